@@ -1,0 +1,136 @@
+"""Which sample stands in which row of which global batch: a pure function of index, seed, and samples seen.
+
+The position in the data is one integer. An epoch lays the shards end to end in a shuffled order and cuts that list into
+*streams*; stream s feeds a fixed, contiguous range of every batch's rows, and permutes its samples within windows of
+consecutive ones. Nothing depends on ranks or workers: a rank takes a contiguous slice of the rows, so it reads the
+shards of its streams only, and any number of ranks and workers sees the same batches. Resuming costs nothing.
+
+Batches run on over the edge between epochs, so that every sample is attempted exactly once an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+MAX_STREAMS = 64
+"""Enough to mix many shards in a batch, few enough that a rank keeps a handful of files open."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A slice of one global batch, row by row."""
+
+    epochs: np.ndarray  # i64[rows]
+    samples: np.ndarray  # i64[rows], numbers in the index: 0 <= sample < total
+
+
+class SampleOrder:
+    """The order of all global batches.
+
+    counts: samples in each shard, in the order of the index.
+    shuffle_window: how many consecutive samples of a stream are permuted together.
+    """
+
+    def __init__(self, counts: np.ndarray, *, seed: int, global_batch_size: int, shuffle_window: int):
+        self.total = int(np.sum(counts))
+        if self.total == 0:
+            raise ValueError("the shards hold no samples; an order needs at least one")
+        self.global_batch_size = global_batch_size
+        self.num_streams = math.gcd(global_batch_size, MAX_STREAMS)
+        self._counts = np.asarray(counts, dtype=np.int64)
+        self._firsts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
+        self._seed = seed
+        self._window = shuffle_window
+        # A window is asked for once per batch that crosses it; a stream needs its current one and the next.
+        self._permutation = lru_cache(maxsize=4 * MAX_STREAMS)(self._make_permutation)
+        self._shards_of_epoch = lru_cache(maxsize=4)(self._make_shards_of_epoch)
+
+    def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows [start, stop) of global batch `batch_number`, which begins at batch_number * global_batch_size samples seen."""
+        stop = self.global_batch_size if stop is None else stop
+        attempts = batch_number * self.global_batch_size + np.arange(start, stop, dtype=np.int64)
+        epochs = attempts // self.total
+        samples = np.empty(len(attempts), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            samples[chosen] = self._samples_of(int(epoch), attempts[chosen])
+        return Rows(epochs, samples)
+
+    def _samples_of(self, epoch: int, attempts: np.ndarray) -> np.ndarray:
+        """Sample numbers of attempts (counted from the start of the run) that all lie in `epoch`."""
+        streams = attempts % self.global_batch_size * self.num_streams // self.global_batch_size
+        samples = np.empty(len(attempts), dtype=np.int64)
+        for stream in np.unique(streams):
+            chosen = streams == stream
+            start = self._attempts_before(epoch * self.total, int(stream))
+            stop = self._attempts_before((epoch + 1) * self.total, int(stream))
+            turns = self._turns(attempts[chosen], int(stream)) - start
+            positions = self._stream_first(epoch, int(stream)) + self._permute(epoch, int(stream), turns, stop - start)
+            samples[chosen] = self._sample_at(epoch, positions)
+        return samples
+
+    def _attempts_before(self, attempt: int, stream: int) -> int:
+        """How many of the run's first `attempt` attempts belong to the stream."""
+        width = self.global_batch_size // self.num_streams
+        batches, row = divmod(attempt, self.global_batch_size)
+        return batches * width + min(max(row - stream * width, 0), width)
+
+    def _turns(self, attempts: np.ndarray, stream: int) -> np.ndarray:
+        """The stream's own running number of each of its attempts."""
+        width = self.global_batch_size // self.num_streams
+        return attempts // self.global_batch_size * width + attempts % self.global_batch_size - stream * width
+
+    def _stream_first(self, epoch: int, stream: int) -> int:
+        """Where the stream begins in the epoch's list."""
+        begin, end = epoch * self.total, (epoch + 1) * self.total
+        return sum(self._attempts_before(end, s) - self._attempts_before(begin, s) for s in range(stream))
+
+    def _permute(self, epoch: int, stream: int, turns: np.ndarray, length: int) -> np.ndarray:
+        windows, places = np.divmod(turns, self._window)
+        permuted = np.empty_like(turns)
+        for window in np.unique(windows):
+            chosen = windows == window
+            size = min(self._window, length - int(window) * self._window)
+            permutation = self._permutation(epoch, stream, int(window), size)
+            permuted[chosen] = window * self._window + permutation[places[chosen]]
+        return permuted
+
+    def _make_permutation(self, epoch: int, stream: int, window: int, size: int) -> np.ndarray:
+        return permutation(size, self._seed, epoch, stream, window)
+
+    def _make_shards_of_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The shards in this epoch's order, and where each ends in the epoch's list."""
+        shards = permutation(len(self._counts), self._seed, epoch)
+        return shards, np.cumsum(self._counts[shards])
+
+    def _sample_at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        shards, ends = self._shards_of_epoch(epoch)
+        turn = np.searchsorted(ends, positions, side="right")
+        return self._firsts[shards[turn]] + positions - (ends[turn] - self._counts[shards[turn]])
+
+
+def permutation(size: int, *key: int) -> np.ndarray:
+    """i64[size]: a permutation that depends on size and key alone.
+
+    By sorting hashes, not by numpy's generators: their streams may change between versions, and with them every run.
+    """
+    return np.argsort(hashes(np.arange(size, dtype=np.uint64), *key), kind="stable")
+
+
+def hashes(values: np.ndarray, *key: int) -> np.ndarray:
+    """u64, one for each of `values`, keyed; the finaliser of SplitMix64 (Steele et al. 2014)."""
+    state = np.zeros(1, dtype=np.uint64)
+    for part in key:
+        state = _mix(state + np.uint64(part & 0xFFFFFFFFFFFFFFFF))
+    return _mix(np.asarray(values, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + state)
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
