@@ -1,0 +1,6 @@
+"""`python -m diptych VERB …`, and so `torchrun … -m diptych VERB …`."""
+
+from diptych.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The command `diptych VERB …`; a verb's module is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from diptych import verbs
+
+VERBS = ("train", "evaluate", "classify", "embed", "export", "vocab", "demo")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb; a user's mistake is one line (or one per mistake) on stderr and exit status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # The deepspeed launcher puts --local_rank before our words; `World` reads the environment instead.
+    words = [word for word in words if not word.startswith("--local_rank")]
+    parser = argparse.ArgumentParser(
+        prog="diptych",
+        description="Pretrain a CLIP-style dual encoder and use it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="verbs:\n" + "\n".join(f"  {verb:<10} {_help(verb)}" for verb in VERBS),
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=f"one of {', '.join(VERBS)}")
+    verb = parser.parse_args(words[:1]).verb
+    module = importlib.import_module(f"diptych.verbs.{verb}")
+
+    parser = argparse.ArgumentParser(prog=f"diptych {verb}", description=module.__doc__)
+    module.add_arguments(parser)
+    parsed = parser.parse_args(words[1:])
+    try:
+        module.run(parsed)
+    except (ValueError, OSError) as error:
+        if not _is_ours(error):
+            raise
+        for line in str(error).splitlines():
+            print(f"diptych {verb}: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _help(verb: str) -> str:
+    """The first line of the verb's docstring, read without importing it."""
+    spec = importlib.util.find_spec(f"{verbs.__name__}.{verb}")
+    assert spec is not None and spec.origin is not None
+    with open(spec.origin, encoding="utf-8") as source:
+        return (ast.get_docstring(ast.parse(source.read())) or "").split("\n")[0]
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the error was raised by our own code, as user mistakes are; a library's is a bug and keeps its trace."""
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno is not None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == "diptych"

@@ -1,0 +1,340 @@
+"""YAML files and key=value overrides become a RunConfig, or one ConfigError that names every mistake.
+
+Files are merged left to right, then the overrides; pydantic checks types strictly. For each value we remember who set
+it, so that an error and `diptych train --dry-run` can say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from diptych.config.schema import RunConfig
+
+Sources = dict[str, str]
+"""Dotted key → who set it: a file name or `command line`."""
+
+
+Problem = tuple[str, str]
+"""The key, and what is wrong with it."""
+
+STAND_INS = {
+    "run_dir": "",
+    "data": {"train": ""},
+    "data.train": "",
+    "training": {"total_samples": 2**62, "global_batch_size": 1},
+    "training.total_samples": 2**62,
+    "training.global_batch_size": 1,
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message has one line per mistake."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedConfig:
+    config: RunConfig
+    sources: Sources
+
+    def source_of(self, key: str) -> str:
+        """Who set the value: the key itself or the mapping around it; `default` when nobody did."""
+        while key:
+            if key in self.sources:
+                return self.sources[key]
+            key = key.rpartition(".")[0]
+        return "default"
+
+
+def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The resolved configuration of a run.
+
+    overrides: `training.seed=3`, the value in YAML.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type, bad value or impossible combination; all at once.
+    """
+    merged: dict[str, Any] = {}
+    sources: Sources = {}
+    for file in files:
+        _merge(merged, _read_yaml(file), sources, str(file))
+    for override in overrides:
+        _merge(merged, _parse_override(override), sources, "command line")
+    if "run_dir" not in merged and files:
+        merged["run_dir"] = f"runs/{files[-1].stem}"
+
+    config, problems = _check(merged)
+    if problems:
+        raise ConfigError("\n".join(f"{_said_by(sources, key)}{problem}" for key, problem in problems))
+    return LoadedConfig(config, sources)
+
+
+def config_from_dict(values: dict[str, Any]) -> RunConfig:
+    """A RunConfig from what `config_to_dict` gave."""
+    return _validate(values)
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values, as YAML holds them."""
+    return _lists(dataclasses.asdict(config))
+
+
+def dump_config(config: RunConfig) -> str:
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; an empty mapping is a leaf."""
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def differing_keys(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
+    """(key, its value in one, in other) wherever two configurations differ."""
+    left, right = dict(flatten(config_to_dict(one))), dict(flatten(config_to_dict(other)))
+    keys = list(dict.fromkeys([*left, *right]))
+    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: is not UTF-8 text; give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: holds a {type(values).__name__}; expected a mapping such as `training: …`")
+    return values
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"command line: the value of {key} is not valid YAML: {text!r}") from None
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, source: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value, sources, source, f"{dotted}.")
+        elif isinstance(value, dict):
+            into[key] = {}
+            _merge(into[key], value, sources, source, f"{dotted}.")
+        else:
+            into[key] = value
+            sources[dotted] = source
+
+
+def _said_by(sources: Sources, key: str) -> str:
+    for known, source in sources.items():
+        if known == key or known.startswith(f"{key}."):
+            return f"{source}: "
+    return ""
+
+
+def _unknown_keys(schema: Any, values: Any, prefix: str = "") -> Iterator[Problem]:
+    if not (dataclasses.is_dataclass(schema) and isinstance(values, dict)):
+        return
+    hints = typing.get_type_hints(schema)
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if key in hints:
+            yield from _unknown_keys(hints[key], value, f"{dotted}.")
+        else:
+            yield dotted, f"unknown key {dotted}{_nearest(dotted)}"
+
+
+def _nearest(dotted: str) -> str:
+    """The known key that was probably meant: of the same mapping first, then the same word elsewhere."""
+    known = list(_all_keys(RunConfig))
+    prefix = dotted.rpartition(".")[0]
+    siblings = [key for key in known if key.rpartition(".")[0] == prefix]
+    close = difflib.get_close_matches(dotted, siblings, 1, 0.6)
+    close = close or [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    close = close or difflib.get_close_matches(dotted, known, 1, 0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(key.rpartition('.')[2] for key in siblings)}"
+
+
+def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    for key, hint in typing.get_type_hints(schema).items():
+        yield f"{prefix}{key}"
+        if dataclasses.is_dataclass(hint):
+            yield from _all_keys(hint, f"{prefix}{key}.")
+
+
+def _without_unknown(schema: Any, values: Any) -> Any:
+    if not (dataclasses.is_dataclass(schema) and isinstance(values, dict)):
+        return values
+    hints = typing.get_type_hints(schema)
+    return {key: _without_unknown(hints[key], value) for key, value in values.items() if key in hints}
+
+
+def _check(values: dict[str, Any]) -> tuple[RunConfig, list[Problem]]:
+    """The configuration and everything wrong with it; valid only when nothing is."""
+    problems = list(_unknown_keys(RunConfig, values))
+    values = _numbers(RunConfig, _without_unknown(RunConfig, values))
+    try:
+        config = _validate(values)
+    except ValidationError as error:
+        mistyped = {}
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"] if _is_key(str(part)))
+            mistyped.setdefault(key, _explain(key, problem))
+        problems += mistyped.items()
+        # The rest is checked with stand-ins for what was mistyped, so that all mistakes are named at once.
+        for key in mistyped:
+            _replace(values, key, STAND_INS.get(key))
+        config = _validate(values)
+        return config, problems + [(key, said) for key, said in _impossible(config) if key not in mistyped]
+    return config, problems + list(_impossible(config))
+
+
+def _validate(values: dict[str, Any]) -> RunConfig:
+    """By way of JSON, since that is where pydantic's strict mode takes a mapping for a dataclass, a list for a tuple."""
+    return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str), strict=True)
+
+
+def _replace(values: dict[str, Any], key: str, stand_in: Any) -> None:
+    """Put the stand-in at the key, or take the key away where a default will do."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    if stand_in is None:
+        values.pop(name, None)
+    else:
+        values[name] = stand_in
+
+
+def _is_key(part: str) -> bool:
+    """pydantic adds the names of union branches (`tuple[str, ...]`) to a location; keys are identifiers."""
+    return part.isidentifier() and part not in ("str", "int", "float", "bool", "dict", "none")
+
+
+def _explain(key: str, problem: Any) -> str:
+    kind = problem["type"]
+    if kind in ("missing", "missing_keyword_only_argument", "missing_argument"):
+        return f"{key} is not set; it has no default, so a file or `{key}=…` must give it"
+    if kind == "dataclass_type":
+        return f"{key} is {problem['input']!r}; expected a mapping of its settings"
+    return f"{key} is {problem['input']!r}; {problem['msg'].replace('Input should', 'it should')}"
+
+
+def _numbers(schema: Any, values: Any) -> Any:
+    """An integer may stand where a float is wanted, and so may YAML's `1e-3`, which YAML 1.1 reads as text."""
+    if dataclasses.is_dataclass(schema) and isinstance(values, dict):
+        hints = typing.get_type_hints(schema)
+        return {key: _numbers(hints[key], value) for key, value in values.items()}
+    options = typing.get_args(schema) if isinstance(schema, types.UnionType) else (schema,)
+    if float in options and not isinstance(values, bool):
+        try:
+            return float(values) if isinstance(values, (int, str)) else values
+        except ValueError:
+            return values
+    if int in options and isinstance(values, str):
+        try:
+            return int(float(values)) if float(values).is_integer() else values
+        except (ValueError, OverflowError):
+            return values
+    if typing.get_origin(schema) is tuple and isinstance(values, list):
+        return [_numbers(typing.get_args(schema)[0], value) for value in values]
+    return values
+
+
+def _lists(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _lists(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_lists(value) for value in values]
+    return values
+
+
+def _impossible(config: RunConfig) -> Iterator[Problem]:
+    """Values that are of the right type and cannot be run."""
+    training, optimizer, text = config.training, config.optimizer, config.model.text
+    positive = {
+        "training.total_samples": training.total_samples,
+        "training.global_batch_size": training.global_batch_size,
+        "data.shuffle_window": config.data.shuffle_window,
+        "model.embed_dim": config.model.embed_dim,
+        "model.image.image_size": config.model.image.image_size,
+        "model.text.width": text.width,
+        "model.text.heads": text.heads,
+        "model.text.layers": text.layers,
+        "optimizer.learning_rate": optimizer.learning_rate,
+        "optimizer.epsilon": optimizer.epsilon,
+        "tracking.log_every_steps": config.tracking.log_every_steps,
+        "machine.process_group_timeout_seconds": config.machine.process_group_timeout_seconds,
+    }
+    optional = {
+        "checkpoint.every_samples": config.checkpoint.every_samples,
+        "optimizer.gradient_clip_norm": optimizer.gradient_clip_norm,
+    }
+    positive.update({key: value for key, value in optional.items() if value is not None})
+    for key, value in positive.items():
+        if not value > 0:
+            yield key, f"{key} is {value}; it must be above 0"
+    for key, value in {
+        "optimizer.weight_decay": optimizer.weight_decay,
+        "optimizer.warmup_samples": optimizer.warmup_samples,
+        "machine.loader_workers": config.machine.loader_workers,
+    }.items():
+        if not value >= 0:
+            yield key, f"{key} is {value}; it must be 0 or more"
+    for key, value in {
+        "optimizer.beta1": optimizer.beta1,
+        "optimizer.beta2": optimizer.beta2,
+        "data.max_rejected_fraction": config.data.max_rejected_fraction,
+    }.items():
+        if not 0 <= value <= 1 or (value == 1 and "beta" in key):
+            yield key, f"{key} is {value}; it must lie between 0 and 1"
+    if text.context_length < 3:
+        yield "model.text.context_length", (
+            f"model.text.context_length is {text.context_length}; start, one token and end need 3"
+        )
+    if text.heads > 0 and text.width % text.heads:
+        yield "model.text.width", f"model.text.width {text.width} cannot be split over {text.heads} heads"
+    if config.checkpoint.keep < 2:
+        yield "checkpoint.keep", (
+            f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, "
+            "so that a damaged newest checkpoint leaves one to resume from"
+        )
+    if training.total_samples < training.global_batch_size:
+        yield "training.total_samples", (
+            f"training.total_samples {training.total_samples} is less than one global batch of "
+            f"{training.global_batch_size}"
+        )
+    elif optimizer.warmup_samples >= training.total_samples:
+        yield "optimizer.warmup_samples", (
+            f"optimizer.warmup_samples {optimizer.warmup_samples} is not below training.total_samples "
+            f"{training.total_samples}: the run would end while warming up"
+        )
