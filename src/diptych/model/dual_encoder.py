@@ -1,0 +1,70 @@
+"""CLIP's two towers and the learned temperature between them (paper, section 2.3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.config.schema import ModelConfig
+from diptych.model.image_tower import ImageTower
+from diptych.model.text_tower import TextTower
+
+
+class DualEncoder(nn.Module):
+    """Pictures and captions in one space of unit vectors.
+
+    `logit_scale` is the logarithm of what cosine similarities are multiplied by, of shape [1] because ZeRO
+    partitions no 0-dimensional parameter. `logit_bias` is None: the softmax loss has none.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int, initial_logit_scale: float):
+        super().__init__()
+        self.image = ImageTower(config.image, config.embed_dim)
+        self.text = TextTower(config.text, vocab_size, config.embed_dim)
+        self.logit_scale = nn.Parameter(torch.tensor([initial_logit_scale], dtype=torch.float32))
+        self.logit_bias = None
+
+    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """images u8[batch 3 H W], tokens i[batch context], lengths i[batch] → two f32[batch dim] of unit norm."""
+        return self.encode_image(images), self.encode_text(tokens, lengths)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """u8[batch 3 H W] → f32[batch dim] of unit norm."""
+        return unit_norm(self.image(images))
+
+    def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens i[batch context] padded at the right, lengths with both control tokens → f32[batch dim] of unit norm.
+
+        The batch is cut to its longest caption: under the causal mask nothing behind a caption's end reaches it.
+        """
+        return unit_norm(self.text(tokens[:, : int(lengths.max())], lengths))
+
+
+def unit_norm(features: Tensor) -> Tensor:
+    """Rows of length one, in fp32 also where autocast made the features bf16."""
+    return F.normalize(features.float(), dim=-1)
+
+
+def load_weights(model: DualEncoder, state: dict[str, Tensor]) -> None:
+    """Fill every tensor of the model.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape.
+    """
+    check_tensors(state, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model.load_state_dict(state)
+
+
+def check_tensors(state: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a state that does not hold exactly the expected tensors (name → shape)."""
+    if missing := sorted(expected.keys() - state.keys()):
+        raise ValueError(f"{len(missing)} tensors are missing, the first is {missing[0]}: got {len(state)} tensors, "
+                         f"expected {len(expected)}")
+    if unknown := sorted(state.keys() - expected.keys()):
+        raise ValueError(f"{len(unknown)} tensors are not part of this model, the first is {unknown[0]}")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise ValueError(f"tensor {name} has shape {list(state[name].shape)}, expected {list(shape)}")
+        if not state[name].is_floating_point() and not name.endswith("num_batches_tracked"):
+            raise ValueError(f"tensor {name} holds {state[name].dtype}, expected floating point numbers")

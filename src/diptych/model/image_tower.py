@@ -1,0 +1,163 @@
+"""The image tower: any timm model, then one linear projection into the space that both towers share."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.layers import AttentionPool2d
+from timm.models.byobnet import ByoBlockCfg, ByobNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from diptych.config.schema import ImageTowerConfig
+
+OURS = {
+    "img_size": "model.image.image_size",
+    "num_classes": "model.embed_dim",
+    "in_chans": "nothing: pictures have three channels",
+}
+"""timm keywords that another setting decides, and that setting."""
+
+REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+"""timm keywords that fetch or unpickle weights: a config may come from anyone."""
+
+
+class ImageTower(nn.Module):
+    """images u8[batch 3 H W] → f[batch embed_dim], not normalised.
+
+    CLIP-ResNets have no `proj`: their attention pooling ends in the projection (paper, section 2.4).
+    """
+
+    def __init__(self, config: ImageTowerConfig, embed_dim: int):
+        super().__init__()
+        self.image_size = config.image_size
+        self.trunk = create_trunk(config, num_classes=0)
+        if isinstance(getattr(self.trunk, "head", None), AttentionPool2d):
+            self.trunk.reset_classifier(embed_dim)
+            self.proj = None
+        else:
+            width = getattr(self.trunk, "head_hidden_size", None) or self.trunk.num_features
+            self.proj = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
+        initialise_as_openai(self.trunk)
+
+        # In units of pixel values, so that normalising is one subtraction and one division.
+        mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images are {images.dtype}, expected torch.uint8 pixels: normalising is the model's part")
+        features = self.trunk(images.float().sub_(self.mean).div_(self.std))
+        return features if self.proj is None else features @ self.proj
+
+
+def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
+    """The timm model that the config describes, randomly initialised.
+
+    Raises:
+        ValueError: no such model, or overrides it cannot be built with.
+    """
+    if not timm.is_model(config.name):
+        nearest = difflib.get_close_matches(config.name, timm.list_models(), n=1, cutoff=0)[0]
+        raise ValueError(f"model.image.name {config.name!r} is no timm model; the nearest is {nearest!r}")
+    check_overrides(config)
+    overrides = dict(config.overrides)
+    if "blocks" in overrides:
+        overrides["blocks"] = byobnet_blocks(overrides["blocks"], config.name)
+    try:
+        return timm.create_model(config.name, pretrained=False, img_size=config.image_size, **ours, **overrides)
+    except (TypeError, AssertionError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        if unexpected_keyword(error) != "img_size":
+            raise override_error(config, error) from error
+    try:  # a convolutional family: it takes pictures of any size
+        return timm.create_model(config.name, pretrained=False, **ours, **overrides)
+    except (TypeError, AssertionError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise override_error(config, error) from error
+
+
+def check_overrides(config: ImageTowerConfig) -> None:
+    for key in config.overrides:
+        if key in OURS:
+            raise ValueError(f"model.image.overrides.{key} is not for overrides: set {OURS[key]}")
+        if key in REFUSED:
+            raise ValueError(
+                f"model.image.overrides.{key} is refused: towers start at random; "
+                f"to start from weights name a model folder in model.initial_weights"
+            )
+
+
+def byobnet_blocks(stages: Any, name: str) -> Any:
+    """timm's stage objects for the mappings of a YAML file: `[{type: bottle, d: 3, c: 256, s: 1, br: 0.25}, …]`."""
+    if isinstance(stages, Mapping):
+        try:
+            return ByoBlockCfg(**stages)
+        except TypeError as error:
+            raise ValueError(f"model.image.overrides.blocks of {name}: {error}") from error
+    if isinstance(stages, (list, tuple)):
+        return tuple(byobnet_blocks(stage, name) for stage in stages)
+    return stages
+
+
+def unexpected_keyword(error: Exception) -> str | None:
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return found.group(1) if found else None
+
+
+def override_error(config: ImageTowerConfig, error: Exception) -> ValueError:
+    keyword = unexpected_keyword(error)
+    if keyword is not None:
+        return ValueError(f"model.image.overrides.{keyword}: {config.name} takes no such keyword")
+    reason = str(error) or type(error).__name__
+    return ValueError(
+        f"model.image {config.name} at {config.image_size} pixels cannot be built with "
+        f"overrides {dict(config.overrides)}: {reason}"
+    )
+
+
+@torch.no_grad()
+def initialise_as_openai(trunk: nn.Module) -> None:
+    """Start a vision transformer or a CLIP-ResNet as OpenAI's released code does; others stay as timm made them."""
+    if isinstance(trunk, VisionTransformer):
+        initialise_transformer(trunk)
+    elif isinstance(trunk, ByobNet) and isinstance(trunk.head, AttentionPool2d):
+        initialise_clip_resnet(trunk)
+
+
+def initialise_transformer(trunk: VisionTransformer) -> None:
+    std = trunk.embed_dim**-0.5
+    for embedding in (trunk.cls_token, trunk.reg_token, trunk.pos_embed):
+        if embedding is not None:
+            nn.init.normal_(embedding, std=std)
+    for module in trunk.patch_embed.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    for name, module in trunk.blocks.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        module.reset_parameters()
+        # As torch's MultiheadAttention starts; the two layers of the MLP are plain torch layers.
+        if name.endswith("attn.qkv"):
+            nn.init.xavier_uniform_(module.weight)
+        if name.endswith(("attn.qkv", "attn.proj")) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def initialise_clip_resnet(trunk: ByobNet) -> None:
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    for stage in trunk.stages:
+        for block in stage:
+            nn.init.zeros_(block.conv3_1x1.bn.weight)
+    pool = trunk.head
+    std = pool.in_features**-0.5
+    nn.init.normal_(pool.pos_embed, std=std)
+    for layer in (pool.q, pool.k, pool.v, pool.proj):
+        layer.reset_parameters()
+        nn.init.normal_(layer.weight, std=std)

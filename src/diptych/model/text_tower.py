@@ -1,0 +1,116 @@
+"""The paper's text tower: a causal pre-norm transformer, read off at the end-of-text token (section 2.4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.config.schema import TextTowerConfig
+
+
+def quick_gelu(inputs: Tensor) -> Tensor:
+    """The sigmoid approximation of GELU that OpenAI's weights were trained with."""
+    return inputs * torch.sigmoid(1.702 * inputs)
+
+
+ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+
+
+class TextTower(nn.Module):
+    """tokens i[batch length], lengths i[batch] → f[batch embed_dim], not normalised.
+
+    Parameter names are those of open_clip's text transformer. Length may be anything up to the context length.
+    """
+
+    def __init__(self, config: TextTowerConfig, vocab_size: int, embed_dim: int):
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(
+                f"model.text.width {config.width} cannot be split over model.text.heads {config.heads}; "
+                f"make the width a multiple of the heads (the paper's heads are 64 wide)"
+            )
+        self.context_length = config.context_length
+        self.token_embedding = nn.Embedding(vocab_size, config.width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
+        self.transformer = Transformer(config)
+        self.ln_final = nn.LayerNorm(config.width)
+        self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
+        self.initialise()
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        hidden = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
+        hidden = self.transformer(hidden)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        # lengths-1, not OpenAI's argmax: a vocabulary of one's own need not give the end the largest id.
+        end_of_text = hidden[rows, lengths.to(tokens.device, torch.long) - 1]
+        return self.ln_final(end_of_text) @ self.text_projection
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """The standard deviations of OpenAI's released code; biases and gains as torch makes them."""
+        width, layers = self.text_projection.shape[0], len(self.transformer.resblocks)
+        residual_std = width**-0.5 * (2 * layers) ** -0.5
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        for block in self.transformer.resblocks:
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.zeros_(block.attn.in_proj_bias)
+            nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
+            nn.init.zeros_(block.attn.out_proj.bias)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: TextTowerConfig):
+        super().__init__()
+        self.resblocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.layers))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for block in self.resblocks:
+            hidden = block(hidden)
+        return hidden
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, config: TextTowerConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.width)
+        self.attn = CausalAttention(config.width, config.heads)
+        self.ln_2 = nn.LayerNorm(config.width)
+        self.mlp = Mlp(config.width, config.activation)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.attn(self.ln_1(hidden))
+        return hidden + self.mlp(self.ln_2(hidden))
+
+
+class CausalAttention(nn.Module):
+    """Multi-head self-attention in which a token sees itself and what stands before it."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        batch, length, width = hidden.shape
+        fused = F.linear(hidden, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = fused.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, activation: str):
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.activation = ACTIVATIONS[activation]
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.c_proj(self.activation(self.c_fc(hidden)))
