@@ -1,0 +1,229 @@
+"""A trained model as others use it: load a model folder or a run, embed pictures and texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from diptych.config.schema import ModelConfig
+from diptych.data.augment import centre_crop
+from diptych.data.picture_safety import open_picture
+from diptych.data.tokenizer import Tokenizer
+from diptych.model.dual_encoder import DualEncoder, check_tensors, load_weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+VOCABULARY_FILE = "vocabulary.json"
+FORMAT = "diptych-model"
+FORMAT_VERSION = 1
+
+
+class Encoder:
+    """A model in evaluation mode with its tokenizer and its picture preprocessing."""
+
+    def __init__(self, model: DualEncoder, tokenizer: Tokenizer, config: ModelConfig, device: torch.device):
+        self.model = model.to(device).eval()
+        self.tokenizer = tokenizer
+        self.config = config
+        self.device = device
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosine similarities are multiplied by before a softmax (1 / temperature)."""
+        return float(self.model.logit_scale.detach().exp())
+
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """u8[batch 3 H W] of the model's size → f32[batch dim] of unit norm, on the CPU."""
+        return self.model.encode_image(images.to(self.device)).cpu()
+
+    def embed_pictures(self, pictures: Sequence[str | Path | bytes | Image.Image], batch_size: int = 64) -> Tensor:
+        """Files, encoded bytes or Pillow images → f32[n dim] of unit norm, on the CPU.
+
+        Raises:
+            PictureError, OSError: one of them is no readable picture.
+        """
+        embeddings = [torch.empty(0, self.config.embed_dim)]
+        for start in range(0, len(pictures), batch_size):
+            batch = [self._pixels(picture) for picture in pictures[start : start + batch_size]]
+            embeddings.append(self.embed_images(torch.stack(batch)))
+        return torch.cat(embeddings)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Texts → f32[n dim] of unit norm, on the CPU."""
+        embeddings = [torch.empty(0, self.config.embed_dim)]
+        for start in range(0, len(texts), batch_size):
+            batch = list(texts[start : start + batch_size])
+            tokens, lengths = self.tokenizer(batch, self.config.text.context_length)
+            tokens, lengths = torch.as_tensor(tokens), torch.as_tensor(lengths)
+            embeddings.append(self.model.encode_text(tokens.to(self.device), lengths.to(self.device)).cpu())
+        return torch.cat(embeddings)
+
+    def _pixels(self, picture: str | Path | bytes | Image.Image) -> Tensor:
+        if isinstance(picture, (str, Path)):
+            picture = Path(picture).read_bytes()
+        image = open_picture(picture) if isinstance(picture, bytes) else picture.convert("RGB")
+        return centre_crop(image, self.config.image.image_size)
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
+    """The encoder of a model folder, or of a run directory's newest checkpoint; on the GPU where there is one.
+
+    Raises:
+        ValueError: no model there, or a damaged one.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    state, config, tokenizer = read_model_folder(model_folder(path))
+    model = DualEncoder(config, tokenizer.vocab_size, 0.0)
+    load_weights(model, state)
+    return Encoder(model, tokenizer, config, chosen)
+
+
+def model_folder(path: str | Path) -> Path:
+    """The model folder that a path means: itself, or that of a run directory's newest complete checkpoint.
+
+    Raises:
+        ValueError: neither of the two.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder; expected a model folder or a run directory")
+    if (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file():
+        return path
+    steps = {}
+    for manifest in path.glob("checkpoints/step_*/manifest.json"):
+        if found := re.fullmatch(r"step_(\d+)", manifest.parent.name):
+            steps[int(found.group(1))] = manifest.parent / "model"
+    if not steps:
+        raise ValueError(
+            f"{path} holds neither a model ({CONFIG_FILE}, {WEIGHTS_FILE}, {VOCABULARY_FILE}) "
+            f"nor a complete checkpoint (checkpoints/step_*/manifest.json)"
+        )
+    return steps[max(steps)]
+
+
+def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Write weights, config and vocabulary into a folder, which is made if need be; all of it reaches the disk."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    safetensors.torch.save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    # Where a run started from says nothing to the reader of its result, and is a path on another's machine.
+    described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
+    document = {"format": FORMAT, "version": FORMAT_VERSION, "vocab_size": tokenizer.vocab_size, "model": described}
+    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(folder / VOCABULARY_FILE)
+    for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE, "."):
+        flush(folder / name)
+
+
+def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
+    """Weights, config and tokenizer of a model folder, checked against one another.
+
+    Raises:
+        ValueError: a file is missing or damaged, or they do not fit together.
+    """
+    folder = Path(folder)
+    for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no whole model folder: {name} is missing")
+    config, vocab_size = read_config(folder / CONFIG_FILE)
+    tokenizer = Tokenizer.load(folder / VOCABULARY_FILE)
+    if tokenizer.vocab_size != vocab_size:
+        raise ValueError(
+            f"{folder / VOCABULARY_FILE} has {tokenizer.vocab_size} tokens, {CONFIG_FILE} expects {vocab_size}"
+        )
+    state = read_safetensors(folder / WEIGHTS_FILE)
+    try:
+        check_tensors(state, expected_shapes(config, vocab_size))
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    return state, config, tokenizer
+
+
+def expected_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of this model, without the memory to hold it."""
+    with torch.device("meta"):
+        model = DualEncoder(config, vocab_size, 0.0)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def read_config(path: Path) -> tuple[ModelConfig, int]:
+    """The model's config and the size of its vocabulary."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"{path} describes no Diptych model: expected \"format\": \"{FORMAT}\"")
+    if document.get("version") != FORMAT_VERSION:
+        raise ValueError(f"{path} has format version {document.get('version')}, this Diptych reads {FORMAT_VERSION}")
+    try:
+        config = rebuild(ModelConfig, document.get("model"), "model")
+        return config, rebuild(int, document.get("vocab_size"), "vocab_size")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def rebuild(wanted: Any, value: Any, where: str) -> Any:
+    """The value as the wanted type: a dataclass from its mapping, a tuple from its list, everything else as it is.
+
+    Raises:
+        ValueError: the value is no such thing.
+    """
+    if dataclasses.is_dataclass(wanted):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {value!r}, expected a mapping")
+        types = get_type_hints(wanted)
+        if unknown := sorted(value.keys() - types.keys()):
+            raise ValueError(f"{where}.{unknown[0]} is unknown; expected {', '.join(types)}")
+        if missing := sorted(types.keys() - value.keys()):
+            raise ValueError(f"{where}.{missing[0]} is missing")
+        return wanted(**{name: rebuild(types[name], value[name], f"{where}.{name}") for name in types})
+    if get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            raise ValueError(f"{where} is {value!r}, expected one of {', '.join(get_args(wanted))}")
+        return value
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, list) or len(value) != len(get_args(wanted)):
+            raise ValueError(f"{where} is {value!r}, expected a list of {len(get_args(wanted))}")
+        return tuple(rebuild(kind, item, where) for kind, item in zip(get_args(wanted), value))
+    if wanted is float and type(value) is int:
+        return float(value)
+    allowed = [get_origin(kind) or kind for kind in get_args(wanted)] if get_origin(wanted) is not dict else [dict]
+    if type(value) not in (allowed or [wanted]):
+        raise ValueError(f"{where} is {value!r}, expected {getattr(wanted, '__name__', wanted)}")
+    if wanted is int and value < 1:
+        raise ValueError(f"{where} is {value}, expected at least 1: it is a size")
+    return value
+
+
+def flush(path: Path) -> None:
+    """Return only when the file, or the folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
