@@ -1,0 +1,27 @@
+"""The caption as the tokenizer reads it: mojibake repaired, HTML entities resolved, whitespace collapsed."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import ftfy
+
+_CLEANING_IS_IDENTITY = re.compile(r"[\t\n\f\r -%'-~]*").fullmatch
+"""ASCII without `&` and without the control characters that ftfy drops (NUL-BS, VT, SO-US with ESC, DEL).
+
+ftfy changes ASCII only through entities, control characters, terminal escapes and line ends (CR becomes LF, which
+is collapsed to a space like every whitespace), and `html.unescape` acts on `&` alone.
+"""
+
+
+def clean_caption(text: str) -> str:
+    """The caption with text repaired by ftfy, HTML unescaped twice and every run of whitespace made one space.
+
+    This is the cleaning of CLIP's tokenizer, up to its lower-casing, which is the tokenizer's own. The control
+    tokens' names are text like any other here and stay as they are: `diptych.data.tokenizer` gives them no
+    meaning.
+    """
+    if not _CLEANING_IS_IDENTITY(text):
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
