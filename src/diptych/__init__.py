@@ -1,4 +1,4 @@
-"""Diptych: CLIP pretraining. `diptych.load(path)` gives the encoder of a model folder or of a run directory."""
+"""CLIP pretraining. `diptych.load(path)` gives the encoder of a model folder or of a run directory."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import safetensors
@@ -18,8 +19,9 @@ from torch import Tensor
 from diptych.config.schema import ModelConfig
 from diptych.data.augment import centre_crop
 from diptych.data.picture_safety import open_picture
-from diptych.data.tokenizer import Tokenizer
-from diptych.model.dual_encoder import DualEncoder, check_tensors, load_weights
+from diptych.data.tokenizer import Tokenizer, load_tokenizer
+from diptych.model import interop
+from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes, load_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +52,9 @@ class Encoder:
         """u8[batch 3 H W] of the model's size → f32[batch dim] of unit norm, on the CPU."""
         return self.model.encode_image(images.to(self.device)).cpu()
 
-    def embed_pictures(self, pictures: Sequence[str | Path | bytes | Image.Image], batch_size: int = 64) -> Tensor:
+    def embed_pictures(
+        self, pictures: Sequence[str | Path | bytes | Image.Image], batch_size: int = 64
+    ) -> Tensor:
         """Files, encoded bytes or Pillow images → f32[n dim] of unit norm, on the CPU.
 
         Raises:
@@ -81,7 +85,7 @@ class Encoder:
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
-    """The encoder of a model folder, or of a run directory's newest checkpoint; on the GPU where there is one.
+    """The encoder of a model folder or of a run's newest checkpoint; on the GPU where there is one.
 
     Raises:
         ValueError: no model there, or a damaged one.
@@ -93,6 +97,20 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     return Encoder(model, tokenizer, config, chosen)
 
 
+def start_from(model: DualEncoder, path: str | Path) -> None:
+    """Fill a model with the weights of a model folder or a run, resampled to the model's picture size.
+
+    Raises:
+        ValueError: no model there, or one of another shape.
+    """
+    folder = model_folder(path)
+    state, _, _ = read_model_folder(folder)
+    try:
+        load_weights(model, interop.resize_image_positions(state, model))
+    except ValueError as error:
+        raise ValueError(f"model.initial_weights {folder} does not fit the model: {error}") from error
+
+
 def model_folder(path: str | Path) -> Path:
     """The model folder that a path means: itself, or that of a run directory's newest complete checkpoint.
 
@@ -102,7 +120,7 @@ def model_folder(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is no folder; expected a model folder or a run directory")
-    if (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file():
+    if any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE)):
         return path
     steps = {}
     for manifest in path.glob("checkpoints/step_*/manifest.json"):
@@ -116,8 +134,10 @@ def model_folder(path: str | Path) -> Path:
     return steps[max(steps)]
 
 
-def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Write weights, config and vocabulary into a folder, which is made if need be; all of it reaches the disk."""
+def save_model_folder(
+    folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """Write weights, config and vocabulary into a folder, made if need be; return when the disk has them."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -125,7 +145,12 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
 
     # Where a run started from says nothing to the reader of its result, and is a path on another's machine.
     described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
-    document = {"format": FORMAT, "version": FORMAT_VERSION, "vocab_size": tokenizer.vocab_size, "model": described}
+    document = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "vocab_size": tokenizer.vocab_size,
+        "model": described,
+    }
     (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(folder / VOCABULARY_FILE)
     for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE, "."):
@@ -133,21 +158,22 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
 
 
 def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
-    """Weights, config and tokenizer of a model folder, checked against one another.
+    """Weights, config and tokenizer of a model folder, ours or open_clip's, checked against one another.
 
     Raises:
         ValueError: a file is missing or damaged, or they do not fit together.
     """
     folder = Path(folder)
+    if (folder / interop.CONFIG_FILE).is_file():
+        return read_open_clip_folder(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no whole model folder: {name} is missing")
     config, vocab_size = read_config(folder / CONFIG_FILE)
     tokenizer = Tokenizer.load(folder / VOCABULARY_FILE)
     if tokenizer.vocab_size != vocab_size:
-        raise ValueError(
-            f"{folder / VOCABULARY_FILE} has {tokenizer.vocab_size} tokens, {CONFIG_FILE} expects {vocab_size}"
-        )
+        found = tokenizer.vocab_size
+        raise ValueError(f"{folder / VOCABULARY_FILE} has {found} tokens, {CONFIG_FILE} expects {vocab_size}")
     state = read_safetensors(folder / WEIGHTS_FILE)
     try:
         check_tensors(state, expected_shapes(config, vocab_size))
@@ -156,11 +182,18 @@ def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfi
     return state, config, tokenizer
 
 
-def expected_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor of this model, without the memory to hold it."""
-    with torch.device("meta"):
-        model = DualEncoder(config, vocab_size, 0.0)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def read_open_clip_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
+    """The same of a folder in open_clip's layout; the tokenizer is CLIP's where the folder brings none."""
+    state, config = interop.load_open_clip(folder)
+    vocabulary = folder / VOCABULARY_FILE
+    tokenizer = load_tokenizer(str(vocabulary) if vocabulary.is_file() else "clip")
+    rows = len(state["text.token_embedding.weight"])
+    if tokenizer.vocab_size != rows:
+        raise ValueError(
+            f"{folder} has embeddings of {rows} tokens, its vocabulary {tokenizer.vocab_size}: "
+            f"put the vocabulary it was trained with there as {VOCABULARY_FILE}"
+        )
+    return state, config, tokenizer
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -177,9 +210,10 @@ def read_config(path: Path) -> tuple[ModelConfig, int]:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f"{path} describes no Diptych model: expected \"format\": \"{FORMAT}\"")
+        raise ValueError(f'{path} describes no Diptych model: expected "format": "{FORMAT}"')
     if document.get("version") != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {document.get('version')}, this Diptych reads {FORMAT_VERSION}")
+        version = document.get("version")
+        raise ValueError(f"{path} has format version {version}, this Diptych reads {FORMAT_VERSION}")
     try:
         config = rebuild(ModelConfig, document.get("model"), "model")
         return config, rebuild(int, document.get("vocab_size"), "vocab_size")
@@ -188,36 +222,41 @@ def read_config(path: Path) -> tuple[ModelConfig, int]:
 
 
 def rebuild(wanted: Any, value: Any, where: str) -> Any:
-    """The value as the wanted type: a dataclass from its mapping, a tuple from its list, everything else as it is.
+    """The value as a field's type: a dataclass from its mapping, a tuple from its list, the rest as it is.
 
     Raises:
         ValueError: the value is no such thing.
     """
     if dataclasses.is_dataclass(wanted):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is {value!r}, expected a mapping")
-        types = get_type_hints(wanted)
-        if unknown := sorted(value.keys() - types.keys()):
-            raise ValueError(f"{where}.{unknown[0]} is unknown; expected {', '.join(types)}")
-        if missing := sorted(types.keys() - value.keys()):
-            raise ValueError(f"{where}.{missing[0]} is missing")
-        return wanted(**{name: rebuild(types[name], value[name], f"{where}.{name}") for name in types})
+        return rebuild_dataclass(wanted, value, where)
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             raise ValueError(f"{where} is {value!r}, expected one of {', '.join(get_args(wanted))}")
         return value
     if get_origin(wanted) is tuple:
-        if not isinstance(value, list) or len(value) != len(get_args(wanted)):
-            raise ValueError(f"{where} is {value!r}, expected a list of {len(get_args(wanted))}")
-        return tuple(rebuild(kind, item, where) for kind, item in zip(get_args(wanted), value))
+        kinds = get_args(wanted)
+        if not isinstance(value, list) or len(value) != len(kinds):
+            raise ValueError(f"{where} is {value!r}, expected a list of {len(kinds)}")
+        return tuple(rebuild(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if wanted is float and type(value) is int:
         return float(value)
-    allowed = [get_origin(kind) or kind for kind in get_args(wanted)] if get_origin(wanted) is not dict else [dict]
-    if type(value) not in (allowed or [wanted]):
-        raise ValueError(f"{where} is {value!r}, expected {getattr(wanted, '__name__', wanted)}")
+    allowed = get_args(wanted) if get_origin(wanted) is UnionType else (get_origin(wanted) or wanted,)
+    if type(value) not in allowed:
+        raise ValueError(f"{where} is {value!r}, expected {' or '.join(kind.__name__ for kind in allowed)}")
     if wanted is int and value < 1:
         raise ValueError(f"{where} is {value}, expected at least 1: it is a size")
     return value
+
+
+def rebuild_dataclass(wanted: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}, expected a mapping")
+    types = get_type_hints(wanted)
+    if unknown := sorted(value.keys() - types.keys()):
+        raise ValueError(f"{where}.{unknown[0]} is unknown; expected {', '.join(types)}")
+    if missing := sorted(types.keys() - value.keys()):
+        raise ValueError(f"{where}.{missing[0]} is missing")
+    return wanted(**{name: rebuild(types[name], value[name], f"{where}.{name}") for name in types})
 
 
 def flush(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class DualEncoder(nn.Module):
         self.logit_bias = None
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """images u8[batch 3 H W], tokens i[batch context], lengths i[batch] → two f32[batch dim] of unit norm."""
+        """images u8[batch 3 H W], tokens i[batch context], lengths i[batch] → two f32[batch dim]."""
         return self.encode_image(images), self.encode_text(tokens, lengths)
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -34,9 +36,9 @@ class DualEncoder(nn.Module):
         return unit_norm(self.image(images))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """tokens i[batch context] padded at the right, lengths with both control tokens → f32[batch dim] of unit norm.
+        """tokens i[batch context], lengths i[batch] with both control tokens → f32[batch dim] of unit norm.
 
-        The batch is cut to its longest caption: under the causal mask nothing behind a caption's end reaches it.
+        The batch is cut to its longest caption: under the causal mask nothing after its end reaches it.
         """
         return unit_norm(self.text(tokens[:, : int(lengths.max())], lengths))
 
@@ -46,23 +48,36 @@ def unit_norm(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def load_weights(model: DualEncoder, state: dict[str, Tensor]) -> None:
+def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
     """Fill every tensor of the model.
 
     Raises:
         ValueError: a tensor is missing, unknown or of another shape.
     """
-    check_tensors(state, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    check_tensors(state, shapes_of(model))
     model.load_state_dict(state)
 
 
-def check_tensors(state: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
+def expected_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of this model, found without the memory to hold it."""
+    with torch.device("meta"):
+        model = DualEncoder(config, vocab_size, 0.0)
+    return shapes_of(model)
+
+
+def shapes_of(model: DualEncoder) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a state that does not hold exactly the expected tensors (name → shape)."""
     if missing := sorted(expected.keys() - state.keys()):
-        raise ValueError(f"{len(missing)} tensors are missing, the first is {missing[0]}: got {len(state)} tensors, "
-                         f"expected {len(expected)}")
+        raise ValueError(
+            f"tensor {missing[0]} is missing, and {len(missing) - 1} more: "
+            f"got {len(state)} tensors, expected {len(expected)}"
+        )
     if unknown := sorted(state.keys() - expected.keys()):
-        raise ValueError(f"{len(unknown)} tensors are not part of this model, the first is {unknown[0]}")
+        raise ValueError(f"tensor {unknown[0]} is not part of this model, nor are {len(unknown) - 1} more")
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
             raise ValueError(f"tensor {name} has shape {list(state[name].shape)}, expected {list(shape)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -52,7 +53,9 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
-            raise ValueError(f"images are {images.dtype}, expected torch.uint8 pixels: normalising is the model's part")
+            raise ValueError(
+                f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself"
+            )
         features = self.trunk(images.float().sub_(self.mean).div_(self.std))
         return features if self.proj is None else features @ self.proj
 
@@ -71,7 +74,9 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
     if "blocks" in overrides:
         overrides["blocks"] = byobnet_blocks(overrides["blocks"], config.name)
     try:
-        return timm.create_model(config.name, pretrained=False, img_size=config.image_size, **ours, **overrides)
+        return timm.create_model(
+            config.name, pretrained=False, img_size=config.image_size, **ours, **overrides
+        )
     except (TypeError, AssertionError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         if unexpected_keyword(error) != "img_size":
             raise override_error(config, error) from error
@@ -93,7 +98,7 @@ def check_overrides(config: ImageTowerConfig) -> None:
 
 
 def byobnet_blocks(stages: Any, name: str) -> Any:
-    """timm's stage objects for the mappings of a YAML file: `[{type: bottle, d: 3, c: 256, s: 1, br: 0.25}, …]`."""
+    """timm's stage objects for YAML's mappings: `[{type: bottle, d: 3, c: 256, s: 1, br: 0.25}, …]`."""
     if isinstance(stages, Mapping):
         try:
             return ByoBlockCfg(**stages)
@@ -122,7 +127,7 @@ def override_error(config: ImageTowerConfig, error: Exception) -> ValueError:
 
 @torch.no_grad()
 def initialise_as_openai(trunk: nn.Module) -> None:
-    """Start a vision transformer or a CLIP-ResNet as OpenAI's released code does; others stay as timm made them."""
+    """Start a vision transformer or a CLIP-ResNet as OpenAI's code does; others stay as timm made them."""
     if isinstance(trunk, VisionTransformer):
         initialise_transformer(trunk)
     elif isinstance(trunk, ByobNet) and isinstance(trunk.head, AttentionPool2d):
@@ -161,3 +166,42 @@ def initialise_clip_resnet(trunk: ByobNet) -> None:
     for layer in (pool.q, pool.k, pool.v, pool.proj):
         layer.reset_parameters()
         nn.init.normal_(layer.weight, std=std)
+
+
+@dataclass(frozen=True)
+class ClipTransformerShape:
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    patch_size: int
+    activation: str
+
+
+def clip_transformer_shape(trunk: nn.Module) -> ClipTransformerShape | None:
+    """The sizes of a trunk that computes what CLIP's vision transformer does; None where it does not.
+
+    What parameter names show (registers, layer scale, ...) is not looked at.
+    """
+    if not isinstance(trunk, VisionTransformer) or not len(trunk.blocks):
+        return None
+    activation = {"GELU": "gelu", "QuickGELU": "quick_gelu"}.get(type(trunk.blocks[0].mlp.act).__name__)
+    norms = [module for module in trunk.modules() if isinstance(module, nn.LayerNorm)]
+    patch_height, patch_width = trunk.patch_embed.patch_size
+    computes_clip = (
+        activation is not None
+        and trunk.global_pool == "token"
+        and patch_height == patch_width
+        and isinstance(trunk.norm_pre, nn.LayerNorm)
+        and all(norm.eps == 1e-5 for norm in norms)
+    )
+    if not computes_clip:
+        return None
+    return ClipTransformerShape(
+        width=trunk.embed_dim,
+        depth=len(trunk.blocks),
+        heads=trunk.blocks[0].attn.num_heads,
+        mlp_width=trunk.blocks[0].mlp.fc1.out_features,
+        patch_size=patch_height,
+        activation=activation,
+    )

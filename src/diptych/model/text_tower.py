@@ -20,7 +20,7 @@ ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": quick_gelu}
 class TextTower(nn.Module):
     """tokens i[batch length], lengths i[batch] → f[batch embed_dim], not normalised.
 
-    Parameter names are those of open_clip's text transformer. Length may be anything up to the context length.
+    Parameter names are those of open_clip's text transformer. The length is at most the context length.
     """
 
     def __init__(self, config: TextTowerConfig, vocab_size: int, embed_dim: int):

@@ -1,0 +1,324 @@
+"""Weights in open_clip's layout, which is OpenAI's too: to and from ours, for vision transformers.
+
+A folder of that layout holds `open_clip_model.safetensors` and `open_clip_config.json`; open_clip loads it as
+`local-dir:FOLDER`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.config.schema import CLIP_MEAN, CLIP_STD, ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
+from diptych.model.image_tower import clip_transformer_shape
+
+WEIGHTS_FILE = "open_clip_model.safetensors"
+CONFIG_FILE = "open_clip_config.json"
+
+OUTSIDE_BLOCKS = {
+    "class_embedding": "trunk.cls_token",
+    "positional_embedding": "trunk.pos_embed",
+    "conv1.weight": "trunk.patch_embed.proj.weight",
+    "ln_pre.weight": "trunk.norm_pre.weight",
+    "ln_pre.bias": "trunk.norm_pre.bias",
+    "ln_post.weight": "trunk.norm.weight",
+    "ln_post.bias": "trunk.norm.bias",
+    "proj": "proj",
+}
+"""open_clip's names under `visual.` → ours under `image.`."""
+
+IN_A_BLOCK = {
+    "ln_1.weight": "norm1.weight",
+    "ln_1.bias": "norm1.bias",
+    "attn.in_proj_weight": "attn.qkv.weight",
+    "attn.in_proj_bias": "attn.qkv.bias",
+    "attn.out_proj.weight": "attn.proj.weight",
+    "attn.out_proj.bias": "attn.proj.bias",
+    "ln_2.weight": "norm2.weight",
+    "ln_2.bias": "norm2.bias",
+    "mlp.c_fc.weight": "mlp.fc1.weight",
+    "mlp.c_fc.bias": "mlp.fc1.bias",
+    "mlp.c_proj.weight": "mlp.fc2.weight",
+    "mlp.c_proj.bias": "mlp.fc2.bias",
+}
+"""The same under `visual.transformer.resblocks.N.` → `image.trunk.blocks.N.`."""
+
+LEADING_ONES = {"visual.class_embedding": 2, "visual.positional_embedding": 1}
+"""How many leading dimensions of size one our tensor has before open_clip's shape begins."""
+
+TEXT_NAMES = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
+
+KNOWN_SETTINGS = {
+    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"),
+    "vision_cfg": ("image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"),
+    "text_cfg": ("context_length", "vocab_size", "width", "heads", "layers")
+    + ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "pad_id", "eos_id"),
+}
+NEUTRAL_SETTINGS = {
+    "pool_type": "tok",
+    "pos_embed_type": "learnable",
+    "proj_type": "linear",
+    "mlp_ratio": 4.0,
+}
+"""Settings that a config may spell out and that mean what our towers do anyway."""
+
+VIT_B_32 = {"patch_size": 32, "embed_dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0}
+"""What timm's ViT-B/32 is without overrides."""
+VIT_B_32_NAMES = {
+    "gelu": "vit_base_patch32_clip_224",
+    "quick_gelu": "vit_base_patch32_clip_quickgelu_224",
+}
+
+
+def to_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Our tensors under open_clip's names and in its shapes.
+
+    Raises:
+        ValueError: open_clip's CLIP has no such image tower, or the state does not fit the config.
+    """
+    shapes = open_clip_shapes(state_vocab_size(state, "text.token_embedding.weight"), config)
+    names = {our_name(name): name for name in shapes}
+    check_tensors(state, {ours: our_shape(name, shapes[name]) for ours, name in names.items()})
+    return {name: state[ours].reshape(shapes[name]) for ours, name in names.items()}
+
+
+def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """open_clip's tensors under our names and in our shapes; precision as it came.
+
+    Raises:
+        ValueError: the state is not that of a CLIP with this config; it names the tensor that does not fit.
+    """
+    state = {without_text_prefix(name): tensor for name, tensor in state.items()}
+    shapes = open_clip_shapes(state_vocab_size(state, "token_embedding.weight"), config)
+    if "logit_scale" in state and state["logit_scale"].shape == (
+        1,
+    ):  # as open_clip's FSDP checkpoints have it
+        state["logit_scale"] = state["logit_scale"].reshape(())
+    check_tensors(state, shapes)
+    return {our_name(name): state[name].reshape(our_shape(name, shape)) for name, shape in shapes.items()}
+
+
+def save_open_clip(folder: str | Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Write weights and config into a folder, which is made if need be."""
+    folder = Path(folder)
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in to_open_clip(state, config).items()
+    }
+    document = open_clip_config(config, vocab_size=tensors["token_embedding.weight"].shape[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
+    """Our tensors and our config from a folder of open_clip's layout.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the model is no CLIP with a vision transformer.
+    """
+    folder = Path(folder)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no whole folder of open_clip's layout: {name} is missing")
+    try:
+        config = config_from_open_clip(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+    try:
+        return from_open_clip(safetensors.torch.load_file(folder / WEIGHTS_FILE), config), config
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
+
+
+def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    """The document that tells open_clip how to build this model and to prepare its pictures.
+
+    Raises:
+        ValueError: it cannot be told.
+    """
+    shape = image_shape(config)
+    vision = {
+        "image_size": config.image.image_size,
+        "layers": shape.depth,
+        "width": shape.width,
+        "head_width": shape.width // shape.heads,
+        "patch_size": shape.patch_size,
+        "mlp_ratio": shape.mlp_width / shape.width,
+    }
+    if (
+        int(shape.width * vision["mlp_ratio"]) != shape.mlp_width
+    ):  # rounded below the whole number: ViT-g, ViT-bigG
+        vision["mlp_ratio"] = math.nextafter(vision["mlp_ratio"], math.inf)
+    text = {
+        "context_length": config.text.context_length,
+        "vocab_size": vocab_size,
+        "width": config.text.width,
+        "heads": config.text.heads,
+        "layers": config.text.layers,
+    }
+    model = {"embed_dim": config.embed_dim, "vision_cfg": vision, "text_cfg": text}
+    if config.text.activation == "quick_gelu":
+        model["quick_gelu"] = True
+    preprocessing = {
+        "mean": list(config.image.mean),
+        "std": list(config.image.std),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    return {"model_cfg": model, "preprocess_cfg": preprocessing}
+
+
+def config_from_open_clip(document: Any) -> ModelConfig:
+    """Our config for the model that an open_clip config describes.
+
+    Raises:
+        ValueError: it describes something other than CLIP with a vision transformer.
+    """
+    model = section(document, "model_cfg")
+    vision, text = section(model, "vision_cfg"), section(model, "text_cfg")
+    for where, settings in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
+        refuse_other_settings(where, settings)
+    preprocessing = document.get("preprocess_cfg") or {}
+
+    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    width = size(vision, "width", 768)
+    sizes = {
+        "patch_size": size(vision, "patch_size", 16),
+        "embed_dim": width,
+        "depth": size(vision, "layers", 12),
+        "num_heads": width // size(vision, "head_width", 64),
+        "mlp_ratio": float(vision.get("mlp_ratio", 4.0)),
+    }
+    image = ImageTowerConfig(
+        name=VIT_B_32_NAMES[activation],
+        image_size=size(vision, "image_size", 224),
+        overrides={key: value for key, value in sizes.items() if value != VIT_B_32[key]},
+        mean=tuple(preprocessing.get("mean", CLIP_MEAN)),
+        std=tuple(preprocessing.get("std", CLIP_STD)),
+    )
+    text_tower = TextTowerConfig(
+        context_length=size(text, "context_length", 77),
+        width=size(text, "width", 512),
+        heads=size(text, "heads", 8),
+        layers=size(text, "layers", 12),
+        activation=activation,
+    )
+    return ModelConfig(embed_dim=size(model, "embed_dim", None), image=image, text=text_tower)
+
+
+def section(document: Any, name: str) -> dict[str, Any]:
+    if not isinstance(document, dict) or not isinstance(document.get(name), dict):
+        raise ValueError(f"there is no mapping {name}, as an open_clip config has")
+    return document[name]
+
+
+def size(settings: dict[str, Any], key: str, default: int | None) -> int:
+    value = settings.get(key, default)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{key} is {value!r}, expected a whole number: only vision transformers are read")
+    return value
+
+
+def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        known = key in KNOWN_SETTINGS[where] or NEUTRAL_SETTINGS.get(key) == value or not value
+        if not known:
+            raise ValueError(
+                f"{where}.{key} is {value!r}: Diptych's CLIP has no such thing, expected it unset"
+            )
+
+
+def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of open_clip's model with this config."""
+    depth = image_shape(config).depth
+    names = [f"visual.{name}" for name in OUTSIDE_BLOCKS]
+    names += [f"visual.transformer.resblocks.{i}.{name}" for i in range(depth) for name in IN_A_BLOCK]
+    ours = expected_shapes(config, vocab_size)
+    names += [name.removeprefix("text.") for name in ours if name.startswith("text.")] + ["logit_scale"]
+
+    left = ours.keys() - {our_name(name) for name in names}
+    if left:
+        raise ValueError(
+            f"model.image {config.image.name} has {sorted(left)[0]}, for which open_clip's layout has no place: "
+            f"only the vit_*_clip_* models of timm can be written in it"
+        )
+    shapes = {name: ours[our_name(name)][LEADING_ONES.get(name, 0) :] for name in names}
+    return {**shapes, "logit_scale": ()}
+
+
+def image_shape(config: ModelConfig) -> Any:
+    with torch.device("meta"):
+        trunk = DualEncoder(config, 1, 0.0).image.trunk
+    shape = clip_transformer_shape(trunk)
+    if shape is None:
+        raise ValueError(
+            f"model.image {config.image.name} does not compute what open_clip's image tower does: "
+            f"only the vit_*_clip_* models of timm can be written in its layout"
+        )
+    if shape.activation != config.text.activation:
+        raise ValueError(
+            f"the image tower computes {shape.activation}, the text tower {config.text.activation}: "
+            f"open_clip's layout has one activation for both"
+        )
+    return shape
+
+
+def our_name(name: str) -> str:
+    if name == "logit_scale":
+        return name
+    if not name.startswith("visual."):
+        return f"text.{name}"
+    name = name.removeprefix("visual.")
+    if name in OUTSIDE_BLOCKS:
+        return f"image.{OUTSIDE_BLOCKS[name]}"
+    _, _, number, rest = name.split(".", 3)
+    return f"image.trunk.blocks.{number}.{IN_A_BLOCK[rest]}"
+
+
+def our_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if name == "logit_scale":
+        return (1,)
+    return (1,) * LEADING_ONES.get(name, 0) + shape
+
+
+def without_text_prefix(name: str) -> str:
+    """open_clip's CustomTextCLIP has the text tower's tensors under `text.`, its CLIP at the root."""
+    bare = name.removeprefix("text.")
+    return bare if bare.startswith(TEXT_NAMES) else name
+
+
+def state_vocab_size(state: Mapping[str, Tensor], name: str) -> int:
+    if name not in state:
+        raise ValueError(f"tensor {name} is missing: got {len(state)} tensors, none of that name")
+    return state[name].shape[0]
+
+
+def resize_image_positions(state: Mapping[str, Tensor], model: DualEncoder) -> dict[str, Tensor]:
+    """The state with a vision transformer's position grid resampled to the model's picture size.
+
+    The class token's position stays; the grid is resampled bicubically with antialiasing, as open_clip does.
+    So the paper's L/14@336 continues L/14 (section 2.5).
+    """
+    name = "image.trunk.pos_embed"
+    state, wanted = dict(state), model.state_dict().get(name)
+    if name not in state or wanted is None or state[name].shape == wanted.shape:
+        return state
+    old, new = math.isqrt(state[name].shape[1]), math.isqrt(wanted.shape[1])
+    prefix = state[name].shape[1] - old**2
+    if prefix not in (0, 1) or wanted.shape[1] - new**2 != prefix:
+        return state  # no square grid: the shape check says what does not fit
+    grid = state[name][:, prefix:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+    grid = grid.permute(0, 2, 3, 1).reshape(1, new * new, -1).to(state[name].dtype)
+    state[name] = torch.cat([state[name][:, :prefix], grid], dim=1)
+    return state
