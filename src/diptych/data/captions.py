@@ -1,9 +1,11 @@
-"""The caption as the tokenizer reads it: mojibake repaired, HTML entities resolved, whitespace collapsed."""
+"""A sample's caption: where it stands, and how it is cleaned for the tokenizer."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
+from collections.abc import Mapping
 
 import ftfy
 
@@ -25,3 +27,15 @@ def clean_caption(text: str) -> str:
     if not _CLEANING_IS_IDENTITY(text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
+
+
+def caption_of(members: Mapping[str, bytes]) -> str:
+    """The raw caption of a sample: its `.txt` member, else `caption` in its `.json`; empty when it has none."""
+    if "txt" in members:
+        return members["txt"].decode("utf-8", errors="replace").strip()
+    try:
+        document = json.loads(members.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        return ""
+    caption = document.get("caption") if isinstance(document, dict) else None
+    return caption.strip() if isinstance(caption, str) else ""

@@ -1,0 +1,74 @@
+"""Train a vocabulary on one's own captions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from diptych.data.captions import caption_of, clean_caption
+from diptych.data.tokenizer import Tokenizer, train_vocabulary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE",
+                        help="a text file with a caption a line, or shards: a folder, a .tar, a brace pattern")
+    parser.add_argument("--size", type=int, default=8192, help="tokens at most (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("vocabulary.json"), metavar="FILE",
+                        help="where to write it (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_vocabulary(_captions(arguments.sources), arguments.size)
+    num_captions, num_bytes, num_tokens = _measure(tokenizer, _captions(arguments.sources))
+    if not num_tokens:
+        raise ValueError(f"no captions in {', '.join(arguments.sources)}")
+    tokenizer.save(arguments.output)
+
+    print(f"{arguments.output}: {tokenizer.vocab_size:,} tokens from {num_captions:,} captions, "
+          f"{num_bytes / num_tokens:.2f} bytes a token")
+    if tokenizer.vocab_size < arguments.size:
+        print(f"{arguments.size:,} tokens were asked for; these captions have no more pairs that occur twice")
+
+
+def _measure(tokenizer: Tokenizer, captions: Iterable[str]) -> tuple[int, int, int]:
+    """How many captions, bytes of them when cleaned, and tokens."""
+    num_captions = num_bytes = num_tokens = 0
+    for caption in captions:
+        num_captions += 1
+        num_bytes += len(clean_caption(caption).encode())
+        num_tokens += len(tokenizer.encode(caption))
+    return num_captions, num_bytes, num_tokens
+
+
+def _captions(sources: Iterable[str]) -> Iterator[str]:
+    for source in sources:
+        is_text = Path(source).is_file() and not source.endswith(".tar")
+        yield from _captions_in_text(source) if is_text else _captions_in_shards(source)
+
+
+def _captions_in_text(path: str) -> Iterator[str]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                caption = line.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number}, is not UTF-8 ({error.reason}); "
+                                 "`iconv -f LATIN1 -t UTF-8` converts from Latin-1") from error
+            if caption:
+                yield caption
+
+
+def _captions_in_shards(location: str) -> Iterator[str]:
+    from diptych.data.shards import open_index, read_member
+
+    index = open_index(location)
+    for shard_number, shard in enumerate(index.shards):
+        with open(shard.path, "rb") as file:
+            for row in range(shard.samples):
+                _, members = index.sample(shard_number, row)
+                texts = [member for member in members if member.suffix in ("txt", "json")]
+                caption = caption_of({text.suffix: read_member(file.fileno(), text) for text in texts})
+                if caption:
+                    yield caption
