@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -26,9 +28,14 @@ from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shap
 if TYPE_CHECKING:
     from PIL import Image
 
+logger = logging.getLogger(__name__)
+
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "vocabulary.json"
+MANIFEST_FILE = "manifest.json"
+"""What makes a checkpoint complete; `diptych.training.checkpoint` writes it."""
+
 FORMAT = "diptych-model"
 FORMAT_VERSION = 1
 
@@ -112,7 +119,7 @@ def start_from(model: DualEncoder, path: str | Path) -> None:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The model folder that a path means: itself, or that of a run directory's newest complete checkpoint.
+    """The model folder that a path means: itself, or that of a run's newest whole checkpoint.
 
     Raises:
         ValueError: neither of the two.
@@ -122,16 +129,56 @@ def model_folder(path: str | Path) -> Path:
         raise ValueError(f"{path} is no folder; expected a model folder or a run directory")
     if any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE)):
         return path
+    faults = []
+    for checkpoint in complete_checkpoints(path):
+        try:
+            check_hashes(checkpoint)
+            return checkpoint / "model"
+        except ValueError as error:
+            faults.append(str(error))
+            logger.warning("%s; trying the checkpoint before it", error)
+    if faults:
+        raise ValueError(f"{path} has no checkpoint that is whole; the newest: {faults[0]}")
+    raise ValueError(
+        f"{path} holds neither a model ({CONFIG_FILE}, {WEIGHTS_FILE}, {VOCABULARY_FILE}) "
+        f"nor a complete checkpoint (checkpoints/step_*/{MANIFEST_FILE})"
+    )
+
+
+def complete_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints that have a manifest, newest first."""
     steps = {}
-    for manifest in path.glob("checkpoints/step_*/manifest.json"):
+    for manifest in run_dir.glob(f"checkpoints/step_*/{MANIFEST_FILE}"):
         if found := re.fullmatch(r"step_(\d+)", manifest.parent.name):
-            steps[int(found.group(1))] = manifest.parent / "model"
-    if not steps:
-        raise ValueError(
-            f"{path} holds neither a model ({CONFIG_FILE}, {WEIGHTS_FILE}, {VOCABULARY_FILE}) "
-            f"nor a complete checkpoint (checkpoints/step_*/manifest.json)"
-        )
-    return steps[max(steps)]
+            steps[int(found.group(1))] = manifest.parent
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def check_hashes(checkpoint: Path) -> None:
+    """Compare a checkpoint's model folder with its manifest.
+
+    Raises:
+        ValueError: the manifest cannot be read, or a file is missing or has changed since it was written.
+    """
+    try:
+        files = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+        hashes = {
+            name: files[f"model/{name}"]["sha256"] for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE)
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{checkpoint / MANIFEST_FILE} cannot be read: {error!r}") from error
+    for name, expected in hashes.items():
+        file = checkpoint / "model" / name
+        if not file.is_file() or sha256_of(file) != expected:
+            raise ValueError(f"{file} is not what was written there: its sha256 is not {expected[:12]}…")
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def save_model_folder(

@@ -249,7 +249,7 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[in
     left = ours.keys() - {our_name(name) for name in names}
     if left:
         raise ValueError(
-            f"model.image {config.image.name} has {sorted(left)[0]}, for which open_clip's layout has no place: "
+            f"model.image {config.image.name} has {min(left)}, which open_clip's layout has no place for: "
             f"only the vit_*_clip_* models of timm can be written in it"
         )
     shapes = {name: ours[our_name(name)][LEADING_ONES.get(name, 0) :] for name in names}

@@ -1,0 +1,51 @@
+"""Write a trained model into a folder of its own, in our layout or in open_clip's."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", metavar="RUN", help="a run directory (its newest checkpoint) or a model folder"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; new or empty")
+    parser.add_argument(
+        "--layout",
+        choices=("diptych", "open_clip"),
+        default="diptych",
+        help="open_clip: for open_clip's `local-dir:OUT`, vision transformers only (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from diptych.encoder import VOCABULARY_FILE, flush, model_folder, read_model_folder, save_model_folder
+    from diptych.model.interop import save_open_clip
+
+    out = arguments.out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{arguments.out} is not empty; give the name of a folder that is not there yet")
+    source = model_folder(arguments.run)
+    state, config, tokenizer = read_model_folder(source)
+
+    # Whoever sees OUT sees all of it: it gets its name when its files are on the disk.
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        if arguments.layout == "diptych":
+            save_model_folder(partial, state, config, tokenizer)
+        else:
+            save_open_clip(partial, state, config)
+            # open_clip reads CLIP's vocabulary only; with any other, this file is the one to tokenize with.
+            tokenizer.save(partial / VOCABULARY_FILE)
+            for file in (*partial.iterdir(), partial):
+                flush(file)
+        partial.rename(out)
+        flush(out.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+    num_parameters = sum(tensor.numel() for tensor in state.values())
+    print(f"{arguments.out}: {num_parameters:,} parameters of {source}, in the layout of {arguments.layout}")

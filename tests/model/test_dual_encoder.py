@@ -1,0 +1,84 @@
+"""Both towers together: unit features in fp32, a temperature of shape [1], and weights that must fit."""
+
+import math
+
+import pytest
+import torch
+
+from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.model.dual_encoder import DualEncoder, expected_shapes, load_weights
+
+CONFIG = ModelConfig(
+    embed_dim=24,
+    image=ImageTowerConfig(
+        name="vit_base_patch32_clip_quickgelu_224",
+        image_size=32,
+        overrides={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    ),
+    text=TextTowerConfig(context_length=16, width=32, heads=2, layers=2),
+)
+
+
+def dual_encoder():
+    torch.manual_seed(0)
+    return DualEncoder(CONFIG, 50, math.log(1 / 0.07))
+
+
+def batch(size=4):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    tokens = torch.randint(1, 50, (size, 16), generator=generator, dtype=torch.int32)
+    return images, tokens, torch.randint(2, 17, (size,), generator=generator, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_features_are_fp32_of_unit_norm_also_under_autocast(autocast):
+    model = dual_encoder()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        features = model(*batch())
+    for each in features:
+        assert each.dtype == torch.float32 and each.shape == (4, 24)
+        # fp32 rounding; norms of bf16 numbers would be off by 1e-3.
+        torch.testing.assert_close(each.norm(dim=-1), torch.ones(4), rtol=0, atol=1e-6)
+
+
+def test_autocast_computes_the_same_model():
+    model = dual_encoder()
+    exact = model(*batch())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(*batch())
+    for one, other in zip(exact, rounded, strict=True):
+        assert (one * other).sum(-1).min() > 0.999  # bf16 has 8 bits
+        assert not torch.equal(one, other)
+
+
+def test_logit_scale_starts_where_it_is_told_and_has_a_dimension():
+    model = dual_encoder()
+    assert model.logit_scale.shape == (1,) and model.logit_scale.dtype == torch.float32
+    assert model.logit_scale.item() == pytest.approx(2.6593, abs=1e-4)
+    assert model.logit_bias is None
+
+
+def test_every_parameter_takes_part_and_has_a_dimension():
+    model = dual_encoder()
+    image, text = model(*batch())
+    (model.logit_scale.exp() * image @ text.T).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.ndim > 0 for parameter in model.parameters())
+
+
+def test_the_shapes_of_a_model_are_known_without_building_it():
+    state = dual_encoder().state_dict()
+    assert expected_shapes(CONFIG, 50) == {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def test_weights_that_do_not_fit_are_refused_by_name():
+    model, state = dual_encoder(), dual_encoder().state_dict()
+    with pytest.raises(ValueError, match=r"image\.proj has shape \[32, 9\], expected \[32, 24\]"):
+        load_weights(model, {**state, "image.proj": torch.zeros(32, 9)})
+    with pytest.raises(ValueError, match=r"tensor extra is not part of this model"):
+        load_weights(model, {**state, "extra": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"image\.proj holds torch\.int64"):
+        load_weights(model, {**state, "image.proj": state["image.proj"].long()})
+    del state["image.proj"]
+    with pytest.raises(ValueError, match=r"image\.proj is missing"):
+        load_weights(model, state)

@@ -1,0 +1,97 @@
+"""The text tower: causal, read off at the end token, and started as OpenAI's code does."""
+
+import pytest
+import torch
+
+from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.model.dual_encoder import DualEncoder
+from diptych.model.text_tower import TextTower
+
+CONFIG = TextTowerConfig(context_length=16, width=32, heads=2, layers=2)
+
+
+def text_tower(config=CONFIG, vocab_size=50):
+    torch.manual_seed(0)
+    return TextTower(config, vocab_size, embed_dim=24).eval()
+
+
+def captions(lengths, context_length=16, vocab_size=50):
+    tokens = torch.randint(
+        1, vocab_size, (len(lengths), context_length), generator=torch.Generator().manual_seed(1)
+    )
+    lengths = torch.tensor(lengths, dtype=torch.int32)
+    return (tokens * (torch.arange(context_length) < lengths[:, None])).int(), lengths
+
+
+def dual_encoder():
+    torch.manual_seed(0)
+    overrides = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 16}
+    image = ImageTowerConfig(name="vit_base_patch32_clip_224", image_size=32, overrides=overrides)
+    return DualEncoder(ModelConfig(embed_dim=24, image=image, text=CONFIG), 50, 2.0).eval()
+
+
+@torch.no_grad()
+def test_trimming_to_the_longest_caption_changes_no_feature():
+    model = dual_encoder()
+    tokens, lengths = captions([3, 7, 5])
+    trimmed = model.encode_text(tokens, lengths)
+    whole = torch.nn.functional.normalize(model.text(tokens, lengths), dim=-1)
+    # The kernel may sum over 7 positions in another order than over 16: rounding of fp32, no more.
+    torch.testing.assert_close(trimmed, whole, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+def test_what_stands_behind_the_end_token_changes_nothing():
+    model = dual_encoder()
+    tokens, lengths = captions([3, 16, 5])
+    expected = model.encode_text(tokens, lengths)
+    padded = torch.where(torch.arange(16) < lengths[:, None], tokens, 49).int()
+    assert torch.equal(model.encode_text(padded, lengths), expected)
+
+
+@torch.no_grad()
+def test_the_feature_is_read_at_the_length_and_not_at_the_largest_id():
+    tower = text_tower()
+    tokens, lengths = captions([6])
+    tokens[0, 2] = 49
+    other_end = tokens.clone()
+    other_end[0, 5] = tokens[0, 5] % 48 + 1
+    assert (tower(tokens, lengths) - tower(other_end, lengths)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_every_token_of_a_caption_counts():
+    tower = text_tower()
+    tokens, lengths = captions([8])
+    for place in range(8):
+        changed = tokens.clone()
+        changed[0, place] = tokens[0, place] % 48 + 1
+        assert (tower(tokens, lengths) - tower(changed, lengths)).abs().max() > 1e-5, place
+
+
+def test_weights_start_with_the_papers_deviations():
+    config = TextTowerConfig(context_length=77, width=256, heads=4, layers=3)
+    tower = text_tower(config, vocab_size=1000)
+    block = tower.transformer.resblocks[1]
+    residual = 256**-0.5 * 6**-0.5
+    deviations = {
+        tower.token_embedding.weight: 0.02,
+        tower.positional_embedding: 0.01,
+        tower.text_projection: 256**-0.5,
+        block.attn.in_proj_weight: 256**-0.5,
+        block.attn.out_proj.weight: residual,
+        block.mlp.c_fc.weight: 512**-0.5,
+        block.mlp.c_proj.weight: residual,
+    }
+    for parameter, expected in deviations.items():
+        # At least 6,000 numbers each: their deviation is known to 1 % (one sigma), 4 sigma are allowed.
+        assert parameter.std().item() == pytest.approx(expected, rel=0.04)
+    for bias in (block.attn.in_proj_bias, block.attn.out_proj.bias, block.ln_1.bias, tower.ln_final.bias):
+        assert not bias.any()
+    assert block.mlp.c_fc.bias.abs().max() <= 256**-0.5 and block.mlp.c_fc.bias.any()
+    assert block.mlp.c_proj.bias.abs().max() <= 1024**-0.5 and block.mlp.c_proj.bias.any()
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="width 30 cannot be split over model.text.heads 4"):
+        text_tower(TextTowerConfig(width=30, heads=4))

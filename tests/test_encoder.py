@@ -1,0 +1,277 @@
+"""A model folder is whole by itself, and what is damaged is refused in one line."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import diptych
+from diptych import cli
+from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.data.augment import centre_crop
+from diptych.data.tokenizer import Tokenizer
+from diptych.encoder import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    model_folder,
+    save_model_folder,
+    start_from,
+)
+from diptych.model.dual_encoder import DualEncoder
+
+TOKENIZER = Tokenizer([("a", "t</w>"), ("c", "at</w>")])
+FILES = (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE)
+
+
+def model_config(image_size=32, **settings):
+    overrides = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    return ModelConfig(
+        embed_dim=16,
+        image=ImageTowerConfig(
+            name="vit_base_patch32_clip_quickgelu_224", image_size=image_size, overrides=overrides
+        ),
+        text=TextTowerConfig(context_length=10, width=32, heads=2, layers=1),
+        **settings,
+    )
+
+
+def dual_encoder(config, seed=0):
+    torch.manual_seed(seed)
+    return DualEncoder(config, TOKENIZER.vocab_size, 2.0).eval()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model_folder(
+        tmp_path / "model", dual_encoder(model_config()).state_dict(), model_config(), TOKENIZER
+    )
+    return tmp_path / "model"
+
+
+def save_checkpoint(run_dir, step, seed=0):
+    """A checkpoint as far as its reader looks: the model folder, and the hash of each of its files."""
+    checkpoint = run_dir / "checkpoints" / f"step_{step:08d}"
+    save_model_folder(
+        checkpoint / "model", dual_encoder(model_config(), seed).state_dict(), model_config(), TOKENIZER
+    )
+    hashes = {
+        f"model/{name}": {"sha256": hashlib.sha256((checkpoint / "model" / name).read_bytes()).hexdigest()}
+        for name in FILES
+    }
+    (checkpoint / MANIFEST_FILE).write_text(json.dumps({"files": hashes}))
+    return checkpoint
+
+
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def picture(size=(50, 40), seed=0):
+    pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+def test_what_is_loaded_computes_what_was_saved(folder):
+    model = dual_encoder(model_config())
+    encoder = diptych.load(folder, device="cpu")
+    assert encoder.config == model_config()
+    assert not encoder.model.training
+    assert encoder.logit_scale == pytest.approx(7.389, abs=1e-3)  # e^2
+
+    images = torch.stack([centre_crop(picture(seed=seed), 32) for seed in range(3)])
+    tokens, lengths = map(torch.from_numpy, TOKENIZER(["cat", "a cat sat", ""], 10))
+    with torch.no_grad():
+        assert torch.equal(encoder.embed_images(images), model.encode_image(images))
+        assert torch.equal(encoder.embed_texts(["cat", "a cat sat", ""]), model.encode_text(tokens, lengths))
+
+
+def test_files_bytes_and_pillow_images_give_equal_embeddings(folder, tmp_path):
+    encoder = diptych.load(str(folder), device="cpu")
+    encoded = io.BytesIO()
+    picture().save(encoded, "PNG")
+    (tmp_path / "picture.png").write_bytes(encoded.getvalue())
+    embeddings = encoder.embed_pictures(
+        [tmp_path / "picture.png", str(tmp_path / "picture.png"), encoded.getvalue(), picture()]
+    )
+    assert embeddings.shape == (4, 16)
+    assert all(torch.equal(row, embeddings[0]) for row in embeddings)
+
+
+def test_batches_change_nothing_and_nothing_gives_no_rows(folder):
+    encoder = diptych.load(folder, device="cpu")
+    texts = [f"a cat {number}" for number in range(7)]
+    together, apart = encoder.embed_texts(texts), encoder.embed_texts(texts, batch_size=3)
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-6)  # fp32 sums in another order
+    pictures = [picture(seed=seed) for seed in range(5)]
+    torch.testing.assert_close(
+        encoder.embed_pictures(pictures), encoder.embed_pictures(pictures, batch_size=2), rtol=0, atol=1e-6
+    )
+    assert encoder.embed_texts([]).shape == encoder.embed_pictures([]).shape == (0, 16)
+
+
+def test_the_folder_says_nothing_of_where_the_run_started(tmp_path):
+    config = model_config(initial_weights="/home/someone/secret")
+    save_model_folder(tmp_path, dual_encoder(config).state_dict(), config, TOKENIZER)
+    assert "secret" not in (tmp_path / CONFIG_FILE).read_text()
+
+
+def test_a_run_directory_means_its_newest_complete_checkpoint(tmp_path):
+    for step in (2, 10, 9):
+        save_checkpoint(tmp_path, step, seed=step)
+    (save_checkpoint(tmp_path, 11) / MANIFEST_FILE).unlink()
+    save_checkpoint(tmp_path, 12).rename(tmp_path / "checkpoints" / "step_00000012.partial")
+    assert model_folder(tmp_path).parent.name == "step_00000010"
+    loaded = diptych.load(tmp_path, device="cpu").model.state_dict()
+    assert torch.equal(loaded["image.proj"], dual_encoder(model_config(), seed=10).state_dict()["image.proj"])
+
+
+def test_a_checkpoint_with_a_changed_byte_gives_way_to_the_one_before(tmp_path, caplog):
+    older, newer = save_checkpoint(tmp_path, 1), save_checkpoint(tmp_path, 2)
+    flip_a_byte(newer / "model" / WEIGHTS_FILE)
+    assert model_folder(tmp_path) == older / "model"
+    assert f"{newer / 'model' / WEIGHTS_FILE} is not what was written there" in caplog.text
+    flip_a_byte(older / "model" / VOCABULARY_FILE)
+    with pytest.raises(ValueError, match="no checkpoint that is whole"):
+        model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        diptych.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00\x01" * 50, b"null"])
+def test_a_damaged_file_is_named_in_one_line(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name) as refusal:
+        diptych.load(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_weights_cut_short_are_refused(folder):
+    weights = folder / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=WEIGHTS_FILE):
+        diptych.load(folder)
+
+
+def test_a_place_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds neither a model"):
+        diptych.load(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        diptych.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "keys, value, complaint",
+    [
+        (["format"], "other", "describes no Diptych model"),
+        (["version"], 99, "format version 99"),
+        (["vocab_size"], 7, "517|516|vocabulary.json has"),
+        (["vocab_size"], "516", "vocab_size is '516', expected int"),
+        (["model", "embed_dim"], 0, "model.embed_dim is 0, expected at least 1"),
+        (["model", "embed_dim"], 16.0, "model.embed_dim is 16.0, expected int"),
+        (["model", "colour"], 1, "model.colour is unknown"),
+        (
+            ["model", "text", "activation"],
+            "relu",
+            "model.text.activation is 'relu', expected one of gelu, quick_gelu",
+        ),
+        (["model", "text", "heads"], True, "model.text.heads is True, expected int"),
+        (["model", "image", "mean"], [0.5, 0.5], "model.image.mean .* expected a list of 3"),
+        (["model", "image", "name"], "vit_nothing", "is no timm model"),
+        (["model", "image", "overrides"], {"checkpoint_path": "x.pt"}, "checkpoint_path is refused"),
+        (["model", "image"], None, "model.image is None, expected a mapping"),
+        (["model", "text", "layers"], 2, r"resblocks\.1\.\S+ is missing"),
+        (["model", "embed_dim"], 17, r"has shape \[32, 16\], expected \[32, 17\]"),
+    ],
+)
+def test_a_config_that_is_not_of_this_model_is_refused(folder, keys, value, complaint):
+    document = json.loads((folder / CONFIG_FILE).read_text())
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (folder / CONFIG_FILE).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        diptych.load(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_larger_picture_size_starts_from_a_resampled_grid(folder):
+    model = dual_encoder(model_config(image_size=48), seed=3)
+    start_from(model, folder)
+    state, source = model.state_dict(), dual_encoder(model_config()).state_dict()
+    assert state["image.trunk.pos_embed"].shape == (1, 37, 32)
+    assert all(torch.equal(state[name], source[name]) for name in state if name != "image.trunk.pos_embed")
+
+
+def test_initial_weights_of_another_model_are_refused(folder):
+    other = DualEncoder(model_config(), TOKENIZER.vocab_size + 1, 2.0)
+    with pytest.raises(ValueError, match=r"initial_weights .* text\.token_embedding\.weight has shape"):
+        start_from(other, folder)
+
+
+@pytest.mark.parametrize("layout", ["diptych", "open_clip"])
+def test_an_exported_run_computes_the_same(tmp_path, layout, capsys):
+    save_checkpoint(tmp_path / "run", 5)
+    cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--layout", layout])
+    assert "parameters" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
+    source, exported = (diptych.load(tmp_path / name, device="cpu") for name in ("run", "out"))
+    texts = ["a cat", "cat"]
+    assert torch.equal(exported.embed_texts(texts), source.embed_texts(texts))
+    assert torch.equal(exported.embed_pictures([picture()]), source.embed_pictures([picture()]))
+    assert exported.config == source.config
+
+
+def test_an_export_overwrites_nothing(tmp_path, folder, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", str(folder), str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "out is not empty" in capsys.readouterr().err
+    assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_an_export_that_cannot_be_leaves_nothing(tmp_path, capsys):
+    config = model_config()
+    text = TextTowerConfig(context_length=10, width=32, heads=2, layers=1, activation="gelu")
+    config = ModelConfig(embed_dim=16, image=config.image, text=text)
+    save_model_folder(tmp_path / "model", dual_encoder(config).state_dict(), config, TOKENIZER)
+    with pytest.raises(SystemExit):
+        cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--layout", "open_clip"])
+    assert "one activation for both" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_weights_are_plain_safetensors_under_our_names(folder):
+    saved = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+    state = dual_encoder(model_config()).state_dict()
+    assert saved.keys() == state.keys()
+    assert all(torch.equal(saved[name], state[name]) for name in state)
+
+
+def test_importing_diptych_loads_neither_torch_nor_webdataset():
+    source = "import sys, diptych; sys.exit(any(name in sys.modules for name in ('torch', 'webdataset')))"
+    environment = {"PYTHONPATH": str(Path(diptych.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", source], env=environment).returncode == 0
+
+
+def test_an_unknown_name_of_the_package_is_no_attribute():
+    assert not hasattr(diptych, "nothing")
