@@ -1,0 +1,112 @@
+"""Geometry of line charts; the report's template draws them as inline SVG, its texts escaped like all others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 520, 220
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
+MOST_POINTS = 360
+
+
+@dataclass(frozen=True)
+class Line:
+    label: str
+    points: str
+    """As SVG's `polyline` wants them."""
+    last: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    final: str
+    """The last value of each line, as text."""
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def line_chart(
+    title: str,
+    series: dict[str, Sequence[tuple[float, float]]],
+    *,
+    y_from_zero: bool = False,
+    percent: bool = False,
+) -> Chart | None:
+    """A chart of (x, y) points by label, those that are not finite left out; None where no line has two."""
+    finite = {
+        label: thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
+        for label, points in series.items()
+    }
+    drawn = {label: points for label, points in finite.items() if len(points) > 1}
+    if not drawn:
+        return None
+    xs = [x for points in drawn.values() for x, _ in points]
+    ys = [y for points in drawn.values() for _, y in points]
+    x_low, x_high = min(0.0, *xs), max(xs)
+    y_low, y_high = (0.0 if y_from_zero else min(ys)), max(ys)
+    if percent:
+        y_low, y_high = 0.0, 1.0
+    if y_high - y_low <= 1e-12 * max(1.0, abs(y_high)):
+        y_low, y_high = y_low - (abs(y_low) or 1) / 2, y_high + (abs(y_high) or 1) / 2
+    x_high = x_high if x_high > x_low else x_low + 1
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - RIGHT - LEFT)
+        down = HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - TOP)
+        return round(across, 1), round(down, 1)
+
+    lines = tuple(
+        Line(label, " ".join("{},{}".format(*place(x, y)) for x, y in points), place(*points[-1]))
+        for label, points in drawn.items()
+    )
+    x_ticks = tuple((place(x, y_low)[0], short_number(x)) for x in ticks(x_low, x_high, 5))
+    y_ticks = tuple(
+        (place(x_low, y)[1], f"{y:.0%}" if percent else short_number(y)) for y in ticks(y_low, y_high, 4)
+    )
+    last = [points[-1][1] for points in drawn.values()]
+    final = " · ".join(f"{value:.1%}" if percent else short_number(value) for value in last)
+    return Chart(title, lines, x_ticks, y_ticks, final)
+
+
+def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MOST_POINTS points, each the mean of its neighbours; the last one stays as it is."""
+    size = math.ceil(len(points) / MOST_POINTS)
+    if size <= 1:
+        return list(points)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    means = [(_mean([x for x, _ in group]), _mean([y for _, y in group])) for group in groups]
+    return [*means[:-1], points[-1]]
+
+
+def ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart."""
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def short_number(value: float) -> str:
+    """Three digits and a unit: 12.8B, 51.2k, 0.0015."""
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.2g}"
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

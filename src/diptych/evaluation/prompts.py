@@ -1,0 +1,125 @@
+"""Class names and prompt templates, and the zero-shot classifier made of them (paper, section 3.1.4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from diptych.evaluation.similarity import Array, unit_norm
+
+if TYPE_CHECKING:
+    from diptych.encoder import Encoder
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+PROMPTS_AT_ONCE = 8_192
+
+
+@dataclass(frozen=True)
+class ClassPrompt:
+    name: str
+    """The label that the data bear."""
+    names: tuple[str, ...]
+    """What the prompts call it; synonyms are averaged."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    classes: tuple[ClassPrompt, ...]
+    templates: tuple[str, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(each.name for each in self.classes)
+
+
+def load_prompts(path: str | Path) -> Prompts:
+    """The classes and templates of a YAML file.
+
+        classes: [tench, {name: n01443537, names: [goldfish, Carassius auratus]}]
+        templates: ["a photo of a {}.", "a drawing of a {}."]
+
+    Raises:
+        ValueError: no such file, or not of this form; the message says where and what to write instead.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; expected a YAML file with classes and templates") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict) or not set(document) <= {"classes", "templates"}:
+        found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"{path} holds {found}; expected the two keys classes and templates")
+    try:
+        return make_prompts(document.get("classes"), document.get("templates", [DEFAULT_TEMPLATE]))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
+    """Prompts of class entries (a name, or a mapping of name and names) and templates, checked.
+
+    Raises:
+        ValueError: none given, a class twice, or a template without `{}`.
+    """
+    if not isinstance(classes, (list, tuple)) or not classes:
+        raise ValueError("classes is empty; expected a list of class names")
+    if not isinstance(templates, (list, tuple)) or not templates:
+        raise ValueError(f'templates is empty; expected a list such as ["{DEFAULT_TEMPLATE}"]')
+    entries = tuple(_class_prompt(entry) for entry in classes)
+    counts = Counter(entry.name for entry in entries)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(
+            f"class {twice[0]!r} is listed {counts[twice[0]]} times ({len(twice)} such classes); keep one entry each, "
+            "and tell classes of the same name apart by `{name: ..., names: [...]}`"
+        )
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ValueError(
+                f'template {template!r} must hold {{}} exactly once, where the class name goes: "{DEFAULT_TEMPLATE}"'
+            )
+    return Prompts(entries, tuple(templates))
+
+
+def build_classifier(encoder: Encoder, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Array:
+    """f32[classes dim] of unit norm: for each class the mean of its prompts' unit-norm embeddings, renormalised.
+
+    The ensemble is taken over embeddings, not over probabilities, so that it costs one classifier however many
+    templates there are.
+    """
+    prompts = [
+        (number, template.replace("{}", name))
+        for number, each in enumerate(classes)
+        for name in each.names
+        for template in templates
+    ]
+    sums: Array | None = None
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        part = prompts[start : start + PROMPTS_AT_ONCE]
+        embeddings = unit_norm(encoder.embed_texts([text for _, text in part])).astype(np.float64)
+        if sums is None:
+            sums = np.zeros((len(classes), embeddings.shape[1]))
+        np.add.at(sums, [number for number, _ in part], embeddings)
+    assert sums is not None, "Prompts holds at least one class and one template"
+    return unit_norm(sums)
+
+
+def _class_prompt(entry: Any) -> ClassPrompt:
+    if isinstance(entry, ClassPrompt):
+        return entry
+    if isinstance(entry, dict) and set(entry) == {"name", "names"} and isinstance(entry["names"], list):
+        name, names = entry["name"], entry["names"]
+    else:
+        name, names = entry, [entry]
+    if not names or not all(isinstance(each, str) and each.strip() for each in [name, *names]):
+        raise ValueError(
+            f'class {entry!r} is no name; expected a text (in quotes if YAML reads it as something else: "no", "1") '
+            "or {name: label in the data, names: [what prompts call it, ...]}"
+        )
+    return ClassPrompt(name, tuple(names))

@@ -1,0 +1,161 @@
+"""Retrieval: does a picture find its captions among all captions, and a caption its pictures among all pictures?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diptych.data.captions import clean_caption
+from diptych.evaluation.pictures import Pictures, embed, subset
+from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
+from diptych.evaluation.zero_shot import thumbnail
+
+if TYPE_CHECKING:
+    from diptych.encoder import Encoder
+
+RECALL_AT = (1, 5, 10)
+EXAMPLES = 8
+NEAREST = 5
+
+
+@dataclass(frozen=True)
+class Positives:
+    """For each query the gallery's right answers: `columns[starts[i]:starts[i + 1]]`, at least one each."""
+
+    columns: Array
+    starts: Array
+
+    def of(self, query: int) -> Array:
+        return self.columns[self.starts[query] : self.starts[query + 1]]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Pictures and the captions they have, identical captions counted as one text.
+
+    Two pictures with the same caption are right answers to each other's caption: nothing in the text tells them
+    apart. Identical means the same to the tokenizer, after cleaning and lower-casing.
+    """
+
+    texts: tuple[str, ...]
+    weights: Array
+    """How many captions each text stands for; that many places it takes in a list of results."""
+    texts_of_picture: Positives
+    pictures_of_text: Positives
+
+
+def retrieval(encoder: Encoder, pictures: Pictures) -> dict[str, Any]:
+    """Recall at 1, 5 and 10 both ways, with chance, and the captions nearest to some pictures.
+
+    Raises:
+        ValueError: no picture that decodes.
+    """
+    embedded = embed(encoder, pictures)
+    kept = subset(pictures, embedded.kept)
+    pairing = pair(kept.captions)
+    images = unit_norm(embedded.embeddings)
+    texts = unit_norm(encoder.embed_texts(list(pairing.texts)))
+    one_each = np.ones(len(kept), dtype=np.int64)
+    to_text = ranks(images, texts, pairing.texts_of_picture, pairing.weights)
+    to_image = ranks(texts, images, pairing.pictures_of_text, one_each)
+
+    num_captions = int(pairing.weights.sum())
+    right_texts = np.add.reduceat(
+        pairing.weights[pairing.texts_of_picture.columns], pairing.texts_of_picture.starts[:-1]
+    )
+    right_images = np.diff(pairing.pictures_of_text.starts)
+    metrics, chance = {}, {}
+    for k in RECALL_AT:
+        metrics[f"image_to_text_r{k}"] = float((to_text < k).mean())
+        metrics[f"text_to_image_r{k}"] = float(np.average(to_image < k, weights=pairing.weights))
+        chance[f"image_to_text_r{k}"] = float(chance_at(k, num_captions, right_texts).mean())
+        chance[f"text_to_image_r{k}"] = float(
+            np.average(chance_at(k, len(kept), right_images), weights=pairing.weights)
+        )
+    return {
+        "pictures": len(kept),
+        "captions": num_captions,
+        "distinct_captions": len(pairing.texts),
+        "rejected": embedded.rejected,
+        "metrics": metrics,
+        "chance": chance,
+        "examples": _examples(kept, images, texts, pairing),
+    }
+
+
+def pair(captions: Sequence[Sequence[str]]) -> Pairing:
+    """The pairing of pictures with these captions; a picture's repeated caption counts once more in the weights."""
+    numbers: dict[str, int] = {}
+    texts: list[str] = []
+    counts: list[int] = []
+    rows, columns = [], []
+    for picture, own in enumerate(captions):
+        for caption in own:
+            cleaned = clean_caption(caption)
+            number = numbers.setdefault(cleaned.lower(), len(numbers))
+            if number == len(texts):
+                texts.append(cleaned)
+                counts.append(0)
+            counts[number] += 1
+            rows.append(picture)
+            columns.append(number)
+    links = np.unique(np.stack([rows, columns], axis=1), axis=0)
+    backwards = links[np.lexsort((links[:, 0], links[:, 1]))]
+    return Pairing(
+        tuple(texts),
+        np.array(counts),
+        Positives(links[:, 1], np.searchsorted(links[:, 0], np.arange(len(captions) + 1))),
+        Positives(backwards[:, 0], np.searchsorted(backwards[:, 1], np.arange(len(texts) + 1))),
+    )
+
+
+def ranks(queries: Array, gallery: Array, positives: Positives, weights: Array) -> Array:
+    """i64[queries]: how many wrong answers (by weight) are at least as near as the best right one; 0 is found first.
+
+    Works in blocks of queries; ties and NaN count against the right answer.
+    """
+    found = []
+    for rows in blocks(len(queries), len(gallery)):
+        cosines = similarities(queries[rows], gallery)
+        starts = positives.starts[rows.start : rows.stop + 1]
+        columns = positives.columns[starts[0] : starts[-1]]
+        starts = starts - starts[0]
+        query = np.repeat(np.arange(len(cosines)), np.diff(starts))
+        best = np.maximum.reduceat(cosines[query, columns], starts[:-1])
+        as_near = ~(cosines < best[:, None])
+        as_near[query, columns] = False
+        found.append(as_near @ weights)
+    return np.concatenate(found)
+
+
+def chance_at(k: int, gallery: int, right: Array) -> Array:
+    """f64[queries]: the probability that a random k of the gallery hold one of `right` answers."""
+    missed = np.ones(len(right))
+    for drawn in range(min(k, gallery)):
+        missed *= np.maximum(gallery - right - drawn, 0) / (gallery - drawn)
+    return 1 - missed
+
+
+def _examples(pictures: Pictures, embeddings: Array, texts: Array, pairing: Pairing) -> list[dict[str, Any]]:
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, EXAMPLES).astype(np.int64))
+    cosines = similarities(embeddings[chosen], texts)
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :NEAREST]
+    return [
+        {
+            "name": pictures.names[place],
+            "picture": thumbnail(pictures.read(int(place))),
+            "captions": list(pictures.captions[place]),
+            "nearest": [
+                {
+                    "caption": pairing.texts[text],
+                    "similarity": float(row[text]),
+                    "is_right": bool(text in pairing.texts_of_picture.of(place)),
+                }
+                for text in order
+            ],
+        }
+        for place, row, order in zip(chosen, cosines, nearest, strict=True)
+    ]

@@ -1,0 +1,190 @@
+"""Zero-shot classification: a picture belongs to the class whose prompts lie nearest (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from diptych.data.picture_safety import open_picture
+from diptych.evaluation.pictures import Pictures, embed
+from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
+
+if TYPE_CHECKING:
+    from diptych.encoder import Encoder
+
+GUESSES = 3
+MOST_CONFUSIONS = 10_000
+MOST_PREDICTIONS = 5_000
+EXAMPLES = 12
+THUMBNAIL_PIXELS = 112
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a classifier says of each picture."""
+
+    predicted: Array
+    """i64[pictures]: the true class only where it beats every other one, else the best of the others."""
+    above: Array
+    """i64[pictures]: how many other classes are at least as near as the true one; 0 is right."""
+    guesses: Array
+    """i64[pictures guesses]: the nearest classes, nearest first."""
+    probabilities: Array
+    """f64[pictures guesses]: their softmax over all classes."""
+
+
+def zero_shot(
+    encoder: Encoder, pictures: Pictures, class_names: Sequence[str], classifier: Array
+) -> dict[str, Any]:
+    """Top-1, top-5 (null below six classes) and mean per-class recall, with what the report shows of them.
+
+    classifier: f32[classes dim], from `build_classifier`.
+
+    Raises:
+        ValueError: a label that is no class, or no picture that decodes.
+    """
+    labels = label_numbers(pictures, class_names)
+    embedded = embed(encoder, pictures)
+    labels = labels[embedded.kept]
+    judged = judge(unit_norm(embedded.embeddings), classifier, labels, encoder.logit_scale)
+    confusions, left_out = _confusions(labels, judged.predicted)
+    return {
+        "pictures": len(labels),
+        "rejected": embedded.rejected,
+        "metrics": accuracy(judged, labels, len(class_names)),
+        "chance": {
+            "top1": 1 / len(class_names),
+            "top5": 5 / len(class_names) if len(class_names) > 5 else None,
+            "mean_per_class_recall": 1 / len(class_names),
+        },
+        "classes": list(class_names),
+        "per_class": _per_class(labels, judged.above == 0),
+        "confusions": confusions,
+        "confusions_left_out": left_out,
+        "predictions": [
+            [pictures.names[place], int(label), int(guess)]
+            for place, label, guess in zip(embedded.kept, labels, judged.predicted, strict=True)
+        ],
+        "right": _examples(
+            pictures, embedded.kept, labels, judged, _spread(np.flatnonzero(judged.above == 0))
+        ),
+        "wrong": _examples(pictures, embedded.kept, labels, judged, _most_confident_errors(labels, judged)),
+    }
+
+
+def judge(embeddings: Array, classifier: Array, labels: Array, logit_scale: float) -> Judged:
+    """Logits in fp32 from fp32 unit-norm features; ties count against the true class, and so does NaN."""
+    parts = []
+    num_guesses = min(GUESSES, len(classifier))
+    for rows in blocks(len(embeddings), len(classifier)):
+        cosines = similarities(embeddings[rows], classifier)
+        place, true = np.arange(len(cosines)), labels[rows]
+        beaten = cosines < cosines[place, true][:, None]
+        above = np.count_nonzero(~beaten, axis=1) - 1
+        guesses = np.argsort(-cosines, axis=1, kind="stable")[:, :num_guesses]
+
+        others = np.where(np.isnan(cosines), -np.inf, cosines)
+        others[place, true] = -np.inf
+        predicted = np.where(above == 0, true, others.argmax(axis=1))
+
+        logits = logit_scale * cosines.astype(np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = np.take_along_axis(weights, guesses, axis=1) / weights.sum(axis=1, keepdims=True)
+        parts.append((predicted, above, guesses, probabilities))
+    return Judged(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def accuracy(judged: Judged, labels: Array, num_classes: int) -> dict[str, float | None]:
+    """The three numbers; recall is averaged over the classes that have pictures."""
+    right = judged.above == 0
+    counts = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels[right], minlength=num_classes)
+    present = counts > 0
+    return {
+        "top1": float(right.mean()),
+        "top5": float((judged.above < 5).mean()) if num_classes > 5 else None,
+        "mean_per_class_recall": float((hits[present] / counts[present]).mean()),
+    }
+
+
+def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
+    """i64[pictures]: the place of each label among the classes.
+
+    Raises:
+        ValueError: a label that is none of them.
+    """
+    places = {name: place for place, name in enumerate(class_names)}
+    if unknown := sorted(set(pictures.labels) - places.keys()):
+        near = difflib.get_close_matches(unknown[0], class_names, n=1)
+        raise ValueError(
+            f"{pictures.location}: label {unknown[0]!r} is none of the {len(class_names)} classes "
+            f"({len(unknown)} such {'label' if len(unknown) == 1 else 'labels'}); "
+            + (f"did you mean {near[0]!r}? " if near else "")
+            + "Labels must equal the class names, or their `name` where a class has several `names`"
+        )
+    return np.array([places[label] for label in pictures.labels], dtype=np.int64)
+
+
+def thumbnail(encoded: bytes) -> str:
+    """The picture, small, as a data URI."""
+    picture = open_picture(encoded)
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    picture.save(written, "WEBP", quality=80, method=4)
+    return "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+
+
+def _per_class(labels: Array, right: Array) -> list[list[int]]:
+    """[class, pictures, right ones] of each class that has pictures."""
+    counts, hits = np.bincount(labels), np.bincount(labels[right], minlength=labels.max() + 1)
+    return [[int(each), int(counts[each]), int(hits[each])] for each in np.flatnonzero(counts)]
+
+
+def _confusions(labels: Array, predicted: Array) -> tuple[list[list[int]], int]:
+    """[true class, predicted class, pictures], right ones not among them, most frequent first; and how many are cut."""
+    wrong = labels != predicted
+    pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    found = [[int(pairs[each, 0]), int(pairs[each, 1]), int(counts[each])] for each in order]
+    return found[:MOST_CONFUSIONS], max(0, len(found) - MOST_CONFUSIONS)
+
+
+def _spread(places: Array) -> Array:
+    """Up to EXAMPLES of the places, evenly spaced, so that they come from all classes."""
+    return (
+        places[np.unique(np.linspace(0, len(places) - 1, EXAMPLES).astype(np.int64))]
+        if len(places)
+        else places
+    )
+
+
+def _most_confident_errors(labels: Array, judged: Judged) -> Array:
+    """Up to EXAMPLES wrong places, most confident first, at most one of each class."""
+    wrong = np.flatnonzero(judged.above > 0)
+    ordered = wrong[np.argsort(-judged.probabilities[wrong, 0], kind="stable")]
+    _, first = np.unique(labels[ordered], return_index=True)
+    return ordered[np.sort(first)][:EXAMPLES]
+
+
+def _examples(
+    pictures: Pictures, kept: Array, labels: Array, judged: Judged, chosen: Array
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": pictures.names[kept[place]],
+            "picture": thumbnail(pictures.read(int(kept[place]))),
+            "label": int(labels[place]),
+            "guesses": [
+                [int(guess), float(probability)]
+                for guess, probability in zip(judged.guesses[place], judged.probabilities[place], strict=True)
+            ],
+        }
+        for place in chosen
+    ]

@@ -1,0 +1,336 @@
+"""One self-contained page about a run: what it reached, how it learned, what it still gets wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from diptych.charts import Chart, line_chart, short_number
+from diptych.evaluation.confusion import (
+    Matrix,
+    Part,
+    factorise,
+    matrix_of_classes,
+    matrix_of_part,
+    most_confused,
+)
+from diptych.terminal import printable
+
+PICTURE_URI = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
+MOST_EXAMPLES = 12
+MOST_RETRIEVALS = 8
+REPORT_FILE = "report.html"
+
+
+def write_report(
+    run_dir: Path, evaluation: Mapping[str, Any], *, credits: Sequence[str] = (), title: str | None = None
+) -> Path:
+    """Write RUN/report.html, which needs neither network nor scripts, and give its path.
+
+    evaluation: what `diptych evaluate` writes as JSON. What is missing there or in the run directory (metrics.jsonl,
+    config.yaml, samples.png) is left out of the page.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("diptych", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(text=_text, percent=_percent, number=_number, picture=_picture)
+    metrics = read_metrics(run_dir / "metrics.jsonl")
+    zero_shot = evaluation.get("zero_shot", {})
+    page = environment.get_template("report.html.jinja").render(
+        title=title or run_dir.resolve().name,
+        created=datetime.now(timezone.utc).strftime("%d %B %Y").lstrip("0"),
+        headlines=headlines(evaluation),
+        templates=evaluation.get("templates", []),
+        curves=curves(metrics),
+        training=training_facts(metrics),
+        grid=grid(zero_shot),
+        confusion=confusion(zero_shot),
+        zero_shot={name: _limited(result) for name, result in zero_shot.items()},
+        retrieval={
+            name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}
+            for name, result in evaluation.get("retrieval", {}).items()
+        },
+        baselines=[
+            evaluation[method] for method in ("linear_probe", "pixel_baseline") if method in evaluation
+        ],
+        samples=_inlined_png(run_dir / "samples.png"),
+        config=_read_text(run_dir / "config.yaml"),
+        versions=evaluation.get("versions", {}),
+        model=evaluation.get("model", ""),
+        credits=list(credits),
+    )
+    path = run_dir / REPORT_FILE
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The numbers of metrics.jsonl by samples seen; what was measured again after a resume replaces the first."""
+    by_samples: dict[int, dict[str, Any]] = {}
+    for line in (_read_text(path) or "").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            # A run that was killed may leave half a line.
+            continue
+        if isinstance(record, dict) and "event" not in record and isinstance(record.get("samples_seen"), int):
+            by_samples[record["samples_seen"]] = record
+    return [by_samples[samples] for samples in sorted(by_samples)]
+
+
+def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Charts against samples seen, those that the metrics have numbers for."""
+
+    def series(key: str) -> list[tuple[float, float]]:
+        return [(record["samples_seen"], record[key]) for record in metrics if _is_number(record.get(key))]
+
+    charts = [
+        line_chart("Loss", {"loss": series("loss")}, y_from_zero=True),
+        line_chart(
+            "Accuracy within the batch",
+            {"image → text": series("i2t_accuracy"), "text → image": series("t2i_accuracy")},
+            percent=True,
+        ),
+        line_chart("Learning rate", {"learning rate": series("learning_rate")}, y_from_zero=True),
+        line_chart("Logit scale", {"logit scale": series("logit_scale")}),
+        line_chart("Gradient norm", {"gradient norm": series("gradient_norm")}, y_from_zero=True),
+        line_chart(
+            "Samples per second", {"samples per second": series("samples_per_second")}, y_from_zero=True
+        ),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def training_facts(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(what, value) of the whole training, in reading order."""
+    if not metrics:
+        return []
+    facts = [("samples seen", f"{metrics[-1]['samples_seen']:,}")]
+    if _is_number(metrics[-1].get("step")):
+        facts.append(("steps", f"{metrics[-1]['step']:,}"))
+    seconds = _seconds(metrics)
+    if seconds > 0:
+        facts.append(("training time", _duration(seconds)))
+    for key, title, shown in (
+        ("samples_per_second", "samples per second, median", lambda value: short_number(value)),
+        ("data_wait_fraction", "waiting for data", lambda value: f"{value:.1%}"),
+    ):
+        values = sorted(record[key] for record in metrics if _is_number(record.get(key)))
+        if values:
+            middle = values[len(values) // 2] if key == "samples_per_second" else sum(values) / len(values)
+            facts.append((title, shown(middle)))
+    if _is_number(metrics[-1].get("rejected_samples")):
+        facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}"))
+    if _is_number(metrics[-1].get("loss")):
+        facts.append(("final loss", f"{metrics[-1]['loss']:.3f}"))
+    return facts
+
+
+def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The key numbers: each zero-shot accuracy, and recall at 1 both ways, beside what they are to be compared with."""
+    cards = []
+    for name, result in evaluation.get("zero_shot", {}).items():
+        beside = []
+        for method, label in (
+            ("linear_probe", "linear probe"),
+            ("pixel_baseline", "logistic regression on pixels"),
+        ):
+            if other := evaluation.get(method, {}).get(name):
+                beside.append((label, other["metrics"]["top1"]))
+        beside.append(("chance", result["chance"]["top1"]))
+        about = f"{result['pictures']:,} pictures, {len(result['classes']):,} classes"
+        cards.append(
+            {
+                "over": f"zero-shot · {name}",
+                "value": result["metrics"]["top1"],
+                "about": about,
+                "beside": beside,
+            }
+        )
+    for name, result in evaluation.get("retrieval", {}).items():
+        for way, label in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
+            key = f"{way}_r1"
+            beside = [(f"within the first {k}", result["metrics"][f"{way}_r{k}"]) for k in (5, 10)]
+            beside.append(("chance", result["chance"][key]))
+            about = f"{result['pictures']:,} pictures, {result['captions']:,} captions"
+            over = f"{label} R@1" if len(evaluation["retrieval"]) == 1 else f"{label} R@1 · {name}"
+            cards.append({"over": over, "value": result["metrics"][key], "about": about, "beside": beside})
+    return cards
+
+
+def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Accuracy of each class where the classes are combinations of two parts: the longer part across, worst first."""
+    parts = _parts(zero_shot)
+    if parts is None:
+        return None
+    across, down = sorted(parts, key=lambda part: -len(part.names))
+    sums: dict[tuple[int, int], list[int]] = {}
+    sources: dict[tuple[int, int], set[int]] = {}
+    for number, result in enumerate(zero_shot.values()):
+        for each, pictures, right in result["per_class"]:
+            cell = int(across.of_class[each]), int(down.of_class[each])
+            known = sums.setdefault(cell, [0, 0])
+            known[0], known[1] = known[0] + pictures, known[1] + right
+            sources.setdefault(cell, set()).add(number)
+    order = sorted(range(len(across.names)), key=lambda column: _share(sums, column))
+    return {
+        "across": [across.names[column] for column in order],
+        "down": list(down.names),
+        "cells": [
+            {
+                "x": order.index(column),
+                "y": row,
+                "share": right / pictures,
+                "title": f"{across.names[column]} / {down.names[row]}: {right} of {pictures}",
+                "is_marked": 0 not in sources[column, row],
+            }
+            for (column, row), (pictures, right) in sums.items()
+        ],
+        "marked": " and ".join(list(zero_shot)[1:]),
+    }
+
+
+def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Confusion matrices of the classes or of the parts that their names are made of, and the most confused pairs."""
+    results = _same_classes(zero_shot)
+    if not results:
+        return None
+    class_names = results[0]["classes"]
+    parts = _parts(zero_shot)
+    pairs = [
+        (class_names[true], class_names[predicted], number)
+        for true, predicted, number in most_confused(results)
+    ]
+    if parts is None:
+        return {"matrices": [_drawn(matrix_of_classes(results, class_names))], "pairs": pairs, "errors": None}
+    small = [part for part in parts if len(part.names) <= 24]
+    return {
+        "matrices": [_drawn(matrix_of_part(results, part)) for part in small],
+        "pairs": pairs,
+        "errors": _errors_by_part(results, parts),
+    }
+
+
+def _errors_by_part(results: Sequence[Mapping[str, Any]], parts: tuple[Part, Part]) -> dict[str, Any]:
+    counts = {"first": 0, "second": 0, "both": 0}
+    for result in results:
+        for true, predicted, number in result["confusions"]:
+            first, second = (part.of_class[true] != part.of_class[predicted] for part in parts)
+            counts["both" if first and second else "first" if first else "second"] += number
+    first, second = ("/".join(part.names[:3]) + "/…" for part in parts)
+    return {**counts, "all": sum(counts.values()), "first_name": first, "second_name": second}
+
+
+def _parts(zero_shot: Mapping[str, Mapping[str, Any]]) -> tuple[Part, Part] | None:
+    results = _same_classes(zero_shot)
+    return factorise(results[0]["classes"]) if results else None
+
+
+def _same_classes(zero_shot: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    results = list(zero_shot.values())
+    return [result for result in results if result["classes"] == results[0]["classes"]]
+
+
+def _share(sums: Mapping[tuple[int, int], Sequence[int]], column: int) -> float:
+    pictures, right = (
+        sum(known[which] for cell, known in sums.items() if cell[0] == column) for which in (0, 1)
+    )
+    return right / pictures if pictures else 2.0
+
+
+def _drawn(matrix: Matrix) -> dict[str, Any]:
+    rows = matrix.counts.sum(axis=1)
+    cells = [
+        {
+            "x": column,
+            "y": row,
+            "count": int(count),
+            "share": float(count / rows[row]),
+            "is_right": matrix.rows[row] == matrix.columns[column] and row == column,
+            "title": f"{matrix.rows[row]} taken for {matrix.columns[column]}: {count} of {rows[row]}",
+        }
+        for (row, column), count in _nonzero(matrix)
+    ]
+    return {"rows": matrix.rows, "columns": matrix.columns, "cells": cells}
+
+
+def _nonzero(matrix: Matrix):
+    return (
+        ((row, column), matrix.counts[row, column])
+        for row in range(len(matrix.rows))
+        for column in range(len(matrix.columns))
+        if matrix.counts[row, column]
+    )
+
+
+def _limited(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {**result, **{key: result.get(key, [])[:MOST_EXAMPLES] for key in ("right", "wrong")}}
+
+
+def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
+    """Time between the records, pauses between a stop and its resume not counted."""
+    times = [record["time"] for record in metrics if _is_number(record.get("time"))]
+    steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
+    usual = sorted(steps)[len(steps) // 2] if steps else 0.0
+    return sum(step for step in steps if step <= 20 * usual)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _inlined_png(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _text(value: Any) -> str:
+    """Crawled text, without control characters; the template's autoescape does the rest."""
+    return printable(str(value))
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return f"{share * 100:.1f}\u202f%" if share >= 0.01 or share == 0 else f"{share * 100:.2f}\u202f%"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else short_number(value)
+
+
+def _picture(value: Any) -> str:
+    """The data URI, if it is one of a picture; an evaluation file is not trusted to name other addresses."""
+    if not PICTURE_URI.fullmatch(str(value)):
+        raise ValueError(
+            f"the evaluation holds {str(value)[:40]!r} where a picture as a data URI is expected"
+        )
+    return str(value)

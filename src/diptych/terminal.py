@@ -1,0 +1,78 @@
+"""Text from the crawl, from file names and from users, made fit for a terminal line."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def printable(text: str, width: int | None = None) -> str:
+    """The text on one line, without control characters, cut to `width` columns.
+
+    C0 and C1 control characters (an escape sequence starts with one) are left out; line ends and tabs become spaces;
+    bidirectional controls, which can reorder what stands around them, are shown as `<U+202E>`.
+    """
+    kept = []
+    for character in text:
+        if character in BIDI_CONTROLS:
+            kept.append(f"<U+{ord(character):04X}>")
+        elif character.isspace():
+            kept.append(" ")
+        elif unicodedata.category(character) not in ("Cc", "Cs"):
+            kept.append(character)
+    line = " ".join("".join(kept).split())
+    return line if width is None else fit(line, width)
+
+
+def columns(text: str) -> int:
+    """How many terminal columns the text takes: two for a wide character, none for a combining mark."""
+    return sum(_width(character) for character in text)
+
+
+def fit(text: str, width: int) -> str:
+    """The text, or as much of it as leaves room for `…`."""
+    if columns(text) <= width:
+        return text
+    kept, used = "", 0
+    for character in text:
+        if used + _width(character) > width - 1:
+            break
+        kept, used = kept + character, used + _width(character)
+    return kept + "…"
+
+
+def bar(fraction: float, width: int) -> str:
+    """A bar of `width` columns, to an eighth of a column."""
+    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
+
+
+def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
+    """Rows as lines of at most `width` columns; the first column gives way.
+
+    align: `<` or `>` for each column.
+    """
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(columns(row[column]) for row in shown) for column in range(len(align))]
+    widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    lines = []
+    for row in shown:
+        cells = [
+            _pad(fit(cell, size), size, side) for cell, size, side in zip(row, widths, align, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _pad(text: str, width: int, side: str) -> str:
+    space = " " * (width - columns(text))
+    return text + space if side == "<" else space + text
+
+
+def _width(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1

@@ -1,0 +1,71 @@
+"""Say what pictures show, choosing among labels that you give."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from diptych.encoder import load
+from diptych.evaluation.prompts import Prompts, build_classifier, load_prompts, make_prompts
+from diptych.evaluation.similarity import similarities, unit_norm
+from diptych.terminal import bar, printable, table
+
+BAR_COLUMNS = 30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN", help="run directory (its newest checkpoint) or model folder")
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path, help="jpg, png or webp")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--labels", metavar='"A, B"', help="what to choose among, separated by commas")
+    choice.add_argument("--classes", metavar="YAML", help="class names and prompt templates instead")
+    parser.add_argument(
+        "--template",
+        metavar="TEXT",
+        action="append",
+        help='prompt around a label, "a photo of {}"; repeat to average',
+    )
+    parser.add_argument("--top", metavar="N", type=int, default=5, help="labels to show (5)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.top < 1:
+        raise ValueError(f"--top is {arguments.top}; expected at least 1")
+    for picture in arguments.pictures:
+        if not picture.is_file():
+            raise ValueError(f"{picture} is no file; expected a picture")
+    prompts = _prompts(arguments)
+
+    encoder = load(arguments.model, arguments.device)
+    classifier = build_classifier(encoder, prompts.classes, prompts.templates)
+    for number, picture in enumerate(arguments.pictures):
+        image = unit_norm(encoder.embed_pictures([picture]))
+        logits = encoder.logit_scale * similarities(image, classifier)[0].astype(np.float64)
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        best = np.argsort(-probabilities, kind="stable")[: arguments.top]
+        rows = [
+            [
+                prompts.class_names[each],
+                bar(probabilities[each], BAR_COLUMNS),
+                f"{probabilities[each] * 100:.1f} %",
+            ]
+            for each in best
+        ]
+        print(("\n" if number else "") + printable(str(picture), 80))
+        print(table(rows, align="<<>"))
+
+
+def _prompts(arguments: argparse.Namespace) -> Prompts:
+    if arguments.classes is not None:
+        prompts = load_prompts(arguments.classes)
+        return make_prompts(prompts.classes, arguments.template or prompts.templates)
+    labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
+    if len(labels) < 2:
+        raise ValueError(
+            f"--labels {arguments.labels!r} leaves nothing to choose; give two or more, separated by commas"
+        )
+    return make_prompts(labels, arguments.template or ["{}"])

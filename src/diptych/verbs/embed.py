@@ -1,0 +1,61 @@
+"""Embed pictures and texts into one space and write them to a .npz file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from diptych.encoder import load
+from diptych.evaluation.picture_sources import open_pictures
+from diptych.evaluation.pictures import embed
+from diptych.evaluation.similarity import unit_norm
+from diptych.terminal import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN", help="run directory (its newest checkpoint) or model folder")
+    parser.add_argument("--pictures", metavar="PATH", nargs="+", default=[], help="folders and picture files")
+    parser.add_argument("--texts", metavar="FILE", type=Path, help="UTF-8 text, one line each")
+    parser.add_argument("--output", metavar="FILE.npz", type=Path, required=True, help="where the arrays go")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if not arguments.pictures and arguments.texts is None:
+        raise ValueError("nothing to embed; give --pictures PATH..., --texts FILE or both")
+    if arguments.output.suffix != ".npz":
+        raise ValueError(f"--output {arguments.output} must end in .npz")
+    pictures = open_pictures(arguments.pictures) if arguments.pictures else None
+    texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else None
+    if texts == []:
+        raise ValueError(f"{arguments.texts} is empty; expected one text a line")
+
+    encoder = load(arguments.model, arguments.device)
+    arrays: dict[str, np.ndarray] = {}
+    if pictures is not None:
+        embedded = embed(encoder, pictures)
+        arrays["pictures"] = np.array([pictures.names[place] for place in embedded.kept])
+        arrays["picture_embeddings"] = unit_norm(embedded.embeddings)
+        for name, reason in embedded.rejected.items():
+            print(printable(f"left out: {name}: {reason}"), file=sys.stderr)
+    if texts is not None:
+        arrays["texts"] = np.array(texts)
+        arrays["text_embeddings"] = unit_norm(encoder.embed_texts(texts))
+    arrays["logit_scale"] = np.array(encoder.logit_scale, dtype=np.float32)
+    _write(arguments.output, arrays)
+    described = ", ".join(
+        f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array.ndim
+    )
+    print(f"{printable(str(arguments.output))}: {described}")
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, path)

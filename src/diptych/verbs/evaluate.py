@@ -1,0 +1,258 @@
+"""Measure a model: zero-shot accuracy, retrieval, and what a linear classifier reaches beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from diptych.encoder import load, model_folder
+from diptych.evaluation import EVALUATORS
+from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
+from diptych.evaluation.picture_sources import open_captioned, open_labelled
+from diptych.evaluation.pictures import Pictures
+from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
+from diptych.evaluation.retrieval import RECALL_AT
+from diptych.evaluation.zero_shot import label_numbers
+from diptych.report import write_report
+from diptych.terminal import printable, table
+
+FORMAT = 1
+LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
+METHODS = {
+    "zero_shot": "zero-shot",
+    "linear_probe": "linear probe",
+    "pixel_baseline": "pixels, log. regression",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN", help="run directory (its newest checkpoint) or model folder")
+    labelled = "folder with a subfolder for each class, .csv/.parquet table of path and label, or shards"
+    parser.add_argument(
+        "--zero-shot",
+        metavar="[NAME=]DATA",
+        action="append",
+        default=[],
+        help=f"{labelled}; may be given repeatedly",
+    )
+    parser.add_argument(
+        "--classes", metavar="YAML", help="class names and prompt templates; default: the labels found"
+    )
+    parser.add_argument(
+        "--label-key", metavar="KEY", default="label", help="column or json key of the label (label)"
+    )
+    parser.add_argument(
+        "--retrieval",
+        metavar="[NAME=]DATA",
+        action="append",
+        default=[],
+        help="pictures with captions: folder with a .txt beside each, table of path and caption, or shards",
+    )
+    parser.add_argument(
+        "--caption-key", metavar="KEY", help="column or json key of the caption or list of captions"
+    )
+    parser.add_argument(
+        "--linear-probe", metavar="TRAIN", help="labelled pictures to fit on embeddings, for comparison"
+    )
+    parser.add_argument(
+        "--pixel-baseline", metavar="TRAIN", help="labelled pictures to fit on raw pixels instead"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="where the numbers go (RUN/evaluation.json)"
+    )
+    parser.add_argument("--report", action="store_true", help="write RUN/report.html")
+    parser.add_argument(
+        "--credits", metavar="FILE", type=Path, help="lines to credit in the report, one each"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    run_dir = _run_dir(arguments.model)
+    if arguments.report and run_dir is None:
+        raise ValueError(f"--report needs a run directory, and {arguments.model} is a model folder")
+    credits_lines = arguments.credits.read_text(encoding="utf-8").splitlines() if arguments.credits else []
+
+    # All data are opened first: a mistake in the last of them should not cost the time of the others.
+    labelled = _open(arguments.zero_shot, lambda location: open_labelled(location, arguments.label_key))
+    captioned = _open(arguments.retrieval, lambda location: open_captioned(location, arguments.caption_key))
+    if not labelled and not captioned:
+        raise ValueError("nothing to evaluate; give --zero-shot DATA, --retrieval DATA or both")
+    if (arguments.linear_probe or arguments.pixel_baseline) and not labelled:
+        raise ValueError(
+            "--linear-probe and --pixel-baseline are measured on --zero-shot DATA; give that too"
+        )
+    prompts = _prompts(arguments.classes, labelled)
+    for pictures in labelled.values():
+        label_numbers(pictures, prompts.class_names)
+    trains = {
+        name: open_labelled(location, arguments.label_key)
+        for name, location in (
+            ("linear_probe", arguments.linear_probe),
+            ("pixel_baseline", arguments.pixel_baseline),
+        )
+        if location
+    }
+
+    evaluation = _evaluate(arguments, labelled, captioned, prompts, trains)
+    print(readable(evaluation))
+    destination = arguments.json or (run_dir / "evaluation.json" if run_dir else None)
+    if destination is not None:
+        write_json(destination, evaluation)
+        print(f"\nnumbers: {printable(str(destination))}")
+    if arguments.report and run_dir:
+        page = write_report(run_dir, evaluation, credits=[line for line in credits_lines if line.strip()])
+        print(f"report:  {printable(str(page))}")
+
+
+def readable(evaluation: Mapping[str, Any]) -> str:
+    """The numbers as tables of 80 columns, chance beside them."""
+    return "\n\n".join([*_accuracy_tables(evaluation), *_retrieval_tables(evaluation), *_refused(evaluation)])
+
+
+def write_json(path: Path, evaluation: Mapping[str, Any]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(evaluation, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _evaluate(
+    arguments: argparse.Namespace,
+    labelled: Mapping[str, Pictures],
+    captioned: Mapping[str, Pictures],
+    prompts: Prompts,
+    trains: Mapping[str, Pictures],
+) -> dict[str, Any]:
+    encoder = load(arguments.model, arguments.device)
+    evaluation: dict[str, Any] = {
+        "format": FORMAT,
+        "model": str(model_folder(arguments.model)),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": dict(_versions()),
+    }
+    if labelled:
+        classifier = build_classifier(encoder, prompts.classes, prompts.templates)
+        zero_shot = EVALUATORS["zero_shot"]
+        evaluation["templates"] = list(prompts.templates)
+        evaluation["zero_shot"] = {
+            name: zero_shot(encoder, pictures, prompts.class_names, classifier)
+            for name, pictures in labelled.items()
+        }
+    if captioned:
+        retrieval = EVALUATORS["retrieval"]
+        evaluation["retrieval"] = {name: retrieval(encoder, pictures) for name, pictures in captioned.items()}
+    for method, train in trains.items():
+        if method == "linear_probe":
+            features, probe = encoder, fit_linear_probe(encoder, train)
+        else:
+            features, probe = fit_pixel_baseline(train)
+        linear_probe = EVALUATORS["linear_probe"]
+        evaluation[method] = {
+            name: linear_probe(features, pictures, probe) for name, pictures in labelled.items()
+        }
+    return evaluation
+
+
+def _run_dir(model: str) -> Path | None:
+    """The run directory that the user named, None for a model folder."""
+    return Path(model) if model_folder(model) != Path(model) else None
+
+
+def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[str, Pictures]:
+    found: dict[str, Pictures] = {}
+    for argument in arguments:
+        name, equals, location = argument.partition("=")
+        if not equals or os.sep in name:
+            name, location = Path(argument).stem, argument
+        if name in found:
+            raise ValueError(
+                f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}"
+            )
+        found[name] = opened(location)
+    return found
+
+
+def _prompts(classes: str | None, labelled: Mapping[str, Pictures]) -> Prompts:
+    if classes is not None:
+        return load_prompts(classes)
+    labels = sorted({label for pictures in labelled.values() for label in pictures.labels})
+    return make_prompts(labels, [DEFAULT_TEMPLATE]) if labels else Prompts((), ())
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for library in LIBRARIES:
+        try:
+            yield library, version(library)
+        except PackageNotFoundError:
+            yield library, "not installed"
+
+
+def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    if "zero_shot" not in evaluation:
+        return
+    first = next(iter(evaluation["zero_shot"].values()))
+    rows = [["data", "method", "pictures", "top-1", "top-5", "per class"]]
+    for name in evaluation["zero_shot"]:
+        for method, title in METHODS.items():
+            if result := evaluation.get(method, {}).get(name):
+                rows.append([name, title, f"{result['pictures']:,}", *_percentages(result["metrics"])])
+    rows.append(["", "chance", "", *_percentages(first["chance"])])
+    templates = evaluation["templates"]
+    title = f"zero-shot over {len(first['classes'])} classes, {len(templates)} prompt template"
+    yield f"{title}{'' if len(templates) == 1 else 's'}\n" + table(rows, align="<<>>>>")
+    for name, result in evaluation.get("pixel_baseline", {}).items():
+        if result["share_of_known_classes"] < 1:
+            known = result["share_of_known_classes"]
+            yield (
+                f"{printable(name, 30)}: {known:.0%} of the pictures belong to a class that logistic regression was\n"
+                "trained on; it has no answer for the others, zero-shot has."
+            )
+
+
+def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    for name, result in evaluation.get("retrieval", {}).items():
+        rows = [["", *(f"R@{k}" for k in RECALL_AT), "chance", *(f"R@{k}" for k in RECALL_AT)]]
+        for way, title in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
+            keys = [f"{way}_r{k}" for k in RECALL_AT]
+            metrics, chance = result["metrics"], result["chance"]
+            rows.append(
+                [
+                    title,
+                    *(_percent(metrics[key]) for key in keys),
+                    "",
+                    *(_percent(chance[key]) for key in keys),
+                ]
+            )
+        about = f"{result['pictures']:,} pictures, {result['captions']:,} captions"
+        if result["distinct_captions"] != result["captions"]:
+            about += f" ({result['distinct_captions']:,} distinct)"
+        yield f"retrieval, {printable(name, 24)}: {about}\n" + table(rows, align="<>>>>>>>")
+
+
+def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    for evaluator in ("zero_shot", "retrieval"):
+        for name, result in evaluation.get(evaluator, {}).items():
+            if result["rejected"]:
+                picture, reason = next(iter(result["rejected"].items()))
+                yield printable(
+                    f"{name}: {len(result['rejected'])} pictures could not be decoded and are not counted; "
+                    f"the first: {picture}: {reason}"
+                )
+
+
+def _percentages(metrics: Mapping[str, float | None]) -> list[str]:
+    return [_percent(metrics.get(key)) for key in ("top1", "top5", "mean_per_class_recall")]
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return f"{share * 100:.1f} %" if share >= 0.01 or share == 0 else f"{share * 100:.2f} %"

@@ -1,0 +1,51 @@
+"""A small real encoder for tests: pictures and texts are embedded by colour, so that what is nearest is known."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diptych.data.picture_safety import open_picture
+
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "cyan": (0, 255, 255),
+    "magenta": (255, 0, 255),
+}
+
+
+class ColourEncoder:
+    """A picture's embedding is its mean colour, a text's the sum of the colours that it names."""
+
+    logit_scale = 20.0
+
+    def embed_pictures(self, pictures: Sequence[bytes | Path]) -> np.ndarray:
+        encoded = [picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures]
+        return np.stack([np.asarray(open_picture(data), dtype=np.float32).mean(axis=(0, 1)) for data in encoded])
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        named = [[COLOURS[word] for word in COLOURS if word in text] for text in texts]
+        return np.array([np.sum([(1, 1, 1), *colours], axis=0) for colours in named], dtype=np.float32)
+
+
+def picture(colour: Sequence[int], size: int = 16) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), tuple(colour)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_tree(folder: Path, labels: Sequence[str], copies: int = 2) -> Path:
+    """FOLDER/LABEL/N.png, a little darker with each copy; the label's first word is its colour."""
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for copy in range(copies):
+            colour = [max(0, value - 9 * copy) for value in COLOURS[label.split()[0]]]
+            (folder / label / f"{copy}.png").write_bytes(picture(colour))
+    return folder

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from diptych.evaluation.linear_probe import evenly, fit_linear_probe, fit_pixel_baseline, linear_probe
+from diptych.evaluation.picture_sources import open_labelled
+from tests.evaluation.colours import ColourEncoder, write_tree
+
+
+def test_a_probe_on_colours_names_colours_and_says_which_it_never_saw(tmp_path):
+    train = write_tree(tmp_path / "train", ["red", "green", "blue"], copies=6)
+    test = write_tree(tmp_path / "test", ["red", "green", "cyan"], copies=4)
+
+    probe = fit_linear_probe(ColourEncoder(), open_labelled(str(train)))
+    result = linear_probe(ColourEncoder(), open_labelled(str(test)), probe)
+
+    assert result["metrics"]["top1"] == pytest.approx(8 / 12)
+    assert result["share_of_known_classes"] == pytest.approx(8 / 12)
+    assert result["chance"]["top1"] == pytest.approx(1 / 3)
+    assert result["train_pictures"] == 18
+    assert result["converged"]
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_pixel_baseline_sees_pixels_and_says_how_many(tmp_path):
+    train = write_tree(tmp_path / "train", ["red", "green", "blue", "yellow"], copies=5)
+    encoder, probe = fit_pixel_baseline(open_labelled(str(train)))
+    result = linear_probe(encoder, open_labelled(str(train)), probe)
+    assert result["metrics"]["top1"] == 1
+    assert result["pixels"] == "32x32x3"
+    assert result["features"] == 3072
+
+
+def test_the_pixel_baseline_shrinks_pictures_and_leaves_some_out_when_there_are_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("diptych.evaluation.linear_probe.MOST_PIXEL_WORK", 3 * 6 * 8 * 8 * 3)
+    train = write_tree(tmp_path / "train", ["red", "green", "blue"], copies=9)
+    _, probe = fit_pixel_baseline(open_labelled(str(train)))
+    assert probe.facts["pixels"] == "8x8x3"
+    assert (probe.facts["train_pictures"], probe.facts["train_pictures_available"]) == (6, 27)
+    assert probe.model.classes_.tolist() == ["blue", "green", "red"]
+
+
+def test_a_limit_takes_equally_many_of_each_class():
+    labels = np.array(["a"] * 50 + ["b"] * 3 + ["c"] * 20)
+    chosen = evenly(labels, 12)
+    assert dict(zip(*np.unique(labels[chosen], return_counts=True), strict=True)) in (
+        {"a": 5, "b": 3, "c": 4},
+        {"a": 4, "b": 3, "c": 5},
+    )
+    assert chosen.tolist() == evenly(labels, 12).tolist()
+
+
+def test_one_class_is_nothing_to_fit(tmp_path):
+    train = write_tree(tmp_path / "train", ["red"])
+    with pytest.raises(ValueError, match="at least two"):
+        fit_linear_probe(ColourEncoder(), open_labelled(str(train)))

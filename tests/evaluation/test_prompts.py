@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diptych.evaluation.prompts import build_classifier, load_prompts, make_prompts
+
+
+class LetterEncoder:
+    """Embeds a text as its counts of letters, of whatever length."""
+
+    logit_scale = 1.0
+
+    def __init__(self):
+        self.calls = []
+
+    def embed_texts(self, texts):
+        self.calls.append(list(texts))
+        return np.array([[text.count(letter) for letter in "abcdefghij"] for text in texts], dtype=np.float32)
+
+
+def test_a_class_is_the_renormalised_mean_of_the_unit_embeddings_of_all_its_prompts():
+    prompts = make_prompts(["cab", {"name": "x1", "names": ["bag", "a bead"]}], ["a {}", "{} jihg", "faded {}"])
+    encoder = LetterEncoder()
+
+    classifier = build_classifier(encoder, prompts.classes, prompts.templates)
+
+    for row, names in zip(classifier, (["cab"], ["bag", "a bead"]), strict=True):
+        texts = [template.replace("{}", name) for name in names for template in prompts.templates]
+        units = [each / np.linalg.norm(each) for each in encoder.embed_texts(texts).astype(np.float64)]
+        mean = np.mean(units, axis=0)
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-7)  # fp32 rounding
+    assert classifier.dtype == np.float32
+
+
+def test_all_prompts_are_embedded_in_one_batch_where_they_fit():
+    prompts = make_prompts([f"class {number}" for number in range(100)], ["a {}", "the {}"])
+    encoder = LetterEncoder()
+    build_classifier(encoder, prompts.classes, prompts.templates)
+    assert [len(call) for call in encoder.calls] == [200]
+
+
+def test_classes_with_synonyms_and_templates_come_from_yaml(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text('classes: [tench, {name: n01, names: [goldfish, carp]}]\ntemplates: ["a {}."]\n')
+    prompts = load_prompts(path)
+    assert prompts.class_names == ("tench", "n01")
+    assert prompts.classes[1].names == ("goldfish", "carp")
+    assert prompts.templates == ("a {}.",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("classes: []", "classes is empty"),
+        ("templates: ['{}']", "classes is empty"),
+        ("classes: [cat, dog, cat]", "'cat' is listed 2 times"),
+        ("classes: [cat]\ntemplates: []", "templates is empty"),
+        ("classes: [cat]\ntemplates: [a photo]", "must hold {} exactly once"),
+        ("classes: [cat]\ntemplates: ['{} and {}']", "must hold {} exactly once"),
+        ("classes: [yes]", "in quotes"),
+        ("classes: [{name: cat, names: []}]", "is no name"),
+        ("classes: [{name: cat, synonyms: [kitten]}]", "is no name"),
+        ("clases: [cat]", "expected the two keys classes and templates"),
+        ("[cat, dog]", "expected the two keys classes and templates"),
+        ("classes: [cat", "cannot be read as YAML"),
+    ],
+)
+def test_a_mistake_in_the_yaml_is_named_with_its_file(tmp_path, text, expected):
+    path = tmp_path / "classes.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        load_prompts(path)
+    assert str(path) in str(error.value)
+    assert expected in str(error.value)
+
+
+def test_a_missing_yaml_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.yaml does not exist"):
+        load_prompts(tmp_path / "none.yaml")
