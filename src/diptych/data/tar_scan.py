@@ -66,7 +66,7 @@ def scan_tar(file: BinaryIO) -> Iterator[TarEntry]:
             raise BrokenTarError(f"at byte {end}: the header gives an impossible size")
         end = archive.offset
         if end > num_bytes:
-            raise BrokenTarError(f"at byte {num_bytes}: the file is truncated: {member.name!r} goes on to {end}")
+            raise BrokenTarError(f"at byte {num_bytes}: truncated: {member.name!r} goes on to byte {end}")
         is_plain = member.type in _PLAIN_TYPES and not member.issparse()
         yield TarEntry(member.name, member.offset_data, member.size, is_plain, member.isdir())
         archive.members.clear()  # type: ignore[attr-defined]  # else a million headers stay in memory

@@ -1,0 +1,280 @@
+"""Packing: from pictures with captions to shards, each written whole or not at all.
+
+Which candidate goes to which shard is decided before a picture is opened, by names and sizes alone. So every
+shard can be made by itself: one that is finished is kept, one that is not is made again, and the bytes come
+out the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from diptych.data.picture_safety import MAX_PIXELS
+from diptych.data.shards import INDEX_FOLDER, ShardError, ShardWriter, commit_file, open_index, sha256_of
+from diptych_shards.candidates import Candidate, PackError, PackInput
+from diptych_shards.crew import Crew
+from diptych_shards.examine import Examiner
+from diptych_shards.progress import Progress
+from diptych_shards.refusals import Reason, Refusal
+
+_FORMAT = "diptych-pack-1"
+_BATCH_ITEMS, _BATCH_BYTES = 32, 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """Everything that decides the bytes of a pack, beside its input."""
+
+    samples_per_shard: int = 10_000
+    shard_bytes: int = 1_000_000_000
+    seed: int | None = 0
+    """Orders the samples by a hash of seed and path, so that shards are mixed; None: by path."""
+    max_pixels: int = MAX_PIXELS
+    min_side: int = 2
+    """Pixels; a picture one pixel wide is a tracker or a ruler."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "seed" and value < 1:
+                raise PackError(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What came of a pack."""
+
+    packed: int
+    shards: int
+    num_bytes: int
+    refusals: list[Refusal]
+
+
+def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, processes: int) -> PackReport:
+    """Make, or go on making, the shards of `found` in `out`.
+
+    Raises:
+        PackError: if `out` holds something else, or the pack of another input or with other options.
+    """
+    state = _State(out)
+    with state.locked():
+        state.begin(found, options)
+        planned = _plan(found.candidates, options)
+        progress = Progress(len(found.candidates))
+        try:
+            pending = [n for n, candidates in enumerate(planned) if not state.keeps(n, candidates, progress)]
+            if pending:
+                state.mark_unfinished()
+            _write_shards(pending, planned, state, folder, options, processes, progress)
+        finally:
+            progress.close()
+        return state.finish(found, planned)
+
+
+def _plan(candidates: Sequence[Candidate], options: PackOptions) -> list[list[Candidate]]:
+    """The candidates of each shard, in their order."""
+    ordered = list(candidates)
+    if options.seed is not None:
+        seed = str(options.seed).encode()
+
+        def place(candidate: Candidate) -> tuple[bytes, bytes]:
+            path = os.fsencode(candidate.path)
+            return xxhash.xxh3_64_digest(seed + b"\0" + path), path
+
+        ordered.sort(key=place)
+    shards: list[list[Candidate]] = []
+    num_bytes = 0
+    for candidate in ordered:
+        num_bytes += candidate.num_bytes
+        if not shards or len(shards[-1]) == options.samples_per_shard or num_bytes > options.shard_bytes:
+            shards.append([])
+            num_bytes = candidate.num_bytes
+        shards[-1].append(candidate)
+    return shards
+
+
+def _write_shards(
+    pending: Sequence[int],
+    planned: Sequence[Sequence[Candidate]],
+    state: _State,
+    folder: Path,
+    options: PackOptions,
+    processes: int,
+    progress: Progress,
+) -> None:
+    if not pending:
+        return
+    examiner = Examiner(folder, options.max_pixels, options.min_side)
+    digits = len(str(options.samples_per_shard - 1))
+    with Crew(examiner, processes, give_up=_decoder_crashed) as crew:
+        results = crew.map(batch for number in pending for batch in _batches(planned[number]))
+        for number in pending:
+            refusals = []
+            with ShardWriter(state.out, number) as writer:
+                for row in range(len(planned[number])):
+                    result = next(results)
+                    if isinstance(result, Refusal):
+                        refusals.append(result)
+                    else:
+                        writer.add(f"{number:05d}{row:0{digits}d}", result)
+                    progress.add(1, refused=isinstance(result, Refusal))
+                # Before the shard's own commit: a shard that stands has its refusals told.
+                state.write_refusals(number, refusals)
+            progress.shard_is_done(f"{number:05d}.tar")
+
+
+def _batches(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    """Bounded in number and in bytes, for the memory they take on their way."""
+    batch: list[Candidate] = []
+    num_bytes = 0
+    for candidate in candidates:
+        if batch and (len(batch) == _BATCH_ITEMS or num_bytes + candidate.num_bytes > _BATCH_BYTES):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(candidate)
+        num_bytes += candidate.num_bytes
+    if batch:
+        yield batch
+
+
+def _decoder_crashed(candidate: Candidate) -> Refusal:
+    return Refusal(candidate.path, Reason.DECODER_CRASHED.value)
+
+
+class _State:
+    """What OUT/_index/ remembers between starts: pack.json, and who was refused."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self._index = out / INDEX_FOLDER
+        self._state = self._index / "pack.json"
+        self._all_refusals = self._index / "rejected.jsonl"
+        self._refusals_of_shards = self._index / "rejected"
+        self._identity: dict[str, Any] = {}
+        self._known_refusals: dict[int, list[Refusal]] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone in OUT, which is made if need be."""
+        if self.out.is_dir() and not self._index.is_dir() and any(self.out.iterdir()):
+            raise PackError(f"{self.out} holds files of something else; name an empty folder")
+        self._index.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._index, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise PackError(f"another pack is writing to {self.out}; let it finish") from error
+        finally:
+            os.close(fd)
+
+    def begin(self, found: PackInput, options: PackOptions) -> None:
+        """Check that OUT is ours to go on with; write down what is being packed."""
+        self._identity = {
+            "format": _FORMAT,
+            "options": asdict(options),
+            "input": {"fingerprint": found.fingerprint, "candidates": len(found.candidates)},
+        }
+        if not self._state.exists():
+            if any(path.name != INDEX_FOLDER for path in self.out.iterdir()):
+                raise PackError(f"{self.out} holds shards that pack did not write; name an empty folder")
+            self._write_state(finished=False)
+        self._compare(json.loads(self._state.read_bytes()))
+        for partial in [*self.out.glob("*.partial"), *self._index.rglob("*.partial")]:
+            partial.unlink()
+        self._refusals_of_shards.mkdir(exist_ok=True)
+        self._known_refusals = self._read_all_refusals()
+
+    def keeps(self, number: int, candidates: Sequence[Candidate], progress: Progress) -> bool:
+        """Whether the shard is already there, whole and unharmed; what is left of a broken one is removed."""
+        name = f"{number:05d}.tar"
+        tar, index = self.out / name, self._index / f"{name}.index"
+        if index.exists() and tar.exists():
+            refused = self._refusals_of(number)
+            try:
+                (shard,) = open_index(tar).shards
+                if refused is not None and shard.samples + len(refused) == len(candidates) \
+                        and sha256_of(tar) == shard.sha256:  # fmt: skip
+                    progress.add(len(candidates), refused=len(refused))
+                    return True
+            except ShardError:
+                pass
+            progress.note(f"{name} is not as it was written; packing it again")
+        index.unlink(missing_ok=True)
+        return False
+
+    def mark_unfinished(self) -> None:
+        self._write_state(finished=False)
+
+    def write_refusals(self, number: int, refusals: Sequence[Refusal]) -> None:
+        commit_file(self._refusals_of_shards / f"{number:05d}.jsonl", _lines(refusals, number))
+
+    def finish(self, found: PackInput, planned: Sequence[Sequence[Candidate]]) -> PackReport:
+        """Gather all refusals into one file, and say in pack.json that all is done."""
+        per_shard = [self._refusals_of(number) or [] for number in range(len(planned))]
+        shards = open_index([self.out / f"{number:05d}.tar" for number in range(len(planned))]).shards
+        report = PackReport(
+            packed=sum(shard.samples for shard in shards),
+            shards=len(shards),
+            num_bytes=sum(shard.num_bytes for shard in shards),
+            refusals=[*found.refusals, *(refusal for refusals in per_shard for refusal in refusals)],
+        )
+        lines = _lines(found.refusals, None) + b"".join(map(_lines, per_shard, range(len(per_shard))))
+        commit_file(self._all_refusals, lines)
+        self._write_state(finished=True, report=report)
+        for path in self._refusals_of_shards.iterdir():
+            path.unlink()
+        self._refusals_of_shards.rmdir()
+        return report
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        for part in ("format", "options", "input"):
+            was, now = before.get(part), self._identity[part]
+            if was == now:
+                continue
+            if part == "options" and isinstance(was, dict):
+                differing = [f"{key} {was.get(key)}, now {now[key]}" for key in now if was.get(key) != now[key]]
+                raise PackError(f"{self.out} was begun with other options ({'; '.join(differing)}); "
+                                f"use the same ones, or name another folder")  # fmt: skip
+            raise PackError(f"the input is not what {self.out} was begun with: files were added, removed or "
+                            f"changed; put them back, or name another folder")  # fmt: skip
+
+    def _write_state(self, *, finished: bool, report: PackReport | None = None) -> None:
+        state = {**self._identity, "finished": finished}
+        if report is not None:
+            state["packed"], state["shards"] = report.packed, report.shards
+            state["refused"] = dict(sorted(Counter(refusal.reason for refusal in report.refusals).items()))
+        commit_file(self._state, json.dumps(state, indent=1).encode() + b"\n")
+
+    def _refusals_of(self, number: int) -> list[Refusal] | None:
+        """Those of a shard that is done; None where nothing is written down."""
+        try:
+            lines = (self._refusals_of_shards / f"{number:05d}.jsonl").read_bytes()
+        except FileNotFoundError:
+            return self._known_refusals.get(number, [] if self._all_refusals.exists() else None)
+        return [_refusal(line) for line in map(json.loads, lines.splitlines())]
+
+    def _read_all_refusals(self) -> dict[int, list[Refusal]]:
+        """By shard, from a pack that had been finished."""
+        known: dict[int, list[Refusal]] = {}
+        if self._all_refusals.exists():
+            for line in map(json.loads, self._all_refusals.read_bytes().splitlines()):
+                known.setdefault(line["shard"], []).append(_refusal(line))
+        return known
+
+
+def _lines(refusals: Sequence[Refusal], shard: int | None) -> bytes:
+    return b"".join(json.dumps(asdict(refusal) | {"shard": shard}).encode() + b"\n" for refusal in refusals)
+
+
+def _refusal(line: dict[str, Any]) -> Refusal:
+    return Refusal(line["path"], line["reason"], line["detail"])

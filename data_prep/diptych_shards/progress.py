@@ -1,0 +1,45 @@
+"""How far a command is: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Counts pictures that are done, and those of them that were refused."""
+
+    def __init__(self, total: int, what: str = "pictures"):
+        self._total = total
+        self._what = what
+        self._done = 0
+        self._refused = 0
+        self._last_line = time.monotonic()
+        self._on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, unit=f" {what}", disable=not self._on_terminal)
+
+    def add(self, number: int, *, refused: int = 0) -> None:
+        self._done += number
+        self._bar.update(number)
+        if refused:
+            self._refused += int(refused)
+            self._bar.set_postfix_str(f"{self._refused:,} refused", refresh=False)
+        if not self._on_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self.note(f"{self._done:,} of {self._total:,} {self._what}, {self._refused:,} refused")
+
+    def note(self, line: str) -> None:
+        """A line of its own."""
+        self._last_line = time.monotonic()
+        self._bar.clear()
+        print(line, file=sys.stderr, flush=True)
+
+    def shard_is_done(self, name: str) -> None:
+        if not self._on_terminal:
+            self.note(f"{name}: {self._done:,} of {self._total:,} {self._what}, {self._refused:,} refused")
+
+    def close(self) -> None:
+        self._bar.close()

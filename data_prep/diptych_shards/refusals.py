@@ -1,0 +1,64 @@
+"""Why something of the input does not become a sample, and how that is told."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class Reason(enum.Enum):
+    """Reasons beside those of `diptych.data.picture_safety.PictureReason`."""
+
+    NO_CAPTION = "no_caption"
+    EMPTY_CAPTION = "empty_caption"
+    CAPTION_NOT_UTF8 = "caption_not_utf8"
+    CAPTION_NOT_TEXT = "caption_not_text"
+    CAPTION_TOO_LONG = "caption_too_long"
+    BAD_JSON = "bad_json"
+    ORPHAN_CAPTION = "orphan_caption"
+    SECOND_CAPTION = "second_caption"
+    MISSING_FILE = "missing_file"
+    UNREADABLE = "unreadable"
+    NOT_A_FILE = "not_a_file"
+    LINKED_FOLDER = "linked_folder"
+    HIDDEN = "hidden"
+    OUTSIDE_FOLDER = "outside_folder"
+    DUPLICATE_PATH = "duplicate_path"
+    MALFORMED_ROW = "malformed_row"
+    TOO_MANY_BYTES = "too_many_bytes"
+    CHANGED_MEANWHILE = "changed_meanwhile"
+    DECODER_CRASHED = "decoder_crashed"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that was refused."""
+
+    path: str
+    reason: str
+    detail: str = ""
+
+
+def shown(name: object) -> str:
+    """The name on one line: control characters escaped, bytes that are no UTF-8 as \\xNN."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in str(name))
+
+
+def table_of_reasons(refusals: Iterable[Refusal]) -> str:
+    """One line a reason, most frequent first, with one example each."""
+    refusals = list(refusals)
+    counts = Counter(refusal.reason for refusal in refusals)
+    example = {refusal.reason: refusal for refusal in reversed(refusals)}
+    lines = []
+    for reason, times in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        detail = f" ({shown(example[reason].detail)})" if example[reason].detail else ""
+        lines.append(f"  {times:>9,}  {reason:<18}  for example {shown(example[reason].path)}{detail}")
+    return "\n".join(lines)
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # what Python makes of a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()

@@ -1,0 +1,73 @@
+"""Checking shards against their index, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from diptych.data.shards import (
+    INDEX_FOLDER,
+    Shard,
+    ShardError,
+    ShardIndex,
+    open_index,
+    read_member,
+    sha256_of,
+)
+from diptych_shards.progress import Progress
+from diptych_shards.refusals import shown
+
+
+def verify(folder: Path) -> ShardIndex:
+    """The folder's index, after every byte of every shard was read.
+
+    Raises:
+        ShardError: at the first shard that is missing, incomplete or changed; with its first broken member.
+    """
+    if not folder.is_dir():
+        raise ShardError(f"{shown(folder)} is not a folder")
+    for tar in sorted(folder.glob("*.tar")):
+        if not (folder / INDEX_FOLDER / f"{tar.name}.index").exists():
+            raise ShardError(f"{tar} has no index: it is incomplete, or was never indexed")
+    index = open_index(folder)
+    _check_pack(folder, index)
+    progress = Progress(len(index), "samples")
+    try:
+        for number, shard in enumerate(index.shards):
+            _verify_shard(index, number, shard)
+            progress.add(shard.samples)
+            progress.shard_is_done(shown(shard.name))
+    finally:
+        progress.close()
+    return index
+
+
+def _check_pack(folder: Path, index: ShardIndex) -> None:
+    """Of a folder that `pack` wrote: whether all of it is there."""
+    try:
+        state = json.loads((folder / INDEX_FOLDER / "pack.json").read_bytes())
+    except FileNotFoundError:
+        return
+    if not state["finished"]:
+        raise ShardError(f"the pack in {shown(folder)} has not finished; start the same command again")
+    there = len(index.shards), len(index)
+    if there != (state["shards"], state["packed"]):
+        raise ShardError(f"{folder} holds {there[0]} shards, {there[1]} samples; packed were "
+                         f"{state['shards']} and {state['packed']}; start the same command again")  # fmt: skip
+
+
+def _verify_shard(index: ShardIndex, number: int, shard: Shard) -> None:
+    fd = os.open(shard.path, os.O_RDONLY)
+    try:
+        for row in range(shard.samples):
+            key, members = index.sample(number, row)
+            for member in members:
+                try:
+                    read_member(fd, member)
+                except ShardError as error:
+                    raise ShardError(f"{shown(shard.path)}: {shown(key)}.{member.suffix}: {error}") from error
+    finally:
+        os.close(fd)
+    if sha256_of(shard.path) != shard.sha256:
+        raise ShardError(f"{shown(shard.path)}: every member is whole, but bytes between them have changed")
