@@ -79,9 +79,9 @@ class Encoder:
         embeddings = [torch.empty(0, self.config.embed_dim)]
         for start in range(0, len(texts), batch_size):
             batch = list(texts[start : start + batch_size])
-            tokens, lengths = self.tokenizer(batch, self.config.text.context_length)
-            tokens, lengths = torch.as_tensor(tokens), torch.as_tensor(lengths)
-            embeddings.append(self.model.encode_text(tokens.to(self.device), lengths.to(self.device)).cpu())
+            rows = self.tokenizer(batch, self.config.text.context_length)
+            tokens, lengths = (torch.from_numpy(array).to(self.device) for array in rows)
+            embeddings.append(self.model.encode_text(tokens, lengths).cpu())
         return torch.cat(embeddings)
 
     def _pixels(self, picture: str | Path | bytes | Image.Image) -> Tensor:

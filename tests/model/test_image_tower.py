@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 
 from diptych.config.schema import ImageTowerConfig
 from diptych.model.image_tower import ImageTower
@@ -74,6 +75,37 @@ def test_a_clip_resnet_ends_in_its_attention_pooling():
     model = tower("resnet50_clip", 64, **SMALL_CLIP_RESNET)
     assert model.proj is None
     assert model.trunk.head.proj.weight.shape == (24, 128)
+
+
+def test_a_clip_resnet_computes_what_openais_does():
+    torch.manual_seed(0)
+    theirs = ModifiedResNet(layers=(1, 2, 1, 1), output_dim=24, heads=8, image_size=64, width=16).eval()
+    with torch.no_grad():
+        for tensor in theirs.state_dict().values():
+            if tensor.ndim == 1:  # gains, biases, means and variances, so that none is 0 or 1
+                tensor.uniform_(0.5, 1.5)
+    blocks = [
+        {"type": "bottle", "d": depth, "c": channels, "s": stride, "br": 0.25}
+        for depth, channels, stride in ((1, 64, 1), (2, 128, 2), (1, 256, 2), (1, 512, 2))
+    ]
+    ours = tower("resnet50_clip", 64, blocks=blocks, stem_chs=[8, 8, 16]).trunk.eval()
+    ours.load_state_dict({timm_resnet_name(name): tensor for name, tensor in theirs.state_dict().items()})
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        # fp32 rounding through some twenty layers, relative to the size of a feature.
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+
+
+def timm_resnet_name(name):
+    name = re.sub(r"^(conv|bn)(\d)", r"stem.conv\2.\1", name)
+    name = re.sub(r"^layer(\d)", lambda found: f"stages.{int(found[1]) - 1}", name)
+    for number, kernel in (("1", "1x1"), ("2", "kxk"), ("3", "1x1")):
+        name = re.sub(rf"^(stages\S+\.)(conv|bn){number}\.", rf"\1conv{number}_{kernel}.\2.", name)
+    name = name.replace("downsample.0", "shortcut.conv.conv").replace("downsample.1", "shortcut.conv.bn")
+    name = name.replace("attnpool.positional_embedding", "head.pos_embed").replace(
+        "attnpool.c_proj", "head.proj"
+    )
+    return re.sub(r"attnpool\.([qkv])_proj", r"head.\1", name)
 
 
 def test_pixels_are_normalised_by_the_tower():

@@ -34,17 +34,21 @@ class ImageTower(nn.Module):
     CLIP-ResNets have no `proj`: their attention pooling ends in the projection (paper, section 2.4).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ImageTowerConfig, embed_dim: int):
         super().__init__()
         self.image_size = config.image_size
-        self.trunk = create_trunk(config, num_classes=0)
-        if isinstance(getattr(self.trunk, "head", None), AttentionPool2d):
-            self.trunk.reset_classifier(embed_dim)
-            self.proj = None
+        trunk: Any = create_trunk(config, num_classes=0)
+        self.proj = None
+        if isinstance(getattr(trunk, "head", None), AttentionPool2d):
+            trunk.reset_classifier(embed_dim)
         else:
-            width = getattr(self.trunk, "head_hidden_size", None) or self.trunk.num_features
+            width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
             self.proj = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
-        initialise_as_openai(self.trunk)
+        initialise_as_openai(trunk)
+        self.trunk = trunk
 
         # In units of pixel values, so that normalising is one subtraction and one division.
         mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
@@ -154,13 +158,11 @@ def initialise_transformer(trunk: VisionTransformer) -> None:
 
 
 def initialise_clip_resnet(trunk: ByobNet) -> None:
+    """All but the zero gain that closes each residual branch, which timm has set."""
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
-    for stage in trunk.stages:
-        for block in stage:
-            nn.init.zeros_(block.conv3_1x1.bn.weight)
-    pool = trunk.head
+    pool: Any = trunk.head
     std = pool.in_features**-0.5
     nn.init.normal_(pool.pos_embed, std=std)
     for layer in (pool.q, pool.k, pool.v, pool.proj):
@@ -185,23 +187,22 @@ def clip_transformer_shape(trunk: nn.Module) -> ClipTransformerShape | None:
     """
     if not isinstance(trunk, VisionTransformer) or not len(trunk.blocks):
         return None
-    activation = {"GELU": "gelu", "QuickGELU": "quick_gelu"}.get(type(trunk.blocks[0].mlp.act).__name__)
-    norms = [module for module in trunk.modules() if isinstance(module, nn.LayerNorm)]
+    block: Any = trunk.blocks[0]
+    activation = {"GELU": "gelu", "QuickGELU": "quick_gelu"}.get(type(block.mlp.act).__name__)
     patch_height, patch_width = trunk.patch_embed.patch_size
     computes_clip = (
-        activation is not None
-        and trunk.global_pool == "token"
+        trunk.global_pool == "token"
         and patch_height == patch_width
         and isinstance(trunk.norm_pre, nn.LayerNorm)
-        and all(norm.eps == 1e-5 for norm in norms)
+        and all(module.eps == 1e-5 for module in trunk.modules() if isinstance(module, nn.LayerNorm))
     )
-    if not computes_clip:
+    if activation is None or not computes_clip:
         return None
     return ClipTransformerShape(
         width=trunk.embed_dim,
         depth=len(trunk.blocks),
-        heads=trunk.blocks[0].attn.num_heads,
-        mlp_width=trunk.blocks[0].mlp.fc1.out_features,
+        heads=block.attn.num_heads,
+        mlp_width=block.mlp.fc1.out_features,
         patch_size=patch_height,
         activation=activation,
     )

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diptych.config.schema import CLIP_MEAN, CLIP_STD, ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
-from diptych.model.image_tower import clip_transformer_shape
+from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
@@ -190,7 +190,7 @@ def config_from_open_clip(document: Any) -> ModelConfig:
         refuse_other_settings(where, settings)
     preprocessing = document.get("preprocess_cfg") or {}
 
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    activation: Literal["gelu", "quick_gelu"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     width = size(vision, "width", 768)
     sizes = {
         "patch_size": size(vision, "patch_size", 16),
@@ -256,7 +256,7 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[in
     return {**shapes, "logit_scale": ()}
 
 
-def image_shape(config: ModelConfig) -> Any:
+def image_shape(config: ModelConfig) -> ClipTransformerShape:
     with torch.device("meta"):
         trunk = DualEncoder(config, 1, 0.0).image.trunk
     shape = clip_transformer_shape(trunk)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ def quick_gelu(inputs: Tensor) -> Tensor:
     return inputs * torch.sigmoid(1.702 * inputs)
 
 
-ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
 
 
 class TextTower(nn.Module):
@@ -53,13 +55,15 @@ class TextTower(nn.Module):
         residual_std = width**-0.5 * (2 * layers) ** -0.5
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
-        for block in self.transformer.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-            nn.init.zeros_(block.attn.in_proj_bias)
-            nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
-            nn.init.zeros_(block.attn.out_proj.bias)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
+        for module in self.modules():
+            if isinstance(module, CausalAttention):
+                nn.init.normal_(module.in_proj_weight, std=width**-0.5)
+                nn.init.zeros_(module.in_proj_bias)
+                nn.init.normal_(module.out_proj.weight, std=residual_std)
+                nn.init.zeros_(module.out_proj.bias)
+            elif isinstance(module, Mlp):
+                nn.init.normal_(module.c_fc.weight, std=(2 * width) ** -0.5)
+                nn.init.normal_(module.c_proj.weight, std=residual_std)
         nn.init.normal_(self.text_projection, std=width**-0.5)
 
 
