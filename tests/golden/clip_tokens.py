@@ -1,7 +1,7 @@
 """Writes clip_tokens.jsonl.gz: strings of every kind and the ids that open_clip's tokenizer gives them.
 
-The first line names the versions that made it; each further line is `[text, ids]`, without start and end token.
-Write it anew with `python tests/golden/clip_tokens.py`.
+The first line names the versions that made it; each further one is `[text, ids]`, without start and end
+token. Write it anew with `python tests/golden/clip_tokens.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 GOLDEN_FILE = Path(__file__).with_name("clip_tokens.jsonl.gz")
 
+# fmt: off
 SENTENCES = [
     "A black and white photo of two dogs running on the beach",
     "Straßenschild in München, Größe 2,50 m × 0,80 m",
@@ -98,6 +99,7 @@ OLD_BLOCKS = [
     (0x2500, 0x2700), (0x3041, 0x3097), (0x30A1, 0x30FB), (0x4E00, 0x9FA6), (0xAC00, 0xD7A4),
     (0xFB00, 0xFB07), (0xFF01, 0xFF5F), (0x1D400, 0x1D455), (0x1F300, 0x1F321),
 ]
+# fmt: on
 """Blocks long assigned, so that versions of Unicode agree on them."""
 
 

@@ -12,17 +12,16 @@ import ftfy
 _CLEANING_IS_IDENTITY = re.compile(r"[\t\n\f\r -%'-~]*").fullmatch
 """ASCII without `&` and without the control characters that ftfy drops (NUL-BS, VT, SO-US with ESC, DEL).
 
-ftfy changes ASCII only through entities, control characters, terminal escapes and line ends (CR becomes LF, which
-is collapsed to a space like every whitespace), and `html.unescape` acts on `&` alone.
+ftfy changes ASCII only through entities, control characters, terminal escapes and line ends (CR becomes LF,
+and either is a space once collapsed), and `html.unescape` acts on `&` alone.
 """
 
 
 def clean_caption(text: str) -> str:
-    """The caption with text repaired by ftfy, HTML unescaped twice and every run of whitespace made one space.
+    """The caption repaired by ftfy, HTML-unescaped twice, every run of whitespace made one space.
 
-    This is the cleaning of CLIP's tokenizer, up to its lower-casing, which is the tokenizer's own. The control
-    tokens' names are text like any other here and stay as they are: `diptych.data.tokenizer` gives them no
-    meaning.
+    This is the cleaning of CLIP's tokenizer, without the lower-casing. Names of control tokens stay as they
+    are: `diptych.data.tokenizer` reads them as ordinary text.
     """
     if not _CLEANING_IS_IDENTITY(text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -30,7 +29,7 @@ def clean_caption(text: str) -> str:
 
 
 def caption_of(members: Mapping[str, bytes]) -> str:
-    """The raw caption of a sample: its `.txt` member, else `caption` in its `.json`; empty when it has none."""
+    """A sample's caption as stored: its `.txt` member, else `caption` in its `.json`, else nothing."""
     if "txt" in members:
         return members["txt"].decode("utf-8", errors="replace").strip()
     try:

@@ -1,9 +1,10 @@
 """CLIP's byte-pair encoding: lower-cased captions to token ids, and vocabularies of one's own.
 
-The ids are those of OpenAI's and open_clip's tokenizer for every string, with one exception: the names of control
-tokens (`<|startoftext|>`, `<|endoftext|>`, `<start_of_text>`, `<end_of_text>`) in a caption are ordinary text. The
-splitting pattern has no branch for them, so `<|endoftext|>` is the three pieces `<|`, `endoftext`, `|>` and
-`<end_of_text>` the seven pieces `<`, `end`, `_`, `of`, `_`, `text`, `>`; no caption can place a start or an end token.
+The ids are those of OpenAI's and open_clip's tokenizers for every string, with one exception: in a caption,
+the names of control tokens (`<|startoftext|>`, `<|endoftext|>`, `<start_of_text>`, `<end_of_text>`) are
+ordinary text. The splitting pattern has no branch for them, so `<|endoftext|>` is the three pieces `<|`,
+`endoftext`, `|>`, and `<end_of_text>` the seven pieces `<`, `end`, `_`, `of`, `_`, `text`, `>`. No caption
+can place a control token.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import numpy as np
 import regex
 
 from diptych.data.captions import clean_caption
+from diptych.data.shards import commit_file
 
 _PIECE = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
-"""What byte pairs never cross. Case is ignored after lower-casing too: U+017F, long s, has no lower case but is an s."""
+"""What no merge crosses. Case is ignored although the text is lower-cased: U+017F, long s, is an s to it."""
 
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _BYTES = _PRINTABLE + [byte for byte in range(256) if byte not in _PRINTABLE]
@@ -42,7 +44,7 @@ _LONGEST_CACHED_WORD = 32
 _CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 _CLIP_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 _CLIP_MERGES = 49_152 - 256 - 2
-"""The file lists 262,144 merges; CLIP uses the first of them."""
+"""Of the 262,144 in the file; its first line is a heading."""
 
 _FORMAT = "diptych vocabulary"
 _FORMAT_VERSION = 1
@@ -51,8 +53,8 @@ _FORMAT_VERSION = 1
 class Tokenizer:
     """Captions to token ids and back.
 
-    Ids: the 256 bytes, the 256 bytes that end a word, one per merge in order of rank, the start token, the end
-    token. Each merge joins two tokens listed before it into one that is new.
+    Ids: the 256 bytes, the 256 bytes that end a word, one per merge in order of rank, the start token, the
+    end token. Each merge joins two tokens listed before it into a new one.
     """
 
     def __init__(self, merges: Iterable[tuple[str, str]]):
@@ -74,24 +76,22 @@ class Tokenizer:
         self.vocab_size = len(ids) + 2
         self._known_words: dict[str, tuple[int, ...]] = {}
 
-    def __reduce__(self):
-        return Tokenizer, (self.merges,)
-
     def __call__(self, texts: str | Sequence[str], context_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens i32[texts context_length] and lengths i32[texts] of one text or many.
 
-        A row is the start token, the text, the end token, zeros; its length counts all but the zeros. A text that
-        does not fit loses its tail, never its end token.
+        A row is the start token, the text, the end token, zeros; its length counts all but the zeros. A text
+        that does not fit loses its tail, never its end token.
         """
         if context_length < 2:
-            raise ValueError(f"context_length {context_length} has no room for the start and the end token; "
-                             "the least is 2")
+            raise ValueError(
+                f"context_length {context_length} has no room for the start and the end token; the least is 2"
+            )
         texts = [texts] if isinstance(texts, str) else texts
 
         row_tokens: list[int] = []
         lengths = np.empty(len(texts), dtype=np.int32)
         for row, text in enumerate(texts):
-            ids = self.encode(text)[:context_length - 2]
+            ids = self.encode(text)[: context_length - 2]
             row_tokens += (self.start_token, *ids, self.end_token)
             lengths[row] = len(ids) + 2
 
@@ -124,18 +124,7 @@ class Tokenizer:
             "vocab_size": self.vocab_size,
             "merges": [f"{left} {right}" for left, right in self.merges],
         }
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(document, file, ensure_ascii=False, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        commit_file(Path(path), json.dumps(document, ensure_ascii=False, indent=1).encode())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokenizer:
@@ -146,8 +135,8 @@ class Tokenizer:
         """
         try:
             return Tokenizer(_merges_of(json.loads(Path(path).read_text(encoding="utf-8"))))
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)} is not a vocabulary that `diptych vocab` wrote: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not a vocabulary that `diptych vocab` wrote: {error}") from error
 
     def _encode_word(self, word: str) -> list[int]:
         """The ids of lower-cased text without whitespace: one piece (`dog`) or several (`dog's!`)."""
@@ -158,7 +147,7 @@ class Tokenizer:
             ids += self._merge(tokens)
 
         if len(word) <= _LONGEST_CACHED_WORD:
-            # Starting afresh when full costs a refill of the common words and saves the bookkeeping on every hit.
+            # Starting afresh costs a refill of the common words, and saves the bookkeeping of every hit.
             if len(self._known_words) >= _CACHED_WORDS:
                 self._known_words.clear()
             self._known_words[word] = tuple(ids)
@@ -167,22 +156,22 @@ class Tokenizer:
     def _merge(self, tokens: list[int]) -> list[int]:
         """The tokens with pairs joined, lowest rank first and left to right, until no pair can be.
 
-        A join makes only pairs of higher rank (its product is newer than itself), so one heap ordered by rank and
-        place joins in the order of CLIP's repeated scans, without their quadratic time on long words.
+        A join makes only pairs that rank after it, for they hold its product, so a heap ordered by rank and
+        place joins in the order of CLIP's repeated scans, without their quadratic time.
         """
         gone = -1
         end = len(tokens)
-        tokens = [*tokens, gone]    # the neighbour beyond either end
+        tokens = [*tokens, gone]  # the neighbour beyond either end
         before = list(range(-1, end))
         after = list(range(1, end + 1))
         joined = self._joined.get
-        heap = [(join, place) for place in range(end - 1) if (join := joined((tokens[place], tokens[place + 1])))]
+        heap = [(join, place) for place in range(end) if (join := joined((tokens[place], tokens[place + 1])))]
         heapify(heap)
 
         while heap:
             join, place = heappop(heap)
-            if tokens[place] == gone or joined((tokens[place], tokens[after[place]])) != join:
-                continue
+            if joined((tokens[place], tokens[after[place]])) != join:
+                continue  # one of the two has since been joined with another
             tokens[after[place]] = gone
             tokens[place] = join
             after[place] = after[after[place]]
@@ -209,24 +198,29 @@ def load_tokenizer(vocabulary: str) -> Tokenizer:
 def train_vocabulary(captions: Iterable[str], size: int) -> Tokenizer:
     """The tokenizer of at most `size` tokens whose merges are the captions' most frequent pairs.
 
-    Equal captions give equal vocabularies, in any order. Pairs seen once are not merged, so few captions may give
-    fewer tokens than asked for.
+    Equal captions give equal vocabularies, in any order. Pairs seen once are not merged, so few captions may
+    give fewer tokens than asked for.
+
+    Raises:
+        ValueError: the size has no room for the tokens that every vocabulary has.
     """
     from tokenizers import Tokenizer as Trainee
     from tokenizers import models, pre_tokenizers, trainers
 
     without_merges = len(_BASE) + 2
     if size < without_merges:
-        raise ValueError(f"a vocabulary of {size} tokens is too small: the bytes, the bytes that end a word, the "
-                         f"start and the end token are {without_merges}")
+        raise ValueError(
+            f"a vocabulary of {size} tokens is too small: the bytes, the bytes that end a word, "
+            f"the start and the end token make {without_merges}"
+        )
     trainee = Trainee(models.BPE(end_of_word_suffix=_END_OF_WORD))
     trainee.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=size - 2,
         min_frequency=2,
         end_of_word_suffix=_END_OF_WORD,
-        # Named first, the base tokens get our ids; left to the trainer, those that end a word would be numbered in
-        # the order of a hash table, and ties between pairs go by number.
+        # Named first, the base tokens get our ids. Left to the trainer, those that end a word would be
+        # numbered in the order of a hash table, and ties between pairs go by number.
         special_tokens=list(_BASE),
         show_progress=False,
     )
@@ -236,10 +230,11 @@ def train_vocabulary(captions: Iterable[str], size: int) -> Tokenizer:
 
 def _written_pieces(captions: Iterable[str]) -> Iterator[str]:
     """Each caption as the trainer reads it: its pieces a space apart, a visible character a byte."""
+    letter_of = [_LETTERS[_BYTE_ID[byte]] for byte in range(256)]
 
     @lru_cache(_CACHED_WORDS)
     def write(word: str) -> str:
-        return " ".join("".join(_BASE[_BYTE_ID[byte]] for byte in piece.encode()) for piece in _PIECE.findall(word))
+        return " ".join("".join(letter_of[byte] for byte in piece.encode()) for piece in _PIECE.findall(word))
 
     for caption in captions:
         yield " ".join(map(write, clean_caption(caption).lower().split()))
@@ -250,13 +245,17 @@ def _merges_of(document: object) -> list[tuple[str, str]]:
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise ValueError(f'its "format" is not "{_FORMAT}"')
     if document.get("version") != _FORMAT_VERSION:
-        raise ValueError(f'its "version" is {document.get("version")!r}; this release reads {_FORMAT_VERSION}')
+        raise ValueError(f'its "version" is {document.get("version")!r}, not {_FORMAT_VERSION}')
     lines = document.get("merges")
-    if not isinstance(lines, list) or not all(isinstance(line, str) and line.count(" ") == 1 for line in lines):
-        raise ValueError('its "merges" are not a list of "LEFT RIGHT"')
-    if document.get("vocab_size") != len(_BASE) + len(lines) + 2:
-        raise ValueError(f'its "vocab_size" is {document.get("vocab_size")!r}; '
-                         f"{len(lines)} merges make {len(_BASE) + len(lines) + 2}")
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ValueError('its "merges" are not a list of strings')
+    vocab_size = len(_BASE) + len(lines) + 2
+    if document.get("vocab_size") != vocab_size:
+        raise ValueError(f'its "vocab_size" is {document.get("vocab_size")!r}; its merges make {vocab_size}')
+    return _split(lines)
+
+
+def _split(lines: Iterable[str]) -> list[tuple[str, str]]:
     return [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
 
 
@@ -269,13 +268,16 @@ def _clip_merges() -> list[tuple[str, str]]:
         files = []
     path = next((Path(str(file.locate())) for file in files if file.name == _CLIP_FILE), None)
     if path is None or not path.is_file():
-        raise ValueError(f"vocabulary `clip` needs {_CLIP_FILE} of the distribution open_clip_torch, which is not "
-                         f"installed: {way_out}")
+        raise ValueError(
+            f"vocabulary `clip` needs the file {_CLIP_FILE} of open_clip_torch, which is not installed: "
+            f"{way_out}"
+        )
 
     packed = path.read_bytes()
     sha256 = hashlib.sha256(packed).hexdigest()
     if sha256 != _CLIP_SHA256:
-        raise ValueError(f"{path} is not CLIP's file: its sha256 is {sha256}, not {_CLIP_SHA256}; remove "
-                         f"open_clip_torch and {way_out}")
-    lines = gzip.decompress(packed).decode("utf-8").split("\n")[1:1 + _CLIP_MERGES]
-    return [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
+        raise ValueError(
+            f"{path} is not CLIP's file: its sha256 is {sha256}, not {_CLIP_SHA256}; remove "
+            f"open_clip_torch and {way_out}"
+        )
+    return _split(gzip.decompress(packed).decode("utf-8").split("\n")[1 : 1 + _CLIP_MERGES])

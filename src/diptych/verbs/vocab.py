@@ -11,11 +11,20 @@ from diptych.data.tokenizer import Tokenizer, train_vocabulary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", nargs="+", metavar="SOURCE",
-                        help="a text file with a caption a line, or shards: a folder, a .tar, a brace pattern")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a text file with a caption a line, or shards (folder, .tar or brace pattern)",
+    )
     parser.add_argument("--size", type=int, default=8192, help="tokens at most (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("vocabulary.json"), metavar="FILE",
-                        help="where to write it (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("vocabulary.json"),
+        metavar="FILE",
+        help="where to write it (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -26,8 +35,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"no captions in {', '.join(arguments.sources)}")
     tokenizer.save(arguments.output)
 
-    print(f"{arguments.output}: {tokenizer.vocab_size:,} tokens from {num_captions:,} captions, "
-          f"{num_bytes / num_tokens:.2f} bytes a token")
+    print(
+        f"{arguments.output}: {tokenizer.vocab_size:,} tokens from {num_captions:,} captions, "
+        f"{num_bytes / num_tokens:.2f} bytes a token"
+    )
     if tokenizer.vocab_size < arguments.size:
         print(f"{arguments.size:,} tokens were asked for; these captions have no more pairs that occur twice")
 
@@ -54,8 +65,10 @@ def _captions_in_text(path: str) -> Iterator[str]:
             try:
                 caption = line.decode("utf-8").strip()
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}, is not UTF-8 ({error.reason}); "
-                                 "`iconv -f LATIN1 -t UTF-8` converts from Latin-1") from error
+                raise ValueError(
+                    f"{path}, line {number}, is not UTF-8 ({error.reason}); "
+                    "`iconv -f LATIN1 -t UTF-8` converts from Latin-1"
+                ) from error
             if caption:
                 yield caption
 
