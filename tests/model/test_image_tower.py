@@ -174,6 +174,8 @@ def test_a_clip_resnet_starts_as_openais_does():
         ("resnet50_clip", {"blokcs": []}, "overrides.blokcs: resnet50_clip takes no such keyword"),
         ("resnet50_clip", {"blocks": [{"type": "bottle", "depth": 3}]}, "blocks of resnet50_clip: .*'depth'"),
         (VIT, {"embed_dim": 30, "num_heads": 4}, "'num_heads': 4}: dim should be divisible by num_heads"),
+        (VIT, {"num_heads": 0}, "cannot be built with overrides {'num_heads': 0}"),
+        ("resnet18", {"layers": [1]}, "cannot be built with overrides {'layers': .1.}"),
         (VIT, {"act_layer": "gleu"}, "cannot be built with overrides {'act_layer': 'gleu'}"),
         (VIT, {"img_size": 64}, "overrides.img_size is not for overrides: set model.image.image_size"),
         (VIT, {"num_classes": 5}, "set model.embed_dim"),

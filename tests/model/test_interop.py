@@ -242,6 +242,20 @@ def test_a_config_that_is_not_clips_is_refused(change, complaint):
         config_from_open_clip({"model_cfg": {**SMALL, **change}})
 
 
+@pytest.mark.parametrize(
+    "preprocessing, complaint",
+    [
+        ({"resize_mode": "squash"}, "resize_mode is 'squash'"),
+        ({"mean": 0.5}, "mean is 0.5, expected three numbers"),
+        ({"std": [1, 1, "x"]}, "std is 'x', expected a number"),
+        ([], "no mapping preprocess_cfg"),
+    ],
+)
+def test_preprocessing_that_ours_does_not_do_is_refused(preprocessing, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        config_from_open_clip({"model_cfg": SMALL, "preprocess_cfg": preprocessing})
+
+
 def test_a_damaged_folder_is_refused_in_one_line(tmp_path):
     config = config_from_open_clip({"model_cfg": SMALL})
     save_open_clip(tmp_path, DualEncoder(config, 600, 2.0).state_dict(), config)

@@ -18,14 +18,25 @@ from torch import Tensor, nn
 from diptych.config.schema import ImageTowerConfig
 
 OURS = {
-    "img_size": "model.image.image_size",
-    "num_classes": "model.embed_dim",
-    "in_chans": "nothing: pictures have three channels",
+    "img_size": "set model.image.image_size",
+    "num_classes": "set model.embed_dim",
+    "in_chans": "pictures have three channels",
 }
-"""timm keywords that another setting decides, and that setting."""
+"""timm keywords that are decided elsewhere, and where."""
 
 REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 """timm keywords that fetch or unpickle weights: a config may come from anyone."""
+
+BUILD_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
+"""What timm's constructors raise at values that make no model."""
 
 
 class ImageTower(nn.Module):
@@ -78,22 +89,20 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
     if "blocks" in overrides:
         overrides["blocks"] = byobnet_blocks(overrides["blocks"], config.name)
     try:
-        return timm.create_model(
-            config.name, pretrained=False, img_size=config.image_size, **ours, **overrides
-        )
-    except (TypeError, AssertionError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        return timm.create_model(config.name, img_size=config.image_size, **ours, **overrides)
+    except BUILD_ERRORS as error:
         if unexpected_keyword(error) != "img_size":
             raise override_error(config, error) from error
     try:  # a convolutional family: it takes pictures of any size
-        return timm.create_model(config.name, pretrained=False, **ours, **overrides)
-    except (TypeError, AssertionError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        return timm.create_model(config.name, **ours, **overrides)
+    except BUILD_ERRORS as error:
         raise override_error(config, error) from error
 
 
 def check_overrides(config: ImageTowerConfig) -> None:
     for key in config.overrides:
         if key in OURS:
-            raise ValueError(f"model.image.overrides.{key} is not for overrides: set {OURS[key]}")
+            raise ValueError(f"model.image.overrides.{key} is not for overrides: {OURS[key]}")
         if key in REFUSED:
             raise ValueError(
                 f"model.image.overrides.{key} is refused: towers start at random; "

@@ -100,9 +100,7 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
     """
     state = {without_text_prefix(name): tensor for name, tensor in state.items()}
     shapes = open_clip_shapes(state_vocab_size(state, "token_embedding.weight"), config)
-    if "logit_scale" in state and state["logit_scale"].shape == (
-        1,
-    ):  # as open_clip's FSDP checkpoints have it
+    if "logit_scale" in state and state["logit_scale"].numel() == 1:  # open_clip's FSDP checkpoints have [1]
         state["logit_scale"] = state["logit_scale"].reshape(())
     check_tensors(state, shapes)
     return {our_name(name): state[name].reshape(our_shape(name, shape)) for name, shape in shapes.items()}
@@ -147,18 +145,17 @@ def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
         ValueError: it cannot be told.
     """
     shape = image_shape(config)
+    mlp_ratio = shape.mlp_width / shape.width
+    if int(shape.width * mlp_ratio) != shape.mlp_width:  # the quotient was rounded down
+        mlp_ratio = math.nextafter(mlp_ratio, math.inf)
     vision = {
         "image_size": config.image.image_size,
         "layers": shape.depth,
         "width": shape.width,
         "head_width": shape.width // shape.heads,
         "patch_size": shape.patch_size,
-        "mlp_ratio": shape.mlp_width / shape.width,
+        "mlp_ratio": mlp_ratio,
     }
-    if (
-        int(shape.width * vision["mlp_ratio"]) != shape.mlp_width
-    ):  # rounded below the whole number: ViT-g, ViT-bigG
-        vision["mlp_ratio"] = math.nextafter(vision["mlp_ratio"], math.inf)
     text = {
         "context_length": config.text.context_length,
         "vocab_size": vocab_size,
@@ -188,7 +185,11 @@ def config_from_open_clip(document: Any) -> ModelConfig:
     vision, text = section(model, "vision_cfg"), section(model, "text_cfg")
     for where, settings in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
         refuse_other_settings(where, settings)
-    preprocessing = document.get("preprocess_cfg") or {}
+    preprocessing = section({"preprocess_cfg": {}, **document}, "preprocess_cfg")
+    if preprocessing.get("resize_mode", "shortest") != "shortest":
+        raise ValueError(
+            f"preprocess_cfg.resize_mode is {preprocessing['resize_mode']!r}, expected 'shortest'"
+        )
 
     activation: Literal["gelu", "quick_gelu"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     width = size(vision, "width", 768)
@@ -197,14 +198,14 @@ def config_from_open_clip(document: Any) -> ModelConfig:
         "embed_dim": width,
         "depth": size(vision, "layers", 12),
         "num_heads": width // size(vision, "head_width", 64),
-        "mlp_ratio": float(vision.get("mlp_ratio", 4.0)),
+        "mlp_ratio": number("mlp_ratio", vision.get("mlp_ratio", 4.0)),
     }
     image = ImageTowerConfig(
         name=VIT_B_32_NAMES[activation],
         image_size=size(vision, "image_size", 224),
         overrides={key: value for key, value in sizes.items() if value != VIT_B_32[key]},
-        mean=tuple(preprocessing.get("mean", CLIP_MEAN)),
-        std=tuple(preprocessing.get("std", CLIP_STD)),
+        mean=colour("mean", preprocessing.get("mean", CLIP_MEAN)),
+        std=colour("std", preprocessing.get("std", CLIP_STD)),
     )
     text_tower = TextTowerConfig(
         context_length=size(text, "context_length", 77),
@@ -227,6 +228,19 @@ def size(settings: dict[str, Any], key: str, default: int | None) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"{key} is {value!r}, expected a whole number: only vision transformers are read")
     return value
+
+
+def number(key: str, value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{key} is {value!r}, expected a number")
+    return float(value)
+
+
+def colour(key: str, values: Any) -> tuple[float, float, float]:
+    if not isinstance(values, (list, tuple)) or len(values) != 3:
+        raise ValueError(f"{key} is {values!r}, expected three numbers: red, green, blue")
+    red, green, blue = (number(key, value) for value in values)
+    return red, green, blue
 
 
 def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
