@@ -1,4 +1,4 @@
-"""The command `diptych VERB …`; a verb's module is imported when it is called."""
+"""The command `diptych VERB …`; a verb is a module of `diptych.verbs`, imported when it is called."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Sequence
 
 from diptych import verbs
 
-VERBS = ("train", "evaluate", "classify", "embed", "export", "vocab", "demo")
+VERBS = tuple(module.name for module in pkgutil.iter_modules(verbs.__path__))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

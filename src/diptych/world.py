@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,24 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def first_decides(world: World, decide: Callable[[], Answer]) -> Answer:
+    """What `decide` gives on rank 0, on every rank; for what touches the run directory. Every rank must call it.
+
+    A user's mistake that it raises there ends the other ranks quietly: one process says it, all stop.
+    """
+    answer: list[Answer | None] = [None]
+    mistake: Exception | None = None
+    if world.is_first:
+        try:
+            answer = [decide()]
+        except (ValueError, OSError) as error:
+            mistake = error
+    verdict = [mistake is None, answer[0]]
+    dist.broadcast_object_list(verdict, src=0)
+    if mistake is not None:
+        raise mistake
+    if not verdict[0]:
+        raise SystemExit(2)
+    return verdict[1]  # type: ignore[return-value]

@@ -11,7 +11,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,16 @@ class LoadedConfig:
         return "default"
 
 
-def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> LoadedConfig:
+Check = Callable[[RunConfig], Iterator[Problem]]
+
+
+def load_config(
+    files: Sequence[Path], overrides: Sequence[str] = (), checks: Sequence[Check] = ()
+) -> LoadedConfig:
     """The resolved configuration of a run.
 
-    overrides: `training.seed=3`, the value in YAML.
+    overrides: `training.seed=3`, the value in YAML. checks: what else may be wrong, of which this layer knows nothing
+    (a missing shard, a batch that the ranks cannot share).
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, bad value or impossible combination; all at once.
@@ -72,7 +78,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> LoadedC
     if "run_dir" not in merged and files:
         merged["run_dir"] = f"runs/{files[-1].stem}"
 
-    config, problems = _check(merged)
+    config, problems = _check(merged, (_impossible, *checks))
     if problems:
         raise ConfigError("\n".join(f"{_said_by(sources, key)}{problem}" for key, problem in problems))
     return LoadedConfig(config, sources)
@@ -199,24 +205,30 @@ def _without_unknown(schema: Any, values: Any) -> Any:
     return {key: _without_unknown(hints[key], value) for key, value in values.items() if key in hints}
 
 
-def _check(values: dict[str, Any]) -> tuple[RunConfig, list[Problem]]:
+def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, list[Problem]]:
     """The configuration and everything wrong with it; valid only when nothing is."""
     problems = list(_unknown_keys(RunConfig, values))
+    mistyped: dict[str, str] = {}
     values = _numbers(RunConfig, _without_unknown(RunConfig, values))
     try:
         config = _validate(values)
     except ValidationError as error:
-        mistyped = {}
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"] if _is_key(str(part)))
             mistyped.setdefault(key, _explain(key, problem))
-        problems += mistyped.items()
         # The rest is checked with stand-ins for what was mistyped, so that all mistakes are named at once.
         for key in mistyped:
             _replace(values, key, STAND_INS.get(key))
         config = _validate(values)
-        return config, problems + [(key, said) for key, said in _impossible(config) if key not in mistyped]
-    return config, problems + list(_impossible(config))
+    problems += mistyped.items()
+    for check in checks:
+        problems += [(key, said) for key, said in check(config) if not _concerns(key, mistyped)]
+    return config, problems
+
+
+def _concerns(key: str, mistyped: dict[str, str]) -> bool:
+    """Whether the key, or the mapping around it, holds a stand-in."""
+    return any(key == bad or key.startswith(f"{bad}.") for bad in mistyped)
 
 
 def _validate(values: dict[str, Any]) -> RunConfig:

@@ -8,6 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# The names of torch 2.14 and later; before, the same collectives had longer ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -32,12 +36,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         gathered = features.new_empty((num_ranks() * features.shape[0], features.shape[1]))
-        dist.all_gather_into_tensor(gathered, features.contiguous())
+        _all_gather(gathered, features.contiguous())
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
         ours = gradient.new_empty((gradient.shape[0] // num_ranks(), gradient.shape[1]))
-        dist.reduce_scatter_tensor(ours, gradient.contiguous())
+        _reduce_scatter(ours, gradient.contiguous())
         return ours

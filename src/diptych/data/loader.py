@@ -1,0 +1,257 @@
+"""From shards to batches, as a webdataset pipeline; the whole of it is in `batches`.
+
+Members are read by offset in the order that `order.py` plans, so there is no shuffle buffer and no worker state: worker
+w of n builds the batches b ≡ w (mod n), and any number of ranks and workers gives the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset as wds
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.tariterators import group_by_keys
+
+from diptych.config.schema import DataConfig
+from diptych.data.augment import AUGMENTATIONS
+from diptych.data.batch import Batch, Reject
+from diptych.data.order import SampleOrder, hashes
+from diptych.data.picture_safety import PictureError, PictureReason, open_picture
+from diptych.data.shards import PICTURE_SUFFIXES, ShardError, ShardIndex, read_member
+from diptych.data.tokenizer import Tokenizer
+
+PREFETCHED_BATCHES = 2
+"""Finished batches that a worker holds ready."""
+MAX_FILLERS = 100
+REASONS = ("damaged_shard", "no_caption", "no_picture", *(reason.value for reason in PictureReason))
+"""Why a sample can be rejected."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A sample's place in the run: which of the index, in which epoch, in which batch."""
+
+    sample: int
+    epoch: int
+    batch_number: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A decoded sample; `reason` instead of content when it was rejected."""
+
+    picked: Picked
+    key: str
+    shard: str
+    image: Tensor | None = None
+    caption: str = ""
+    reason: str | None = None
+
+
+class Decoder:
+    """Encoded members → Row, for one data config."""
+
+    def __init__(self, config: DataConfig, image_size: int, seed: int):
+        self._crop = AUGMENTATIONS[config.augmentation]
+        self._image_size = image_size
+        self._seed = seed
+
+    def __call__(self, members: dict[str, Any]) -> Row:
+        """The row of one sample; what is wrong with it becomes its reason, never an exception."""
+        picked: Picked = members["picked"]
+        row = partial(Row, picked, members["__key__"], members["__url__"])
+        if "damaged" in members:
+            return row(reason="damaged_shard")
+        caption = caption_of(members)
+        if not caption:
+            return row(reason="no_caption")
+        suffix = next((suffix for suffix in PICTURE_SUFFIXES if suffix in members), None)
+        if suffix is None:
+            return row(reason="no_picture")
+        try:
+            picture = open_picture(members[suffix])
+        except PictureError as error:
+            return row(reason=error.reason.value)
+        return row(image=self._cropped(picture, picked), caption=caption)
+
+    def _cropped(self, picture: Image.Image, picked: Picked) -> Tensor:
+        """Keyed by seed, epoch and sample: the same crop wherever and whenever the sample is read."""
+        key = int(hashes(np.array([picked.sample]), self._seed, picked.epoch, 1)[0])
+        return self._crop(picture, self._image_size, np.random.Generator(np.random.Philox(key=key)))
+
+
+class Source(IterableDataset):
+    """The planned members of this worker's batches, read by offset, checked against the index."""
+
+    def __init__(self, index: ShardIndex, order: SampleOrder, rows: tuple[int, int], first: int, stop: int):
+        self._index = index
+        self._order = order
+        self._rows = rows
+        self._first = first
+        self._stop = stop
+        self._files = lru_cache(maxsize=128)(_File)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Members as webdataset's tar expander would give them; `{}` ends a sample, two keys may be equal."""
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for batch_number in range(self._first + offset, self._stop, stride):
+            planned = self._order.rows(batch_number, *self._rows)
+            for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
+                yield from self.members(Picked(sample, epoch, batch_number))
+                yield {}
+
+    def members(self, picked: Picked) -> Iterator[dict[str, Any]]:
+        """The members of one sample, and its place in the run as one more."""
+        shard_number, row = self._index.locate(picked.sample)
+        shard = self._index.shards[shard_number]
+        key, members = self._index.sample(shard_number, row)
+        place = {"__url__": shard.path.name}
+        yield {"fname": f"{key}.picked", "data": picked, **place}
+        try:
+            file = self._files(str(shard.path), shard.num_bytes)
+            for member in members:
+                yield {"fname": f"{key}.{member.suffix}", "data": read_member(file.descriptor, member), **place}
+        except (ShardError, OSError) as error:
+            yield {"fname": f"{key}.damaged", "data": str(error), **place}
+
+    def filler(self, picked: Picked, attempt: int) -> Picked:
+        """A sample to stand in for a rejected one: the same on every machine, from outside the batch where it can be."""
+        batch = set(self._order.rows(picked.batch_number).samples.tolist())
+        keys = np.arange(attempt * MAX_FILLERS, (attempt + 1) * MAX_FILLERS)
+        drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(self._order.total)
+        outside = [sample for sample in drawn.tolist() if sample not in batch]
+        return Picked(outside[0] if outside else int(drawn[0]), picked.epoch, picked.batch_number)
+
+
+class RowsIntoBatches:
+    """Rows → batches; a rejected sample's row is filled, its reason travels along."""
+
+    def __init__(self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int, num_rows: int):
+        self._source = source
+        self._decode = decode
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._num_rows = num_rows
+
+    def __call__(self, rows: Iterator[Row]) -> Iterator[Batch]:
+        held: list[Row] = []
+        rejects: list[Reject] = []
+        for row in rows:
+            held.append(self._filled(row, rejects))
+            if len(held) == self._num_rows:
+                yield self._batch(held, tuple(rejects))
+                held, rejects = [], []
+
+    def _filled(self, row: Row, rejects: list[Reject]) -> Row:
+        planned = row.picked
+        for attempt in range(MAX_FILLERS):
+            if row.reason is None:
+                return row
+            if attempt == 0:
+                rejects.append(Reject(planned.sample, row.shard, row.key, row.reason))
+            members = self._source.members(self._source.filler(planned, attempt))
+            row = self._decode(next(group_by_keys(members)))
+        raise ShardError(
+            f"{row.shard}: sample {row.key} was rejected ({row.reason}) and so were {MAX_FILLERS} others drawn to "
+            f"stand in for it; look at the shards with `diptych-shards verify`"
+        )
+
+    def _batch(self, rows: list[Row], rejects: tuple[Reject, ...]) -> Batch:
+        tokens, lengths = self._tokenizer([row.caption for row in rows], self._context_length)
+        return Batch(
+            images=torch.stack([row.image for row in rows if row.image is not None]),
+            tokens=torch.from_numpy(tokens),
+            lengths=torch.from_numpy(lengths),
+            samples=np.array([row.picked.sample for row in rows]),
+            rejects=rejects,
+        )
+
+
+def batches(
+    index: ShardIndex,
+    order: SampleOrder,
+    decode: Decoder,
+    tokenizer: Tokenizer,
+    *,
+    context_length: int,
+    rows: tuple[int, int],
+    first: int,
+    stop: int,
+    workers: int,
+    pin_memory: bool = False,
+) -> Generator[Batch, None, None]:
+    """Global batches [first, stop), of each the rows [start, stop) given by `rows`.
+
+    workers: processes that load; 0 loads in this one. Close the generator, or they stay.
+    """
+    source = Source(index, order, rows, first, stop)
+    pipeline = wds.DataPipeline(
+        source,
+        group_by_keys,
+        wds.map(decode),
+        RowsIntoBatches(source, decode, tokenizer, context_length, rows[1] - rows[0]),
+    )
+    others = set(multiprocessing.active_children())
+    loader = wds.WebLoader(
+        pipeline,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=PREFETCHED_BATCHES if workers else None,
+        worker_init_fn=_leave_signals_to_the_rank if workers else None,
+        pin_memory=pin_memory,
+    )
+    try:
+        yield from loader
+    finally:
+        # They ignore SIGTERM, so that a polite stop finds them alive; nobody else would end them.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+
+
+def caption_of(members: dict[str, bytes]) -> str:
+    """The caption, from the `.txt` member or the `caption` field of the `.json`; empty when there is none."""
+    if "txt" in members:
+        return members["txt"].decode("utf-8", errors="replace").strip()
+    try:
+        caption = json.loads(members.get("json", b"{}")).get("caption")
+    except (ValueError, AttributeError):
+        return ""
+    return caption.strip() if isinstance(caption, str) else ""
+
+
+class _File:
+    """An open shard of the size that its index states."""
+
+    def __init__(self, path: str, num_bytes: int):
+        self.descriptor = os.open(path, os.O_RDONLY)
+        size = os.fstat(self.descriptor).st_size
+        if size != num_bytes:
+            os.close(self.descriptor)
+            raise ShardError(f"{path}: has {size} bytes, its index says {num_bytes}")
+
+    def __del__(self) -> None:
+        try:
+            os.close(self.descriptor)
+        except (AttributeError, OSError):
+            pass
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the rank decides when its workers end."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+

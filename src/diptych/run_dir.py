@@ -1,0 +1,108 @@
+"""One directory is the whole record of a run.
+
+    config.yaml       resolved; deciding settings must be equal when the run goes on
+    environment.txt   versions and machine of every start
+    metrics.jsonl     every number, one line a logged step; the record that all dashboards are fed from
+    log/              rank_N.log
+    checkpoints/      step_N/
+    samples.png       the first batch as the model sees it
+    report.html
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+from datetime import datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diptych.config.load import ConfigError, LoadedConfig, config_from_dict, differing_keys, dump_config
+from diptych.config.schema import RunConfig
+
+FREE_SECTIONS = ("run_dir", "machine", "tracking", "checkpoint")
+"""How a run is carried out and watched may change from start to start; what it computes may not."""
+
+
+class RunDir:
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples.png"
+
+    def prepare(self, loaded: LoadedConfig) -> None:
+        """Make the directory, or check that it holds this very run; rank 0 calls it.
+
+        Raises:
+            ConfigError: it holds another run; one line per differing key.
+        """
+        if self.config_file.exists():
+            self._refuse_another_run(loaded.config)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"{self.path}: is not empty and holds no run (no config.yaml); choose another run_dir"
+            )
+        for folder in (self.path, self.log, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(self.config_file, dump_config(loaded.config))
+        with (self.path / "environment.txt").open("a", encoding="utf-8") as file:
+            file.write(describe_environment())
+
+    def read_config(self) -> RunConfig:
+        """Raises ConfigError where there is no run."""
+        try:
+            values: Any = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            return config_from_dict(values)
+        except OSError:
+            raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None
+
+    def _refuse_another_run(self, config: RunConfig) -> None:
+        differing = [
+            f"{self.path}: holds a run with {key} = {old!r}, this one has {new!r}"
+            for key, old, new in differing_keys(self.read_config(), config)
+            if key.partition(".")[0] not in FREE_SECTIONS
+        ]
+        if differing:
+            raise ConfigError("\n".join([*differing, "set run_dir to a new directory, or the settings back"]))
+
+
+def log_to(run_dir: RunDir, rank: int) -> None:
+    """Every rank to its own file; warnings of rank 0 to stderr too."""
+    root = logging.getLogger("diptych")
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    root.handlers.clear()
+    file = logging.FileHandler(run_dir.log / f"rank_{rank}.log", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(file)
+    if rank == 0:
+        console = logging.StreamHandler(sys.stderr)
+        console.setLevel(logging.WARNING)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(console)
+
+
+def describe_environment() -> str:
+    """A paragraph a start: when, on what, with which versions."""
+    installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    lines = [
+        f"started {datetime.now().isoformat(timespec='seconds')}",
+        f"machine {platform.platform()}, {os.cpu_count()} cores",
+        f"python {platform.python_version()}",
+        *installed,
+    ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

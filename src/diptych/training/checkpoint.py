@@ -1,0 +1,220 @@
+"""Checkpoints that are whole or do not exist.
+
+A checkpoint is written to `step_N.partial/` and hashed; the manifest goes last, all is fsynced, and the directory is
+renamed. What has no valid manifest is not a checkpoint. Weights and moments are safetensors by
+parameter name, so nothing is unpickled and any number of ranks or ZeRO stage can resume; `model/` inside is a model
+folder, whole by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych.config.load import config_to_dict
+from diptych.config.schema import RunConfig
+from diptych.data.tokenizer import Tokenizer
+from diptych.encoder import save_model_folder
+from diptych.training.engine import MOMENTS, OptimizerState
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not whole; the message names file and fault."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; all that resuming the data needs."""
+
+    samples_seen: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Reason → how many samples, since the start of the run."""
+    tracker_id: str = ""
+    data: str = ""
+    """Fingerprint of the shards."""
+    seconds: float = 0.0
+    """Time spent training so far."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    progress: Progress
+    weights: dict[str, Tensor]
+    optimizer: OptimizerState
+
+
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, config: RunConfig, tokenizer: Tokenizer, *, num_ranks: int
+) -> Path:
+    """Write one under `folder` and return its path; rank 0 calls it.
+
+    Raises:
+        OSError: nothing was changed under `folder` (disk full, no permission).
+    """
+    samples_seen = checkpoint.progress.samples_seen
+    final = folder / f"step_{samples_seen // config.training.global_batch_size:08d}"
+    partial = final.with_name(f"{final.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_model_folder(partial / "model", checkpoint.weights, config.model, tokenizer)
+        _save_optimizer(partial / "optimizer.safetensors", checkpoint.optimizer)
+        _write(partial / "progress.json", _json(asdict(checkpoint.progress)))
+        _write(partial / "config.json", _json(config_to_dict(config)))
+        manifest = {
+            "format": FORMAT,
+            "samples_seen": samples_seen,
+            "num_ranks": num_ranks,
+            "zero_stage": config.machine.zero_stage,
+            "versions": {"python": platform.python_version(), **{n: version(n) for n in RECORDED_VERSIONS}},
+            "files": {str(path.relative_to(partial)): describe(path) for path in _files(partial)},
+        }
+        _write(partial / MANIFEST, _json(manifest))
+        for directory in (partial / "model", partial):
+            _sync_directory(directory)
+        # A step saved twice (resumed, nothing lost) is the same bytes; the newer replaces the older.
+        if final.exists():
+            remove_checkpoint(final)
+        partial.rename(final)
+        _sync_directory(folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The contents of a checkpoint that `verify` passed."""
+    progress = Progress(**json.loads((path / "progress.json").read_text()))
+    tensors = load_file(path / "optimizer.safetensors")
+    step = int(tensors.pop("step"))
+    moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        moments[kind][name] = tensor
+    return Checkpoint(progress, load_file(path / "model" / "model.safetensors"), OptimizerState(step, moments))
+
+
+def verify(path: Path) -> None:
+    """Hash every file against the manifest.
+
+    Raises:
+        CheckpointError: the first file that is missing, of another size, or changed.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: {MANIFEST} cannot be read ({error})") from None
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is of format {manifest.get('format')}; this version reads {FORMAT}")
+    for name, expected in files.items():
+        try:
+            found = describe(path / name)
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: {error.strerror}") from None
+        if found != expected:
+            raise CheckpointError(f"{path / name}: has changed since it was written ({found}, expected {expected})")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints, newest first; valid or not."""
+    found = [path for path in folder.glob("step_*") if path.is_dir() and (path / MANIFEST).exists()]
+    return sorted((path for path in found if path.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and what was wrong with the newer ones."""
+    faults = []
+    for path in checkpoints(folder):
+        try:
+            verify(path)
+            return path, faults
+        except CheckpointError as error:
+            faults.append(str(error))
+    return None, faults
+
+
+def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> None:
+    """Remove older checkpoints and left-overs of interrupted saves.
+
+    Only valid ones are counted, so that broken ones never push out the last good one. `known_valid` are not hashed
+    again, and grows by those that were.
+    """
+    valid = 0
+    for path in checkpoints(folder):
+        if valid >= keep:
+            remove_checkpoint(path)
+            known_valid.discard(path)
+            continue
+        try:
+            if path not in known_valid:
+                verify(path)
+                known_valid.add(path)
+            valid += 1
+        except CheckpointError:
+            pass
+    for partial in folder.glob("step_*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Marker first, so that a kill in between leaves no half checkpoint that looks whole."""
+    (path / MANIFEST).unlink()
+    _sync_directory(path)
+    shutil.rmtree(path)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file, as the manifest holds them."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+def _save_optimizer(path: Path, state: OptimizerState) -> None:
+    tensors = {f"{kind}.{name}": tensor for kind in MOMENTS for name, tensor in state.moments[kind].items()}
+    save_file({**tensors, "step": torch.tensor(state.step)}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

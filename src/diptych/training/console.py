@@ -1,0 +1,60 @@
+"""What a person watching sees: a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+LINE_EVERY_SECONDS = 5.0
+
+
+class Console:
+    """On rank 0 the progress of a run; silent on the others."""
+
+    def __init__(self, *, total_samples: int, samples_seen: int, shown: bool):
+        self._shown = shown
+        self._total = total_samples
+        self._start = (samples_seen, time.monotonic())
+        self._last_line = 0.0
+        self._bar: tqdm | None = None
+        if shown and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total_samples,
+                initial=samples_seen,
+                unit="sample",
+                unit_scale=True,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}",
+            )
+
+    def say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        elif self._shown:
+            print(line, flush=True)
+
+    def show(self, samples_seen: int, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f} data-wait {data_wait_fraction:.0%}", refresh=False)
+            self._bar.update(samples_seen - self._bar.n)
+        elif self._shown and (
+            samples_seen >= self._total or time.monotonic() - self._last_line >= LINE_EVERY_SECONDS
+        ):
+            self._last_line = time.monotonic()
+            print(
+                f"{samples_seen / self._total:4.0%}  {samples_seen}/{self._total} samples  loss {loss:.3f}  "
+                f"{samples_per_second:.0f} samples/s  data-wait {data_wait_fraction:.0%}  "
+                f"ETA {self._remaining(samples_seen)}",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _remaining(self, samples_seen: int) -> str:
+        first, since = self._start
+        seconds = (time.monotonic() - since) / max(samples_seen - first, 1) * (self._total - samples_seen)
+        return tqdm.format_interval(seconds)

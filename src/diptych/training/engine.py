@@ -1,0 +1,353 @@
+"""One training step on all ranks, and the optimizer's state by parameter name; the only home of DeepSpeed.
+
+Parameters are fp32 at every precision (bf16 is autocast), so the weights that a forward uses are the master weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from diptych.config.schema import RunConfig
+from diptych.data.batch import Batch
+from diptych.data.order import hashes
+from diptych.loss import LOSSES
+from diptych.loss.softmax import in_batch_accuracy
+from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
+from diptych.world import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+OWNED_DEEPSPEED_KEYS = {
+    "train_batch_size": "training.global_batch_size",
+    "train_micro_batch_size_per_gpu": "training.global_batch_size and the number of ranks",
+    "gradient_accumulation_steps": "training.global_batch_size and the number of ranks",
+    "gradient_clipping": "optimizer.gradient_clip_norm",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.warmup_samples and training.total_samples",
+    "fp16": "training.precision",
+    "bf16": "training.precision",
+    "torch_autocast": "training.precision",
+    "amp": "training.precision",
+}
+
+
+class NonFiniteError(ValueError):
+    """The loss or the gradient is not a number; the run stops before it can reach a checkpoint."""
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What one step did, equal on all ranks."""
+
+    loss: float
+    learning_rate: float
+    logit_scale: float
+    """What multiplies the cosines: the exponential of the parameter, before this step's update."""
+    gradient_norm: float
+    """Of the whole model, before clipping."""
+    i2t_accuracy: float | None
+    t2i_accuracy: float | None
+    tallies: tuple[int, ...]
+    """The sums over ranks of what each rank passed in."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """AdamW's state, whole tensors by parameter name: any number of ranks and any ZeRO stage can take it up."""
+
+    step: int
+    moments: dict[str, dict[str, Tensor]]
+    """`exp_avg` and `exp_avg_sq`, each name → f32 of the parameter's shape, on the CPU; empty but on rank 0."""
+
+
+class Engine:
+    """A dual encoder under DeepSpeed.
+
+    Every rank must construct it, step it, and collect and restore its state together. The weights of rank 0 win.
+    """
+
+    def __init__(self, model: nn.Module, config: RunConfig, world: World):
+        _prepare_deepspeed(world)
+        self.model = model.to(world.device)
+        self._config = config
+        self._world = world
+        self._loss = LOSSES[config.loss.name]
+        for tensor in self.model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+        self._engine, *_ = deepspeed.initialize(
+            model=_Towers(self.model, config.training.precision),
+            optimizer=make_optimizer(self.model, config.optimizer),
+            config=deepspeed_config(config, world.size),
+            dist_init_required=False,
+        )
+        self._stage = int(self._engine.zero_optimization_stage())
+        self._fragments = dict(self._make_fragments())
+        self._start_optimizer_state()
+
+    def step(
+        self, batch: Batch, samples_seen: int, *, tallies: tuple[int, ...] = (), with_accuracy: bool = False
+    ) -> StepStats:
+        """Train on this rank's rows of one global batch.
+
+        samples_seen: before this batch. tallies: numbers to be summed over ranks on the way.
+
+        Raises:
+            NonFiniteError: on every rank, when the loss on any is not finite (before the weights change) or the
+                gradient is not (after: the weights are lost and must not be saved).
+        """
+        training = self._config.training
+        rate = learning_rate_at(
+            samples_seen, training.global_batch_size, training.total_samples, self._config.optimizer
+        )
+        self._set_learning_rate(rate)
+        # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
+        torch.manual_seed(int(hashes([self._world.rank], training.seed, samples_seen)[0] >> 1))
+
+        device = self._world.device
+        image, text, scale = self._engine(
+            batch.images.to(device, non_blocking=True),
+            batch.tokens.to(device, non_blocking=True),
+            batch.lengths.to(device, non_blocking=True),
+        )
+        loss = self._loss(image, text, scale, None)
+        # Where accuracy is not wanted, zeros travel in its place: the collectives stay the same on every step.
+        accuracy = in_batch_accuracy(image, text) if with_accuracy else (torch.zeros(()), torch.zeros(()))
+        scale_used = float(scale.detach().exp())
+
+        mean_loss, i2t, t2i, *sums = self._agree(loss.detach(), *accuracy, *tallies)
+        if not torch.isfinite(torch.tensor(mean_loss)):
+            raise NonFiniteError(
+                f"the loss after {samples_seen} samples is {mean_loss}; nothing was changed or saved. "
+                f"Resume from an earlier checkpoint with a lower optimizer.learning_rate"
+            )
+        self._engine.backward(loss)
+        norm = self._step_optimizer()
+        if not torch.isfinite(torch.tensor(norm)):
+            raise NonFiniteError(
+                f"the gradient after {samples_seen} samples is not finite (norm {norm}) while the loss is "
+                f"{mean_loss}; the weights are lost, the last checkpoint is not"
+            )
+        self._clamp_logit_scale()
+        return StepStats(
+            loss=mean_loss,
+            learning_rate=rate,
+            logit_scale=scale_used,
+            gradient_norm=norm,
+            i2t_accuracy=i2t if with_accuracy else None,
+            t2i_accuracy=t2i if with_accuracy else None,
+            tallies=tuple(int(number) for number in sums),
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state dict, on the CPU; complete on rank 0. Every rank must call it."""
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self._stage == 3):
+            if not self._world.is_first:
+                return {}
+            return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+
+    def optimizer_state(self) -> OptimizerState:
+        """Every rank must call it; the tensors are gathered one by one and kept on rank 0."""
+        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+        for name, fragment in self._fragments.items():
+            for kind in MOMENTS:
+                whole = torch.zeros(fragment.numel, dtype=torch.float32, device=self._world.device)
+                whole[fragment.start : fragment.stop] = fragment.of(kind)
+                if self._stage > 0:
+                    # Zeros from everybody else: the sum is exact.
+                    dist.reduce(whole, dst=0)
+                if self._world.is_first:
+                    moments[kind][name] = whole.view(fragment.shape).cpu()
+        return OptimizerState(self._steps_taken(), moments)
+
+    def restore_optimizer(self, state: OptimizerState | None) -> None:
+        """Take up what rank 0 holds; the others may pass None. Every rank must call it."""
+        step = torch.tensor([state.step if state else 0], device=self._world.device)
+        dist.broadcast(step, src=0)
+        for name, fragment in self._fragments.items():
+            for kind in MOMENTS:
+                if self._world.is_first:
+                    assert state is not None
+                    whole = state.moments[kind][name].to(self._world.device).contiguous().view(-1)
+                else:
+                    whole = torch.empty(fragment.numel, dtype=torch.float32, device=self._world.device)
+                dist.broadcast(whole, src=0)
+                fragment.of(kind).copy_(whole[fragment.start : fragment.stop])
+        for entry in self._torch_optimizer().state.values():
+            entry["step"].fill_(int(step))
+
+    def _agree(self, *values: Any) -> list[float]:
+        """The mean over ranks of loss and accuracies, then the sums of the tallies, in one collective."""
+        vector = torch.tensor([float(value) for value in values], dtype=torch.float64, device=self._world.device)
+        vector[:3] /= self._world.size
+        dist.all_reduce(vector)
+        return vector.tolist()
+
+    def _set_learning_rate(self, rate: float) -> None:
+        for group in self._torch_optimizer().param_groups:
+            group["lr"] = rate
+
+    def _step_optimizer(self) -> float:
+        if self._stage == 0:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            self._engine.step()
+            return norm
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def _clamp_logit_scale(self) -> None:
+        """Hold logit_scale ≤ its maximum on the fp32 master, which would else grow on behind a clamped copy."""
+        maximum = self._config.training.max_logit_scale
+        with torch.no_grad():
+            for master in self._masters(SCALE_GROUP):
+                master.clamp_(max=maximum)
+            scale = self.model.logit_scale
+            assert isinstance(scale, Tensor)
+            if self._stage == 3:
+                with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
+                    scale.data.clamp_(max=maximum)
+            else:
+                scale.data.clamp_(max=maximum)
+
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        return self._engine.optimizer.optimizer if self._stage else self._engine.optimizer
+
+    def _masters(self, group_name: str) -> Iterator[Tensor]:
+        """The flat fp32 tensors of this rank that hold a group's parameters."""
+        optimizer = self._torch_optimizer()
+        if self._stage < 3:
+            for group in optimizer.param_groups:
+                if group["name"] == group_name:
+                    yield from group["params"]
+            return
+        zero = self._engine.optimizer
+        for sub_group, flat in enumerate(zero.fp32_partitioned_groups_flat):
+            if optimizer.param_groups[zero.sub_group_to_group_id[sub_group]]["name"] == group_name:
+                yield flat
+
+    def _make_fragments(self) -> Iterator[tuple[str, _Fragment]]:
+        """Where this rank's share of each parameter's moments lies."""
+        zero = self._engine.optimizer
+        state = self._torch_optimizer().state
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        if self._stage == 0:
+            for name, parameter in named:
+                yield name, _Fragment(parameter.shape, 0, parameter.numel(), parameter, 0, state)
+        elif self._stage == 3:
+            for name, parameter in named:
+                group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+                start = min(self._world.rank * size, parameter.ds_numel)
+                stop = min(start + size, parameter.ds_numel)
+                flat = zero.fp32_partitioned_groups_flat[group]
+                yield name, _Fragment(parameter.ds_shape, start, stop, flat, offset, state)
+        else:
+            group_of = {id(p): group for group, params in enumerate(zero.bit16_groups) for p in params}
+            for name, parameter in named:
+                flat = zero.single_partition_of_fp32_groups[group_of[id(parameter)]]
+                mapping = parameter._hp_mapping
+                if mapping is None:
+                    yield name, _Fragment(parameter.shape, 0, 0, flat, 0, state)
+                    continue
+                start = mapping.lp_fragment_address.start
+                stop = start + mapping.lp_fragment_address.numel
+                yield name, _Fragment(parameter.shape, start, stop, flat, mapping.hp_fragment_address.start, state)
+
+    def _start_optimizer_state(self) -> None:
+        """Zero moments before the first step, where torch would make them during it: resuming can then fill them."""
+        state = self._torch_optimizer().state
+        for fragment in self._fragments.values():
+            if fragment.flat not in state:
+                state[fragment.flat] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=fragment.flat.device),
+                    **{kind: torch.zeros_like(fragment.flat) for kind in MOMENTS},
+                }
+
+    def _steps_taken(self) -> int:
+        return int(next(iter(self._torch_optimizer().state.values()))["step"])
+
+
+@dataclass(frozen=True)
+class _Fragment:
+    """Elements [start, stop) of a parameter of `shape` are ours; they lie in `flat`, from `offset` on."""
+
+    shape: torch.Size
+    start: int
+    stop: int
+    flat: Tensor
+    offset: int
+    state: dict[Tensor, dict[str, Tensor]]
+
+    @property
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def of(self, kind: str) -> Tensor:
+        moments = self.state[self.flat][kind].view(-1)
+        return moments[self.offset : self.offset + self.stop - self.start]
+
+
+class _Towers(nn.Module):
+    """The model's forward under autocast; outside of it DeepSpeed would switch autocast off."""
+
+    def __init__(self, model: nn.Module, precision: str):
+        super().__init__()
+        self.model = model
+        self._bf16 = precision == "bf16"
+        if hasattr(model.logit_scale, "ds_id"):
+            deepspeed.zero.register_external_parameter(self, model.logit_scale)
+
+    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both embeddings, and logit_scale as a value of the graph, since ZeRO-3 takes the parameter away again."""
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            image, text = self.model(images, tokens, lengths)
+        return image, text, self.model.logit_scale.clone()
+
+
+def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
+    """DeepSpeed's JSON: ours, with the expert's `machine.deepspeed` merged last.
+
+    Raises:
+        ValueError: the expert sets a key that is ours.
+    """
+    for key, ours in OWNED_DEEPSPEED_KEYS.items():
+        if key in config.machine.deepspeed:
+            raise ValueError(f"machine.deepspeed sets {key}, which follows from {ours}; set that instead")
+    if "stage" in config.machine.deepspeed.get("zero_optimization", {}):
+        raise ValueError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
+    generated = {
+        "train_micro_batch_size_per_gpu": config.training.global_batch_size // num_ranks,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.gradient_clip_norm or 0.0,
+        "zero_optimization": {"stage": config.machine.zero_stage},
+        # Our own AdamW is torch's; DeepSpeed's compile for minutes at the first start.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**40,
+    }
+    return _merged(generated, config.machine.deepspeed)
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    result = dict(one)
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _prepare_deepspeed(world: World) -> None:
+    """No chatter on stdout, and no compiling of a shared-memory collective (minutes, and a stale lock when killed)."""
+    # DeepSpeed insists on the launcher's variable also where there is none.
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

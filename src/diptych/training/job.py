@@ -1,0 +1,127 @@
+"""All that a run works with, made ready: data, model under its engine, and the newest valid checkpoint taken up."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from diptych.config.load import ConfigError
+from diptych.config.schema import RunConfig
+from diptych.data.batch import Batch
+from diptych.data.loader import Decoder, batches
+from diptych.data.order import SampleOrder
+from diptych.data.shards import ShardIndex, open_index
+from diptych.data.tokenizer import Tokenizer, load_tokenizer
+from diptych.encoder import start_from
+from diptych.model.dual_encoder import DualEncoder, load_weights
+from diptych.run_dir import RunDir
+from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint, newest_valid
+from diptych.training.engine import Engine
+from diptych.training.metrics import Metrics
+from diptych.world import World, first_decides
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    config: RunConfig
+    run: RunDir
+    world: World
+    index: ShardIndex
+    order: SampleOrder
+    tokenizer: Tokenizer
+    engine: Engine
+    progress: Progress
+    """Where the run stands as we take it up."""
+    metrics: Metrics | None
+    """On rank 0."""
+    known_valid: set[Path] = field(default_factory=set)
+    """Checkpoints that need not be hashed again."""
+
+    def batches(self, stop: int) -> Generator[Batch, None, None]:
+        """This rank's rows of the global batches from `progress` up to `stop`."""
+        config = self.config
+        return batches(
+            self.index,
+            self.order,
+            Decoder(config.data, config.model.image.image_size, config.training.seed),
+            self.tokenizer,
+            context_length=config.model.text.context_length,
+            rows=self.world.rows(config.training.global_batch_size),
+            first=self.progress.samples_seen // config.training.global_batch_size,
+            stop=stop,
+            workers=config.machine.loader_workers,
+            pin_memory=self.world.device.type == "cuda",
+        )
+
+    def close(self, progress: Progress) -> None:
+        if self.metrics is not None:
+            self.metrics.event("end", samples_seen=progress.samples_seen, seconds=round(progress.seconds, 1))
+            self.metrics.close()
+
+    def __str__(self) -> str:
+        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.model.parameters())
+        ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
+        went_on = f", going on after {self.progress.samples_seen} samples" if self.progress.samples_seen else ""
+        return (
+            f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {self.order.total} samples in "
+            f"{len(self.index.shards)} shards, batch {self.config.training.global_batch_size} over {ranks} "
+            f"on {self.world.device.type}{went_on}"
+        )
+
+
+def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
+    """Every rank calls it; rank 0 alone reads checkpoints, and the others get what it read.
+
+    Raises:
+        ValueError: a missing shard, vocabulary or model; shards other than those the run was started with.
+    """
+    tokenizer = load_tokenizer(config.tokenizer.vocabulary)
+    # Rank 0 first, since it may have to index shards that come without one.
+    first_decides(world, lambda: open_index(config.data.train).total_samples)
+    index = open_index(config.data.train)
+    order = SampleOrder(
+        index.counts,
+        seed=config.training.seed,
+        global_batch_size=config.training.global_batch_size,
+        shuffle_window=config.data.shuffle_window,
+    )
+    torch.manual_seed(config.training.seed)
+    model = DualEncoder(config.model, tokenizer.vocab_size, config.training.initial_logit_scale)
+    known_valid: set[Path] = set()
+    taken_up: list[Checkpoint] = []
+
+    def take_up() -> Progress:
+        path, faults = newest_valid(run.checkpoints)
+        for fault in faults:
+            logger.warning("skipped a damaged checkpoint: %s", fault)
+        if path is None:
+            if config.model.initial_weights is not None:
+                start_from(model, config.model.initial_weights)
+            return Progress(tracker_id=uuid.uuid4().hex[:8], data=index.fingerprint)
+        checkpoint = load_checkpoint(path)
+        if checkpoint.progress.data != index.fingerprint:
+            raise ConfigError(
+                f"data.train {config.data.train}: these are not the shards that {run.path} was started with; "
+                f"put them back, or set run_dir to a new directory"
+            )
+        load_weights(model, checkpoint.weights)
+        known_valid.add(path)
+        taken_up.append(checkpoint)
+        return checkpoint.progress
+
+    progress = first_decides(world, take_up)
+    engine = Engine(model, config, world)
+    if progress.samples_seen:
+        engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
+    metrics = None
+    if world.is_first:
+        metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
+        metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
+    return Job(config, run, world, index, order, tokenizer, engine, progress, metrics, known_valid)

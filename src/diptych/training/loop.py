@@ -1,0 +1,154 @@
+"""Training, in one screen: resume, step, log, save."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from diptych.config.load import LoadedConfig
+from diptych.config.schema import RunConfig
+from diptych.data.batch import Batch
+from diptych.data.loader import REASONS
+from diptych.run_dir import RunDir, log_to
+from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, save_checkpoint
+from diptych.training.console import Console
+from diptych.training.engine import StepStats
+from diptych.training.job import Job, prepare
+from diptych.training.metrics import SAMPLES_SEEN
+from diptych.training.pace import Pace
+from diptych.training.samples_picture import draw_samples
+from diptych.training.signals import stop_on_signals
+from diptych.world import World, first_decides
+
+logger = logging.getLogger(__name__)
+
+MIN_SAMPLES_FOR_VERDICT = 1_000
+"""Rejected samples are judged as a share of at least this many, so that the first few do not end a run."""
+
+
+class TooManyRejectsError(ValueError):
+    """The data is worse than the config allows."""
+
+
+def train(loaded: LoadedConfig, world: World) -> Progress:
+    """Run the config to its end or to a stop signal; called again, go on from the newest valid checkpoint.
+
+    Every rank calls it, inside a process group.
+    """
+    config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
+    first_decides(world, lambda: run.prepare(loaded))
+    log_to(run, world.rank)
+    job = prepare(config, run, world)
+    size, progress = config.training.global_batch_size, job.progress
+    first, last = progress.samples_seen // size, config.training.total_samples // size
+    console = Console(total_samples=last * size, samples_seen=progress.samples_seen, shown=world.is_first)
+    console.say(str(job))
+    pace = Pace(progress.samples_seen, progress.seconds)
+
+    with stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
+        for number, batch in enumerate(pace.timed(loader), start=first):
+            if number == 0 and world.is_first:
+                draw_samples(batch, job.tokenizer, run.samples)
+            done, is_last = number + 1, number + 1 == last
+            is_logged = done % config.tracking.log_every_steps == 0 or done == 1 or is_last
+            stats = job.engine.step(
+                batch, number * size, tallies=(stop.requested, *count(batch)), with_accuracy=is_logged
+            )
+            progress = advance(progress, stats, done * size, pace)
+            refuse_bad_data(config, progress)
+            if is_logged:
+                report(job, progress, stats, pace, console)
+            stopping = stats.tallies[0] > 0
+            if stopping or is_last or save_is_due(config, number * size, done * size):
+                save(job, progress, must_succeed=stopping or is_last)
+            if stopping and not is_last:
+                console.say(f"stopped after {done * size} samples; the same command goes on from there")
+                break
+    job.close(progress)
+    return progress
+
+
+def count(batch: Batch) -> list[int]:
+    """This rank's rejects by reason, in the order of REASONS; each is named in the rank's log."""
+    for reject in batch.rejects:
+        logger.info("rejected %s of %s: %s", reject.key, reject.shard, reject.reason)
+    counts = Counter(reject.reason for reject in batch.rejects)
+    return [counts[reason] for reason in REASONS]
+
+
+def advance(progress: Progress, stats: StepStats, samples_seen: int, pace: Pace) -> Progress:
+    rejected = Counter(progress.rejected)
+    for reason, number in zip(REASONS, stats.tallies[1:], strict=True):
+        if number:
+            rejected[reason] += number
+    return replace(progress, samples_seen=samples_seen, rejected=dict(rejected), seconds=pace.seconds)
+
+
+def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
+    rejected = sum(progress.rejected.values())
+    allowed = config.data.max_rejected_fraction
+    if rejected > allowed * max(progress.samples_seen, MIN_SAMPLES_FOR_VERDICT):
+        table = ", ".join(f"{reason} {number}" for reason, number in sorted(progress.rejected.items()))
+        raise TooManyRejectsError(
+            f"{rejected} of {progress.samples_seen} samples were rejected ({table}); "
+            f"data.max_rejected_fraction allows {allowed:g}. The log names each; mend the shards or allow more"
+        )
+
+
+def report(job: Job, progress: Progress, stats: StepStats, pace: Pace, console: Console) -> None:
+    """To the console and into the record, where this rank has them."""
+    samples_per_second, data_wait_fraction = pace.measure(progress.samples_seen)
+    console.show(progress.samples_seen, stats.loss, samples_per_second, data_wait_fraction)
+    if job.metrics is None:
+        return
+    values: dict[str, float] = {
+        SAMPLES_SEEN: progress.samples_seen,
+        "epoch": progress.samples_seen / job.order.total,
+        "loss": stats.loss,
+        "learning_rate": stats.learning_rate,
+        "logit_scale": stats.logit_scale,
+        "gradient_norm": stats.gradient_norm,
+        "samples_per_second": round(samples_per_second, 2),
+        "data_wait_fraction": round(data_wait_fraction, 4),
+        "rejected_samples": sum(progress.rejected.values()),
+    }
+    if stats.i2t_accuracy is not None and stats.t2i_accuracy is not None:
+        values |= {"i2t_accuracy": stats.i2t_accuracy, "t2i_accuracy": stats.t2i_accuracy}
+    if job.world.device.type == "cuda":
+        values["gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    job.metrics.log(values)
+
+
+def save_is_due(config: RunConfig, before: int, after: int) -> bool:
+    """Whether a multiple of the interval was passed between two counts of samples seen."""
+    every = config.checkpoint.every_samples or max(1, config.training.total_samples // 10)
+    return after // every > before // every
+
+
+def save(job: Job, progress: Progress, *, must_succeed: bool) -> None:
+    """A checkpoint, on all ranks together. A full disk does not end training, unless this was the last chance."""
+    weights, optimizer = job.engine.weights(), job.engine.optimizer_state()
+    if job.metrics is None:
+        return
+    began = time.monotonic()
+    folder = job.run.checkpoints
+    try:
+        path = save_checkpoint(
+            folder, Checkpoint(progress, weights, optimizer), job.config, job.tokenizer, num_ranks=job.world.size
+        )
+    except OSError as error:
+        if must_succeed:
+            raise
+        logger.warning("no checkpoint after %d samples: %s; training goes on", progress.samples_seen, error)
+        job.metrics.event("save_failed", samples_seen=progress.samples_seen, error=str(error))
+        return
+    job.known_valid.add(path)
+    keep_newest(folder, job.config.checkpoint.keep, job.known_valid)
+    seconds = round(time.monotonic() - began, 3)
+    job.metrics.event("save", samples_seen=progress.samples_seen, seconds=seconds, path=path.name)

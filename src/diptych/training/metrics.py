@@ -1,0 +1,158 @@
+"""Every number of a run: `metrics.jsonl` is the record, wandb and TensorBoard are sinks fed from the same call.
+
+The x-axis is samples seen. A dead tracker never stops or delays training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import netrc
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diptych.config.load import config_to_dict
+from diptych.config.schema import RunConfig
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_SEEN = "samples_seen"
+PANELS: dict[str, tuple[str, ...]] = {
+    "learning": ("loss", "i2t_accuracy", "t2i_accuracy"),
+    "health": ("learning_rate", "logit_scale", "gradient_norm"),
+    "speed": ("samples_per_second", "data_wait_fraction", "gpu_memory_gib"),
+    "data": ("rejected_samples", "epoch"),
+}
+"""Dashboard section → the metrics it plots against samples seen."""
+
+FINISH_SECONDS = 20
+"""How long a tracker may take to say goodbye."""
+
+Values = dict[str, float]
+Sink = Callable[[Values], None]
+
+
+class Metrics:
+    """The record of a run on rank 0; on other ranks nothing is constructed.
+
+    samples_seen: where the run goes on. Lines behind it were written after the checkpoint and are dropped: the steps
+    will be taken again.
+    """
+
+    def __init__(self, file: Path, config: RunConfig, *, samples_seen: int, tracker_id: str):
+        _drop_lines_after(file, samples_seen)
+        self._file = file.open("a", encoding="utf-8")
+        self._sinks: dict[str, Sink] = {}
+        self._finishers: list[Callable[[], None]] = []
+        if config.tracking.wandb != "off":
+            self._start("wandb", lambda: self._start_wandb(file.parent, config, tracker_id))
+        if config.tracking.tensorboard:
+            self._start("tensorboard", lambda: self._start_tensorboard(file.parent))
+
+    def log(self, values: Values) -> None:
+        """One logged step; holds SAMPLES_SEEN."""
+        self._write({**values, "time": round(time.time(), 3)})
+        for name, sink in list(self._sinks.items()):
+            try:
+                sink(values)
+            except Exception as error:  # a tracker may fail in any way; the run goes on
+                logger.warning("%s failed and is left out from here on: %s", name, error)
+                del self._sinks[name]
+
+    def event(self, name: str, **details: Any) -> None:
+        """Something that happened: a start, a save, a stop."""
+        self._write({"event": name, "time": round(time.time(), 3), **details})
+
+    def close(self) -> None:
+        self._file.close()
+        threads = [threading.Thread(target=finish, daemon=True) for finish in self._finishers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(FINISH_SECONDS)
+            if thread.is_alive():
+                logger.warning("a tracker did not finish within %d s and is left behind", FINISH_SECONDS)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _start(self, name: str, start: Callable[[], Sink]) -> None:
+        try:
+            self._sinks[name] = start()
+        except Exception as error:  # see log()
+            logger.warning("%s could not start and is left out: %s", name, error)
+
+    def _start_wandb(self, folder: Path, config: RunConfig, tracker_id: str) -> Sink:
+        import wandb
+
+        mode = config.tracking.wandb
+        if mode == "auto":
+            mode = "online" if has_wandb_key() else "offline"
+        run = wandb.init(
+            project=config.tracking.wandb_project,
+            name=folder.name,
+            dir=str(folder),
+            id=tracker_id,
+            resume="allow",
+            mode="offline" if mode == "offline" else "online",
+            config=config_to_dict(config),
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=30),
+        )
+        run.define_metric(SAMPLES_SEEN, hidden=True)
+        for section in PANELS:
+            run.define_metric(f"{section}/*", step_metric=SAMPLES_SEEN)
+        self._finishers.append(run.finish)
+        return lambda values: run.log(in_panels(values))
+
+    def _start_tensorboard(self, folder: Path) -> Sink:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(folder / "tensorboard"))
+        self._finishers.append(writer.close)
+
+        def sink(values: Values) -> None:
+            for name, value in in_panels(values).items():
+                writer.add_scalar(name, value, int(values[SAMPLES_SEEN]))
+
+        return sink
+
+
+def has_wandb_key() -> bool:
+    """Whether `wandb login` left a key, or the environment holds one."""
+    try:
+        hosts = netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        hosts = {}
+    return bool(os.environ.get("WANDB_API_KEY")) or any("wandb" in host for host in hosts)
+
+
+def in_panels(values: Values) -> Values:
+    """Names with their dashboard section: `loss` → `learning/loss`; samples seen stays the axis."""
+    section_of = {metric: section for section, metrics in PANELS.items() for metric in metrics}
+    return {f"{section_of[name]}/{name}" if name in section_of else name: value for name, value in values.items()}
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Every whole line of a record; the last may have been cut by a kill."""
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def _drop_lines_after(file: Path, samples_seen: int) -> None:
+    if not file.exists():
+        return
+    kept = [line for line in read_metrics(file) if line.get(SAMPLES_SEEN, 0) <= samples_seen]
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    partial.replace(file)

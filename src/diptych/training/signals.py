@@ -1,0 +1,39 @@
+"""A polite end: SIGTERM or Ctrl-C asks for a checkpoint and a stop; the step in progress is finished first."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+IMPATIENCE_SECONDS = 1.0
+"""A launcher passes the terminal's Ctrl-C on at once; a second one after this long is a person's."""
+
+
+class StopRequest:
+    """Whether this rank was asked to stop; the ranks agree on it during a step, never inside a handler."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._since = 0.0
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT and time.monotonic() - self._since > IMPATIENCE_SECONDS:
+            raise KeyboardInterrupt
+        if not self.requested:
+            self._since = time.monotonic()
+        self.requested = True
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    request = StopRequest()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, request.ask) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

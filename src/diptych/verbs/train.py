@@ -1,0 +1,91 @@
+"""Train a dual encoder, or go on with a run: alone, under torchrun or under the deepspeed launcher."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from diptych.config.load import LoadedConfig, Problem, config_to_dict, flatten, load_config
+from diptych.config.schema import RunConfig
+from diptych.world import World, process_group, read_world
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="+", metavar="CONFIG|key=value", help="YAML files, merged left to right, and overrides")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what would be run")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    world = read_world()
+    loaded = load_config(
+        [Path(word) for word in arguments.config if "=" not in word],
+        [word for word in arguments.config if "=" in word],
+        checks=(lambda config: check_run(config, world),),
+    )
+    if arguments.dry_run:
+        if world.is_first:
+            print(describe(loaded, world))
+        return
+    from diptych.training.loop import train
+
+    with process_group(world, loaded.config.machine.process_group_timeout_seconds):
+        train(loaded, world)
+
+
+def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
+    """What stands in the way of this run on these ranks: data, vocabulary, model, batch."""
+    from diptych.data.shards import open_index
+    from diptych.data.tokenizer import load_tokenizer
+    from diptych.loss import LOSSES
+    from diptych.model.dual_encoder import expected_shapes
+    from diptych.training.engine import deepspeed_config
+
+    attempts = {
+        "data.train": lambda: open_index(config.data.train),
+        "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
+        "model": lambda: expected_shapes(config.model, 1024),
+        "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
+        "machine.deepspeed": lambda: deepspeed_config(config, world.size),
+    }
+    for key, attempt in attempts.items():
+        try:
+            attempt()
+        except ValueError as error:
+            yield key, str(error)
+    if config.loss.name not in LOSSES:
+        yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
+
+
+def describe(loaded: LoadedConfig, world: World) -> str:
+    """The resolved config, each value with who set it, and what the run comes to."""
+    from diptych.data.shards import open_index
+    from diptych.data.tokenizer import load_tokenizer
+    from diptych.model.dual_encoder import expected_shapes
+
+    config = loaded.config
+    values = list(flatten(config_to_dict(config)))
+    width = max(len(key) for key, _ in values)
+    lines = [f"{key:<{width}}  {value!s:<28}  {loaded.source_of(key)}" for key, value in values]
+
+    index = open_index(config.data.train)
+    shapes = expected_shapes(config.model, load_tokenizer(config.tokenizer.vocabulary).vocab_size)
+    parameters = sum(_product(shape) for shape in shapes.values())
+    size, total = config.training.global_batch_size, config.training.total_samples
+    start, stop = world.rows(size)
+    lines += [
+        "",
+        f"model     {parameters / 1e6:.1f} M parameters, {config.training.precision}",
+        f"data      {index.total_samples} samples in {len(index.shards)} shards, {total / index.total_samples:.1f} epochs",
+        f"steps     {total // size} of {size} samples; warm-up {config.optimizer.warmup_samples // size} steps",
+        f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {config.machine.zero_stage}, "
+        f"{config.machine.loader_workers} loader workers each",
+    ]
+    return "\n".join(lines)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
