@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 520, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 30
+WIDTH, HEIGHT = 360, 190
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 28
 MOST_POINTS = 360
 
 
@@ -69,7 +69,7 @@ def line_chart(
         Line(label, " ".join("{},{}".format(*place(x, y)) for x, y in points), place(*points[-1]))
         for label, points in drawn.items()
     )
-    x_ticks = tuple((place(x, y_low)[0], short_number(x)) for x in ticks(x_low, x_high, 5))
+    x_ticks = tuple((place(x, y_low)[0], short_number(x)) for x in ticks(x_low, x_high, 4))
     y_ticks = tuple(
         (place(x_low, y)[1], f"{y:.0%}" if percent else short_number(y)) for y in ticks(y_low, y_high, 4)
     )
@@ -92,7 +92,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers from low to high, 1, 2 or 5 times a power of ten apart."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    step = min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * power / raw))) * power
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [number * step for number in range(first, last + 1)]

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ from diptych.charts import Chart, line_chart, short_number
 from diptych.evaluation.confusion import (
     Matrix,
     Part,
+    confusion_matrix,
     factorise,
-    matrix_of_classes,
-    matrix_of_part,
     most_confused,
+    whole,
 )
 from diptych.terminal import printable
 
 PICTURE_URI = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 MOST_EXAMPLES = 12
 MOST_RETRIEVALS = 8
+MOST_VALUES = 12
 REPORT_FILE = "report.html"
 
 
@@ -102,7 +103,7 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     charts = [
         line_chart("Loss", {"loss": series("loss")}, y_from_zero=True),
         line_chart(
-            "Accuracy within the batch",
+            "Accuracy in the batch",
             {"image → text": series("i2t_accuracy"), "text → image": series("t2i_accuracy")},
             percent=True,
         ),
@@ -151,7 +152,10 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             ("pixel_baseline", "logistic regression on pixels"),
         ):
             if other := evaluation.get(method, {}).get(name):
-                beside.append((label, other["metrics"]["top1"]))
+                known = other["share_of_known_classes"] > 0
+                beside.append(
+                    (label if known else f"{label} (knows no such class)", other["metrics"]["top1"])
+                )
         beside.append(("chance", result["chance"]["top1"]))
         about = f"{result['pictures']:,} pictures, {len(result['classes']):,} classes"
         cards.append(
@@ -213,24 +217,20 @@ def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | No
     class_names = results[0]["classes"]
     parts = _parts(zero_shot)
     pairs = [
-        (class_names[true], class_names[predicted], number)
-        for true, predicted, number in most_confused(results)
+        (class_names[shown], class_names[said], number) for shown, said, number in most_confused(results)
     ]
     if parts is None:
-        return {"matrices": [_drawn(matrix_of_classes(results, class_names))], "pairs": pairs, "errors": None}
-    small = [part for part in parts if len(part.names) <= 24]
-    return {
-        "matrices": [_drawn(matrix_of_part(results, part)) for part in small],
-        "pairs": pairs,
-        "errors": _errors_by_part(results, parts),
-    }
+        matrices = [confusion_matrix(results, whole(class_names))]
+        return {"matrices": _drawn(matrices), "pairs": pairs, "errors": None}
+    matrices = [confusion_matrix(results, part, MOST_VALUES) for part in parts]
+    return {"matrices": _drawn(matrices), "pairs": pairs, "errors": _errors_by_part(results, parts)}
 
 
 def _errors_by_part(results: Sequence[Mapping[str, Any]], parts: tuple[Part, Part]) -> dict[str, Any]:
     counts = {"first": 0, "second": 0, "both": 0}
     for result in results:
-        for true, predicted, number in result["confusions"]:
-            first, second = (part.of_class[true] != part.of_class[predicted] for part in parts)
+        for shown, said, number in result["confusions"]:
+            first, second = (part.of_class[shown] != part.of_class[said] for part in parts)
             counts["both" if first and second else "first" if first else "second"] += number
     first, second = ("/".join(part.names[:3]) + "/…" for part in parts)
     return {**counts, "all": sum(counts.values()), "first_name": first, "second_name": second}
@@ -253,29 +253,26 @@ def _share(sums: Mapping[tuple[int, int], Sequence[int]], column: int) -> float:
     return right / pictures if pictures else 2.0
 
 
-def _drawn(matrix: Matrix) -> dict[str, Any]:
+def _drawn(matrices: Sequence[Matrix]) -> list[dict[str, Any]]:
+    return [
+        {"rows": matrix.rows, "columns": matrix.columns, "cells": list(_cells(matrix))}
+        for matrix in matrices
+        if matrix.rows
+    ]
+
+
+def _cells(matrix: Matrix) -> Iterator[dict[str, Any]]:
     rows = matrix.counts.sum(axis=1)
-    cells = [
-        {
-            "x": column,
-            "y": row,
-            "count": int(count),
-            "share": float(count / rows[row]),
-            "is_right": matrix.rows[row] == matrix.columns[column] and row == column,
+    for row, column in zip(*matrix.counts.nonzero(), strict=True):
+        count = int(matrix.counts[row, column])
+        yield {
+            "x": int(column),
+            "y": int(row),
+            "count": count,
+            "share": count / int(rows[row]),
+            "is_right": row == column,
             "title": f"{matrix.rows[row]} taken for {matrix.columns[column]}: {count} of {rows[row]}",
         }
-        for (row, column), count in _nonzero(matrix)
-    ]
-    return {"rows": matrix.rows, "columns": matrix.columns, "cells": cells}
-
-
-def _nonzero(matrix: Matrix):
-    return (
-        ((row, column), matrix.counts[row, column])
-        for row in range(len(matrix.rows))
-        for column in range(len(matrix.columns))
-        if matrix.counts[row, column]
-    )
 
 
 def _limited(result: Mapping[str, Any]) -> dict[str, Any]:

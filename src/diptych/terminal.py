@@ -46,7 +46,8 @@ def fit(text: str, width: int) -> str:
 
 def bar(fraction: float, width: int) -> str:
     """A bar of `width` columns, to an eighth of a column."""
-    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
+    # In this order a NaN becomes 0.
+    eighths = round(min(max(0.0, fraction), 1.0) * width * 8)
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
 
 

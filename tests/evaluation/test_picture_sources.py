@@ -31,7 +31,10 @@ def test_a_tree_a_table_and_shards_give_the_same_pictures_and_labels(tmp_path):
     shards = write_shards(
         tmp_path / "shards",
         {
-            f"k{number}": {"png": file.read_bytes(), "json": json.dumps({"colour": file.parent.name}).encode()}
+            f"k{number}": {
+                "png": file.read_bytes(),
+                "json": json.dumps({"colour": file.parent.name}).encode(),
+            }
             for number, file in enumerate(files)
         },
     )
@@ -73,7 +76,9 @@ def test_a_picture_that_does_not_decode_is_left_out_and_named_and_the_others_sta
 
     assert list(embedded.rejected) == ["blue/7.png"]
     assert len(embedded.kept) == 79
-    assert [pictures.names[place] for place in embedded.kept] == [name for name in pictures.names if name != "blue/7.png"]
+    assert [pictures.names[place] for place in embedded.kept] == [
+        name for name in pictures.names if name != "blue/7.png"
+    ]
 
 
 def test_no_picture_that_decodes_is_an_error(tmp_path):
@@ -118,7 +123,9 @@ def without_label(folder):
 
 
 def without_json(folder):
-    open_labelled(write_shards(folder / "s", {"a": {"png": picture((1, 2, 3))}, "b": {"png": picture((1, 2, 3))}}))
+    open_labelled(
+        write_shards(folder / "s", {"a": {"png": picture((1, 2, 3))}, "b": {"png": picture((1, 2, 3))}})
+    )
 
 
 def without_key(folder):

@@ -63,10 +63,13 @@ def test_features_that_are_not_finite_are_wrong_and_not_right():
     assert (judged.above == 5).all()
 
 
-def test_equal_embeddings_get_equal_similarities_wherever_they_stand():
+@pytest.mark.parametrize(
+    ("dim", "num_texts", "num_images"), [(16, 7, 1), (37, 5, 2), (37, 5, 50), (513, 419, 3)]
+)
+def test_equal_embeddings_get_equal_similarities_wherever_they_stand(dim, num_texts, num_images):
     random = np.random.default_rng(1)
-    image = unit_norm(random.normal(size=(3, 513)))
-    text = unit_norm(np.tile(random.normal(size=513), (419, 1)))
+    image = unit_norm(random.normal(size=(num_images, dim)))
+    text = unit_norm(np.tile(random.normal(size=dim), (num_texts, 1)))
     assert (np.ptp(similarities(image, text), axis=1) == 0).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,52 +54,50 @@ def factorise(class_names: Sequence[str]) -> tuple[Part, Part] | None:
     return best[1] if best else None
 
 
-def matrix_of_part(results: Sequence[Mapping[str, Any]], part: Part) -> Matrix:
-    """Confusions counted over one part of the class names: right where that part is right."""
-    size = len(part.names)
-    counts = np.zeros((size, size), dtype=np.int64)
-    for result in results:
-        for each, _, right in result["per_class"]:
-            counts[part.of_class[each], part.of_class[each]] += right
-        for true, predicted, number in result["confusions"]:
-            counts[part.of_class[true], part.of_class[predicted]] += number
-    return Matrix(part.names, part.names, counts)
+def whole(class_names: Sequence[str]) -> Part:
+    """The class names as they are, as their only part."""
+    return Part(tuple(class_names), np.arange(len(class_names)))
 
 
-def matrix_of_classes(results: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Matrix:
-    """All classes where they are few, else those with the most errors and the rest as `other`."""
-    errors = np.zeros(len(class_names), dtype=np.int64)
-    for result in results:
-        for true, predicted, number in result["confusions"]:
-            errors[[true, predicted]] += number
-    if len(class_names) <= MOST_SHOWN:
-        shown = list(range(len(class_names)))
-    else:
-        shown = sorted(np.argsort(-errors, kind="stable")[:MOST_SHOWN].tolist())
-    row_of = {each: place for place, each in enumerate(shown)}
-    other = len(shown)
-    counts = np.zeros((len(shown), len(shown) + 1), dtype=np.int64)
+def confusion_matrix(
+    results: Sequence[Mapping[str, Any]], part: Part, most_shown: int = MOST_SHOWN
+) -> Matrix:
+    """Confusions of one part of the class names: right is where that part is right.
+
+    All values of the part where they are few, else those with the most errors, and the rest as `other`.
+    """
+    counts: Counter[tuple[int, int]] = Counter()
     for result in results:
         for each, _, right in result["per_class"]:
-            if each in row_of:
-                counts[row_of[each], row_of[each]] += right
-        for true, predicted, number in result["confusions"]:
-            if true in row_of:
-                counts[row_of[true], row_of.get(predicted, other)] += number
-    names = tuple(class_names[each] for each in shown)
-    if not counts[:, other].any():
-        return Matrix(names, names, counts[:, :other])
-    return Matrix(names, (*names, "other"), counts)
+            counts[int(part.of_class[each]), int(part.of_class[each])] += right
+        for shown, said, number in result["confusions"]:
+            counts[int(part.of_class[shown]), int(part.of_class[said])] += number
+
+    errors: Counter[int] = Counter()
+    for (shown, said), number in counts.items():
+        if shown != said:
+            errors.update({shown: number, said: number})
+    chosen = range(len(part.names))
+    if len(part.names) > most_shown:
+        chosen = sorted(each for each, _ in errors.most_common(most_shown))
+    row_of = {each: row for row, each in enumerate(chosen)}
+    matrix = np.zeros((len(row_of), len(row_of) + 1), dtype=np.int64)
+    for (shown, said), number in counts.items():
+        if shown in row_of:
+            matrix[row_of[shown], row_of.get(said, len(row_of))] += number
+    names = tuple(part.names[each] for each in chosen)
+    if not matrix[:, -1].any():
+        return Matrix(names, names, matrix[:, :-1])
+    return Matrix(names, (*names, "other"), matrix)
 
 
 def most_confused(results: Sequence[Mapping[str, Any]], most: int = 10) -> list[tuple[int, int, int]]:
     """(true class, predicted class, pictures), most frequent first."""
-    totals: dict[tuple[int, int], int] = {}
+    counts: Counter[tuple[int, int]] = Counter()
     for result in results:
-        for true, predicted, number in result["confusions"]:
-            totals[true, predicted] = totals.get((true, predicted), 0) + number
-    ordered = sorted(totals.items(), key=lambda item: -item[1])
-    return [(true, predicted, number) for (true, predicted), number in ordered[:most]]
+        for shown, said, number in result["confusions"]:
+            counts[shown, said] += number
+    return [(shown, said, number) for (shown, said), number in counts.most_common(most)]
 
 
 def _part(values: Sequence[Sequence[str]]) -> Part:

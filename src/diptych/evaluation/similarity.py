@@ -24,8 +24,8 @@ def unit_norm(embeddings: Any) -> Array:
 def similarities(queries: Array, gallery: Array) -> Array:
     """f32[queries gallery] of unit-norm embeddings: the cosine, rounded once.
 
-    Summed in float64, because a float32 product of *equal* rows differs by the place it has in the matrix (the BLAS
-    kernel's edges): a model with constant output would win some of its ties. In bf16, 13 % of all pictures tie.
+    Summed in float64, because a float32 product of equal rows differs by the place it has in the matrix (86 of 378
+    shapes tried with OpenBLAS, 0 this way): a model with constant output would win some of its ties.
     """
     return (queries.astype(np.float64) @ gallery.astype(np.float64).T).astype(np.float32)
 

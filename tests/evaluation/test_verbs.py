@@ -1,0 +1,162 @@
+"""`diptych evaluate`, `classify` and `embed` as a user calls them, on a model with random weights."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from diptych import cli
+from diptych.encoder import load, save_model_folder
+from tests.evaluation.colours import COLOURS, picture, write_tree
+from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
+
+ESCAPE = "\x1b]0;owned\x07"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_model_folder(folder, dual_encoder(model_config()).state_dict(), model_config(), TOKENIZER)
+    return folder
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    save_checkpoint(tmp_path / "run", 7)
+    return tmp_path / "run"
+
+
+def fails(capsys, *words):
+    """The one line that a mistake prints."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(word) for word in words])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"diptych {words[0]}: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def captioned(folder):
+    folder.mkdir()
+    for colour, pixels in COLOURS.items():
+        (folder / f"{colour}.png").write_bytes(picture(pixels))
+        (folder / f"{colour}.txt").write_text(f"a {colour} wall")
+    return folder
+
+
+def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run_dir, tmp_path, capsys):
+    seen = write_tree(tmp_path / "seen", list(COLOURS), copies=3)
+    unseen = write_tree(tmp_path / "b", ["red", "cyan"], copies=2)
+    (tmp_path / "classes.yaml").write_text(
+        f'classes: [{", ".join(COLOURS)}]\ntemplates: ["a {{}}", "a {{}} wall"]'
+    )
+    (tmp_path / "credit.txt").write_text("Drawn by <someone>.\n")
+
+    cli.main(
+        f"evaluate {run_dir} --zero-shot {seen} --zero-shot unseen={unseen} --classes {tmp_path}/classes.yaml "
+        f"--retrieval pairs={captioned(tmp_path / 'pairs')} --linear-probe {seen} --pixel-baseline {seen} "
+        f"--report --credits {tmp_path}/credit.txt --device cpu".split()
+    )
+
+    printed = capsys.readouterr().out
+    assert "zero-shot over 6 classes, 2 prompt templates" in printed
+    assert "chance" in printed
+    assert max(map(len, printed.split("numbers:")[0].splitlines())) <= 80
+    evaluation = json.loads((run_dir / "evaluation.json").read_text())
+    assert evaluation["model"].endswith("step_00000007/model")
+    assert list(evaluation["zero_shot"]) == ["seen", "unseen"]
+    assert evaluation["zero_shot"]["seen"]["pictures"] == 18
+    assert evaluation["retrieval"]["pairs"]["captions"] == 6
+    assert evaluation["pixel_baseline"]["unseen"]["metrics"]["top1"] == 1
+    assert evaluation["linear_probe"]["seen"]["train_classes"] == 6
+    page = (run_dir / "report.html").read_text()
+    assert "Drawn by &lt;someone&gt;." in page
+
+
+def test_without_classes_the_labels_found_are_the_classes(model, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    cli.main(["evaluate", str(model), "--zero-shot", str(tree), "--json", str(tmp_path / "out.json")])
+    assert "over 2 classes, 1 prompt template\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text())["templates"] == ["a photo of a {}."]
+
+
+def test_mistakes_of_evaluate_are_one_line(model, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", ["red", "blue ish"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "c.yaml").write_text("classes: [red, blue]")
+    assert "nothing to evaluate" in fails(capsys, "evaluate", model)
+    assert "does not exist" in fails(capsys, "evaluate", model, "--zero-shot", tmp_path / "no")
+    assert "no pictures in subfolders" in fails(capsys, "evaluate", model, "--zero-shot", tmp_path / "empty")
+    unknown = fails(capsys, "evaluate", model, "--zero-shot", tree, "--classes", tmp_path / "c.yaml")
+    assert "'blue ish' is none of the 2 classes" in unknown
+    assert "two data sets are called 'tree'" in fails(
+        capsys, "evaluate", model, "--zero-shot", tree, "--zero-shot", tree
+    )
+    assert "needs a run directory" in fails(capsys, "evaluate", model, "--zero-shot", tree, "--report")
+    assert "give that too" in fails(
+        capsys, "evaluate", model, "--retrieval", captioned(tmp_path / "p"), "--pixel-baseline", tree
+    )
+    assert "is no folder" in fails(capsys, "evaluate", tmp_path / "nowhere", "--zero-shot", tree)
+
+
+def test_classify_prints_probabilities_that_sum_to_one_best_first(model, tmp_path, capsys):
+    (tmp_path / "red.png").write_bytes(picture(COLOURS["red"]))
+    cli.main(["classify", str(model), str(tmp_path / "red.png"), "--labels", "a cat, a dog,a hat"])
+    name, *lines = capsys.readouterr().out.splitlines()
+    assert name.endswith("red.png")
+    shares = [float(line.split()[-2]) for line in lines]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.16)  # three roundings to a tenth
+
+
+def test_classify_shows_no_control_characters_of_names_and_labels(model, tmp_path, capsys):
+    hostile = tmp_path / f"a{ESCAPE}\u202egnp.png"
+    hostile.write_bytes(picture(COLOURS["red"]))
+    cli.main(["classify", str(model), str(hostile), "--labels", f"cat{ESCAPE},dog\u2066", "--top", "1"])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "\x07" not in printed and "\u202e" not in printed
+    assert "<U+202E>" in printed
+
+
+def test_mistakes_of_classify_are_one_line(model, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(picture(COLOURS["red"]))
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    assert "is no file" in fails(capsys, "classify", model, tmp_path / "no.png", "--labels", "a,b")
+    assert "two or more" in fails(capsys, "classify", model, tmp_path / "a.png", "--labels", "cat")
+    assert "listed 2 times" in fails(capsys, "classify", model, tmp_path / "a.png", "--labels", "cat,cat")
+    assert "exactly once" in fails(
+        capsys, "classify", model, tmp_path / "a.png", "--labels", "a,b", "--template", "a photo"
+    )
+    fails(capsys, "classify", model, tmp_path / "b.png", "--labels", "a,b")
+
+
+def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_path, capsys):
+    folder = captioned(tmp_path / "pictures")
+    (folder / "broken.jpg").write_bytes(b"no")
+    (tmp_path / "texts.txt").write_text("a cat\nein Übel\n", encoding="utf-8")
+    cli.main(
+        f"embed {model} --pictures {folder} --texts {tmp_path}/texts.txt --output {tmp_path}/out.npz".split()
+    )
+    written = np.load(tmp_path / "out.npz", allow_pickle=False)
+    encoder = load(model, "cpu")
+    expected = encoder.embed_pictures([folder / "red.png"]).numpy()[0]
+    place = [name.rsplit("/", 1)[1] for name in written["pictures"]].index("red.png")
+    np.testing.assert_allclose(written["picture_embeddings"][place], expected, atol=1e-5)  # other batch
+    np.testing.assert_allclose(
+        written["text_embeddings"], encoder.embed_texts(["a cat", "ein Übel"]).numpy(), atol=1e-5
+    )
+    assert written["texts"].tolist() == ["a cat", "ein Übel"]
+    assert len(written["pictures"]) == 6
+    assert "broken.jpg" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_mistakes_of_embed_are_one_line(model, tmp_path, capsys):
+    assert "nothing to embed" in fails(capsys, "embed", model, "--output", tmp_path / "o.npz")
+    assert ".npz" in fails(capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.txt")
+    assert "holds no pictures" in fails(
+        capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.npz"
+    )

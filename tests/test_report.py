@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from diptych.charts import line_chart, short_number, thin, ticks
+from diptych.evaluation.confusion import confusion_matrix, factorise, whole
+from diptych.report import read_metrics, write_report
+from diptych.terminal import bar, columns, printable, table
+
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</title></style></svg><script>alert(1)</script>",
+    "javascript:alert(1)",
+    "a\x1b]0;owned\x07\u202edog",
+    "{{ 7 * 7 }}",
+)
+
+
+class Page(HTMLParser):
+    """Elements and attributes as a browser's parser finds them, and the text between them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.attributes, self.texts = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def example(label, classes):
+    guesses = [[number, 0.3] for number in range(min(3, classes))]
+    return {"name": "x.png", "picture": PIXEL, "label": label, "guesses": guesses}
+
+
+def zero_shot(classes, confusions=()):
+    size = len(classes)
+    return {
+        "pictures": 2 * size,
+        "rejected": {},
+        "metrics": {"top1": 0.5, "top5": None, "mean_per_class_recall": 0.5},
+        "chance": {"top1": 1 / size, "top5": None, "mean_per_class_recall": 1 / size},
+        "classes": list(classes),
+        "per_class": [[number, 2, 1] for number in range(size)],
+        "confusions": [list(each) for each in confusions] or [[0, 1, size]],
+        "right": [example(0, size)],
+        "wrong": [example(1, size)],
+    }
+
+
+def retrieval(captions):
+    metrics = {f"{way}_r{k}": 0.5 for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    nearest = [{"caption": caption, "similarity": 0.5, "is_right": False} for caption in captions]
+    found = {"name": "x.png", "picture": PIXEL, "captions": list(captions), "nearest": nearest}
+    counts = {"pictures": 4, "captions": 6, "distinct_captions": 5, "rejected": {}}
+    return {**counts, "metrics": metrics, "chance": metrics, "examples": [found]}
+
+
+def test_hostile_captions_class_names_and_titles_are_text_and_nothing_else(tmp_path):
+    evaluation = {
+        "model": HOSTILE[0],
+        "zero_shot": {HOSTILE[1]: zero_shot(HOSTILE)},
+        "retrieval": {HOSTILE[2]: retrieval(HOSTILE)},
+        "templates": [f"{HOSTILE[0]} {{}}"],
+        "versions": {HOSTILE[0]: HOSTILE[1]},
+    }
+    (tmp_path / "config.yaml").write_text("run_dir: " + HOSTILE[2])
+    html = write_report(tmp_path, evaluation, credits=HOSTILE, title=HOSTILE[0]).read_text(encoding="utf-8")
+
+    page = Page(html)
+    assert not {"script", "iframe", "object", "link", "a", "form"} & set(page.elements)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("href", "srcset")]
+    assert {value.split(",")[0] for _, name, value in page.attributes if name == "src"} == {
+        "data:image/png;base64"
+    }
+    for control in "\x1b\x07\x00\u202e\u2066":
+        assert control not in html
+    assert page.texts.count(HOSTILE[0]) >= 4
+    assert "{{ 7 * 7 }}" in page.texts
+
+
+def test_the_page_forbids_scripts_and_the_network(tmp_path):
+    html = write_report(tmp_path, {}).read_text(encoding="utf-8")
+    policy = [value for _, name, value in Page(html).attributes if name == "content"][0]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert "http" not in re.sub(r"http-equiv", "", html)
+
+
+def test_an_address_in_place_of_a_picture_is_refused(tmp_path):
+    result = zero_shot(["cat", "dog"])
+    result["wrong"][0]["picture"] = "http://example.com/track.png"
+    with pytest.raises(ValueError, match="as a data URI is expected"):
+        write_report(tmp_path, {"zero_shot": {"mine": result}})
+
+
+def test_what_is_missing_is_left_out(tmp_path):
+    html = write_report(tmp_path, {}).read_text(encoding="utf-8")
+    for heading in ("How it learned", "confuses", "Examples", "Nearest captions", "Credits", "Configuration"):
+        assert heading not in html
+    result = copy.deepcopy(zero_shot(["cat", "dog"]))
+    del result["right"], result["wrong"]
+    html = write_report(tmp_path, {"zero_shot": {"mine": result}}).read_text(encoding="utf-8")
+    assert "Examples" not in html
+    assert "What it confuses" in html
+
+
+def test_curves_pictures_config_and_credits_are_in_the_page(tmp_path):
+    records = [{"event": "start", "samples_seen": 0}] + [
+        {"samples_seen": 32 * step, "step": step, "time": 100.0 + step, "loss": 3 / step, "i2t_accuracy": 0.5}
+        for step in range(1, 50)
+    ]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records) + '{"loss": 1'
+    )
+    (tmp_path / "config.yaml").write_text("training:\n  seed: 3\n")
+    (tmp_path / "samples.png").write_bytes(b"\x89PNG")
+    evaluation = {
+        "zero_shot": {"seen": zero_shot(["cat", "dog"])},
+        "retrieval": {"pairs": retrieval(["a cat"])},
+    }
+
+    html = write_report(tmp_path, evaluation, credits=["By the artists."]).read_text(encoding="utf-8")
+
+    for expected in (
+        "Loss",
+        "Accuracy in the batch",
+        "1,568",
+        "48 s",
+        "seed: 3",
+        "By the artists.",
+        "iVBORw",
+        "a cat",
+    ):
+        assert expected in html
+    assert "Learning rate" not in html
+    assert html.count("<polyline") == 2
+
+
+def test_metrics_measured_again_after_a_resume_replace_the_first(tmp_path):
+    lines = [{"samples_seen": 10, "loss": 5}, {"samples_seen": 20, "loss": 4}, {"event": "resume"}]
+    lines += [{"samples_seen": 20, "loss": 3}, {"samples_seen": 30, "loss": 2}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [record["loss"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [5, 3, 2]
+
+
+def test_class_names_that_are_combinations_are_taken_apart():
+    nouns, colours = ["crab", "apple", "ice cream"], ["red", "orange"]
+    names = [f"{'an' if n[0] in 'aeiou' else 'a'} {n} on {'an' if c[0] == 'o' else 'a'} {c} background"
+             for n in nouns for c in colours]  # fmt: skip
+    first, second = factorise(names)
+    assert first.names == tuple(nouns) and first.of_class.tolist() == [0, 0, 1, 1, 2, 2]
+    assert second.names == tuple(colours) and second.of_class.tolist() == [0, 1] * 3
+    assert factorise(["cat", "dog", "bird on a wire"]) is None
+    assert factorise(["cup of tea", "piece of cake", "kind of blue", "out of time"]) is None
+
+
+def test_confusions_are_counted_over_a_part_or_over_the_worst_classes():
+    names = [f"{noun} on {colour}" for noun in ("crab", "bee") for colour in ("red", "grey")]
+    result = zero_shot(names, [(0, 1, 3), (1, 2, 2)])
+    first, second = factorise(names)
+    assert confusion_matrix([result], first).counts.tolist() == [[2 + 3, 2], [0, 2]]
+    assert confusion_matrix([result], second).counts.tolist() == [[2, 3], [2, 2]]
+    worst = confusion_matrix([result], whole(names), most_shown=2)
+    assert worst.rows == ("crab on red", "crab on grey")
+    assert worst.columns[-1] == "other"
+    assert worst.counts.tolist() == [[1, 3, 0], [0, 1, 2]]
+
+
+def test_a_grid_of_combinations_marks_those_of_the_later_data_sets(tmp_path):
+    names = [f"{noun} on {colour}" for noun in ("crab", "bee", "owl") for colour in ("red", "grey")]
+    seen, unseen = zero_shot(names), zero_shot(names)
+    seen["per_class"], unseen["per_class"] = seen["per_class"][:4], seen["per_class"][4:]
+    html = write_report(tmp_path, {"zero_shot": {"seen": seen, "unseen": unseen}}).read_text(encoding="utf-8")
+    assert "Every combination" in html
+    assert html.count('class="marked"') == 2
+
+
+def test_charts_leave_out_what_is_not_finite_and_keep_the_last_point():
+    points = [(float(x), float(x % 7)) for x in range(5000)]
+    assert len(thin(points)) <= 361 and thin(points)[-1] == points[-1]
+    chart = line_chart("Loss", {"loss": [(1, 2.0), (2, float("nan")), (3, float("inf")), (4, 1.0)]})
+    assert len(chart.lines[0].points.split()) == 2
+    assert line_chart("Loss", {"loss": [(1, 2.0)]}) is None
+    assert line_chart("Flat", {"flat": [(1, 0.0), (2, 0.0)]}) is not None
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0, 102_400, 4) == pytest.approx([0, 20_000, 40_000, 60_000, 80_000, 100_000])
+    assert ticks(0.13, 0.97, 4) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert [short_number(value) for value in (12.8e9, 51_200, 999.7, 0.0015, 1e-5, 0)] == [
+        "12.8B", "51.2k", "1k", "0.0015", "1e-05", "0"]  # fmt: skip
+
+
+def test_terminal_lines_hold_no_control_characters_and_count_wide_ones_twice():
+    assert printable("a\x1b[31mb\nc\td\x9b\u202ee") == "a[31mb c d<U+202E>e"
+    assert columns("日本a") == 5
+    assert printable("日本語テキスト", 6) == "日本…"
+    assert [len(bar(share, 8)) for share in (0, 0.01, 0.5, 1, 2, float("nan"))] == [8] * 6
+    lines = table([["日本" * 60, "x"], ["short", "yy"]], align="<>").splitlines()
+    assert [columns(line) for line in lines] == [80, 80] or columns(lines[0]) == 79
