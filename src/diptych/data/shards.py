@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -326,16 +327,16 @@ def _tars_at(location: str) -> list[Path]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    expanded: list[str] = []
+    too_many = ShardError(f"{pattern!r} names more than {_MAX_SHARDS} shards")
+    for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern):
+        if abs(int(last) - int(first)) >= _MAX_SHARDS:  # braceexpand would hold the whole range in memory
+            raise too_many
     try:
-        for path in braceexpand(pattern):
-            expanded.append(path)
-            if len(expanded) > _MAX_SHARDS:
-                break
+        expanded = list(itertools.islice(braceexpand(pattern), _MAX_SHARDS + 1))
     except ValueError as error:  # braceexpand.UnbalancedBracesError
         raise ShardError(f"{pattern!r}: unbalanced braces") from error
     if len(expanded) > _MAX_SHARDS:
-        raise ShardError(f"{pattern!r} names more than {_MAX_SHARDS} shards")
+        raise too_many
     return expanded
 
 
@@ -364,7 +365,7 @@ def _warn_if_unfinished(index_folder: Path) -> None:
     """`diptych-shards pack` keeps its state there; shards that are complete are good to use meanwhile."""
     try:
         state = json.loads((index_folder / "pack.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return
     if isinstance(state, dict) and state.get("finished") is False:
         logger.warning("%s: its packing has not finished; these are the shards so far", index_folder.parent)

@@ -83,8 +83,7 @@ class _StrictTarInfo(tarfile.TarInfo):
         archive.fileobj.seek(position)  # type: ignore[union-attr]
         if not header:
             raise _without_end(position)
-        if header[156:157] in _EXTENDED_TYPES:
-            _check_extended_size(header[124:136], position)
+        _check_size(header, position)
         try:
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -115,10 +114,14 @@ def _refuse_compressed(start: bytes) -> None:
             raise BrokenTarError(f"at byte 0: compressed with {name}; unpack it to a plain tar first")
 
 
-def _check_extended_size(field: bytes, position: int) -> None:
-    digits = field.strip(b" \0") or b"0"
-    if not digits.isdigit() or int(digits, 8) > MAX_EXTENDED_HEADER_BYTES:
-        raise BrokenTarError(f"at byte {position}: an extended header over {MAX_EXTENDED_HEADER_BYTES} bytes")
+def _check_size(header: bytes, position: int) -> None:
+    field = header[124:136]
+    if field.startswith(b"\xff") or b"-" in field:  # tarfile would read backwards
+        raise BrokenTarError(f"at byte {position}: the header gives a negative size")
+    if header[156:157] in _EXTENDED_TYPES:
+        digits = field.strip(b" \0") or b"0"
+        if not digits.isdigit() or int(digits, 8) > MAX_EXTENDED_HEADER_BYTES:
+            raise BrokenTarError(f"at byte {position}: an extended header over {MAX_EXTENDED_HEADER_BYTES} bytes")
 
 
 def _check_end(file: BinaryIO, position: int, num_bytes: int) -> None:

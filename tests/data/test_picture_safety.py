@@ -1,0 +1,208 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from diptych.data.picture_safety import PictureError, PictureReason, check_picture, open_picture
+
+FORMATS = {
+    "JPEG": {"format": "JPEG", "quality": 95},
+    "progressive JPEG": {"format": "JPEG", "progressive": True},
+    "PNG": {"format": "PNG"},
+    "lossy WebP": {"format": "WEBP", "quality": 90},
+    "lossless WebP": {"format": "WEBP", "lossless": True},
+}
+every_format = pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
+
+
+def noise(mode="RGB", size=(40, 30)):
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shape = (size[1], size[0], channels) if channels > 1 else (size[1], size[0])
+    return Image.frombytes(mode, size, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8).tobytes())
+
+
+def encoded(picture, **options):
+    file = io.BytesIO()
+    picture.save(file, **options)
+    return file.getvalue()
+
+
+def pixel(picture, x=0, y=0):
+    return picture.getpixel((x, y))
+
+
+def reason_of(data, open_it=open_picture, **limits):
+    with pytest.raises(PictureError) as caught:
+        open_it(data, **limits)
+    return caught.value.reason
+
+
+def png_header(width, height, bits=8, colour=2):
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+# -- what comes out ----------------------------------------------------------------------------------------
+
+
+@every_format
+def test_a_picture_opens_as_pillow_decodes_it(options):
+    data = encoded(noise(), **options)
+    assert np.array_equal(open_picture(data), Image.open(io.BytesIO(data)).convert("RGB"))
+    assert check_picture(data) == (40, 30, options["format"])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16"])
+def test_every_png_mode_comes_out_as_rgb(mode):
+    picture = Image.new(mode, (5, 4))
+    assert open_picture(encoded(picture, format="PNG")).mode == "RGB"
+    assert check_picture(encoded(picture, format="PNG")) == (5, 4, "PNG")
+
+
+def test_cmyk_is_converted():
+    red = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), format="JPEG", quality=95)
+    assert np.allclose(pixel(open_picture(red)), (255, 0, 0), atol=6)
+
+
+@pytest.mark.parametrize("value, expected", [(0, 0), (257 * 115, 115), (65535, 255), (300, 1), (256, 1)])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(value, expected):
+    grey = Image.fromarray(np.full((4, 4), value, dtype=np.uint16))
+    assert pixel(open_picture(encoded(grey, format="PNG"))) == (expected,) * 3
+
+
+def test_sixteen_bit_colour_is_scaled_and_not_clipped():
+    row = b"\0" + struct.pack(">HHH", 257 * 10, 257 * 115, 65535) * 2
+    body = b"IDAT" + zlib.compress(row * 2)
+    end = b"\0\0\0\0IEND\xaeB`\x82"
+    data = png_header(2, 2, 16) + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + end
+    assert pixel(open_picture(data)) == (10, 115, 255)
+
+
+@pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "WEBP", "lossless": True}])
+@pytest.mark.parametrize("alpha, expected", [(0, (255, 255, 255)), (255, (0, 0, 200)), (51, (204, 204, 244))])
+def test_transparency_shows_white(options, alpha, expected):
+    data = encoded(Image.new("RGBA", (4, 4), (0, 0, 200, alpha)), **options)
+    assert pixel(open_picture(data)) == expected
+
+
+def test_a_transparent_colour_of_a_palette_or_of_rgb_shows_white():
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    assert pixel(open_picture(encoded(palette, format="PNG"))) == (40, 50, 60)
+    assert pixel(open_picture(encoded(palette, format="PNG", transparency=1))) == (255, 255, 255)
+    rgb = Image.new("RGB", (4, 4), (1, 2, 3))
+    assert pixel(open_picture(encoded(rgb, format="PNG", transparency=(1, 2, 3)))) == (255, 255, 255)
+    grey = Image.new("L", (4, 4), 7)
+    assert pixel(open_picture(encoded(grey, format="PNG", transparency=7))) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("options", [{"format": "JPEG"}, {"format": "PNG"}, {"format": "WEBP", "lossless": True}])
+def test_exif_orientation_is_applied_to_pixels_and_size(options, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(), exif=exif, **options)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(open_picture(data), upright)
+    assert check_picture(data)[:2] == upright.size
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
+def test_broken_exif_does_no_harm(exif):
+    data = encoded(noise(), format="PNG", exif=exif)
+    assert open_picture(data).size == (40, 30)
+
+
+@pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "WEBP", "lossless": True}])
+def test_of_an_animation_the_first_frame_counts(options):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    data = encoded(frames[0], save_all=True, append_images=frames[1:], **options)
+    assert pixel(open_picture(data)) == (255, 0, 0)
+
+
+def test_a_jpeg_with_a_second_picture_behind_it_is_a_jpeg():
+    data = encoded(noise(), format="MPO", save_all=True, append_images=[noise()])
+    assert check_picture(data) == (40, 30, "JPEG")
+
+
+# -- what is refused ---------------------------------------------------------------------------------------
+
+
+@every_format
+@pytest.mark.parametrize("tenths", range(1, 10))
+@pytest.mark.parametrize("open_it", [open_picture, check_picture])
+def test_a_truncated_picture_is_refused_at_every_tenth(options, tenths, open_it):
+    data = encoded(noise(), **options)
+    assert reason_of(data[: len(data) * tenths // 10], open_it) is PictureReason.TRUNCATED
+
+
+@every_format
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_no_cut_is_taken_for_a_picture(options, data):
+    whole = encoded(noise(), **options)
+    with pytest.raises(PictureError):
+        check_picture(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+@every_format
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_flipped_bits_are_refused_or_decoded_and_nothing_else(options, data):
+    changed = bytearray(encoded(noise(), **options))
+    for bit in data.draw(st.lists(st.integers(0, 8 * len(changed) - 1), min_size=1, max_size=4)):
+        changed[bit // 8] ^= 1 << bit % 8
+    try:
+        assert open_picture(bytes(changed)).mode == "RGB"
+    except PictureError:
+        pass
+
+
+def test_a_png_with_a_flipped_bit_is_refused_when_checked():
+    data = bytearray(encoded(noise(), format="PNG", compress_level=0))
+    data[len(data) // 2] ^= 1
+    assert reason_of(bytes(data), check_picture) is PictureReason.DECODE_ERROR
+
+
+@pytest.mark.parametrize("open_it", [open_picture, check_picture])
+def test_a_bomb_is_refused_by_its_header(open_it):
+    bomb = png_header(30_000, 30_000) + b"\0\0\0\0IEND\xaeB`\x82"
+    assert reason_of(bomb, open_it) is PictureReason.TOO_MANY_PIXELS
+    assert reason_of(png_header(2**31 - 1, 2**31 - 1) + bomb[-12:], open_it) is PictureReason.TOO_MANY_PIXELS
+    assert reason_of(encoded(noise(), format="JPEG"), open_it, max_pixels=1199) is PictureReason.TOO_MANY_PIXELS
+    open_it(encoded(noise(), format="JPEG"), max_pixels=1200)
+
+
+def test_a_small_side_is_refused_where_asked():
+    strip = encoded(Image.new("RGB", (1, 500)), format="PNG")
+    assert check_picture(strip) == (1, 500, "PNG")
+    assert reason_of(strip, check_picture, min_side=2) is PictureReason.TOO_SMALL
+
+
+@pytest.mark.parametrize("name", ["GIF", "BMP", "TIFF", "PPM", "ICO"])
+def test_other_formats_never_reach_their_decoder(name):
+    reason = reason_of(encoded(noise(), format=name))
+    assert reason is (PictureReason.NOT_A_PICTURE if name == "PPM" else PictureReason.FORMAT_NOT_ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", PictureReason.NOT_A_PICTURE),
+        (b"<!DOCTYPE html><html>", PictureReason.NOT_A_PICTURE),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', PictureReason.FORMAT_NOT_ALLOWED),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", PictureReason.FORMAT_NOT_ALLOWED),
+        (b"\0\0\0\x1cftypavif", PictureReason.FORMAT_NOT_ALLOWED),
+        (b"\xff\xd8\xff", PictureReason.TRUNCATED),
+        (b"\x89PNG\r\n\x1a\n", PictureReason.TRUNCATED),
+        (b"RIFF\x08\0\0\0WEBPVP8 ", PictureReason.DECODE_ERROR),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_reason(data, reason):
+    assert reason_of(data) is reason
