@@ -1,4 +1,4 @@
-"""Geometry of line charts; the report's template draws them as inline SVG, its texts escaped like all others."""
+"""Geometry of line charts; the report's template draws them as inline SVG."""
 
 from __future__ import annotations
 

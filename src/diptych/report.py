@@ -37,8 +37,8 @@ def write_report(
 ) -> Path:
     """Write RUN/report.html, which needs neither network nor scripts, and give its path.
 
-    evaluation: what `diptych evaluate` writes as JSON. What is missing there or in the run directory (metrics.jsonl,
-    config.yaml, samples.png) is left out of the page.
+    evaluation: what `diptych evaluate` writes as JSON. What is missing there or in the run directory
+    (metrics.jsonl, config.yaml, samples.png) is left out of the page.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diptych", ""),
@@ -81,7 +81,7 @@ def write_report(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The numbers of metrics.jsonl by samples seen; what was measured again after a resume replaces the first."""
+    """The numbers of metrics.jsonl by samples seen; what a resumed run measured again replaces the first."""
     by_samples: dict[int, dict[str, Any]] = {}
     for line in (_read_text(path) or "").splitlines():
         try:
@@ -143,7 +143,7 @@ def training_facts(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]
 
 
 def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The key numbers: each zero-shot accuracy, and recall at 1 both ways, beside what they are to be compared with."""
+    """The key numbers, zero-shot accuracy and recall at 1, beside what they are to be compared with."""
     cards = []
     for name, result in evaluation.get("zero_shot", {}).items():
         beside = []
@@ -178,7 +178,7 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Accuracy of each class where the classes are combinations of two parts: the longer part across, worst first."""
+    """Accuracy of classes that are combinations of two parts: the longer part across, worst first."""
     parts = _parts(zero_shot)
     if parts is None:
         return None
@@ -210,7 +210,7 @@ def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Confusion matrices of the classes or of the parts that their names are made of, and the most confused pairs."""
+    """Confusion matrices of the classes, or of the parts of their names, and the most confused pairs."""
     results = _same_classes(zero_shot)
     if not results:
         return None

@@ -12,8 +12,8 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 def printable(text: str, width: int | None = None) -> str:
     """The text on one line, without control characters, cut to `width` columns.
 
-    C0 and C1 control characters (an escape sequence starts with one) are left out; line ends and tabs become spaces;
-    bidirectional controls, which can reorder what stands around them, are shown as `<U+202E>`.
+    C0 and C1 control characters (an escape sequence starts with one) are left out; line ends and tabs become
+    spaces; bidirectional controls, which can reorder what stands around them, are shown as `<U+202E>`.
     """
     kept = []
     for character in text:

@@ -1,4 +1,4 @@
-"""A small real encoder for tests: pictures and texts are embedded by colour, so that what is nearest is known."""
+"""A small real encoder for tests: it embeds pictures and texts by colour, so that the nearest is known."""
 
 from __future__ import annotations
 

@@ -56,8 +56,9 @@ def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run
     (tmp_path / "credit.txt").write_text("Drawn by <someone>.\n")
 
     cli.main(
-        f"evaluate {run_dir} --zero-shot {seen} --zero-shot unseen={unseen} --classes {tmp_path}/classes.yaml "
-        f"--retrieval pairs={captioned(tmp_path / 'pairs')} --linear-probe {seen} --pixel-baseline {seen} "
+        f"evaluate {run_dir} --zero-shot {seen} --zero-shot unseen={unseen} "
+        f"--classes {tmp_path}/classes.yaml --retrieval pairs={captioned(tmp_path / 'pairs')} "
+        f"--linear-probe {seen} --pixel-baseline {seen} "
         f"--report --credits {tmp_path}/credit.txt --device cpu".split()
     )
 

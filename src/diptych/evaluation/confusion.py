@@ -77,7 +77,7 @@ def confusion_matrix(
     for (shown, said), number in counts.items():
         if shown != said:
             errors.update({shown: number, said: number})
-    chosen = range(len(part.names))
+    chosen = list(range(len(part.names)))
     if len(part.names) > most_shown:
         chosen = sorted(each for each, _ in errors.most_common(most_shown))
     row_of = {each: row for row, each in enumerate(chosen)}

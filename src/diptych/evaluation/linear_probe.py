@@ -1,7 +1,7 @@
 """A linear probe: logistic regression on embeddings, or on raw pixels as the baseline (paper, appendix A.3).
 
-The paper's sweep has 96 values of λ and a binary search; ours is coarser, and has a limit on the training pictures
-and, for pixels, on their size, that keeps it to seconds. The result says what was used.
+The paper's sweep has 96 values of λ and a binary search; ours is coarser, and limits the number of training
+pictures and, for pixels, their size, to stay within seconds. The result says what was used.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from diptych.data.picture_safety import open_picture
-from diptych.evaluation.pictures import Pictures, embed, subset
+from diptych.evaluation.pictures import PictureEncoder, Pictures, embed, subset
 from diptych.evaluation.similarity import Array
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ MOST_WORK = 4_000_000_000
 """pictures x features x classes: one iteration on 4e9 takes about 0.4 s on one core."""
 MOST_PIXEL_WORK = 300_000_000
 PIXEL_SIDES = (32, 24, 16, 12, 10, 8)
-
-
-class PictureEncoder(Protocol):
-    def embed_pictures(self, pictures: Sequence[bytes]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def fit_linear_probe(encoder: PictureEncoder, train: Pictures, most_work: int = 
 
 
 def linear_probe(encoder: PictureEncoder, pictures: Pictures, probe: Probe) -> dict[str, Any]:
-    """The probe's accuracy, and the share of pictures whose class it was trained on: the others it cannot name."""
+    """The probe's accuracy, and the share of pictures whose class it was trained on and so can name."""
     embedded = embed(encoder, pictures)
     labels = np.array(pictures.labels)[embedded.kept]
     right = probe.predict(embedded.embeddings) == labels
@@ -135,7 +131,7 @@ def fit_pixel_baseline(train: Pictures) -> tuple[PixelEncoder, Probe]:
 
 
 def evenly(labels: Array, most: int) -> Array:
-    """Sorted places of at most `most` pictures, equally many of each class as far as they go; always the same ones."""
+    """Sorted places of at most `most` pictures, of each class equally many; always the same ones."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
@@ -144,7 +140,7 @@ def evenly(labels: Array, most: int) -> Array:
 
 
 def _search(features: Array, labels: Array) -> tuple[float, float | None]:
-    """The best inverse penalty on held-out pictures and its accuracy there; 1 where no class has two pictures."""
+    """The inverse penalty best on held-out pictures, and its accuracy; 1 where none can be held out."""
     held_out = _validation(labels)
     if not held_out.any() or len(set(labels[~held_out].tolist())) < 2:
         return 1.0, None

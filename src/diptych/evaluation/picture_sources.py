@@ -17,8 +17,8 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 def open_labelled(location: str, label_key: str = "label") -> Pictures:
     """Pictures with one label each: a folder with one subfolder for each class, a table, or shards.
 
-    A table (CSV or parquet) has the columns `path`, relative to the table, and `label_key`; a sample in a shard has
-    `label_key` in its json member.
+    A table (CSV or parquet) has the columns `path`, relative to the table, and `label_key`; a sample in a
+    shard has `label_key` in its json member.
 
     Raises:
         ValueError: nothing there, or a picture without a label.
@@ -49,8 +49,8 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
 def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
     """Pictures with one or more captions each: a folder with a .txt beside each picture, a table, or shards.
 
-    A table has the columns `path` and `caption`; a path in several rows has several captions. In a shard the caption
-    is the txt member or, with `caption_key`, a text or a list of texts in the json member.
+    A table has the columns `path` and `caption`; a path in several rows has several captions. In a shard the
+    caption is the txt member or, with `caption_key`, a text or a list of texts in the json member.
 
     Raises:
         ValueError: nothing there, or a picture without a caption.
@@ -84,7 +84,7 @@ def open_pictures(locations: Sequence[str]) -> Pictures:
     Raises:
         ValueError: a location that does not exist, or no picture in any.
     """
-    files = []
+    files: list[Path] = []
     for location in locations:
         path = Path(location)
         if not path.exists():

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from diptych.data.picture_safety import PictureError
 from diptych.evaluation.similarity import Array
-
-if TYPE_CHECKING:
-    from diptych.encoder import Encoder
 
 PICTURES_AT_ONCE = 64
 
@@ -35,9 +32,15 @@ class Pictures:
         return len(self.names)
 
 
+class PictureEncoder(Protocol):
+    """Anything that makes rows of features of encoded pictures, an `Encoder` above all."""
+
+    def embed_pictures(self, pictures: Sequence[bytes], /) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Embedded:
-    """f32[kept dim] as the encoder gives them, and the places of the pictures that they are of; the others were refused."""
+    """f32[kept dim] as the encoder gives them, and the places of the pictures that they are of."""
 
     embeddings: Array
     kept: Array
@@ -57,7 +60,7 @@ def subset(pictures: Pictures, places: Array) -> Pictures:
     )
 
 
-def embed(encoder: Encoder, pictures: Pictures) -> Embedded:
+def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:
     """Embeddings of all pictures that decode.
 
     Raises:
@@ -84,7 +87,7 @@ def embed(encoder: Encoder, pictures: Pictures) -> Embedded:
 
 
 def _embed_some(
-    encoder: Encoder, places: list[int], encoded: list[bytes]
+    encoder: PictureEncoder, places: list[int], encoded: list[bytes]
 ) -> Iterator[tuple[int, Array | PictureError]]:
     try:
         yield from zip(places, np.asarray(encoder.embed_pictures(encoded)), strict=True)

@@ -76,22 +76,23 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
     counts = Counter(entry.name for entry in entries)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(
-            f"class {twice[0]!r} is listed {counts[twice[0]]} times ({len(twice)} such classes); keep one entry each, "
-            "and tell classes of the same name apart by `{name: ..., names: [...]}`"
+            f"class {twice[0]!r} is listed {counts[twice[0]]} times ({len(twice)} such classes); keep one "
+            "entry each, and tell classes of the same name apart by `{name: ..., names: [...]}`"
         )
     for template in templates:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise ValueError(
-                f'template {template!r} must hold {{}} exactly once, where the class name goes: "{DEFAULT_TEMPLATE}"'
+                f"template {template!r} must hold {{}} exactly once, where the class name goes: "
+                f'"{DEFAULT_TEMPLATE}"'
             )
     return Prompts(entries, tuple(templates))
 
 
 def build_classifier(encoder: Encoder, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Array:
-    """f32[classes dim] of unit norm: for each class the mean of its prompts' unit-norm embeddings, renormalised.
+    """f32[classes dim]: for each class the mean of its prompts' unit-norm embeddings, renormalised.
 
-    The ensemble is taken over embeddings, not over probabilities, so that it costs one classifier however many
-    templates there are.
+    The ensemble is taken over embeddings, not over probabilities, so that it costs one classifier, however
+    many templates there are.
     """
     prompts = [
         (number, template.replace("{}", name))
@@ -119,7 +120,7 @@ def _class_prompt(entry: Any) -> ClassPrompt:
         name, names = entry, [entry]
     if not names or not all(isinstance(each, str) and each.strip() for each in [name, *names]):
         raise ValueError(
-            f'class {entry!r} is no name; expected a text (in quotes if YAML reads it as something else: "no", "1") '
+            f"class {entry!r} is no name; expected a text (in quotes where YAML takes it for another type) "
             "or {name: label in the data, names: [what prompts call it, ...]}"
         )
     return ClassPrompt(name, tuple(names))

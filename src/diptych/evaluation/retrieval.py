@@ -1,4 +1,4 @@
-"""Retrieval: does a picture find its captions among all captions, and a caption its pictures among all pictures?"""
+"""Retrieval: does a picture find its captions among all captions, and a caption its pictures?"""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Positives:
 class Pairing:
     """Pictures and the captions they have, identical captions counted as one text.
 
-    Two pictures with the same caption are right answers to each other's caption: nothing in the text tells them
-    apart. Identical means the same to the tokenizer, after cleaning and lower-casing.
+    Two pictures with the same caption are right answers to each other's caption: nothing in the text tells
+    them apart. Identical means the same to the tokenizer, after cleaning and lower-casing.
     """
 
     texts: tuple[str, ...]
@@ -87,7 +87,7 @@ def retrieval(encoder: Encoder, pictures: Pictures) -> dict[str, Any]:
 
 
 def pair(captions: Sequence[Sequence[str]]) -> Pairing:
-    """The pairing of pictures with these captions; a picture's repeated caption counts once more in the weights."""
+    """The pairing of pictures that have these captions."""
     numbers: dict[str, int] = {}
     texts: list[str] = []
     counts: list[int] = []
@@ -113,9 +113,9 @@ def pair(captions: Sequence[Sequence[str]]) -> Pairing:
 
 
 def ranks(queries: Array, gallery: Array, positives: Positives, weights: Array) -> Array:
-    """i64[queries]: how many wrong answers (by weight) are at least as near as the best right one; 0 is found first.
+    """i64[queries]: the weight of the wrong answers that are at least as near as the best right one.
 
-    Works in blocks of queries; ties and NaN count against the right answer.
+    0 is found first. Works in blocks of queries; ties and NaN count against the right answer.
     """
     found = []
     for rows in blocks(len(queries), len(gallery)):

@@ -40,7 +40,7 @@ def labelled_shards(location: str, label_key: str) -> Pictures:
 
 
 def captioned_shards(location: str, caption_key: str | None) -> Pictures:
-    """Each sample's caption is its txt member, or its captions are `caption_key` (text or list) of its json member."""
+    """A sample's caption is its txt member, or what its json has at `caption_key`: a text or a list."""
     index = open_index(location)
     names, captions = [], []
     for name, member in _samples(index):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 MOST_NUMBERS = 16_000_000
-"""A block of similarities holds at most this many (64 MB), however many pictures, texts or classes there are."""
+"""A block of similarities holds at most this many (64 MB), however many pictures and texts there are."""
 
 
 def unit_norm(embeddings: Any) -> Array:
@@ -24,8 +24,8 @@ def unit_norm(embeddings: Any) -> Array:
 def similarities(queries: Array, gallery: Array) -> Array:
     """f32[queries gallery] of unit-norm embeddings: the cosine, rounded once.
 
-    Summed in float64, because a float32 product of equal rows differs by the place it has in the matrix (86 of 378
-    shapes tried with OpenBLAS, 0 this way): a model with constant output would win some of its ties.
+    Summed in float64, because float32 products of equal rows differ by their place in the matrix (in 86 of
+    378 shapes tried with OpenBLAS, in 0 this way): a model with constant output would win some of its ties.
     """
     return (queries.astype(np.float64) @ gallery.astype(np.float64).T).astype(np.float32)
 

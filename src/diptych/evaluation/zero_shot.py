@@ -148,7 +148,7 @@ def _per_class(labels: Array, right: Array) -> list[list[int]]:
 
 
 def _confusions(labels: Array, predicted: Array) -> tuple[list[list[int]], int]:
-    """[true class, predicted class, pictures], right ones not among them, most frequent first; and how many are cut."""
+    """[true class, predicted class, pictures] of the errors, most frequent first; and how many are cut."""
     wrong = labels != predicted
     pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")

@@ -15,12 +15,12 @@ from diptych.encoder import load, model_folder
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
-from diptych.evaluation.pictures import Pictures
+from diptych.evaluation.pictures import PictureEncoder, Pictures
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
-from diptych.evaluation.retrieval import RECALL_AT
+from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
 from diptych.report import write_report
-from diptych.terminal import printable, table
+from diptych.terminal import printable
 
 FORMAT = 1
 LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
@@ -111,11 +111,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"report:  {printable(str(page))}")
 
 
-def readable(evaluation: Mapping[str, Any]) -> str:
-    """The numbers as tables of 80 columns, chance beside them."""
-    return "\n\n".join([*_accuracy_tables(evaluation), *_retrieval_tables(evaluation), *_refused(evaluation)])
-
-
 def write_json(path: Path, evaluation: Mapping[str, Any]) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +145,9 @@ def _evaluate(
         retrieval = EVALUATORS["retrieval"]
         evaluation["retrieval"] = {name: retrieval(encoder, pictures) for name, pictures in captioned.items()}
     for method, train in trains.items():
+        features: PictureEncoder = encoder
         if method == "linear_probe":
-            features, probe = encoder, fit_linear_probe(encoder, train)
+            probe = fit_linear_probe(encoder, train)
         else:
             features, probe = fit_pixel_baseline(train)
         linear_probe = EVALUATORS["linear_probe"]
@@ -193,66 +189,3 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield library, version(library)
         except PackageNotFoundError:
             yield library, "not installed"
-
-
-def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    if "zero_shot" not in evaluation:
-        return
-    first = next(iter(evaluation["zero_shot"].values()))
-    rows = [["data", "method", "pictures", "top-1", "top-5", "per class"]]
-    for name in evaluation["zero_shot"]:
-        for method, title in METHODS.items():
-            if result := evaluation.get(method, {}).get(name):
-                rows.append([name, title, f"{result['pictures']:,}", *_percentages(result["metrics"])])
-    rows.append(["", "chance", "", *_percentages(first["chance"])])
-    templates = evaluation["templates"]
-    title = f"zero-shot over {len(first['classes'])} classes, {len(templates)} prompt template"
-    yield f"{title}{'' if len(templates) == 1 else 's'}\n" + table(rows, align="<<>>>>")
-    for name, result in evaluation.get("pixel_baseline", {}).items():
-        if result["share_of_known_classes"] < 1:
-            known = result["share_of_known_classes"]
-            yield (
-                f"{printable(name, 30)}: {known:.0%} of the pictures belong to a class that logistic regression was\n"
-                "trained on; it has no answer for the others, zero-shot has."
-            )
-
-
-def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    for name, result in evaluation.get("retrieval", {}).items():
-        rows = [["", *(f"R@{k}" for k in RECALL_AT), "chance", *(f"R@{k}" for k in RECALL_AT)]]
-        for way, title in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
-            keys = [f"{way}_r{k}" for k in RECALL_AT]
-            metrics, chance = result["metrics"], result["chance"]
-            rows.append(
-                [
-                    title,
-                    *(_percent(metrics[key]) for key in keys),
-                    "",
-                    *(_percent(chance[key]) for key in keys),
-                ]
-            )
-        about = f"{result['pictures']:,} pictures, {result['captions']:,} captions"
-        if result["distinct_captions"] != result["captions"]:
-            about += f" ({result['distinct_captions']:,} distinct)"
-        yield f"retrieval, {printable(name, 24)}: {about}\n" + table(rows, align="<>>>>>>>")
-
-
-def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    for evaluator in ("zero_shot", "retrieval"):
-        for name, result in evaluation.get(evaluator, {}).items():
-            if result["rejected"]:
-                picture, reason = next(iter(result["rejected"].items()))
-                yield printable(
-                    f"{name}: {len(result['rejected'])} pictures could not be decoded and are not counted; "
-                    f"the first: {picture}: {reason}"
-                )
-
-
-def _percentages(metrics: Mapping[str, float | None]) -> list[str]:
-    return [_percent(metrics.get(key)) for key in ("top1", "top5", "mean_per_class_recall")]
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "-"
-    return f"{share * 100:.1f} %" if share >= 0.01 or share == 0 else f"{share * 100:.2f} %"
