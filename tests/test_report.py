@@ -212,3 +212,14 @@ def test_terminal_lines_hold_no_control_characters_and_count_wide_ones_twice():
     assert [len(bar(share, 8)) for share in (0, 0.01, 0.5, 1, 2, float("nan"))] == [8] * 6
     lines = table([["日本" * 60, "x"], ["short", "yy"]], align="<>").splitlines()
     assert [columns(line) for line in lines] == [80, 80] or columns(lines[0]) == 79
+
+
+GRID = [f"{noun} on {colour}" for noun in ("crab", "bee") for colour in ("red", "grey")]
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], GRID])
+def test_a_model_without_errors_gets_a_page(tmp_path, names):
+    result = {**zero_shot(names), "confusions": [], "wrong": []}
+    html = write_report(tmp_path, {"zero_shot": {"all": result}}).read_text(encoding="utf-8")
+    assert "What it confuses" in html
+    assert "Most frequent errors" not in html

@@ -112,3 +112,13 @@ def test_a_label_that_is_no_class_is_an_error_that_names_the_nearest(tmp_path):
     classifier = build_classifier(encoder, make_prompts(["red card", "blue card"]).classes, ["{}"])
     with pytest.raises(ValueError, match=r"'blue crad' is none of the 2 classes .* did you mean 'blue card'"):
         zero_shot(encoder, open_labelled(str(tmp_path)), ["red card", "blue card"], classifier)
+
+
+def test_a_model_without_errors_has_no_confusions_and_no_wrong_examples(tmp_path):
+    write_tree(tmp_path, list(COLOURS), copies=1)
+    encoder = ColourEncoder()
+    prompts = make_prompts(list(COLOURS))
+    classifier = build_classifier(encoder, prompts.classes, prompts.templates)
+    result = zero_shot(encoder, open_labelled(str(tmp_path)), prompts.class_names, classifier)
+    assert result["metrics"] == {"top1": 1.0, "top5": 1.0, "mean_per_class_recall": 1.0}
+    assert (result["confusions"], result["wrong"]) == ([], [])
