@@ -1,5 +1,6 @@
 """Picture cards: complete, balanced, equal by seed, and honest about what is held out."""
 
+import csv
 import re
 from collections import Counter
 from pathlib import Path
@@ -86,6 +87,20 @@ def test_evaluation_folders_are_named_as_the_classes_are(drawn):
     assert {len(list(path.iterdir())) for path in (folder / "seen").iterdir()} == {1}
     assert {len(list(path.iterdir())) for path in (folder / "unseen").iterdir()} == {2}
     assert (summary.seen, summary.unseen) == (312, 208)
+
+
+def test_training_labels_are_the_classes_that_the_captions_tell_of(drawn):
+    folder, summary = drawn
+    with open(folder / "train_labels.csv", encoding="utf-8", newline="") as table:
+        labels = {row["path"]: row["label"] for row in csv.DictReader(table)}
+    held_out = {combination.class_name for combination in held_out_combinations(5)}
+
+    assert len(labels) == summary.train
+    assert set(labels.values()) == {combination.class_name for combination in combinations()} - held_out
+    for path, label in labels.items():
+        caption = set((folder / path).with_suffix(".txt").read_text().replace(",", "").split())
+        assert caption & NOUNS.keys() == set(label.split()) & NOUNS.keys()
+        assert caption & COLOURS.keys() <= set(label.split())
 
 
 def test_retrieval_has_every_combination_once_and_captions_that_name_it(drawn):

@@ -75,8 +75,8 @@ def draw_cards(
 
     Written are `train/` (NAME.png with NAME.txt beside it), `seen/CLASS/` and `unseen/CLASS/` (fresh pictures
     of trained and of held-out combinations), `retrieval/` (every combination once, captioned in full),
-    `classes.yaml` (class names and prompt templates) and `credit.txt`, which has to go where the pictures go.
-    What an earlier call drew into the folder is removed.
+    `classes.yaml` (class names and prompt templates), `train_labels.csv` (a baseline needs classes) and
+    `credit.txt`, which has to go where the pictures go. What an earlier call drew into the folder is removed.
 
     Raises:
         ValueError: the artwork's package is not installed, or the folder holds something else.
@@ -89,6 +89,8 @@ def draw_cards(
 
     sets = plan_cards(folder, seed, train_per_class, seen_per_class, unseen_per_class)
     _write_all([card for cards in sets.values() for card in cards], picture_size, processes)
+    labels = [f"{card.path.relative_to(folder)},{card.combination.class_name}" for card in sets["train"]]
+    (folder / "train_labels.csv").write_text("\n".join(["path,label", *labels]) + "\n", encoding="utf-8")
     return CardsSummary(
         **{name: len(cards) for name, cards in sets.items()}, classes=len(classes), credit=credit
     )
