@@ -242,8 +242,8 @@ class _State:
             if was == now:
                 continue
             if part == "options" and isinstance(was, dict):
-                differing = [f"{key} {was.get(key)}, now {now[key]}" for key in now if was.get(key) != now[key]]
-                raise PackError(f"{self.out} was begun with other options ({'; '.join(differing)}); "
+                differing = "; ".join(f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k) != now[k])
+                raise PackError(f"{self.out} was begun with other options ({differing}); "
                                 f"use the same ones, or name another folder")  # fmt: skip
             raise PackError(f"the input is not what {self.out} was begun with: files were added, removed or "
                             f"changed; put them back, or name another folder")  # fmt: skip

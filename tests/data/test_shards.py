@@ -23,7 +23,11 @@ from diptych.data.shards import (
 )
 
 SAMPLES = {
-    f"{number:05d}": {"jpg": bytes([number]) * (700 * number), "txt": f"caption {number} é".encode(), "json": b"{}"}
+    f"{number:05d}": {
+        "jpg": bytes([number]) * (700 * number),
+        "txt": f"caption {number} é".encode(),
+        "json": b"{}",
+    }
     for number in range(6)
 }
 
@@ -56,18 +60,22 @@ def write_tar(path, files, **options):
     return path
 
 
-# -- writing and reading -----------------------------------------------------------------------------------
+# -- writing and reading ------------------------------------------------------------------------------
 
 
 # webdataset leaves the tar open
-@pytest.mark.filterwarnings(r"ignore:Exception ignored in. <_io\.FileIO:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    r"ignore:Exception ignored in. <_io\.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
 def test_plain_webdataset_reads_the_same_samples(tmp_path):
     import webdataset
 
     tar = write(tmp_path, 0)
     seen = {}
     for sample in webdataset.WebDataset(str(tar), shardshuffle=False):
-        seen[sample["__key__"]] = {suffix: data for suffix, data in sample.items() if not suffix.startswith("__")}
+        seen[sample["__key__"]] = {
+            suffix: data for suffix, data in sample.items() if not suffix.startswith("__")
+        }
     assert seen == SAMPLES == read_all(open_index(tmp_path))
 
 
@@ -131,7 +139,7 @@ def test_a_complete_shard_is_not_overwritten(tmp_path):
         ShardWriter(tmp_path, 0)
 
 
-# -- opening -----------------------------------------------------------------------------------------------
+# -- opening ------------------------------------------------------------------------------------------
 
 
 def test_folders_files_and_brace_patterns_give_the_shards_in_name_order(tmp_path):
@@ -140,8 +148,10 @@ def test_folders_files_and_brace_patterns_give_the_shards_in_name_order(tmp_path
     names = ["00000.tar", "00001.tar", "00002.tar"]
     assert [shard.name for shard in open_index(tmp_path).shards] == names
     assert [shard.name for shard in open_index(f"{tmp_path}/{{00002..00000}}.tar").shards] == names
-    assert [shard.name for shard in open_index([f"{tmp_path}/00002.tar", f"{tmp_path}/{{00000,00001}}.tar"]).shards] == [
-        "00002.tar", "00000.tar", "00001.tar"]  # fmt: skip
+    assert [
+        shard.name
+        for shard in open_index([f"{tmp_path}/00002.tar", f"{tmp_path}/{{00000,00001}}.tar"]).shards
+    ] == ["00002.tar", "00000.tar", "00001.tar"]
 
 
 def test_what_is_being_written_is_not_listed(tmp_path):
@@ -178,7 +188,9 @@ def test_a_shard_named_twice_is_refused(tmp_path):
         open_index([tmp_path, f"{tmp_path}/00000.tar"])
 
 
-@pytest.mark.parametrize("change, told", [(lambda data: data[:-1], "truncated"), (lambda data: data + b"\0", "longer")])
+@pytest.mark.parametrize(
+    "change, told", [(lambda data: data[:-1], "truncated"), (lambda data: data + b"\0", "longer")]
+)
 def test_a_tar_of_another_size_than_indexed_is_refused(tmp_path, change, told):
     tar = write(tmp_path, 0)
     tar.write_bytes(change(tar.read_bytes()))
@@ -207,7 +219,7 @@ def test_shards_of_an_unfinished_pack_are_used_with_a_warning(tmp_path, caplog):
     assert "not finished" in caplog.text
 
 
-# -- the index ---------------------------------------------------------------------------------------------
+# -- the index ----------------------------------------------------------------------------------------
 
 
 @given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=8))
@@ -236,7 +248,7 @@ def test_an_index_travels_to_other_processes(tmp_path):
     write(tmp_path, 0)
     index = open_index(tmp_path)
     index.sample(0, 0)
-    copy = pickle.loads(pickle.dumps(index))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(index))
     assert read_all(copy) == SAMPLES and copy.fingerprint == index.fingerprint
 
 
@@ -266,7 +278,7 @@ def test_a_member_past_the_end_or_changed_is_an_error(tmp_path):
             read_member(file.fileno(), Member("txt", 0, 6, 0))
 
 
-# -- damage ------------------------------------------------------------------------------------------------
+# -- damage -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +304,9 @@ def flipped(data, bit):
     return bytes(changed)
 
 
-reuse_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+reuse_folder = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @given(data=st.data())
@@ -351,13 +365,18 @@ def test_a_flipped_bit_in_a_header_never_ends_the_tar_quietly(tmp_path, whole, d
         assert "00000.tar: at byte" in str(error)
 
 
-# -- tars of others ----------------------------------------------------------------------------------------
+# -- tars of others -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_third_party_tars_are_indexed_where_they_are(tmp_path, form):
     long_name = "./" + "d" * 60 + "/" + "n" * 50 + ("x" * 80 if form != tarfile.USTAR_FORMAT else "")
-    files = [(f"{long_name}.JPG", b"1"), (f"{long_name}.txt", b"2"), ("b/c.d/key.png", b"3"), ("b/c.d/key.json", b"4")]
+    files = [
+        (f"{long_name}.JPG", b"1"),
+        (f"{long_name}.txt", b"2"),
+        ("b/c.d/key.png", b"3"),
+        ("b/c.d/key.json", b"4"),
+    ]
     write_tar(tmp_path / "a.tar", files, format=form)
     assert read_all(open_index(tmp_path)) == {
         long_name: {"jpg": b"1", "txt": b"2"},
@@ -395,13 +414,29 @@ def test_members_are_grouped_as_webdataset_groups_them(tmp_path, files):
 def test_links_devices_folders_and_code_are_left_out_and_counted(tmp_path, caplog):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w:") as tar:
-        for name, kind in [("l.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE), ("f.jpg", tarfile.FIFOTYPE),
-                           ("c.jpg", tarfile.CHRTYPE), ("d.jpg", tarfile.DIRTYPE)]:  # fmt: skip
+        for name, kind in [
+            ("l.jpg", tarfile.SYMTYPE),
+            ("h.jpg", tarfile.LNKTYPE),
+            ("f.jpg", tarfile.FIFOTYPE),
+            ("c.jpg", tarfile.CHRTYPE),
+            ("d.jpg", tarfile.DIRTYPE),
+        ]:
             header = tarfile.TarInfo(name)
             header.type, header.linkname = kind, "/etc/passwd"
             tar.addfile(header)
-        for name in ["k.jpg", "k.pyd", "k.txt", "../up.jpg", "/root.jpg", "a/../b.jpg", "bad\nname.jpg", "e\x1b[31m.txt",
-                     b"\xff.jpg".decode("utf-8", "surrogateescape"), "__meta__/x.jpg", "nodot"]:  # fmt: skip
+        for name in [
+            "k.jpg",
+            "k.pyd",
+            "k.txt",
+            "../up.jpg",
+            "/root.jpg",
+            "a/../b.jpg",
+            "bad\nname.jpg",
+            "e\x1b[31m.txt",
+            b"\xff.jpg".decode("utf-8", "surrogateescape"),
+            "__meta__/x.jpg",
+            "nodot",
+        ]:
             header = tarfile.TarInfo(name)
             header.size = 1
             tar.addfile(header, io.BytesIO(b"x"))

@@ -121,7 +121,7 @@ def _check_size(header: bytes, position: int) -> None:
     if header[156:157] in _EXTENDED_TYPES:
         digits = field.strip(b" \0") or b"0"
         if not digits.isdigit() or int(digits, 8) > MAX_EXTENDED_HEADER_BYTES:
-            raise BrokenTarError(f"at byte {position}: an extended header over {MAX_EXTENDED_HEADER_BYTES} bytes")
+            raise BrokenTarError(f"at byte {position}: an extended header is too large")
 
 
 def _check_end(file: BinaryIO, position: int, num_bytes: int) -> None:

@@ -1,0 +1,125 @@
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from diptych_shards.cli import main
+
+from tests.data_prep.test_pack import fill, pack
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    assert pack(fill(folder / "in", 6), folder / "out", "--samples-per-shard", "3") == 0
+    return folder / "out"
+
+
+def said(capsys):
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["pack", "nowhere", "out"], "nowhere does not exist"),
+        (["pack", "file", "out"], "file is not a folder"),
+        (["pack", "empty", "out"], "empty holds no picture"),
+        (["pack", "in", "in/out"], "inside"),
+        (["pack", "in", "in"], "inside"),
+        (["pack", "in", "linked/out"], "inside"),
+        (["pack", "in", "file/out"], "file"),
+        (["pack", "in", "other"], "something else"),
+        (["pack", "in", "tars"], "pack did not write"),
+        (["pack", "in", "out", "--samples-per-shard", "0"], "samples_per_shard is 0"),
+        (["pack", "in", "out", "--table", "no.csv"], "no.csv: No such file"),
+        (["pack", "in", "out", "--table", "file"], "must be .csv"),
+        (["pack", "in", "out", "--table", "two.csv"], "--path-column"),
+        (["pack", "in", "out", "--table", "two.csv", "--path-column", "x"], "no column 'x'"),
+        (["pack", "in", "out", "--table", "empty.csv"], "no column"),
+        (["pack", "in", "out", "--table", "bad.parquet"], "no readable parquet"),
+        (["index", "nowhere"], "does not exist"),
+        (["index", "empty"], "no .tar"),
+        (["verify", "nowhere"], "not a folder"),
+        (["verify", "empty"], "no .tar"),
+    ],
+)
+def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "in", 1)
+    for name in ("empty", "other", "tars", "tars/_index"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "linked").symlink_to("in")
+    for name in ("file", "other/file", "tars/00000.tar", "bad.parquet"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "two.csv").write_text("path,image,caption\n")
+    (tmp_path / "empty.csv").write_text("")
+    assert main(arguments) == 2
+    assert told in said(capsys)
+
+
+def test_verify_reads_every_byte_and_finds_nothing_wrong(packed, capsys):
+    assert main(["verify", str(packed)]) == 0
+    assert "2 shards, 6 samples" in capsys.readouterr().out
+
+
+def harm(data, offset):
+    return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
+
+
+def test_verify_names_the_first_broken_member(packed, tmp_path, capsys):
+    shutil.copytree(packed, tmp_path / "out")
+    tar = tmp_path / "out" / "00001.tar"
+    with tarfile.open(tar) as archive:
+        member = archive.getmembers()[4]
+    tar.write_bytes(harm(tar.read_bytes(), member.offset_data))
+    assert main(["verify", str(tmp_path / "out")]) == 2
+    assert f"00001.tar: {member.name}: at byte {member.offset_data}" in capsys.readouterr().err
+
+
+def test_verify_finds_a_changed_header(packed, tmp_path, capsys):
+    shutil.copytree(packed, tmp_path / "out")
+    tar = tmp_path / "out" / "00000.tar"
+    tar.write_bytes(harm(tar.read_bytes(), 3))
+    assert main(["verify", str(tmp_path / "out")]) == 2
+    assert "bytes between them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "gone", [["00001.tar"], ["_index/00001.tar.index"], ["00001.tar", "_index/00001.tar.index"]]
+)
+def test_verify_misses_what_is_gone(packed, tmp_path, capsys, gone):
+    shutil.copytree(packed, tmp_path / "out")
+    for name in gone:
+        (tmp_path / "out" / name).unlink()
+    assert main(["verify", str(tmp_path / "out")]) == 2
+    assert "diptych-shards:" in said(capsys)
+
+
+def test_index_makes_third_party_shards_usable_and_does_it_once(packed, tmp_path, capsys):
+    shutil.copy(packed / "00000.tar", tmp_path / "a.tar")
+    assert main(["index", str(tmp_path)]) == 0
+    before = (tmp_path / "_index" / "a.tar.index").stat().st_mtime_ns
+    assert main(["index", str(tmp_path)]) == 0
+    assert (tmp_path / "_index" / "a.tar.index").stat().st_mtime_ns == before
+    assert "1 shards, 3 samples" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["index", "nowhere"]])
+def test_the_command_loads_neither_torch_nor_webdataset(arguments):
+    program = (
+        "import sys, diptych_shards.cli as cli, diptych_shards.folder_input, diptych_shards.table_input\n"
+        "import diptych_shards.verify, diptych_shards.examine\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'webdataset', 'pandas', 'deepspeed'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

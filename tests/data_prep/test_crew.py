@@ -1,0 +1,95 @@
+import os
+import time
+
+import pytest
+from diptych_shards.crew import Crew
+
+
+def square(number):
+    return number * number
+
+
+def die_at_three(number):
+    if number == 3:
+        os._exit(11)
+    return number
+
+
+def die_once(path):
+    """Dies the first time it meets a path."""
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os._exit(11)
+    return path
+
+
+def hang_at_three(number):
+    if number == 3:
+        time.sleep(1000)
+    return number
+
+
+def raise_at_three(number):
+    if number == 3:
+        raise KeyError("a bug")
+    return number
+
+
+def large(number):
+    return b"%d" % number * 1_000_000
+
+
+def numbers(total=10, size=4):
+    return [list(range(start, min(start + size, total))) for start in range(0, total, size)]
+
+
+def give_up(item):
+    return f"gave up {item}"
+
+
+def test_results_come_in_the_order_of_the_items():
+    with Crew(square, 3, give_up=give_up) as crew:
+        assert list(crew.map(numbers(100, 3))) == [number * number for number in range(100)]
+
+
+def test_batches_are_taken_as_they_are_needed():
+    taken = []
+
+    def batches():
+        for batch in numbers(400, 4):
+            taken.append(batch)
+            yield batch
+
+    with Crew(square, 1, give_up=give_up) as crew:
+        results = crew.map(batches())
+        next(results)
+        assert len(taken) <= 4
+
+
+def test_large_results_pass_without_a_deadlock():
+    with Crew(large, 2, give_up=give_up) as crew:
+        assert [result[:1] for result in crew.map(numbers())] == [b"%d" % number for number in range(10)]
+
+
+def test_an_item_at_which_processes_die_is_given_up_and_no_other():
+    with Crew(die_at_three, 2, give_up=give_up) as crew:
+        assert list(crew.map(numbers())) == [0, 1, 2, "gave up 3", 4, 5, 6, 7, 8, 9]
+
+
+def test_an_item_is_tried_once_more_before_it_is_given_up(tmp_path):
+    paths = [str(tmp_path / str(number)) for number in range(3)]
+    with Crew(die_once, 1, give_up=give_up) as crew:
+        assert list(crew.map([paths])) == paths
+
+
+def test_an_item_at_which_a_process_hangs_is_given_up():
+    with Crew(hang_at_three, 1, give_up=give_up, silence_seconds=1.5) as crew:
+        assert list(crew.map([[1, 2, 3, 4]])) == [1, 2, "gave up 3", 4]
+
+
+def test_a_bug_in_the_work_is_raised_with_its_traceback():
+    with (
+        Crew(raise_at_three, 1, give_up=give_up) as crew,
+        pytest.raises(RuntimeError, match="raise_at_three"),
+    ):
+        list(crew.map(numbers()))

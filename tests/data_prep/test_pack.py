@@ -1,0 +1,448 @@
+import csv
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diptych_shards.cli import main
+from PIL import Image
+
+from diptych.data.shards import open_index, read_member
+
+COMMAND = [sys.executable, "-m", "diptych_shards"]
+
+
+def picture(number=0, side=24, name="PNG"):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, name)
+    return file.getvalue()
+
+
+def fill(folder, total=10, **options):
+    for number in range(total):
+        where = folder / f"part {number % 3}"
+        where.mkdir(parents=True, exist_ok=True)
+        (where / f"p{number}.png").write_bytes(picture(number, **options))
+        (where / f"p{number}.txt").write_text(f"caption {number}\n", encoding="utf-8")
+    return folder
+
+
+def pack(folder, out, *options):
+    return main(["pack", str(folder), str(out), "--processes", "1", *options])
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def samples(out):
+    """Caption, metadata and picture by the picture's path."""
+    index, found = open_index(out), {}
+    for number, shard in enumerate(index.shards):
+        with open(shard.path, "rb") as file:
+            for row in range(shard.samples):
+                _, members = index.sample(number, row)
+                data = {member.suffix: read_member(file.fileno(), member) for member in members}
+                facts = json.loads(data.pop("json"))
+                found[facts["path"]] = data.pop("txt").decode(), facts, data
+    return found
+
+
+def rejected(out):
+    lines = (out / "_index" / "rejected.jsonl").read_text().splitlines()
+    return {line["path"]: line["reason"] for line in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed") / "out"
+    assert pack(folder, out, "--samples-per-shard", "4") == 0
+    return out
+
+
+# -- what is written ----------------------------------------------------------------------------------
+
+
+def test_pictures_are_packed_unchanged_with_caption_and_metadata(folder, packed):
+    found = samples(packed)
+    assert len(found) == 10
+    caption, facts, data = found["part 1/p4.png"]
+    assert (caption, facts["caption"], facts["width"], facts["height"]) == ("caption 4", "caption 4", 24, 24)
+    assert data == {"png": (folder / "part 1" / "p4.png").read_bytes()}
+    assert sorted(path.name for path in packed.iterdir()) == ["00000.tar", "00001.tar", "00002.tar", "_index"]
+
+
+# webdataset leaves the tar open
+@pytest.mark.filterwarnings(
+    r"ignore:Exception ignored in. <_io\.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
+def test_plain_webdataset_reads_what_was_packed(packed):
+    import webdataset
+
+    tars = [str(path) for path in sorted(packed.glob("*.tar"))]
+    seen = list(webdataset.WebDataset(tars, shardshuffle=False))
+    assert len({sample["__key__"] for sample in seen}) == 10
+    expected = {path: caption for path, (caption, _, _) in samples(packed).items()}
+    assert {json.loads(sample["json"])["path"]: sample["txt"].decode() for sample in seen} == expected
+
+
+def test_two_packs_are_equal_byte_for_byte_whatever_the_number_of_processes(folder, packed, tmp_path):
+    assert (
+        main(["pack", str(folder), str(tmp_path / "out"), "--processes", "3", "--samples-per-shard", "4"])
+        == 0
+    )
+    assert tree(tmp_path / "out") == tree(packed)
+
+
+def test_samples_are_mixed_by_seed_or_kept_in_the_order_of_their_paths(folder, packed, tmp_path):
+    def order(*options):
+        out = tmp_path / "-".join(options)
+        assert pack(folder, out, *options) == 0
+        return list(samples(out))
+
+    kept, other = order("--keep-order"), order("--seed", "1")
+    assert kept == sorted(kept) and len({tuple(kept), tuple(other), tuple(samples(packed))}) == 3
+
+
+def test_shards_are_bounded_in_bytes(folder, tmp_path):
+    assert pack(folder, tmp_path / "out", "--shard-bytes", str(3 * len(picture()) + 60)) == 0
+    assert [shard.samples for shard in open_index(tmp_path / "out").shards] == [3, 3, 3, 1]
+
+
+def test_a_json_beside_the_picture_gives_caption_and_metadata(tmp_path):
+    here = tmp_path / "in"
+    here.mkdir()
+    for name in "abc":
+        (here / f"{name}.png").write_bytes(picture())
+    (here / "a.json").write_text(
+        '{"caption": " über \\u00fc ", "label": "cat", "width": 1, "score": NaN}', encoding="utf-8"
+    )
+    (here / "b.json").write_text('{"label": "dog", "caption": "not this"}')
+    (here / "b.txt").write_bytes("\ufefffrom the text".encode())
+    (here / "c.JSON").write_text('{"caption": "c", "odd": "\\ud800"}')
+    assert pack(here, tmp_path / "out") == 0
+    found = samples(tmp_path / "out")
+    assert found["a.png"][0] == "über ü" and found["b.png"][0] == "from the text"
+    assert found["a.png"][1]["label"] == "cat" and found["b.png"][1]["label"] == "dog"
+    assert (found["a.png"][1]["width"], found["a.png"][1]["given_width"]) == (24, 1)
+    assert found["c.png"][1]["odd"] == "\ud800"
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_a_table_names_pictures_and_captions(folder, tmp_path, kind):
+    rows = {
+        "File_Name": [f"part {n % 3}/p{n}.png" for n in range(4)]
+        + ["gone.png", "part 0/p0.png", "../up.png", "part 1"],
+        "TEXT": ["eins", "zwei, drei", " ", 'quoted "x"\nnewline', "x", "again", "x", "x"],
+        "label": ["1", "2", "3", "4", "5", "6", "7", "8"],
+    }
+    table = tmp_path / f"pairs.{kind}"
+    if kind == "parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table(rows), table)
+    else:
+        with open(table, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",")
+            writer.writerows([rows, *zip(*rows.values(), strict=True)])
+    assert pack(folder, tmp_path / "out", "--table", str(table)) == 0
+    found = samples(tmp_path / "out")
+    assert {path: caption for path, (caption, _, _) in found.items()} == {
+        "part 0/p0.png": "eins",
+        "part 1/p1.png": "zwei, drei",
+        "part 0/p3.png": 'quoted "x"\nnewline',
+    }
+    assert found["part 1/p1.png"][1]["label"] == "2"
+    assert rejected(tmp_path / "out") == {
+        "part 2/p2.png": "empty_caption",
+        "gone.png": "missing_file",
+        "part 0/p0.png": "duplicate_path",
+        "../up.png": "outside_folder",
+        "part 1": "not_a_file",
+    }
+
+
+def test_parquet_values_of_every_type_become_json(folder, tmp_path):
+    import datetime
+    import decimal
+
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        "path": ["part 0/p0.png"],
+        "caption": ["x"],
+        "when": [datetime.datetime(2020, 1, 2, 3)],
+        "none": [None],
+        "price": [decimal.Decimal("1.50")],
+        "nan": [float("nan")],
+        "raw": [b"\xff"],
+        "boxes": [[[0.5, 1.0]]],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    assert pack(folder, tmp_path / "out", "--table", str(tmp_path / "t.parquet")) == 0
+    facts = samples(tmp_path / "out")["part 0/p0.png"][1]
+    given = {name: facts[name] for name in ("when", "none", "price", "nan", "raw", "boxes")}
+    assert given == {
+        "when": "2020-01-02T03:00:00",
+        "none": None,
+        "price": "1.50",
+        "nan": None,
+        "raw": "ff",
+        "boxes": [[0.5, 1.0]],
+    }
+
+
+# -- what is refused ----------------------------------------------------------------------------------
+
+
+def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys):
+    here = fill(tmp_path / "in", 3)
+    good = picture()
+    pictures = {
+        "html.jpg": b"<html>",
+        "gif.png": b"GIF89a",
+        "cut.png": good[:-20],
+        "strip.png": picture(side=1),
+        "empty.jpg": b"",
+        "big.png": picture(side=200),
+        "flipped.png": good[:60] + b"\0" + good[61:],
+        "no.png": good,
+        "space.png": good,
+        "latin.png": good,
+        "list.png": good,
+        "broken.png": good,
+        "long.png": good,
+        "number.png": good,
+        "nocaption.png": good,
+    }
+    captions = {
+        "space.txt": b" \n",
+        "latin.txt": b"\xe9",
+        "list.json": b"[]",
+        "broken.json": b"{",
+        "orphan.txt": b"x",
+        "long.txt": b"x" * 100_000,
+        "number.json": b'{"caption": 3}',
+        "nocaption.json": b"{}",
+    }
+    for name, data in {**pictures, **captions}.items():
+        (here / name).write_bytes(data)
+    for name in ("html", "gif", "cut", "strip", "empty", "big", "flipped"):
+        (here / f"{name}.txt").write_text("x")
+    for name in ("other.gif", "other.svg", "other.pdf", ".hidden"):
+        (here / name).write_bytes(b"x")
+    (here / "other.txt").write_text("the caption of the gif is no orphan")
+    os.mkfifo(here / "fifo.png")
+    (here / "dangling.png").symlink_to("nowhere")
+    (here / "loop").symlink_to(".")
+    assert pack(here, tmp_path / "out", "--max-pixels", "10000") == 0
+    expected = {
+        "html.jpg": "not_a_picture",
+        "gif.png": "format_not_allowed",
+        "cut.png": "truncated",
+        "strip.png": "too_small",
+        "empty.jpg": "not_a_picture",
+        "big.png": "too_many_pixels",
+        "flipped.png": "decode_error",
+        "no.png": "no_caption",
+        "space.png": "empty_caption",
+        "latin.png": "caption_not_utf8",
+        "list.png": "bad_json",
+        "broken.png": "bad_json",
+        "long.png": "caption_too_long",
+        "number.png": "caption_not_text",
+        "nocaption.png": "no_caption",
+        "orphan.txt": "orphan_caption",
+        "other.gif": "format_not_allowed",
+        "other.svg": "format_not_allowed",
+        "other.pdf": "not_a_picture",
+        ".hidden": "hidden",
+        "fifo.png": "not_a_file",
+        "dangling.png": "missing_file",
+        "loop": "linked_folder",
+    }
+    assert rejected(tmp_path / "out") == expected
+    assert len(samples(tmp_path / "out")) == 3
+    told = capsys.readouterr().out
+    assert f"refused {len(expected)}" in told
+    assert all(reason in told for reason in expected.values())
+    state = json.loads((tmp_path / "out" / "_index" / "pack.json").read_text())
+    assert state["packed"] == 3 and sum(state["refused"].values()) == len(expected)
+
+
+def test_hostile_names_are_packed_and_shown_escaped(tmp_path):
+    here = tmp_path / "in"
+    here.mkdir()
+    stems = [
+        b"new\nline",
+        b"\x1b[31mred",
+        b"not\xffutf8",
+        "\u202eturned".encode(),
+        b"-rf",
+        b"a'b\"c",
+        b"k" * 240,
+    ]
+    for stem in stems:
+        (Path(os.fsdecode(bytes(here) + b"/" + stem + b".png"))).write_bytes(picture())
+        (Path(os.fsdecode(bytes(here) + b"/" + stem + b".txt"))).write_bytes(b"x")
+        (Path(os.fsdecode(bytes(here) + b"/" + stem + b"-bad.png"))).write_bytes(b"x")
+        (Path(os.fsdecode(bytes(here) + b"/" + stem + b"-bad.txt"))).write_bytes(b"x")
+    done = subprocess.run([*COMMAND, "pack", here, tmp_path / "out"], capture_output=True)
+    assert done.returncode == 0 and len(samples(tmp_path / "out")) == len(stems) == len(
+        rejected(tmp_path / "out")
+    )
+    told = done.stdout.decode() + done.stderr.decode()
+    assert all(line.isprintable() for line in told.splitlines())
+    assert all(path.isprintable() for path in samples(tmp_path / "out"))
+    assert os.fsdecode(b"not\xffutf8-bad.png") in rejected(tmp_path / "out")
+
+
+def test_nothing_to_pack_is_an_error(tmp_path, capsys):
+    here = tmp_path / "in"
+    here.mkdir()
+    (here / "a.png").write_bytes(picture())
+    assert pack(here, tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "no picture with a caption" in said.err and "no_caption" in said.out
+    (here / "a.png").write_bytes(b"x")
+    (here / "a.txt").write_bytes(b"x")
+    assert pack(here, tmp_path / "out") == 2
+    assert "no picture could be packed" in capsys.readouterr().err
+
+
+# -- stopped and started again ------------------------------------------------------------------------
+
+
+def test_killed_anywhere_and_started_again_the_bytes_are_those_of_one_run(tmp_path):
+    here = fill(tmp_path / "in", 240, side=160)
+    (here / "bad.png").write_bytes(b"x")
+    (here / "bad.txt").write_bytes(b"x")
+    options = ["--samples-per-shard", "20", "--processes", "2"]
+    assert main(["pack", str(here), str(tmp_path / "whole"), *options]) == 0
+    out = tmp_path / "out"
+    moments = [
+        "_index/pack.json",
+        "00002.tar.partial",
+        "00005.tar",
+        "_index/00008.tar.index",
+        "_index/00010.tar.index",
+    ]
+    for moment in moments:
+        running = subprocess.Popen([*COMMAND, "pack", here, out, *options], stderr=subprocess.DEVNULL)
+        while not (out / moment).exists() and running.poll() is None:
+            time.sleep(0.001)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        kept = {path.name: path.stat().st_mtime_ns for path in (out / "_index").glob("*.index")}
+    assert main(["pack", str(here), str(out), *options]) == 0
+    assert tree(out) == tree(tmp_path / "whole")
+    assert kept and all((out / "_index" / name).stat().st_mtime_ns == when for name, when in kept.items())
+
+
+def test_started_again_after_the_end_it_changes_nothing(folder, packed, tmp_path, capsys):
+    before = tree(packed)
+    assert pack(folder, packed, "--samples-per-shard", "4") == 0
+    assert "packed 10 samples into 3 shards" in capsys.readouterr().out
+    assert tree(packed) == before
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "no index", "no tar", "broken index", "no state"])
+def test_a_harmed_shard_of_a_finished_pack_is_packed_again(folder, packed, tmp_path, harm):
+    out = tmp_path / "out"
+    shutil.copytree(packed, out)
+    tar, index = out / "00001.tar", out / "_index" / "00001.tar.index"
+    data = tar.read_bytes()
+    if harm == "flip":
+        tar.write_bytes(data[:600] + bytes([data[600] ^ 1]) + data[601:])
+    elif harm == "cut":
+        tar.write_bytes(data[:-1])
+    elif harm == "no index":
+        index.unlink()
+    elif harm == "no tar":
+        tar.unlink()
+    elif harm == "broken index":
+        index.write_bytes(b"")
+    else:
+        tar.unlink()
+        (out / "00001.tar.partial").write_bytes(b"half")
+        (out / "_index" / "pack.json").write_bytes(
+            json.dumps(
+                {**json.loads((out / "_index" / "pack.json").read_bytes()), "finished": False}
+            ).encode()
+        )
+    assert pack(folder, out, "--samples-per-shard", "4") == 0
+    assert tree(out) == tree(packed)
+
+
+def test_another_input_or_other_options_are_refused_and_nothing_is_lost(tmp_path, capsys):
+    here, out = fill(tmp_path / "in", 4), tmp_path / "out"
+    assert pack(here, out) == 0
+    before = tree(out)
+    assert pack(here, out, "--samples-per-shard", "5") == 2
+    assert "samples_per_shard 10000, now 5" in capsys.readouterr().err
+    (here / "more.png").write_bytes(picture())
+    (here / "more.txt").write_bytes(b"x")
+    assert pack(here, out) == 2
+    told = capsys.readouterr().err
+    assert "is not what" in told and len(told.splitlines()) == 1
+    assert tree(out) == before
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(folder, packed, tmp_path):
+    out = tmp_path / "out"
+    command = [*COMMAND, "pack", str(folder), str(out), "--samples-per-shard", "4"]
+    limited = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+    )
+    assert limited.returncode == 2
+    assert "make room" in limited.stderr.splitlines()[-1] and "Traceback" not in limited.stderr
+    assert not list(out.glob("*.tar*"))
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert tree(out) == tree(packed)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    here, out = fill(tmp_path / "in", 200, side=200), tmp_path / "out"
+    command = [*COMMAND, "pack", str(here), str(out), "--samples-per-shard", "20"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out / "00000.tar").exists():
+        time.sleep(0.001)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate()
+    assert running.returncode == 130 and told.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in told and not list(out.glob("*.partial"))
+
+
+def test_a_second_pack_into_the_same_folder_waits_its_turn(folder, tmp_path, capsys):
+    import fcntl
+
+    (tmp_path / "out" / "_index").mkdir(parents=True)
+    fd = os.open(tmp_path / "out" / "_index", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert pack(folder, tmp_path / "out") == 2
+    assert "another pack" in capsys.readouterr().err
+    os.close(fd)
+    assert pack(folder, tmp_path / "out") == 0
