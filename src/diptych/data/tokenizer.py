@@ -14,7 +14,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -38,6 +39,7 @@ _END_OF_WORD = "</w>"
 _BASE = tuple(_LETTERS + [letter + _END_OF_WORD for letter in _LETTERS])
 
 _CACHED_WORDS = 2**16
+"""In each of two generations."""
 _LONGEST_CACHED_WORD = 32
 """Characters. Longer words are rare and seldom twice the same; leaving them out bounds the cache in bytes."""
 
@@ -74,7 +76,10 @@ class Tokenizer:
         self.start_token = len(ids)
         self.end_token = len(ids) + 1
         self.vocab_size = len(ids) + 2
-        self._known_words: dict[str, tuple[int, ...]] = {}
+        self._words = _WordCache(self._encode_word)
+
+    def __reduce__(self):
+        return Tokenizer, (self.merges,)
 
     def __call__(self, texts: str | Sequence[str], context_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens i32[texts context_length] and lengths i32[texts] of one text or many.
@@ -88,23 +93,18 @@ class Tokenizer:
             )
         texts = [texts] if isinstance(texts, str) else texts
 
-        row_tokens: list[int] = []
-        lengths = np.empty(len(texts), dtype=np.int32)
-        for row, text in enumerate(texts):
-            ids = self.encode(text)[: context_length - 2]
-            row_tokens += (self.start_token, *ids, self.end_token)
-            lengths[row] = len(ids) + 2
+        start, end = _packed([self.start_token]), _packed([self.end_token])
+        room = len(_packed([0])) * (context_length - 2)
+        rows = [b"".join((start, self._encode_packed(text)[:room], end)) for text in texts]
+        lengths = np.array([len(row) // len(start) for row in rows], dtype=np.int32)
 
         tokens = np.zeros((len(texts), context_length), dtype=np.int32)
-        tokens[np.arange(context_length) < lengths[:, None]] = row_tokens
+        tokens[np.arange(context_length) < lengths[:, None]] = np.frombuffer(b"".join(rows), dtype=np.int32)
         return tokens, lengths
 
     def encode(self, text: str) -> list[int]:
         """The whole text's ids, without start and end token."""
-        ids: list[int] = []
-        for word in clean_caption(text).lower().split():
-            ids += self._known_words.get(word) or self._encode_word(word)
-        return ids
+        return np.frombuffer(self._encode_packed(text), dtype=np.int32).tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a row, or of bare ids, up to the end token: lower-cased, its pieces a space apart."""
@@ -138,20 +138,18 @@ class Tokenizer:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a vocabulary that `diptych vocab` wrote: {error}") from error
 
-    def _encode_word(self, word: str) -> list[int]:
-        """The ids of lower-cased text without whitespace: one piece (`dog`) or several (`dog's!`)."""
-        ids: list[int] = []
-        for piece in _PIECE.findall(word):
-            tokens = [_BYTE_ID[byte] for byte in piece.encode()]
-            tokens[-1] += len(_BYTES)
-            ids += self._merge(tokens)
+    def _encode_packed(self, text: str) -> bytes:
+        # Ids travel as the bytes of int32 so that no Python code runs for a known word, and no int is made.
+        return b"".join(map(self._words.__getitem__, clean_caption(text).lower().split()))
 
-        if len(word) <= _LONGEST_CACHED_WORD:
-            # Starting afresh costs a refill of the common words, and saves the bookkeeping of every hit.
-            if len(self._known_words) >= _CACHED_WORDS:
-                self._known_words.clear()
-            self._known_words[word] = tuple(ids)
-        return ids
+    def _encode_word(self, word: str) -> bytes:
+        """The packed ids of lower-cased text without whitespace: one piece (`dog`) or several (`dog's!`)."""
+        pieces = _PIECE.findall(word)
+        if pieces != [word]:
+            return b"".join(map(self._words.__getitem__, pieces))
+        tokens = [_BYTE_ID[byte] for byte in word.encode()]
+        tokens[-1] += len(_BYTES)
+        return _packed(self._merge(tokens))
 
     def _merge(self, tokens: list[int]) -> list[int]:
         """The tokens with pairs joined, lowest rank first and left to right, until no pair can be.
@@ -180,6 +178,31 @@ class Tokenizer:
                 if pair := joined((tokens[left], tokens[after[left]])):
                     heappush(heap, (pair, left))
         return [token for token in tokens if token != gone]
+
+
+class _WordCache(dict[str, bytes]):
+    """Each word's packed ids, encoded when first asked for.
+
+    Bounded by two generations: when this one is full it becomes the older, whose words come back when asked
+    for. Common words are so kept and rare ones forgotten, without any bookkeeping when a word is found.
+    """
+
+    def __init__(self, encode: Callable[[str], bytes]):
+        self._encode = encode
+        self._older: dict[str, bytes] = {}
+
+    def __missing__(self, word: str) -> bytes:
+        packed = self._older.get(word) or self._encode(word)
+        if len(word) <= _LONGEST_CACHED_WORD:
+            if len(self) >= _CACHED_WORDS:
+                self._older = dict(self)
+                self.clear()
+            self[word] = packed
+        return packed
+
+
+def _packed(ids: list[int]) -> bytes:
+    return array("i", ids).tobytes()
 
 
 def load_tokenizer(vocabulary: str) -> Tokenizer:
