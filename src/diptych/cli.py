@@ -38,8 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if not _is_ours(error):
             raise
-        for line in str(error).splitlines():
-            print(f"diptych {verb}: {line}", file=sys.stderr)
+        from diptych.terminal import printable
+        from diptych.world import read_world
+
+        if read_world().is_first:
+            for line in str(error).splitlines():
+                print(f"diptych {verb}: {printable(line)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,12 +1,12 @@
 """One directory is the whole record of a run.
 
-    config.yaml       resolved; deciding settings must be equal when the run goes on
-    environment.txt   versions and machine of every start
-    metrics.jsonl     every number, one line a logged step; the record that all dashboards are fed from
-    log/              rank_N.log
-    checkpoints/      step_N/
-    samples.png       the first batch as the model sees it
-    report.html
+config.yaml       resolved; deciding settings must be equal when the run goes on
+environment.txt   versions and machine of every start
+metrics.jsonl     every number, one line a logged step; the record that all dashboards are fed from
+log/              rank_N.log
+checkpoints/      step_N/
+samples.png       the first batch as the model sees it
+report.html
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class RunDir:
         """
         if self.config_file.exists():
             self._refuse_another_run(loaded.config)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif left := [path.name for path in (self.checkpoints, self.metrics, self.log) if path.exists()]:
             raise ConfigError(
-                f"{self.path}: is not empty and holds no run (no config.yaml); choose another run_dir"
+                f"{self.path}: holds {', '.join(left)} but no config.yaml, so it is no run of ours; set run_dir"
             )
         for folder in (self.path, self.log, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ GOLDEN_PERMUTATION = [4, 1, 7, 5, 0, 6, 3, 2]
 GOLDEN_BATCHES = [[5, 2, 8, 10], [6, 1, 3, 11], [7, 0, 4, 9], [7, 10, 11, 2]]
 
 orders = st.builds(
-    lambda counts, seed, batch, window: (
-        SampleOrder(np.array(counts), seed=seed, global_batch_size=batch, shuffle_window=window)
+    lambda counts, seed, batch, window: SampleOrder(
+        np.array(counts), seed=seed, global_batch_size=batch, shuffle_window=window
     ),
     st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any),
     st.integers(-3, 2**40),

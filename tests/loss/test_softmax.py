@@ -17,7 +17,9 @@ def features():
 
 def naive(image, text, log_scale):
     """The paper's pseudo-code (figure 3) in float64, by autograd over the whole batch."""
-    image, text, log_scale = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (image, text, log_scale))
+    image, text, log_scale = (
+        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (image, text, log_scale)
+    )
     logits = image @ text.T * log_scale.exp()
     rows = torch.logsumexp(logits, 1) - logits.diagonal()
     columns = torch.logsumexp(logits, 0) - logits.diagonal()
@@ -29,7 +31,9 @@ def naive(image, text, log_scale):
 def loss_and_gradients(rank, size, name):
     """A rank's part: its rows through a shared weight, so that parameter gradients need every rank's loss."""
     start, stop = rank * PAIRS // size, (rank + 1) * PAIRS // size
-    image, text = (torch.tensor(side[start:stop], dtype=torch.float32, requires_grad=True) for side in features())
+    image, text = (
+        torch.tensor(side[start:stop], dtype=torch.float32, requires_grad=True) for side in features()
+    )
     scale = torch.tensor([2.0], requires_grad=True)
     loss = LOSSES[name](image, text, scale, None)
     loss.backward()

@@ -119,7 +119,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        raise ConfigError(
+            f"{file}: cannot be read ({error.strerror}); give the path of a YAML file"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: is not UTF-8 text; give the path of a YAML file") from None
     except yaml.YAMLError as error:
@@ -129,14 +131,18 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{file}: holds a {type(values).__name__}; expected a mapping such as `training: …`")
+        raise ConfigError(
+            f"{file}: holds a {type(values).__name__}; expected a mapping such as `training: …`"
+        )
     return values
 
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3")
+        raise ConfigError(
+            f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -146,7 +152,9 @@ def _parse_override(override: str) -> dict[str, Any]:
     return value
 
 
-def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, source: str, prefix: str = "") -> None:
+def _merge(
+    into: dict[str, Any], values: dict[str, Any], sources: Sources, source: str, prefix: str = ""
+) -> None:
     for key, value in values.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(into.get(key), dict):
@@ -232,7 +240,7 @@ def _concerns(key: str, mistyped: dict[str, str]) -> bool:
 
 
 def _validate(values: dict[str, Any]) -> RunConfig:
-    """By way of JSON, since that is where pydantic's strict mode takes a mapping for a dataclass, a list for a tuple."""
+    """By way of JSON, where pydantic's strict mode takes a mapping for a dataclass and a list for a tuple."""
     return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str), strict=True)
 
 
@@ -330,23 +338,33 @@ def _impossible(config: RunConfig) -> Iterator[Problem]:
         if not 0 <= value <= 1 or (value == 1 and "beta" in key):
             yield key, f"{key} is {value}; it must lie between 0 and 1"
     if text.context_length < 3:
-        yield "model.text.context_length", (
-            f"model.text.context_length is {text.context_length}; start, one token and end need 3"
+        yield (
+            "model.text.context_length",
+            (f"model.text.context_length is {text.context_length}; start, one token and end need 3"),
         )
     if text.heads > 0 and text.width % text.heads:
         yield "model.text.width", f"model.text.width {text.width} cannot be split over {text.heads} heads"
     if config.checkpoint.keep < 2:
-        yield "checkpoint.keep", (
-            f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, "
-            "so that a damaged newest checkpoint leaves one to resume from"
+        yield (
+            "checkpoint.keep",
+            (
+                f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, "
+                "so that a damaged newest checkpoint leaves one to resume from"
+            ),
         )
     if training.total_samples < training.global_batch_size:
-        yield "training.total_samples", (
-            f"training.total_samples {training.total_samples} is less than one global batch of "
-            f"{training.global_batch_size}"
+        yield (
+            "training.total_samples",
+            (
+                f"training.total_samples {training.total_samples} is less than one global batch of "
+                f"{training.global_batch_size}"
+            ),
         )
     elif optimizer.warmup_samples >= training.total_samples:
-        yield "optimizer.warmup_samples", (
-            f"optimizer.warmup_samples {optimizer.warmup_samples} is not below training.total_samples "
-            f"{training.total_samples}: the run would end while warming up"
+        yield (
+            "optimizer.warmup_samples",
+            (
+                f"optimizer.warmup_samples {optimizer.warmup_samples} is not below training.total_samples "
+                f"{training.total_samples}: the run would end while warming up"
+            ),
         )

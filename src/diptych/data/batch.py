@@ -34,5 +34,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return Batch(
-            self.images.pin_memory(), self.tokens.pin_memory(), self.lengths.pin_memory(), self.samples, self.rejects
+            self.images.pin_memory(),
+            self.tokens.pin_memory(),
+            self.lengths.pin_memory(),
+            self.samples,
+            self.rejects,
         )

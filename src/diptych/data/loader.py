@@ -6,7 +6,6 @@ w of n builds the batches b ≡ w (mod n), and any number of ranks and workers g
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -26,6 +25,7 @@ from webdataset.tariterators import group_by_keys
 from diptych.config.schema import DataConfig
 from diptych.data.augment import AUGMENTATIONS
 from diptych.data.batch import Batch, Reject
+from diptych.data.captions import caption_of
 from diptych.data.order import SampleOrder, hashes
 from diptych.data.picture_safety import PictureError, PictureReason, open_picture
 from diptych.data.shards import PICTURE_SUFFIXES, ShardError, ShardIndex, read_member
@@ -122,12 +122,16 @@ class Source(IterableDataset):
         try:
             file = self._files(str(shard.path), shard.num_bytes)
             for member in members:
-                yield {"fname": f"{key}.{member.suffix}", "data": read_member(file.descriptor, member), **place}
+                yield {
+                    "fname": f"{key}.{member.suffix}",
+                    "data": read_member(file.descriptor, member),
+                    **place,
+                }
         except (ShardError, OSError) as error:
             yield {"fname": f"{key}.damaged", "data": str(error), **place}
 
     def filler(self, picked: Picked, attempt: int) -> Picked:
-        """A sample to stand in for a rejected one: the same on every machine, from outside the batch where it can be."""
+        """A sample to stand in for a rejected one: the same everywhere, from outside the batch if possible."""
         batch = set(self._order.rows(picked.batch_number).samples.tolist())
         keys = np.arange(attempt * MAX_FILLERS, (attempt + 1) * MAX_FILLERS)
         drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(self._order.total)
@@ -138,7 +142,9 @@ class Source(IterableDataset):
 class RowsIntoBatches:
     """Rows → batches; a rejected sample's row is filled, its reason travels along."""
 
-    def __init__(self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int, num_rows: int):
+    def __init__(
+        self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int, num_rows: int
+    ):
         self._source = source
         self._decode = decode
         self._tokenizer = tokenizer
@@ -220,17 +226,6 @@ def batches(
             process.kill()
 
 
-def caption_of(members: dict[str, bytes]) -> str:
-    """The caption, from the `.txt` member or the `caption` field of the `.json`; empty when there is none."""
-    if "txt" in members:
-        return members["txt"].decode("utf-8", errors="replace").strip()
-    try:
-        caption = json.loads(members.get("json", b"{}")).get("caption")
-    except (ValueError, AttributeError):
-        return ""
-    return caption.strip() if isinstance(caption, str) else ""
-
-
 class _File:
     """An open shard of the size that its index states."""
 
@@ -253,5 +248,3 @@ def _leave_signals_to_the_rank(worker: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-

@@ -50,7 +50,7 @@ class SampleOrder:
         self._shards_of_epoch = lru_cache(maxsize=4)(self._make_shards_of_epoch)
 
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
-        """Rows [start, stop) of global batch `batch_number`, which begins at batch_number * global_batch_size samples seen."""
+        """Rows [start, stop) of global batch `batch_number`, the one after batch_number * global_batch_size samples."""
         stop = self.global_batch_size if stop is None else stop
         attempts = batch_number * self.global_batch_size + np.arange(start, stop, dtype=np.int64)
         epochs = attempts // self.total
@@ -69,7 +69,9 @@ class SampleOrder:
             start = self._attempts_before(epoch * self.total, int(stream))
             stop = self._attempts_before((epoch + 1) * self.total, int(stream))
             turns = self._turns(attempts[chosen], int(stream)) - start
-            positions = self._stream_first(epoch, int(stream)) + self._permute(epoch, int(stream), turns, stop - start)
+            positions = self._stream_first(epoch, int(stream)) + self._permute(
+                epoch, int(stream), turns, stop - start
+            )
             samples[chosen] = self._sample_at(epoch, positions)
         return samples
 

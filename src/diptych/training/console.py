@@ -35,7 +35,9 @@ class Console:
         elif self._shown:
             print(line, flush=True)
 
-    def show(self, samples_seen: int, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:
+    def show(
+        self, samples_seen: int, loss: float, samples_per_second: float, data_wait_fraction: float
+    ) -> None:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f} data-wait {data_wait_fraction:.0%}", refresh=False)
             self._bar.update(samples_seen - self._bar.n)

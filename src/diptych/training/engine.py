@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -185,7 +186,9 @@ class Engine:
 
     def _agree(self, *values: Any) -> list[float]:
         """The mean over ranks of loss and accuracies, then the sums of the tallies, in one collective."""
-        vector = torch.tensor([float(value) for value in values], dtype=torch.float64, device=self._world.device)
+        vector = torch.tensor(
+            [float(value) for value in values], dtype=torch.float64, device=self._world.device
+        )
         vector[:3] /= self._world.size
         dist.all_reduce(vector)
         return vector.tolist()
@@ -258,7 +261,10 @@ class Engine:
                     continue
                 start = mapping.lp_fragment_address.start
                 stop = start + mapping.lp_fragment_address.numel
-                yield name, _Fragment(parameter.shape, start, stop, flat, mapping.hp_fragment_address.start, state)
+                yield (
+                    name,
+                    _Fragment(parameter.shape, start, stop, flat, mapping.hp_fragment_address.start, state),
+                )
 
     def _start_optimizer_state(self) -> None:
         """Zero moments before the first step, where torch would make them during it: resuming can then fill them."""
@@ -349,5 +355,7 @@ def _prepare_deepspeed(world: World) -> None:
     """No chatter on stdout, and no compiling of a shared-memory collective (minutes, and a stale lock when killed)."""
     # DeepSpeed insists on the launcher's variable also where there is none.
     os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.14 renames.
+    warnings.filterwarnings("ignore", message="`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprec")
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

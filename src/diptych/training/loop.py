@@ -140,7 +140,11 @@ def save(job: Job, progress: Progress, *, must_succeed: bool) -> None:
     folder = job.run.checkpoints
     try:
         path = save_checkpoint(
-            folder, Checkpoint(progress, weights, optimizer), job.config, job.tokenizer, num_ranks=job.world.size
+            folder,
+            Checkpoint(progress, weights, optimizer),
+            job.config,
+            job.tokenizer,
+            num_ranks=job.world.size,
         )
     except OSError as error:
         if must_succeed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,15 @@ from diptych.world import World, process_group, read_world
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="+", metavar="CONFIG|key=value", help="YAML files, merged left to right, and overrides")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what would be run")
+    parser.add_argument(
+        "config",
+        nargs="+",
+        metavar="CONFIG|key=value",
+        help="YAML files, merged left to right, and overrides",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and what would be run"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -70,22 +78,16 @@ def describe(loaded: LoadedConfig, world: World) -> str:
 
     index = open_index(config.data.train)
     shapes = expected_shapes(config.model, load_tokenizer(config.tokenizer.vocabulary).vocab_size)
-    parameters = sum(_product(shape) for shape in shapes.values())
-    size, total = config.training.global_batch_size, config.training.total_samples
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
     start, stop = world.rows(size)
+    epochs = total / max(index.total_samples, 1)
     lines += [
         "",
         f"model     {parameters / 1e6:.1f} M parameters, {config.training.precision}",
-        f"data      {index.total_samples} samples in {len(index.shards)} shards, {total / index.total_samples:.1f} epochs",
+        f"data      {index.total_samples} samples in {len(index.shards)} shards, {epochs:.1f} epochs",
         f"steps     {total // size} of {size} samples; warm-up {config.optimizer.warmup_samples // size} steps",
-        f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {config.machine.zero_stage}, "
-        f"{config.machine.loader_workers} loader workers each",
+        f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {machine.zero_stage}, "
+        f"{machine.loader_workers} loader workers each",
     ]
     return "\n".join(lines)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result

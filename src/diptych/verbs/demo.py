@@ -1,0 +1,143 @@
+"""From nothing to a model that names what it was never trained on: cards, shards, training, evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from diptych.config.load import ConfigError
+
+RANKS = 2
+VOCABULARY_SIZE = 800
+GUESSES = (
+    "a panda on a blue background",
+    "a fox on a pink background",
+    "a rocket on a green background",
+    "a pizza on a red background",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where everything goes, e.g. runs/demo")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the cards, the held-out combinations and the training"
+    )
+    parser.add_argument("--config", type=Path, help="another recipe than configs/demo.yaml")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    began = time.monotonic()
+    folder, seed = arguments.folder, arguments.seed
+    config = arguments.config or find_config()
+    cards, shards, vocabulary = (folder / "data" / name for name in ("cards", "shards", "vocabulary.json"))
+
+    credit = draw(cards, seed)
+    command("diptych-shards", "pack", cards / "train", shards)
+    command("diptych", "vocab", shards, "--size", VOCABULARY_SIZE, "--output", vocabulary)
+    command(
+        *("torchrun", "--standalone", "--nproc-per-node", RANKS, "-m", "diptych", "train", config),
+        *(
+            f"run_dir={folder}",
+            f"data.train={shards}",
+            f"tokenizer.vocabulary={vocabulary}",
+            f"training.seed={seed}",
+        ),
+    )
+    (folder / "data" / "credits.txt").write_text(f"{credit}\n", encoding="utf-8")
+    command(
+        *("diptych", "evaluate", folder, "--classes", cards / "classes.yaml"),
+        *("--zero-shot", f"seen={cards / 'seen'}", "--zero-shot", f"unseen={cards / 'unseen'}"),
+        *("--retrieval", f"cards={cards / 'retrieval'}", "--pixel-baseline", cards / "train_labels.csv"),
+        *("--report", "--credits", folder / "data" / "credits.txt"),
+    )
+    picture = example(cards / "unseen")
+    command(
+        "diptych",
+        "classify",
+        folder,
+        picture,
+        "--labels",
+        f"{picture.parent.name}, {GUESSES}",
+        "--template",
+        "{}",
+    )
+
+    results = summarise(folder, time.monotonic() - began)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"\n{results['unseen_top1']:.1%} of the combinations it was never trained on are named right, among "
+        f"{results['classes']} (chance {results['chance']:.2%}).\n"
+        f"Look at it:      {folder / 'report.html'}\n"
+        f"Your own data:   diptych-shards pack MY_PICTURES shards/   (a .txt beside each picture)\n"
+        f"                 diptych vocab shards/ --size 8192 --output vocabulary.json\n"
+        f'                 diptych train my.yaml                     (README, "Your own data")'
+    )
+
+
+def find_config() -> Path:
+    """configs/demo.yaml of the working directory, else of the clone that is installed."""
+    for root in (Path(), Path(__file__).parents[3]):
+        if (root / "configs" / "demo.yaml").exists():
+            return root / "configs" / "demo.yaml"
+    raise ConfigError("configs/demo.yaml is not here; call `diptych demo` from a clone, or give --config")
+
+
+def draw(cards: Path, seed: int) -> str:
+    """The cards, where they are not drawn yet; returns whom the artwork is by."""
+    from diptych.demo.cards import draw_cards
+
+    print(f"$ # drawing picture cards into {cards}", flush=True)
+    summary = draw_cards(cards, seed)
+    print(
+        f"{summary.train} cards to train on; {summary.seen} of combinations it will have seen and {summary.unseen} "
+        f"of combinations held out, {summary.classes} classes",
+        flush=True,
+    )
+    return summary.credit
+
+
+def command(*words: object) -> None:
+    """Print a command as a person would type it, and run it with this environment's programs.
+
+    A failure ends the demo with the command's own status; what it had to say stands above.
+    """
+    line = [str(word) for word in words]
+    print(f"\n$ {shlex.join(line)}", flush=True)
+    programs = Path(sys.executable).parent
+    environment = os.environ | {
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        # Two ranks that each spin a pool of threads over all cores are many times slower than two with one.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    status = subprocess.run(line, env=environment).returncode
+    if status:
+        sys.exit(status)
+
+
+def example(unseen: Path) -> Path:
+    """A picture of a class that was held out."""
+    return min(unseen.rglob("*.png"))
+
+
+def summarise(folder: Path, seconds: float) -> dict[str, float]:
+    from diptych.training.metrics import read_metrics
+
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    zero_shot, retrieval = evaluation["zero_shot"], evaluation["retrieval"]["cards"]["metrics"]
+    end = [line for line in read_metrics(folder / "metrics.jsonl") if line.get("event") == "end"][-1]
+    return {
+        "unseen_top1": zero_shot["unseen"]["metrics"]["top1"],
+        "seen_top1": zero_shot["seen"]["metrics"]["top1"],
+        "classes": len(zero_shot["unseen"]["classes"]),
+        "chance": zero_shot["unseen"]["chance"]["top1"],
+        "image_to_text_r1": retrieval["image_to_text_r1"],
+        "text_to_image_r1": retrieval["text_to_image_r1"],
+        "samples_per_second": round(end["samples_seen"] / end["seconds"], 1),
+        "seconds": round(seconds, 1),
+    }
