@@ -19,8 +19,18 @@ from diptych_shards.candidates import Candidate, PackError, PackInput
 from diptych_shards.refusals import Reason, Refusal, shown
 
 PATH_COLUMNS = (
-    *("path", "file", "file_name", "filename", "file_path", "filepath", "image", "image_path", "picture",
-    "img"),
+    *(
+        "path",
+        "file",
+        "file_name",
+        "filename",
+        "file_path",
+        "filepath",
+        "image",
+        "image_path",
+        "picture",
+        "img",
+    ),
 )
 CAPTION_COLUMNS = ("caption", "text", "captions", "title", "alt", "alt_text")
 

@@ -70,4 +70,4 @@ def _verify_shard(index: ShardIndex, number: int, shard: Shard) -> None:
     finally:
         os.close(fd)
     if sha256_of(shard.path) != shard.sha256:
-        raise ShardError(f"{shown(shard.path)}: every member is whole, but bytes between them have changed")
+        raise ShardError(f"{shown(shard.path)}: the members are whole, but bytes between them are not")

@@ -331,6 +331,13 @@ def test_a_flipped_bit_in_the_index_is_an_error_or_does_no_harm(tmp_path, whole,
         pass
 
 
+def test_a_changed_count_in_the_index_is_an_error(tmp_path, whole):
+    tar, index = whole
+    damaged_copy(tmp_path, tar, index.replace(b'"samples": 6', b'"samples": 5'))
+    with pytest.raises(ShardError, match="damaged"):
+        open_index(tmp_path)
+
+
 @given(data=st.data())
 @reuse_folder
 def test_a_cut_index_is_an_error(tmp_path, whole, data):
