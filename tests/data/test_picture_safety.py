@@ -178,10 +178,15 @@ def test_flipped_bits_are_refused_or_decoded_and_nothing_else(options, data):
 
 def test_a_png_with_a_flipped_bit_is_refused_when_checked_even_where_the_decoder_is_content():
     data = encoded(Image.new("RGB", (60, 60), "red"), format="PNG")
-    changed = bytearray(data)
-    changed[data.index(b"IDAT") + 30] ^= 1
-    assert not np.array_equal(open_picture(bytes(changed)), open_picture(data))
-    assert reason_of(bytes(changed), check_picture) is PictureReason.DECODE_ERROR
+    num_content = 0
+    for position in range(data.index(b"IDAT") + 6, data.index(b"IEND") - 4):
+        changed = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+        assert reason_of(changed, check_picture) in (PictureReason.DECODE_ERROR, PictureReason.TRUNCATED)
+        try:
+            num_content += not np.array_equal(open_picture(changed), open_picture(data))
+        except PictureError:
+            pass
+    assert num_content > 0
 
 
 @pytest.mark.parametrize("open_it", [open_picture, check_picture])
