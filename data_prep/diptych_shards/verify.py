@@ -53,7 +53,7 @@ def _check_pack(folder: Path, index: ShardIndex) -> None:
         raise ShardError(f"the pack in {shown(folder)} has not finished; start the same command again")
     there = len(index.shards), len(index)
     if there != (state["shards"], state["packed"]):
-        raise ShardError(f"{folder} holds {there[0]} shards, {there[1]} samples; packed were {state['shards']} "
+        raise ShardError(f"{folder} has {there[0]} shards, {there[1]} samples; packed were {state['shards']} "
                          f"and {state['packed']}; pack it again")  # fmt: skip
 
 
