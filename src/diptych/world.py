@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -63,7 +63,9 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
     """
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    alone = {} if "MASTER_ADDR" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    alone: dict[str, Any] = (
+        {} if "MASTER_ADDR" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    )
     dist.init_process_group(
         "nccl" if world.device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds), **alone
     )

@@ -108,9 +108,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         moments[kind][name] = tensor
-    return Checkpoint(
-        progress, load_file(path / "model" / "model.safetensors"), OptimizerState(step, moments)
-    )
+    return Checkpoint(progress, load_file(path / "model" / "model.safetensors"), OptimizerState(step, moments))
 
 
 def verify(path: Path) -> None:
@@ -132,22 +130,18 @@ def verify(path: Path) -> None:
         except OSError as error:
             raise CheckpointError(f"{path / name}: {error.strerror}") from None
         if found != expected:
-            raise CheckpointError(
-                f"{path / name}: has changed since it was written ({found}, expected {expected})"
-            )
+            raise CheckpointError(f"{path / name}: has changed since it was written ({found}, expected {expected})")
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints, newest first; valid or not."""
     found = [path for path in folder.glob("step_*") if path.is_dir() and (path / MANIFEST).exists()]
-    return sorted(
-        (path for path in found if path.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True
-    )
+    return sorted((path for path in found if path.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True)
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and what was wrong with the newer ones."""
-    faults = []
+    faults: list[str] = []
     for path in checkpoints(folder):
         try:
             verify(path)

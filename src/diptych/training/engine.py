@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from diptych.data.batch import Batch
 from diptych.data.order import hashes
 from diptych.loss import LOSSES
 from diptych.loss.softmax import in_batch_accuracy
+from diptych.model.dual_encoder import DualEncoder
 from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
 from diptych.world import World
 
@@ -75,7 +77,7 @@ class Engine:
     Every rank must construct it, step it, and collect and restore its state together. The weights of rank 0 win.
     """
 
-    def __init__(self, model: nn.Module, config: RunConfig, world: World):
+    def __init__(self, model: DualEncoder, config: RunConfig, world: World):
         _prepare_deepspeed(world)
         self.model = model.to(world.device)
         self._config = config
@@ -110,7 +112,7 @@ class Engine:
         )
         self._set_learning_rate(rate)
         # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
-        torch.manual_seed(int(hashes([self._world.rank], training.seed, samples_seen)[0] >> 1))
+        torch.manual_seed(int(hashes(np.array([self._world.rank]), training.seed, samples_seen)[0] >> 1))
 
         device = self._world.device
         image, text, scale = self._engine(
@@ -186,9 +188,7 @@ class Engine:
 
     def _agree(self, *values: Any) -> list[float]:
         """The mean over ranks of loss and accuracies, then the sums of the tallies, in one collective."""
-        vector = torch.tensor(
-            [float(value) for value in values], dtype=torch.float64, device=self._world.device
-        )
+        vector = torch.tensor([float(value) for value in values], dtype=torch.float64, device=self._world.device)
         vector[:3] /= self._world.size
         dist.all_reduce(vector)
         return vector.tolist()
@@ -213,7 +213,6 @@ class Engine:
             for master in self._masters(SCALE_GROUP):
                 master.clamp_(max=maximum)
             scale = self.model.logit_scale
-            assert isinstance(scale, Tensor)
             if self._stage == 3:
                 with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
                     scale.data.clamp_(max=maximum)
@@ -240,7 +239,8 @@ class Engine:
         """Where this rank's share of each parameter's moments lies."""
         zero = self._engine.optimizer
         state = self._torch_optimizer().state
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        # DeepSpeed hangs its bookkeeping on the parameters, of which the type checker knows nothing.
+        named: list[tuple[str, Any]] = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         if self._stage == 0:
             for name, parameter in named:
                 yield name, _Fragment(parameter.shape, 0, parameter.numel(), parameter, 0, state)
@@ -303,7 +303,7 @@ class _Fragment:
 class _Towers(nn.Module):
     """The model's forward under autocast; outside of it DeepSpeed would switch autocast off."""
 
-    def __init__(self, model: nn.Module, precision: str):
+    def __init__(self, model: DualEncoder, precision: str):
         super().__init__()
         self.model = model
         self._bf16 = precision == "bf16"

@@ -1,0 +1,23 @@
+# Each target does its own set-up in .venv; all that is needed is make and Python 3.10 or later.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/demo
+
+.PHONY: demo test check
+
+demo: $(VENV)/demo
+	$(VENV)/bin/diptych demo $(RUN)
+
+test: $(VENV)/test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+
+check: $(VENV)/test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/%: setup.cfg pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -e '.[$*]'
+	touch $@
