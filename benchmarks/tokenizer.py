@@ -74,9 +74,7 @@ def compare(ours: Tokenizer, peer: SimpleTokenizer, *, non_ascii_share: float) -
         num_tokens += sum(int(ours(texts, CONTEXT_LENGTH)[1].sum()) for texts in batches)
 
     num_captions = BATCHES_A_ROUND * BATCH
-    ratios = [
-        peer_time / our_time for our_time, peer_time in zip(seconds["ours"], seconds["peer"], strict=True)
-    ]
+    ratios = [peer_time / our_time for our_time, peer_time in zip(seconds["ours"], seconds["peer"], strict=True)]
     return {
         "speedup": round(statistics.median(ratios), 2),
         "ours": round(num_captions / statistics.median(seconds["ours"])),
@@ -109,9 +107,7 @@ class CaptionSource:
         if draw.random() < NUMBERED_SHARE:
             words.append(f"IMG_{draw.randrange(10**8):08}.jpg")
         if draw.random() < self._non_ascii_share:
-            words.insert(
-                draw.randrange(len(words)), draw.choice(["café", "–", "“quoted”", "it’s", "日本", "😀", "Ã©"])
-            )
+            words.insert(draw.randrange(len(words)), draw.choice(["café", "–", "“quoted”", "it’s", "日本", "😀", "Ã©"]))
         return " ".join(words)
 
 

@@ -25,9 +25,7 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[
     queue = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            context.Process(
-                target=_rank, args=(rank, size, Path(folder) / "meet", queue, function, arguments)
-            )
+            context.Process(target=_rank, args=(rank, size, Path(folder) / "meet", queue, function, arguments))
             for rank in range(size)
         ]
         for process in processes:
@@ -44,9 +42,7 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[
     return [results[rank][1] for rank in range(size)]
 
 
-def _rank(
-    rank: int, size: int, meeting: Path, queue: Any, function: Callable[..., Any], arguments: tuple
-) -> None:
+def _rank(rank: int, size: int, meeting: Path, queue: Any, function: Callable[..., Any], arguments: tuple) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
     import torch.distributed as dist

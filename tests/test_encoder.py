@@ -36,9 +36,7 @@ def model_config(image_size=32, **settings):
     overrides = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
     return ModelConfig(
         embed_dim=16,
-        image=ImageTowerConfig(
-            name="vit_base_patch32_clip_quickgelu_224", image_size=image_size, overrides=overrides
-        ),
+        image=ImageTowerConfig(name="vit_base_patch32_clip_quickgelu_224", image_size=image_size, overrides=overrides),
         text=TextTowerConfig(context_length=10, width=32, heads=2, layers=1),
         **settings,
     )
@@ -51,18 +49,14 @@ def dual_encoder(config, seed=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    save_model_folder(
-        tmp_path / "model", dual_encoder(model_config()).state_dict(), model_config(), TOKENIZER
-    )
+    save_model_folder(tmp_path / "model", dual_encoder(model_config()).state_dict(), model_config(), TOKENIZER)
     return tmp_path / "model"
 
 
 def save_checkpoint(run_dir, step, seed=0):
     """A checkpoint as far as its reader looks: the model folder, and the hash of each of its files."""
     checkpoint = run_dir / "checkpoints" / f"step_{step:08d}"
-    save_model_folder(
-        checkpoint / "model", dual_encoder(model_config(), seed).state_dict(), model_config(), TOKENIZER
-    )
+    save_model_folder(checkpoint / "model", dual_encoder(model_config(), seed).state_dict(), model_config(), TOKENIZER)
     hashes = {
         f"model/{name}": {"sha256": hashlib.sha256((checkpoint / "model" / name).read_bytes()).hexdigest()}
         for name in FILES

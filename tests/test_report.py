@@ -84,9 +84,7 @@ def test_hostile_captions_class_names_and_titles_are_text_and_nothing_else(tmp_p
     page = Page(html)
     assert not {"script", "iframe", "object", "link", "a", "form"} & set(page.elements)
     assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("href", "srcset")]
-    assert {value.split(",")[0] for _, name, value in page.attributes if name == "src"} == {
-        "data:image/png;base64"
-    }
+    assert {value.split(",")[0] for _, name, value in page.attributes if name == "src"} == {"data:image/png;base64"}
     for control in "\x1b\x07\x00\u202e\u2066":
         assert control not in html
     assert page.texts.count(HOSTILE[0]) >= 4
@@ -123,9 +121,7 @@ def test_curves_pictures_config_and_credits_are_in_the_page(tmp_path):
         {"samples_seen": 32 * step, "step": step, "time": 100.0 + step, "loss": 3 / step, "i2t_accuracy": 0.5}
         for step in range(1, 50)
     ]
-    (tmp_path / "metrics.jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for record in records) + '{"loss": 1'
-    )
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + '{"loss": 1')
     (tmp_path / "config.yaml").write_text("training:\n  seed: 3\n")
     (tmp_path / "samples.png").write_bytes(b"\x89PNG")
     evaluation = {

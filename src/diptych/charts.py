@@ -70,9 +70,7 @@ def line_chart(
         for label, points in drawn.items()
     )
     x_ticks = tuple((place(x, y_low)[0], short_number(x)) for x in ticks(x_low, x_high, 4))
-    y_ticks = tuple(
-        (place(x_low, y)[1], f"{y:.0%}" if percent else short_number(y)) for y in ticks(y_low, y_high, 4)
-    )
+    y_ticks = tuple((place(x_low, y)[1], f"{y:.0%}" if percent else short_number(y)) for y in ticks(y_low, y_high, 4))
     last = [points[-1][1] for points in drawn.values()]
     final = " · ".join(f"{value:.1%}" if percent else short_number(value) for value in last)
     return Chart(title, lines, x_ticks, y_ticks, final)

@@ -59,9 +59,7 @@ class Encoder:
         """u8[batch 3 H W] of the model's size → f32[batch dim] of unit norm, on the CPU."""
         return self.model.encode_image(images.to(self.device)).cpu()
 
-    def embed_pictures(
-        self, pictures: Sequence[str | Path | bytes | Image.Image], batch_size: int = 64
-    ) -> Tensor:
+    def embed_pictures(self, pictures: Sequence[str | Path | bytes | Image.Image], batch_size: int = 64) -> Tensor:
         """Files, encoded bytes or Pillow images → f32[n dim] of unit norm, on the CPU.
 
         Raises:
@@ -162,9 +160,7 @@ def check_hashes(checkpoint: Path) -> None:
     """
     try:
         files = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
-        hashes = {
-            name: files[f"model/{name}"]["sha256"] for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE)
-        }
+        hashes = {name: files[f"model/{name}"]["sha256"] for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{checkpoint / MANIFEST_FILE} cannot be read: {error!r}") from error
     for name, expected in hashes.items():
@@ -181,9 +177,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def save_model_folder(
-    folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer
-) -> None:
+def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Write weights, config and vocabulary into a folder, made if need be; return when the disk has them."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -64,9 +64,7 @@ def write_report(
             name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}
             for name, result in evaluation.get("retrieval", {}).items()
         },
-        baselines=[
-            evaluation[method] for method in ("linear_probe", "pixel_baseline") if method in evaluation
-        ],
+        baselines=[evaluation[method] for method in ("linear_probe", "pixel_baseline") if method in evaluation],
         samples=_inlined_png(run_dir / "samples.png"),
         config=_read_text(run_dir / "config.yaml"),
         versions=evaluation.get("versions", {}),
@@ -110,9 +108,7 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
         line_chart("Learning rate", {"learning rate": series("learning_rate")}, y_from_zero=True),
         line_chart("Logit scale", {"logit scale": series("logit_scale")}),
         line_chart("Gradient norm", {"gradient norm": series("gradient_norm")}, y_from_zero=True),
-        line_chart(
-            "Samples per second", {"samples per second": series("samples_per_second")}, y_from_zero=True
-        ),
+        line_chart("Samples per second", {"samples per second": series("samples_per_second")}, y_from_zero=True),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -153,9 +149,7 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         ):
             if other := evaluation.get(method, {}).get(name):
                 known = other["share_of_known_classes"] > 0
-                beside.append(
-                    (label if known else f"{label} (knows no such class)", other["metrics"]["top1"])
-                )
+                beside.append((label if known else f"{label} (knows no such class)", other["metrics"]["top1"]))
         beside.append(("chance", result["chance"]["top1"]))
         about = f"{result['pictures']:,} pictures, {len(result['classes']):,} classes"
         cards.append(
@@ -216,9 +210,7 @@ def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | No
         return None
     class_names = results[0]["classes"]
     parts = _parts(zero_shot)
-    pairs = [
-        (class_names[shown], class_names[said], number) for shown, said, number in most_confused(results)
-    ]
+    pairs = [(class_names[shown], class_names[said], number) for shown, said, number in most_confused(results)]
     if parts is None:
         matrices = [confusion_matrix(results, whole(class_names))]
         return {"matrices": _drawn(matrices), "pairs": pairs, "errors": None}
@@ -247,9 +239,7 @@ def _same_classes(zero_shot: Mapping[str, Mapping[str, Any]]) -> list[Mapping[st
 
 
 def _share(sums: Mapping[tuple[int, int], Sequence[int]], column: int) -> float:
-    pictures, right = (
-        sum(known[which] for cell, known in sums.items() if cell[0] == column) for which in (0, 1)
-    )
+    pictures, right = (sum(known[which] for cell, known in sums.items() if cell[0] == column) for which in (0, 1))
     return right / pictures if pictures else 2.0
 
 
@@ -327,7 +317,5 @@ def _number(value: float) -> str:
 def _picture(value: Any) -> str:
     """The data URI, if it is one of a picture; an evaluation file is not trusted to name other addresses."""
     if not PICTURE_URI.fullmatch(str(value)):
-        raise ValueError(
-            f"the evaluation holds {str(value)[:40]!r} where a picture as a data URI is expected"
-        )
+        raise ValueError(f"the evaluation holds {str(value)[:40]!r} where a picture as a data URI is expected")
     return str(value)

@@ -61,9 +61,7 @@ def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
     widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1)))
     lines = []
     for row in shown:
-        cells = [
-            _pad(fit(cell, size), size, side) for cell, size, side in zip(row, widths, align, strict=True)
-        ]
+        cells = [_pad(fit(cell, size), size, side) for cell, size, side in zip(row, widths, align, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 

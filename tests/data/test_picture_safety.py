@@ -23,9 +23,7 @@ every_format = pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
 def noise(mode="RGB", size=(40, 30)):
     channels = len(Image.new(mode, (1, 1)).getbands())
     shape = (size[1], size[0], channels) if channels > 1 else (size[1], size[0])
-    return Image.frombytes(
-        mode, size, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8).tobytes()
-    )
+    return Image.frombytes(mode, size, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8).tobytes())
 
 
 def encoded(picture, **options):
@@ -81,13 +79,7 @@ def test_sixteen_bit_colour_is_scaled_and_not_clipped():
     row = b"\0" + struct.pack(">HHH", 257 * 10, 257 * 115, 65535) * 2
     body = b"IDAT" + zlib.compress(row * 2)
     end = b"\0\0\0\0IEND\xaeB`\x82"
-    data = (
-        png_header(2, 2, 16)
-        + struct.pack(">I", len(body) - 4)
-        + body
-        + struct.pack(">I", zlib.crc32(body))
-        + end
-    )
+    data = png_header(2, 2, 16) + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + end
     assert pixel(open_picture(data)) == (10, 115, 255)
 
 
@@ -110,9 +102,7 @@ def test_a_transparent_colour_of_a_palette_or_of_rgb_shows_white():
 
 
 @pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize(
-    "options", [{"format": "JPEG"}, {"format": "PNG"}, {"format": "WEBP", "lossless": True}]
-)
+@pytest.mark.parametrize("options", [{"format": "JPEG"}, {"format": "PNG"}, {"format": "WEBP", "lossless": True}])
 def test_exif_orientation_is_applied_to_pixels_and_size(options, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -122,9 +112,7 @@ def test_exif_orientation_is_applied_to_pixels_and_size(options, orientation):
     assert check_picture(data)[:2] == upright.size
 
 
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
-)
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
 def test_broken_exif_does_no_harm(exif):
     data = encoded(noise(), format="PNG", exif=exif)
     assert open_picture(data).size == (40, 30)
@@ -194,9 +182,7 @@ def test_a_bomb_is_refused_by_its_header(open_it):
     bomb = png_header(30_000, 30_000) + b"\0\0\0\0IEND\xaeB`\x82"
     assert reason_of(bomb, open_it) is PictureReason.TOO_MANY_PIXELS
     assert reason_of(png_header(2**31 - 1, 2**31 - 1) + bomb[-12:], open_it) is PictureReason.TOO_MANY_PIXELS
-    assert (
-        reason_of(encoded(noise(), format="JPEG"), open_it, max_pixels=1199) is PictureReason.TOO_MANY_PIXELS
-    )
+    assert reason_of(encoded(noise(), format="JPEG"), open_it, max_pixels=1199) is PictureReason.TOO_MANY_PIXELS
     open_it(encoded(noise(), format="JPEG"), max_pixels=1200)
 
 

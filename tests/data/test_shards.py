@@ -64,18 +64,14 @@ def write_tar(path, files, **options):
 
 
 # webdataset leaves the tar open
-@pytest.mark.filterwarnings(
-    r"ignore:Exception ignored in. <_io\.FileIO:pytest.PytestUnraisableExceptionWarning"
-)
+@pytest.mark.filterwarnings(r"ignore:Exception ignored in. <_io\.FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_plain_webdataset_reads_the_same_samples(tmp_path):
     import webdataset
 
     tar = write(tmp_path, 0)
     seen = {}
     for sample in webdataset.WebDataset(str(tar), shardshuffle=False):
-        seen[sample["__key__"]] = {
-            suffix: data for suffix, data in sample.items() if not suffix.startswith("__")
-        }
+        seen[sample["__key__"]] = {suffix: data for suffix, data in sample.items() if not suffix.startswith("__")}
     assert seen == SAMPLES == read_all(open_index(tmp_path))
 
 
@@ -149,8 +145,7 @@ def test_folders_files_and_brace_patterns_give_the_shards_in_name_order(tmp_path
     assert [shard.name for shard in open_index(tmp_path).shards] == names
     assert [shard.name for shard in open_index(f"{tmp_path}/{{00002..00000}}.tar").shards] == names
     assert [
-        shard.name
-        for shard in open_index([f"{tmp_path}/00002.tar", f"{tmp_path}/{{00000,00001}}.tar"]).shards
+        shard.name for shard in open_index([f"{tmp_path}/00002.tar", f"{tmp_path}/{{00000,00001}}.tar"]).shards
     ] == ["00002.tar", "00000.tar", "00001.tar"]
 
 
@@ -188,9 +183,7 @@ def test_a_shard_named_twice_is_refused(tmp_path):
         open_index([tmp_path, f"{tmp_path}/00000.tar"])
 
 
-@pytest.mark.parametrize(
-    "change, told", [(lambda data: data[:-1], "truncated"), (lambda data: data + b"\0", "longer")]
-)
+@pytest.mark.parametrize("change, told", [(lambda data: data[:-1], "truncated"), (lambda data: data + b"\0", "longer")])
 def test_a_tar_of_another_size_than_indexed_is_refused(tmp_path, change, told):
     tar = write(tmp_path, 0)
     tar.write_bytes(change(tar.read_bytes()))
@@ -304,9 +297,7 @@ def flipped(data, bit):
     return bytes(changed)
 
 
-reuse_folder = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+reuse_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(data=st.data())

@@ -73,11 +73,7 @@ def test_ids_are_the_golden_ones_of_open_clip(clip):
         assert clip.encode(text) == ids, f"{text!r}; golden {made_by}"
 
 
-@given(
-    st.text(st.characters())
-    | st.text(st.characters(codec="ascii"))
-    | st.lists(st.sampled_from(PARTS)).map("".join)
-)
+@given(st.text(st.characters()) | st.text(st.characters(codec="ascii")) | st.lists(st.sampled_from(PARTS)).map("".join))
 @settings(max_examples=500, deadline=None)
 def test_ids_are_those_of_open_clip_for_any_text(clip, peer, text):
     assert clip.encode(text) == peer.encode(text)
@@ -151,14 +147,12 @@ def test_a_saved_vocabulary_loads_to_the_same_tokenizer(small, tmp_path):
     for loaded in (Tokenizer.load(path), load_tokenizer(str(path))):
         assert loaded.merges == small.merges
         assert loaded.vocab_size == small.vocab_size
-        assert [loaded.encode(caption) for caption in CAPTIONS] == [
-            small.encode(caption) for caption in CAPTIONS
-        ]
+        assert [loaded.encode(caption) for caption in CAPTIONS] == [small.encode(caption) for caption in CAPTIONS]
 
 
 def test_a_tokenizer_travels_to_another_process_without_its_cache(small):
     small.encode(CAPTIONS[0])
-    copy = pickle.loads(pickle.dumps(small))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(small))
     assert copy.merges == small.merges and not copy._words
     assert copy.encode(CAPTIONS[0]) == small.encode(CAPTIONS[0])
 
@@ -223,13 +217,9 @@ def test_clip_without_its_distribution_is_refused_with_the_way_out(tmp_path):
     code = "from diptych.data.tokenizer import load_tokenizer; load_tokenizer('clip')"
     source = Path(tokenizer_module.__file__).parents[2]
     environment = {"PYTHONPATH": f"{source}:{tmp_path}"}
-    answer = subprocess.run(
-        [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True
-    )
+    answer = subprocess.run([sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True)
     last_line = answer.stderr.splitlines()[-1]
-    assert last_line.startswith(
-        "ValueError: vocabulary `clip` needs the file bpe_simple_vocab_16e6.txt.gz of"
-    )
+    assert last_line.startswith("ValueError: vocabulary `clip` needs the file bpe_simple_vocab_16e6.txt.gz of")
     assert "pip install 'diptych[clip]'" in last_line and "diptych vocab" in last_line
 
 
@@ -306,9 +296,7 @@ def test_training_gives_equal_vocabularies_for_equal_captions_in_any_order(small
     )
     for captions in (CAPTIONS, shuffled):
         command = [sys.executable, "-c", code]
-        answer = subprocess.run(
-            command, input=json.dumps(captions), stdout=subprocess.PIPE, text=True, check=True
-        )
+        answer = subprocess.run(command, input=json.dumps(captions), stdout=subprocess.PIPE, text=True, check=True)
         assert tuple(map(tuple, json.loads(answer.stdout))) == small.merges
 
 

@@ -4,8 +4,8 @@ import sys
 import tarfile
 
 import pytest
-from diptych_shards.cli import main
 
+from diptych_shards.cli import main
 from tests.data_prep.test_pack import fill, pack
 
 
@@ -89,9 +89,7 @@ def test_verify_finds_a_changed_header(packed, tmp_path, capsys):
     assert "bytes between them" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "gone", [["00001.tar"], ["_index/00001.tar.index"], ["00001.tar", "_index/00001.tar.index"]]
-)
+@pytest.mark.parametrize("gone", [["00001.tar"], ["_index/00001.tar.index"], ["00001.tar", "_index/00001.tar.index"]])
 def test_verify_misses_what_is_gone(packed, tmp_path, capsys, gone):
     shutil.copytree(packed, tmp_path / "out")
     for name in gone:
@@ -119,7 +117,5 @@ def test_the_command_loads_neither_torch_nor_webdataset(arguments):
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'webdataset', 'pandas', 'deepspeed'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -2,6 +2,7 @@ import os
 import time
 
 import pytest
+
 from diptych_shards.crew import Crew
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diptych_shards.cli import main
 from PIL import Image
 
 from diptych.data.shards import open_index, read_member
+from diptych_shards.cli import main
 
 COMMAND = [sys.executable, "-m", "diptych_shards"]
 
@@ -41,11 +41,7 @@ def pack(folder, out, *options):
 
 
 def tree(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def samples(out):
@@ -91,9 +87,7 @@ def test_pictures_are_packed_unchanged_with_caption_and_metadata(folder, packed)
 
 
 # webdataset leaves the tar open
-@pytest.mark.filterwarnings(
-    r"ignore:Exception ignored in. <_io\.FileIO:pytest.PytestUnraisableExceptionWarning"
-)
+@pytest.mark.filterwarnings(r"ignore:Exception ignored in. <_io\.FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_plain_webdataset_reads_what_was_packed(packed):
     import webdataset
 
@@ -105,10 +99,7 @@ def test_plain_webdataset_reads_what_was_packed(packed):
 
 
 def test_two_packs_are_equal_byte_for_byte_whatever_the_number_of_processes(folder, packed, tmp_path):
-    assert (
-        main(["pack", str(folder), str(tmp_path / "out"), "--processes", "3", "--samples-per-shard", "4"])
-        == 0
-    )
+    assert main(["pack", str(folder), str(tmp_path / "out"), "--processes", "3", "--samples-per-shard", "4"]) == 0
     assert tree(tmp_path / "out") == tree(packed)
 
 
@@ -308,9 +299,7 @@ def test_hostile_names_are_packed_and_shown_escaped(tmp_path):
         (Path(os.fsdecode(bytes(here) + b"/" + stem + b"-bad.png"))).write_bytes(b"x")
         (Path(os.fsdecode(bytes(here) + b"/" + stem + b"-bad.txt"))).write_bytes(b"x")
     done = subprocess.run([*COMMAND, "pack", here, tmp_path / "out"], capture_output=True)
-    assert done.returncode == 0 and len(samples(tmp_path / "out")) == len(stems) == len(
-        rejected(tmp_path / "out")
-    )
+    assert done.returncode == 0 and len(samples(tmp_path / "out")) == len(stems) == len(rejected(tmp_path / "out"))
     told = done.stdout.decode() + done.stderr.decode()
     assert all(line.isprintable() for line in told.splitlines())
     assert all(path.isprintable() for path in samples(tmp_path / "out"))
@@ -386,9 +375,7 @@ def test_a_harmed_shard_of_a_finished_pack_is_packed_again(folder, packed, tmp_p
         tar.unlink()
         (out / "00001.tar.partial").write_bytes(b"half")
         (out / "_index" / "pack.json").write_bytes(
-            json.dumps(
-                {**json.loads((out / "_index" / "pack.json").read_bytes()), "finished": False}
-            ).encode()
+            json.dumps({**json.loads((out / "_index" / "pack.json").read_bytes()), "finished": False}).encode()
         )
     assert pack(folder, out, "--samples-per-shard", "4") == 0
     assert tree(out) == tree(packed)

@@ -27,12 +27,8 @@ class ColourEncoder:
     logit_scale = 20.0
 
     def embed_pictures(self, pictures: Sequence[bytes | Path]) -> np.ndarray:
-        encoded = [
-            picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures
-        ]
-        return np.stack(
-            [np.asarray(open_picture(data), dtype=np.float32).mean(axis=(0, 1)) for data in encoded]
-        )
+        encoded = [picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures]
+        return np.stack([np.asarray(open_picture(data), dtype=np.float32).mean(axis=(0, 1)) for data in encoded])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         named = [[COLOURS[word] for word in COLOURS if word in text] for text in texts]

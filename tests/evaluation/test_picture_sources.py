@@ -123,9 +123,7 @@ def without_label(folder):
 
 
 def without_json(folder):
-    open_labelled(
-        write_shards(folder / "s", {"a": {"png": picture((1, 2, 3))}, "b": {"png": picture((1, 2, 3))}})
-    )
+    open_labelled(write_shards(folder / "s", {"a": {"png": picture((1, 2, 3))}, "b": {"png": picture((1, 2, 3))}}))
 
 
 def without_key(folder):

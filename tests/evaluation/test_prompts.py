@@ -20,9 +20,7 @@ class LetterEncoder:
 
 
 def test_a_class_is_the_renormalised_mean_of_the_unit_embeddings_of_all_its_prompts():
-    prompts = make_prompts(
-        ["cab", {"name": "x1", "names": ["bag", "a bead"]}], ["a {}", "{} jihg", "faded {}"]
-    )
+    prompts = make_prompts(["cab", {"name": "x1", "names": ["bag", "a bead"]}], ["a {}", "{} jihg", "faded {}"])
     encoder = LetterEncoder()
 
     classifier = build_classifier(encoder, prompts.classes, prompts.templates)

@@ -19,9 +19,7 @@ def naive_ranks(images, texts, captions):
     to_text, to_image = [], []
     for number, own in enumerate(captions):
         best = max(cosines[number, order.index(caption)] for caption in own)
-        to_text.append(
-            sum(cosines[number, order.index(other)] >= best for _, other in flat if other not in own)
-        )
+        to_text.append(sum(cosines[number, order.index(other)] >= best for _, other in flat if other not in own))
     for _, caption in flat:
         right = [number for number, own in enumerate(captions) if caption in own]
         column = cosines[:, order.index(caption)]
@@ -32,9 +30,7 @@ def naive_ranks(images, texts, captions):
 
 def test_ranks_equal_the_definition_with_several_captions_and_shared_ones(monkeypatch):
     random = np.random.default_rng(3)
-    captions = [
-        [f"c{number}" for number in random.integers(25, size=random.integers(1, 5))] for _ in range(60)
-    ]
+    captions = [[f"c{number}" for number in random.integers(25, size=random.integers(1, 5))] for _ in range(60)]
     pairing = pair(captions)
     images = unit_norm(random.normal(size=(60, 6)))
     texts = unit_norm(random.normal(size=(len(pairing.texts), 6)))
@@ -60,9 +56,7 @@ def test_captions_that_the_tokenizer_cannot_tell_apart_are_one_text():
 def test_a_tie_with_a_wrong_answer_is_no_find():
     texts = unit_norm(np.array([[1, 0], [1, 0], [0, 1]]))
     pairing = pair([["one"], ["two"], ["three"]])
-    found = ranks(
-        unit_norm(np.array([[1, 0], [1, 0], [0, 1]])), texts, pairing.texts_of_picture, pairing.weights
-    )
+    found = ranks(unit_norm(np.array([[1, 0], [1, 0], [0, 1]])), texts, pairing.texts_of_picture, pairing.weights)
     assert found.tolist() == [1, 1, 0]
 
 
@@ -82,9 +76,7 @@ def test_retrieval_of_real_pictures_reads_a_folder_and_shows_the_nearest_caption
 
     result = retrieval(ColourEncoder(), open_captioned(str(tmp_path)))
 
-    assert result["metrics"]["image_to_text_r1"] == pytest.approx(
-        4 / 6
-    )  # the cyan picture's two captions tie
+    assert result["metrics"]["image_to_text_r1"] == pytest.approx(4 / 6)  # the cyan picture's two captions tie
     assert result["metrics"]["text_to_image_r1"] == pytest.approx(5 / 6)
     assert result["chance"]["image_to_text_r5"] == pytest.approx(5 / 6)
     assert result["examples"][0]["nearest"][0]["caption"] == "a blue wall"

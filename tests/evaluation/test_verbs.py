@@ -50,9 +50,7 @@ def captioned(folder):
 def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run_dir, tmp_path, capsys):
     seen = write_tree(tmp_path / "seen", list(COLOURS), copies=3)
     unseen = write_tree(tmp_path / "b", ["red", "cyan"], copies=2)
-    (tmp_path / "classes.yaml").write_text(
-        f'classes: [{", ".join(COLOURS)}]\ntemplates: ["a {{}}", "a {{}} wall"]'
-    )
+    (tmp_path / "classes.yaml").write_text(f'classes: [{", ".join(COLOURS)}]\ntemplates: ["a {{}}", "a {{}} wall"]')
     (tmp_path / "credit.txt").write_text("Drawn by <someone>.\n")
 
     cli.main(
@@ -138,9 +136,7 @@ def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_
     folder = captioned(tmp_path / "pictures")
     (folder / "broken.jpg").write_bytes(b"no")
     (tmp_path / "texts.txt").write_text("a cat\nein Übel\n", encoding="utf-8")
-    cli.main(
-        f"embed {model} --pictures {folder} --texts {tmp_path}/texts.txt --output {tmp_path}/out.npz".split()
-    )
+    cli.main(f"embed {model} --pictures {folder} --texts {tmp_path}/texts.txt --output {tmp_path}/out.npz".split())
     written = np.load(tmp_path / "out.npz", allow_pickle=False)
     encoder = load(model, "cpu")
     expected = encoder.embed_pictures([folder / "red.png"]).numpy()[0]
@@ -158,6 +154,4 @@ def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_
 def test_mistakes_of_embed_are_one_line(model, tmp_path, capsys):
     assert "nothing to embed" in fails(capsys, "embed", model, "--output", tmp_path / "o.npz")
     assert ".npz" in fails(capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.txt")
-    assert "holds no pictures" in fails(
-        capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.npz"
-    )
+    assert "holds no pictures" in fails(capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.npz")

@@ -63,9 +63,7 @@ def test_features_that_are_not_finite_are_wrong_and_not_right():
     assert (judged.above == 5).all()
 
 
-@pytest.mark.parametrize(
-    ("dim", "num_texts", "num_images"), [(16, 7, 1), (37, 5, 2), (37, 5, 50), (513, 419, 3)]
-)
+@pytest.mark.parametrize(("dim", "num_texts", "num_images"), [(16, 7, 1), (37, 5, 2), (37, 5, 50), (513, 419, 3)])
 def test_equal_embeddings_get_equal_similarities_wherever_they_stand(dim, num_texts, num_images):
     random = np.random.default_rng(1)
     image = unit_norm(random.normal(size=(num_images, dim)))

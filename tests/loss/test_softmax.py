@@ -31,9 +31,7 @@ def naive(image, text, log_scale):
 def loss_and_gradients(rank, size, name):
     """A rank's part: its rows through a shared weight, so that parameter gradients need every rank's loss."""
     start, stop = rank * PAIRS // size, (rank + 1) * PAIRS // size
-    image, text = (
-        torch.tensor(side[start:stop], dtype=torch.float32, requires_grad=True) for side in features()
-    )
+    image, text = (torch.tensor(side[start:stop], dtype=torch.float32, requires_grad=True) for side in features())
     scale = torch.tensor([2.0], requires_grad=True)
     loss = LOSSES[name](image, text, scale, None)
     loss.backward()

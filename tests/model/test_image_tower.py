@@ -102,17 +102,13 @@ def timm_resnet_name(name):
     for number, kernel in (("1", "1x1"), ("2", "kxk"), ("3", "1x1")):
         name = re.sub(rf"^(stages\S+\.)(conv|bn){number}\.", rf"\1conv{number}_{kernel}.\2.", name)
     name = name.replace("downsample.0", "shortcut.conv.conv").replace("downsample.1", "shortcut.conv.bn")
-    name = name.replace("attnpool.positional_embedding", "head.pos_embed").replace(
-        "attnpool.c_proj", "head.proj"
-    )
+    name = name.replace("attnpool.positional_embedding", "head.pos_embed").replace("attnpool.c_proj", "head.proj")
     return re.sub(r"attnpool\.([qkv])_proj", r"head.\1", name)
 
 
 def test_pixels_are_normalised_by_the_tower():
     torch.manual_seed(0)
-    config = ImageTowerConfig(
-        name=VIT, image_size=32, overrides=SMALL_VIT, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
-    )
+    config = ImageTowerConfig(name=VIT, image_size=32, overrides=SMALL_VIT, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     model = ImageTower(config, 24)
     images = pictures(32)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))

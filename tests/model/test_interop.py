@@ -117,8 +117,7 @@ def test_open_clips_weights_compute_open_clips_features_and_go_back_unchanged(mo
     original = theirs.state_dict()
     assert returned.keys() == original.keys()
     assert all(
-        returned[name].shape == original[name].shape and returned[name].equal(original[name])
-        for name in original
+        returned[name].shape == original[name].shape and returned[name].equal(original[name]) for name in original
     )
 
 
@@ -178,10 +177,7 @@ def test_the_mlp_width_survives_the_ratio_that_open_clip_wants(name, hidden):
 def test_custom_text_models_and_one_element_scales_are_read_too():
     config = config_from_open_clip({"model_cfg": SMALL})
     state = open_clip_model(SMALL).state_dict()
-    custom = {
-        name if name.startswith(("visual.", "logit")) else f"text.{name}": value
-        for name, value in state.items()
-    }
+    custom = {name if name.startswith(("visual.", "logit")) else f"text.{name}": value for name, value in state.items()}
     custom["logit_scale"] = custom["logit_scale"].reshape(1)
     expected = from_open_clip(state, config)
     assert all(tensor.equal(expected[name]) for name, tensor in from_open_clip(custom, config).items())

@@ -16,9 +16,7 @@ def text_tower(config=CONFIG, vocab_size=50):
 
 
 def captions(lengths, context_length=16, vocab_size=50):
-    tokens = torch.randint(
-        1, vocab_size, (len(lengths), context_length), generator=torch.Generator().manual_seed(1)
-    )
+    tokens = torch.randint(1, vocab_size, (len(lengths), context_length), generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor(lengths, dtype=torch.int32)
     return (tokens * (torch.arange(context_length) < lengths[:, None])).int(), lengths
 

@@ -58,9 +58,7 @@ class LoadedConfig:
 Check = Callable[[RunConfig], Iterator[Problem]]
 
 
-def load_config(
-    files: Sequence[Path], overrides: Sequence[str] = (), checks: Sequence[Check] = ()
-) -> LoadedConfig:
+def load_config(files: Sequence[Path], overrides: Sequence[str] = (), checks: Sequence[Check] = ()) -> LoadedConfig:
     """The resolved configuration of a run.
 
     overrides: `training.seed=3`, the value in YAML. checks: what else may be wrong, of which this layer knows nothing
@@ -119,9 +117,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{file}: cannot be read ({error.strerror}); give the path of a YAML file"
-        ) from None
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: is not UTF-8 text; give the path of a YAML file") from None
     except yaml.YAMLError as error:
@@ -131,18 +127,14 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{file}: holds a {type(values).__name__}; expected a mapping such as `training: …`"
-        )
+        raise ConfigError(f"{file}: holds a {type(values).__name__}; expected a mapping such as `training: …`")
     return values
 
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(
-            f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3"
-        )
+        raise ConfigError(f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -152,9 +144,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     return value
 
 
-def _merge(
-    into: dict[str, Any], values: dict[str, Any], sources: Sources, source: str, prefix: str = ""
-) -> None:
+def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, source: str, prefix: str = "") -> None:
     for key, value in values.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(into.get(key), dict):

@@ -22,9 +22,7 @@ Box = tuple[int, int, int, int]
 def centre_crop(picture: Image.Image, size: int) -> Tensor:
     """u8[3, size, size]: the middle square of the picture, resized (the paper's evaluation preprocessing)."""
     side = min(picture.size)
-    return crop_and_resize(
-        picture, ((picture.width - side) // 2, (picture.height - side) // 2, side, side), size
-    )
+    return crop_and_resize(picture, ((picture.width - side) // 2, (picture.height - side) // 2, side, side), size)
 
 
 def random_square_crop(picture: Image.Image, size: int, random: np.random.Generator) -> Tensor:

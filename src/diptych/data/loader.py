@@ -142,9 +142,7 @@ class Source(IterableDataset):
 class RowsIntoBatches:
     """Rows → batches; a rejected sample's row is filled, its reason travels along."""
 
-    def __init__(
-        self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int, num_rows: int
-    ):
+    def __init__(self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int, num_rows: int):
         self._source = source
         self._decode = decode
         self._tokenizer = tokenizer

@@ -69,9 +69,7 @@ class SampleOrder:
             start = self._attempts_before(epoch * self.total, int(stream))
             stop = self._attempts_before((epoch + 1) * self.total, int(stream))
             turns = self._turns(attempts[chosen], int(stream)) - start
-            positions = self._stream_first(epoch, int(stream)) + self._permute(
-                epoch, int(stream), turns, stop - start
-            )
+            positions = self._stream_first(epoch, int(stream)) + self._permute(epoch, int(stream), turns, stop - start)
             samples[chosen] = self._sample_at(epoch, positions)
         return samples
 

@@ -409,9 +409,7 @@ def _read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
     return header
 
 
-def _write_index(
-    path: Path, table: _TableBuilder, num_bytes: int, sha256: str, *, skipped: dict[str, int]
-) -> None:
+def _write_index(path: Path, table: _TableBuilder, num_bytes: int, sha256: str, *, skipped: dict[str, int]) -> None:
     body = table.to_bytes()
     fields: dict[str, Any] = {
         "format": _FORMAT,

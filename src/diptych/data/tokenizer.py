@@ -292,8 +292,7 @@ def _clip_merges() -> list[tuple[str, str]]:
     path = next((Path(str(file.locate())) for file in files if file.name == _CLIP_FILE), None)
     if path is None or not path.is_file():
         raise ValueError(
-            f"vocabulary `clip` needs the file {_CLIP_FILE} of open_clip_torch, which is not installed: "
-            f"{way_out}"
+            f"vocabulary `clip` needs the file {_CLIP_FILE} of open_clip_torch, which is not installed: {way_out}"
         )
 
     packed = path.read_bytes()

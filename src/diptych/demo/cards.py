@@ -91,9 +91,7 @@ def draw_cards(
     _write_all([card for cards in sets.values() for card in cards], picture_size, processes)
     labels = [f"{card.path.relative_to(folder)},{card.combination.class_name}" for card in sets["train"]]
     (folder / "train_labels.csv").write_text("\n".join(["path,label", *labels]) + "\n", encoding="utf-8")
-    return CardsSummary(
-        **{name: len(cards) for name, cards in sets.items()}, classes=len(classes), credit=credit
-    )
+    return CardsSummary(**{name: len(cards) for name, cards in sets.items()}, classes=len(classes), credit=credit)
 
 
 def plan_cards(
@@ -155,9 +153,7 @@ def _clear(folder: Path, credit: str) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _captioned(
-    folder: Path, shown: list[Combination], key: tuple[int, ...], templates: tuple[str, ...]
-) -> list[Card]:
+def _captioned(folder: Path, shown: list[Combination], key: tuple[int, ...], templates: tuple[str, ...]) -> list[Card]:
     chosen = np.random.default_rng(key).integers(len(templates), size=len(shown))
     return [
         Card(folder / f"{number:05}.png", combination, (*key, number), combination.caption(templates[choice]))

@@ -59,9 +59,7 @@ def whole(class_names: Sequence[str]) -> Part:
     return Part(tuple(class_names), np.arange(len(class_names)))
 
 
-def confusion_matrix(
-    results: Sequence[Mapping[str, Any]], part: Part, most_shown: int = MOST_SHOWN
-) -> Matrix:
+def confusion_matrix(results: Sequence[Mapping[str, Any]], part: Part, most_shown: int = MOST_SHOWN) -> Matrix:
     """Confusions of one part of the class names: right is where that part is right.
 
     All values of the part where they are few, else those with the most errors, and the rest as `other`.

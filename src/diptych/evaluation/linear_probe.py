@@ -123,9 +123,7 @@ def fit_pixel_baseline(train: Pictures) -> tuple[PixelEncoder, Probe]:
     encoder = PixelEncoder(allowed[0] if allowed else PIXEL_SIDES[-1])
     most_pictures = max(classes, MOST_PIXEL_WORK // (classes * encoder.side**2 * 3))
     # Chosen before decoding: reading 100,000 pictures to use 5,000 would take longer than the fit.
-    probe = fit_linear_probe(
-        encoder, subset(train, evenly(np.array(train.labels), most_pictures)), MOST_PIXEL_WORK
-    )
+    probe = fit_linear_probe(encoder, subset(train, evenly(np.array(train.labels), most_pictures)), MOST_PIXEL_WORK)
     probe.facts.update(train_pictures_available=len(train), pixels=f"{encoder.side}x{encoder.side}x3")
     return encoder, probe
 

@@ -30,9 +30,7 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
     if is_shards(location):
         return labelled_shards(location, label_key)
     _check_folder(path, "a folder with one subfolder for each class, a .csv or .parquet table, or shards")
-    found = {
-        folder.name: list(_picture_files(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()
-    }
+    found = {folder.name: list(_picture_files(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()}
     pairs = [(file, name) for name, files in found.items() for file in files]
     if not pairs:
         loose = sum(1 for _ in _picture_files(path))
@@ -41,9 +39,7 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
             + (f", but {loose} beside one another" if loose else "")
             + "; expected CLASS/PICTURE.jpg (jpg, jpeg, png or webp), or give a table of path and label"
         )
-    return Pictures(
-        location, *_files([file for file, _ in pairs], path), labels=tuple(label for _, label in pairs)
-    )
+    return Pictures(location, *_files([file for file, _ in pairs], path), labels=tuple(label for _, label in pairs))
 
 
 def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
@@ -67,13 +63,9 @@ def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
     _check_folder(path, "a folder of pictures with a .txt beside each, a .csv or .parquet table, or shards")
     files = list(_picture_files(path))
     if not files:
-        raise ValueError(
-            f"{location} holds no pictures; expected PICTURE.jpg (jpg, jpeg, png or webp) and PICTURE.txt"
-        )
+        raise ValueError(f"{location} holds no pictures; expected PICTURE.jpg (jpg, jpeg, png or webp) and PICTURE.txt")
     if without := [file for file in files if not file.with_suffix(".txt").is_file()]:
-        raise ValueError(
-            f"{without[0]} has no caption; expected {without[0].with_suffix('.txt').name} beside it"
-        )
+        raise ValueError(f"{without[0]} has no caption; expected {without[0].with_suffix('.txt').name} beside it")
     captions = tuple((file.with_suffix(".txt").read_text(encoding="utf-8").strip(),) for file in files)
     return Pictures(location, *_files(files, path), captions=captions)
 
@@ -127,9 +119,7 @@ def _read_table(path: Path, column: str) -> tuple[list[Path], list[str]]:
         if row[column] is None or not str(row[column]).strip():
             raise ValueError(f"{path}, row {number}: {column} is empty; every picture needs one")
         if not file.is_file():
-            raise ValueError(
-                f"{path}, row {number}: {file} does not exist; paths are relative to the table's folder"
-            )
+            raise ValueError(f"{path}, row {number}: {file} does not exist; paths are relative to the table's folder")
     return paths, [str(row[column]).strip() for row in rows]
 
 

@@ -82,8 +82,7 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
     for template in templates:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise ValueError(
-                f"template {template!r} must hold {{}} exactly once, where the class name goes: "
-                f'"{DEFAULT_TEMPLATE}"'
+                f'template {template!r} must hold {{}} exactly once, where the class name goes: "{DEFAULT_TEMPLATE}"'
             )
     return Prompts(entries, tuple(templates))
 

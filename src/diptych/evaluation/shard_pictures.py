@@ -31,9 +31,7 @@ def labelled_shards(location: str, label_key: str) -> Pictures:
     for name, member in _samples(index):
         label = _json_value(name, member("json"), label_key)
         if isinstance(label, (dict, list)) or label is None or not str(label).strip():
-            raise ValueError(
-                f"{name}: {label_key} is {label!r} in its json member; expected the name of a class"
-            )
+            raise ValueError(f"{name}: {label_key} is {label!r} in its json member; expected the name of a class")
         names.append(name)
         labels.append(str(label).strip())
     return Pictures(location, tuple(names), _picture_reader(index), labels=tuple(labels))

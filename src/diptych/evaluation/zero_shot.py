@@ -40,9 +40,7 @@ class Judged:
     """f64[pictures guesses]: their softmax over all classes."""
 
 
-def zero_shot(
-    encoder: Encoder, pictures: Pictures, class_names: Sequence[str], classifier: Array
-) -> dict[str, Any]:
+def zero_shot(encoder: Encoder, pictures: Pictures, class_names: Sequence[str], classifier: Array) -> dict[str, Any]:
     """Top-1, top-5 (null below six classes) and mean per-class recall, with what the report shows of them.
 
     classifier: f32[classes dim], from `build_classifier`.
@@ -72,9 +70,7 @@ def zero_shot(
             [pictures.names[place], int(label), int(guess)]
             for place, label, guess in zip(embedded.kept, labels, judged.predicted, strict=True)
         ],
-        "right": _examples(
-            pictures, embedded.kept, labels, judged, _spread(np.flatnonzero(judged.above == 0))
-        ),
+        "right": _examples(pictures, embedded.kept, labels, judged, _spread(np.flatnonzero(judged.above == 0))),
         "wrong": _examples(pictures, embedded.kept, labels, judged, _most_confident_errors(labels, judged)),
     }
 
@@ -158,11 +154,7 @@ def _confusions(labels: Array, predicted: Array) -> tuple[list[list[int]], int]:
 
 def _spread(places: Array) -> Array:
     """Up to EXAMPLES of the places, evenly spaced, so that they come from all classes."""
-    return (
-        places[np.unique(np.linspace(0, len(places) - 1, EXAMPLES).astype(np.int64))]
-        if len(places)
-        else places
-    )
+    return places[np.unique(np.linspace(0, len(places) - 1, EXAMPLES).astype(np.int64))] if len(places) else places
 
 
 def _most_confident_errors(labels: Array, judged: Judged) -> Array:
@@ -173,9 +165,7 @@ def _most_confident_errors(labels: Array, judged: Judged) -> Array:
     return ordered[np.sort(first)][:EXAMPLES]
 
 
-def _examples(
-    pictures: Pictures, kept: Array, labels: Array, judged: Judged, chosen: Array
-) -> list[dict[str, Any]]:
+def _examples(pictures: Pictures, kept: Array, labels: Array, judged: Judged, chosen: Array) -> list[dict[str, Any]]:
     return [
         {
             "name": pictures.names[kept[place]],

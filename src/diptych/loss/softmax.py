@@ -9,9 +9,7 @@ from torch.nn.functional import cross_entropy
 from diptych.loss.gather import gather, rank
 
 
-def softmax_loss(
-    image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None
-) -> Tensor:
+def softmax_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
     """InfoNCE of this rank's pairs against the global batch, in fp32; scalar.
 
     image, text: f32[batch, dim] of unit norm; row i of both is one pair. logit_scale: f32[1], the logarithm of what

@@ -68,10 +68,10 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
-            raise ValueError(
-                f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself"
-            )
-        features = self.trunk(images.float().sub_(self.mean).div_(self.std))
+            raise ValueError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
+        pixels = images.float().sub_(self.mean).div_(self.std)
+        # Convolutions take this layout up to a fifth faster, on a CPU too; transformers do not mind.
+        features = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
         return features if self.proj is None else features @ self.proj
 
 

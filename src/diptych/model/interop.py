@@ -109,9 +109,7 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
 def save_open_clip(folder: str | Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
     """Write weights and config into a folder, which is made if need be."""
     folder = Path(folder)
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in to_open_clip(state, config).items()
-    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in to_open_clip(state, config).items()}
     document = open_clip_config(config, vocab_size=tensors["token_embedding.weight"].shape[0])
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -187,9 +185,7 @@ def config_from_open_clip(document: Any) -> ModelConfig:
         refuse_other_settings(where, settings)
     preprocessing = section({"preprocess_cfg": {}, **document}, "preprocess_cfg")
     if preprocessing.get("resize_mode", "shortest") != "shortest":
-        raise ValueError(
-            f"preprocess_cfg.resize_mode is {preprocessing['resize_mode']!r}, expected 'shortest'"
-        )
+        raise ValueError(f"preprocess_cfg.resize_mode is {preprocessing['resize_mode']!r}, expected 'shortest'")
 
     activation: Literal["gelu", "quick_gelu"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     width = size(vision, "width", 768)
@@ -247,9 +243,7 @@ def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         known = key in KNOWN_SETTINGS[where] or NEUTRAL_SETTINGS.get(key) == value or not value
         if not known:
-            raise ValueError(
-                f"{where}.{key} is {value!r}: Diptych's CLIP has no such thing, expected it unset"
-            )
+            raise ValueError(f"{where}.{key} is {value!r}: Diptych's CLIP has no such thing, expected it unset")
 
 
 def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -35,15 +35,11 @@ class Console:
         elif self._shown:
             print(line, flush=True)
 
-    def show(
-        self, samples_seen: int, loss: float, samples_per_second: float, data_wait_fraction: float
-    ) -> None:
+    def show(self, samples_seen: int, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f} data-wait {data_wait_fraction:.0%}", refresh=False)
             self._bar.update(samples_seen - self._bar.n)
-        elif self._shown and (
-            samples_seen >= self._total or time.monotonic() - self._last_line >= LINE_EVERY_SECONDS
-        ):
+        elif self._shown and (samples_seen >= self._total or time.monotonic() - self._last_line >= LINE_EVERY_SECONDS):
             self._last_line = time.monotonic()
             print(
                 f"{samples_seen / self._total:4.0%}  {samples_seen}/{self._total} samples  loss {loss:.3f}  "

@@ -68,9 +68,7 @@ class Job:
     def __str__(self) -> str:
         parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.model.parameters())
         ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
-        went_on = (
-            f", going on after {self.progress.samples_seen} samples" if self.progress.samples_seen else ""
-        )
+        went_on = f", going on after {self.progress.samples_seen} samples" if self.progress.samples_seen else ""
         return (
             f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {self.order.total} samples in "
             f"{len(self.index.shards)} shards, batch {self.config.training.global_batch_size} over {ranks} "
@@ -124,8 +122,6 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
     metrics = None
     if world.is_first:
-        metrics = Metrics(
-            run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id
-        )
+        metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
         metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
     return Job(config, run, world, index, order, tokenizer, engine, progress, metrics, known_valid)

@@ -135,9 +135,7 @@ def has_wandb_key() -> bool:
 def in_panels(values: Values) -> Values:
     """Names with their dashboard section: `loss` → `learning/loss`; samples seen stays the axis."""
     section_of = {metric: section for section, metrics in PANELS.items() for metric in metrics}
-    return {
-        f"{section_of[name]}/{name}" if name in section_of else name: value for name, value in values.items()
-    }
+    return {f"{section_of[name]}/{name}" if name in section_of else name: value for name, value in values.items()}
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

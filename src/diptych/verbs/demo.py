@@ -25,9 +25,7 @@ GUESSES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where everything goes, e.g. runs/demo")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the cards, the held-out combinations and the training"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of the cards, the held-out combinations and the training")
     parser.add_argument("--config", type=Path, help="another recipe than configs/demo.yaml")
 
 

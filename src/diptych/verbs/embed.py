@@ -47,9 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         arrays["text_embeddings"] = unit_norm(encoder.embed_texts(texts))
     arrays["logit_scale"] = np.array(encoder.logit_scale, dtype=np.float32)
     _write(arguments.output, arrays)
-    described = ", ".join(
-        f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array.ndim
-    )
+    described = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array.ndim)
     print(f"{printable(str(arguments.output))}: {described}")
 
 

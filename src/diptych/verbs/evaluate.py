@@ -41,12 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help=f"{labelled}; may be given repeatedly",
     )
-    parser.add_argument(
-        "--classes", metavar="YAML", help="class names and prompt templates; default: the labels found"
-    )
-    parser.add_argument(
-        "--label-key", metavar="KEY", default="label", help="column or json key of the label (label)"
-    )
+    parser.add_argument("--classes", metavar="YAML", help="class names and prompt templates; default: the labels found")
+    parser.add_argument("--label-key", metavar="KEY", default="label", help="column or json key of the label (label)")
     parser.add_argument(
         "--retrieval",
         metavar="[NAME=]DATA",
@@ -54,22 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="pictures with captions: folder with a .txt beside each, table of path and caption, or shards",
     )
-    parser.add_argument(
-        "--caption-key", metavar="KEY", help="column or json key of the caption or list of captions"
-    )
+    parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
     parser.add_argument(
         "--linear-probe", metavar="TRAIN", help="labelled pictures to fit on embeddings, for comparison"
     )
-    parser.add_argument(
-        "--pixel-baseline", metavar="TRAIN", help="labelled pictures to fit on raw pixels instead"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="where the numbers go (RUN/evaluation.json)"
-    )
+    parser.add_argument("--pixel-baseline", metavar="TRAIN", help="labelled pictures to fit on raw pixels instead")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="where the numbers go (RUN/evaluation.json)")
     parser.add_argument("--report", action="store_true", help="write RUN/report.html")
-    parser.add_argument(
-        "--credits", metavar="FILE", type=Path, help="lines to credit in the report, one each"
-    )
+    parser.add_argument("--credits", metavar="FILE", type=Path, help="lines to credit in the report, one each")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
@@ -85,9 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not labelled and not captioned:
         raise ValueError("nothing to evaluate; give --zero-shot DATA, --retrieval DATA or both")
     if (arguments.linear_probe or arguments.pixel_baseline) and not labelled:
-        raise ValueError(
-            "--linear-probe and --pixel-baseline are measured on --zero-shot DATA; give that too"
-        )
+        raise ValueError("--linear-probe and --pixel-baseline are measured on --zero-shot DATA; give that too")
     prompts = _prompts(arguments.classes, labelled)
     for pictures in labelled.values():
         label_numbers(pictures, prompts.class_names)
@@ -138,8 +124,7 @@ def _evaluate(
         zero_shot = EVALUATORS["zero_shot"]
         evaluation["templates"] = list(prompts.templates)
         evaluation["zero_shot"] = {
-            name: zero_shot(encoder, pictures, prompts.class_names, classifier)
-            for name, pictures in labelled.items()
+            name: zero_shot(encoder, pictures, prompts.class_names, classifier) for name, pictures in labelled.items()
         }
     if captioned:
         retrieval = EVALUATORS["retrieval"]
@@ -151,9 +136,7 @@ def _evaluate(
         else:
             features, probe = fit_pixel_baseline(train)
         linear_probe = EVALUATORS["linear_probe"]
-        evaluation[method] = {
-            name: linear_probe(features, pictures, probe) for name, pictures in labelled.items()
-        }
+        evaluation[method] = {name: linear_probe(features, pictures, probe) for name, pictures in labelled.items()}
     return evaluation
 
 
@@ -169,9 +152,7 @@ def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[s
         if not equals or os.sep in name:
             name, location = Path(argument).stem, argument
         if name in found:
-            raise ValueError(
-                f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}"
-            )
+            raise ValueError(f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}")
         found[name] = opened(location)
     return found
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run", metavar="RUN", help="a run directory (its newest checkpoint) or a model folder"
-    )
+    parser.add_argument("run", metavar="RUN", help="a run directory (its newest checkpoint) or a model folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; new or empty")
     parser.add_argument(
         "--layout",

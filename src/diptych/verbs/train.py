@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG|key=value",
         help="YAML files, merged left to right, and overrides",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved config and what would be run"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what would be run")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,107 @@
+"""The rules of the tree, held by reading the imports."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {
+    "diptych": ROOT / "src" / "diptych",
+    "diptych_shards": ROOT / "data_prep" / "diptych_shards",
+}
+LAYERS = [
+    ("verbs", "cli", "__main__"),
+    ("training",),
+    ("evaluation", "report", "charts", "encoder", "demo"),
+    ("data", "model", "loss"),
+    ("config", "world", "run_dir", "terminal"),
+]
+HOMES = {
+    "deepspeed": {"training/engine.py"},
+    "wandb": {"training/metrics.py"},
+    "timm": {"model/image_tower.py"},
+    "webdataset": {"data/loader.py"},
+    "braceexpand": {"data/shards.py"},
+    "ftfy": {"data/captions.py"},
+    "regex": {"data/tokenizer.py", "data/captions.py"},
+    "tokenizers": {"data/tokenizer.py"},
+    "pydantic": {"config/load.py"},
+    "sklearn": {"evaluation/linear_probe.py"},
+    "jinja2": {"report.py"},
+    "resvg_py": {"demo/cards.py"},
+}
+TORCH_FREE = ["shards", "tar_scan", "order", "captions", "picture_safety"]
+
+
+def modules(package: str) -> Iterator[tuple[str, Path]]:
+    for path in sorted(SOURCES[package].rglob("*.py")):
+        yield str(path.relative_to(SOURCES[package])), path
+
+
+def imports(path: Path) -> set[str]:
+    """Every module the file imports, also inside functions, dotted."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def layer(part: str) -> int | None:
+    return next((number for number, parts in enumerate(LAYERS) if part in parts), None)
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for name, path in modules("diptych"):
+        part = name.split("/")[0].removesuffix(".py")
+        for imported in imports(path):
+            words = imported.split(".")
+            if words[0] != "diptych" or len(words) < 2 or layer(part) is None or layer(words[1]) is None:
+                continue
+            up = layer(words[1]) < layer(part)
+            aside = part != words[1] and {part, words[1]} <= {"data", "model", "loss"}
+            if up or aside:
+                wrong.append(f"{name} imports {imported}")
+    assert not wrong
+
+
+def test_every_module_has_a_place_in_the_layers():
+    parts = {name.split("/")[0].removesuffix(".py") for name, _ in modules("diptych")} - {"__init__"}
+    assert parts == {part for parts in LAYERS for part in parts}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_has_one_home(library):
+    users = {name for name, path in modules("diptych") if any(i.split(".")[0] == library for i in imports(path))}
+    assert users <= HOMES[library]
+    assert users, f"{library} has no home any more"
+
+
+def test_shard_building_uses_only_the_torch_free_part_of_data():
+    allowed = {"diptych", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
+    used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}
+    assert {".".join(i.split(".")[:3]) for i in used} <= allowed
+
+
+@pytest.mark.parametrize(
+    "module", ["diptych", "diptych.cli", "diptych_shards.cli", *(f"diptych.data.{n}" for n in TORCH_FREE)]
+)
+def test_importing_loads_neither_torch_nor_webdataset(module):
+    code = f"import sys, {module}; print({{'torch', 'webdataset', 'wandb'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_nothing_is_unpickled():
+    for package in SOURCES:
+        for name, path in modules(package):
+            text = path.read_text(encoding="utf-8")
+            found = re.search(r"\bimport pickle\b|\btorch\.load\(|weights_only|(?<![.\w])(eval|exec)\(", text)
+            assert found is None, f"{name} says {found.group()}"
