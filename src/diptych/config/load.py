@@ -207,7 +207,7 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
     """The configuration and everything wrong with it; valid only when nothing is."""
     problems = list(_unknown_keys(RunConfig, values))
     mistyped: dict[str, str] = {}
-    values = _numbers(RunConfig, _without_unknown(RunConfig, values))
+    values = _as_meant(RunConfig, _without_unknown(RunConfig, values))
     try:
         config = _validate(values)
     except ValidationError as error:
@@ -259,11 +259,11 @@ def _explain(key: str, problem: Any) -> str:
     return f"{key} is {problem['input']!r}; {problem['msg'].replace('Input should', 'it should')}"
 
 
-def _numbers(schema: Any, values: Any) -> Any:
-    """An integer may stand where a float is wanted, and so may YAML's `1e-3`, which YAML 1.1 reads as text."""
+def _as_meant(schema: Any, values: Any) -> Any:
+    """What YAML 1.1 reads otherwise than people write it: `1e-3` is text to it, `off` is false; 1 may be a float."""
     if dataclasses.is_dataclass(schema) and isinstance(values, dict):
         hints = typing.get_type_hints(schema)
-        return {key: _numbers(hints[key], value) for key, value in values.items()}
+        return {key: _as_meant(hints[key], value) for key, value in values.items()}
     options = typing.get_args(schema) if isinstance(schema, types.UnionType) else (schema,)
     if float in options and not isinstance(values, bool):
         try:
@@ -275,8 +275,10 @@ def _numbers(schema: Any, values: Any) -> Any:
             return int(float(values)) if float(values).is_integer() else values
         except (ValueError, OverflowError):
             return values
+    if values is False and "off" in typing.get_args(schema):
+        return "off"
     if typing.get_origin(schema) is tuple and isinstance(values, list):
-        return [_numbers(typing.get_args(schema)[0], value) for value in values]
+        return [_as_meant(typing.get_args(schema)[0], value) for value in values]
     return values
 
 
@@ -333,7 +335,7 @@ def _impossible(config: RunConfig) -> Iterator[Problem]:
             (f"model.text.context_length is {text.context_length}; start, one token and end need 3"),
         )
     if text.heads > 0 and text.width % text.heads:
-        yield "model.text.width", f"model.text.width {text.width} cannot be split over {text.heads} heads"
+        yield "model.text.heads", f"model.text.width {text.width} cannot be split over {text.heads} heads"
     if config.checkpoint.keep < 2:
         yield (
             "checkpoint.keep",

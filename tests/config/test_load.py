@@ -1,0 +1,136 @@
+import dataclasses
+
+import pytest
+
+from diptych.config.load import ConfigError, config_from_dict, config_to_dict, differing_keys, dump_config, load_config
+
+MINIMAL = """
+data: {train: shards}
+training: {total_samples: 1000, global_batch_size: 10}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="my.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def mistakes(files, overrides=(), checks=()):
+    with pytest.raises(ConfigError) as caught:
+        load_config(files, overrides, checks)
+    return str(caught.value).splitlines()
+
+
+def test_files_merge_left_to_right_and_overrides_win(write):
+    base = write(MINIMAL + "optimizer: {learning_rate: 1e-3, beta2: 0.9}", "base.yaml")
+    mine = write("optimizer: {learning_rate: 2e-3}\nmodel: {text: {layers: 2}}", "mine.yaml")
+    loaded = load_config([base, mine], ["model.text.layers=3", "training.seed=7"])
+    config = loaded.config
+    assert (config.optimizer.learning_rate, config.optimizer.beta2) == (2e-3, 0.9)
+    assert (config.model.text.layers, config.training.seed) == (3, 7)
+    assert config.run_dir == "runs/mine"
+    assert loaded.source_of("optimizer.beta2") == str(base)
+    assert loaded.source_of("optimizer.learning_rate") == str(mine)
+    assert loaded.source_of("training.seed") == "command line"
+    assert loaded.source_of("optimizer.epsilon") == "default"
+
+
+def test_a_config_is_frozen_and_survives_yaml(write):
+    path = write(MINIMAL + "model: {image: {mean: [0.5, 0.5, 0.5], overrides: {channels: [1, 2], deep: {a: [3]}}}}")
+    config = load_config([path]).config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.training.seed = 1
+    assert config_from_dict(config_to_dict(config)) == config
+    assert load_config([write(dump_config(config), "again.yaml")]).config == config
+
+
+def test_numbers_may_be_written_as_people_write_them(write):
+    config = load_config([write(MINIMAL)], ["training.total_samples=1.28e7", "optimizer.learning_rate=1"]).config
+    assert config.training.total_samples == 12_800_000 and isinstance(config.training.total_samples, int)
+    assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
+
+
+def test_off_means_off(write):
+    assert load_config([write(MINIMAL + "tracking: {wandb: off}")]).config.tracking.wandb == "off"
+
+
+def test_all_mistakes_are_named_at_once_with_who_made_them(write):
+    path = write(
+        "data: {trian: shards, augmentation: flip}\n"
+        "training: {total_samples: many, global_batch_size: 12.5, precision: fp16}\n"
+        "learning_rate: 3\n"
+        "optimizer: 4\n"
+        "checkpoint: {keep: 1}\n"
+    )
+    said = mistakes([path], ["model.text.heads=3"])
+    expected = [
+        f"{path}: unknown key data.trian; did you mean data.train?",
+        f"{path}: unknown key learning_rate; did you mean optimizer.learning_rate?",
+        "data.train is not set",
+        f"{path}: data.augmentation is 'flip'; it should be 'random_square_crop'",
+        f"{path}: training.total_samples is 'many'; it should be a valid integer",
+        f"{path}: training.global_batch_size is 12.5; it should be a valid integer",
+        f"{path}: training.precision is 'fp16'; it should be 'fp32' or 'bf16'",
+        f"{path}: optimizer is 4; expected a mapping",
+        f"{path}: checkpoint.keep is 1; it must be at least 2",
+        "command line: model.text.width 512 cannot be split over 3 heads",
+    ]
+    assert len(said) == len(expected)
+    for start in expected:
+        assert sum(line.startswith(start) for line in said) == 1, start
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("optimizer.warmup_samples=1000", "the run would end while warming up"),
+        ("training.global_batch_size=2000", "less than one global batch"),
+        ("training.global_batch_size=0", "must be above 0"),
+        ("optimizer.beta2=1", "must lie between 0 and 1"),
+        ("optimizer.weight_decay=-0.1", "must be 0 or more"),
+        ("model.text.context_length=2", "start, one token and end need 3"),
+        ("optimizer.learning_rate=.nan", "must be above 0"),
+        ("machine.zero_stage=4", "machine.zero_stage is 4"),
+        ("data.train=3", "data.train is 3"),
+        ("training.seed=true", "training.seed is True"),
+        ("seed", "write key=value"),
+        ("tracking.wandb=on", "tracking.wandb is True; it should be 'auto'"),
+    ],
+)
+def test_an_impossible_value_is_refused(write, override, complaint):
+    (line,) = mistakes([write(MINIMAL)], [override])
+    assert complaint in line
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("a: [", "my.yaml:1: not valid YAML"), ("- a", "holds a list; expected a mapping"), ("", "data is not set")],
+)
+def test_a_file_that_is_no_config_is_refused(write, text, complaint):
+    assert complaint in mistakes([write(text)])[0]
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert "cannot be read (No such file" in mistakes([tmp_path / "no.yaml"])[0]
+
+
+def test_checks_from_outside_are_heard_unless_their_key_is_mistyped(write):
+    def check(config):
+        yield "data.train", f"no shards at {config.data.train}"
+        yield "loss.name", "no such loss"
+
+    assert len(mistakes([write(MINIMAL)], [], [check])) == 2
+    assert mistakes([write(MINIMAL)], ["data.train=3"], [check])[1:] == ["no such loss"]
+
+
+def test_differing_keys_are_named_with_both_values(write):
+    one = load_config([write(MINIMAL)]).config
+    other = load_config([write(MINIMAL)], ["training.seed=1", "model.image.overrides.depth=3"]).config
+    assert differing_keys(one, one) == []
+    assert ("training.seed", 0, 1) in differing_keys(one, other)
+    assert ("model.image.overrides.depth", None, 3) in differing_keys(one, other)

@@ -1,0 +1,168 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych.config.schema import DataConfig
+from diptych.data.loader import REASONS, Decoder, batches
+from diptych.data.order import SampleOrder
+from diptych.data.shards import ShardWriter, open_index
+from diptych.data.tokenizer import train_vocabulary
+
+COUNTS = (7, 1, 12)
+BATCH = 8
+SIZE = 16
+
+
+def picture(number):
+    """A picture that says its number: a red level per sample, wider than high so that crops can differ."""
+    pixels = np.zeros((20, 40, 3), dtype=np.uint8)
+    pixels[..., 0] = number * 10
+    pixels[..., 1] = np.arange(40) * 6
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.fixture
+def shards(tmp_path):
+    number = 0
+    for shard, count in enumerate(COUNTS):
+        with ShardWriter(tmp_path, shard) as writer:
+            for _ in range(count):
+                members = {"png": picture(number), "txt": f"picture number {number}".encode()}
+                if number % 3 == 0:
+                    members = {"png": members["png"], "json": json.dumps({"caption": members["txt"].decode()}).encode()}
+                writer.add(f"{number:04d}", members)
+                number += 1
+    return tmp_path
+
+
+TOKENIZER = train_vocabulary([f"picture number {number}" for number in range(sum(COUNTS))], 600)
+
+
+def load(folder, *, rows=(0, BATCH), first=0, stop=6, workers=0, seed=3):
+    index = open_index(folder)
+    order = SampleOrder(index.counts, seed=seed, global_batch_size=BATCH, shuffle_window=5)
+    decode = Decoder(DataConfig(train=str(folder)), SIZE, seed)
+    return list(
+        batches(index, order, decode, TOKENIZER, context_length=12, rows=rows, first=first, stop=stop, workers=workers)
+    )
+
+
+def content(batch):
+    return batch.images.tolist(), batch.tokens.tolist(), batch.lengths.tolist(), batch.samples.tolist()
+
+
+def test_row_i_of_everything_is_one_pair(shards):
+    for batch in load(shards):
+        assert batch.images.shape == (BATCH, 3, SIZE, SIZE) and batch.images.dtype == torch.uint8
+        assert batch.tokens.dtype == torch.int32 and batch.rejects == ()
+        for row, sample in enumerate(batch.samples):
+            assert batch.images[row, 0].float().mean() == pytest.approx(sample * 10, abs=1)
+            said = TOKENIZER.decode(batch.tokens[row, 1 : batch.lengths[row] - 1].tolist())
+            assert said.split() == ["picture", "number", *str(sample)] or said == f"picture number {sample}"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_same_batches(shards, workers):
+    assert [content(b) for b in load(shards, workers=workers)] == [content(b) for b in load(shards)]
+
+
+def test_ranks_share_the_rows_of_the_same_batches(shards):
+    whole = load(shards)
+    halves = load(shards, rows=(0, 4)), load(shards, rows=(4, 8), workers=2)
+    for batch, one, other in zip(whole, *halves, strict=True):
+        assert torch.equal(batch.images, torch.cat([one.images, other.images]))
+        assert torch.equal(batch.tokens, torch.cat([one.tokens, other.tokens]))
+
+
+def test_resuming_gives_the_batches_that_were_to_come(shards):
+    assert [content(b) for b in load(shards, first=4)] == [content(b) for b in load(shards)[4:]]
+
+
+def test_crops_differ_between_epochs_and_not_between_runs(shards):
+    crops = {}
+    for batch in load(shards, stop=10):
+        for row, sample in enumerate(batch.samples.tolist()):
+            crops.setdefault(sample, []).append(batch.images[row].tolist())
+    assert all(len(seen) >= 3 for seen in crops.values())
+    assert sum(seen[0] != seen[1] for seen in crops.values()) > len(crops) / 2
+
+
+def broken(folder):
+    """The same shards with one sample of each kind of fault, by sample number."""
+    number, faults = 0, {}
+    for shard in range(2):
+        with ShardWriter(folder, shard) as writer:
+            for _ in range(10):
+                members = {"png": picture(number), "txt": f"picture number {number}".encode()}
+                if number == 3:
+                    members["png"], faults[number] = b"<html>not found</html>", "not_a_picture"
+                if number == 5:
+                    members["txt"], faults[number] = b"  \n", "no_caption"
+                if number == 8:
+                    members["png"], faults[number] = members["png"][:-20], "truncated"
+                if number == 12:
+                    members, faults[number] = {"txt": b"picture number 12"}, "no_picture"
+                writer.add(f"{number:04d}", members)
+                number += 1
+    index = open_index(folder)
+    shard, row = index.locate(15)
+    _, members = index.sample(shard, row)
+    member = next(m for m in members if m.suffix == "png")
+    with index.shards[shard].path.open("r+b") as file:
+        file.seek(member.offset + member.size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    return faults | {15: "damaged_shard"}
+
+
+def test_delivered_and_rejected_are_what_the_index_counts(tmp_path):
+    faults = broken(tmp_path)
+    assert set(faults.values()) <= set(REASONS)
+    whole = load(tmp_path, stop=5)  # two epochs of 20 in batches of 8
+    rejects = [reject for batch in whole for reject in batch.rejects]
+    assert {reject.sample: reject.reason for reject in rejects} == faults
+    assert len(rejects) == 2 * len(faults)
+    planned = [SampleOrder(np.array([10, 10]), seed=3, global_batch_size=8, shuffle_window=5).rows(b) for b in range(5)]
+    for batch, plan in zip(whole, planned, strict=True):
+        stays = ~np.isin(plan.samples, list(faults))
+        assert np.array_equal(batch.samples[stays], plan.samples[stays])
+        fillers = batch.samples[~stays]
+        assert not set(fillers) & (set(faults) | set(plan.samples))
+
+
+def test_a_filler_is_the_same_for_any_ranks_and_workers(tmp_path):
+    broken(tmp_path)
+    halves = load(tmp_path, rows=(0, 4), workers=2), load(tmp_path, rows=(4, 8))
+    for batch, one, other in zip(load(tmp_path), *halves, strict=True):
+        assert batch.samples.tolist() == [*one.samples, *other.samples]
+
+
+def test_shards_of_nothing_usable_are_an_error_not_a_hang(tmp_path):
+    with ShardWriter(tmp_path, 0) as writer:
+        for number in range(9):
+            writer.add(f"{number:04d}", {"png": b"nothing", "txt": b"a caption"})
+    with pytest.raises(ValueError, match="not_a_picture.*diptych-shards verify"):
+        load(tmp_path)
+
+
+def test_ending_early_leaves_no_worker_behind(shards):
+    import multiprocessing
+
+    index = open_index(shards)
+    order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
+    decode = Decoder(DataConfig(train=str(shards)), SIZE, 0)
+    loader = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 4), first=0, stop=10**6, workers=2)
+    next(loader)
+    assert len(multiprocessing.active_children()) >= 2
+    loader.close()
+    for process in multiprocessing.active_children():
+        process.join(5)
+    assert not multiprocessing.active_children()

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import pytest
+
+from diptych.cli import VERBS, main
+
+
+def test_the_help_names_every_verb_with_what_it_does(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    for verb in VERBS:
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"  {verb} ")]
+        assert len(line.split(maxsplit=1)[1]) > 20
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0 and f"diptych {verb}" in capsys.readouterr().out
+
+
+def test_mistakes_are_lines_on_stderr_and_status_2(tmp_path, capsys):
+    config = tmp_path / "my.yaml"
+    config.write_text(
+        f"data: {{train: {tmp_path}/nothing}}\ntraning: {{}}\ntokenizer: {{vocabulary: {tmp_path}/no.json}}"
+    )
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(config), "model.image.name=vit_small_patch99_224"])
+    lines = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2
+    for word in ("did you mean training", "training is not set", "nothing", "no.json", "vit_small_patch99_224"):
+        assert sum(word in line for line in lines) == 1, (word, lines)
+    assert all(line.startswith("diptych train: ") for line in lines)
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+    code = (
+        "import diptych.verbs.vocab as v, diptych.cli as c\n"
+        "def run(arguments): int('no number')\n"
+        "v.run = run\n"
+        "c.main(['vocab', 'x'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" in result.stderr
+
+
+def test_the_deepspeed_launchers_argument_is_ignored(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--local_rank=0", "train", "--help"])
+    assert caught.value.code == 0
