@@ -22,6 +22,15 @@ GUESSES = (
     "a pizza on a red background",
 )
 
+CLOSING = """
+Of the pictures of combinations that it was never trained on, {unseen_top1:.1%} get their right name,
+one out of {classes} (chance {chance:.2%}). All in {seconds:.0f} s.
+
+Look at it:      {folder}/report.html
+Your own data:   diptych-shards pack MY_PICTURES shards/    (a .txt beside each picture)
+                 diptych vocab shards/ --size 8192 --output vocabulary.json
+                 diptych train my.yaml                      (README, "Your own data")"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where everything goes, e.g. runs/demo")
@@ -60,14 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     results = summarise(folder, time.monotonic() - began)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(
-        f"\n{results['unseen_top1']:.1%} of the pictures of combinations that it was never trained on are named right,\n"
-        f"out of {results['classes']} names (chance {results['chance']:.2%}), after {results['seconds']:.0f} s in all.\n\n"
-        f"Look at it:      {folder / 'report.html'}\n"
-        f"Your own data:   diptych-shards pack MY_PICTURES shards/   (a .txt beside each picture)\n"
-        f"                 diptych vocab shards/ --size 8192 --output vocabulary.json\n"
-        f'                 diptych train my.yaml                     (README, "Your own data")'
-    )
+    print(CLOSING.format(folder=folder, **results))
 
 
 def find_config() -> Path:
