@@ -50,9 +50,16 @@ def test_a_contiguous_slice_of_rows_reads_few_shards():
     assert len(shards) <= 8 * 2
 
 
+def test_small_data_are_shuffled_as_one():
+    order = SampleOrder(np.array([100, 100]), seed=0, global_batch_size=100, shuffle_window=1000)
+    assert order.num_streams == 1
+    from_first_shard = int(np.sum(order.rows(0).samples < 100))
+    assert 30 < from_first_shard < 70
+
+
 def test_epochs_and_seeds_differ_in_order():
     def first_epochs(seed):
-        order = SampleOrder(np.array([30, 34]), seed=seed, global_batch_size=64, shuffle_window=100)
+        order = SampleOrder(np.array([30, 34]), seed=seed, global_batch_size=64, shuffle_window=32)
         return order.rows(0).samples.tolist(), order.rows(1).samples.tolist()
 
     first, second = first_epochs(0)

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 MAX_STREAMS = 64
-"""Enough to mix many shards in a batch, few enough that a rank keeps a handful of files open."""
+"""Enough to mix many shards in a batch, few enough that a rank keeps a handful of files open; fewer for small data."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class SampleOrder:
             raise ValueError("the shards hold no samples; an order needs at least one")
         self.global_batch_size = global_batch_size
         self.num_streams = math.gcd(global_batch_size, MAX_STREAMS)
+        # A stream shorter than a window would shuffle less than was asked for.
+        while self.num_streams > 1 and self.total < self.num_streams * shuffle_window:
+            self.num_streams = self.num_streams // 2 if self.num_streams % 2 == 0 else 1
         self._counts = np.asarray(counts, dtype=np.int64)
         self._firsts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._seed = seed

@@ -57,7 +57,8 @@ def scan_tar(file: BinaryIO) -> Iterator[TarEntry]:
         archive = tarfile.TarFile(fileobj=file, mode="r", tarinfo=_StrictTarInfo, encoding="utf-8",
                                   errors="surrogateescape")  # fmt: skip
     end = 0
-    while True:
+    # An archive without members stands at 0 already, from where Python 3.10 cannot look for a next one.
+    while archive.firstmember is not None or archive.offset > 0:  # type: ignore[attr-defined]
         with _translated_errors(archive.offset):
             member = archive.next()
         if member is None:
