@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     world = read_world()
+    # DeepSpeed looks for its accelerator as it is imported, and complains where it has to guess.
+    os.environ.setdefault("DS_ACCELERATOR", world.device.type)
     loaded = load_config(
         [Path(word) for word in arguments.config if "=" not in word],
         [word for word in arguments.config if "=" in word],
