@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(prog=f"diptych {verb}", description=module.__doc__)
     module.add_arguments(parser)
-    parsed = parser.parse_args(words[1:])
+    # Intermixed: overrides may follow an option (`train my.yaml --dry-run training.seed=1`).
+    parsed = parser.parse_intermixed_args(words[1:])
     try:
         module.run(parsed)
     except (ValueError, OSError) as error:
