@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.picture_safety import PictureError, check_picture
-from diptych.data.shards import MAX_MEMBER_BYTES
+from diptych.data.shard_index_file import MAX_MEMBER_BYTES
 from diptych_shards.candidates import Candidate
 from diptych_shards.refusals import Reason, Refusal, shown
 

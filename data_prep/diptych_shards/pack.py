@@ -20,7 +20,10 @@ from typing import Any
 import xxhash
 
 from diptych.data.picture_safety import MAX_PIXELS
-from diptych.data.shards import INDEX_FOLDER, ShardError, ShardWriter, commit_file, open_index, sha256_of
+from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import open_index
+from diptych.files import commit_file, sha256_of
 from diptych_shards.candidates import Candidate, PackError, PackInput
 from diptych_shards.crew import Crew
 from diptych_shards.examine import Examiner

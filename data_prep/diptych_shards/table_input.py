@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.data.shards import sha256_of
+from diptych.files import sha256_of
 from diptych_shards.candidates import Candidate, PackError, PackInput
 from diptych_shards.refusals import Reason, Refusal, shown
 

@@ -6,15 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from diptych.data.shards import (
-    INDEX_FOLDER,
-    Shard,
-    ShardError,
-    ShardIndex,
-    open_index,
-    read_member,
-    sha256_of,
-)
+from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError
+from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.files import sha256_of
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from diptych.evaluation.confusion import (
     most_confused,
     whole,
 )
+from diptych.files import commit_file
 from diptych.terminal import printable
 
 PICTURE_URI = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
@@ -72,9 +72,7 @@ def write_report(
         credits=list(credits),
     )
     path = run_dir / REPORT_FILE
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    commit_file(path, page.encode())
     return path
 
 

@@ -24,6 +24,7 @@ import yaml
 
 from diptych.config.load import ConfigError, LoadedConfig, config_from_dict, differing_keys, dump_config
 from diptych.config.schema import RunConfig
+from diptych.files import commit_file
 
 FREE_SECTIONS = ("run_dir", "machine", "tracking", "checkpoint")
 """How a run is carried out and watched may change from start to start; what it computes may not."""
@@ -52,7 +53,7 @@ class RunDir:
             )
         for folder in (self.path, self.log, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(self.config_file, dump_config(loaded.config))
+        commit_file(self.config_file, dump_config(loaded.config).encode())
         with (self.path / "environment.txt").open("a", encoding="utf-8") as file:
             file.write(describe_environment())
 
@@ -100,9 +101,3 @@ def describe_environment() -> str:
         *installed,
     ]
     return "\n".join(lines) + "\n\n"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -9,7 +9,8 @@ from PIL import Image
 from diptych.config.schema import DataConfig
 from diptych.data.loader import REASONS, Decoder, batches
 from diptych.data.order import SampleOrder
-from diptych.data.shards import ShardWriter, open_index
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import open_index
 from diptych.data.tokenizer import train_vocabulary
 
 COUNTS = (7, 1, 12)

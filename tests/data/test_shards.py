@@ -10,17 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diptych.data import shards
-from diptych.data.shards import (
-    ALLOWED_SUFFIXES,
-    Member,
-    Shard,
-    ShardError,
-    ShardIndex,
-    ShardWriter,
-    index_shard,
-    open_index,
-    read_member,
-)
+from diptych.data.foreign_shards import index_shard
+from diptych.data.shard_index_file import ALLOWED_SUFFIXES, Member, Shard, ShardError
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.files import sha256_of
 
 SAMPLES = {
     f"{number:05d}": {
@@ -79,7 +73,7 @@ def test_equal_samples_give_equal_bytes_and_the_index_knows_their_hash(tmp_path)
     one, two = write(tmp_path / "one", 0), write(tmp_path / "two", 0)
     assert one.read_bytes() == two.read_bytes()
     (shard,) = open_index(one).shards
-    assert shard.sha256 == shards.sha256_of(one)
+    assert shard.sha256 == sha256_of(one)
     assert shard.num_bytes == one.stat().st_size
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.data import tokenizer as tokenizer_module
-from diptych.data.shards import ShardWriter
+from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import Tokenizer, load_tokenizer, train_vocabulary
 from diptych.verbs import vocab
 

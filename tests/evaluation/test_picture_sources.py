@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from diptych.data.shards import ShardWriter
+from diptych.data.shard_writer import ShardWriter
 from diptych.evaluation.picture_sources import open_captioned, open_labelled, open_pictures
 from diptych.evaluation.pictures import embed
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree

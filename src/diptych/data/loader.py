@@ -28,7 +28,8 @@ from diptych.data.batch import Batch, Reject
 from diptych.data.captions import caption_of
 from diptych.data.order import SampleOrder, hashes
 from diptych.data.picture_safety import PictureError, PictureReason, open_picture
-from diptych.data.shards import PICTURE_SUFFIXES, ShardError, ShardIndex, read_member
+from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
+from diptych.data.shards import ShardIndex, read_member
 from diptych.data.tokenizer import Tokenizer
 
 PREFETCHED_BATCHES = 2

@@ -24,7 +24,7 @@ import numpy as np
 import regex
 
 from diptych.data.captions import clean_caption
-from diptych.data.shards import commit_file
+from diptych.files import commit_file
 
 _PIECE = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 """What no merge crosses. Case is ignored although the text is lower-cased: U+017F, long s, is an s to it."""

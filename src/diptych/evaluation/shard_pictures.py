@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from diptych.data.shards import Member, ShardIndex, open_index, read_member
+from diptych.data.shard_index_file import Member
+from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.evaluation.pictures import Pictures
 
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")

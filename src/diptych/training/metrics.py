@@ -17,6 +17,7 @@ from typing import Any
 
 from diptych.config.load import config_to_dict
 from diptych.config.schema import RunConfig
+from diptych.files import commit_file
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,4 @@ def _drop_lines_after(file: Path, samples_seen: int) -> None:
     if not file.exists():
         return
     kept = [line for line in read_metrics(file) if line.get(SAMPLES_SEEN, 0) <= samples_seen]
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    partial.replace(file)
+    commit_file(file, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -19,6 +19,7 @@ from diptych.evaluation.pictures import PictureEncoder, Pictures
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
+from diptych.files import commit_file
 from diptych.report import write_report
 from diptych.terminal import printable
 
@@ -100,9 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
 def write_json(path: Path, evaluation: Mapping[str, Any]) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(evaluation, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    commit_file(path, (json.dumps(evaluation, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def _evaluate(

@@ -54,6 +54,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "data.train": lambda: open_index(config.data.train),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),
+        "model.initial_weights": lambda: find_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
     }
@@ -64,6 +65,21 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             yield key, str(error)
     if config.loss.name not in LOSSES:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
+
+
+def find_initial_weights(config: RunConfig) -> None:
+    """Whether the folder is there, where the run still needs it; what it holds is read when the run starts.
+
+    Raises:
+        ValueError: it is not.
+    """
+    folder = config.model.initial_weights
+    started = (Path(config.run_dir) / "config.yaml").exists()
+    if folder is not None and not started and not Path(folder).is_dir():
+        raise ValueError(
+            f"model.initial_weights {folder} is no folder; give a model folder or a run directory, "
+            f"or null to start from random weights"
+        )
 
 
 def describe(loaded: LoadedConfig, world: World) -> str:
@@ -85,7 +101,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     epochs = total / max(index.total_samples, 1)
     lines += [
         "",
-        f"model     {parameters / 1e6:.1f} M parameters, {config.training.precision}",
+        f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
         f"data      {index.total_samples} samples in {len(index.shards)} shards, {epochs:.1f} epochs",
         f"steps     {total // size} of {size} samples; warm-up {config.optimizer.warmup_samples // size} steps",
         f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {machine.zero_stage}, "

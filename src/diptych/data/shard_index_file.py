@@ -1,0 +1,194 @@
+"""The index file of a shard: one JSON line, the member table, the keys.
+
+It is written last and whole, so a shard is complete when its index stands. The first line says how many samples the
+tar holds, its size and its sha256; the table says where each member lies and what its bytes hash to (xxh3-64).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from diptych.files import commit_file
+
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+ALLOWED_SUFFIXES = (*PICTURE_SUFFIXES, "txt", "json")
+"""Members with another suffix are never read: some formats execute code when decoded.
+
+The order is part of the format.
+"""
+
+INDEX_FOLDER = "_index"
+MAX_MEMBER_BYTES = 64 << 20
+
+_FORMAT = "diptych-shard-index-1"
+_SAMPLE_ROW = np.dtype([("key_end", "<u4"), ("member_end", "<u4")])
+_MEMBER_ROW = np.dtype([("suffix", "u1"), ("offset", "<u8"), ("size", "<u4"), ("xxh3", "<u8")])
+
+
+class ShardError(ValueError):
+    """A shard or its index is missing, incomplete, damaged or not allowed."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the index says of one tar."""
+
+    path: Path
+    samples: int
+    num_bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a sample: where its bytes are in the tar, and their xxh3-64."""
+
+    suffix: str
+    offset: int
+    size: int
+    xxh3: int
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """Line 1 of an index file."""
+
+    format: str
+    name: str
+    samples: int
+    members: int
+    bytes: int
+    sha256: str
+    skipped: dict[str, int]
+    """Members of a third-party tar that are left out, by reason."""
+    table_bytes: int
+    table_xxh3: str
+    header_xxh3: str
+    """Of this line's JSON without this field."""
+
+
+def index_path(tar: Path) -> Path:
+    return tar.parent / INDEX_FOLDER / f"{tar.name}.index"
+
+
+def read_shard(path: Path) -> Shard:
+    with open(index_path(path), "rb") as file:
+        header = _read_header(file, path)
+    size = path.stat().st_size
+    if size != header.bytes:
+        kind = "truncated" if size < header.bytes else "longer than it was"
+        raise ShardError(f"{shown(path)} has {size} bytes, its index says {header.bytes}: it is {kind}; "
+                         f"restore it, or delete {shown(index_path(path))} to index it so")  # fmt: skip
+    return Shard(path, header.samples, header.bytes, header.sha256)
+
+
+def _read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
+    damaged = ShardError(f"{shown(index_path(tar))} is damaged; delete it to index the tar again")
+    line = file.readline(1 << 16)
+    try:
+        fields = json.loads(line)
+        header = ShardHeader(**fields)
+        header_bytes = json.dumps({k: v for k, v in fields.items() if k != "header_xxh3"}).encode()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise damaged from error
+    is_whole = (
+        header.format == _FORMAT
+        and header.name == tar.name
+        and header.header_xxh3 == xxhash.xxh3_64_hexdigest(header_bytes)
+        and os.fstat(file.fileno()).st_size == len(line) + header.table_bytes
+    )
+    if not is_whole:
+        raise damaged
+    return header
+
+
+def write_index(path: Path, table: TableBuilder, num_bytes: int, sha256: str, *, skipped: dict[str, int]) -> None:
+    body = table.to_bytes()
+    fields: dict[str, Any] = {
+        "format": _FORMAT,
+        "name": path.name,
+        "samples": len(table),
+        "members": table.num_members,
+        "bytes": num_bytes,
+        "sha256": sha256,
+        "skipped": skipped,
+        "table_bytes": len(body),
+        "table_xxh3": xxhash.xxh3_64_hexdigest(body),
+    }
+    header = ShardHeader(**fields, header_xxh3=xxhash.xxh3_64_hexdigest(json.dumps(fields).encode()))
+    commit_file(index_path(path), json.dumps(asdict(header)).encode() + b"\n" + body)
+
+
+class TableBuilder:
+    """Collects samples for an index file."""
+
+    def __init__(self) -> None:
+        self._keys: list[bytes] = []
+        self._key_bytes = 0
+        self._samples: list[tuple[int, int]] = []
+        self._members: list[tuple[int, int, int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def num_members(self) -> int:
+        return len(self._members)
+
+    def add(self, key: str, members: Sequence[Member]) -> None:
+        self._keys.append(key.encode())
+        self._key_bytes += len(self._keys[-1])
+        self._members += [(ALLOWED_SUFFIXES.index(m.suffix), m.offset, m.size, m.xxh3) for m in members]
+        self._samples.append((self._key_bytes, len(self._members)))
+
+    def to_bytes(self) -> bytes:
+        samples, members = np.array(self._samples, _SAMPLE_ROW), np.array(self._members, _MEMBER_ROW)
+        return samples.tobytes() + members.tobytes() + b"".join(self._keys)
+
+
+class Table:
+    """The members of one shard, as its index file holds them."""
+
+    def __init__(self, shard: Shard):
+        with open(index_path(shard.path), "rb") as file:
+            header = _read_header(file, shard.path)
+            body = file.read()
+        if header.sha256 != shard.sha256 or header.samples != shard.samples:
+            raise ShardError(f"{shown(shard.path)} was indexed anew since it was opened; open it again")
+        if xxhash.xxh3_64_hexdigest(body) != header.table_xxh3:
+            raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar anew")
+        members_at = header.samples * _SAMPLE_ROW.itemsize
+        keys_at = members_at + header.members * _MEMBER_ROW.itemsize
+        self.num_bytes = len(body)
+        self._samples = np.frombuffer(body, _SAMPLE_ROW, header.samples)
+        self._members = np.frombuffer(body, _MEMBER_ROW, header.members, members_at)
+        self._keys = body[keys_at:]
+
+    def sample(self, row: int) -> tuple[str, tuple[Member, ...]]:
+        if not 0 <= row < len(self._samples):
+            raise IndexError(f"row {row} of a shard of {len(self._samples)} samples")
+        key_start, member_start = self._samples[row - 1].item() if row else (0, 0)
+        key_end, member_end = self._samples[row].item()
+        rows = self._members[member_start:member_end].tolist()
+        return self._keys[key_start:key_end].decode(), tuple(
+            Member(ALLOWED_SUFFIXES[suffix], offset, size, xxh3) for suffix, offset, size, xxh3 in rows
+        )
+
+
+def shown(path: Path) -> str:
+    """The path on one line, whatever its name holds."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
