@@ -1,0 +1,79 @@
+"""Every recipe loads, and comes to what its paper says."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diptych.cli import main
+from diptych.config.load import load_config
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.tokenizer import train_vocabulary
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PAPER = {"vit_b_32": 151.28, "vit_b_16": 149.62, "vit_l_14": 427.62, "vit_l_14_336": 427.94}
+"""Millions of parameters."""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    with ShardWriter(folder, 0) as writer:
+        writer.add("0", {"png": picture.getvalue(), "txt": b"a black square"})
+    return folder
+
+
+def dry_run(capsys, name: str, *overrides: str) -> str:
+    main(["train", str(CONFIGS / f"{name}.yaml"), "--dry-run", *overrides])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_paper_recipe_has_the_papers_size_and_length(name, shards, tmp_path, capsys):
+    said = dry_run(capsys, name, f"data.train={shards}", "model.initial_weights=null", f"run_dir={tmp_path}")
+    assert f"{PAPER[name]} M parameters, bf16" in said
+    steps = 12_207 if name == "vit_l_14_336" else 390_625  # of 32,768: one epoch of 400 M, or 32
+    assert f"{steps} of 32768 samples; warm-up 2000 steps" in said
+
+
+def test_the_demos_recipe_can_be_run(shards, tmp_path, capsys):
+    train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    said = dry_run(capsys, "demo", f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
+    assert "M parameters, fp32" in said
+
+
+def test_a_missing_folder_of_initial_weights_is_one_line(shards, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        dry_run(
+            capsys,
+            "vit_l_14_336",
+            f"data.train={shards}",
+            f"model.initial_weights={tmp_path / 'nowhere'}",
+            f"run_dir={tmp_path}",
+        )
+    assert capsys.readouterr().err.splitlines() == [
+        f"diptych train: command line: model.initial_weights {tmp_path / 'nowhere'} is no folder; give a model folder "
+        "or a run directory, or null to start from random weights"
+    ]
+
+
+def test_the_table_of_recipes_tells_what_is_in_the_files():
+    table = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(\w+)\.yaml` (\|.*)$", table, re.MULTILINE))
+    assert told.keys() == {path.stem for path in CONFIGS.glob("*.yaml")}
+    for name, row in told.items():
+        config = load_config([CONFIGS / f"{name}.yaml"]).config
+        assert f"| {config.model.image.image_size}² |" in row
+        assert f"| {config.training.global_batch_size:,} |" in row
+        assert float(row.split("|")[-2]) == config.optimizer.learning_rate
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_recipes_head_comment_is_the_command_that_starts_it(file):
+    head = file.read_text(encoding="utf-8").partition("\nrun_dir:")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert f"configs/{file.name}" in head
