@@ -1,0 +1,65 @@
+"""The smallest model that has every kind of parameter, and batches for it that are the same in every process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from diptych.config.schema import (
+    DataConfig,
+    ImageTowerConfig,
+    LossConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TextTowerConfig,
+    TrainingConfig,
+)
+from diptych.data.batch import Batch
+
+PAIRS, CONTEXT, VOCABULARY, PIXELS = 12, 8, 100, 16
+"""12 pairs can be dealt to 1, 2, 3 and 4 ranks."""
+
+MODEL = ModelConfig(
+    embed_dim=16,
+    image=ImageTowerConfig(
+        name="vit_base_patch32_clip_224",
+        image_size=PIXELS,
+        overrides={"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
+    ),
+    text=TextTowerConfig(context_length=CONTEXT, width=32, heads=2, layers=1),
+)
+
+
+def tiny_config(*, stage: int = 0, loss: str = "softmax", rate: float = 1e-3, **training: Any) -> RunConfig:
+    """20 steps, two of them warm-up, clipped to a norm that the first gradients exceed."""
+    return RunConfig(
+        run_dir="nowhere",
+        data=DataConfig(train="nothing"),
+        training=TrainingConfig(total_samples=20 * PAIRS, global_batch_size=PAIRS, **training),
+        model=MODEL,
+        loss=LossConfig(name=loss),
+        optimizer=OptimizerConfig(learning_rate=rate, warmup_samples=2 * PAIRS, gradient_clip_norm=0.5),
+        machine=MachineConfig(zero_stage=stage),
+    )
+
+
+def global_batches(steps: int) -> list[Batch]:
+    random = torch.Generator().manual_seed(0)
+    return [
+        Batch(
+            torch.randint(0, 256, (PAIRS, 3, PIXELS, PIXELS), generator=random, dtype=torch.uint8),
+            torch.randint(1, VOCABULARY, (PAIRS, CONTEXT), generator=random, dtype=torch.int32),
+            torch.randint(3, CONTEXT + 1, (PAIRS,), generator=random, dtype=torch.int32),
+            np.arange(PAIRS),
+        )
+        for _ in range(steps)
+    ]
+
+
+def rows_of(batch: Batch, rows: tuple[int, int]) -> Batch:
+    start, stop = rows
+    return Batch(*(column[start:stop] for column in (batch.images, batch.tokens, batch.lengths, batch.samples)))
