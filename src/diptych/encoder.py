@@ -182,7 +182,7 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(weights, folder / WEIGHTS_FILE)
 
     # Where a run started from says nothing to the reader of its result, and is a path on another's machine.
     described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
@@ -196,6 +196,15 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
     tokenizer.save(folder / VOCABULARY_FILE)
     for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE, "."):
         flush(folder / name)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; a full disk is an OSError here as everywhere else."""
+    try:
+        safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number.group(1)) if number else errno.EIO, str(error), str(path)) from error
 
 
 def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.config.load import config_to_dict
 from diptych.config.schema import RunConfig
 from diptych.data.tokenizer import Tokenizer
-from diptych.encoder import save_model_folder
+from diptych.encoder import save_model_folder, save_tensors
 from diptych.training.engine import MOMENTS, OptimizerState
 
 FORMAT = 1
@@ -192,7 +192,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _save_optimizer(path: Path, state: OptimizerState) -> None:
     tensors = {f"{kind}.{name}": tensor for kind in MOMENTS for name, tensor in state.moments[kind].items()}
-    save_file({**tensors, "step": torch.tensor(state.step)}, path)
+    save_tensors({**tensors, "step": torch.tensor(state.step)}, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

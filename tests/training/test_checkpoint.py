@@ -1,0 +1,210 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from diptych.config.schema import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from diptych.data.tokenizer import train_vocabulary
+from diptych.training import checkpoint as module
+from diptych.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Progress,
+    checkpoints,
+    keep_newest,
+    load_checkpoint,
+    newest_valid,
+    save_checkpoint,
+    verify,
+)
+from diptych.training.engine import OptimizerState
+
+BATCH = 10
+CONFIG = RunConfig(
+    run_dir="run",
+    data=DataConfig(train="shards"),
+    training=TrainingConfig(total_samples=1000, global_batch_size=BATCH),
+    model=ModelConfig(embed_dim=4),
+)
+TOKENIZER = train_vocabulary(["a small picture", "a small caption"], 520)
+
+
+def checkpoint(step):
+    weights = {"image.proj": torch.full((3, 4), float(step)), "logit_scale": torch.tensor([step / 7])}
+    moments = {kind: {name: tensor + 1 for name, tensor in weights.items()} for kind in ("exp_avg", "exp_avg_sq")}
+    progress = Progress(samples_seen=step * BATCH, rejected={"no_caption": step}, tracker_id="id", data="shards")
+    return Checkpoint(progress, weights, OptimizerState(step, moments))
+
+
+def save(folder, step):
+    return save_checkpoint(folder, checkpoint(step), CONFIG, TOKENIZER, num_ranks=2)
+
+
+def same(one, other):
+    return (
+        one.progress == other.progress
+        and one.optimizer.step == other.optimizer.step
+        and all(torch.equal(one.weights[name], other.weights[name]) for name in other.weights)
+        and all(
+            torch.equal(one.optimizer.moments[kind][name], tensor)
+            for kind, tensors in other.optimizer.moments.items()
+            for name, tensor in tensors.items()
+        )
+    )
+
+
+def files_of(path):
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
+    path = save(tmp_path, 3)
+    verify(path)
+    assert path.name == "step_00000003"
+    assert same(load_checkpoint(path), checkpoint(3))
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["num_ranks"] == 2 and manifest["samples_seen"] == 30 and "torch" in manifest["versions"]
+    assert {str(f.relative_to(path)) for f in files_of(path)} == {*manifest["files"], "manifest.json"}
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "grow"])
+def test_any_harm_to_any_file_is_found_and_the_file_named(tmp_path, harm):
+    whole = save(tmp_path / "whole", 1)
+    for file in files_of(whole):
+        path = Path(shutil.copytree(whole, tmp_path / "copy"))
+        victim = path / file.relative_to(whole)
+        data = bytearray(victim.read_bytes())
+        if harm == "flip":
+            data[len(data) // 2] ^= 1
+        elif harm == "truncate":
+            data = data[:-1]
+        elif harm == "grow":
+            data += b"\0"
+        victim.write_bytes(data)
+        if harm == "remove":
+            victim.unlink()
+        if victim.name == "manifest.json" and harm in ("flip", "truncate"):
+            # A manifest that still says the same of every file is as good; else it must be refused.
+            before = json.loads((whole / "manifest.json").read_text())
+            try:
+                assert json.loads(bytes(data))["files"] == before["files"]
+                shutil.rmtree(path)
+                continue
+            except ValueError:
+                pass
+        with pytest.raises(CheckpointError, match=victim.name):
+            verify(path)
+        shutil.rmtree(path)
+
+
+def test_the_newest_valid_one_is_taken_and_the_faults_of_newer_ones_told(tmp_path):
+    assert newest_valid(tmp_path) == (None, [])
+    first, second, third = (save(tmp_path, step) for step in (1, 2, 30))
+    weights = third / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    (second / "optimizer.safetensors").unlink()
+    shutil.copytree(first, tmp_path / "step_00000099.partial")
+    (tmp_path / "step_00000050").mkdir()  # no manifest: does not exist
+    path, faults = newest_valid(tmp_path)
+    assert path == first
+    assert len(faults) == 2 and "model.safetensors" in faults[0] and "optimizer.safetensors" in faults[1]
+
+
+class Killed(BaseException):
+    """A process that ends here; nothing of Python's clean-up runs in the code under test that a kill would not run."""
+
+
+def operations(monkeypatch, tmp_path, at):
+    """Make the at-th change to the file system (write opened for, fsync, rename, unlink) the last one."""
+    count = 0
+
+    def counted(function):
+        def call(*arguments, **keywords):
+            nonlocal count
+            count += 1
+            if at is not None and count > at:
+                raise Killed
+            return function(*arguments, **keywords)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", counted(os.fsync))
+    monkeypatch.setattr(Path, "rename", counted(Path.rename))
+    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
+    monkeypatch.setattr(module, "save_tensors", counted(module.save_tensors))
+    monkeypatch.setattr(module.shutil, "rmtree", counted(shutil.rmtree))
+    return lambda: count
+
+
+def test_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        counted = operations(patch, tmp_path, None)
+        save(tmp_path / "all", 1)
+        save(tmp_path / "all", 2)
+        keep_newest(tmp_path / "all", 1, set())
+        total = counted()
+    assert total > 20
+    for at in range(total):
+        folder = tmp_path / f"at_{at}"
+        done = 0
+        with monkeypatch.context() as patch:
+            operations(patch, tmp_path, at)
+            try:
+                for step in (1, 2):
+                    save(folder, step)
+                    done = step
+                keep_newest(folder, 1, set())
+            except Killed:
+                pass
+        path, faults = newest_valid(folder)
+        found = 0 if path is None else load_checkpoint(path).progress.samples_seen // BATCH
+        assert found >= done, f"killed after {at} operations, {done} saves were done, {found} is found"
+        assert path is None or same(load_checkpoint(path), checkpoint(found))
+        # And the next start can save again.
+        save(folder, 2)
+        keep_newest(folder, 2, set())
+        assert newest_valid(folder)[0].name == "step_00000002"
+        assert not list(folder.glob("*.partial"))
+
+
+def test_the_same_step_saved_twice_is_there_once(tmp_path):
+    assert save(tmp_path, 4) == save(tmp_path, 4)
+    assert checkpoints(tmp_path) == [tmp_path / "step_00000004"]
+
+
+def test_only_valid_ones_count_among_those_kept(tmp_path):
+    paths = [save(tmp_path, step) for step in range(1, 6)]
+    for path in paths[3:]:
+        (path / "progress.json").write_text("{}")
+    keep_newest(tmp_path, 2, set())
+    assert checkpoints(tmp_path) == [paths[4], paths[3], paths[2], paths[1]]
+    assert newest_valid(tmp_path)[0] == paths[2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+@pytest.mark.parametrize("pages_free", range(0, 7))
+def test_a_full_disk_leaves_the_old_one_and_nothing_half(tmp_path, pages_free):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no right to mount")
+    try:
+        save(disk, 1)
+        (disk / "ballast").write_bytes(
+            b"\0" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize - 4096 * pages_free)
+        )
+        with pytest.raises(OSError) as caught:
+            save(disk, 2)
+        assert caught.value.errno == errno.ENOSPC
+        assert newest_valid(disk)[0] == disk / "step_00000001" and not list(disk.glob("*.partial"))
+        (disk / "ballast").unlink()
+        save(disk, 2)
+        assert newest_valid(disk)[0] == disk / "step_00000002"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

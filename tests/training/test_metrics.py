@@ -1,0 +1,135 @@
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from diptych.config.schema import DataConfig, RunConfig, TrackingConfig, TrainingConfig
+from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, in_panels, read_metrics
+
+BLOCK = 32 * 1024
+NUMBERS = {"samples_seen": 64, "epoch": 0.5, **{name: 0.25 for names in PANELS.values() for name in names}}
+
+
+def config(**tracking):
+    return RunConfig(
+        run_dir="run",
+        data=DataConfig(train="shards"),
+        training=TrainingConfig(total_samples=640, global_batch_size=64),
+        tracking=TrackingConfig(**tracking),
+    )
+
+
+def start_run(folder, samples_seen, steps):
+    """One start of a run in a process of its own, as wandb has it."""
+    code = (
+        "from pathlib import Path\n"
+        "from diptych.training.metrics import Metrics, PANELS\n"
+        "from tests.training.test_metrics import NUMBERS, config\n"
+        f"m = Metrics(Path({str(folder)!r}) / 'metrics.jsonl', config(wandb='offline'), "
+        f"samples_seen={samples_seen}, tracker_id='abc12345')\n"
+        f"for seen in {steps!r}: m.log({{**NUMBERS, 'samples_seen': seen}})\n"
+        "m.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).parents[2])
+
+
+def wandb_records(file):
+    """The records of an offline run: LevelDB's log format behind a header of seven bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position, held = file.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < 7:
+            position += left
+            continue
+        length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
+        held += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(held)
+            yield record
+            held = b""
+
+
+def test_wandb_offline_has_every_panel_against_samples_seen_and_one_run_over_two_starts(tmp_path):
+    start_run(tmp_path, 0, [64, 128])
+    start_run(tmp_path, 128, [192])
+    files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime)
+    assert len(files) == 2
+    seen, metrics, runs = [], {}, set()
+    for file in files:
+        for record in wandb_records(file):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                runs.add(record.run.run_id)
+            elif kind == "metric":
+                metrics[record.metric.glob_name or record.metric.name] = record.metric.step_metric
+            elif kind == "history":
+                row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+                seen.append(row[SAMPLES_SEEN])
+                missing = {f"{section}/{name}" for section, names in PANELS.items() for name in names} - row.keys()
+                assert not missing
+                assert row["learning/loss"] == 0.25
+    assert runs == {"abc12345"} and seen == [64, 128, 192]
+    assert {f"{section}/*": SAMPLES_SEEN for section in PANELS}.items() <= metrics.items()
+
+
+def test_the_panels_hold_what_a_run_is_watched_by():
+    shown = {name for names in PANELS.values() for name in names}
+    assert {
+        *("loss", "learning_rate", "logit_scale", "gradient_norm", "i2t_accuracy", "t2i_accuracy"),
+        *("samples_per_second", "data_wait_fraction", "rejected_samples", "gpu_memory_gib"),
+    } <= shown
+    assert in_panels({"loss": 1.0, SAMPLES_SEEN: 5}) == {"learning/loss": 1.0, SAMPLES_SEEN: 5}
+
+
+def test_lines_behind_the_checkpoint_are_dropped_and_a_torn_line_does_no_harm(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    metrics = Metrics(file, config(wandb="off"), samples_seen=0, tracker_id="x")
+    for seen in (64, 128, 192):
+        metrics.log({SAMPLES_SEEN: seen, "loss": float(seen)})
+    metrics.event("save", samples_seen=128)
+    metrics.close()
+    with file.open("a") as torn:
+        torn.write('{"samples_seen": 64, "lo')
+
+    metrics = Metrics(file, config(wandb="off"), samples_seen=128, tracker_id="x")
+    metrics.log({SAMPLES_SEEN: 192, "loss": 7.0})
+    metrics.close()
+    assert [line["loss"] for line in read_metrics(file) if "loss" in line] == [64.0, 128.0, 7.0]
+    assert [line["event"] for line in read_metrics(file) if "event" in line] == ["save"]
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_record_goes_on(tmp_path, caplog):
+    file = tmp_path / "metrics.jsonl"
+    metrics = Metrics(file, config(wandb="off"), samples_seen=0, tracker_id="x")
+
+    def dead(values):
+        raise ConnectionError("no route to host")
+
+    metrics._sinks["dead"] = dead
+    with caplog.at_level("WARNING", logger="diptych"):
+        for seen in (64, 128):
+            metrics.log({SAMPLES_SEEN: seen})
+    metrics.close()
+    assert [line[SAMPLES_SEEN] for line in read_metrics(file)] == [64, 128]
+    assert [record.message for record in caplog.records] == [
+        "dead failed and is left out from here on: no route to host"
+    ]
+
+
+def test_a_tracker_that_cannot_start_does_not_stop_the_run(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    def refuse(**settings):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with caplog.at_level("WARNING", logger="diptych"):
+        metrics = Metrics(tmp_path / "metrics.jsonl", config(wandb="offline"), samples_seen=0, tracker_id="x")
+    metrics.log({SAMPLES_SEEN: 64})
+    metrics.close()
+    assert "could not start and is left out: disk full" in caplog.text
