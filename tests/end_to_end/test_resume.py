@@ -1,0 +1,174 @@
+"""Stop it, kill it, damage it: the same command goes on and ends with the same bytes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from diptych.training.checkpoint import checkpoints
+from tests.end_to_end.commands import Command, gone, start
+from tests.end_to_end.conftest import STEPS, losses, outcome, verify_whole
+
+GOES_ON = "the same command goes on from there"
+
+
+def after_some_steps(command: Command, run_dir: Path, steps: int) -> None:
+    """Return once the record has that many steps more than it has now."""
+    wanted = num_logged(run_dir) + steps
+    command.wait_until(lambda: num_logged(run_dir) >= wanted)
+
+
+def num_logged(run_dir: Path) -> int:
+    record = run_dir / "metrics.jsonl"
+    return record.read_bytes().count(b'"loss"') if record.exists() else 0
+
+
+def stopped_step(run_dir: Path) -> int:
+    """Where a run stands that was stopped before its end, with a whole checkpoint of its last step."""
+    last = checkpoints(run_dir / "checkpoints")[0]
+    verify_whole(last)
+    step = int(last.name.removeprefix("step_"))
+    assert step == losses(run_dir)[-1][0] // 32 < STEPS
+    return step
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_at_any_step_and_started_with_other_workers_ends_bit_identical(
+    number, warm, recipe, alone, tmp_path
+):
+    run_dir = tmp_path / "run"
+    for workers in (0, 2):
+        command = warm.start("train", recipe, f"run_dir={run_dir}", f"machine.loader_workers={workers}")
+        after_some_steps(command, run_dir, random.randint(1, 25))
+        family = command.family()
+        command.signal_group(number)
+        assert command.wait() == 0
+        assert gone(family)
+        assert command.said.endswith(f"stopped after {stopped_step(run_dir) * 32} samples; {GOES_ON}\n")
+
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert command.wait() == 0
+    assert outcome(run_dir) == outcome(alone)
+
+
+def test_a_run_killed_in_the_middle_of_saves_ends_bit_identical(warm, recipe, alone, tmp_path):
+    run_dir = tmp_path / "run"
+    saves = run_dir / "checkpoints"
+    num_torn = 0
+    for attempt in range(12):
+        command = warm.start("train", recipe, f"run_dir={run_dir}")
+        if attempt % 3:  # let it get on by a checkpoint, two times of three
+            newest = checkpoints(saves)[:1]
+            command.wait_until(lambda newest=newest: checkpoints(saves)[:1] != newest)
+        command.wait_until(lambda: list(saves.glob("step_*.partial/model")))
+        family = command.family()
+        command.kill()
+        ended = command.wait()
+        assert gone(family)
+        num_torn += bool(list(saves.glob("step_*.partial")))
+        if ended == 0 or num_torn == 3:
+            break
+    assert num_torn, "no kill came in the middle of a save"
+
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert command.wait() == 0
+    assert not list(saves.glob("*.partial"))
+    assert outcome(run_dir) == outcome(alone)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(warm, recipe, alone, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(alone, run_dir)
+    weights = checkpoints(run_dir / "checkpoints")[0] / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[random.randrange(len(content))] ^= 1
+    weights.write_bytes(content)
+
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert command.wait() == 0
+    assert f"skipped a damaged checkpoint: {weights}: has changed since it was written" in command.said
+    assert f"going on after {(STEPS - 10) * 32} samples" in command.said
+    assert outcome(run_dir) == outcome(alone)
+
+
+def test_a_finished_run_started_again_says_so_and_changes_nothing(warm, recipe, alone, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(alone, run_dir)
+    record = (run_dir / "metrics.jsonl").read_text()
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert command.wait() == 0
+    assert command.said == (
+        f"{run_dir}: finished, all {STEPS * 32} samples are done; set run_dir to a new directory to train again\n"
+    )
+    assert (run_dir / "metrics.jsonl").read_text() == record
+    assert outcome(run_dir) == outcome(alone)
+
+
+def test_another_learning_rate_in_a_runs_directory_is_refused_by_name(warm, recipe, alone):
+    command = warm.start("train", recipe, f"run_dir={alone}", "optimizer.learning_rate=2e-3")
+    assert command.wait() == 2
+    assert command.said.splitlines() == [
+        f"diptych train: {alone}: holds a run with optimizer.learning_rate = 0.001, this one has 0.002",
+        "diptych train: set run_dir to a new directory, or the settings back",
+    ]
+
+
+def test_two_ranks_compute_what_one_does(alone, on_two_ranks):
+    one, two = losses(alone), losses(on_two_ranks)
+    assert [samples for samples, _ in one] == [samples for samples, _ in two]
+    # The order of summation over ranks differs, and early steps amplify it little: 1e-5 of losses around 3.
+    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-5)
+
+
+def test_two_ranks_stop_at_the_same_step_when_one_is_told_to(warm, recipe, on_two_ranks, tmp_path):
+    run_dir = tmp_path / "run"
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
+    after_some_steps(ranks[0], run_dir, random.randint(1, 25))
+    family = [process for rank in ranks for process in rank.family()]
+    ranks[1].signal(signal.SIGTERM)
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert gone(family)
+    assert f"stopped after {stopped_step(run_dir) * 32} samples; {GOES_ON}" in ranks[0].said
+
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert outcome(run_dir) == outcome(on_two_ranks)
+
+
+def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, recipe, on_two_ranks, tmp_path):
+    run_dir = tmp_path / "run"
+    for victim in (0, 1):
+        ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
+        after_some_steps(ranks[0], run_dir, random.randint(1, 25))
+        family = [process for rank in ranks for process in rank.family()]
+        ranks[victim].signal(signal.SIGKILL)
+        assert ranks[victim].wait() == -signal.SIGKILL
+        assert ranks[1 - victim].wait() == 1
+        assert gone(family)
+
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert outcome(run_dir) == outcome(on_two_ranks)
+
+
+@pytest.mark.parametrize("launcher", ["alone", "torchrun"])
+def test_ctrl_c_in_a_terminal_ends_the_command_and_all_its_processes(launcher, recipe, tmp_path):
+    run_dir = tmp_path / "run"
+    words = ["-m", "diptych", "train", recipe, f"run_dir={run_dir}"]
+    if launcher == "alone":
+        command = start(tmp_path, sys.executable, *words)
+    else:
+        command = start(tmp_path, "torchrun", "--standalone", "--nproc-per-node", 2, *words)
+    after_some_steps(command, run_dir, 2)
+    family = command.family()
+    command.signal_group(signal.SIGINT)
+    ended = command.wait()
+    assert gone(family)
+    assert f"stopped after {stopped_step(run_dir) * 32} samples; {GOES_ON}" in command.said
+    # torchrun reports the signal, whatever its ranks do.
+    assert ended == (0 if launcher == "alone" else 1)
