@@ -68,7 +68,7 @@ def save_checkpoint(
         OSError: nothing was changed under `folder` (disk full, no permission).
     """
     samples_seen = checkpoint.progress.samples_seen
-    final = folder / f"step_{samples_seen // config.training.global_batch_size:08d}"
+    final = folder / name_of(samples_seen // config.training.global_batch_size)
     partial = final.with_name(f"{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -137,6 +137,19 @@ def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints, newest first; valid or not."""
     found = [path for path in folder.glob("step_*") if path.is_dir() and (path / MANIFEST).exists()]
     return sorted((path for path in found if path.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def name_of(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def is_whole(folder: Path, step: int) -> bool:
+    """Whether there is a valid checkpoint of this step under `folder`."""
+    try:
+        verify(folder / name_of(step))
+    except CheckpointError:
+        return False
+    return True
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:

@@ -60,9 +60,12 @@ class Job:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def close(self, progress: Progress) -> None:
+    def record_end(self, progress: Progress) -> None:
         if self.metrics is not None:
             self.metrics.event("end", samples_seen=progress.samples_seen, seconds=round(progress.seconds, 1))
+
+    def close(self) -> None:
+        if self.metrics is not None:
             self.metrics.close()
 
     def __str__(self) -> str:

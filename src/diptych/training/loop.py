@@ -16,7 +16,7 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.loader import REASONS
 from diptych.run_dir import RunDir, log_to
-from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, save_checkpoint
+from diptych.training.checkpoint import Checkpoint, Progress, is_whole, keep_newest, save_checkpoint
 from diptych.training.console import Console
 from diptych.training.engine import StepStats
 from diptych.training.job import Job, prepare
@@ -36,7 +36,7 @@ class TooManyRejectsError(ValueError):
     """The data is worse than the config allows."""
 
 
-def train(loaded: LoadedConfig, world: World) -> Progress:
+def train(loaded: LoadedConfig, world: World) -> None:
     """Run the config to its end or to a stop signal; called again, go on from the newest valid checkpoint.
 
     Every rank calls it, inside a process group.
@@ -44,14 +44,19 @@ def train(loaded: LoadedConfig, world: World) -> Progress:
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
     first_decides(world, lambda: run.prepare(loaded))
     log_to(run, world.rank)
+    size = config.training.global_batch_size
+    last = config.training.total_samples // size
+    if first_decides(world, lambda: is_whole(run.checkpoints, last)):
+        say_finished(run, last * size, world)
+        return
     job = prepare(config, run, world)
-    size, progress = config.training.global_batch_size, job.progress
-    first, last = progress.samples_seen // size, config.training.total_samples // size
+    progress = job.progress
+    first = progress.samples_seen // size
     console = Console(total_samples=last * size, samples_seen=progress.samples_seen, shown=world.is_first)
     console.say(str(job))
     pace = Pace(progress.samples_seen, progress.seconds)
 
-    with stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
+    with closing(job), stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
         for number, batch in enumerate(pace.timed(loader), start=first):
             if number == 0 and world.is_first:
                 draw_samples(batch, job.tokenizer, run.samples)
@@ -70,8 +75,14 @@ def train(loaded: LoadedConfig, world: World) -> Progress:
             if stopping and not is_last:
                 console.say(f"stopped after {done * size} samples; the same command goes on from there")
                 break
-    job.close(progress)
-    return progress
+        job.record_end(progress)
+
+
+def say_finished(run: RunDir, num_samples: int, world: World) -> None:
+    with closing(Console(total_samples=num_samples, samples_seen=num_samples, shown=world.is_first)) as console:
+        console.say(
+            f"{run.path}: finished: all {num_samples} samples were seen; for another run set run_dir to a new one"
+        )
 
 
 def count(batch: Batch) -> list[int]:
