@@ -63,7 +63,8 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
     """
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    launched = {"RANK", "MASTER_ADDR"} <= os.environ.keys()
+    alone: dict[str, Any] = {} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     dist.init_process_group(
         "nccl" if world.device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds), **alone
     )

@@ -1,13 +1,15 @@
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from webdataset.tariterators import group_by_keys
 
 from diptych.config.schema import DataConfig
-from diptych.data.loader import REASONS, Decoder, batches
+from diptych.data.loader import REASONS, Decoder, RowsIntoBatches, Source, batches
 from diptych.data.order import SampleOrder
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
@@ -72,6 +74,17 @@ def test_row_i_of_everything_is_one_pair(shards):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_gives_the_same_batches(shards, workers):
     assert [content(b) for b in load(shards, workers=workers)] == [content(b) for b in load(shards)]
+
+
+def test_the_pipeline_travels_to_a_process_that_was_not_forked(shards):
+    index = open_index(shards)
+    order = SampleOrder(index.counts, seed=3, global_batch_size=BATCH, shuffle_window=5)
+    source, decode = pickle.loads(
+        pickle.dumps((Source(index, order, (0, BATCH), 0, 6), Decoder(DataConfig(train=str(shards)), SIZE, 3)))
+    )
+    make = RowsIntoBatches(source, decode, TOKENIZER, 12, BATCH)
+    made = make(map(decode, group_by_keys(iter(source))))
+    assert [content(b) for b in made] == [content(b) for b in load(shards)]
 
 
 def test_ranks_share_the_rows_of_the_same_batches(shards):

@@ -103,6 +103,10 @@ class Source(IterableDataset):
         self._stop = stop
         self._files = lru_cache(maxsize=128)(_File)
 
+    def __reduce__(self):
+        """Loader processes that are not forked open files of their own."""
+        return Source, (self._index, self._order, self._rows, self._first, self._stop)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Members as webdataset's tar expander would give them; `{}` ends a sample, two keys may be equal."""
         worker = get_worker_info()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -51,6 +51,13 @@ class SampleOrder:
         # A window is asked for once per batch that crosses it; a stream needs its current one and the next.
         self._permutation = lru_cache(maxsize=4 * MAX_STREAMS)(self._make_permutation)
         self._shards_of_epoch = lru_cache(maxsize=4)(self._make_shards_of_epoch)
+
+    def __reduce__(self):
+        """Loader processes that are not forked get a fresh one, without caches."""
+        again = partial(
+            SampleOrder, seed=self._seed, global_batch_size=self.global_batch_size, shuffle_window=self._window
+        )
+        return again, (self._counts,)
 
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start, stop) of global batch `batch_number`, the one after batch_number * global_batch_size samples."""
