@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_SECONDS = 60
+# DeepSpeed imports the last one, and with it torch's compiler, during `initialize`: 10 s a rank if not done once.
+PRELOAD = ["tests.ranks", "diptych.training.engine", "deepspeed.runtime.zero.muon.muon_optimizer"]
 
 
 def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -20,12 +23,15 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[
 
     The function is looked up by name in the ranks, so it must stand at a module's top. They meet by file, on no port.
     """
+    os.environ["DS_ACCELERATOR"] = "cpu"  # read while DeepSpeed is imported, in the forkserver already
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "tests.ranks"])
+    context.set_forkserver_preload(PRELOAD)
     queue = context.Queue()
+    # As bytes, here and on the way back: a tensor would travel by a file descriptor, of which few are allowed.
+    task = pickle.dumps((function, arguments))
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            context.Process(target=_rank, args=(rank, size, Path(folder) / "meet", queue, function, arguments))
+            context.Process(target=_rank, args=(rank, size, Path(folder) / "meet", queue, task))
             for rank in range(size)
         ]
         for process in processes:
@@ -42,12 +48,13 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[
     return [results[rank][1] for rank in range(size)]
 
 
-def _rank(rank: int, size: int, meeting: Path, queue: Any, function: Callable[..., Any], arguments: tuple) -> None:
-    os.environ["DS_ACCELERATOR"] = "cpu"
+def _rank(rank: int, size: int, meeting: Path, queue: Any, task: bytes) -> None:
     import torch
     import torch.distributed as dist
 
+    function, arguments = pickle.loads(task)
     torch.set_num_threads(1)
+    gc.freeze()  # DeepSpeed collects garbage at every turn: 0.1 s each with the million objects that were preloaded
     dist.init_process_group(
         "gloo",
         init_method=f"file://{meeting}",
@@ -59,6 +66,5 @@ def _rank(rank: int, size: int, meeting: Path, queue: Any, function: Callable[..
         result = (rank, (True, function(rank, *arguments)))
     except BaseException:
         result = (rank, (False, traceback.format_exc()))
-    # As bytes: a tensor in a queue would travel by a file descriptor that ends with its process.
     queue.put(pickle.dumps(result))
     dist.destroy_process_group()
