@@ -1,8 +1,10 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from diptych.training.checkpoint import (
     verify,
 )
 from diptych.training.engine import OptimizerState
+from tests.ranks import run_ranks
 
 BATCH = 10
 CONFIG = RunConfig(
@@ -176,6 +179,60 @@ def test_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new(tmp_path, monke
 def test_the_same_step_saved_twice_is_there_once(tmp_path):
     assert save(tmp_path, 4) == save(tmp_path, 4)
     assert checkpoints(tmp_path) == [tmp_path / "step_00000004"]
+
+
+def test_a_step_whose_manifest_is_gone_can_be_saved_again(tmp_path):
+    path = save(tmp_path, 4)
+    (path / "manifest.json").unlink()
+    assert newest_valid(tmp_path) == (None, [])
+    assert same(load_checkpoint(save(tmp_path, 4)), checkpoint(4))
+    verify(path)
+
+
+def test_what_a_kill_left_of_a_removed_checkpoint_is_cleared_away(tmp_path):
+    paths = [save(tmp_path, step) for step in range(1, 4)]
+    (paths[0] / "manifest.json").unlink()
+    shutil.rmtree(paths[0] / "model")
+    keep_newest(tmp_path, 3, set())
+    assert sorted(tmp_path.iterdir()) == paths[1:]
+
+
+def test_every_byte_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    synced, fsync = set(), os.fsync
+
+    def recorded(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def rename(partial, final, rename=Path.rename):
+        unsynced = [path for path in (partial, *partial.rglob("*")) if path.stat().st_ino not in synced]
+        assert not unsynced
+        synced.clear()
+        return rename(partial, final)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(Path, "rename", rename)
+    path = save(tmp_path, 1)
+    assert synced == {path.parent.stat().st_ino}, "and then the name itself"
+
+
+def refuse_unpickling(event, arguments):
+    if event == "pickle.find_class":
+        raise AssertionError(f"unpickled {arguments}")
+
+
+def resume_without_pickle(rank, folder):
+    sys.addaudithook(refuse_unpickling)  # for good, so in a process of its own
+    path, _ = newest_valid(folder)
+    load_checkpoint(path)
+    with pytest.raises(AssertionError, match="unpickled"):
+        pickle.loads(pickle.dumps(Path("the hook works")))
+    return str(path)
+
+
+def test_nothing_of_a_checkpoint_is_unpickled(tmp_path):
+    path = save(tmp_path, 1)
+    assert run_ranks(1, resume_without_pickle, tmp_path) == [str(path)]
 
 
 def test_only_valid_ones_count_among_those_kept(tmp_path):

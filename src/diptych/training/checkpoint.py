@@ -165,7 +165,7 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> None:
-    """Remove older checkpoints and left-overs of interrupted saves.
+    """Remove older checkpoints and left-overs of interrupted saves and removals.
 
     Only valid ones are counted, so that broken ones never push out the last good one. `known_valid` are not hashed
     again, and grows by those that were.
@@ -183,13 +183,14 @@ def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> None:
             valid += 1
         except CheckpointError:
             pass
-    for partial in folder.glob("step_*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)
+    for path in folder.glob("step_*"):
+        if path.suffix == ".partial" or not (path / MANIFEST).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_checkpoint(path: Path) -> None:
     """Marker first, so that a kill in between leaves no half checkpoint that looks whole."""
-    (path / MANIFEST).unlink()
+    (path / MANIFEST).unlink(missing_ok=True)
     _sync_directory(path)
     shutil.rmtree(path)
 
