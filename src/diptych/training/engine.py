@@ -6,6 +6,7 @@ Parameters are fp32 at every precision (bf16 is autocast), so the weights that a
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -126,14 +127,15 @@ class Engine:
         scale_used = float(scale.detach().exp())
 
         mean_loss, i2t, t2i, *sums = self._agree(loss.detach(), *accuracy, *tallies)
-        if not torch.isfinite(torch.tensor(mean_loss)):
+        if not math.isfinite(mean_loss):
             raise NonFiniteError(
                 f"the loss after {samples_seen} samples is {mean_loss}; nothing was changed or saved. "
                 f"Resume from an earlier checkpoint with a lower optimizer.learning_rate"
             )
         self._engine.backward(loss)
         norm = self._step_optimizer()
-        if not torch.isfinite(torch.tensor(norm)):
+        # Where DeepSpeed sees a norm that is not finite it may also say -1.
+        if not 0 <= norm < math.inf:
             raise NonFiniteError(
                 f"the gradient after {samples_seen} samples is not finite (norm {norm}) while the loss is "
                 f"{mean_loss}; the weights are lost, the last checkpoint is not"
