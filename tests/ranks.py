@@ -31,8 +31,7 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[
     task = pickle.dumps((function, arguments))
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            context.Process(target=_rank, args=(rank, size, Path(folder) / "meet", queue, task))
-            for rank in range(size)
+            context.Process(target=_rank, args=(rank, size, Path(folder) / "meet", queue, task)) for rank in range(size)
         ]
         for process in processes:
             process.start()

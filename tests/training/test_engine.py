@@ -71,19 +71,20 @@ def train(rank: int, size: int, stages: tuple[int, ...]) -> dict[int, tuple[Trai
     return {stage: train_at_stage(rank, size, stage) for stage in stages}
 
 
-def train_at_stage(rank: int, size: int, stage: int) -> tuple[Trained, Trained]:
-    engine = make_engine(rank, size, tiny_config(stage=stage))
+def train_at_stage(rank: int, size: int, stage: int, dropout: float = 0.0) -> tuple[Trained, Trained]:
+    config = tiny_config(stage=stage, dropout=dropout)
+    engine = make_engine(rank, size, config)
     stats = take_steps(engine, rank, size, 0, 1)
     first_moments = engine.optimizer_state()
     stats += take_steps(engine, rank, size, 1, HALF)
     half = engine.weights(), engine.optimizer_state()
     stats += take_steps(engine, rank, size, HALF, STEPS)
     whole = Trained(stats, engine.weights(), engine.optimizer_state(), first_moments, half)
-    return whole, go_on(rank, size, stage, *half)
+    return whole, go_on(rank, size, config, *half)
 
 
-def go_on(rank: int, size: int, stage: int, weights: dict[str, torch.Tensor], state: OptimizerState) -> Trained:
-    engine = make_engine(rank, size, tiny_config(stage=stage), weights)
+def go_on(rank: int, size: int, config: RunConfig, weights: dict[str, torch.Tensor], state: OptimizerState) -> Trained:
+    engine = make_engine(rank, size, config, weights)
     engine.restore_optimizer(state if rank == 0 else None)
     taken_up = engine.optimizer_state()
     stats = take_steps(engine, rank, size, HALF, STEPS)
@@ -178,8 +179,21 @@ def test_going_on_from_collected_state_is_bit_identical_to_never_stopping(size, 
     assert once.optimizer.step == STEPS
 
 
+def train_with_dropout(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[Trained, Trained]]:
+    return {stage: train_at_stage(rank, 2, stage, dropout=0.2) for stage in stages}
+
+
+def test_dropout_goes_on_where_it_was():
+    for stage, (once, again) in run_ranks(2, train_with_dropout, (1, 3))[0].items():
+        assert once.stats[HALF:] == again.stats, stage
+        assert largest_difference(once.weights, again.weights) == 0, stage
+        assert once.stats[0].loss != ranks_of(2)[0][stage][0].stats[0].loss, "dropout was on"
+
+
 def go_on_alone(rank: int, halves: dict) -> dict[tuple[int, int], Trained]:
-    return {(old, now): go_on(rank, 1, now, *half) for old, half in halves.items() for now in (0, 2, 3)}
+    return {
+        (old, now): go_on(rank, 1, tiny_config(stage=now), *half) for old, half in halves.items() for now in (0, 2, 3)
+    }
 
 
 def test_state_of_two_ranks_is_taken_up_by_one_at_any_stage():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,16 @@ MODEL = ModelConfig(
 )
 
 
-def tiny_config(*, stage: int = 0, loss: str = "softmax", rate: float = 1e-3, **training: Any) -> RunConfig:
+def tiny_config(
+    *, stage: int = 0, loss: str = "softmax", rate: float = 1e-3, dropout: float = 0.0, **training: Any
+) -> RunConfig:
     """20 steps, two of them warm-up, clipped to a norm that the first gradients exceed."""
+    image = replace(MODEL.image, overrides={**MODEL.image.overrides, "proj_drop_rate": dropout})
     return RunConfig(
         run_dir="nowhere",
         data=DataConfig(train="nothing"),
         training=TrainingConfig(total_samples=20 * PAIRS, global_batch_size=PAIRS, **training),
-        model=MODEL,
+        model=replace(MODEL, image=image),
         loss=LossConfig(name=loss),
         optimizer=OptimizerConfig(learning_rate=rate, warmup_samples=2 * PAIRS, gradient_clip_norm=0.5),
         machine=MachineConfig(zero_stage=stage),
