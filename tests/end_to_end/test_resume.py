@@ -102,7 +102,9 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(warm, recipe, 
     record = (run_dir / "metrics.jsonl").read_text()
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 0
-    assert command.said == (f"{run_dir}: finished, all {STEPS * 32} samples are done; set run_dir to train another\n")
+    assert command.said == (
+        f"{run_dir}: finished: all {STEPS * 32} samples were seen; for another run set run_dir to a new one\n"
+    )
     assert (run_dir / "metrics.jsonl").read_text() == record
     assert outcome(run_dir) == outcome(alone)
 
