@@ -153,6 +153,8 @@ def test_gradient_that_reaches_adam_is_that_of_one_process_on_the_whole_batch(si
     # Adam's first moment after one step is (1 - beta1) times the clipped, averaged gradient.
     gradient = {name: moment / 0.1 for name, moment in first.first_moments.moments["exp_avg"].items()}
     assert alone()["norms"][0] > 0.5, "the clipping must act"
+    # Clipping hides a factor common to all gradients; the norm before it does not.
+    assert first.stats[0].gradient_norm == pytest.approx(alone()["norms"][0], rel=1e-5)
     # fp32 sums in another order: 5e-8 of a gradient of norm 0.5.
     assert largest_difference(gradient, alone()["first_gradient"]) < 5e-7
 
