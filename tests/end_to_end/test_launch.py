@@ -1,0 +1,51 @@
+"""The launch scripts, on this machine alone: however its ranks are found, a run is the same run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from tests.end_to_end.commands import ROOT, Command, free_port, start
+from tests.end_to_end.conftest import STEPS, losses
+
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+def finish(*nodes: Command) -> None:
+    assert [node.wait() for node in nodes] == [0] * len(nodes), "".join(node.said for node in nodes)
+
+
+def test_two_nodes_of_one_rank_have_the_losses_of_one_node_of_two(recipe, on_two_ranks, tmp_path):
+    assert len(losses(on_two_ranks)) == STEPS
+    meeting = {"NNODES": "2", "RANKS": "1", "RDZV_ENDPOINT": f"127.0.0.1:{free_port()}"}
+    run = (LAUNCH / "many_nodes.sh", recipe, f"run_dir={tmp_path / 'run'}")
+    finish(*(start(tmp_path, *run, environment=meeting) for _ in range(2)))
+    assert losses(tmp_path / "run") == losses(on_two_ranks)
+
+
+def test_deepspeed_with_a_hostfile_has_the_losses_of_torchrun(recipe, on_two_ranks, tmp_path):
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    # Each node started by hand, since there may be no ssh here.
+    options = f"--no_ssh --node_rank 0 --master_addr 127.0.0.1 --master_port {free_port()}"
+    environment = {"HOSTFILE": str(tmp_path / "hosts"), "DEEPSPEED_OPTIONS": options}
+    finish(start(tmp_path, LAUNCH / "deepspeed.sh", recipe, f"run_dir={tmp_path / 'run'}", environment=environment))
+    assert losses(tmp_path / "run") == losses(on_two_ranks)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_called_without_what_it_needs_tells_its_usage(script):
+    ended = subprocess.run([script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and not ended.stdout
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("usage: ") and f"{script} CONFIG.yaml" in line
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_holds_no_logic_and_ends_in_the_launcher(script):
+    *before, last = script.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    assert last.startswith(("exec torchrun ", "exec deepspeed ")) and last.endswith('diptych train "$@"')
+    assert "set -eu" in before and os.access(script, os.X_OK)
+    assert len(before) <= 10
