@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from diptych.config.schema import ModelConfig
 from diptych.data.augment import centre_crop
 from diptych.data.picture_safety import open_picture
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
+from diptych.files import flush
 from diptych.model import interop
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes, load_weights
 
@@ -308,12 +308,3 @@ def rebuild_dataclass(wanted: Any, value: Any, where: str) -> Any:
     if missing := sorted(types.keys() - value.keys()):
         raise ValueError(f"{where}.{missing[0]} is missing")
     return wanted(**{name: rebuild(types[name], value[name], f"{where}.{name}") for name in types})
-
-
-def flush(path: Path) -> None:
-    """Return only when the file, or the folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,7 +25,7 @@ from diptych.data.shard_index_file import (
     write_index,
 )
 from diptych.data.tar_scan import BLOCK_BYTES
-from diptych.files import sync_folder
+from diptych.files import flush
 
 _KEY = re.compile(r"[A-Za-z0-9_/-]{1,256}")
 
@@ -79,7 +79,7 @@ class ShardWriter:
         self._tar.close()
         num_bytes, sha256 = self._file.commit()
         os.replace(self._partial, self._path)
-        sync_folder(self._path.parent)
+        flush(self._path.parent)
         write_index(self._path, self._table, num_bytes, sha256, skipped={})
         return Shard(self._path, len(self._table), num_bytes, sha256)
 

@@ -27,6 +27,7 @@ from diptych.config.load import config_to_dict
 from diptych.config.schema import RunConfig
 from diptych.data.tokenizer import Tokenizer
 from diptych.encoder import save_model_folder, save_tensors
+from diptych.files import flush
 from diptych.training.engine import MOMENTS, OptimizerState
 
 FORMAT = 1
@@ -87,12 +88,12 @@ def save_checkpoint(
         }
         _write(partial / MANIFEST, _json(manifest))
         for directory in (partial / "model", partial):
-            _sync_directory(directory)
+            flush(directory)
         # A step saved twice (resumed, nothing lost) is the same bytes; the newer replaces the older.
         if final.exists():
             remove_checkpoint(final)
         partial.rename(final)
-        _sync_directory(folder)
+        flush(folder)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -191,7 +192,7 @@ def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> None:
 def remove_checkpoint(path: Path) -> None:
     """Marker first, so that a kill in between leaves no half checkpoint that looks whole."""
     (path / MANIFEST).unlink(missing_ok=True)
-    _sync_directory(path)
+    flush(path)
     shutil.rmtree(path)
 
 
@@ -224,11 +225,3 @@ def _json(value: Any) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

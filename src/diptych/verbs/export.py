@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from diptych.encoder import VOCABULARY_FILE, flush, model_folder, read_model_folder, save_model_folder
+    from diptych.encoder import VOCABULARY_FILE, model_folder, read_model_folder, save_model_folder
+    from diptych.files import flush
     from diptych.model.interop import save_open_clip
 
     out = arguments.out.resolve()
