@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diptych.config.schema import ModelConfig
 from diptych.data.augment import centre_crop
-from diptych.data.picture_safety import open_picture
+from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.files import flush
 from diptych.model import interop
@@ -85,7 +85,10 @@ class Encoder:
 
     def _pixels(self, picture: str | Path | bytes | Image.Image) -> Tensor:
         if isinstance(picture, (str, Path)):
-            picture = Path(picture).read_bytes()
+            try:
+                return self._pixels(Path(picture).read_bytes())
+            except PictureError as error:
+                raise PictureError(error.reason, f"{picture}: {error}") from error
         image = open_picture(picture) if isinstance(picture, bytes) else picture.convert("RGB")
         return centre_crop(image, self.config.image.image_size)
 

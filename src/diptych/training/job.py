@@ -74,7 +74,7 @@ class Job:
         went_on = f", going on after {self.progress.samples_seen} samples" if self.progress.samples_seen else ""
         return (
             f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {self.order.total} samples in "
-            f"{len(self.index.shards)} shards, batch {self.config.training.global_batch_size} over {ranks} "
+            f"{len(self.index.shards)} {'shard' if len(self.index.shards) == 1 else 'shards'}, batch {self.config.training.global_batch_size} over {ranks} "
             f"on {self.world.device.type}{went_on}"
         )
 
