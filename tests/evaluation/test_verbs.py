@@ -111,8 +111,9 @@ def test_classify_prints_probabilities_that_sum_to_one_best_first(model, tmp_pat
     assert sum(shares) == pytest.approx(100, abs=0.16)  # three roundings to a tenth
 
 
-def test_classify_shows_no_control_characters_of_names_and_labels(model, tmp_path, capsys):
-    hostile = tmp_path / f"a{ESCAPE}\u202egnp.png"
+def test_classify_shows_no_control_characters_of_names_and_labels(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a name of the terminal's width would be cut
+    hostile = Path(f"a{ESCAPE}\u202egnp.png")
     hostile.write_bytes(picture(COLOURS["red"]))
     cli.main(["classify", str(model), str(hostile), "--labels", f"cat{ESCAPE},dog\u2066", "--top", "1"])
     printed = capsys.readouterr().out

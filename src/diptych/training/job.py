@@ -70,11 +70,12 @@ class Job:
 
     def __str__(self) -> str:
         parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.model.parameters())
+        shards = "1 shard" if len(self.index.shards) == 1 else f"{len(self.index.shards)} shards"
         ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
         went_on = f", going on after {self.progress.samples_seen} samples" if self.progress.samples_seen else ""
         return (
             f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {self.order.total} samples in "
-            f"{len(self.index.shards)} {'shard' if len(self.index.shards) == 1 else 'shards'}, batch {self.config.training.global_batch_size} over {ranks} "
+            f"{shards}, batch {self.config.training.global_batch_size} over {ranks} "
             f"on {self.world.device.type}{went_on}"
         )
 
