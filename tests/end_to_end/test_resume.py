@@ -156,6 +156,35 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, re
     assert outcome(run_dir) == outcome(on_two_ranks)
 
 
+def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_identical(
+    warm, recipe, on_two_ranks, tmp_path
+):
+    run_dir = tmp_path / "run"
+    saves = run_dir / "checkpoints"
+    for _ in range(5):
+        newest = checkpoints(saves)[:1]
+        ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
+        ranks[0].wait_until(lambda newest=newest: checkpoints(saves)[:1] != newest)
+        ranks[0].wait_until(lambda: list(saves.glob("step_*.partial/model")))
+        for rank in ranks:
+            rank.kill()
+        for rank in ranks:
+            rank.wait()
+        if list(saves.glob("step_*.partial")):
+            break
+    else:
+        pytest.fail("no kill came in the middle of a save")
+
+    weights = checkpoints(saves)[0] / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[random.randrange(len(content))] ^= 1
+    weights.write_bytes(content)
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert f"skipped a damaged checkpoint: {weights}: has changed since it was written" in ranks[0].said
+    assert outcome(run_dir) == outcome(on_two_ranks)
+
+
 @pytest.mark.parametrize("launcher", ["alone", "torchrun"])
 def test_ctrl_c_in_a_terminal_ends_the_command_and_all_its_processes(launcher, recipe, tmp_path):
     run_dir = tmp_path / "run"
