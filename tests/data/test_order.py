@@ -50,6 +50,23 @@ def test_a_contiguous_slice_of_rows_reads_few_shards():
     assert len(shards) <= 8 * 2
 
 
+@pytest.mark.parametrize("batch", [512, 1000, 4095, 4099])
+def test_a_batch_of_any_size_is_mixed_from_all_streams(batch):
+    order = SampleOrder(np.full(500, 1000), seed=0, global_batch_size=batch, shuffle_window=100)
+    assert order.num_streams == 64
+    shards = np.unique(order.rows(3).samples // 1000)
+    assert len(shards) >= 60
+
+
+@given(order=orders)
+@settings(max_examples=50, deadline=None)
+def test_streams_take_rows_that_differ_by_one_at_most(order):
+    rows = np.arange(order.global_batch_size)
+    sizes = np.bincount(rows * order.num_streams // order.global_batch_size, minlength=order.num_streams)
+    assert sizes.max() - sizes.min() <= 1
+    assert sizes.min() >= 1
+
+
 def test_small_data_are_shuffled_as_one():
     order = SampleOrder(np.array([100, 100]), seed=0, global_batch_size=100, shuffle_window=1000)
     assert order.num_streams == 1

@@ -10,7 +10,6 @@ Batches run on over the edge between epochs, so that every sample is attempted e
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -40,10 +39,11 @@ class SampleOrder:
         if self.total == 0:
             raise ValueError("the shards hold no samples; an order needs at least one")
         self.global_batch_size = global_batch_size
-        self.num_streams = math.gcd(global_batch_size, MAX_STREAMS)
         # A stream shorter than a window would shuffle less than was asked for.
-        while self.num_streams > 1 and self.total < self.num_streams * shuffle_window:
-            self.num_streams = self.num_streams // 2 if self.num_streams % 2 == 0 else 1
+        self.num_streams = max(1, min(MAX_STREAMS, global_batch_size, self.total // shuffle_window))
+        # Of widths that differ by one row at most, so that any batch size is mixed from as many streams.
+        edges = -(-np.arange(self.num_streams + 1) * global_batch_size // self.num_streams)
+        self._first_rows, self._widths = edges[:-1].tolist(), np.diff(edges).tolist()
         self._counts = np.asarray(counts, dtype=np.int64)
         self._firsts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._seed = seed
@@ -85,14 +85,14 @@ class SampleOrder:
 
     def _attempts_before(self, attempt: int, stream: int) -> int:
         """How many of the run's first `attempt` attempts belong to the stream."""
-        width = self.global_batch_size // self.num_streams
+        width = self._widths[stream]
         batches, row = divmod(attempt, self.global_batch_size)
-        return batches * width + min(max(row - stream * width, 0), width)
+        return batches * width + min(max(row - self._first_rows[stream], 0), width)
 
     def _turns(self, attempts: np.ndarray, stream: int) -> np.ndarray:
         """The stream's own running number of each of its attempts."""
-        width = self.global_batch_size // self.num_streams
-        return attempts // self.global_batch_size * width + attempts % self.global_batch_size - stream * width
+        batches, rows = np.divmod(attempts, self.global_batch_size)
+        return batches * self._widths[stream] + rows - self._first_rows[stream]
 
     def _stream_first(self, epoch: int, stream: int) -> int:
         """Where the stream begins in the epoch's list."""
