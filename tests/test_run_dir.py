@@ -1,9 +1,22 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from diptych.config.load import ConfigError, load_config
 from diptych.run_dir import RunDir
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from diptych.config.load import load_config
+from diptych.run_dir import RunDir
+run = RunDir(Path(sys.argv[2]))
+run.prepare(load_config([Path(sys.argv[1])], [f"run_dir={sys.argv[2]}"]))
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -20,6 +33,7 @@ def loaded(tmp_path):
 def test_the_directory_says_what_was_run_and_with_what(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())
+    run.record_start(loaded().config)
     assert run.read_config() == loaded().config
     assert "torch==" in (run.path / "environment.txt").read_text()
 
@@ -27,8 +41,11 @@ def test_the_directory_says_what_was_run_and_with_what(loaded):
 def test_an_equal_run_goes_on_and_may_be_carried_out_otherwise(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())
-    run.prepare(loaded("machine.loader_workers=0", "tracking.wandb=off", "checkpoint.keep=5"))
-    assert run.read_config().checkpoint.keep == 5
+    otherwise = loaded("machine.loader_workers=0", "tracking.wandb=off", "checkpoint.keep=5", "data.train=moved")
+    run.prepare(otherwise)
+    assert run.read_config() == loaded().config  # until it is sure that nothing stands in the way
+    run.record_start(otherwise.config)
+    assert run.read_config() == otherwise.config
 
 
 def test_another_run_is_refused_naming_every_differing_key(loaded):
@@ -42,6 +59,19 @@ def test_another_run_is_refused_naming_every_differing_key(loaded):
     assert any("optimizer.beta2 = 0.98, this one has 0.9" in line for line in lines)
     assert len(lines) == 3 and "set run_dir" in lines[2]
     assert run.config_file.read_bytes() == before
+
+
+def test_one_process_at_a_time_trains_in_a_directory(loaded, tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "my.yaml", tmp_path / "run"], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    refusal = f"{tmp_path / 'run'}: process {holder.pid} on .* is training here; .* set run_dir to a new directory"
+    with pytest.raises(ConfigError, match=refusal):
+        RunDir(tmp_path / "run").prepare(loaded())
+    holder.kill()
+    holder.communicate()
+    RunDir(tmp_path / "run").prepare(loaded())
 
 
 def test_a_directory_with_checkpoints_of_unknown_origin_is_refused(loaded, tmp_path):

@@ -5,12 +5,15 @@ environment.txt   versions and machine of every start
 metrics.jsonl     every number, one line a logged step; the record that all dashboards are fed from
 log/              rank_N.log
 checkpoints/      step_N/
+lock              held by the process that trains here
 samples.png       the first batch as the model sees it
 report.html
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import platform
@@ -26,8 +29,11 @@ from diptych.config.load import ConfigError, LoadedConfig, config_from_dict, dif
 from diptych.config.schema import RunConfig
 from diptych.files import commit_file
 
-FREE_SECTIONS = ("run_dir", "machine", "tracking", "checkpoint")
-"""How a run is carried out and watched may change from start to start; what it computes may not."""
+logger = logging.getLogger(__name__)
+
+FREE_KEYS = ("run_dir", "machine", "tracking", "checkpoint", "data.train", "tokenizer.vocabulary")
+"""How a run is carried out and watched may change from start to start, and where its input lies; what it computes may
+not. (That the input is the same is checked by content, against the checkpoint.)"""
 
 
 class RunDir:
@@ -40,10 +46,10 @@ class RunDir:
         self.samples = path / "samples.png"
 
     def prepare(self, loaded: LoadedConfig) -> None:
-        """Make the directory, or check that it holds this very run; rank 0 calls it.
+        """Make the directory, or check that it holds this very run, and keep others out; rank 0 calls it.
 
         Raises:
-            ConfigError: it holds another run; one line per differing key.
+            ConfigError: it holds another run; one line per differing key. Or another process is training in it.
         """
         if self.config_file.exists():
             self._refuse_another_run(loaded.config)
@@ -53,7 +59,13 @@ class RunDir:
             )
         for folder in (self.path, self.log, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        commit_file(self.config_file, dump_config(loaded.config).encode())
+        self._keep_others_out()
+        if not self.config_file.exists():
+            commit_file(self.config_file, dump_config(loaded.config).encode())
+
+    def record_start(self, config: RunConfig) -> None:
+        """Write down what is about to run, once nothing stands in its way; rank 0 calls it."""
+        commit_file(self.config_file, dump_config(config).encode())
         with (self.path / "environment.txt").open("a", encoding="utf-8") as file:
             file.write(describe_environment())
 
@@ -65,11 +77,28 @@ class RunDir:
         except OSError:
             raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None
 
+    def _keep_others_out(self) -> None:
+        """Until this process ends, however it ends."""
+        # A record lock: unlike flock's it is not inherited by loader processes, which may outlive a killed rank.
+        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # never closed
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                logger.warning("%s: cannot be locked (%s); see that only one command trains here", self.path, error)
+                return
+            holder = os.pread(file, 200, 0).decode(errors="replace") or "another process"
+            raise ConfigError(
+                f"{self.path}: {holder} is training here; let it finish or stop it, or set run_dir to a new directory"
+            ) from None
+        os.truncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
     def _refuse_another_run(self, config: RunConfig) -> None:
         differing = [
             f"{self.path}: holds a run with {key} = {old!r}, this one has {new!r}"
             for key, old, new in differing_keys(self.read_config(), config)
-            if key.partition(".")[0] not in FREE_SECTIONS
+            if key not in FREE_KEYS and key.partition(".")[0] not in FREE_KEYS
         ]
         if differing:
             raise ConfigError("\n".join([*differing, "set run_dir to a new directory, or the settings back"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -116,6 +117,48 @@ def test_another_learning_rate_in_a_runs_directory_is_refused_by_name(warm, reci
         f"diptych train: {alone}: holds a run with optimizer.learning_rate = 0.001, this one has 0.002",
         "diptych train: set run_dir to a new directory, or the settings back",
     ]
+
+
+def test_moved_shards_and_vocabulary_are_known_again_and_changed_ones_refused(warm, recipe, alone, tmp_path):
+    run_dir = Path(shutil.copytree(alone, tmp_path / "run"))
+    shutil.rmtree(checkpoints(run_dir / "checkpoints")[0])
+    shards = Path(shutil.copytree(recipe.parent / "shards", tmp_path / "elsewhere"))
+    vocabulary = Path(shutil.copy(recipe.parent / "vocabulary.json", tmp_path / "words.json"))
+    words = (f"run_dir={run_dir}", f"data.train={shards}", f"tokenizer.vocabulary={vocabulary}")
+    learned = json.loads(vocabulary.read_text())
+    learned["merges"][-2:] = learned["merges"][:-3:-1]
+    before = (run_dir / "config.yaml").read_bytes()
+
+    vocabulary.write_text(json.dumps(learned))
+    shutil.copy(shards / "00000.tar", shards / "00003.tar")
+    command = warm.start("train", recipe, *words)
+    assert command.wait() == 2
+    way_out = "put it back, or set run_dir to a new directory"
+    assert command.said.splitlines() == [
+        f"diptych train: data.train {shards}: is not the data that {run_dir} was started with; {way_out}",
+        f"diptych train: tokenizer.vocabulary {vocabulary}: is not the vocabulary that {run_dir} was started with; "
+        f"{way_out}",
+    ]
+    assert (run_dir / "config.yaml").read_bytes() == before
+
+    (shards / "00003.tar").unlink()
+    (shards / "_index" / "00003.tar.index").unlink()
+    shutil.copy(recipe.parent / "vocabulary.json", vocabulary)
+    command = warm.start("train", recipe, *words)
+    assert command.wait() == 0
+    assert outcome(run_dir) == outcome(alone)
+
+
+def test_a_second_command_in_the_same_directory_is_refused_and_harms_nothing(warm, recipe, alone, tmp_path):
+    run_dir = tmp_path / "run"
+    first = warm.start("train", recipe, f"run_dir={run_dir}")
+    after_some_steps(first, run_dir, 1)
+    second = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert second.wait() == 2
+    (line,) = second.said.splitlines()
+    assert "is training here; let it finish or stop it" in line
+    assert first.wait() == 0
+    assert outcome(run_dir) == outcome(alone)
 
 
 def test_two_ranks_compute_what_one_does(alone, on_two_ranks):

@@ -116,6 +116,11 @@ class Tokenizer:
                 text += self._bytes[token]
         return text.decode(errors="replace").rstrip()
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the merges: equal for tokenizers that give equal ids."""
+        return hashlib.sha256(repr(self.merges).encode()).hexdigest()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the vocabulary as one JSON file, whole or not at all."""
         document = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,20 @@ def expected_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int
 
 def shapes_of(model: DualEncoder) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def rank_dependence(names: Iterable[str], num_ranks: int) -> str | None:
+    """What to tell whoever trains these tensors on several ranks; None where the ranks' number changes nothing.
+
+    Batch normalisation takes its statistics over a rank's own rows (as PyTorch's DistributedDataParallel does by
+    default), so such a tower computes something else on another number of ranks.
+    """
+    if num_ranks == 1 or not any(name.endswith("running_mean") for name in names):
+        return None
+    return (
+        f"the image tower has batch normalisation, whose statistics are over each of the {num_ranks} ranks' own rows: "
+        f"results will differ from those on another number of ranks"
+    )
 
 
 def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -49,6 +49,8 @@ class Progress:
     tracker_id: str = ""
     data: str = ""
     """Fingerprint of the shards."""
+    vocabulary: str = ""
+    """Fingerprint of the tokenizer."""
     seconds: float = 0.0
     """Time spent training so far."""
 

@@ -18,7 +18,7 @@ from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.encoder import start_from
-from diptych.model.dual_encoder import DualEncoder, load_weights
+from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
 from diptych.run_dir import RunDir
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint, newest_valid
 from diptych.training.engine import Engine
@@ -108,24 +108,44 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         if path is None:
             if config.model.initial_weights is not None:
                 start_from(model, config.model.initial_weights)
-            return Progress(tracker_id=uuid.uuid4().hex[:8], data=index.fingerprint)
+            return Progress(tracker_id=uuid.uuid4().hex[:8], data=index.fingerprint, vocabulary=tokenizer.fingerprint)
         checkpoint = load_checkpoint(path)
-        if checkpoint.progress.data != index.fingerprint:
-            raise ConfigError(
-                f"data.train {config.data.train}: these are not the shards that {run.path} was started with; "
-                f"put them back, or set run_dir to a new directory"
-            )
+        _refuse_other_input(checkpoint.progress, config, index, tokenizer, run)
         load_weights(model, checkpoint.weights)
         known_valid.add(path)
         taken_up.append(checkpoint)
         return checkpoint.progress
 
     progress = first_decides(world, take_up)
+    if world.is_first and (warning := rank_dependence(model.state_dict(), world.size)):
+        logger.warning("%s", warning)
     engine = Engine(model, config, world)
     if progress.samples_seen:
         engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
     metrics = None
     if world.is_first:
+        run.record_start(config)
         metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
         metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
     return Job(config, run, world, index, order, tokenizer, engine, progress, metrics, known_valid)
+
+
+def _refuse_other_input(
+    progress: Progress, config: RunConfig, index: ShardIndex, tokenizer: Tokenizer, run: RunDir
+) -> None:
+    """By content, wherever it lies now: shards and vocabulary may move, not change.
+
+    Raises:
+        ConfigError: one line for each that is not what the run was started with.
+    """
+    way_out = "put it back, or set run_dir to a new directory"
+    differing = []
+    if progress.data != index.fingerprint:
+        differing.append(f"data.train {config.data.train}: is not the data that {run.path} was started with; {way_out}")
+    if progress.vocabulary != tokenizer.fingerprint:
+        differing.append(
+            f"tokenizer.vocabulary {config.tokenizer.vocabulary}: is not the vocabulary that {run.path} was started "
+            f"with; {way_out}"
+        )
+    if differing:
+        raise ConfigError("\n".join(differing))
