@@ -46,6 +46,23 @@ def test_the_demos_recipe_can_be_run(shards, tmp_path, capsys):
     assert "M parameters, fp32" in said
 
 
+def test_a_dry_run_says_where_the_number_of_ranks_would_show(shards, tmp_path, capsys, monkeypatch):
+    train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    words = (f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
+    assert "batch normalisation" not in dry_run(capsys, "demo", *words)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "results will differ from those on another number of ranks" in dry_run(capsys, "demo", *words)
+
+
+def test_what_stands_in_a_runs_way_is_named_by_its_key(shards, tmp_path, capsys):
+    words = (f"data.train={tmp_path / 'nosuch'}", "tokenizer.vocabulary=nosuch.json", "model.image.name=nosuch")
+    with pytest.raises(SystemExit, match="2"):
+        dry_run(capsys, "demo", *words)
+    lines = capsys.readouterr().err.splitlines()
+    for key in ("data.train", "tokenizer.vocabulary", "model"):
+        assert sum(f": {key}" in line for line in lines) == 1, lines
+
+
 def test_a_missing_folder_of_initial_weights_is_one_line(shards, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         dry_run(

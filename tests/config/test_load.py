@@ -95,6 +95,7 @@ def test_all_mistakes_are_named_at_once_with_who_made_them(write):
         ("optimizer.weight_decay=-0.1", "must be 0 or more"),
         ("model.text.context_length=2", "start, one token and end need 3"),
         ("optimizer.learning_rate=.nan", "must be above 0"),
+        ("training.initial_logit_scale=5", "training.initial_logit_scale 5 is above training.max_logit_scale 4.6"),
         ("machine.zero_stage=4", "machine.zero_stage is 4"),
         ("data.train=3", "data.train is 3"),
         ("training.seed=true", "training.seed is True"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -33,6 +34,14 @@ def test_deepspeed_with_a_hostfile_has_the_losses_of_torchrun(recipe, on_two_ran
     environment = {"HOSTFILE": str(tmp_path / "hosts"), "DEEPSPEED_OPTIONS": options}
     finish(start(tmp_path, LAUNCH / "deepspeed.sh", recipe, f"run_dir={tmp_path / 'run'}", environment=environment))
     assert losses(tmp_path / "run") == losses(on_two_ranks)
+
+
+def test_ranks_that_start_at_once_index_foreign_shards_once(warm, recipe, alone, tmp_path):
+    shards = shutil.copytree(recipe.parent / "shards", tmp_path / "shards")
+    shutil.rmtree(shards / "_index")
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={tmp_path / 'run'}", f"data.train={shards}")
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert len(losses(tmp_path / "run")) == STEPS
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import timm
 import torch
 
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
-from diptych.model.dual_encoder import DualEncoder, expected_shapes, load_weights
+from diptych.model.dual_encoder import DualEncoder, expected_shapes, load_weights, rank_dependence
 
 CONFIG = ModelConfig(
     embed_dim=24,
@@ -82,3 +83,11 @@ def test_weights_that_do_not_fit_are_refused_by_name():
     del state["image.proj"]
     with pytest.raises(ValueError, match=r"image\.proj is missing"):
         load_weights(model, state)
+
+
+def test_only_batch_statistics_on_several_ranks_are_worth_a_warning():
+    with torch.device("meta"):
+        resnet = timm.create_model("resnet18", num_classes=0)
+    assert rank_dependence(dual_encoder().state_dict(), 8) is None
+    assert rank_dependence(resnet.state_dict(), 1) is None
+    assert "each of the 8 ranks' own rows" in (rank_dependence(resnet.state_dict(), 8) or "")

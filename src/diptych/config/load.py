@@ -336,6 +336,12 @@ def _impossible(config: RunConfig) -> Iterator[Problem]:
         )
     if text.heads > 0 and text.width % text.heads:
         yield "model.text.heads", f"model.text.width {text.width} cannot be split over {text.heads} heads"
+    if training.initial_logit_scale > training.max_logit_scale:
+        yield (
+            "training.initial_logit_scale",
+            f"training.initial_logit_scale {training.initial_logit_scale:g} is above training.max_logit_scale "
+            f"{training.max_logit_scale:g}, at which it is held",
+        )
     if config.checkpoint.keep < 2:
         yield (
             "checkpoint.keep",

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.config.load import LoadedConfig, Problem, config_to_dict, flatten, load_config
+from diptych.config.load import ConfigError, LoadedConfig, Problem, config_to_dict, flatten, load_config
 from diptych.config.schema import RunConfig
-from diptych.world import World, process_group, read_world
+from diptych.world import World, first_decides, process_group, read_world
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +27,27 @@ def run(arguments: argparse.Namespace) -> None:
     world = read_world()
     # DeepSpeed looks for its accelerator as it is imported, and complains where it has to guess.
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
-    loaded = load_config(
-        [Path(word) for word in arguments.config if "=" not in word],
-        [word for word in arguments.config if "=" in word],
-        checks=(lambda config: check_run(config, world),),
-    )
+    files = [Path(word) for word in arguments.config if "=" not in word]
+    overrides = [word for word in arguments.config if "=" in word]
+
+    def load_checked() -> LoadedConfig:
+        return load_config(files, overrides, checks=(lambda config: check_run(config, world),))
+
     if arguments.dry_run:
         if world.is_first:
-            print(describe(loaded, world))
+            print(describe(load_checked(), world))
         return
+    try:
+        loaded = load_config(files, overrides)
+    except ConfigError:
+        if world.is_first:
+            load_checked()  # names these mistakes and whatever else is wrong
+        raise
     from diptych.training.loop import train
 
     with process_group(world, loaded.config.machine.process_group_timeout_seconds):
-        train(loaded, world)
+        # Rank 0 looks first and alone: it may have to index shards that come without an index.
+        train(first_decides(world, load_checked), world)
 
 
 def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
@@ -62,7 +70,8 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         try:
             attempt()
         except ValueError as error:
-            yield key, str(error)
+            said = str(error)
+            yield key, said if key in said else f"{key}: {said}"
     if config.loss.name not in LOSSES:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
 
@@ -86,7 +95,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     """The resolved config, each value with who set it, and what the run comes to."""
     from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer
-    from diptych.model.dual_encoder import expected_shapes
+    from diptych.model.dual_encoder import expected_shapes, rank_dependence
 
     config = loaded.config
     values = list(flatten(config_to_dict(config)))
@@ -107,4 +116,6 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {machine.zero_stage}, "
         f"{machine.loader_workers} loader workers each",
     ]
+    if warning := rank_dependence(shapes, world.size):
+        lines.append(f"note      {warning}")
     return "\n".join(lines)
