@@ -1,6 +1,7 @@
 import io
 import json
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from diptych.config.schema import DataConfig
 from diptych.data.loader import REASONS, Decoder, RowsIntoBatches, Source, batches
 from diptych.data.order import SampleOrder
 from diptych.data.shard_writer import ShardWriter
-from diptych.data.shards import open_index
+from diptych.data.shards import ShardError, open_index
 from diptych.data.tokenizer import train_vocabulary
 
 COUNTS = (7, 1, 12)
@@ -159,12 +160,30 @@ def test_a_filler_is_the_same_for_any_ranks_and_workers(tmp_path):
         assert batch.samples.tolist() == [*one.samples, *other.samples]
 
 
-def test_shards_of_nothing_usable_are_an_error_not_a_hang(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_of_nothing_usable_are_one_line_wherever_they_are_loaded(tmp_path, workers):
     with ShardWriter(tmp_path, 0) as writer:
         for number in range(9):
             writer.add(f"{number:04d}", {"png": b"nothing", "txt": b"a caption"})
-    with pytest.raises(ValueError, match="not_a_picture.*diptych-shards verify"):
-        load(tmp_path)
+    with pytest.raises(ShardError, match=r"^00000.tar: sample \d+ was rejected .*not_a_picture 100.*$"):
+        load(tmp_path, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_index_rejects_the_samples_of_its_shard(shards, workers):
+    index = open_index(shards)
+    table = shards / "_index" / "00000.tar.index"
+    content = bytearray(table.read_bytes())
+    content[-3] ^= 1
+    table.write_bytes(content)
+    order = SampleOrder(index.counts, seed=3, global_batch_size=BATCH, shuffle_window=5)
+    decode = Decoder(DataConfig(train=str(shards)), SIZE, 3)
+    loaded = batches(
+        index, order, decode, TOKENIZER, context_length=12, rows=(0, BATCH), first=0, stop=5, workers=workers
+    )
+    rejects = [reject for batch in loaded for reject in batch.rejects]
+    assert {(reject.shard, reject.reason) for reject in rejects} == {("00000.tar", "damaged_shard")}
+    assert {reject.sample for reject in rejects} == set(range(COUNTS[0]))
 
 
 def test_ending_early_leaves_no_worker_behind(shards):
@@ -176,7 +195,9 @@ def test_ending_early_leaves_no_worker_behind(shards):
     loader = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 4), first=0, stop=10**6, workers=2)
     next(loader)
     assert len(multiprocessing.active_children()) >= 2
+    handler = signal.getsignal(signal.SIGCHLD)
     loader.close()
+    assert signal.getsignal(signal.SIGCHLD) is handler
     for process in multiprocessing.active_children():
         process.join(5)
     assert not multiprocessing.active_children()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+from collections import Counter
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -121,19 +124,15 @@ class Source(IterableDataset):
         """The members of one sample, and its place in the run as one more."""
         shard_number, row = self._index.locate(picked.sample)
         shard = self._index.shards[shard_number]
-        key, members = self._index.sample(shard_number, row)
-        place = {"__url__": shard.path.name}
-        yield {"fname": f"{key}.picked", "data": picked, **place}
+        key = f"row-{row}"  # where even the key cannot be read
         try:
+            key, members = self._index.sample(shard_number, row)
             file = self._files(str(shard.path), shard.num_bytes)
-            for member in members:
-                yield {
-                    "fname": f"{key}.{member.suffix}",
-                    "data": read_member(file.descriptor, member),
-                    **place,
-                }
+            parts: dict[str, Any] = {member.suffix: read_member(file.descriptor, member) for member in members}
         except (ShardError, OSError) as error:
-            yield {"fname": f"{key}.damaged", "data": str(error), **place}
+            parts = {"damaged": str(error)}
+        for suffix, data in {"picked": picked, **parts}.items():
+            yield {"fname": f"{key}.{suffix}", "data": data, "__url__": shard.path.name}
 
     def filler(self, picked: Picked, attempt: int) -> Picked:
         """A sample to stand in for a rejected one: the same everywhere, from outside the batch if possible."""
@@ -165,16 +164,19 @@ class RowsIntoBatches:
 
     def _filled(self, row: Row, rejects: list[Reject]) -> Row:
         planned = row.picked
+        reasons: Counter[str] = Counter()
         for attempt in range(MAX_FILLERS):
             if row.reason is None:
                 return row
             if attempt == 0:
                 rejects.append(Reject(planned.sample, row.shard, row.key, row.reason))
+            reasons[row.reason] += 1
             members = self._source.members(self._source.filler(planned, attempt))
             row = self._decode(next(group_by_keys(members)))
+        table = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
         raise ShardError(
-            f"{row.shard}: sample {row.key} was rejected ({row.reason}) and so were {MAX_FILLERS} others drawn to "
-            f"stand in for it; look at the shards with `diptych-shards verify`"
+            f"{row.shard}: sample {row.key} was rejected ({row.reason}) like {MAX_FILLERS - 1} others that were drawn "
+            f"in its place ({table}); the shards hold next to nothing that can be trained on"
         )
 
     def _batch(self, rows: list[Row], rejects: tuple[Reject, ...]) -> Batch:
@@ -211,6 +213,7 @@ def batches(
         group_by_keys,
         wds.map(decode),
         RowsIntoBatches(source, decode, tokenizer, context_length, rows[1] - rows[0]),
+        _mistakes_as_values,
     )
     others = set(multiprocessing.active_children())
     loader = wds.WebLoader(
@@ -221,12 +224,41 @@ def batches(
         worker_init_fn=_leave_signals_to_the_rank if workers else None,
         pin_memory=pin_memory,
     )
+    loading = iter(loader)
     try:
-        yield from loader
+        for batch in loading:
+            if isinstance(batch, ShardError):
+                raise ShardError(str(batch))
+            yield batch
     finally:
         # They ignore SIGTERM, so that a polite stop finds them alive; nobody else would end them.
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
+        with _ends_expected():
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+                process.join()
+            loading.close()
+
+
+def _mistakes_as_values(batches: Iterator[Batch]) -> Iterator[Batch | ShardError]:
+    """What is wrong with the shards as the last item: raised in a loader process, it would lose its one line."""
+    try:
+        yield from batches
+    except ShardError as error:
+        yield error
+
+
+@contextmanager
+def _ends_expected() -> Iterator[None]:
+    """Without torch's handler of SIGCHLD, to which a loader process that ends is a failure."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
 
 
 class _File:
