@@ -95,6 +95,11 @@ class Engine:
         self._stage = int(self._engine.zero_optimization_stage())
         self._fragments = dict(self._make_fragments())
         self._start_optimizer_state()
+        self._way_on = (
+            f"To go on from the last checkpoint with other settings, start a new run: a new run_dir, "
+            f"model.initial_weights={config.run_dir}, and for example optimizer.learning_rate below "
+            f"{config.optimizer.learning_rate:g}"
+        )
 
     def step(
         self, batch: Batch, samples_seen: int, *, tallies: tuple[int, ...] = (), with_accuracy: bool = False
@@ -129,8 +134,7 @@ class Engine:
         mean_loss, i2t, t2i, *sums = self._agree(loss.detach(), *accuracy, *tallies)
         if not math.isfinite(mean_loss):
             raise NonFiniteError(
-                f"the loss after {samples_seen} samples is {mean_loss}; nothing was changed or saved. "
-                f"Resume from an earlier checkpoint with a lower optimizer.learning_rate"
+                f"the loss after {samples_seen} samples is {mean_loss}; nothing was changed or saved. {self._way_on}"
             )
         self._engine.backward(loss)
         norm = self._step_optimizer()
@@ -138,7 +142,7 @@ class Engine:
         if not 0 <= norm < math.inf:
             raise NonFiniteError(
                 f"the gradient after {samples_seen} samples is not finite (norm {norm}) while the loss is "
-                f"{mean_loss}; the weights are lost, the last checkpoint is not"
+                f"{mean_loss}; the weights are lost, the last checkpoint is not. {self._way_on}"
             )
         self._clamp_logit_scale()
         return StepStats(
