@@ -43,6 +43,7 @@ TORCH_FREE = [
     "tar_scan",
     "order",
     "captions",
+    "caption_files",
     "picture_safety",
 ]
 

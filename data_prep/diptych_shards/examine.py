@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.data.caption_files import CaptionError, CaptionFiles, check_caption, read_caption
 from diptych.data.picture_safety import PictureError, check_picture
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
 from diptych_shards.candidates import Candidate
 from diptych_shards.refusals import Reason, Refusal, shown
 
-MAX_CAPTION_BYTES = 64 << 10
-MAX_JSON_BYTES = 1 << 20
 SUFFIX_OF_FORMAT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
@@ -32,13 +31,13 @@ class Examiner:
         """The sample's members by suffix: the picture unchanged, its caption, its metadata."""
         try:
             caption, extra = self._caption(candidate)
-            picture = self._read(candidate.path, MAX_MEMBER_BYTES, Reason.TOO_MANY_BYTES)
+            picture = self._read(candidate.path)
             if len(picture) != candidate.num_bytes:
                 raise _Refused(Reason.CHANGED_MEANWHILE)
             width, height, name = check_picture(picture, max_pixels=self.max_pixels, min_side=self.min_side)
         except PictureError as error:
             return Refusal(candidate.path, error.reason.value, str(error))
-        except _Refused as refused:
+        except (CaptionError, _Refused) as refused:
             return Refusal(candidate.path, refused.reason.value, refused.detail)
         facts = {
             "caption": caption,
@@ -55,36 +54,21 @@ class Examiner:
 
     def _caption(self, candidate: Candidate) -> tuple[str, Mapping[str, Any]]:
         """The caption without surrounding white space, and what else is known of the picture."""
-        extra: dict[str, Any] = dict(candidate.extra)
-        caption: Any = candidate.caption
-        if candidate.json_path:
-            extra = _object(self._read(candidate.json_path, MAX_JSON_BYTES, Reason.CAPTION_TOO_LONG))
-            caption = extra.pop("caption", None)
-        if candidate.text_path:  # beside a .json, which then holds metadata only
-            caption = _text(self._read(candidate.text_path, MAX_CAPTION_BYTES, Reason.CAPTION_TOO_LONG))
-        if caption is None:
-            raise _Refused(Reason.NO_CAPTION)
-        if not isinstance(caption, str):
-            raise _Refused(Reason.CAPTION_NOT_TEXT, type(caption).__name__)
-        caption = caption.strip()
-        if not caption:
-            raise _Refused(Reason.EMPTY_CAPTION)
-        if any("\ud800" <= char <= "\udfff" for char in caption):
-            raise _Refused(Reason.CAPTION_NOT_UTF8)
-        if len(caption.encode()) > MAX_CAPTION_BYTES:
-            raise _Refused(Reason.CAPTION_TOO_LONG)
-        return caption, extra
+        files = CaptionFiles(candidate.text_path, candidate.json_path)
+        if files == CaptionFiles():
+            return check_caption(candidate.caption), candidate.extra
+        return read_caption(self.folder, files)
 
-    def _read(self, path: str, max_bytes: int, when_longer: Reason) -> bytes:
+    def _read(self, path: str) -> bytes:
         try:
             with open(self.folder / path, "rb") as file:
-                data = file.read(max_bytes + 1)
+                data = file.read(MAX_MEMBER_BYTES + 1)
         except FileNotFoundError as error:
             raise _Refused(Reason.MISSING_FILE) from error
         except OSError as error:
             raise _Refused(Reason.UNREADABLE, os.strerror(error.errno or 0)) from error
-        if len(data) > max_bytes:
-            raise _Refused(when_longer, f"over {max_bytes} bytes")
+        if len(data) > MAX_MEMBER_BYTES:
+            raise _Refused(Reason.TOO_MANY_BYTES, f"over {MAX_MEMBER_BYTES} bytes")
         return data
 
 
@@ -93,23 +77,6 @@ class _Refused(Exception):
         super().__init__(reason.value)
         self.reason = reason
         self.detail = detail
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _Refused(Reason.CAPTION_NOT_UTF8, f"at byte {error.start}") from error
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(_text(data), parse_constant=lambda name: None)  # NaN is no JSON
-    except (ValueError, RecursionError) as error:
-        raise _Refused(Reason.BAD_JSON) from error
-    if not isinstance(fields, dict):
-        raise _Refused(Reason.BAD_JSON, "not an object")
-    return fields
 
 
 def _free_name(key: str, facts: Mapping[str, Any]) -> str:

@@ -8,15 +8,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from diptych.data.caption_files import CAPTION_ENDINGS, PICTURE_ENDINGS, CaptionReason, sort_captions
 from diptych.data.picture_safety import PictureReason
 from diptych_shards.candidates import Candidate, PackError, PackInput
 from diptych_shards.refusals import Reason, Refusal
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 _OTHER_PICTURE_ENDINGS = (
     *(".gif", ".bmp", ".tif", ".tiff", ".svg", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".ico"),
 )
-_CAPTION_ENDINGS = (".txt", ".json")
 
 Files = dict[str, os.stat_result]
 """By name, within one folder."""
@@ -76,30 +75,25 @@ def _add_file(path: str, entry: os.DirEntry[str], files: Files, refusals: list[R
 
 def _sort_out(where: str, files: Files, candidates: list[Candidate], refusals: list[Refusal]) -> None:
     """The candidates and refusals of one folder."""
-    captions: dict[tuple[str, str], str] = {}
-    pictures: list[tuple[str, str]] = []
+    captions, second = sort_captions(files)
+    refusals += [Refusal(where + name, CaptionReason.SECOND_CAPTION.value) for name in second]
     stems: set[str] = set()
     for name in sorted(files):
         stem, ending = os.path.splitext(name)
         ending = ending.lower()
-        if ending in _CAPTION_ENDINGS:
-            if captions.setdefault((stem, ending), name) != name:
-                refusals.append(Refusal(where + name, Reason.SECOND_CAPTION.value))
+        if ending in CAPTION_ENDINGS:
             continue
         stems.add(stem)
-        if ending in PICTURE_ENDINGS:
-            pictures.append((stem, name))
-        else:
+        if ending not in PICTURE_ENDINGS:
             is_picture = ending in _OTHER_PICTURE_ENDINGS
             reason = PictureReason.FORMAT_NOT_ALLOWED if is_picture else PictureReason.NOT_A_PICTURE
             refusals.append(Refusal(where + name, reason.value, f"its name ends in {ending or 'nothing'}"))
-    for stem, name in pictures:
-        text, json = captions.get((stem, ".txt"), ""), captions.get((stem, ".json"), "")
-        if text or json:
+        elif own := captions.get(stem):
             size = files[name].st_size
-            candidates.append(Candidate(where + name, size, text and where + text, json and where + json))
+            text, json = own.text and where + own.text, own.json and where + own.json
+            candidates.append(Candidate(where + name, size, text, json))
         else:
-            refusals.append(Refusal(where + name, Reason.NO_CAPTION.value))
-    for (stem, _), name in captions.items():
-        if stem not in stems:
-            refusals.append(Refusal(where + name, Reason.ORPHAN_CAPTION.value))
+            refusals.append(Refusal(where + name, CaptionReason.NO_CAPTION.value))
+    for orphan in captions.keys() - stems:
+        names = captions[orphan].text, captions[orphan].json
+        refusals += [Refusal(where + name, CaptionReason.ORPHAN_CAPTION.value) for name in names if name]

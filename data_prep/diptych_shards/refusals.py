@@ -9,16 +9,8 @@ from dataclasses import dataclass
 
 
 class Reason(enum.Enum):
-    """Reasons beside those of `diptych.data.picture_safety.PictureReason`."""
+    """Reasons beside `PictureReason` and `CaptionReason` of `diptych.data`."""
 
-    NO_CAPTION = "no_caption"
-    EMPTY_CAPTION = "empty_caption"
-    CAPTION_NOT_UTF8 = "caption_not_utf8"
-    CAPTION_NOT_TEXT = "caption_not_text"
-    CAPTION_TOO_LONG = "caption_too_long"
-    BAD_JSON = "bad_json"
-    ORPHAN_CAPTION = "orphan_caption"
-    SECOND_CAPTION = "second_caption"
     MISSING_FILE = "missing_file"
     UNREADABLE = "unreadable"
     NOT_A_FILE = "not_a_file"

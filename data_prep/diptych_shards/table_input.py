@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.data.caption_files import CaptionReason
 from diptych.files import sha256_of
 from diptych_shards.candidates import Candidate, PackError, PackInput
 from diptych_shards.refusals import Reason, Refusal, shown
@@ -59,9 +60,9 @@ def read_table(table: Path, folder: Path, path_column: str | None, caption_colum
         del row[path_column]
         extra = {name: _plain(value) for name, value in row.items()}
         if caption is None:
-            refusals.append(Refusal(path, Reason.NO_CAPTION.value))
+            refusals.append(Refusal(path, CaptionReason.NO_CAPTION.value))
         elif not isinstance(caption, str):
-            refusals.append(Refusal(path, Reason.CAPTION_NOT_TEXT.value, type(caption).__name__))
+            refusals.append(Refusal(path, CaptionReason.CAPTION_NOT_TEXT.value, type(caption).__name__))
         else:
             candidates.append(Candidate(path, found.st_size, caption=caption, extra=extra))
     candidates.sort(key=lambda candidate: os.fsencode(candidate.path))

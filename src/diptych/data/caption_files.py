@@ -1,0 +1,149 @@
+"""Captions in files beside their pictures: which belongs to which, what they say, and why one is refused."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
+CAPTION_ENDINGS = (".txt", ".json")
+
+MAX_CAPTION_BYTES = 64 << 10
+MAX_JSON_BYTES = 1 << 20
+
+
+class CaptionReason(enum.Enum):
+    """Why a picture has no caption that can be used, or a caption file no picture."""
+
+    NO_CAPTION = "no_caption"
+    EMPTY_CAPTION = "empty_caption"
+    CAPTION_NOT_UTF8 = "caption_not_utf8"
+    CAPTION_NOT_TEXT = "caption_not_text"
+    CAPTION_TOO_LONG = "caption_too_long"
+    BAD_JSON = "bad_json"
+    ORPHAN_CAPTION = "orphan_caption"
+    SECOND_CAPTION = "second_caption"
+    MISSING_FILE = "missing_file"
+    UNREADABLE = "unreadable"
+
+
+class CaptionError(ValueError):
+    """A caption that cannot be used; `reason` is what is counted, `detail` what is shown beside it."""
+
+    def __init__(self, reason: CaptionReason, detail: str = ""):
+        super().__init__(f"{reason.value} ({detail})" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class CaptionFiles:
+    """Where the caption of a picture stands; empty what is not there."""
+
+    text: str = ""
+    json: str = ""
+
+
+def sort_captions(names: Iterable[str]) -> tuple[dict[str, CaptionFiles], list[str]]:
+    """The caption files among the names of one folder by stem, and those that are the second of their kind."""
+    found: dict[str, CaptionFiles] = {}
+    second = []
+    for name in sorted(names):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() not in CAPTION_ENDINGS:
+            continue
+        kind = "text" if ending.lower() == ".txt" else "json"
+        known = found.setdefault(stem, CaptionFiles())
+        if getattr(known, kind):
+            second.append(name)
+        else:
+            found[stem] = replace(known, **{kind: name})
+    return found, second
+
+
+def read_caption(folder: Path, files: CaptionFiles) -> tuple[str, dict[str, Any]]:
+    """The caption, checked, and what else the .json says; beside a .txt it holds metadata only.
+
+    Raises:
+        CaptionError: there is none that can be used.
+    """
+    fields = read_fields(folder / files.json) if files.json else {}
+    caption = fields.pop("caption", None)
+    if files.text:
+        caption = _text(_read(folder / files.text, MAX_CAPTION_BYTES))
+    return check_caption(caption), fields
+
+
+def read_captions(folder: Path, files: CaptionFiles, key: str) -> tuple[str, ...]:
+    """What the .json has under the key, a text or a list of texts, each checked.
+
+    Raises:
+        CaptionError: there is nothing that can be used.
+    """
+    value = read_fields(folder / files.json).get(key) if files.json else None
+    captions = value if isinstance(value, list) else [value]
+    if not captions:
+        raise CaptionError(CaptionReason.NO_CAPTION)
+    return tuple(check_caption(caption) for caption in captions)
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The object that a .json file holds.
+
+    Raises:
+        CaptionError: it holds something else, or cannot be read.
+    """
+    try:
+        fields = json.loads(_text(_read(path, MAX_JSON_BYTES)), parse_constant=lambda name: None)  # NaN is no JSON
+    except CaptionError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CaptionError(CaptionReason.BAD_JSON) from error
+    if not isinstance(fields, dict):
+        raise CaptionError(CaptionReason.BAD_JSON, "not an object")
+    return fields
+
+
+def check_caption(caption: Any) -> str:
+    """The caption without surrounding white space.
+
+    Raises:
+        CaptionError: it is no text, empty, too long or not to be written as UTF-8.
+    """
+    if caption is None:
+        raise CaptionError(CaptionReason.NO_CAPTION)
+    if not isinstance(caption, str):
+        raise CaptionError(CaptionReason.CAPTION_NOT_TEXT, type(caption).__name__)
+    caption = caption.strip()
+    if not caption:
+        raise CaptionError(CaptionReason.EMPTY_CAPTION)
+    if any("\ud800" <= char <= "\udfff" for char in caption):
+        raise CaptionError(CaptionReason.CAPTION_NOT_UTF8)
+    if len(caption.encode()) > MAX_CAPTION_BYTES:
+        raise CaptionError(CaptionReason.CAPTION_TOO_LONG)
+    return caption
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise CaptionError(CaptionReason.MISSING_FILE) from error
+    except OSError as error:
+        raise CaptionError(CaptionReason.UNREADABLE, os.strerror(error.errno or 0)) from error
+    if len(data) > max_bytes:
+        raise CaptionError(CaptionReason.CAPTION_TOO_LONG, f"over {max_bytes} bytes")
+    return data
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CaptionError(CaptionReason.CAPTION_NOT_UTF8, f"at byte {error.start}") from error
