@@ -20,8 +20,8 @@ import xxhash
 from diptych.files import commit_file
 
 PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-ALLOWED_SUFFIXES = (*PICTURE_SUFFIXES, "txt", "json")
-"""Members with another suffix are never read: some formats execute code when decoded.
+ALLOWED_SUFFIXES = (*PICTURE_SUFFIXES, "txt", "json", "cls")
+"""Members with another suffix are never read: some formats execute code when decoded. cls is the number of a class.
 
 The order is part of the format.
 """
