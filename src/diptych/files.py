@@ -39,3 +39,29 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_file(path: str | os.PathLike[str], way_out: str) -> bytes:
+    """The bytes of a file that the user named or pointed at.
+
+    Raises:
+        ValueError: it cannot be read; the message says which, why, and the way out.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise cannot(error, path, "read", way_out) from error
+
+
+def read_text(path: str | os.PathLike[str], way_out: str) -> str:
+    """The same as text in UTF-8."""
+    try:
+        return read_file(path, way_out).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{os.fspath(path)} is no UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str) -> ValueError:
+    """What the system refused, as a user's mistake; `error.filename` tells more than the path where it is set."""
+    return ValueError(f"{error.filename or os.fspath(path)} cannot be {done}: {error.strerror or error}; {way_out}")

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
+import os
+import tarfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -8,7 +13,8 @@ import pytest
 
 from diptych.data.shard_writer import ShardWriter
 from diptych.evaluation.picture_sources import open_captioned, open_labelled, open_pictures
-from diptych.evaluation.pictures import embed
+from diptych.evaluation.pictures import embed, named
+from diptych_shards.cli import main
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 
 
@@ -65,6 +71,89 @@ def test_several_captions_of_a_picture_come_from_repeated_rows_or_a_list_in_the_
     )
     assert open_captioned(shards).captions == (("alt",), ("zwei ü",))
     assert open_captioned(shards, "captions").captions == (("one", "three"), ("two",))
+
+
+def test_captions_beside_pictures_are_read_as_pack_reads_them(tmp_path):
+    tree, red = tmp_path / "tree", picture(COLOURS["red"])
+    captions = {
+        "text.txt": b"\xef\xbb\xbf from the text \n",
+        "both.TXT": "ü".encode(),
+        "both.json": b'{"caption": "not this", "label": "x"}',
+        "sub/object.json": '{"caption": " ö ", "labels": ["one", "two"]}'.encode(),
+        "latin.txt": "é".encode("latin-1"),
+        "space.txt": b" \n",
+        "number.json": b'{"caption": 3}',
+        "broken.json": b"{",
+        "long.txt": b"x" * 100_000,
+        "other.txt": b"of no picture",
+    }
+    for name in ("text", "both", "sub/object", "latin", "space", "number", "broken", "long", "bare"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / f"{name}.png").write_bytes(red)
+    for name, data in captions.items():
+        (tree / name).write_bytes(data)
+
+    opened = open_captioned(str(tree))
+    assert main(["pack", str(tree), str(tmp_path / "packed"), "--processes", "1", "--keep-order"]) == 0
+    packed = open_captioned(str(tmp_path / "packed"))
+
+    assert dict(zip(opened.names, opened.captions, strict=True)) == {
+        "both.png": ("ü",),
+        "sub/object.png": ("ö",),
+        "text.png": ("from the text",),
+    }
+    assert opened.captions == packed.captions
+    lines = (tmp_path / "packed" / "_index" / "rejected.jsonl").read_text().splitlines()
+    reasons = {line["path"]: line["reason"] for line in map(json.loads, lines) if line["path"].endswith("png")}
+    assert {name: error.reason.value for name, error in opened.refused.items()} == reasons
+    assert len(reasons) == 6
+    listed = open_captioned(str(tree), "labels")
+    assert (listed.names, listed.captions) == (("sub/object.png",), (("one", "two"),))
+
+
+def test_a_shard_sample_without_a_caption_is_left_out_and_the_others_keep_their_pictures(tmp_path):
+    colours = [picture(pixels) for pixels in COLOURS.values()]
+    shards = write_shards(
+        tmp_path,
+        {
+            "a": {"png": colours[0], "txt": b" "},
+            "b": {"png": colours[1], "json": b'{"caption": "green"}'},
+            "c": {"png": colours[2], "txt": b"blue"},
+            "d": {"png": colours[3]},
+        },
+    )
+    opened = open_captioned(shards)
+    assert opened.captions == (("blue",), ("green",))
+    assert [opened.read(place) for place in range(2)] == [colours[2], colours[1]]
+    assert {name: str(error) for name, error in opened.refused.items()} == {
+        "00000.tar/a": "empty_caption",
+        "00001.tar/d": "no_caption",
+    }
+
+
+def test_class_numbers_in_shards_of_another_writer_become_the_names_of_the_classes(tmp_path):
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, colour in enumerate(("blue", "red", "red")):
+            for suffix, data in (("cls", str(int(colour == "red")).encode()), ("webp", picture(COLOURS[colour]))):
+                header = tarfile.TarInfo(f"s{number:07d}.{suffix}")
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
+
+    opened = open_labelled(str(tmp_path))
+
+    assert opened.labels == ("0", "1", "1")
+    assert named(opened, ["blue", "red"]).labels == ("blue", "red", "red")
+    assert named(named(opened, ["blue", "red"]), ["x"]).labels == ("blue", "red", "red")
+    with pytest.raises(ValueError, match="class number 1, and there are 1 classes, numbered from 0"):
+        named(opened, ["blue"])
+
+
+def test_a_label_in_the_json_goes_before_a_class_number(tmp_path):
+    members = {"png": picture(COLOURS["red"]), "cls": b"3", "json": b'{"label": "red"}'}
+    shards = write_shards(tmp_path, {"a": members, "b": members})
+    assert open_labelled(shards).labels == ("red", "red")
+    assert open_labelled(shards, "other").labels == ("3", "3")
 
 
 def test_a_picture_that_does_not_decode_is_left_out_and_named_and_the_others_stay(tmp_path):
@@ -131,6 +220,71 @@ def without_key(folder):
     open_labelled(write_shards(folder / "s", {"a": members, "b": members}))
 
 
+def with_a_name_for_a_number(folder):
+    members = {"png": picture((1, 2, 3)), "cls": b"cat"}
+    open_labelled(write_shards(folder / "s", {"a": members, "b": members}))
+
+
+def with_numbers_in_some(folder):
+    red = picture((1, 2, 3))
+    open_labelled(write_shards(folder / "s", {"a": {"png": red, "cls": b"1"}, "b": {"png": red}}))
+
+
+@contextmanager
+def closed(folder):
+    """Nobody may look into the folder; as root we become somebody else, for whom alone the tree is made."""
+    mode = folder.stat().st_mode
+    folder.chmod(0)
+    is_root = os.geteuid() == 0
+    where = Path.cwd()
+    os.chdir(folder.parent)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        os.chdir(where)
+        folder.chmod(mode)
+
+
+def unreadable_folder(folder):
+    tree = write_tree(folder / "tree", ["red"])
+    with closed(tree / "red"):
+        open_labelled(".")
+
+
+def unreadable_tree(folder):
+    folder.chmod(0o755)
+    with closed(write_tree(folder / "tree", ["red"])):
+        open_labelled("tree")
+
+
+def unreadable_captions(folder):
+    tree = write_tree(folder / "tree", ["red"])
+    (tree / "one.png").write_bytes(picture((1, 2, 3)))
+    with closed(tree / "red"):
+        open_captioned(".")
+
+
+def vanished_picture(folder):
+    pictures = open_labelled(str(write_tree(folder / "tree", ["red"])))
+    (folder / "tree" / "red" / "0.png").unlink()
+    embed(ColourEncoder(), pictures)
+
+
+def vanished_shard(folder):
+    members = {"png": picture((1, 2, 3)), "cls": b"1"}
+    pictures = open_labelled(write_shards(folder / "s", {"a": members, "b": members}))
+    (folder / "s" / "00000.tar").unlink()
+    pictures.read(0)
+
+
+def name_too_long(folder):
+    open_labelled(str(folder / ("x" * 300)))
+
+
 def no_pictures(folder):
     open_pictures([str(folder)])
 
@@ -141,12 +295,22 @@ def no_pictures(folder):
         (missing, "nowhere does not exist; expected a folder with one subfolder for each class"),
         (empty, "has no pictures in subfolders; expected CLASS/PICTURE.jpg"),
         (loose, "but 1 beside one another"),
-        (without_caption, "one.png has no caption; expected one.txt beside it"),
+        (without_caption, "none of the 1 pictures of "),
+        (without_caption, "has a caption that can be used: 1 no_caption (for example one.png); expected PICTURE.txt"),
         (without_column, "has no column 'label'; it has path, class"),
         (without_file, "row 1: "),
         (without_label, "row 1: label is empty"),
-        (without_json, "has no json member; it has png"),
-        (without_key, "has no 'label'; it has class"),
+        (without_json, "no class number in a cls member; it has png"),
+        (without_key, "no 'label' in a json member and no class number in a cls member; its json member has class"),
+        (without_key, "--label-key"),
+        (with_a_name_for_a_number, "its cls member holds b'cat'; expected the number of a class, from 0"),
+        (with_numbers_in_some, "00001.tar/b has no cls member, unlike the first sample; it has png"),
+        (unreadable_folder, "red cannot be read: Permission denied; make it readable"),
+        (unreadable_tree, "tree cannot be read: Permission denied; make it readable"),
+        (unreadable_captions, "red cannot be read: Permission denied; make it readable"),
+        (vanished_picture, "red/0.png cannot be read: No such file or directory; make it readable, or take it out"),
+        (vanished_shard, "00000.tar cannot be read: No such file or directory; bring it back"),
+        (name_too_long, "does not exist"),
         (no_pictures, "holds no pictures"),
     ],
 )

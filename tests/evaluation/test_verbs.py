@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diptych import cli
+from diptych.data.shard_writer import ShardWriter
 from diptych.encoder import load, save_model_folder
 from tests.evaluation.colours import COLOURS, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
@@ -81,6 +82,41 @@ def test_without_classes_the_labels_found_are_the_classes(model, tmp_path, capsy
     cli.main(["evaluate", str(model), "--zero-shot", str(tree), "--json", str(tmp_path / "out.json")])
     assert "over 2 classes, 1 prompt template\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["templates"] == ["a photo of a {}."]
+
+
+def test_pictures_without_a_usable_caption_are_counted_by_reason_and_the_rest_is_evaluated(run_dir, tmp_path, capsys):
+    pairs = captioned(tmp_path / "pairs")
+    (pairs / "red.txt").write_bytes("schön".encode("latin-1"))
+    (pairs / "blue.txt").unlink()
+    (pairs / "green.txt").unlink()
+    cli.main(["evaluate", str(run_dir), "--retrieval", str(pairs)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "3 pictures have no usable caption and are not counted: 2 no_caption (for example blue.png)" in printed
+    assert "1 caption_not_utf8 (for example red.png: at byte 3)" in printed
+    result = json.loads((run_dir / "evaluation.json").read_text())["retrieval"]["pairs"]
+    assert result["pictures"] == 3
+    assert {reason: each["pictures"] for reason, each in result["refused"].items()} == {
+        "no_caption": 2,
+        "caption_not_utf8": 1,
+    }
+    for text in pairs.glob("*.txt"):
+        text.unlink()
+    assert "none of the 6 pictures of" in fails(capsys, "evaluate", run_dir, "--retrieval", pairs)
+
+
+def test_shards_with_class_numbers_are_evaluated_by_the_names_of_the_classes(model, tmp_path, capsys):
+    for number in range(2):
+        with ShardWriter(tmp_path / "shards", number) as writer:
+            for each, pixels in enumerate(COLOURS.values()):
+                writer.add(f"{each}", {"png": picture(pixels), "cls": str(each).encode()})
+    words = ["evaluate", str(model), "--zero-shot", str(tmp_path / "shards"), "--json", str(tmp_path / "out.json")]
+    assert "name them in the order of the numbers with --classes YAML" in fails(capsys, *words)
+    (tmp_path / "classes.yaml").write_text(f"classes: [{', '.join(COLOURS)}]")
+    cli.main([*words, "--classes", str(tmp_path / "classes.yaml"), "--pixel-baseline", str(tmp_path / "shards")])
+    evaluation = json.loads((tmp_path / "out.json").read_text())
+    assert [row[:2] for row in evaluation["zero_shot"]["shards"]["per_class"]] == [[each, 2] for each in range(6)]
+    assert evaluation["zero_shot"]["shards"]["classes"] == list(COLOURS)
+    assert evaluation["pixel_baseline"]["shards"]["metrics"]["top1"] == 1
 
 
 def test_mistakes_of_evaluate_are_one_line(model, tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,18 @@ def read_captions(folder: Path, files: CaptionFiles, key: str) -> tuple[str, ...
     Raises:
         CaptionError: there is nothing that can be used.
     """
-    value = read_fields(folder / files.json).get(key) if files.json else None
-    captions = value if isinstance(value, list) else [value]
+    return captions_in(read_fields(folder / files.json) if files.json else {}, key)
+
+
+def captions_in(fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The text or list of texts that the fields have under the key, each checked.
+
+    Raises:
+        CaptionError: there is nothing that can be used.
+    """
+    if key not in fields:
+        raise CaptionError(CaptionReason.NO_CAPTION, f"there are {', '.join(fields)}" if fields else "")
+    captions = fields[key] if isinstance(fields[key], list) else [fields[key]]
     if not captions:
         raise CaptionError(CaptionReason.NO_CAPTION)
     return tuple(check_caption(caption) for caption in captions)
@@ -98,10 +108,18 @@ def read_fields(path: Path) -> dict[str, Any]:
     Raises:
         CaptionError: it holds something else, or cannot be read.
     """
+    return fields_of(_read(path, MAX_JSON_BYTES))
+
+
+def fields_of(data: bytes) -> dict[str, Any]:
+    """The JSON object.
+
+    Raises:
+        CaptionError: it is something else.
+    """
+    text = _text(data)
     try:
-        fields = json.loads(_text(_read(path, MAX_JSON_BYTES)), parse_constant=lambda name: None)  # NaN is no JSON
-    except CaptionError:
-        raise
+        fields = json.loads(text, parse_constant=lambda name: None)  # NaN is no JSON
     except (ValueError, RecursionError) as error:
         raise CaptionError(CaptionReason.BAD_JSON) from error
     if not isinstance(fields, dict):

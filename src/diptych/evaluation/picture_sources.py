@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.evaluation.pictures import Pictures
-from diptych.evaluation.shard_pictures import PICTURE_SUFFIXES, captioned_shards, is_shards, labelled_shards
+from diptych.data.caption_files import (
+    CAPTION_ENDINGS,
+    PICTURE_ENDINGS,
+    CaptionError,
+    CaptionFiles,
+    CaptionReason,
+    read_caption,
+    read_captions,
+    sort_captions,
+)
+from diptych.evaluation.pictures import Pictures, check_some_are_captioned
+from diptych.evaluation.shard_pictures import captioned_shards, is_shards, labelled_shards
+from diptych.files import cannot, read_file
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+UNREADABLE = "make it readable, or take it out of the data"
 
 
 def open_labelled(location: str, label_key: str = "label") -> Pictures:
     """Pictures with one label each: a folder with one subfolder for each class, a table, or shards.
 
     A table (CSV or parquet) has the columns `path`, relative to the table, and `label_key`; a sample in a
-    shard has `label_key` in its json member.
+    shard has `label_key` in its json member, or the number of its class as its cls member.
 
     Raises:
         ValueError: nothing there, or a picture without a label.
@@ -30,10 +43,9 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
     if is_shards(location):
         return labelled_shards(location, label_key)
     _check_folder(path, "a folder with one subfolder for each class, a .csv or .parquet table, or shards")
-    found = {folder.name: list(_picture_files(folder)) for folder in sorted(path.iterdir()) if folder.is_dir()}
-    pairs = [(file, name) for name, files in found.items() for file in files]
+    pairs = [(file, folder.name) for folder in _class_folders(path) for file in _picture_files(folder)]
     if not pairs:
-        loose = sum(1 for _ in _picture_files(path))
+        loose = len(_picture_files(path))
         raise ValueError(
             f"{location} has no pictures in subfolders"
             + (f", but {loose} beside one another" if loose else "")
@@ -43,13 +55,16 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
 
 
 def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
-    """Pictures with one or more captions each: a folder with a .txt beside each picture, a table, or shards.
+    """Pictures with one or more captions each: a folder, a table, or shards.
 
-    A table has the columns `path` and `caption`; a path in several rows has several captions. In a shard the
-    caption is the txt member or, with `caption_key`, a text or a list of texts in the json member.
+    In a folder the caption stands in a .txt or .json of the same name, as `diptych-shards pack` reads it. A table
+    has the columns `path` and `caption`; a path in several rows has several captions. In a shard it is the txt
+    member, else `caption` in the json member. With `caption_key` it is a text or a list of texts in the json.
+
+    A picture without a usable caption is left out, with its reason in `refused`; of a table it is an error.
 
     Raises:
-        ValueError: nothing there, or a picture without a caption.
+        ValueError: nothing there, or no picture with a usable caption.
     """
     path = Path(location)
     if path.suffix in TABLE_SUFFIXES:
@@ -60,14 +75,8 @@ def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
         return Pictures(location, *_files(list(grouped), path.parent), captions=captions)
     if is_shards(location):
         return captioned_shards(location, caption_key)
-    _check_folder(path, "a folder of pictures with a .txt beside each, a .csv or .parquet table, or shards")
-    files = list(_picture_files(path))
-    if not files:
-        raise ValueError(f"{location} holds no pictures; expected PICTURE.jpg (jpg, jpeg, png or webp) and PICTURE.txt")
-    if without := [file for file in files if not file.with_suffix(".txt").is_file()]:
-        raise ValueError(f"{without[0]} has no caption; expected {without[0].with_suffix('.txt').name} beside it")
-    captions = tuple((file.with_suffix(".txt").read_text(encoding="utf-8").strip(),) for file in files)
-    return Pictures(location, *_files(files, path), captions=captions)
+    _check_folder(path, "a folder of pictures with a .txt or .json beside each, a .csv or .parquet table, or shards")
+    return _captioned_folder(location, caption_key)
 
 
 def open_pictures(locations: Sequence[str]) -> Pictures:
@@ -78,35 +87,85 @@ def open_pictures(locations: Sequence[str]) -> Pictures:
     """
     files: list[Path] = []
     for location in locations:
-        path = Path(location)
-        if not path.exists():
-            raise ValueError(f"{path} does not exist; expected a picture or a folder of pictures")
-        files += _picture_files(path) if path.is_dir() else [path]
+        if not os.path.exists(location):
+            raise ValueError(f"{location} does not exist; expected a picture or a folder of pictures")
+        files += _picture_files(Path(location)) if os.path.isdir(location) else [Path(location)]
     if not files:
         raise ValueError(f"{', '.join(locations)} holds no pictures (jpg, jpeg, png or webp)")
-    return Pictures(", ".join(locations), tuple(map(str, files)), lambda place: files[place].read_bytes())
+    return Pictures(", ".join(locations), tuple(map(str, files)), lambda place: read_file(files[place], UNREADABLE))
+
+
+def _captioned_folder(location: str, caption_key: str | None) -> Pictures:
+    path = Path(location)
+    beside = {folder: _caption_files(folder, names) for folder, names in _folders(path)}
+    found, captions, refused = [], [], {}
+    for file in _picture_files(path):
+        try:
+            own = beside[file.parent].get(os.path.splitext(file.name)[0])
+            captions.append(_captions(file.parent, own, caption_key))
+            found.append(file)
+        except CaptionError as error:
+            refused[os.path.relpath(file, path)] = error
+    if not found and not refused:
+        raise ValueError(
+            f"{location} holds no pictures; expected PICTURE.jpg (jpg, jpeg, png or webp) and PICTURE.txt or .json"
+        )
+    key = caption_key or "caption"
+    check_some_are_captioned(location, len(found), refused, f'PICTURE.txt or PICTURE.json with "{key}" beside it')
+    return Pictures(location, *_files(found, path), captions=tuple(captions), refused=refused)
+
+
+def _caption_files(folder: Path, names: list[str]) -> dict[str, CaptionFiles]:
+    plain = [name for name in names if name.lower().endswith(CAPTION_ENDINGS) and os.path.isfile(folder / name)]
+    return sort_captions(plain)[0]
+
+
+def _captions(folder: Path, files: CaptionFiles | None, key: str | None) -> tuple[str, ...]:
+    if files is None:
+        raise CaptionError(CaptionReason.NO_CAPTION)
+    return (read_caption(folder, files)[0],) if key is None else read_captions(folder, files, key)
 
 
 def _check_folder(path: Path, expected: str) -> None:
-    if not path.exists():
+    if not os.path.exists(path):
         raise ValueError(f"{path} does not exist; expected {expected}")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ValueError(f"{path} is a file; expected {expected}")
 
 
-def _picture_files(folder: Path) -> Iterator[Path]:
-    for file in sorted(folder.rglob("*")):
-        if file.suffix[1:].lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and file.is_file():
-            yield file
+def _class_folders(path: Path) -> list[Path]:
+    try:
+        return sorted(each for each in path.iterdir() if os.path.isdir(each))
+    except OSError as error:
+        raise cannot(error, path, "read", UNREADABLE) from error
+
+
+def _folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folder and all below it with the names of the files in each; linked folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise cannot(error, folder, "read", UNREADABLE) from error
+
+    for where, _, names in os.walk(folder, onerror=refuse):
+        yield Path(where), names
+
+
+def _picture_files(folder: Path) -> list[Path]:
+    return sorted(
+        where / name
+        for where, names in _folders(folder)
+        for name in names
+        if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".") and os.path.isfile(where / name)
+    )
 
 
 def _files(paths: list[Path], folder: Path) -> tuple[tuple[str, ...], Callable[[int], bytes]]:
     names = tuple(os.path.relpath(path, folder) for path in paths)
-    return names, lambda place: paths[place].read_bytes()
+    return names, lambda place: read_file(paths[place], UNREADABLE)
 
 
 def _read_table(path: Path, column: str) -> tuple[list[Path], list[str]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist; expected a table with the columns path and {column}")
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
     if not rows:
@@ -118,15 +177,15 @@ def _read_table(path: Path, column: str) -> tuple[list[Path], list[str]]:
     for number, (file, row) in enumerate(zip(paths, rows, strict=True), start=1):
         if row[column] is None or not str(row[column]).strip():
             raise ValueError(f"{path}, row {number}: {column} is empty; every picture needs one")
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise ValueError(f"{path}, row {number}: {file} does not exist; paths are relative to the table's folder")
     return paths, [str(row[column]).strip() for row in rows]
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+        text = read_file(path, UNREADABLE).decode("utf-8-sig")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from diptych.data.caption_files import CaptionError
 from diptych.data.picture_safety import PictureError
 from diptych.evaluation.similarity import Array
 
@@ -27,6 +29,10 @@ class Pictures:
     """One for each picture; empty where they have none."""
     captions: tuple[tuple[str, ...], ...] = ()
     """At least one for each picture; empty where they have none."""
+    labels_are_numbers: bool = False
+    """Each label is a place in the list of classes, from 0; `named` makes names of them."""
+    refused: Mapping[str, CaptionError] = field(default_factory=dict)
+    """By name, what is left out here for want of a usable caption."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,6 +64,48 @@ def subset(pictures: Pictures, places: Array) -> Pictures:
         tuple(pictures.labels[place] for place in chosen) if pictures.labels else (),
         tuple(pictures.captions[place] for place in chosen) if pictures.captions else (),
     )
+
+
+def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
+    """The pictures with class names for labels, also where the labels were numbers.
+
+    Raises:
+        ValueError: a number beyond the last class.
+    """
+    if not pictures.labels_are_numbers:
+        return pictures
+    highest = max(map(int, pictures.labels))
+    if highest >= len(class_names):
+        raise ValueError(
+            f"{pictures.location} has class number {highest}, and there are {len(class_names)} classes, numbered from "
+            "0; give --classes with all of them, in the order of the numbers"
+        )
+    labels = tuple(class_names[int(label)] for label in pictures.labels)
+    return replace(pictures, labels=labels, labels_are_numbers=False)
+
+
+def by_reason(refused: Mapping[str, CaptionError]) -> dict[str, dict[str, Any]]:
+    """How many are refused for each reason, most first, with one example."""
+    counts = Counter(error.reason.value for error in refused.values())
+    examples: dict[str, str] = {}
+    for name, error in refused.items():
+        examples.setdefault(error.reason.value, f"{name}: {error.detail}" if error.detail else name)
+    return {reason: {"pictures": number, "example": examples[reason]} for reason, number in counts.most_common()}
+
+
+def in_words(reasons: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same on one line."""
+    return ", ".join(
+        f"{each['pictures']:,} {reason} (for example {each['example']})" for reason, each in reasons.items()
+    )
+
+
+def check_some_are_captioned(location: str, kept: int, refused: Mapping[str, CaptionError], expected: str) -> None:
+    if not kept:
+        raise ValueError(
+            f"none of the {len(refused):,} pictures of {location} has a caption that can be used: "
+            f"{in_words(by_reason(refused))}; expected {expected}"
+        )
 
 
 def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.data.captions import clean_caption
-from diptych.evaluation.pictures import Pictures, embed, subset
+from diptych.evaluation.pictures import Pictures, by_reason, embed, subset
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.evaluation.zero_shot import thumbnail
 
@@ -80,6 +80,7 @@ def retrieval(encoder: Encoder, pictures: Pictures) -> dict[str, Any]:
         "captions": num_captions,
         "distinct_captions": len(pairing.texts),
         "rejected": embedded.rejected,
+        "refused": by_reason(pictures.refused),
         "metrics": metrics,
         "chance": chance,
         "examples": _examples(kept, images, texts, pairing),

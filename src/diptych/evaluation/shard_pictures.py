@@ -2,105 +2,159 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.data.shard_index_file import Member
+from diptych.data.caption_files import CaptionError, captions_in, check_caption, fields_of
+from diptych.data.captions import caption_of
+from diptych.data.shard_index_file import PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex, open_index, read_member
-from diptych.evaluation.pictures import Pictures
-
-PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-
-Read = Callable[..., bytes]
+from diptych.evaluation.pictures import Pictures, check_some_are_captioned
+from diptych.files import cannot
 
 
 def is_shards(location: str) -> bool:
     """Whether this is a folder with tar files in it, a tar file or a brace pattern."""
-    path = Path(location)
-    if path.is_dir():
-        return any(path.glob("*.tar"))
+    if os.path.isdir(location):
+        return any(Path(location).glob("*.tar"))
     return location.endswith(".tar") or "{" in location
 
 
 def labelled_shards(location: str, label_key: str) -> Pictures:
-    """Each sample's label is `label_key` of its json member."""
-    index = open_index(location)
+    """Each sample's label is `label_key` of its json member, or where the first has none, its cls member's number."""
+    index = _open(location)
     names, labels = [], []
-    for name, member in _samples(index):
-        label = _json_value(name, member("json"), label_key)
-        if isinstance(label, (dict, list)) or label is None or not str(label).strip():
-            raise ValueError(f"{name}: {label_key} is {label!r} in its json member; expected the name of a class")
-        names.append(name)
-        labels.append(str(label).strip())
-    return Pictures(location, tuple(names), _picture_reader(index), labels=tuple(labels))
+    first = _sample(index, 0, 0)
+    is_numbered = "cls" in first.suffixes and label_key not in _json_fields(first)
+    for sample in _samples(index):
+        names.append(sample.name)
+        labels.append(_class_number(sample) if is_numbered else _json_label(sample, label_key))
+    return Pictures(
+        location, tuple(names), _picture_reader(index), labels=tuple(labels), labels_are_numbers=is_numbered
+    )
 
 
 def captioned_shards(location: str, caption_key: str | None) -> Pictures:
-    """A sample's caption is its txt member, or what its json has at `caption_key`: a text or a list."""
-    index = open_index(location)
-    names, captions = [], []
-    for name, member in _samples(index):
-        if caption_key is None:
-            value = member("txt").decode("utf-8", errors="replace")
-        else:
-            value = _json_value(name, member("json"), caption_key)
-        texts = tuple(str(text).strip() for text in (value if isinstance(value, list) else [value]))
-        if not texts or not all(texts):
-            raise ValueError(f"{name} has an empty caption; retrieval needs one for every picture")
-        names.append(name)
-        captions.append(texts)
-    return Pictures(location, tuple(names), _picture_reader(index), captions=tuple(captions))
+    """A sample's caption is its txt member, else `caption` in its json; or what the json has at `caption_key`."""
+    index = _open(location)
+    names, captions, rows, refused = [], [], [], {}
+    for row, sample in enumerate(_samples(index)):
+        try:
+            captions.append(_captions(sample, caption_key))
+            names.append(sample.name)
+            rows.append(row)
+        except CaptionError as error:
+            refused[sample.name] = error
+    wanted = "a txt member, or caption in the json" if caption_key is None else f"{caption_key} in the json member"
+    check_some_are_captioned(location, len(names), refused, wanted)
+    read = _picture_reader(index)
+    return Pictures(location, tuple(names), lambda place: read(rows[place]), captions=tuple(captions), refused=refused)
 
 
-def _samples(index: ShardIndex) -> Iterator[tuple[str, Read]]:
-    """Name of each sample, with a function from suffixes to the bytes of the member that has one of them."""
+@dataclass(frozen=True)
+class _Sample:
+    shard: Path
+    key: str
+    members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard.name}/{self.key}"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return tuple(member.suffix for member in self.members)
+
+    def read(self, *suffixes: str) -> bytes:
+        """The member that has one of the suffixes."""
+        for member in self.members:
+            if member.suffix in suffixes:
+                return _member_bytes(self.shard, member)
+        raise ValueError(f"{self.name} has no {' or '.join(suffixes)} member; it has {', '.join(self.suffixes)}")
+
+
+def _open(location: str) -> ShardIndex:
+    try:
+        index = open_index(location)
+    except OSError as error:
+        raise cannot(error, location, "read", "make the folder and its shards readable") from error
     if index.total_samples == 0:
-        raise ValueError("the shards hold no samples; expected at least one picture")
+        raise ValueError(f"{location}: the shards hold no samples; expected at least one picture")
+    return index
+
+
+def _samples(index: ShardIndex) -> Iterator[_Sample]:
     for number, shard in enumerate(index.shards):
         for row in range(shard.samples):
             yield _sample(index, number, row)
 
 
-def _sample(index: ShardIndex, number: int, row: int) -> tuple[str, Read]:
-    path = index.shards[number].path
-    key, members = index.sample(number, row)
-    name = f"{path.name}/{key}"
-
-    def read(*suffixes: str) -> bytes:
-        for member in members:
-            if member.suffix in suffixes:
-                return _member_bytes(path, member)
-        has = ", ".join(member.suffix for member in members)
-        raise ValueError(f"{name} has no {' or '.join(suffixes)} member; it has {has}")
-
-    return name, read
+def _sample(index: ShardIndex, number: int, row: int) -> _Sample:
+    return _Sample(index.shards[number].path, *index.sample(number, row))
 
 
 def _picture_reader(index: ShardIndex) -> Callable[[int], bytes]:
-    def read(place: int) -> bytes:
-        _, member = _sample(index, *index.locate(place))
-        return member(*PICTURE_SUFFIXES)
+    return lambda place: _sample(index, *index.locate(place)).read(*PICTURE_SUFFIXES)
 
-    return read
+
+def _json_label(sample: _Sample, key: str) -> str:
+    fields = _json_fields(sample)
+    if key not in fields:
+        has = f"its json member has {', '.join(fields)}" if fields else f"it has {', '.join(sample.suffixes)}"
+        raise ValueError(
+            f"{sample.name} has no label: no {key!r} in a json member and no class number in a cls member; {has}. "
+            "Name the json key with --label-key"
+        )
+    label = fields[key]
+    if isinstance(label, (dict, list)) or label is None or not str(label).strip():
+        raise ValueError(
+            f"{sample.name}: {key} is {label!r} in its json member; expected the name of a class. "
+            "Another json key is named with --label-key"
+        )
+    return str(label).strip()
+
+
+def _class_number(sample: _Sample) -> str:
+    if "cls" not in sample.suffixes:
+        raise ValueError(
+            f"{sample.name} has no cls member, unlike the first sample; it has {', '.join(sample.suffixes)}. "
+            "Labels of a json member are named with --label-key"
+        )
+    text = sample.read("cls").strip()
+    if not re.fullmatch(rb"[0-9]{1,9}", text):
+        raise ValueError(f"{sample.name}: its cls member holds {text[:40]!r}; expected the number of a class, from 0")
+    return str(int(text))
+
+
+def _captions(sample: _Sample, key: str | None) -> tuple[str, ...]:
+    if key is not None:
+        return captions_in(fields_of(sample.read("json")) if "json" in sample.suffixes else {}, key)
+    texts: dict[str, bytes] = {suffix: sample.read(suffix) for suffix in ("txt", "json") if suffix in sample.suffixes}
+    # As in training, where bytes that are no UTF-8 are replaced.
+    caption = caption_of(texts)
+    return (check_caption(caption if caption or "txt" in texts else None),)
+
+
+def _json_fields(sample: _Sample) -> dict[str, Any]:
+    """What its json member holds; empty where it has none."""
+    try:
+        return fields_of(sample.read("json")) if "json" in sample.suffixes else {}
+    except CaptionError as error:
+        raise ValueError(f"{sample.name}: its json member cannot be read: {error}") from error
 
 
 def _member_bytes(path: Path, member: Member) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise cannot(error, path, "read", "bring it back and evaluate again") from error
     try:
         return read_member(descriptor, member)
+    except ShardError as error:
+        raise ShardError(f"{path}: {error}") from error
     finally:
         os.close(descriptor)
-
-
-def _json_value(name: str, encoded: bytes, key: str) -> Any:
-    try:
-        document = json.loads(encoded)
-    except ValueError as error:
-        raise ValueError(f"{name}: its json member cannot be read: {error}") from error
-    if not isinstance(document, dict) or key not in document:
-        has = ", ".join(document) if isinstance(document, dict) else type(document).__name__
-        raise ValueError(f"{name}: its json member has no {key!r}; it has {has}")
-    return document[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
 from diptych.terminal import printable, table
 
@@ -72,6 +73,10 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
                     f"{name}: {len(result['rejected'])} pictures could not be decoded and are not counted; "
                     f"the first: {picture}: {reason}"
                 )
+            if reasons := result.get("refused"):
+                number = sum(each["pictures"] for each in reasons.values())
+                are = "picture has" if number == 1 else "pictures have"
+                yield printable(f"{name}: {number:,} {are} no usable caption and are not counted: {in_words(reasons)}")
 
 
 def _percentages(metrics: Mapping[str, float | None]) -> list[str]:

@@ -15,7 +15,7 @@ from diptych.encoder import load, model_folder
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
-from diptych.evaluation.pictures import PictureEncoder, Pictures
+from diptych.evaluation.pictures import PictureEncoder, Pictures, named
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
@@ -25,11 +25,6 @@ from diptych.terminal import printable
 
 FORMAT = 1
 LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
-METHODS = {
-    "zero_shot": "zero-shot",
-    "linear_probe": "linear probe",
-    "pixel_baseline": "pixels, log. regression",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]DATA",
         action="append",
         default=[],
-        help=f"{labelled}; may be given repeatedly",
+        help=f"{labelled} (json or cls labels); may be given repeatedly",
     )
     parser.add_argument("--classes", metavar="YAML", help="class names and prompt templates; default: the labels found")
     parser.add_argument("--label-key", metavar="KEY", default="label", help="column or json key of the label (label)")
@@ -49,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]DATA",
         action="append",
         default=[],
-        help="pictures with captions: folder with a .txt beside each, table of path and caption, or shards",
+        help="pictures with captions: folder with a .txt or .json beside each, table of path and caption, or shards",
     )
     parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
     parser.add_argument(
@@ -76,10 +71,11 @@ def run(arguments: argparse.Namespace) -> None:
     if (arguments.linear_probe or arguments.pixel_baseline) and not labelled:
         raise ValueError("--linear-probe and --pixel-baseline are measured on --zero-shot DATA; give that too")
     prompts = _prompts(arguments.classes, labelled)
+    labelled = {name: named(pictures, prompts.class_names) for name, pictures in labelled.items()}
     for pictures in labelled.values():
         label_numbers(pictures, prompts.class_names)
     trains = {
-        name: open_labelled(location, arguments.label_key)
+        name: named(open_labelled(location, arguments.label_key), prompts.class_names)
         for name, location in (
             ("linear_probe", arguments.linear_probe),
             ("pixel_baseline", arguments.pixel_baseline),
@@ -159,6 +155,11 @@ def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[s
 def _prompts(classes: str | None, labelled: Mapping[str, Pictures]) -> Prompts:
     if classes is not None:
         return load_prompts(classes)
+    if numbered := [pictures.location for pictures in labelled.values() if pictures.labels_are_numbers]:
+        raise ValueError(
+            f"{numbered[0]} gives the numbers of its classes (cls members) and no names; name them in the order of the "
+            "numbers with --classes YAML, or name a json key that has the names with --label-key"
+        )
     labels = sorted({label for pictures in labelled.values() for label in pictures.labels})
     return make_prompts(labels, [DEFAULT_TEMPLATE]) if labels else Prompts((), ())
 
