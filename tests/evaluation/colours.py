@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diptych.data.picture_safety import open_picture
-
 COLOURS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
@@ -26,9 +24,8 @@ class ColourEncoder:
 
     logit_scale = 20.0
 
-    def embed_pictures(self, pictures: Sequence[bytes | Path]) -> np.ndarray:
-        encoded = [picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures]
-        return np.stack([np.asarray(open_picture(data), dtype=np.float32).mean(axis=(0, 1)) for data in encoded])
+    def embed_pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        return np.stack([np.asarray(each, dtype=np.float32).mean(axis=(0, 1)) for each in pictures])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         named = [[COLOURS[word] for word in COLOURS if word in text] for text in texts]

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import tarfile
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from diptych.data.shard_writer import ShardWriter
 from diptych.evaluation.picture_sources import open_captioned, open_labelled, open_pictures
-from diptych.evaluation.pictures import embed, named
+from diptych.evaluation.pictures import MOST_THREADS, PICTURES_AT_ONCE, Pictures, embed, named
 from diptych_shards.cli import main
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 
@@ -168,6 +170,44 @@ def test_a_picture_that_does_not_decode_is_left_out_and_named_and_the_others_sta
     assert [pictures.names[place] for place in embedded.kept] == [
         name for name in pictures.names if name != "blue/7.png"
     ]
+
+
+def test_pictures_are_decoded_by_threads_a_few_ahead_and_stay_in_order():
+    lock, read, taken, ahead = threading.Lock(), [], [], []
+
+    def slow_when_even(place):
+        with lock:
+            read.append(threading.current_thread().name)
+            ahead.append(len(read) - len(taken) * PICTURES_AT_ONCE)
+        time.sleep(0.002 * (place % 2 == 0))
+        return picture((place, 0, 0), size=3)
+
+    class Encoder(ColourEncoder):
+        def embed_pictures(self, pictures):
+            taken.append(len(pictures))
+            return super().embed_pictures(pictures)
+
+    embedded = embed(Encoder(), Pictures("here", tuple(map(str, range(200))), slow_when_even))
+
+    assert embedded.embeddings[:, 0].tolist() == list(range(200))
+    assert threading.current_thread().name not in read
+    assert taken == [64, 64, 64, 8]
+    assert max(ahead) <= PICTURES_AT_ONCE + MOST_THREADS + 1
+
+
+def test_large_pictures_are_embedded_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("diptych.evaluation.pictures.PIXELS_AT_ONCE", 3 * 16 * 16)
+    taken = []
+
+    class Encoder(ColourEncoder):
+        def embed_pictures(self, pictures):
+            taken.append(len(pictures))
+            return super().embed_pictures(pictures)
+
+    tree = write_tree(tmp_path, ["red"], copies=8)
+    (tree / "red" / "7.png").write_bytes(b"no picture")
+    assert len(embed(Encoder(), open_labelled(str(tree))).kept) == 7
+    assert taken == [3, 3, 1]
 
 
 def test_no_picture_that_decodes_is_an_error(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from diptych import cli
 from diptych.data.shard_writer import ShardWriter
-from diptych.encoder import load, save_model_folder
+from diptych.encoder import Encoder, load, save_model_folder
 from tests.evaluation.colours import COLOURS, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
 
@@ -75,6 +75,22 @@ def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run
     assert evaluation["linear_probe"]["seen"]["train_classes"] == 6
     page = (run_dir / "report.html").read_text()
     assert "Drawn by &lt;someone&gt;." in page
+
+
+def test_the_same_pictures_are_embedded_once_for_all_that_is_measured(model, tmp_path, monkeypatch):
+    seen = write_tree(tmp_path / "seen", list(COLOURS), copies=4)
+    counts = []
+    embed_pictures = Encoder.embed_pictures
+
+    def counted(self, pictures, *rest):
+        counts.append(len(pictures))
+        return embed_pictures(self, pictures, *rest)
+
+    monkeypatch.setattr(Encoder, "embed_pictures", counted)
+    cli.main(f"evaluate {model} --zero-shot {seen} --linear-probe {seen} --json {tmp_path}/out.json".split())
+
+    assert sum(counts) == 24
+    assert json.loads((tmp_path / "out.json").read_text())["linear_probe"]["seen"]["train_pictures"] == 24
 
 
 def test_without_classes_the_labels_found_are_the_classes(model, tmp_path, capsys):

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from diptych.data.picture_safety import open_picture
-from diptych.evaluation.pictures import PictureEncoder, Pictures, embed, subset
+from diptych.evaluation.pictures import Embedded, PictureEncoder, Pictures, embed, subset
 from diptych.evaluation.similarity import Array
 
 if TYPE_CHECKING:
@@ -39,11 +38,11 @@ class PixelEncoder:
 
     side: int
 
-    def embed_pictures(self, pictures: Sequence[bytes]) -> Array:
+    def embed_pictures(self, pictures: Sequence[Image.Image]) -> Array:
         return np.stack([self._pixels(picture) for picture in pictures])
 
-    def _pixels(self, encoded: bytes) -> Array:
-        square = ImageOps.fit(open_picture(encoded), (self.side, self.side), Image.Resampling.BICUBIC)
+    def _pixels(self, picture: Image.Image) -> Array:
+        square = ImageOps.fit(picture, (self.side, self.side), Image.Resampling.BICUBIC)
         return np.asarray(square, dtype=np.float32).ravel() / 255
 
 
@@ -60,15 +59,19 @@ class Probe:
         return self.model.predict((features - self.centre) / self.scale)
 
 
-def fit_linear_probe(encoder: PictureEncoder, train: Pictures, most_work: int = MOST_WORK) -> Probe:
+def fit_linear_probe(
+    encoder: PictureEncoder, train: Pictures, most_work: int = MOST_WORK, *, embedded: Embedded | None = None
+) -> Probe:
     """Logistic regression on the encoder's features (for CLIP the embedding, after the projection).
 
     The strength of the penalty is chosen on a held-out fifth of the training pictures, then all are fitted.
 
+    embedded: the training pictures as the encoder embeds them, where that is known already.
+
     Raises:
         ValueError: labels of one class only, or no picture that decodes.
     """
-    embedded = embed(encoder, train)
+    embedded = embedded or embed(encoder, train)
     features, labels = embedded.embeddings, np.array(train.labels)[embedded.kept]
     classes = len(set(labels.tolist()))
     if classes < 2:
@@ -99,9 +102,14 @@ def fit_linear_probe(encoder: PictureEncoder, train: Pictures, most_work: int = 
     )
 
 
-def linear_probe(encoder: PictureEncoder, pictures: Pictures, probe: Probe) -> dict[str, Any]:
-    """The probe's accuracy, and the share of pictures whose class it was trained on and so can name."""
-    embedded = embed(encoder, pictures)
+def linear_probe(
+    encoder: PictureEncoder, pictures: Pictures, probe: Probe, *, embedded: Embedded | None = None
+) -> dict[str, Any]:
+    """The probe's accuracy, and the share of pictures whose class it was trained on and so can name.
+
+    embedded: the pictures as the encoder embeds them, where that is known already.
+    """
+    embedded = embedded or embed(encoder, pictures)
     labels = np.array(pictures.labels)[embedded.kept]
     right = probe.predict(embedded.embeddings) == labels
     per_class = [float(right[labels == each].mean()) for each in sorted(set(labels.tolist()))]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from diptych.data.caption_files import CaptionError
-from diptych.data.picture_safety import PictureError
+from diptych.data.picture_safety import PictureError, open_picture
 from diptych.evaluation.similarity import Array
 
 PICTURES_AT_ONCE = 64
+PIXELS_AT_ONCE = 64_000_000
+"""Decoded pictures are held up to this, 192 MB: 64 photographs of a camera would take 4 GB."""
+MOST_THREADS = 4
+"""They wait when one picture more than there are threads is decoded and not yet taken."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,9 @@ class Pictures:
 
 
 class PictureEncoder(Protocol):
-    """Anything that makes rows of features of encoded pictures, an `Encoder` above all."""
+    """Anything that makes rows of features of decoded RGB pictures, an `Encoder` above all."""
 
-    def embed_pictures(self, pictures: Sequence[bytes], /) -> Any: ...
+    def embed_pictures(self, pictures: Sequence[Image.Image], /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -112,37 +120,67 @@ def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:
     """Embeddings of all pictures that decode.
 
     Raises:
-        ValueError: none of them does.
+        ValueError: none of them does, or one cannot be read.
     """
-    parts, kept, rejected = [], [], {}
-    progress = tqdm(total=len(pictures), desc="embedding", unit="picture", disable=None, leave=False)
-    with progress:
-        for start in range(0, len(pictures), PICTURES_AT_ONCE):
-            places = list(range(start, min(start + PICTURES_AT_ONCE, len(pictures))))
-            for place, outcome in _embed_some(encoder, places, [pictures.read(place) for place in places]):
-                if isinstance(outcome, PictureError):
-                    rejected[pictures.names[place]] = str(outcome)
-                else:
-                    kept.append(place)
-                    parts.append(outcome)
-            progress.update(len(places))
+    parts: list[Array] = []
+    kept: list[int] = []
+    rejected: dict[str, str] = {}
+    held: list[Image.Image] = []
+    with (
+        closing(_decoded(pictures)) as decoded,
+        tqdm(total=len(pictures), desc="embedding", unit="picture", disable=None, leave=False) as progress,
+    ):
+        for place, outcome in enumerate(decoded):
+            if isinstance(outcome, PictureError):
+                rejected[pictures.names[place]] = str(outcome)
+            else:
+                kept.append(place)
+                held.append(outcome)
+            pixels = sum(picture.width * picture.height for picture in held)
+            if len(held) == PICTURES_AT_ONCE or pixels >= PIXELS_AT_ONCE or held and place == len(pictures) - 1:
+                parts.append(np.asarray(encoder.embed_pictures(held)))
+                held = []
+            progress.update()
     if not kept:
         name, reason = next(iter(rejected.items()))
         raise ValueError(
             f"none of the {len(pictures)} pictures of {pictures.location} can be decoded; {name}: {reason}"
         )
-    return Embedded(np.stack(parts), np.array(kept), rejected)
+    return Embedded(np.concatenate(parts), np.array(kept), rejected)
 
 
-def _embed_some(
-    encoder: PictureEncoder, places: list[int], encoded: list[bytes]
-) -> Iterator[tuple[int, Array | PictureError]]:
+class Embedder:
+    """What one encoder makes of pictures; the same ones are embedded once."""
+
+    def __init__(self, encoder: PictureEncoder):
+        self._encoder = encoder
+        self._known: dict[tuple[str, tuple[str, ...]], Embedded] = {}
+
+    def __call__(self, pictures: Pictures) -> Embedded:
+        key = pictures.location, pictures.names
+        if key not in self._known:
+            self._known[key] = embed(self._encoder, pictures)
+        return self._known[key]
+
+
+def _decoded(pictures: Pictures) -> Generator[Image.Image | PictureError, None, None]:
+    """Every picture in order, read and decoded by threads that are a few pictures ahead."""
+
+    def decode(place: int) -> Image.Image | PictureError:
+        try:
+            return open_picture(pictures.read(place))
+        except PictureError as error:
+            return error
+
+    threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0))))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    ahead: deque[Future[Image.Image | PictureError]] = deque()
     try:
-        yield from zip(places, np.asarray(encoder.embed_pictures(encoded)), strict=True)
-    except PictureError as error:
-        if len(places) == 1:
-            yield places[0], error
-            return
-        # One of them is bad and the error does not say which: ask each.
-        for place, data in zip(places, encoded, strict=True):
-            yield from _embed_some(encoder, [place], [data])
+        for place in range(len(pictures)):
+            ahead.append(pool.submit(decode, place))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

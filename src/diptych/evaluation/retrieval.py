@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.data.captions import clean_caption
-from diptych.evaluation.pictures import Pictures, by_reason, embed, subset
+from diptych.evaluation.pictures import Embedded, Pictures, by_reason, embed, subset
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.evaluation.zero_shot import thumbnail
 
@@ -47,13 +47,15 @@ class Pairing:
     pictures_of_text: Positives
 
 
-def retrieval(encoder: Encoder, pictures: Pictures) -> dict[str, Any]:
+def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None = None) -> dict[str, Any]:
     """Recall at 1, 5 and 10 both ways, with chance, and the captions nearest to some pictures.
+
+    embedded: the pictures as the encoder embeds them, where that is known already.
 
     Raises:
         ValueError: no picture that decodes.
     """
-    embedded = embed(encoder, pictures)
+    embedded = embedded or embed(encoder, pictures)
     kept = subset(pictures, embedded.kept)
     pairing = pair(kept.captions)
     images = unit_norm(embedded.embeddings)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.picture_safety import open_picture
-from diptych.evaluation.pictures import Pictures, embed
+from diptych.evaluation.pictures import Embedded, Pictures, embed
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 
 if TYPE_CHECKING:
@@ -40,16 +40,24 @@ class Judged:
     """f64[pictures guesses]: their softmax over all classes."""
 
 
-def zero_shot(encoder: Encoder, pictures: Pictures, class_names: Sequence[str], classifier: Array) -> dict[str, Any]:
+def zero_shot(
+    encoder: Encoder,
+    pictures: Pictures,
+    class_names: Sequence[str],
+    classifier: Array,
+    *,
+    embedded: Embedded | None = None,
+) -> dict[str, Any]:
     """Top-1, top-5 (null below six classes) and mean per-class recall, with what the report shows of them.
 
     classifier: f32[classes dim], from `build_classifier`.
+    embedded: the pictures as the encoder embeds them, where that is known already.
 
     Raises:
         ValueError: a label that is no class, or no picture that decodes.
     """
     labels = label_numbers(pictures, class_names)
-    embedded = embed(encoder, pictures)
+    embedded = embedded or embed(encoder, pictures)
     labels = labels[embedded.kept]
     judged = judge(unit_norm(embedded.embeddings), classifier, labels, encoder.logit_scale)
     confusions, left_out = _confusions(labels, judged.predicted)

@@ -15,7 +15,7 @@ from diptych.encoder import load, model_folder
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
-from diptych.evaluation.pictures import PictureEncoder, Pictures, named
+from diptych.evaluation.pictures import Embedder, PictureEncoder, Pictures, named
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
@@ -108,6 +108,7 @@ def _evaluate(
     trains: Mapping[str, Pictures],
 ) -> dict[str, Any]:
     encoder = load(arguments.model, arguments.device)
+    embedded = Embedder(encoder)
     evaluation: dict[str, Any] = {
         "format": FORMAT,
         "model": str(model_folder(arguments.model)),
@@ -119,19 +120,27 @@ def _evaluate(
         zero_shot = EVALUATORS["zero_shot"]
         evaluation["templates"] = list(prompts.templates)
         evaluation["zero_shot"] = {
-            name: zero_shot(encoder, pictures, prompts.class_names, classifier) for name, pictures in labelled.items()
+            name: zero_shot(encoder, pictures, prompts.class_names, classifier, embedded=embedded(pictures))
+            for name, pictures in labelled.items()
         }
     if captioned:
         retrieval = EVALUATORS["retrieval"]
-        evaluation["retrieval"] = {name: retrieval(encoder, pictures) for name, pictures in captioned.items()}
+        evaluation["retrieval"] = {
+            name: retrieval(encoder, pictures, embedded=embedded(pictures)) for name, pictures in captioned.items()
+        }
     for method, train in trains.items():
-        features: PictureEncoder = encoder
         if method == "linear_probe":
-            probe = fit_linear_probe(encoder, train)
+            features: PictureEncoder = encoder
+            features_of = embedded
+            probe = fit_linear_probe(encoder, train, embedded=embedded(train))
         else:
             features, probe = fit_pixel_baseline(train)
+            features_of = Embedder(features)
         linear_probe = EVALUATORS["linear_probe"]
-        evaluation[method] = {name: linear_probe(features, pictures, probe) for name, pictures in labelled.items()}
+        evaluation[method] = {
+            name: linear_probe(features, pictures, probe, embedded=features_of(pictures))
+            for name, pictures in labelled.items()
+        }
     return evaluation
 
 
