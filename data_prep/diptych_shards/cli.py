@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import logging
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diptych_shards import commands as commands_folder
 from diptych_shards.pack import PackOptions
 from diptych_shards.refusals import shown, table_of_reasons
 
@@ -93,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every byte of shards against their index")
     verify.add_argument("folder", metavar="FOLDER")
     verify.set_defaults(run=run_verify)
+    for module in pkgutil.iter_modules(commands_folder.__path__):
+        command = importlib.import_module(f"{commands_folder.__name__}.{module.name}")
+        first_line = (command.__doc__ or "").split("\n")[0]
+        added = commands.add_parser(module.name, help=first_line, description=command.__doc__)
+        command.add_arguments(added)
+        added.set_defaults(run=command.run)
     return parser
 
 

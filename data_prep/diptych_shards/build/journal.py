@@ -1,0 +1,159 @@
+"""What became of each row of a shard, as it happens, so that no kill loses a fetched picture.
+
+    page 0    magic, identity of the task, the row being decoded, the row at which a process was lost and how often
+    records   row, lengths, hash; facts as JSON; the stored picture; appended in the order in which rows finish
+
+A worker writes every finished row here at once, so its memory stays small, and the shard is assembled from here in
+the order of the table. What a killed process leaves is taken up by the next; a torn last record is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from diptych.files import flush
+
+_MAGIC = b"diptych journal\0"
+_PAGE_BYTES = mmap.PAGESIZE
+_MARKS = struct.Struct("<qqq")  # row being decoded, row at which a process was lost, how often
+_MARKS_AT = len(_MAGIC) + 32
+_RECORD = struct.Struct("<IIIQ")  # row, bytes of facts, bytes of picture, xxh3 of both
+_NO_ROW = -1
+
+
+class Journal:
+    """The journal of one shard: `with Journal(path, identity) as journal`. One process at a time.
+
+    identity: 32 bytes that name rows and options; a journal of anything else is begun anew.
+    """
+
+    def __init__(self, path: Path, identity: bytes, *, process_was_lost: bool = False):
+        """process_was_lost: whether the process before this one died at this shard, not by the user's hand.
+
+        Raises:
+            BlockingIOError: another process writes to it.
+        """
+        self.path = path
+        self.written_bytes = 0
+        self._places: dict[int, tuple[int, int, int]] = {}  # row → offset, bytes of facts, bytes of picture
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take_up(identity)
+            self._marks = mmap.mmap(self._file, _PAGE_BYTES)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self.num_lost = 0
+        """How often a process was lost at `lost_row`."""
+        self.lost_row = _NO_ROW
+        self._note_loss(process_was_lost)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def rows(self) -> list[int]:
+        """Those that are finished."""
+        return sorted(self._places)
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._places
+
+    def begin_decoding(self, row: int) -> None:
+        """Say which row is being decoded, for whoever comes after a process that died of it."""
+        _MARKS.pack_into(self._marks, _MARKS_AT, row, self.lost_row, self.num_lost)
+
+    def append(self, row: int, facts: Mapping[str, Any], picture: bytes = b"") -> None:
+        """Write down what became of a row; the first word on a row stands."""
+        if row in self._places:
+            return
+        told = json.dumps(facts, ensure_ascii=True).encode()
+        header = _RECORD.pack(row, len(told), len(picture), _hash(row, told, picture))
+        record = b"".join((header, told, picture))
+        offset = self._end
+        written = 0
+        while written < len(record):
+            written += os.pwrite(self._file, record[written:] if written else record, offset + written)
+        self._end = offset + len(record)
+        self.written_bytes += len(record)
+        self._places[row] = (offset + _RECORD.size, len(told), len(picture))
+
+    def facts(self, row: int) -> dict[str, Any]:
+        """What was written of the row.
+
+        Raises:
+            KeyError: nothing was.
+        """
+        offset, num_facts, _ = self._places[row]
+        return json.loads(os.pread(self._file, num_facts, offset))
+
+    def picture(self, row: int) -> bytes:
+        offset, num_facts, num_bytes = self._places[row]
+        return os.pread(self._file, num_bytes, offset + num_facts)
+
+    def flush(self) -> None:
+        """Return only when it would outlast a power cut."""
+        os.fsync(self._file)
+        flush(self.path.parent)
+
+    def close(self) -> None:
+        _MARKS.pack_into(self._marks, _MARKS_AT, _NO_ROW, self.lost_row, self.num_lost)
+        self._marks.close()
+        os.close(self._file)
+
+    def remove(self) -> None:
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._marks.closed:
+            self.close()
+
+    def _take_up(self, identity: bytes) -> None:
+        """Read what is there; cut off what is torn; begin anew what is another task's."""
+        start = _MAGIC + identity
+        if os.pread(self._file, len(start), 0) != start or os.fstat(self._file).st_size < _PAGE_BYTES:
+            os.ftruncate(self._file, 0)
+            page = bytearray(_PAGE_BYTES)
+            page[: len(start)] = start
+            _MARKS.pack_into(page, _MARKS_AT, _NO_ROW, _NO_ROW, 0)
+            os.pwrite(self._file, page, 0)
+        self._end = _PAGE_BYTES
+        size = os.fstat(self._file).st_size
+        while (after := self._end + _RECORD.size) <= size:
+            row, num_facts, num_bytes, digest = _RECORD.unpack(os.pread(self._file, _RECORD.size, self._end))
+            if after + num_facts + num_bytes > size:
+                break
+            body = os.pread(self._file, num_facts + num_bytes, after)
+            if _hash(row, body) != digest:
+                break
+            self._places.setdefault(row, (after, num_facts, num_bytes))
+            self._end = after + num_facts + num_bytes
+        os.ftruncate(self._file, self._end)
+
+    def _note_loss(self, process_was_lost: bool) -> None:
+        row, self.lost_row, self.num_lost = _MARKS.unpack_from(self._marks, _MARKS_AT)
+        if process_was_lost and row != _NO_ROW and row not in self._places:
+            self.num_lost = self.num_lost + 1 if row == self.lost_row else 1
+            self.lost_row = row
+        _MARKS.pack_into(self._marks, _MARKS_AT, _NO_ROW, self.lost_row, self.num_lost)
+
+
+def _hash(row: int, *parts: bytes) -> int:
+    hashed = xxhash.xxh3_64(row.to_bytes(4, "little"))
+    for part in parts:
+        hashed.update(part)
+    return hashed.intdigest()
