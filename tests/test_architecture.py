@@ -44,6 +44,7 @@ TORCH_FREE = [
     "order",
     "captions",
     "caption_files",
+    "colour_profile",
     "picture_safety",
 ]
 

@@ -1,8 +1,9 @@
 """Opening a picture that nobody vouches for.
 
-Only JPEG, PNG and WebP reach a decoder; the size in the header is checked before a pixel is decoded; a
-picture that is not whole is refused. What comes out is RGB as a viewer would show it: turned by its EXIF
-orientation, transparency over white, 16-bit values scaled, CMYK converted.
+Only the formats that the caller allows reach a decoder (training: JPEG, PNG and WebP); the size in the header is
+checked before a pixel is decoded; a picture that is not whole is refused. What comes out is the first frame in sRGB as
+a viewer would show it: turned by its EXIF orientation, transparency over white, 16-bit values scaled, ICC profiles
+applied (broken ones ignored), CMYK by its profile or else by Pillow's plain conversion.
 """
 
 from __future__ import annotations
@@ -11,11 +12,24 @@ import enum
 import io
 import struct
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from diptych.data import colour_profile
+
+try:
+    from PIL import AvifImagePlugin
+except ImportError:  # before Pillow 11.3
+    AvifImagePlugin = None  # type: ignore[assignment]
 
 MAX_PIXELS = 64_000_000
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What training reads."""
+CRAWLED_FORMATS = (*FORMATS, "GIF", *(["AVIF"] if AvifImagePlugin is not None and AvifImagePlugin.SUPPORTED else []))
+"""What may come from the web, to be encoded anew."""
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     # The plugins themselves, not Image.open: it warns of large pictures instead of refusing them, and takes a
@@ -23,9 +37,13 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
 }
+if AvifImagePlugin is not None:
+    _PLUGINS["AVIF"] = AvifImagePlugin.AvifImageFile
+    # One thread a picture: the cores are kept busy by other pictures.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _REFUSED_FORMATS = {
-    b"GIF8": "GIF",
     b"BM": "BMP",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -38,7 +56,7 @@ _REFUSED_FORMATS = {
     b"\0\0\0\x0cJXL ": "JPEG XL",
 }
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError,
-                   RuntimeError, struct.error, zlib.error)  # fmt: skip
+                   RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 """What Pillow's decoders are known to raise on hostile bytes."""
 
 _TURNS = {
@@ -51,6 +69,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_GREY_MODES = ("1", "L", "LA", "I", "I;16")
 
 
 class PictureReason(enum.Enum):
@@ -60,8 +79,12 @@ class PictureReason(enum.Enum):
     FORMAT_NOT_ALLOWED = "format_not_allowed"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_SMALL = "too_small"
+    AREA_TOO_LARGE = "area_too_large"
+    ASPECT_RATIO_TOO_LARGE = "aspect_ratio_too_large"
     TRUNCATED = "truncated"
     DECODE_ERROR = "decode_error"
+    ENCODE_ERROR = "encode_error"
+    BAD_BOX = "bad_box"
 
 
 class PictureError(ValueError):
@@ -75,16 +98,86 @@ class PictureError(ValueError):
         return PictureError, (self.reason, str(self))
 
 
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is left to do to the pixels that a file stores, and what else it says."""
+
+    orientation: int
+    """Of EXIF, 1 to 8; see `upright`."""
+    profile: bytes | None
+    """The ICC profile that leads these pixels to sRGB; None if they are there."""
+    exif: bytes | None
+    """As in a TIFF file, from its byte order on."""
+    is_plain: bool
+    """Whether a reader that knows nothing of transparency, CMYK, palettes and animation sees the same."""
+
+
+class PictureFile:
+    """A picture whose header is read and found acceptable, and whose pixels are not decoded yet."""
+
+    def __init__(self, data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS):
+        """Raises:
+        PictureError: if it is none of `formats`, or has more than `max_pixels`.
+        """
+        self._data = data
+        self.format = _format(data, formats)
+        try:
+            self._file = _PLUGINS[self.format](io.BytesIO(data))
+        except _DECODER_ERRORS as error:
+            raise _decoder_refusal(data, self.format, error) from error
+        self.width, self.height = self._file.size
+        """As stored, before the orientation is applied."""
+        if self.width * self.height > max_pixels:
+            raise too_many_pixels(self.width, self.height, max_pixels)
+
+    def load(self) -> ImageFile.ImageFile:
+        """The first frame in the mode of the file.
+
+        Raises:
+            PictureError: if it is not whole or does not decode.
+        """
+        try:
+            self._file.load()
+        except _DECODER_ERRORS as error:
+            raise _decoder_refusal(self._data, self.format, error) from error
+        if not _is_whole(self._data, self.format):
+            raise PictureError(PictureReason.TRUNCATED, f"the {self.format} ends early")
+        return self._file
+
+    def decode(self) -> tuple[Image.Image, PictureFacts]:
+        """The pixels as the file stores them, in mode RGB, transparency over white.
+
+        Raises:
+            PictureError: as `load`.
+        """
+        picture = self.load()
+        exif = _exif(picture)
+        profile = picture.info.get("icc_profile") or b""
+        if colour_profile.fits(profile, "CMYK") and picture.mode == "CMYK":
+            rgb, profile = colour_profile.to_srgb(picture, profile), b""
+        elif colour_profile.fits(profile, "L") and picture.mode in _GREY_MODES:
+            rgb, profile = colour_profile.to_srgb(_to_rgb(picture).getchannel(0), profile), b""
+        else:
+            rgb = _to_rgb(picture)
+        if picture.mode in ("CMYK", *_GREY_MODES) or colour_profile.is_srgb(profile):
+            profile = b""
+        # A GIF counts its frames by reading them all.
+        is_animated = self.format == "GIF" or getattr(picture, "n_frames", 1) > 1
+        is_plain = picture.mode in ("RGB", "L") and "transparency" not in picture.info and not is_animated
+        return rgb, PictureFacts(exif_orientation(exif), profile or None, exif, is_plain)
+
+
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in mode RGB, upright.
+    """The picture in mode RGB, upright, in sRGB.
 
     Raises:
         PictureError: if it is not a whole JPEG, PNG or WebP of at most `max_pixels`.
     """
-    picture = _load(data, max_pixels=max_pixels, min_side=1)
-    rgb = _to_rgb(picture)
-    turn = _TURNS.get(_orientation(picture))
-    return rgb if turn is None else rgb.transpose(turn)
+    picture, facts = PictureFile(data, max_pixels=max_pixels).decode()
+    if facts.profile is not None:
+        picture = colour_profile.to_srgb(picture, facts.profile)
+    turn = _TURNS.get(facts.orientation)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def check_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> tuple[int, int, str]:
@@ -93,57 +186,72 @@ def check_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 
     Raises:
         PictureError: as `open_picture`; also for a PNG with a wrong checksum, and a side below `min_side`.
     """
-    picture = _load(data, max_pixels=max_pixels, min_side=min_side)
-    if picture.format == "PNG":
-        _check_png_checksums(data)
-    width, height = picture.size
-    if _orientation(picture) >= 5:
-        width, height = height, width
-    return width, height, str(picture.format)
-
-
-def _load(data: bytes, *, max_pixels: int, min_side: int) -> ImageFile.ImageFile:
-    """Decoded, first frame, in the mode of the file."""
-    name = _format(data)
-    try:
-        picture = _PLUGINS[name](io.BytesIO(data))
-    except _DECODER_ERRORS as error:
-        raise _decoder_refusal(data, name, error) from error
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise PictureError(PictureReason.TOO_MANY_PIXELS, f"{width} x {height} pixels; at most {max_pixels}")
+    file = PictureFile(data, max_pixels=max_pixels)
+    width, height = file.width, file.height
     if min(width, height) < min_side:
         raise PictureError(PictureReason.TOO_SMALL, f"{width} x {height} pixels; at least {min_side} a side")
+    picture = file.load()
+    if file.format == "PNG":
+        _check_png_checksums(data)
+    if exif_orientation(_exif(picture)) >= 5:
+        width, height = height, width
+    return width, height, file.format
+
+
+def exif_orientation(exif: bytes | None) -> int:
+    """1 to 8; 1 if there is none or it cannot be read. `exif` begins with the byte order of a TIFF file."""
+    if exif is None:
+        return 1
     try:
-        picture.load()
-    except _DECODER_ERRORS as error:
-        raise _decoder_refusal(data, name, error) from error
-    if not _is_whole(data, name):
-        raise PictureError(PictureReason.TRUNCATED, f"the {name} ends early")
-    return picture
+        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
+        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+        (num_entries,) = struct.unpack_from(f"{order}H", exif, directory)
+        for entry in range(num_entries):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG and kind == 3 and 1 <= value <= 8:
+                return value
+    except (KeyError, struct.error):
+        pass
+    return 1
 
 
-def _format(data: bytes) -> str:
+def too_many_pixels(width: int, height: int, max_pixels: int) -> PictureError:
+    return PictureError(PictureReason.TOO_MANY_PIXELS, f"{width} x {height} pixels; at most {max_pixels}")
+
+
+def _format(data: bytes, allowed: Sequence[str]) -> str:
     if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
+        name = "JPEG"
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        name = "PNG"
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        name = "WEBP"
+    elif data.startswith((b"GIF87a", b"GIF89a")):
+        name = "GIF"
+    elif data[4:12] in (b"ftypavif", b"ftypavis"):
+        name = "AVIF"
+    else:
+        raise _unknown(data)
+    if name not in allowed:
+        raise _not_allowed(name)
+    return name
+
+
+def _unknown(data: bytes) -> PictureError:
     if not data:
-        raise PictureError(PictureReason.NOT_A_PICTURE, "the file is empty")
+        return PictureError(PictureReason.NOT_A_PICTURE, "the file is empty")
     for magic, name in _REFUSED_FORMATS.items():
         if data.startswith(magic):
-            raise _not_allowed(name)
+            return _not_allowed(name)
     if data[4:8] == b"ftyp":
-        raise _not_allowed("AVIF, HEIC or a video")
+        return _not_allowed("HEIC or a video")
     if b"<svg" in data[:1024]:
-        raise _not_allowed("SVG")
-    raise PictureError(PictureReason.NOT_A_PICTURE, "the file does not begin as a JPEG, PNG or WebP does")
+        return _not_allowed("SVG")
+    return PictureError(PictureReason.NOT_A_PICTURE, "the file does not begin as a picture does")
 
 
 def _not_allowed(name: str) -> PictureError:
-    return PictureError(PictureReason.FORMAT_NOT_ALLOWED, f"{name} instead of JPEG, PNG or WebP")
+    return PictureError(PictureReason.FORMAT_NOT_ALLOWED, f"{name} is not among the formats that are read")
 
 
 def _decoder_refusal(data: bytes, name: str, error: Exception) -> PictureError:
@@ -158,6 +266,8 @@ def _is_whole(data: bytes, name: str) -> bool:
         return b"IEND\xaeB`\x82" in data
     if name == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    if name != "JPEG":
+        return True  # their decoders refuse what breaks off
     # Bytes after the end are common (second pictures, padding), so the marker need not be the last thing; one
     # inside the EXIF thumbnail cannot mislead, as the decoder itself refuses a scan that breaks off.
     return b"\xff\xd9" in data
@@ -185,20 +295,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
+def _exif(picture: Image.Image) -> bytes | None:
     exif = picture.info.get("exif")
-    if not isinstance(exif, bytes):
-        return 1
-    tiff = exif.removeprefix(b"Exif\0\0")
-    try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
-        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (num_entries,) = struct.unpack_from(f"{order}H", tiff, directory)
-        for entry in range(num_entries):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, directory + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG and kind == 3 and 1 <= value <= 8:
-                return value
-    except (KeyError, struct.error):
-        pass
-    return 1
+    return exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else None

@@ -1,0 +1,48 @@
+"""From pixels to the bytes of a stored picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from diptych.data.picture_safety import PictureError, PictureReason
+from diptych_shards.build.jpeg_segments import with_exif
+
+SUFFIXES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "avif": "AVIF"}
+"""Encodings, by the suffix of what they write."""
+MAX_SIDES = {"jpg": 65500, "png": 1_000_000, "webp": 16383, "avif": 65536}
+DEFAULT_QUALITY = 95
+DEFAULT_PNG_COMPRESSION = 6
+
+
+def encode(pixels: np.ndarray, suffix: str, quality: int, *, subsampling: str, exif: bytes | None) -> bytes:
+    """u8[height, width, 3] as `jpg` (baseline), `png`, `webp` or `avif`; `exif` as in a TIFF file.
+
+    Raises:
+        PictureError: if the format cannot hold the picture.
+    """
+    height, width = pixels.shape[:2]
+    if max(width, height) > MAX_SIDES[suffix]:
+        detail = f"{width} x {height} pixels; a {suffix} has at most {MAX_SIDES[suffix]} a side"
+        raise PictureError(PictureReason.ENCODE_ERROR, detail)
+    pixels = np.ascontiguousarray(pixels)
+    if suffix == "jpg":
+        data = simplejpeg.encode_jpeg(pixels, quality, "RGB", subsampling)
+        return data if exif is None else with_exif(data, exif)
+    options: dict[str, Any] = {
+        "png": {"compress_level": quality},
+        "webp": {"quality": quality},
+        "avif": {"quality": quality, "max_threads": 1},
+    }[suffix]
+    if exif is not None:
+        options["exif"] = b"Exif\0\0" + exif
+    file = io.BytesIO()
+    try:
+        Image.fromarray(pixels).save(file, SUFFIXES[suffix], **options)
+    except (OSError, ValueError) as error:
+        raise PictureError(PictureReason.ENCODE_ERROR, f"cannot be written as {suffix}: {error}") from error
+    return file.getvalue()

@@ -1,0 +1,123 @@
+"""The segments of a JPEG: what they say beside the pixels, and the picture without it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_EXIF = b"Exif\0\0"
+_ICC = b"ICC_PROFILE\0"
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_MAX_SEGMENT_BYTES = 65533
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+"""Within a scan FF is followed by 00, by the number of a restart, or by padding."""
+
+
+class JpegStructureError(ValueError):
+    """The bytes are not a chain of segments from a beginning to an end."""
+
+
+@dataclass(frozen=True)
+class JpegMetadata:
+    """What stands beside the pixels, before the first scan."""
+
+    exif: bytes | None
+    """As in a TIFF file, from its byte order on."""
+    profile: bytes
+    """ICC; empty without one."""
+
+
+@dataclass(frozen=True)
+class _Segment:
+    marker: int
+    start: int
+    """Of the marker."""
+    body: int
+    end: int
+    """Of the segment; of a scan, with its pixels."""
+
+
+def read_metadata(data: bytes) -> JpegMetadata:
+    """Raises:
+    JpegStructureError: if the segments do not lead to a scan.
+    """
+    exif = None
+    pieces: dict[int, bytes] = {}
+    for segment in _segments(data):
+        if segment.marker == _APP1 and exif is None and data.startswith(_EXIF, segment.body):
+            exif = data[segment.body + len(_EXIF) : segment.end]
+        elif segment.marker == _APP2 and data.startswith(_ICC, segment.body):
+            number = segment.body + len(_ICC)
+            pieces[data[number]] = data[number + 2 : segment.end]
+        elif segment.marker == _SOS:
+            return JpegMetadata(exif, b"".join(pieces[number] for number in sorted(pieces)))
+    raise JpegStructureError("no scan")
+
+
+def num_scans(data: bytes) -> int:
+    """How often the decoder would go over the picture; never less than the truth, and cheap where it is little.
+
+    Raises:
+        JpegStructureError: if there may be many and the segments do not tell.
+    """
+    possible = data.count(b"\xff\xda")
+    if possible < 100:
+        return possible
+    return sum(segment.marker == _SOS for segment in _segments(data))
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The picture alone: no EXIF, XMP, IPTC, profile, comment, thumbnail, second picture; nothing behind its end.
+
+    Raises:
+        JpegStructureError: if the segments do not lead from the beginning to the end.
+    """
+    kept = [b"\xff\xd8"]
+    for segment in _segments(data):
+        if not _is_metadata(segment):
+            kept.append(data[segment.start : segment.end])
+    return b"".join(kept)
+
+
+def with_exif(data: bytes, exif: bytes) -> bytes:
+    """The JPEG with this EXIF (as in a TIFF file) at its front; without, where it is too long for a segment."""
+    length = 2 + len(_EXIF) + len(exif)
+    if length > _MAX_SEGMENT_BYTES:
+        return data
+    return data[:2] + b"\xff\xe1" + length.to_bytes(2, "big") + _EXIF + exif + data[2:]
+
+
+def _is_metadata(segment: _Segment) -> bool:
+    if segment.marker == _APP0:
+        return segment.end - segment.start != 18  # what is longer holds a thumbnail
+    # APP14 tells the decoder how colours are written.
+    return segment.marker == _COMMENT or (_APP1 <= segment.marker <= _APP15 and segment.marker != _APP14)
+
+
+def _segments(data: bytes) -> Iterator[_Segment]:
+    """Every segment behind the first marker, the end included, in order."""
+    position = 2
+    while True:
+        start = position
+        if data[position : position + 1] != b"\xff":
+            raise JpegStructureError(f"no marker at byte {position}")
+        while data[position : position + 1] == b"\xff":
+            position += 1
+        marker = data[position] if position < len(data) else 0
+        body = position + 1
+        if marker == _EOI:
+            yield _Segment(marker, start, body, body)
+            return
+        if marker < 0xC0 or 0xD0 <= marker <= _SOI:
+            raise JpegStructureError(f"marker {marker:02x} at byte {start}")
+        position = end = body + int.from_bytes(data[body : body + 2], "big")
+        if end < body + 2 or end >= len(data):
+            raise JpegStructureError(f"the segment at byte {start} has no end")
+        if marker == _SOS:
+            found = _END_OF_SCAN.search(data, end)
+            if found is None:
+                raise JpegStructureError("the last scan has no end")
+            position = end = found.start()
+        yield _Segment(marker, start, body + 2, end)
