@@ -91,6 +91,16 @@ def test_hostile_captions_class_names_and_titles_are_text_and_nothing_else(tmp_p
     assert "{{ 7 * 7 }}" in page.texts
 
 
+def test_every_example_says_in_words_what_its_picture_shows(tmp_path):
+    evaluation = {
+        "zero_shot": {"a": zero_shot(['a "big" cat', "a dog"])},
+        "retrieval": {"b": retrieval(["a <red> wall", "another"])},
+    }
+    page = Page(write_report(tmp_path, evaluation).read_text(encoding="utf-8"))
+    alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert sorted(alternatives) == ['a "big" cat', "a <red> wall", "a dog"]
+
+
 def test_the_page_forbids_scripts_and_the_network(tmp_path):
     html = write_report(tmp_path, {}).read_text(encoding="utf-8")
     policy = [value for _, name, value in Page(html).attributes if name == "content"][0]
