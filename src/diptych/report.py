@@ -50,6 +50,8 @@ def write_report(
     environment.filters.update(text=_text, percent=_percent, number=_number, picture=_picture)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     zero_shot = evaluation.get("zero_shot", {})
+    # Errors are added up over data sets: those of one and the same model.
+    of_the_model = {name: result for name, result in zero_shot.items() if not _other_model(result, evaluation)}
     page = environment.get_template("report.html.jinja").render(
         title=title or run_dir.resolve().name,
         created=datetime.now(timezone.utc).strftime("%d %B %Y").lstrip("0"),
@@ -57,8 +59,8 @@ def write_report(
         templates=evaluation.get("templates", []),
         curves=curves(metrics),
         training=training_facts(metrics),
-        grid=grid(zero_shot),
-        confusion=confusion(zero_shot),
+        grid=grid(of_the_model),
+        confusion=confusion(of_the_model),
         zero_shot={name: _limited(result) for name, result in zero_shot.items()},
         retrieval={
             name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}
@@ -145,11 +147,14 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             ("linear_probe", "linear probe"),
             ("pixel_baseline", "logistic regression on pixels"),
         ):
-            if other := evaluation.get(method, {}).get(name):
+            other = evaluation.get(method, {}).get(name)
+            if other and (method == "pixel_baseline" or other.get("model") == result.get("model")):
                 known = other["share_of_known_classes"] > 0
                 beside.append((label if known else f"{label} (knows no such class)", other["metrics"]["top1"]))
         beside.append(("chance", result["chance"]["top1"]))
-        about = f"{result['pictures']:,} pictures, {len(result['classes']):,} classes"
+        about = f"{result['pictures']:,} pictures, {len(result['classes']):,} classes" + _other_model(
+            result, evaluation
+        )
         cards.append(
             {
                 "over": f"zero-shot · {name}",
@@ -163,7 +168,9 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             key = f"{way}_r1"
             beside = [(f"within the first {k}", result["metrics"][f"{way}_r{k}"]) for k in (5, 10)]
             beside.append(("chance", result["chance"][key]))
-            about = f"{result['pictures']:,} pictures, {result['captions']:,} captions"
+            about = f"{result['pictures']:,} pictures, {result['captions']:,} captions" + _other_model(
+                result, evaluation
+            )
             over = f"{label} R@1" if len(evaluation["retrieval"]) == 1 else f"{label} R@1 · {name}"
             cards.append({"over": over, "value": result["metrics"][key], "about": about, "beside": beside})
     return cards
@@ -214,6 +221,12 @@ def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | No
         return {"matrices": _drawn(matrices), "pairs": pairs, "errors": None}
     matrices = [confusion_matrix(results, part, MOST_VALUES) for part in parts]
     return {"matrices": _drawn(matrices), "pairs": pairs, "errors": _errors_by_part(results, parts)}
+
+
+def _other_model(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Which model an earlier result is of, where the newest ones are of another."""
+    model = result.get("model", evaluation.get("model"))
+    return "" if model == evaluation.get("model") else f"; of {printable(str(model))}"
 
 
 def _errors_by_part(results: Sequence[Mapping[str, Any]], parts: tuple[Part, Part]) -> dict[str, Any]:

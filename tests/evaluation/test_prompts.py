@@ -76,5 +76,5 @@ def test_a_mistake_in_the_yaml_is_named_with_its_file(tmp_path, text, expected):
 
 
 def test_a_missing_yaml_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.yaml does not exist"):
+    with pytest.raises(ValueError, match=r"none\.yaml cannot be read: No such file or directory; expected a YAML file"):
         load_prompts(tmp_path / "none.yaml")

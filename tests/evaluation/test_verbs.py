@@ -93,6 +93,80 @@ def test_the_same_pictures_are_embedded_once_for_all_that_is_measured(model, tmp
     assert json.loads((tmp_path / "out.json").read_text())["linear_probe"]["seen"]["train_pictures"] == 24
 
 
+def test_a_second_evaluation_adds_to_the_first_and_prints_what_it_measured(run_dir, tmp_path, capsys):
+    seen = write_tree(tmp_path / "seen", list(COLOURS))
+    other = write_tree(tmp_path / "other", ["red", "cyan"])
+    pairs = captioned(tmp_path / "pairs")
+    cli.main(f"evaluate {run_dir} --zero-shot {seen} --zero-shot again={other} --pixel-baseline {seen}".split())
+    first = json.loads((run_dir / "evaluation.json").read_text())
+    capsys.readouterr()
+    cli.main(f"evaluate {run_dir} --retrieval {pairs}".split())
+    assert "zero-shot" not in capsys.readouterr().out
+    (seen / "red" / "0.png").unlink()
+    cli.main(f"evaluate {run_dir} --zero-shot new={other} --zero-shot {seen} --report".split())
+    printed = capsys.readouterr().out
+
+    results = json.loads((run_dir / "evaluation.json").read_text())
+    assert list(results["zero_shot"]) == ["new", "seen", "again"]
+    assert results["zero_shot"]["again"] == first["zero_shot"]["again"]
+    assert results["zero_shot"]["seen"]["pictures"] == first["zero_shot"]["seen"]["pictures"] - 1
+    assert results["pixel_baseline"] == first["pixel_baseline"]
+    assert results["retrieval"]["pairs"]["pictures"] == 6
+    assert "new" in printed and "again" not in printed
+    page = (run_dir / "report.html").read_text()
+    assert all(f"zero-shot · {name}" in page for name in ("new", "seen", "again"))
+    assert not list(run_dir.glob("*.partial"))
+
+
+def test_results_of_an_earlier_model_keep_its_name(run_dir, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    cli.main(f"evaluate {run_dir} --zero-shot old={tree} --linear-probe {tree}".split())
+    save_checkpoint(run_dir, 9)
+    cli.main(f"evaluate {run_dir} --zero-shot new={tree} --report".split())
+    results = json.loads((run_dir / "evaluation.json").read_text())
+    models = {name: Path(result["model"]).parent.name for name, result in results["zero_shot"].items()}
+    assert models == {"new": "step_00000009", "old": "step_00000007"}
+    page = (run_dir / "report.html").read_text()
+    assert page.count("step_00000007/model") == 1
+    assert "4 pictures, 2 classes; of " in page
+
+
+def test_a_file_that_is_no_evaluation_is_not_overwritten(model, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    for content in ("{", "[]", '{"format": 2}', '{"format": 1, "zero_shot": []}'):
+        (tmp_path / "mine.json").write_text(content)
+        error = fails(capsys, "evaluate", model, "--zero-shot", tree, "--json", tmp_path / "mine.json")
+        assert "mine.json is no evaluation of format 1" in error and "--json" in error
+        assert (tmp_path / "mine.json").read_text() == content
+
+
+def test_files_that_cannot_be_read_or_written_are_one_line_with_a_way_out(model, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    (tmp_path / "latin.txt").write_bytes("schön".encode("latin-1"))
+    evaluate = ["evaluate", model, "--zero-shot", tree]
+    for words, where, way_out in (
+        ([*evaluate, "--credits", tmp_path / "no.txt"], "no.txt cannot be read: No such file", "--credits"),
+        ([*evaluate, "--classes", tmp_path], "cannot be read: Is a directory", "expected a YAML file"),
+        ([*evaluate, "--json", tree], "tree cannot be read: Is a directory", "--json"),
+        (
+            [*evaluate, "--json", tmp_path / "latin.txt" / "o.json"],
+            "latin.txt cannot be written: File exists",
+            "--json",
+        ),
+        (["embed", model, "--texts", tmp_path / "no", "--output", "o.npz"], "no cannot be read: No such", "--texts"),
+        (["embed", model, "--texts", tmp_path / "latin.txt", "--output", "o.npz"], "is no UTF-8 at byte 3", "save it"),
+        (["embed", model, "--pictures", tmp_path / ("x" * 300), "--output", "o.npz"], "does not exist", "expected"),
+        (
+            ["embed", model, "--pictures", tree, "--output", tmp_path / "latin.txt" / "o.npz"],
+            "latin.txt cannot be written: File exists",
+            "--output",
+        ),
+        (["classify", model, tmp_path / ("x" * 300), "--labels", "a,b"], "is no file", "expected a picture"),
+    ):
+        error = fails(capsys, *words)
+        assert where in error and way_out in error and "Errno" not in error
+
+
 def test_without_classes_the_labels_found_are_the_classes(model, tmp_path, capsys):
     tree = write_tree(tmp_path / "tree", ["red", "cyan"])
     cli.main(["evaluate", str(model), "--zero-shot", str(tree), "--json", str(tmp_path / "out.json")])

@@ -10,3 +10,10 @@ EVALUATORS: dict[str, Callable[..., dict[str, Any]]] = {
     "retrieval": retrieval.retrieval,
     "linear_probe": linear_probe.linear_probe,
 }
+
+METHODS = {
+    "zero_shot": "zero-shot",
+    "linear_probe": "linear probe",
+    "pixel_baseline": "pixels, log. regression",
+}
+"""What classifies pictures, by its name in an evaluation, with its title in a table."""

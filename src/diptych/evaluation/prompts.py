@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from diptych.evaluation.similarity import Array, unit_norm
+from diptych.files import read_text
 
 if TYPE_CHECKING:
     from diptych.encoder import Encoder
@@ -47,11 +48,10 @@ def load_prompts(path: str | Path) -> Prompts:
     Raises:
         ValueError: no such file, or not of this form; the message says where and what to write instead.
     """
+    text = read_text(path, "expected a YAML file with classes and templates")
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; expected a YAML file with classes and templates") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not set(document) <= {"classes", "templates"}:
         found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__

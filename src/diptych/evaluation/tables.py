@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from diptych.evaluation import METHODS
 from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
 from diptych.terminal import printable, table
-
-METHODS = {
-    "zero_shot": "zero-shot",
-    "linear_probe": "linear probe",
-    "pixel_baseline": "pixels, log. regression",
-}
 
 
 def readable(evaluation: Mapping[str, Any]) -> str:

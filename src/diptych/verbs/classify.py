@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from diptych.encoder import load
 from diptych.evaluation.prompts import Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.similarity import similarities, unit_norm
+from diptych.files import cannot
 from diptych.terminal import bar, printable, table
 
 BAR_COLUMNS = 30
@@ -35,14 +37,17 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise ValueError(f"--top is {arguments.top}; expected at least 1")
     for picture in arguments.pictures:
-        if not picture.is_file():
+        if not os.path.isfile(picture):
             raise ValueError(f"{picture} is no file; expected a picture")
     prompts = _prompts(arguments)
 
     encoder = load(arguments.model, arguments.device)
     classifier = build_classifier(encoder, prompts.classes, prompts.templates)
     for number, picture in enumerate(arguments.pictures):
-        image = unit_norm(encoder.embed_pictures([picture]))
+        try:
+            image = unit_norm(encoder.embed_pictures([picture]))
+        except OSError as error:
+            raise cannot(error, picture, "read", "make it readable, or leave it out") from error
         logits = encoder.logit_scale * similarities(image, classifier)[0].astype(np.float64)
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()

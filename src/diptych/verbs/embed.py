@@ -13,6 +13,7 @@ from diptych.encoder import load
 from diptych.evaluation.picture_sources import open_pictures
 from diptych.evaluation.pictures import embed
 from diptych.evaluation.similarity import unit_norm
+from diptych.files import cannot, read_text
 from diptych.terminal import printable
 
 
@@ -30,7 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output.suffix != ".npz":
         raise ValueError(f"--output {arguments.output} must end in .npz")
     pictures = open_pictures(arguments.pictures) if arguments.pictures else None
-    texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else None
+    way_out = "name a readable text file with --texts"
+    texts = read_text(arguments.texts, way_out).splitlines() if arguments.texts else None
     if texts == []:
         raise ValueError(f"{arguments.texts} is empty; expected one text a line")
 
@@ -52,8 +54,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot(error, path, "written", "make room there, or name another file with --output") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -17,13 +16,13 @@ from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
 from diptych.evaluation.pictures import Embedder, PictureEncoder, Pictures, named
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
+from diptych.evaluation.results_file import FORMAT, merged, read_results, write_results
 from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
-from diptych.files import commit_file
+from diptych.files import read_text
 from diptych.report import write_report
 from diptych.terminal import printable
 
-FORMAT = 1
 LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
 
 
@@ -61,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     run_dir = _run_dir(arguments.model)
     if arguments.report and run_dir is None:
         raise ValueError(f"--report needs a run directory, and {arguments.model} is a model folder")
-    credits_lines = arguments.credits.read_text(encoding="utf-8").splitlines() if arguments.credits else []
+    way_out = "name a readable text file with --credits, or leave it out"
+    credits_lines = read_text(arguments.credits, way_out).splitlines() if arguments.credits else []
 
     # All data are opened first: a mistake in the last of them should not cost the time of the others.
     labelled = _open(arguments.zero_shot, lambda location: open_labelled(location, arguments.label_key))
@@ -83,21 +83,19 @@ def run(arguments: argparse.Namespace) -> None:
         if location
     }
 
-    evaluation = _evaluate(arguments, labelled, captioned, prompts, trains)
-    print(readable(evaluation))
     destination = arguments.json or (run_dir / "evaluation.json" if run_dir else None)
     if destination is not None:
-        write_json(destination, evaluation)
+        read_results(destination)
+    evaluation = _evaluate(arguments, labelled, captioned, prompts, trains)
+    print(readable(evaluation))
+    if destination is not None:
+        # Read anew: another evaluation may have ended meanwhile.
+        evaluation = merged(read_results(destination), evaluation)
+        write_results(destination, evaluation)
         print(f"\nnumbers: {printable(str(destination))}")
     if arguments.report and run_dir:
         page = write_report(run_dir, evaluation, credits=[line for line in credits_lines if line.strip()])
         print(f"report:  {printable(str(page))}")
-
-
-def write_json(path: Path, evaluation: Mapping[str, Any]) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    commit_file(path, (json.dumps(evaluation, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def _evaluate(
@@ -109,24 +107,23 @@ def _evaluate(
 ) -> dict[str, Any]:
     encoder = load(arguments.model, arguments.device)
     embedded = Embedder(encoder)
-    evaluation: dict[str, Any] = {
-        "format": FORMAT,
+    about = {
         "model": str(model_folder(arguments.model)),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": dict(_versions()),
     }
+    evaluation: dict[str, Any] = {"format": FORMAT, **about, "versions": dict(_versions())}
     if labelled:
         classifier = build_classifier(encoder, prompts.classes, prompts.templates)
         zero_shot = EVALUATORS["zero_shot"]
         evaluation["templates"] = list(prompts.templates)
         evaluation["zero_shot"] = {
-            name: zero_shot(encoder, pictures, prompts.class_names, classifier, embedded=embedded(pictures))
-            for name, pictures in labelled.items()
+            name: {**about, **zero_shot(encoder, each, prompts.class_names, classifier, embedded=embedded(each))}
+            for name, each in labelled.items()
         }
     if captioned:
         retrieval = EVALUATORS["retrieval"]
         evaluation["retrieval"] = {
-            name: retrieval(encoder, pictures, embedded=embedded(pictures)) for name, pictures in captioned.items()
+            name: {**about, **retrieval(encoder, each, embedded=embedded(each))} for name, each in captioned.items()
         }
     for method, train in trains.items():
         if method == "linear_probe":
@@ -138,8 +135,8 @@ def _evaluate(
             features_of = Embedder(features)
         linear_probe = EVALUATORS["linear_probe"]
         evaluation[method] = {
-            name: linear_probe(features, pictures, probe, embedded=features_of(pictures))
-            for name, pictures in labelled.items()
+            name: {**about, **linear_probe(features, each, probe, embedded=features_of(each))}
+            for name, each in labelled.items()
         }
     return evaluation
 

@@ -1,0 +1,60 @@
+"""evaluation.json: all that was measured of a model, in one or several evaluations."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.evaluation import METHODS
+from diptych.files import cannot, commit_file, read_text
+
+FORMAT = 1
+
+
+def merged(earlier: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """All results by evaluator and data set, the new ones first and in place of earlier ones of the same name."""
+    both = {**earlier, **evaluation}
+    for evaluator in _evaluators(both):
+        now, before = evaluation.get(evaluator, {}), earlier.get(evaluator, {})
+        both[evaluator] = {**now, **{name: result for name, result in before.items() if name not in now}}
+    return both
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What was measured earlier; empty where there is no file yet.
+
+    Raises:
+        ValueError: the file cannot be read, or is no evaluation.
+    """
+    way_out = "move it away, or name another file with --json"
+    if not os.path.lexists(path):
+        return {}
+    text = read_text(path, way_out)
+    try:
+        results = json.loads(text)
+    except (ValueError, RecursionError):
+        results = None
+    is_ours = isinstance(results, dict) and results.get("format") == FORMAT
+    if not is_ours or not all(isinstance(results[evaluator], dict) for evaluator in _evaluators(results)):
+        raise ValueError(f"{path} is no evaluation of format {FORMAT}, to which results could be added; {way_out}")
+    return results
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """The file appears whole or not at all.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        commit_file(path, (json.dumps(results, ensure_ascii=False, indent=1) + "\n").encode())
+    except OSError as error:
+        raise cannot(error, path, "written", "make room there, or name another file with --json") from error
+
+
+def _evaluators(results: Mapping[str, Any]) -> list[str]:
+    return [evaluator for evaluator in (*METHODS, "retrieval") if evaluator in results]
