@@ -116,3 +116,20 @@ def test_nothing_is_unpickled():
             text = path.read_text(encoding="utf-8")
             found = re.search(r"\bimport pickle\b|\btorch\.load\(|weights_only|(?<![.\w])(eval|exec)\(", text)
             assert found is None, f"{name} says {found.group()}"
+
+
+def test_files_are_hashed_in_one_place():
+    hashing = {name for name, path in modules("diptych") if "hashlib.sha256()" in path.read_text(encoding="utf-8")}
+    # The shard writer hashes what it writes while it writes.
+    assert hashing == {"files.py", "data/shard_writer.py"}
+
+
+def test_a_table_is_written_once():
+    homes: dict[str, list[str]] = {}
+    for package in SOURCES:
+        for name, path in modules(package):
+            for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+                value = getattr(statement, "value", None)
+                if isinstance(value, ast.Dict) and len(value.keys) > 1:
+                    homes.setdefault(ast.dump(value), []).append(name)
+    assert [names for names in homes.values() if len(names) > 1] == []

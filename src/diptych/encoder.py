@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import logging
 import re
@@ -22,7 +21,7 @@ from diptych.config.schema import ModelConfig
 from diptych.data.augment import centre_crop
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
-from diptych.files import flush
+from diptych.files import flush, sha256_of
 from diptych.model import interop
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes, load_weights
 
@@ -171,14 +170,6 @@ def check_hashes(checkpoint: Path) -> None:
         file = checkpoint / "model" / name
         if not file.is_file() or sha256_of(file) != expected:
             raise ValueError(f"{file} is not what was written there: its sha256 is not {expected[:12]}…")
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer) -> None:

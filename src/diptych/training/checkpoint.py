@@ -8,7 +8,6 @@ folder, whole by itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -27,7 +26,7 @@ from diptych.config.load import config_to_dict
 from diptych.config.schema import RunConfig
 from diptych.data.tokenizer import Tokenizer
 from diptych.encoder import save_model_folder, save_tensors
-from diptych.files import flush
+from diptych.files import flush, sha256_of
 from diptych.training.engine import MOMENTS, OptimizerState
 
 FORMAT = 1
@@ -200,11 +199,7 @@ def remove_checkpoint(path: Path) -> None:
 
 def describe(path: Path) -> dict[str, Any]:
     """Size and sha256 of a file, as the manifest holds them."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _save_optimizer(path: Path, state: OptimizerState) -> None:
