@@ -1,0 +1,112 @@
+"""Which columns of a table mean what, found by the names that published tables use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diptych_shards.refusals import shown
+
+URL_COLUMNS = ("url", "image_url", "image_urls", "img_url")
+"""LAION, COYO, DataComp, img2dataset and cc2dataset say url, in any case; SBU says image_urls."""
+CAPTION_COLUMNS = ("caption", "text", "captions", "alt", "alt_text")
+"""LAION, COYO and DataComp say text; img2dataset caption; SBU captions; cc2dataset alt."""
+HASH_COLUMNS = ("sha256",)
+"""Of the downloaded bytes, as DataComp and img2dataset give it. An `md5` column is no such thing in LAION's tables."""
+BOXES_COLUMNS = ("face_bboxes",)
+"""DataComp's: relative [x0, y0, x1, y1] to be blurred."""
+UID_COLUMNS = ("uid",)
+HASH_KINDS = ("sha256", "md5", "sha512")
+NO_COLUMN = "none"
+"""What an option says where a column should not be used."""
+
+
+class TableError(ValueError):
+    """The table, or what was said of it, cannot be used; the message is one line for its user."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the table calls things; every other column is carried along."""
+
+    url: str
+    caption: str | None = None
+    hash: str | None = None
+    hash_kind: str = "sha256"
+    boxes: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions:
+    """What the user says of the columns; None: found by name."""
+
+    url: str | None = None
+    caption: str | None = None
+    hash: str | None = None
+    hash_kind: str = "sha256"
+    boxes: str | None = None
+    extra: tuple[str, ...] | None = None
+    """Columns to carry along; None: all."""
+
+    def __post_init__(self) -> None:
+        if self.hash_kind not in HASH_KINDS:
+            raise TableError(f"hash kind {self.hash_kind!r} is not one of {', '.join(HASH_KINDS)}")
+
+
+def choose_columns(names: Sequence[str], options: ColumnOptions, table: str, texts: Sequence[str] = ()) -> Columns:
+    """What is what among `names`.
+
+    texts: those that hold text; if one of them may be the caption but none has a usual name, the user is asked.
+    """
+    url = find_column("url", options.url, URL_COLUMNS, names, table)
+    if url is None:
+        raise TableError(f"{table} has no column that could be the url; name it with --url-column. {_list(names)}")
+    caption = find_column("caption", options.caption, CAPTION_COLUMNS, names, table)
+    others = [name for name in texts if name != url]
+    if caption is None and options.caption is None and others:
+        raise TableError(
+            f"{table} has no column that could be the caption; name it with --caption-column, or say "
+            f"--caption-column {NO_COLUMN}. {_list(names)}"
+        )
+    if caption == url:
+        raise TableError(f"{table}: column {shown(url)!r} cannot be both the url and the caption")
+    return Columns(
+        url=url,
+        caption=caption,
+        hash=find_column("hash", options.hash, HASH_COLUMNS, names, table),
+        hash_kind=options.hash_kind if options.hash else "sha256",
+        boxes=find_column("boxes", options.boxes, BOXES_COLUMNS, names, table),
+    )
+
+
+def choose_extra(names: Sequence[str], columns: Columns, options: ColumnOptions, table: str) -> list[str]:
+    """The columns to read, in the table's order: those with a meaning and those to be carried along."""
+    if options.extra is None:
+        return [name for name in names if name != "__index_level_0__"]  # row numbers that pandas wrote
+    extra = {find_column("extra", name, (), names, table) for name in options.extra}
+    return [name for name in names if name in extra | {columns.url, columns.caption, columns.hash, columns.boxes}]
+
+
+def find_column(kind: str, given: str | None, usual: Sequence[str], names: Sequence[str], table: str) -> str | None:
+    """The one column; None where there is none, or none is wanted.
+
+    Raises:
+        TableError: the given one is not there, or more than one fits.
+    """
+    if given == NO_COLUMN and NO_COLUMN not in names:
+        return None
+    if given is not None and given in names:
+        return given
+    wanted = usual if given is None else (given.strip().lower(),)
+    fitting = [name for name in names if name.strip().lower() in wanted]
+    if len(fitting) > 1:
+        which = ", ".join(map(shown, fitting))
+        raise TableError(f"{table} has {len(fitting)} columns that could be the {kind}: {which}; "
+                         f"name one with --{kind}-column")  # fmt: skip
+    if given is not None and not fitting:
+        raise TableError(f"{table} has no column {shown(given)!r}. {_list(names)}")
+    return fitting[0] if fitting else None
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"Its columns: {', '.join(map(shown, names)) or 'none'}"
