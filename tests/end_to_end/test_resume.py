@@ -229,13 +229,11 @@ def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_
 
 
 @pytest.mark.parametrize("launcher", ["alone", "torchrun"])
-def test_ctrl_c_in_a_terminal_ends_the_command_and_all_its_processes(launcher, recipe, tmp_path):
+def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, recipe, request, tmp_path):
     run_dir = tmp_path / "run"
-    words = ["-m", "diptych", "train", recipe, f"run_dir={run_dir}"]
-    if launcher == "alone":
-        command = start(tmp_path, sys.executable, *words)
-    else:
-        command = start(tmp_path, "torchrun", "--standalone", "--nproc-per-node", 2, *words)
+    by_launcher = {"alone": [sys.executable], "torchrun": ["torchrun", "--standalone", "--nproc-per-node", 2]}
+    words = [*by_launcher[launcher], "-m", "diptych", "train", recipe, f"run_dir={run_dir}"]
+    command = start(tmp_path, *words)
     after_some_steps(command, run_dir, 2)
     family = command.family()
     command.signal_group(signal.SIGINT)
@@ -244,3 +242,8 @@ def test_ctrl_c_in_a_terminal_ends_the_command_and_all_its_processes(launcher, r
     assert f"stopped after {stopped_step(run_dir) * 32} samples; {GOES_ON}" in command.said
     # torchrun reports the signal, whatever its ranks do.
     assert ended == (0 if launcher == "alone" else 1)
+
+    command = start(tmp_path, *words)
+    assert command.wait() == 0
+    uninterrupted = request.getfixturevalue("alone" if launcher == "alone" else "on_two_ranks")
+    assert outcome(run_dir) == outcome(uninterrupted)

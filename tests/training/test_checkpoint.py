@@ -197,6 +197,14 @@ def test_what_a_kill_left_of_a_removed_checkpoint_is_cleared_away(tmp_path):
     assert sorted(tmp_path.iterdir()) == paths[1:]
 
 
+def test_a_checkpoint_that_is_being_removed_is_none_from_the_first_moment(tmp_path, monkeypatch):
+    path = save(tmp_path, 3)
+    found = []
+    monkeypatch.setattr(module.shutil, "rmtree", lambda folder: found.append(checkpoints(tmp_path)))
+    module.remove_checkpoint(path)
+    assert found == [[]]
+
+
 def test_every_byte_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
     synced, fsync = set(), os.fsync
 
