@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ Box = tuple[float, float, float, float]
 
 _GROWTH = 0.1
 """Of the longer side, on every side, as img2dataset grows them."""
-_RADIUS = 0.1
-"""Of the longest side of all boxes: the standard deviation, in pixels."""
+_DEVIATION = 0.1
+"""Of the longer side: the Gaussian's."""
 
 
 def read_boxes(rows: Sequence[Sequence[Any]]) -> list[Box]:
@@ -52,20 +53,33 @@ def upright_box(box: Box, orientation: int) -> Box:
 
 
 def blur(pixels: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
-    """u8[height, width, 3] with the boxes, grown, blurred; their edges fade."""
+    """u8[height, width, 3] with the boxes blurred, each by a Gaussian of its own size; their grown edges fade."""
     height, width = pixels.shape[:2]
-    mask = np.zeros((height, width), np.uint8)
-    longest = 0.0
+    if boxes:
+        pixels = pixels.copy()
     for left, top, right, bottom in boxes:
-        side = max((right - left) * width, (bottom - top) * height)
-        longest = max(longest, side)
-        grown = _GROWTH * side
-        rows = slice(max(int(top * height - grown), 0), int(np.ceil(bottom * height + grown)))
-        columns = slice(max(int(left * width - grown), 0), int(np.ceil(right * width + grown)))
-        mask[rows, columns] = 255
-    if longest == 0:
-        return pixels
-    gaussian = ImageFilter.GaussianBlur(_RADIUS * longest)
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    faded = Image.fromarray(mask).filter(gaussian)
-    return np.asarray(Image.composite(picture.filter(gaussian), picture, faded))
+        left, top, right, bottom = left * width, top * height, right * width, bottom * height
+        side = max(right - left, bottom - top)
+        growth, deviation = _GROWTH * side, _DEVIATION * side
+        # One mask for all boxes, faded by the largest one's Gaussian, would leave the small ones sharp.
+        grown = _pixel_box(left - growth, top - growth, right + growth, bottom + growth, width, height)
+        reach = growth + 3 * deviation
+        around = _pixel_box(left - reach, top - reach, right + reach, bottom + reach, width, height)
+        mask = np.zeros((around[0].stop - around[0].start, around[1].stop - around[1].start), np.uint8)
+        mask[_within(grown, around)] = 255
+        faded = Image.fromarray(mask).filter(ImageFilter.GaussianBlur(growth / 2))
+        picture = Image.fromarray(np.ascontiguousarray(pixels[around]))
+        blurred = picture.filter(ImageFilter.GaussianBlur(deviation))
+        pixels[around] = np.asarray(Image.composite(blurred, picture, faded))
+    return pixels
+
+
+def _pixel_box(left: float, top: float, right: float, bottom: float, width: int, height: int) -> tuple[slice, slice]:
+    """Rows and columns of every pixel that the box touches."""
+    rows = slice(max(math.floor(top), 0), min(math.ceil(bottom), height))
+    columns = slice(max(math.floor(left), 0), min(math.ceil(right), width))
+    return rows, columns
+
+
+def _within(inner: tuple[slice, slice], outer: tuple[slice, slice]) -> tuple[slice, ...]:
+    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))

@@ -10,6 +10,9 @@ _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_PIXELS = 0
 _MAX_SEGMENT_BYTES = 65533
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """Within a scan FF is followed by 00, by the number of a restart, or by padding."""
@@ -27,16 +30,18 @@ class JpegMetadata:
     """As in a TIFF file, from its byte order on."""
     profile: bytes
     """ICC; empty without one."""
+    has_many_scans: bool
+    """Whether the decoder goes over the picture more than once."""
 
 
 @dataclass(frozen=True)
 class _Segment:
     marker: int
+    """`_PIXELS` for what follows the header of a scan."""
     start: int
     """Of the marker."""
     body: int
     end: int
-    """Of the segment; of a scan, with its pixels."""
 
 
 def read_metadata(data: bytes) -> JpegMetadata:
@@ -45,27 +50,32 @@ def read_metadata(data: bytes) -> JpegMetadata:
     """
     exif = None
     pieces: dict[int, bytes] = {}
+    num_components = 0
+    is_progressive = False
     for segment in _segments(data):
         if segment.marker == _APP1 and exif is None and data.startswith(_EXIF, segment.body):
             exif = data[segment.body + len(_EXIF) : segment.end]
         elif segment.marker == _APP2 and data.startswith(_ICC, segment.body):
-            number = segment.body + len(_ICC)
-            pieces[data[number]] = data[number + 2 : segment.end]
+            number = segment.body + len(_ICC)  # of the piece; their count follows
+            pieces.setdefault(data[number], data[number + 2 : segment.end])
         elif segment.marker == _SOS:
-            return JpegMetadata(exif, b"".join(pieces[number] for number in sorted(pieces)))
+            has_many_scans = is_progressive or data[segment.body] < num_components
+            return JpegMetadata(exif, b"".join(pieces[number] for number in sorted(pieces)), has_many_scans)
+        elif 0xC0 <= segment.marker <= 0xCF and segment.marker not in _NO_FRAMES:
+            num_components = int.from_bytes(data[segment.body + 5 : segment.body + 6], "big")
+            is_progressive = segment.marker in _PROGRESSIVE
     raise JpegStructureError("no scan")
 
 
 def num_scans(data: bytes) -> int:
-    """How often the decoder would go over the picture; never less than the truth, and cheap where it is little.
-
-    Raises:
-        JpegStructureError: if there may be many and the segments do not tell.
-    """
+    """How often the decoder would go over the picture; never less than the truth."""
     possible = data.count(b"\xff\xda")
     if possible < 100:
         return possible
-    return sum(segment.marker == _SOS for segment in _segments(data))
+    try:
+        return sum(segment.marker == _SOS for segment in _segments(data))
+    except JpegStructureError:
+        return possible
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -115,9 +125,10 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         position = end = body + int.from_bytes(data[body : body + 2], "big")
         if end < body + 2 or end >= len(data):
             raise JpegStructureError(f"the segment at byte {start} has no end")
+        yield _Segment(marker, start, body + 2, end)
         if marker == _SOS:
             found = _END_OF_SCAN.search(data, end)
             if found is None:
                 raise JpegStructureError("the last scan has no end")
-            position = end = found.start()
-        yield _Segment(marker, start, body + 2, end)
+            position = found.start()
+            yield _Segment(_PIXELS, end, end, position)

@@ -19,7 +19,6 @@ from diptych.data.picture_safety import (
     CRAWLED_FORMATS,
     PictureError,
     PictureFacts,
-    PictureFile,
     PictureReason,
 )
 from diptych_shards.build import resize as shape

@@ -39,7 +39,7 @@ def resize(picture: Pixels | Image.Image, size: Size) -> Pixels:
     width, height = _size(picture)
     if (width, height) == size:
         return np.asarray(picture)
-    source = cykooz_resizer.ImageData(width, height, cykooz_resizer.PixelType.U8x3, picture.tobytes())
+    source = cykooz_resizer.ImageData(width, height, cykooz_resizer.PixelType.U8x3, _bytes(picture))
     target = cykooz_resizer.ImageData(*size, cykooz_resizer.PixelType.U8x3)
     resizer, options = _catmull_rom()
     resizer.resize(source, target, options)
@@ -69,6 +69,13 @@ def pad_to_square(pixels: Pixels, side: int) -> Pixels:
     square = np.full((side, side, 3), 255, np.uint8)
     square[top : top + height, left : left + width] = pixels
     return square
+
+
+def _bytes(picture: Pixels | Image.Image) -> bytes:
+    """The pixels row by row; without a copy, where an array has bytes of its own."""
+    if isinstance(picture, np.ndarray) and isinstance(picture.base, bytes) and len(picture.base) == picture.nbytes:
+        return picture.base
+    return picture.tobytes()
 
 
 def _size(picture: Pixels | Image.Image) -> Size:
