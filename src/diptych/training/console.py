@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import time
 
@@ -17,15 +19,21 @@ class Console:
         self._shown = shown
         self._total = total_samples
         self._start = (samples_seen, time.monotonic())
-        self._last_line = 0.0
+        self._last_line = -math.inf
+        self._numbers = ""
         self._bar: tqdm | None = None
         if shown and sys.stderr.isatty():
+            # In a container or under a recorder a terminal may have 0 columns and rows, and tqdm then shows nothing.
+            knows_size = os.get_terminal_size(sys.stderr.fileno()).columns > 0
             self._bar = tqdm(
                 total=total_samples,
                 initial=samples_seen,
-                unit="sample",
+                unit=" samples",
                 unit_scale=True,
-                dynamic_ncols=True,
+                dynamic_ncols=knows_size,
+                ncols=None if knows_size else 80,
+                nrows=None if knows_size else 24,
+                miniters=1,  # else tqdm, once used to quick steps, stands still through slow ones
                 bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}",
             )
 
@@ -35,15 +43,20 @@ class Console:
         elif self._shown:
             print(line, flush=True)
 
-    def show(self, samples_seen: int, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:
+    def show(self, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:
+        """The numbers of a logged step; they stand beside the position until the next ones."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f} data-wait {data_wait_fraction:.0%}", refresh=False)
+        self._numbers = f"loss {loss:.3f}  {samples_per_second:.0f} samples/s  data-wait {data_wait_fraction:.0%}  "
+
+    def move(self, samples_seen: int) -> None:
+        """The position after a step, logged or not; cheap."""
+        if self._bar is not None:
             self._bar.update(samples_seen - self._bar.n)
         elif self._shown and (samples_seen >= self._total or time.monotonic() - self._last_line >= LINE_EVERY_SECONDS):
             self._last_line = time.monotonic()
             print(
-                f"{samples_seen / self._total:4.0%}  {samples_seen}/{self._total} samples  loss {loss:.3f}  "
-                f"{samples_per_second:.0f} samples/s  data-wait {data_wait_fraction:.0%}  "
+                f"{samples_seen / self._total:4.0%}  {samples_seen}/{self._total} samples  {self._numbers}"
                 f"ETA {self._remaining(samples_seen)}",
                 flush=True,
             )

@@ -69,6 +69,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
             refuse_bad_data(config, progress)
             if is_logged:
                 report(job, progress, stats, pace, console)
+            console.move(done * size)
             stopping = stats.tallies[0] > 0
             if stopping or is_last or save_is_due(config, number * size, done * size):
                 save(job, progress, must_succeed=stopping or is_last)
@@ -115,7 +116,7 @@ def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
 def report(job: Job, progress: Progress, stats: StepStats, pace: Pace, console: Console) -> None:
     """To the console and into the record, where this rank has them."""
     samples_per_second, data_wait_fraction = pace.measure(progress.samples_seen)
-    console.show(progress.samples_seen, stats.loss, samples_per_second, data_wait_fraction)
+    console.show(stats.loss, samples_per_second, data_wait_fraction)
     if job.metrics is None:
         return
     values: dict[str, float] = {

@@ -1,0 +1,82 @@
+"""What a person watching sees of a run."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from diptych.training import console as console_module
+from diptych.training.console import Console
+from tests.end_to_end.commands import ENVIRONMENT, ROOT
+from tests.end_to_end.conftest import recipe
+
+__all__ = ["recipe"]
+
+
+def test_elsewhere_than_on_a_terminal_unlogged_steps_are_lines_with_the_last_numbers(monkeypatch, capsys):
+    monkeypatch.setattr(console_module, "LINE_EVERY_SECONDS", 0.0)
+    console = Console(total_samples=400, samples_seen=0, shown=True)
+    console.move(100)
+    console.show(2.5, 1000.0, 0.25)
+    for seen in (200, 300):
+        console.move(seen)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["100/400", "200/400", "300/400"]
+    assert ["loss 2.500" in line for line in lines] == [False, True, True]
+
+
+def test_lines_are_some_seconds_apart_but_the_last_position_is_always_told(capsys):
+    console = Console(total_samples=400, samples_seen=0, shown=True)
+    for seen in (100, 200, 300, 400):
+        console.move(seen)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["100/400", "400/400"]
+
+
+def test_other_ranks_are_silent(capsys):
+    console = Console(total_samples=400, samples_seen=0, shown=False)
+    console.say("hello")
+    console.show(2.5, 1000.0, 0.25)
+    console.move(400)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def terminal():
+    """Its file descriptor, and what was written to it so far."""
+    ours, theirs = os.openpty()
+    shown = bytearray()
+
+    def watch() -> None:
+        try:
+            while data := os.read(ours, 4096):
+                shown.extend(data)
+        except OSError:  # the other side was closed
+            pass
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    yield theirs, shown
+    watching.join()
+    os.close(ours)
+
+
+def test_on_a_terminal_the_bar_moves_between_logged_steps(recipe, tmp_path, terminal):
+    fd, shown = terminal
+    command = [sys.executable, "-m", "diptych", "train", recipe, f"run_dir={tmp_path}/run"]
+    try:
+        subprocess.run(
+            [*command, "tracking.log_every_steps=1000"],
+            check=True,
+            timeout=120,
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT,
+            stderr=fd,
+            stdout=subprocess.DEVNULL,
+        )
+    finally:
+        os.close(fd)
+    positions = {int(percent) for percent in re.findall(rb"(\d+)% ", shown)}
+    assert {0, 100} < positions and positions - {0, 1, 100}, shown.decode()
