@@ -1,0 +1,107 @@
+"""Which addresses may be connected to: public ones, and the networks that the user allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+LOWEST_FREE_PORT = 1024
+WEB_PORTS = frozenset({80, 443})
+"""Below 1024 only these: what else listens there (mail, SSH) is nothing that a picture is fetched from."""
+
+# `ipaddress.is_global` says yes to multicast, 192.0.0.192 (a cloud's metadata), NAT64 and 6to4: hence our own lists.
+_NOT_PUBLIC_4 = [
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # a cloud's host services, at an address that looks public
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/3",
+    )
+]
+_PUBLIC_6 = IPv6Network("2000::/3")  # all that was ever handed out
+_NOT_PUBLIC_6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "3fff::/20")]
+_IPV4_IN_LAST_BITS = [
+    IPv6Network(network)
+    for network in (
+        "::/96",  # compatible
+        "::ffff:0:0/96",  # mapped
+        "::ffff:0:0:0/96",  # translated (RFC 2765)
+        "64:ff9b::/96",  # NAT64: the only way out of a network without IPv4
+    )
+]
+_6TO4 = IPv6Network("2002::/16")
+_ISATAP = (0x00005EFE, 0x02005EFE)  # the upper half of its interface identifier
+
+
+def is_public(address: str) -> bool:
+    """Whether the address, and every IPv4 address embedded in it, belongs to the public internet.
+
+    Teredo, the local NAT64 prefix 64:ff9b:1::/48 and everything outside 2000::/3 are not, whatever they embed.
+    """
+    return _is_public(ip_address(address))
+
+
+class AddressGate:
+    """Decides of a socket's address whether it may be connected to."""
+
+    def __init__(self, allow_networks: Iterable[str] = ()):
+        """allow_networks: CIDRs to be allowed beside what is public.
+
+        Raises:
+            ValueError: for a network that is none.
+        """
+        self._allowed = [parse_network(network) for network in allow_networks]
+
+    def allows(self, address: str, port: int) -> bool:
+        if not is_port_allowed(port):
+            return False
+        parsed = ip_address(address)
+        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        return any(parsed in network for network in self._allowed) or _is_public(parsed)
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Raises: ValueError that names the text."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a network in CIDR notation such as 10.1.0.0/16 ({error})") from None
+
+
+def is_port_allowed(port: int) -> bool:
+    return port in WEB_PORTS or LOWEST_FREE_PORT <= port <= 65535
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv4Address):
+        return address.is_global and not any(address in network for network in _NOT_PUBLIC_4)
+    embedded = _embedded(address)
+    if embedded is not None and not _is_public(embedded):
+        return False
+    if any(address in network for network in _IPV4_IN_LAST_BITS):
+        return True
+    return address in _PUBLIC_6 and not any(address in network for network in _NOT_PUBLIC_6)
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    bits = int(address)
+    if any(address in network for network in _IPV4_IN_LAST_BITS):
+        return IPv4Address(bits & 0xFFFFFFFF)
+    if address in _6TO4:
+        return IPv4Address(bits >> 80 & 0xFFFFFFFF)
+    if bits >> 32 & 0xFFFFFFFF in _ISATAP:
+        return IPv4Address(bits & 0xFFFFFFFF)
+    return None

@@ -1,0 +1,446 @@
+"""URLs in, bodies out: what to ask for next, and what an answer means.
+
+A URL waits at its site until the site may be asked; sites take turns. A redirect is a new URL at another site, looked
+at like the first. What is learnt of a site (robots.txt, that it is down, that it wants a pause) holds for all its URLs.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from diptych_shards.build.address import AddressGate
+from diptych_shards.build.fetch_options import FetchOptions
+from diptych_shards.build.opt_out import forbids, product_token
+from diptych_shards.build.outcome import Fetched, FetchFailure, FetchReason, UrlError, status_failure
+from diptych_shards.build.politeness import (
+    GIVEN_UP_SECONDS,
+    ROBOTS_SECONDS,
+    Site,
+    retry_after_seconds,
+    retry_delay_seconds,
+)
+from diptych_shards.build.robots import MAX_BYTES as MAX_ROBOTS_BYTES
+from diptych_shards.build.robots import Robots, decode_robots
+from diptych_shards.build.transfer import MAX_HELD_BYTES, Headers, Limits, Transfer, Transfers
+from diptych_shards.build.unpack import unpack
+from diptych_shards.build.url import Url, is_within, parse_url
+
+__all__ = ["FetchCounters", "FetchFailure", "FetchOptions", "FetchReason", "Fetched", "Fetcher"]
+
+MAX_SITES = 5_000
+"""Whose robots.txt and manners are remembered."""
+HEADER_SHARE = 1 / 2
+"""Of the time a URL has, from the start of a request to the first byte of a body."""
+WINDOW_SHARE = 1 / 6
+"""Of the time a URL has: over so long is the minimum throughput measured."""
+LONGEST_ABSENCE_SECONDS = 0.25
+"""A caller that works longer on an outcome stops the clocks of what is in flight: the servers cannot help it."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_WORTH_RETRYING = frozenset(
+    {
+        *(
+            reason.value
+            for reason in (
+                FetchReason.dns_failed,
+                FetchReason.connect_failed,
+                FetchReason.connect_timeout,
+                FetchReason.connection_reset,
+                FetchReason.no_answer,
+                FetchReason.truncated_body,
+            )
+        ),
+        *(f"http_{status}" for status in (429, 500, 502, 503, 504)),
+    }
+)
+_OPTED_OUT = FetchFailure(FetchReason.opt_out.value, "Use of image disallowed by X-Robots-Tag directive")
+_BLOCKED = FetchFailure(FetchReason.blocked_domain.value, "blocked domain")
+_NOT_ALLOWED = FetchFailure(FetchReason.robots_txt.value, "disallowed by robots.txt")
+_ROBOTS_UNREACHABLE = FetchFailure(FetchReason.robots_txt.value, "robots.txt unreachable")
+_TOO_MANY_REDIRECTS = FetchFailure(FetchReason.too_many_redirects.value, "too many redirects")
+_TOO_MANY_BYTES = FetchFailure(FetchReason.too_many_bytes.value, "too many bytes")
+_EMPTY = FetchFailure(FetchReason.empty_body.value, "empty body")
+_OUT_OF_TIME = FetchFailure(FetchReason.timeout.value, "timed out")
+
+
+@dataclass
+class FetchCounters:
+    """What was done so far."""
+
+    requests: int
+    connections: int
+    wire_bytes: int
+    """Received: headers and bodies, before unpacking."""
+
+
+class _Job:
+    """A URL on its way, or the robots.txt of a site."""
+
+    __slots__ = ("ticket", "url", "for_site", "site", "seconds_left", "redirects", "attempt")
+
+    def __init__(self, ticket: int, url: Url, seconds: float, for_site: Site[_Job] | None = None):
+        self.ticket = ticket
+        self.url = url
+        self.for_site = for_site
+        self.site: Site[_Job] | None = None
+        self.seconds_left = seconds
+        self.redirects = 0
+        self.attempt = 0
+
+
+class Fetcher:
+    """Fetches URLs, many at once; connections and what is known of sites live as long as it does.
+
+    Use as a context manager, or call `close`.
+    """
+
+    def __init__(self, options: FetchOptions, *, resolve: Sequence[str] = ()):
+        """resolve: `host:port:address` entries that are asked before DNS; the gate looks at their addresses too."""
+        self._options = options
+        self._agent = product_token(options.user_agent)
+        self._directives = frozenset(directive.lower() for directive in options.opt_out_directives)
+        limits = Limits(
+            connect_seconds=options.connect_timeout_seconds,
+            header_seconds=options.timeout_seconds * HEADER_SHARE,
+            window_seconds=options.timeout_seconds * WINDOW_SHARE,
+            min_bytes_per_second=options.min_bytes_per_second,
+            ca_file=options.ca_file,
+        )
+        gate = AddressGate(options.allow_networks)
+        self._transfers = Transfers(gate, limits, options.user_agent, resolve, options.in_flight)
+        self._sites: dict[str, Site[_Job]] = {}
+        self._is_fetching = False
+        self._forget()
+
+    @property
+    def counters(self) -> FetchCounters:
+        transfers = self._transfers
+        return FetchCounters(transfers.requests, transfers.connections, transfers.wire_bytes)
+
+    def fetch(self, urls: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
+        """Each ticket with what became of its URL, as soon as it is known.
+
+        URLs are taken from the iterable as there is room for them. What is in flight is broken off when the generator
+        is closed before its end.
+        """
+        if self._is_fetching:
+            raise RuntimeError("this Fetcher is fetching already; end that first")
+        self._is_fetching = True
+        try:
+            yield from self._fetch(iter(urls))
+        finally:
+            self._transfers.abandon()
+            self._transfers.release(sum(_held(outcome) for _, outcome in self._outcomes))
+            for site in self._sites.values():
+                site.queue.clear()
+                site.in_flight = 0
+                site.is_in_rotation = site.is_resting = site.is_asking_robots = False
+            self._forget()
+            self._is_fetching = False
+
+    def close(self) -> None:
+        self._transfers.close()
+
+    def __enter__(self) -> Fetcher:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _forget(self) -> None:
+        """Nothing is under way."""
+        self._outcomes: deque[tuple[int, Fetched | FetchFailure]] = deque()
+        self._rotation: deque[Site[_Job]] = deque()  # sites that may be asked, each once
+        self._urgent: deque[_Job] = deque()  # robots.txt
+        self._waiting = 0  # jobs in queues of sites
+        self._later: list[tuple[float, int, Site[_Job] | _Job]] = []  # heap: sites after a pause, jobs to be repeated
+        self._order = count()
+
+    def _fetch(self, source: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
+        is_exhausted = False
+        last_turn = 0.0
+        while True:
+            is_exhausted = self._fill(source, is_exhausted)
+            if not self._outcomes:
+                if is_exhausted and not (len(self._transfers) or self._waiting or self._later or self._urgent):
+                    return
+                last_turn = self._turn(1.0)
+            elif self._now() - last_turn > 0.002:
+                last_turn = self._turn(0.0)
+            if self._outcomes:
+                ticket, outcome = self._outcomes.popleft()
+                held = _held(outcome)
+                left = time.monotonic()
+                yield ticket, outcome
+                del outcome
+                self._transfers.release(held)
+                absence = time.monotonic() - left - LONGEST_ABSENCE_SECONDS
+                if absence > 0:
+                    self._transfers.excuse(absence)
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _turn(self, seconds: float) -> float:
+        """Let things happen for at most so long; the time it is then."""
+        if self._later:
+            seconds = min(seconds, self._later[0][0] - self._now())
+        for transfer in self._transfers.wait(seconds):
+            self._take(transfer)
+        now = self._transfers.now
+        while self._later and self._later[0][0] <= now:
+            due = heapq.heappop(self._later)[2]
+            if isinstance(due, Site):
+                due.is_resting = False
+                self._wake(due)
+            else:
+                self._admit(due)
+        return now
+
+    def _fill(self, source: Iterator[tuple[int, str]], is_exhausted: bool) -> bool:
+        """Start what may be started; whether the source has ended."""
+        transfers = self._transfers
+        while len(transfers) + len(self._outcomes) < self._options.in_flight and transfers.held_bytes < MAX_HELD_BYTES:
+            if self._urgent:
+                self._start(self._urgent.popleft())
+            elif self._rotation:
+                self._start_next_of(self._rotation.popleft())
+            elif not is_exhausted and self._waiting < self._options.look_ahead:
+                item = next(source, None)
+                if item is None:
+                    is_exhausted = True
+                else:
+                    self._accept(*item)
+            else:
+                break
+        return is_exhausted
+
+    def _accept(self, ticket: int, text: str) -> None:
+        try:
+            url = parse_url(text)
+        except UrlError as error:
+            self._outcomes.append((ticket, error.failure))
+            return
+        self._admit(_Job(ticket, url, self._options.timeout_seconds))
+
+    def _admit(self, job: _Job) -> None:
+        """Let a URL wait at its site, or refuse it."""
+        url = job.url
+        if self._options.blocked_domains and is_within(url.host, self._options.blocked_domains):
+            self._conclude(job, _BLOCKED)
+            return
+        if job.for_site is not None:
+            self._urgent.append(job)
+            return
+        site = self._site(url.origin)
+        given_up = site.given_up(self._now())
+        if given_up is not None:
+            self._outcomes.append((job.ticket, given_up))
+            return
+        job.site = site
+        # What was begun is ended first: a redirect waits behind nobody.
+        if job.redirects or job.attempt:
+            site.queue.appendleft(job)
+        else:
+            site.queue.append(job)
+        self._waiting += 1
+        self._wake(site)
+
+    def _site(self, origin: str) -> Site[_Job]:
+        site = self._sites.pop(origin, None) or Site(origin, self._options.per_host)
+        self._sites[origin] = site  # at the end: the order is that of use
+        if len(self._sites) > MAX_SITES:
+            oldest = next(iter(self._sites))
+            if self._sites[oldest].is_idle:
+                del self._sites[oldest]
+            else:
+                self._sites[oldest] = self._sites.pop(oldest)
+        return site
+
+    def _wake(self, site: Site[_Job]) -> None:
+        if site.is_in_rotation or site.is_resting:
+            return
+        now = self._now()
+        if site.can_start(now):
+            site.is_in_rotation = True
+            self._rotation.append(site)
+        elif site.queue and now < site.quiet_until:
+            site.is_resting = True
+            heapq.heappush(self._later, (site.quiet_until, next(self._order), site))
+
+    def _start_next_of(self, site: Site[_Job]) -> None:
+        site.is_in_rotation = False
+        now = self._now()
+        if not site.can_start(now):
+            self._wake(site)
+            return
+        if self._options.respect_robots_txt and now >= site.robots_until:
+            site.is_asking_robots = True
+            url = parse_url(site.origin + "/robots.txt")
+            self._urgent.append(_Job(-1, url, self._options.timeout_seconds, for_site=site))
+            return
+        job = site.queue.popleft()
+        self._waiting -= 1
+        if site.robots is not None and not site.robots.allows(str(job.url)):
+            self._outcomes.append((job.ticket, _NOT_ALLOWED))
+        else:
+            site.in_flight += 1
+            self._start(job)
+        self._wake(site)
+
+    def _start(self, job: _Job) -> None:
+        is_robots = job.for_site is not None
+        self._transfers.start(
+            str(job.url),
+            job,
+            seconds=job.seconds_left,
+            max_bytes=2 * MAX_ROBOTS_BYTES if is_robots else self._options.max_bytes,
+            takes_part=is_robots,
+            keeps_body=_is_success if is_robots else self._is_wanted,
+        )
+
+    def _is_wanted(self, status: int, headers: Headers) -> bool:
+        return status == 200 and not self._is_opted_out(headers)
+
+    def _is_opted_out(self, headers: Headers | None) -> bool:
+        return (
+            headers is not None
+            and bool(headers.robots_tags)
+            and forbids(headers.robots_tags, self._agent, self._directives)
+        )
+
+    def _take(self, transfer: Transfer) -> None:
+        """Decide what an ended transfer means."""
+        now = self._transfers.now
+        job: _Job = transfer.tag
+        job.seconds_left -= now - transfer.started
+        site = job.site
+        if site is not None:
+            site.in_flight -= 1
+        outcome = self._outcome(transfer, job)
+        retry_after = 0.0
+        if site is None and transfer.headers is not None:
+            asked = retry_after_seconds(transfer.headers.retry_after) or 0.0
+            retry_after = min(asked, self._options.max_retry_after_seconds)
+        held = sum(map(len, transfer.chunks))
+        self._transfers.release(held - (_held(outcome) if job.for_site is None else 0))
+        if site is not None:
+            self._learn(site, transfer, outcome, now)
+        self._transfers.give_back(transfer)
+        if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome):
+            pause = max(retry_delay_seconds(job.attempt), retry_after)
+            job.attempt += 1
+            heapq.heappush(self._later, (now + pause, next(self._order), job))
+        elif isinstance(outcome, Url):
+            job.url = outcome
+            job.redirects += 1
+            self._admit(job)
+        else:
+            self._conclude(job, outcome)
+        if site is not None:
+            self._wake(site)
+
+    def _conclude(self, job: _Job, outcome: Fetched | FetchFailure) -> None:
+        if job.for_site is not None:
+            self._take_robots(job, job.for_site, outcome, self._now())
+        else:
+            self._outcomes.append((job.ticket, outcome))
+
+    def _is_repeated(self, job: _Job, failure: FetchFailure) -> bool:
+        return failure.reason in _WORTH_RETRYING and job.attempt < self._options.retries and job.seconds_left > 0.05
+
+    def _outcome(self, transfer: Transfer, job: _Job) -> Fetched | FetchFailure | Url:
+        """What came, why nothing did, or where to look instead."""
+        status, headers = transfer.status, transfer.headers
+        if status in _REDIRECTS and headers is not None and headers.location:
+            return self._redirect(job, headers.location)
+        if status and status != 200:
+            return status_failure(status)
+        if job.for_site is None and self._is_opted_out(headers):
+            return _OPTED_OUT
+        if transfer.reason is not None:
+            return FetchFailure(transfer.reason.value, transfer.message)
+        if transfer.is_cut and not transfer.takes_part:
+            return _TOO_MANY_BYTES
+        if not transfer.chunks and job.for_site is None:
+            return _EMPTY
+        data = unpack(transfer.body, headers.content_encoding if headers else "", transfer.max_bytes)
+        if isinstance(data, FetchFailure):
+            return data
+        return Fetched(data, str(job.url)) if data or job.for_site is not None else _EMPTY
+
+    def _redirect(self, job: _Job, location: str) -> Url | FetchFailure:
+        if job.redirects >= self._options.max_redirects:
+            return _TOO_MANY_REDIRECTS
+        if job.seconds_left <= 0:
+            return _OUT_OF_TIME
+        try:
+            return parse_url(location, base=job.url)
+        except UrlError as error:
+            return error.failure
+
+    def _learn(self, site: Site[_Job], transfer: Transfer, outcome: object, now: float) -> None:
+        """What an answer, or that there was none, says of the site."""
+        if transfer.status:
+            retry_after = retry_after_seconds(transfer.headers.retry_after if transfer.headers else None)
+            if transfer.status == 429 or (transfer.status == 503 and retry_after is not None):
+                longest = self._options.max_retry_after_seconds
+                site.back_off(status_failure(transfer.status), transfer.started, retry_after, now, longest)
+                self._fail_if_given_up(site, now)
+                return
+        if transfer.status and transfer.reason is None:
+            site.note_answer()
+        elif isinstance(outcome, FetchFailure):
+            if outcome.reason == FetchReason.address_not_public.value:
+                site.give_up(outcome, now, GIVEN_UP_SECONDS)
+            else:
+                site.note_failure(outcome, now)
+            self._fail_if_given_up(site, now)
+
+    def _fail_if_given_up(self, site: Site[_Job], now: float) -> None:
+        given_up = site.given_up(now)
+        if given_up is None:
+            return
+        self._waiting -= len(site.queue)
+        self._outcomes.extend((job.ticket, given_up) for job in site.queue)
+        site.queue.clear()
+
+    def _take_robots(self, job: _Job, site: Site[_Job], outcome: Fetched | FetchFailure, now: float) -> None:
+        """RFC 9309, 2.3.1: no robots.txt (4xx, redirects without end) allows all, one that cannot be had forbids all.
+
+        A site that cannot be reached at all has that reason, not its robots.txt.
+        """
+        site.is_asking_robots = False
+        site.robots_until = now + ROBOTS_SECONDS
+        if isinstance(outcome, Fetched):
+            site.robots = Robots(decode_robots(outcome.data), self._agent)
+            site.note_answer()
+        elif _has_no_robots(outcome):
+            site.robots = None
+            site.note_answer()
+        else:
+            site.robots_until = 0.0
+            is_answer = outcome.reason.startswith("http_") or job.redirects > 0
+            site.give_up(_ROBOTS_UNREACHABLE if is_answer else outcome, now, GIVEN_UP_SECONDS)
+            self._fail_if_given_up(site, now)
+        self._wake(site)
+
+
+def _has_no_robots(failure: FetchFailure) -> bool:
+    if failure.reason == FetchReason.too_many_redirects.value:
+        return True
+    return failure.reason.startswith("http_4") and failure.reason != "http_429"
+
+
+def _is_success(status: int, headers: Headers) -> bool:
+    return status == 200
+
+
+def _held(outcome: Any) -> int:
+    return len(outcome.data) if isinstance(outcome, Fetched) else 0
