@@ -16,6 +16,26 @@ def test_the_help_names_every_verb_with_what_it_does(capsys):
         assert len(line.split(maxsplit=1)[1]) > 20
 
 
+def test_the_help_fits_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 80
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("trian", "diptych: no verb 'trian'; did you mean train?"),
+        ("my.yaml", f"diptych: no verb 'my.yaml'; there are {', '.join(VERBS)}"),
+    ],
+)
+def test_a_mistyped_verb_is_one_line_with_the_way_out(word, told, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([word, "--dry-run"])
+    assert caught.value.code == 2 and capsys.readouterr().err == told + "\n"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diptych.terminal import unknown_word
 from diptych_shards import commands as commands_folder
 from diptych_shards.pack import PackOptions
 from diptych_shards.refusals import shown, table_of_reasons
@@ -20,7 +21,12 @@ from diptych_shards.refusals import shown, table_of_reasons
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 after one line that says what is wrong."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    chosen = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = _parser()
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        print(f"diptych-shards: {unknown_word('command', words[0], commands)}", file=sys.stderr)
+        return 2
+    chosen = parser.parse_args(words)
     try:
         chosen.run(chosen)
     except KeyboardInterrupt:
@@ -86,7 +92,8 @@ def run_verify(chosen: argparse.Namespace) -> None:
     print(f"{len(index.shards):,} shards, {len(index):,} samples, all as written: {shown(chosen.folder)}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
+    """The parser, and its commands."""
     parser = argparse.ArgumentParser("diptych-shards", description="Make, index, verify image-text shards.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_pack(commands.add_parser("pack", help="pictures with captions -> shards"))
@@ -102,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(module.name, help=first_line, description=command.__doc__)
         command.add_arguments(added)
         added.set_defaults(run=command.run)
-    return parser
+    return parser, tuple(commands.choices)
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:

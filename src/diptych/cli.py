@@ -8,9 +8,11 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from diptych import verbs
+from diptych.terminal import printable, unknown_word
 
 VERBS = tuple(module.name for module in pkgutil.iter_modules(verbs.__path__))
 
@@ -24,10 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="diptych",
         description="Pretrain a CLIP-style dual encoder and use it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="verbs:\n" + "\n".join(f"  {verb:<10} {_help(verb)}" for verb in VERBS),
+        epilog="verbs:\n" + "\n".join(map(_help, VERBS)),
     )
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=f"one of {', '.join(VERBS)}")
+    parser.add_argument("verb", metavar="VERB", help="what to do; diptych VERB -h tells more")
     verb = parser.parse_args(words[:1]).verb
+    if verb not in VERBS:
+        print(f"diptych: {unknown_word('verb', verb, VERBS)}", file=sys.stderr)
+        sys.exit(2)
     module = importlib.import_module(f"diptych.verbs.{verb}")
 
     parser = argparse.ArgumentParser(prog=f"diptych {verb}", description=module.__doc__)
@@ -39,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if not _is_ours(error):
             raise
-        from diptych.terminal import printable
         from diptych.world import read_world
 
         if read_world().is_first:
@@ -51,11 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _help(verb: str) -> str:
-    """The first line of the verb's docstring, read without importing it."""
+    """The verb and the first line of its docstring, which is read without importing it."""
     spec = importlib.util.find_spec(f"{verbs.__name__}.{verb}")
     assert spec is not None and spec.origin is not None
     with open(spec.origin, encoding="utf-8") as source:
-        return (ast.get_docstring(ast.parse(source.read())) or "").split("\n")[0]
+        first_line = (ast.get_docstring(ast.parse(source.read())) or "").split("\n")[0]
+    return textwrap.fill(first_line, 79, initial_indent=f"  {verb:<10} ", subsequent_indent=" " * 13)
 
 
 def _is_ours(error: Exception) -> bool:

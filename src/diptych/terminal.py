@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Sequence
 
@@ -64,6 +65,13 @@ def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
         cells = [_pad(fit(cell, size), size, side) for cell, size, side in zip(row, widths, align, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
+    """A line for someone who mistyped one of the known words."""
+    near = difflib.get_close_matches(word, known, n=1)
+    way_out = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return f"no {what} {printable(word, 40)!r}; {way_out}"
 
 
 def _pad(text: str, width: int, side: str) -> str:

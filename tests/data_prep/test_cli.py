@@ -44,6 +44,8 @@ def said(capsys):
         (["pack", "in", "out", "--table", "bad.parquet"], "no readable parquet"),
         (["index", "nowhere"], "does not exist"),
         (["index", "empty"], "no .tar"),
+        (["pakc", "in", "out"], "no command 'pakc'; did you mean pack?"),
+        (["shuffle", "in"], "no command 'shuffle'; there are pack, "),
         (["verify", "nowhere"], "not a folder"),
         (["verify", "empty"], "no .tar"),
     ],
