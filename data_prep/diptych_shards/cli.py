@@ -77,11 +77,11 @@ def run_pack(chosen: argparse.Namespace) -> None:
 
 def run_index(chosen: argparse.Namespace) -> None:
     """Index what has no index yet."""
-    from diptych.data.shards import open_index
+    from diptych_shards.index import index
 
     for folder in chosen.folder:
-        index = open_index(folder)
-        print(f"{len(index.shards):,} shards, {len(index):,} samples: {shown(folder)}")
+        indexed = index(folder, chosen.processes)
+        print(f"{len(indexed.shards):,} shards, {len(indexed):,} samples: {shown(folder)}")
 
 
 def run_verify(chosen: argparse.Namespace) -> None:
@@ -99,6 +99,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     _add_pack(commands.add_parser("pack", help="pictures with captions -> shards"))
     index = commands.add_parser("index", help="index shards that something else wrote")
     index.add_argument("folder", nargs="+", metavar="FOLDER", help="or a .tar, or a brace pattern")
+    index.add_argument("--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N",
+                       help="that read a tar each (default: the CPUs, %(default)s)")  # fmt: skip
     index.set_defaults(run=run_index)
     verify = commands.add_parser("verify", help="check every byte of shards against their index")
     verify.add_argument("folder", metavar="FOLDER")

@@ -29,7 +29,7 @@ class Progress:
             self._refused += int(refused)
             self._bar.set_postfix_str(f"{self._refused:,} refused", refresh=False)
         if not self._on_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self.note(f"{self._done:,} of {self._total:,} {self._what}, {self._refused:,} refused")
+            self.note(self._count())
 
     def note(self, line: str) -> None:
         """A line of its own."""
@@ -39,7 +39,11 @@ class Progress:
 
     def shard_is_done(self, name: str) -> None:
         if not self._on_terminal:
-            self.note(f"{name}: {self._done:,} of {self._total:,} {self._what}, {self._refused:,} refused")
+            self.note(f"{name}: {self._count()}")
 
     def close(self) -> None:
         self._bar.close()
+
+    def _count(self) -> str:
+        refused = f", {self._refused:,} refused" if self._refused else ""
+        return f"{self._done:,} of {self._total:,} {self._what}{refused}"

@@ -436,6 +436,24 @@ def test_links_devices_folders_and_code_are_left_out_and_counted(tmp_path, caplo
     assert "2 no_key, 4 not_a_plain_file, 1 suffix_not_allowed, 6 unsafe_key" in caplog.text
 
 
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_is_read_once_and_hashed_whole(tmp_path, form):
+    members = [("video.mp4", b"v" * 1_500_000)]
+    for number in range(40):
+        members += [(f"{number:0150}.jpg", os.urandom(99_000)), (f"{number:0150}.txt", b"a caption")]
+    members += [("huge.jpg", bytes(5_000_000)), ("end.bin", b"e" * 700_000)]
+    path = write_tar(tmp_path / "a.tar", members, format=form)
+    before = bytes_read()
+    shard = index_shard(path)
+    assert bytes_read() - before < 1.2 * shard.num_bytes
+    assert shard.sha256 == sha256_of(path) and shard.samples == 41
+
+
+def bytes_read():
+    """By this process, from the disk or from the system's cache."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 @pytest.mark.parametrize("mode, told", [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
 def test_a_compressed_tar_is_refused_with_the_way_out(tmp_path, mode, told):
     with tarfile.open(tmp_path / "a.tar", mode) as tar:

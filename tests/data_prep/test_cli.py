@@ -1,10 +1,14 @@
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 
+from diptych_shards import progress
 from diptych_shards.cli import main
 from tests.data_prep.test_pack import fill, pack
 
@@ -108,6 +112,52 @@ def test_index_makes_third_party_shards_usable_and_does_it_once(packed, tmp_path
     assert (tmp_path / "_index" / "a.tar.index").stat().st_mtime_ns == before
     assert "1 shards, 3 samples" in capsys.readouterr().out
     assert main(["verify", str(tmp_path)]) == 0
+
+
+def test_index_reads_all_tars_and_then_says_which_are_broken(packed, tmp_path, capsys):
+    for name in "abcd":
+        shutil.copy(packed / "00000.tar", tmp_path / f"{name}.tar")
+    for name in "bc":
+        with open(tmp_path / f"{name}.tar", "r+b") as file:
+            file.truncate(3000)
+    assert main(["index", str(tmp_path), "--processes", "2"]) == 2
+    *named, last = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in named] == [str(tmp_path / "b.tar"), str(tmp_path / "c.tar")]
+    assert last.startswith("diptych-shards: 2 of 4 ") and "b.tar" in last
+    assert sorted(path.name for path in (tmp_path / "_index").iterdir()) == ["a.tar.index", "d.tar.index"]
+
+
+def test_index_tells_what_it_skips_and_how_far_it_is(packed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    shutil.copy(packed / "00000.tar", tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "b.tar", "w:") as tar:
+        tar.addfile(tarfile.TarInfo("b.txt"))
+        tar.addfile(tarfile.TarInfo("b.pyd"))
+    assert main(["index", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "1 of 2 shards",
+        f"{tmp_path}/b.tar: skipped 1 suffix_not_allowed",
+        "2 of 2 shards",
+    ]
+    assert main(["index", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_index_goes_on_with_what_is_left(packed, tmp_path):
+    for number in range(100):
+        shutil.copy(packed / "00000.tar", tmp_path / f"{number:03d}.tar")
+    command = [sys.executable, "-m", "diptych_shards", "index", str(tmp_path), "--processes", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list(tmp_path.glob("_index/*.index")):
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate()[1] == "interrupted; the same command goes on where this one stopped\n"
+    assert process.returncode == 130
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("_index/*.index")}
+    assert 0 < len(done) < 100
+    assert main(["index", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("_index/*.index"))) == 100
+    assert done == {path: path.stat().st_mtime_ns for path in done}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["index", "nowhere"]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import os
 import re
@@ -23,12 +25,8 @@ from diptych.data.shard_index_file import (
     write_index,
 )
 from diptych.data.tar_scan import BrokenTarError, TarEntry, scan_tar
-from diptych.files import sha256_of
 
 logger = logging.getLogger(__name__)
-
-Group = tuple[str, dict[str, tuple[int, int]]]
-"""A sample's key, and offset and size of each of its members by suffix."""
 
 
 def index_shard(path: str | os.PathLike[str]) -> Shard:
@@ -40,31 +38,77 @@ def index_shard(path: str | os.PathLike[str]) -> Shard:
     Raises:
         ShardError: if the tar is compressed, damaged or truncated, or its folder is not writable.
     """
+    shard, remark = index_silently(path)
+    if remark:
+        logger.warning("%s", remark)
+    return shard
+
+
+def index_silently(path: str | os.PathLike[str]) -> tuple[Shard, str]:
+    """The same, and a line that tells what was skipped, or an empty one."""
     path = Path(path)
     _make_index_folder(path)
     skipped: Counter[str] = Counter()
-    with open(path, "rb") as file:
-        num_bytes = os.fstat(file.fileno()).st_size
+    with open(path, "rb") as opened:
+        file = _HashedFile(opened)
+        num_bytes = os.fstat(opened.fileno()).st_size
+        table = TableBuilder()
         try:
-            table = _tabulate(_group(scan_tar(file), skipped, path), file.fileno())
+            for key, members in _group(scan_tar(file), skipped, file, path):  # type: ignore[arg-type]
+                table.add(key, members)
         except BrokenTarError as error:
             raise ShardError(f"{shown(path)}: {error}") from error
-        sha256 = sha256_of(path)
-        if os.fstat(file.fileno()).st_size != num_bytes:
+        sha256 = file.sha256()
+        if os.fstat(opened.fileno()).st_size != num_bytes:
             raise ShardError(f"{shown(path)} changed while it was indexed; index it when it is complete")
-    if skipped:
-        table_of_reasons = ", ".join(f"{times} {why}" for why, times in sorted(skipped.items()))
-        logger.warning("%s: skipped %s", shown(path), table_of_reasons)
     write_index(path, table, num_bytes, sha256, skipped=dict(sorted(skipped.items())))
-    return Shard(path, len(table), num_bytes, sha256)
+    table_of_reasons = ", ".join(f"{times} {why}" for why, times in sorted(skipped.items()))
+    remark = f"{shown(path)}: skipped {table_of_reasons}" if skipped else ""
+    return Shard(path, len(table), num_bytes, sha256), remark
+
+
+class _HashedFile:
+    """A file that is hashed as it is read, so that a tar on a slow disk is read once.
+
+    A reader may step back within what it has read; what it skips is read for the hash's sake.
+    """
+
+    def __init__(self, file: io.BufferedReader):
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._num_hashed = 0
+        self.fileno, self.tell, self.seek = file.fileno, file.tell, file.seek
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._file.tell()
+        if start > self._num_hashed:
+            self._file.seek(self._num_hashed)
+            while self._num_hashed < start and (gap := self._file.read(min(1 << 20, start - self._num_hashed))):
+                self._take(gap)
+            self._file.seek(start)
+        data = self._file.read(size)
+        if start + len(data) > self._num_hashed:
+            self._take(memoryview(data)[self._num_hashed - start :])
+        return data
+
+    def sha256(self) -> str:
+        """Of the whole file; what was not read yet is read now."""
+        self._file.seek(self._num_hashed)
+        while chunk := self._file.read(1 << 20):
+            self._take(chunk)
+        return self._sha256.hexdigest()
+
+    def _take(self, data: bytes | memoryview) -> None:
+        self._sha256.update(data)
+        self._num_hashed += len(data)
 
 
 def _group(
-    entries: Iterable[TarEntry], skipped: Counter[str], path: Path
-) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Key and {suffix: (offset, size)} of each sample with at least one allowed member."""
-    key: str | None = None
-    members: dict[str, tuple[int, int]] = {}
+    entries: Iterable[TarEntry], skipped: Counter[str], file: _HashedFile, path: Path
+) -> Iterator[tuple[str, list[Member]]]:
+    """Key and members of each sample with at least one allowed member."""
+    key = ""
+    members: dict[str, Member] = {}
     for entry in entries:
         why = _why_skipped(entry)
         if why != "":
@@ -73,7 +117,7 @@ def _group(
         entry_key, suffix = _split_name(entry.name)
         if entry_key != key:
             if members:
-                yield key, members  # type: ignore[misc]
+                yield key, list(members.values())
             key, members = entry_key, {}
         if suffix not in ALLOWED_SUFFIXES:
             skipped["suffix_not_allowed"] += 1
@@ -82,9 +126,18 @@ def _group(
         elif suffix in members:
             raise ShardError(f"{shown(path)}: at byte {entry.offset}: {entry.name!r} is there twice")
         else:
-            members[suffix] = entry.offset, entry.size
+            members[suffix] = _hash_member(suffix, entry, file)
     if members:
-        yield key, members  # type: ignore[misc]
+        yield key, list(members.values())
+
+
+def _hash_member(suffix: str, entry: TarEntry, file: _HashedFile) -> Member:
+    """Read at once, before its neighbour's header: the file is read from front to back."""
+    file.seek(entry.offset)
+    data = file.read(entry.size)
+    if len(data) != entry.size:
+        raise BrokenTarError(f"at byte {entry.offset + len(data)}: the file is truncated")
+    return Member(suffix, entry.offset, entry.size, xxhash.xxh3_64_intdigest(data))
 
 
 def _why_skipped(entry: TarEntry) -> str:
@@ -103,19 +156,6 @@ def _split_name(name: str) -> tuple[str, str]:
     folder, slash, file_name = name.rpartition("/")
     stem, dot, suffix = file_name.partition(".")
     return (folder + slash + stem if stem and dot else ""), suffix.lower()
-
-
-def _tabulate(groups: Iterable[Group], fd: int) -> TableBuilder:
-    table = TableBuilder()
-    for key, members in groups:
-        rows = []
-        for suffix, (offset, size) in members.items():
-            data = os.pread(fd, size, offset)
-            if len(data) != size:
-                raise BrokenTarError(f"at byte {offset + len(data)}: the file is truncated")
-            rows.append(Member(suffix, offset, size, xxhash.xxh3_64_intdigest(data)))
-        table.add(key, rows)
-    return table
 
 
 def _make_index_folder(path: Path) -> None:

@@ -100,11 +100,26 @@ def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         ShardError: if something is missing, empty, damaged, or not of the size that its index gives.
     """
     locations = [location] if isinstance(location, str | os.PathLike) else list(location)
-    paths = [path for one in locations for path in _tars_at(os.fspath(one))]
+    paths = [path for one in locations for path in tars_at(os.fspath(one))]
     twice = [path for path, times in Counter(os.path.realpath(path) for path in paths).items() if times > 1]
     if twice:
         raise ShardError(f"shard {twice[0]!r} is given more than once; name every shard once")
     return ShardIndex([read_shard(tar) if index_path(tar).exists() else index_shard(tar) for tar in paths])
+
+
+def tars_at(location: str) -> list[Path]:
+    """The tars of one folder, tar file or brace pattern, by name.
+
+    Raises:
+        ShardError: if there is none, or one is missing.
+    """
+    if re.match(r"[a-z0-9+.-]{2,}:", location, re.IGNORECASE):
+        raise ShardError(f"{location!r}: shards are read from local paths; copy them here first")
+    if os.path.isdir(location):
+        return _tars_in(Path(location))
+    if os.path.exists(location) or "{" not in location:
+        return [_existing_tar(location)]
+    return sorted((_existing_tar(path) for path in _expanded(location)), key=lambda path: path.name)
 
 
 def read_member(fd: int, member: Member) -> bytes:
@@ -119,17 +134,6 @@ def read_member(fd: int, member: Member) -> bytes:
     if xxhash.xxh3_64_intdigest(data) != member.xxh3:
         raise ShardError(f"at byte {member.offset}: the {member.size} bytes are not those that were indexed")
     return data
-
-
-def _tars_at(location: str) -> list[Path]:
-    """The tars of one location, by name."""
-    if re.match(r"[a-z0-9+.-]{2,}:", location, re.IGNORECASE):
-        raise ShardError(f"{location!r}: shards are read from local paths; copy them here first")
-    if os.path.isdir(location):
-        return _tars_in(Path(location))
-    if os.path.exists(location) or "{" not in location:
-        return [_existing_tar(location)]
-    return sorted((_existing_tar(path) for path in _expanded(location)), key=lambda path: path.name)
 
 
 def _expanded(pattern: str) -> list[str]:

@@ -1,0 +1,65 @@
+"""Indexing shards that something else wrote, several at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from diptych.data.foreign_shards import index_silently
+from diptych.data.shard_index_file import ShardError, index_path
+from diptych.data.shards import ShardIndex, open_index, tars_at
+from diptych_shards.crew import Crew
+from diptych_shards.progress import Progress
+from diptych_shards.refusals import shown
+
+
+def index(location: str, processes: int) -> ShardIndex:
+    """The index of a folder, a tar or a brace pattern, after each tar without one was read, once and whole.
+
+    Each index is committed by itself: what was stopped goes on with the tars that are left.
+
+    Raises:
+        ShardError: if one is missing or damaged; all others have been indexed.
+    """
+    tars = tars_at(location)
+    pending = [tar for tar in tars if not index_path(tar).exists()]
+    if pending:
+        _index_all(pending, processes)
+    return open_index(tars)
+
+
+def _index_all(tars: Sequence[Path], processes: int) -> None:
+    mistakes = []
+    progress = Progress(len(tars), "shards")
+    # A large tar on a slow disk is silent for as long as it takes.
+    crew = Crew(_index_one, min(processes, len(tars)), give_up=_process_died, silence_seconds=math.inf)
+    try:
+        with crew:
+            for outcome in crew.map([tar] for tar in tars):
+                if isinstance(outcome, ShardError):
+                    mistakes.append(outcome)
+                    progress.note(shown(outcome))
+                elif outcome:
+                    progress.note(shown(outcome))
+                progress.add(1)
+    finally:
+        progress.close()
+    if len(mistakes) > 1:
+        raise ShardError(f"{len(mistakes)} of {len(tars)} tars without an index cannot be indexed; {mistakes[0]}")
+    if mistakes:
+        raise mistakes[0]
+
+
+def _index_one(tar: Path) -> str | ShardError:
+    """What was skipped, or the mistake: one broken tar does not keep the others waiting."""
+    try:
+        return index_silently(tar)[1]
+    except ShardError as error:
+        return error
+    except OSError as error:
+        return ShardError(f"{shown(error.filename or tar)}: {error.strerror}")
+
+
+def _process_died(tar: Path) -> ShardError:
+    return ShardError(f"{shown(tar)}: the process that read it died, twice; see the system's log")
