@@ -43,7 +43,7 @@ class Journal:
             BlockingIOError: another process writes to it.
         """
         self.path = path
-        self.written_bytes = 0
+        self._end = _PAGE_BYTES
         self._places: dict[int, tuple[int, int, int]] = {}  # row → offset, bytes of facts, bytes of picture
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -85,7 +85,6 @@ class Journal:
         while written < len(record):
             written += os.pwrite(self._file, record[written:] if written else record, offset + written)
         self._end = offset + len(record)
-        self.written_bytes += len(record)
         self._places[row] = (offset + _RECORD.size, len(told), len(picture))
 
     def facts(self, row: int) -> dict[str, Any]:
@@ -131,7 +130,6 @@ class Journal:
             page[: len(start)] = start
             _MARKS.pack_into(page, _MARKS_AT, _NO_ROW, _NO_ROW, 0)
             os.pwrite(self._file, page, 0)
-        self._end = _PAGE_BYTES
         size = os.fstat(self._file).st_size
         while (after := self._end + _RECORD.size) <= size:
             row, num_facts, num_bytes, digest = _RECORD.unpack(os.pread(self._file, _RECORD.size, self._end))

@@ -19,8 +19,8 @@ import xxhash
 
 from diptych.files import commit_file
 
-PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-ALLOWED_SUFFIXES = (*PICTURE_SUFFIXES, "txt", "json", "cls")
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif")
+ALLOWED_SUFFIXES = ("jpg", "jpeg", "png", "webp", "txt", "json", "cls", "avif")
 """Members with another suffix are never read: some formats execute code when decoded. cls is the number of a class.
 
 The order is part of the format.

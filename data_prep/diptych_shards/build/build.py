@@ -1,0 +1,156 @@
+"""Building: from a table of URLs to shards, each written whole or not at all, on any engine.
+
+Which rows go to which shard follows from the table alone. A shard whose statistics stand is done and is not touched
+again; all others are begun, or taken up from their journals.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from diptych.data.shard_index_file import INDEX_FOLDER
+from diptych.files import commit_file
+from diptych_shards.build.options import BuildError, BuildOptions
+from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
+from diptych_shards.build.shard import News, ShardReport, ShardTask
+from diptych_shards.build.table import Table
+
+_FORMAT = "diptych-build-1"
+
+
+class Engine(Protocol):
+    def run(self, tasks: Iterator[ShardTask], out: Path, options: BuildOptions, tell: Any) -> Iterator[ShardReport]: ...
+
+
+class Watcher(Protocol):
+    """Whoever shows how far a build is."""
+
+    def begin(self, num_rows: int | None, done: Counter[str]) -> None: ...
+    def tell(self, news: News) -> None: ...
+    def shard_is_done(self, report: ShardReport) -> None: ...
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What came of a build."""
+
+    shards: int
+    outcomes: Counter[str]
+    """Rows by outcome: `success`, or the reason of the failure."""
+
+
+def build(
+    table: Table,
+    out: Path,
+    options: BuildOptions,
+    engine: Engine,
+    watcher: Watcher,
+    retry: frozenset[str] = frozenset(),
+) -> BuildReport:
+    """Make, or go on making, the shards of the table in `out`.
+
+    retry: reasons of failures (`all`: every one) to be tried once more in shards that are done.
+
+    Raises:
+        BuildError: if `out` holds something else, or the build of another table or with other options.
+        OSError: a disk that is full, a folder that cannot be written.
+    """
+    state = _State(out)
+    with state.locked():
+        state.begin(table, options)
+        done = _outcomes_of_done(out, options)
+        again = {number for number, outcomes in done.items() if _failures(outcomes, retry)}
+        state.write(finished=False)
+        remove_leftovers(out)
+        keep = done.keys() - again
+        watcher.begin(table.num_rows, sum((done[number] for number in keep), Counter()))
+        tasks = (
+            ShardTask(number, rows, table.columns, retry=retry if number in again else frozenset())
+            for number, rows in table.shards(options.output.rows_per_shard, skip=keep.__contains__)
+        )
+        for report in engine.run(tasks, out, options, watcher.tell):
+            watcher.shard_is_done(report)
+        done = _outcomes_of_done(out, options)
+        total: Counter[str] = sum(done.values(), Counter())
+        state.finish(total)
+        return BuildReport(len(done), total)
+
+
+def _outcomes_of_done(out: Path, options: BuildOptions) -> dict[int, Counter[str]]:
+    """Of each shard that is finished and whole: how many rows ended how."""
+    found = {}
+    for number, stats in read_stats(out).items():
+        if is_done(out, number, options.output):
+            failures = read_failures(out, number, options.output)
+            found[number] = Counter({reason: len(rows) for reason, rows in failures.items()})
+            found[number][SUCCESS] = stats.successes
+    return found
+
+
+def _failures(outcomes: Counter[str], retry: frozenset[str]) -> set[str]:
+    """The failures among the outcomes that are to be tried once more."""
+    failures = outcomes.keys() - {SUCCESS}
+    return failures if "all" in retry else failures & retry
+
+
+class _State:
+    """What OUT/_index/build.json remembers between starts."""
+
+    def __init__(self, out: Path):
+        self._out = out
+        self._index = out / INDEX_FOLDER
+        self._file = self._index / "build.json"
+        self._identity: dict[str, Any] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone in OUT, which is made if need be."""
+        if self._out.is_dir() and not self._file.exists() and any(self._out.iterdir()):
+            raise BuildError(f"{self._out} holds files of something else; name an empty folder")
+        self._index.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._index, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise BuildError(f"another build is writing to {self._out}; let it finish") from error
+        finally:
+            os.close(descriptor)
+
+    def begin(self, table: Table, options: BuildOptions) -> None:
+        """Check that OUT is ours to go on with."""
+        self._identity = {"format": _FORMAT, "options": options.deciding, "table": table.fingerprint}
+        if self._file.exists():
+            self._compare(json.loads(self._file.read_bytes()))
+
+    def write(self, *, finished: bool, outcomes: Counter[str] | None = None) -> None:
+        state = {**self._identity, "finished": finished}
+        if outcomes is not None:
+            state["outcomes"] = dict(outcomes.most_common())
+        commit_file(self._file, json.dumps(state, indent=1).encode() + b"\n")
+
+    def finish(self, outcomes: Counter[str]) -> None:
+        for journal in self._index.glob("*.journal"):  # of a shard that was finished as its process was killed
+            journal.unlink()
+        self.write(finished=True, outcomes=outcomes)
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(self._identity))
+        if before.get("format") != now["format"]:
+            raise BuildError(f"{self._out} was begun by another version; name another folder")
+        was, wanted = before.get("options", {}), now["options"]
+        differing = "; ".join(f"{k} {was.get(k)}, now {wanted[k]}" for k in wanted if was.get(k) != wanted[k])
+        if differing:
+            raise BuildError(f"{self._out} was begun with other options ({differing}); use the same ones, or name "
+                             f"another folder")  # fmt: skip
+        if before.get("table") != now["table"]:
+            raise BuildError(f"the table is not the one that {self._out} was begun with: it was changed, or columns "
+                             f"are chosen otherwise; put it back, or name another folder")  # fmt: skip

@@ -1,0 +1,50 @@
+"""Everything that decides what `build` writes, beside the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from diptych_shards.build.fetch import FetchOptions
+from diptych_shards.build.output import OutputOptions
+from diptych_shards.build.picture import PictureOptions
+
+
+class BuildError(ValueError):
+    """The command cannot be carried out; the message is one line for its user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    """How politely and patiently; may change between starts, since it decides no byte of a picture that answers."""
+    blocked_sha256: frozenset[str] = frozenset()
+    """Of downloaded bytes."""
+    blocked_phash: tuple[int, ...] = ()
+    """64-bit perceptual hashes; what lies within `phash_distance` bits of one is refused."""
+    phash_distance: int = 4
+    resolve: tuple[str, ...] = ()
+    """`host:port:address`, asked before DNS, as curl's --resolve."""
+
+    @property
+    def deciding(self) -> dict[str, object]:
+        """What must stay the same when a build goes on, as plain values."""
+        return {
+            **asdict(self.pictures),
+            **asdict(self.output),
+            "blocked_sha256": sorted(self.blocked_sha256),
+            "blocked_phash": sorted(self.blocked_phash),
+            "phash_distance": self.phash_distance,
+        }
+
+    def blocks(self, perceptual_hash: int | None) -> bool:
+        """Whether a picture of this hash is too like one on the block list; flat ones have no hash."""
+        return perceptual_hash is not None and any(
+            (perceptual_hash ^ blocked).bit_count() <= self.phash_distance for blocked in self.blocked_phash
+        )
+
+    @property
+    def identity(self) -> str:
+        return json.dumps(self.deciding, sort_keys=True)

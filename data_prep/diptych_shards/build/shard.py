@@ -1,0 +1,243 @@
+"""One shard, from rows of a table to tar, parquet and statistics, in one process and one event loop.
+
+Rows are handed to the fetcher one shard after the other, so that the slow hosts at the end of one shard do not hold up
+the next; what comes back is decoded, resized and written to the shard's journal at once. A row that has an entry there
+is finished, whatever happens to this process; when all have, the shard is assembled in the order of the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.data.picture_safety import PictureError
+from diptych.data.shard_index_file import INDEX_FOLDER
+from diptych_shards.build.columns import Columns
+from diptych_shards.build.fetch import Fetcher
+from diptych_shards.build.finished import read_finished
+from diptych_shards.build.journal import Journal
+from diptych_shards.build.options import BuildOptions
+from diptych_shards.build.outcome import Fetched, FetchFailure
+from diptych_shards.build.output import (
+    FAILED_TO_DOWNLOAD,
+    FAILED_TO_RESIZE,
+    RowResult,
+    ShardOutput,
+    read_failures,
+)
+from diptych_shards.build.picture import IMG2DATASET_MESSAGES, process_picture
+
+if TYPE_CHECKING:
+    import pyarrow
+
+DECODING_SECONDS = 60.0
+"""No honest picture of 100 megapixels takes longer."""
+LOSSES_PER_ROW = 2
+"""A row at which so many processes were lost is refused."""
+SECONDS_BETWEEN_NEWS = 0.5
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Rows of the table that become one shard; all that a process anywhere needs."""
+
+    number: int
+    rows: pyarrow.Table
+    columns: Columns
+    losses: int = 0
+    """How many processes were lost while they worked on it."""
+    retry: frozenset[str] = frozenset()
+    """Of a shard that is done: reasons of failures that are tried once more."""
+
+
+@dataclass
+class News:
+    """What happened since the last news."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    """Rows that are finished, by outcome: `success`, or the reason of the failure."""
+    fetched_bytes: int = 0
+
+    def __add__(self, other: News) -> News:
+        return News(self.rows + other.rows, self.fetched_bytes + other.fetched_bytes)
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """A shard that is finished."""
+
+    number: int
+    rows: int
+    successes: int
+
+
+class ShardBuilder:
+    """Builds shards in this process; its connections and what it learnt of hosts live as long as it does."""
+
+    def __init__(self, out: Path, options: BuildOptions, tell: Callable[[News], None] = lambda news: None):
+        self._out = out
+        self._options = options
+        self.tell = tell
+        self._fetcher = Fetcher(options.fetch, resolve=options.resolve)
+        self._tickets: dict[int, tuple[_OpenShard, list[int]]] = {}
+        self._news = News()
+        self._told = time.monotonic()
+
+    def build(self, tasks: Iterable[ShardTask]) -> Iterator[ShardReport]:
+        """Each shard when it is finished; the next task is asked for when there is room to fetch."""
+        ready: list[_OpenShard] = []
+        for ticket, outcome in self._fetcher.fetch(self._wanted(tasks, ready)):
+            shard, rows = self._tickets.pop(ticket)
+            if isinstance(outcome, Fetched):
+                self._news.fetched_bytes += len(outcome.data)
+            shard.take(rows, outcome)
+            if shard.is_complete:
+                ready.append(shard)
+            yield from self._finish(ready)
+            self._tell_news()
+        yield from self._finish(ready)
+
+    def close(self) -> None:
+        self._fetcher.close()
+
+    def _wanted(self, tasks: Iterable[ShardTask], ready: list[_OpenShard]) -> Iterator[tuple[int, str]]:
+        ticket = 0
+        for task in tasks:
+            shard = _OpenShard(task, self._out, self._options, self._news)
+            if shard.is_complete:
+                ready.append(shard)
+            for url, rows in shard.missing():
+                self._tickets[ticket] = (shard, rows)
+                yield ticket, url
+                ticket += 1
+
+    def _finish(self, ready: list[_OpenShard]) -> Iterator[ShardReport]:
+        if ready:
+            self._tell_news(now=True)
+        while ready:
+            yield ready.pop().finish()
+
+    def _tell_news(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._told > SECONDS_BETWEEN_NEWS:
+            self.tell(News(Counter(self._news.rows), self._news.fetched_bytes))
+            self._news.rows.clear()
+            self._news.fetched_bytes = 0
+            self._told = time.monotonic()
+
+
+class _OpenShard:
+    """A shard of which some rows are still missing."""
+
+    def __init__(self, task: ShardTask, out: Path, options: BuildOptions, news: News):
+        self._task = task
+        self._options = options
+        self._news = news
+        self._out = out
+        self._output = ShardOutput(out, task.number, task.rows, task.columns, options.output)
+        self._urls: list[str | None] = task.rows[task.columns.url].to_pylist()
+        identity = hashlib.sha256(f"{options.identity} {task.number}".encode()).digest()
+        journal = out / INDEX_FOLDER / f"{self._output.name}.journal"
+        self._journal = Journal(journal, identity, process_was_lost=task.losses > 0)
+        self._started = time.time()
+        if task.retry and len(self._journal) == 0:
+            self._keep_all_but(task.retry)
+        self._refuse_deadly_row()
+        for row in self._journal.rows:
+            self._count(self._journal.facts(row))
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self._journal) == len(self._urls)
+
+    def missing(self) -> Iterator[tuple[str, list[int]]]:
+        """Each URL that is still to be fetched, once, with the rows that wait for it."""
+        waiting: dict[str, list[int]] = {}
+        for row, url in enumerate(self._urls):
+            if row not in self._journal:
+                waiting.setdefault(url or "", []).append(row)
+        yield from waiting.items()
+
+    def take(self, rows: list[int], outcome: Fetched | FetchFailure) -> None:
+        """Write down what became of these rows, which share a URL."""
+        for row in rows:
+            if isinstance(outcome, FetchFailure):
+                self._note(RowResult(row, FAILED_TO_DOWNLOAD, outcome.message, outcome.reason))
+            else:
+                self._process(row, outcome.data)
+
+    def finish(self) -> ShardReport:
+        """Assemble the shard; its statistics, written last, say that it is done."""
+        if self._task.retry:
+            self._journal.flush()  # the shard that it replaces is about to be removed
+        results = (RowResult.from_facts(row, self._journal.facts(row)) for row in range(len(self._urls)))
+        successes = self._output.write(results, self._journal.picture, started=self._started)
+        self._journal.remove()
+        return ShardReport(self._task.number, len(self._urls), successes)
+
+    def _process(self, row: int, data: bytes) -> None:
+        options, columns = self._options, self._task.columns
+        wanted = self._cell(columns.hash, row)
+        if wanted is not None and wanted.lower() != _digest(columns.hash_kind, data):
+            self._note(RowResult(row, FAILED_TO_DOWNLOAD, "hash mismatch", "hash_mismatch"))
+            return
+        if options.blocked_sha256 and _digest("sha256", data) in options.blocked_sha256:
+            self._note(RowResult(row, FAILED_TO_DOWNLOAD, "the picture is on the block list", "blocked_picture"))
+            return
+        self._journal.begin_decoding(row)
+        try:
+            with _deadline(DECODING_SECONDS):
+                picture = process_picture(data, options.pictures, self._cell(columns.boxes, row))
+        except PictureError as error:
+            message = IMG2DATASET_MESSAGES.get(error.reason, str(error))
+            self._note(RowResult(row, FAILED_TO_RESIZE, message, error.reason.value))
+            return
+        if options.blocks(picture.perceptual_hash):
+            self._note(RowResult(row, FAILED_TO_RESIZE, "the picture is on the block list", "blocked_picture"))
+            return
+        self._note(RowResult.of_picture(row, picture, _digest(options.output.compute_hash, data)), picture.data)
+
+    def _note(self, result: RowResult, picture: bytes = b"") -> None:
+        facts = result.facts()
+        self._journal.append(result.row, facts, picture)
+        self._count(facts)
+
+    def _count(self, facts: dict[str, Any]) -> None:
+        self._news.rows[facts["reason"] or facts["status"]] += 1
+
+    def _cell(self, column: str | None, row: int) -> Any:
+        return None if column is None else self._task.rows[column][row].as_py()
+
+    def _refuse_deadly_row(self) -> None:
+        journal = self._journal
+        if journal.num_lost >= LOSSES_PER_ROW and journal.lost_row not in journal:
+            crashed = RowResult(journal.lost_row, FAILED_TO_RESIZE, "the decoder crashed", "decoder_crashed")
+            journal.append(journal.lost_row, crashed.facts())
+
+    def _keep_all_but(self, retry: frozenset[str]) -> None:
+        """Take over what a finished shard holds, without the failures that are tried once more."""
+        failures = read_failures(self._out, self._task.number, self._options.output)
+        again = {row for reason, rows in failures.items() if reason in retry or "all" in retry for row in rows}
+        for result, picture in read_finished(self._out, self._task.number, self._options.output):
+            if result.row not in again:
+                self._journal.append(result.row, result.facts(), picture)
+
+
+def _digest(kind: str, data: bytes) -> str:
+    return hashlib.new(kind, data).hexdigest()
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer: a decoder that hangs in C listens to nothing else."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

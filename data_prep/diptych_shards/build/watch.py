@@ -1,0 +1,117 @@
+"""What a build shows while it runs: one line on a terminal, plain lines elsewhere, the same numbers to wandb."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, deque
+from typing import Any
+
+from tqdm import tqdm
+
+from diptych_shards.build.options import BuildError
+from diptych_shards.build.output import SUCCESS
+from diptych_shards.build.shard import News, ShardReport
+
+SECONDS_BETWEEN_LINES = 10.0
+WINDOW_SECONDS = 20.0
+"""Rates are over this time."""
+NUM_SHOWN_FAILURES = 3
+
+
+class Watch:
+    """Counts rows and bytes as they are told."""
+
+    def __init__(self, wandb_project: str | None = None):
+        self._on_terminal = sys.stderr.isatty()
+        self._sink = _start_wandb(wandb_project) if wandb_project else None
+        self._outcomes: Counter[str] = Counter()
+        self._done_before = 0
+        self._bytes = 0
+        self._num_rows: int | None = None
+        self._history: deque[tuple[float, int, int, int]] = deque()
+        self._started = self._last_line = time.monotonic()
+        self._bar: tqdm | None = None
+
+    def begin(self, num_rows: int | None, done: Counter[str]) -> None:
+        """done: outcomes of rows in shards that were finished before."""
+        self._outcomes += done
+        self._done_before = done.total()
+        self._num_rows = num_rows
+        self._history.append((time.monotonic(), done.total(), done[SUCCESS], 0))
+        if self._on_terminal:
+            self._bar = tqdm(total=num_rows, initial=done.total(), unit=" rows", bar_format="{desc}", leave=False)
+
+    def tell(self, news: News) -> None:
+        self._outcomes += news.rows
+        self._bytes += news.fetched_bytes
+        self._history.append((time.monotonic(), self._outcomes.total(), self._outcomes[SUCCESS], self._bytes))
+        while self._history[0][0] < time.monotonic() - WINDOW_SECONDS and len(self._history) > 2:
+            self._history.popleft()
+        if self._bar is not None:
+            self._bar.set_description_str(self.line)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self.line, file=sys.stderr, flush=True)
+        if self._sink is not None:
+            self._sink.log(self.numbers)
+
+    def shard_is_done(self, report: ShardReport) -> None:
+        if self._bar is None:
+            print(f"shard {report.number}: {report.successes:,} of {report.rows:,} rows stored; {self.line}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    @property
+    def line(self) -> str:
+        """Where the build is, in at most about 110 characters."""
+        rows, rates = self._outcomes.total(), self.numbers
+        of = f" of {self._num_rows:,}" if self._num_rows is not None else ""
+        success = 100 * self._outcomes[SUCCESS] / max(rows, 1)
+        failures = [(reason, n) for reason, n in self._outcomes.most_common() if reason != SUCCESS]
+        told = ", ".join(f"{reason} {100 * n / max(rows, 1):.1f} %" for reason, n in failures[:NUM_SHOWN_FAILURES])
+        left = self._seconds_left()
+        return (
+            f"{rows:,}{of} rows, {success:.1f} % stored, {rates['pictures_per_second']:.0f}/s, "
+            f"{rates['bytes_per_second'] / 1e6:.1f} MB/s" + (f", {_clock(left)} left" if left is not None else "")
+            + (f"; {told}" if told else "")
+        )  # fmt: skip
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        began, rows, pictures, num_bytes = self._history[0]
+        seconds = max(time.monotonic() - began, 1e-3)
+        total = self._outcomes.total()
+        return {
+            "rows": total,
+            "success_rate": self._outcomes[SUCCESS] / max(total, 1),
+            "rows_per_second": (total - rows) / seconds,
+            "pictures_per_second": (self._outcomes[SUCCESS] - pictures) / seconds,
+            "bytes_per_second": (self._bytes - num_bytes) / seconds,
+            **{f"failed/{reason}": n for reason, n in self._outcomes.items() if reason != SUCCESS},
+        }
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._sink is not None:
+            self._sink.finish()
+
+    def _seconds_left(self) -> float | None:
+        speed = self.numbers["rows_per_second"]
+        if self._num_rows is None or speed <= 0:
+            return None
+        return max(0, self._num_rows - self._outcomes.total()) / speed
+
+
+def _start_wandb(project: str) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise BuildError("--wandb needs wandb: pip install wandb") from error
+    return wandb.init(project=project, job_type="build")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

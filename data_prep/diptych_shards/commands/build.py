@@ -1,0 +1,250 @@
+"""a table of URLs -> shards: fetch, check, resize, encode, pack
+
+TABLE is a parquet, CSV, TSV or JSON-lines file, a folder or pattern of such, local or at a URL that fsspec reads. OUT
+gets 00000.tar, 00000.parquet, 00000_stats.json as img2dataset writes them, and our index in OUT/_index/. Stopped at any
+moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych_shards.refusals import shown
+
+if TYPE_CHECKING:
+    from diptych_shards.build.fetch_options import FetchOptions
+    from diptych_shards.build.options import BuildOptions
+    from diptych_shards.build.picture import PictureOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("table", nargs="+", metavar="TABLE")
+    parser.add_argument("out", metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    _add_columns(parser.add_argument_group("columns, where their names do not say it"))
+    _add_pictures(parser.add_argument_group("pictures"))
+    _add_shards(parser.add_argument_group("shards"))
+    _add_fetching(parser.add_argument_group("fetching"))
+    _add_running(parser.add_argument_group("running"))
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Read the table, build, print the table of outcomes."""
+    from diptych_shards.build.build import build
+    from diptych_shards.build.columns import ColumnOptions
+    from diptych_shards.build.engines import LocalEngine, RayEngine
+    from diptych_shards.build.options import BuildError
+    from diptych_shards.build.output import SUCCESS
+    from diptych_shards.build.table import open_table
+    from diptych_shards.build.watch import Watch
+
+    columns = ColumnOptions(
+        url=chosen.url_column,
+        caption=chosen.caption_column,
+        hash=chosen.hash_column,
+        hash_kind=chosen.hash_kind,
+        boxes=chosen.boxes_column,
+        extra=None if chosen.columns is None else tuple(chosen.columns.split(",")),
+    )
+    out = Path(chosen.out)
+    table = open_table(chosen.table, columns, subset=chosen.subset)
+    options = _options(chosen)
+    engine = LocalEngine(chosen.processes) if chosen.engine == "local" else RayEngine(chosen.ray_address)
+    retry = frozenset(filter(None, (chosen.retry_failed or "").split(",")))
+    watch = Watch(chosen.wandb)
+    try:
+        report = build(table, out, options, engine, watch, retry)
+    finally:
+        watch.close()
+    total, stored = report.outcomes.total(), report.outcomes[SUCCESS]
+    shards = "1 shard" if report.shards == 1 else f"{report.shards:,} shards"
+    print(f"stored {stored:,} of {total:,} rows in {shards}: {shown(out)}")
+    print(_table(report.outcomes))
+    if total and not stored:
+        raise BuildError("no picture could be stored; the reasons are above")
+
+
+def _add_columns(group: argparse._ArgumentGroup) -> None:
+    for name, meaning in (
+        ("url", "the picture's address"),
+        ("caption", "`none` for pictures without"),
+        ("hash", "of the file's bytes; a row whose picture has another is refused"),
+        ("boxes", "[x0, y0, x1, y1] as fractions, to be blurred, as in DataComp's face_bboxes"),
+    ):
+        group.add_argument(f"--{name}-column", metavar="NAME", help=meaning)
+    group.add_argument("--hash-kind", default="sha256", choices=("sha256", "md5", "sha512"))
+    group.add_argument("--columns", metavar="A,B", help="carry these into the metadata (default: all)")
+    group.add_argument("--subset", metavar="FILE", help="a DataComp subset (.npy): only rows with these uids")
+
+
+def _add_pictures(group: argparse._ArgumentGroup) -> None:
+    from diptych_shards.build.picture import PictureOptions
+    from diptych_shards.build.resize import RESIZE_MODES
+
+    usual = PictureOptions()
+    add = group.add_argument
+    add("--for-training", type=int, metavar="SIZE", help=(
+        "pictures that training need not resize: shorter side SIZE, JPEG 4:2:0 of quality 90; in place of the next five"
+    ))  # fmt: skip
+    add("--image-size", type=int, metavar="N", help=f"pixels (default {usual.image_size})")
+    add("--resize-mode", choices=RESIZE_MODES, help=f"default {usual.resize_mode}, white; see data_prep/README.md")
+    add("--resize-only-if-bigger", action="store_true", help="small pictures stay as they are")
+    add("--encode-format", choices=("jpg", "png", "webp", "avif"), help=f"default {usual.encode_format}")
+    add("--encode-quality", type=int, metavar="N", help="0 to 100 (default 95); for png compression, 0 to 9")
+    add("--skip-reencode", action="store_true", help="keep the file's own bytes where no pixel changes")
+    add("--fast-decode", action="store_true", help="decode JPEGs at reduced size: quicker, a few dB worse")
+    add("--keep-exif", action="store_true", help="in the stored file; otherwise only in the metadata")
+    add("--min-image-size", type=int, default=0, metavar="N", help="refuse a shorter side below this")
+    add("--max-image-area", type=float, default=float("inf"), metavar="N", help="refuse more pixels")
+    add("--max-aspect-ratio", type=float, default=float("inf"), metavar="X", help="refuse longer to shorter above this")
+    add("--max-pixels", type=int, default=usual.max_pixels, metavar="N",
+        help="refuse, before decoding, what would take too much memory (default %(default)s)")  # fmt: skip
+    add("--block-sha256", metavar="FILE", help="hex digests of files to refuse, one a line")
+    add("--block-phash", metavar="FILE", help="perceptual hashes to refuse, 16 hex digits a line")
+
+
+def _add_shards(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--rows-per-shard", "--number-sample-per-shard", type=int, default=10_000, metavar="N", help="default 10000")
+    add("--shard-digits", "--oom-shard-count", type=int, default=5, metavar="N", help="of a shard's name (default 5)")
+    add("--compute-hash", choices=("sha256", "md5", "sha512"), default="sha256", help="of the fetched bytes")
+
+
+def _add_fetching(group: argparse._ArgumentGroup) -> None:
+    from diptych_shards.build.fetch_options import FetchOptions
+
+    usual = FetchOptions()
+    add = group.add_argument
+    for name, kind, default, meaning in (
+        ("--timeout", float, usual.timeout_seconds, "seconds for a URL, redirects and repetitions included"),
+        ("--connect-timeout", float, usual.connect_timeout_seconds, "seconds"),
+        ("--min-speed", float, usual.min_bytes_per_second, "bytes a second"),
+        ("--max-bytes", int, usual.max_bytes, "of a file, as sent and after unpacking"),
+        ("--retries", int, usual.retries, "of what may go better the next time"),
+        ("--max-redirects", int, usual.max_redirects, "each address is vetted"),
+        ("--in-flight", int, usual.in_flight, "URLs under way in each process"),
+        ("--per-host", int, usual.per_host, "of them at one host"),
+    ):
+        add(name, type=kind, default=default, metavar="N", help=f"{meaning} (default {default:g})")
+    add("--user-agent", default=usual.user_agent, metavar="TEXT",
+        help="say who you are and where you can be reached: 'mybot/1.0 (+https://…)' (default %(default)s)")  # fmt: skip
+    add("--ignore-robots-txt", action="store_true", help="for hosts that are your own")
+    add("--opt-out", metavar="A,B", default=",".join(usual.opt_out_directives),
+        help="X-Robots-Tag directives by which a picture is refused (default %(default)s; '' for none)")  # fmt: skip
+    add("--allow-network", action="append", default=[], metavar="CIDR",
+        help="connect to these addresses although they are not public; may be given again")  # fmt: skip
+    add("--block-domains", metavar="FILE", help="one a line, all below them included")
+    add("--ca-file", metavar="FILE", help="PEM certificates to trust in place of the usual ones")
+    add("--resolve", action="append", default=[], metavar="HOST:PORT:ADDRESS", help="ask this before DNS")
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--processes", "--processes-count", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="default: the CPUs, %(default)s")  # fmt: skip
+    add("--engine", choices=("local", "ray"), default="local", help="ray: OUT must be shared by the cluster's nodes")
+    add("--ray-address", metavar="ADDRESS", help="default: what RAY_ADDRESS says, or a cluster on this machine")
+    add(
+        "--retry-failed", metavar="REASONS", help="try once more, in shards that are done: `all`, or timeout,http_503 …"
+    )
+    add("--wandb", metavar="PROJECT", help="send the progress line's numbers there")
+
+
+def _options(chosen: argparse.Namespace) -> BuildOptions:
+    from diptych_shards.build.options import BuildOptions
+    from diptych_shards.build.output import OutputOptions
+
+    phashes = _lines(chosen.block_phash, "perceptual hashes of 16 hex digits", 16)
+    return BuildOptions(
+        pictures=_picture_options(chosen, bool(phashes)),
+        output=OutputOptions(
+            rows_per_shard=chosen.rows_per_shard,
+            shard_digits=chosen.shard_digits,
+            compute_hash=chosen.compute_hash,
+        ),
+        fetch=_fetch_options(chosen),
+        blocked_sha256=frozenset(_lines(chosen.block_sha256, "sha256 digests of 64 hex digits", 64)),
+        blocked_phash=tuple(sorted({int(line, 16) for line in phashes})),
+        resolve=tuple(chosen.resolve),
+    )
+
+
+def _picture_options(chosen: argparse.Namespace, hash_perceptually: bool) -> PictureOptions:
+    from dataclasses import replace
+
+    from diptych_shards.build.options import BuildError
+    from diptych_shards.build.picture import PictureOptions, for_training
+
+    options = PictureOptions() if chosen.for_training is None else for_training(chosen.for_training)
+    given = {
+        name: getattr(chosen, name)
+        for name in ("image_size", "resize_mode", "encode_format", "encode_quality")
+        if getattr(chosen, name) is not None
+    }
+    if chosen.resize_only_if_bigger:
+        given["resize_only_if_bigger"] = True
+    if chosen.for_training is not None and given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise BuildError(f"--for-training decides what {names} would; leave the one or the other out")
+    return replace(
+        options,
+        **given,
+        skip_reencode=chosen.skip_reencode,
+        fast_decode=chosen.fast_decode,
+        keep_exif=chosen.keep_exif,
+        min_image_size=chosen.min_image_size,
+        max_image_area=chosen.max_image_area,
+        max_aspect_ratio=chosen.max_aspect_ratio,
+        max_pixels=chosen.max_pixels,
+        hash_perceptually=hash_perceptually,
+    )
+
+
+def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
+    from diptych_shards.build.fetch_options import FetchOptions
+    from diptych_shards.build.url import read_domains
+
+    return FetchOptions(
+        user_agent=chosen.user_agent,
+        timeout_seconds=chosen.timeout,
+        connect_timeout_seconds=min(chosen.connect_timeout, chosen.timeout),
+        min_bytes_per_second=chosen.min_speed,
+        max_bytes=chosen.max_bytes,
+        retries=chosen.retries,
+        max_redirects=chosen.max_redirects,
+        in_flight=chosen.in_flight,
+        per_host=chosen.per_host,
+        allow_networks=tuple(chosen.allow_network),
+        ca_file=chosen.ca_file,
+        respect_robots_txt=not chosen.ignore_robots_txt,
+        opt_out_directives=tuple(filter(None, chosen.opt_out.split(","))),
+        blocked_domains=read_domains(Path(chosen.block_domains)) if chosen.block_domains else frozenset(),
+    )
+
+
+def _lines(path: str | None, what: str, num_digits: int) -> list[str]:
+    """The hex numbers of a file, one a line."""
+    from diptych_shards.build.options import BuildError
+
+    if path is None:
+        return []
+    lines = [line.strip().lower() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        if len(line) != num_digits or set(line) - set("0123456789abcdef"):
+            raise BuildError(f"{path}: line {number} is {shown(line)!r}; expected {what}")
+    return lines
+
+
+def _table(outcomes: Counter[str]) -> str:
+    total = max(outcomes.total(), 1)
+    return "\n".join(f"  {n:>11,}  {100 * n / total:5.1f} %  {reason}" for reason, n in outcomes.most_common())
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)
