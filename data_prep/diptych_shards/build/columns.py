@@ -62,7 +62,9 @@ def choose_columns(names: Sequence[str], options: ColumnOptions, table: str, tex
     if url is None:
         raise TableError(f"{table} has no column that could be the url; name it with --url-column. {_list(names)}")
     caption = find_column("caption", options.caption, CAPTION_COLUMNS, names, table)
-    others = [name for name in texts if name != url]
+    digest = find_column("hash", options.hash, HASH_COLUMNS, names, table)
+    boxes = find_column("boxes", options.boxes, BOXES_COLUMNS, names, table)
+    others = [name for name in texts if name not in (url, digest, boxes) and name.lower() not in UID_COLUMNS]
     if caption is None and options.caption is None and others:
         raise TableError(
             f"{table} has no column that could be the caption; name it with --caption-column, or say "
@@ -70,13 +72,7 @@ def choose_columns(names: Sequence[str], options: ColumnOptions, table: str, tex
         )
     if caption == url:
         raise TableError(f"{table}: column {shown(url)!r} cannot be both the url and the caption")
-    return Columns(
-        url=url,
-        caption=caption,
-        hash=find_column("hash", options.hash, HASH_COLUMNS, names, table),
-        hash_kind=options.hash_kind if options.hash else "sha256",
-        boxes=find_column("boxes", options.boxes, BOXES_COLUMNS, names, table),
-    )
+    return Columns(url, caption, digest, options.hash_kind if options.hash else "sha256", boxes)
 
 
 def choose_extra(names: Sequence[str], columns: Columns, options: ColumnOptions, table: str) -> list[str]:

@@ -58,20 +58,21 @@ class TableFile:
 
     def open_text(self) -> io.TextIOWrapper:
         """Its text, unpacked; bytes that are no UTF-8 as lone surrogates; lines end where \\n stands."""
-        stream: Any = self.open()
+        stored = self.open()
+        stream: Any = stored
         if self.compression == "gzip":
             import gzip
 
-            stream = gzip.GzipFile(fileobj=stream, mode="rb")
+            stream = gzip.GzipFile(fileobj=stored, mode="rb")
         elif self.compression == "bz2":
             import bz2
 
-            stream = bz2.BZ2File(stream)
+            stream = bz2.BZ2File(stored)
         elif self.compression == "zstd":
             import pyarrow  # the standard library has none before Python 3.14
 
-            stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, "r"), "zstd")
-        stream = io.BufferedReader(_Raw(stream, self), _BUFFER_BYTES)
+            stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, "r"), "zstd")
+        stream = io.BufferedReader(_Raw(stream, stored, self), _BUFFER_BYTES)
         start = stream.peek(4)[:4]
         if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return io.TextIOWrapper(stream, encoding="utf-16", errors="replace", newline="\n")
@@ -211,8 +212,9 @@ _REMOTE_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
 class _Raw(io.RawIOBase):
     """A stream that tells what is wrong with its file in one line."""
 
-    def __init__(self, stream: Any, file: TableFile):
+    def __init__(self, stream: Any, stored: IO[bytes], file: TableFile):
         self._stream = stream
+        self._stored = stored
         self._file = file
 
     def readable(self) -> bool:
@@ -232,4 +234,5 @@ class _Raw(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._stream.close()
+            self._stored.close()
         super().close()

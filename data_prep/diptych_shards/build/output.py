@@ -199,8 +199,10 @@ class ShardOutput:
     def _add_successes(
         self, tar: ShardWriter, part: pyarrow.Table, found: list[RowResult], picture: Callable[[int], bytes]
     ) -> None:
+        import pyarrow
+
         good = [place for place, result in enumerate(found) if result.status == SUCCESS]
-        kept = part if len(good) == len(found) else part.take(good)
+        kept = part if len(good) == len(found) else part.take(pyarrow.array(good, pyarrow.int64()))
         captions: Sequence[str | None] | None = None
         if self._columns.caption is not None:
             captions = kept["caption"].to_pylist()
@@ -253,7 +255,7 @@ def read_results(out: Path, number: int, options: OutputOptions) -> Iterator[tup
     import pyarrow.parquet
 
     files = _Files(out, shard_name(number, options))
-    reasons = {row: reason for reason, rows in files.read_outcomes()["failures"].items() for row in rows}
+    reasons = {row: reason for reason, rows in files.read_failures().items() for row in rows}
     digest = options.compute_hash
     names = ["status", "error_message", *_RESULTS[3:], digest]
     table = pyarrow.parquet.read_table(files.parquet, columns=names)
@@ -277,7 +279,7 @@ def read_results(out: Path, number: int, options: OutputOptions) -> Iterator[tup
 
 def read_failures(out: Path, number: int, options: OutputOptions) -> dict[str, list[int]]:
     """Of a shard that is done: which rows failed, by reason."""
-    return _Files(out, shard_name(number, options)).read_outcomes()["failures"]
+    return _Files(out, shard_name(number, options)).read_failures()
 
 
 def remove_leftovers(out: Path) -> None:
@@ -299,7 +301,7 @@ class _Files:
 
     def are_whole(self) -> bool:
         try:
-            sizes = self.read_outcomes()["bytes"]
+            sizes = self.read_sizes()
             return (
                 _read_stats(self.stats) is not None
                 and self.parquet.stat().st_size == sizes["parquet"]
@@ -318,11 +320,16 @@ class _Files:
 
     def write_outcomes(self, failures: dict[str, list[int]]) -> None:
         sizes = {"tar": self.tar.stat().st_size, "parquet": self.parquet.stat().st_size}
-        text = json.dumps({"bytes": sizes, "failures": dict(sorted(failures.items()))})
-        commit_file(self.outcomes, text.encode() + b"\n")
+        # Two lines: who only asks whether a shard is done need not read the second.
+        lines = f"{json.dumps({'bytes': sizes})}\n{json.dumps(dict(sorted(failures.items())))}\n"
+        commit_file(self.outcomes, lines.encode())
 
-    def read_outcomes(self) -> dict[str, Any]:
-        return json.loads(self.outcomes.read_bytes())
+    def read_sizes(self) -> dict[str, int]:
+        with open(self.outcomes, "rb") as file:
+            return json.loads(file.readline())["bytes"]
+
+    def read_failures(self) -> dict[str, list[int]]:
+        return json.loads(self.outcomes.read_bytes().splitlines()[1])
 
     def write_stats(self, stats: ShardStats) -> None:
         commit_file(self.stats, json.dumps(asdict(stats), indent=4).encode())

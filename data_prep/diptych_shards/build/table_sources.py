@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol
 
@@ -131,9 +132,11 @@ class ParquetSource:
             ]
         return np.flatnonzero(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
-    def _open(self) -> pyarrow.parquet.ParquetFile:
+    @contextmanager
+    def _open(self) -> Iterator[pyarrow.parquet.ParquetFile]:
         # Buffered: a row group of millions of rows is read in small pieces.
-        return pyarrow.parquet.ParquetFile(self.file.open(), buffer_size=1 << 20)
+        with self.file.open() as stream, pyarrow.parquet.ParquetFile(stream, buffer_size=1 << 20) as file:
+            yield file
 
     def _batches(
         self, file: pyarrow.parquet.ParquetFile, group: int, names: list[str]
