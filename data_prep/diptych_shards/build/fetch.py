@@ -25,6 +25,7 @@ from diptych_shards.build.politeness import (
     retry_after_seconds,
     retry_delay_seconds,
 )
+from diptych_shards.build.resolver import KNOWN_SECONDS, MAX_NAMES, OFTEN_SECONDS, Resolution, Resolver
 from diptych_shards.build.robots import MAX_BYTES as MAX_ROBOTS_BYTES
 from diptych_shards.build.robots import Robots, decode_robots
 from diptych_shards.build.transfer import MAX_HELD_BYTES, Headers, Limits, Transfer, Transfers
@@ -113,8 +114,11 @@ class Fetcher:
             ca_file=options.ca_file,
         )
         gate = AddressGate(options.allow_networks)
-        self._transfers = Transfers(gate, limits, options.user_agent, resolve, options.in_flight)
+        self._resolver = Resolver(gate, options.connect_timeout_seconds, resolve)
+        wake = self._resolver.wake_descriptor
+        self._transfers = Transfers(gate, limits, options.user_agent, options.in_flight, wake)
         self._sites: dict[str, Site[_Job]] = {}
+        self._told: dict[str, tuple[Resolution, float]] = {}  # what libcurl was told, by host and port, and when
         self._is_fetching = False
         self._forget()
 
@@ -136,6 +140,7 @@ class Fetcher:
             yield from self._fetch(iter(urls))
         finally:
             self._transfers.abandon()
+            self._told.clear()  # by transfers that may not have begun
             self._transfers.release(sum(_held(outcome) for _, outcome in self._outcomes))
             for site in self._sites.values():
                 site.queue.clear()
@@ -146,6 +151,7 @@ class Fetcher:
 
     def close(self) -> None:
         self._transfers.close()
+        self._resolver.close()
 
     def __enter__(self) -> Fetcher:
         return self
@@ -157,7 +163,8 @@ class Fetcher:
         """Nothing is under way."""
         self._outcomes: deque[tuple[int, Fetched | FetchFailure]] = deque()
         self._rotation: deque[Site[_Job]] = deque()  # sites that may be asked, each once
-        self._urgent: deque[_Job] = deque()  # robots.txt
+        self._urgent: deque[_Job] = deque()  # robots.txt, and whose host was looked up
+        self._nameless: dict[str, list[_Job]] = {}  # by host, while it is looked up
         self._waiting = 0  # jobs in queues of sites
         self._later: list[tuple[float, int, Site[_Job] | _Job]] = []  # heap: sites after a pause, jobs to be repeated
         self._order = count()
@@ -168,7 +175,7 @@ class Fetcher:
         while True:
             is_exhausted = self._fill(source, is_exhausted)
             if not self._outcomes:
-                if is_exhausted and not (len(self._transfers) or self._waiting or self._later or self._urgent):
+                if is_exhausted and not self._is_busy:
                     return
                 last_turn = self._turn(1.0)
             elif self._now() - last_turn > 0.002:
@@ -184,6 +191,10 @@ class Fetcher:
                 if absence > 0:
                     self._transfers.excuse(absence)
 
+    @property
+    def _is_busy(self) -> bool:
+        return bool(len(self._transfers) or self._waiting or self._later or self._urgent or self._nameless)
+
     def _now(self) -> float:
         return time.monotonic()
 
@@ -191,9 +202,14 @@ class Fetcher:
         """Let things happen for at most so long; the time it is then."""
         if self._later:
             seconds = min(seconds, self._later[0][0] - self._now())
+        if self._nameless:
+            seconds = min(seconds, OFTEN_SECONDS)
         for transfer in self._transfers.wait(seconds):
             self._take(transfer)
         now = self._transfers.now
+        if self._nameless:
+            for host in self._resolver.answered(now):
+                self._urgent.extend(self._nameless.pop(host, []))
         while self._later and self._later[0][0] <= now:
             due = heapq.heappop(self._later)[2]
             if isinstance(due, Site):
@@ -211,7 +227,7 @@ class Fetcher:
                 self._start(self._urgent.popleft())
             elif self._rotation:
                 self._start_next_of(self._rotation.popleft())
-            elif not is_exhausted and self._waiting < self._options.look_ahead:
+            elif not is_exhausted and self._has_room_to_wait:
                 item = next(source, None)
                 if item is None:
                     is_exhausted = True
@@ -220,6 +236,10 @@ class Fetcher:
             else:
                 break
         return is_exhausted
+
+    @property
+    def _has_room_to_wait(self) -> bool:
+        return self._waiting < self._options.look_ahead and self._resolver.num_asked < self._options.in_flight
 
     def _accept(self, ticket: int, text: str) -> None:
         try:
@@ -295,15 +315,59 @@ class Fetcher:
         self._wake(site)
 
     def _start(self, job: _Job) -> None:
+        """Ask for it, as soon as its host is looked up."""
+        url = job.url
+        resolve = None
+        if not url.is_address:
+            now = self._now()
+            resolution = self._resolver.known(url.host, url.port, now)
+            if resolution is None:
+                self._nameless.setdefault(url.host, []).append(job)
+                self._resolver.ask(url.host)
+                return
+            if resolution.failure is not None:
+                self._take_failed_lookup(job, resolution, resolution.failure, now)
+                return
+            resolve = self._news_of(url, resolution, now)
         is_robots = job.for_site is not None
         self._transfers.start(
-            str(job.url),
+            str(url),
             job,
+            resolve=resolve,
             seconds=job.seconds_left,
             max_bytes=2 * MAX_ROBOTS_BYTES if is_robots else self._options.max_bytes,
             takes_part=is_robots,
             keeps_body=_is_success if is_robots else self._is_wanted,
         )
+
+    def _news_of(self, url: Url, resolution: Resolution, now: float) -> str | None:
+        """Where the host is, if libcurl was not told yet."""
+        place = f"{url.host}:{url.port}"
+        told, when = self._told.pop(place, (None, 0.0))
+        if told is resolution and now - when < KNOWN_SECONDS:
+            self._told[place] = (resolution, when)
+            return None
+        self._told[place] = (resolution, now)
+        if len(self._told) > MAX_NAMES:
+            del self._told[next(iter(self._told))]
+        addresses = (f"[{address}]" if ":" in address else address for address in resolution.addresses)
+        return f"{place}:{','.join(addresses)}"
+
+    def _take_failed_lookup(self, job: _Job, resolution: Resolution, failure: FetchFailure, now: float) -> None:
+        site = job.site
+        if site is not None:
+            site.in_flight -= 1
+            if resolution.is_final:
+                site.give_up(failure, now, GIVEN_UP_SECONDS)
+            else:
+                site.note_failure(failure, now)
+            self._fail_if_given_up(site, now)
+        if resolution.is_final:
+            self._conclude(job, failure)
+        else:
+            self._settle(job, failure, now, 0.0)
+        if site is not None:
+            self._wake(site)
 
     def _is_wanted(self, status: int, headers: Headers) -> bool:
         return status == 200 and not self._is_opted_out(headers)
@@ -333,6 +397,12 @@ class Fetcher:
         if site is not None:
             self._learn(site, transfer, outcome, now)
         self._transfers.give_back(transfer)
+        self._settle(job, outcome, now, retry_after)
+        if site is not None:
+            self._wake(site)
+
+    def _settle(self, job: _Job, outcome: Fetched | FetchFailure | Url, now: float, retry_after: float) -> None:
+        """Repeat it, follow it, or be done with it."""
         if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome):
             pause = max(retry_delay_seconds(job.attempt), retry_after)
             job.attempt += 1
@@ -343,8 +413,6 @@ class Fetcher:
             self._admit(job)
         else:
             self._conclude(job, outcome)
-        if site is not None:
-            self._wake(site)
 
     def _conclude(self, job: _Job, outcome: Fetched | FetchFailure) -> None:
         if job.for_site is not None:

@@ -25,6 +25,8 @@ MAX_UNWANTED_BYTES = 65_536
 """So much of the body of an answer that is not wanted (a 404's page) is read, to keep the connection."""
 MAX_HELD_BYTES = 256 * 2**20
 """Bodies in memory, finished or not; beyond, all but one transfer pause."""
+DNS_CACHE_SECONDS = 1800
+"""Longer than the resolver remembers, so that libcurl never has to ask."""
 
 _SWEEP_SECONDS = 0.25
 _WANTED_HEADERS = re.compile(
@@ -191,11 +193,11 @@ class Transfer:
 class Transfers:
     """Transfers in flight over connections that are kept, driven by epoll."""
 
-    def __init__(self, gate: AddressGate, limits: Limits, user_agent: str, resolve: Sequence[str], in_flight: int):
+    def __init__(self, gate: AddressGate, limits: Limits, user_agent: str, in_flight: int, wake_descriptor: int):
+        """wake_descriptor: ends a `wait` when it becomes readable."""
         self._gate = gate
         self._limits = limits
         self._user_agent = user_agent
-        self._resolve = list(resolve)
         self._idle: list[Transfer] = []
         self._in_flight: dict[Transfer, None] = {}
         self._paused: deque[Transfer] = deque()
@@ -204,6 +206,8 @@ class Transfers:
         """Of bodies, until `give_back`."""
         self.wire_bytes = self.requests = self.connections = 0
         self._epoll = select.epoll()
+        self._wake_descriptor = wake_descriptor
+        self._epoll.register(wake_descriptor, select.EPOLLIN)
         self._watched: set[int] = set()
         self._opened: list[socket.socket] = []
         self._curl_timer: float | None = None
@@ -222,6 +226,7 @@ class Transfers:
         url: str,
         tag: Any,
         *,
+        resolve: str | None,
         seconds: float,
         max_bytes: int,
         takes_part: bool,
@@ -229,8 +234,9 @@ class Transfers:
     ) -> None:
         """Ask for the URL.
 
-        seconds: after which the transfer is cut off; takes_part: whether the beginning of a body that is longer than
-        `max_bytes` is of use; keeps_body: told status and headers, whether the body is wanted.
+        resolve: `host:port:address,…`, where the host is to be found from now on; seconds: after which the transfer is
+        cut off; takes_part: whether the beginning of a body that is longer than `max_bytes` is of use; keeps_body: told
+        status and headers, whether the body is wanted.
         """
         transfer = self._idle.pop() if self._idle else Transfer(self)
         transfer.tag = tag
@@ -240,6 +246,8 @@ class Transfers:
         transfer.started = self.now = time.monotonic()
         transfer.deadline = transfer.started + seconds
         transfer.handle.setopt(pycurl.URL, url)
+        if resolve is not None:
+            transfer.handle.setopt(pycurl.RESOLVE, ["+" + resolve])  # into the cache of all, where it grows old
         transfer.handle.setopt(pycurl.HEADERFUNCTION, transfer.lines.append)
         self._in_flight[transfer] = None
         self.requests += 1
@@ -253,6 +261,8 @@ class Transfers:
         events = self._epoll.poll(max(seconds, 0.0))
         self.now = time.monotonic()
         for descriptor, happened in events:
+            if descriptor == self._wake_descriptor:
+                continue
             self._multi.socket_action(descriptor, _to_curl(happened))
         if self._curl_timer is not None and self._curl_timer <= self.now:
             self._curl_timer = None
@@ -319,13 +329,10 @@ class Transfers:
         handle.setopt(pycurl.USERAGENT, self._user_agent)
         handle.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.5", "Accept-Encoding: identity"])
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(self._limits.connect_seconds * 1000)))
-        handle.setopt(pycurl.DNS_CACHE_TIMEOUT, 600)
+        handle.setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_SECONDS)
         handle.setopt(pycurl.BUFFERSIZE, 131_072)
         handle.setopt(pycurl.OPENSOCKETFUNCTION, lambda purpose, address: self._open(transfer, address))
         handle.setopt(pycurl.WRITEFUNCTION, transfer.write)
-        if self._resolve:
-            handle.setopt(pycurl.RESOLVE, self._resolve)
-            self._resolve.clear()  # the first handle puts them into the cache of all, where they stay
         authorities = self._limits.ca_file or _certificate_authorities()
         if authorities is not None:
             handle.setopt(pycurl.CAINFO, authorities)

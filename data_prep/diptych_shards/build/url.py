@@ -17,6 +17,7 @@ MAX_URL_BYTES = 8192
 _PARTS = re.compile(r"(?i)(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 _PLAIN_HOST = re.compile(r"[a-z0-9_][a-z0-9._-]*").fullmatch
 _PLAIN_TARGET = re.compile(r"[A-Za-z0-9/._~!$&'()*+,;=:@%?|\[\]^\\-]*").fullmatch
+_ADDRESS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}").fullmatch
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]").search
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:").match
 _LEFT_OVER_ENTITY = re.compile("&(?:amp;)+")
@@ -37,6 +38,11 @@ class Url:
     port: int
     target: str
     """Path and query."""
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the host needs no lookup."""
+        return self.host.startswith("[") or _ADDRESS(self.host) is not None
 
     @property
     def origin(self) -> str:
@@ -144,9 +150,10 @@ def _split_authority(authority: str, default_port: int) -> tuple[str, int]:
         if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and int(digits) <= 65535):
             raise UrlError(FetchReason.bad_url, "bad port in URL")
         port = int(digits)
+    host = _normalise_host(host)
     if not is_port_allowed(port):
         raise UrlError(FetchReason.port_not_allowed, "port not allowed: neither 80, 443 nor above 1023")
-    return _normalise_host(host), port
+    return host, port
 
 
 def _normalise_host(host: str) -> str:
@@ -170,7 +177,7 @@ def _normalise_host(host: str) -> str:
 
 def _ipv6(host: str) -> str:
     try:
-        return f"[{IPv6Address(host.removeprefix('[').removesuffix(']').partition('%')[0])}]"
+        return f"[{IPv6Address(host[1:-1] if host.endswith(']') else '')}]"
     except AddressValueError:
         raise UrlError(FetchReason.bad_url, "bad host name in URL") from None
 
