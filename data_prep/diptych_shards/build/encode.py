@@ -14,7 +14,6 @@ from diptych_shards.build.jpeg_segments import with_exif
 
 SUFFIXES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "avif": "AVIF"}
 """Encodings, by the suffix of what they write."""
-MAX_SIDES = {"jpg": 65500, "png": 1_000_000, "webp": 16383, "avif": 65536}
 DEFAULT_QUALITY = 95
 DEFAULT_PNG_COMPRESSION = 6
 
@@ -25,14 +24,19 @@ def encode(pixels: np.ndarray, suffix: str, quality: int, *, subsampling: str, e
     Raises:
         PictureError: if the format cannot hold the picture.
     """
-    height, width = pixels.shape[:2]
-    if max(width, height) > MAX_SIDES[suffix]:
-        detail = f"{width} x {height} pixels; a {suffix} has at most {MAX_SIDES[suffix]} a side"
-        raise PictureError(PictureReason.ENCODE_ERROR, detail)
     pixels = np.ascontiguousarray(pixels)
-    if suffix == "jpg":
-        data = simplejpeg.encode_jpeg(pixels, quality, "RGB", subsampling)
-        return data if exif is None else with_exif(data, exif)
+    try:
+        if suffix == "jpg":
+            data = simplejpeg.encode_jpeg(pixels, quality, "RGB", subsampling)
+            return data if exif is None else with_exif(data, exif)
+        return _encode_with_pillow(pixels, suffix, quality, exif)
+    except (OSError, ValueError, RuntimeError) as error:  # every format has a longest side
+        height, width = pixels.shape[:2]
+        detail = f"{width} x {height} pixels cannot be written as {suffix}: {error}"
+        raise PictureError(PictureReason.ENCODE_ERROR, detail) from error
+
+
+def _encode_with_pillow(pixels: np.ndarray, suffix: str, quality: int, exif: bytes | None) -> bytes:
     options: dict[str, Any] = {
         "png": {"compress_level": quality},
         "webp": {"quality": quality},
@@ -41,8 +45,5 @@ def encode(pixels: np.ndarray, suffix: str, quality: int, *, subsampling: str, e
     if exif is not None:
         options["exif"] = b"Exif\0\0" + exif
     file = io.BytesIO()
-    try:
-        Image.fromarray(pixels).save(file, SUFFIXES[suffix], **options)
-    except (OSError, ValueError) as error:
-        raise PictureError(PictureReason.ENCODE_ERROR, f"cannot be written as {suffix}: {error}") from error
+    Image.fromarray(pixels).save(file, SUFFIXES[suffix], **options)
     return file.getvalue()

@@ -23,10 +23,12 @@ _COSINES = 2 * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE)
 def perceptual_hash(picture: np.ndarray | Image.Image) -> int | None:
     """The hash of an RGB picture (u8[height, width, 3]); None if it is too flat to be told from others."""
     luma = resize(picture, (_SIDE, _SIDE)).astype(np.float32) @ _LUMA
-    if luma.std() < _FLAT:
+    difference = (luma - luma.mean()).ravel()
+    if difference @ difference < difference.size * _FLAT**2:
         return None
-    frequencies = _COSINES @ luma @ _COSINES.T
-    bits = frequencies > np.median(frequencies)
+    frequencies = (_COSINES @ luma @ _COSINES.T).ravel()
+    median = np.sort(frequencies)[31:33].mean()
+    bits = frequencies > median
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -55,6 +55,7 @@ def test_where_there_is_none_the_object_is_empty():
 def test_what_is_kept_has_no_orientation_and_no_thumbnail():
     kept = kept_exif(with_thumbnail())
     assert b"thumbnail" in with_thumbnail() and b"thumbnail" not in kept
+    assert kept[22:26] == b"\0\0\0\0"  # no directory behind the first
     data = encoded(scene(20, 10), exif=b"Exif\0\0" + kept)
     assert Image.open(io.BytesIO(data)).getexif() == {0x0112: 1}
     assert kept_exif(b"nothing") is None

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych_shards.build.encode import SUFFIXES
@@ -16,6 +16,11 @@ from diptych_shards.build.picture import IMG2DATASET_MESSAGES, PictureOptions, f
 from tests.data_prep.build.pictures import encoded, opened, psnr, scene
 
 AS_IT_IS = {"resize_mode": "no", "encode_format": "png", "encode_quality": 1}
+
+
+KEEP = {"resize_mode": "no", "skip_reencode": True}
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+RED_MEANS_BLUE = SRGB.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
 
 
 def processed(data, boxes=None, **options):
@@ -85,7 +90,7 @@ def test_the_middle_is_cropped():
 def test_resizing_is_pillows_antialiased_bicubic(size):
     data = encoded(scene())
     expected = opened(data).resize(size, Image.Resampling.BICUBIC)
-    assert psnr(pixels(data, resize_mode="keep_ratio_largest", image_size=size[0]), expected) > 45
+    assert psnr(pixels(data, resize_mode="keep_ratio_largest", image_size=size[0]), expected) > 55
 
 
 @pytest.mark.parametrize("mode", ["border", "keep_ratio_largest"])
@@ -168,14 +173,24 @@ def test_cmyk_comes_out_in_its_colours():
     assert np.abs(pixels(red).astype(int) - (255, 0, 0)).max() < 6
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_colours_of_another_space_become_srgb_and_no_profile_is_stored(format):
+    data = encoded(Image.new("RGB", (40, 30), "red"), format, icc_profile=RED_MEANS_BLUE)
+    for suffix in ("jpg", "png", "webp"):
+        stored = opened(processed(data, encode_format=suffix, **KEEP).data)
+        red, green, blue = stored.convert("RGB").getpixel((20, 15))
+        assert red < 60 and green < 60 and blue > 190 and "icc_profile" not in stored.info
+
+
 def test_grey_comes_out_as_rgb():
     assert np.array_equal(pixels(encoded(scene().convert("L"))), opened(encoded(scene().convert("L"))).convert("RGB"))
 
 
 def test_the_largest_sides_of_a_format_are_respected():
-    assert reason_of(encoded(Image.new("RGB", (16384, 2)), "PNG"), resize_mode="no", encode_format="webp") is (
-        PictureReason.ENCODE_ERROR
-    )
+    for suffix, side in (("jpg", 65_501), ("webp", 16_384), ("avif", 65_537)):
+        strip = encoded(Image.new("RGB", (side, 2)), "PNG")
+        assert reason_of(strip, resize_mode="no", encode_format=suffix) is PictureReason.ENCODE_ERROR
+        processed(strip, resize_mode="no", encode_format="png")
 
 
 @pytest.mark.parametrize(
@@ -259,9 +274,6 @@ def test_exif_is_told_as_img2dataset_tells_it():
 # -- bytes that are kept ------------------------------------------------------------------------------
 
 
-KEEP = {"resize_mode": "no", "skip_reencode": True}
-
-
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_bytes_are_kept_where_nothing_changes(suffix):
     data = encoded(scene(), SUFFIXES[suffix])
@@ -295,7 +307,7 @@ def test_a_progressive_jpeg_of_many_scans_is_kept_whole():
         ("JPEG", scene(40, 30).convert("CMYK"), {}),
         ("PNG", scene(40, 30).convert("RGBA"), {}),
         ("PNG", scene(40, 30).convert("P"), {}),
-        ("PNG", scene(40, 30), {"transparency": (1, 2, 3)}),
+        ("PNG", Image.new("RGB", (40, 30), (1, 2, 3)), {"transparency": (1, 2, 3)}),
         ("WEBP", Image.new("RGBA", (40, 30), (9, 9, 9, 100)), {}),
     ],
 )
