@@ -1,0 +1,252 @@
+"""The whole of `diptych-shards build`, on a local web: hostile hosts, kills, full disks, second passes."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import hashlib
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as parquet
+import pytest
+
+from diptych.data.shards import open_index
+from diptych_shards.build.output import OutputOptions, read_failures
+from tests.data_prep.build.pictures import encoded, scene
+from tests.data_prep.hostile_web import BEHAVIOURS, ELSEWHERE, HostileWeb
+
+ROOT = Path(__file__).parents[3]
+NUM_PICTURES = 60
+ROWS_PER_SHARD = 10
+HOSTILE = sorted({*BEHAVIOURS, *ELSEWHERE, "tls_ok", "tls_self_signed", "tls_wrong_host", "tls_none"} - {"pictures"})
+ANSWERED = {"ok", "html", "polyglot", "redirect", "relative_redirect", "hints", "gzipped", "truncated_once",
+            "retry_after", "retry_after_date", "others_opted_out", "robots_moved"}  # fmt: skip
+"""Those that give some bytes in the end; none is a picture."""
+
+
+@pytest.fixture(scope="module")
+def web():
+    sizes = random.Random(0)
+    pictures = {
+        f"{number:03d}.jpg": encoded(scene(sizes.randrange(60, 400), sizes.randrange(60, 300)))
+        for number in range(NUM_PICTURES)
+    }
+    with HostileWeb(pictures) as web:
+        yield web
+
+
+@pytest.fixture
+def table(web, tmp_path) -> Path:
+    return write_table(tmp_path / "table.csv", [(web.url(name), f"picture {name}") for name in sorted(web.pictures)])
+
+
+def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("url", "caption"), *rows])
+    return path
+
+
+def words(web, table, out, *options) -> list[str]:
+    network = [f"--allow-network={web.network}", *(f"--resolve={entry}" for entry in web.resolve)]
+    small = [f"--rows-per-shard={ROWS_PER_SHARD}", "--image-size=64", "--processes=2"]
+    command = [sys.executable, "-m", "diptych_shards", "build", table, out]
+    return list(map(str, [*command, *network, *small, *options]))
+
+
+def build(web, table, out, *options, status=0, **how) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(words(web, table, out, *options), capture_output=True, text=True, timeout=120, **how)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def contents(out: Path) -> dict[str, str]:
+    """Every file by its sha256, but for statistics, which hold times."""
+    files = [
+        *out.glob("*.tar"),
+        *out.glob("*.parquet"),
+        *out.glob("_index/*.tar.index"),
+        *out.glob("_index/*.outcomes"),
+    ]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def rows_of(out: Path) -> list[dict]:
+    return [row for path in sorted(out.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(web, tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    rows = [(web.url(name), f"picture {name}") for name in sorted(web.pictures)]
+    build(web, write_table(folder / "table.csv", rows), folder / "out")
+    found = contents(folder / "out")
+    assert sum(name.endswith(".tar") for name in found) == NUM_PICTURES / ROWS_PER_SHARD
+    return found
+
+
+@pytest.mark.filterwarnings(r"ignore:unclosed file:ResourceWarning")  # webdataset leaves its last tar open
+def test_rows_stand_in_the_tables_order_and_plain_webdataset_reads_them(web, table, tmp_path, uninterrupted):
+    import webdataset
+
+    build(web, table, tmp_path / "out", "--processes=1")
+    assert contents(tmp_path / "out") == uninterrupted
+    shards = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
+    captions = [sample["txt"].decode() for sample in webdataset.WebDataset(shards, shardshuffle=False)]
+    gc.collect()
+    assert captions == [f"picture {name}" for name in sorted(web.pictures)]
+    assert len(open_index(tmp_path / "out")) == NUM_PICTURES
+
+
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(web, table, tmp_path, uninterrupted):
+    out = tmp_path / "out"
+    draw = random.Random()
+    for _ in range(6):
+        finished = {path.name for path in out.glob("*_stats.json")}
+        web.requests.clear()
+        process = subprocess.Popen(words(web, table, out, "--processes=1"), start_new_session=True,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        time.sleep(draw.uniform(0.4, 1.6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        asked_again = {path for _, path in web.requests}
+        for name in finished:
+            first = int(name[:5]) * ROWS_PER_SHARD
+            assert not asked_again & {f"/{number:03d}.jpg" for number in range(first, first + ROWS_PER_SHARD)}
+    build(web, table, out)
+    assert contents(out) == uninterrupted
+    assert not list(out.rglob("*.partial")) and not list(out.rglob("*.journal"))
+
+
+def test_a_killed_worker_costs_nothing(web, table, tmp_path, uninterrupted):
+    out = tmp_path / "out"
+    process = subprocess.Popen(words(web, table, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = 0
+    while process.poll() is None and killed < 3:
+        workers = psutil.Process(process.pid).children()
+        if len(workers) >= 3 and list(out.glob("_index/*.journal")):  # one is Python's resource tracker
+            workers[-1].kill()
+            killed += 1
+        time.sleep(0.05)
+    assert process.wait(60) == 0
+    assert killed
+    assert contents(out) == uninterrupted
+
+
+DEADLY = """
+import os, signal
+import diptych_shards.build.shard as shard
+process = shard.process_picture
+def deadly(data, *rest):
+    if b"deadly" in data:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return process(data, *rest)
+shard.process_picture = deadly
+"""
+
+
+def test_a_picture_that_kills_its_decoder_is_refused_and_the_shard_kept(web, tmp_path):
+    web.pictures["deadly.jpg"] = encoded(scene(), comment=b"deadly")
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    names = [*sorted(web.pictures)[:5], "deadly.jpg", *sorted(web.pictures)[5:8]]
+    table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    build(web, table, tmp_path / "out", env=os.environ | {"PYTHONPATH": paths})
+    rows = rows_of(tmp_path / "out")
+    assert [row["error_message"] for row in rows] == [None] * 5 + ["the decoder crashed"] + [None] * 3
+    del web.pictures["deadly.jpg"]
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(web, table, tmp_path, uninterrupted):
+    out = tmp_path / "out"
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = build(web, table, out, status=2, preexec_fn=small_files)
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("diptych-shards: ") and "make room" in line and "Traceback" not in done.stderr
+    build(web, table, out)
+    assert contents(out) == uninterrupted
+
+
+def test_other_options_another_table_and_a_foreign_folder_are_refused(web, table, tmp_path):
+    out = tmp_path / "out"
+    build(web, table, out)
+    done = build(web, table, out, "--image-size=32", status=2)
+    assert "begun with other options (image_size 64, now 32)" in done.stderr
+    table.write_text(table.read_text() + "http://another.test/,more\n")
+    assert "the table is not the one" in build(web, table, out, status=2).stderr
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    assert "holds files of something else" in build(web, table, tmp_path / "full", status=2).stderr
+    assert "does not exist" in build(web, tmp_path / "nowhere.csv", tmp_path / "new", status=2).stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_second_pass_tries_chosen_failures_and_keeps_the_rest(web, tmp_path):
+    out = tmp_path / "out"
+    names = [*sorted(web.pictures)[:12], "truncated_once", "not_found"]
+    table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
+    web.requests.clear()
+    first = build(web, table, out, "--retries=0", "--ignore-robots-txt")
+    assert "truncated_body" in first.stdout and "http_404" in first.stdout
+    before = contents(out)
+    web.requests.clear()
+    build(web, table, out, "--retries=0", "--ignore-robots-txt", "--retry-failed=http_503")
+    assert contents(out) == before and not web.requests
+    web.requests[:] = [("truncated-once.test", "/picture.jpg")]  # what the first pass had asked for
+    build(web, table, out, "--retries=0", "--ignore-robots-txt", "--retry-failed=truncated_body")
+    assert [host for host, _ in web.requests[1:]] == ["truncated-once.test"]
+    messages = [row["error_message"] for row in rows_of(out)]  # what comes whole at last is no picture
+    assert messages == [None] * 12 + ["Image decoding error", "HTTP Error 404: Not Found"]
+    assert len(open_index(out)) == 12
+
+
+def test_a_url_with_many_captions_is_fetched_once(web, tmp_path):
+    name = sorted(web.pictures)[0]
+    table = write_table(tmp_path / "table.csv", [(web.url(name), f"caption {n}") for n in range(5)])
+    web.requests.clear()
+    build(web, table, tmp_path / "out")
+    assert Counter(path for _, path in web.requests)[f"/{name}"] == 1
+    assert [row["caption"] for row in rows_of(tmp_path / "out")] == [f"caption {n}" for n in range(5)]
+
+
+def test_pictures_on_a_block_list_are_refused(web, tmp_path):
+    names = sorted(web.pictures)[:3]
+    table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
+    digests = tmp_path / "digests.txt"
+    digests.write_text(hashlib.sha256(web.pictures[names[1]]).hexdigest() + "\n")
+    build(web, table, tmp_path / "out", f"--block-sha256={digests}")
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["success", "failed_to_download", "success"]
+    digests.write_text("not a digest\n")
+    done = build(web, table, tmp_path / "other", f"--block-sha256={digests}", status=2)
+    assert "line 1 is 'not a digest'" in done.stderr
+
+
+def test_every_hostile_host_has_its_reason_and_the_run_ends(web, tmp_path):
+    name = sorted(web.pictures)[0]
+    rows = [(web.url(name), "good"), *((web.url(host), host) for host in HOSTILE)]
+    table = write_table(tmp_path / "table.csv", rows)
+    options = ("--timeout=4", "--connect-timeout=2", "--max-bytes=1000000", "--rows-per-shard=1000")
+    started = time.monotonic()
+    done = build(web, table, tmp_path / "out", f"--ca-file={web.certificate}", *options)
+    assert time.monotonic() - started < 60
+    assert "Traceback" not in done.stderr
+    outcomes = read_failures(tmp_path / "out", 0, OutputOptions())
+    reason = {rows[row][1]: reason for reason, failed in outcomes.items() for row in failed}
+    assert set(reason) == set(HOSTILE)
+    assert {host for host in HOSTILE if reason[host] in ("not_a_picture", "decode_error", "truncated")} >= ANSWERED
+    assert reason["pixel_bomb"] == "too_many_pixels"
+    for host in ("redirect_to_loopback", "rebinding", "redirect_to_decimal"):
+        assert reason[host] == "address_not_public"
+    assert web.refused_visits == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "out"}
