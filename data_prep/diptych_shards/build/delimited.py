@@ -13,7 +13,8 @@ from diptych_shards.build.columns import TableError
 from diptych_shards.build.locations import TableFile
 from diptych_shards.refusals import shown
 
-MAX_LINE_CHARS = 16 << 20
+MAX_LINE_CHARS = 1 << 20
+"""No caption is so long; 10,000 rows of a shard are held at once."""
 _MAX_LINES_PER_ROW = 1_000
 _LOOKED_AT_ROWS = 100
 _IS_URL = re.compile(r"\s*(?:https?:)?//[^\s/]", re.IGNORECASE).match

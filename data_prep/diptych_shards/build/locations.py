@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,14 +47,22 @@ class TableFile:
     def name(self) -> str:
         return self.location.rstrip("/").rpartition("/")[2]
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What reading it may raise: elsewhere, each file system's library has classes of its own."""
+        if _is_remote(self.location):
+            return (Exception,)
+        return (OSError, EOFError, ValueError, NotImplementedError, zlib.error)
+
     def open(self) -> IO[bytes]:
         """Its bytes as they are stored, seekable."""
-        try:
-            if not _is_remote(self.location):
-                return open(self.location, "rb", buffering=_BUFFER_BYTES)
+        opener, path = (io.open, self.location)
+        if _is_remote(self.location):
             file_system, path = _file_system(self.location)
-            return file_system.open(path, "rb")
-        except _REMOTE_ERRORS as error:
+            opener = file_system.open
+        try:
+            return opener(path, "rb")
+        except self.errors as error:
             raise _cannot_read(self.location, error) from error
 
     def open_text(self) -> io.TextIOWrapper:
@@ -73,7 +82,11 @@ class TableFile:
 
             stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, "r"), "zstd")
         stream = io.BufferedReader(_Raw(stream, stored, self), _BUFFER_BYTES)
-        start = stream.peek(4)[:4]
+        try:
+            start = stream.peek(2)
+        except TableError:
+            stream.close()
+            raise
         if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return io.TextIOWrapper(stream, encoding="utf-16", errors="replace", newline="\n")
         return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
@@ -84,28 +97,27 @@ class TableFile:
             return os.stat(self.location).st_size
         return int(self._info.get("size") or 0)
 
-    def identity(self, *, with_time: bool) -> str:
+    @property
+    def identity(self) -> str:
         """What changes when the file does: its size, hashes of its first and last bytes, and when it was written."""
-        parts = [self.name, str(self.num_bytes)]
-        if with_time:
-            if not _is_remote(self.location):
-                parts.append(str(os.stat(self.location).st_mtime_ns))
-            else:
-                told = (self._info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "updated"))
-                parts.append(str(next((value for value in told if value), "")))
+        if _is_remote(self.location):
+            told = (self._info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "updated"))
+            written = next((value for value in told if value), "")
+        else:
+            written = os.stat(self.location).st_mtime_ns
         with self.open() as file:
             hashed = xxhash.xxh3_128(file.read(_SAMPLED_BYTES))
-            if self.num_bytes > _SAMPLED_BYTES:
-                file.seek(max(self.num_bytes - _SAMPLED_BYTES, 0))
+            if self.num_bytes > _SAMPLED_BYTES and file.seekable():
+                file.seek(self.num_bytes - _SAMPLED_BYTES)
                 hashed.update(file.read(_SAMPLED_BYTES))
-        return "\n".join([*parts, hashed.hexdigest()])
+        return f"{self.name}\n{self.num_bytes}\n{written}\n{hashed.hexdigest()}"
 
     @cached_property
     def _info(self) -> dict[str, Any]:
         file_system, path = _file_system(self.location)
         try:
             return file_system.info(path)
-        except _REMOTE_ERRORS as error:
+        except self.errors as error:
             raise _cannot_read(self.location, error) from error
 
 
@@ -124,9 +136,11 @@ def find_table_files(locations: Sequence[str]) -> list[TableFile]:
             files.append(table_file(found))
     if not files:
         raise TableError("no table was named")
-    repeated = next((file for number, file in enumerate(files) if file in files[:number]), None)
-    if repeated is not None:
-        raise TableError(f"{repeated.shown} is named twice")
+    seen: set[str] = set()
+    for file in files:
+        if file.location in seen:
+            raise TableError(f"{file.shown} is named twice")
+        seen.add(file.location)
     kinds = sorted({file.format for file in files})
     if len(kinds) > 1:
         raise TableError(f"the table's files are of several formats ({', '.join(kinds)}); name those of one, "
@@ -174,7 +188,7 @@ def _expand(location: str) -> list[TableFile] | str:
         if _known(location) is None and file_system.isdir(path):
             found = [f["name"] for f in file_system.ls(path, detail=True) if f["type"] == "file"]
             return _tables_of(location, [file_system.unstrip_protocol(name) for name in found])
-    except _REMOTE_ERRORS as error:
+    except Exception as error:  # each file system has classes of its own
         raise _cannot_read(location, error) from error
     return location
 
@@ -197,16 +211,15 @@ def _file_system(location: str) -> tuple[Any, str]:
 
     try:
         return fsspec.core.url_to_fs(location)
-    except _REMOTE_ERRORS as error:
+    except Exception as error:  # each file system has classes of its own
         raise _cannot_read(location, error) from error
 
 
 def _cannot_read(location: str, error: Exception) -> TableError:
+    if isinstance(error, FileNotFoundError):
+        return TableError(f"{shown(location)} does not exist")
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return TableError(f"{shown(location)} cannot be read: {shown(why)}")
-
-
-_REMOTE_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
 
 
 class _Raw(io.RawIOBase):
@@ -221,13 +234,13 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        import zlib  # only for its error
-
         try:
             data = self._stream.read(len(buffer))
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            kind = f"its {self._file.compression} data end too early or are damaged" if self._file.compression else ""
-            raise TableError(f"{self._file.shown} cannot be read: {kind or shown(error)}") from error
+        except self._file.errors as error:
+            why = shown(error)
+            if self._file.compression and not _is_remote(self._file.location):
+                why = f"its {self._file.compression} data end too early or are damaged"
+            raise TableError(f"{self._file.shown} cannot be read: {why}") from error
         buffer[: len(data)] = data
         return len(data)
 

@@ -142,9 +142,7 @@ class ShardOutput:
 
         self._files.remove()
         schema = output_schema(self._rows.schema, self._columns, self._options)
-        given = _given(self._rows, self._columns, self._options).rename_columns(
-            schema.names[: self._rows.num_columns]
-        )  # fmt: skip
+        given = self._given().rename_columns(schema.names[: self._rows.num_columns])
         messages: Counter[str] = Counter()
         statuses: Counter[str] = Counter()
         failures: dict[str, list[int]] = {}
@@ -164,8 +162,7 @@ class ShardOutput:
                     messages[_text(result.message) or result.status] += 1
                     if result.status != SUCCESS:
                         failures.setdefault(result.reason, []).append(result.row)
-            _write_parquet(pyarrow.Table.from_batches([], schema) if not parts else pyarrow.concat_tables(parts),
-                           self._files.parquet)  # fmt: skip
+            _write_parquet(pyarrow.concat_tables(parts) if parts else schema.empty_table(), self._files.parquet)
         self._files.write_outcomes(failures)
         ended = time.time()
         stats = ShardStats(
@@ -180,6 +177,11 @@ class ShardOutput:
         )
         self._files.write_stats(stats)
         return stats.successes
+
+    def _given(self) -> pyarrow.Table:
+        """The table's own columns in the order in which they are written."""
+        last = [name for name in (self._columns.caption, self._columns.url) if name is not None]
+        return self._rows.select([*_carried(self._rows.column_names, self._columns), *last])
 
     def _with_results(self, rows: pyarrow.Table, found: list[RowResult], schema: pyarrow.Schema) -> pyarrow.Table:
         import pyarrow
@@ -375,12 +377,6 @@ def _partial(path: Path) -> Path:
 
 def _carried(names: Sequence[str], columns: Columns) -> list[str]:
     return [name for name in names if name not in (columns.url, columns.caption)]
-
-
-def _given(rows: pyarrow.Table, columns: Columns, options: OutputOptions) -> pyarrow.Table:
-    """The table's own columns in the order in which they are written."""
-    last = [columns.url] if columns.caption is None else [columns.caption, columns.url]
-    return rows.select([*_carried(rows.column_names, columns), *last])
 
 
 def _rows_as_json(table: pyarrow.Table) -> Iterator[tuple[str, ...]]:

@@ -41,7 +41,7 @@ class Subset:
         places = np.unique(np.linspace(0, max(len(uids) - 2, 0), min(len(uids), _SAMPLES)).astype(np.int64))
         if len(uids) > 1 and self._is_less(places + 1, self._high[places], self._low[places]).any():
             raise TableError(f"{shown(path)} is not sorted; write numpy.sort of it")
-        self.identity = TableFile(str(path), "npy", None).identity(with_time=True)
+        self.identity = TableFile(str(path), "npy", None).identity
 
     def __len__(self) -> int:
         return len(self._high)

@@ -60,7 +60,7 @@ class Table:
         self._as_read = pyarrow.schema(
             [field.with_type(pyarrow.string()) if field.name in special else field for field in self._schema]
         )
-        for source in sources:
+        for source in sources if sources[0].file.format not in ("json", "jsonl") else ():
             for wanted in (self.columns.url, self.columns.caption):
                 if wanted is not None and wanted not in source.schema.names:
                     raise TableError(f"{source.file.shown} has no column {shown(wanted)!r}, as other files have")
@@ -138,15 +138,25 @@ class Table:
                 continue
             column = plain_column(rows[field.name])
             if field.name == self.columns.url:
-                column = texts(column, as_url)
+                column = texts(column, self._counted(as_url, field.name))
             elif field.name == self.columns.hash:
                 column = hashes(column, self.columns.hash_kind)
             elif field.name == self.columns.boxes and field.type != column.type:
                 column = boxes(column, lambda: self.malformed.add("boxes that cannot be read", "blurred whole"))
             elif is_text(field.type):
-                column = texts(column, as_text)
+                column = texts(column, self._counted(as_text, field.name))
             arrays.append(with_valid_text(column).cast(field.type, safe=False))
         return pyarrow.Table.from_arrays(arrays, schema=self._schema)
+
+    def _counted(self, decode: Callable[[bytes], str], name: str) -> Callable[[bytes], str]:
+        def counting(data: bytes) -> str:
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                self.malformed.add("text that is not UTF-8", f"column {shown(name)}")
+                return decode(data)
+
+        return counting
 
 
 def open_table(

@@ -67,7 +67,7 @@ class ParquetSource:
                 opened = pyarrow.parquet.ParquetFile(stream)
                 metadata = opened.metadata
                 self.schema = opened.schema_arrow.remove_metadata()
-            except (OSError, ValueError, NotImplementedError) as error:
+            except file.errors as error:
                 raise TableError(f"{file.shown}: no readable parquet file ({shown(error)})") from error
             stream.seek(-(metadata.serialized_size + _FOOTER_END), 2)
             footer = xxhash.xxh3_128_hexdigest(stream.read())
@@ -143,7 +143,7 @@ class ParquetSource:
     ) -> Iterator[pyarrow.RecordBatch]:
         try:
             yield from file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
-        except (OSError, ValueError, NotImplementedError) as error:
+        except self.file.errors as error:
             raise TableError(f"{self.file.shown} is damaged in row group {group}: {shown(error)}") from error
 
 
@@ -157,7 +157,7 @@ class TextSource:
         self.file = file
         self._malformed = malformed
         self._layout = None if file.format in ("json", "jsonl") else find_layout(file)
-        self.identity = file.identity(with_time=True)
+        self.identity = file.identity
         if is_first or self._layout is None:
             self.schema = self._look(HEAD_ROWS if is_first else 1)
         else:

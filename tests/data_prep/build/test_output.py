@@ -2,8 +2,11 @@
 
 import datetime
 import decimal
+import errno
 import io
+import itertools
 import json
+import os
 import tarfile
 import time
 from types import SimpleNamespace
@@ -384,6 +387,31 @@ class TestDone:
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path, told=stop_at_once())
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    @pytest.mark.parametrize("step", range(5))
+    def test_a_shard_cut_short_at_any_commit_is_not_done_and_made_again(self, tmp_path, step, monkeypatch):
+        whole, cut = tmp_path / "whole", tmp_path / "cut"
+        whole.mkdir()
+        cut.mkdir()
+        write(whole)
+        calls = itertools.count()
+        replace = os.replace
+
+        def cut_short(source, target):
+            if next(calls) == step:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+            replace(source, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", cut_short)
+            with pytest.raises(OSError, match="No space left"):
+                write(cut)
+        assert not is_done(cut, 0, OPTIONS)
+        assert not (cut / "00000_stats.json").exists()
+        assert not list(cut.rglob("*.partial"))
+        write(cut)
+        for name in ("00000.tar", "00000.parquet", "_index/00000.tar.index", "_index/00000.outcomes"):
+            assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
     def test_what_killed_processes_left_is_removed(self, tmp_path):
         write(tmp_path)

@@ -1,7 +1,9 @@
 import bz2
+import csv
 import datetime
 import decimal
 import gzip
+import io
 import json
 import pickle
 
@@ -10,6 +12,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diptych_shards.build.columns import ColumnOptions, Columns, TableError
 from diptych_shards.build.table import open_table, rows_of_urls
@@ -159,6 +163,23 @@ def test_files_of_several_formats_are_no_table(tmp_path):
     assert len(rows_of(open_table([str(tmp_path / "*.csv")]))) == 1
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_what_is_no_packed_file_is_told(tmp_path, kind):
+    with pytest.raises(TableError, match="its gzip data end too early or are damaged"):
+        open_table([write(tmp_path / f"t.{kind}.gz", "url\nhttp://a/1\n")])
+
+
+def test_what_is_no_parquet_file_is_told(tmp_path):
+    with pytest.raises(TableError, match="no readable parquet file"):
+        open_table([write(tmp_path / "t.parquet", "url\nhttp://a/1\n")])
+
+
+def test_a_file_is_named_once(tmp_path):
+    location = write(tmp_path / "a.csv", "url\nhttp://a/1\n")
+    with pytest.raises(TableError, match="named twice"):
+        open_table([location, location])
+
+
 @pytest.mark.parametrize("name", ["t.xlsx", "t.parquet.gz", "t"])
 def test_an_unknown_format_is_told(tmp_path, name):
     with pytest.raises(TableError, match="a table is .parquet"):
@@ -236,10 +257,27 @@ class TestBrokenCsv:
 
     def test_bytes_that_are_no_utf8_cost_no_row(self, tmp_path):
         data = b"url,caption\nhttp://a/caf\xe9.jpg,caf\xe9\nhttp://a/\xc3\xa9.jpg,\x00\xf0\x9f\x98\x80\n"
-        assert rows_of(open_table([write(tmp_path / "t.csv", data)])) == [
+        table = open_table([write(tmp_path / "t.csv", data)])
+        assert rows_of(table) == [
             {"url": "http://a/caf%E9.jpg", "caption": "caf�"},
             {"url": "http://a/é.jpg", "caption": "�😀"},
         ]
+        assert table.malformed.counts == {"text that is not UTF-8": 2}
+
+    @given(
+        captions=st.lists(st.text(alphabet='a ,"\t;\\\nñ', max_size=12), min_size=1, max_size=8),
+        ending=st.sampled_from(["\n", "\r\n"]),
+        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+        delimiter=st.sampled_from([",", "\t"]),
+    )
+    def test_what_is_by_the_book_is_read_by_the_book(self, tmp_path_factory, captions, ending, quoting, delimiter):
+        text = io.StringIO()
+        rows = [["url", "caption"], *([f"http://a/{n}", caption] for n, caption in enumerate(captions))]
+        csv.writer(text, lineterminator=ending, quoting=quoting, delimiter=delimiter).writerows(rows)
+        path = tmp_path_factory.mktemp("csv") / f"t.{'csv' if delimiter == ',' else 'tsv'}"
+        table = open_table([write(path, text.getvalue())])
+        assert [row["caption"] for row in rows_of(table)] == captions
+        assert not table.malformed.counts
 
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
     def test_marks_of_byte_order_are_understood(self, tmp_path, encoding):
@@ -287,6 +325,11 @@ class TestTypes:
             {"url": "b", "x": None, "y": "é", "z": None, "caption": None},
         ]
         assert table.malformed.counts == {"not a JSON object": 2}
+
+    def test_a_key_that_the_first_row_of_a_file_lacks_is_no_mistake(self, tmp_path):
+        write(tmp_path / "a.jsonl", '{"url": "a", "caption": "x"}\n')
+        write(tmp_path / "b.jsonl", '{"url": "b"}\n{"url": "c", "caption": "y"}\n')
+        assert [row["caption"] for row in rows_of(open_table([str(tmp_path)]))] == ["x", None, "y"]
 
     def test_every_shard_has_the_same_schema_whatever_its_files_say(self, tmp_path):
         none = pyarrow.nulls(2)
