@@ -1,0 +1,120 @@
+"""The same shards on a Ray cluster of two nodes, whatever happens to its workers and nodes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from diptych_shards.build.build import build
+from diptych_shards.build.columns import ColumnOptions
+from diptych_shards.build.engines import LocalEngine, RayEngine
+from diptych_shards.build.fetch_options import FetchOptions
+from diptych_shards.build.options import BuildOptions
+from diptych_shards.build.output import OutputOptions
+from diptych_shards.build.picture import PictureOptions
+from diptych_shards.build.table import open_table
+from tests.data_prep.build.pictures import encoded, scene
+from tests.data_prep.build.test_build import contents, write_table
+from tests.data_prep.hostile_web import HostileWeb
+
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore::FutureWarning"),
+              pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # fmt: skip
+NUM_SHARDS, ROWS_PER_SHARD = 12, 8
+
+
+class Quiet:
+    def __init__(self):
+        self.finished: list[int] = []
+        self.outcomes: Counter[str] = Counter()
+
+    def begin(self, num_rows, done):
+        self.outcomes += done
+
+    def tell(self, news):
+        self.outcomes += news.rows
+
+    def shard_is_done(self, report):
+        self.finished.append(report.number)
+
+
+@pytest.fixture(scope="module")
+def web():
+    pictures = {f"{number:03d}.jpg": encoded(scene(200 + number, 150)) for number in range(NUM_SHARDS * ROWS_PER_SHARD)}
+    with HostileWeb(pictures) as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def table(web, tmp_path_factory) -> Path:
+    rows = [(web.url(name), f"picture {name}") for name in sorted(web.pictures)]
+    return write_table(tmp_path_factory.mktemp("table") / "table.csv", rows)
+
+
+@pytest.fixture(scope="module")
+def options(web) -> BuildOptions:
+    return BuildOptions(
+        pictures=PictureOptions(image_size=64),
+        output=OutputOptions(rows_per_shard=ROWS_PER_SHARD),
+        fetch=FetchOptions(allow_networks=(web.network,), in_flight=2),
+        resolve=tuple(web.resolve),
+    )
+
+
+@pytest.fixture(scope="module")
+def local(table, options, tmp_path_factory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("local") / "out"
+    build(open_table([str(table)], ColumnOptions()), out, options, LocalEngine(1), Quiet())
+    return contents(out)
+
+
+@pytest.fixture
+def cluster():
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+    cluster.second = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    yield cluster
+    import ray
+
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def workers_of_ray() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any("ray::_build_on_ray" in word for word in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def test_a_ray_cluster_that_loses_a_worker_and_a_node_writes_the_same_bytes(cluster, table, options, local, tmp_path):
+    out = tmp_path / "out"
+    watcher = Quiet()
+    losses: list[str] = []
+
+    def harm() -> None:
+        while not (workers := workers_of_ray()):
+            time.sleep(0.01)
+        workers[0].kill()
+        losses.append("worker")
+        while len(watcher.finished) < 3:
+            time.sleep(0.01)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        losses.append("node")
+
+    thread = threading.Thread(target=harm)
+    thread.start()
+    report = build(open_table([str(table)], ColumnOptions()), out, options, RayEngine(cluster.address), watcher)
+    thread.join(60)
+    assert losses == ["worker", "node"]
+    assert report.outcomes == {"success": NUM_SHARDS * ROWS_PER_SHARD}
+    assert sorted(watcher.finished) == list(range(NUM_SHARDS))
+    assert contents(out) == local
