@@ -36,6 +36,8 @@ __all__ = ["FetchCounters", "FetchFailure", "FetchOptions", "FetchReason", "Fetc
 
 MAX_SITES = 5_000
 """Whose robots.txt and manners are remembered."""
+MAX_ROBOTS_KEPT = 2 * 2**20
+"""Characters of robots.txt in all; parsed, they take eighteen times as much."""
 HEADER_SHARE = 1 / 2
 """Of the time a URL has, from the start of a request to the first byte of a body."""
 WINDOW_SHARE = 1 / 6
@@ -118,6 +120,7 @@ class Fetcher:
         wake = self._resolver.wake_descriptor
         self._transfers = Transfers(gate, limits, options.user_agent, options.in_flight, wake)
         self._sites: dict[str, Site[_Job]] = {}
+        self._with_robots: dict[Site[_Job], int] = {}  # in the order of their answers, with the size
         self._told: dict[str, tuple[Resolution, float]] = {}  # what libcurl was told, by host and port, and when
         self._is_fetching = False
         self._forget()
@@ -278,7 +281,7 @@ class Fetcher:
         if len(self._sites) > MAX_SITES:
             oldest = next(iter(self._sites))
             if self._sites[oldest].is_idle:
-                del self._sites[oldest]
+                self._with_robots.pop(self._sites.pop(oldest), None)
             else:
                 self._sites[oldest] = self._sites.pop(oldest)
         return site
@@ -487,7 +490,7 @@ class Fetcher:
         site.is_asking_robots = False
         site.robots_until = now + ROBOTS_SECONDS
         if isinstance(outcome, Fetched):
-            site.robots = Robots(decode_robots(outcome.data), self._agent)
+            self._keep_robots(site, Robots(decode_robots(outcome.data), self._agent))
             site.note_answer()
         elif _has_no_robots(outcome):
             site.robots = None
@@ -498,6 +501,15 @@ class Fetcher:
             site.give_up(_ROBOTS_UNREACHABLE if is_answer else outcome, now, GIVEN_UP_SECONDS)
             self._fail_if_given_up(site, now)
         self._wake(site)
+
+    def _keep_robots(self, site: Site[_Job], robots: Robots) -> None:
+        site.robots = robots
+        self._with_robots.pop(site, None)
+        self._with_robots[site] = robots.size
+        while sum(self._with_robots.values()) > MAX_ROBOTS_KEPT and len(self._with_robots) > 1:
+            oldest = next(iter(self._with_robots))
+            del self._with_robots[oldest]
+            oldest.robots, oldest.robots_until = None, 0.0
 
 
 def _has_no_robots(failure: FetchFailure) -> bool:

@@ -60,10 +60,12 @@ class Resolver:
             place: self._vet(addresses, None, True, math.inf) for place, addresses in map(_parse_entry, entries)
         }
         self._known: dict[str, Resolution] = {}  # in the order of their answers
-        self._asked: dict[str, float | None] = {}  # when its lookup began
+        self._asked: dict[str, None] = {}
+        self._began: dict[str, float] = {}  # when a thread took it; the only one of these that threads write
         self._names: SimpleQueue[str | None] = SimpleQueue()
         self._found: SimpleQueue[tuple[str, tuple[str, ...], FetchFailure | None, bool]] = SimpleQueue()
         self._num_threads = 0
+        self._wakes = threading.Lock()
         self._next_look = 0.0
         self.wake_descriptor, self._waker = os.pipe()
         os.set_blocking(self.wake_descriptor, False)
@@ -99,12 +101,13 @@ class Resolver:
         while not self._found.empty():
             host, addresses, failure, is_final = self._found.get()
             self._remember(host, self._vet(addresses, failure, is_final, now))
+            self._began.pop(host, None)
             if host in self._asked:
                 del self._asked[host]
                 yield host
         if now >= self._next_look:
             self._next_look = now + OFTEN_SECONDS
-            for host in [host for host, began in self._asked.items() if began and now - began > self._seconds]:
+            for host in [host for host in self._asked if now - self._began.get(host, now) > self._seconds]:
                 del self._asked[host]
                 self._remember(host, Resolution((), _TOO_SLOW, False, now + OFTEN_SECONDS))
                 yield host
@@ -113,18 +116,25 @@ class Resolver:
         """Threads that wait for DNS end when it answers; nobody waits for them."""
         for _ in range(self._num_threads):
             self._names.put(None)
-        os.close(self.wake_descriptor)
-        os.close(self._waker)
-        self._waker = -1
+        with self._wakes:
+            os.close(self.wake_descriptor)
+            os.close(self._waker)
+            self._waker = -1
 
     def _work(self) -> None:
         while (host := self._names.get()) is not None:
-            self._asked[host] = time.monotonic()
+            self._began[host] = time.monotonic()
             self._found.put((host, *_look_up(host)))
-            try:
-                os.write(self._waker, b"x")
-            except (BlockingIOError, OSError):
-                pass  # awake already, or closed
+            self._wake()
+
+    def _wake(self) -> None:
+        # Under a lock, since after `close` the number of the descriptor may be that of another file.
+        with self._wakes:
+            if self._waker >= 0:
+                try:
+                    os.write(self._waker, b"x")
+                except BlockingIOError:
+                    pass  # full: it is awake
 
     def _vet(self, addresses: Iterable[str], failure: FetchFailure | None, is_final: bool, now: float) -> Resolution:
         if failure is not None:

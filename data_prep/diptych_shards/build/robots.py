@@ -17,6 +17,7 @@ class Robots:
 
     def __init__(self, text: str, agent: str):
         self._agent = agent
+        self.size = len(text)
         self._rules = _parse(text, agent)
 
     def allows(self, url: str) -> bool:

@@ -103,6 +103,7 @@ class Transfer:
 
     def __init__(self, crowd: Transfers):
         self._crowd = crowd
+        self.lines: list[bytes] = []
         self.handle = crowd.make_handle(self)
         self.reset()
 
@@ -119,7 +120,7 @@ class Transfer:
         self.is_cut = False
         """The body was longer than was wanted of it."""
         self.address_was_refused = False
-        self.lines: list[bytes] = []
+        self.lines.clear()
         self.keeps_body: Callable[[int, Headers], bool] | None = None
         self.max_bytes = 0
         self.takes_part = False
@@ -248,7 +249,6 @@ class Transfers:
         transfer.handle.setopt(pycurl.URL, url)
         if resolve is not None:
             transfer.handle.setopt(pycurl.RESOLVE, ["+" + resolve])  # into the cache of all, where it grows old
-        transfer.handle.setopt(pycurl.HEADERFUNCTION, transfer.lines.append)
         self._in_flight[transfer] = None
         self.requests += 1
         self._multi.add_handle(transfer.handle)
@@ -332,6 +332,7 @@ class Transfers:
         handle.setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_SECONDS)
         handle.setopt(pycurl.BUFFERSIZE, 131_072)
         handle.setopt(pycurl.OPENSOCKETFUNCTION, lambda purpose, address: self._open(transfer, address))
+        handle.setopt(pycurl.HEADERFUNCTION, transfer.lines.append)
         handle.setopt(pycurl.WRITEFUNCTION, transfer.write)
         authorities = self._limits.ca_file or _certificate_authorities()
         if authorities is not None:

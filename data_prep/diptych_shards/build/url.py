@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
 from diptych_shards.build.address import is_port_allowed
@@ -28,8 +28,7 @@ _SAFE_IN_PATH = "/._~!$&'()*+,;=:@%|[]-"
 _SAFE_IN_QUERY = _SAFE_IN_PATH + "?^`{}"
 
 
-@dataclass(frozen=True)
-class Url:
+class Url(NamedTuple):
     """Where to ask and what for, in ASCII."""
 
     scheme: str

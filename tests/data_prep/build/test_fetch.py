@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from diptych_shards.build.fetch import Fetched, Fetcher, FetchOptions
+from diptych_shards.build.fetch import Fetched, Fetcher, FetchFailure, FetchOptions
 from tests.data_prep.hostile_web import NOT_A_PICTURE, HostileWeb
 
 PATIENCE = {"timeout_seconds": 3.0, "connect_timeout_seconds": 1.0, "retries": 1, "max_bytes": 2**20}
@@ -233,6 +233,20 @@ def test_blocked_domains_are_not_asked_not_even_after_a_redirect(web):
     outcomes = fetch(web, urls, blocked_domains=frozenset({"ok.test"}))
     assert shown(outcomes) == ["blocked_domain", "blocked_domain", b"red"]
     assert web.asked_for("ok") == []
+
+
+def test_robots_txt_that_was_forgotten_is_asked_for_again(web, monkeypatch):
+    monkeypatch.setattr("diptych_shards.build.fetch.MAX_ROBOTS_KEPT", 60)
+    names = ["robots_disallow", "robots_moved"]
+    with open_fetcher(web) as fetcher:
+        for _ in range(2):
+            for name in names:
+                urls = [web.url(name, "/private/1.jpg"), web.url(name)]
+                assert {outcome for _, outcome in fetcher.fetch(enumerate(urls))} == {
+                    FetchFailure("robots_txt", "disallowed by robots.txt"),
+                    Fetched(b"picture", web.url(name)),
+                }
+    assert web.asked_for("robots_moved").count("/robots.txt") == 2
 
 
 @pytest.mark.parametrize("name", ["robots_disallow", "robots_endless", "robots_moved"])
