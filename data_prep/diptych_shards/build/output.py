@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, Table, index_path, read_shard
+from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
 from diptych.files import commit_file, flush
 from diptych_shards.build.columns import HASH_KINDS, Columns, TableError
@@ -106,10 +106,6 @@ class ShardStats:
     end_time: float
     status_dict: dict[str, int]
     """How many rows ended with which message, or with `success`."""
-
-    @property
-    def outcomes(self) -> Counter[str]:
-        return Counter(self.status_dict)
 
 
 def shard_name(number: int, options: OutputOptions) -> str:
@@ -245,38 +241,6 @@ def is_done(out: Path, number: int, options: OutputOptions) -> bool:
 def read_stats(out: Path) -> dict[int, ShardStats]:
     """The statistics of every shard that says it is done, by its number, whatever its other files are like."""
     return {number: stats for _, number, stats in _told(out)}
-
-
-def read_done(out: Path) -> dict[int, ShardStats]:
-    """The statistics of every shard that is done and whole, by its number."""
-    return {number: stats for name, number, stats in _told(out) if _Files(out, name).are_whole()}
-
-
-def read_results(out: Path, number: int, options: OutputOptions) -> Iterator[tuple[RowResult, bytes]]:
-    """What became of each row of a shard that is done, in their order, with the picture of each success."""
-    import pyarrow.parquet
-
-    files = _Files(out, shard_name(number, options))
-    reasons = {row: reason for reason, rows in files.read_failures().items() for row in rows}
-    digest = options.compute_hash
-    names = ["status", "error_message", *_RESULTS[3:], digest]
-    table = pyarrow.parquet.read_table(files.parquet, columns=names)
-    shard = read_shard(files.tar)
-    members = Table(shard)
-    sample = 0
-    with open(files.tar, "rb") as tar:
-        for row, (status, message, *rest) in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
-            told = dict(zip(names[2:], rest, strict=True))
-            told["digest"] = told.pop(digest)
-            if status != SUCCESS:
-                yield RowResult(row, status, message, reasons.get(row, ""), **told), b""
-                continue
-            _, (picture, *_) = members.sample(sample)
-            sample += 1
-            yield (
-                RowResult(row, status, suffix=picture.suffix, **told),
-                os.pread(tar.fileno(), picture.size, picture.offset),
-            )
 
 
 def read_failures(out: Path, number: int, options: OutputOptions) -> dict[str, list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -176,18 +176,6 @@ def open_table(
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         sources += pool.map(lambda file: open_source(file, malformed, is_first=False), files[1:])
     return Table(sources, options or ColumnOptions(), choice, malformed)
-
-
-def rows_of_urls(rows: pyarrow.Table, columns: Columns, but: Container[int] = ()) -> dict[str, list[int]]:
-    """Each URL once, in the order of the table, with the rows that have it; without those in `but`.
-
-    A row without a URL has the empty one.
-    """
-    found: dict[str, list[int]] = {}
-    for row, url in enumerate(rows[columns.url].to_pylist()):
-        if row not in but:
-            found.setdefault((url or "").strip(), []).append(row)
-    return found
 
 
 def _schema_of_all(sources: Sequence[Source]) -> pyarrow.Schema:

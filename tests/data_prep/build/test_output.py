@@ -26,9 +26,7 @@ from diptych_shards.build.output import (
     ShardOutput,
     is_done,
     output_schema,
-    read_done,
     read_failures,
-    read_results,
     read_stats,
     remove_leftovers,
     shard_key,
@@ -339,8 +337,7 @@ class TestDone:
         write(tmp_path)
         assert is_done(tmp_path, 0, OPTIONS)
         assert not is_done(tmp_path, 1, OPTIONS)
-        assert read_done(tmp_path) == read_stats(tmp_path)
-        assert read_done(tmp_path)[0].outcomes == GOLDEN_STATUS_DICT
+        assert read_stats(tmp_path)[0].status_dict == GOLDEN_STATUS_DICT
 
     @pytest.mark.parametrize("name", ["00000.tar", "00000.parquet", "_index/00000.tar.index", "_index/00000.outcomes"])
     @pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
@@ -359,7 +356,6 @@ class TestDone:
         if damage == "shorter" and name.endswith(".outcomes"):
             path.write_bytes(before[:10])
         assert not is_done(tmp_path, 0, OPTIONS)
-        assert read_done(tmp_path) == {}
         assert set(read_stats(tmp_path)) == {0}
         write(tmp_path)
         assert path.read_bytes() == before
@@ -425,13 +421,6 @@ class TestDone:
 def test_why_each_row_failed_is_remembered(tmp_path):
     write(tmp_path)
     assert read_failures(tmp_path, 0, OPTIONS) == {"http_404": [3], "not_a_picture": [5]}
-
-
-def test_a_finished_shard_gives_back_its_results_and_pictures(tmp_path):
-    write(tmp_path)
-    found = list(read_results(tmp_path, 0, OPTIONS))
-    assert [result for result, _ in found] == list(results())
-    assert [data for _, data in found] == [picture(r.row) if r.status == "success" else b"" for r in results()]
 
 
 def test_results_pass_through_plain_facts():

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych_shards.build.columns import ColumnOptions, Columns, TableError
-from diptych_shards.build.table import open_table, rows_of_urls
+from diptych_shards.build.table import open_table
 
 
 def rows_of(table, rows_per_shard=1_000):
@@ -454,9 +454,3 @@ def test_a_subset_needs_uids(tmp_path):
     np.save(tmp_path / "s.npy", np.zeros(1, "u8,u8"))
     with pytest.raises(TableError, match="no column uid"):
         open_table([write_parquet(tmp_path / "t.parquet", of_urls(range(3)))], subset=tmp_path / "s.npy")
-
-
-def test_a_url_with_many_captions_stands_once():
-    rows = pyarrow.table({"url": ["http://a/1", "http://a/2", " http://a/1", None, ""]})
-    assert rows_of_urls(rows, Columns("url")) == {"http://a/1": [0, 2], "http://a/2": [1], "": [3, 4]}
-    assert rows_of_urls(rows, Columns("url"), but={0, 1}) == {"http://a/1": [2], "": [3, 4]}
