@@ -1,0 +1,99 @@
+"""How many rows of each domain were kept and refused, in bounded memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
+
+MAX_DOMAINS = 100_000
+"""When twice as many are known, the rarest are added up."""
+NO_HOST = "(no host)"
+
+_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}(?:[^/\\?#]*@)?(?P<host>\[[0-9A-Fa-f:.]*\]|[^/\\?#:\[\]]+)"
+_SECOND_LEVEL = frozenset(("ac", "co", "com", "edu", "go", "gob", "gov", "gouv", "ne", "net", "nom", "or", "org", "sch"))
+"""Below a country's two letters, others register under these: bbc.co.uk."""
+_LONGEST = 253
+
+
+@dataclass(frozen=True)
+class Domain:
+    name: str
+    kept: int
+    refused: int
+
+    @property
+    def rows(self) -> int:
+        return self.kept + self.refused
+
+
+class Domains:
+    """Counts rows by domain."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, list[int]] = {}
+        self._rare = [0, 0]
+        self._num_rare = 0
+
+    def add(self, urls: pyarrow.Array, kept: np.ndarray) -> None:
+        import pyarrow
+        import pyarrow.compute as compute
+
+        hosts = compute.utf8_lower(compute.struct_field(compute.extract_regex(urls, _HOST), "host"))
+        hosts = compute.fill_null(hosts, NO_HOST)
+        for column, mask in enumerate((kept, ~kept)):
+            for counted in compute.value_counts(hosts.filter(pyarrow.array(mask))):
+                name = registrable(counted["values"].as_py())
+                self._counts.setdefault(name, [0, 0])[column] += counted["counts"].as_py()
+        if len(self._counts) > 2 * MAX_DOMAINS:
+            self._forget_rare()
+
+    def most_frequent(self, number: int) -> list[Domain]:
+        return self._sorted(lambda domain: -domain.rows)[:number]
+
+    def most_refused(self, number: int) -> list[Domain]:
+        """Those that lost the most rows, if they lost more than half."""
+        lossy = [domain for domain in self._sorted(lambda domain: -domain.refused) if domain.refused > domain.kept]
+        return lossy[:number]
+
+    @property
+    def num(self) -> tuple[int, bool]:
+        """How many there are, and whether that is all; one that was added up with the rare may come again."""
+        return len(self._counts), self._num_rare == 0
+
+    @property
+    def rare(self) -> Domain | None:
+        """What was added up, if there is such."""
+        return Domain("rare ones", *self._rare) if self._num_rare else None
+
+    def _sorted(self, order) -> list[Domain]:
+        domains = [Domain(name, kept, refused) for name, (kept, refused) in self._counts.items()]
+        return sorted(domains, key=lambda domain: (order(domain), domain.name))
+
+    def _forget_rare(self) -> None:
+        for domain in self._sorted(lambda domain: -domain.rows)[MAX_DOMAINS:]:
+            del self._counts[domain.name]
+            self._rare[0] += domain.kept
+            self._rare[1] += domain.refused
+            self._num_rare += 1
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def registrable(host: str) -> str:
+    """The part of a host that someone registered, as far as can be told without a list; an address as it is."""
+    host = host.rstrip(".")
+    labels = host.split(".")
+    if not host or len(host) > _LONGEST:
+        return NO_HOST
+    if host.startswith("[") or labels[-1].isdecimal():
+        return host
+    return ".".join(labels[-_num_labels(labels) :])
+
+
+def _num_labels(labels: Sequence[str]) -> int:
+    return 3 if len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in _SECOND_LEVEL else 2

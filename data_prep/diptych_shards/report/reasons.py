@@ -1,0 +1,132 @@
+"""The way of a row from the table to a shard: its stages, and what each reason for leaving it means."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+MEANINGS: Mapping[str, str] = {
+    "bad_url": "no URL that can be asked for",
+    "scheme_not_allowed": "neither http nor https",
+    "port_not_allowed": "a port on which no web is served",
+    "blocked_domain": "on the block list of domains",
+    "address_not_public": "leads to an address that is not on the public internet",
+    "robots_txt": "the site's robots.txt asks not to",
+    "opt_out": "the answer carries a directive against use in training",
+    "dns_failed": "the host has no address",
+    "connect_failed": "nobody listens there",
+    "connect_timeout": "no connection in time",
+    "tls_failed": "the certificate is not valid for the host",
+    "connection_reset": "broken off by the host",
+    "no_answer": "connected, but no answer came",
+    "bad_answer": "what came is no HTTP",
+    "headers_too_large": "endless headers",
+    "headers_too_slow": "headers that drip",
+    "too_slow": "under the minimum speed",
+    "timeout": "over the time for one URL",
+    "too_many_redirects": "redirected again and again",
+    "too_many_bytes": "larger than a picture may be",
+    "too_many_bytes_unpacked": "larger than a picture may be, once unpacked",
+    "bad_encoding": "cannot be unpacked",
+    "truncated_body": "fewer bytes than were announced",
+    "empty_body": "an answer without content",
+    "hash_mismatch": "not the file that the table describes",
+    "blocked_picture": "on the block list of pictures",
+    "not_a_picture": "something else, often a page of HTML",
+    "format_not_allowed": "a format that is not read",
+    "too_many_pixels": "more pixels than are decoded",
+    "too_small": "under the smallest size",
+    "area_too_large": "over the largest area",
+    "aspect_ratio_too_large": "too long for its width",
+    "truncated": "ends early",
+    "decode_error": "does not decode",
+    "decoder_crashed": "crashed or hung its decoder",
+    "encode_error": "could not be stored in the chosen format",
+    "bad_box": "its boxes to blur cannot be read",
+    "no_caption": "no caption beside it or in its row",
+    "empty_caption": "white space only",
+    "caption_too_long": "a caption over 64 KiB",
+    "caption_not_utf8": "a caption in another encoding",
+    "caption_not_text": "a caption that is no text",
+    "bad_json": "no JSON object",
+    "orphan_caption": "a caption without a picture",
+    "second_caption": "two captions for one picture",
+    "missing_file": "not there",
+    "unreadable": "the system refuses to read it",
+    "changed_meanwhile": "changed during the run",
+    "not_a_file": "a pipe or a device",
+    "linked_folder": "a link to a folder",
+    "hidden": "a name that begins with a dot",
+    "duplicate_path": "named before",
+    "outside_folder": "not below the folder",
+    "malformed_row": "no path, or too many fields",
+    "unknown": "no reason was written down",
+}
+
+_NOT_ASKED = ("bad_url", "scheme_not_allowed", "port_not_allowed", "blocked_domain", "address_not_public", "robots_txt")
+_NOT_ANSWERED = (
+    "dns_failed", "connect_failed", "connect_timeout", "tls_failed", "connection_reset", "no_answer", "bad_answer",
+    "headers_too_large", "headers_too_slow", "too_slow", "timeout",
+)  # fmt: skip
+_NO_FILE = ("opt_out", "too_many_redirects", "too_many_bytes", "too_many_bytes_unpacked", "bad_encoding",
+            "truncated_body", "empty_body")  # fmt: skip
+_NOT_THE_ONE = ("hash_mismatch", "blocked_picture")
+_NO_PICTURE = ("not_a_picture", "format_not_allowed", "too_many_pixels", "truncated", "decode_error",
+               "decoder_crashed")  # fmt: skip
+_STAGES = (
+    ("allowed to be asked for", _NOT_ASKED),
+    ("answered", _NOT_ANSWERED),
+    ("gave a file", _NO_FILE),
+    ("the file that was meant", _NOT_THE_ONE),
+    ("a picture that decodes", _NO_PICTURE),
+)
+_LAST = "kept"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How many rows came so far, and why others did not."""
+
+    title: str
+    rows: int
+    lost: Sequence[tuple[str, int]]
+    """(reason, rows) on the way here from the stage before, most frequent first."""
+
+
+def meaning(reason: str) -> str:
+    """The reason in words; empty for one that is not known."""
+    if reason.startswith("http_") and reason[5:].isdecimal():
+        try:
+            return f"the server says: {HTTPStatus(int(reason[5:])).phrase}"
+        except ValueError:
+            return "a status that is not in the standard"
+    return MEANINGS.get(reason, "")
+
+
+def funnel(kind: str, kept: int, refused: Counter[str]) -> list[Stage]:
+    """From all rows to those that were kept; a stage where nothing was lost is left out."""
+    rows = kept + refused.total()
+    if kind == "pack":
+        return [Stage("files and captions found", rows, ()), Stage("packed", kept, _frequent(refused))]
+    lost: dict[str, Counter[str]] = {title: Counter() for title, _ in _STAGES} | {_LAST: Counter()}
+    for reason, times in refused.items():
+        lost[_stage_of(reason)][reason] = times
+    stages = [Stage("rows of the table", rows, ())]
+    for title, losses in lost.items():
+        rows -= losses.total()
+        if losses or title == _LAST:
+            stages.append(Stage(title, rows, _frequent(losses)))
+    return stages
+
+
+def _stage_of(reason: str) -> str:
+    """The stage that a row with this reason did not reach."""
+    if reason.startswith("http_"):
+        return "gave a file"
+    return next((title for title, reasons in _STAGES if reason in reasons), _LAST)
+
+
+def _frequent(losses: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(losses.items(), key=lambda item: (-item[1], item[0]))

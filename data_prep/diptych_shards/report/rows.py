@@ -1,0 +1,221 @@
+"""What a report is made of: the rows of a build or a pack, shard by shard, a bounded number at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
+from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych_shards.build.output import SUCCESS, OutputOptions, is_done, read_failures, read_stats, shard_name
+from diptych_shards.refusals import shown
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_ROWS_AT_ONCE = 5_000
+_SIZES = ("width", "height", "original_width", "original_height")
+_NO_SHARD = -1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of one shard, as columns of equal length."""
+
+    shard: int
+    """Its number in the source; -1 for what was refused before there were shards."""
+    numbers: np.ndarray
+    """i64: which rows of the shard."""
+    samples: np.ndarray
+    """i64: which sample of the tar; -1 for what was refused."""
+    reasons: np.ndarray
+    """Of objects: why it was refused; empty for what was kept."""
+    names: pyarrow.Array
+    """Where it came from: a URL, or a path."""
+    captions: pyarrow.Array | None
+    """None if there are none to be had."""
+    messages: pyarrow.Array
+    sizes: Mapping[str, np.ndarray]
+    """i64 of width, height, original_width, original_height; 0 where not known."""
+
+
+@dataclass
+class Source:
+    """The output of a build or a pack."""
+
+    out: Path
+    kind: str
+    """`build` or `pack`"""
+    finished: bool
+    options: dict[str, Any]
+    shards: int = 0
+    num_bytes: int = 0
+    """Of the tars."""
+    unfinished: list[str] = field(default_factory=list)
+    """Shards that are not whole, and are left out."""
+    times: tuple[float, float] | None = None
+    """When the first shard was begun and the last one finished, in seconds since 1970."""
+
+    def rows(self) -> Iterator[Rows]:
+        """All rows of the shards that are whole; what is counted along the way stands in this object."""
+        raise NotImplementedError
+
+    def tar(self, shard: int) -> Path:
+        raise NotImplementedError
+
+
+def open_source(out: Path) -> Source:
+    """The output that stands in a folder.
+
+    Raises:
+        ShardError: if there is none.
+    """
+    if not out.is_dir():
+        raise ShardError(f"{shown(out)} is not a folder" if out.exists() else f"{shown(out)} does not exist")
+    for name, kind in (("build.json", BuildSource), ("pack.json", PackSource)):
+        path = out / INDEX_FOLDER / name
+        if path.exists():
+            try:
+                state = json.loads(path.read_bytes())
+                return kind(out, path.stem, bool(state["finished"]), dict(state["options"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ShardError(f"{shown(path)} is damaged; start the command that made it again") from error
+    raise ShardError(f"{shown(out)} holds no output of `diptych-shards build` or `pack`: no {INDEX_FOLDER}/build.json")
+
+
+class BuildSource(Source):
+    """A table's rows as the shards' parquet files tell them."""
+
+    def rows(self) -> Iterator[Rows]:
+        options = self._output_options
+        for number, stats in read_stats(self.out).items():
+            if not is_done(self.out, number, options):
+                self.unfinished.append(shard_name(number, options))
+                continue
+            began, ended = self.times or (stats.start_time, stats.end_time)
+            self.times = min(began, stats.start_time), max(ended, stats.end_time)
+            self.shards += 1
+            self.num_bytes += self.tar(number).stat().st_size
+            yield from self._rows_of(number, options)
+
+    def tar(self, shard: int) -> Path:
+        return self.out / f"{shard_name(shard, self._output_options)}.tar"
+
+    @property
+    def _output_options(self) -> OutputOptions:
+        names = ("rows_per_shard", "shard_digits", "compute_hash")
+        return OutputOptions(**{name: self.options[name] for name in names if name in self.options})
+
+    def _rows_of(self, number: int, options: OutputOptions) -> Iterator[Rows]:
+        import pyarrow
+        import pyarrow.compute as compute
+        import pyarrow.parquet
+
+        reason_of = {
+            row: reason for reason, rows in read_failures(self.out, number, options).items() for row in rows
+        }  # fmt: skip
+        first = samples = 0
+        with pyarrow.parquet.ParquetFile(self.out / f"{shard_name(number, options)}.parquet") as file:
+            has_captions = "caption" in file.schema_arrow.names
+            columns = ["url", "status", "error_message", *_SIZES, *(["caption"] if has_captions else [])]
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
+                numbers = np.arange(first, first + batch.num_rows)
+                kept = compute.equal(batch["status"], SUCCESS).to_numpy(zero_copy_only=False)
+                reasons = [
+                    "" if is_kept else reason_of.get(row) or "unknown"
+                    for row, is_kept in zip(numbers.tolist(), kept.tolist(), strict=True)
+                ]
+                yield Rows(
+                    shard=number,
+                    numbers=numbers,
+                    samples=np.where(kept, samples + np.cumsum(kept) - 1, -1),
+                    reasons=np.array(reasons, dtype=object),
+                    names=compute.fill_null(batch["url"], ""),
+                    captions=compute.fill_null(batch["caption"], "") if has_captions else None,
+                    messages=compute.fill_null(batch["error_message"], ""),
+                    sizes={name: compute.fill_null(batch[name], 0).to_numpy().astype(np.int64) for name in _SIZES},
+                )
+                first += batch.num_rows
+                samples += int(kept.sum())
+
+
+class PackSource(Source):
+    """The samples of a pack, by their metadata, and the files that it refused."""
+
+    def rows(self) -> Iterator[Rows]:
+        index = open_index(self.out)
+        for number, shard in enumerate(index.shards):
+            self.shards += 1
+            self.num_bytes += shard.num_bytes
+            for first in range(0, shard.samples, _ROWS_AT_ONCE):
+                numbers = range(first, min(first + _ROWS_AT_ONCE, shard.samples))
+                yield _kept(number, numbers, _metadata(index, number, numbers))
+        yield from self._refused()
+
+    def tar(self, shard: int) -> Path:
+        return open_index(self.out).shards[shard].path
+
+    def _refused(self) -> Iterator[Rows]:
+        path = self.out / INDEX_FOLDER / "rejected.jsonl"
+        if not path.exists():
+            return
+        with open(path, "rb") as lines:
+            first = 0
+            while refused := [json.loads(line) for line in islice(lines, _ROWS_AT_ONCE)]:
+                yield _refusals(first, refused)
+                first += len(refused)
+
+
+def _metadata(index: ShardIndex, shard: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    found = []
+    with open(index.shards[shard].path, "rb") as tar:
+        for number in numbers:
+            members = {member.suffix: member for member in index.sample(shard, number)[1]}
+            facts = json.loads(read_member(tar.fileno(), members["json"])) if "json" in members else {}
+            found.append(facts if isinstance(facts, dict) else {})
+    return found
+
+
+def _kept(shard: int, numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> Rows:
+    width, height = (np.array([_whole(fact.get(name)) for fact in facts]) for name in ("width", "height"))
+    return Rows(
+        shard=shard,
+        numbers=np.array(numbers),
+        samples=np.array(numbers),
+        reasons=np.full(len(facts), "", dtype=object),
+        names=_texts([fact.get("path") for fact in facts]),
+        captions=_texts([fact.get("caption") for fact in facts]),
+        messages=_texts([""] * len(facts)),
+        sizes={"width": width, "height": height, "original_width": width, "original_height": height},
+    )
+
+
+def _refusals(first: int, lines: Sequence[Mapping[str, Any]]) -> Rows:
+    return Rows(
+        shard=_NO_SHARD,
+        numbers=np.arange(first, first + len(lines)),
+        samples=np.full(len(lines), -1),
+        reasons=np.array([str(line.get("reason") or "unknown") for line in lines], dtype=object),
+        names=_texts([line.get("path") for line in lines]),
+        captions=None,
+        messages=_texts([line.get("detail") for line in lines]),
+        sizes={name: np.zeros(len(lines), np.int64) for name in _SIZES},
+    )
+
+
+def _texts(values: Sequence[Any]) -> pyarrow.Array:
+    """Texts as Arrow holds them; lone surrogates, which only JSON's escapes can bring, as \\udXXX."""
+    import pyarrow
+
+    texts = ["" if value is None else str(value) for value in values]
+    return pyarrow.array([text.encode("utf-8", "backslashreplace").decode() for text in texts], pyarrow.string())
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else 0
