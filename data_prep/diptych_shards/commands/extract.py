@@ -1,0 +1,104 @@
+"""WARC or WAT files of a crawl -> tables of picture addresses with captions.
+
+Reads local files and folders, http(s)://, s3://, and lists of paths as Common Crawl gives them (`warc.paths.gz`,
+`wat.paths.gz`). Writes one parquet a file, and counts of all that was left out, by reason, under OUT/_index. Stopped
+at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from diptych_shards.progress import Progress
+from diptych_shards.refusals import shown
+
+_COMMON_CRAWL = "https://data.commoncrawl.org/"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        metavar="WARC",
+        help="files, folders, addresses, .paths[.gz] lists; WARC or WAT, gzip or not",
+    )
+    add("out", metavar="OUT", help="a folder that is new or begun by the same command")
+    add("--prefix", default=_COMMON_CRAWL, metavar="URL",
+        help="put before each line of a .paths list; s3://commoncrawl/ inside AWS (default %(default)s)")  # fmt: skip
+    add("--first", type=_positive, metavar="N", help="only the first N files")
+    add("--surrounding-text", action="store_true", help="caption a picture that has nothing else by the text around it")
+    add(
+        "--max-page-bytes", type=_positive, default=16 << 20, metavar="N", help="cut longer pages (default %(default)s)"
+    )
+    add(
+        "--max-pictures-per-page",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="drop the others (default %(default)s)",
+    )
+    add("--icon-side", type=int, default=32, metavar="N",
+        help="drop pictures whose page says they are no larger than N by N (default %(default)s)")  # fmt: skip
+    add("--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="one file each at a time (default: the CPUs, %(default)s)")  # fmt: skip
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Extract, print what came of it.
+
+    Raises:
+        ExtractError: nothing to read, or files that could not be read; the others are done all the same.
+    """
+    from diptych_shards.extract.all_files import extract
+    from diptych_shards.extract.one_file import is_done
+    from diptych_shards.extract.options import ExtractError, ExtractOptions
+    from diptych_shards.extract.sources import expand
+
+    out = Path(chosen.out)
+    options = ExtractOptions(
+        surrounding_text=chosen.surrounding_text,
+        max_page_bytes=chosen.max_page_bytes,
+        max_pictures_per_page=chosen.max_pictures_per_page,
+        icon_side=chosen.icon_side,
+    )
+    locations = expand(chosen.inputs, chosen.prefix)[: chosen.first]
+    progress = Progress(len(locations), "files")
+    progress.add(sum(is_done(location, out) for location in locations))
+    try:
+        total, failures = extract(locations, out, options, chosen.processes, lambda *_: progress.add(1))
+    finally:
+        progress.close()
+    num_pairs = sum(total.pairs.values())
+    files = "1 file" if total.files == 1 else f"{total.files:,} files"
+    print(f"extracted {num_pairs:,} pairs of {total.pages_with_pairs:,} pages from {files}: {shown(out)}")
+    for title, counts in (
+        ("pairs by source", total.pairs),
+        ("pictures left out", total.dropped),
+        ("records", total.records),
+    ):
+        if counts:
+            print(f"{title}:\n{_table(counts.items())}")
+    if failures:
+        location, why = next(iter(failures.items()))
+        raise ExtractError(
+            f"{len(failures):,} of {len(locations):,} files could not be read, the first is {location}: {why}; "
+            f"start the same command again to try them once more"
+        )
+    if not num_pairs:
+        raise ExtractError("no pair was found; the counts are above")
+
+
+def _table(counts: Iterable[tuple[str, int]]) -> str:
+    lines = sorted(Counter(dict(counts)).items(), key=lambda item: (-item[1], item[0]))
+    return "\n".join(f"  {number:>12,}  {what}" for what, number in lines)
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)

@@ -1,0 +1,150 @@
+"""Pages in UTF-8, whatever they were written in.
+
+The bytes have the last word: what is UTF-8 is read as that, since no text of another encoding is by chance; a label
+that does not fit is not believed. Otherwise the byte order mark, the HTTP header, the `meta` element and a guess are
+asked in this order.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from resiliparse.parse.encoding import detect_encoding
+
+_META = re.compile(rb"<meta[^>]{0,500}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE)
+_META_REACH = 4096
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+# What browsers read under a label (encoding.spec.whatwg.org), where Python would read less.
+_READ_AS = {
+    "iso8859-1": "cp1252",
+    "ascii": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "johab": "cp949",
+    "big5": "big5hkscs",
+}
+_LABELS = {
+    "x-sjis": "cp932",
+    "windows-31j": "cp932",
+    "ks_c_5601-1987": "cp949",
+    "windows-949": "cp949",
+    "x-gbk": "gb18030",
+    "x-euc-jp": "euc_jp",
+    "x-x-big5": "big5hkscs",
+    "x-cp1251": "cp1251",
+    "windows-874": "cp874",
+    "x-mac-cyrillic": "mac_cyrillic",
+    "iso-8859-8-i": "iso8859-8",
+    "unicode": "utf-16-le",
+}
+_SEVEN_BIT = ("iso2022_jp", "hz", "iso2022_kr")
+_NO_TEXT = frozenset(
+    "base64 bz2 hex quopri uu zlib rot13 idna punycode unicode_escape raw-unicode-escape unicode-escape undefined "
+    "mbcs oem utf-7".split()
+)
+_FEW_CHARACTERS = 4
+_MAX_BAD_SHARE = 0.02
+_GUESS_BYTES = 1 << 17
+
+
+def as_utf8(page: bytes, http_charset: str | None) -> bytes:
+    """The page in valid UTF-8; what cannot be read becomes U+FFFD."""
+    for mark, marked in _MARKS:
+        if page.startswith(mark):
+            return page[len(mark) :].decode(marked, "replace").encode()
+    wide = _wide_codec(page)
+    if wide:
+        return page.decode(wide, "replace").encode()
+    labels = [codec for label in (http_charset, _meta_charset(page)) if label and (codec := codec_of(label))]
+    if page.isascii():
+        seven_bit = next((codec for codec in labels if codec in _SEVEN_BIT), None)
+        if seven_bit is None and b"\x1b$" in page:
+            seven_bit = "iso2022_jp"
+        return page if seven_bit is None else page.decode(seven_bit, "replace").encode()
+    page = _without_cut_character(page)
+    if _is_utf8(page) and not _is_doubtful_utf8(page, labels):
+        return page
+    return _decoded(page, labels).encode()
+
+
+def codec_of(label: str) -> str | None:
+    """Python's name of the codec that browsers use for a label, if it is one of text."""
+    label = label.strip().lower()
+    if label in _LABELS:
+        return _LABELS[label]
+    try:
+        name = codecs.lookup(label).name
+    except (LookupError, ValueError):
+        return None
+    return None if name in _NO_TEXT else _READ_AS.get(name, name)
+
+
+def _meta_charset(page: bytes) -> str | None:
+    found = _META.search(page, 0, _META_REACH)
+    label = found[1].decode("ascii", "replace") if found else None
+    # A page in UTF-16 could not have been read so far.
+    return "utf-8" if label and label.lower().startswith("utf-16") else label
+
+
+def _wide_codec(page: bytes) -> str | None:
+    """UTF-16 without a mark: in markup every other byte is 0."""
+    if b"\0" not in page[:64]:
+        return None
+    start = page[:1024]
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if odd > len(start) // 6 and even * 8 < odd:
+        return "utf-16-le"
+    return "utf-16-be" if even > len(start) // 6 and odd * 8 < even else None
+
+
+def _without_cut_character(page: bytes) -> bytes:
+    """A page that was cut may end within a character of UTF-8."""
+    try:
+        page[-4:].decode()
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data" and _is_utf8(page[: len(page) - len(page[-4:]) + error.start]):
+            return page[: len(page) - len(page[-4:]) + error.start]
+    return page
+
+
+def _is_utf8(page: bytes) -> bool:
+    try:
+        page.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_doubtful_utf8(page: bytes, labels: list[str]) -> bool:
+    """A few characters of GB can look like UTF-8; then the label counts."""
+    if not labels or labels[0] in ("utf-8", "cp1252"):
+        return False
+    text = page.decode()
+    num_wide = sum(1 for char in text if char > "\x7f") if len(page) - len(text) <= 3 * _FEW_CHARACTERS else len(text)
+    return num_wide <= _FEW_CHARACTERS
+
+
+def _decoded(page: bytes, labels: list[str]) -> str:
+    """By the first codec that fits."""
+    guess = codec_of(detect_encoding(page, _GUESS_BYTES) or "")
+    if "cp1252" in labels[:1] and guess and guess != "utf-8":
+        labels = labels[1:] + labels[:1]  # many servers say so of everything
+    best, fewest = "", len(page) + 1
+    for codec in dict.fromkeys([*labels, *([guess] if guess else []), "cp1252"]):
+        text = page.decode(codec, "replace")
+        num_bad = text.count("\ufffd")
+        if num_bad <= _MAX_BAD_SHARE * sum(1 for byte in page[:_GUESS_BYTES].translate(None, _ASCII)):
+            return text
+        if num_bad < fewest:
+            best, fewest = text, num_bad
+    return best
+
+
+_ASCII = bytes(range(128))

@@ -1,0 +1,124 @@
+"""What a server answered, as it stands in a record: status, headers, body without its encodings."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import NamedTuple
+
+_STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})")
+_CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[^\r\n]{0,1000}\r?\n")
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_HTML = (b"text/html", b"application/xhtml+xml")
+
+
+class EncodingError(ValueError):
+    """The body is packed in a way that cannot be undone."""
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[bytes, bytes]
+    """By name in lower case."""
+    body: bytes
+
+    @property
+    def is_html(self) -> bool:
+        kind = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        return kind in _HTML or not kind and self.body[:512].lstrip()[:1] == b"<"
+
+    @property
+    def charset(self) -> str | None:
+        found = _CHARSET.search(self.headers.get(b"content-type", b""))
+        return found[1].decode("ascii", "replace") if found else None
+
+
+def read_answer(block: bytes) -> Answer:
+    """Status 0 if it does not look like HTTP."""
+    status = _STATUS.match(block)
+    ends = [(end, len(blank)) for blank in (b"\r\n\r\n", b"\n\n") if (end := block.find(blank, 0, 1 << 17)) >= 0]
+    end, length = min(ends, default=(len(block), 0))
+    headers: dict[bytes, bytes] = {}
+    for line in block[:end].split(b"\n")[1:]:
+        name, _, text = line.partition(b":")
+        headers.setdefault(name.strip().lower(), text.strip())
+    return Answer(int(status[1]) if status else 0, headers, block[end + length :])
+
+
+def decoded_body(answer: Answer, max_bytes: int) -> bytes:
+    """The body without transfer and content encodings, cut at max_bytes.
+
+    Crawlers keep these headers after they have undone what they say, so a body that does not look encoded is not.
+
+    Raises:
+        EncodingError: the encoding is unknown, or nothing comes out.
+    """
+    body = answer.body
+    if answer.headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked"):
+        body = _joined_chunks(body)
+    encodings = [name.strip().lower() for name in answer.headers.get(b"content-encoding", b"").split(b",")]
+    for encoding in reversed([name for name in encodings if name not in (b"", b"identity", b"none")]):
+        if not body or body[:512].lstrip()[:1] == b"<":
+            break
+        if encoding in (b"gzip", b"x-gzip", b"deflate"):
+            body = _inflated(body, max_bytes)
+        elif encoding == b"br":
+            body = _unbrotlied(body, max_bytes)
+        else:
+            raise EncodingError(f"content encoding {encoding.decode('ascii', 'replace')[:40]}")
+    return body[:max_bytes]
+
+
+def _joined_chunks(body: bytes) -> bytes:
+    parts = []
+    position = 0
+    while chunk := _CHUNK.match(body, position):
+        length = int(chunk[1], 16)
+        if length == 0:
+            break
+        parts.append(body[chunk.end() : chunk.end() + length])
+        position = chunk.end() + length
+        position += 2 if body.startswith(b"\r\n", position) else 1
+    return b"".join(parts) if parts else body
+
+
+def _inflated(body: bytes, max_bytes: int) -> bytes:
+    """As much as comes out: of a body that was cut, its beginning."""
+    for window_bits in (47, -15):  # gzip or zlib by its header; raw deflate, which some servers call deflate
+        decoder = zlib.decompressobj(window_bits)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            for start in range(0, len(body), 1 << 14):
+                part = decoder.decompress(body[start : start + (1 << 14)], max_bytes - size)
+                parts.append(part)
+                size += len(part)
+                if decoder.eof or size >= max_bytes:
+                    break
+        except zlib.error:
+            pass
+        if size:
+            return b"".join(parts)
+    raise EncodingError("a body that is not what its content encoding says")
+
+
+def _unbrotlied(body: bytes, max_bytes: int) -> bytes:
+    try:
+        import brotli
+    except ImportError:
+        raise EncodingError("content encoding br; pip install brotli") from None
+    decoder = brotli.Decompressor()
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for start in range(0, len(body), 1 << 12):
+            part = decoder.process(body[start : start + (1 << 12)])
+            parts.append(part)
+            size += len(part)
+            if size >= max_bytes:
+                break
+    except brotli.error:
+        pass
+    if not size:
+        raise EncodingError("a body that is not what its content encoding says")
+    return b"".join(parts)

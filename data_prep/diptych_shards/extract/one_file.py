@@ -1,0 +1,140 @@
+"""The work of one input file, in any process: (location, out, options) -> report.
+
+`OUT/NAME.parquet` comes first, `OUT/_index/NAME.json` last: a file with its report is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diptych.files import commit_file
+from diptych_shards.extract.charset import as_utf8
+from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
+from diptych_shards.extract.options import ExtractOptions
+from diptych_shards.extract.page import language_of, read_page
+from diptych_shards.extract.pairs import Page, Reason
+from diptych_shards.extract.records import Record, read_records
+from diptych_shards.extract.sources import open_location
+from diptych_shards.extract.wat_pairs import WatError, may_hold_pairs, read_wat
+from diptych_shards.extract.writer import PairWriter
+
+INDEX_FOLDER = "_index"
+_HTTP_ROOM_BYTES = 1 << 20
+
+
+@dataclass
+class FileReport:
+    """What came of a file, or, added up, of all."""
+
+    files: int = 0
+    records: Counter[str] = field(default_factory=Counter)
+    """By what became of them."""
+    pages_with_pairs: int = 0
+    pairs: Counter[str] = field(default_factory=Counter)
+    """By where the caption stood."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Pictures of pages by the reason why they are no pair."""
+
+    def __add__(self, other: FileReport) -> FileReport:
+        return FileReport(
+            self.files + other.files,
+            self.records + other.records,
+            self.pages_with_pairs + other.pages_with_pairs,
+            self.pairs + other.pairs,
+            self.dropped + other.dropped,
+        )
+
+    def as_json(self) -> bytes:
+        counts = {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
+        return json.dumps(counts, sort_keys=True, indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> FileReport:
+        counts = json.loads(content)
+        return cls(
+            counts["files"],
+            Counter(counts["records"]),
+            counts["pages_with_pairs"],
+            Counter(counts["pairs"]),
+            Counter(counts["dropped"]),
+        )
+
+
+def name_of(location: str) -> str:
+    """What the results of a file are named after; `x.warc.gz` and `x.warc.wat.gz` may lie side by side."""
+    return location.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def report_path(location: str, out: Path) -> Path:
+    return out / INDEX_FOLDER / f"{name_of(location)}.json"
+
+
+def is_done(location: str, out: Path) -> bool:
+    return report_path(location, out).exists() and (out / f"{name_of(location)}.parquet").exists()
+
+
+def extract_file(location: str, out: Path, options: ExtractOptions) -> FileReport:
+    """Write the pairs of one WARC or WAT file and their report; both are durable when it returns.
+
+    Raises:
+        OSError: the file cannot be read to its end, or the results not be written.
+    """
+    report = FileReport(files=1)
+    dropped: Counter[Reason] = Counter()
+    with open_location(location) as file, PairWriter(out / f"{name_of(location)}.parquet") as writer:
+        room = options.max_page_bytes + _HTTP_ROOM_BYTES
+        for record in read_records(file, report.records, max_block_bytes=room):
+            if record.kind == b"metadata":
+                page, warc_file, offset = _of_wat(record, options, report, dropped)
+            else:
+                page, warc_file, offset = _of_warc(record, options, report, dropped), None, None
+            if page is not None and page.pairs:
+                report.pages_with_pairs += 1
+                report.pairs.update(pair.source for pair in page.pairs)
+                writer.add(page, warc_file or name_of(location), record.offset if warc_file is None else offset)
+    report.dropped = Counter({reason.value: count for reason, count in dropped.items()})
+    commit_file(report_path(location, out), report.as_json())
+    return report
+
+
+def _of_wat(
+    record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]
+) -> tuple[Page | None, str | None, int | None]:
+    if not may_hold_pairs(record.block):
+        report.records["without pictures"] += 1
+        return None, None, None
+    try:
+        found = read_wat(record.block, options, dropped)
+    except WatError:
+        report.records["broken metadata"] += 1
+        return None, None, None
+    report.records["read"] += 1
+    return found
+
+
+def _of_warc(record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]) -> Page | None:
+    if record.kind not in (b"response", b"resource"):
+        report.records["of another type"] += 1
+        return None
+    answer = read_answer(record.block)
+    if record.kind == b"resource" and answer.status == 0:
+        answer = answer._replace(status=200, headers=record.headers, body=record.block)
+    if not 200 <= answer.status < 300:
+        report.records["answered with an error or a redirect" if answer.status else "no HTTP"] += 1
+        return None
+    if not answer.is_html:
+        report.records["not HTML"] += 1
+        return None
+    try:
+        body = decoded_body(answer, options.max_page_bytes)
+    except EncodingError:
+        report.records["content encoding unknown or wrong"] += 1
+        return None
+    if record.is_cut or len(body) == options.max_page_bytes:
+        report.records["page cut"] += 1
+    report.records["read"] += 1
+    language = language_of(answer.headers.get(b"content-language", b"").decode("ascii", "replace"))
+    return read_page(as_utf8(body, answer.charset), record.target, language, options, dropped)

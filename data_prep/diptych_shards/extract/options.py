@@ -1,0 +1,27 @@
+"""Everything that decides what `extract` writes, beside the input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+class ExtractError(ValueError):
+    """The command cannot be carried out; the message is one line for its user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    surrounding_text: bool = False
+    """Take the text around a picture that has no other caption."""
+    max_page_bytes: int = 16 << 20
+    """Longer pages are cut; crawls cut theirs at 1 to 5 MiB."""
+    max_pictures_per_page: int = 10_000
+    max_caption_characters: int = 4096
+    """Longer captions are cut."""
+    icon_side: int = 32
+    """Pictures said to be no larger than this, in pixels, are icons."""
+
+    @property
+    def identity(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)

@@ -1,0 +1,255 @@
+"""From the HTML of a page to its pictures and their captions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from diptych_shards.extract import entities
+from diptych_shards.extract.licence import LicenceFinder
+from diptych_shards.extract.options import ExtractOptions
+from diptych_shards.extract.pairs import Page, Picture, Reason, Source, pairs_of
+from diptych_shards.extract.srcset import Candidate, candidates, largest
+from diptych_shards.extract.surrounding import surrounding_text, text_of
+from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, value
+from diptych_shards.extract.urls import Resolver
+
+LAZY_ADDRESSES = (b"data-src", b"data-lazy-src", b"data-original", b"data-lazy")
+LAZY_SRCSETS = (b"data-srcset", b"data-lazy-srcset")
+MAX_FIGCAPTION_BYTES = 16_384
+MAX_OPEN_FIGURES = 64
+MAX_SOURCES = 32
+MAX_OG_PICTURES = 8
+
+_ALWAYS = frozenset(
+    b"html base meta title img picture /picture source figure /figure figcaption /figcaption svg".split()
+)
+_WITH_LINKS = _ALWAYS | {b"a", b"link"}
+_HAS_PICTURE = re.compile(rb"<im[gG]|<I[mM][gG]|og:image")
+_NUMBER = re.compile(rb"\s*(\d{1,5})(?:\.\d*)?\s*(?:px)?\s*")
+_NOT_PHOTOGRAPHS = (b"image/svg", b"image/avif", b"image/jxl")
+
+
+def read_page(
+    html: bytes, page_url: str, language: str | None, options: ExtractOptions, dropped: Counter[Reason]
+) -> Page:
+    """The pairs of a page in UTF-8.
+
+    language: what the HTTP header says, for pages that say nothing.
+    """
+    if not _HAS_PICTURE.search(html):
+        return Page(page_url, None, None, [])
+    html = html.replace(b"\0", b"")
+    reader = _Reader(html, options, dropped)
+    for tag in tags(html, _WITH_LINKS if LicenceFinder.may_find(html) else _ALWAYS):
+        reader.read(tag)
+    resolver = Resolver(page_url, reader.base_href)
+    return Page(
+        page_url,
+        reader.language or reader.content_language or language,
+        reader.licence.found(resolver),
+        pairs_of(reader.all_pictures(), resolver, options, dropped),
+    )
+
+
+@dataclass
+class _Figure:
+    pictures: list[int] = field(default_factory=list)
+    caption: str = ""
+    caption_start: int | None = None
+
+
+class _Reader:
+    """What has been seen of a page so far."""
+
+    def __init__(self, html: bytes, options: ExtractOptions, dropped: Counter[Reason]):
+        self.base_href: str | None = None
+        self.language: str | None = None
+        self.content_language: str | None = None
+        self.licence = LicenceFinder()
+        self._html = html
+        self._options = options
+        self._dropped = dropped
+        self._pictures: list[Picture] = []
+        self._title: str | None = None
+        self._og: list[tuple[str, str]] = []
+        self._figures: list[_Figure] = []
+        self._figures_too_deep = 0
+        self._sources: list[Candidate] | None = None
+        self._read = {
+            b"img": self._read_img,
+            b"source": self._read_source,
+            b"picture": lambda tag: self._open_picture([]),
+            b"/picture": lambda tag: self._open_picture(None),
+            b"figure": self._open_figure,
+            b"/figure": self._close_figure,
+            b"figcaption": self._open_figcaption,
+            b"/figcaption": self._close_figcaption,
+            b"meta": self._read_meta,
+            b"title": self._read_title,
+            b"svg": self._end_of_head,
+            b"base": self._read_base,
+            b"html": self._read_html,
+            b"a": self._read_link,
+            b"link": self._read_link,
+        }
+
+    def read(self, tag: Tag) -> None:
+        self._read[tag.name](tag)
+
+    def all_pictures(self) -> list[Picture]:
+        return [*self._pictures, *og_pictures(self._og, self._title or "")]
+
+    def _read_img(self, tag: Tag) -> None:
+        if len(self._pictures) >= self._options.max_pictures_per_page:
+            self._dropped[Reason.TOO_MANY_PICTURES] += 1
+            return
+        attributes = attributes_of(tag)
+        if self._figures:
+            self._figures[-1].pictures.append(len(self._pictures))
+        captions: tuple[tuple[str, Source], ...] = ()
+        alt = value(attributes, b"alt")
+        if alt and not alt.isspace():
+            captions = ((alt, Source.ALT),)
+        elif self._options.surrounding_text:
+            captions = ((surrounding_text(self._html, tag.start, tag.end), Source.SURROUNDING),)
+        self._pictures.append(picture_of(attributes, captions, self._sources or []))
+        self._sources = None
+
+    def _read_source(self, tag: Tag) -> None:
+        if self._sources is None or len(self._sources) > MAX_SOURCES:
+            return
+        attributes = attributes_of(tag)
+        if attributes.get(b"type", b"").strip().lower().startswith(_NOT_PHOTOGRAPHS):
+            return
+        found = _largest_of(attributes)
+        if found:
+            self._sources.append(found)
+
+    def _open_picture(self, sources: list[Candidate] | None) -> None:
+        self._sources = sources
+
+    def _open_figure(self, tag: Tag) -> None:
+        if len(self._figures) < MAX_OPEN_FIGURES:
+            self._figures.append(_Figure())
+        else:
+            self._figures_too_deep += 1
+
+    def _close_figure(self, tag: Tag) -> None:
+        # Only a figure that is closed gives its caption: of one that is not, nobody knows where it ends.
+        if self._figures_too_deep:
+            self._figures_too_deep -= 1
+            return
+        if not self._figures:
+            return
+        self._close_figcaption(tag)
+        figure = self._figures.pop()
+        if not figure.caption:
+            return
+        for number in figure.pictures:
+            picture = self._pictures[number]
+            captions = tuple(caption for caption in picture.captions if caption[1] is not Source.SURROUNDING)
+            self._pictures[number] = picture._replace(captions=(*captions, (figure.caption, Source.FIGCAPTION)))
+
+    def _open_figcaption(self, tag: Tag) -> None:
+        if self._figures and self._figures[-1].caption_start is None:
+            self._figures[-1].caption_start = tag.end
+
+    def _close_figcaption(self, tag: Tag) -> None:
+        if not self._figures:
+            return
+        figure = self._figures[-1]
+        if figure.caption_start is not None and not figure.caption:
+            end = min(tag.start, figure.caption_start + MAX_FIGCAPTION_BYTES)
+            figure.caption = text_of(self._html[figure.caption_start : end])
+
+    def _read_meta(self, tag: Tag) -> None:
+        attributes = attributes_of(tag)
+        name = (attributes.get(b"property") or attributes.get(b"name") or b"").strip().lower()
+        if name.startswith(b"og:"):
+            self._og.append((name.decode("ascii", "replace"), value(attributes, b"content")))
+        elif attributes.get(b"http-equiv", b"").strip().lower() == b"content-language":
+            self.content_language = self.content_language or language_of(value(attributes, b"content"))
+
+    def _read_title(self, tag: Tag) -> None:
+        if self._title is None:
+            self._title = entities.of_text(raw_text_after(self._html, tag)[:MAX_FIGCAPTION_BYTES])
+
+    def _end_of_head(self, tag: Tag) -> None:
+        self._title = self._title or ""  # a title from here on is a drawing's
+
+    def _read_base(self, tag: Tag) -> None:
+        attributes = attributes_of(tag)
+        if self.base_href is None and b"href" in attributes:
+            self.base_href = value(attributes, b"href")
+
+    def _read_html(self, tag: Tag) -> None:
+        attributes = attributes_of(tag)
+        self.language = self.language or language_of(value(attributes, b"lang") or value(attributes, b"xml:lang"))
+
+    def _read_link(self, tag: Tag) -> None:
+        if self.licence.may_be(tag.attributes):
+            attributes = attributes_of(tag)
+            self.licence.see(value(attributes, b"rel"), value(attributes, b"href"))
+
+
+def picture_of(
+    attributes: dict[bytes, bytes], captions: tuple[tuple[str, Source], ...], sources: list[Candidate]
+) -> Picture:
+    """The largest candidate of an `<img>` and of the `<source>`s before it, with what is said of its size."""
+    width, height = _pixels(attributes, b"width"), _pixels(attributes, b"height")
+    own = _largest_of(attributes)
+    best = largest([*([own] if own else []), *sources])
+    if best is None or not best.url:
+        return Picture("", captions, width, height)
+    if best.width and best.width != width:
+        height = max(1, round(height * best.width / width)) if width and height else None
+        width = best.width
+    return Picture(best.url, captions, width, height)
+
+
+def og_pictures(metas: list[tuple[str, str]], title: str) -> list[Picture]:
+    """`og:image` with the title of the page, and with its own description if it has one."""
+    og_title = next((content for name, content in metas if name == "og:title" and content.strip()), title)
+    pictures: list[Picture] = []
+    for name, content in metas:
+        if name in ("og:image", "og:image:url") and content.strip():
+            if pictures and pictures[-1].url == content:
+                continue
+            if len(pictures) == MAX_OG_PICTURES:
+                break
+            pictures.append(Picture(content, ((og_title, Source.OG),)))
+        elif pictures and name == "og:image:alt":
+            last = pictures[-1]
+            pictures[-1] = last._replace(captions=(*last.captions, (content, Source.OG)))
+        elif pictures and name in ("og:image:width", "og:image:height") and content.strip().isdecimal():
+            side = int(content.strip()[:5])
+            last = pictures[-1]
+            pictures[-1] = last._replace(width=side) if name.endswith("width") else last._replace(height=side)
+    return pictures
+
+
+def language_of(text: str) -> str | None:
+    """`en-US` of ` EN_us, fr`; none of what is no language."""
+    tag = text.partition(",")[0].strip().replace("_", "-")
+    return tag.lower() if re.fullmatch(r"[a-zA-Z]{2,3}(?:-[a-zA-Z0-9]{1,8}){0,4}", tag) else None
+
+
+def _largest_of(attributes: dict[bytes, bytes]) -> Candidate | None:
+    """Of an element's own addresses. The lazy ones first: where they stand, `src` is a placeholder."""
+    lists = [value(attributes, name) for name in (*LAZY_SRCSETS, b"srcset") if attributes.get(name)]
+    found = [candidate for srcset in lists for candidate in candidates(srcset)]
+    single = [value(attributes, name) for name in (*LAZY_ADDRESSES, b"src") if attributes.get(name)]
+    usable = [candidate for candidate in found if not _is_inline(candidate.url)]
+    usable += [Candidate(url, None, 1.0) for url in single if not _is_inline(url)]
+    return largest(usable) or (Candidate(single[0], None, 1.0) if single else None)
+
+
+def _is_inline(url: str) -> bool:
+    return url.lstrip()[:5].lower() == "data:" or not url.strip()
+
+
+def _pixels(attributes: dict[bytes, bytes], name: bytes) -> int | None:
+    number = _NUMBER.fullmatch(attributes.get(name, b""))
+    return int(number[1]) if number else None

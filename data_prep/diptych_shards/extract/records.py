@@ -1,0 +1,182 @@
+"""The records of a WARC or WAT file, read so that a broken record costs no other.
+
+Works on plain files, on files with a gzip member a record (a crawl's), and on those that were gzipped as a whole.
+After damage the next place is sought where a record begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from diptych_shards.extract.gzip_members import MAGIC, READ_BYTES, Piece, members
+
+BROKEN = "broken record"
+MAX_HEADER_BYTES = 1 << 16
+
+_START = re.compile(rb"WARC/\d\.\d{1,2}[ \t]*\r?\n")
+_LONGEST_START = 16
+_LENGTH = re.compile(rb"\d{1,15}")
+
+
+class Record(NamedTuple):
+    offset: int
+    """In the file, of the record or of the gzip member that holds it."""
+    headers: dict[bytes, bytes]
+    """By name in lower case."""
+    block: bytes
+    is_cut: bool
+    """It is longer than was asked for."""
+
+    @property
+    def kind(self) -> bytes:
+        return self.headers.get(b"warc-type", b"").lower()
+
+    @property
+    def target(self) -> str:
+        """The page's address; wget puts it in <>."""
+        return self.headers.get(b"warc-target-uri", b"").decode("utf-8", "replace").removeprefix("<").removesuffix(">")
+
+
+def read_records(file: IO[bytes], counts: Counter[str], *, max_block_bytes: int) -> Iterator[Record]:
+    """Every whole record, in order; `counts[BROKEN]` grows by one for each place where there is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    beginning = file.read(READ_BYTES)
+    is_gzip = beginning.startswith(MAGIC)
+    parser = _Parser(counts, max_block_bytes, is_gzip)
+    for piece in members(file, beginning) if is_gzip else _chunks(file, beginning):
+        yield from parser.feed(piece)
+    yield from parser.close()
+
+
+class _IncompleteError(Exception):
+    """More bytes are needed to tell."""
+
+
+class _BrokenError(Exception):
+    """Here is no record."""
+
+
+class _Parser:
+    def __init__(self, counts: Counter[str], max_block_bytes: int, is_gzip: bool):
+        self._counts = counts
+        self._max_block_bytes = max_block_bytes
+        self._is_gzip = is_gzip
+        self._rest = b""
+        self._rest_offset = 0
+        self._to_skip = 0
+        self._is_in_garbage = False
+
+    def feed(self, piece: Piece) -> Iterator[Record]:
+        if piece.is_after_damage or (piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)):
+            self._counts[BROKEN] += 1
+            self._rest, self._to_skip, self._is_in_garbage = b"", 0, False
+        content, offset = piece.content, piece.offset
+        if self._to_skip:
+            skipped = min(self._to_skip, len(content))
+            self._to_skip -= skipped
+            content = content[skipped:]
+            offset += 0 if self._is_gzip else skipped
+        if self._rest:
+            content, offset = self._rest + content, self._rest_offset
+        yield from self._records(content, offset, is_end=False)
+
+    def close(self) -> Iterator[Record]:
+        rest, self._rest = self._rest, b""
+        yield from self._records(rest, self._rest_offset, is_end=True)
+
+    def _records(self, data: bytes, offset: int, *, is_end: bool) -> Iterator[Record]:
+        position = 0
+        while (position := _after_blank_lines(data, position)) < len(data):
+            here = offset if self._is_gzip else offset + position
+            try:
+                record, position = self._record_at(data, position, here)
+            except (_IncompleteError, _BrokenError) as error:
+                if isinstance(error, _IncompleteError) and not is_end:
+                    break
+                position = self._after_broken(data, position, is_end)
+                if position + _LONGEST_START > len(data) and not is_end:
+                    break
+            else:
+                self._is_in_garbage = False
+                yield record
+        self._rest = data[position:]
+        self._rest_offset = offset if self._is_gzip else offset + position
+
+    def _record_at(self, data: bytes, position: int, offset: int) -> tuple[Record, int]:
+        """The record, and where the next one should be.
+
+        Raises:
+            _IncompleteError, _BrokenError
+        """
+        start = _START.match(data, position)
+        if not start:
+            is_short = len(data) - position < _LONGEST_START and data[position : position + 5] == b"WARC/"[: len(data)]
+            raise _IncompleteError if is_short and not self._is_in_garbage else _BrokenError
+        self._is_in_garbage = False
+        headers_end, begin = _end_of_headers(data, start.end())
+        if begin < 0:
+            raise _IncompleteError if len(data) - position < MAX_HEADER_BYTES else _BrokenError
+        headers = _headers(data[start.end() : headers_end])
+        stated = headers.get(b"content-length", b"")
+        if not _LENGTH.fullmatch(stated):
+            raise _BrokenError
+        length = int(stated)
+        kept = min(length, self._max_block_bytes)
+        if begin + kept > len(data):
+            raise _IncompleteError
+        end = begin + length
+        block = data[begin : begin + kept]
+        if end < len(data) and data[end] not in b"\r\n" and _START.search(block):
+            raise _BrokenError  # its length is wrong, and other records lie in it
+        self._to_skip = max(0, end - len(data))
+        return Record(offset, headers, block, kept < length), min(end, len(data))
+
+    def _after_broken(self, data: bytes, position: int, is_end: bool) -> int:
+        """Where the next record begins, or where it might."""
+        if not self._is_in_garbage:
+            self._counts[BROKEN] += 1
+        found = _START.search(data, position + 1)
+        if found:
+            self._is_in_garbage = False
+            return found.start()
+        self._is_in_garbage = True
+        return len(data) if is_end else max(position + 1, len(data) - _LONGEST_START + 1)
+
+
+def _after_blank_lines(data: bytes, position: int) -> int:
+    while position < len(data) and data[position] in b"\r\n":
+        position += 1
+    return position
+
+
+def _end_of_headers(data: bytes, start: int) -> tuple[int, int]:
+    """Where they end, and where the block begins; -1 if that is not in sight."""
+    limit = start + MAX_HEADER_BYTES
+    for blank in (b"\r\n\r\n", b"\n\n"):
+        end = data.find(blank, start - len(blank) // 2, limit)
+        if end >= 0:
+            return end, end + len(blank)
+    return -1, -1
+
+
+def _headers(lines: bytes) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for line in lines.split(b"\n"):
+        name, _, text = line.partition(b":")
+        found[name.strip().lower()] = text.strip()
+    return found
+
+
+def _chunks(file: IO[bytes], chunk: bytes) -> Iterator[Piece]:
+    """Of a plain file."""
+    offset = 0
+    while chunk:
+        yield Piece(offset, chunk)
+        offset += len(chunk)
+        chunk = file.read(READ_BYTES)

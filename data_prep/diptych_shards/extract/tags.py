@@ -1,0 +1,101 @@
+"""The start and end tags of a page, found in one pass over its bytes.
+
+No tree is built. Every parser that builds one by the rules of HTML takes quadratic time on some pages (20,000 open
+elements or attributes take lexbor seconds, a megabyte of them minutes), and what pictures and captions need of the
+tree is which `figure` and which `picture` is open. Each byte is looked at a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
+
+from diptych_shards.extract import entities
+
+
+class Tag(NamedTuple):
+    name: bytes
+    """In lower case; with a slash in front if the tag ends an element."""
+    attributes: bytes
+    start: int
+    end: int
+
+
+# Between quotes, > is part of a value. Where a tag looks as if it ended within quotes, group 3 is empty, and
+# `_end_of_tag` reads it value by value. Of end tags, those of `figure`, `figcaption` and `picture` matter.
+_TOKEN = re.compile(
+    rb"""<(?:((?:/(?=[fpFP][iI]))?[a-zA-Z][^\s/>]*)([^>"']*(?:"[^">]*"[^>"']*|'[^'>]*'[^>"']*)*)(>?)"""
+    rb"""|(!--)|[!?][^>]*>)"""
+)
+_PART_OF_TAG = re.compile(rb"""[^>=]*(?:(>)|=\s*(?:"[^"]*"|'[^']*'|[^\s>"'][^\s>]*|(?=>)))""")
+_ATTRIBUTE = re.compile(rb"""([^\s/>=][^\s/>=]*)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>"'][^\s>]*)))?""")
+_COMMENT_END = re.compile(rb"--!?>")
+_RAW_TEXT = {
+    name: re.compile(rb"</" + b"".join(b"[%c%c]" % (c, c - 32) for c in name) + rb"(?=[\s/>])")
+    for name in (b"script", b"style", b"textarea", b"title", b"xmp", b"iframe", b"noembed", b"noframes")
+}
+
+
+def tags(page: bytes, wanted: frozenset[bytes]) -> Iterator[Tag]:
+    """The tags of these names, in order, outside comments and scripts. The page is UTF-8 without NUL."""
+    position = 0
+    while position >= 0:
+        position = yield from _tags_from(page, position, wanted)
+
+
+def attributes_of(tag: Tag) -> dict[bytes, bytes]:
+    """By name in lower case; of equal names the first counts. The values still hold character references."""
+    found: dict[bytes, bytes] = {}
+    for name, double, single, bare in _ATTRIBUTE.findall(tag.attributes):
+        found.setdefault(name.lower(), double or single or bare)
+    return found
+
+
+def value(attributes: dict[bytes, bytes], name: bytes) -> str:
+    """As a reader sees it; empty if there is none."""
+    raw = attributes.get(name)
+    return entities.of_attribute(raw) if raw else ""
+
+
+def raw_text_after(page: bytes, tag: Tag) -> bytes:
+    """What stands between the start tag of a `title` or the like and its end tag."""
+    end = _RAW_TEXT[tag.name].search(page, tag.end)
+    return page[tag.end : end.start() if end else tag.end]
+
+
+def _tags_from(page: bytes, position: int, wanted: frozenset[bytes]) -> Generator[Tag, None, int]:
+    """Yields tags up to something that must be passed over as a whole; returns where to go on, or -1."""
+    for match in _TOKEN.finditer(page, position):
+        name = match[1]
+        if name is None:
+            if match[4] and not page.startswith((b">", b"->"), match.end()):
+                end = _COMMENT_END.search(page, match.end())
+                return end.end() if end else -1
+            continue
+        name = name.lower()
+        is_raw = name in _RAW_TEXT
+        if match[3] and not is_raw:
+            if name in wanted:
+                yield Tag(name, match[2], match.start(), match.end())
+            continue
+        end_of_tag = match.end() if match[3] else _end_of_tag(page, match.end(1))
+        if end_of_tag < 0:
+            return -1  # a tag that does not end is none
+        if name in wanted:
+            yield Tag(name, page[match.end(1) : end_of_tag - 1], match.start(), end_of_tag)
+        if not is_raw:
+            return end_of_tag
+        end = _RAW_TEXT[name].search(page, end_of_tag)
+        return end.start() if end else -1
+    return -1
+
+
+def _end_of_tag(page: bytes, position: int) -> int:
+    while True:
+        part = _PART_OF_TAG.match(page, position)
+        if part is None:
+            return -1
+        if part[1]:
+            return part.end()
+        position = part.end()

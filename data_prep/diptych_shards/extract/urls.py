@@ -1,0 +1,104 @@
+"""From what stands in `src` to an address that any client can fetch, as a browser would make it."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, urljoin
+
+MAX_URL_CHARACTERS = 2048
+
+_FINE = re.compile(r"https?://\w[\w-]*(?:\.[\w-]+)*(?::\d{1,5})?(?:[/?][!$-;=?-\[\]_a-z|~]*)?", re.ASCII)
+_ORIGIN = re.compile(r"[^:]*://[^/?#]*")
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+_HTTP = re.compile(r"(https?):[/\\]*", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(https?://)((?:[^/?#@]*@)?)([^/?#:@\[\]]+|\[[0-9a-fA-F:.]+\])((?::\d*)?)([/?].*)?", re.DOTALL)
+_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?|\[[0-9a-fA-F:.]+\]", re.ASCII)
+_DROPPED = str.maketrans("", "", "\t\n\r")
+_AROUND = "".join(map(chr, range(0x21)))
+_SAFE = "!$%&'()*+,/:;=?@[]_~|"
+
+
+class BadUrlError(ValueError):
+    """`why` is one of empty, data, scheme, long, bad."""
+
+    def __init__(self, why: str, url: str):
+        super().__init__(f"{why}: {url[:100]!r}")
+        self.why = why
+
+
+class Resolver:
+    """Resolves the addresses of one page, against its first `<base href>` if it has one."""
+
+    def __init__(self, page_url: str, base_href: str | None = None):
+        self._base = page_url
+        if base_href is not None:
+            try:
+                self._base = Resolver(page_url).resolve(base_href)
+            except BadUrlError:
+                pass  # as a browser does: the page's own address stays
+        origin = _ORIGIN.match(self._base)
+        self._origin = origin[0] if origin else ""
+        self._scheme = self._base.partition(":")[0].lower()
+
+    def resolve(self, url: str) -> str:
+        """The absolute http(s) address, without its fragment, in ASCII.
+
+        Raises:
+            BadUrlError: it has none.
+        """
+        url = url.strip(_AROUND)
+        if not _FINE.fullmatch(url):
+            url = self._absolute(url)
+        if len(url) > MAX_URL_CHARACTERS:
+            raise BadUrlError("long", url)
+        return url.replace("&amp;", "&") if "&amp;" in url else url
+
+    def _absolute(self, url: str) -> str:
+        if url[:5].lower() == "data:":  # before anything that takes time: they are as long as pictures
+            raise BadUrlError("data", url)
+        if len(url) > 4 * MAX_URL_CHARACTERS:
+            raise BadUrlError("long", url)
+        url = url.translate(_DROPPED).partition("#")[0]
+        if not url:
+            raise BadUrlError("empty", url)
+        if "\\" in url:
+            path, mark, query = url.partition("?")
+            url = path.replace("\\", "/") + mark + query
+        http = _HTTP.match(url)
+        if http:
+            # `http:/x` and `http:x` are relative by the old rules; no page means that.
+            url = f"{http[1].lower()}://{url[http.end() :]}"
+        elif _SCHEME.match(url):
+            raise BadUrlError("scheme", url)
+        elif url.startswith("//"):
+            url = f"{self._scheme}:{url}"
+        elif url[0] == "/" and "/." not in url:
+            url = self._origin + url
+        else:
+            try:
+                url = urljoin(self._base, url)
+            except ValueError:
+                raise BadUrlError("bad", url) from None
+        return url if _FINE.fullmatch(url) else _in_ascii(url)
+
+
+def last_segment(url: str) -> str:
+    """The file's name in an absolute address."""
+    path = url.partition("?")[0]
+    return path[path.rfind("/") + 1 :]
+
+
+def _in_ascii(url: str) -> str:
+    parts = _AUTHORITY.fullmatch(url)
+    if not parts:
+        raise BadUrlError("bad", url)
+    scheme, user, host, port, rest = parts.groups(default="")
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError:
+            raise BadUrlError("bad", url) from None
+    if not _HOST.fullmatch(host):
+        raise BadUrlError("bad", url)
+    quoted = quote(rest, safe=_SAFE, errors="replace")
+    return scheme + quote(user, safe=_SAFE, errors="replace") + host + port + quoted

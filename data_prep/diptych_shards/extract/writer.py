@@ -1,0 +1,81 @@
+"""The table of the pairs of one file: whole under its name, or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.files import flush
+from diptych_shards.extract.pairs import Page
+
+SCHEMA = pa.schema(
+    [
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("source", pa.string()),
+        ("page_url", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("language", pa.string()),
+        ("page_licence_url", pa.string()),
+        ("warc_file", pa.string()),
+        ("record_offset", pa.int64()),
+    ]
+)
+ROWS_PER_GROUP = 1 << 16
+
+
+class PairWriter:
+    """Used in `with`; leaves a file under the name only if nothing was raised. Equal pairs give equal bytes."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._partial = path.with_name(f"{path.name}.partial")
+        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+
+    def __enter__(self) -> PairWriter:
+        self._file = open(self._partial, "wb")
+        self._table = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        return self
+
+    def add(self, page: Page, warc_file: str, record_offset: int | None) -> None:
+        columns, pairs = self._columns, page.pairs
+        urls, captions, sources, widths, heights = zip(*pairs, strict=True)
+        columns["url"] += urls
+        columns["caption"] += captions
+        columns["source"] += sources
+        columns["width"] += widths
+        columns["height"] += heights
+        columns["page_url"] += [page.url] * len(pairs)
+        columns["language"] += [page.language] * len(pairs)
+        columns["page_licence_url"] += [page.licence_url] * len(pairs)
+        columns["warc_file"] += [warc_file] * len(pairs)
+        columns["record_offset"] += [record_offset] * len(pairs)
+        if len(columns["url"]) >= ROWS_PER_GROUP:
+            self._write()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._write()
+                self._table.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.replace(self._partial, self._path)
+                flush(self._path.parent)
+        finally:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        if self._columns["url"]:
+            self._table.write_table(pa.table(self._columns, schema=SCHEMA))
+            for column in self._columns.values():
+                column.clear()
