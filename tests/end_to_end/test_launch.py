@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 
 import pytest
+import yaml
 
+from diptych_shards.commands import build
 from tests.end_to_end.commands import ROOT, Command, free_port, start
 from tests.end_to_end.conftest import STEPS, losses
 
@@ -58,3 +61,22 @@ def test_a_script_holds_no_logic_and_ends_in_the_launcher(script):
     assert last.startswith(("exec torchrun ", "exec deepspeed ")) and last.endswith('diptych train "$@"')
     assert "set -eu" in before and os.access(script, os.X_OK)
     assert len(before) <= 10
+
+
+def test_the_kubernetes_job_runs_a_command_that_exists():
+    (job,) = yaml.safe_load_all((LAUNCH / "build_on_kuberay.yaml").read_text(encoding="utf-8"))
+    program, command, *words = job["spec"]["entrypoint"].split()
+    assert (program, command) == ("diptych-shards", "build")
+    parser = argparse.ArgumentParser()
+    build.add_arguments(parser)
+    assert parser.parse_args(words).engine == "ray"
+    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_the_slurm_job_is_sound_shell_and_tells_its_usage():
+    script = LAUNCH / "build_on_slurm.sbatch"
+    assert subprocess.run(["bash", "-n", script], timeout=60).returncode == 0
+    ended = subprocess.run(["bash", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0 and "usage: sbatch" in ended.stderr
+    assert script.read_text().splitlines()[-1] == 'diptych-shards build --engine ray --ray-address "$head" "$@"'
