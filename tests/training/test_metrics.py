@@ -1,14 +1,31 @@
 import json
+import os
+import signal
+import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import psutil
+import pytest
 
 from diptych.config.schema import DataConfig, RunConfig, TrackingConfig, TrainingConfig
 from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, in_panels, read_metrics
 
+ROOT = Path(__file__).parents[2]
 BLOCK = 32 * 1024
 NUMBERS = {"samples_seen": 64, "epoch": 0.5, **{name: 0.25 for names in PANELS.values() for name in names}}
+
+START = """
+from pathlib import Path
+from diptych.training.metrics import Metrics, PANELS
+from tests.training.test_metrics import NUMBERS, config
+m = Metrics(Path({folder!r}) / "metrics.jsonl", config(wandb="offline"), samples_seen={samples_seen},
+            tracker_id="abc12345")
+for seen in {steps!r}: m.log({{**NUMBERS, "samples_seen": seen}})
+"""
 
 
 def config(**tracking):
@@ -22,16 +39,8 @@ def config(**tracking):
 
 def start_run(folder, samples_seen, steps):
     """One start of a run in a process of its own, as wandb has it."""
-    code = (
-        "from pathlib import Path\n"
-        "from diptych.training.metrics import Metrics, PANELS\n"
-        "from tests.training.test_metrics import NUMBERS, config\n"
-        f"m = Metrics(Path({str(folder)!r}) / 'metrics.jsonl', config(wandb='offline'), "
-        f"samples_seen={samples_seen}, tracker_id='abc12345')\n"
-        f"for seen in {steps!r}: m.log({{**NUMBERS, 'samples_seen': seen}})\n"
-        "m.close()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).parents[2])
+    code = START.format(folder=str(folder), samples_seen=samples_seen, steps=steps) + "m.close()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
 
 
 def wandb_records(file):
@@ -52,6 +61,17 @@ def wandb_records(file):
             record.ParseFromString(held)
             yield record
             held = b""
+
+
+def wandb_history(folder):
+    """The samples seen of every row of the offline runs in a run directory."""
+    rows = []
+    for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        for record in wandb_records(file):
+            if record.WhichOneof("record_type") == "history":
+                row = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+                rows.append(json.loads(row[SAMPLES_SEEN]))
+    return rows
 
 
 def test_wandb_offline_has_every_panel_against_samples_seen_and_one_run_over_two_starts(tmp_path):
@@ -122,14 +142,53 @@ def test_a_tracker_that_fails_is_left_out_and_the_record_goes_on(tmp_path, caplo
 
 
 def test_a_tracker_that_cannot_start_does_not_stop_the_run(tmp_path, monkeypatch, caplog):
-    import wandb
-
-    def refuse(**settings):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(wandb, "init", refuse)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "wandb.py").write_text("raise OSError('disk full')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'broken'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with caplog.at_level("WARNING", logger="diptych"):
         metrics = Metrics(tmp_path / "metrics.jsonl", config(wandb="offline"), samples_seen=0, tracker_id="x")
-    metrics.log({SAMPLES_SEEN: 64})
-    metrics.close()
-    assert "could not start and is left out: disk full" in caplog.text
+        metrics.log({SAMPLES_SEEN: 64})
+        metrics.close()
+    assert [record.message for record in caplog.records] == [
+        "wandb: cannot start: disk full",
+        "wandb ended with status 1 and is left out from here on",
+    ]
+    assert [line[SAMPLES_SEEN] for line in read_metrics(tmp_path / "metrics.jsonl")] == [64]
+
+
+@pytest.fixture
+def silent_server(monkeypatch):
+    """wandb's server as far as this process and its children know; it takes every request and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield server
+
+
+def test_a_server_that_does_not_answer_delays_nothing_and_the_run_is_kept_offline(tmp_path, silent_server, caplog):
+    with caplog.at_level("WARNING", logger="diptych"):
+        metrics = Metrics(tmp_path / "metrics.jsonl", config(wandb="auto"), samples_seen=0, tracker_id="abc12345")
+        silent_server.accept()[0].close()
+        for seen in (64, 128):
+            metrics.log({**NUMBERS, SAMPLES_SEEN: seen})
+        tracker = psutil.Process().children(recursive=True)
+        metrics.close()
+    assert [record.message for record in caplog.records] == [
+        f"wandb: out of reach (no answer); kept offline, `wandb sync {tmp_path}/wandb/offline-run-*` sends it"
+    ]
+    assert wandb_history(tmp_path) == [64, 128]
+    assert tracker and psutil.wait_procs(tracker, timeout=60)[1] == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_tracker_of_a_killed_run_still_gets_its_last_numbers_and_ends(tmp_path, how):
+    code = START.format(folder=str(tmp_path), samples_seen=0, steps=[64, 128]) + "import time; time.sleep(600)"
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not (tmp_path / "metrics.jsonl").exists() or len(read_metrics(tmp_path / "metrics.jsonl")) < 2:
+        assert run.poll() is None
+        time.sleep(0.01)
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(how)
+    run.wait()
+    assert family and psutil.wait_procs(family, timeout=60)[1] == []
+    assert wandb_history(tmp_path) == [64, 128]

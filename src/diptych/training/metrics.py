@@ -1,4 +1,4 @@
-"""Every number of a run: `metrics.jsonl` is the record, wandb and TensorBoard are sinks fed from the same call.
+"""Every number of a run: `metrics.jsonl` is the record; wandb follows it, TensorBoard is fed from the same call.
 
 The x-axis is samples seen. A dead tracker never stops or delays training.
 """
@@ -18,6 +18,7 @@ from typing import Any
 from diptych.config.load import config_to_dict
 from diptych.config.schema import RunConfig
 from diptych.files import commit_file
+from diptych.training.tracker import FINISH_SECONDS, TrackedRun, Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,6 @@ PANELS: dict[str, tuple[str, ...]] = {
     "data": ("rejected_samples", "epoch"),
 }
 """Dashboard section → the metrics it plots against samples seen."""
-
-FINISH_SECONDS = 20
-"""How long a tracker may take to say goodbye."""
 
 Values = dict[str, float]
 Sink = Callable[[Values], None]
@@ -50,7 +48,7 @@ class Metrics:
         self._sinks: dict[str, Sink] = {}
         self._finishers: list[Callable[[], None]] = []
         if config.tracking.wandb != "off":
-            self._start("wandb", lambda: self._start_wandb(file.parent, config, tracker_id))
+            self._start_wandb(_tracked_run(file, config, tracker_id))
         if config.tracking.tensorboard:
             self._start("tensorboard", lambda: self._start_tensorboard(file.parent))
 
@@ -74,7 +72,7 @@ class Metrics:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(FINISH_SECONDS)
+            thread.join(FINISH_SECONDS + 2)
             if thread.is_alive():
                 logger.warning("a tracker did not finish within %d s and is left behind", FINISH_SECONDS)
 
@@ -89,27 +87,11 @@ class Metrics:
         except Exception as error:  # see log()
             logger.warning("%s could not start and is left out: %s", name, error)
 
-    def _start_wandb(self, folder: Path, config: RunConfig, tracker_id: str) -> Sink:
-        import wandb
-
-        mode = config.tracking.wandb
-        if mode == "auto":
-            mode = "online" if has_wandb_key() else "offline"
-        run = wandb.init(
-            project=config.tracking.wandb_project,
-            name=folder.name,
-            dir=str(folder),
-            id=tracker_id,
-            resume="allow",
-            mode="offline" if mode == "offline" else "online",
-            config=config_to_dict(config),
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=30),
-        )
-        run.define_metric(SAMPLES_SEEN, hidden=True)
-        for section in PANELS:
-            run.define_metric(f"{section}/*", step_metric=SAMPLES_SEEN)
-        self._finishers.append(run.finish)
-        return lambda values: run.log(in_panels(values))
+    def _start_wandb(self, run: TrackedRun) -> None:
+        try:
+            self._finishers.append(Tracker(run).close)
+        except OSError as error:  # no process could be started
+            logger.warning("wandb could not start and is left out: %s", error)
 
     def _start_tensorboard(self, folder: Path) -> Sink:
         from torch.utils.tensorboard import SummaryWriter
@@ -148,6 +130,22 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+def _tracked_run(file: Path, config: RunConfig, tracker_id: str) -> TrackedRun:
+    mode = config.tracking.wandb
+    if mode == "auto":
+        mode = "online" if has_wandb_key() else "offline"
+    return TrackedRun(
+        record=str(file),
+        offset=file.stat().st_size,
+        folder=str(file.parent),
+        project=config.tracking.wandb_project,
+        name=file.parent.name,
+        tracker_id=tracker_id,
+        mode=mode,
+        config=config_to_dict(config),
+    )
 
 
 def _drop_lines_after(file: Path, samples_seen: int) -> None:
