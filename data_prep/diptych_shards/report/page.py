@@ -1,0 +1,150 @@
+"""The page: one file that loads nothing, runs nothing, and shows a hostile web's words as words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jinja2
+
+from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
+from diptych_shards.report.gather import Example, Gathered, gather
+from diptych_shards.report.hosts import registrable
+from diptych_shards.report.reasons import funnel, meaning
+from diptych_shards.report.rows import Source, open_source
+from diptych_shards.report.thumbnails import thumbnail
+from diptych_shards.report.visible import visible
+
+REPORT_FILE = "report.html"
+MOST_DOMAINS = 20
+MOST_LOSSY_DOMAINS = 12
+MOST_REASONS_OF_STAGE = 3
+
+_GRIDS = {
+    "random": "",
+    "smallest": "Smallest originals",
+    "longest": "Most elongated",
+    "short_caption": "Shortest captions",
+    "long_caption": "Longest captions",
+}
+_CAPTION_LENGTH = 280
+_NAME_LENGTH = 240
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A kept picture in a grid."""
+
+    picture: str | None
+    caption: str | None
+    origin: str
+    size: str
+
+
+def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
+    """The page about what a build or a pack left in a folder; equal outputs give equal pages.
+
+    Raises:
+        ShardError: the folder holds no such output, or it is damaged.
+    """
+    source = open_source(out)
+    found = gather(source, pictures=pictures, seed=seed)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("diptych_shards.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(text=visible, percent=_percent, number="{:,}".format)
+    page = environment.get_template("page.html.jinja").render(
+        title=out.resolve().name,
+        source=source,
+        found=found,
+        size=_size(source.num_bytes),
+        times=_times(source),
+        stages=funnel(source.kind, found.kept, found.refused),
+        reasons_of_stage=MOST_REASONS_OF_STAGE,
+        reasons=_reasons(found),
+        domains=found.domains.most_frequent(MOST_DOMAINS),
+        lossy_domains=found.domains.most_refused(MOST_LOSSY_DOMAINS),
+        shapes=_drawn(
+            side_histogram("Shorter side as it came", found.shorter_side),
+            side_histogram("Shorter side as stored", found.stored_side) if source.kind == "build" else None,
+            ratio_histogram("Width to height as it came", found.ratio),
+        ),
+        lengths=_drawn(
+            length_histogram("Characters", "characters", found.characters),
+            length_histogram("Words", "words", found.words),
+        ),
+        grids=[
+            (heading, [_shown(source, example) for example in found.grids[name].items])
+            for name, heading in _GRIDS.items()
+        ],
+        caption_length=_CAPTION_LENGTH,
+        name_length=_NAME_LENGTH,
+        options=source.options,
+    )
+    return page.encode()
+
+
+def _reasons(found: Gathered) -> list[dict[str, Any]]:
+    """Most frequent first, each with examples."""
+    ordered = sorted(found.refused.items(), key=lambda item: (-item[1], item[0]))
+    return [
+        {"name": reason, "rows": rows, "meaning": meaning(reason), "examples": _examples(found, reason)}
+        for reason, rows in ordered
+    ]
+
+
+def _examples(found: Gathered, reason: str) -> list[Example]:
+    return found.examples_of_refused[reason].items if reason in found.examples_of_refused else []
+
+
+def _drawn(*charts: Any) -> Sequence[Any]:
+    return [chart for chart in charts if chart is not None]
+
+
+def _shown(source: Source, example: Example) -> Shown:
+    size = f"{example.width:,} × {example.height:,}" if example.width else ""
+    return Shown(thumbnail(source, example), example.caption, _origin(source, example), size)
+
+
+def _origin(source: Source, example: Example) -> str:
+    if source.kind != "build":
+        return example.name
+    try:
+        return registrable(urlsplit(example.name).hostname or "")
+    except ValueError:
+        return ""
+
+
+def _times(source: Source) -> str:
+    if source.times is None:
+        return ""
+    began, ended = (datetime.fromtimestamp(seconds, timezone.utc) for seconds in source.times)
+    first, last = (f"{day.day} {day:%B %Y}" for day in (began, ended))
+    return first if first == last else f"{first} to {last}"
+
+
+def _size(num_bytes: int) -> str:
+    size = float(num_bytes)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{num_bytes:,} bytes" if unit == "bytes" else f"{size:.3g} {unit}"
+
+
+def _percent(part: int, whole: int) -> str:
+    """A share that shows neither none as some nor all as less."""
+    share = 100 * part / max(whole, 1)
+    if part == 0 or part == whole:
+        return f"{share:.0f}\u202f%"
+    if share < 0.01:
+        return "<\u202f0.01\u202f%"
+    return f"{share:.2f}\u202f%" if share < 1 or share > 99 else f"{share:.1f}\u202f%"
