@@ -136,8 +136,10 @@ def test_a_host_whose_answers_all_break_off_is_given_up(web):
     assert len(web.asked_for("no_answer")) < 20
 
 
-def test_a_host_that_is_unknown_has_that_reason(web):
-    assert shown(fetch(web, ["http://no-such-host.invalid/a.jpg"], retries=0)) == ["dns_failed"]
+@pytest.mark.parametrize("respect_robots_txt", [True, False])
+def test_a_host_whose_lookup_fails_has_that_reason(web, respect_robots_txt):
+    url = f"http://{'a' * 64}.test/a.jpg"  # no name may have a part so long: the lookup fails without DNS
+    assert shown(fetch(web, [url], respect_robots_txt=respect_robots_txt, retries=0)) == ["dns_failed"]
 
 
 def test_no_more_than_the_allowed_requests_run_at_one_host(web):
@@ -186,6 +188,15 @@ def test_a_call_that_was_broken_off_leaves_the_fetcher_usable(web):
         assert [outcome for _, outcome in fetcher.fetch([(7, web.url("blue.jpg"))])] == [
             Fetched(b"blue", web.url("blue.jpg"))
         ]
+
+
+def test_a_call_that_was_broken_off_before_anything_began_leaves_the_fetcher_usable(web):
+    picture = (2, web.url("red.jpg"))
+    with open_fetcher(web, respect_robots_txt=False, in_flight=2) as fetcher:
+        outcomes = fetcher.fetch([(0, "no url"), (1, "no url"), picture])
+        assert [next(outcomes)[0], next(outcomes)[0]] == [0, 1]
+        outcomes.close()
+        assert [outcome.data for _, outcome in fetcher.fetch([picture])] == [b"red"]
 
 
 def test_an_error_of_the_source_of_urls_is_raised(web):
