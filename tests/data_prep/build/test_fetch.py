@@ -190,15 +190,6 @@ def test_a_call_that_was_broken_off_leaves_the_fetcher_usable(web):
         ]
 
 
-def test_a_call_that_was_broken_off_before_anything_began_leaves_the_fetcher_usable(web):
-    picture = (2, web.url("red.jpg"))
-    with open_fetcher(web, respect_robots_txt=False, in_flight=2) as fetcher:
-        outcomes = fetcher.fetch([(0, "no url"), (1, "no url"), picture])
-        assert [next(outcomes)[0], next(outcomes)[0]] == [0, 1]
-        outcomes.close()
-        assert [outcome.data for _, outcome in fetcher.fetch([picture])] == [b"red"]
-
-
 def test_an_error_of_the_source_of_urls_is_raised(web):
     def urls():
         yield 0, web.url("red.jpg")
