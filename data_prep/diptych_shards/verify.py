@@ -1,4 +1,4 @@
-"""Checking shards against their index, byte for byte."""
+"""Checking shards against their index, byte for byte, and what a build tells of them against the shards."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError
+from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table, index_path
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import sha256_of
+from diptych_shards.build.check import BuildCheck
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 
@@ -24,17 +25,47 @@ def verify(folder: Path) -> ShardIndex:
     for tar in sorted(folder.glob("*.tar")):
         if not (folder / INDEX_FOLDER / f"{tar.name}.index").exists():
             raise ShardError(f"{tar} has no index: it is incomplete, or was never indexed")
-    index = open_index(folder)
+    index = _open(folder)
     _check_pack(folder, index)
+    build = BuildCheck.of(folder, index)
     progress = Progress(len(index), "samples")
     try:
         for number, shard in enumerate(index.shards):
             _verify_shard(index, number, shard)
+            if build is not None:
+                build.check_shard(index, number)
             progress.add(shard.samples)
             progress.shard_is_done(shown(shard.name))
     finally:
         progress.close()
     return index
+
+
+def _open(folder: Path) -> ShardIndex:
+    """The index; where a tar was cut, the error names the first member that suffered."""
+    try:
+        return open_index(folder)
+    except ShardError as error:
+        for tar in sorted(folder.glob("*.tar")):
+            if (member := _first_cut_member(tar)) is not None:
+                raise ShardError(f"{error}. The first member that is not whole is {shown(member)}") from error
+        raise
+
+
+def _first_cut_member(tar: Path) -> str | None:
+    """None if the tar is as long as it was."""
+    size = tar.stat().st_size
+    try:
+        with open(index_path(tar), "rb") as file:
+            header = json.loads(file.readline())
+        if size >= header["bytes"]:
+            return None
+        table = Table(Shard(tar, header["samples"], header["bytes"], header["sha256"]))
+    except (OSError, ValueError, KeyError, TypeError):  # of an index that is damaged too
+        return None
+    samples = (table.sample(row) for row in range(header["samples"]))
+    ends = ((f"{key}.{m.suffix}", m.offset + m.size) for key, members in samples for m in members)
+    return next((name for name, end in ends if end > size), "none: only the end is gone")
 
 
 def _check_pack(folder: Path, index: ShardIndex) -> None:

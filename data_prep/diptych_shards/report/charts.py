@@ -108,7 +108,7 @@ def ratio_histogram(title: str, tally: Tally) -> Histogram | None:
     labels = ((-3, "1:8"), (-2, "1:4"), (-1, "1:2"), (0, "1:1"), (1, "2:1"), (2, "4:1"), (3, "8:1"))
     marks = [(x(doublings), label) for doublings, label in labels if abs(doublings) <= reach]
     wide, tall = (int(tally.counts[steps > 0.01].sum()), int(tally.counts[steps < -0.01].sum()))
-    about = f"{wide / tally.total:.0%} wide, {tall / tally.total:.0%} tall"
+    about = f"{100 * wide / tally.total:.0f} % wide, {100 * tall / tally.total:.0f} % tall"
     return Histogram(title, about, bars, _spaced(marks), None)
 
 
@@ -128,7 +128,7 @@ class _Scale:
             if count:
                 height = max((HEIGHT - TOP - BOTTOM) * count / highest, 1.0)
                 top = round(HEIGHT - BOTTOM - height, 1)
-                told = f"{title}: {count:,} ({count / total:.1%})"
+                told = f"{title}: {count:,} ({100 * count / total:.1f} %)"
                 drawn.append(Bar(self.x(number), top, round(max(self._step - _GAP, 1), 1), round(height, 1), told))
         return drawn
 

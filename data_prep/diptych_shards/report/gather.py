@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +12,12 @@ from diptych_shards.report.hosts import Domains
 from diptych_shards.report.rows import Rows, Source
 from diptych_shards.report.sample import Smallest, shuffled_places
 
+if TYPE_CHECKING:
+    import pyarrow
+
 LONGEST_SIDE = 1 << 15
 LONGEST_CAPTION = 1 << 16
-RATIO_STEPS = 64
+RATIO_STEPS = 60
 """Aspect ratios are counted in so many steps for each doubling."""
 MOST_DOUBLINGS = 8
 EXAMPLES_PER_REASON = 6
@@ -49,6 +53,10 @@ class Tally:
     @property
     def total(self) -> int:
         return int(self.counts.sum())
+
+    @property
+    def num_different(self) -> int:
+        return int(np.count_nonzero(self.counts))
 
     def quantile(self, share: float) -> int:
         """The smallest number that at least this share of all do not exceed."""
@@ -124,13 +132,15 @@ def _measure_kept(found: Gathered, rows: Rows, places: np.ndarray) -> None:
     _offer(found.grids["longest"], rows, kept[known], -np.abs(doublings), places)
     if rows.captions is not None and len(kept):
         found.has_captions = True
-        _measure_captions(found, rows, kept, places)
+        _measure_captions(found, rows, rows.captions.take(kept), kept, places)
 
 
-def _measure_captions(found: Gathered, rows: Rows, kept: np.ndarray, places: np.ndarray) -> None:
+def _measure_captions(
+    found: Gathered, rows: Rows, captions: pyarrow.Array, kept: np.ndarray, places: np.ndarray
+) -> None:
+    """captions: of the kept rows."""
     import pyarrow.compute as compute
 
-    captions = rows.captions.take(kept)
     characters = compute.utf8_length(captions).to_numpy(zero_copy_only=False).astype(np.int64)
     found.characters.add(characters)
     found.words.add(compute.count_substring_regex(captions, r"\S+").to_numpy(zero_copy_only=False).astype(np.int64))
@@ -138,9 +148,7 @@ def _measure_captions(found: Gathered, rows: Rows, kept: np.ndarray, places: np.
     _offer(found.grids["long_caption"], rows, kept, -characters, places)
 
 
-def _offer(
-    examples: Smallest[Example], rows: Rows, chosen: np.ndarray, values: np.ndarray, places: np.ndarray
-) -> None:
+def _offer(examples: Smallest[Example], rows: Rows, chosen: np.ndarray, values: np.ndarray, places: np.ndarray) -> None:
     """values: for each of the chosen rows; the smallest are kept."""
 
     def example(position: int) -> Example:

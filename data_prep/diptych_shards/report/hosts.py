@@ -16,7 +16,9 @@ MAX_DOMAINS = 100_000
 NO_HOST = "(no host)"
 
 _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}(?:[^/\\?#]*@)?(?P<host>\[[0-9A-Fa-f:.]*\]|[^/\\?#:\[\]]+)"
-_SECOND_LEVEL = frozenset(("ac", "co", "com", "edu", "go", "gob", "gov", "gouv", "ne", "net", "nom", "or", "org", "sch"))
+_SECOND_LEVEL = frozenset(
+    ("ac", "co", "com", "edu", "go", "gob", "gov", "gouv", "ne", "net", "nom", "or", "org", "sch")
+)
 """Below a country's two letters, others register under these: bbc.co.uk."""
 _LONGEST = 253
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
+import numpy as np
 
 from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.gather import Example, Gathered, gather
@@ -74,7 +75,7 @@ def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
         lossy_domains=found.domains.most_refused(MOST_LOSSY_DOMAINS),
         shapes=_drawn(
             side_histogram("Shorter side as it came", found.shorter_side),
-            side_histogram("Shorter side as stored", found.stored_side) if source.kind == "build" else None,
+            side_histogram("Shorter side as stored", found.stored_side) if _stores_sizes(found) else None,
             ratio_histogram("Width to height as it came", found.ratio),
         ),
         lengths=_drawn(
@@ -107,6 +108,12 @@ def _examples(found: Gathered, reason: str) -> list[Example]:
 
 def _drawn(*charts: Any) -> Sequence[Any]:
     return [chart for chart in charts if chart is not None]
+
+
+def _stores_sizes(found: Gathered) -> bool:
+    """Whether the stored sizes are worth a chart: neither all the same, nor those that came."""
+    stored = found.stored_side
+    return stored.num_different > 1 and not np.array_equal(stored.counts, found.shorter_side.counts)
 
 
 def _shown(source: Source, example: Example) -> Shown:

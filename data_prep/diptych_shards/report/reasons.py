@@ -110,7 +110,7 @@ def funnel(kind: str, kept: int, refused: Counter[str]) -> list[Stage]:
     rows = kept + refused.total()
     if kind == "pack":
         return [Stage("files and captions found", rows, ()), Stage("packed", kept, _frequent(refused))]
-    lost: dict[str, Counter[str]] = {title: Counter() for title, _ in _STAGES} | {_LAST: Counter()}
+    lost: dict[str, Counter[str]] = {title: Counter() for title in (*(title for title, _ in _STAGES), _LAST)}
     for reason, times in refused.items():
         lost[_stage_of(reason)][reason] = times
     stages = [Stage("rows of the table", rows, ())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ class PackSource(Source):
     """The samples of a pack, by their metadata, and the files that it refused."""
 
     def rows(self) -> Iterator[Rows]:
-        index = open_index(self.out)
+        index = self._opened
         for number, shard in enumerate(index.shards):
             self.shards += 1
             self.num_bytes += shard.num_bytes
@@ -159,7 +160,11 @@ class PackSource(Source):
         yield from self._refused()
 
     def tar(self, shard: int) -> Path:
-        return open_index(self.out).shards[shard].path
+        return self._opened.shards[shard].path
+
+    @functools.cached_property
+    def _opened(self) -> ShardIndex:
+        return open_index(self.out)
 
     def _refused(self) -> Iterator[Rows]:
         path = self.out / INDEX_FOLDER / "rejected.jsonl"

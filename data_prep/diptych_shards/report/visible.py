@@ -1,9 +1,10 @@
-"""Text that nobody vouches for, made fit to be looked at: what would not show, or would reorder its surroundings, does."""
+"""Text that nobody vouches for, made fit to be looked at: nothing in it hides, or reorders its surroundings."""
 
 from __future__ import annotations
 
 import unicodedata
 
+_PICTURES = {"\n": "↵", "\t": "⇥"}
 _JOINERS = "\u200c\u200d"
 """Without them emoji and several scripts fall apart; they do nothing to their surroundings."""
 
@@ -11,8 +12,8 @@ _JOINERS = "\u200c\u200d"
 def visible(text: object, length: int | None = None) -> str:
     """The text on one line, cut to `length` characters.
 
-    Control characters become their pictures (␛, ␊); bidirectional controls, lone surrogates and all else without a
-    look of its own ⟨U+202E⟩.
+    A line end becomes ↵, a tab ⇥; other control characters, bidirectional ones, lone surrogates and all else without
+    a look of its own become ⟨U+202E⟩.
     """
     string = str(text)
     cut = string if length is None or len(string) <= length else f"{string[: length - 1]}…"
@@ -22,6 +23,4 @@ def visible(text: object, length: int | None = None) -> str:
 def _visible(char: str) -> str:
     if char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs":
         return char
-    if char < " ":
-        return chr(0x2400 + ord(char))
-    return "\u2421" if char == "\x7f" else f"⟨U+{ord(char):04X}⟩"
+    return _PICTURES.get(char) or f"⟨U+{ord(char):04X}⟩"

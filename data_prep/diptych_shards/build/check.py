@@ -1,0 +1,166 @@
+"""Whether the files of a build agree: parquet, statistics and outcomes of each shard with its tar."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from diptych.data.shard_index_file import INDEX_FOLDER, PICTURE_SUFFIXES, Member, ShardError
+from diptych.data.shards import ShardIndex
+from diptych_shards.build.json_text import json_texts, template
+from diptych_shards.build.output import (
+    FAILED_TO_DOWNLOAD,
+    FAILED_TO_RESIZE,
+    SUCCESS,
+    OutputOptions,
+    ShardStats,
+    is_done,
+    read_failures,
+    read_stats,
+    shard_name,
+)
+from diptych_shards.refusals import shown
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_ROWS_AT_ONCE = 1_000
+_WAY_OUT = "start the build again: it makes the shard anew"
+
+
+@dataclass(frozen=True)
+class BuildCheck:
+    """A build that has finished, all of whose shards say that they are done."""
+
+    out: Path
+    options: OutputOptions
+    stats: dict[str, tuple[int, ShardStats]]
+    """By the name of the tar: the shard's number, and what its `_stats.json` says."""
+
+    @classmethod
+    def of(cls, out: Path, index: ShardIndex) -> BuildCheck | None:
+        """None where no build is.
+
+        Raises:
+            ShardError: it has not finished, or a shard is missing as a whole or lacks one of its files.
+        """
+        try:
+            state = json.loads((out / INDEX_FOLDER / "build.json").read_bytes())
+            finished, options = state["finished"], _output_options(state["options"])
+            outcomes = Counter(state.get("outcomes") or {})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ShardError(f"{shown(out / INDEX_FOLDER / 'build.json')} is damaged; start the build again") from error
+        if not finished:
+            raise ShardError(f"the build in {shown(out)} has not finished; start the same command again")
+        stats = {f"{shard_name(number, options)}.tar": (number, told) for number, told in read_stats(out).items()}
+        _check_files(out, index, set(stats))
+        rows, successes = sum(s.count for _, s in stats.values()), sum(s.successes for _, s in stats.values())
+        if (rows, successes) != (outcomes.total(), outcomes[SUCCESS]):
+            raise ShardError(f"{shown(out)} has shards of {rows:,} rows, {successes:,} stored; the build left "
+                             f"{outcomes.total():,} and {outcomes[SUCCESS]:,}: one is missing; {_WAY_OUT}")  # fmt: skip
+        return cls(out, options, stats)
+
+    def check_shard(self, index: ShardIndex, shard: int) -> None:
+        """Compare what is told of a shard with what its tar, whose bytes are known to be good, holds.
+
+        Raises:
+            ShardError: at the first difference.
+        """
+        import pyarrow
+
+        number, stats = self.stats[index.shards[shard].name]
+        name = shard_name(number, self.options)
+        parquet = self.out / f"{name}.parquet"
+        statuses: Counter[str] = Counter()
+        try:
+            failed = self._failed_rows(number)
+            for batch in _batches(parquet):
+                self._check_rows(index, shard, batch, statuses, failed)
+                statuses.update(batch["status"].to_pylist())
+        except (pyarrow.ArrowException, OSError, KeyError, UnicodeError) as error:
+            raise ShardError(f"{shown(parquet)} cannot be read ({shown(error)}); {_WAY_OUT}") from error
+        told = (stats.count, stats.successes, stats.failed_to_download, stats.failed_to_resize)
+        there = (statuses.total(), *(statuses[status] for status in (SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)))
+        if told != there:
+            raise ShardError(f"{name}_stats.json counts {_counts(told)}; {name}.parquet has {_counts(there)}")
+        if statuses[SUCCESS] != index.shards[shard].samples:
+            raise ShardError(f"{name}.tar holds {index.shards[shard].samples:,} samples, {name}.parquet says "
+                             f"{statuses[SUCCESS]:,}; {_WAY_OUT}")  # fmt: skip
+        if not is_done(self.out, number, self.options):
+            raise ShardError(f"{shown(parquet)} has another size than it was written with; {_WAY_OUT}")
+
+    def _failed_rows(self, number: int) -> set[int]:
+        try:
+            return {row for rows in read_failures(self.out, number, self.options).values() for row in rows}
+        except (OSError, ValueError, IndexError, TypeError, AttributeError) as error:
+            path = self.out / INDEX_FOLDER / f"{shard_name(number, self.options)}.outcomes"
+            raise ShardError(f"{shown(path)} is missing or damaged; {_WAY_OUT}") from error
+
+    def _check_rows(
+        self, index: ShardIndex, shard: int, batch: pyarrow.RecordBatch, before: Counter[str], failed: set[int]
+    ) -> None:
+        """before: statuses of the rows before these."""
+        name = index.shards[shard].name.removesuffix(".tar")
+        layout = template(batch.schema.names)
+        keys, statuses = batch["key"].to_pylist(), batch["status"].to_pylist()
+        texts = zip(*(json_texts(column) for column in batch.columns), strict=True)
+        sample = before[SUCCESS]
+        for row, (key, status, values) in enumerate(zip(keys, statuses, texts, strict=True), start=before.total()):
+            place = f"{name}.parquet: row {row} (key {shown(key)})"
+            if (status == SUCCESS) == (row in failed):
+                raise ShardError(
+                    f"{place} has the status {shown(status)}, {INDEX_FOLDER}/{name}.outcomes says otherwise"
+                )
+            if status != SUCCESS:
+                continue
+            if sample >= index.shards[shard].samples:
+                raise ShardError(f"{place} is not in {name}.tar, which holds {sample:,} samples; {_WAY_OUT}")
+            found, members = index.sample(shard, sample)
+            if found != key:
+                raise ShardError(f"{place} is not in {name}.tar, where {shown(found)} stands instead; {_WAY_OUT}")
+            _check_members(place, members, (layout % values).encode())
+            sample += 1
+
+
+def _check_members(place: str, members: tuple[Member, ...], facts: bytes) -> None:
+    """facts: the row as its JSON member should have it."""
+    by_suffix = {member.suffix: member for member in members}
+    if not by_suffix.keys() & set(PICTURE_SUFFIXES):
+        raise ShardError(f"{place} has no picture in the tar; {_WAY_OUT}")
+    told = by_suffix.get("json")
+    if told is None or (told.size, told.xxh3) != (len(facts), xxhash.xxh3_64_intdigest(facts)):
+        raise ShardError(f"{place} differs from its .json in the tar; {_WAY_OUT}")
+
+
+def _check_files(out: Path, index: ShardIndex, told: set[str]) -> None:
+    tars = {shard.name for shard in index.shards}
+    for tar in sorted(tars | told):
+        name = tar.removesuffix(".tar")
+        for path in (out / tar, out / f"{name}.parquet", out / f"{name}_stats.json"):
+            if not path.exists():
+                raise ShardError(f"{shown(path)} is missing, {name} has other files; {_WAY_OUT}")
+        if tar not in told:
+            raise ShardError(f"{shown(out / f'{name}_stats.json')} is damaged; {_WAY_OUT}")
+
+
+def _batches(parquet: Path) -> Iterator[pyarrow.RecordBatch]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(parquet) as file:
+        yield from file.iter_batches(_ROWS_AT_ONCE)
+
+
+def _output_options(options: dict[str, Any]) -> OutputOptions:
+    return OutputOptions(**{name: options[name] for name in OutputOptions.__dataclass_fields__})
+
+
+def _counts(counts: tuple[int, ...]) -> str:
+    return "{:,} rows: {:,} stored, {:,} not downloaded, {:,} not resized".format(*counts)
