@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from diptych_shards.build.address import AddressGate
@@ -30,7 +31,7 @@ from diptych_shards.build.robots import MAX_BYTES as MAX_ROBOTS_BYTES
 from diptych_shards.build.robots import Robots, decode_robots
 from diptych_shards.build.transfer import MAX_HELD_BYTES, Headers, Limits, Transfer, Transfers
 from diptych_shards.build.unpack import unpack
-from diptych_shards.build.url import Url, is_within, parse_url
+from diptych_shards.build.url import Url, is_within, normalise_domain, parse_url
 
 __all__ = ["FetchCounters", "FetchFailure", "FetchOptions", "FetchReason", "Fetched", "Fetcher"]
 
@@ -104,8 +105,15 @@ class Fetcher:
     """
 
     def __init__(self, options: FetchOptions, *, resolve: Sequence[str] = ()):
-        """resolve: `host:port:address` entries that are asked before DNS; the gate looks at their addresses too."""
+        """resolve: `host:port:address` entries that are asked before DNS; the gate looks at their addresses too.
+
+        Raises:
+            ValueError: for an entry, a blocked domain or a `ca_file` that is none.
+        """
         self._options = options
+        self._blocked = frozenset(map(normalise_domain, options.blocked_domains))
+        if options.ca_file is not None and not Path(options.ca_file).is_file():
+            raise ValueError(f"ca_file {options.ca_file!r} is not a file of certificates")
         self._agent = product_token(options.user_agent)
         self._directives = frozenset(directive.lower() for directive in options.opt_out_directives)
         limits = Limits(
@@ -255,7 +263,7 @@ class Fetcher:
     def _admit(self, job: _Job) -> None:
         """Let a URL wait at its site, or refuse it."""
         url = job.url
-        if self._options.blocked_domains and is_within(url.host, self._options.blocked_domains):
+        if self._blocked and is_within(url.host, self._blocked):
             self._conclude(job, _BLOCKED)
             return
         if job.for_site is not None:

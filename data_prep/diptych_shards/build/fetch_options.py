@@ -50,7 +50,7 @@ class FetchOptions:
     opt_out_directives: tuple[str, ...] = OPT_OUT_DIRECTIVES
     """X-Robots-Tag directives by which a picture is refused; none disables the check."""
     blocked_domains: frozenset[str] = frozenset()
-    """These domains and all below them, as `url.read_domains` gives them."""
+    """These domains and all below them; `url.read_domains` reads a list."""
 
     def __post_init__(self) -> None:
         for network in self.allow_networks:

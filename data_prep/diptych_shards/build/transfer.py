@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import certifi
 import pycurl
 
 from diptych_shards.build.address import AddressGate
@@ -334,9 +335,7 @@ class Transfers:
         handle.setopt(pycurl.OPENSOCKETFUNCTION, lambda purpose, address: self._open(transfer, address))
         handle.setopt(pycurl.HEADERFUNCTION, transfer.lines.append)
         handle.setopt(pycurl.WRITEFUNCTION, transfer.write)
-        authorities = self._limits.ca_file or _certificate_authorities()
-        if authorities is not None:
-            handle.setopt(pycurl.CAINFO, authorities)
+        handle.setopt(pycurl.CAINFO, self._limits.ca_file or certifi.where())
         return handle
 
     def _open(self, transfer: Transfer, address: Any) -> Any:
@@ -471,11 +470,3 @@ def _kept_connections(in_flight: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         soft = limit
     return wanted if soft == resource.RLIM_INFINITY else max(in_flight, min(wanted, soft - in_flight - 256))
-
-
-def _certificate_authorities() -> str | None:
-    try:
-        import certifi
-    except ImportError:
-        return None
-    return certifi.where()

@@ -232,7 +232,7 @@ def test_redirects_say_where_the_picture_was_found(web):
 
 def test_blocked_domains_are_not_asked_not_even_after_a_redirect(web):
     urls = [web.url("ok"), web.url("redirect"), web.url("red.jpg")]
-    outcomes = fetch(web, urls, blocked_domains=frozenset({"ok.test"}))
+    outcomes = fetch(web, urls, blocked_domains=frozenset({"OK.test."}))
     assert shown(outcomes) == ["blocked_domain", "blocked_domain", b"red"]
     assert web.asked_for("ok") == []
 
@@ -319,9 +319,11 @@ def test_failures_name_neither_hosts_nor_numbers_of_their_own(web):
         ({"allow_networks": ("10.0.0.1/8",)}, "'10.0.0.1/8' is not a network"),
         ({"timeout_seconds": 0}, "timeout_seconds is 0; it must be above 0"),
         ({"retries": -1}, "retries is -1"),
+        ({"ca_file": "/no/such.pem"}, "ca_file '/no/such.pem' is not a file"),
+        ({"blocked_domains": frozenset({"a domain"})}, "bad host name"),
         ({"user_agent": "é"}, "user_agent 'é' must be"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(option, words):
     with pytest.raises(ValueError, match=words):
-        FetchOptions(**option)
+        Fetcher(FetchOptions(**option))
