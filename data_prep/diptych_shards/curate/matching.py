@@ -47,10 +47,10 @@ class Matches:
         """How many queries stand in each caption."""
         return np.diff(self.offsets)
 
-    def select(self, captions: np.ndarray) -> Matches:
-        """Those of some captions; a boolean for each."""
-        offsets = np.concatenate([[0], np.cumsum(self.counts[captions])])
-        return Matches(self.ids[np.repeat(captions, self.counts)], offsets)
+    def only(self, captions: np.ndarray) -> Matches:
+        """The same captions, but only some of them, a boolean for each, with what stands in them."""
+        counts = np.where(captions, self.counts, 0)
+        return Matches(self.ids[np.repeat(captions, self.counts)], np.concatenate([[0], np.cumsum(counts)]))
 
 
 class Matcher:

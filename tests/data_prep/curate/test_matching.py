@@ -68,10 +68,10 @@ def test_a_column_of_a_table_can_be_matched_from_anywhere():
     assert len(Matcher([]).match(["a"])[0]) == 0
 
 
-def test_captions_can_be_selected_from_matches():
+def test_matches_can_be_kept_of_some_captions_only():
     matches = Matcher(["a", "b"]).match(["a b", "b", "", "a"])
-    chosen = matches.select(np.array([False, True, True, True]))
-    assert [chosen[number].tolist() for number in range(3)] == [[1], [], [0]]
+    chosen = matches.only(np.array([False, True, True, True]))
+    assert [chosen[number].tolist() for number in range(4)] == [[], [1], [], [0]]
 
 
 @pytest.mark.parametrize("longest", [1, 3])

@@ -1,0 +1,71 @@
+"""pairs of a crawl -> the pairs worth fetching
+
+Drop what no model learns from, and balance the rest over a list of queries as CLIP's data was built. Stopped at any
+moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from diptych_shards.refusals import shown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("pairs", nargs="+", type=Path, metavar="PAIRS", help=".parquet files, or folders of them")
+    add("out", type=Path, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("--queries", type=Path, metavar="FILE", help="one query a line; without it, nothing is balanced")
+    add("--pairs-per-query", type=int, metavar="T", help="what a query keeps on average (default 20,000)")
+    add("--seed", type=int, metavar="N", help="of the choice among a query's pairs (default 0)")
+    add("--languages", type=_names, metavar="LIST", help="to keep: en,de ... (und: not sure); default: all")
+    add("--min-characters", type=int, metavar="N", help="of a caption (default 3)")
+    add("--max-characters", type=int, metavar="N", help="of a caption (default 1,000)")
+    add("--min-words", type=int, metavar="N", help="of a caption (default 1)")
+    add("--block-phrases", dest="blocked_phrases", type=Path, action="append", metavar="FILE",
+        help="drop captions that hold one of its lines")  # fmt: skip
+    add("--block-hosts", dest="blocked_hosts", type=Path, action="append", metavar="FILE",
+        help="drop addresses at one of its lines, or below")  # fmt: skip
+    add("--skip", action="append", metavar="RULE", help="do not apply this caption rule, or `language`")
+    add("--duplicates", metavar="WHICH", help="to drop: near (default), exact, or keep all: keep")
+    add("--dropped", dest="writes_dropped", action="store_true", default=None,
+        help="also write the dropped pairs, with their reasons, to OUT/_index/dropped")  # fmt: skip
+    add("--url-column", metavar="NAME", help="default: the one named url ...")
+    add("--caption-column", metavar="NAME", help="default: the one named caption, text, alt ...")
+    add(
+        "--processes",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="default: the CPUs, %(default)s",
+    )
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Curate, and print what became of the pairs."""
+    from diptych_shards.curate.curate import curate
+    from diptych_shards.curate.options import CurateError, CurateOptions
+
+    if chosen.processes < 1:
+        raise CurateError(f"processes is {chosen.processes}; it must be at least 1")
+    names = set(CurateOptions.__dataclass_fields__)
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(chosen).items()
+        if name in names and value is not None
+    }
+    report = curate(chosen.pairs, chosen.out, CurateOptions(**given), processes=chosen.processes)
+    print(f"kept {report['kept']:,} of {report['pairs']:,} pairs: {shown(chosen.out)}")
+    for reason, number in report["rules"].items():
+        if number:
+            print(f"  {number:>13,}  {reason}")
+    print(f"more in {shown(chosen.out / '_index' / 'report.html')}")
+    if not report["kept"]:
+        raise CurateError("no pair is left; the reasons are above")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

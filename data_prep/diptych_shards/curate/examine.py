@@ -1,0 +1,169 @@
+"""All that can be known of a pair without the others: what rule it breaks, its language, its queries, its hashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from diptych.data.captions import clean_caption
+from diptych_shards.curate.duplicates import RECORD, near_hash, pair_hash, pair_hash_128
+from diptych_shards.curate.language import LanguageIdentifier
+from diptych_shards.curate.matching import Matcher, Matches
+from diptych_shards.curate.options import CurateOptions, read_queries
+from diptych_shards.curate.pairs import Unit, read_texts
+from diptych_shards.curate.reasons import CODES
+from diptych_shards.curate.rules import RULES, first_broken
+from diptych_shards.curate.state import Output, commit_array, commit_arrays
+
+NO_LANGUAGE = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process needs to know to examine units."""
+
+    out: Path
+    options: CurateOptions
+    url: str
+    caption: str
+
+
+@dataclass
+class Examined:
+    """Of each pair of a unit; what no rule has dropped has a language, matches and hashes."""
+
+    reasons: np.ndarray
+    """uint8: places in REASONS."""
+    languages: np.ndarray
+    scores: np.ndarray
+    pair_hashes: np.ndarray
+    matches: Matches
+
+    def rows(self, first: int, last: int) -> Examined:
+        """Some of the pairs; their matches are left out."""
+        none = Matches(np.zeros(0, np.int32), np.zeros(last - first + 1, np.int64))
+        place = slice(first, last)
+        return Examined(self.reasons[place], self.languages[place], self.scores[place], self.pair_hashes[place], none)
+
+    @classmethod
+    def load(cls, path: Path) -> Examined:
+        with np.load(path) as arrays:
+            return cls(
+                arrays["reasons"],
+                arrays["languages"],
+                arrays["scores"],
+                arrays["pair_hashes"],
+                Matches(arrays["ids"], arrays["offsets"]),
+            )
+
+
+def examine(setup: Setup, unit: Unit) -> int:
+    """Examine a unit and keep what was found in OUT, unless it is there; the number of its pairs."""
+    output = Output(setup.out)
+    if not output.examined(unit.number).exists():
+        examined, records = _examiner(setup).examine(unit)
+        commit_array(output.records(unit.number), records)
+        commit_arrays(
+            output.examined(unit.number),
+            reasons=examined.reasons,
+            languages=examined.languages,
+            scores=examined.scores,
+            pair_hashes=examined.pair_hashes,
+            ids=examined.matches.ids,
+            offsets=examined.matches.offsets,
+        )
+    return unit.num_rows
+
+
+@lru_cache(maxsize=1)
+def _examiner(setup: Setup) -> _Examiner:
+    """One a process."""
+    return _Examiner(setup)
+
+
+class _Examiner:
+    def __init__(self, setup: Setup):
+        options = setup.options
+        self._setup = setup
+        self._limits = options.limits()
+        self._hosts = options.hosts()
+        self._rules = {name: rule for name, rule in RULES.items() if name not in options.skip}
+        self._matcher = Matcher(read_queries(options.queries)) if options.queries else None
+        self._identifier = None if "language" in options.skip else LanguageIdentifier()
+
+    def examine(self, unit: Unit) -> tuple[Examined, np.ndarray]:
+        """What is known of the pairs, and their RECORDs by `near`."""
+        parts: list[Examined] = []
+        records = []
+        first_row = 0
+        for urls, captions in read_texts(unit, self._setup.url, self._setup.caption):
+            captions = [clean_caption(caption) for caption in captions]
+            part, record = self._examine(urls, captions)
+            record["row"] += first_row
+            first_row += len(urls)
+            parts.append(part)
+            records.append(record)
+        joined = np.concatenate(records)
+        return _joined(parts), joined[np.argsort(joined["near"], kind="stable")]
+
+    def _examine(self, urls: list[str], captions: list[str]) -> tuple[Examined, np.ndarray]:
+        reasons = np.array([self._reason(url, caption) for url, caption in zip(urls, captions, strict=True)], np.uint8)
+        matches = self._match(captions, reasons)
+        languages = np.full(len(urls), NO_LANGUAGE, "U8")
+        scores = np.zeros(len(urls), np.float32)
+        pair_hashes = np.zeros(len(urls), np.uint64)
+        for row in np.flatnonzero(reasons == 0):
+            pair_hashes[row] = pair_hash(urls[row], captions[row])
+            if self._identifier is not None:
+                languages[row], scores[row] = self._identifier.identify(captions[row])
+        if self._setup.options.languages:
+            is_other = ~np.isin(languages, self._setup.options.languages)
+            reasons[(reasons == 0) & is_other] = CODES["language"]
+        return Examined(reasons, languages, scores, pair_hashes, matches.only(reasons == 0)), self._records(
+            urls, captions, reasons, pair_hashes
+        )
+
+    def _reason(self, url: str, caption: str) -> int:
+        if not url[:8].lower().startswith(("http://", "https://")):
+            return CODES["no_url"]
+        if self._hosts.has(url):
+            return CODES["blocked_host"]
+        broken = first_broken(caption, self._limits, self._rules)
+        return CODES[broken] if broken else 0
+
+    def _match(self, captions: list[str], reasons: np.ndarray) -> Matches:
+        """The queries of each caption; pairs without one get their reason."""
+        if self._matcher is None:
+            return Matches(np.zeros(0, np.int32), np.zeros(len(captions) + 1, np.int64))
+        matches = self._matcher.match(
+            [caption if reason == 0 else "" for caption, reason in zip(captions, reasons, strict=True)]
+        )
+        reasons[(reasons == 0) & (matches.counts == 0)] = CODES["no_query"]
+        return matches
+
+    def _records(
+        self, urls: list[str], captions: list[str], reasons: np.ndarray, pair_hashes: np.ndarray
+    ) -> np.ndarray:
+        if self._setup.options.duplicates == "keep":
+            return np.zeros(0, RECORD)
+        common = near_hash if self._setup.options.duplicates == "near" else pair_hash_128
+        rows = np.flatnonzero(reasons == 0)
+        records = np.zeros(len(rows), RECORD)
+        for record, row in enumerate(rows):
+            key = common(urls[row], captions[row])
+            records[record] = key >> 64, key & (2**64 - 1), pair_hashes[row], row
+        return records
+
+
+def _joined(parts: list[Examined]) -> Examined:
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.matches.counts for part in parts]))])
+    return Examined(
+        np.concatenate([part.reasons for part in parts]),
+        np.concatenate([part.languages for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.pair_hashes for part in parts]),
+        Matches(np.concatenate([part.matches.ids for part in parts]), offsets),
+    )

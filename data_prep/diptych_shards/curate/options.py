@@ -1,0 +1,87 @@
+"""What decides which pairs stay."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych_shards.curate.blocking import HostList, PhraseList, read_lines
+from diptych_shards.curate.rules import RULES, CaptionLimits
+
+DUPLICATES = ("near", "exact", "keep")
+
+
+class CurateError(ValueError):
+    """The command cannot be carried out; the message is one line for its user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateOptions:
+    """Equal options and pairs give equal pairs."""
+
+    queries: Path | None = None
+    """A file of one query a line; None: neither matched nor balanced."""
+    pairs_per_query: int = 20_000
+    """t of the formula in `balance`."""
+    seed: int = 0
+    languages: tuple[str, ...] = ()
+    """To keep, `und` among them if pairs of no sure language are to stay; none: all."""
+    min_characters: int = CaptionLimits.min_characters
+    max_characters: int = CaptionLimits.max_characters
+    min_words: int = CaptionLimits.min_words
+    blocked_phrases: tuple[Path, ...] = ()
+    blocked_hosts: tuple[Path, ...] = ()
+    skip: tuple[str, ...] = ()
+    """Caption rules that are not applied; `language`: captions are not identified."""
+    duplicates: str = "near"
+    """Which are dropped; `exact` leaves near-duplicates, `keep` leaves all."""
+    writes_dropped: bool = False
+    url_column: str | None = None
+    caption_column: str | None = None
+    pairs_per_part: int = 500_000
+    """Kept pairs after which a new part of the output begins."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("pairs_per_query", 1), ("seed", 0), ("pairs_per_part", 1), ("min_characters", 0)):
+            if getattr(self, name) < least:
+                raise CurateError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.seed >= 2**64:
+            raise CurateError(f"seed is {self.seed}; it must be below 2**64")
+        if self.max_characters < self.min_characters:
+            raise CurateError(f"max_characters {self.max_characters} is below min_characters {self.min_characters}")
+        if self.duplicates not in DUPLICATES:
+            raise CurateError(f"duplicates {self.duplicates!r} is not one of {', '.join(DUPLICATES)}")
+        unknown = sorted(set(self.skip) - {*RULES, "language"})
+        if unknown:
+            raise CurateError(f"no rule is called {unknown[0]!r}; they are {', '.join([*RULES, 'language'])}")
+        if "language" in self.skip and self.languages:
+            raise CurateError("languages cannot be chosen where they are not identified; drop one of the two")
+
+    def limits(self) -> CaptionLimits:
+        return CaptionLimits(
+            min_characters=self.min_characters,
+            max_characters=self.max_characters,
+            min_words=self.min_words,
+            blocked=PhraseList.of(line for path in self.blocked_phrases for line in read_lines(path)),
+        )
+
+    def hosts(self) -> HostList:
+        return HostList.of(line for path in self.blocked_hosts for line in read_lines(path))
+
+    def record(self) -> dict[str, Any]:
+        """What must be equal for a stopped run to go on: the options, with the content of the files they name."""
+        record = dict(vars(self))
+        for name in ("queries", "blocked_phrases", "blocked_hosts"):
+            paths = record[name] if isinstance(record[name], tuple) else [record[name]] if record[name] else []
+            record[name] = [hashlib.sha256("\n".join(read_lines(path)).encode()).hexdigest() for path in paths]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
+
+
+def read_queries(path: Path) -> list[str]:
+    """The queries of a file, each once, in its order."""
+    queries = list(dict.fromkeys(read_lines(path)))
+    if not queries:
+        raise CurateError(f"{path} has no query; give a file of one query a line")
+    return queries

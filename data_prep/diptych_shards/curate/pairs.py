@@ -1,0 +1,173 @@
+"""The tables of pairs: what is in them, and how they are read piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from diptych_shards.build.columns import CAPTION_COLUMNS, URL_COLUMNS, find_column
+from diptych_shards.curate.options import CurateError
+from diptych_shards.refusals import shown
+
+ROWS_PER_UNIT = 131_072
+ROWS_AT_ONCE = 8_192
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is read, decided and remembered at once: some row groups of a file."""
+
+    number: int
+    path: Path
+    row_groups: tuple[int, ...]
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All the tables as one."""
+
+    units: tuple[Unit, ...]
+    schema: pyarrow.Schema
+    url: str
+    caption: str
+    files: tuple[tuple[str, int, int], ...]
+    """Name, bytes and time of change of each."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(unit.num_rows for unit in self.units)
+
+
+def open_pairs(paths: Sequence[Path], url_column: str | None, caption_column: str | None) -> Pairs:
+    """Find the tables, and what they call things.
+
+    Raises:
+        CurateError: there are none, one cannot be read, or they do not fit together.
+    """
+    units: list[Unit] = []
+    schema: pyarrow.Schema | None = None
+    files = []
+    for path in _tables(paths):
+        with _open(path) as file:
+            schema = _joined(schema, file.schema_arrow, path)
+            units += _units(path, file.metadata, len(units))
+        status = path.stat()
+        files.append((path.name, status.st_size, status.st_mtime_ns))
+    if not units or schema is None:
+        raise CurateError(f"{shown(paths[0])} holds no pairs")
+    names = [field.name for field in schema if _is_text(field.type)]
+    table = shown(paths[0])
+    columns: dict[str, str] = {}
+    for kind, given, usual in (("url", url_column, URL_COLUMNS), ("caption", caption_column, CAPTION_COLUMNS)):
+        found = find_column(kind, given, usual, names, table)
+        if found is None:
+            raise CurateError(f"{table} has no column of text that could be the {kind}; name it with --{kind}-column. "
+                              f"Its columns: {', '.join(map(shown, schema.names))}")  # fmt: skip
+        columns[kind] = found
+    return Pairs(tuple(units), schema, columns["url"], columns["caption"], tuple(files))
+
+
+def read_texts(unit: Unit, url: str, caption: str) -> Iterator[tuple[list[str], list[str]]]:
+    """URLs and captions as they stand, some rows at a time; "" where there is none, U+FFFD for what is no UTF-8."""
+    for batch in _batches(unit, [url, caption]):
+        yield _texts(batch.column(url)), _texts(batch.column(caption))
+
+
+def read_rows(unit: Unit, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
+    """All columns, as the tables have them together, some rows at a time."""
+    for batch in _batches(unit, None):
+        table = pyarrow.Table.from_batches([batch])
+        columns = [
+            table.column(field.name).cast(field.type)
+            if field.name in table.schema.names
+            else pyarrow.nulls(len(table), field.type)
+            for field in schema
+        ]
+        yield pyarrow.Table.from_arrays(columns, schema=schema)
+
+
+def texts_of(table: pyarrow.Table, name: str) -> list[str]:
+    """A column as `read_texts` gives it."""
+    return _texts(table.column(name))
+
+
+def _tables(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are named, those of a folder by name."""
+    tables = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(child for child in path.glob("*.parquet") if child.is_file())
+            if not inside:
+                raise CurateError(f"{shown(path)} has no .parquet file")
+            tables += inside
+        elif path.exists():
+            tables.append(path)
+        else:
+            raise CurateError(f"{shown(path)} does not exist")
+    return tables
+
+
+def _open(path: Path) -> parquet.ParquetFile:
+    try:
+        return parquet.ParquetFile(path, pre_buffer=False)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)})") from error
+
+
+def _units(path: Path, metadata: Any, first_number: int) -> list[Unit]:
+    """Neighbouring row groups together, as long as they are small."""
+    units: list[Unit] = []
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if units and units[-1].num_rows + rows <= ROWS_PER_UNIT:
+            last = units.pop()
+            units.append(Unit(last.number, path, (*last.row_groups, group), last.num_rows + rows))
+        elif rows:
+            units.append(Unit(first_number + len(units), path, (group,), rows))
+    return units
+
+
+def _joined(schema: pyarrow.Schema | None, other: pyarrow.Schema, path: Path) -> pyarrow.Schema:
+    other = other.remove_metadata()
+    repeated = [name for name in other.names if other.names.count(name) > 1]
+    if repeated:
+        raise CurateError(f"{shown(path)} has several columns called {shown(repeated[0])!r}")
+    if schema is None or schema == other:
+        return other
+    try:
+        return pyarrow.unify_schemas([schema, other], promote_options="permissive")
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise CurateError(f"{shown(path)}: its columns do not fit those before ({shown(error)})") from error
+
+
+def _batches(unit: Unit, columns: list[str] | None) -> Iterator[pyarrow.RecordBatch]:
+    with _open(unit.path) as file:
+        there = columns and [name for name in columns if name in file.schema_arrow.names]
+        try:
+            for batch in file.iter_batches(
+                ROWS_AT_ONCE, row_groups=list(unit.row_groups), columns=there, use_threads=False
+            ):
+                for name in set(columns or ()) - set(batch.schema.names):
+                    batch = batch.append_column(name, pyarrow.nulls(len(batch), pyarrow.string()))
+                yield batch
+        except (pyarrow.ArrowException, OSError) as error:
+            raise CurateError(f"{shown(unit.path)}: damaged ({shown(error)})") from error
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _texts(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[str]:
+    # By bytes: a table may hold what is no UTF-8, and one such caption must not stop the run.
+    values = column.cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist()
+    return ["" if value is None else value.decode("utf-8", "replace") for value in values]

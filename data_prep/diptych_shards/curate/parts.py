@@ -1,0 +1,158 @@
+"""The kept pairs as parquet files, and on demand the dropped ones beside them, each with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+
+from diptych.data.captions import clean_caption
+from diptych.files import commit_file
+from diptych_shards.curate.examine import Examined, Setup
+from diptych_shards.curate.pairs import Unit, read_rows, texts_of
+from diptych_shards.curate.reasons import REASONS
+from diptych_shards.curate.state import Output, committed
+
+LANGUAGE, SCORE, REASON = "caption_language", "caption_language_score", "reason"
+ROWS_PER_GROUP = 65_536
+EXAMPLES_PER_PART = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the output, and the units whose pairs it holds."""
+
+    number: int
+    units: tuple[Unit, ...]
+
+
+def plan_parts(units: Sequence[Unit], kept_by_unit: Sequence[int], pairs_per_part: int) -> list[Part]:
+    """Whole units in their order; a part ends once it has enough pairs."""
+    groups: list[list[Unit]] = [[]]
+    kept = 0
+    for unit, number in zip(units, kept_by_unit, strict=True):
+        if kept >= pairs_per_part and number:
+            groups.append([])
+            kept = 0
+        groups[-1].append(unit)
+        kept += number
+    return [Part(number, tuple(group)) for number, group in enumerate(groups)]
+
+
+def write_part(setup: Setup, schema: pyarrow.Schema, part: Part) -> int:
+    """Write the part, unless it is there; its number."""
+    output = Output(setup.out)
+    if output.part(part.number).exists():
+        return part.number
+    examples: dict[str, list[str]] = {}
+    with ExitStack() as stack:
+        # The part is committed last: where it is, its dropped pairs and its examples are.
+        kept = stack.enter_context(_writer(output.part(part.number), _schema(setup, schema, has_reason=False)))
+        dropped = None
+        if setup.options.writes_dropped:
+            path = output.dropped_part(part.number)
+            dropped = stack.enter_context(_writer(path, _schema(setup, schema, has_reason=True)))
+        for rows, examined in _rows(part, schema, output):
+            is_kept = examined.reasons == 0
+            _add_examples(examples, rows, examined.reasons, setup.caption)
+            chosen = np.flatnonzero(is_kept)
+            kept.add(_with_ours(setup, rows, examined, chosen, kept.schema, has_reason=False))
+            if dropped is not None:
+                chosen = np.flatnonzero(~is_kept)
+                dropped.add(_with_ours(setup, rows, examined, chosen, dropped.schema, has_reason=True))
+        commit_file(output.examples(part.number), json.dumps(examples).encode())
+    return part.number
+
+
+def _schema(setup: Setup, schema: pyarrow.Schema, *, has_reason: bool) -> pyarrow.Schema:
+    """The tables' columns, with ours at their end; a column of theirs by one of our names gives way."""
+    ours = [] if "language" in setup.options.skip else [(LANGUAGE, pyarrow.string()), (SCORE, pyarrow.float32())]
+    if has_reason:
+        ours.append((REASON, pyarrow.string()))
+    theirs = [(field.name, pyarrow.string() if field.name == setup.caption else field.type) for field in schema]
+    return pyarrow.schema([*(field for field in theirs if field[0] not in dict(ours)), *ours])
+
+
+def _rows(part: Part, schema: pyarrow.Schema, output: Output) -> Iterator[tuple[pyarrow.Table, Examined]]:
+    """All rows of the part, some at a time, with what was found and decided."""
+    for unit in part.units:
+        examined = Examined.load(output.examined(unit.number))
+        examined.reasons = np.load(output.decided(unit.number))
+        first = 0
+        for table in read_rows(unit, schema):
+            yield table, examined.rows(first, first + len(table))
+            first += len(table)
+
+
+def _with_ours(
+    setup: Setup,
+    rows: pyarrow.Table,
+    examined: Examined,
+    chosen: np.ndarray,
+    schema: pyarrow.Schema,
+    *,
+    has_reason: bool,
+) -> pyarrow.Table:
+    """Some of the rows, captions cleaned, with our columns."""
+    rows = rows.take(chosen)
+    languages = examined.languages[chosen]
+    values: dict[str, Any] = {setup.caption: [clean_caption(text) or None for text in texts_of(rows, setup.caption)]}
+    if "language" not in setup.options.skip:
+        values[LANGUAGE] = pyarrow.array(languages.tolist(), mask=languages == "", type=pyarrow.string())
+        values[SCORE] = pyarrow.array(examined.scores[chosen], mask=languages == "")
+    if has_reason:
+        values[REASON] = [REASONS[code] for code in examined.reasons[chosen]]
+    columns = [
+        pyarrow.array(values[field.name], field.type) if field.name in values else rows.column(field.name)
+        for field in schema
+    ]
+    return pyarrow.Table.from_arrays(columns, schema=schema)
+
+
+def _add_examples(examples: dict[str, list[str]], rows: pyarrow.Table, reasons: np.ndarray, caption: str) -> None:
+    """The captions of the first pairs of each reason."""
+    for code in np.unique(reasons):
+        found = examples.setdefault(REASONS[code], [])
+        if len(found) < EXAMPLES_PER_PART:
+            places = np.flatnonzero(reasons == code)[: EXAMPLES_PER_PART - len(found)]
+            found += [text[:300] for text in texts_of(rows.take(places), caption)]
+
+
+class _Writer:
+    """Collects rows to groups of a size."""
+
+    def __init__(self, path: Path, schema: pyarrow.Schema):
+        self.schema = schema
+        self._file = parquet.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[pyarrow.Table] = []
+        self._num_waiting = 0
+
+    def add(self, table: pyarrow.Table) -> None:
+        self._waiting.append(table)
+        self._num_waiting += len(table)
+        if self._num_waiting >= ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        if self._num_waiting:
+            self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        self._file.write_table(pyarrow.concat_tables(self._waiting), row_group_size=self._num_waiting)
+        self._waiting, self._num_waiting = [], 0
+
+
+@contextmanager
+def _writer(path: Path, schema: pyarrow.Schema) -> Iterator[_Writer]:
+    with committed(path) as partial:
+        writer = _Writer(partial, schema)
+        yield writer
+        writer.close()

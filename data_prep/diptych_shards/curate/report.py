@@ -1,0 +1,129 @@
+"""What was dropped and why, and what balancing did to the queries: report.json, report.html, queries.parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+
+from diptych.files import commit_file
+from diptych_shards.curate.balance import query_probabilities
+from diptych_shards.curate.curves import Curves, head_and_tail
+from diptych_shards.curate.decide import Decided
+from diptych_shards.curate.options import CurateOptions
+from diptych_shards.curate.reasons import MEANINGS, REASONS
+from diptych_shards.curate.state import Output, committed
+from diptych_shards.refusals import shown
+
+MOST_QUERIES = 200
+"""In report.json and on the page; queries.parquet has all."""
+MOST_EXAMPLES = 5
+MOST_LANGUAGES = 40
+
+
+def write_report(
+    output: Output,
+    options: CurateOptions,
+    decided: Decided,
+    queries: Sequence[str] | None,
+    examples: Sequence[Mapping[str, Sequence[str]]],
+) -> None:
+    """Write all of it, report.json last."""
+    report: dict[str, Any] = {
+        "pairs": int(decided.reasons.sum()),
+        "kept": int(decided.reasons[0]),
+        "rules": {
+            reason: int(number) for reason, number in zip(REASONS, decided.reasons, strict=True) if reason != "kept"
+        },
+        "languages": dict(sorted(decided.languages.items(), key=lambda item: (-item[1], item[0]))),
+        "examples": _examples(examples),
+    }
+    curves = None
+    if queries is not None and decided.query_counts is not None and decided.query_kept is not None:
+        report["queries"] = _of_queries(queries, decided.query_counts, decided.query_kept, options.pairs_per_query)
+        curves = head_and_tail(decided.query_counts, decided.query_kept, options.pairs_per_query)
+        _write_queries(output, queries, decided.query_counts, decided.query_kept, options.pairs_per_query)
+    commit_file(output.page, _page(report, curves).encode("utf-8", "replace"))
+    commit_file(output.report, json.dumps(report, indent=1).encode())
+
+
+def _of_queries(queries: Sequence[str], counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) -> dict[str, Any]:
+    is_head = counts > pairs_per_query
+    order = np.argsort(-counts, kind="stable")[:MOST_QUERIES]
+    return {
+        "queries": len(queries),
+        "without_a_pair": int(np.count_nonzero(counts == 0)),
+        "pairs_per_query": pairs_per_query,
+        "over_pairs_per_query": int(np.count_nonzero(is_head)),
+        "matches": int(counts.sum()),
+        "matches_kept": int(kept.sum()),
+        "head_share_of_matches": float(counts[is_head].sum() / max(counts.sum(), 1)),
+        "head_share_of_matches_kept": float(kept[is_head].sum() / max(kept.sum(), 1)),
+        "largest": [
+            {"query": queries[query], "pairs": int(counts[query]), "kept": int(kept[query])}
+            for query in order
+            if counts[query]
+        ],
+    }
+
+
+def _write_queries(
+    output: Output, queries: Sequence[str], counts: np.ndarray, kept: np.ndarray, pairs_per_query: int
+) -> None:
+    table = {
+        "query": pyarrow.array(queries, pyarrow.string()),
+        "pairs": counts,
+        "probability": query_probabilities(counts, pairs_per_query),
+        "kept": kept,
+    }
+    with committed(output.queries) as path:
+        parquet.write_table(pyarrow.table(table), path, compression="zstd")
+
+
+def _examples(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """The first captions of each reason, over all parts."""
+    examples: dict[str, list[str]] = {}
+    for part in parts:
+        for reason, captions in part.items():
+            found = examples.setdefault(reason, [])
+            found += captions[: MOST_EXAMPLES - len(found)]
+    return {reason: examples[reason] for reason in REASONS if reason in examples}
+
+
+def _page(report: Mapping[str, Any], curves: Curves | None) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("diptych_shards", "curate"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Captions are strangers' text: control and direction marks are written out, the rest is escaped.
+    environment.filters.update(text=shown, number=lambda value: f"{value:,}", percent=lambda value: f"{value:.1%}")
+    left = report["pairs"]
+    funnel = []
+    for reason, number in report["rules"].items():
+        left -= number
+        funnel.append(
+            {
+                "reason": reason,
+                "meaning": MEANINGS[reason],
+                "dropped": number,
+                "left": left,
+                "share": left / max(report["pairs"], 1),
+                "examples": report["examples"].get(reason, []),
+            }
+        )
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        funnel=funnel,
+        kept_share=report["kept"] / max(report["pairs"], 1),
+        languages=list(report["languages"].items())[:MOST_LANGUAGES],
+        queries=report.get("queries"),
+        curves=curves,
+    )

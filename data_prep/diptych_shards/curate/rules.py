@@ -1,0 +1,131 @@
+"""What a caption must not be. A rule is a function and a line in RULES; the first that applies is the reason.
+
+They see captions as `clean_caption` leaves them, before anything is known of the picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diptych_shards.curate.blocking import PhraseList
+from diptych_shards.curate.boilerplate import BOILERPLATE, BOILERPLATE_BEGINNINGS, words_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionLimits:
+    """What the rules go by."""
+
+    min_characters: int = 3
+    max_characters: int = 1_000
+    min_words: int = 1
+    """Between spaces; DataComp's basic filter asks for 3, with 6 characters."""
+    blocked: PhraseList = PhraseList()
+
+
+def first_broken(caption: str, limits: CaptionLimits, rules: dict[str, Rule]) -> str | None:
+    """The name of the first rule that the caption breaks."""
+    return next((name for name, breaks in rules.items() if breaks(caption, limits)), None)
+
+
+def is_empty(caption: str, limits: CaptionLimits) -> bool:
+    return not caption
+
+
+def is_too_short(caption: str, limits: CaptionLimits) -> bool:
+    return len(caption) < limits.min_characters or caption.count(" ") + 1 < limits.min_words
+
+
+def is_too_long(caption: str, limits: CaptionLimits) -> bool:
+    return len(caption) > limits.max_characters
+
+
+_RUN = re.compile(r"([^\W\d])\1{5}")
+
+
+def is_repetition(caption: str, limits: CaptionLimits) -> bool:
+    """A letter six times in a row, or hardly any word that is not said again."""
+    if _RUN.search(caption):
+        return True
+    words = caption.casefold().split(" ")
+    if len(words) < 6:
+        return False
+    counts = Counter(words)
+    return max(counts.values()) > len(words) / 2 or (len(words) >= 12 and len(counts) < len(words) * 0.3)
+
+
+def has_few_letters(caption: str, limits: CaptionLimits) -> bool:
+    """Numbers and signs for the most part."""
+    letters = sum(map(str.isalpha, caption))
+    # Vowel signs of Indic scripts are no letters to Unicode, and up to half of a word.
+    return letters < 0.3 * (len(caption) - caption.count(" "))
+
+
+_SUFFIX = r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic|raw|psd|pdf)"
+_FILE_NAME = re.compile(
+    rf"\S*{_SUFFIX}(?:\?\S*)?"  # one word with a picture's suffix
+    r"|(?:img|dsc[nf]?|image|picture|photo|pic|screen ?shot|untitled|scan|p|wp|vid|pxl|fb_img|whatsapp image)"
+    rf"[ _-]*\d[\d_(). -]{{0,40}}(?:at [\d.: -]+(?:[ap]m)?)?(?:{_SUFFIX})?"  # what cameras and telephones call theirs
+    r"|[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",  # a hash, a UUID
+    re.IGNORECASE,
+)
+_DIGIT = re.compile(r"\d")
+
+
+def is_file_name(caption: str, limits: CaptionLimits) -> bool:
+    """Also one word with an underscore and a digit."""
+    if " " not in caption and "_" in caption and _DIGIT.search(caption):
+        return True
+    return _FILE_NAME.fullmatch(caption) is not None
+
+
+_ADDRESS = re.compile(
+    r"(?:https?://|www\.)\S+"
+    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+    r"|[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|info|de|co\.uk|ru|cn)(?:/\S*)?",
+    re.IGNORECASE,
+)
+
+
+def is_address(caption: str, limits: CaptionLimits) -> bool:
+    """Of the web or of mail, and nothing else."""
+    return _ADDRESS.fullmatch(caption) is not None
+
+
+_MARKUP = re.compile(
+    r"</?[a-z][a-z0-9]*[ />]|<!--|\{\{|\}\}|\$\{|\[/?caption\b|function ?\(|&[a-z]{2,8};|%[0-9a-f]{2}%[0-9a-f]{2}",
+    re.IGNORECASE,
+)
+
+
+def is_markup(caption: str, limits: CaptionLimits) -> bool:
+    """Pieces of HTML, of templates, of scripts."""
+    return _MARKUP.search(caption) is not None
+
+
+def is_boilerplate(caption: str, limits: CaptionLimits) -> bool:
+    """What says that there is a picture, not what is on it."""
+    words = words_of(caption)
+    return words in BOILERPLATE or words.startswith(BOILERPLATE_BEGINNINGS)
+
+
+def is_blocked(caption: str, limits: CaptionLimits) -> bool:
+    return limits.blocked.is_in(caption)
+
+
+Rule = Callable[[str, CaptionLimits], bool]
+
+RULES: dict[str, Rule] = {
+    "empty": is_empty,
+    "too_short": is_too_short,
+    "too_long": is_too_long,
+    "file_name": is_file_name,
+    "address": is_address,
+    "markup": is_markup,
+    "boilerplate": is_boilerplate,
+    "few_letters": has_few_letters,
+    "repetition": is_repetition,
+    "blocked_phrase": is_blocked,
+}

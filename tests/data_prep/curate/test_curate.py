@@ -1,0 +1,234 @@
+"""The command on small tables."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from diptych_shards.curate import pairs as pairs_module
+from diptych_shards.curate.balance import uniforms
+from diptych_shards.curate.duplicates import pair_hash
+from diptych_shards.curate.matching import spaced
+from tests.data_prep.curate.pairs import curate, files, kept, report, write_lines, write_pairs
+
+QUERIES = ["red", "apple", "red apple", "on a table", "dog", "zebra", "of", "nowhere to be found"]
+WORDS = ["red", "apple", "dog", "of", "on a table", "blue,", "garden", "running"]
+
+
+def made_pairs(number, seed=0):
+    """Captions of frequent and rare words; a tenth without a query, some twice."""
+    draw = random.Random(seed)
+    weights = [2.0**-rank for rank in range(len(WORDS))]
+    pairs = []
+    for row in range(number):
+        words = draw.choices(WORDS, weights, k=draw.randint(2, 6))
+        if draw.random() < 0.01:
+            words.append("zebra")
+        if draw.random() < 0.1:
+            words = ["garden", "running", str(row)]
+        pairs.append((f"https://h.org/{row}.jpg", " ".join(words)))
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    pairs = made_pairs(3000)
+    write_pairs(folder / "pairs" / "a.parquet", pairs[:2000], row_group_size=300)
+    write_pairs(folder / "pairs" / "b.parquet", pairs[2000:], row_group_size=300)
+    write_lines(folder / "queries.txt", QUERIES)
+    return folder
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 600)
+
+
+def test_the_kept_pairs_are_those_of_the_formula(made, tmp_path, small_units):
+    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--seed", 7, "--skip", "repetition"]
+    assert curate(made / "pairs", tmp_path / "out", *options) == 0
+
+    pairs = made_pairs(3000)
+    queries_of = [[query for query in QUERIES if f" {query} " in spaced(caption)] for _, caption in pairs]
+    counts = {query: sum(query in queries for queries in queries_of) for query in QUERIES}
+    wanted = []
+    for (url, caption), queries in zip(pairs, queries_of, strict=True):
+        probability = 1 - np.prod([1 - 100 / max(counts[query], 100) for query in queries])
+        if uniforms(np.array([pair_hash(url, caption)], np.uint64), 7)[0] < probability:
+            wanted.append((url, caption))
+
+    assert 200 < len(wanted) < 1500
+    assert kept(tmp_path / "out") == wanted
+    told = {entry["query"]: (entry["pairs"], entry["kept"]) for entry in report(tmp_path / "out")["queries"]["largest"]}
+    stays = [any(f" {query} " in spaced(caption) for _, caption in [pair]) for pair in wanted for query in QUERIES]
+    assert {query: pair_counts[0] for query, pair_counts in told.items()} == {q: n for q, n in counts.items() if n}
+    assert sum(pair_counts[1] for pair_counts in told.values()) == sum(stays)
+    table = parquet.read_table(tmp_path / "out" / "_index" / "queries.parquet")
+    assert table["query"].to_pylist() == QUERIES
+    assert table["pairs"].to_pylist() == [counts[query] for query in QUERIES]
+
+
+def test_the_order_of_the_pairs_and_their_files_changes_nothing(made, tmp_path, small_units):
+    pairs = made_pairs(3000)
+    random.Random(1).shuffle(pairs)
+    table = write_pairs(tmp_path / "pairs.parquet", pairs, row_group_size=5000)
+    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100]
+    assert curate(made / "pairs", tmp_path / "a", *options) == curate(table, tmp_path / "b", *options) == 0
+    assert sorted(kept(tmp_path / "a")) == sorted(kept(tmp_path / "b"))
+
+
+def test_processes_and_parts_do_not_change_the_pairs(made, tmp_path, capsys):
+    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped"]
+    assert curate(made / "pairs", tmp_path / "one", *options) == 0
+    assert curate(made / "pairs", tmp_path / "two", *options, processes=2) == 0
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_columns_are_carried_and_captions_cleaned(tmp_path):
+    table = write_pairs(
+        tmp_path / "in.parquet",
+        [
+            ("https://a.org/1.jpg", " a  cat&amp;dog "),
+            ("https://a.org/2.jpg", "der Hund liegt im Garten unter dem Baum"),
+        ],
+        width=[3, None],
+        tags=[["x"], []],
+    )
+    assert curate(table, tmp_path / "out") == 0
+    rows = parquet.read_table(tmp_path / "out" / "00000.parquet").to_pylist()
+    assert rows[0]["caption"] == "a cat&dog"
+    assert [row["width"] for row in rows] == [3, None] and [row["tags"] for row in rows] == [["x"], []]
+    assert rows[1]["caption_language"] == "de" and rows[1]["caption_language_score"] > 0.5
+
+
+def test_dropped_pairs_are_written_with_their_reason(tmp_path):
+    table = write_pairs(
+        tmp_path / "in.parquet",
+        [
+            ("https://a.org/1.jpg", "a cat on a mat"),
+            ("ftp://a.org/2.jpg", "a cat on a mat"),
+            ("https://ads.bad.org/3.jpg", "a cat on a mat"),
+            ("https://a.org/4.jpg", None),
+            ("https://a.org/5.jpg", "IMG_2041.JPG"),
+            ("https://a.org/6.jpg", "a dog and Nasty, Words"),
+            ("https://a.org/7.jpg", "some other thing"),
+            ("https://a.org/1.jpg", "a cat on a  mat"),
+            ("http://www.a.org/1-300x200.jpg?v=3", "A cat on a mat!"),
+            (None, "a cat on a mat"),
+        ],
+    )
+    hosts = write_lines(tmp_path / "hosts.txt", ["bad.org"])
+    phrases = write_lines(tmp_path / "phrases.txt", ["nasty words"])
+    queries = write_lines(tmp_path / "queries.txt", ["cat", "dog"])
+    lists = ["--block-hosts", hosts, "--block-phrases", phrases, "--queries", queries]
+    assert curate(table, tmp_path / "out", *lists, "--dropped") == 0
+    dropped = parquet.read_table(tmp_path / "out" / "_index" / "dropped" / "00000.parquet")
+    assert sorted(dropped["reason"].to_pylist()) == sorted(
+        ["no_url", "blocked_host", "empty", "file_name", "blocked_phrase", "no_query", "exact_duplicate",
+         "near_duplicate", "no_url"]
+    )  # fmt: skip
+    told = report(tmp_path / "out")
+    assert told["pairs"] == 10 and told["kept"] == 1 and sum(told["rules"].values()) == 9
+
+
+def test_languages_are_chosen(tmp_path):
+    captions = ["der Hund liegt im Garten unter dem Baum", "the dog lies in the garden under the tree", "asdf"]
+    table = write_pairs(tmp_path / "in.parquet", [(f"https://a.org/{n}", text) for n, text in enumerate(captions)])
+    assert curate(table, tmp_path / "de", "--languages", "de") == 0
+    assert [caption for _, caption in kept(tmp_path / "de")] == captions[:1]
+    assert curate(table, tmp_path / "some", "--languages", "en,und") == 0
+    assert [caption for _, caption in kept(tmp_path / "some")] == captions[1:]
+
+
+def test_what_is_no_utf8_costs_its_characters_only(tmp_path):
+    data, ends = pyarrow.py_buffer(b"a cat \xff hereb dog"), pyarrow.py_buffer(np.array([0, 12, 17], np.int32))
+    captions = pyarrow.StringArray.from_buffers(2, ends, data)
+    table = pyarrow.table({"url": ["https://a.org/1", "https://a.org/2"], "caption": captions})
+    parquet.write_table(table, tmp_path / "in.parquet")
+    assert curate(tmp_path / "in.parquet", tmp_path / "out") == 0
+    assert [caption for _, caption in kept(tmp_path / "out")] == ["a cat \ufffd here", "b dog"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(made, tmp_path, seed):
+    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped"]
+    assert curate(made / "pairs", tmp_path / "whole", *options) == 0
+    code = (
+        "import os, random, sys\n"
+        "from diptych_shards.curate import pairs\n"
+        "pairs.ROWS_PER_UNIT = 600\n"
+        "from diptych_shards.cli import main\n"
+        "draw, real = random.Random(int(sys.argv[1])), os.replace\n"
+        "def replace(*names):\n"
+        "    if draw.random() < 0.15: os.kill(os.getpid(), 9)\n"
+        "    real(*names)\n"
+        "    if draw.random() < 0.15: os.kill(os.getpid(), 9)\n"
+        "os.replace = replace\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+    arguments = ["curate", made / "pairs", tmp_path / "killed", *options, "--processes", 1]
+    kills = 0
+    for attempt in range(200):
+        command = [sys.executable, "-c", code, str(seed * 1000 + attempt), *map(str, arguments)]
+        status = subprocess.run(command, capture_output=True).returncode
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        kills += 1
+    assert kills > 2
+    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob("*.partial"))
+    assert os.listdir(tmp_path / "killed" / "_index") == os.listdir(tmp_path / "whole" / "_index")
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["nowhere", "out"], "nowhere does not exist"),
+        (["empty", "out"], "empty has no .parquet"),
+        (["empty", "empty"], "another folder"),
+        (["bad.parquet", "out"], "no readable parquet"),
+        (["none.parquet", "out"], "holds no pairs"),
+        (["other.parquet", "out"], "--caption-column"),
+        (["in.parquet", "other"], "something else"),
+        (["in.parquet", "file"], "not a folder"),
+        (["in.parquet", "out", "--skip", "nonsense"], "no rule is called 'nonsense'"),
+        (["in.parquet", "out", "--queries", "blank.txt"], "no query"),
+        (["in.parquet", "out", "--queries", "nowhere.txt"], "nowhere.txt"),
+        (["in.parquet", "out", "--block-phrases", "nowhere.txt"], "nowhere.txt"),
+        (["in.parquet", "out", "--pairs-per-query", "0"], "at least 1"),
+        (["in.parquet", "out", "--languages", "de", "--skip", "language"], "languages"),
+        (["in.parquet", "out", "--duplicates", "all"], "near, exact, keep"),
+        (["in.parquet", "out", "--languages", "xx"], "no pair is left"),
+    ],
+)
+def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("file", "other/file", "bad.parquet"):
+        (tmp_path / name).write_text("x")
+    write_lines(tmp_path / "blank.txt", [""])
+    write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a cat")])
+    parquet.write_table(pyarrow.table({"url": ["u"], "says": ["x"]}), tmp_path / "other.parquet")
+    parquet.write_table(pyarrow.table({"url": pyarrow.array([], pyarrow.string())}), tmp_path / "none.parquet")
+    assert curate(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and told in lines[0], lines
+
+
+def test_a_complete_run_is_told_again_and_other_options_are_refused(made, tmp_path, capsys):
+    assert curate(made / "pairs", tmp_path / "out") == 0
+    first, before = capsys.readouterr().out, files(tmp_path / "out")
+    assert curate(made / "pairs", tmp_path / "out") == 0
+    assert capsys.readouterr().out == first
+    assert curate(made / "pairs", tmp_path / "out", "--seed", 1) == 2
+    assert "begun with other option seed" in capsys.readouterr().err
+    assert files(tmp_path / "out") == before
