@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from diptych.files import commit_file
 from diptych_shards.extract.charset import as_utf8
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
-from diptych_shards.extract.pairs import Page, Reason
+from diptych_shards.extract.pairs import FoundPage, Page, Reason, Source
 from diptych_shards.extract.records import Record, read_records
 from diptych_shards.extract.sources import open_location
-from diptych_shards.extract.wat_pairs import WatError, may_hold_pairs, read_wat
+from diptych_shards.extract.wat_pairs import read_wat
+from diptych_shards.extract.wat_record import WatError, may_hold_pairs
 from diptych_shards.extract.writer import PairWriter
 
 INDEX_FOLDER = "_index"
@@ -83,36 +86,46 @@ def extract_file(location: str, out: Path, options: ExtractOptions) -> FileRepor
         OSError: the file cannot be read to its end, or the results not be written.
     """
     report = FileReport(files=1)
-    dropped: Counter[Reason] = Counter()
     with open_location(location) as file, PairWriter(out / f"{name_of(location)}.parquet") as writer:
-        room = options.max_page_bytes + _HTTP_ROOM_BYTES
-        for record in read_records(file, report.records, max_block_bytes=room):
-            if record.kind == b"metadata":
-                page, warc_file, offset = _of_wat(record, options, report, dropped)
-            else:
-                page, warc_file, offset = _of_warc(record, options, report, dropped), None, None
-            if page is not None and page.pairs:
-                report.pages_with_pairs += 1
-                report.pairs.update(pair.source for pair in page.pairs)
-                writer.add(page, warc_file or name_of(location), record.offset if warc_file is None else offset)
-    report.dropped = Counter({reason.value: count for reason, count in dropped.items()})
+        for found in pages_of(file, options, report):
+            writer.add(found.page, found.warc_file or name_of(location), found.record_offset)
     commit_file(report_path(location, out), report.as_json())
     return report
 
 
-def _of_wat(
-    record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]
-) -> tuple[Page | None, str | None, int | None]:
+def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> Iterator[FoundPage]:
+    """The pages that have pairs, in the file's order; `report` counts everything.
+
+    Raises:
+        OSError: the file cannot be read to its end.
+    """
+    dropped: Counter[Reason] = Counter()
+    sources: Counter[Source] = Counter()
+    for record in read_records(file, report.records, max_block_bytes=options.max_page_bytes + _HTTP_ROOM_BYTES):
+        if record.kind == b"metadata":
+            found = _of_wat(record, options, report, dropped)
+        else:
+            page = _of_warc(record, options, report, dropped)
+            found = FoundPage(page, None, record.offset) if page is not None else None
+        if found is not None and found.page.pairs:
+            report.pages_with_pairs += 1
+            sources.update([pair.source for pair in found.page.pairs])
+            yield found
+    report.dropped.update({reason.value: count for reason, count in dropped.items() if count})
+    report.pairs.update({source.value: count for source, count in sources.items()})
+
+
+def _of_wat(record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]) -> FoundPage | None:
     if not may_hold_pairs(record.block):
         report.records["without pictures"] += 1
-        return None, None, None
+        return None
     try:
         found = read_wat(record.block, options, dropped)
     except WatError:
         report.records["broken metadata"] += 1
-        return None, None, None
+        return None
     report.records["read"] += 1
-    return found
+    return found if found.warc_file is not None else found._replace(record_offset=record.offset)
 
 
 def _of_warc(record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]) -> Page | None:
@@ -121,7 +134,9 @@ def _of_warc(record: Record, options: ExtractOptions, report: FileReport, droppe
         return None
     answer = read_answer(record.block)
     if record.kind == b"resource" and answer.status == 0:
-        answer = answer._replace(status=200, headers=record.headers, body=record.block)
+        answer = answer._replace(
+            status=200, headers={b"content-type": record.header(b"Content-Type")}, body=record.block
+        )
     if not 200 <= answer.status < 300:
         report.records["answered with an error or a redirect" if answer.status else "no HTTP"] += 1
         return None

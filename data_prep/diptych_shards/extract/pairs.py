@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -39,7 +40,7 @@ class Reason(enum.Enum):
 class Pair(NamedTuple):
     url: str
     caption: str
-    source: str
+    source: Source
     width: int | None
     height: int | None
 
@@ -62,30 +63,20 @@ class Page(NamedTuple):
     pairs: list[Pair]
 
 
+class FoundPage(NamedTuple):
+    page: Page
+    warc_file: str | None
+    """Where the record of the page stands; none: in the file that is read."""
+    record_offset: int | None
+
+
 _TINY_SIDE = 3
-_TINY_NAMES = (
-    "spacer",
-    "blank.",
-    "pixel.",
-    "clear.gif",
-    "cleardot",
-    "transparent.",
-    "trans.gif",
-    "1x1",
-    "dot.gif",
+_TINY_NAME = re.compile(r"(?:spacer|blank\.|pixel\.|clear\.gif|cleardot|transparent\.|trans\.gif|1x1|dot\.gif)")
+_TRACKER = re.compile(
+    r"https?://(?:pixel\.|www\.facebook\.com/tr\b|s?b\.scorecardresearch\.com/|bat\.bing\.com/|counter\.yadro\.ru/"
+    r"|mc\.yandex\.ru/|(?:ad|stats\.g|googleads\.g|\d+\.fls)\.doubleclick\.net/|(?:www|ssl)\.google-analytics\.com/)"
 )
-_TRACKERS = (
-    "://www.facebook.com/tr",
-    "://pixel.",
-    "://b.scorecardresearch.com/",
-    "://sb.scorecardresearch.com/",
-    "://pixel.quantserve.com/",
-    "://bat.bing.com/",
-    "://counter.yadro.ru/",
-    "://mc.yandex.ru/",
-    "doubleclick.net/",
-    "google-analytics.com/",
-)
+_REASON_OF_ENDING = {".svg": Reason.VECTOR_PICTURE, "svgz": Reason.VECTOR_PICTURE, ".ico": Reason.ICON}
 
 
 def pairs_of(
@@ -93,51 +84,52 @@ def pairs_of(
 ) -> list[Pair]:
     """The pairs worth keeping, in the page's order, each url with each caption once."""
     pairs: dict[tuple[str, str], Pair] = {}
-    for picture in pictures:
-        captions = [(collapsed(text, options), source) for text, source in picture.captions]
-        captions = [(text, source) for text, source in captions if text]
-        if not captions:
+    for address, captions, width, height in pictures:
+        texts = [(text, source) for raw, source in captions if (text := collapsed(raw, options))]
+        if not texts:
             dropped[Reason.NO_CAPTION] += 1
             continue
         try:
-            url = resolver.resolve(picture.url)
+            url = resolver.resolve(address)
         except BadUrlError as error:
             dropped[_REASON_OF_BAD_URL[error.why]] += 1
             continue
-        reason = junk(url, picture.width, picture.height, options)
+        reason = junk(url, width, height, options)
         if reason is not None:
             dropped[reason] += 1
             continue
-        is_new = False
-        for text, source in captions:
+        num_before = len(pairs)
+        for text, source in texts:
             if (url, text) not in pairs:
-                pairs[url, text] = Pair(url, text, source.value, picture.width, picture.height)
-                is_new = True
-        if not is_new:
+                pairs[url, text] = Pair(url, text, source, width, height)
+        if len(pairs) == num_before:
             dropped[Reason.REPEATED_ON_PAGE] += 1
     return list(pairs.values())
 
 
 def junk(url: str, width: int | None, height: int | None, options: ExtractOptions) -> Reason | None:
     """Why nobody wants to see this picture, if so; what its page says of it decides, no byte of it is fetched."""
-    sides = [side for side in (width, height) if side is not None]
-    if sides and min(sides) <= _TINY_SIDE:
-        return Reason.TRACKING_PIXEL
-    if sides and max(sides) <= options.icon_side:
-        return Reason.ICON
+    if width is not None or height is not None:
+        sides = [side for side in (width, height) if side is not None]
+        if min(sides) <= _TINY_SIDE:
+            return Reason.TRACKING_PIXEL
+        if max(sides) <= options.icon_side:
+            return Reason.ICON
     name = last_segment(url).lower()
-    if name.endswith((".svg", ".svgz")):
-        return Reason.VECTOR_PICTURE
-    if name.endswith(".ico") or "favicon" in name:
+    reason = _REASON_OF_ENDING.get(name[-4:])
+    if reason is not None:
+        return reason
+    if "favicon" in name:
         return Reason.ICON
-    if name.startswith(_TINY_NAMES) or any(tracker in url for tracker in _TRACKERS):
-        return Reason.TRACKING_PIXEL
-    return None
+    return Reason.TRACKING_PIXEL if _TINY_NAME.match(name) or _TRACKER.match(url) else None
 
 
 def collapsed(text: str, options: ExtractOptions) -> str:
     """On one line, no longer than a caption may be."""
-    return " ".join(text[: 4 * options.max_caption_characters].split())[: options.max_caption_characters].strip()
+    limit = options.max_caption_characters
+    if len(text) <= limit:
+        return " ".join(text.split())
+    return " ".join(text[: 4 * limit].split())[:limit].rstrip()
 
 
 _REASON_OF_BAD_URL = {

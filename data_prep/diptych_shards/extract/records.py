@@ -24,20 +24,23 @@ _LENGTH = re.compile(rb"\d{1,15}")
 class Record(NamedTuple):
     offset: int
     """In the file, of the record or of the gzip member that holds it."""
-    headers: dict[bytes, bytes]
-    """By name in lower case."""
+    header_lines: bytes
     block: bytes
     is_cut: bool
     """It is longer than was asked for."""
 
+    def header(self, name: bytes) -> bytes:
+        """Empty if there is none; name: as WARC writes it."""
+        return _header(self.header_lines, name)
+
     @property
     def kind(self) -> bytes:
-        return self.headers.get(b"warc-type", b"").lower()
+        return self.header(b"WARC-Type").lower()
 
     @property
     def target(self) -> str:
         """The page's address; wget puts it in <>."""
-        return self.headers.get(b"warc-target-uri", b"").decode("utf-8", "replace").removeprefix("<").removesuffix(">")
+        return self.header(b"WARC-Target-URI").decode("utf-8", "replace").removeprefix("<").removesuffix(">")
 
 
 def read_records(file: IO[bytes], counts: Counter[str], *, max_block_bytes: int) -> Iterator[Record]:
@@ -122,8 +125,8 @@ class _Parser:
         headers_end, begin = _end_of_headers(data, start.end())
         if begin < 0:
             raise _IncompleteError if len(data) - position < MAX_HEADER_BYTES else _BrokenError
-        headers = _headers(data[start.end() : headers_end])
-        stated = headers.get(b"content-length", b"")
+        header_lines = data[start.end() - 1 : headers_end + 1]
+        stated = _header(header_lines, b"Content-Length")
         if not _LENGTH.fullmatch(stated):
             raise _BrokenError
         length = int(stated)
@@ -135,7 +138,7 @@ class _Parser:
         if end < len(data) and data[end] not in b"\r\n" and _START.search(block):
             raise _BrokenError  # its length is wrong, and other records lie in it
         self._to_skip = max(0, end - len(data))
-        return Record(offset, headers, block, kept < length), min(end, len(data))
+        return Record(offset, header_lines, block, kept < length), min(end, len(data))
 
     def _after_broken(self, data: bytes, position: int, is_end: bool) -> int:
         """Where the next record begins, or where it might."""
@@ -165,12 +168,16 @@ def _end_of_headers(data: bytes, start: int) -> tuple[int, int]:
     return -1, -1
 
 
-def _headers(lines: bytes) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
-    for line in lines.split(b"\n"):
-        name, _, text = line.partition(b":")
-        found[name.strip().lower()] = text.strip()
-    return found
+def _header(lines: bytes, name: bytes) -> bytes:
+    """lines: each with a line feed before it."""
+    start = lines.find(b"\n" + name + b":")
+    if start < 0:
+        start = lines.lower().find(b"\n" + name.lower() + b":")
+        if start < 0:
+            return b""
+    start += len(name) + 2
+    end = lines.find(b"\n", start)
+    return lines[start : end if end >= 0 else None].strip()
 
 
 def _chunks(file: IO[bytes], chunk: bytes) -> Iterator[Piece]:

@@ -46,9 +46,8 @@ class Resolver:
         Raises:
             BadUrlError: it has none.
         """
-        url = url.strip(_AROUND)
         if not _FINE.fullmatch(url):
-            url = self._absolute(url)
+            url = self._absolute(url.strip(_AROUND))
         if len(url) > MAX_URL_CHARACTERS:
             raise BadUrlError("long", url)
         return url.replace("&amp;", "&") if "&amp;" in url else url
@@ -84,8 +83,9 @@ class Resolver:
 
 def last_segment(url: str) -> str:
     """The file's name in an absolute address."""
-    path = url.partition("?")[0]
-    return path[path.rfind("/") + 1 :]
+    if "?" in url:
+        url = url[: url.index("?")]
+    return url[url.rfind("/") + 1 :]
 
 
 def _in_ascii(url: str) -> str:

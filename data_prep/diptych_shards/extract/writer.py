@@ -48,7 +48,7 @@ class PairWriter:
         urls, captions, sources, widths, heights = zip(*pairs, strict=True)
         columns["url"] += urls
         columns["caption"] += captions
-        columns["source"] += sources
+        columns["source"] += [source.value for source in sources]
         columns["width"] += widths
         columns["height"] += heights
         columns["page_url"] += [page.url] * len(pairs)
