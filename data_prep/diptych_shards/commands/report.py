@@ -16,23 +16,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("out", metavar="OUT", help="the folder that build or pack wrote to")
     parser.add_argument("--to", metavar="FILE", help="where the page goes (default: OUT/_index/report.html)")
-    parser.add_argument("--pictures", type=_count, default=36, metavar="N", help="drawn at random (default %(default)s)")
+    parser.add_argument(
+        "--pictures", type=_count, default=36, metavar="N", help="drawn at random (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default %(default)s)")
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the page, print its path."""
     from diptych.data.shard_index_file import INDEX_FOLDER
-    from diptych.files import cannot, commit_file
+    from diptych.files import commit_file
     from diptych_shards.report.page import REPORT_FILE, render_report
 
     out = Path(chosen.out)
-    page = render_report(out, pictures=chosen.pictures, seed=chosen.seed)
     path = out / INDEX_FOLDER / REPORT_FILE if chosen.to is None else Path(chosen.to)
+    if chosen.to is not None and (path.is_dir() or not path.parent.is_dir()):
+        what = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
+        raise ValueError(f"{path} {what}; name a file with --to")
+    page = render_report(out, pictures=chosen.pictures, seed=chosen.seed)
     try:
         commit_file(path, page)
-    except OSError as error:
-        raise cannot(error, path, "written", "name another place with --to FILE") from error
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}; name another place with --to FILE") from error
     print(shown(path))
 
 

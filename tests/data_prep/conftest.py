@@ -1,0 +1,51 @@
+"""One small build, made once for all tests that look at what a build leaves; they copy it before they harm it."""
+
+from __future__ import annotations
+
+import csv
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data_prep.build.pictures import encoded, scene
+from tests.data_prep.hostile_web import HostileWeb
+
+HOSTILE_CAPTIONS = (
+    "<script>document.title = 'owned'</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</bdi></span></style></title><a href='javascript:alert(1)'>here</a>",
+    "\u202egnp.exe\u202c",
+    "one\nline, and \x1b[31manother\x07",
+    "{{ 7 * 7 }}{% include 'x' %}",
+    "",
+)
+HOSTILE_URLS = (
+    "javascript:alert(1)//\"><script>alert('url')</script>",
+    "http://10.0.0.1/\u202e<img src=x onerror=alert(2)>",
+)
+ROWS_PER_SHARD = 10
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """Three shards of 24 rows: 18 stored, 4 answered with 404, 2 never asked for."""
+    folder = tmp_path_factory.mktemp("built")
+    sizes = random.Random(0)
+    pictures = {f"{n}.jpg": encoded(scene(sizes.randrange(60, 300), sizes.randrange(60, 300))) for n in range(18)}
+    captions = [*HOSTILE_CAPTIONS, *(f"picture {number}" for number in range(18 - len(HOSTILE_CAPTIONS)))]
+    with HostileWeb(pictures) as web:
+        rows = [(web.url(name), caption) for name, caption in zip(pictures, captions, strict=True)]
+        for number in range(4):
+            rows.insert(5 * number, (web.url("not_found", f"/{number}.jpg"), "gone"))
+        rows += [(url, "never asked for") for url in HOSTILE_URLS]
+        with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("url", "caption"), *rows])
+        allowed = [f"--allow-network={web.network}", *(f"--resolve={entry}" for entry in web.resolve)]
+        command = [sys.executable, "-m", "diptych_shards", "build", str(folder / "table.csv"), str(folder / "out")]
+        how = [f"--rows-per-shard={ROWS_PER_SHARD}", "--image-size=64", "--processes=1"]
+        done = subprocess.run([*command, *allowed, *how], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return folder / "out"

@@ -1,0 +1,217 @@
+"""The page of `diptych-shards report`, read as a browser reads it."""
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from diptych_shards.cli import main
+from tests.data_prep.build.pictures import encoded, scene
+from tests.data_prep.conftest import HOSTILE_CAPTIONS, HOSTILE_URLS
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The elements and the texts of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.html = html
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.texts).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def report(out, *options) -> Page:
+    assert main(["report", str(out), *options]) == 0
+    return Page((out / "_index" / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def out(built, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("reported") / "out <b>&"
+    shutil.copytree(built, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def page(out):
+    return report(out)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "in").mkdir()
+    for number in range(5):
+        (folder / "in" / f"{number} <i>.jpg").write_bytes(encoded(scene(60 + number, 50)))
+        (folder / "in" / f"{number} <i>.txt").write_text(HOSTILE_CAPTIONS[number])
+    (folder / "in" / "cut.jpg").write_bytes(encoded(scene(60, 50))[:-100])
+    (folder / "in" / "cut.txt").write_text("a picture")
+    assert main(["pack", str(folder / "in"), str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def test_the_command_prints_where_the_page_is(out, capsys):
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}/_index/report.html\n"
+
+
+def test_the_page_runs_nothing_loads_nothing_and_leads_nowhere(page):
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "a", "link", "iframe", "object", "embed", "form", "base", "video", "audio"}
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name in ("href", "srcset", "action")]
+        assert ("src" in attributes) == (tag == "img")
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
+    assert "url(" not in page.html and "@import" not in page.html
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';") and "script-src" not in policy
+
+
+def test_every_hostile_caption_stands_there_as_text_and_nothing_more(page):
+    for caption in HOSTILE_CAPTIONS:
+        assert (
+            caption.translate({0x202E: "⟨U+202E⟩", 0x202C: "⟨U+202C⟩", 0x1B: "⟨U+001B⟩", 7: "⟨U+0007⟩", 10: "↵"})
+            in page.text
+        )
+    assert "empty caption" in page.text
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.html)
+
+
+def test_refused_urls_are_told_as_text_under_their_reason(page):
+    for url in HOSTILE_URLS:
+        assert url.replace("\u202e", "⟨U+202E⟩") in page.text
+    assert "/3.jpg HTTP Error 404: Not Found" in page.text
+
+
+def test_the_funnel_counts_down_from_the_table_to_what_was_kept(page):
+    told = page.text[page.text.index("How many came how far") : page.text.index("Why not")]
+    expected = (
+        "rows of the table 24 · 100 % "
+        "allowed to be asked for 22 · 91.7 % −2 address_not_public 1, scheme_not_allowed 1 "
+        "gave a file 18 · 75.0 % −4 http_404 4 kept 18 · 75.0 %"
+    )
+    assert told.endswith(f"{expected} ")
+
+
+def test_rows_are_counted_by_domain(page):
+    told = page.text[page.text.index("Most frequent") : page.text.index("Most was lost at")]
+    assert told.strip().endswith("pictures.test 18 100 % not-found.test 4 0 % (no host) 1 0 % 10.0.0.1 1 0 %")
+
+
+def test_pictures_are_small_copies_encoded_anew(page):
+    images = page.all("img")
+    assert len(images) == 18 + 4 * 6
+    for image in images:
+        with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
+            assert picture.format == "WEBP" and max(picture.size) <= 300
+            assert not picture.info.keys() & {"exif", "icc_profile", "xmp"}
+
+
+def test_bars_of_each_chart_add_up_to_all_kept_pictures(page):
+    charts = page.html.split('<figure class="chart">')[1:]
+    assert len(charts) == 4  # stored sizes differ, but only in how much is white: all are 64 x 64
+    for chart in charts:
+        assert sum(map(int, re.findall(r": (\d+) \([\d.]+ %\)</title>", chart))) == 18
+
+
+def test_equal_outputs_give_equal_pages_and_a_seed_draws_others(out, tmp_path):
+    pages = []
+    for number, options in enumerate((["--seed", "1"], ["--seed", "1"], ["--seed", "2"])):
+        assert main(["report", str(out), "--pictures", "5", "--to", str(tmp_path / str(number)), *options]) == 0
+        pages.append((tmp_path / str(number)).read_bytes())
+    assert pages[0] == pages[1] != pages[2]
+
+
+def test_the_output_is_only_read_where_the_page_goes_elsewhere(built, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("*")}
+    assert main(["report", str(built), "--to", str(tmp_path / "page.html")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in built.rglob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_damaged_picture_is_left_out_and_a_damaged_shard_is_named(out, tmp_path):
+    shutil.copytree(out, tmp_path / "out")
+    shutil.copyfile(out / "00002.tar", tmp_path / "tar")
+    data = bytearray((out / "00002.tar").read_bytes())
+    data[512:1024] = bytes(512)
+    (tmp_path / "out" / "00002.tar").write_bytes(data)
+    (tmp_path / "out" / "00001.tar").write_bytes(b"")
+    page = report(tmp_path / "out")
+    assert "1 shard is not whole and left out here, the first of them 00001" in page.text
+    assert "cannot be read; see diptych-shards verify" in page.text
+    assert len(page.all("img")) > 8
+
+
+def test_a_pack_has_its_page_too(packed):
+    page = report(packed)
+    assert "files and captions found 6 · 100 % packed 5 · 83.3 % −1 truncated 1" in page.text
+    assert "0 <i>.jpg" in page.text and HOSTILE_CAPTIONS[0] in page.text
+    assert "truncated" in page.text and "Domains" not in page.text
+    assert len(page.all("img")) == 5 + 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "told"),
+    [
+        ("nowhere", [], "nowhere does not exist"),
+        ("empty", [], "no _index/build.json"),
+        ("broken", [], "build.json is damaged"),
+        ("out", ["--to", "empty"], "empty is a folder"),
+        ("out", ["--to", "nowhere/page.html"], "nowhere/page.html cannot be written: there is no folder nowhere"),
+    ],
+)
+def test_a_user_error_is_one_line_and_exit_status_2(out, tmp_path, monkeypatch, capsys, folder, options, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken" / "_index").mkdir(parents=True)
+    (tmp_path / "broken" / "_index" / "build.json").write_text("[]")
+    (tmp_path / "out").symlink_to(out)
+    assert main(["report", folder, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_an_output_without_a_finished_shard_has_a_page_that_says_so(built, tmp_path):
+    (tmp_path / "_index").mkdir()
+    state = (built / "_index" / "build.json").read_text()
+    (tmp_path / "_index" / "build.json").write_text(state.replace('"finished": true', '"finished": false'))
+    assert "Not finished" in report(tmp_path).text
+
+
+def test_the_command_does_not_load_torch(out):
+    program = "import sys, diptych_shards.cli as c; c.main(sys.argv[1:]); print({'torch', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program, "report", out], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
