@@ -6,7 +6,7 @@ metrics.jsonl     every number, one line a logged step; the record that all dash
 log/              rank_N.log
 checkpoints/      step_N/
 lock              held by the process that trains here
-samples.png       the first batch as the model sees it
+samples.png       the first batch as the model sees it, samples.txt its captions
 report.html
 """
 
