@@ -49,7 +49,7 @@ def said(capsys):
         (["index", "nowhere"], "does not exist"),
         (["index", "empty"], "no .tar"),
         (["pakc", "in", "out"], "no command 'pakc'; did you mean pack?"),
-        (["shuffle", "in"], "no command 'shuffle'; there are pack, "),
+        (["shuffle", "in"], "no command 'shuffle'; there are build, "),
         (["verify", "nowhere"], "not a folder"),
         (["verify", "empty"], "no .tar"),
     ],

@@ -73,7 +73,7 @@ class LocalEngine:
 
 
 class RayEngine:
-    """One Ray task a shard, on the cluster at `address` (Ray's own rules where None); OUT must be shared by its nodes."""
+    """One Ray task a shard, on the cluster at `address` (None: Ray decides); OUT must be shared by its nodes."""
 
     def __init__(self, address: str | None):
         self._address = address

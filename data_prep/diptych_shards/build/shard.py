@@ -161,7 +161,7 @@ class _OpenShard:
         waiting: dict[str, list[int]] = {}
         for row, url in enumerate(self._urls):
             if row not in self._journal:
-                waiting.setdefault(url or "", []).append(row)
+                waiting.setdefault((url or "").strip(), []).append(row)
         yield from waiting.items()
 
     def take(self, rows: list[int], outcome: Fetched | FetchFailure) -> None:

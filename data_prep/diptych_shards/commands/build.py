@@ -8,21 +8,22 @@ moment, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diptych_shards.arguments import add_processes
 from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
+    from diptych_shards.build.delimited import Malformed
     from diptych_shards.build.fetch_options import FetchOptions
     from diptych_shards.build.options import BuildOptions
     from diptych_shards.build.picture import PictureOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "%(prog)s [OPTIONS] TABLE [TABLE ...] OUT"
     parser.add_argument("table", nargs="+", metavar="TABLE")
     parser.add_argument("out", metavar="OUT", help="a folder that is new, empty, or begun by the same command")
     _add_columns(parser.add_argument_group("columns, where their names do not say it"))
@@ -64,6 +65,9 @@ def run(chosen: argparse.Namespace) -> None:
     shards = "1 shard" if report.shards == 1 else f"{report.shards:,} shards"
     print(f"stored {stored:,} of {total:,} rows in {shards}: {shown(out)}")
     print(_table(report.outcomes))
+    if table.malformed.counts:
+        print("in the table, not counted above:")
+        print(_malformed(table.malformed))
     if total and not stored:
         raise BuildError("no picture could be stored; the reasons are above")
 
@@ -131,7 +135,7 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
     ):
         add(name, type=kind, default=default, metavar="N", help=f"{meaning} (default {default:g})")
     add("--user-agent", default=usual.user_agent, metavar="TEXT",
-        help="say who you are and where you can be reached: 'mybot/1.0 (+https://…)' (default %(default)s)")  # fmt: skip
+        help="who you are and where to reach you: 'mybot/1.0 (+https://…)' (default %(default)s)")  # fmt: skip
     add("--ignore-robots-txt", action="store_true", help="for hosts that are your own")
     add("--opt-out", metavar="A,B", default=",".join(usual.opt_out_directives),
         help="X-Robots-Tag directives by which a picture is refused (default %(default)s; '' for none)")  # fmt: skip
@@ -144,13 +148,10 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--processes", "--processes-count", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="default: the CPUs, %(default)s")  # fmt: skip
-    add("--engine", choices=("local", "ray"), default="local", help="ray: OUT must be shared by the cluster's nodes")
+    add_processes(group, "worker processes")
+    add("--engine", choices=("local", "ray"), default="local", help="ray: OUT must be shared by its nodes")
     add("--ray-address", metavar="ADDRESS", help="default: what RAY_ADDRESS says, or a cluster on this machine")
-    add(
-        "--retry-failed", metavar="REASONS", help="try once more, in shards that are done: `all`, or timeout,http_503 …"
-    )
+    add("--retry-failed", metavar="REASONS", help="try again, in shards that are done: `all`, or timeout,http_503 …")
     add("--wandb", metavar="PROJECT", help="send the progress line's numbers there")
 
 
@@ -239,12 +240,13 @@ def _lines(path: str | None, what: str, num_digits: int) -> list[str]:
     return lines
 
 
+def _malformed(malformed: Malformed) -> str:
+    return "\n".join(
+        f"  {number:>11,}  {reason}, for example {shown(malformed.examples[reason])}"
+        for reason, number in malformed.counts.most_common()
+    )
+
+
 def _table(outcomes: Counter[str]) -> str:
     total = max(outcomes.total(), 1)
     return "\n".join(f"  {n:>11,}  {100 * n / total:5.1f} %  {reason}" for reason, n in outcomes.most_common())
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return int(text)

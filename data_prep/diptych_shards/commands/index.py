@@ -1,0 +1,22 @@
+"""index shards that something else wrote"""
+
+from __future__ import annotations
+
+import argparse
+
+from diptych_shards.arguments import add_processes
+from diptych_shards.refusals import shown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="+", metavar="FOLDER", help="or a .tar, or a brace pattern")
+    add_processes(parser, "that read a tar each")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Index what has no index yet."""
+    from diptych_shards.index import index
+
+    for folder in chosen.folder:
+        indexed = index(folder, chosen.processes)
+        print(f"{len(indexed.shards):,} shards, {len(indexed):,} samples: {shown(folder)}")

@@ -1,0 +1,75 @@
+"""pictures with captions, in a folder or named by a table -> shards
+
+A folder tree of pictures, each with its caption in a .txt or .json of the same name beside it, or those named by a
+table. Stopped at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from diptych_shards.arguments import add_processes
+from diptych_shards.pack import PackOptions
+from diptych_shards.refusals import shown, table_of_reasons
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    usual = PackOptions()
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", help="the pictures")
+    add("out", metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("--table", metavar="FILE", help=(
+        ".csv, .tsv or .parquet with the path of a picture (relative to FOLDER) and a caption in each row; "
+        "other columns become metadata"
+    ))  # fmt: skip
+    add("--path-column", metavar="NAME", help="default: the one named path, file_name, image ...")
+    add("--caption-column", metavar="NAME", help="default: the one named caption, text ...")
+    add("--keep-order", action="store_true", help="order the samples by path instead of shuffling them")
+    for name, default, meaning in (
+        ("--seed", usual.seed, "of the shuffled order of the samples"),
+        ("--samples-per-shard", usual.samples_per_shard, "pictures that a shard is planned for"),
+        ("--shard-bytes", usual.shard_bytes, "bytes of pictures that a shard is planned for at most"),
+        ("--max-pixels", usual.max_pixels, "refuse larger pictures"),
+        ("--min-side", usual.min_side, "refuse pictures with a shorter side"),
+    ):
+        add(name, type=int, default=default, metavar="N", help=f"{meaning} (default {default})")
+    add_processes(parser, "that decode the pictures to check them")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Check the folders, read the input, pack it, print the report."""
+    from diptych_shards.candidates import PackError
+    from diptych_shards.folder_input import read_folder
+    from diptych_shards.pack import pack
+    from diptych_shards.table_input import read_table
+
+    folder, out = Path(chosen.folder), Path(chosen.out)
+    if not folder.is_dir():
+        raise PackError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
+        raise PackError(f"{out} lies inside {folder}: the shards would become input; name a folder outside")
+    options = PackOptions(
+        samples_per_shard=chosen.samples_per_shard,
+        shard_bytes=chosen.shard_bytes,
+        seed=None if chosen.keep_order else chosen.seed,
+        max_pixels=chosen.max_pixels,
+        min_side=chosen.min_side,
+    )
+    if chosen.table is None:
+        found = read_folder(folder)
+    else:
+        found = read_table(Path(chosen.table), folder, chosen.path_column, chosen.caption_column)
+    if not found.candidates:
+        if found.refusals:
+            print(table_of_reasons(found.refusals))
+        raise PackError(f"{chosen.table or folder} holds no picture with a caption")
+    report = pack(found, folder, out, options, chosen.processes)
+    shards = "1 shard" if report.shards == 1 else f"{report.shards:,} shards"
+    print(f"packed {report.packed:,} samples into {shards}, {report.num_bytes:,} bytes: {shown(out)}")
+    if report.refusals:
+        print(f"refused {len(report.refusals):,}, each named in {shown(out / '_index' / 'rejected.jsonl')}:")
+        print(table_of_reasons(report.refusals))
+    if not report.packed:
+        raise PackError("no picture could be packed; the reasons are above")
