@@ -16,21 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from diptych_shards.build.address import AddressGate
+from diptych_shards.build.answer import (
+    BLOCKED,
+    DISALLOWED,
+    TOO_MANY_REDIRECTS,
+    asked_pause,
+    is_worth_repeating,
+    means_no_robots,
+    read_answer,
+    read_robots_answer,
+    robots_verdict,
+)
 from diptych_shards.build.fetch_options import FetchOptions
 from diptych_shards.build.opt_out import forbids, product_token
-from diptych_shards.build.outcome import Fetched, FetchFailure, FetchReason, UrlError, status_failure
-from diptych_shards.build.politeness import (
-    GIVEN_UP_SECONDS,
-    ROBOTS_SECONDS,
-    Site,
-    retry_after_seconds,
-    retry_delay_seconds,
-)
-from diptych_shards.build.resolver import KNOWN_SECONDS, MAX_NAMES, OFTEN_SECONDS, Resolution, Resolver
+from diptych_shards.build.outcome import Fetched, FetchFailure, FetchReason, UrlError
+from diptych_shards.build.politeness import GIVEN_UP_SECONDS, ROBOTS_SECONDS, Site, retry_delay_seconds
+from diptych_shards.build.resolver import OFTEN_SECONDS, Resolution, Resolver
 from diptych_shards.build.robots import MAX_BYTES as MAX_ROBOTS_BYTES
 from diptych_shards.build.robots import Robots, decode_robots
 from diptych_shards.build.transfer import MAX_HELD_BYTES, Headers, Limits, Transfer, Transfers
-from diptych_shards.build.unpack import unpack
 from diptych_shards.build.url import Url, is_within, normalise_domain, parse_url
 
 __all__ = ["FetchCounters", "FetchFailure", "FetchOptions", "FetchReason", "Fetched", "Fetcher"]
@@ -43,34 +47,10 @@ HEADER_SHARE = 1 / 2
 """Of the time a URL has, from the start of a request to the first byte of a body."""
 WINDOW_SHARE = 1 / 6
 """Of the time a URL has: over so long is the minimum throughput measured."""
+LEAST_SECONDS = 0.05
+"""With less left, a URL is not asked for again."""
 LONGEST_ABSENCE_SECONDS = 0.25
 """A caller that works longer on an outcome stops the clocks of what is in flight: the servers cannot help it."""
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_WORTH_RETRYING = frozenset(
-    {
-        *(
-            reason.value
-            for reason in (
-                FetchReason.dns_failed,
-                FetchReason.connect_failed,
-                FetchReason.connect_timeout,
-                FetchReason.connection_reset,
-                FetchReason.no_answer,
-                FetchReason.truncated_body,
-            )
-        ),
-        *(f"http_{status}" for status in (429, 500, 502, 503, 504)),
-    }
-)
-_OPTED_OUT = FetchFailure(FetchReason.opt_out.value, "Use of image disallowed by X-Robots-Tag directive")
-_BLOCKED = FetchFailure(FetchReason.blocked_domain.value, "blocked domain")
-_NOT_ALLOWED = FetchFailure(FetchReason.robots_txt.value, "disallowed by robots.txt")
-_ROBOTS_UNREACHABLE = FetchFailure(FetchReason.robots_txt.value, "robots.txt unreachable")
-_TOO_MANY_REDIRECTS = FetchFailure(FetchReason.too_many_redirects.value, "too many redirects")
-_TOO_MANY_BYTES = FetchFailure(FetchReason.too_many_bytes.value, "too many bytes")
-_EMPTY = FetchFailure(FetchReason.empty_body.value, "empty body")
-_OUT_OF_TIME = FetchFailure(FetchReason.timeout.value, "timed out")
 
 
 @dataclass
@@ -129,7 +109,6 @@ class Fetcher:
         self._transfers = Transfers(gate, limits, options.user_agent, options.in_flight, wake)
         self._sites: dict[str, Site[_Job]] = {}
         self._with_robots: dict[Site[_Job], int] = {}  # in the order of their answers, with the size
-        self._told: dict[str, tuple[Resolution, float]] = {}  # what libcurl was told, by host and port, and when
         self._is_fetching = False
         self._forget()
 
@@ -151,7 +130,6 @@ class Fetcher:
             yield from self._fetch(iter(urls))
         finally:
             self._transfers.abandon()
-            self._told.clear()  # by transfers that may not have begun
             self._transfers.release(sum(_held(outcome) for _, outcome in self._outcomes))
             for site in self._sites.values():
                 site.queue.clear()
@@ -218,9 +196,9 @@ class Fetcher:
         for transfer in self._transfers.wait(seconds):
             self._take(transfer)
         now = self._transfers.now
-        if self._nameless:
+        if self._nameless or self._transfers.was_woken:
             for host in self._resolver.answered(now):
-                self._urgent.extend(self._nameless.pop(host, []))
+                self._take_lookup(self._nameless.pop(host, []), now)
         while self._later and self._later[0][0] <= now:
             due = heapq.heappop(self._later)[2]
             if isinstance(due, Site):
@@ -264,7 +242,7 @@ class Fetcher:
         """Let a URL wait at its site, or refuse it."""
         url = job.url
         if self._blocked and is_within(url.host, self._blocked):
-            self._conclude(job, _BLOCKED)
+            self._conclude(job, BLOCKED)
             return
         if job.for_site is not None:
             self._urgent.append(job)
@@ -319,7 +297,7 @@ class Fetcher:
         job = site.queue.popleft()
         self._waiting -= 1
         if site.robots is not None and not site.robots.allows(str(job.url)):
-            self._outcomes.append((job.ticket, _NOT_ALLOWED))
+            self._outcomes.append((job.ticket, DISALLOWED))
         else:
             site.in_flight += 1
             self._start(job)
@@ -328,7 +306,7 @@ class Fetcher:
     def _start(self, job: _Job) -> None:
         """Ask for it, as soon as its host is looked up."""
         url = job.url
-        resolve = None
+        addresses: tuple[str, ...] = ()
         if not url.is_address:
             now = self._now()
             resolution = self._resolver.known(url.host, url.port, now)
@@ -339,30 +317,27 @@ class Fetcher:
             if resolution.failure is not None:
                 self._take_failed_lookup(job, resolution, resolution.failure, now)
                 return
-            resolve = self._news_of(url, resolution, now)
+            addresses = resolution.addresses
         is_robots = job.for_site is not None
         self._transfers.start(
-            str(url),
+            url,
             job,
-            resolve=resolve,
+            addresses=addresses,
             seconds=job.seconds_left,
             max_bytes=2 * MAX_ROBOTS_BYTES if is_robots else self._options.max_bytes,
             takes_part=is_robots,
             keeps_body=_is_success if is_robots else self._is_wanted,
         )
 
-    def _news_of(self, url: Url, resolution: Resolution, now: float) -> str | None:
-        """Where the host is, if libcurl was not told yet."""
-        place = f"{url.host}:{url.port}"
-        told, when = self._told.pop(place, (None, 0.0))
-        if told is resolution and now - when < KNOWN_SECONDS:
-            self._told[place] = (resolution, when)
-            return None
-        self._told[place] = (resolution, now)
-        if len(self._told) > MAX_NAMES:
-            del self._told[next(iter(self._told))]
-        addresses = (f"[{address}]" if ":" in address else address for address in resolution.addresses)
-        return f"{place}:{','.join(addresses)}"
+    def _take_lookup(self, jobs: list[_Job], now: float) -> None:
+        """Their host was looked up."""
+        for job in jobs:
+            resolution = self._resolver.known(job.url.host, job.url.port, now)
+            if resolution is not None and resolution.failure is not None:
+                # At once: a failure that may pass is not remembered until it is their turn.
+                self._take_failed_lookup(job, resolution, resolution.failure, now)
+            else:
+                self._urgent.append(job)
 
     def _take_failed_lookup(self, job: _Job, resolution: Resolution, failure: FetchFailure, now: float) -> None:
         site = job.site
@@ -399,25 +374,22 @@ class Fetcher:
         if site is not None:
             site.in_flight -= 1
         outcome = self._outcome(transfer, job)
-        retry_after = 0.0
-        if site is None and transfer.headers is not None:
-            asked = retry_after_seconds(transfer.headers.retry_after) or 0.0
-            retry_after = min(asked, self._options.max_retry_after_seconds)
+        pause = asked_pause(transfer) if site is None else None  # a site keeps its pauses itself
         held = sum(map(len, transfer.chunks))
         self._transfers.release(held - (_held(outcome) if job.for_site is None else 0))
         if site is not None:
             self._learn(site, transfer, outcome, now)
         self._transfers.give_back(transfer)
-        self._settle(job, outcome, now, retry_after)
+        self._settle(job, outcome, now, pause.seconds if pause is not None and pause.seconds is not None else 0.0)
         if site is not None:
             self._wake(site)
 
-    def _settle(self, job: _Job, outcome: Fetched | FetchFailure | Url, now: float, retry_after: float) -> None:
+    def _settle(self, job: _Job, outcome: Fetched | FetchFailure | Url, now: float, pause: float) -> None:
         """Repeat it, follow it, or be done with it."""
-        if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome):
-            pause = max(retry_delay_seconds(job.attempt), retry_after)
+        if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome, pause):
+            when = now + max(retry_delay_seconds(job.attempt), pause)
             job.attempt += 1
-            heapq.heappush(self._later, (now + pause, next(self._order), job))
+            heapq.heappush(self._later, (when, next(self._order), job))
         elif isinstance(outcome, Url):
             job.url = outcome
             job.redirects += 1
@@ -431,49 +403,31 @@ class Fetcher:
         else:
             self._outcomes.append((job.ticket, outcome))
 
-    def _is_repeated(self, job: _Job, failure: FetchFailure) -> bool:
-        return failure.reason in _WORTH_RETRYING and job.attempt < self._options.retries and job.seconds_left > 0.05
+    def _is_repeated(self, job: _Job, failure: FetchFailure, pause: float) -> bool:
+        return (
+            is_worth_repeating(failure)
+            and job.attempt < self._options.retries
+            and job.seconds_left > LEAST_SECONDS
+            and pause <= self._options.max_retry_after_seconds
+        )
 
     def _outcome(self, transfer: Transfer, job: _Job) -> Fetched | FetchFailure | Url:
-        """What came, why nothing did, or where to look instead."""
-        status, headers = transfer.status, transfer.headers
-        if status in _REDIRECTS and headers is not None and headers.location:
-            return self._redirect(job, headers.location)
-        if status and status != 200:
-            return status_failure(status)
-        if job.for_site is None and self._is_opted_out(headers):
-            return _OPTED_OUT
-        if transfer.reason is not None:
-            return FetchFailure(transfer.reason.value, transfer.message)
-        if transfer.is_cut and not transfer.takes_part:
-            return _TOO_MANY_BYTES
-        if not transfer.chunks and job.for_site is None:
-            return _EMPTY
-        data = unpack(transfer.body, headers.content_encoding if headers else "", transfer.max_bytes)
-        if isinstance(data, FetchFailure):
-            return data
-        return Fetched(data, str(job.url)) if data or job.for_site is not None else _EMPTY
-
-    def _redirect(self, job: _Job, location: str) -> Url | FetchFailure:
-        if job.redirects >= self._options.max_redirects:
-            return _TOO_MANY_REDIRECTS
-        if job.seconds_left <= 0:
-            return _OUT_OF_TIME
-        try:
-            return parse_url(location, base=job.url)
-        except UrlError as error:
-            return error.failure
+        if job.for_site is not None:
+            outcome = read_robots_answer(transfer, job.url)
+        else:
+            outcome = read_answer(transfer, job.url, is_opted_out=self._is_opted_out(transfer.headers))
+        if isinstance(outcome, Url) and job.redirects >= self._options.max_redirects:
+            return TOO_MANY_REDIRECTS
+        return outcome
 
     def _learn(self, site: Site[_Job], transfer: Transfer, outcome: object, now: float) -> None:
         """What an answer, or that there was none, says of the site."""
-        if transfer.status:
-            retry_after = retry_after_seconds(transfer.headers.retry_after if transfer.headers else None)
-            if transfer.status == 429 or (transfer.status == 503 and retry_after is not None):
-                longest = self._options.max_retry_after_seconds
-                site.back_off(status_failure(transfer.status), transfer.started, retry_after, now, longest)
-                self._fail_if_given_up(site, now)
-                return
-        if transfer.status and transfer.reason is None:
+        pause = asked_pause(transfer)
+        if pause is not None:
+            longest = self._options.max_retry_after_seconds
+            site.back_off(pause.failure, transfer.started, pause.seconds, now, longest)
+            self._fail_if_given_up(site, now)
+        elif transfer.status and transfer.reason is None:
             site.note_answer()
         elif isinstance(outcome, FetchFailure):
             if outcome.reason == FetchReason.address_not_public.value:
@@ -491,22 +445,18 @@ class Fetcher:
         site.queue.clear()
 
     def _take_robots(self, job: _Job, site: Site[_Job], outcome: Fetched | FetchFailure, now: float) -> None:
-        """RFC 9309, 2.3.1: no robots.txt (4xx, redirects without end) allows all, one that cannot be had forbids all.
-
-        A site that cannot be reached at all has that reason, not its robots.txt.
-        """
         site.is_asking_robots = False
         site.robots_until = now + ROBOTS_SECONDS
         if isinstance(outcome, Fetched):
             self._keep_robots(site, Robots(decode_robots(outcome.data), self._agent))
             site.note_answer()
-        elif _has_no_robots(outcome):
+        elif means_no_robots(outcome):
             site.robots = None
             site.note_answer()
         else:
             site.robots_until = 0.0
-            is_answer = outcome.reason.startswith("http_") or job.redirects > 0
-            site.give_up(_ROBOTS_UNREACHABLE if is_answer else outcome, now, GIVEN_UP_SECONDS)
+            verdict = robots_verdict(outcome, was_redirected=job.redirects > 0)
+            site.give_up(verdict, now, GIVEN_UP_SECONDS)
             self._fail_if_given_up(site, now)
         self._wake(site)
 
@@ -518,12 +468,6 @@ class Fetcher:
             oldest = next(iter(self._with_robots))
             del self._with_robots[oldest]
             oldest.robots, oldest.robots_until = None, 0.0
-
-
-def _has_no_robots(failure: FetchFailure) -> bool:
-    if failure.reason == FetchReason.too_many_redirects.value:
-        return True
-    return failure.reason.startswith("http_4") and failure.reason != "http_429"
 
 
 def _is_success(status: int, headers: Headers) -> bool:

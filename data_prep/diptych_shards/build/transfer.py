@@ -21,13 +21,17 @@ import pycurl
 
 from diptych_shards.build.address import AddressGate
 from diptych_shards.build.outcome import FetchReason
+from diptych_shards.build.url import Url
 
 MAX_UNWANTED_BYTES = 65_536
 """So much of the body of an answer that is not wanted (a 404's page) is read, to keep the connection."""
 MAX_HELD_BYTES = 256 * 2**20
 """Bodies in memory, finished or not; beyond, all but one transfer pause."""
 DNS_CACHE_SECONDS = 1800
-"""Longer than the resolver remembers, so that libcurl never has to ask."""
+TELL_AGAIN_SECONDS = 600.0
+"""Sooner than libcurl forgets, so that it never has to look up a name."""
+MAX_TOLD = 20_000
+"""Hosts; libcurl itself drops some of its addresses beyond 29,999."""
 
 _SWEEP_SECONDS = 0.25
 _WANTED_HEADERS = re.compile(
@@ -209,7 +213,10 @@ class Transfers:
         self.wire_bytes = self.requests = self.connections = 0
         self._epoll = select.epoll()
         self._wake_descriptor = wake_descriptor
+        self.was_woken = False
+        """Whether `wake_descriptor` was readable in the last `wait`."""
         self._epoll.register(wake_descriptor, select.EPOLLIN)
+        self._told: dict[tuple[str, int], tuple[tuple[str, ...], float]] = {}  # addresses in libcurl's cache, and when
         self._watched: set[int] = set()
         self._opened: list[socket.socket] = []
         self._curl_timer: float | None = None
@@ -225,10 +232,10 @@ class Transfers:
 
     def start(
         self,
-        url: str,
+        url: Url,
         tag: Any,
         *,
-        resolve: str | None,
+        addresses: tuple[str, ...],
         seconds: float,
         max_bytes: int,
         takes_part: bool,
@@ -236,9 +243,9 @@ class Transfers:
     ) -> None:
         """Ask for the URL.
 
-        resolve: `host:port:address,…`, where the host is to be found from now on; seconds: after which the transfer is
-        cut off; takes_part: whether the beginning of a body that is longer than `max_bytes` is of use; keeps_body: told
-        status and headers, whether the body is wanted.
+        addresses: of its host, if that has to be looked up; seconds: after which the transfer is cut off; takes_part:
+        whether the beginning of a body that is longer than `max_bytes` is of use; keeps_body: told status and headers,
+        whether the body is wanted.
         """
         transfer = self._idle.pop() if self._idle else Transfer(self)
         transfer.tag = tag
@@ -247,9 +254,9 @@ class Transfers:
         transfer.keeps_body = keeps_body
         transfer.started = self.now = time.monotonic()
         transfer.deadline = transfer.started + seconds
-        transfer.handle.setopt(pycurl.URL, url)
-        if resolve is not None:
-            transfer.handle.setopt(pycurl.RESOLVE, ["+" + resolve])  # into the cache of all, where it grows old
+        transfer.handle.setopt(pycurl.URL, str(url))
+        if addresses:
+            self._tell(transfer, url, addresses)
         self._in_flight[transfer] = None
         self.requests += 1
         self._multi.add_handle(transfer.handle)
@@ -261,8 +268,10 @@ class Transfers:
             seconds = min(seconds, self._curl_timer - self.now)
         events = self._epoll.poll(max(seconds, 0.0))
         self.now = time.monotonic()
+        self.was_woken = False
         for descriptor, happened in events:
             if descriptor == self._wake_descriptor:
+                self.was_woken = True
                 continue
             self._multi.socket_action(descriptor, _to_curl(happened))
         if self._curl_timer is not None and self._curl_timer <= self.now:
@@ -295,6 +304,7 @@ class Transfers:
 
     def abandon(self) -> None:
         """Break off all that is in flight."""
+        self._told.clear()  # by transfers that may not have begun
         for transfer in list(self._in_flight):
             self._end(transfer)
             self.held_bytes -= sum(map(len, transfer.chunks))
@@ -337,6 +347,18 @@ class Transfers:
         handle.setopt(pycurl.WRITEFUNCTION, transfer.write)
         handle.setopt(pycurl.CAINFO, self._limits.ca_file or certifi.where())
         return handle
+
+    def _tell(self, transfer: Transfer, url: Url, addresses: tuple[str, ...]) -> None:
+        """Put the addresses into libcurl's cache, unless they are there."""
+        place = (url.host, url.port)
+        told, when = self._told.pop(place, ((), 0.0))
+        if told != addresses or self.now - when > TELL_AGAIN_SECONDS:
+            joined = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
+            transfer.handle.setopt(pycurl.RESOLVE, [f"+{url.host}:{url.port}:{joined}"])
+            when = self.now
+        self._told[place] = (addresses, when)
+        if len(self._told) > MAX_TOLD:
+            del self._told[next(iter(self._told))]
 
     def _open(self, transfer: Transfer, address: Any) -> Any:
         family, kind, protocol, where = address

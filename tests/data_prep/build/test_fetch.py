@@ -136,6 +136,24 @@ def test_a_host_whose_answers_all_break_off_is_given_up(web):
     assert len(web.asked_for("no_answer")) < 20
 
 
+def test_lookups_that_end_late_neither_spin_nor_stand_in_the_way(web, monkeypatch):
+    def look_up(host):
+        time.sleep(0.6)
+        return (), FetchFailure("dns_failed", "late"), True
+
+    monkeypatch.setattr("diptych_shards.build.resolver._look_up", look_up)
+    late = [(number, f"http://late{number}.example/") for number in range(4)]
+    with open_fetcher(web, connect_timeout_seconds=0.2, retries=0, in_flight=4) as fetcher:
+        cpu = time.process_time()
+        outcomes = dict(fetcher.fetch([*late, (4, web.url("silent"))]))
+        assert {outcome.reason for outcome in outcomes.values()} == {"dns_failed", "headers_too_slow"}
+        assert time.process_time() - cpu < 0.5  # of 1.5 s
+        broken_off = fetcher.fetch([(0, "no url"), *((number, url + "again") for number, url in late)])
+        next(broken_off)
+        broken_off.close()
+        assert dict(fetcher.fetch([(9, web.url("red.jpg"))]))[9].data == b"red"
+
+
 @pytest.mark.parametrize("respect_robots_txt", [True, False])
 def test_a_host_whose_lookup_fails_has_that_reason(web, respect_robots_txt):
     url = f"http://{'a' * 64}.test/a.jpg"  # no name may have a part so long: the lookup fails without DNS
