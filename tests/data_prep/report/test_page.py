@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
 from diptych_shards.cli import main
+from diptych_shards.report.gather import gather
+from diptych_shards.report.rows import open_source
 from tests.data_prep.build.pictures import encoded, scene
 from tests.data_prep.conftest import HOSTILE_CAPTIONS, HOSTILE_URLS
 
@@ -215,3 +218,13 @@ def test_the_command_does_not_load_torch(out):
     program = "import sys, diptych_shards.cli as c; c.main(sys.argv[1:]); print({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program, "report", out], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_picture_stands_over_its_own_caption(built):
+    source = open_source(built)
+    examples = gather(source, pictures=18, seed=0).grids["random"].items
+    assert len(examples) == 18
+    for example in examples:
+        with tarfile.open(source.tar(example.shard)) as tar:
+            captions = [tar.extractfile(member).read().decode() for member in tar if member.name.endswith(".txt")]
+        assert captions[example.sample] == example.caption
