@@ -1,0 +1,129 @@
+"""A list of queries from a corpus, as CLIP's was made: frequent words, pairs of words that belong together, titles.
+
+Radford et al. 2021, section 2.2, and Xu et al. 2023, table 1: words that occur 100 times in English Wikipedia, bigrams
+of high pointwise mutual information, titles of articles, cut at 500,000 in this order. Words are told apart by case, as
+matching does; memory is that of a million different words and pairs, and of the words that are not too rare to count.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych_shards.curate.counting import DiskCounter
+from diptych_shards.curate.matching import spaced
+from diptych_shards.curate.options import CurateError
+
+MOST_CHARACTERS = 256
+# What separates words so that they are no pair; quotation marks count only at a word's end.
+_BREAKS = re.compile(r"""[,.;:?!`\t\r\n"“”„«»()\[\]{}<>|*=]+|  +|(?<!\w)['‘’]+|['‘’]+(?!\w)""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryOptions:
+    min_count: int = 100
+    """Of a word."""
+    min_pmi: float = 30.0
+    """Of a pair of words: log2(count of the pair * all words / (count of one * count of the other))."""
+    min_pair_count: int = 2
+    """Of a pair; that of what was met once has no meaning, and is as high as can be."""
+    most: int = 500_000
+
+    def __post_init__(self) -> None:
+        for name in ("min_count", "min_pair_count", "most"):
+            if getattr(self, name) < 1:
+                raise CurateError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class QueryList:
+    queries: list[str]
+    num_words: int
+    """Read, all in all."""
+    given: int
+    words: int
+    pairs: int
+    titles: int
+    """How many of the list come from where."""
+
+
+def build_queries(
+    texts: Iterable[str], options: QueryOptions, folder: Path, *, first: Iterable[str] = (), titles: Iterable[str] = ()
+) -> QueryList:
+    """The list; its order decides what is cut.
+
+    texts: of the corpus, read once. folder: where there is room for the counts, on disk. first: entries that go before
+    all others (numbers, WordNet's lemmas). titles: of articles, the most viewed ones first.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".queries.") as temporary:
+        words = DiskCounter(Path(temporary) / "words")
+        pairs = DiskCounter(Path(temporary) / "pairs")
+        num_words = 0
+        for text in texts:
+            for segment in segments(text):
+                num_words += len(segment)
+                words.add(segment)
+                pairs.add(map(" ".join, zip(segment, segment[1:], strict=False)))
+        counts = {word: n for word, n in words.items() if n >= min(options.min_count, options.min_pair_count)}
+        parts = [
+            list(filter(_fits, first)),
+            _frequent(counts, options),
+            _belonging_together(pairs.items(), counts, num_words, options),
+            list(filter(_fits, map(title_query, titles))),
+        ]
+    queries: dict[str, None] = {}
+    sizes = []
+    for part in parts:
+        before = len(queries)
+        for query in part:
+            if len(queries) == options.most:
+                break
+            queries[query] = None
+        sizes.append(len(queries) - before)
+    return QueryList(list(queries), num_words, *sizes)
+
+
+def segments(text: str) -> Iterator[list[str]]:
+    """Words between which nothing stands but a space."""
+    for part in _BREAKS.split(text):
+        words = [word for word in part.split(" ") if word]
+        if words:
+            yield words
+
+
+def title_query(title: str) -> str:
+    """A title as captions are matched, `St .  Louis` for `St._Louis`: as it stands it would never be found."""
+    return "" if ":" in title else spaced(" ".join(title.replace("_", " ").split())).strip(" ")
+
+
+def _frequent(counts: dict[str, int], options: QueryOptions) -> list[str]:
+    frequent = [word for word, count in counts.items() if count >= options.min_count and _fits(word)]
+    return sorted(frequent, key=lambda word: (-counts[word], word))
+
+
+def _belonging_together(
+    pairs: Iterable[tuple[str, int]], counts: dict[str, int], num_words: int, options: QueryOptions
+) -> list[str]:
+    def candidates() -> Iterator[tuple[float, int, str]]:
+        for pair, count in pairs:
+            one, other = pair.split(" ")
+            if count >= options.min_pair_count and _has_letter(one) and _has_letter(other) and _fits(pair):
+                pmi = math.log2(count * num_words) - math.log2(counts[one] * counts[other])
+                if pmi >= options.min_pmi:
+                    yield -pmi, -count, pair
+
+    return [pair for _, _, pair in heapq.nsmallest(options.most, candidates())]
+
+
+def _fits(query: str) -> bool:
+    return 0 < len(query) <= MOST_CHARACTERS and _has_letter(query)
+
+
+def _has_letter(word: str) -> bool:
+    """Or a digit; signs alone are no query."""
+    return any(map(str.isalnum, word))

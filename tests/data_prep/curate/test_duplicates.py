@@ -1,0 +1,90 @@
+"""Which pairs are the same, and that all of them are found."""
+
+import random
+
+import numpy as np
+import pytest
+
+from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, near_hash, of_unit, pair_hash
+
+CAT = ("https://a.org/cat.jpg", "A cat on a mat.")
+
+
+@pytest.mark.parametrize(
+    "url, caption",
+    [
+        ("http://www.a.org:80/cat.jpg?width=300", "a cat on a mat"),
+        ("https://A.org/cat-300x200.jpg#top", "A  CAT, on a mat!!"),
+        ("//a.org/c%61t.jpg", "“A cat on a mat”"),
+    ],
+)
+def test_near_duplicates(url, caption):
+    assert near_hash(url, caption) == near_hash(*CAT)
+    assert pair_hash(url, caption) != pair_hash(*CAT)
+
+
+@pytest.mark.parametrize(
+    "url, caption",
+    [
+        ("https://a.org/cat.jpg", "A cat on a map."),
+        ("https://a.org/cat2.jpg", "A cat on a mat."),
+        ("https://b.org/cat.jpg", "A cat on a mat."),
+        ("https://a.org:81/cat.jpg", "A cat on a mat."),
+        ("https://[a.org/cat.jpg", "A cat on a mat."),
+    ],
+)
+def test_other_pairs(url, caption):
+    assert near_hash(url, caption) != near_hash(*CAT)
+
+
+def test_a_query_names_the_picture_where_the_path_does_not():
+    assert near_hash("https://a.org/show?id=1", "x") != near_hash("https://a.org/show?id=2", "x")
+
+
+def test_letters_of_all_scripts_count_and_signs_alone_are_kept():
+    assert near_hash("u", "красный — дом") == near_hash("u", "Красный дом")
+    assert near_hash("u", "किताब") != near_hash("u", "किताबें")
+    assert near_hash("u", "♥♥") != near_hash("u", "★")
+
+
+def written(folder, units):
+    """Files of units, each a list of (near, pair) small numbers, spread over all 64 bits."""
+    paths = []
+    for number, pairs in enumerate(units):
+        records = np.zeros(len(pairs), RECORD)
+        for row, (near, pair) in enumerate(pairs):
+            records[row] = near * (2**64 // 100), near, pair, row
+        paths.append(folder / f"{number}.npy")
+        np.save(paths[-1], records[np.argsort(records["near"], kind="stable")])
+    return paths
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 7])
+def test_one_of_equal_pairs_stays_whatever_the_shares(tmp_path, partitions):
+    draw = random.Random(partitions)
+    units = [[(draw.randrange(100), draw.randrange(3)) for _ in range(60)] for _ in range(4)]
+    paths = written(tmp_path, units)
+    files = []
+    for partition in range(partitions):
+        files.append(tmp_path / f"found{partition}.npy")
+        np.save(files[-1], find_duplicates(paths, partition, partitions))
+    dropped = {(unit, int(row)): bool(exact) for unit in range(4) for _, row, exact in of_unit(files, unit)}
+    assert sum(len(np.load(path)) for path in files) == len(dropped)
+
+    groups = {}
+    for unit, pairs in enumerate(units):
+        for row, (near, pair) in enumerate(pairs):
+            groups.setdefault(near, []).append((pair, unit, row))
+    for group in groups.values():
+        group.sort()
+        assert group[0][1:] not in dropped  # the smallest hash stays, whatever its place
+        for (before, _, _), (pair, unit, row) in zip(group, group[1:], strict=False):
+            assert dropped.pop((unit, row)) == (pair == before)
+    assert not dropped
+
+
+def test_equal_beginnings_of_hashes_are_no_duplicates(tmp_path):
+    records = np.array([(5, 1, 0, 0), (5, 2, 0, 1), (5, 2, 0, 2)], RECORD)
+    np.save(tmp_path / "a.npy", records)
+    assert find_duplicates([tmp_path / "a.npy"], 0, 1).tolist() == [(0, 2, True)]
+    assert find_duplicates([], 0, 1).dtype == FOUND

@@ -1,0 +1,69 @@
+"""The page about what was kept."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+
+from diptych_shards.curate.curves import head_and_tail
+from tests.data_prep.curate.pairs import curate, report, write_lines, write_pairs
+
+HOSTILE = [
+    "a dog <script>alert(1)</script>",
+    'a dog" onmouseover="alert(1)',
+    "a dog </title><img src=x onerror=alert(1)>",
+    "a dog {{ 7*7 }} {% raw %}",
+    "a dog \u202egnp.exe",
+    "IMG_1<svg/onload=alert(1)>.jpg",
+]
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes = set(), set()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attributes}
+
+
+def test_captions_are_inert_and_the_page_needs_nothing_from_elsewhere(tmp_path):
+    table = write_pairs(tmp_path / "in.parquet", [(f"https://a.org/{n}", text) for n, text in enumerate(HOSTILE)])
+    queries = write_lines(tmp_path / "queries.txt", ["dog", "<script>alert(2)</script>", "a"])
+    assert curate(table, tmp_path / "out", "--queries", queries, "--skip", "markup") == 0
+    text = (tmp_path / "out" / "_index" / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert not page.tags & {"script", "img", "iframe", "link", "object", "a"}
+    assert not any(name.startswith("on") or name in ("src", "href") for name in page.attributes)
+    assert "\u202e" not in text and "&lt;script&gt;alert(1)" in text
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    assert "polyline" in page.tags
+
+
+def test_the_report_counts_every_pair_once(tmp_path):
+    pairs = [(f"https://a.org/{n}", f"a dog number {n}") for n in range(20)] + [("x", "no"), ("https://a.org", "")]
+    table = write_pairs(tmp_path / "in.parquet", pairs)
+    queries = write_lines(tmp_path / "queries.txt", ["dog", "cat", "number 7"])
+    assert curate(table, tmp_path / "out", "--queries", queries, "--pairs-per-query", "5") == 0
+    told = report(tmp_path / "out")
+    assert told["pairs"] == told["kept"] + sum(told["rules"].values()) == 22
+    about = told["queries"]
+    assert (about["queries"], about["without_a_pair"], about["over_pairs_per_query"]) == (3, 1, 1)
+    assert about["matches"] == 21
+    assert [entry["query"] for entry in about["largest"]] == ["dog", "number 7"]
+    assert about["largest"][1] == {"query": "number 7", "pairs": 1, "kept": 1}
+
+
+def test_the_curve_goes_from_head_to_tail():
+    counts = np.array([5, 0, 10_000, 100, 1])
+    curves = head_and_tail(counts, np.minimum(counts, 50), 50)
+    before, after = ([tuple(map(float, p.split(","))) for p in line.split()] for line in (curves.before, curves.after))
+    assert [x for x, _ in before] == sorted(x for x, _ in before) and len(before) == 4
+    assert [y for _, y in before] == sorted(y for _, y in before)  # down the page, fewer pairs
+    assert all(low >= high for (_, low), (_, high) in zip(after, before, strict=True))
+    assert curves.limit == after[0][1]
+    assert head_and_tail(np.zeros(3, int), np.zeros(3, int), 5) is None
+    assert head_and_tail(np.array([7]), np.array([7]), 5) is not None
+    assert not re.search("nan|inf", curves.before + curves.after)
