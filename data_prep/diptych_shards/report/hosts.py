@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,19 +50,18 @@ class Domains:
         hosts = compute.utf8_lower(compute.struct_field(compute.extract_regex(urls, _HOST), "host"))
         hosts = compute.fill_null(hosts, NO_HOST)
         for column, mask in enumerate((kept, ~kept)):
-            for counted in compute.value_counts(hosts.filter(pyarrow.array(mask))):
-                name = registrable(counted["values"].as_py())
-                self._counts.setdefault(name, [0, 0])[column] += counted["counts"].as_py()
+            counted = compute.value_counts(hosts.filter(pyarrow.array(mask)))
+            for host, rows in zip(*(counted.field(name).to_pylist() for name in ("values", "counts")), strict=True):
+                self._counts.setdefault(registrable(host), [0, 0])[column] += rows
         if len(self._counts) > 2 * MAX_DOMAINS:
             self._forget_rare()
 
     def most_frequent(self, number: int) -> list[Domain]:
-        return self._sorted(lambda domain: -domain.rows)[:number]
+        return self._first(number, lambda item: (-sum(item[1]), item[0]))
 
     def most_refused(self, number: int) -> list[Domain]:
         """Those that lost the most rows, if they lost more than half."""
-        lossy = [domain for domain in self._sorted(lambda domain: -domain.refused) if domain.refused > domain.kept]
-        return lossy[:number]
+        return [each for each in self._first(number, _by_loss) if each.refused > each.kept]
 
     @property
     def num(self) -> tuple[int, bool]:
@@ -73,16 +73,22 @@ class Domains:
         """What was added up, if there is such."""
         return Domain("rare ones", *self._rare) if self._num_rare else None
 
-    def _sorted(self, order) -> list[Domain]:
-        domains = [Domain(name, kept, refused) for name, (kept, refused) in self._counts.items()]
-        return sorted(domains, key=lambda domain: (order(domain), domain.name))
+    def _first(self, number: int, order: Callable[[tuple[str, list[int]]], tuple[int, str]]) -> list[Domain]:
+        items = heapq.nsmallest(number, self._counts.items(), key=order)
+        return [Domain(name, kept, refused) for name, (kept, refused) in items]
 
     def _forget_rare(self) -> None:
-        for domain in self._sorted(lambda domain: -domain.rows)[MAX_DOMAINS:]:
-            del self._counts[domain.name]
-            self._rare[0] += domain.kept
-            self._rare[1] += domain.refused
+        by_rows = sorted(self._counts.items(), key=lambda item: (-sum(item[1]), item[0]))
+        for name, (kept, refused) in by_rows[MAX_DOMAINS:]:
+            del self._counts[name]
+            self._rare[0] += kept
+            self._rare[1] += refused
             self._num_rare += 1
+
+
+def _by_loss(item: tuple[str, list[int]]) -> tuple[int, str]:
+    name, (kept, refused) = item
+    return (-refused if refused > kept else 0), name
 
 
 @functools.lru_cache(maxsize=1 << 16)
