@@ -1,4 +1,4 @@
-"""From fetched bytes to pixels: libjpeg-turbo straight for plain JPEGs, Pillow for all else.
+"""From fetched bytes to pixels: libjpeg-turbo and libwebp straight for plain JPEGs and WebPs, Pillow for all else.
 
 What is accepted and what comes out is the same either way (`diptych.data.picture_safety`); the straight way is quicker,
 and can decode at a fraction of the size.
@@ -22,23 +22,16 @@ from diptych.data.picture_safety import (
     exif_orientation,
     too_many_pixels,
 )
+from diptych_shards.build import webp_file
 from diptych_shards.build.jpeg_segments import JpegMetadata, JpegStructureError, num_scans, read_metadata
 from diptych_shards.build.resize import Size
+from diptych_shards.build.unseen_bytes import unseen_bytes
 
 MAX_SCANS = 100
 """A progressive JPEG needs ten or so; each takes the time of a whole picture and next to no bytes."""
 
 _FACTORS = (8, 4, 2)
 """Reductions whose transforms are quick and exact; those between are slower than the next, and lose 6 dB more."""
-
-# The resizer takes nothing but `bytes`: decoding into one that nobody has seen yet saves a copy of the picture, 3 % of
-# the time of the whole. This is what the C interface is documented to allow.
-_uninitialised_bytes = ctypes.pythonapi["PyBytes_FromStringAndSize"]
-_uninitialised_bytes.restype = ctypes.py_object
-_uninitialised_bytes.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t]
-_address_of_bytes = ctypes.pythonapi["PyBytes_AsString"]
-_address_of_bytes.restype = ctypes.c_void_p
-_address_of_bytes.argtypes = [ctypes.py_object]
 
 
 class JpegFile:
@@ -65,28 +58,48 @@ class JpegFile:
         except (ValueError, RuntimeError):
             # Damaged, perhaps in a way that a viewer would not mind: Pillow decides.
             return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
-        profile = self._metadata.profile
-        if not profile or colour_profile.is_srgb(profile):
-            profile = None
-        exif = self._metadata.exif
-        return pixels, PictureFacts(exif_orientation(exif), profile, exif, is_plain=True)
+        return pixels, _facts(self._metadata.exif, self._metadata.profile)
 
     def _pixels(self, at_least: Size | None) -> np.ndarray:
-        width, height = self.width, self.height
-        for factor in _FACTORS if at_least is not None else ():
-            reduced = -(-self.width // factor), -(-self.height // factor)
-            if reduced[0] >= at_least[0] and reduced[1] >= at_least[1]:
-                width, height = reduced
-                break
-        bare = _uninitialised_bytes(None, width * height * 3)
-        memory = (ctypes.c_ubyte * len(bare)).from_address(_address_of_bytes(bare))
+        width, height = self._reduced(at_least) if at_least is not None else (self.width, self.height)
+        bare, address = unseen_bytes(width * height * 3)
+        memory = (ctypes.c_ubyte * len(bare)).from_address(address)
         pixels = simplejpeg.decode_jpeg(self._data, min_width=width, min_height=height, buffer=memory)
         if pixels.shape != (height, width, 3):
             raise ValueError(f"decoded to {pixels.shape}")
         return np.ndarray((height, width, 3), np.uint8, bare)
 
+    def _reduced(self, at_least: Size) -> Size:
+        """The smallest size to decode at that covers this one."""
+        for factor in _FACTORS:
+            width, height = -(-self.width // factor), -(-self.height // factor)
+            if width >= at_least[0] and height >= at_least[1]:
+                return width, height
+        return self.width, self.height
 
-def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PictureFile:
+
+class WebpFile:
+    """A plain WebP, its header read and its pixels not decoded yet; the twin of `PictureFile`."""
+
+    format = "WEBP"
+
+    def __init__(self, data: bytes, header: webp_file.WebpHeader, max_pixels: int):
+        self._data = data
+        self._header = header
+        self._max_pixels = max_pixels
+        self.width, self.height = header.width, header.height
+
+    def decode(self) -> tuple[np.ndarray | Image.Image, PictureFacts]:
+        """Raises:
+        PictureError: if it is not whole or does not decode.
+        """
+        pixels = webp_file.decode(self._data, self._header)
+        if pixels is None:  # Pillow knows the reason
+            return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
+        return pixels, _facts(self._header.exif, self._header.profile)
+
+
+def open_file(data: bytes, *, max_pixels: int) -> JpegFile | WebpFile | PictureFile:
     """The picture with its header read.
 
     Raises:
@@ -109,4 +122,14 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PictureFile:
             if width * height > max_pixels:
                 raise too_many_pixels(width, height, max_pixels)
             return JpegFile(data, metadata, (width, height), max_pixels)
+    elif (header := webp_file.read_header(data)) is not None:
+        if header.width * header.height > max_pixels:
+            raise too_many_pixels(header.width, header.height, max_pixels)
+        return WebpFile(data, header, max_pixels)
     return PictureFile(data, max_pixels=max_pixels, formats=CRAWLED_FORMATS)
+
+
+def _facts(exif: bytes | None, profile: bytes) -> PictureFacts:
+    """Of a plain picture in RGB."""
+    needed = profile if profile and not colour_profile.is_srgb(profile) else None
+    return PictureFacts(exif_orientation(exif), needed, exif, is_plain=True)
