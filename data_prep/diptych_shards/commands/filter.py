@@ -1,0 +1,37 @@
+"""leave out samples of which an expression on their metadata is not true
+
+    diptych-shards filter SHARDS --where "width >= 256 and length(caption) > 5"
+
+Columns are those of the parquet beside each tar, else what the json members hold, with key and
+caption. There are and, or, not, = <> < <= > >=, between, in, is null, like, + - * /, and the
+functions length, words, lower, upper, contains, starts_with, ends_with, matches (a regular
+expression), number, abs, round, floor, least, greatest, coalesce. Texts stand in 'single
+quotes', odd column names in "double" ones. What is not known is not true: such samples are left
+out.
+
+Nothing is deleted: the verdict goes to SHARDS/_index/select/NAME.parquet, with key, kept and
+reason. `preview` shows it, `select` writes shards without what verdicts leave out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("shards", metavar="SHARDS", help="a folder of shards")
+    parser.add_argument("--where", required=True, metavar="EXPRESSION", help="true of the samples that are kept")
+    parser.add_argument("--name", default="filter", metavar="NAME", help="of the verdict (default %(default)s)")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Write the verdict, print what it says."""
+    from diptych_shards.select.filter import filter_samples
+    from diptych_shards.select.told import verdict_table
+    from diptych_shards.select.verdicts import open_shards
+
+    shards = Path(chosen.shards)
+    counts = filter_samples(shards, open_shards(chosen.shards), chosen.where, chosen.name)
+    print(verdict_table(shards, chosen.name, counts))

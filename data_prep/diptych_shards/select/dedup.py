@@ -1,0 +1,277 @@
+"""Leave out pictures that are there twice, and those that a model will be evaluated on."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from diptych.data.shards import ShardIndex
+from diptych_shards.crew import Crew
+from diptych_shards.progress import Progress
+from diptych_shards.select.duplicates import (
+    CHAIN,
+    MEANINGS,
+    NOTHING,
+    REASONS,
+    SAME_PIXELS,
+    SIMILAR_EMBEDDING,
+    SIMILAR_LOOK,
+    Decision,
+    Duplicates,
+    classes,
+    repeated,
+)
+from diptych_shards.select.embeddings import KeyTable, gather_embeddings
+from diptych_shards.select.errors import SelectError
+from diptych_shards.select.hashes import (
+    FLAT,
+    HASHED,
+    HASHES,
+    NOT_DECODED,
+    decoder_crashed,
+    hash_picture,
+    hash_unit,
+    read_hashes,
+)
+from diptych_shards.select.near import MAX_DISTANCE, num_bits
+from diptych_shards.select.pictures import Unit, of_shard, units_at
+from diptych_shards.select.preference import preferences
+from diptych_shards.select.similar import approximate_pairs, cosines, similar_pairs
+from diptych_shards.select.verdicts import VerdictWriter, checked_name, locked, select_folder
+
+HASH_FOLDER = "hashes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupOptions:
+    """What is a duplicate, and which one of several stays."""
+
+    name: str = "dedup"
+    distance: int | None = 4
+    """Bits of the perceptual hash; None: only equal pixels are duplicates."""
+    against: Sequence[str] = ()
+    embeddings: str | None = None
+    against_embeddings: str | None = None
+    embedding_column: str | None = None
+    cosine: float = 0.95
+    approximate: bool = False
+    prefer: str | None = None
+    """A number for each sample; the highest stays."""
+
+    def __post_init__(self) -> None:
+        checked_name(self.name)
+        if self.distance is not None and not 0 <= self.distance <= MAX_DISTANCE:
+            raise SelectError(f"a distance of {self.distance} bits; it must be 0 to {MAX_DISTANCE} of 64")
+        if not 0.5 <= self.cosine < 1:
+            raise SelectError(f"a cosine of {self.cosine}; it must be at least 0.5 and below 1")
+        if self.against_embeddings and not (self.embeddings and self.against):
+            raise SelectError("embeddings of evaluation pictures need those pictures (--against) and --embeddings")
+
+
+@dataclass
+class DedupReport:
+    """What came of it."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Samples by reason; the empty one is that of what is kept."""
+    flat: int = 0
+    not_decoded: int = 0
+    without_embedding: int = 0
+    evaluation_pictures: int = 0
+    largest_group: int = 0
+    """How many are like the one sample that most are like, itself included."""
+
+
+def dedup(shards: Path, index: ShardIndex, options: DedupOptions, processes: int) -> DedupReport:
+    """Write the verdict `options.name` beside the shards.
+
+    Raises:
+        SelectError: the options do not fit these shards, or an evaluation set holds no pictures.
+        ShardError: a shard is damaged.
+    """
+    folder = select_folder(shards)
+    with locked(folder):
+        pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
+        preference = preferences(index, options.prefer) if options.prefer else None
+        pictures.hash_missing(processes)
+        hashes = pictures.read()
+        found = Duplicates(pictures.num_evaluation, len(index))
+        report = DedupReport(
+            flat=int((hashes.states == FLAT).sum()),
+            not_decoded=int((hashes.states == NOT_DECODED).sum()),
+            evaluation_pictures=pictures.num_evaluation,
+        )
+        same = pictures.digests_of(repeated(hashes.prefixes[hashes.has_pixels], np.flatnonzero(hashes.has_pixels)))
+        found.add_near(same[0], classes(same[1]), 0)
+        if options.distance is not None:
+            looking = np.flatnonzero(hashes.states == HASHED)
+            found.add_near(looking, hashes.looks[looking], options.distance)
+        embedded = _Embedded(pictures, options, folder) if options.embeddings else None
+        if embedded:
+            embedded.add_to(found, options)
+            report.without_embedding = embedded.num_samples_without
+        decision = found.decide(preference)
+        _name_reasons(decision, hashes, options, embedded, pictures.num_evaluation)
+        _write(shards, index, options, decision, pictures)
+        report.counts = Counter(
+            {REASONS[code]: int(times) for code, times in enumerate(np.bincount(decision.codes)) if times}
+        )
+        likes = decision.like[decision.like >= pictures.num_evaluation]
+        report.largest_group = int(np.bincount(likes - pictures.num_evaluation).max()) + 1 if len(likes) else 1
+        return report
+
+
+@dataclass(frozen=True)
+class _Hashes:
+    """Of all pictures, by position."""
+
+    prefixes: np.ndarray
+    looks: np.ndarray
+    states: np.ndarray
+
+    @property
+    def has_pixels(self) -> np.ndarray:
+        return (self.states == HASHED) | (self.states == FLAT)
+
+
+class _Pictures:
+    """All pictures: of the evaluation sets, then of the shards."""
+
+    def __init__(self, index: ShardIndex, folder: Path, against: Sequence[str]):
+        self._index = index
+        self._folder = folder
+        self._evaluation = [unit for location in against for unit in units_at(location)]
+        self.num_evaluation = sum(len(unit.places) for unit in self._evaluation)
+        self.total = self.num_evaluation + len(index)
+
+    def hash_missing(self, processes: int) -> None:
+        progress = Progress(self.total, "pictures")
+        try:
+            with Crew(hash_picture, processes, give_up=decoder_crashed) as crew:
+                for unit, path in self._units():
+                    hash_unit(unit, path, crew, progress)
+                    progress.shard_is_done(unit.name)
+        finally:
+            progress.close()
+
+    def read(self) -> _Hashes:
+        prefixes, looks = np.empty(self.total, np.uint64), np.empty(self.total, np.uint64)
+        states = np.empty(self.total, np.uint8)
+        for first, rows in self._rows():
+            part = slice(first, first + len(rows))
+            prefixes[part], looks[part], states[part] = rows["pixels"][:, 0], rows["look"], rows["state"]
+        return _Hashes(prefixes, looks, states)
+
+    def digests_of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The positions (in order), and u64[n, 4] of each."""
+        found = [np.zeros((0, 4), np.uint64)]
+        for first, rows in self._rows():
+            start, stop = np.searchsorted(positions, (first, first + len(rows)))
+            found.append(rows["pixels"][positions[start:stop] - first])
+        return positions, np.concatenate(found)
+
+    def names(self, positions: np.ndarray) -> list[str]:
+        """Of a few: the key of a sample, the path of an evaluation picture."""
+        evaluation = [name for unit in self._evaluation for name in unit.names]
+        return [
+            evaluation[position]
+            if position < self.num_evaluation
+            else self._index.sample(*self._index.locate(position - self.num_evaluation))[0]
+            for position in positions.tolist()
+        ]
+
+    def keys(self) -> KeyTable:
+        numbers = range(len(self._index.shards))
+        rows = ((number, row) for number in numbers for row in range(self._index.shards[number].samples))
+        return KeyTable((self._index.sample(*row)[0] for row in rows), len(self._index))
+
+    def evaluation_names(self) -> KeyTable:
+        return KeyTable((name for unit in self._evaluation for name in unit.names), self.num_evaluation)
+
+    def _units(self) -> Iterator[tuple[Unit, Path]]:
+        for unit in self._evaluation:
+            yield unit, self._folder / f"against-{unit.identity[:32]}.hashes"
+        for number in range(len(self._index.shards)):
+            unit = of_shard(self._index, number)
+            yield unit, self._folder / f"{unit.name}.hashes"
+
+    def _rows(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Position of the first, HASHES rows, unit by unit."""
+        first = 0
+        evaluation = ((u.identity, len(u.places), f"against-{u.identity[:32]}") for u in self._evaluation)
+        of_shards = ((shard.sha256, shard.samples, shard.name) for shard in self._index.shards)
+        for identity, num_pictures, name in (*evaluation, *of_shards):
+            rows = read_hashes(identity, num_pictures, self._folder / f"{name}.hashes")
+            if rows is None:
+                raise SelectError(f"{self._folder / name}.hashes changed meanwhile; start the same command again")
+            yield first, rows.astype(HASHES)
+            first += num_pictures
+
+
+class _Embedded:
+    """The pictures that have an embedding."""
+
+    def __init__(self, pictures: _Pictures, options: DedupOptions, scratch: Path):
+        assert options.embeddings is not None
+        tables = [(options.embeddings, pictures.keys(), pictures.num_evaluation)]
+        if options.against_embeddings:
+            tables.append((options.against_embeddings, pictures.evaluation_names(), 0))
+        self._vectors, self._positions = gather_embeddings(tables, pictures.total, options.embedding_column, scratch)
+        self.num_samples_without = (
+            pictures.total - pictures.num_evaluation - int((self._positions >= pictures.num_evaluation).sum())
+        )
+
+    def add_to(self, found: Duplicates, options: DedupOptions) -> None:
+        pairs = approximate_pairs if options.approximate else similar_pairs
+        progress = Progress(len(self._vectors), "embeddings")
+        try:
+            for one, other in pairs(self._vectors, options.cosine, progress.add):
+                found.add_pairs(self._positions[one], self._positions[other])
+        finally:
+            progress.close()
+
+    def cosines(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """f64 of each pair of positions; NaN where one has none."""
+        order = np.argsort(self._positions)
+        places = np.searchsorted(self._positions[order], np.stack([one, other]))
+        rows = order[np.minimum(places, len(order) - 1)]
+        have = (self._positions[rows] == np.stack([one, other])).all(axis=0)
+        found = np.full(len(one), np.nan)
+        found[have] = cosines(self._vectors, self._vectors, rows[0, have], rows[1, have])
+        return found
+
+
+def _name_reasons(
+    decision: Decision, hashes: _Hashes, options: DedupOptions, embedded: _Embedded | None, num_evaluation: int
+) -> None:
+    """Say of what is left out how it is like what stays."""
+    samples = np.flatnonzero(decision.codes == REASONS.index(CHAIN))
+    ours, theirs = samples + num_evaluation, decision.like[samples]
+    reason = np.full(len(samples), REASONS.index(CHAIN), np.uint8)
+    if embedded:
+        reason[embedded.cosines(ours, theirs) > options.cosine] = REASONS.index(SIMILAR_EMBEDDING)
+    if options.distance is not None:
+        have = (hashes.states[ours] == HASHED) & (hashes.states[theirs] == HASHED)
+        is_near = num_bits(hashes.looks[ours] ^ hashes.looks[theirs]) <= options.distance
+        reason[have & is_near] = REASONS.index(SIMILAR_LOOK)
+    have = hashes.has_pixels[ours] & hashes.has_pixels[theirs]
+    reason[have & (hashes.prefixes[ours] == hashes.prefixes[theirs])] = REASONS.index(SAME_PIXELS)
+    decision.codes[samples] = reason
+
+
+def _write(shards: Path, index: ShardIndex, options: DedupOptions, decision: Decision, pictures: _Pictures) -> None:
+    facts = {"command": "dedup", "options": asdict(options), "meanings": MEANINGS}
+    ends = np.cumsum(index.counts)
+    with VerdictWriter(shards, options.name, index, facts) as verdict:
+        for start, end in zip(ends - index.counts, ends, strict=True):
+            like = decision.like[start:end]
+            named = np.flatnonzero(like != NOTHING)
+            duplicates: list[str | None] = [None] * len(like)
+            for row, name in zip(named.tolist(), pictures.names(like[named]), strict=True):
+                duplicates[row] = os.fsencode(name).decode("utf-8", "backslashreplace")
+            verdict.add([REASONS[code] for code in decision.codes[start:end].tolist()], duplicates)

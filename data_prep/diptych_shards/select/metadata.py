@@ -1,0 +1,151 @@
+"""What is known of the samples of a shard, as columns in the order of the samples.
+
+From the parquet file beside the tar, where there is one; else from the json members, and the caption from the txt
+members. `key` is always there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from diptych.data.shard_index_file import ShardError
+from diptych.data.shards import ShardIndex, read_member
+from diptych_shards.refusals import shown
+from diptych_shards.select.errors import SelectError
+from diptych_shards.select.evaluate import unknown_column
+
+Sample = dict[str, Any]
+
+
+def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetFile | None:
+    """The file beside the tar."""
+    path = index.shards[shard_number].path.with_suffix(".parquet")
+    if not path.exists():
+        return None
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ShardError(f"{shown(path)} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def columns_of_shard(index: ShardIndex, shard_number: int, names: Sequence[str]) -> dict[str, pyarrow.Array]:
+    """Raises:
+    SelectError: one is not known of this shard.
+    ShardError: the shard or its parquet is damaged, or they do not belong together.
+    """
+    wanted = [name for name in names if name != "key"]
+    keys = keys_of(index, shard_number)
+    found = {"key": pyarrow.array(keys, pyarrow.string())}
+    file = parquet_of(index, shard_number) if wanted else None
+    if file is not None:
+        with file:
+            found.update(_from_parquet(file, index, shard_number, keys, wanted))
+    elif wanted:
+        found.update(_from_members(index, shard_number, wanted))
+    return found
+
+
+def keys_of(index: ShardIndex, shard_number: int) -> list[str]:
+    return [index.sample(shard_number, row)[0] for row in range(index.shards[shard_number].samples)]
+
+
+def rows_of(parquet_keys: Iterable[Any], keys: Sequence[str], shard_name: str) -> np.ndarray:
+    """i64: for each key its row in the parquet file.
+
+    Raises:
+        ShardError: it has no such row.
+    """
+    places = {key: row for row, key in enumerate(parquet_keys)}
+    try:
+        return np.array([places[key] for key in keys], np.int64)
+    except KeyError as error:
+        raise ShardError(
+            f"the parquet beside {shown(shard_name)} has no row for the key {error.args[0]!r}; "
+            f"take it away to use the json members instead"
+        ) from error
+
+
+def _from_parquet(
+    file: pyarrow.parquet.ParquetFile, index: ShardIndex, shard_number: int, keys: Sequence[str], names: Sequence[str]
+) -> dict[str, pyarrow.Array]:
+    there = file.schema_arrow.names
+    name = index.shards[shard_number].name
+    for wanted in names:
+        if wanted not in there:
+            raise unknown_column(wanted, there)
+    if "key" not in there:
+        raise ShardError(f"the parquet beside {shown(name)} has no column `key`")
+    table = file.read(columns=["key", *names])
+    rows = pyarrow.array(rows_of(table["key"].to_pylist(), keys, name))
+    taken = table.select(list(names)).take(rows).combine_chunks()
+    return {name: _one_array(taken[name]) for name in names}
+
+
+def _one_array(column: pyarrow.ChunkedArray) -> pyarrow.Array:
+    return pyarrow.concat_arrays(column.chunks) if column.num_chunks else pyarrow.array([], column.type)
+
+
+def _from_members(index: ShardIndex, shard_number: int, names: Sequence[str]) -> dict[str, pyarrow.Array]:
+    values: dict[str, list[Any]] = {name: [] for name in names}
+    known: set[str] = {"key", "caption"}
+    shard = index.shards[shard_number]
+    with open(shard.path, "rb") as tar:
+        for row in range(shard.samples):
+            key, members = index.sample(shard_number, row)
+            of = {member.suffix: member for member in members}
+
+            def read(suffix: str, of=of, key=key) -> bytes | None:
+                try:
+                    return read_member(tar.fileno(), of[suffix]) if suffix in of else None
+                except ShardError as error:
+                    raise ShardError(f"{shown(shard.path)}: {shown(key)}.{suffix}: {error}") from error
+
+            sample = _sample(read)
+            known.update(sample)
+            for name in names:
+                values[name].append(sample.get(name))
+    for name in names:
+        if shard.samples and name not in known:
+            raise SelectError(f"{shown(shard.name)}: {unknown_column(name, known)}")
+    return {name: _array(values[name]) for name in names}
+
+
+def _sample(read: Callable[[str], bytes | None]) -> Sample:
+    sample: Sample = {}
+    if (data := read("json")) is not None:
+        try:
+            facts = json.loads(data)
+            sample = facts if isinstance(facts, dict) else {}
+        except (ValueError, RecursionError):  # not ours to judge: nothing is known of it
+            sample = {}
+    if "caption" not in sample and (text := read("txt")) is not None:
+        sample["caption"] = text.decode("utf-8", "replace")
+    return sample
+
+
+def _array(values: Sequence[Any]) -> pyarrow.Array:
+    """Of what JSON held: numbers or truth values where they are nothing else, texts where there is a text."""
+    plain = [value if isinstance(value, bool | int | float | str) else None for value in values]
+    kinds = {bool if isinstance(v, bool) else str if isinstance(v, str) else float for v in plain if v is not None}
+    if not kinds:
+        return pyarrow.nulls(len(plain))
+    if kinds == {bool}:
+        return pyarrow.array(plain, pyarrow.bool_())
+    if str not in kinds:
+        return pyarrow.array([None if v is None else _float(v) for v in plain], pyarrow.float64())
+    texts = [None if v is None else str(v).encode("utf-8", "backslashreplace").decode() for v in plain]
+    return pyarrow.array(texts, pyarrow.string())
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -1,0 +1,27 @@
+"""Which of several samples is to be preferred: the one with the highest number."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diptych.data.shards import ShardIndex
+from diptych_shards.select.evaluate import check, numbers
+from diptych_shards.select.expression import columns_of, parse
+from diptych_shards.select.metadata import columns_of_shard
+
+
+def preferences(index: ShardIndex, expression: str) -> np.ndarray:
+    """f64 of each sample in the order of the shards, NaN where it is not known.
+
+    Raises:
+        SelectError: the expression gives no numbers for these samples.
+        ShardError: a shard is damaged.
+    """
+    node = parse(expression)
+    check(node)
+    names = columns_of(node)
+    found = [np.zeros(0)]
+    for number, shard in enumerate(index.shards):
+        columns = columns_of_shard(index, number, names)
+        found.append(numbers(node, columns, shard.samples).to_numpy(zero_copy_only=False))
+    return np.concatenate(found)

@@ -1,0 +1,224 @@
+"""Verdicts: which samples of some shards one command keeps, and why not the others.
+
+`SHARDS/_index/select/NAME.parquet` has one row a sample, in the order of the shards, a row group a shard: `shard`,
+`key`, `kept`, `reason` (empty for what is kept), `duplicate_of` (what a duplicate is like). A sample is kept when all
+verdicts keep it; a verdict that is deleted no longer counts. The shards themselves are never changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diptych.data.shard_index_file import INDEX_FOLDER
+from diptych.data.shards import ShardIndex, open_index
+from diptych.files import flush
+from diptych_shards.refusals import shown
+from diptych_shards.select.errors import SelectError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SELECT_FOLDER = "select"
+MOST_REASON_CHARACTERS = 200
+
+_FORMAT = "diptych-verdict-1"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One that stands on disk and belongs to the shards as they are."""
+
+    name: str
+    path: Path
+    facts: dict[str, Any]
+    """Which command wrote it, and with which options."""
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """Samples by reason; the empty one is that of what is kept."""
+        total: Counter[str] = Counter()
+        for number in range(self._file.num_row_groups):
+            counted = self._file.read_row_group(number, columns=["reason"])["reason"].value_counts()
+            total.update({each["values"]: each["counts"] for each in counted.to_pylist()})
+        return total
+
+    def rows(self, shard_number: int) -> pyarrow.Table:
+        """Of one shard."""
+        return self._file.read_row_group(shard_number)
+
+    def kept(self, shard_number: int) -> np.ndarray:
+        """bool of each sample of one shard."""
+        column = self._file.read_row_group(shard_number, columns=["kept"])["kept"]
+        return column.to_numpy().astype(bool)
+
+    @cached_property
+    def _file(self) -> pyarrow.parquet.ParquetFile:
+        import pyarrow.parquet
+
+        return pyarrow.parquet.ParquetFile(self.path)
+
+
+class VerdictWriter:
+    """Writes one verdict, shard by shard; it stands, whole, when the block is left without an exception."""
+
+    def __init__(self, shards: Path, name: str, index: ShardIndex, facts: dict[str, Any]):
+        """facts: which command writes it, and with which options."""
+        self._path = select_folder(shards) / f"{checked_name(name)}.parquet"
+        self._partial = self._path.with_name(f"{self._path.name}.partial")
+        self._index = index
+        self._next_shard = 0
+        self._facts = {"format": _FORMAT, "shards": index.fingerprint, **facts}
+
+    def add(self, reasons: Sequence[str], duplicates: Sequence[str | None]) -> None:
+        """The next shard: why each sample is dropped (empty: it is kept), and what it is like."""
+        import pyarrow
+
+        number, self._next_shard = self._next_shard, self._next_shard + 1
+        keys = [self._index.sample(number, row)[0] for row in range(self._index.shards[number].samples)]
+        names = pyarrow.DictionaryArray.from_arrays(
+            pyarrow.array(np.zeros(len(keys), np.int32)), pyarrow.array([shown(self._index.shards[number].name)])
+        )
+        kept = [reason == "" for reason in reasons]
+        columns = [
+            names.cast(pyarrow.string()),
+            pyarrow.array(keys, pyarrow.string()),
+            pyarrow.array(kept, pyarrow.bool_()),
+            pyarrow.array(reasons, pyarrow.string()),
+            pyarrow.array(duplicates, pyarrow.string()),
+        ]
+        table = pyarrow.Table.from_arrays(columns, schema=self._schema)
+        self._writer.write_table(table, row_group_size=max(len(keys), 1))
+
+    def __enter__(self) -> VerdictWriter:
+        import pyarrow.parquet
+
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._opened = open(self._partial, "wb")
+        self._schema = _schema().with_metadata({"diptych": json.dumps(self._facts)})
+        self._writer = pyarrow.parquet.ParquetWriter(self._opened, self._schema)
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if error is None:
+                self._writer.close()
+                self._opened.flush()
+                os.fsync(self._opened.fileno())
+                os.replace(self._partial, self._path)
+        finally:
+            self._opened.close()
+            self._partial.unlink(missing_ok=True)
+        flush(self._path.parent)
+
+
+def open_shards(folder: str) -> ShardIndex:
+    """The index of a folder of shards, which verdicts can stand beside.
+
+    Raises:
+        SelectError: it is no folder.
+        ShardError: the shards are missing or damaged.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise SelectError(f"{shown(folder)} {what}; name the folder of the shards, beside which the verdicts stand")
+    return open_index(folder)
+
+
+def read_verdicts(shards: Path, index: ShardIndex, names: Sequence[str] | None = None) -> list[Verdict]:
+    """All verdicts by name, or those named.
+
+    Raises:
+        SelectError: there is none, one is not there, is damaged, or belongs to the shards as they were.
+    """
+    folder = select_folder(shards)
+    there = sorted(path.name.removesuffix(".parquet") for path in folder.glob("*.parquet"))
+    if missing := [name for name in names or () if name not in there]:
+        raise SelectError(f"no verdict {missing[0]!r} in {shown(folder)}; there are {', '.join(there) or 'none'}")
+    if not there:
+        raise SelectError(f"{shown(shards)} has no verdict yet; `diptych-shards dedup` or `filter` writes one")
+    return [_read_verdict(folder / f"{name}.parquet", index) for name in (there if names is None else names)]
+
+
+def kept_by_all(verdicts: Sequence[Verdict], index: ShardIndex, shard_number: int) -> np.ndarray:
+    """bool of each sample of one shard."""
+    kept = np.ones(index.shards[shard_number].samples, bool)
+    for verdict in verdicts:
+        kept &= verdict.kept(shard_number)
+    return kept
+
+
+def select_folder(shards: Path) -> Path:
+    return shards / INDEX_FOLDER / SELECT_FOLDER
+
+
+def checked_name(name: str) -> str:
+    """Raises:
+    SelectError: the name would not do for a file.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise SelectError(f"the name {name!r} of a verdict must be letters, digits, - and _, 64 at most")
+    return name
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone in the folder, which is made if need be.
+
+    Raises:
+        SelectError: another command is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SelectError(f"another command is at work in {shown(folder)}; let it finish") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_verdict(path: Path, index: ShardIndex) -> Verdict:
+    import pyarrow
+    import pyarrow.parquet
+
+    name = path.name.removesuffix(".parquet")
+    again = f"write it again, or delete {shown(path)}"
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            facts = json.loads((file.schema_arrow.metadata or {})[b"diptych"])
+            is_whole = facts["format"] == _FORMAT and file.num_row_groups == len(index.shards)
+    except (pyarrow.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+        raise SelectError(f"the verdict {name!r} is damaged or something else: {again}") from error
+    if not is_whole or facts["shards"] != index.fingerprint:
+        raise SelectError(f"the verdict {name!r} is of these shards as they were before they changed: {again}")
+    return Verdict(name, path, facts)
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow
+
+    text = pyarrow.string()
+    return pyarrow.schema(
+        [
+            pyarrow.field("shard", text),
+            pyarrow.field("key", text),
+            pyarrow.field("kept", pyarrow.bool_()),
+            pyarrow.field("reason", text),
+            pyarrow.field("duplicate_of", text),
+        ]
+    )

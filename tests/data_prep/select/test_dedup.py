@@ -1,0 +1,246 @@
+"""Which pictures are duplicates, of what, and which of them stay."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from diptych_shards.build.perceptual_hash import distance, perceptual_hash
+from diptych_shards.cli import main
+from tests.data_prep.build.pictures import encoded, opened
+from tests.data_prep.select.shards import jpeg, photograph, tree, verdict, write_shards
+
+
+def dedup(folder, *options):
+    return main(["dedup", str(folder), "--processes", "1", *options])
+
+
+def sample(picture, caption="a picture", **facts):
+    return picture, caption, facts
+
+
+def png(seed):
+    return encoded(photograph(seed), "PNG")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Nine samples: 0 is there as PNG and JPEG in several sizes, 1 twice, flat ones twice and once."""
+    flat, other_flat = (encoded(Image.new("RGB", (32, 32), (200, 200, shade)), "PNG") for shade in (200, 201))
+    return write_shards(
+        tmp_path / "shards",
+        [
+            [sample(png(0), width=64), sample(jpeg(1)), sample(flat), sample(jpeg(0, 48), width=48)],
+            [sample(jpeg(1)), sample(jpeg(2)), sample(other_flat), sample(jpeg(0, 200), width=200), sample(flat)],
+        ],
+        failures=1,
+    )
+
+
+def test_the_first_of_those_that_are_the_same_stays(folder, capsys):
+    assert dedup(folder) == 0
+    found = verdict(folder, "dedup")
+    assert {key: told for key, told in found.items() if not told[0]} == {
+        "000000003": (False, "similar_look", "000000000"),
+        "000010000": (False, "same_pixels", "000000001"),
+        "000010003": (False, "similar_look", "000000000"),
+        "000010004": (False, "same_pixels", "000000002"),
+    }
+    assert list(found) == [
+        f"0000{shard}000{row}" for shard, row in [(0, r) for r in range(4)] + [(1, r) for r in range(5)]
+    ]
+    told = capsys.readouterr().out
+    assert "5 of 9 samples are kept" in told and "3  pictures are too flat" in told
+
+
+def test_the_shards_are_not_touched(folder):
+    before = {name: data for name, data in tree(folder).items() if "select" not in name}
+    dedup(folder)
+    assert {name: data for name, data in tree(folder).items() if "select" not in name} == before
+
+
+def test_the_preferred_one_of_a_group_stays(folder):
+    assert dedup(folder, "--prefer", "width * 1") == 0
+    found = verdict(folder, "dedup")
+    assert found["000010003"] == (True, "", None)
+    assert found["000000000"] == (False, "similar_look", "000010003")
+    assert found["000000001"][0] and not found["000010000"][0]  # nothing is known of either: the first one
+
+
+def test_only_equal_pixels_are_duplicates_if_so_asked(folder):
+    assert dedup(folder, "--exact-only", "--name", "exact") == 0
+    assert [key for key, told in verdict(folder, "exact").items() if not told[0]] == ["000010000", "000010004"]
+
+
+def test_what_looks_like_an_evaluation_picture_is_left_out_with_all_its_copies(folder, tmp_path):
+    evaluation = tmp_path / "evaluation"
+    (evaluation / "cats").mkdir(parents=True)
+    (evaluation / "cats" / "cat.jpg").write_bytes(jpeg(0, 90))
+    (evaluation / "other.jpg").write_bytes(jpeg(7))
+    (evaluation / "note.txt").write_text("no picture")
+    assert dedup(folder, "--against", str(evaluation)) == 0
+    found = verdict(folder, "dedup")
+    cat = (False, "in_evaluation", str(evaluation / "cats" / "cat.jpg"))
+    assert [found[key] for key in ("000000000", "000000003", "000010003")] == [cat] * 3
+    assert found["000010000"] == (False, "same_pixels", "000000001")
+
+
+def test_evaluation_pictures_may_stand_in_shards(folder, tmp_path):
+    other = write_shards(tmp_path / "evaluation", [[sample(jpeg(5)), sample(jpeg(2))]])
+    assert dedup(folder, "--against", str(other)) == 0
+    assert verdict(folder, "dedup")["000010001"] == (False, "in_evaluation", f"{other}/00000.tar/000000001")
+
+
+def test_a_chain_of_similar_pictures_is_one_group_and_says_so(tmp_path):
+    """A is like B, B like C, and A not like C."""
+    pictures = [photograph(3)]
+    hashes = [perceptual_hash(opened(encoded(pictures[0], "PNG")))]
+    for step in itertools.count(1):
+        edge = Image.blend(photograph(3), photograph(4), step / 200)
+        hashed = perceptual_hash(opened(encoded(edge, "PNG")))
+        if 2 <= distance(hashed, hashes[-1]) <= 4:
+            pictures.append(edge)
+            hashes.append(hashed)
+        if distance(hashes[0], hashes[-1]) > 4:
+            break
+    folder = write_shards(tmp_path / "shards", [[sample(encoded(picture, "PNG")) for picture in pictures]])
+    assert dedup(folder) == 0
+    found = list(verdict(folder, "dedup").values())
+    assert found[-1] == (False, "chain_of_similar", "000000000")
+    assert [kept for kept, _, _ in found] == [True] + [False] * (len(found) - 1)
+
+
+def test_pictures_that_do_not_decode_are_kept_and_counted(tmp_path, capsys):
+    broken = jpeg(0)[:200]
+    folder = write_shards(tmp_path / "shards", [[sample(broken), sample(jpeg(1)), sample(broken)]])
+    assert dedup(folder) == 0
+    assert all(kept for kept, _, _ in verdict(folder, "dedup").values())
+    assert "2  pictures do not decode" in capsys.readouterr().out
+
+
+def test_a_turned_picture_is_compared_as_it_is_seen(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(photograph(1).rotate(90, expand=True), exif=exif)
+    folder = write_shards(tmp_path / "shards", [[sample(jpeg(1)), sample(turned)]])
+    assert dedup(folder) == 0
+    assert verdict(folder, "dedup")["000000001"] == (False, "similar_look", "000000000")
+
+
+# -- embeddings ---------------------------------------------------------------------------------------
+
+
+def write_embeddings(path, keys, vectors):
+    column = pyarrow.array([vector.tolist() for vector in vectors], pyarrow.list_(pyarrow.float32()))
+    pyarrow.parquet.write_table(pyarrow.table({"key": keys, "embedding": column}), path)
+    return str(path)
+
+
+def test_samples_whose_embeddings_nearly_agree_are_duplicates(folder, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    keys = list(verdict_keys(folder))
+    vectors = rng.normal(size=(len(keys), 32))
+    vectors[keys.index("000010001")] = 3 * vectors[keys.index("000000001")] + 0.01
+    order = rng.permutation(len(keys) - 1)  # out of order, and one of them missing
+    path = write_embeddings(tmp_path / "e.parquet", [keys[n] for n in order] + ["unknown"], vectors[[*order, 0]])
+    assert dedup(folder, "--embeddings", path, "--exact-only") == 0
+    found = verdict(folder, "dedup")
+    assert found["000010001"] == (False, "similar_embedding", "000000001")
+    assert sum(not kept for kept, _, _ in found.values()) == 3
+    assert "1  samples have no embedding" in capsys.readouterr().out
+
+
+def test_evaluation_pictures_may_have_embeddings_as_diptych_embed_writes_them(folder, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    picture = tmp_path / "evaluation" / "a.jpg"
+    picture.write_bytes(jpeg(9))
+    vectors = np.eye(9, 16, dtype=np.float32)
+    ours = write_embeddings(tmp_path / "e.parquet", list(verdict_keys(folder)), vectors)
+    np.savez(tmp_path / "theirs.npz", pictures=np.array([str(picture)]), picture_embeddings=vectors[5:6])
+    options = ["--against", str(picture.parent), "--embeddings", ours]
+    assert dedup(folder, *options, "--against-embeddings", str(tmp_path / "theirs.npz")) == 0
+    assert verdict(folder, "dedup")["000010001"] == (False, "in_evaluation", str(picture))
+
+
+def verdict_keys(folder):
+    for shard in sorted(folder.glob("*.parquet")):
+        table = pyarrow.parquet.read_table(shard).to_pylist()
+        yield from (row["key"] for row in table if row["status"] == "success")
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda path: path.write_bytes(b"no parquet"), "e.parquet"),
+        (lambda path: None, "no parquet file there"),
+        (lambda path: write_embeddings(path, ["x"], np.ones((1, 3))), "has no embedding for any of the keys"),
+        (lambda path: pyarrow.parquet.write_table(pyarrow.table({"key": ["x"]}), path), "columns of embeddings"),
+        (
+            lambda path: pyarrow.parquet.write_table(
+                pyarrow.table({"key": ["000000000", "000000001"], "v": [[1.0], [1.0, 2.0]]}), path
+            ),
+            "several lengths",
+        ),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_refused_in_one_line(folder, tmp_path, capsys, make, said):
+    make(tmp_path / "e.parquet")
+    assert dedup(folder, "--embeddings", str(tmp_path / "e.parquet")) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert said in told[-1] and told[-1].startswith("diptych-shards: ")
+    assert not (folder / "_index" / "select" / "dedup.parquet").exists()
+
+
+# -- stopping and going on ----------------------------------------------------------------------------
+
+
+def test_killed_at_any_moment_the_same_command_goes_on_and_hashes_nothing_twice(tmp_path):
+    shards = [[sample(jpeg(number % 7, 256)) for number in range(start, start + 12)] for start in range(0, 72, 12)]
+    folder, other = (write_shards(tmp_path / name, shards) for name in ("killed", "whole"))
+    hashes = folder / "_index" / "select" / "hashes"
+    command = [sys.executable, "-m", "diptych_shards", "dedup", str(folder), "--processes", "1"]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not len(list(hashes.glob("*.hashes"))) >= 2 and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.001)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    made = {path.name: path.stat().st_mtime_ns for path in hashes.glob("*.hashes")}
+    assert len(made) >= 2
+    assert dedup(folder) == 0 and dedup(other) == 0
+    now = {path.name: path.stat().st_mtime_ns for path in hashes.glob("*.hashes")}
+    assert made.items() <= now.items()
+    assert tree(folder) == tree(other)
+
+
+def test_hashes_of_a_shard_that_changed_or_were_damaged_are_made_again(folder):
+    dedup(folder)
+    hashes = folder / "_index" / "select" / "hashes"
+    damaged = hashes / "00000.tar.hashes"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert dedup(folder) == 0
+    assert damaged.read_bytes() == whole
+
+
+def test_options_that_make_no_sense_are_refused_in_one_line(folder, capsys):
+    for options, said in (
+        (["--distance", "40"], "0 to 8 of 64"),
+        (["--cosine", "1.5"], "below 1"),
+        (["--name", "../evil"], "letters, digits"),
+        (["--against-embeddings", "x.npz"], "--against"),
+        (["--against", str(folder / "_index" / "select")], "holds no picture"),
+        (["--prefer", "wdth"], "did you mean width?"),
+        (["--prefer", "caption"], "a number was expected"),
+    ):
+        (folder / "_index" / "select").mkdir(exist_ok=True)
+        assert dedup(folder, *options) == 2
+        assert said in capsys.readouterr().err
