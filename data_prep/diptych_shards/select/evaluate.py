@@ -244,7 +244,7 @@ FUNCTIONS: dict[str, _Function] = {
     "matches": _Function((TEXT, TEXT), TRUTH, _on_text(compute.match_substring_regex), pattern=_compiles),
     "number": _Function((TEXT,), NUMBER, _read_number),
     "abs": _Function((NUMBER,), NUMBER, lambda each: compute.abs(each.cast(pyarrow.float64()))),
-    "round": _Function((NUMBER,), NUMBER, compute.round),
+    "round": _Function((NUMBER,), NUMBER, lambda each: compute.round(each, round_mode="half_towards_infinity")),
     "floor": _Function((NUMBER,), NUMBER, compute.floor),
     "least": _Function((NUMBER, NUMBER), NUMBER, _element_wise(compute.min_element_wise), repeats=True),
     "greatest": _Function((NUMBER, NUMBER), NUMBER, _element_wise(compute.max_element_wise), repeats=True),

@@ -229,8 +229,7 @@ class _Parser:
             node = self.any_of()
             self._expect(")")
             return node
-        self._at -= 1
-        raise self._unexpected("a value")
+        raise self._unexpected("a value", token)
 
     def _list(self) -> tuple[Node, ...]:
         self._expect("(")
@@ -261,8 +260,8 @@ class _Parser:
         if not self._take(text):
             raise self._unexpected(f"{text!r}")
 
-    def _unexpected(self, wanted: str) -> SelectError:
-        token = self._token
+    def _unexpected(self, wanted: str, token: _Token | None = None) -> SelectError:
+        token = token or self._token
         got = "it ends" if token.kind == "end" else f"there is {token.text[:40]!r}"
         return SelectError(f"{self._source[:200]!r}: {wanted} was expected at character {token.start + 1}, but {got}")
 
@@ -277,10 +276,10 @@ def _tokens(source: str) -> Iterator[_Token]:
             what = "a text that does not end" if source[start] in "'\"" else f"{source[start : start + 20]!r}"
             raise SelectError(f"{source[:200]!r}: at character {start + 1} stands {what}, which cannot be read")
         kind = str(match.lastgroup)
-        text = match.group(kind)
+        text, start = match.group(kind), match.start(kind)
         if kind == "word" and text.lower() in _WORDS:
             kind, text = "keyword", text.lower()
-        yield _Token(kind, text, match.start(kind), match.end())
+        yield _Token(kind, text, start, match.end())
         at = match.end()
     yield _Token("end", "", len(source), len(source))
 

@@ -7,13 +7,13 @@ verdicts keep it; a verdict that is deleted no longer counts. The shards themsel
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,8 +112,10 @@ class VerdictWriter:
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
-            if error is None:
+            # Also of what is given up: a writer that is not closed complains when it is collected.
+            with contextlib.suppress(*(() if error is None else (OSError,))):
                 self._writer.close()
+            if error is None:
                 self._opened.flush()
                 os.fsync(self._opened.fileno())
                 os.replace(self._partial, self._path)
@@ -173,7 +175,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Alone in the folder, which is made if need be.
 

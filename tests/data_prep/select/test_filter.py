@@ -1,0 +1,72 @@
+"""Filters on whatever is known of samples, from parquet or from json members."""
+
+import pytest
+
+from diptych_shards.cli import main
+from tests.data_prep.select.shards import jpeg, verdict, write_shards
+
+SHARDS = [
+    [(jpeg(0), "a red cat", {"width": 300, "license": "cc"}), (jpeg(1), "cat", {"width": 200, "license": "cc"})],
+    [(jpeg(2), "two dogs in a park", {"width": 400, "license": None}), (jpeg(3), "", {"width": None, "license": "?"})],
+]
+
+
+def keep(folder, where, *options):
+    return main(["filter", str(folder), "--where", where, *options])
+
+
+@pytest.mark.parametrize("parquet", [True, False])
+def test_samples_are_kept_where_all_conditions_hold_and_the_others_say_which_does_not(tmp_path, parquet, capsys):
+    folder = write_shards(tmp_path / "shards", SHARDS, parquet=parquet, failures=2 * parquet)
+    assert keep(folder, "length(caption) > 5 and  width >= 256 and license is not null") == 0
+    assert list(verdict(folder, "filter").items()) == [
+        ("000000000", (True, "", None)),
+        ("000000001", (False, "not length(caption) > 5", None)),
+        ("000010000", (False, "not license is not null", None)),
+        ("000010001", (False, "not length(caption) > 5", None)),
+    ]
+    told = capsys.readouterr().out
+    assert "filter: 1 of 4 samples are kept" in told and "2  not length(caption) > 5" in told
+
+
+@pytest.mark.parametrize("parquet", [True, False])
+def test_what_is_not_known_is_not_true(tmp_path, parquet):
+    folder = write_shards(tmp_path / "shards", SHARDS, parquet=parquet)
+    assert keep(folder, "width > 250", "--name", "wide") == 0
+    assert verdict(folder, "wide")["000010001"] == (False, "unknown width > 250", None)
+    assert verdict(folder, "wide")["000000001"] == (False, "not width > 250", None)
+
+
+def test_captions_and_keys_are_known_of_bare_samples(tmp_path):
+    folder = write_shards(tmp_path / "shards", SHARDS, parquet=False)
+    assert keep(folder, "words(caption) >= 3 and key like '00000%'") == 0
+    assert [key for key, told in verdict(folder, "filter").items() if told[0]] == ["000000000"]
+
+
+def test_json_of_strangers_is_read_as_far_as_it_makes_sense(tmp_path):
+    facts = [{"n": 1}, {"n": "12"}, {"n": [1]}, {"n": 10**400}, {"n": "\udcff"}, {"n": True}, {}]
+    folder = write_shards(tmp_path / "shards", [[(jpeg(0), "c", each) for each in facts]], parquet=False)
+    assert keep(folder, "number(n) between 1 and 20") == 0
+    assert [kept for kept, _, _ in verdict(folder, "filter").values()] == [True, True] + [False] * 5
+
+
+def test_a_misspelt_column_is_told_and_no_verdict_is_left(tmp_path, capsys):
+    for name, parquet in (("a", True), ("b", False)):
+        folder = write_shards(tmp_path / name, SHARDS, parquet=parquet)
+        assert keep(folder, "widht > 1") == 2
+        assert "did you mean width?" in capsys.readouterr().err
+        assert not list((folder / "_index" / "select").glob("*.p*"))
+
+
+def test_a_parquet_that_belongs_to_other_samples_is_refused(tmp_path, capsys):
+    folder = write_shards(tmp_path / "shards", SHARDS)
+    (folder / "00001.parquet").write_bytes((folder / "00000.parquet").read_bytes())
+    assert keep(folder, "width > 1") == 2
+    assert "has no row for the key '000010000'" in capsys.readouterr().err
+
+
+def test_only_a_folder_of_shards_can_be_judged(tmp_path, capsys):
+    folder = write_shards(tmp_path / "shards", SHARDS)
+    for wrong, said in ((folder / "00000.tar", "is not a folder"), (tmp_path / "none", "does not exist")):
+        assert keep(wrong, "width > 1") == 2
+        assert said in capsys.readouterr().err
