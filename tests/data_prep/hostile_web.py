@@ -499,6 +499,14 @@ async def robots_broken(exchange: Exchange) -> None:
 
 
 @behaviour
+async def robots_busy(exchange: Exchange) -> None:
+    if exchange.path == "/robots.txt":
+        await exchange.answer(b"", "Retry-After: 3600", status="429 Too Many Requests")
+    else:
+        await exchange.answer(b"picture")
+
+
+@behaviour
 async def robots_endless(exchange: Exchange) -> None:
     """Rules first, then rubbish without end."""
     if exchange.path != "/robots.txt":
