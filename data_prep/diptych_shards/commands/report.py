@@ -1,8 +1,8 @@
 """one page about what build or pack made: what was kept, what was not, and why
 
-The funnel from the table to the shards, reasons with examples, domains, sizes, aspect ratios, caption lengths, pictures.
-The page is one file without scripts that loads nothing, so that it can be sent around; OUT is only read. Captions and
-URLs of strangers are shown as text, whatever they hold.
+The funnel, reasons with examples, domains, sizes, aspect ratios, caption lengths, pictures. The page is one file
+without scripts that loads nothing, so that it can be sent around; OUT is only read. Captions and URLs of strangers are
+shown as text, whatever they hold.
 """
 
 from __future__ import annotations
