@@ -15,8 +15,9 @@ except ImportError:  # no wheel for this machine: the same at 0.6 of the speed
 MAGIC = b"\x1f\x8b\x08"
 READ_BYTES = 1 << 20
 PIECE_BYTES = 4 << 20
-_STEPS_BYTES = (1 << 12, 1 << 15)
-"""First and later: most members are small, and what is fed beyond the end of one is copied."""
+_STEP_BYTES = 1 << 15
+_SMALL_STEPS_BYTES = (1 << 11, 1 << 13, 1 << 13, 1 << 13)
+"""Most members are small, and what is fed beyond the end of one is copied."""
 _KEPT_BYTES = 4 << 20
 """How far back after damage the next member is sought: a member that is cut short runs into the one after it."""
 
@@ -27,9 +28,9 @@ class Piece(NamedTuple):
     offset: int
     """Of the member in the file; in a plain file, of the piece."""
     content: bytes
-    begins: bool = False
+    begins: bool
     """A member begins here."""
-    is_after_damage: bool = False
+    is_after_damage: bool
     """What should stand before it was lost."""
 
 
@@ -45,13 +46,17 @@ def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
             if window.rest_is_zero():
                 return
             window.seek_member()
-            yield Piece(offset, b"", is_after_damage=True)
+            yield Piece(offset, b"", False, True)
             continue
         try:
-            yield from _inflated(window)
+            content = window.take_small_member()
+            if content is not None:
+                yield Piece(offset, content, True, False)
+            else:
+                yield from _inflated(window)
         except (inflate.error, EOFError):
             window.seek_member()
-            yield Piece(offset, b"", is_after_damage=True)
+            yield Piece(offset, b"", False, True)
 
 
 def _inflated(window: _Window) -> Iterator[Piece]:
@@ -64,16 +69,16 @@ def _inflated(window: _Window) -> Iterator[Piece]:
     while not decoder.eof:
         if position >= len(window):
             position -= window.grow()
-        step = window.view(position, position + _STEPS_BYTES[position > 0])
+        step = window.view(position, position + _STEP_BYTES)
         part = decoder.decompress(step, PIECE_BYTES - size)
         position += len(step) - len(decoder.unconsumed_tail) - len(decoder.unused_data)
         parts.append(part)
         size += len(part)
         if size >= PIECE_BYTES:
-            yield Piece(offset, b"".join(parts), begins)
+            yield Piece(offset, b"".join(parts), begins, False)
             parts, size, begins = [], 0, False
     window.drop(position)
-    yield Piece(offset, parts[0] if len(parts) == 1 else b"".join(parts), begins)
+    yield Piece(offset, b"".join(parts), begins, False)
 
 
 class _Window:
@@ -105,6 +110,22 @@ class _Window:
 
     def view(self, start: int, end: int) -> memoryview:
         return memoryview(self._data)[self._start + start : self._start + end]
+
+    def take_small_member(self) -> bytes | None:
+        """What is in it, if it is small and lies whole in what has been read."""
+        start, data = self._start, self._data
+        decoder = inflate.decompressobj(31)
+        content = b""
+        for length in _SMALL_STEPS_BYTES:
+            part = decoder.decompress(data[start : start + length], PIECE_BYTES)
+            content = content + part if content else part
+            start += length
+            if decoder.eof:
+                self._start = min(start, len(data)) - len(decoder.unused_data)
+                return content
+            if decoder.unconsumed_tail:
+                return None
+        return None
 
     def drop(self, length: int) -> None:
         self._start += length

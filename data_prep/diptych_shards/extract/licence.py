@@ -24,10 +24,6 @@ class LicenceFinder:
         return b"creativecommons.org" in html or b"license" in html and _HINT.search(html) is not None
 
     @staticmethod
-    def may_find_in_json(block: bytes) -> bool:
-        return b"creativecommons.org" in block or b'"license"' in block
-
-    @staticmethod
     def may_be(attributes: bytes) -> bool:
         return b"license" in attributes or b"creativecommons" in attributes
 

@@ -21,7 +21,7 @@ from diptych_shards.extract.pairs import FoundPage, Page, Reason, Source
 from diptych_shards.extract.records import Record, read_records
 from diptych_shards.extract.sources import open_location
 from diptych_shards.extract.wat_pairs import read_wat
-from diptych_shards.extract.wat_record import WatError, may_hold_pairs
+from diptych_shards.extract.wat_record import WatError, is_of_page
 from diptych_shards.extract.writer import PairWriter
 
 INDEX_FOLDER = "_index"
@@ -109,15 +109,15 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
             found = FoundPage(page, None, record.offset) if page is not None else None
         if found is not None and found.page.pairs:
             report.pages_with_pairs += 1
-            sources.update([pair.source for pair in found.page.pairs])
+            sources.update([told.source for told in found.page.pairs.values()])
             yield found
     report.dropped.update({reason.value: count for reason, count in dropped.items() if count})
     report.pairs.update({source.value: count for source, count in sources.items()})
 
 
 def _of_wat(record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]) -> FoundPage | None:
-    if not may_hold_pairs(record.block):
-        report.records["without pictures"] += 1
+    if not is_of_page(record.block):
+        report.records["metadata of no page"] += 1
         return None
     try:
         found = read_wat(record.block, options, dropped)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from diptych_shards.extract import entities
 from diptych_shards.extract.licence import LicenceFinder
 from diptych_shards.extract.options import ExtractOptions
-from diptych_shards.extract.pairs import Page, Picture, Reason, Source, pairs_of
+from diptych_shards.extract.pairs import Captions, Page, Picture, Reason, Source, pairs_of
 from diptych_shards.extract.srcset import Candidate, candidates, largest
 from diptych_shards.extract.surrounding import surrounding_text, text_of
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, value
@@ -39,7 +39,7 @@ def read_page(
     language: what the HTTP header says, for pages that say nothing.
     """
     if not _HAS_PICTURE.search(html):
-        return Page(page_url, None, None, [])
+        return Page(page_url, None, None, {})
     html = html.replace(b"\0", b"")
     reader = _Reader(html, options, dropped)
     for tag in tags(html, _WITH_LINKS if LicenceFinder.may_find(html) else _ALWAYS):
@@ -108,7 +108,7 @@ class _Reader:
         attributes = attributes_of(tag)
         if self._figures:
             self._figures[-1].pictures.append(len(self._pictures))
-        captions: tuple[tuple[str, Source], ...] = ()
+        captions: Captions = ()
         alt = value(attributes, b"alt")
         if alt and not alt.isspace():
             captions = ((alt, Source.ALT),)
@@ -194,9 +194,7 @@ class _Reader:
             self.licence.see(value(attributes, b"rel"), value(attributes, b"href"))
 
 
-def picture_of(
-    attributes: dict[bytes, bytes], captions: tuple[tuple[str, Source], ...], sources: list[Candidate]
-) -> Picture:
+def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list[Candidate]) -> Picture:
     """The largest candidate of an `<img>` and of the `<source>`s before it, with what is said of its size."""
     width, height = _pixels(attributes, b"width"), _pixels(attributes, b"height")
     own = _largest_of(attributes)

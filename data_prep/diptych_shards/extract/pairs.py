@@ -37,19 +37,22 @@ class Reason(enum.Enum):
     TOO_MANY_PICTURES = "too many pictures on the page"
 
 
-class Pair(NamedTuple):
-    url: str
-    caption: str
+class Told(NamedTuple):
+    """What a page tells of a pair."""
+
     source: Source
     width: int | None
     height: int | None
+
+
+Captions = tuple[tuple[str, Source], ...]
 
 
 class Picture(NamedTuple):
     """A picture of a page as its markup tells of it."""
 
     url: str
-    captions: tuple[tuple[str, Source], ...]
+    captions: Captions
     width: int | None = None
     height: int | None = None
 
@@ -60,7 +63,8 @@ class Page(NamedTuple):
     url: str
     language: str | None
     licence_url: str | None
-    pairs: list[Pair]
+    pairs: dict[tuple[str, str], Told]
+    """By url and caption, in the page's order."""
 
 
 class FoundPage(NamedTuple):
@@ -76,14 +80,18 @@ _TRACKER = re.compile(
     r"https?://(?:pixel\.|www\.facebook\.com/tr\b|s?b\.scorecardresearch\.com/|bat\.bing\.com/|counter\.yadro\.ru/"
     r"|mc\.yandex\.ru/|(?:ad|stats\.g|googleads\.g|\d+\.fls)\.doubleclick\.net/|(?:www|ssl)\.google-analytics\.com/)"
 )
+_PHOTOGRAPHS = frozenset((".jpg", "jpeg", "webp"))
 _REASON_OF_ENDING = {".svg": Reason.VECTOR_PICTURE, "svgz": Reason.VECTOR_PICTURE, ".ico": Reason.ICON}
 
 
 def pairs_of(
-    pictures: Iterable[Picture], resolver: Resolver, options: ExtractOptions, dropped: Counter[Reason]
-) -> list[Pair]:
-    """The pairs worth keeping, in the page's order, each url with each caption once."""
-    pairs: dict[tuple[str, str], Pair] = {}
+    pictures: Iterable[tuple[str, Captions, int | None, int | None]],
+    resolver: Resolver,
+    options: ExtractOptions,
+    dropped: Counter[Reason],
+) -> dict[tuple[str, str], Told]:
+    """The pairs worth keeping, each url with each caption once; pictures: `Picture`s, or their fields."""
+    pairs: dict[tuple[str, str], Told] = {}
     for address, captions, width, height in pictures:
         texts = [(text, source) for raw, source in captions if (text := collapsed(raw, options))]
         if not texts:
@@ -100,11 +108,11 @@ def pairs_of(
             continue
         num_before = len(pairs)
         for text, source in texts:
-            if (url, text) not in pairs:
-                pairs[url, text] = Pair(url, text, source, width, height)
+            told = _ONLY_SOURCE[source] if width is height is None else Told(source, width, height)
+            pairs.setdefault((url, text), told)
         if len(pairs) == num_before:
             dropped[Reason.REPEATED_ON_PAGE] += 1
-    return list(pairs.values())
+    return pairs
 
 
 def junk(url: str, width: int | None, height: int | None, options: ExtractOptions) -> Reason | None:
@@ -116,6 +124,8 @@ def junk(url: str, width: int | None, height: int | None, options: ExtractOption
         if max(sides) <= options.icon_side:
             return Reason.ICON
     name = last_segment(url).lower()
+    if name[-4:] in _PHOTOGRAPHS:
+        return None
     reason = _REASON_OF_ENDING.get(name[-4:])
     if reason is not None:
         return reason
@@ -132,6 +142,7 @@ def collapsed(text: str, options: ExtractOptions) -> str:
     return " ".join(text[: 4 * limit].split())[:limit].rstrip()
 
 
+_ONLY_SOURCE = {source: Told(source, None, None) for source in Source}
 _REASON_OF_BAD_URL = {
     "empty": Reason.NO_URL,
     "data": Reason.DATA_URI,

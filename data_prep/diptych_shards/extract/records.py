@@ -53,7 +53,11 @@ def read_records(file: IO[bytes], counts: Counter[str], *, max_block_bytes: int)
     is_gzip = beginning.startswith(MAGIC)
     parser = _Parser(counts, max_block_bytes, is_gzip)
     for piece in members(file, beginning) if is_gzip else _chunks(file, beginning):
-        yield from parser.feed(piece)
+        record = parser.only_record(piece) if piece.begins else None
+        if record is not None:
+            yield record
+        else:
+            yield from parser.feed(piece)
     yield from parser.close()
 
 
@@ -74,6 +78,21 @@ class _Parser:
         self._rest_offset = 0
         self._to_skip = 0
         self._is_in_garbage = False
+
+    def only_record(self, piece: Piece) -> Record | None:
+        """The record that fills a gzip member from end to end, as nearly all do."""
+        content = piece.content
+        if self._rest or self._to_skip or not content.startswith(b"WARC/1."):
+            return None
+        end = content.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
+        lines = content[8 : end + 2]
+        length = _header(lines, b"Content-Length")
+        if end < 0 or not _LENGTH.fullmatch(length) or not content.endswith(b"\r\n\r\n"):
+            return None
+        begin, stop = end + 4, len(content) - 4
+        if begin + int(length) != stop or int(length) > self._max_block_bytes:
+            return None
+        return Record(piece.offset, lines, content[begin:stop], False)
 
     def feed(self, piece: Piece) -> Iterator[Record]:
         if piece.is_after_damage or (piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)):
@@ -153,6 +172,8 @@ class _Parser:
 
 
 def _after_blank_lines(data: bytes, position: int) -> int:
+    if data.startswith(b"\r\n\r\n", position):
+        position += 4
     while position < len(data) and data[position] in b"\r\n":
         position += 1
     return position
@@ -184,6 +205,6 @@ def _chunks(file: IO[bytes], chunk: bytes) -> Iterator[Piece]:
     """Of a plain file."""
     offset = 0
     while chunk:
-        yield Piece(offset, chunk)
+        yield Piece(offset, chunk, False, False)
         offset += len(chunk)
         chunk = file.read(READ_BYTES)

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 from diptych_shards.extract.licence import LicenceFinder
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, og_pictures
-from diptych_shards.extract.pairs import FoundPage, Page, Picture, Reason, Source, pairs_of
+from diptych_shards.extract.pairs import Captions, FoundPage, Page, Reason, Source, pairs_of
 from diptych_shards.extract.urls import Resolver
 from diptych_shards.extract.wat_record import (
-    PictureLinks,
+    WatRecord,
     html_metadata_of,
-    links_of,
     mapping_in,
     mappings_in,
     parsed,
-    parsed_whole,
+    read_record,
     text_in,
 )
 
@@ -32,24 +31,27 @@ def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[Reason]) ->
     Raises:
         WatError: it is no JSON.
     """
-    record, links = parsed(block)
-    head = mapping_in(html_metadata_of(record), "Head")
-    metas = _Metas.of(mappings_in(head, "Metas"))
-    pictures = _pictures(links, options, dropped)
+    record = read_record(block)
+    head = mapping_in(html_metadata_of(record.rest), "Head")
+    metas = _Metas.of(record.metas)
+    pictures = _pictures(record, options, dropped)
     if metas.og:
         pictures += og_pictures(metas.og, text_in(head, "Title"))
-    header = mapping_in(mapping_in(record, "Envelope"), "WARC-Header-Metadata")
+    header = mapping_in(mapping_in(record.rest, "Envelope"), "WARC-Header-Metadata")
     page_url = text_in(header, "WARC-Target-URI").removeprefix("<").removesuffix(">")
     resolver = Resolver(page_url, text_in(head, "Base") or None)
     pairs = pairs_of(pictures, resolver, options, dropped)
-    licence_url = _licence_of(block, resolver) if pairs else None
-    container = mapping_in(record, "Container")
+    licence_url = _licence_of(block, resolver) if pairs and record.may_have_licence else None
+    container = mapping_in(record.rest, "Container")
     offset = str(container.get("Offset", ""))
     return FoundPage(
         Page(page_url, metas.language, licence_url, pairs),
         text_in(container, "Filename") or None,
         int(offset) if offset.isdecimal() else None,
     )
+
+
+_PictureFields = tuple[str, Captions, int | None, int | None]
 
 
 class _Metas(NamedTuple):
@@ -72,20 +74,17 @@ class _Metas(NamedTuple):
         return cls(og, language_of(html_lang) or language_of(content_language))
 
 
-def _pictures(links: PictureLinks, options: ExtractOptions, dropped: Counter[Reason]) -> list[Picture]:
-    dropped[Reason.NO_CAPTION] += links.num_without
-    too_many = len(links.with_alt) - options.max_pictures_per_page
-    if too_many > 0:
-        dropped[Reason.TOO_MANY_PICTURES] += too_many
-        del links.with_alt[-too_many:]
-    return [Picture(text_in(link, "url"), ((text_in(link, "alt"), Source.ALT),)) for link in links.with_alt]
+def _pictures(record: WatRecord, options: ExtractOptions, dropped: Counter[Reason]) -> list[_PictureFields]:
+    dropped[Reason.NO_CAPTION] += record.num_without_alt
+    links = record.pictures[: options.max_pictures_per_page]
+    if len(links) < len(record.pictures):
+        dropped[Reason.TOO_MANY_PICTURES] += len(record.pictures) - len(links)
+    return [(text_in(link, "url"), ((text_in(link, "alt"), Source.ALT),), None, None) for link in links]
 
 
 def _licence_of(block: bytes, resolver: Resolver) -> str | None:
-    if not LicenceFinder.may_find_in_json(block):
-        return None
-    record = parsed_whole(block)
+    metadata = html_metadata_of(parsed(block))
     licence = LicenceFinder()
-    for link in [*mappings_in(mapping_in(html_metadata_of(record), "Head"), "Link"), *links_of(record)]:
+    for link in [*mappings_in(mapping_in(metadata, "Head"), "Link"), *mappings_in(metadata, "Links")]:
         licence.see(text_in(link, "rel"), text_in(link, "url"))
     return licence.found(resolver)

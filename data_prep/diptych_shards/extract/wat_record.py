@@ -1,7 +1,8 @@
-"""The part of a WAT's record that matters, without parsing the rest of it.
+"""What matters of a WAT's record, without parsing the rest of it.
 
-Nine links of ten are no pictures. Those are cut out of the JSON as bytes; since a cut in the wrong place leaves no
-JSON, a record that still parses was cut rightly, and any other is parsed whole.
+Nine links of ten are no pictures, and most of a page's head says nothing of pictures. Such parts are cut out of the
+JSON as bytes. A cut in the wrong place (brackets within a text) leaves what is no JSON; then the record is parsed
+whole.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-PICTURE_PATH = "IMG@/src"
-
-_LINKS = b'"Links":['
-_END_OF_LINKS = b"}]"
+_PICTURE_PATH = "IMG@/src"
 _PICTURE = b'"IMG@/src"'
+_HEAD = b'"Head":{'
+_LINKS, _METAS, _HEAD_LINKS, _SCRIPTS = b'"Links":[', b'"Metas":[', b'"Link":[', b'"Scripts":['
+_END_OF_LIST = b"}]"
 _HAS_ALT, _HAS_EMPTY_ALT = b'"alt":"', b'"alt":""'
 
 
@@ -23,37 +24,37 @@ class WatError(ValueError):
     """The record does not hold what a WAT's record holds."""
 
 
-def may_hold_pairs(block: bytes) -> bool:
-    """Whether it is worth parsing: of a page's three records, one tells of the page."""
-    return b"IMG@" in block or b"og:image" in block
+class WatRecord(NamedTuple):
+    rest: dict[str, Any]
+    """The record; its lists may be empty."""
+    metas: list[dict[str, Any]]
+    """Those of the Open Graph and of the language, perhaps others."""
+    pictures: list[dict[str, Any]]
+    """Links to pictures that have an alt."""
+    num_without_alt: int
+    may_have_licence: bool
+    """Then the links of the whole record are worth a look."""
 
 
-class PictureLinks(NamedTuple):
-    with_alt: list[dict[str, Any]]
-    num_without: int
+def is_of_page(block: bytes) -> bool:
+    """Of a page's three records, one tells of its HTML."""
+    return b'"HTML-Metadata"' in block
 
 
-def parsed(block: bytes) -> tuple[dict[str, Any], PictureLinks]:
-    """The record, and its links to pictures; the record's own list of links may be empty.
+def read_record(block: bytes) -> WatRecord:
+    """What is in the record.
 
     Raises:
         WatError: it is no JSON.
     """
-    start = block.find(_LINKS) + len(_LINKS)
-    end = block.find(_END_OF_LINKS, start)
-    if start >= len(_LINKS) and end >= 0:
-        try:
-            return orjson.loads(block[:start] + block[end + 1 :]), _picture_links(block, start, end + 1)
-        except ValueError:
-            pass
-    record = parsed_whole(block)
-    links = [link for link in links_of(record) if link.get("path") == PICTURE_PATH]
-    with_alt = [link for link in links if link.get("alt")]
-    return record, PictureLinks(with_alt, len(links) - len(with_alt))
+    try:
+        return _read_parts(block)
+    except (ValueError, AttributeError):
+        return _read_whole(block)
 
 
-def parsed_whole(block: bytes) -> dict[str, Any]:
-    """The record with all its links.
+def parsed(block: bytes) -> dict[str, Any]:
+    """The record with all its lists.
 
     Raises:
         WatError: it is no JSON.
@@ -75,10 +76,6 @@ def html_metadata_of(record: dict[str, Any]) -> dict[str, Any]:
     return mapping_in(mapping_in(payload, "HTTP-Response-Metadata"), "HTML-Metadata")
 
 
-def links_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return mappings_in(html_metadata_of(record), "Links")
-
-
 def mapping_in(mapping: dict[str, Any], key: str) -> dict[str, Any]:
     value = mapping.get(key)
     return value if isinstance(value, dict) else {}
@@ -94,19 +91,59 @@ def text_in(mapping: dict[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _picture_links(block: bytes, start: int, end: int) -> PictureLinks:
-    """Of the list that stands there."""
-    with_alt = []
-    num_without = 0
-    position = block.find(_PICTURE, start, end)
-    while position >= 0:
-        closing = block.find(b"}", position, end)
-        link = block[block.rfind(b"{", start, position) : closing + 1]
-        if _HAS_ALT in link and _HAS_EMPTY_ALT not in link:
-            with_alt.append(link)
-        else:
-            num_without += 1
-        start = closing if closing >= 0 else end
-        position = block.find(_PICTURE, start, end)
-    found = orjson.loads(b"[" + b",".join(with_alt) + b"]") if with_alt else []
-    return PictureLinks([link for link in found if link.get("path") == PICTURE_PATH], num_without)
+def _read_whole(block: bytes) -> WatRecord:
+    record = parsed(block)
+    metadata = html_metadata_of(record)
+    links = [link for link in mappings_in(metadata, "Links") if link.get("path") == _PICTURE_PATH]
+    with_alt = [link for link in links if link.get("alt")]
+    metas = mappings_in(mapping_in(metadata, "Head"), "Metas")
+    return WatRecord(record, metas, with_alt, len(links) - len(with_alt), True)
+
+
+def _read_parts(block: bytes) -> WatRecord:
+    rest, links = _without_links(block)
+    may_have_licence = b'"license"' in rest or b"creativecommons.org" in links
+    rest, metas = _without_list(rest, _METAS)
+    rest, _ = _without_list(rest, _HEAD_LINKS)
+    rest, _ = _without_list(rest, _SCRIPTS)
+    pictures = _objects_around(links, _PICTURE)
+    with_alt = [picture for picture in pictures if _HAS_ALT in picture and _HAS_EMPTY_ALT not in picture]
+    return WatRecord(
+        orjson.loads(rest),
+        _parsed_objects([b"{%b}" % meta for meta in metas[1:-1].split(b"},{") if b"og:" in meta or b"ang" in meta]),
+        [link for link in _parsed_objects(with_alt) if link.get("path") == _PICTURE_PATH],
+        len(pictures) - len(with_alt),
+        may_have_licence,
+    )
+
+
+def _without_links(block: bytes) -> tuple[bytes, bytes]:
+    """The record with an empty list of links, and the list. The list is long: nobody walks over it to find its end."""
+    start = block.find(_LINKS) + len(_LINKS)
+    if start < len(_LINKS):
+        return block, b""
+    is_head_first = block.find(_HEAD, 0, start) >= 0
+    head = -1 if is_head_first else block.rfind(_HEAD, start)
+    end = block.rfind(_END_OF_LIST, start, head if head >= 0 else len(block)) + 1
+    return (block[:start] + block[end:], block[start:end]) if end else (block, b"")
+
+
+def _without_list(rest: bytes, name: bytes) -> tuple[bytes, bytes]:
+    start = rest.find(name) + len(name)
+    end = rest.find(_END_OF_LIST, start) + 1
+    if start < len(name) or not end or rest[start : start + 1] == b"]":
+        return rest, b""
+    return rest[:start] + rest[end:], rest[start:end]
+
+
+def _objects_around(links: bytes, mark: bytes) -> list[bytes]:
+    """The objects in which the mark stands."""
+    pieces = links.split(mark)
+    return [
+        left[left.rfind(b"{") :] + mark + right[: right.find(b"}") + 1]
+        for left, right in zip(pieces, pieces[1:], strict=False)
+    ]
+
+
+def _parsed_objects(objects: list[bytes]) -> list[dict[str, Any]]:
+    return orjson.loads(b"[" + b",".join(objects) + b"]") if objects else []

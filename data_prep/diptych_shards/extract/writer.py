@@ -45,7 +45,8 @@ class PairWriter:
 
     def add(self, page: Page, warc_file: str, record_offset: int | None) -> None:
         columns, pairs = self._columns, page.pairs
-        urls, captions, sources, widths, heights = zip(*pairs, strict=True)
+        urls, captions = zip(*pairs, strict=True)
+        sources, widths, heights = zip(*pairs.values(), strict=True)
         columns["url"] += urls
         columns["caption"] += captions
         columns["source"] += [source.value for source in sources]
