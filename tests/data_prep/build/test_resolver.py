@@ -27,7 +27,7 @@ def lookups(monkeypatch):
     def look_up(host):
         asked.append(host)
         if host.startswith("slow"):
-            time.sleep(1.0)
+            time.sleep(3.0)
         if host in names:
             return names[host], None, True
         return (), resolver_module._NOT_FOUND, True
@@ -70,7 +70,7 @@ def test_names_that_answer_late_fail_in_time_and_hold_up_no_other(resolver, look
     started = time.monotonic()
     answered = wait_for(resolver, range(31))
     assert answered[0] == "good.test" and sorted(answered[1:]) == sorted(slow)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 3.0
     assert resolver.known("slow0.test", 80, time.monotonic()).failure.message == "looking up the host took too long"
 
 
