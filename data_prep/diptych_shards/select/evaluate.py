@@ -150,9 +150,13 @@ def _wanted(value: _Value, kind: str, what: str) -> Any:
 
 
 def _of_one_kind(name: str, values: Sequence[_Value]) -> tuple[str, list[Any]]:
-    kind = next((value.kind for value in values if value.kind != UNKNOWN), NUMBER)
-    if kind == OTHER:
+    kinds = list(dict.fromkeys(value.kind for value in values if value.kind != UNKNOWN)) or [NUMBER]
+    kind = kinds[0]
+    if OTHER in kinds:
         raise SelectError(f"{name} is for numbers, texts and truth values, not for lists and the like")
+    if len(kinds) > 1:
+        way_out = "; number(...) reads one from a text" if {NUMBER, TEXT} <= set(kinds) else ""
+        raise SelectError(f"{name} cannot compare {kinds[0]} with {kinds[1]}{way_out}")
     return kind, [_wanted(value, kind, f"operand {place} of {name}") for place, value in enumerate(values, 1)]
 
 

@@ -1,0 +1,188 @@
+"""New shards of the samples that verdicts keep.
+
+Which sample goes where follows from the verdicts alone, before a picture is read. So every shard can be written by
+itself: one that stands is kept, the others are written again, and the bytes come out the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, read_shard
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import ShardIndex, read_member
+from diptych.files import commit_file, flush, sha256_of
+from diptych_shards.progress import Progress
+from diptych_shards.refusals import shown
+from diptych_shards.select.errors import SelectError
+from diptych_shards.select.metadata import keys_of, parquet_of, rows_of
+from diptych_shards.select.verdicts import Verdict, kept_by_all, locked
+
+_FORMAT = "diptych-select-1"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stands in the new folder."""
+
+    shards: int
+    samples: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One new shard: rows of one or more old ones."""
+
+    name: str
+    parts: Sequence[tuple[int, np.ndarray]]
+    """(number of the old shard, i64 rows)"""
+
+    @property
+    def samples(self) -> int:
+        return sum(len(rows) for _, rows in self.parts)
+
+
+def rewrite(index: ShardIndex, verdicts: Sequence[Verdict], out: Path, samples_per_shard: int | None) -> Written:
+    """Write, or go on writing, the samples that all the verdicts keep to `out`.
+
+    samples_per_shard: None: as many shards as there were, of the same names, less those of which nothing is kept.
+
+    Raises:
+        SelectError: nothing is kept, or `out` holds something else.
+        ShardError: a shard is damaged.
+    """
+    planned = _plan(index, verdicts, samples_per_shard)
+    if not planned:
+        raise SelectError(f"{', '.join(verdict.name for verdict in verdicts)} together keep no sample")
+    if not _state(out).exists() and _holds_something_else(out):
+        raise SelectError(f"{shown(out)} holds files of something else; name an empty folder")
+    with locked(out / INDEX_FOLDER):
+        _begin(out, index, verdicts, samples_per_shard)
+        progress = Progress(sum(shard.samples for shard in planned), "samples")
+        try:
+            for shard in planned:
+                if not _stands(out / shard.name, shard):
+                    _write(index, shard, out)
+                progress.add(shard.samples)
+                progress.shard_is_done(shown(shard.name))
+        finally:
+            progress.close()
+        written = [read_shard(out / shard.name) for shard in planned]
+        return Written(len(written), sum(s.samples for s in written), sum(s.num_bytes for s in written))
+
+
+def _plan(index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int | None) -> list[_Planned]:
+    parts = [(n, np.flatnonzero(kept_by_all(verdicts, index, n))) for n in range(len(index.shards))]
+    if samples_per_shard is None:
+        return [_Planned(index.shards[number].name, [(number, rows)]) for number, rows in parts if len(rows)]
+    planned: list[_Planned] = []
+    pending: list[tuple[int, np.ndarray]] = []
+    room = samples_per_shard
+    for number, rows in parts:
+        while len(rows):
+            pending.append((number, rows[:room]))
+            room -= len(pending[-1][1])
+            rows = rows[len(pending[-1][1]) :]
+            if not room:
+                planned.append(_Planned(f"{len(planned):05d}.tar", pending))
+                pending, room = [], samples_per_shard
+    if pending:
+        planned.append(_Planned(f"{len(planned):05d}.tar", pending))
+    return planned
+
+
+def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int | None) -> None:
+    """Write down what goes to `out`, or check that it is what was going there; remove what a killed process left."""
+    identity: dict[str, Any] = {
+        "format": _FORMAT,
+        "shards": index.fingerprint,
+        "samples_per_shard": samples_per_shard,
+        "verdicts": {verdict.name: sha256_of(verdict.path) for verdict in verdicts},
+    }
+    state = _state(out)
+    if state.exists():
+        before = json.loads(state.read_bytes())
+        differing = [name for name, value in identity.items() if before.get(name) != value]
+        if differing:
+            raise SelectError(f"{shown(out)} was begun with other {' and '.join(differing)}; name another folder")
+    else:
+        commit_file(state, json.dumps(identity, indent=1).encode() + b"\n")
+    for path in [*out.glob("*.partial"), *(out / INDEX_FOLDER).glob("*.partial")]:
+        path.unlink()
+
+
+def _holds_something_else(out: Path) -> bool:
+    """Anything but what a process leaves that was killed before it wrote down what it does."""
+    ours = out / INDEX_FOLDER
+    found = [*out.iterdir()] if out.is_dir() else []
+    inside = [*ours.iterdir()] if ours.is_dir() else []
+    return any(path != ours for path in found) or any(path.suffix != ".partial" for path in inside)
+
+
+def _state(out: Path) -> Path:
+    return out / INDEX_FOLDER / "select.json"
+
+
+def _stands(tar: Path, planned: _Planned) -> bool:
+    try:
+        return read_shard(tar).samples == planned.samples
+    except (FileNotFoundError, ShardError):
+        index_path(tar).unlink(missing_ok=True)
+        return False
+
+
+def _write(index: ShardIndex, planned: _Planned, out: Path) -> None:
+    # The parquet first: the shard stands when its index does, which the writer commits last.
+    _write_parquet(index, planned, (out / planned.name).with_suffix(".parquet"))
+    with ShardWriter(out, planned.name) as writer:
+        for key, members in _samples(index, planned):
+            writer.add(key, members)
+
+
+def _samples(index: ShardIndex, planned: _Planned) -> Iterator[tuple[str, dict[str, bytes]]]:
+    for number, rows in planned.parts:
+        path = index.shards[number].path
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            for row in rows.tolist():
+                key, members = index.sample(number, row)
+                try:
+                    yield key, {member.suffix: read_member(descriptor, member) for member in members}
+                except ShardError as error:
+                    raise ShardError(f"{shown(path)}: {shown(key)}: {error}") from error
+        finally:
+            os.close(descriptor)
+
+
+def _write_parquet(index: ShardIndex, planned: _Planned, path: Path) -> None:
+    """The rows of the samples in their order; nothing where no shard had a parquet file beside it."""
+    tables = []
+    for number, rows in planned.parts:
+        file = parquet_of(index, number)
+        if file is None:
+            continue
+        with file:
+            table = file.read()
+        keys = keys_of(index, number)
+        places = rows_of(table["key"].to_pylist(), [keys[row] for row in rows.tolist()], index.shards[number].name)
+        tables.append(table.take(pyarrow.array(places)))
+    if not tables:
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "wb") as opened:
+        whole = pyarrow.concat_tables(tables, promote_options="default").combine_chunks()
+        pyarrow.parquet.write_table(whole, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(partial, path)
+    flush(path.parent)
