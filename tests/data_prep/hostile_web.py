@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 REFUSED_ADDRESS = "127.0.0.2"
@@ -227,7 +227,7 @@ async def polyglot(exchange: Exchange) -> None:
 @behaviour
 async def pixel_bomb(exchange: Exchange) -> None:
     """A PNG of 900 megapixels in 110 KB."""
-    await exchange.answer(_black_png(30_000), type="image/png")
+    await exchange.answer(await asyncio.to_thread(_black_png, 30_000), type="image/png")
 
 
 @behaviour
@@ -358,10 +358,7 @@ async def hints(exchange: Exchange) -> None:
 
 @behaviour
 async def gzip_bomb(exchange: Exchange) -> None:
-    packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    zeros = bytes(2**20)
-    body = b"".join(packer.compress(zeros) for _ in range(LARGE_BYTES // 2**20)) + packer.flush()
-    await exchange.answer(body, "Content-Encoding: gzip")
+    await exchange.answer(await asyncio.to_thread(_packed_zeros), "Content-Encoding: gzip")
 
 
 @behaviour
@@ -528,6 +525,14 @@ async def robots_moved(exchange: Exchange) -> None:
         await exchange.answer(b"picture")
 
 
+@cache
+def _packed_zeros() -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    zeros = bytes(2**20)
+    return b"".join(packer.compress(zeros) for _ in range(LARGE_BYTES // 2**20)) + packer.flush()
+
+
+@cache
 def _black_png(side: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -92,7 +92,7 @@ def shown(outcomes):
 def test_each_hostile_host_gets_its_own_reason_in_bounded_time_and_memory(web):
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
-    outcomes = fetch(web, [web.url(name) for name in HOSTILE], timeout_seconds=6.0)
+    outcomes = fetch(web, [web.url(name) for name in HOSTILE], timeout_seconds=6.0, min_bytes_per_second=200)
     assert dict(zip(HOSTILE, shown(outcomes), strict=True)) == HOSTILE
     assert web.refused_visits == 0
     assert time.monotonic() - started < 20  # 6 s for what is in transfer, and pauses before one repetition
