@@ -265,7 +265,8 @@ def _name_reasons(
 
 
 def _write(shards: Path, index: ShardIndex, options: DedupOptions, decision: Decision, pictures: _Pictures) -> None:
-    facts = {"command": "dedup", "options": asdict(options), "meanings": MEANINGS}
+    given = {name: value for name, value in asdict(options).items() if options.embeddings or name != "cosine"}
+    facts = {"command": "dedup", "options": given, "meanings": MEANINGS}
     ends = np.cumsum(index.counts)
     with VerdictWriter(shards, options.name, index, facts) as verdict:
         for start, end in zip(ends - index.counts, ends, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,6 @@ from diptych.data.shards import ShardIndex, read_member
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import unknown_column
-
-Sample = dict[str, Any]
 
 
 def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetFile | None:
@@ -72,6 +70,17 @@ def rows_of(parquet_keys: Iterable[Any], keys: Sequence[str], shard_name: str) -
         ) from error
 
 
+def caption_of(index: ShardIndex, shard_number: int, row: int) -> str | None:
+    """Of one sample, from its own members; None if there is none.
+
+    Raises:
+        ShardError: the shard is damaged there.
+    """
+    with open(index.shards[shard_number].path, "rb") as tar:
+        caption = _sample(index, shard_number, row, tar.fileno()).get("caption")
+    return None if caption is None else str(caption)
+
+
 def _from_parquet(
     file: pyarrow.parquet.ParquetFile, index: ShardIndex, shard_number: int, keys: Sequence[str], names: Sequence[str]
 ) -> dict[str, pyarrow.Array]:
@@ -98,16 +107,7 @@ def _from_members(index: ShardIndex, shard_number: int, names: Sequence[str]) ->
     shard = index.shards[shard_number]
     with open(shard.path, "rb") as tar:
         for row in range(shard.samples):
-            key, members = index.sample(shard_number, row)
-            of = {member.suffix: member for member in members}
-
-            def read(suffix: str, of=of, key=key) -> bytes | None:
-                try:
-                    return read_member(tar.fileno(), of[suffix]) if suffix in of else None
-                except ShardError as error:
-                    raise ShardError(f"{shown(shard.path)}: {shown(key)}.{suffix}: {error}") from error
-
-            sample = _sample(read)
+            sample = _sample(index, shard_number, row, tar.fileno())
             known.update(sample)
             for name in names:
                 values[name].append(sample.get(name))
@@ -117,16 +117,24 @@ def _from_members(index: ShardIndex, shard_number: int, names: Sequence[str]) ->
     return {name: _array(values[name]) for name in names}
 
 
-def _sample(read: Callable[[str], bytes | None]) -> Sample:
-    sample: Sample = {}
-    if (data := read("json")) is not None:
-        try:
-            facts = json.loads(data)
-            sample = facts if isinstance(facts, dict) else {}
-        except (ValueError, RecursionError):  # not ours to judge: nothing is known of it
-            sample = {}
-    if "caption" not in sample and (text := read("txt")) is not None:
-        sample["caption"] = text.decode("utf-8", "replace")
+def _sample(index: ShardIndex, shard_number: int, row: int, descriptor: int) -> dict[str, Any]:
+    """What a sample's own members say: the fields of its json, and its caption."""
+    key, members = index.sample(shard_number, row)
+    read = {}
+    for member in members:
+        if member.suffix in ("json", "txt"):
+            try:
+                read[member.suffix] = read_member(descriptor, member)
+            except ShardError as error:
+                path = index.shards[shard_number].path
+                raise ShardError(f"{shown(path)}: {shown(key)}.{member.suffix}: {error}") from error
+    try:
+        facts = json.loads(read.get("json", b"{}"))
+    except (ValueError, RecursionError):  # not ours to judge: nothing is known of it
+        facts = {}
+    sample = facts if isinstance(facts, dict) else {}
+    if "caption" not in sample and "txt" in read:
+        sample["caption"] = read["txt"].decode("utf-8", "replace")
     return sample
 
 

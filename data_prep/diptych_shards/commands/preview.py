@@ -1,0 +1,56 @@
+"""one page that shows what verdicts keep and leave out, side by side
+
+Examples of each reason are drawn at random; a duplicate stands beside what it duplicates. The page
+is one file without scripts that loads nothing, so that it can be sent around. Captions of strangers
+are shown as text, whatever they hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from diptych_shards.refusals import shown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("shards", metavar="SHARDS", help="a folder of shards with verdicts of dedup and filter")
+    add("--to", metavar="FILE", help="where the page goes (default: SHARDS/_index/select/preview.html)")
+    add("--verdict", action="append", metavar="NAME", help="only this one; may be given several times (default: all)")
+    add("--examples", type=_count, default=8, metavar="N", help="of each reason (default %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the draw (default %(default)s)")
+    add("--processes", type=_count, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="that decode the pictures (default: the CPUs, %(default)s)")  # fmt: skip
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Write the page, print its path."""
+    from diptych.files import cannot, commit_file
+    from diptych_shards.select.preview import PREVIEW_FILE, render_preview
+    from diptych_shards.select.verdicts import open_shards, read_verdicts, select_folder
+
+    shards = Path(chosen.shards)
+    index = open_shards(chosen.shards)
+    page = render_preview(
+        shards.resolve().name,
+        index,
+        read_verdicts(shards, index, chosen.verdict),
+        examples=chosen.examples,
+        seed=chosen.seed,
+        processes=chosen.processes,
+    )
+    path = select_folder(shards) / PREVIEW_FILE if chosen.to is None else Path(chosen.to)
+    try:
+        commit_file(path, page)
+    except OSError as error:
+        raise cannot(error, path, "written", "name another place with --to FILE") from error
+    print(shown(path))
+
+
+def _count(text: str) -> int:
+    if not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError("1 to 100")
+    return int(text)

@@ -1,0 +1,181 @@
+"""One page that shows what verdicts keep and leave out; it loads nothing, runs nothing, shows words as words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from diptych.data.shard_index_file import ShardError
+from diptych.data.shards import ShardIndex, open_index
+from diptych_shards.report.visible import visible
+from diptych_shards.select.duplicates import IN_EVALUATION
+from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
+from diptych_shards.select.metadata import caption_of, keys_of
+from diptych_shards.select.pictures import Place, place_of
+from diptych_shards.select.thumbnails import Thumbnail, thumbnails
+from diptych_shards.select.verdicts import Verdict
+
+PREVIEW_FILE = "preview.html"
+MOST_REASONS = 40
+_CAPTION_LENGTH = 200
+_NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A picture as the page shows it."""
+
+    picture: Thumbnail | None
+    caption: str | None
+    name: str
+
+
+def render_preview(
+    title: str, index: ShardIndex, verdicts: Sequence[Verdict], *, examples: int, seed: int, processes: int
+) -> bytes:
+    """Equal shards and verdicts give equal pages.
+
+    examples: of each reason, and of what is kept.
+
+    Raises:
+        ShardError: a shard is damaged.
+    """
+    judged = draw(index, verdicts, examples, seed)
+    cards = _Cards(index, judged, processes)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("diptych_shards.select", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(text=visible, percent=_percent, number="{:,}".format)
+    page = environment.get_template("preview.html.jinja").render(
+        title=title,
+        judged=judged,
+        verdicts=[_shown(of, cards) for of in judged.verdicts],
+        most_reasons=MOST_REASONS,
+        caption_length=_CAPTION_LENGTH,
+        name_length=_NAME_LENGTH,
+    )
+    return page.encode("utf-8", "backslashreplace")
+
+
+def _shown(of: JudgedSamples, cards: _Cards) -> dict[str, Any]:
+    counts = of.verdict.counts
+    reasons = sorted(((r, times) for r, times in counts.items() if r), key=lambda each: (-each[1], each[0]))
+    meanings = of.verdict.facts.get("meanings", {})
+    return {
+        "name": of.verdict.name,
+        "command": of.verdict.facts["command"],
+        "options": {name: value for name, value in of.verdict.facts["options"].items() if value and name != "name"},
+        "kept": counts[""],
+        "dropped": sum(times for _, times in reasons),
+        "alone": of.alone,
+        "examples": [cards.of_sample(drawn) for drawn in of.kept.items],
+        "reasons": [
+            {
+                "name": reason,
+                "meaning": meanings.get(reason, ""),
+                "samples": times,
+                "beside": "evaluation picture" if reason == IN_EVALUATION else "stays",
+                "examples": [
+                    (cards.of_sample(drawn), cards.of_original(drawn, reason)) for drawn in of.dropped[reason].items
+                ],
+            }
+            for reason, times in reasons
+        ],
+    }
+
+
+class _Cards:
+    """All pictures that the page shows, gathered so that each is read once."""
+
+    def __init__(self, index: ShardIndex, judged: Judged, processes: int):
+        self._index = index
+        drawn = [
+            (each, reason)
+            for of in judged.verdicts
+            for reason, examples in (("", of.kept), *of.dropped.items())
+            for each in examples.items
+        ]
+        self._samples = _find_keys(index, {d.duplicate_of for d, why in drawn if why != IN_EVALUATION} - {None})
+        self._places = {(each.shard, each.row): self._place(each.shard, each.row) for each, _ in drawn}
+        self._places |= {sample: self._place(*sample) for sample in self._samples.values()}
+        self._evaluation = {
+            d.duplicate_of: _evaluation_place(d.duplicate_of)
+            for d, why in drawn
+            if why == IN_EVALUATION and d.duplicate_of
+        }
+        wanted = [*self._places.values(), *self._evaluation.values()]
+        self._thumbnails = thumbnails([place for place in wanted if place is not None], processes)
+
+    def of_sample(self, drawn: Drawn) -> _Card:
+        return self._card(drawn.shard, drawn.row)
+
+    def of_original(self, drawn: Drawn, reason: str) -> _Card | None:
+        """What a duplicate is shown beside; None for what is none."""
+        if drawn.duplicate_of is None:
+            return None
+        if reason == IN_EVALUATION:
+            short = "/".join(Path(drawn.duplicate_of).parts[-2:])
+            return _Card(self._thumbnail(self._evaluation[drawn.duplicate_of]), None, short)
+        sample = self._samples.get(drawn.duplicate_of)
+        return _Card(None, None, drawn.duplicate_of) if sample is None else self._card(*sample)
+
+    def _card(self, shard: int, row: int) -> _Card:
+        key, _ = self._index.sample(shard, row)
+        return _Card(self._thumbnail(self._places[shard, row]), caption_of(self._index, shard, row), key)
+
+    def _thumbnail(self, place: Place | None) -> Thumbnail | None:
+        return None if place is None else self._thumbnails[place]
+
+    def _place(self, shard: int, row: int) -> Place | None:
+        return place_of(str(self._index.shards[shard].path), self._index.sample(shard, row)[1])
+
+
+def _find_keys(index: ShardIndex, keys: Iterable[str | None]) -> dict[str, tuple[int, int]]:
+    """Shard and row of each; of a key that is there twice, the first."""
+    wanted = set(keys)
+    found: dict[str, tuple[int, int]] = {}
+    for number in range(len(index.shards)):
+        if len(found) == len(wanted):
+            break
+        for row, key in enumerate(keys_of(index, number)):
+            if key in wanted:
+                found.setdefault(key, (number, row))
+    return found
+
+
+def _evaluation_place(name: str) -> Place | None:
+    """Of a file, or of a sample as TAR/KEY."""
+    if os.path.isfile(name):
+        return Place(name)
+    tar, slash, key = name.partition(".tar/")
+    if not slash or not Path(f"{tar}.tar").is_file():
+        return None
+    try:
+        index = open_index(f"{tar}.tar")
+    except ShardError:
+        return None
+    sample = _find_keys(index, {key}).get(key)
+    return None if sample is None else place_of(f"{tar}.tar", index.sample(*sample)[1])
+
+
+def _percent(part: int, whole: int) -> str:
+    """A share that shows neither none as some nor all as less."""
+    share = 100 * part / max(whole, 1)
+    if part in (0, whole):
+        return f"{share:.0f}\u202f%"
+    return (
+        "<\u202f0.01\u202f%"
+        if share < 0.01
+        else f"{share:.2f}\u202f%"
+        if not 1 <= share <= 99
+        else f"{share:.1f}\u202f%"
+    )

@@ -1,0 +1,51 @@
+"""Small copies of pictures, encoded anew in a process that may die of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from diptych.data.picture_safety import PictureError
+from diptych.data.shard_index_file import ShardError
+from diptych_shards.crew import Crew
+from diptych_shards.select.pictures import Place, decoded
+
+LONGER_SIDE = 240
+_QUALITY = 78
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A data: URI, and the size of the picture that it is of."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def thumbnails(places: Sequence[Place], processes: int) -> dict[Place, Thumbnail | None]:
+    """None for a picture that cannot be shown."""
+    distinct = list(dict.fromkeys(places))
+    with Crew(thumbnail, min(processes, max(len(distinct), 1)), give_up=_cannot_be_shown) as crew:
+        found = list(crew.map(distinct[start : start + 8] for start in range(0, len(distinct), 8)))
+    return dict(zip(distinct, found, strict=True))
+
+
+def thumbnail(place: Place) -> Thumbnail | None:
+    try:
+        picture = Image.fromarray(decoded(place.read()))
+    except (PictureError, ShardError, OSError):
+        return None
+    width, height = picture.size
+    picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=_QUALITY, method=4)
+    return Thumbnail("data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii"), width, height)
+
+
+def _cannot_be_shown(place: Place) -> None:
+    return None

@@ -1,0 +1,121 @@
+"""The page shows what is kept beside what is not, and does nothing else, whatever captions hold."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from diptych_shards.cli import main
+from tests.data_prep.build.pictures import encoded
+from tests.data_prep.select.shards import jpeg, photograph, write_shards
+
+HOSTILE = [
+    "<script>document.title = 'owned'</script>",
+    '"><img src=x onerror="document.title=\'owned\'">',
+    "'><svg/onload=alert(1)>",
+    "javascript:alert(1)",
+    "</span></figcaption></style><style>*{display:none}</style>",
+    "{{ 7 * 7 }}{% raw %}",
+    "\u202egnp.exe\u202c \x1b[31m \x00",
+    "&lt;b&gt;",
+]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Every caption twice: with a picture, and with a smaller copy of it."""
+    where = tmp_path_factory.mktemp("preview")
+    comment = encoded(photograph(0), comment=b"<script>secret</script>")
+    first = [(comment if n == 0 else jpeg(n), text, {"width": n}) for n, text in enumerate(HOSTILE)]
+    copies = [(jpeg(n, 50), text, {"width": n}) for n, text in enumerate(HOSTILE)]
+    shards = write_shards(where / "shards", [first, [*copies, (b"\xff\xd8\xffno picture", "broken", {"width": 1})]])
+    (where / "evaluation").mkdir()
+    (where / "evaluation" / "one.jpg").write_bytes(jpeg(1, 80))
+    assert main(["dedup", str(shards), "--processes", "1", "--against", str(where / "evaluation")]) == 0
+    assert main(["filter", str(shards), "--where", "width < 4 and caption <> '<script>'"]) == 0
+    return shards
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    assert main(["preview", str(folder), "--processes", "1", "--examples", "20"]) == 0
+    return (folder / "_index" / "select" / "preview.html").read_text(encoding="utf-8")
+
+
+def test_captions_of_strangers_are_text_and_nothing_else(page):
+    found = Page(page)
+    assert {tag for tag, _ in found.tags} <= {
+        *("html", "head", "meta", "title", "style", "body", "header", "main", "section", "footer", "div", "p", "h1"),
+        *("h2", "h3", "span", "i", "bdi", "small", "figure", "figcaption", "img", "svg", "rect"),
+    }
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on") or name == "href"]
+    assert found.text.count("<script>document.title = 'owned'</script>") >= 2
+    assert "{{ 7 * 7 }}" in found.text and "&lt;b&gt;" in found.text
+    assert "⟨U+202E⟩gnp.exe" in found.text and "\x1b" not in page and "\u202e" not in page
+    assert (
+        "meta",
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    ) in [(tag, attributes.get("content")) for tag, attributes in found.tags]
+
+
+def test_pictures_are_small_copies_encoded_anew(page):
+    sources = [attributes["src"] for tag, attributes in Page(page).tags if tag == "img"]
+    assert len(sources) > 20
+    for source in sources:
+        match = re.fullmatch(r"data:image/webp;base64,([A-Za-z0-9+/=]+)", source)
+        data = base64.b64decode(match[1])
+        assert max(Image.open(io.BytesIO(data)).size) <= 240
+        assert b"secret" not in data
+    assert "cannot be shown" in page
+
+
+def test_a_duplicate_stands_beside_what_it_duplicates(page):
+    pairs = page.split('<div class="pair">')[1:]
+    assert len(pairs) == 9  # seven copies, and both of what is in the evaluation set
+    for pair in pairs:
+        left, right = re.findall(r'<small class="name"><bdi>([^<]*)</bdi>', pair)[:2]
+        assert (
+            right == "evaluation/one.jpg" if "evaluation picture" in pair else right[-4:] == left[-4:] and left != right
+        )
+
+
+def test_each_reason_is_told_with_its_number_and_examples_of_both_sides(page):
+    shown = Page(page).text
+    assert "similar_look7 · 41.2\u202f%" in shown and "in_evaluation2 ·" in shown
+    assert "not width < 48 ·" in shown  # 4, and then its number: 8
+    assert "kept by all4\n" in shown
+    sides = page.split('<div class="sides">')[1:]
+    assert any("left out" in side and "kept" in side for side in sides)
+
+
+def test_equal_verdicts_give_equal_pages_and_another_seed_another(folder, tmp_path):
+    names = ("one", "two", "three")
+    for name, seed in zip(names, "001", strict=True):
+        options = ["--to", str(tmp_path / name), "--processes", "1", "--examples", "2", "--seed", seed]
+        assert main(["preview", str(folder), *options]) == 0
+    one, two, three = ((tmp_path / name).read_bytes() for name in names)
+    assert one == two != three
+
+
+def test_without_a_verdict_there_is_nothing_to_show(tmp_path, capsys):
+    folder = write_shards(tmp_path / "shards", [[(jpeg(0), "c", {})]])
+    assert main(["preview", str(folder)]) == 2
+    assert "has no verdict yet" in capsys.readouterr().err
