@@ -40,11 +40,11 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, *, process
         raise CurateError(f"{out} is where the pairs are; name another folder for the result")
     pairs = open_pairs(tables, options.url_column, options.caption_column)
     queries = read_queries(options.queries) if options.queries else None
-    options.limits(), options.hosts()
+    request = _request(pairs, options)
     output = Output(out)
-    output.check(_request(pairs, options))
+    output.check(request)
     with output.kept_to_ourselves():
-        output.prepare(_request(pairs, options))
+        output.prepare(request)
         if not output.report.exists():
             _carry_out(pairs, options, queries, output, processes)
         output.finish()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.files import cannot, sha256_of
 from diptych_shards.curate.blocking import HostList, PhraseList, read_lines
 from diptych_shards.curate.rules import RULES, CaptionLimits
 
@@ -75,8 +75,15 @@ class CurateOptions:
         record = dict(vars(self))
         for name in ("queries", "blocked_phrases", "blocked_hosts"):
             paths = record[name] if isinstance(record[name], tuple) else [record[name]] if record[name] else []
-            record[name] = [hashlib.sha256("\n".join(read_lines(path)).encode()).hexdigest() for path in paths]
+            record[name] = [_content(path) for path in paths]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
+
+
+def _content(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise cannot(error, path, "read", "name a file of one entry a line") from error
 
 
 def read_queries(path: Path) -> list[str]:

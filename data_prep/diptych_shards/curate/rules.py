@@ -67,7 +67,7 @@ _SUFFIX = r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic|raw|psd|pdf)"
 _FILE_NAME = re.compile(
     rf"\S*{_SUFFIX}(?:\?\S*)?"  # one word with a picture's suffix
     r"|(?:img|dsc[nf]?|image|picture|photo|pic|screen ?shot|untitled|scan|p|wp|vid|pxl|fb_img|whatsapp image)"
-    rf"[ _-]*\(?\d[\d_(). -]{{0,40}}(?:at [\d.: -]+(?:[ap]m)?)?(?:{_SUFFIX})?"  # what cameras and telephones call theirs
+    rf"[ _-]*\(?\d[\d_(). -]{{0,40}}(?:at [\d.: -]+(?:[ap]m)?)?(?:{_SUFFIX})?"  # as cameras and telephones name them
     r"|[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",  # a hash, a UUID
     re.IGNORECASE,
 )
