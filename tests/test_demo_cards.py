@@ -134,6 +134,18 @@ def test_drawing_again_gives_equal_bytes_and_leaves_no_card_of_another_seed(draw
     assert files_of(again) == files_of(folder)
 
 
+def test_what_is_drawn_whole_is_not_drawn_again(tmp_path):
+    few = dict.fromkeys(FEW, 1)
+    summary = draw_cards(tmp_path, seed=5, processes=1, picture_size=16, **few)
+    (card, lost, *_) = sorted((tmp_path / "train").glob("*.png"))
+    card.write_bytes(b"the first drawing's")
+    assert draw_cards(tmp_path, seed=5, processes=1, picture_size=16, **few) == summary
+    assert card.read_bytes() == b"the first drawing's"
+    lost.unlink()
+    draw_cards(tmp_path, seed=5, processes=1, picture_size=16, **few)
+    assert lost.exists() and card.read_bytes() != b"the first drawing's"
+
+
 def test_a_card_shows_all_of_its_noun_on_its_own_colour():
     for number, combination in enumerate(combinations()):
         pixels = np.asarray(draw_card(combination, 48, np.random.default_rng(number))).reshape(-1, 3)

