@@ -3,7 +3,9 @@ import sys
 
 import pytest
 
+from diptych import cli
 from diptych.cli import VERBS, main
+from tests.end_to_end.commands import start
 
 
 def test_the_help_names_every_verb_with_what_it_does(capsys):
@@ -55,6 +57,27 @@ def test_mistakes_are_lines_on_stderr_and_status_2(tmp_path, capsys):
     for word in ("did you mean training", "training is not set", "nothing", "no.json", "vit_small_patch99_224"):
         assert sum(word in line for line in lines) == 1, (word, lines)
     assert all(line.startswith("diptych train: ") for line in lines)
+
+
+def test_under_torchrun_the_first_rank_says_all_mistakes_before_any_rank_ends(tmp_path):
+    config = tmp_path / "my.yaml"
+    config.write_text(f"data: {{train: {tmp_path}/nothing}}\ntraning: {{}}\ntokenizer: {{vocabulary: clip}}")
+    command = start(tmp_path, "torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych", "train", config)
+    assert command.wait() == 1
+    told = [line for line in command.said.splitlines() if line.startswith("diptych train: ")]
+    for word in ("did you mean training", "nothing"):
+        assert sum(word in line for line in told) == 1, command.said
+    assert "exitcode  : 2" in command.said and command.said.count("Traceback") == 1, "torchrun's own"
+
+
+def test_a_mistake_of_another_rank_alone_is_told_when_nobody_ends_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(tmp_path / "no.yaml")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and line.startswith("diptych train: rank 3: ") and "no.yaml" in line
 
 
 def test_a_bug_keeps_its_traceback(tmp_path):

@@ -9,12 +9,15 @@ import importlib.util
 import pkgutil
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 
 from diptych import verbs
 from diptych.terminal import printable, unknown_word
 
 VERBS = tuple(module.name for module in pkgutil.iter_modules(verbs.__path__))
+PATIENCE_SECONDS = 30.0
+"""How long another rank lets the first speak."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,25 +36,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if verb not in VERBS:
         print(f"diptych: {unknown_word('verb', verb, VERBS)}", file=sys.stderr)
         sys.exit(2)
-    module = importlib.import_module(f"diptych.verbs.{verb}")
+    try:
+        _run(verb, words[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
 
+
+def _run(verb: str, words: list[str]) -> None:
+    module = importlib.import_module(f"diptych.verbs.{verb}")
     parser = argparse.ArgumentParser(prog=f"diptych {verb}", description=module.__doc__)
     module.add_arguments(parser)
     # Intermixed: overrides may follow an option (`train my.yaml --dry-run training.seed=1`).
-    parsed = parser.parse_intermixed_args(words[1:])
+    parsed = parser.parse_intermixed_args(words)
     try:
         module.run(parsed)
     except (ValueError, OSError) as error:
         if not _is_ours(error):
             raise
-        from diptych.world import read_world
-
-        if read_world().is_first:
-            for line in str(error).splitlines():
-                print(f"diptych {verb}: {printable(line)}", file=sys.stderr)
+        _let_the_first_speak()
+        _tell(verb, error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except SystemExit:
+        _let_the_first_speak()
+        raise
+
+
+def _let_the_first_speak() -> None:
+    """Where this is another rank than the first, wait to be ended by the launcher when the first has ended.
+
+    A launcher ends all ranks as soon as one of them has; the first may still be about to say what is wrong.
+    """
+    from diptych.world import read_world
+
+    if not read_world().is_first:
+        time.sleep(PATIENCE_SECONDS)
+
+
+def _tell(verb: str, error: Exception) -> None:
+    from diptych.world import read_world
+
+    world = read_world()
+    # Another rank that nobody has ended is alone with its mistake, such as a disk that its machine lacks.
+    who = "" if world.is_first else f"rank {world.rank}: "
+    for line in str(error).splitlines():
+        print(f"diptych {verb}: {who}{printable(line)}", file=sys.stderr)
 
 
 def _help(verb: str) -> str:
