@@ -33,12 +33,18 @@ REPORT_FILE = "report.html"
 
 
 def write_report(
-    run_dir: Path, evaluation: Mapping[str, Any], *, credits: Sequence[str] = (), title: str | None = None
+    run_dir: Path,
+    evaluation: Mapping[str, Any],
+    *,
+    credits: Sequence[str] = (),
+    funnel: Sequence[Mapping[str, Any]] = (),
+    title: str | None = None,
 ) -> Path:
     """Write RUN/report.html, which needs neither network nor scripts, and give its path.
 
-    evaluation: what `diptych evaluate` writes as JSON. What is missing there or in the run directory
-    (metrics.jsonl, config.yaml, samples.png) is left out of the page.
+    evaluation: what `diptych evaluate` writes as JSON. funnel: what became of the data before training, stage by stage:
+    {`stage`, `kept`, `dropped`: reason → number}. What is missing there or in the run directory (metrics.jsonl,
+    config.yaml, samples.png) is left out of the page.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diptych", ""),
@@ -72,10 +78,36 @@ def write_report(
         versions=evaluation.get("versions", {}),
         model=evaluation.get("model", ""),
         credits=list(credits),
+        funnel=list(funnel),
     )
     path = run_dir / REPORT_FILE
     commit_file(path, page.encode())
     return path
+
+
+def parse_funnel(text: str) -> list[dict[str, Any]]:
+    """The stages in a JSON text, as `write_report` takes them.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        stages = [
+            {
+                "stage": str(stage["stage"]),
+                "kept": int(stage["kept"]),
+                "dropped": {str(reason): int(number) for reason, number in stage.get("dropped", {}).items()},
+            }
+            for stage in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"not a funnel ({error}); expected a JSON list of stages such as "
+            f'{{"stage": "extracted", "kept": 10, "dropped": {{"icon": 2}}}}'
+        ) from None
+    if not stages:
+        raise ValueError("a funnel without stages; leave --funnel out")
+    return stages
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

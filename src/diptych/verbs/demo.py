@@ -1,4 +1,4 @@
-"""From nothing to a model that names what it was never trained on: cards, shards, training, evaluation."""
+"""From nothing to a model that names what it was never trained on: a crawl, shards, training, evaluation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ Of the pictures of combinations that it was never trained on, {unseen_top1:.1%} 
 one out of {classes} (chance {chance:.2%}). All in {seconds:.0f} s.
 
 Look at it:      {folder}/report.html
-Your own data:   diptych-shards pack MY_PICTURES shards/    (a .txt beside each picture)
+Your own data:   diptych-shards pack MY_PICTURES shards/    (a .txt beside each picture),
+                 or diptych-shards build URLS.parquet shards/
                  diptych vocab shards/ --size 8192 --output vocabulary.json
                  diptych train my.yaml                      (README, "Your own data")"""
 
@@ -42,10 +43,12 @@ def run(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     folder, seed = arguments.folder, arguments.seed
     config = arguments.config or find_config()
-    cards, shards, vocabulary = (folder / "data" / name for name in ("cards", "shards", "vocabulary.json"))
+    data = folder / "data"
+    cards, shards, vocabulary = data / "cards", data / "shards", data / "vocabulary.json"
+    claim(data, seed)
 
     credit = draw(cards, seed)
-    command("diptych-shards", "pack", cards / "train", shards)
+    from_crawl_to_shards(cards / "train", data, seed)
     command("diptych", "vocab", shards, "--size", VOCABULARY_SIZE, "--output", vocabulary)
     command(
         *("torchrun", "--standalone", "--nproc-per-node", RANKS, "-m", "diptych", "train", config),
@@ -56,12 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
             f"training.seed={seed}",
         ),
     )
-    (folder / "data" / "credits.txt").write_text(f"{credit}\n", encoding="utf-8")
+    (data / "credits.txt").write_text(f"{credit}\n", encoding="utf-8")
     command(
         *("diptych", "evaluate", folder, "--classes", cards / "classes.yaml"),
         *("--zero-shot", f"seen={cards / 'seen'}", "--zero-shot", f"unseen={cards / 'unseen'}"),
         *("--retrieval", f"cards={cards / 'retrieval'}", "--pixel-baseline", cards / "train_labels.csv"),
-        *("--report", "--credits", folder / "data" / "credits.txt"),
+        *("--report", "--credits", data / "credits.txt", "--funnel", data / "funnel.json"),
     )
     picture = example(cards / "unseen")
     labels = ", ".join(dict.fromkeys([picture.parent.name, *GUESSES]))
@@ -78,6 +81,47 @@ def find_config() -> Path:
         if (root / "configs" / "demo.yaml").exists():
             return root / "configs" / "demo.yaml"
     raise ConfigError("configs/demo.yaml is not here; call `diptych demo` from a clone, or give --config")
+
+
+def claim(data: Path, seed: int) -> None:
+    """Begin the demo of this seed, or go on with it.
+
+    Raises:
+        ConfigError: the folder holds that of another seed.
+    """
+    mark = data / "seed.txt"
+    if mark.exists() and mark.read_text(encoding="utf-8").strip() != str(seed):
+        raise ConfigError(
+            f"{data.parent} holds the demo of seed {mark.read_text(encoding='utf-8').strip()}, not of {seed}; "
+            f"name another folder"
+        )
+    data.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"{seed}\n", encoding="utf-8")
+
+
+def from_crawl_to_shards(cards: Path, data: Path, seed: int) -> None:
+    """Show the cards as a web site on this machine, crawl it, and make shards of what the crawl finds."""
+    from diptych.demo.crawl import crawl, serve_at_remembered_port
+    from diptych.demo.funnel import read_funnel
+    from diptych.demo.site import Site
+
+    warc, pairs, curated, shards = (data / name for name in ("crawl.warc.gz", "pairs", "curated", "shards"))
+    if (shards / "_index" / "build.json").exists() and (data / "funnel.json").exists():
+        print(f"the shards of an earlier start are there: {shards}", flush=True)
+        return
+    site = Site(cards, seed)
+    with serve_at_remembered_port(site, data / "port.txt", [warc, pairs, curated, shards]) as address:
+        if not warc.exists():
+            print(f"\nthe cards are a web site now, at {address}: crawling it into {warc}", flush=True)
+            print(f"{crawl(address, warc)} pages", flush=True)
+        command("diptych-shards", "extract", warc, pairs)
+        command("diptych-shards", "curate", pairs, curated)
+        command(
+            *("diptych-shards", "build", curated, shards, "--allow-network", "127.0.0.1/32", "--per-host", 32),
+            *("--resize-mode", "no", "--encode-format", "png", "--skip-reencode"),
+        )
+    funnel = read_funnel(pairs, curated, shards)
+    (data / "funnel.json").write_text(json.dumps(funnel, indent=1) + "\n", encoding="utf-8")
 
 
 def draw(cards: Path, seed: int) -> str:

@@ -20,7 +20,7 @@ from diptych.evaluation.results_file import FORMAT, merged, read_results, write_
 from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
 from diptych.files import read_text
-from diptych.report import write_report
+from diptych.report import parse_funnel, write_report
 from diptych.terminal import printable
 
 LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", type=Path, help="where the numbers go (RUN/evaluation.json)")
     parser.add_argument("--report", action="store_true", help="write RUN/report.html")
     parser.add_argument("--credits", metavar="FILE", type=Path, help="lines to credit in the report, one each")
+    parser.add_argument("--funnel", metavar="FILE", type=Path, help=(
+        'what became of the data before training, to open the report with: a JSON list of '
+        '{"stage": NAME, "kept": N, "dropped": {REASON: N}}'
+    ))  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
@@ -62,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--report needs a run directory, and {arguments.model} is a model folder")
     way_out = "name a readable text file with --credits, or leave it out"
     credits_lines = read_text(arguments.credits, way_out).splitlines() if arguments.credits else []
+    funnel = _funnel(arguments.funnel) if arguments.funnel else []
 
     # All data are opened first: a mistake in the last of them should not cost the time of the others.
     labelled = _open(arguments.zero_shot, lambda location: open_labelled(location, arguments.label_key))
@@ -94,7 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
         write_results(destination, evaluation)
         print(f"\nnumbers: {printable(str(destination))}")
     if arguments.report and run_dir:
-        page = write_report(run_dir, evaluation, credits=[line for line in credits_lines if line.strip()])
+        credits = [line for line in credits_lines if line.strip()]
+        page = write_report(run_dir, evaluation, credits=credits, funnel=funnel)
         print(f"report:  {printable(str(page))}")
 
 
@@ -176,3 +182,11 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield library, version(library)
         except PackageNotFoundError:
             yield library, "not installed"
+
+
+def _funnel(path: Path) -> list[dict[str, Any]]:
+    text = read_text(path, "name a readable JSON file with --funnel, or leave it out")
+    try:
+        return parse_funnel(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,40 @@
+"""From the crawl to the shards: what each stage kept, and why it left the rest out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_funnel(pairs: Path, curated: Path, shards: Path) -> list[dict[str, Any]]:
+    """The stages in order, each {`stage`, `kept`, `dropped`: reason → number}.
+
+    The folders are those that `diptych-shards` extract, curate and build wrote.
+    """
+    extracted: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for path in sorted((pairs / "_index").glob("*.json")):
+        counts = _read(path)
+        extracted.update(counts["pairs"])
+        left_out.update(counts["dropped"])
+    curation = _read(curated / "_index" / "report.json")
+    outcomes = Counter(_read(shards / "_index" / "build.json")["outcomes"])
+    stored = outcomes.pop("success", 0)
+    return [
+        _stage("pictures on the pages", extracted.total() + left_out.total(), {}),
+        _stage("with a caption (extract)", extracted.total(), left_out),
+        _stage("worth fetching (curate)", curation["kept"], curation["rules"]),
+        _stage("fetched and sound (build)", stored, outcomes),
+    ]
+
+
+def _stage(name: str, kept: int, dropped: Mapping[str, int]) -> dict[str, Any]:
+    reasons = sorted(((reason, number) for reason, number in dropped.items() if number), key=lambda item: -item[1])
+    return {"stage": name, "kept": kept, "dropped": dict(reasons)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
