@@ -40,7 +40,11 @@ def write_report(
         "rules": {
             reason: int(number) for reason, number in zip(REASONS, decided.reasons, strict=True) if reason != "kept"
         },
-        "languages": dict(sorted(decided.languages.items(), key=lambda item: (-item[1], item[0]))),
+        "languages": {
+            language: number
+            for language, number in sorted(decided.languages.items(), key=lambda item: (-item[1], item[0]))
+            if language
+        },
         "examples": _examples(examples),
     }
     curves = None

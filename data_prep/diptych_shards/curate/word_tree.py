@@ -1,4 +1,7 @@
-"""Machine code for `matching`: a table of words, and a tree of the words that follow one another in queries."""
+"""Machine code for `matching`: a table of words, and a tree of the words that follow one another in queries.
+
+All of it is in one file: Numba's cache is renewed when the file of a function changes, not those of what it calls.
+"""
 
 from __future__ import annotations
 
