@@ -1,0 +1,82 @@
+"""The demo's web site: what stands on it is what a crawl brings home, and nothing else becomes a sample."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from urllib.error import HTTPError
+
+import pytest
+
+from diptych.data.shards import open_index, read_member
+from diptych.demo.cards import draw_cards
+from diptych.demo.crawl import MAX_CLICKS, crawl, serve, serve_at_remembered_port
+from diptych.demo.funnel import read_funnel
+from diptych.demo.site import Site
+from diptych.report import parse_funnel
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cards")
+    draw_cards(folder, 3, train_per_class=1, seen_per_class=0, unseen_per_class=0, picture_size=24, processes=1)
+    return folder / "train"
+
+
+def test_every_card_of_the_site_becomes_a_sample_and_nothing_else(cards, tmp_path):
+    captions = {path.stem: path.read_text().strip() for path in cards.glob("*.txt")}
+    warc, pairs, kept, shards = (tmp_path / name for name in ("crawl.warc.gz", "pairs", "kept", "shards"))
+
+    def run(*words):
+        done = subprocess.run([sys.executable, "-m", "diptych_shards", *map(str, words)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    with serve(Site(cards, 3)) as address:
+        num_pages = crawl(address, warc)
+        run("extract", warc, pairs)
+        run("curate", pairs, kept)
+        run(*("build", kept, shards, "--allow-network=127.0.0.1/32", "--per-host=16", "--resize-mode=no"),
+            *("--encode-format=png", "--skip-reencode"))  # fmt: skip
+    assert 40 < num_pages < 40 + len(captions) // 100 + MAX_CLICKS + 5  # the calendar has an end for us
+
+    index = open_index(shards)
+    stored = Counter()
+    for number, shard in enumerate(index.shards):
+        with shard.path.open("rb") as tar:
+            for row in range(shard.samples):
+                _, members = index.sample(number, row)
+                data = {member.suffix: read_member(tar.fileno(), member) for member in members}
+                stored[data["txt"].decode(), data["png"]] += 1
+    assert stored == Counter((caption, (cards / f"{name}.png").read_bytes()) for name, caption in captions.items())
+
+    funnel = read_funnel(pairs, kept, shards)
+    sizes = [stage["kept"] for stage in funnel]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] == len(captions)
+    for before, after in zip(funnel, funnel[1:], strict=False):
+        assert before["kept"] == after["kept"] + sum(after["dropped"].values())
+
+
+def test_an_address_is_remembered_while_it_can_be(cards, tmp_path):
+    site, memory, made = Site(cards, 3), tmp_path / "port.txt", tmp_path / "pairs"
+    with serve_at_remembered_port(site, memory, [made]) as first:
+        made.mkdir()
+    with serve_at_remembered_port(site, memory, [made]) as again:
+        assert again == first and made.exists()
+        with serve_at_remembered_port(site, memory, [made]) as elsewhere:  # the port is taken
+            assert elsewhere != first and not made.exists()
+
+
+def test_the_site_says_what_is_not_there(cards):
+    with serve(Site(cards, 3)) as address:
+        for path in ("nowhere.html", "cards/99999.png", "cards/00000_missing.png"):
+            with pytest.raises(HTTPError, match="404") as caught:
+                urllib.request.urlopen(address + path)
+            caught.value.close()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stage": 1}', '[{"stage": "x"}]', '[{"stage": "x", "kept": "many"}]'])
+def test_a_funnel_of_another_form_is_refused(text):
+    with pytest.raises(ValueError, match="funnel"):
+        parse_funnel(text)
