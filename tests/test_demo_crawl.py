@@ -30,7 +30,9 @@ def test_every_card_of_the_site_becomes_a_sample_and_nothing_else(cards, tmp_pat
     warc, pairs, kept, shards = (tmp_path / name for name in ("crawl.warc.gz", "pairs", "kept", "shards"))
 
     def run(*words):
-        done = subprocess.run([sys.executable, "-m", "diptych_shards", *map(str, words)], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "diptych_shards", *map(str, words)], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
     with serve(Site(cards, 3)) as address:

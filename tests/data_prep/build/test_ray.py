@@ -23,8 +23,9 @@ from tests.data_prep.build.pictures import encoded, scene
 from tests.data_prep.build.test_build import contents, write_table
 from tests.data_prep.hostile_web import HostileWeb
 
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore::FutureWarning"),
-              pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # fmt: skip
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning")
+]
 NUM_SHARDS, ROWS_PER_SHARD = 12, 8
 
 
