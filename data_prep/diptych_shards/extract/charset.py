@@ -44,6 +44,8 @@ _LABELS = {
     "iso-8859-8-i": "iso8859-8",
     "unicode": "utf-16-le",
 }
+_MULTI_BYTE = ("euc_jp", "cp932", "gb18030", "big5hkscs", "cp949")
+"""Text of one byte a character hardly ever passes for one of these."""
 _SEVEN_BIT = ("iso2022_jp", "hz", "iso2022_kr")
 _NO_TEXT = frozenset(
     "base64 bz2 hex quopri uu zlib rot13 idna punycode unicode_escape raw-unicode-escape unicode-escape undefined "
@@ -134,8 +136,8 @@ def _is_doubtful_utf8(page: bytes, labels: list[str]) -> bool:
 def _decoded(page: bytes, labels: list[str]) -> str:
     """By the first codec that fits."""
     guess = codec_of(detect_encoding(page, _GUESS_BYTES) or "")
-    if "cp1252" in labels[:1] and guess and guess != "utf-8":
-        labels = labels[1:] + labels[:1]  # many servers say so of everything
+    if labels[:1] == ["cp1252"]:  # many servers say so of everything
+        labels = [*labels[1:], *([guess] if guess in _MULTI_BYTE else []), "cp1252"]
     best, fewest = "", len(page) + 1
     for codec in dict.fromkeys([*labels, *([guess] if guess else []), "cp1252"]):
         text = page.decode(codec, "replace")

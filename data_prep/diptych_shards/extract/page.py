@@ -21,6 +21,8 @@ MAX_FIGCAPTION_BYTES = 16_384
 MAX_OPEN_FIGURES = 64
 MAX_SOURCES = 32
 MAX_OG_PICTURES = 8
+MAX_SURROUNDED = 1000
+"""Pictures of a page for which text is looked for; each costs as much as a kilobyte of page."""
 
 _ALWAYS = frozenset(
     b"html base meta title img picture /picture source figure /figure figcaption /figcaption svg".split()
@@ -74,6 +76,7 @@ class _Reader:
         self._pictures: list[Picture] = []
         self._title: str | None = None
         self._og: list[tuple[str, str]] = []
+        self._num_surrounded = 0
         self._figures: list[_Figure] = []
         self._figures_too_deep = 0
         self._sources: list[Candidate] | None = None
@@ -112,7 +115,8 @@ class _Reader:
         alt = value(attributes, b"alt")
         if alt and not alt.isspace():
             captions = ((alt, Source.ALT),)
-        elif self._options.surrounding_text:
+        elif self._options.surrounding_text and self._num_surrounded < MAX_SURROUNDED:
+            self._num_surrounded += 1
             captions = ((surrounding_text(self._html, tag.start, tag.end), Source.SURROUNDING),)
         self._pictures.append(picture_of(attributes, captions, self._sources or []))
         self._sources = None

@@ -87,7 +87,8 @@ class _Parser:
         end = content.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
         lines = content[8 : end + 2]
         length = _header(lines, b"Content-Length")
-        if end < 0 or not _LENGTH.fullmatch(length) or not content.endswith(b"\r\n\r\n"):
+        is_whole = end >= 0 and content.endswith(b"\r\n\r\n") and not _START.search(lines)
+        if not is_whole or not _LENGTH.fullmatch(length):
             return None
         begin, stop = end + 4, len(content) - 4
         if begin + int(length) != stop or int(length) > self._max_block_bytes:
@@ -95,8 +96,9 @@ class _Parser:
         return Record(piece.offset, lines, content[begin:stop], False)
 
     def feed(self, piece: Piece) -> Iterator[Record]:
-        if piece.is_after_damage or (piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)):
-            self._counts[BROKEN] += 1
+        is_cut_short = piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)
+        if piece.is_after_damage or is_cut_short:
+            self._counts[BROKEN] += not self._is_in_garbage
             self._rest, self._to_skip, self._is_in_garbage = b"", 0, False
         content, offset = piece.content, piece.offset
         if self._to_skip:
@@ -146,7 +148,7 @@ class _Parser:
             raise _IncompleteError if len(data) - position < MAX_HEADER_BYTES else _BrokenError
         header_lines = data[start.end() - 1 : headers_end + 1]
         stated = _header(header_lines, b"Content-Length")
-        if not _LENGTH.fullmatch(stated):
+        if not _LENGTH.fullmatch(stated) or _START.search(header_lines):  # another record's
             raise _BrokenError
         length = int(stated)
         kept = min(length, self._max_block_bytes)
@@ -154,7 +156,8 @@ class _Parser:
             raise _IncompleteError
         end = begin + length
         block = data[begin : begin + kept]
-        if end < len(data) and data[end] not in b"\r\n" and _START.search(block):
+        after = _after_blank_lines(data, end)
+        if after < len(data) and not _START.match(data, after) and _START.search(block):
             raise _BrokenError  # its length is wrong, and other records lie in it
         self._to_skip = max(0, end - len(data))
         return Record(offset, header_lines, block, kept < length), min(end, len(data))

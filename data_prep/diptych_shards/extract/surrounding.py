@@ -6,12 +6,12 @@ import re
 
 from diptych_shards.extract import entities
 
-REACH_BYTES = 2000
+REACH_BYTES = 1000
 MAX_CHARACTERS = 300
 MIN_CHARACTERS = 3
 
 # What is opened and not closed runs to the end: every match takes in all that was searched, so time stays linear.
-_UNSEEN = re.compile(rb"<(script|style|noscript)\b.*?(?:</\1|\Z)|<!--.*?(?:-->|\Z)", re.DOTALL | re.IGNORECASE)
+_UNSEEN = re.compile(rb"<(script|style|noscript)\b.*?(?:</\1[^>]*>?|\Z)|<!--.*?(?:-->|\Z)", re.DOTALL | re.IGNORECASE)
 _BLOCK = re.compile(
     rb"</?(?:p|div|li|ul|ol|dl|dt|dd|td|th|tr|table|h[1-6]|section|article|aside|header|footer|main|nav|figure"
     rb"|figcaption|blockquote|pre|form|hr|body|html|head|title|option|select)(?=[\s/>])[^>]*(?:>|\Z)",

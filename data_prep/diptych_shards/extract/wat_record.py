@@ -8,16 +8,22 @@ whole.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 import orjson
 
 _PICTURE_PATH = "IMG@/src"
-_PICTURE = b'"IMG@/src"'
+_PICTURE = b'"path":"IMG@/src"'
 _HEAD = b'"Head":{'
 _LINKS, _METAS, _HEAD_LINKS, _SCRIPTS = b'"Links":[', b'"Metas":[', b'"Link":[', b'"Scripts":['
 _END_OF_LIST = b"}]"
+_OBJECT = re.compile(rb'\{"\w+":.*[^\\:,{]"\}', re.DOTALL)
+"""As an object looks in which no brace in a text was taken for an end."""
 _HAS_ALT, _HAS_EMPTY_ALT = b'"alt":"', b'"alt":""'
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class WatError(ValueError):
@@ -49,7 +55,7 @@ def read_record(block: bytes) -> WatRecord:
     """
     try:
         return _read_parts(block)
-    except (ValueError, AttributeError):
+    except ValueError:
         return _read_whole(block)
 
 
@@ -64,6 +70,7 @@ def parsed(block: bytes) -> dict[str, Any]:
     except ValueError:
         try:  # half of a surrogate pair, bytes that are not UTF-8, NaN: Python's parser is patient
             record = json.loads(block.decode("utf-8", "replace"))
+            record = json.loads(_HALF_PAIR.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
         except (ValueError, RecursionError) as error:
             raise WatError(f"no JSON: {error}") from None
     if not isinstance(record, dict):
@@ -107,11 +114,19 @@ def _read_parts(block: bytes) -> WatRecord:
     rest, _ = _without_list(rest, _HEAD_LINKS)
     rest, _ = _without_list(rest, _SCRIPTS)
     pictures = _objects_around(links, _PICTURE)
-    with_alt = [picture for picture in pictures if _HAS_ALT in picture and _HAS_EMPTY_ALT not in picture]
+    with_alt = []
+    for picture in pictures:
+        if _HAS_ALT in picture and _HAS_EMPTY_ALT not in picture:
+            with_alt.append(picture)
+        elif not _OBJECT.fullmatch(picture):  # it will not be parsed, so it is looked at here
+            raise ValueError("a brace within a text")
+    record = orjson.loads(rest)
+    if not isinstance(record, dict):
+        raise ValueError("no JSON object")
     return WatRecord(
-        orjson.loads(rest),
+        record,
         _parsed_objects([b"{%b}" % meta for meta in metas[1:-1].split(b"},{") if b"og:" in meta or b"ang" in meta]),
-        [link for link in _parsed_objects(with_alt) if link.get("path") == _PICTURE_PATH],
+        _parsed_objects(with_alt),
         len(pictures) - len(with_alt),
         may_have_licence,
     )

@@ -1,0 +1,208 @@
+import contextlib
+import functools
+import gzip
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from diptych_shards import cli
+from diptych_shards.extract.sources import expand
+from diptych_shards.extract.writer import SCHEMA
+from tests.data_prep.extract.crawls import img, page_record, warc_gz, wat_record, write
+
+
+@pytest.fixture
+def crawl(tmp_path) -> Path:
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+    for number in range(3):
+        records = [page_record(f"<html lang=en>{img(f'a{number}-{page}')}<img src=x.jpg>") for page in range(40)]
+        write(folder, f"part-{number}.warc.gz", warc_gz(*records))
+    return folder
+
+
+def extract(*arguments: object) -> int:
+    return cli.main(["extract", "--processes", "1", *map(str, arguments)])
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_of_warcs_becomes_a_table_each_and_counts(crawl, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert extract(crawl, out) == 0
+    printed = capsys.readouterr().out
+    assert "extracted 120 pairs of 120 pages from 3 files" in printed
+    assert "120  alt" in printed and "120  no caption" in printed and "120  read" in printed
+    table = pq.read_table(out / "part-1.warc.gz.parquet")
+    assert table.schema == SCHEMA
+    row = table.to_pylist()[1]
+    assert row["url"] == "https://a.example/a1-1.jpg" and row["caption"] == "a picture of a1-1"
+    assert (row["source"], row["language"], row["warc_file"]) == ("alt", "en", "part-1.warc.gz")
+    with open(crawl / "part-1.warc.gz", "rb") as file:
+        file.seek(row["record_offset"])
+        assert b"a1-1" in gzip.decompress(file.read(row_length(table, 1)))
+
+
+def row_length(table, row: int) -> int:
+    offsets = table["record_offset"].to_pylist()
+    return offsets[row + 1] - offsets[row]
+
+
+def test_wat_and_warc_of_the_same_name_lie_side_by_side(crawl, tmp_path):
+    links = [{"path": "IMG@/src", "url": "x.jpg", "alt": "a house"}]
+    wat = write(tmp_path, "part-0.warc.wat.gz", warc_gz(wat_record({"Links": links})))
+    out = tmp_path / "out"
+    assert extract(crawl / "part-0.warc.gz", wat, out) == 0
+    (row,) = pq.read_table(out / "part-0.warc.wat.gz.parquet").to_pylist()
+    assert (row["warc_file"], row["record_offset"], row["width"]) == ("crawl.warc.gz", 77, None)
+
+
+def test_the_same_command_again_does_nothing_and_says_the_same(crawl, tmp_path, capsys):
+    out = tmp_path / "out"
+    extract(crawl, out)
+    printed, before = capsys.readouterr().out, files_of(out)
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    assert extract(crawl, out) == 0
+    assert capsys.readouterr().out == printed
+    assert files_of(out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == times
+
+
+def test_any_number_of_processes_gives_the_same_bytes(crawl, tmp_path):
+    extract(crawl, tmp_path / "one")
+    assert cli.main(["extract", "--processes", "2", str(crawl), str(tmp_path / "two")]) == 0
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+
+
+def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(tmp_path):
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+    for number in range(6):
+        pages = [page_record("<p>text</p>" * 400 + img(f"{number}-{page}")) for page in range(300)]
+        write(folder, f"part-{number}.warc.gz", warc_gz(*pages))
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert extract(folder, whole) == 0
+    command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "1", folder, out]
+    for files_before_kill in (0, 1, 3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        while process.poll() is None and len(list(out.glob("*.parquet"))) < files_before_kill:
+            time.sleep(0.01)
+        time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert extract(folder, out) == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_other_options_in_the_same_folder_are_refused(crawl, tmp_path, capsys):
+    extract(crawl, tmp_path / "out")
+    assert extract("--surrounding-text", crawl, tmp_path / "out") == 2
+    assert "other options" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_named_after_the_others_are_done(crawl, tmp_path, capsys):
+    missing = "http://127.0.0.1:9/gone.warc.gz?x"
+    out = tmp_path / "out"
+    with served(tmp_path) as address:
+        missing = f"{address}/gone.warc.gz"
+        assert extract(missing, crawl, out) == 2
+    error = capsys.readouterr().err
+    assert "1 of 4 files could not be read" in error and missing in error and "404" in error
+    assert len(list(out.glob("*.parquet"))) == 3
+    assert not list(out.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (None, "does not exist"),
+        (b"", "no pair was found"),
+        (b"no crawl", "no pair was found"),
+        (warc_gz(page_record("<img src=x.jpg alt=''>")), "no pair was found"),
+    ],
+)
+def test_nothing_found_is_one_line_and_status_2(content, wanted, tmp_path, capsys):
+    path = tmp_path / "x.warc.gz"
+    if content is not None:
+        path.write_bytes(content)
+    assert extract(path, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert wanted in error and error.count("\n") == 1
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, capsys):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "x.warc", page_record(img("x")))
+    assert extract(tmp_path / "a", tmp_path / "b", tmp_path / "out") == 2
+    assert "would both become x.warc.parquet" in capsys.readouterr().err
+
+
+def test_out_that_is_a_file_is_refused(crawl, tmp_path, capsys):
+    assert extract(crawl, write(tmp_path, "out", b"")) == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def served(folder: Path, handler: type | None = None):
+    handler = handler or functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_list_of_paths_is_read_from_the_web_with_a_prefix(crawl, tmp_path, capsys):
+    (crawl / "warc.paths.gz").write_bytes(gzip.compress(b"part-0.warc.gz\npart-1.warc.gz\npart-2.warc.gz\n"))
+    with served(crawl) as address:
+        assert extract(f"{address}/warc.paths.gz", "--prefix", address, "--first", "2", tmp_path / "out") == 0
+    assert "80 pairs of 80 pages from 2 files" in capsys.readouterr().out
+
+
+def test_lists_and_folders_are_expanded_in_order(crawl, tmp_path):
+    listed = write(tmp_path, "wat.paths", b"crawl-data/x.wat.gz\n/y.wat.gz\ns3://b/z.wat.gz\n")
+    assert expand([str(listed)]) == [
+        "https://data.commoncrawl.org/crawl-data/x.wat.gz",
+        "https://data.commoncrawl.org/y.wat.gz",
+        "s3://b/z.wat.gz",
+    ]
+    assert expand([str(crawl)]) == [str(crawl / f"part-{number}.warc.gz") for number in range(3)]
+
+
+def test_a_download_goes_on_where_the_connection_broke(crawl, tmp_path):
+    content = (crawl / "part-0.warc.gz").read_bytes()
+    ranges: list[str | None] = []
+
+    class Breaking(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            ranges.append(self.headers["Range"])
+            start = int(ranges[-1][6:-1]) if ranges[-1] else 0
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start : start + 1500] if len(ranges) < 3 else content[start:])
+
+        def log_message(self, *arguments):
+            pass
+
+    out = tmp_path / "out"
+    with served(crawl, Breaking) as address:
+        assert extract(f"{address}/part-0.warc.gz", out) == 0
+    assert ranges == [None, "bytes=1500-", "bytes=3000-"]
+    assert pq.read_table(out / "part-0.warc.gz.parquet").num_rows == 40

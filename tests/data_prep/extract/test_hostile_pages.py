@@ -1,0 +1,146 @@
+"""Pages made to take a parser quadratic time, or all memory. What would hang runs into the limit of the test."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych_shards.extract.tags import tags
+from tests.data_prep.extract.crawls import extracted, page_record, pairs
+
+SIZE, SIZE_WITH_TEXT = 1_000_000, 60_000
+PATTERNS = [
+    "<div>",
+    "<b>",
+    "<table><tr><td>",
+    "<ul><li>",
+    "<figure>",
+    "<figure><figcaption>",
+    "<picture>",
+    "<figcaption>x",
+    "<picture><source srcset='a 1x'>",
+    "<noscript>",
+    "<svg>",
+    "<template>",
+    "<p><font size=%d>",
+    "</p>",
+    "</figure>",
+    "<",
+    "<a",
+    "<a ",
+    '<a "',
+    "<a '",
+    "<a b=",
+    '<a b="',
+    "<a b='",
+    '<a b=">',
+    "<a b='>\"",
+    "<a =",
+    "<a/",
+    "<!",
+    "<!-",
+    "<!--",
+    "<!-->",
+    "<!-- --",
+    "<script>",
+    "<script></script",
+    "<script><",
+    "<style>",
+    "<title>",
+    "<textarea></",
+    "<iframe ",
+    "</",
+    "</fi",
+    "<?",
+    "&",
+    "&amp",
+    "&#",
+    "&#x",
+    "a=",
+    "=",
+    '"',
+    "'",
+    " ",
+    ">",
+    "<img",
+    "<img>",
+    "<img alt>",
+    "<img src=data:,",
+    "<img alt='",
+    "<img src=a alt=b>",
+    "<img src=a alt=%d>",
+    "<img src=a srcset='",
+    "<meta property=og:image>",
+    "<base href=",
+    "<base href=/a/>",
+    "<html lang=en>",
+    "<a rel=license href=x>",
+    "<a href=//creativecommons.org/licenses/by/>",
+    "(",
+    ",",
+    "(,",
+    "a,",
+    "\0",
+    "<script>-->",
+    "<figure><img src=a><figcaption>b</figcaption></figure>",
+]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("size", "surrounding_text"), [(SIZE, False), (SIZE_WITH_TEXT, True)])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_no_pattern_repeated_over_a_page_takes_quadratic_time(pattern, size, surrounding_text):
+    number = size // len(pattern)
+    body = "".join(pattern % n for n in range(number)) if "%d" in pattern else pattern * number
+    for start in ("<img src=a alt=b>", "<img srcset='", "<figure><img src=a><figcaption>"):
+        pairs(start + body + "<img src=z.jpg alt=z>", surrounding_text=surrounding_text)
+
+
+@pytest.mark.timeout(60)
+def test_a_page_of_a_hundred_megabytes_is_cut_and_counted():
+    html = b"<img src=first.jpg alt=first>" + b"<p>text</p>" * 9_500_000 + b"<img src=last.jpg alt=last>"
+    found, report = extracted(page_record(html))
+    assert [caption for _, caption in found] == ["first"]
+    assert report.records == {"page cut": 1, "read": 1}
+
+
+@pytest.mark.timeout(60)
+def test_a_million_pictures_on_a_page_are_bounded_and_counted():
+    found, report = extracted(
+        page_record("".join(f"<img src={n} alt={n}>" for n in range(500_000)) * 2), max_page_bytes=1 << 26
+    )
+    assert len(found) == 10_000
+    assert report.dropped == {"too many pictures on the page": 990_000}
+
+
+@pytest.mark.timeout(30)
+def test_tables_in_tables_are_no_deeper_than_a_page():
+    html = "<table><tr><td>" * 200_000 + "<img src=x.jpg alt=inside>" + "</td></tr></table>" * 200_000
+    assert [caption for _, caption in pairs(html)] == ["inside"]
+
+
+MARKUP = st.lists(
+    st.one_of(
+        st.sampled_from([*PATTERNS, "img", "src", "alt", "x.jpg", "/", "<img src=a.jpg alt=b>"]), st.text(max_size=4)
+    ),
+    max_size=40,
+).map("".join)
+
+
+@settings(deadline=None)
+@given(MARKUP, MARKUP)
+def test_any_markup_gives_pairs_with_text_and_absolute_addresses(before, after):
+    html = f"{before}<img src=x.jpg alt='words'>{after}"
+    for surrounding_text in (False, True):
+        for url, caption in pairs(html, surrounding_text=surrounding_text):
+            assert url.startswith(("http://", "https://"))
+            assert caption and caption == " ".join(caption.split())
+
+
+@given(MARKUP)
+def test_tags_come_in_order_and_do_not_overlap(html):
+    page = html.encode("utf-8", "replace")
+    end = 0
+    for tag in tags(page, frozenset((b"img", b"a", b"figure", b"/figure", b"title", b"script"))):
+        assert end <= tag.start < tag.end <= len(page)
+        assert page[tag.start : tag.start + 1] == b"<" and page[tag.end - 1 : tag.end] == b">"
+        end = tag.end

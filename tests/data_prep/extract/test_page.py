@@ -1,0 +1,226 @@
+import pytest
+
+from diptych_shards.extract.pairs import Source
+from tests.data_prep.extract.crawls import PAGE_URL, dropped, page, pairs
+
+A = "https://a.example"
+
+
+def test_a_picture_with_an_alt_is_a_pair():
+    (pair,) = page('<img src="x.jpg" alt=" A  red\n house " width=640 height="480px">').pairs.items()
+    assert pair == ((f"{A}/dir/x.jpg", "A red house"), (Source.ALT, 640, 480))
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<IMG SRC=x.jpg ALT='two words'>",
+        "<img alt='two words'src='x.jpg'>",
+        "<img\nalt = 'two words'\n/src=x.jpg/>".replace("x.jpg/>", "x.jpg />"),
+        '<img src="x.jpg" alt="two words" alt="others">',
+        '<img title="a > b" src="x.jpg" alt="two words">',
+        "<img title='\"' src='x.jpg' alt='two words'>",
+        '<img title=it\'s src="x.jpg" alt="two words">',
+        '<p title="<img src=y.jpg alt=no>"></p><img src="x.jpg" alt="two words">',
+        '<a b"c><img src="x.jpg" alt="two words">',
+        '<img src="x.jpg" alt="two&#32;words">',
+        '<img src="&#120;.jpg" alt="two words">',
+        '<img src="\tx.jpg\n" alt="two words">',
+    ],
+)
+def test_tags_are_read_as_a_browser_reads_them(tag):
+    assert pairs(tag) == [(f"{A}/dir/x.jpg", "two words")]
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<!-- <img src=x.jpg alt=words> -->",
+        "<!--> --><!-- <img src=x.jpg alt=words> --!>",
+        "<script>'<img src=x.jpg alt=words>'</script>",
+        "<SCRIPT>a<b '</scr' <img src=x.jpg alt=words></Script >",
+        "<style><img src=x.jpg alt=words></style>",
+        "<textarea><img src=x.jpg alt=words></textarea>",
+        "<title><img src=x.jpg alt=words></title>",
+        "<iframe><img src=x.jpg alt=words></iframe>",
+        "<!doctype <img src=x.jpg alt=words>",
+        "<img src=x.jpg alt='words>",
+        "<imgs src=x.jpg alt=words>",
+        "< img src=x.jpg alt=words>",
+    ],
+)
+def test_what_a_browser_does_not_show_is_no_picture(html):
+    assert pairs(html) == []
+
+
+def test_scripts_and_comments_end_where_they_do():
+    html = "<script><!-- </script><img src=1.jpg alt=1><!-- > -->"
+    html += "<img src=2.jpg alt=2><style></style x><img src=3.jpg alt=3>"
+    assert [caption for _, caption in pairs(html)] == ["1", "2", "3"]
+
+
+def test_a_query_that_looks_like_an_entity_stays():
+    assert pairs('<img src="x.jpg?a=1&copy=2&amp;lt=3&notit;" alt="&copy; us&notit;">') == [
+        (f"{A}/dir/x.jpg?a=1&copy=2&lt=3&notit;", "© us&notit;")
+    ]
+
+
+def test_addresses_are_resolved_against_the_first_base_which_is_relative_itself():
+    html = '<base target=_blank><base href="../other/"><base href="/third/"><img src=x.jpg alt=words>'
+    assert pairs(html) == [(f"{A}/other/x.jpg", "words")]
+    assert pairs('<base href="javascript:no"><img src=x.jpg alt=words>') == [(f"{A}/dir/x.jpg", "words")]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'src="data:image/gif;base64,R0" data-src="x.jpg"',
+        'src="placeholder.jpg" data-src="x.jpg"',
+        'data-lazy-src="x.jpg"',
+        'data-original="x.jpg" src=""',
+        'data-srcset="s.jpg 100w, x.jpg 900w" src="s.jpg"',
+        'data-lazy-srcset="x.jpg 2x, s.jpg 1x" srcset="data:image/gif;base64,R0 1w"',
+        'srcset="s.jpg, x.jpg 1.5x" src="s.jpg"',
+    ],
+)
+def test_lazy_and_responsive_pictures_give_their_true_and_largest_address(attributes):
+    assert pairs(f"<img {attributes} alt=words>") == [(f"{A}/dir/x.jpg", "words")]
+
+
+def test_content_of_noscript_is_markup_and_gives_no_second_pair():
+    html = (
+        '<img data-src=x.jpg alt="words"><noscript><img src="x.jpg" alt=words><img src="y.jpg" alt="more"></noscript>'
+    )
+    assert [url for url, _ in pairs(html)] == [f"{A}/dir/x.jpg", f"{A}/dir/y.jpg"]
+    assert dropped(html) == {"repeated on the page": 1}
+
+
+def test_the_largest_source_of_a_picture_element_is_taken():
+    html = (
+        '<picture><source srcset="m.webp 800w, l.webp 1600w"><source type="image/avif" srcset="xl.avif 3000w">'
+        '<img src="s.jpg" alt="words" width="400" height="300"></picture><img src="after.jpg" alt="after">'
+    )
+    assert [(url, told.width, told.height) for (url, _), told in page(html).pairs.items()] == [
+        (f"{A}/dir/l.webp", 1600, 1200),
+        (f"{A}/dir/after.jpg", None, None),
+    ]
+
+
+def test_a_figure_gives_its_caption_to_the_pictures_in_it_and_to_no_others():
+    html = (
+        "<img src=0.jpg><figure><img src=1.jpg alt=one><figcaption>The <b>fir</b>st<br>&amp; last<script>x</script>"
+        "</figcaption></figure><img src=2.jpg><figure><figure><img src=3.jpg><figcaption>inner</figcaption></figure>"
+        "<figcaption>outer</figcaption><img src=4.jpg></figure>"
+    )
+    assert [(url[-5:], caption, told.source.value) for (url, caption), told in page(html).pairs.items()] == [
+        ("1.jpg", "one", "alt"),
+        ("1.jpg", "The first & last", "figcaption"),
+        ("3.jpg", "inner", "figcaption"),
+        ("4.jpg", "outer", "figcaption"),
+    ]
+
+
+def test_a_figure_that_does_not_end_captions_nothing():
+    assert pairs("<figure><img src=1.jpg><figcaption>words</figcaption><p><img src=2.jpg>") == []
+
+
+def test_og_image_takes_the_title_of_the_page_and_its_own_description():
+    html = (
+        '<title>Site &amp; page</title><meta property="og:image" content="/o.jpg">'
+        '<meta name="OG:image:width" content="1200">'
+        '<meta property="og:image:alt" content="What it shows">'
+    )
+    assert list(page(html).pairs.items()) == [
+        ((f"{A}/o.jpg", "Site & page"), (Source.OG, 1200, None)),
+        ((f"{A}/o.jpg", "What it shows"), (Source.OG, 1200, None)),
+    ]
+    assert pairs(html + '<meta property="og:title" content="Better">')[0][1] == "Better"
+
+
+def test_the_title_of_a_drawing_is_not_that_of_the_page():
+    assert pairs('<svg><title>arrow</title></svg><meta property="og:image" content="/o.jpg">') == []
+
+
+def test_text_around_a_picture_is_a_caption_only_if_asked_for():
+    html = "<div>before</div><p><img src=x.jpg>The old <i>bridge</i></p><div><img src=y.jpg></div><h3>Next block</h3>"
+    assert pairs(html) == []
+    assert [caption for _, caption in pairs(html, surrounding_text=True)] == ["The old bridge", "Next block"]
+    assert {told.source for told in page(html, surrounding_text=True).pairs.values()} == {Source.SURROUNDING}
+
+
+def test_a_caption_of_its_own_comes_before_the_text_around():
+    html = "<figure><img src=x.jpg> around <figcaption>own</figcaption></figure>"
+    assert [caption for _, caption in pairs(html, surrounding_text=True)] == ["own"]
+
+
+@pytest.mark.parametrize(
+    ("html", "reason"),
+    [
+        ("<img src=x.jpg alt=''>", "no caption"),
+        ("<img src=x.jpg aria-label=words title=words>", "no caption"),
+        ("<img alt=words>", "no url"),
+        ("<img src='#top' alt=words>", "no url"),
+        ("<img src='data:image/gif;base64,R0' alt=words>", "data: uri"),
+        ("<img src='javascript:x()' alt=words>", "url is not http"),
+        ("<img src='blob:https://a.example/1' alt=words>", "url is not http"),
+        ("<img src='http://[::1' alt=words>", "bad url"),
+        ("<img src='https://exa mple/x.jpg' alt=words>", "bad url"),
+        (f"<img src='{'x' * 3000}.jpg' alt=words>", "url too long"),
+        ("<img src=x.jpg alt=words width=1 height=1>", "tracking pixel"),
+        ("<img src=x.jpg alt=words height=0>", "tracking pixel"),
+        ("<img src=/img/spacer.gif?1 alt=words>", "tracking pixel"),
+        ("<img src=https://www.facebook.com/tr?id=1 alt=words>", "tracking pixel"),
+        ("<img src=x.jpg alt=words width=32 height=16>", "icon"),
+        ("<img src=/favicon-96x96.png alt=words>", "icon"),
+        ("<img src=x.SVG?v=1 alt=words>", "vector picture"),
+    ],
+)
+def test_what_is_left_out_is_counted_by_reason(html, reason):
+    assert pairs(html) == []
+    assert dropped(html) == {reason: 1}
+
+
+def test_pictures_beyond_the_limit_are_counted():
+    html = "".join(f"<img src={number}.jpg alt={number}>" for number in range(10))
+    assert len(pairs(html, max_pictures_per_page=4)) == 4
+    assert dropped(html, max_pictures_per_page=4) == {"too many pictures on the page": 6}
+
+
+@pytest.mark.parametrize(
+    ("html", "language"),
+    [
+        ("<html lang=en_GB>", "en-gb"),
+        ("<html xml:lang='pt-BR'><meta http-equiv=content-language content=de>", "pt-br"),
+        ("<meta http-equiv=Content-Language content='de, en'>", "de"),
+        ("<html lang='{{ lang }}'>", None),
+        ("", None),
+    ],
+)
+def test_the_language_is_what_the_page_says(html, language):
+    assert page(html + "<img src=x.jpg alt=words>").language == language
+
+
+CC = "https://creativecommons.org/licenses/by/4.0/"
+
+
+@pytest.mark.parametrize(
+    ("html", "licence"),
+    [
+        (f"<a href='{CC}'>x</a>", CC),
+        (f"<a href='{CC}'>x</a><a rel='nofollow license' href='/our-licence'>y</a>", f"{A}/our-licence"),
+        ("<link rel=license href=//creativecommons.org/publicdomain/zero/1.0/>",
+         "https://creativecommons.org/publicdomain/zero/1.0/"),
+        ("<a href='https://creativecommons.org/about'>license</a>", None),
+        ("<a href='https://evil.example/?creativecommons.org/licenses/by/4.0/'>x</a>", None),
+        ("<a rel=license href='javascript:1'>x</a>", None),
+    ],
+)  # fmt: skip
+def test_the_licence_link_is_that_of_the_page(html, licence):
+    assert page(html + "<img src=x.jpg alt=words>").licence_url == licence
+
+
+def test_a_page_whose_own_address_is_odd_still_gives_absolute_pairs():
+    assert pairs("<img src=x.jpg alt=a><img src=https://b.example/y.jpg alt=b>", "dns:a.example") == [
+        ("https://b.example/y.jpg", "b")
+    ]
+    assert PAGE_URL.startswith(A)
