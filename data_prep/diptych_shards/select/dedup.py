@@ -91,9 +91,11 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, processes: int
     """Write the verdict `options.name` beside the shards.
 
     Raises:
-        SelectError: the options do not fit these shards, or an evaluation set holds no pictures.
-        ShardError: a shard is damaged.
+        SelectError: the options do not fit these shards, an evaluation set holds no pictures, or one cannot be read.
+        ShardError: the index of a shard is damaged.
     """
+    if any(os.path.realpath(location) == os.path.realpath(shards) for location in options.against):
+        raise SelectError("--against names the shards themselves: all of them would be left out")
     folder = select_folder(shards)
     with locked(folder):
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
@@ -146,7 +148,8 @@ class _Pictures:
         self._index = index
         self._folder = folder
         self._evaluation = [unit for location in against for unit in units_at(location)]
-        self.num_evaluation = sum(len(unit.places) for unit in self._evaluation)
+        self._evaluation_names = [name for unit in self._evaluation for name in unit.names]
+        self.num_evaluation = len(self._evaluation_names)
         self.total = self.num_evaluation + len(index)
 
     def hash_missing(self, processes: int) -> None:
@@ -177,9 +180,8 @@ class _Pictures:
 
     def names(self, positions: np.ndarray) -> list[str]:
         """Of a few: the key of a sample, the path of an evaluation picture."""
-        evaluation = [name for unit in self._evaluation for name in unit.names]
         return [
-            evaluation[position]
+            self._evaluation_names[position]
             if position < self.num_evaluation
             else self._index.sample(*self._index.locate(position - self.num_evaluation))[0]
             for position in positions.tolist()
@@ -190,8 +192,8 @@ class _Pictures:
         rows = ((number, row) for number in numbers for row in range(self._index.shards[number].samples))
         return KeyTable((self._index.sample(*row)[0] for row in rows), len(self._index))
 
-    def evaluation_names(self) -> KeyTable:
-        return KeyTable((name for unit in self._evaluation for name in unit.names), self.num_evaluation)
+    def evaluation_keys(self) -> KeyTable:
+        return KeyTable(iter(self._evaluation_names), self.num_evaluation)
 
     def _units(self) -> Iterator[tuple[Unit, Path]]:
         for unit in self._evaluation:
@@ -220,7 +222,7 @@ class _Embedded:
         assert options.embeddings is not None
         tables = [(options.embeddings, pictures.keys(), pictures.num_evaluation)]
         if options.against_embeddings:
-            tables.append((options.against_embeddings, pictures.evaluation_names(), 0))
+            tables.append((options.against_embeddings, pictures.evaluation_keys(), 0))
         self._vectors, self._positions = gather_embeddings(tables, pictures.total, options.embedding_column, scratch)
         self.num_samples_without = (
             pictures.total - pictures.num_evaluation - int((self._positions >= pictures.num_evaluation).sum())

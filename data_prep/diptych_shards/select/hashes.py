@@ -15,10 +15,13 @@ import numpy as np
 import xxhash
 
 from diptych.data.picture_safety import PictureError
+from diptych.data.shard_index_file import ShardError
 from diptych.files import commit_file
 from diptych_shards.build.perceptual_hash import perceptual_hash
 from diptych_shards.crew import Crew
 from diptych_shards.progress import Progress
+from diptych_shards.refusals import shown
+from diptych_shards.select.errors import SelectError
 from diptych_shards.select.pictures import Place, Unit, decoded
 
 HASHES = np.dtype([("pixels", "<u8", 4), ("look", "<u8"), ("state", "u1")])
@@ -34,12 +37,11 @@ Hashed = tuple[bytes, int, int]
 """One row of HASHES."""
 
 
-def hash_unit(unit: Unit, path: Path, crew: Crew[Place, Hashed], progress: Progress) -> None:
+def hash_unit(unit: Unit, path: Path, crew: Crew[Place, Hashed | SelectError], progress: Progress) -> None:
     """Write the hash file of the unit, if it is not there yet.
 
     Raises:
-        ShardError: a tar is damaged.
-        OSError: a picture cannot be read, a file not be written.
+        SelectError: a picture cannot be read, or the tar is damaged there.
     """
     if read_hashes(unit.identity, len(unit.places), path) is not None:
         progress.add(len(unit.places))
@@ -47,13 +49,16 @@ def hash_unit(unit: Unit, path: Path, crew: Crew[Place, Hashed], progress: Progr
         _write_hashes(unit, path, _hash_all(unit, crew, progress))
 
 
-def hash_picture(place: Place) -> Hashed:
-    """Decode one picture; runs in worker processes."""
-    data = place.read()
+def hash_picture(place: Place) -> Hashed | SelectError:
+    """Decode one picture; runs in worker processes. An error is given back, as one that is raised there is a bug."""
     try:
-        pixels = decoded(data)
+        pixels = decoded(place.read())
     except PictureError:
         return bytes(32), 0, NOT_DECODED
+    except ShardError as error:
+        return SelectError(f"{shown(place.path)}: {error}")
+    except OSError as error:
+        return SelectError(f"{shown(place.path)}: {error.strerror}")
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)
@@ -61,7 +66,7 @@ def hash_picture(place: Place) -> Hashed:
     return digest.digest(), look or 0, FLAT if look is None else HASHED
 
 
-def decoder_crashed(place: Place) -> Hashed:
+def decoder_crashed(place: Place) -> Hashed | SelectError:
     return bytes(32), 0, NOT_DECODED
 
 
@@ -88,11 +93,14 @@ def _write_hashes(unit: Unit, path: Path, rows: np.ndarray) -> None:
     commit_file(path, json.dumps(header).encode() + b"\n" + body)
 
 
-def _hash_all(unit: Unit, crew: Crew[Place, Hashed], progress: Progress) -> np.ndarray:
+def _hash_all(unit: Unit, crew: Crew[Place, Hashed | SelectError], progress: Progress) -> np.ndarray:
     rows = np.zeros(len(unit.places), HASHES)
     places = [(row, place) for row, place in enumerate(unit.places) if place is not None]
     progress.add(len(rows) - len(places))
-    for (row, _), (digest, look, state) in zip(places, crew.map(_batches(places)), strict=True):
+    for (row, _), hashed in zip(places, crew.map(_batches(places)), strict=True):
+        if isinstance(hashed, SelectError):
+            raise hashed
+        digest, look, state = hashed
         rows[row] = (np.frombuffer(digest, "<u8"), look, state)
         progress.add(1, refused=state == NOT_DECODED)
     return rows

@@ -231,6 +231,26 @@ def test_hashes_of_a_shard_that_changed_or_were_damaged_are_made_again(folder):
     assert damaged.read_bytes() == whole
 
 
+def test_a_damaged_shard_is_named_in_one_line(folder, capsys):
+    tar = folder / "00001.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    assert dedup(folder) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"diptych-shards: {tar}: at byte 512") and "not those that were indexed" in told
+
+
+def test_shards_without_samples_are_judged_too(tmp_path):
+    folder = write_shards(tmp_path / "shards", [[], [sample(jpeg(0))], [], [sample(jpeg(0))], []], parquet=False)
+    assert dedup(folder) == 0
+    assert main(["filter", str(folder), "--where", "length(caption) > 1"]) == 0
+    assert [told[0] for told in verdict(folder, "dedup").values()] == [True, False]
+    assert main(["select", str(folder), str(tmp_path / "out")]) == 0
+    empty = write_shards(tmp_path / "empty", [[]], parquet=False)
+    assert dedup(empty) == 0 and verdict(empty, "dedup") == {}
+
+
 def test_options_that_make_no_sense_are_refused_in_one_line(folder, capsys):
     for options, said in (
         (["--distance", "40"], "0 to 8 of 64"),
@@ -238,6 +258,7 @@ def test_options_that_make_no_sense_are_refused_in_one_line(folder, capsys):
         (["--name", "../evil"], "letters, digits"),
         (["--against-embeddings", "x.npz"], "--against"),
         (["--against", str(folder / "_index" / "select")], "holds no picture"),
+        (["--against", str(folder)], "the shards themselves"),
         (["--prefer", "wdth"], "did you mean width?"),
         (["--prefer", "caption"], "a number was expected"),
     ):
