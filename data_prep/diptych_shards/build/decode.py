@@ -6,8 +6,6 @@ and can decode at a fraction of the size.
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import simplejpeg
 from PIL import Image
@@ -25,7 +23,6 @@ from diptych.data.picture_safety import (
 from diptych_shards.build import webp_file
 from diptych_shards.build.jpeg_segments import JpegMetadata, JpegStructureError, num_scans, read_metadata
 from diptych_shards.build.resize import Size
-from diptych_shards.build.unseen_bytes import unseen_bytes
 
 MAX_SCANS = 100
 """A progressive JPEG needs ten or so; each takes the time of a whole picture and next to no bytes."""
@@ -48,7 +45,7 @@ class JpegFile:
     def decode(self, at_least: Size | None = None) -> tuple[np.ndarray | Image.Image, PictureFacts]:
         """All pixels as the file stores them; or, quicker, a reduced picture that covers the size `at_least`.
 
-        The reduction is 1/2, 1/4 or 1/8.
+        The reduction is 1/2, 1/4 or 1/8. The array is a view on one of four bytes a pixel, as the resizer wants them.
 
         Raises:
             PictureError: if it is not whole or does not decode.
@@ -62,12 +59,13 @@ class JpegFile:
 
     def _pixels(self, at_least: Size | None) -> np.ndarray:
         width, height = self._reduced(at_least) if at_least is not None else (self.width, self.height)
-        bare, address = unseen_bytes(width * height * 3)
-        memory = (ctypes.c_ubyte * len(bare)).from_address(address)
-        pixels = simplejpeg.decode_jpeg(self._data, min_width=width, min_height=height, buffer=memory)
-        if pixels.shape != (height, width, 3):
+        four_bytes = np.empty((height, width, 4), np.uint8)
+        pixels = simplejpeg.decode_jpeg(
+            self._data, "RGBX", min_width=width, min_height=height, buffer=four_bytes.reshape(-1)
+        )
+        if pixels.shape != four_bytes.shape:
             raise ValueError(f"decoded to {pixels.shape}")
-        return np.ndarray((height, width, 3), np.uint8, bare)
+        return four_bytes[:, :, :3]
 
     def _reduced(self, at_least: Size) -> Size:
         """The smallest size to decode at that covers this one."""

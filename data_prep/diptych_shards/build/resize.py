@@ -35,15 +35,14 @@ def resized_size(size: Size, mode: str, image_size: int, *, only_if_bigger: bool
 
 
 def resize(picture: Pixels | Image.Image, size: Size) -> Pixels:
-    """The picture (RGB) in this size."""
-    width, height = _size(picture)
-    if (width, height) == size:
+    """The picture (RGB) in this size; quickest for a view on an array of four bytes a pixel, and for Pillow's."""
+    source = _four_bytes_a_pixel(picture)
+    if source.size == size:
         return np.asarray(picture)
-    source = cykooz_resizer.ImageData(width, height, cykooz_resizer.PixelType.U8x3, _bytes(picture))
-    target = cykooz_resizer.ImageData(*size, cykooz_resizer.PixelType.U8x3)
+    target = Image.new(source.mode, size)
     resizer, options = _catmull_rom()
-    resizer.resize(source, target, options)
-    return np.frombuffer(target.get_buffer(), np.uint8).reshape(size[1], size[0], 3)
+    resizer.resize_pil(source, target, options)
+    return np.asarray(target)[:, :, :3]
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -71,15 +70,23 @@ def pad_to_square(pixels: Pixels, side: int) -> Pixels:
     return square
 
 
-def _bytes(picture: Pixels | Image.Image) -> bytes:
-    """The pixels row by row; without a copy, where an array has bytes of its own."""
-    if isinstance(picture, np.ndarray) and isinstance(picture.base, bytes) and len(picture.base) == picture.nbytes:
-        return picture.base
-    return picture.tobytes()
-
-
-def _size(picture: Pixels | Image.Image) -> Size:
-    return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+def _four_bytes_a_pixel(picture: Pixels | Image.Image) -> Image.Image:
+    """As Pillow holds RGB, and as the resizer is quickest; without a copy, where there is a fourth byte in memory."""
+    if isinstance(picture, Image.Image):
+        return picture
+    height, width = picture.shape[:2]
+    whole = picture.base
+    if (
+        isinstance(whole, np.ndarray)
+        and whole.shape == (height, width, 4)
+        and whole.flags.c_contiguous
+        and picture.strides == whole.strides
+        and picture.strides == whole.strides
+        and picture.ctypes.data == whole.ctypes.data
+    ):
+        # Of the modes for which Pillow takes memory as it is, the one that the resizer does not take for transparent.
+        return Image.frombuffer("CMYK", (width, height), whole, "raw", "CMYK", 0, 1)
+    return Image.fromarray(np.ascontiguousarray(picture))
 
 
 @functools.cache

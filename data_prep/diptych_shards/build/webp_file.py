@@ -13,8 +13,6 @@ from functools import cache
 
 import numpy as np
 
-from diptych_shards.build.unseen_bytes import address_of, unseen_bytes
-
 _ICC, _ALPHA, _EXIF, _ANIMATION = 0x20, 0x10, 0x08, 0x02
 _MOST_CHUNKS = 100
 
@@ -58,16 +56,16 @@ def read_header(data: bytes) -> WebpHeader | None:
 
 
 def decode(data: bytes, header: WebpHeader) -> np.ndarray | None:
-    """u8[height, width, 3], RGB; None if libwebp refuses it."""
+    """u8[height, width, 3], RGB, a view on an array of four bytes a pixel; None if libwebp refuses it."""
     decode_into = _decode_into()
     assert decode_into is not None
-    stride = 3 * header.width
-    pixels, address = unseen_bytes(stride * header.height)
     start, length = header.frame
     # The frame alone: given the file, libwebp would read on behind the frame's end.
-    if not decode_into(address_of(data) + start, length, address, len(pixels), stride):
+    frame = np.frombuffer(data, np.uint8, length, start)
+    four_bytes = np.empty((header.height, header.width, 4), np.uint8)
+    if not decode_into(frame.ctypes.data, length, four_bytes.ctypes.data, four_bytes.nbytes, 4 * header.width):
         return None
-    return np.ndarray((header.height, header.width, 3), np.uint8, pixels)
+    return four_bytes[:, :, :3]
 
 
 def _size(data: bytes, chunks: dict[bytes, tuple[int, int]]) -> tuple[int, int] | None:
@@ -107,12 +105,12 @@ def _content(data: bytes, chunks: dict[bytes, tuple[int, int]], name: bytes) -> 
 
 @cache
 def _decode_into() -> Callable[..., int | None] | None:
-    """WebPDecodeRGBInto, where Pillow's libwebp is a library that can be asked."""
+    """WebPDecodeRGBAInto, where Pillow's libwebp is a library that can be asked."""
     try:
         from PIL import _webp
 
         # Symbols of the libraries that a library is linked to are found through it.
-        found = ctypes.CDLL(_webp.__file__)["WebPDecodeRGBInto"]
+        found = ctypes.CDLL(_webp.__file__)["WebPDecodeRGBAInto"]
     except (ImportError, OSError, AttributeError):
         return None
     found.restype = ctypes.c_void_p
