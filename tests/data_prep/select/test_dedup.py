@@ -229,6 +229,12 @@ def test_hashes_of_a_shard_that_changed_or_were_damaged_are_made_again(folder):
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert dedup(folder) == 0
     assert damaged.read_bytes() == whole
+    for path in (folder / "00000.tar", folder / "_index" / "00000.tar.index"):
+        path.unlink()
+    write_shards(folder, [[sample(jpeg(seed)) for seed in (5, 6, 7, 8)]])
+    assert dedup(folder) == 0
+    found = verdict(folder, "dedup")
+    assert all(found[key][0] for key in ("000000003", "000010000", "000010003"))
 
 
 def test_a_damaged_shard_is_named_in_one_line(folder, capsys):
