@@ -1,7 +1,7 @@
 """Pictures as a crawl finds them, made of real photographs: many sizes, formats and qualities, the same ones each time.
 
-A photograph is continued by its mirror images to a canvas; a picture is a crop of it, scaled by up to 2 either way, as
-photographs on the web are sharper or softer than those of a camera.
+A photograph is continued by its mirror images to a canvas; a picture is a crop of it, scaled: small pictures down, as
+they are made of larger ones, large ones up, as cameras see less in a pixel.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import numpy as np
 from PIL import Image
 
 SHARES = {"jpg": 0.40, "progressive jpg": 0.33, "png": 0.11, "webp": 0.16}
-MEDIAN_SHORTER_SIDE = 580
+MEDIAN_SHORTER_SIDE = 620
 SHORTER_SIDES = 130, 2400
 ASPECT_RATIOS = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)
 MOST_PNG_PIXELS = 300_000
 """Photographs in PNG are small on the web, as they would be large files."""
+ZOOMS = 0.6, 1.6
+UNZOOMED_SHORTER_SIDE = 500
 CANVAS = 3200
 
 
@@ -51,7 +53,8 @@ def _make(seed: int, photographs: tuple[Path, ...]) -> Picture:
     if kind == "png" and width * height > MOST_PNG_PIXELS:
         scale = (MOST_PNG_PIXELS / (width * height)) ** 0.5
         width, height = round(width * scale), round(height * scale)
-    zoom = max(draw.uniform(0.5, 2), width / CANVAS, height / CANVAS)
+    zoom = draw.uniform(*ZOOMS) * (min(width, height) / UNZOOMED_SHORTER_SIDE) ** 0.5
+    zoom = max(zoom, width / CANVAS, height / CANVAS)
     image = _crop(draw, draw.choice(photographs), (width / zoom, height / zoom)).resize(
         (width, height), Image.Resampling.BICUBIC
     )
@@ -62,7 +65,7 @@ def _make(seed: int, photographs: tuple[Path, ...]) -> Picture:
         image.save(file, "WEBP", quality=draw.randint(65, 92), method=2)
     else:
         subsampling = draw.choice(("4:2:0", "4:2:0", "4:2:0", "4:4:4"))
-        quality = draw.randint(65, 94)
+        quality = draw.randint(60, 94)
         image.save(file, "JPEG", quality=quality, subsampling=subsampling, progressive=kind.startswith("progressive"))
     return Picture(file.getvalue(), kind.split()[-1], width, height)
 
