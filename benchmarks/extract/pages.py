@@ -25,6 +25,9 @@ OTHER_WRITING = {
 }
 CHARSET_WEIGHTS = {"utf-8": 90, "windows-1252": 4, "euc-jp": 1, "shift_jis": 2, "gb18030": 2, "utf-16-le": 1}
 
+IN_JAVA_ORDER = ("path", "alt", "title", "text", "method", "url")
+"""Common Crawl's are written by Java, from hash maps."""
+
 PairSet = set[tuple[str, str]]
 
 
@@ -53,7 +56,8 @@ class DrawnPage:
 
     def html_metadata(self) -> dict[str, Any]:
         head = {"Title": self.title, "Metas": self.metas, "Link": self.head_links, "Scripts": self.scripts}
-        return {"Links": self.links, "Head": head}
+        links = [{key: link[key] for key in IN_JAVA_ORDER if key in link} for link in self.links]
+        return {"Head": head, "Links": links}
 
 
 class PageSource:

@@ -15,8 +15,8 @@ except ImportError:  # no wheel for this machine: the same at 0.6 of the speed
 MAGIC = b"\x1f\x8b\x08"
 READ_BYTES = 1 << 20
 PIECE_BYTES = 4 << 20
-_STEP_BYTES = 1 << 15
-_SMALL_STEPS_BYTES = (1 << 11, 1 << 13, 1 << 13, 1 << 13)
+_STEP_BYTES = 1 << 14
+_FIRST_STEP_BYTES = 1 << 11
 """Most members are small, and what is fed beyond the end of one is copied."""
 _KEPT_BYTES = 4 << 20
 """How far back after damage the next member is sought: a member that is cut short runs into the one after it."""
@@ -113,19 +113,19 @@ class _Window:
 
     def take_small_member(self) -> bytes | None:
         """What is in it, if it is small and lies whole in what has been read."""
-        start, data = self._start, self._data
+        data, start = self._data, self._start
         decoder = inflate.decompressobj(31)
-        content = b""
-        for length in _SMALL_STEPS_BYTES:
-            part = decoder.decompress(data[start : start + length], PIECE_BYTES)
-            content = content + part if content else part
-            start += length
-            if decoder.eof:
-                self._start = min(start, len(data)) - len(decoder.unused_data)
-                return content
+        content = decoder.decompress(data[start : start + _FIRST_STEP_BYTES], PIECE_BYTES)
+        start += _FIRST_STEP_BYTES
+        if not decoder.eof:
             if decoder.unconsumed_tail:
                 return None
-        return None
+            content += decoder.decompress(data[start : start + _STEP_BYTES], PIECE_BYTES)
+            start += _STEP_BYTES
+            if not decoder.eof:
+                return None
+        self._start = min(start, len(data)) - len(decoder.unused_data)
+        return content
 
     def drop(self, length: int) -> None:
         self._start += length

@@ -102,10 +102,11 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
     dropped: Counter[Reason] = Counter()
     sources: Counter[Source] = Counter()
     for record in read_records(file, report.records, max_block_bytes=options.max_page_bytes + _HTTP_ROOM_BYTES):
-        if record.kind == b"metadata":
+        kind = record.kind
+        if kind == b"metadata":
             found = _of_wat(record, options, report, dropped)
         else:
-            page = _of_warc(record, options, report, dropped)
+            page = _of_warc(record, kind, options, report, dropped)
             found = FoundPage(page, None, record.offset) if page is not None else None
         if found is not None and found.page.pairs:
             report.pages_with_pairs += 1
@@ -128,12 +129,14 @@ def _of_wat(record: Record, options: ExtractOptions, report: FileReport, dropped
     return found if found.warc_file is not None else found._replace(record_offset=record.offset)
 
 
-def _of_warc(record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]) -> Page | None:
-    if record.kind not in (b"response", b"resource"):
+def _of_warc(
+    record: Record, kind: bytes, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]
+) -> Page | None:
+    if kind not in (b"response", b"resource"):
         report.records["of another type"] += 1
         return None
     answer = read_answer(record.block)
-    if record.kind == b"resource" and answer.status == 0:
+    if kind == b"resource" and answer.status == 0:
         answer = answer._replace(
             status=200, headers={b"content-type": record.header(b"Content-Type")}, body=record.block
         )

@@ -82,18 +82,16 @@ class _Parser:
     def only_record(self, piece: Piece) -> Record | None:
         """The record that fills a gzip member from end to end, as nearly all do."""
         content = piece.content
-        if self._rest or self._to_skip or not content.startswith(b"WARC/1."):
+        if self._rest or self._to_skip:
             return None
         end = content.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
         lines = content[8 : end + 2]
-        length = _header(lines, b"Content-Length")
-        is_whole = end >= 0 and content.endswith(b"\r\n\r\n") and not _START.search(lines)
-        if not is_whole or not _LENGTH.fullmatch(length):
+        stated = _header(lines, b"Content-Length")
+        length = int(stated) if _LENGTH.fullmatch(stated) else -1
+        is_whole = end + 8 + length == len(content) and content.startswith(b"WARC/1.") and content.endswith(b"\r\n\r\n")
+        if not is_whole or end < 0 or length > self._max_block_bytes or _START.search(lines):
             return None
-        begin, stop = end + 4, len(content) - 4
-        if begin + int(length) != stop or int(length) > self._max_block_bytes:
-            return None
-        return Record(piece.offset, lines, content[begin:stop], False)
+        return Record(piece.offset, lines, content[end + 4 : -4], False)
 
     def feed(self, piece: Piece) -> Iterator[Record]:
         is_cut_short = piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)

@@ -60,7 +60,7 @@ def open_location(location: str) -> IO[bytes]:
         import fsspec
 
         return fsspec.open(location, "rb").open()
-    except ImportError as error:
+    except ImportError as error:  # fsspec itself, or what it needs for this scheme
         scheme = location.partition("://")[0]
         needed = "s3fs" if scheme == "s3" else "fsspec and what it asks for"
         raise ExtractError(f"{location}: to read {scheme}://, pip install {needed} ({error})") from None

@@ -18,8 +18,6 @@ _PICTURE = b'"path":"IMG@/src"'
 _HEAD = b'"Head":{'
 _LINKS, _METAS, _HEAD_LINKS, _SCRIPTS = b'"Links":[', b'"Metas":[', b'"Link":[', b'"Scripts":['
 _END_OF_LIST = b"}]"
-_OBJECT = re.compile(rb'\{"\w+":.*[^\\:,{]"\}', re.DOTALL)
-"""As an object looks in which no brace in a text was taken for an end."""
 _HAS_ALT, _HAS_EMPTY_ALT = b'"alt":"', b'"alt":""'
 
 
@@ -113,23 +111,39 @@ def _read_parts(block: bytes) -> WatRecord:
     rest, metas = _without_list(rest, _METAS)
     rest, _ = _without_list(rest, _HEAD_LINKS)
     rest, _ = _without_list(rest, _SCRIPTS)
-    pictures = _objects_around(links, _PICTURE)
-    with_alt = []
-    for picture in pictures:
-        if _HAS_ALT in picture and _HAS_EMPTY_ALT not in picture:
-            with_alt.append(picture)
-        elif not _OBJECT.fullmatch(picture):  # it will not be parsed, so it is looked at here
-            raise ValueError("a brace within a text")
     record = orjson.loads(rest)
     if not isinstance(record, dict):
         raise ValueError("no JSON object")
+    kept_metas = [b"{%b}" % meta for meta in metas[2:-2].split(b"},{") if b"og:" in meta or b"ang" in meta]
+    with_alt, num_without_alt = _pictures(links)
     return WatRecord(
         record,
-        _parsed_objects([b"{%b}" % meta for meta in metas[1:-1].split(b"},{") if b"og:" in meta or b"ang" in meta]),
-        _parsed_objects(with_alt),
-        len(pictures) - len(with_alt),
+        orjson.loads(b"[" + b",".join(kept_metas) + b"]") if kept_metas else [],
+        # A key in place of the path, so that what follows it may begin with a comma.
+        orjson.loads(b'[{"":0' + b',{"":0'.join(with_alt) + b"]") if with_alt else [],
+        num_without_alt,
         may_have_licence,
     )
+
+
+def _pictures(links: bytes) -> tuple[list[bytes], int]:
+    """Of those with an alt what follows the path; and how many have none.
+
+    Raises:
+        ValueError: that is not clear from the bytes.
+    """
+    with_alt = []
+    pieces = links.split(_PICTURE)
+    if not all(piece.endswith(b"{") for piece in pieces[:-1]):
+        raise ValueError("a path that does not come first")
+    for piece in pieces[1:]:
+        end = piece.find(b"}") + 1
+        picture = piece[:end]
+        if _HAS_ALT in picture and _HAS_EMPTY_ALT not in picture:
+            with_alt.append(picture)
+        elif piece[end - 2 : end] != b'"}' or piece[end - 3] in b"\\:,{":
+            raise ValueError("a brace within a text")  # it will not be parsed, so it is looked at here
+    return with_alt, len(pieces) - 1 - len(with_alt)
 
 
 def _without_links(block: bytes) -> tuple[bytes, bytes]:
@@ -137,28 +151,17 @@ def _without_links(block: bytes) -> tuple[bytes, bytes]:
     start = block.find(_LINKS) + len(_LINKS)
     if start < len(_LINKS):
         return block, b""
-    is_head_first = block.find(_HEAD, 0, start) >= 0
-    head = -1 if is_head_first else block.rfind(_HEAD, start)
-    end = block.rfind(_END_OF_LIST, start, head if head >= 0 else len(block)) + 1
-    return (block[:start] + block[end:], block[start:end]) if end else (block, b"")
+    if block.find(_HEAD, 0, start) >= 0:
+        head = len(block)
+    else:
+        head = block.rfind(_HEAD, start)
+    end = block.rfind(_END_OF_LIST, start, head if head >= 0 else len(block)) + 2
+    return (block[:start] + block[end - 1 :], block[start - 1 : end]) if end > 1 else (block, b"")
 
 
 def _without_list(rest: bytes, name: bytes) -> tuple[bytes, bytes]:
     start = rest.find(name) + len(name)
-    end = rest.find(_END_OF_LIST, start) + 1
-    if start < len(name) or not end or rest[start : start + 1] == b"]":
+    end = rest.find(_END_OF_LIST, start) + 2
+    if start < len(name) or end < 2 or rest[start : start + 1] == b"]":
         return rest, b""
-    return rest[:start] + rest[end:], rest[start:end]
-
-
-def _objects_around(links: bytes, mark: bytes) -> list[bytes]:
-    """The objects in which the mark stands."""
-    pieces = links.split(mark)
-    return [
-        left[left.rfind(b"{") :] + mark + right[: right.find(b"}") + 1]
-        for left, right in zip(pieces, pieces[1:], strict=False)
-    ]
-
-
-def _parsed_objects(objects: list[bytes]) -> list[dict[str, Any]]:
-    return orjson.loads(b"[" + b",".join(objects) + b"]") if objects else []
+    return rest[:start] + rest[end - 1 :], rest[start - 1 : end]

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -103,6 +104,24 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(tmp_path):
         process.wait()
     assert extract(folder, out) == 0
     assert files_of(out) == files_of(whole)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_file_read_again(tmp_path):
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+    for number in range(2):
+        write(folder, f"part-{number}.warc.gz", warc_gz(*[page_record("<p>text</p>" * 9000 + img("x"))] * 400))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "2", folder, out]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while len(list(out.glob("*.partial"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        children = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
+        printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert "of 800 pages from 2 files" in printed
 
 
 def test_other_options_in_the_same_folder_are_refused(crawl, tmp_path, capsys):
@@ -206,3 +225,14 @@ def test_a_download_goes_on_where_the_connection_broke(crawl, tmp_path):
         assert extract(f"{address}/part-0.warc.gz", out) == 0
     assert ranges == [None, "bytes=1500-", "bytes=3000-"]
     assert pq.read_table(out / "part-0.warc.gz.parquet").num_rows == 40
+
+
+def test_whatever_fsspec_can_open_is_read(crawl, tmp_path):
+    pytest.importorskip("fsspec")
+    assert extract(f"file://{crawl}/part-0.warc.gz", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "part-0.warc.gz.parquet").exists()
+
+
+def test_an_address_that_nothing_installed_can_open_says_what_to_install(tmp_path, capsys):
+    assert extract("abfs://bucket/x.warc.gz", tmp_path / "out") == 2
+    assert "pip install" in capsys.readouterr().err
