@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from diptych_shards.engines import Engine, LocalEngine, RayEngine
+
 
 def positive(text: str) -> int:
     """An argparse type."""
@@ -17,3 +19,14 @@ def add_processes(add: argparse._ActionsContainer, what: str) -> None:
     """`--processes N`, by default one for each CPU that we may use."""
     add.add_argument("--processes", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
                      help=f"{what} (default: the CPUs, %(default)s)")  # fmt: skip
+
+
+def add_engine(add: argparse._ActionsContainer, what: str) -> None:
+    """`--processes`, `--engine`, `--ray-address`."""
+    add_processes(add, what)
+    add.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: OUT must be shared by its nodes")
+    add.add_argument("--ray-address", metavar="ADDRESS", help="default: RAY_ADDRESS, or a cluster on this machine")
+
+
+def engine_of(chosen: argparse.Namespace) -> Engine:
+    return LocalEngine(chosen.processes) if chosen.engine == "local" else RayEngine(chosen.ray_address)

@@ -22,12 +22,9 @@ from diptych_shards.build.options import BuildError, BuildOptions
 from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
 from diptych_shards.build.shard import News, ShardReport, ShardTask
 from diptych_shards.build.table import Table
+from diptych_shards.engines import Engine
 
 _FORMAT = "diptych-build-1"
-
-
-class Engine(Protocol):
-    def run(self, tasks: Iterator[ShardTask], out: Path, options: BuildOptions, tell: Any) -> Iterator[ShardReport]: ...
 
 
 class Watcher(Protocol):
@@ -76,7 +73,7 @@ def build(
             ShardTask(number, rows, table.columns, retry=retry if number in again else frozenset())
             for number, rows in table.shards(options.output.rows_per_shard, skip=keep.__contains__)
         )
-        for report in engine.run(tasks, out, options, watcher.tell):
+        for report in engine.build(tasks, out, options, watcher.tell):
             watcher.shard_is_done(report)
         done = _outcomes_of_done(out, options)
         total: Counter[str] = sum(done.values(), Counter())

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych_shards.arguments import add_processes
+from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def run(chosen: argparse.Namespace) -> None:
     """Read the table, build, print the table of outcomes."""
     from diptych_shards.build.build import build
     from diptych_shards.build.columns import ColumnOptions
-    from diptych_shards.build.engines import LocalEngine, RayEngine
     from diptych_shards.build.options import BuildError
     from diptych_shards.build.output import SUCCESS
     from diptych_shards.build.table import open_table
@@ -54,11 +53,10 @@ def run(chosen: argparse.Namespace) -> None:
     out = Path(chosen.out)
     table = open_table(chosen.table, columns, subset=chosen.subset)
     options = _options(chosen)
-    engine = LocalEngine(chosen.processes) if chosen.engine == "local" else RayEngine(chosen.ray_address)
     retry = frozenset(filter(None, (chosen.retry_failed or "").split(",")))
     watch = Watch(chosen.wandb)
     try:
-        report = build(table, out, options, engine, watch, retry)
+        report = build(table, out, options, engine_of(chosen), watch, retry)
     finally:
         watch.close()
     total, stored = report.outcomes.total(), report.outcomes[SUCCESS]
@@ -148,9 +146,7 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add_processes(group, "worker processes")
-    add("--engine", choices=("local", "ray"), default="local", help="ray: OUT must be shared by its nodes")
-    add("--ray-address", metavar="ADDRESS", help="default: what RAY_ADDRESS says, or a cluster on this machine")
+    add_engine(group, "worker processes")
     add("--retry-failed", metavar="REASONS", help="try again, in shards that are done: `all`, or timeout,http_503 …")
     add("--wandb", metavar="PROJECT", help="send the progress line's numbers there")
 

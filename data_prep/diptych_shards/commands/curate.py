@@ -7,10 +7,10 @@ moment, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
+from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
 
@@ -35,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write the dropped pairs, with their reasons, to OUT/_index/dropped")  # fmt: skip
     add("--url-column", metavar="NAME", help="default: the one named url ...")
     add("--caption-column", metavar="NAME", help="default: the one named caption, text, alt ...")
-    add(
-        "--processes",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        metavar="N",
-        help="default: the CPUs, %(default)s",
-    )
+    add_engine(parser, "worker processes")
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -49,15 +43,13 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.curate.curate import curate
     from diptych_shards.curate.options import CurateError, CurateOptions
 
-    if chosen.processes < 1:
-        raise CurateError(f"processes is {chosen.processes}; it must be at least 1")
     names = set(CurateOptions.__dataclass_fields__)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(chosen).items()
         if name in names and value is not None
     }
-    report = curate(chosen.pairs, chosen.out, CurateOptions(**given), processes=chosen.processes)
+    report = curate(chosen.pairs, chosen.out, CurateOptions(**given), engine_of(chosen))
     print(f"kept {report['kept']:,} of {report['pairs']:,} pairs: {shown(chosen.out)}")
     for reason, number in report["rules"].items():
         if number:

@@ -1,4 +1,4 @@
-"""WARC or WAT files of a crawl -> tables of picture addresses with captions.
+"""WARC or WAT files of a crawl -> tables of picture addresses with captions
 
 Reads local files and folders, http(s)://, s3://, and lists of paths as Common Crawl gives them (`warc.paths.gz`,
 `wat.paths.gz`). Writes one parquet a file, and counts of all that was left out, by reason, under OUT/_index. Stopped
@@ -8,11 +8,11 @@ at any moment, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 
@@ -30,22 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("out", metavar="OUT", help="a folder that is new or begun by the same command")
     add("--prefix", default=_COMMON_CRAWL, metavar="URL",
         help="put before each line of a .paths list; s3://commoncrawl/ inside AWS (default %(default)s)")  # fmt: skip
-    add("--first", type=_positive, metavar="N", help="only the first N files")
+    add("--first", type=positive, metavar="N", help="only the first N files")
     add("--surrounding-text", action="store_true", help="caption a picture that has nothing else by the text around it")
-    add(
-        "--max-page-bytes", type=_positive, default=16 << 20, metavar="N", help="cut longer pages (default %(default)s)"
-    )
+    add("--max-page-bytes", type=positive, default=16 << 20, metavar="N", help="cut longer pages (default %(default)s)")
     add(
         "--max-pictures-per-page",
-        type=_positive,
+        type=positive,
         default=10_000,
         metavar="N",
         help="drop the others (default %(default)s)",
     )
     add("--icon-side", type=int, default=32, metavar="N",
         help="drop pictures whose page says they are no larger than N by N (default %(default)s)")  # fmt: skip
-    add("--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="one file each at a time (default: the CPUs, %(default)s)")  # fmt: skip
+    add_engine(parser, "one file each at a time")
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -70,7 +67,7 @@ def run(chosen: argparse.Namespace) -> None:
     progress = Progress(len(locations), "files")
     progress.add(sum(is_done(location, out) for location in locations))
     try:
-        total, failures = extract(locations, out, options, chosen.processes, lambda *_: progress.add(1))
+        total, failures = extract(locations, out, options, engine_of(chosen), lambda *_: progress.add(1))
     finally:
         progress.close()
     num_pairs = sum(total.pairs.values())
@@ -96,9 +93,3 @@ def run(chosen: argparse.Namespace) -> None:
 def _table(counts: Iterable[tuple[str, int]]) -> str:
     lines = sorted(Counter(dict(counts)).items(), key=lambda item: (-item[1], item[0]))
     return "\n".join(f"  {number:>12,}  {what}" for what, number in lines)
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return int(text)

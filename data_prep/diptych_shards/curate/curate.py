@@ -24,13 +24,13 @@ from diptych_shards.curate.pairs import Pairs, open_pairs
 from diptych_shards.curate.parts import plan_parts, write_part
 from diptych_shards.curate.report import write_report
 from diptych_shards.curate.state import Output, commit_array
-from diptych_shards.curate.workers import map_tasks
+from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 
 FORMAT = "diptych-curate-1"
 
 
-def curate(tables: Sequence[Path], out: Path, options: CurateOptions, *, processes: int) -> dict[str, Any]:
+def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: Engine) -> dict[str, Any]:
     """Write the pairs worth keeping to OUT, and give what OUT/_index/report.json holds.
 
     Raises:
@@ -46,23 +46,23 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, *, process
     with output.kept_to_ourselves():
         output.prepare(request)
         if not output.report.exists():
-            _carry_out(pairs, options, queries, output, processes)
+            _carry_out(pairs, options, queries, output, engine)
         output.finish()
     report: dict[str, Any] = json.loads(output.report.read_text(encoding="utf-8"))
     return report
 
 
-def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, output: Output, processes: int) -> None:
+def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, output: Output, engine: Engine) -> None:
     setup = Setup(output.out.resolve(), options, pairs.url, pairs.caption)
     progress = Progress(pairs.num_rows, "pairs examined")
-    for num_rows in map_tasks(partial(examine, setup), pairs.units, processes):
+    for num_rows in engine.map(partial(examine, setup), pairs.units):
         progress.add(num_rows)
     progress.close()
 
     decided = _decide(pairs, options, queries, output)
     parts = plan_parts(pairs.units, decided.kept_by_unit, options.pairs_per_part)
     progress = Progress(len(parts), "parts written")
-    for _ in map_tasks(partial(write_part, setup, pairs.schema), parts, processes):
+    for _ in engine.map(partial(write_part, setup, pairs.schema), parts):
         progress.add(1)
     progress.close()
     examples = [json.loads(output.examples(part.number).read_text(encoding="utf-8")) for part in parts]

@@ -37,7 +37,7 @@ def extract(
                 total += FileReport.from_json(report_path(location, out).read_bytes())
         missing = [location for location in locations if not is_done(location, out)]
         failures: dict[str, str] = {}
-        results = engine.map(partial(_extract_or_say, out.resolve(), options), missing)
+        results = engine.map(partial(_extract_or_say, out.resolve(), options), missing, lost=_lost)
         for location, result in zip(missing, results, strict=True):
             if isinstance(result, FileReport):
                 total += result
@@ -45,6 +45,10 @@ def extract(
             else:
                 failures[location] = result
         return total, failures
+
+
+def _lost(location: str) -> str:
+    return "the process that read it died, twice; see whether memory runs out"
 
 
 def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileReport | str:

@@ -13,12 +13,12 @@ import pytest
 
 from diptych_shards.build.build import build
 from diptych_shards.build.columns import ColumnOptions
-from diptych_shards.build.engines import LocalEngine, RayEngine
 from diptych_shards.build.fetch_options import FetchOptions
 from diptych_shards.build.options import BuildOptions
 from diptych_shards.build.output import OutputOptions
 from diptych_shards.build.picture import PictureOptions
 from diptych_shards.build.table import open_table
+from diptych_shards.engines import LocalEngine, RayEngine
 from tests.data_prep.build.pictures import encoded, scene
 from tests.data_prep.build.test_build import contents, write_table
 from tests.data_prep.hostile_web import HostileWeb

@@ -1,7 +1,7 @@
-"""Where shards are built: in processes of this machine, or on a Ray cluster. The same bytes either way.
+"""Where work is done: in processes of this machine, or on a Ray cluster. The same bytes either way.
 
-A task is a shard. What a lost process had in hand is given to another, with the number of losses, so that a row that
-kills its process can be told from bad luck; the journal beside the shard keeps what was finished.
+`map` is for work that is a function of its task (a WARC file, a unit of pairs). `build` is for shards, of which a
+process fetches several at a time. What a lost process had in hand is given to another, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -12,22 +12,58 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from diptych_shards.build.options import BuildError, BuildOptions
-from diptych_shards.build.shard import News, ShardBuilder, ShardReport, ShardTask
+from diptych_shards.crew import Crew
+
+if TYPE_CHECKING:
+    from diptych_shards.build.options import BuildOptions
+    from diptych_shards.build.shard import News, ShardBuilder, ShardReport, ShardTask
 
 SILENCE_SECONDS = 300.0
-"""A worker tells news twice a second; one that says nothing for so long hangs."""
+"""A worker that builds tells news twice a second; one that says nothing for so long hangs."""
+TASK_SECONDS = 6 * 3600.0
+"""For one task of `map`: a large WARC file on a slow disk takes minutes."""
 MAX_LOSSES = 10
-"""Per shard; each row that kills its process takes two."""
+"""Processes per shard; each row that kills its process takes two."""
+MAX_TASK_LOSSES = 2
+"""Processes per task of `map`."""
 
-Tell = Callable[[News], None]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Tell = Callable[["News"], None]
+
+
+class EngineError(ValueError):
+    """The work cannot be done there; the message is one line for its user."""
+
+
+class Engine(Protocol):
+    """What every engine can do."""
+
+    def map(
+        self, work: Callable[[Task], Result], tasks: Sequence[Task], *, lost: Callable[[Task], Result] | None = None
+    ) -> Iterator[Result]:
+        """The results in the tasks' order. `work` is a picklable function of its task.
+
+        lost: the result of a task at which processes were lost, again and again; None: that is an error.
+
+        Raises:
+            ValueError, OSError: what `work` raises; the first of them by task.
+            EngineError: processes were lost at a task.
+        """
+
+    def build(self, tasks: Iterable[ShardTask], out: Path, options: BuildOptions, tell: Tell) -> Iterator[ShardReport]:
+        """Each shard when it is finished.
+
+        Raises:
+            OSError, ValueError: what a worker could not do (a full disk).
+        """
 
 
 class LocalEngine:
@@ -37,12 +73,20 @@ class LocalEngine:
         self._processes = processes
         self._context = multiprocessing.get_context("spawn")
 
-    def run(self, tasks: Iterable[ShardTask], out: Path, options: BuildOptions, tell: Tell) -> Iterator[ShardReport]:
-        """Each shard when it is finished.
+    def map(
+        self, work: Callable[[Task], Result], tasks: Sequence[Task], *, lost: Callable[[Task], Result] | None = None
+    ) -> Iterator[Result]:
+        processes = min(self._processes, len(tasks))
+        if processes <= 1:
+            yield from map(work, tasks)
+            return
+        give_up = partial(_give_up, lost)
+        with Crew(partial(_answer, work), processes, give_up=give_up, silence_seconds=TASK_SECONDS) as crew:
+            yield from map(_result_of, crew.map([task] for task in tasks))
 
-        Raises:
-            OSError, ValueError: what a worker could not do (a full disk).
-        """
+    def build(self, tasks: Iterable[ShardTask], out: Path, options: BuildOptions, tell: Tell) -> Iterator[ShardReport]:
+        share = max(1, options.fetch.per_host // self._processes)
+        options = replace(options, fetch=replace(options.fetch, per_host=share))
         source = iter(tasks)
         again: deque[ShardTask] = deque()
         upcoming = next(source, None)  # read ahead, so that a worker's question is answered at once
@@ -78,51 +122,91 @@ class RayEngine:
     def __init__(self, address: str | None):
         self._address = address
 
-    def run(self, tasks: Iterable[ShardTask], out: Path, options: BuildOptions, tell: Tell) -> Iterator[ShardReport]:
+    def map(
+        self, work: Callable[[Task], Result], tasks: Sequence[Task], *, lost: Callable[[Task], Result] | None = None
+    ) -> Iterator[Result]:
+        ray = self._connected()
+        answer = ray.remote(_answer).options(num_cpus=1, max_retries=0)
+        shared = ray.put(work)
+        numbered = ((number, task, 0) for number, task in enumerate(tasks))
+        early: dict[int, Any] = {}
+        following = 0
+        for one, result in self._carry_out(numbered, lambda one: answer.remote(shared, one[1]), _lost_again):
+            number, task, _ = one
+            early[number] = _give_up(lost, task) if isinstance(result, EngineError) else result
+            while following in early:
+                yield _result_of(early.pop(following))
+                following += 1
+
+    def build(self, tasks: Iterable[ShardTask], out: Path, options: BuildOptions, tell: Tell) -> Iterator[ShardReport]:
+        ray = self._connected()
+        build = ray.remote(_build_on_ray).options(num_cpus=1, max_retries=0)
+        setup = ray.put((out.resolve(), options))
+        for _, answer in self._carry_out(tasks, lambda task: build.remote(setup, task), _after_loss):
+            if isinstance(answer, EngineError):
+                raise answer
+            report, news = answer
+            tell(news)
+            yield report
+
+    def _connected(self) -> Any:
         try:
             import ray
         except ImportError as error:
-            raise BuildError("--engine ray needs Ray: pip install 'diptych[ray]'") from error
+            raise EngineError("--engine ray needs Ray: pip install 'diptych[ray]'") from error
         if not ray.is_initialized():
-            ray.init(address=self._address, log_to_driver=False, configure_logging=False)
-        # We retry ourselves, to know how many processes a shard has cost.
-        build = ray.remote(_build_on_ray).options(num_cpus=1, max_retries=0)
-        setup = ray.put((out.resolve(), options))
+            try:
+                ray.init(address=self._address, log_to_driver=False, configure_logging=False)
+            except (ConnectionError, ValueError) as error:
+                raise EngineError(f"no Ray cluster at {self._address}: {error}") from error
+        return ray
+
+    def _carry_out(
+        self, tasks: Iterable[Task], submit: Callable[[Task], Any], after_loss: Callable[[Task], Task]
+    ) -> Iterator[tuple[Task, Any]]:
+        """Each task with its answer, as they come; an EngineError where `after_loss` gives up.
+
+        after_loss: what to submit in place of a task whose process was lost. Ray's own retries would not tell us.
+        """
+        import ray
+
         source = iter(tasks)
-        again: deque[ShardTask] = deque()
-        running: dict[Any, ShardTask] = {}
+        again: deque[Task] = deque()
+        running: dict[Any, Task] = {}
         is_exhausted = False
         while True:
-            # Back-pressure: no more rows in the object store than the cluster soon has hands for.
+            # Back-pressure: no more tasks in the object store than the cluster soon has hands for.
             room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
             while len(running) < room:
                 task = again.popleft() if again else next(source, None)
                 if task is None:
                     is_exhausted = True
                     break
-                running[build.remote(setup, task)] = task
-            if not running:
-                if is_exhausted and not again:
-                    return
-                continue
+                running[submit(task)] = task
+            if not running and is_exhausted:
+                return
             ready, _ = ray.wait(list(running), num_returns=1, timeout=5.0)
             for reference in ready:
                 task = running.pop(reference)
                 try:
-                    report, news = ray.get(reference)
+                    answer = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     raise error.as_instanceof_cause() from None
                 except ray.exceptions.RayError:  # the worker died, or its node
-                    again.append(_after_loss(task))
+                    try:
+                        again.append(after_loss(task))
+                    except EngineError as error:
+                        yield task, error
                     continue
-                tell(news)
-                yield report
+                yield task, answer
 
 
 ENGINES = {"local": LocalEngine, "ray": RayEngine}
 
 
 def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[ShardReport, News]:
+    from diptych_shards.build.shard import News
+
     total = News()
 
     def tell(news: News) -> None:
@@ -139,15 +223,46 @@ def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[Sh
 @lru_cache(maxsize=1)
 def _kept_builder(out: Path, options: BuildOptions) -> ShardBuilder:
     """Ray runs many tasks in one process: connections and what is known of hosts stay."""
+    from diptych_shards.build.shard import ShardBuilder
+
     return ShardBuilder(out, options)
+
+
+def _answer(work: Callable[[Task], Result], task: Task) -> tuple[Result | None, Exception | None]:
+    try:
+        return work(task), None
+    except (ValueError, OSError) as error:  # for the user, not a bug
+        return None, error
+
+
+def _result_of(answer: tuple[Any, Exception | None]) -> Any:
+    result, error = answer
+    if error is not None:
+        raise error
+    return result
+
+
+def _give_up(lost: Callable[[Any], Any] | None, task: Any) -> tuple[Any, Exception | None]:
+    """The answer for a task at which processes were lost."""
+    if lost is not None:
+        return lost(task), None
+    return None, EngineError(f"{_LOST} {task}; {_WAY_OUT}")
+
+
+def _lost_again(numbered: tuple[int, Any, int]) -> tuple[int, Any, int]:
+    number, task, losses = numbered
+    if losses + 1 == MAX_TASK_LOSSES:
+        raise EngineError(f"{_LOST} {task}; {_WAY_OUT}")
+    return number, task, losses + 1
+
+
+_LOST = "processes were lost, again and again, at"
+_WAY_OUT = "see whether memory runs out, then start the same command again"
 
 
 def _after_loss(task: ShardTask) -> ShardTask:
     if task.losses == MAX_LOSSES:
-        raise BuildError(
-            f"shard {task.number}: {MAX_LOSSES + 1} processes were lost at it; see whether memory runs out, "
-            f"then start the same command again"
-        )
+        raise EngineError(f"{_LOST} shard {task.number}; {_WAY_OUT}")
     return replace(task, losses=task.losses + 1)
 
 
@@ -228,6 +343,8 @@ class _Worker:
 def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
     """A worker's life; it ends when it is told to, or when the pipe does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    from diptych_shards.build.shard import ShardBuilder, ShardTask
+
     _become_worker()
     is_over = False
 
