@@ -7,6 +7,7 @@ they are made of larger ones, large ones up, as cameras see less in a pixel.
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +41,8 @@ class Picture:
 
 def make_pictures(number: int, photographs: list[Path]) -> list[Picture]:
     """So many different ones."""
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as processes:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn) as processes:
         return list(processes.map(partial(_make, photographs=tuple(photographs)), range(number), chunksize=8))
 
 

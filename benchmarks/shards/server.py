@@ -58,7 +58,7 @@ class Web:
         certificate = _make_certificate(folder)
         self.ca_file.write_bytes(Path(certifi.where()).read_bytes() + certificate.read_bytes())
         ours, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("fork")  # the pictures are there already
+        context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_serve, args=(theirs, pictures, num_hosts, certificate), daemon=True)
         self._process.start()
         theirs.close()
