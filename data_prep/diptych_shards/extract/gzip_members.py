@@ -64,17 +64,20 @@ def _inflated(window: _Window) -> Iterator[Piece]:
     decoder = inflate.decompressobj(31)
     offset, begins = window.offset, True
     parts: list[bytes] = []
-    size = 0
-    position = 0
+    size = position = 0
+    is_full = False
     while not decoder.eof:
-        if position >= len(window):
-            position -= window.grow()
         step = window.view(position, position + _STEP_BYTES)
+        if not step and not is_full:
+            position -= window.grow()
+            continue
         part = decoder.decompress(step, PIECE_BYTES - size)
-        position += len(step) - len(decoder.unconsumed_tail) - len(decoder.unused_data)
+        # At its end zlib may show what follows the member as both.
+        position += len(step) - len(decoder.unused_data if decoder.eof else decoder.unconsumed_tail)
         parts.append(part)
         size += len(part)
-        if size >= PIECE_BYTES:
+        is_full = size >= PIECE_BYTES  # then the decoder may hold more, though it has taken in all it was given
+        if is_full:
             yield Piece(offset, b"".join(parts), begins, False)
             parts, size, begins = [], 0, False
     window.drop(position)

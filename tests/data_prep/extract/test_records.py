@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych_shards.extract import gzip_members
 from diptych_shards.extract.records import BROKEN, read_records
 from tests.data_prep.extract.crawls import answer, extracted, img, page_record, record, warc_gz
 
@@ -106,7 +107,9 @@ def test_what_holds_no_record_gives_none(content):
     assert captions(content) == []
 
 
-def test_a_record_longer_than_asked_for_is_cut_and_the_next_one_found():
+@pytest.mark.parametrize("inflate", [gzip_members.inflate, zlib])
+def test_a_record_longer_than_asked_for_is_cut_and_the_next_one_found(inflate, monkeypatch):
+    monkeypatch.setattr(gzip_members, "inflate", inflate)
     long = page_record(img("first") + "<p>" + "x" * 9_000_000)
     for content in (long + RECORDS[0], warc_gz(long, RECORDS[0]), gzip.compress(long + RECORDS[0])):
         found, report = extracted(content, max_page_bytes=1 << 20)
