@@ -52,6 +52,8 @@ LEAST_SECONDS = 0.05
 LONGEST_ABSENCE_SECONDS = 0.25
 """A caller that works longer on an outcome stops the clocks of what is in flight: the servers cannot help it."""
 
+_END: Any = object()
+
 
 @dataclass
 class FetchCounters:
@@ -117,11 +119,11 @@ class Fetcher:
         transfers = self._transfers
         return FetchCounters(transfers.requests, transfers.connections, transfers.wire_bytes)
 
-    def fetch(self, urls: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
+    def fetch(self, urls: Iterable[tuple[int, str] | None]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
         """Each ticket with what became of its URL, as soon as it is known.
 
-        URLs are taken from the iterable as there is room for them. What is in flight is broken off when the generator
-        is closed before its end.
+        URLs are taken from the iterable as there is room for them; None says that there is none until something has
+        happened. What is in flight is broken off when the generator is closed before its end.
         """
         if self._is_fetching:
             raise RuntimeError("this Fetcher is fetching already; end that first")
@@ -158,7 +160,7 @@ class Fetcher:
         self._later: list[tuple[float, int, Site[_Job] | _Job]] = []  # heap: sites after a pause, jobs to be repeated
         self._order = count()
 
-    def _fetch(self, source: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
+    def _fetch(self, source: Iterator[tuple[int, str] | None]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
         is_exhausted = False
         last_turn = 0.0
         while True:
@@ -208,7 +210,7 @@ class Fetcher:
                 self._admit(due)
         return now
 
-    def _fill(self, source: Iterator[tuple[int, str]], is_exhausted: bool) -> bool:
+    def _fill(self, source: Iterator[tuple[int, str] | None], is_exhausted: bool) -> bool:
         """Start what may be started; whether the source has ended."""
         transfers = self._transfers
         while len(transfers) + len(self._outcomes) < self._options.in_flight and transfers.held_bytes < MAX_HELD_BYTES:
@@ -217,9 +219,11 @@ class Fetcher:
             elif self._rotation:
                 self._start_next_of(self._rotation.popleft())
             elif not is_exhausted and self._has_room_to_wait:
-                item = next(source, None)
-                if item is None:
+                item = next(source, _END)
+                if item is _END:
                     is_exhausted = True
+                elif item is None:
+                    break
                 else:
                     self._accept(*item)
             else:

@@ -42,6 +42,10 @@ DECODING_SECONDS = 60.0
 LOSSES_PER_ROW = 2
 """A row at which so many processes were lost is refused."""
 SECONDS_BETWEEN_NEWS = 0.5
+READ_AHEAD = 4
+"""Times what is in flight: with so few rows unfinished, another shard is begun. A worker that took all that it has room
+for would leave none for the others when shards are small, or few.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class ShardBuilder:
     def close(self) -> None:
         self._fetcher.close()
 
-    def _wanted(self, tasks: Iterable[ShardTask], ready: list[_OpenShard]) -> Iterator[tuple[int, str]]:
+    def _wanted(self, tasks: Iterable[ShardTask], ready: list[_OpenShard]) -> Iterator[tuple[int, str] | None]:
         ticket = 0
         for task in tasks:
             shard = _OpenShard(task, self._out, self._options, self._news)
@@ -117,6 +121,8 @@ class ShardBuilder:
                 self._tickets[ticket] = (shard, rows)
                 yield ticket, url
                 ticket += 1
+            while len(self._tickets) > READ_AHEAD * self._options.fetch.in_flight:
+                yield None
 
     def _finish(self, ready: list[_OpenShard]) -> Iterator[ShardReport]:
         if ready:

@@ -1,0 +1,49 @@
+"""Rows are taken as there is room for them."""
+
+import pyarrow
+
+from diptych_shards.build.columns import Columns
+from diptych_shards.build.fetch import Fetcher, FetchOptions
+from diptych_shards.build.options import BuildOptions
+from diptych_shards.build.shard import READ_AHEAD, ShardBuilder, ShardTask
+
+NO_URL = "ftp://example.org/"
+IN_FLIGHT = 5
+ROWS = 3 * READ_AHEAD * IN_FLIGHT
+
+
+def test_a_source_that_has_none_for_now_is_asked_again():
+    def source():
+        yield 0, NO_URL
+        yield None
+        yield 1, NO_URL
+        yield None
+        yield None
+        yield 2, NO_URL
+
+    with Fetcher(FetchOptions()) as fetcher:
+        assert [ticket for ticket, _ in fetcher.fetch(source())] == [0, 1, 2]
+
+
+def test_another_shard_is_begun_only_when_few_rows_are_unfinished(tmp_path):
+    (tmp_path / "_index").mkdir()
+    options = BuildOptions(fetch=FetchOptions(in_flight=IN_FLIGHT))
+    finished = 0
+    unfinished = []
+
+    def tell(news):
+        nonlocal finished
+        finished += news.rows.total()
+
+    def tasks():
+        for number in range(3):
+            builder._tell_news(now=True)
+            unfinished.append(number * ROWS - finished)
+            urls = [f"{NO_URL}{number}/{row}" for row in range(ROWS)]
+            yield ShardTask(number, pyarrow.table({"url": urls}), Columns(url="url"))
+
+    builder = ShardBuilder(tmp_path, options, tell)
+    reports = list(builder.build(tasks()))
+    builder.close()
+    assert sorted(report.number for report in reports) == [0, 1, 2]
+    assert unfinished[0] == 0 and all(0 < rows <= READ_AHEAD * IN_FLIGHT for rows in unfinished[1:])
