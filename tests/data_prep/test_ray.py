@@ -1,4 +1,4 @@
-"""The same shards on a Ray cluster of two nodes, whatever happens to its workers and nodes."""
+"""The same results on a Ray cluster of two nodes, whatever happens to its workers and nodes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from diptych_shards.build.options import BuildOptions
 from diptych_shards.build.output import OutputOptions
 from diptych_shards.build.picture import PictureOptions
 from diptych_shards.build.table import open_table
-from diptych_shards.engines import LocalEngine, RayEngine
+from diptych_shards.cli import main
+from diptych_shards.engines import EngineError, LocalEngine, RayEngine
 from tests.data_prep.build.pictures import encoded, scene
 from tests.data_prep.build.test_build import contents, write_table
+from tests.data_prep.extract.crawls import img, page_record, warc_gz, write
 from tests.data_prep.hostile_web import HostileWeb
 
 pytestmark = [
@@ -74,7 +76,7 @@ def local(table, options, tmp_path_factory) -> dict[str, str]:
     return contents(out)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     from ray.cluster_utils import Cluster
@@ -94,6 +96,33 @@ def workers_of_ray() -> list[psutil.Process]:
         if any("ray::_build_on_ray" in word for word in process.info["cmdline"] or ()):
             found.append(process)
     return found
+
+
+def test_pairs_extracted_and_curated_on_ray_are_those_of_this_machine(cluster, tmp_path):
+    warcs = []
+    for number in range(5):
+        records = [page_record(f"<html lang=en>{img(f'a dog in house {number * page}')}") for page in range(40)]
+        warcs.append(write(tmp_path, f"part-{number}.warc.gz", warc_gz(*records)))
+    (tmp_path / "queries.txt").write_text("dog\nhouse\n")
+    queries = (f"--queries={tmp_path / 'queries.txt'}", "--pairs-per-query=50")
+    for name, engine in (("here", ["--processes=2"]), ("there", ["--engine=ray", f"--ray-address={cluster.address}"])):
+        out = tmp_path / name
+        assert main(["extract", *map(str, warcs), str(out / "pairs"), *engine]) == 0
+        assert main(["curate", str(tmp_path / "here" / "pairs"), str(out / "kept"), *queries, *engine]) == 0
+    for stage in ("pairs", "kept"):
+        here, there = (
+            {path.name: path.read_bytes() for path in (tmp_path / name / stage).glob("*.parquet")}
+            for name in ("here", "there")
+        )
+        assert here and here == there
+
+
+def test_a_task_that_kills_its_worker_ends_ray_map_with_one_line(cluster):
+    engine = RayEngine(cluster.address)
+    assert list(engine.map(abs, [-3, 2, -1])) == [3, 2, 1]
+    assert list(engine.map(os._exit, [1], lost=lambda task: "lost")) == ["lost"]
+    with pytest.raises(EngineError, match="processes were lost, again and again, at 1; see whether memory runs out"):
+        list(engine.map(os._exit, [1]))
 
 
 def test_a_ray_cluster_that_loses_a_worker_and_a_node_writes_the_same_bytes(cluster, table, options, local, tmp_path):
