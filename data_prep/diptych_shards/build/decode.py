@@ -21,6 +21,7 @@ from diptych.data.picture_safety import (
     too_many_pixels,
 )
 from diptych_shards.build import webp_file
+from diptych_shards.build.four_bytes import three_of
 from diptych_shards.build.jpeg_segments import JpegMetadata, JpegStructureError, num_scans, read_metadata
 from diptych_shards.build.resize import Size
 
@@ -65,7 +66,7 @@ class JpegFile:
         )
         if pixels.shape != four_bytes.shape:
             raise ValueError(f"decoded to {pixels.shape}")
-        return four_bytes[:, :, :3]
+        return three_of(four_bytes)
 
     def _reduced(self, at_least: Size) -> Size:
         """The smallest size to decode at that covers this one."""

@@ -10,6 +10,7 @@ import simplejpeg
 from PIL import Image
 
 from diptych.data.picture_safety import PictureError, PictureReason
+from diptych_shards.build.four_bytes import four_of
 from diptych_shards.build.jpeg_segments import with_exif
 
 SUFFIXES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "avif": "AVIF"}
@@ -24,10 +25,11 @@ def encode(pixels: np.ndarray, suffix: str, quality: int, *, subsampling: str, e
     Raises:
         PictureError: if the format cannot hold the picture.
     """
-    pixels = np.ascontiguousarray(pixels)
     try:
         if suffix == "jpg":
-            data = simplejpeg.encode_jpeg(pixels, quality, "RGB", subsampling)
+            four_bytes = four_of(pixels)
+            held, colours = (pixels, "RGB") if four_bytes is None else (four_bytes, "RGBX")
+            data = simplejpeg.encode_jpeg(np.ascontiguousarray(held), quality, colours, subsampling)
             return data if exif is None else with_exif(data, exif)
         return _encode_with_pillow(pixels, suffix, quality, exif)
     except (OSError, ValueError, RuntimeError) as error:  # every format has a longest side
@@ -45,5 +47,5 @@ def _encode_with_pillow(pixels: np.ndarray, suffix: str, quality: int, exif: byt
     if exif is not None:
         options["exif"] = b"Exif\0\0" + exif
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, SUFFIXES[suffix], **options)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, SUFFIXES[suffix], **options)
     return file.getvalue()

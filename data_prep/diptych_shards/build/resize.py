@@ -11,6 +11,8 @@ import cykooz_resizer
 import numpy as np
 from PIL import Image
 
+from diptych_shards.build.four_bytes import four_of, three_of
+
 Pixels = np.ndarray
 """u8[height, width, 3], RGB."""
 Size = tuple[int, int]
@@ -42,7 +44,8 @@ def resize(picture: Pixels | Image.Image, size: Size) -> Pixels:
     target = Image.new(source.mode, size)
     resizer, options = _catmull_rom()
     resizer.resize_pil(source, target, options)
-    return np.asarray(target)[:, :, :3]
+    resized = np.asarray(target)
+    return resized if resized.shape[2] == 3 else three_of(resized)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -65,27 +68,20 @@ def pad_to_square(pixels: Pixels, side: int) -> Pixels:
     """The picture in the middle of a white square; `side` is not below the longer side."""
     height, width = pixels.shape[:2]
     top, left = (side - height) // 2, (side - width) // 2
-    square = np.full((side, side, 3), 255, np.uint8)
-    square[top : top + height, left : left + width] = pixels
-    return square
+    four_bytes = four_of(pixels)
+    square = np.full((side, side, 3 if four_bytes is None else 4), 255, np.uint8)
+    square[top : top + height, left : left + width] = pixels if four_bytes is None else four_bytes
+    return square if four_bytes is None else three_of(square)
 
 
 def _four_bytes_a_pixel(picture: Pixels | Image.Image) -> Image.Image:
     """As Pillow holds RGB, and as the resizer is quickest; without a copy, where there is a fourth byte in memory."""
     if isinstance(picture, Image.Image):
         return picture
-    height, width = picture.shape[:2]
-    whole = picture.base
-    if (
-        isinstance(whole, np.ndarray)
-        and whole.shape == (height, width, 4)
-        and whole.flags.c_contiguous
-        and picture.strides == whole.strides
-        and picture.strides == whole.strides
-        and picture.ctypes.data == whole.ctypes.data
-    ):
+    four_bytes = four_of(picture)
+    if four_bytes is not None and four_bytes.flags.c_contiguous:
         # Of the modes for which Pillow takes memory as it is, the one that the resizer does not take for transparent.
-        return Image.frombuffer("CMYK", (width, height), whole, "raw", "CMYK", 0, 1)
+        return Image.frombuffer("CMYK", (picture.shape[1], picture.shape[0]), four_bytes, "raw", "CMYK", 0, 1)
     return Image.fromarray(np.ascontiguousarray(picture))
 
 

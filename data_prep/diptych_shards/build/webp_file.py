@@ -13,6 +13,8 @@ from functools import cache
 
 import numpy as np
 
+from diptych_shards.build.four_bytes import three_of
+
 _ICC, _ALPHA, _EXIF, _ANIMATION = 0x20, 0x10, 0x08, 0x02
 _MOST_CHUNKS = 100
 
@@ -65,7 +67,7 @@ def decode(data: bytes, header: WebpHeader) -> np.ndarray | None:
     four_bytes = np.empty((header.height, header.width, 4), np.uint8)
     if not decode_into(frame.ctypes.data, length, four_bytes.ctypes.data, four_bytes.nbytes, 4 * header.width):
         return None
-    return four_bytes[:, :, :3]
+    return three_of(four_bytes)
 
 
 def _size(data: bytes, chunks: dict[bytes, tuple[int, int]]) -> tuple[int, int] | None:
