@@ -166,12 +166,13 @@ def silent_server(monkeypatch):
 
 
 def test_a_server_that_does_not_answer_delays_nothing_and_the_run_is_kept_offline(tmp_path, silent_server, caplog):
+    before = set(psutil.Process().children(recursive=True))
     with caplog.at_level("WARNING", logger="diptych"):
         metrics = Metrics(tmp_path / "metrics.jsonl", config(wandb="auto"), samples_seen=0, tracker_id="abc12345")
         silent_server.accept()[0].close()
         for seen in (64, 128):
             metrics.log({**NUMBERS, SAMPLES_SEEN: seen})
-        tracker = psutil.Process().children(recursive=True)
+        tracker = set(psutil.Process().children(recursive=True)) - before
         metrics.close()
     assert [record.message for record in caplog.records] == [
         f"wandb: out of reach (no answer); kept offline, `wandb sync {tmp_path}/wandb/offline-run-*` sends it"
