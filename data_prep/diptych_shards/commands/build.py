@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych_shards.arguments import add_engine, engine_of
-from diptych_shards.refusals import shown
+from diptych_shards.refusals import counted, shown
 
 if TYPE_CHECKING:
     from diptych_shards.build.delimited import Malformed
@@ -60,8 +60,7 @@ def run(chosen: argparse.Namespace) -> None:
     finally:
         watch.close()
     total, stored = report.outcomes.total(), report.outcomes[SUCCESS]
-    shards = "1 shard" if report.shards == 1 else f"{report.shards:,} shards"
-    print(f"stored {stored:,} of {total:,} rows in {shards}: {shown(out)}")
+    print(f"stored {stored:,} of {total:,} rows in {counted(report.shards, 'shard')}: {shown(out)}")
     print(_table(report.outcomes))
     if table.malformed.counts:
         print("in the table, not counted above:")

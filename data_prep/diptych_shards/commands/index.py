@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from diptych_shards.arguments import add_processes
-from diptych_shards.refusals import shown
+from diptych_shards.refusals import counted, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,4 +19,4 @@ def run(chosen: argparse.Namespace) -> None:
 
     for folder in chosen.folder:
         indexed = index(folder, chosen.processes)
-        print(f"{len(indexed.shards):,} shards, {len(indexed):,} samples: {shown(folder)}")
+        print(f"{counted(len(indexed.shards), 'shard')}, {counted(len(indexed), 'sample')}: {shown(folder)}")

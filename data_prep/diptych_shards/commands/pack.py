@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diptych_shards.arguments import add_processes
 from diptych_shards.pack import PackOptions
-from diptych_shards.refusals import shown, table_of_reasons
+from diptych_shards.refusals import counted, shown, table_of_reasons
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +66,8 @@ def run(chosen: argparse.Namespace) -> None:
             print(table_of_reasons(found.refusals))
         raise PackError(f"{chosen.table or folder} holds no picture with a caption")
     report = pack(found, folder, out, options, chosen.processes)
-    shards = "1 shard" if report.shards == 1 else f"{report.shards:,} shards"
-    print(f"packed {report.packed:,} samples into {shards}, {report.num_bytes:,} bytes: {shown(out)}")
+    into = counted(report.shards, "shard")
+    print(f"packed {report.packed:,} samples into {into}, {report.num_bytes:,} bytes: {shown(out)}")
     if report.refusals:
         print(f"refused {len(report.refusals):,}, each named in {shown(out / '_index' / 'rejected.jsonl')}:")
         print(table_of_reasons(report.refusals))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diptych_shards.refusals import shown
+from diptych_shards.refusals import counted, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,4 +17,5 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.verify import verify
 
     index = verify(Path(chosen.folder))
-    print(f"{len(index.shards):,} shards, {len(index):,} samples, all as written: {shown(chosen.folder)}")
+    found = f"{counted(len(index.shards), 'shard')}, {counted(len(index), 'sample')}"
+    print(f"{found}, all as written: {shown(chosen.folder)}")
