@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_prep.build.pictures import encoded, scene
 from tests.data_prep.hostile_web import HostileWeb
+from tests.data_prep.made_pictures import encoded, scene
 
 HOSTILE_CAPTIONS = (
     "<script>document.title = 'owned'</script>",

@@ -110,7 +110,7 @@ def test_index_makes_third_party_shards_usable_and_does_it_once(packed, tmp_path
     before = (tmp_path / "_index" / "a.tar.index").stat().st_mtime_ns
     assert main(["index", str(tmp_path)]) == 0
     assert (tmp_path / "_index" / "a.tar.index").stat().st_mtime_ns == before
-    assert "1 shards, 3 samples" in capsys.readouterr().out
+    assert "1 shard, 3 samples" in capsys.readouterr().out
     assert main(["verify", str(tmp_path)]) == 0
 
 

@@ -12,18 +12,18 @@ import psutil
 import pytest
 
 from diptych_shards.build.build import build
-from diptych_shards.build.columns import ColumnOptions
-from diptych_shards.build.fetch_options import FetchOptions
 from diptych_shards.build.options import BuildOptions
 from diptych_shards.build.output import OutputOptions
-from diptych_shards.build.picture import PictureOptions
-from diptych_shards.build.table import open_table
 from diptych_shards.cli import main
 from diptych_shards.engines import EngineError, LocalEngine, RayEngine
-from tests.data_prep.build.pictures import encoded, scene
+from diptych_shards.fetch.options import FetchOptions
+from diptych_shards.pictures.picture import PictureOptions
+from diptych_shards.tables.columns import ColumnOptions
+from diptych_shards.tables.table import open_table
 from tests.data_prep.build.test_build import contents, write_table
 from tests.data_prep.extract.crawls import img, page_record, warc_gz, write
 from tests.data_prep.hostile_web import HostileWeb
+from tests.data_prep.made_pictures import encoded, scene
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning")

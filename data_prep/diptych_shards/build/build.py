@@ -21,8 +21,8 @@ from diptych.files import commit_file
 from diptych_shards.build.options import BuildError, BuildOptions
 from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
 from diptych_shards.build.shard import News, ShardReport, ShardTask
-from diptych_shards.build.table import Table
 from diptych_shards.engines import Engine
+from diptych_shards.tables.table import Table
 
 _FORMAT = "diptych-build-1"
 

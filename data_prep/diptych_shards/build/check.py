@@ -13,7 +13,6 @@ import xxhash
 
 from diptych.data.shard_index_file import INDEX_FOLDER, PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex
-from diptych_shards.build.json_text import json_texts, template
 from diptych_shards.build.output import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
@@ -26,6 +25,7 @@ from diptych_shards.build.output import (
     shard_name,
 )
 from diptych_shards.refusals import shown
+from diptych_shards.tables.json_text import json_texts, template
 
 if TYPE_CHECKING:
     import pyarrow

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from diptych_shards.build.fetch import FetchOptions
 from diptych_shards.build.output import OutputOptions
-from diptych_shards.build.picture import PictureOptions
+from diptych_shards.fetch.fetcher import FetchOptions
+from diptych_shards.pictures.picture import PictureOptions
 
 
 class BuildError(ValueError):

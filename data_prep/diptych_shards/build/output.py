@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
 from diptych.files import commit_file, flush
-from diptych_shards.build.columns import HASH_KINDS, Columns, TableError
-from diptych_shards.build.json_text import json_texts, template
+from diptych_shards.tables.columns import HASH_KINDS, Columns, TableError
+from diptych_shards.tables.json_text import json_texts, template
 
 if TYPE_CHECKING:
     import pyarrow

@@ -19,12 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych_shards.build.columns import Columns
-from diptych_shards.build.fetch import Fetcher
 from diptych_shards.build.finished import read_finished
 from diptych_shards.build.journal import Journal
 from diptych_shards.build.options import BuildOptions
-from diptych_shards.build.outcome import Fetched, FetchFailure
 from diptych_shards.build.output import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
@@ -32,7 +29,10 @@ from diptych_shards.build.output import (
     ShardOutput,
     read_failures,
 )
-from diptych_shards.build.picture import IMG2DATASET_MESSAGES, process_picture
+from diptych_shards.fetch.fetcher import Fetcher
+from diptych_shards.fetch.outcome import Fetched, FetchFailure
+from diptych_shards.pictures.picture import IMG2DATASET_MESSAGES, process_picture
+from diptych_shards.tables.columns import Columns
 
 if TYPE_CHECKING:
     import pyarrow

@@ -16,10 +16,10 @@ from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import counted, shown
 
 if TYPE_CHECKING:
-    from diptych_shards.build.delimited import Malformed
-    from diptych_shards.build.fetch_options import FetchOptions
     from diptych_shards.build.options import BuildOptions
-    from diptych_shards.build.picture import PictureOptions
+    from diptych_shards.fetch.options import FetchOptions
+    from diptych_shards.pictures.picture import PictureOptions
+    from diptych_shards.tables.delimited import Malformed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Read the table, build, print the table of outcomes."""
     from diptych_shards.build.build import build
-    from diptych_shards.build.columns import ColumnOptions
     from diptych_shards.build.options import BuildError
     from diptych_shards.build.output import SUCCESS
-    from diptych_shards.build.table import open_table
     from diptych_shards.build.watch import Watch
+    from diptych_shards.tables.columns import ColumnOptions
+    from diptych_shards.tables.table import open_table
 
     columns = ColumnOptions(
         url=chosen.url_column,
@@ -83,8 +83,8 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_pictures(group: argparse._ArgumentGroup) -> None:
-    from diptych_shards.build.picture import PictureOptions
-    from diptych_shards.build.resize import RESIZE_MODES
+    from diptych_shards.pictures.picture import PictureOptions
+    from diptych_shards.pictures.resize import RESIZE_MODES
 
     usual = PictureOptions()
     add = group.add_argument
@@ -116,7 +116,7 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_fetching(group: argparse._ArgumentGroup) -> None:
-    from diptych_shards.build.fetch_options import FetchOptions
+    from diptych_shards.fetch.options import FetchOptions
 
     usual = FetchOptions()
     add = group.add_argument
@@ -173,7 +173,7 @@ def _picture_options(chosen: argparse.Namespace, hash_perceptually: bool) -> Pic
     from dataclasses import replace
 
     from diptych_shards.build.options import BuildError
-    from diptych_shards.build.picture import PictureOptions, for_training
+    from diptych_shards.pictures.picture import PictureOptions, for_training
 
     options = PictureOptions() if chosen.for_training is None else for_training(chosen.for_training)
     given = {
@@ -201,8 +201,8 @@ def _picture_options(chosen: argparse.Namespace, hash_perceptually: bool) -> Pic
 
 
 def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
-    from diptych_shards.build.fetch_options import FetchOptions
-    from diptych_shards.build.url import read_domains
+    from diptych_shards.fetch.options import FetchOptions
+    from diptych_shards.fetch.url import read_domains
 
     return FetchOptions(
         user_agent=chosen.user_agent,

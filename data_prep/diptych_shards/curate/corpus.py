@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from diptych_shards.build.columns import CAPTION_COLUMNS, find_column
 from diptych_shards.curate.options import CurateError
 from diptych_shards.refusals import shown
+from diptych_shards.tables.columns import CAPTION_COLUMNS, find_column
 
 
 def read_corpus(paths: Sequence[Path], column: str | None) -> Iterator[str]:

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from diptych_shards.build.columns import CAPTION_COLUMNS, URL_COLUMNS, find_column
 from diptych_shards.curate.options import CurateError
 from diptych_shards.refusals import shown
+from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS, find_column
 
 ROWS_PER_UNIT = 131_072
 ROWS_AT_ONCE = 8_192

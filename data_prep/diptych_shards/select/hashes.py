@@ -17,8 +17,8 @@ import xxhash
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
 from diptych.files import commit_file
-from diptych_shards.build.perceptual_hash import perceptual_hash
 from diptych_shards.crew import Crew
+from diptych_shards.pictures.perceptual_hash import perceptual_hash
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError

@@ -16,8 +16,8 @@ from diptych.data.caption_files import PICTURE_ENDINGS
 from diptych.data.picture_safety import MAX_PIXELS
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member
 from diptych.data.shards import ShardIndex, open_index, read_member
-from diptych_shards.build.decode import open_file
-from diptych_shards.build.resize import upright
+from diptych_shards.pictures.decode import open_file
+from diptych_shards.pictures.resize import upright
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 

@@ -21,8 +21,8 @@ import pytest
 
 from diptych.data.shards import open_index
 from diptych_shards.build.output import OutputOptions, read_failures
-from tests.data_prep.build.pictures import encoded, scene
 from tests.data_prep.hostile_web import BEHAVIOURS, ELSEWHERE, HostileWeb
+from tests.data_prep.made_pictures import encoded, scene
 
 ROOT = Path(__file__).parents[3]
 NUM_PICTURES = 60

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data.shards import open_index
-from diptych_shards.build.columns import Columns
 from diptych_shards.build.output import (
     OutputOptions,
     RowResult,
@@ -31,6 +30,7 @@ from diptych_shards.build.output import (
     remove_leftovers,
     shard_key,
 )
+from diptych_shards.tables.columns import Columns
 
 OPTIONS = OutputOptions(rows_per_shard=10)
 COLUMNS = Columns("URL", "TEXT")
@@ -279,7 +279,7 @@ JSON_VALUES = (
 
 @given(st.dictionaries(st.text(), JSON_VALUES | st.lists(st.lists(st.integers(0, 9))), min_size=1))
 def test_a_row_is_written_as_the_standard_library_would(row):
-    from diptych_shards.build.json_text import json_texts, template
+    from diptych_shards.tables.json_text import json_texts, template
 
     columns = [pyarrow.chunked_array([pyarrow.array([value])]) for value in row.values()]
     text = template(list(row)) % tuple(json_texts(column)[0] for column in columns)

@@ -4,10 +4,10 @@ import socket
 
 import pyarrow
 
-from diptych_shards.build.columns import Columns
-from diptych_shards.build.fetch import Fetcher, FetchOptions
 from diptych_shards.build.options import BuildOptions
 from diptych_shards.build.shard import READ_AHEAD, ShardBuilder, ShardTask
+from diptych_shards.fetch.fetcher import Fetcher, FetchOptions
+from diptych_shards.tables.columns import Columns
 
 NO_URL = "ftp://example.org/"
 IN_FLIGHT = 5

@@ -15,8 +15,8 @@ from PIL import Image
 from diptych_shards.cli import main
 from diptych_shards.report.gather import gather
 from diptych_shards.report.rows import open_source
-from tests.data_prep.build.pictures import encoded, scene
 from tests.data_prep.conftest import HOSTILE_CAPTIONS, HOSTILE_URLS
+from tests.data_prep.made_pictures import encoded, scene
 
 VOID = {"meta", "img", "br"}
 

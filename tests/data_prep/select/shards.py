@@ -8,7 +8,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from diptych.data.shard_writer import ShardWriter
-from tests.data_prep.build.pictures import encoded
+from tests.data_prep.made_pictures import encoded
 
 
 def photograph(seed, side=64):

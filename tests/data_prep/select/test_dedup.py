@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from diptych_shards.build.perceptual_hash import distance, perceptual_hash
 from diptych_shards.cli import main
-from tests.data_prep.build.pictures import encoded, opened
+from diptych_shards.pictures.perceptual_hash import distance, perceptual_hash
+from tests.data_prep.made_pictures import encoded, opened
 from tests.data_prep.select.shards import jpeg, photograph, tree, verdict, write_shards
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diptych_shards.cli import main
-from tests.data_prep.build.pictures import encoded
+from tests.data_prep.made_pictures import encoded
 from tests.data_prep.select.shards import jpeg, photograph, write_shards
 
 HOSTILE = [

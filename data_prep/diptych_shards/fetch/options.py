@@ -1,0 +1,65 @@
+"""How URLs are fetched: how politely, how patiently, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from diptych_shards.fetch.address import parse_network
+from diptych_shards.fetch.opt_out import product_token
+
+OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex")
+
+
+def default_user_agent() -> str:
+    """What servers are told: the program, by a name that robots.txt can use."""
+    try:
+        return f"diptych-shards/{version('diptych')}"
+    except PackageNotFoundError:  # run from its source
+        return "diptych-shards/0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """Raises: ValueError for a value that makes no sense."""
+
+    user_agent: str = default_user_agent()
+    """Begins with the name that robots.txt and X-Robots-Tag call us by; add an address: `mybot/1.0 (+https://…)`."""
+    timeout_seconds: float = 30.0
+    """For which a URL may be in transfer, redirects and repetitions included; waiting for its turn does not count."""
+    connect_timeout_seconds: float = 10.0
+    """For name, connection and TLS."""
+    min_bytes_per_second: float = 1000.0
+    max_bytes: int = 20 * 2**20
+    """On the wire, and again after unpacking."""
+    retries: int = 2
+    """Of what may go better the next time: no name, no connection, broken off, 429, 500, 502, 503, 504."""
+    max_retry_after_seconds: float = 60.0
+    """A site that asks for a longer pause is left alone, and its URLs fail."""
+    max_redirects: int = 5
+    in_flight: int = 256
+    per_host: int = 8
+    """Requests at a time to one scheme, host and port."""
+    look_ahead: int = 8192
+    """URLs that may wait because their hosts are busy, while those of other hosts behind them are fetched."""
+    allow_networks: tuple[str, ...] = ()
+    """Networks in CIDR notation that may be connected to although they are not public."""
+    ca_file: str | None = None
+    """Certificates (PEM) to trust in place of the usual authorities'."""
+    respect_robots_txt: bool = True
+    opt_out_directives: tuple[str, ...] = OPT_OUT_DIRECTIVES
+    """X-Robots-Tag directives by which a picture is refused; none disables the check."""
+    blocked_domains: frozenset[str] = frozenset()
+    """These domains and all below them; `url.read_domains` reads a list."""
+
+    def __post_init__(self) -> None:
+        for network in self.allow_networks:
+            parse_network(network)
+        for name in ("timeout_seconds", "connect_timeout_seconds", "max_bytes", "in_flight", "per_host", "look_ahead"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("min_bytes_per_second", "retries", "max_retry_after_seconds", "max_redirects"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not self.user_agent.isascii() or not self.user_agent.isprintable() or not product_token(self.user_agent):
+            raise ValueError(f"user_agent {self.user_agent!r} must be a name in ASCII such as mybot/1.0")

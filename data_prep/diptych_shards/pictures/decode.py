@@ -1,0 +1,134 @@
+"""From fetched bytes to pixels: libjpeg-turbo and libwebp straight for plain JPEGs and WebPs, Pillow for all else.
+
+What is accepted and what comes out is the same either way (`diptych.data.picture_safety`); the straight way is quicker,
+and can decode at a fraction of the size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from diptych.data import colour_profile
+from diptych.data.picture_safety import (
+    CRAWLED_FORMATS,
+    PictureError,
+    PictureFacts,
+    PictureFile,
+    PictureReason,
+    exif_orientation,
+    too_many_pixels,
+)
+from diptych_shards.pictures import webp_file
+from diptych_shards.pictures.four_bytes import three_of
+from diptych_shards.pictures.jpeg_segments import JpegMetadata, JpegStructureError, num_scans, read_metadata
+from diptych_shards.pictures.resize import Size
+
+MAX_SCANS = 100
+"""A progressive JPEG needs ten or so; each takes the time of a whole picture and next to no bytes."""
+
+_FACTORS = (8, 4, 2)
+"""Reductions whose transforms are quick and exact; those between are slower than the next, and lose 6 dB more."""
+
+
+class JpegFile:
+    """A JPEG in grey or colour, its header read and its pixels not decoded yet; the twin of `PictureFile`."""
+
+    format = "JPEG"
+
+    def __init__(self, data: bytes, metadata: JpegMetadata, size: Size, max_pixels: int):
+        self._data = data
+        self._metadata = metadata
+        self._max_pixels = max_pixels
+        self.width, self.height = size
+
+    def decode(self, at_least: Size | None = None) -> tuple[np.ndarray | Image.Image, PictureFacts]:
+        """All pixels as the file stores them; or, quicker, a reduced picture that covers the size `at_least`.
+
+        The reduction is 1/2, 1/4 or 1/8. The array is a view on one of four bytes a pixel, as the resizer wants them.
+
+        Raises:
+            PictureError: if it is not whole or does not decode.
+        """
+        try:
+            pixels = self._pixels(at_least)
+        except (ValueError, RuntimeError):
+            # Damaged, perhaps in a way that a viewer would not mind: Pillow decides.
+            return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
+        return pixels, _facts(self._metadata.exif, self._metadata.profile)
+
+    def _pixels(self, at_least: Size | None) -> np.ndarray:
+        width, height = self._reduced(at_least) if at_least is not None else (self.width, self.height)
+        four_bytes = np.empty((height, width, 4), np.uint8)
+        pixels = simplejpeg.decode_jpeg(
+            self._data, "RGBX", min_width=width, min_height=height, buffer=four_bytes.reshape(-1)
+        )
+        if pixels.shape != four_bytes.shape:
+            raise ValueError(f"decoded to {pixels.shape}")
+        return three_of(four_bytes)
+
+    def _reduced(self, at_least: Size) -> Size:
+        """The smallest size to decode at that covers this one."""
+        for factor in _FACTORS:
+            width, height = -(-self.width // factor), -(-self.height // factor)
+            if width >= at_least[0] and height >= at_least[1]:
+                return width, height
+        return self.width, self.height
+
+
+class WebpFile:
+    """A plain WebP, its header read and its pixels not decoded yet; the twin of `PictureFile`."""
+
+    format = "WEBP"
+
+    def __init__(self, data: bytes, header: webp_file.WebpHeader, max_pixels: int):
+        self._data = data
+        self._header = header
+        self._max_pixels = max_pixels
+        self.width, self.height = header.width, header.height
+
+    def decode(self) -> tuple[np.ndarray | Image.Image, PictureFacts]:
+        """Raises:
+        PictureError: if it is not whole or does not decode.
+        """
+        pixels = webp_file.decode(self._data, self._header)
+        if pixels is None:  # Pillow knows the reason
+            return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
+        return pixels, _facts(self._header.exif, self._header.profile)
+
+
+def open_file(data: bytes, *, max_pixels: int) -> JpegFile | WebpFile | PictureFile:
+    """The picture with its header read.
+
+    Raises:
+        PictureError: if it is none of `CRAWLED_FORMATS`, or has more than `max_pixels`.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        try:
+            metadata = read_metadata(data)
+        except JpegStructureError:
+            metadata = None
+        if metadata is None or metadata.has_many_scans:
+            scans = num_scans(data)
+            if scans > MAX_SCANS:
+                raise PictureError(PictureReason.DECODE_ERROR, f"{scans} scans; at most {MAX_SCANS}")
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        except (ValueError, RuntimeError):
+            colours = "unknown"
+        if metadata is not None and colours in (("YCbCr", "RGB") if metadata.profile else ("YCbCr", "RGB", "Gray")):
+            if width * height > max_pixels:
+                raise too_many_pixels(width, height, max_pixels)
+            return JpegFile(data, metadata, (width, height), max_pixels)
+    elif (header := webp_file.read_header(data)) is not None:
+        if header.width * header.height > max_pixels:
+            raise too_many_pixels(header.width, header.height, max_pixels)
+        return WebpFile(data, header, max_pixels)
+    return PictureFile(data, max_pixels=max_pixels, formats=CRAWLED_FORMATS)
+
+
+def _facts(exif: bytes | None, profile: bytes) -> PictureFacts:
+    """Of a plain picture in RGB."""
+    needed = profile if profile and not colour_profile.is_srgb(profile) else None
+    return PictureFacts(exif_orientation(exif), needed, exif, is_plain=True)

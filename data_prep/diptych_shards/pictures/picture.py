@@ -1,0 +1,217 @@
+"""One fetched picture becomes a stored one: checked, decoded, filtered, resized, encoded.
+
+Order: size filters (on the header), decode, resize, colour profile to sRGB, EXIF orientation, blur, crop or padding,
+encode. Profile and orientation come after resizing because there are fewer pixels then; what is seen is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diptych.data import colour_profile
+from diptych.data.picture_safety import (
+    CRAWLED_FORMATS,
+    PictureError,
+    PictureFacts,
+    PictureReason,
+)
+from diptych_shards.pictures import resize as shape
+from diptych_shards.pictures.bare_file import bare_file
+from diptych_shards.pictures.blur import Box, blur, read_boxes, upright_box
+from diptych_shards.pictures.decode import JpegFile, open_file
+from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, SUFFIXES, encode
+from diptych_shards.pictures.exif import exif_json, kept_exif
+from diptych_shards.pictures.jpeg_segments import with_exif
+from diptych_shards.pictures.perceptual_hash import perceptual_hash
+
+MAX_PIXELS = 100_000_000
+"""Of a crawled picture; decoding takes ten bytes a pixel at its peak."""
+
+DECODE_MARGIN = 2.5
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 where that is at least so many times what it is resized to. Of 400 photographs
+(0.06 dB lost, after encoding) those that it concerns come out as well as by full decoding and an area filter.
+"""
+
+IMG2DATASET_MESSAGES = {
+    PictureReason.NOT_A_PICTURE: "Image decoding error",
+    PictureReason.FORMAT_NOT_ALLOWED: "Image decoding error",
+    PictureReason.TOO_MANY_PIXELS: "Image decoding error",
+    PictureReason.TRUNCATED: "Image decoding error",
+    PictureReason.DECODE_ERROR: "Image decoding error",
+    PictureReason.TOO_SMALL: "image too small",
+    PictureReason.AREA_TOO_LARGE: "image area too large",
+    PictureReason.ASPECT_RATIO_TOO_LARGE: "aspect ratio too large",
+    PictureReason.ENCODE_ERROR: "Image encoding error",
+    PictureReason.BAD_BOX: "bounding boxes not readable",
+}
+"""What img2dataset's `error_message` says, with the status `failed_to_resize`; the last two are ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """What becomes of every picture; the defaults are img2dataset's."""
+
+    image_size: int = 256
+    resize_mode: str = "border"
+    resize_only_if_bigger: bool = False
+    encode_format: str = "jpg"
+    encode_quality: int | None = None
+    """0 to 100, by default 95; of a png the compression, 0 to 9, by default 6."""
+    subsampling: str = "420"
+    """Of the colours of a jpg: 420, 422 or 444."""
+    skip_reencode: bool = False
+    """Keep the file's own bytes where no pixel changes, without its metadata and what stands behind its end."""
+    min_image_size: int = 0
+    max_image_area: float = math.inf
+    max_aspect_ratio: float = math.inf
+    max_pixels: int = MAX_PIXELS
+    keep_exif: bool = False
+    """Keep EXIF (its orientation reset, its thumbnail dropped) in the stored file; never where boxes are blurred."""
+    read_exif: bool = True
+    """Give EXIF as a JSON string."""
+    fast_decode: bool = False
+    """Decode JPEGs at the smallest size that covers the stored one: quicker, at a loss of some dB."""
+    hash_perceptually: bool = False
+
+    def __post_init__(self) -> None:
+        highest = 9 if self.encode_format == "png" else 100
+        for name, value, allowed in (
+            ("resize_mode", self.resize_mode, shape.RESIZE_MODES),
+            ("encode_format", self.encode_format, SUFFIXES),
+            ("subsampling", self.subsampling, ("420", "422", "444")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} {value!r}; one of {', '.join(allowed)}")
+        if self.image_size < 1:
+            raise ValueError(f"image_size {self.image_size}; at least 1")
+        if self.encode_quality is not None and not 0 <= self.encode_quality <= highest:
+            raise ValueError(f"encode_quality {self.encode_quality}; 0 to {highest} for {self.encode_format}")
+        if self.encode_format == "avif" and "AVIF" not in CRAWLED_FORMATS:
+            raise ValueError("encode_format avif needs Pillow 11.3 or newer, built with AVIF")
+
+    @property
+    def quality(self) -> int:
+        default = DEFAULT_PNG_COMPRESSION if self.encode_format == "png" else DEFAULT_QUALITY
+        return default if self.encode_quality is None else self.encode_quality
+
+
+def for_training(size: int) -> PictureOptions:
+    """Pictures that training reads without resizing: the shorter side is `size`; 4:2:0 baseline JPEG of quality 90."""
+    return PictureOptions(image_size=size, resize_mode="keep_ratio", encode_format="jpg", encode_quality=90)
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture as it goes into the shard."""
+
+    data: bytes
+    suffix: str
+    width: int
+    height: int
+    original_width: int
+    """Upright, as all sizes here."""
+    original_height: int
+    exif: str | None
+    """JSON as img2dataset writes it, `{}` where there is none; None if it was not asked for."""
+    perceptual_hash: int | None
+    """Of the whole picture, before blur, crop and padding; None if flat, or not asked for."""
+
+
+def process_picture(
+    data: bytes, options: PictureOptions, boxes: Sequence[Sequence[Any]] | None = None
+) -> StoredPicture:
+    """The picture as `options` want it.
+
+    `boxes` to be blurred are (left, top, right, bottom), as fractions of the picture as it is stored in the file: they
+    turn with its EXIF orientation.
+
+    Raises:
+        PictureError: if it is refused, with the reason.
+    """
+    file = open_file(data, max_pixels=options.max_pixels)
+    size = file.width, file.height
+    _filter(size, options)
+    resized = shape.resized_size(
+        size, options.resize_mode, options.image_size, only_if_bigger=options.resize_only_if_bigger
+    )
+    if resized is not None and min(resized) == 0:
+        detail = f"{size[0]} x {size[1]} pixels; a side would become {resized[0]} x {resized[1]}"
+        raise PictureError(PictureReason.TOO_SMALL, detail)
+    blurred = read_boxes(boxes) if boxes else []
+    if isinstance(file, JpegFile) and resized is not None:
+        margin = 1 if options.fast_decode else DECODE_MARGIN
+        picture, facts = file.decode((math.ceil(margin * resized[0]), math.ceil(margin * resized[1])))
+    else:
+        picture, facts = file.decode()
+
+    pixels = _upright_pixels(picture, facts, resized)
+    hashed = perceptual_hash(pixels) if options.hash_perceptually else None
+    pixels = _blur_crop_pad(pixels, blurred, facts.orientation, options, is_resized=resized is not None)
+    height, width = pixels.shape[:2]
+    original_width, original_height = size if facts.orientation < 5 else size[::-1]
+
+    changes_nothing = pixels.shape[1::-1] == size and facts.is_plain and facts.profile is None
+    stored = None
+    exif = kept_exif(facts.exif) if options.keep_exif and facts.exif is not None and not blurred else None
+    if options.skip_reencode and changes_nothing and facts.orientation == 1 and not blurred:
+        stored = _own_bytes(data, file.format, options, exif)
+    if stored is None:
+        stored = encode(pixels, options.encode_format, options.quality, subsampling=options.subsampling, exif=exif)
+    return StoredPicture(
+        data=stored,
+        suffix=options.encode_format,
+        width=width,
+        height=height,
+        original_width=original_width,
+        original_height=original_height,
+        exif=exif_json(facts.exif) if options.read_exif else None,
+        perceptual_hash=hashed,
+    )
+
+
+def _filter(size: shape.Size, options: PictureOptions) -> None:
+    shorter, longer = sorted(size)
+    if shorter < max(options.min_image_size, 1):
+        detail = f"{size[0]} x {size[1]} pixels; at least {options.min_image_size} a side"
+        raise PictureError(PictureReason.TOO_SMALL, detail)
+    if shorter * longer > options.max_image_area:
+        detail = f"{size[0]} x {size[1]} pixels; at most {options.max_image_area}"
+        raise PictureError(PictureReason.AREA_TOO_LARGE, detail)
+    if longer / shorter > options.max_aspect_ratio:
+        detail = f"{size[0]} x {size[1]} pixels; at most {options.max_aspect_ratio} to 1"
+        raise PictureError(PictureReason.ASPECT_RATIO_TOO_LARGE, detail)
+
+
+def _upright_pixels(picture: np.ndarray | Image.Image, facts: PictureFacts, resized: shape.Size | None) -> np.ndarray:
+    pixels = np.asarray(picture) if resized is None else shape.resize(picture, resized)
+    if facts.profile is not None:
+        pixels = np.asarray(colour_profile.to_srgb(Image.fromarray(pixels), facts.profile))
+    return shape.upright(pixels, facts.orientation)
+
+
+def _blur_crop_pad(
+    pixels: np.ndarray, boxes: Sequence[Box], orientation: int, options: PictureOptions, *, is_resized: bool
+) -> np.ndarray:
+    if boxes:
+        pixels = blur(pixels, [upright_box(box, orientation) for box in boxes])
+    if is_resized and options.resize_mode == "center_crop":
+        return shape.crop_to_square(pixels, options.image_size)
+    if is_resized and options.resize_mode == "border":
+        return shape.pad_to_square(pixels, options.image_size)
+    return pixels
+
+
+def _own_bytes(data: bytes, format: str, options: PictureOptions, exif: bytes | None) -> bytes | None:
+    """The file as it came, bare; None if it is of another format, or its EXIF is to be kept in one that must be encoded
+    anew for that.
+    """
+    if format != SUFFIXES[options.encode_format] or (exif is not None and format != "JPEG"):
+        return None
+    bare = bare_file(data, format)
+    return bare if bare is None or exif is None else with_exif(bare, exif)

@@ -1,0 +1,120 @@
+"""WebP straight through libwebp: for the plain ones half of what Pillow takes, and the same pixels.
+
+Pillow reads every WebP as an animation: in RGBA, with a canvas for the frame before, and copies it three times. Its own
+libwebp is asked here, the one that it is linked to. Transparency, animation and whatever is odd is left to Pillow.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from diptych_shards.pictures.four_bytes import three_of
+
+_ICC, _ALPHA, _EXIF, _ANIMATION = 0x20, 0x10, 0x08, 0x02
+_MOST_CHUNKS = 100
+
+
+@dataclass(frozen=True)
+class WebpHeader:
+    """Of a plain WebP, lossy or not: one frame, no transparency."""
+
+    width: int
+    height: int
+    frame: tuple[int, int]
+    """Where the frame begins in the file, and how long it is."""
+    exif: bytes | None
+    """As in a TIFF file, from its byte order on."""
+    profile: bytes
+    """ICC; empty without one."""
+
+
+def read_header(data: bytes) -> WebpHeader | None:
+    """None unless the file is plain, whole and in order, and libwebp can be asked."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or _decode_into() is None:
+        return None
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        return None
+    chunks: dict[bytes, tuple[int, int]] = {}
+    position = 12
+    while position + 8 <= end and len(chunks) < _MOST_CHUNKS:
+        name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if name in chunks or position + 8 + length > end:
+            return None
+        chunks[name] = position + 8, length
+        position += 8 + length + length % 2
+    size = _size(data, chunks)
+    if size is None or not _is_plain(data, chunks, size):
+        return None
+    flags = data[chunks[b"VP8X"][0]] if b"VP8X" in chunks else 0
+    exif = _content(data, chunks, b"EXIF").removeprefix(b"Exif\0\0") if flags & _EXIF else b""
+    profile = _content(data, chunks, b"ICCP") if flags & _ICC else b""
+    return WebpHeader(*size, chunks.get(b"VP8 ") or chunks[b"VP8L"], exif or None, profile)
+
+
+def decode(data: bytes, header: WebpHeader) -> np.ndarray | None:
+    """u8[height, width, 3], RGB, a view on an array of four bytes a pixel; None if libwebp refuses it."""
+    decode_into = _decode_into()
+    assert decode_into is not None
+    start, length = header.frame
+    # The frame alone: given the file, libwebp would read on behind the frame's end.
+    frame = np.frombuffer(data, np.uint8, length, start)
+    four_bytes = np.empty((header.height, header.width, 4), np.uint8)
+    if not decode_into(frame.ctypes.data, length, four_bytes.ctypes.data, four_bytes.nbytes, 4 * header.width):
+        return None
+    return three_of(four_bytes)
+
+
+def _size(data: bytes, chunks: dict[bytes, tuple[int, int]]) -> tuple[int, int] | None:
+    """Width and height, as the frame tells them."""
+    if (b"VP8 " in chunks) == (b"VP8L" in chunks):
+        return None
+    if b"VP8 " in chunks:
+        start, length = chunks[b"VP8 "]
+        if length < 10 or data[start + 3 : start + 6] != b"\x9d\x01\x2a":
+            return None
+        width, height = (int.from_bytes(data[start + at : start + at + 2], "little") & 0x3FFF for at in (6, 8))
+    else:
+        start, length = chunks[b"VP8L"]
+        if length < 5 or data[start] != 0x2F:
+            return None
+        bits = int.from_bytes(data[start + 1 : start + 5], "little")
+        if bits >> 28:  # transparency, or another version
+            return None
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return (width, height) if width and height else None
+
+
+def _is_plain(data: bytes, chunks: dict[bytes, tuple[int, int]], size: tuple[int, int]) -> bool:
+    if chunks.keys() == {b"VP8 "} or chunks.keys() == {b"VP8L"}:
+        return True
+    start, length = chunks.get(b"VP8X", (0, 0))
+    if length != 10 or data[start] & (_ALPHA | _ANIMATION) or chunks.keys() & {b"ALPH", b"ANIM", b"ANMF"}:
+        return False
+    canvas = (int.from_bytes(data[start + at : start + at + 3], "little") + 1 for at in (4, 7))
+    return tuple(canvas) == size
+
+
+def _content(data: bytes, chunks: dict[bytes, tuple[int, int]], name: bytes) -> bytes:
+    start, length = chunks.get(name, (0, 0))
+    return data[start : start + length]
+
+
+@cache
+def _decode_into() -> Callable[..., int | None] | None:
+    """WebPDecodeRGBAInto, where Pillow's libwebp is a library that can be asked."""
+    try:
+        from PIL import _webp
+
+        # Symbols of the libraries that a library is linked to are found through it.
+        found = ctypes.CDLL(_webp.__file__)["WebPDecodeRGBAInto"]
+    except (ImportError, OSError, AttributeError):
+        return None
+    found.restype = ctypes.c_void_p
+    found.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return found

@@ -1,0 +1,251 @@
+"""Where the files of a table are: paths, folders, patterns, and what fsspec can open (s3://, gs://, https://, …)."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO, Any
+
+import xxhash
+
+from diptych_shards.refusals import shown
+from diptych_shards.tables.columns import TableError
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".txt": "txt",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_SAMPLED_BYTES = 64 << 10
+_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file of the table."""
+
+    location: str
+    format: str
+    compression: str | None
+
+    @property
+    def shown(self) -> str:
+        return shown(self.location)
+
+    @property
+    def name(self) -> str:
+        return self.location.rstrip("/").rpartition("/")[2]
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What reading it may raise: elsewhere, each file system's library has classes of its own."""
+        if _is_remote(self.location):
+            return (Exception,)
+        return (OSError, EOFError, ValueError, NotImplementedError, zlib.error)
+
+    def open(self) -> IO[bytes]:
+        """Its bytes as they are stored, seekable."""
+        opener, path = (io.open, self.location)
+        if _is_remote(self.location):
+            file_system, path = _file_system(self.location)
+            opener = file_system.open
+        try:
+            return opener(path, "rb")
+        except self.errors as error:
+            raise _cannot_read(self.location, error) from error
+
+    def open_text(self) -> io.TextIOWrapper:
+        """Its text, unpacked; bytes that are no UTF-8 as lone surrogates; lines end where \\n stands."""
+        stored = self.open()
+        stream: Any = stored
+        if self.compression == "gzip":
+            import gzip
+
+            stream = gzip.GzipFile(fileobj=stored, mode="rb")
+        elif self.compression == "bz2":
+            import bz2
+
+            stream = bz2.BZ2File(stored)
+        elif self.compression == "zstd":
+            import pyarrow  # the standard library has none before Python 3.14
+
+            stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, "r"), "zstd")
+        stream = io.BufferedReader(_Raw(stream, stored, self), _BUFFER_BYTES)
+        try:
+            start = stream.peek(2)
+        except TableError:
+            stream.close()
+            raise
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return io.TextIOWrapper(stream, encoding="utf-16", errors="replace", newline="\n")
+        return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+
+    @cached_property
+    def num_bytes(self) -> int:
+        if not _is_remote(self.location):
+            return os.stat(self.location).st_size
+        return int(self._info.get("size") or 0)
+
+    @property
+    def identity(self) -> str:
+        """What changes when the file does: its size, hashes of its first and last bytes, and when it was written."""
+        if _is_remote(self.location):
+            told = (self._info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "updated"))
+            written = next((value for value in told if value), "")
+        else:
+            written = os.stat(self.location).st_mtime_ns
+        with self.open() as file:
+            hashed = xxhash.xxh3_128(file.read(_SAMPLED_BYTES))
+            if self.num_bytes > _SAMPLED_BYTES and file.seekable():
+                file.seek(self.num_bytes - _SAMPLED_BYTES)
+                hashed.update(file.read(_SAMPLED_BYTES))
+        return f"{self.name}\n{self.num_bytes}\n{written}\n{hashed.hexdigest()}"
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        file_system, path = _file_system(self.location)
+        try:
+            return file_system.info(path)
+        except self.errors as error:
+            raise _cannot_read(self.location, error) from error
+
+
+def find_table_files(locations: Sequence[str]) -> list[TableFile]:
+    """The files of a table: those of a folder or a pattern in the order of their names.
+
+    Raises:
+        TableError: nothing is there, a format is not known, or formats are mixed.
+    """
+    files = []
+    for location in locations:
+        found = _expand(location)
+        if isinstance(found, list):
+            files += found
+        else:
+            files.append(table_file(found))
+    if not files:
+        raise TableError("no table was named")
+    seen: set[str] = set()
+    for file in files:
+        if file.location in seen:
+            raise TableError(f"{file.shown} is named twice")
+        seen.add(file.location)
+    kinds = sorted({file.format for file in files})
+    if len(kinds) > 1:
+        raise TableError(f"the table's files are of several formats ({', '.join(kinds)}); name those of one, "
+                         f"for example with a pattern such as 'FOLDER/*.{kinds[0]}'")  # fmt: skip
+    return files
+
+
+def table_file(location: str) -> TableFile:
+    """The file, its format and compression told by its name."""
+    found = _known(location)
+    if found is None:
+        raise TableError(f"{shown(location)}: a table is {', '.join(FORMATS)}, all but parquet perhaps with "
+                         f"{', '.join(COMPRESSIONS)} after it")  # fmt: skip
+    return found
+
+
+def _known(location: str) -> TableFile | None:
+    name = location.rstrip("/").rpartition("/")[2].lower()
+    if _is_remote(location):
+        name = name.partition("?")[0]
+    compression = next((kind for suffix, kind in COMPRESSIONS.items() if name.endswith(suffix)), None)
+    if compression is not None:
+        name = name.rpartition(".")[0]
+    kind = next((kind for suffix, kind in FORMATS.items() if name.endswith(suffix)), None)
+    if kind is None or (kind == "parquet" and compression):
+        return None
+    return TableFile(location, kind, compression)
+
+
+def _expand(location: str) -> list[TableFile] | str:
+    """The files of a folder or a pattern; the location itself if it names a file."""
+    if not _is_remote(location):
+        location = os.path.expanduser(location)
+        if os.path.isfile(location):
+            return location
+        if os.path.isdir(location):
+            return _tables_of(location, [entry.path for entry in os.scandir(location) if entry.is_file()])
+        if glob.has_magic(location):
+            return _tables_of(location, [p for p in glob.glob(location, recursive=True) if os.path.isfile(p)])
+        raise TableError(f"{shown(location)} does not exist")
+    file_system, path = _file_system(location)
+    try:
+        if glob.has_magic(path) and "?" not in location:
+            return _tables_of(location, [file_system.unstrip_protocol(found) for found in file_system.glob(path)])
+        if _known(location) is None and file_system.isdir(path):
+            found = [f["name"] for f in file_system.ls(path, detail=True) if f["type"] == "file"]
+            return _tables_of(location, [file_system.unstrip_protocol(name) for name in found])
+    except Exception as error:  # each file system has classes of its own
+        raise _cannot_read(location, error) from error
+    return location
+
+
+def _tables_of(location: str, paths: list[str]) -> list[TableFile]:
+    found = [_known(path) for path in sorted(paths) if not path.rpartition("/")[2].startswith((".", "_"))]
+    files = [file for file in found if file is not None]
+    if not files:
+        raise TableError(f"{shown(location)} has no table in it ({', '.join(FORMATS)}); "
+                         f"for its subfolders say '{shown(location.rstrip('/'))}/**/*.parquet'")  # fmt: skip
+    return files
+
+
+def _is_remote(location: str) -> bool:
+    return "://" in location
+
+
+def _file_system(location: str) -> tuple[Any, str]:
+    import fsspec  # here: tables of this machine need none
+
+    try:
+        return fsspec.core.url_to_fs(location)
+    except Exception as error:  # each file system has classes of its own
+        raise _cannot_read(location, error) from error
+
+
+def _cannot_read(location: str, error: Exception) -> TableError:
+    if isinstance(error, FileNotFoundError):
+        return TableError(f"{shown(location)} does not exist")
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return TableError(f"{shown(location)} cannot be read: {shown(why)}")
+
+
+class _Raw(io.RawIOBase):
+    """A stream that tells what is wrong with its file in one line."""
+
+    def __init__(self, stream: Any, stored: IO[bytes], file: TableFile):
+        self._stream = stream
+        self._stored = stored
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except self._file.errors as error:
+            why = shown(error)
+            if self._file.compression and not _is_remote(self._file.location):
+                why = f"its {self._file.compression} data end too early or are damaged"
+            raise TableError(f"{self._file.shown} cannot be read: {why}") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+            self._stored.close()
+        super().close()

@@ -1,0 +1,206 @@
+"""A table of URLs and captions, cut into shards: each file by itself, the numbers running on over the files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow
+import pyarrow.types as kinds
+
+from diptych_shards.refusals import shown
+from diptych_shards.tables.column_types import (
+    BOXES,
+    as_text,
+    as_url,
+    boxes,
+    hashes,
+    is_boxes,
+    is_text,
+    plain_column,
+    stored_type,
+    texts,
+    with_valid_text,
+)
+from diptych_shards.tables.columns import (
+    UID_COLUMNS,
+    ColumnOptions,
+    Columns,
+    TableError,
+    choose_columns,
+    choose_extra,
+    find_column,
+)
+from diptych_shards.tables.delimited import Malformed
+from diptych_shards.tables.locations import find_table_files
+from diptych_shards.tables.sources import Choice, Source, open_source
+from diptych_shards.tables.subset import Subset
+
+_OPENED_AT_ONCE = 8
+
+
+class Table:
+    """An opened table; nothing of its rows is held."""
+
+    def __init__(self, sources: Sequence[Source], options: ColumnOptions, choice: Choice, malformed: Malformed):
+        self._sources = sources
+        self._choice = choice
+        self.malformed = malformed
+        """Lines that are no rows, and values that do not fit their column: those met so far."""
+        name = sources[0].file.shown if len(sources) == 1 else f"the table ({len(sources)} files)"
+        whole = _schema_of_all(sources)
+        of_text = [field.name for field in whole if is_text(field.type)]
+        self.columns: Columns = choose_columns(whole.names, options, name, of_text)
+        self._schema = self._typed(whole, choose_extra(whole.names, self.columns, options, name), name)
+        special = (self.columns.url, self.columns.caption, self.columns.hash, self.columns.boxes)
+        self._as_read = pyarrow.schema(
+            [field.with_type(pyarrow.string()) if field.name in special else field for field in self._schema]
+        )
+        for source in sources if sources[0].file.format not in ("json", "jsonl") else ():
+            for wanted in (self.columns.url, self.columns.caption):
+                if wanted is not None and wanted not in source.schema.names:
+                    raise TableError(f"{source.file.shown} has no column {shown(wanted)!r}, as other files have")
+        choice.names = whole.names
+        if choice.subset is not None:
+            choice.uid = find_column("uid", None, UID_COLUMNS, whole.names, name) or ""
+            if not choice.uid:
+                raise TableError(f"{name} has no column uid, by which a subset chooses")
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        """Of the rows of every shard."""
+        return self._schema
+
+    @property
+    def num_rows(self) -> int | None:
+        """None where only reading tells."""
+        counts = [source.num_rows for source in self._sources]
+        if self._choice.subset is not None or None in counts:
+            return None
+        return sum(count for count in counts if count is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs when a file or the choice of columns or rows does."""
+        told = {
+            "files": [source.identity for source in self._sources],
+            "columns": asdict(self.columns),
+            "types": [(field.name, str(field.type)) for field in self._schema],
+            "subset": self._choice.subset.identity if self._choice.subset else None,
+        }
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def shards(self, rows_per_shard: int, skip: Callable[[int], bool]) -> Iterator[tuple[int, pyarrow.Table]]:
+        """Number and rows of each shard that is not skipped, in order.
+
+        Raises:
+            TableError: a file turns out to be damaged.
+        """
+        number = 0
+        for source in self._sources:
+            shards = source.shards(number, rows_per_shard, skip, self._as_read, self._choice)
+            while True:
+                try:
+                    shard, rows = next(shards)
+                except StopIteration as end:
+                    number = end.value
+                    break
+                yield shard, _compact(self._fitted(rows))
+
+    def _typed(self, whole: pyarrow.Schema, names: Sequence[str], table: str) -> pyarrow.Schema:
+        columns = self.columns
+        fields = []
+        for name in names:
+            kind = whole.field(name).type
+            if name in (columns.url, columns.caption, columns.hash):
+                if kinds.is_nested(kind):
+                    raise TableError(f"{table}: column {shown(name)!r} holds {kind}, not text; name another column")
+                kind = pyarrow.string()
+            elif name == columns.boxes:
+                if not (is_text(kind) or is_boxes(kind)):
+                    raise TableError(
+                        f"{table}: column {shown(name)!r} holds {kind}; boxes are lists of [x0, y0, x1, y1]"
+                    )
+                kind = BOXES
+            fields.append(pyarrow.field(name, kind))
+        return pyarrow.schema(fields)
+
+    def _fitted(self, rows: pyarrow.Table) -> pyarrow.Table:
+        """The rows with the columns and types that all shards have."""
+        arrays = []
+        for field in self._schema:
+            if field.name not in rows.column_names:
+                arrays.append(pyarrow.nulls(rows.num_rows, field.type))
+                continue
+            column = plain_column(rows[field.name])
+            if field.name == self.columns.url:
+                column = texts(column, self._counted(as_url, field.name))
+            elif field.name == self.columns.hash:
+                column = hashes(column, self.columns.hash_kind)
+            elif field.name == self.columns.boxes and field.type != column.type:
+                column = boxes(column, lambda: self.malformed.add("boxes that cannot be read", "blurred whole"))
+            elif is_text(field.type):
+                column = texts(column, self._counted(as_text, field.name))
+            arrays.append(with_valid_text(column).cast(field.type, safe=False))
+        return pyarrow.Table.from_arrays(arrays, schema=self._schema)
+
+    def _counted(self, decode: Callable[[bytes], str], name: str) -> Callable[[bytes], str]:
+        def counting(data: bytes) -> str:
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                self.malformed.add("text that is not UTF-8", f"column {shown(name)}")
+                return decode(data)
+
+        return counting
+
+
+def open_table(
+    locations: Sequence[str], options: ColumnOptions | None = None, *, subset: str | Path | None = None
+) -> Table:
+    """The table in these files, folders, patterns or URLs.
+
+    subset: a .npy of uids; only their rows are taken.
+
+    Raises:
+        TableError: nothing is there, it cannot be read, or its columns cannot be told.
+    """
+    files = find_table_files(locations)
+    choice = Choice(None if subset is None else Subset(Path(subset)))
+    malformed = Malformed()
+    sources = [open_source(files[0], malformed, is_first=True)]
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        sources += pool.map(lambda file: open_source(file, malformed, is_first=False), files[1:])
+    return Table(sources, options or ColumnOptions(), choice, malformed)
+
+
+def _schema_of_all(sources: Sequence[Source]) -> pyarrow.Schema:
+    """Every column of any file, with a type that holds the values of all."""
+    if sources[0].file.format != "parquet":  # only the first was looked at for types
+        return pyarrow.schema(
+            list({field.name: field for source in reversed(sources) for field in source.schema}.values())
+        )
+    schemas: dict[pyarrow.Schema, Source] = {}
+    for source in sources:
+        schema = pyarrow.schema([(field.name, stored_type(field.type)) for field in source.schema])
+        schemas.setdefault(schema, source)
+    whole = next(iter(schemas))
+    for schema, source in schemas.items():
+        try:
+            whole = pyarrow.unify_schemas([whole, schema], promote_options="permissive")
+        except pyarrow.ArrowException as error:
+            raise TableError(f"{source.file.shown}: its columns do not go with those of the files before it "
+                             f"({shown(error)})") from error  # fmt: skip
+    return whole
+
+
+def _compact(rows: pyarrow.Table) -> pyarrow.Table:
+    """The rows in memory of their own, so that they can be sent elsewhere without the table around them."""
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows.combine_chunks())
+    return pyarrow.ipc.open_stream(sink.getvalue()).read_all()

@@ -1,0 +1,355 @@
+import resource
+import time
+from collections import Counter
+
+import pytest
+
+from diptych_shards.fetch.fetcher import Fetched, Fetcher, FetchFailure, FetchOptions
+from tests.data_prep.hostile_web import NOT_A_PICTURE, HostileWeb
+
+PATIENCE = {"timeout_seconds": 3.0, "connect_timeout_seconds": 1.0, "retries": 1, "max_bytes": 2**20}
+
+HOSTILE = {
+    "not_found": "http_404",
+    "endless_not_found": "http_404",
+    "partial": "http_206",
+    "empty": "empty_body",
+    "redirect_to_loopback": "address_not_public",
+    "redirect_to_decimal": "address_not_public",
+    "rebinding": "address_not_public",
+    "redirect_to_file": "scheme_not_allowed",
+    "endless_redirect": "too_many_redirects",
+    "slow_headers": "headers_too_slow",
+    "silent": "headers_too_slow",
+    "slow_body": "too_slow",
+    "slow_chunks": "too_slow",
+    "steady_but_long": "timeout",
+    "giant_header": "headers_too_large",
+    "endless_headers": "headers_too_large",
+    "endless_hints": "headers_too_large",
+    "gzip_bomb": "too_many_bytes_unpacked",
+    "truncated_gzip": "truncated_body",
+    "false_gzip": "bad_encoding",
+    "brotli": "bad_encoding",
+    "large": "too_many_bytes",
+    "endless_body": "too_many_bytes",
+    "endless_chunks": "too_many_bytes",
+    "truncated": "truncated_body",
+    "truncated_chunks": "truncated_body",
+    "reset": "connection_reset",
+    "no_answer": "no_answer",
+    "not_http": "bad_answer",
+    "lying_length": "bad_answer",
+    "retry_next_hour": "http_429",
+    "opted_out": "opt_out",
+    "robots_broken": "robots_txt",
+    "tls_self_signed": "tls_failed",
+    "tls_none": "tls_failed",
+    "dead": "connect_failed",
+}
+
+HARMLESS = {
+    "ok": b"picture at /picture.jpg",
+    "html": NOT_A_PICTURE,
+    "forbidden_once": b"picture",
+    "truncated_once": b"picture",
+    "redirect": b"picture at /picture.jpg",
+    "hints": b"picture",
+    "gzipped": b"picture" * 100,
+    "retry_after": b"picture",
+    "retry_after_date": b"picture",
+    "others_opted_out": b"picture",
+    "robots_disallow": b"picture",
+    "robots_endless": b"picture",
+    "robots_moved": b"picture",
+    "red.jpg": b"red",
+}
+
+
+@pytest.fixture
+def web():
+    with HostileWeb({"red.jpg": b"red", "blue.jpg": b"blue"}) as web:
+        yield web
+
+
+def open_fetcher(web, resolve=(), **options):
+    options = FetchOptions(allow_networks=(web.network,), **{**PATIENCE, **options})
+    return Fetcher(options, resolve=[*web.resolve, *resolve])
+
+
+def fetch(web, urls, **options):
+    with open_fetcher(web, **options) as fetcher:
+        outcomes = dict(fetcher.fetch(enumerate(urls)))
+    assert sorted(outcomes) == list(range(len(urls)))
+    return [outcomes[ticket] for ticket in range(len(urls))]
+
+
+def shown(outcomes):
+    """Bodies and reasons."""
+    return [outcome.data if isinstance(outcome, Fetched) else outcome.reason for outcome in outcomes]
+
+
+def test_each_hostile_host_gets_its_own_reason_in_bounded_time_and_memory(web):
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.monotonic()
+    outcomes = fetch(web, [web.url(name) for name in HOSTILE], timeout_seconds=6.0, min_bytes_per_second=200)
+    assert dict(zip(HOSTILE, shown(outcomes), strict=True)) == HOSTILE
+    assert web.refused_visits == 0
+    assert time.monotonic() - started < 20  # 6 s for what is in transfer, and pauses before one repetition
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 60_000  # KB; the bombs hold 64 MB each
+
+
+def test_hosts_that_are_only_odd_give_their_bodies(web):
+    outcomes = fetch(web, [web.url(name) for name in HARMLESS])
+    assert dict(zip(HARMLESS, shown(outcomes), strict=True)) == HARMLESS
+
+
+def test_pauses_that_a_host_asks_for_are_kept(web):
+    started = time.monotonic()
+    fetch(web, [web.url("retry_after"), web.url("retry_after_date")])
+    assert time.monotonic() - started >= 1
+
+
+def test_other_hosts_go_on_while_one_is_left_alone(web):
+    urls = [web.url("retry_after"), *[web.url("ok", f"/{number}") for number in range(50)]]
+    with open_fetcher(web) as fetcher:
+        order = [ticket for ticket, _ in fetcher.fetch(enumerate(urls))]
+    assert order.index(0) > 10
+
+
+def test_a_host_that_asks_for_a_long_pause_is_not_asked_again(web):
+    outcomes = fetch(web, [web.url("retry_next_hour", f"/{number}") for number in range(100)])
+    assert set(shown(outcomes)) == {"http_429"}
+    assert len(web.asked_for("retry_next_hour")) <= 3  # robots.txt, and two at once
+
+
+def test_a_dead_host_is_given_up_after_a_few_connections(web):
+    with open_fetcher(web, respect_robots_txt=False, retries=2) as fetcher:
+        outcomes = [outcome for _, outcome in fetcher.fetch((n, web.url("dead", f"/{n}")) for n in range(2000))]
+        assert {outcome.reason for outcome in outcomes} == {"connect_failed"}
+        assert fetcher.counters.connections <= 5
+
+
+def test_a_host_whose_answers_all_break_off_is_given_up(web):
+    outcomes = fetch(web, [web.url("no_answer", f"/{number}") for number in range(500)], per_host=2, retries=0)
+    assert set(shown(outcomes)) == {"no_answer"}
+    assert len(web.asked_for("no_answer")) < 20
+
+
+def test_lookups_that_end_late_neither_spin_nor_stand_in_the_way(web, monkeypatch):
+    def look_up(host):
+        time.sleep(0.6)
+        return (), FetchFailure("dns_failed", "late"), True
+
+    monkeypatch.setattr("diptych_shards.fetch.resolver._look_up", look_up)
+    late = [(number, f"http://late{number}.example/") for number in range(4)]
+    with open_fetcher(web, connect_timeout_seconds=0.2, retries=0, in_flight=4) as fetcher:
+        turns = []
+        wait = fetcher._transfers.wait
+        monkeypatch.setattr(fetcher._transfers, "wait", lambda seconds: turns.append(seconds) or wait(seconds))
+        outcomes = dict(fetcher.fetch([*late, (4, web.url("silent"))]))
+        assert {outcome.reason for outcome in outcomes.values()} == {"dns_failed", "headers_too_slow"}
+        assert len(turns) < 200
+        broken_off = fetcher.fetch([(0, "no url"), *((number, url + "again") for number, url in late)])
+        next(broken_off)
+        broken_off.close()
+        assert dict(fetcher.fetch([(9, web.url("red.jpg"))]))[9].data == b"red"
+
+
+@pytest.mark.parametrize("respect_robots_txt", [True, False])
+def test_a_host_whose_lookup_fails_has_that_reason(web, respect_robots_txt):
+    url = f"http://{'a' * 64}.test/a.jpg"  # no name may have a part so long: the lookup fails without DNS
+    assert shown(fetch(web, [url], respect_robots_txt=respect_robots_txt, retries=0)) == ["dns_failed"]
+
+
+def test_no_more_than_the_allowed_requests_run_at_one_host(web):
+    with open_fetcher(web, per_host=2) as fetcher:
+        outcomes = list(fetcher.fetch((number, web.url("ok", f"/{number}")) for number in range(100)))
+        assert fetcher.counters.connections == 2
+    assert len(outcomes) == 100
+
+
+def test_connections_and_robots_txt_are_kept_from_one_call_to_the_next(web):
+    with open_fetcher(web, per_host=1) as fetcher:
+        for _ in range(3):
+            assert len(list(fetcher.fetch(enumerate([web.url("red.jpg"), web.url("blue.jpg")])))) == 2
+        assert fetcher.counters.connections == 1
+    assert Counter(web.asked_for("pictures")) == {"/robots.txt": 1, "/red.jpg": 3, "/blue.jpg": 3}
+
+
+def test_urls_of_one_host_do_not_hold_up_those_behind_them(web):
+    urls = [*[web.url("silent", f"/{number}") for number in range(200)], *[web.url("red.jpg")] * 20]
+    with open_fetcher(web, in_flight=16, per_host=4) as fetcher:
+        first = [ticket for ticket, _ in zip(fetcher.fetch(enumerate(urls)), range(20), strict=False)]
+    assert sorted(ticket for ticket, _ in first) == list(range(200, 220))
+
+
+def test_urls_are_taken_as_there_is_room_for_them(web):
+    taken = []
+
+    def urls():
+        for number in range(10_000):
+            taken.append(number)
+            yield number, web.url("ok", f"/{number}")
+
+    with open_fetcher(web, in_flight=8, look_ahead=20) as fetcher:
+        for ticket, _ in fetcher.fetch(urls()):
+            assert len(taken) - ticket <= 20 + 8 + 8
+            if ticket == 200:
+                break
+
+
+def test_a_call_that_was_broken_off_leaves_the_fetcher_usable(web):
+    urls = [web.url(name) for name in ["silent", "slow_body", "red.jpg", "retry_after"]]
+    with open_fetcher(web) as fetcher:
+        outcomes = fetcher.fetch(enumerate(urls))
+        assert next(outcomes)[0] == 2
+        outcomes.close()
+        assert [outcome for _, outcome in fetcher.fetch([(7, web.url("blue.jpg"))])] == [
+            Fetched(b"blue", web.url("blue.jpg"))
+        ]
+
+
+def test_an_error_of_the_source_of_urls_is_raised(web):
+    def urls():
+        yield 0, web.url("red.jpg")
+        raise OSError("the table is gone")
+
+    with open_fetcher(web) as fetcher, pytest.raises(OSError, match="the table is gone"):
+        list(fetcher.fetch(urls()))
+
+
+def test_a_caller_that_takes_its_time_makes_no_host_late(web):
+    urls = [*[web.url("red.jpg")] * 3, *[web.url("steady_but_long", f"/{number}") for number in range(3)]]
+    with open_fetcher(web, timeout_seconds=1.0) as fetcher:
+        started = time.monotonic()
+        for ticket, outcome in fetcher.fetch(enumerate(urls)):
+            if ticket < 3:
+                time.sleep(0.6)
+            else:
+                assert outcome.reason == "timeout"
+        assert time.monotonic() - started > 3 * 0.6 + 0.5
+
+
+def test_bodies_beyond_the_memory_wait_and_none_is_lost(web, monkeypatch):
+    body = bytes(range(256)) * 2000
+    web.pictures |= {f"{number}.jpg": body + b"%d" % number for number in range(40)}
+    monkeypatch.setattr("diptych_shards.fetch.transfer.MAX_HELD_BYTES", 2 * len(body))
+    with open_fetcher(web, per_host=20) as fetcher:
+        outcomes = []
+        for number, outcome in fetcher.fetch((number, web.url(f"{number}.jpg")) for number in range(40)):
+            assert fetcher._transfers.held_bytes <= 3 * len(body) + 20 * 131_072
+            outcomes.append((number, outcome.data))
+        assert fetcher._transfers.held_bytes == 0
+    assert sorted(outcomes) == [(number, body + b"%d" % number) for number in range(40)]
+
+
+def test_redirects_say_where_the_picture_was_found(web):
+    outcomes = fetch(web, [web.url("redirect"), web.url("relative_redirect", "/a/picture.jpg")])
+    assert outcomes[0].url == web.url("ok")
+    assert outcomes[1].data == b"/b/caf%C3%A9%201.jpg"
+
+
+def test_blocked_domains_are_not_asked_not_even_after_a_redirect(web):
+    urls = [web.url("ok"), web.url("redirect"), web.url("red.jpg")]
+    outcomes = fetch(web, urls, blocked_domains=frozenset({"OK.test."}))
+    assert shown(outcomes) == ["blocked_domain", "blocked_domain", b"red"]
+    assert web.asked_for("ok") == []
+
+
+def test_robots_txt_that_was_forgotten_is_asked_for_again(web, monkeypatch):
+    monkeypatch.setattr("diptych_shards.fetch.fetcher.MAX_ROBOTS_KEPT", 60)
+    names = ["robots_disallow", "robots_moved"]
+    with open_fetcher(web) as fetcher:
+        for _ in range(2):
+            for name in names:
+                urls = [web.url(name, "/private/1.jpg"), web.url(name)]
+                assert {outcome for _, outcome in fetcher.fetch(enumerate(urls))} == {
+                    FetchFailure("robots_txt", "disallowed by robots.txt"),
+                    Fetched(b"picture", web.url(name)),
+                }
+    assert web.asked_for("robots_moved").count("/robots.txt") == 2
+
+
+def test_a_robots_txt_that_asks_for_a_long_pause_is_not_asked_for_again(web):
+    outcomes = fetch(web, [web.url("robots_busy", f"/{number}") for number in range(5)], retries=5)
+    assert set(shown(outcomes)) == {"robots_txt"}
+    assert web.asked_for("robots_busy") == ["/robots.txt"]
+
+
+@pytest.mark.parametrize("name", ["robots_disallow", "robots_endless", "robots_moved"])
+def test_what_robots_txt_disallows_is_not_asked_for(web, name):
+    urls = [web.url(name, "/private/1.jpg"), web.url(name, "/x/../private/2.jpg"), web.url(name, "/public.jpg")]
+    assert shown(fetch(web, urls)) == ["robots_txt", "robots_txt", b"picture"]
+    assert web.asked_for(name) == ["/robots.txt", "/public.jpg"]
+
+
+def test_robots_txt_and_opt_outs_can_be_left_aside(web):
+    urls = [web.url("robots_disallow", "/private/1.jpg"), web.url("opted_out")]
+    assert shown(fetch(web, urls, respect_robots_txt=False, opt_out_directives=())) == [b"picture", b"picture"]
+    assert "/robots.txt" not in [path for _, path in web.requests]
+
+
+def test_certificates_of_ones_own_can_be_trusted_but_only_for_their_hosts(web):
+    outcomes = fetch(web, [web.url("tls_ok"), web.url("tls_wrong_host")], ca_file=str(web.certificate))
+    assert shown(outcomes) == [b"picture of tls-ok.test", "tls_failed"]
+
+
+def test_requests_tell_who_asks_and_nothing_else(web, monkeypatch, tmp_path):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("machine ok.test login me password secret\n")
+    with_password = web.url("ok").replace("http://", "http://me:secret@")
+    fetch(web, [with_password], user_agent="mybot/1.0 (+https://example.com/bot)")
+    assert {name for headers in web.headers for name in headers} == {"host", "user-agent", "accept", "accept-encoding"}
+    assert {headers["user-agent"] for headers in web.headers} == {"mybot/1.0 (+https://example.com/bot)"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "2130706434", "0177.0.0.2", "127.2", "①②⑦.0.0.2", "[::ffff:127.0.0.2]"])
+def test_no_spelling_of_an_address_passes_the_gate(web, host):
+    assert shown(fetch(web, [f"http://{host}:{web.port}/a.jpg"])) == ["address_not_public"]
+    assert web.refused_visits == 0
+
+
+def test_a_name_that_has_an_allowed_and_a_refused_address_is_met_at_the_allowed_one(web):
+    entry = f"both.test:{web.port}:127.0.0.2,127.0.0.1"
+    assert shown(fetch(web, [f"http://both.test:{web.port}/a.jpg"], resolve=[entry])) == [b"picture of both.test"]
+    assert web.refused_visits == 0
+
+
+def test_urls_that_are_none_fail_and_the_others_do_not(web):
+    urls = ["", "no url", "ftp://ok.test/a.jpg", "data:image/png;base64,AAAA", f"http://ok.test:{web.port}/a b.jpg"]
+    assert shown(fetch(web, urls)) == [
+        "bad_url",
+        "bad_url",
+        "scheme_not_allowed",
+        "scheme_not_allowed",
+        b"picture at /a%20b.jpg",
+    ]
+
+
+def test_failures_name_neither_hosts_nor_numbers_of_their_own(web):
+    messages = {
+        outcome.message for outcome in fetch(web, [web.url("not_found"), web.url("dead"), web.url("opted_out")])
+    }
+    assert messages == {
+        "HTTP Error 404: Not Found",
+        "connection failed",
+        "Use of image disallowed by X-Robots-Tag directive",
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"allow_networks": ("10.0.0.1/8",)}, "'10.0.0.1/8' is not a network"),
+        ({"timeout_seconds": 0}, "timeout_seconds is 0; it must be above 0"),
+        ({"retries": -1}, "retries is -1"),
+        ({"ca_file": "/no/such.pem"}, "ca_file '/no/such.pem' is not a file"),
+        ({"blocked_domains": frozenset({"a domain"})}, "bad host name"),
+        ({"user_agent": "é"}, "user_agent 'é' must be"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(option, words):
+    with pytest.raises(ValueError, match=words):
+        Fetcher(FetchOptions(**option))

@@ -1,0 +1,85 @@
+import select
+import time
+
+import pytest
+
+from diptych_shards.fetch import resolver as resolver_module
+from diptych_shards.fetch.address import AddressGate
+from diptych_shards.fetch.resolver import Resolver
+
+
+def wait_for(resolver, hosts, seconds=5.0):
+    """The names in the order of their answers."""
+    answered = []
+    end = time.monotonic() + seconds
+    while len(answered) < len(hosts) and time.monotonic() < end:
+        select.select([resolver.wake_descriptor], [], [], 0.1)
+        answered += resolver.answered(time.monotonic())
+    return answered
+
+
+@pytest.fixture
+def lookups(monkeypatch):
+    """A DNS in which names have addresses, are unknown or answer late; counts."""
+    names = {"good.test": ("127.0.0.1", "10.0.0.1"), "private.test": ("10.0.0.1",)}
+    asked = []
+
+    def look_up(host):
+        asked.append(host)
+        if host.startswith("slow"):
+            time.sleep(3.0)
+        if host in names:
+            return names[host], None, True
+        return (), resolver_module._NOT_FOUND, True
+
+    monkeypatch.setattr(resolver_module, "_look_up", look_up)
+    return asked
+
+
+@pytest.fixture
+def resolver():
+    resolver = Resolver(AddressGate(["127.0.0.0/8"]), 0.4, ["given.test:80:127.0.0.1,10.0.0.1", "odd.test:80:10.0.0.1"])
+    yield resolver
+    resolver.close()
+
+
+def test_only_allowed_addresses_come_out(resolver, lookups):
+    for host in ("good.test", "private.test", "unknown.test"):
+        resolver.ask(host)
+    assert sorted(wait_for(resolver, range(3))) == ["good.test", "private.test", "unknown.test"]
+    now = time.monotonic()
+    assert resolver.known("good.test", 80, now).addresses == ("127.0.0.1",)
+    assert resolver.known("private.test", 80, now).failure.reason == "address_not_public"
+    assert resolver.known("unknown.test", 80, now).failure.reason == "dns_failed"
+
+
+def test_a_name_is_looked_up_once_until_its_answer_is_old(resolver, lookups):
+    for _ in range(3):
+        resolver.ask("good.test")
+    wait_for(resolver, range(1))
+    now = time.monotonic()
+    assert resolver.known("good.test", 80, now) is resolver.known("good.test", 8080, now + 599)
+    assert resolver.known("good.test", 80, now + 601) is None
+    assert lookups == ["good.test"]
+
+
+def test_names_that_answer_late_fail_in_time_and_hold_up_no_other(resolver, lookups):
+    slow = [f"slow{number}.test" for number in range(30)]
+    for host in [*slow, "good.test"]:
+        resolver.ask(host)
+    started = time.monotonic()
+    answered = wait_for(resolver, range(31))
+    assert answered[0] == "good.test" and sorted(answered[1:]) == sorted(slow)
+    assert time.monotonic() - started < 3.0
+    assert resolver.known("slow0.test", 80, time.monotonic()).failure.message == "looking up the host took too long"
+
+
+def test_entries_come_before_dns_and_are_looked_at_like_it(resolver, lookups):
+    assert resolver.known("given.test", 80, 0.0).addresses == ("127.0.0.1",)
+    assert resolver.known("odd.test", 80, 0.0).failure.reason == "address_not_public"
+    assert resolver.known("given.test", 81, 0.0) is None
+
+
+def test_an_entry_that_is_none_is_named():
+    with pytest.raises(ValueError, match="'host:127.0.0.1' is not of the form"):
+        Resolver(AddressGate(), 1.0, ["host:127.0.0.1"])

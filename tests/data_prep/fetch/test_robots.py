@@ -1,0 +1,60 @@
+import time
+
+from diptych_shards.fetch.robots import Robots, decode_robots
+
+
+def allows(text, *paths, agent="diptych-shards"):
+    robots = Robots(text, agent)
+    return [robots.allows("http://example.com" + path) for path in paths]
+
+
+def test_the_group_that_names_us_goes_before_the_one_for_all():
+    text = "User-agent: *\nDisallow: /\n\nUser-agent: Diptych-Shards\nDisallow: /private\n"
+    assert allows(text, "/a.jpg", "/private/a.jpg") == [True, False]
+
+
+def test_rules_for_others_are_not_ours_in_whatever_company_they_stand():
+    text = (
+        "User-agent: GPTBot\nUser-agent: CCBot # and\nDisallow: /\n\nUser-agent: CCBot\nUser-agent: *\nDisallow: /x\n"
+    )
+    assert allows(text, "/a.jpg", "/x/a.jpg") == [True, False]
+
+
+def test_the_longest_rule_decides_and_wildcards_count():
+    text = "User-agent: *\nDisallow: /a/\nAllow: /a/public/\nDisallow: /*.gif$\n"
+    assert allows(text, "/a/b.jpg", "/a/public/b.jpg", "/c.gif", "/c.gif?x") == [False, True, False, True]
+
+
+def test_encoded_paths_are_compared_as_what_they_mean():
+    assert allows("User-agent: *\nDisallow: /caf\u00e9/\n", "/caf%C3%A9/a.jpg", "/cafe/a.jpg") == [False, True]
+
+
+def test_nothing_and_rubbish_allow_everything():
+    for text in ["", "\n\n", "<html><body>404</body></html>", "\x00\x01", "Disallow: /"]:
+        assert allows(text, "/a.jpg") == [True]
+
+
+def test_a_delay_is_noticed():
+    assert Robots("User-agent: *\nCrawl-delay: 10\n", "diptych-shards").has_delay
+    assert not Robots("User-agent: *\nDisallow:\n", "diptych-shards").has_delay
+
+
+def test_a_byte_order_mark_and_bytes_that_are_no_text_are_no_obstacle():
+    text = decode_robots(b"\xef\xbb\xbfUser-agent: *\nDisallow: /x\n# \xff\xfe\n")
+    assert allows(text, "/x", "/y") == [False, True]
+
+
+def test_thousands_of_agents_above_thousands_of_rules_cost_no_more_than_their_lines():
+    # Protego alone would make 36 million rules of it: gigabytes, and minutes.
+    for spelling in ("User-agent: bot%d", "user  agent bot%d", "useragent:bot%d"):
+        agents = "\n".join(spelling % number for number in range(6000))
+        text = agents + "\nUser-agent: *\n" + "\n".join(f"Disallow: /{number}/" for number in range(6000))
+        started = time.process_time()
+        assert allows(text, "/5999/a.jpg", "/a.jpg") == [False, True]
+        assert time.process_time() - started < 5
+
+
+def test_wildcards_do_not_explode():
+    started = time.process_time()
+    assert allows("User-agent: *\nDisallow: /" + "*a" * 200 + "*b\n", "/" + "a" * 8000) == [True]
+    assert time.process_time() - started < 2
