@@ -31,7 +31,7 @@ from benchmarks.shards.pictures import make_pictures
 from benchmarks.shards.quality import Quality, num_stored
 from benchmarks.shards.server import Host, Web
 
-from diptych_shards.build.picture import DECODE_MARGIN
+from diptych_shards.pictures.picture import DECODE_MARGIN
 
 PROCESSES = 2
 SHARDS = 8

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from benchmarks.shards.pictures import Picture
 
-from diptych_shards.build.decode import open_file
-from diptych_shards.build.encode import encode
-from diptych_shards.build.picture import PictureOptions, process_picture
-from diptych_shards.build.resize import resize, resized_size
+from diptych_shards.pictures.decode import open_file
+from diptych_shards.pictures.encode import encode
+from diptych_shards.pictures.picture import PictureOptions, process_picture
+from diptych_shards.pictures.resize import resize, resized_size
 
 REPETITIONS = 2
 """The quicker one counts, as the other may have been disturbed."""
