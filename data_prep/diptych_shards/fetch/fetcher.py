@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -51,6 +51,8 @@ LEAST_SECONDS = 0.05
 """With less left, a URL is not asked for again."""
 LONGEST_ABSENCE_SECONDS = 0.25
 """A caller that works longer on an outcome stops the clocks of what is in flight: the servers cannot help it."""
+IDLE_SECONDS = 0.5
+"""So often `on_idle` is called; so long, at most, one waits for something to happen: together, once a second."""
 
 _END: Any = object()
 
@@ -86,12 +88,18 @@ class Fetcher:
     Use as a context manager, or call `close`.
     """
 
-    def __init__(self, options: FetchOptions, *, resolve: Sequence[str] = ()):
+    def __init__(
+        self, options: FetchOptions, *, resolve: Sequence[str] = (), on_idle: Callable[[], None] | None = None
+    ):
         """resolve: `host:port:address` entries that are asked before DNS; the gate looks at their addresses too.
+
+        on_idle: called about once a second during `fetch`, also while nothing comes of it.
 
         Raises:
             ValueError: for an entry, a blocked domain or a `ca_file` that is none.
         """
+        self.on_idle = on_idle
+        self._next_idle = 0.0
         self._options = options
         self._blocked = frozenset(map(normalise_domain, options.blocked_domains))
         if options.ca_file is not None and not Path(options.ca_file).is_file():
@@ -168,7 +176,7 @@ class Fetcher:
             if not self._outcomes:
                 if is_exhausted and not self._is_busy:
                     return
-                last_turn = self._turn(1.0)
+                last_turn = self._turn(IDLE_SECONDS)
             elif self._now() - last_turn > 0.002:
                 last_turn = self._turn(0.0)
             if self._outcomes:
@@ -208,6 +216,9 @@ class Fetcher:
                 self._wake(due)
             else:
                 self._admit(due)
+        if self.on_idle is not None and now >= self._next_idle:
+            self._next_idle = now + IDLE_SECONDS
+            self.on_idle()
         return now
 
     def _fill(self, source: Iterator[tuple[int, str] | None], is_exhausted: bool) -> bool:

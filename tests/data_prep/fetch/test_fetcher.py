@@ -162,6 +162,14 @@ def test_a_host_whose_lookup_fails_has_that_reason(web, respect_robots_txt):
     assert shown(fetch(web, [url], respect_robots_txt=respect_robots_txt, retries=0)) == ["dns_failed"]
 
 
+def test_a_caller_is_called_while_nothing_happens(web):
+    beats = []
+    with open_fetcher(web, respect_robots_txt=False, retries=0) as fetcher:
+        fetcher.on_idle = lambda: beats.append(time.monotonic())
+        assert [outcome.reason for _, outcome in fetcher.fetch([(0, web.url("silent"))])] == ["headers_too_slow"]
+    assert len(beats) >= 2  # in the 1.5 s for which one waits for headers
+
+
 def test_no_more_than_the_allowed_requests_run_at_one_host(web):
     with open_fetcher(web, per_host=2) as fetcher:
         outcomes = list(fetcher.fetch((number, web.url("ok", f"/{number}")) for number in range(100)))
