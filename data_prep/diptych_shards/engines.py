@@ -6,8 +6,11 @@ process fetches several at a time. What a lost process had in hand is given to a
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import signal
+import sys
 import time
 import traceback
 import warnings
@@ -29,8 +32,8 @@ SILENCE_SECONDS = 300.0
 """A worker that builds tells news twice a second; one that says nothing for so long hangs."""
 TASK_SECONDS = 6 * 3600.0
 """For one task of `map`: a large WARC file on a slow disk takes minutes."""
-MAX_LOSSES = 10
-"""Processes per shard; each row that kills its process takes two."""
+MAX_LOSSES = 5
+"""Processes in a row that may be lost at a shard without a row finished; each row that kills its process takes two."""
 MAX_TASK_LOSSES = 2
 """Processes per task of `map`."""
 
@@ -109,7 +112,7 @@ class LocalEngine:
                 for worker in _heard(workers):
                     is_lost = yield from worker.listen(tell)
                     if is_lost:
-                        again.extend(_after_loss(task) for task in worker.tasks.values())
+                        again.extend(_after_loss(out, options, task) for task in worker.tasks.values())
                         workers[workers.index(worker)] = _Worker(self._context, out, options)
         finally:
             for worker in workers:
@@ -142,7 +145,8 @@ class RayEngine:
         ray = self._connected()
         build = ray.remote(_build_on_ray).options(num_cpus=1, max_retries=0)
         setup = ray.put((out.resolve(), options))
-        for _, answer in self._carry_out(tasks, lambda task: build.remote(setup, task), _after_loss):
+        lost = partial(_after_loss, out, options)
+        for _, answer in self._carry_out(tasks, lambda task: build.remote(setup, task), lost):
             if isinstance(answer, EngineError):
                 raise answer
             report, news = answer
@@ -260,10 +264,16 @@ _LOST = "processes were lost, again and again, at"
 _WAY_OUT = "see whether memory runs out, then start the same command again"
 
 
-def _after_loss(task: ShardTask) -> ShardTask:
-    if task.losses == MAX_LOSSES:
+def _after_loss(out: Path, options: BuildOptions, task: ShardTask) -> ShardTask:
+    """The shard for another process to go on with."""
+    from diptych_shards.build.shard import journal_path
+
+    journal = journal_path(out, task.number, options)
+    num_bytes = journal.stat().st_size if journal.exists() else 0
+    losses = 1 if num_bytes > task.journal_bytes else task.losses + 1
+    if losses > MAX_LOSSES:
         raise EngineError(f"{_LOST} shard {task.number}; {_WAY_OUT}")
-    return replace(task, losses=task.losses + 1)
+    return replace(task, losses=losses, journal_bytes=num_bytes)
 
 
 def _heard(workers: list[_Worker]) -> list[_Worker]:
@@ -294,6 +304,7 @@ class _Worker:
         if task is not None:
             self.tasks[task.number] = task
         self.is_asking = False
+        self.last_heard = time.monotonic()
         self._send(task)
 
     def end(self) -> None:
@@ -346,6 +357,7 @@ def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
     from diptych_shards.build.shard import ShardBuilder, ShardTask
 
     _become_worker()
+    _end_with_parent()
     is_over = False
 
     def tasks() -> Iterator[ShardTask]:
@@ -370,6 +382,14 @@ def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
         connection.send(("mistake", error))
     except Exception:  # a bug, told where it can be seen
         connection.send(("bug", traceback.format_exc()))
+
+
+def _end_with_parent() -> None:
+    """A worker that outlives a killed parent would hold the locks that the next start needs."""
+    kill_me_too = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None, use_errno=True).prctl(kill_me_too, signal.SIGKILL)
+    if os.getppid() == 1:
+        sys.exit()
 
 
 def _become_worker() -> None:

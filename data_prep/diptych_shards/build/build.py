@@ -73,23 +73,27 @@ def build(
             ShardTask(number, rows, table.columns, retry=retry if number in again else frozenset())
             for number, rows in table.shards(options.output.rows_per_shard, skip=keep.__contains__)
         )
+        finished = {number: done[number] for number in keep}
         for report in engine.build(tasks, out, options, watcher.tell):
+            finished[report.number] = _outcomes(out, report.number, report.successes, options)
             watcher.shard_is_done(report)
-        done = _outcomes_of_done(out, options)
-        total: Counter[str] = sum(done.values(), Counter())
+        total: Counter[str] = sum(finished.values(), Counter())
         state.finish(total)
-        return BuildReport(len(done), total)
+        return BuildReport(len(finished), total)
 
 
 def _outcomes_of_done(out: Path, options: BuildOptions) -> dict[int, Counter[str]]:
     """Of each shard that is finished and whole: how many rows ended how."""
-    found = {}
-    for number, stats in read_stats(out).items():
-        if is_done(out, number, options.output):
-            failures = read_failures(out, number, options.output)
-            found[number] = Counter({reason: len(rows) for reason, rows in failures.items()})
-            found[number][SUCCESS] = stats.successes
-    return found
+    return {
+        number: _outcomes(out, number, stats.successes, options)
+        for number, stats in read_stats(out).items()
+        if is_done(out, number, options.output)
+    }
+
+
+def _outcomes(out: Path, number: int, successes: int, options: BuildOptions) -> Counter[str]:
+    failures = read_failures(out, number, options.output)
+    return Counter({SUCCESS: successes, **{reason: len(rows) for reason, rows in failures.items()}})
 
 
 def _failures(outcomes: Counter[str], retry: frozenset[str]) -> set[str]:
@@ -115,10 +119,11 @@ class _State:
         self._index.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._index, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BuildError(f"another build is writing to {self._out}; let it finish") from None
             yield
-        except BlockingIOError as error:
-            raise BuildError(f"another build is writing to {self._out}; let it finish") from error
         finally:
             os.close(descriptor)
 

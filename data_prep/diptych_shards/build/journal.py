@@ -1,6 +1,7 @@
 """What became of each row of a shard, as it happens, so that no kill loses a fetched picture.
 
-    page 0    magic, identity of the task, the row being decoded, the row at which a process was lost and how often
+    page 0    magic, identity of the task, purpose, the row being decoded, the row at which a process was lost and how
+              often
     records   row, lengths, hash; facts as JSON; the stored picture; appended in the order in which rows finish
 
 A worker writes every finished row here at once, so its memory stays small, and the shard is assembled from here in
@@ -9,11 +10,13 @@ the order of the table. What a killed process leaves is taken up by the next; a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import mmap
 import os
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,9 @@ from diptych.files import flush
 _MAGIC = b"diptych journal\0"
 _PAGE_BYTES = mmap.PAGESIZE
 _MARKS = struct.Struct("<qqq")  # row being decoded, row at which a process was lost, how often
-_MARKS_AT = len(_MAGIC) + 32
+_MARKS_AT = len(_MAGIC) + 64
+LOCK_SECONDS = 10.0
+"""For which the lock of a process that was killed is waited for; it goes with the process."""
 _RECORD = struct.Struct("<IIIQ")  # row, bytes of facts, bytes of picture, xxh3 of both
 _NO_ROW = -1
 
@@ -36,8 +41,10 @@ class Journal:
     identity: 32 bytes that name rows and options; a journal of anything else is begun anew.
     """
 
-    def __init__(self, path: Path, identity: bytes, *, process_was_lost: bool = False):
-        """process_was_lost: whether the process before this one died at this shard, not by the user's hand.
+    def __init__(self, path: Path, identity: bytes, *, purpose: bytes | None = None, process_was_lost: bool = False):
+        """purpose: 32 bytes; a journal with another is begun anew. None: any will do, since what it holds is true.
+
+        process_was_lost: whether the process before this one died at this shard, not by the user's hand.
 
         Raises:
             BlockingIOError: another process writes to it.
@@ -47,8 +54,8 @@ class Journal:
         self._places: dict[int, tuple[int, int, int]] = {}  # row → offset, bytes of facts, bytes of picture
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._take_up(identity)
+            self._lock()
+            self._take_up(identity, purpose)
             self._marks = mmap.mmap(self._file, _PAGE_BYTES)
         except BaseException:
             os.close(self._file)
@@ -82,8 +89,12 @@ class Journal:
         record = b"".join((header, told, picture))
         offset = self._end
         written = 0
-        while written < len(record):
-            written += os.pwrite(self._file, record[written:] if written else record, offset + written)
+        try:
+            while written < len(record):
+                written += os.pwrite(self._file, record[written:] if written else record, offset + written)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         self._end = offset + len(record)
         self._places[row] = (offset + _RECORD.size, len(told), len(picture))
 
@@ -121,9 +132,20 @@ class Journal:
         if not self._marks.closed:
             self.close()
 
-    def _take_up(self, identity: bytes) -> None:
+    def _lock(self) -> None:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BlockingIOError(errno.EAGAIN, "another process writes to it", str(self.path)) from None
+                time.sleep(0.05)
+
+    def _take_up(self, identity: bytes, purpose: bytes | None) -> None:
         """Read what is there; cut off what is torn; begin anew what is another task's."""
-        start = _MAGIC + identity
+        start = _MAGIC + identity + (purpose or b"")
         if os.pread(self._file, len(start), 0) != start or os.fstat(self._file).st_size < _PAGE_BYTES:
             os.ftruncate(self._file, 0)
             page = bytearray(_PAGE_BYTES)

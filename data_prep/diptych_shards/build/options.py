@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 
 from diptych_shards.build.output import OutputOptions
@@ -31,8 +32,9 @@ class BuildOptions:
     @property
     def deciding(self) -> dict[str, object]:
         """What must stay the same when a build goes on, as plain values."""
+        pictures = {name: None if value == math.inf else value for name, value in asdict(self.pictures).items()}
         return {
-            **asdict(self.pictures),
+            **pictures,
             **asdict(self.output),
             "blocked_sha256": sorted(self.blocked_sha256),
             "blocked_phash": sorted(self.blocked_phash),

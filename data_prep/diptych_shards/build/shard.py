@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,9 @@ from diptych_shards.build.output import (
     FAILED_TO_RESIZE,
     RowResult,
     ShardOutput,
+    is_done,
     read_failures,
+    shard_name,
 )
 from diptych_shards.fetch.fetcher import Fetcher
 from diptych_shards.fetch.outcome import Fetched, FetchFailure
@@ -42,6 +44,7 @@ DECODING_SECONDS = 60.0
 LOSSES_PER_ROW = 2
 """A row at which so many processes were lost is refused."""
 SECONDS_BETWEEN_NEWS = 0.5
+_BLOCKED = "the picture is on the block list"
 READ_AHEAD = 4
 """Times what is in flight: with so few rows unfinished, another shard is begun. A worker that took all that it has room
 for would leave none for the others when shards are small, or few.
@@ -56,7 +59,9 @@ class ShardTask:
     rows: pyarrow.Table
     columns: Columns
     losses: int = 0
-    """How many processes were lost while they worked on it."""
+    """How many processes were lost while they worked on it, since the last that got on."""
+    journal_bytes: int = 0
+    """Of its journal, when the last of them was lost."""
     retry: frozenset[str] = frozenset()
     """Of a shard that is done: reasons of failures that are tried once more."""
 
@@ -89,7 +94,7 @@ class ShardBuilder:
         self._out = out
         self._options = options
         self.tell = tell
-        self._fetcher = Fetcher(options.fetch, resolve=options.resolve)
+        self._fetcher = Fetcher(options.fetch, resolve=options.resolve, on_idle=self._tell_news)
         self._tickets: dict[int, tuple[_OpenShard, list[int]]] = {}
         self._news = News()
         self._told = time.monotonic()
@@ -149,10 +154,11 @@ class _OpenShard:
         self._output = ShardOutput(out, task.number, task.rows, task.columns, options.output)
         self._urls: list[str | None] = task.rows[task.columns.url].to_pylist()
         identity = hashlib.sha256(f"{options.identity} {task.number}".encode()).digest()
-        journal = out / INDEX_FOLDER / f"{self._output.name}.journal"
-        self._journal = Journal(journal, identity, process_was_lost=task.losses > 0)
+        purpose = hashlib.sha256(" ".join(sorted(task.retry)).encode()).digest() if task.retry else None
+        journal = journal_path(out, task.number, options)
+        self._journal = Journal(journal, identity, purpose=purpose, process_was_lost=task.losses > 0)
         self._started = time.time()
-        if task.retry and len(self._journal) == 0:
+        if task.retry and is_done(out, task.number, options.output):
             self._keep_all_but(task.retry)
         self._refuse_deadly_row()
         for row in self._journal.rows:
@@ -172,42 +178,50 @@ class _OpenShard:
 
     def take(self, rows: list[int], outcome: Fetched | FetchFailure) -> None:
         """Write down what became of these rows, which share a URL."""
-        for row in rows:
-            if isinstance(outcome, FetchFailure):
+        if isinstance(outcome, FetchFailure):
+            for row in rows:
                 self._note(RowResult(row, FAILED_TO_DOWNLOAD, outcome.message, outcome.reason))
-            else:
-                self._process(row, outcome.data)
+            return
+        columns = self._task.columns
+        known: dict[str, tuple[RowResult, bytes]] = {}  # pictures of rows that want the same of them
+        for row in rows:
+            wishes = repr([self._cell(column, row) for column in (columns.hash, columns.boxes)])
+            if wishes not in known:
+                known[wishes] = self._processed(row, outcome.data)
+            result, picture = known[wishes]
+            self._note(replace(result, row=row), picture)
 
     def finish(self) -> ShardReport:
         """Assemble the shard; its statistics, written last, say that it is done."""
         if self._task.retry:
             self._journal.flush()  # the shard that it replaces is about to be removed
         results = (RowResult.from_facts(row, self._journal.facts(row)) for row in range(len(self._urls)))
-        successes = self._output.write(results, self._journal.picture, started=self._started)
+        try:
+            successes = self._output.write(results, self._journal.picture, started=self._started)
+        except OSError as error:
+            error.filename = error.filename or str(self._out)
+            raise
         self._journal.remove()
         return ShardReport(self._task.number, len(self._urls), successes)
 
-    def _process(self, row: int, data: bytes) -> None:
+    def _processed(self, row: int, data: bytes) -> tuple[RowResult, bytes]:
+        """What becomes of the row's file."""
         options, columns = self._options, self._task.columns
         wanted = self._cell(columns.hash, row)
         if wanted is not None and wanted.lower() != _digest(columns.hash_kind, data):
-            self._note(RowResult(row, FAILED_TO_DOWNLOAD, "hash mismatch", "hash_mismatch"))
-            return
+            return RowResult(row, FAILED_TO_DOWNLOAD, "hash mismatch", "hash_mismatch"), b""
         if options.blocked_sha256 and _digest("sha256", data) in options.blocked_sha256:
-            self._note(RowResult(row, FAILED_TO_DOWNLOAD, "the picture is on the block list", "blocked_picture"))
-            return
+            return RowResult(row, FAILED_TO_DOWNLOAD, _BLOCKED, "blocked_picture"), b""
         self._journal.begin_decoding(row)
         try:
             with _deadline(DECODING_SECONDS):
                 picture = process_picture(data, options.pictures, self._cell(columns.boxes, row))
         except PictureError as error:
             message = IMG2DATASET_MESSAGES.get(error.reason, str(error))
-            self._note(RowResult(row, FAILED_TO_RESIZE, message, error.reason.value))
-            return
+            return RowResult(row, FAILED_TO_RESIZE, message, error.reason.value), b""
         if options.blocks(picture.perceptual_hash):
-            self._note(RowResult(row, FAILED_TO_RESIZE, "the picture is on the block list", "blocked_picture"))
-            return
-        self._note(RowResult.of_picture(row, picture, _digest(options.output.compute_hash, data)), picture.data)
+            return RowResult(row, FAILED_TO_RESIZE, _BLOCKED, "blocked_picture"), b""
+        return RowResult.of_picture(row, picture, _digest(options.output.compute_hash, data)), picture.data
 
     def _note(self, result: RowResult, picture: bytes = b"") -> None:
         facts = result.facts()
@@ -227,12 +241,19 @@ class _OpenShard:
             journal.append(journal.lost_row, crashed.facts())
 
     def _keep_all_but(self, retry: frozenset[str]) -> None:
-        """Take over what a finished shard holds, without the failures that are tried once more."""
+        """Take over what a finished shard holds, without the failures that are tried once more.
+
+        What a killed process had taken over, or had tried, stands in the journal already.
+        """
         failures = read_failures(self._out, self._task.number, self._options.output)
         again = {row for reason, rows in failures.items() if reason in retry or "all" in retry for row in rows}
         for result, picture in read_finished(self._out, self._task.number, self._options.output):
             if result.row not in again:
                 self._journal.append(result.row, result.facts(), picture)
+
+
+def journal_path(out: Path, number: int, options: BuildOptions) -> Path:
+    return out / INDEX_FOLDER / f"{shard_name(number, options.output)}.journal"
 
 
 def _digest(kind: str, data: bytes) -> str:

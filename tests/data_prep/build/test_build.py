@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,36 @@ def test_a_picture_that_kills_its_decoder_is_refused_and_the_shard_kept(web, tmp
     del web.pictures["deadly.jpg"]
 
 
+def test_many_pictures_that_kill_their_decoder_cost_themselves_only(web, tmp_path):
+    for number in range(7):
+        web.pictures[f"deadly{number}.jpg"] = encoded(scene(), comment=b"deadly")
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    names = [name for pair in zip(sorted(web.pictures)[:7], sorted(web.pictures)[-7:], strict=True) for name in pair]
+    table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = build(
+        web, table, tmp_path / "out", "--rows-per-shard=100", "--processes=1", env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert "       7   50.0 %  decoder_crashed" in done.stdout
+    for number in range(7):
+        del web.pictures[f"deadly{number}.jpg"]
+
+
+def test_a_start_right_after_a_kill_finds_no_lock(web, table, tmp_path):
+    names = [*sorted(web.pictures)[:4], "silent"]
+    table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(words(web, table, tmp_path / "out"), **quiet)
+        words(web, table, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list((tmp_path / "out").glob("_index/*.journal")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)  # the parent alone
+    process.wait()
+    done = build(web, table, tmp_path / "out", "--timeout=1")
+    assert "stored 4 of 5 rows" in done.stdout
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(web, table, tmp_path, uninterrupted):
     out = tmp_path / "out"
 
@@ -209,6 +240,30 @@ def test_a_second_pass_tries_chosen_failures_and_keeps_the_rest(web, tmp_path):
     messages = [row["error_message"] for row in rows_of(out)]  # what comes whole at last is no picture
     assert messages == [None] * 12 + ["Image decoding error", "HTTP Error 404: Not Found"]
     assert len(open_index(out)) == 12
+
+
+def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monkeypatch):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    names = [*sorted(web.pictures)[:30], "not_found"]
+    table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
+    options = ("--ignore-robots-txt", "--rows-per-shard=100")
+    build(web, table, whole, *options)
+    kill_at = "from diptych_shards.build.journal import Journal as J\nimport os\nappend = J.append\nleft = [{}]\n" \
+        "def dying(*a, **k):\n    left[0] -= 1\n    if left[0] < 0: os.kill(os.getppid(), 9); os._exit(9)\n" \
+        "    append(*a, **k)\nJ.append = dying\n"  # fmt: skip
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for moment in (0, 1, 17, 30):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(whole, out)
+        web.requests.clear()
+        (tmp_path / "sitecustomize.py").write_text(kill_at.format(moment))
+        again = words(web, table, out, *options, "--retry-failed=http_404", "--processes=1")
+        killed = subprocess.run(again, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, timeout=60)
+        assert killed.returncode == -signal.SIGKILL
+        (tmp_path / "sitecustomize.py").unlink()
+        build(web, table, out, *options, "--retry-failed=http_404", "--processes=1")
+        assert {host for host, _ in web.requests} <= {"not-found.test"}
+        assert contents(out) == contents(whole)
 
 
 def test_a_url_with_many_captions_is_fetched_once(web, tmp_path):

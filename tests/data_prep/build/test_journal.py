@@ -69,6 +69,15 @@ def test_a_row_at_which_processes_were_lost_is_known(tmp_path):
         assert (journal.lost_row, journal.num_lost) == (5, 2)
 
 
+def test_a_journal_of_another_purpose_is_begun_anew_where_the_purpose_matters(tmp_path):
+    path = tmp_path / "j"
+    with Journal(path, TASK, purpose=b"p" * 32) as journal:
+        journal.append(1, {})
+    for purpose, rows in ((b"p" * 32, [1]), (None, [1]), (b"q" * 32, [])):
+        with Journal(path, TASK, purpose=purpose) as journal:
+            assert journal.rows == rows
+
+
 def test_a_kill_by_the_user_is_held_against_no_row(tmp_path):
     path = tmp_path / "j"
     killed_while_decoding(path, 5)
@@ -77,6 +86,7 @@ def test_a_kill_by_the_user_is_held_against_no_row(tmp_path):
         assert journal.num_lost == 0
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_one_process_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("diptych_shards.build.journal.LOCK_SECONDS", 0.1)
     with Journal(tmp_path / "j", TASK), pytest.raises(BlockingIOError):
         Journal(tmp_path / "j", TASK)
