@@ -186,8 +186,6 @@ def test_a_start_right_after_a_kill_finds_no_lock(web, table, tmp_path):
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(words(web, table, tmp_path / "out"), **quiet)
-        words(web, table, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     while not list((tmp_path / "out").glob("_index/*.journal")):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)  # the parent alone
