@@ -31,7 +31,7 @@ _NOT_PUBLIC_4 = [
     )
 ]
 _PUBLIC_6 = IPv6Network("2000::/3")  # all that was ever handed out
-_NOT_PUBLIC_6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "3fff::/20")]
+_NOT_PUBLIC_6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 _IPV4_IN_LAST_BITS = [
     IPv6Network(network)
     for network in (
@@ -41,14 +41,13 @@ _IPV4_IN_LAST_BITS = [
         "64:ff9b::/96",  # NAT64: the only way out of a network without IPv4
     )
 ]
-_6TO4 = IPv6Network("2002::/16")
 _ISATAP = (0x00005EFE, 0x02005EFE)  # the upper half of its interface identifier
 
 
 def is_public(address: str) -> bool:
     """Whether the address, and every IPv4 address embedded in it, belongs to the public internet.
 
-    Teredo, the local NAT64 prefix 64:ff9b:1::/48 and everything outside 2000::/3 are not, whatever they embed.
+    Teredo, 6to4 (given up by RFC 7526), the local NAT64 prefix 64:ff9b:1::/48 and everything outside 2000::/3 are not, whatever they embed.
     """
     return _is_public(ip_address(address))
 
@@ -93,15 +92,13 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
         return False
     if any(address in network for network in _IPV4_IN_LAST_BITS):
         return True
-    return address in _PUBLIC_6 and not any(address in network for network in _NOT_PUBLIC_6)
+    return address.is_global and address in _PUBLIC_6 and not any(address in network for network in _NOT_PUBLIC_6)
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
     bits = int(address)
     if any(address in network for network in _IPV4_IN_LAST_BITS):
         return IPv4Address(bits & 0xFFFFFFFF)
-    if address in _6TO4:
-        return IPv4Address(bits >> 80 & 0xFFFFFFFF)
     if bits >> 32 & 0xFFFFFFFF in _ISATAP:
         return IPv4Address(bits & 0xFFFFFFFF)
     return None
