@@ -8,6 +8,7 @@ moment, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,9 +52,9 @@ def run(chosen: argparse.Namespace) -> None:
         extra=None if chosen.columns is None else tuple(chosen.columns.split(",")),
     )
     out = Path(chosen.out)
+    retry = _reasons(chosen.retry_failed or "")
     table = open_table(chosen.table, columns, subset=chosen.subset)
     options = _options(chosen)
-    retry = frozenset(filter(None, (chosen.retry_failed or "").split(",")))
     watch = Watch(chosen.wandb)
     try:
         report = build(table, out, options, engine_of(chosen), watch, retry)
@@ -220,6 +221,22 @@ def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
         opt_out_directives=tuple(filter(None, chosen.opt_out.split(","))),
         blocked_domains=read_domains(Path(chosen.block_domains)) if chosen.block_domains else frozenset(),
     )
+
+
+def _reasons(text: str) -> frozenset[str]:
+    """Of failures, as the report names them; `all` for every one."""
+    from diptych.data.picture_safety import PictureReason
+    from diptych.terminal import unknown_word
+    from diptych_shards.build.options import BuildError
+    from diptych_shards.fetch.outcome import FetchReason
+
+    known = ["all", "http_NNN", *(reason.value for kind in (FetchReason, PictureReason) for reason in kind)]
+    known += ["hash_mismatch", "blocked_picture", "decoder_crashed"]
+    reasons = frozenset(filter(None, map(str.strip, text.split(","))))
+    for reason in sorted(reasons):
+        if reason == "http_NNN" or (reason not in known and not re.fullmatch("http_[0-9]{3}", reason)):
+            raise BuildError(f"--retry-failed: {unknown_word('reason', reason, known)}")
+    return reasons
 
 
 def _lines(path: str | None, what: str, num_digits: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -56,10 +57,10 @@ class FetchOptions:
         for network in self.allow_networks:
             parse_network(network)
         for name in ("timeout_seconds", "connect_timeout_seconds", "max_bytes", "in_flight", "per_host", "look_ahead"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
         for name in ("min_bytes_per_second", "retries", "max_retry_after_seconds", "max_redirects"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         if not self.user_agent.isascii() or not self.user_agent.isprintable() or not product_token(self.user_agent):
             raise ValueError(f"user_agent {self.user_agent!r} must be a name in ASCII such as mybot/1.0")

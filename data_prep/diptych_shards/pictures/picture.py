@@ -88,8 +88,15 @@ class PictureOptions:
         ):
             if value not in allowed:
                 raise ValueError(f"{name} {value!r}; one of {', '.join(allowed)}")
-        if self.image_size < 1:
-            raise ValueError(f"image_size {self.image_size}; at least 1")
+        for limit, least in (
+            ("image_size", 1),
+            ("min_image_size", 0),
+            ("max_image_area", 1),
+            ("max_aspect_ratio", 1),
+            ("max_pixels", 1),
+        ):
+            if not getattr(self, limit) >= least:  # so that NaN is none
+                raise ValueError(f"{limit} {getattr(self, limit)}; at least {least}")
         if self.encode_quality is not None and not 0 <= self.encode_quality <= highest:
             raise ValueError(f"encode_quality {self.encode_quality}; 0 to {highest} for {self.encode_format}")
         if self.encode_format == "avif" and "AVIF" not in CRAWLED_FORMATS:

@@ -1,3 +1,4 @@
+import math
 import resource
 import time
 from collections import Counter
@@ -352,6 +353,9 @@ def test_failures_name_neither_hosts_nor_numbers_of_their_own(web):
     [
         ({"allow_networks": ("10.0.0.1/8",)}, "'10.0.0.1/8' is not a network"),
         ({"timeout_seconds": 0}, "timeout_seconds is 0; it must be above 0"),
+        ({"timeout_seconds": math.nan}, "timeout_seconds is nan"),
+        ({"connect_timeout_seconds": math.inf}, "connect_timeout_seconds is inf"),
+        ({"min_bytes_per_second": math.nan}, "min_bytes_per_second is nan"),
         ({"retries": -1}, "retries is -1"),
         ({"ca_file": "/no/such.pem"}, "ca_file '/no/such.pem' is not a file"),
         ({"blocked_domains": frozenset({"a domain"})}, "bad host name"),
