@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from diptych.data import colour_profile
 
@@ -28,7 +28,12 @@ except ImportError:  # before Pillow 11.3
 MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP")
 """What training reads."""
-CRAWLED_FORMATS = (*FORMATS, "GIF", *(["AVIF"] if AvifImagePlugin is not None and AvifImagePlugin.SUPPORTED else []))
+CRAWLED_FORMATS = (
+    *FORMATS,
+    "GIF",
+    "BMP",
+    *(["AVIF"] if AvifImagePlugin is not None and AvifImagePlugin.SUPPORTED else []),
+)
 """What may come from the web, to be encoded anew."""
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -38,13 +43,13 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
 }
 if AvifImagePlugin is not None:
     _PLUGINS["AVIF"] = AvifImagePlugin.AvifImageFile
     # One thread a picture: the cores are kept busy by other pictures.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _REFUSED_FORMATS = {
-    b"BM": "BMP",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"8BPS": "PSD",
@@ -55,6 +60,9 @@ _REFUSED_FORMATS = {
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL ": "JPEG XL",
 }
+_BMP_HEADER_SIZES = frozenset(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))
+# In a run-length encoded one, four bytes skip 255 lines, each as long as it says: 25 GB of zeros.
+_BMP_UNCOMPRESSED = (b"\0\0\0\0", b"\3\0\0\0")
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError,
                    RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 """What Pillow's decoders are known to raise on hostile bytes."""
@@ -230,6 +238,8 @@ def _format(data: bytes, allowed: Sequence[str]) -> str:
         name = "GIF"
     elif data[4:12] in (b"ftypavif", b"ftypavis"):
         name = "AVIF"
+    elif data.startswith(b"BM") and data[14:18] in _BMP_HEADER_SIZES:
+        name = "BMP" if data[14] == 12 or data[30:34] in _BMP_UNCOMPRESSED else "compressed BMP"
     else:
         raise _unknown(data)
     if name not in allowed:

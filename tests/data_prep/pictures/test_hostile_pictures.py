@@ -22,6 +22,8 @@ WHOLE = {
     "WebP": encoded(scene(48, 36), "WEBP", exif=EXIF),
     "lossless WebP": encoded(scene(48, 36).convert("RGBA"), "WEBP", lossless=True),
     "GIF": encoded(scene(48, 36), "GIF", save_all=True, append_images=[scene(48, 36).rotate(180)]),
+    "BMP": encoded(scene(48, 36), "BMP"),
+    "palette BMP": encoded(scene(48, 36).convert("P"), "BMP"),
     "AVIF": encoded(scene(48, 36), "AVIF", exif=EXIF),
 }
 OPTIONS = PictureOptions(image_size=24, keep_exif=True, hash_perceptually=True, fast_decode=True)

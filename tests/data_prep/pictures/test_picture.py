@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import pickle
 import struct
 import zlib
@@ -139,14 +140,28 @@ def test_the_jpeg_is_baseline_with_colours_at_half_the_size():
     assert full.layer[0][1:3] == (1, 1)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
 def test_every_allowed_format_is_read(format):
     assert processed(encoded(scene(), format)).original_width == 400
 
 
-@pytest.mark.parametrize("format", ["BMP", "TIFF", "ICO", "JPEG2000"])
+@pytest.mark.parametrize("format", ["TIFF", "ICO", "JPEG2000"])
 def test_no_other_format_is_read(format):
     assert reason_of(encoded(scene(64, 64), format)) is PictureReason.FORMAT_NOT_ALLOWED
+
+
+def test_a_bmp_that_skips_lines_is_refused_before_its_zeros_are_made():
+    width, skip = 50_000_000, b"\0\2\0\xff"
+    header = struct.pack("<IiiHHIIiiII", 40, width, 1, 1, 8, 1, len(skip), 0, 0, 256, 0)
+    start = 14 + len(header) + 1024
+    bomb = struct.pack("<2sIHHI", b"BM", start + len(skip), 0, 0, start) + header + bytes(1024) + skip
+    assert reason_of(bomb) is PictureReason.FORMAT_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_bmp_of_every_mode_shows_what_pillow_decodes(mode):
+    data = encoded(scene(33, 20).convert(mode), "BMP")
+    assert np.array_equal(pixels(data), np.asarray(opened(data).convert("RGB")))
 
 
 def test_of_an_animation_the_first_frame_is_stored():
@@ -202,6 +217,11 @@ def test_the_largest_sides_of_a_format_are_respected():
         {"encode_quality": 101},
         {"subsampling": "411"},
         {"image_size": 0},
+        {"min_image_size": -1},
+        {"max_image_area": math.nan},
+        {"max_aspect_ratio": math.nan},
+        {"max_aspect_ratio": 0.5},
+        {"max_pixels": -5},
     ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(options):
@@ -337,7 +357,7 @@ def test_a_jpeg_with_a_second_picture_behind_it_keeps_the_first_alone():
 # -- what is refused ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
 @pytest.mark.parametrize("tenths", [5, 9])
 def test_a_truncated_picture_is_refused(format, tenths):
     data = encoded(scene(), format)
