@@ -243,7 +243,8 @@ class Fetcher:
 
     @property
     def _has_room_to_wait(self) -> bool:
-        return self._waiting < self._options.look_ahead and self._resolver.num_asked < self._options.in_flight
+        # Names whose lookup takes long keep no place from the rows of other hosts, as busy hosts do not.
+        return self._waiting + self._resolver.num_asked < self._options.look_ahead
 
     def _accept(self, ticket: int, text: str) -> None:
         try:

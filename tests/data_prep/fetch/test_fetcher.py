@@ -157,6 +157,19 @@ def test_lookups_that_end_late_neither_spin_nor_stand_in_the_way(web, monkeypatc
         assert dict(fetcher.fetch([(9, web.url("red.jpg"))]))[9].data == b"red"
 
 
+def test_names_that_take_long_do_not_hold_up_the_rows_behind_them(web, monkeypatch):
+    def look_up(host):
+        time.sleep(0.3)
+        return (), FetchFailure("dns_failed", "no time"), False
+
+    monkeypatch.setattr("diptych_shards.fetch.resolver._look_up", look_up)
+    late = [(number, f"http://late{number}.example/") for number in range(200)]
+    with open_fetcher(web, in_flight=4, retries=0) as fetcher:
+        outcomes = fetcher.fetch([*late, (200, web.url("red.jpg"))])
+        assert next(outcomes)[0] == 200
+        outcomes.close()
+
+
 @pytest.mark.parametrize("respect_robots_txt", [True, False])
 def test_a_host_whose_lookup_fails_has_that_reason(web, respect_robots_txt):
     url = f"http://{'a' * 64}.test/a.jpg"  # no name may have a part so long: the lookup fails without DNS

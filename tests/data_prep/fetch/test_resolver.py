@@ -1,4 +1,5 @@
 import select
+import threading
 import time
 
 import pytest
@@ -72,6 +73,63 @@ def test_names_that_answer_late_fail_in_time_and_hold_up_no_other(resolver, look
     assert answered[0] == "good.test" and sorted(answered[1:]) == sorted(slow)
     assert time.monotonic() - started < 3.0
     assert resolver.known("slow0.test", 80, time.monotonic()).failure.message == "looking up the host took too long"
+
+
+class NameServer:
+    """Answers `capacity` at a time; to more than these it says at once that it has no time."""
+
+    def __init__(self, capacity):
+        self.capacity, self.running, self.most = capacity, 0, 0
+        self.asked = []
+        self._lock = threading.Lock()
+
+    def look_up(self, host):
+        with self._lock:
+            self.asked.append(host)
+            self.running += 1
+            self.most = max(self.most, self.running)
+            has_time = self.running <= self.capacity
+        time.sleep(0.02)
+        with self._lock:
+            self.running -= 1
+        return (), resolver_module._NOT_FOUND if has_time else resolver_module._NOT_NOW, has_time
+
+
+def test_a_name_server_without_time_is_asked_for_little_and_for_more_when_it_has_time_again(resolver, monkeypatch):
+    server = NameServer(0)
+    monkeypatch.setattr(resolver_module, "_look_up", server.look_up)
+    for number in range(80):
+        resolver.ask(f"a{number}.test")
+    wait_for(resolver, range(80))
+    server.most = 0
+    for number in range(40):
+        resolver.ask(f"b{number}.test")
+    wait_for(resolver, range(40))
+    assert server.most <= resolver_module.MIN_LOOKUPS
+    server.capacity = 1000
+    for number in range(200):
+        resolver.ask(f"c{number}.test")
+    assert len(wait_for(resolver, range(200))) == 200
+    assert server.most > 4 * resolver_module.MIN_LOOKUPS
+    assert server.most <= resolver_module.MAX_LOOKUPS
+
+
+def test_names_wait_no_longer_than_a_minute_for_a_name_server_that_is_down(resolver, lookups, monkeypatch):
+    monkeypatch.setattr(resolver_module, "DOWN_SECONDS", 0.5)
+    monkeypatch.setattr(resolver_module, "MAX_THREADS", 8)
+    names = [f"slow{number}.test" for number in range(100)]
+    for host in names:
+        resolver.ask(host)
+    assert sorted(wait_for(resolver, names)) == sorted(names)
+    assert len(lookups) == 8
+
+
+def test_an_unknown_name_is_not_asked_for_again_soon(resolver, lookups):
+    resolver.ask("unknown.test")
+    wait_for(resolver, range(1))
+    now = time.monotonic()
+    assert resolver.known("unknown.test", 80, now + 600).failure.message == "host not found"
+    assert resolver.known("unknown.test", 80, now + 1000) is None
 
 
 def test_entries_come_before_dns_and_are_looked_at_like_it(resolver, lookups):
