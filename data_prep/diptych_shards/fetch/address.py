@@ -47,7 +47,8 @@ _ISATAP = (0x00005EFE, 0x02005EFE)  # the upper half of its interface identifier
 def is_public(address: str) -> bool:
     """Whether the address, and every IPv4 address embedded in it, belongs to the public internet.
 
-    Teredo, 6to4 (given up by RFC 7526), the local NAT64 prefix 64:ff9b:1::/48 and everything outside 2000::/3 are not, whatever they embed.
+    Teredo, 6to4 (given up by RFC 7526), the local NAT64 prefix 64:ff9b:1::/48 and everything outside 2000::/3 are not,
+    whatever they embed.
     """
     return _is_public(ip_address(address))
 

@@ -16,6 +16,7 @@ DISALLOWED = FetchFailure(FetchReason.robots_txt.value, "disallowed by robots.tx
 ROBOTS_UNREACHABLE = FetchFailure(FetchReason.robots_txt.value, "robots.txt unreachable")
 TOO_MANY_REDIRECTS = FetchFailure(FetchReason.too_many_redirects.value, "too many redirects")
 TOO_MANY_BYTES = FetchFailure(FetchReason.too_many_bytes.value, "too many bytes")
+WAITED_TOO_LONG = FetchFailure(FetchReason.timeout.value, "waited too long for pauses of the host")
 EMPTY = FetchFailure(FetchReason.empty_body.value, "empty body")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

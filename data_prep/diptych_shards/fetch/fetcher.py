@@ -7,6 +7,7 @@ at like the first. What is learnt of a site (robots.txt, that it is down, that i
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from diptych_shards.fetch.answer import (
     BLOCKED,
     DISALLOWED,
     TOO_MANY_REDIRECTS,
+    WAITED_TOO_LONG,
     asked_pause,
     is_worth_repeating,
     means_no_robots,
@@ -49,6 +51,8 @@ WINDOW_SHARE = 1 / 6
 """Of the time a URL has: over so long is the minimum throughput measured."""
 LEAST_SECONDS = 0.05
 """With less left, a URL is not asked for again."""
+MAX_WAIT_SECONDS = 600.0
+"""For the pauses that hosts ask for, beside the time a URL has; in queues behind other URLs it may wait longer."""
 LONGEST_ABSENCE_SECONDS = 0.25
 """A caller that works longer on an outcome stops the clocks of what is in flight: the servers cannot help it."""
 IDLE_SECONDS = 0.5
@@ -70,7 +74,17 @@ class FetchCounters:
 class _Job:
     """A URL on its way, or the robots.txt of a site."""
 
-    __slots__ = ("ticket", "url", "for_site", "site", "seconds_left", "redirects", "attempt")
+    __slots__ = (
+        "attempt",
+        "deadline",
+        "for_site",
+        "paused_before",
+        "redirects",
+        "seconds_left",
+        "site",
+        "ticket",
+        "url",
+    )
 
     def __init__(self, ticket: int, url: Url, seconds: float, for_site: Site[_Job] | None = None):
         self.ticket = ticket
@@ -80,6 +94,14 @@ class _Job:
         self.seconds_left = seconds
         self.redirects = 0
         self.attempt = 0
+        self.deadline = math.inf
+        """Once it has been asked for: then it waits for nothing but pauses, names and redirects."""
+        self.paused_before = 0.0
+        """The pauses of its site until it came."""
+
+    def is_late(self, site: Site[_Job], now: float) -> bool:
+        """Whether it has waited at this site, or at several, for longer than anybody would."""
+        return now > self.deadline or site.paused_seconds(now) - self.paused_before > MAX_WAIT_SECONDS
 
 
 class Fetcher:
@@ -99,7 +121,7 @@ class Fetcher:
             ValueError: for an entry, a blocked domain or a `ca_file` that is none.
         """
         self.on_idle = on_idle
-        self._next_idle = 0.0
+        self._next_idle = self._next_look = 0.0
         self._options = options
         self._blocked = frozenset(map(normalise_domain, options.blocked_domains))
         if options.ca_file is not None and not Path(options.ca_file).is_file():
@@ -216,6 +238,9 @@ class Fetcher:
                 self._wake(due)
             else:
                 self._admit(due)
+        if now >= self._next_look:
+            self._next_look = now + 1.0
+            self._fail_late_jobs(now)
         if self.on_idle is not None and now >= self._next_idle:
             self._next_idle = now + IDLE_SECONDS
             self.on_idle()
@@ -269,6 +294,7 @@ class Fetcher:
             self._outcomes.append((job.ticket, given_up))
             return
         job.site = site
+        job.paused_before = site.paused_seconds(self._now())
         # What was begun is ended first: a redirect waits behind nobody.
         if job.redirects or job.attempt:
             site.queue.appendleft(job)
@@ -316,6 +342,7 @@ class Fetcher:
             self._outcomes.append((job.ticket, DISALLOWED))
         else:
             site.in_flight += 1
+            job.deadline = min(job.deadline, now + self._options.timeout_seconds + MAX_WAIT_SECONDS)
             self._start(job)
         self._wake(site)
 
@@ -402,7 +429,7 @@ class Fetcher:
 
     def _settle(self, job: _Job, outcome: Fetched | FetchFailure | Url, now: float, pause: float) -> None:
         """Repeat it, follow it, or be done with it."""
-        if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome, pause):
+        if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome, now, pause):
             when = now + max(retry_delay_seconds(job.attempt), pause)
             job.attempt += 1
             heapq.heappush(self._later, (when, next(self._order), job))
@@ -419,11 +446,12 @@ class Fetcher:
         else:
             self._outcomes.append((job.ticket, outcome))
 
-    def _is_repeated(self, job: _Job, failure: FetchFailure, pause: float) -> bool:
+    def _is_repeated(self, job: _Job, failure: FetchFailure, now: float, pause: float) -> bool:
         return (
             is_worth_repeating(failure)
             and job.attempt < self._options.retries
             and job.seconds_left > LEAST_SECONDS
+            and now < job.deadline
             and pause <= self._options.max_retry_after_seconds
         )
 
@@ -459,6 +487,16 @@ class Fetcher:
         self._waiting -= len(site.queue)
         self._outcomes.extend((job.ticket, given_up) for job in site.queue)
         site.queue.clear()
+
+    def _fail_late_jobs(self, now: float) -> None:
+        for site in self._sites.values():
+            late = [job for job in site.queue if job.is_late(site, now)]
+            if late:
+                self._waiting -= len(late)
+                self._outcomes.extend((job.ticket, WAITED_TOO_LONG) for job in late)
+                kept = [job for job in site.queue if job not in late]
+                site.queue.clear()
+                site.queue.extend(kept)
 
     def _take_robots(self, job: _Job, site: Site[_Job], outcome: Fetched | FetchFailure, now: float) -> None:
         site.is_asking_robots = False

@@ -42,6 +42,7 @@ class Site(Generic[Job]):
         self._failures = 0
         self._back_offs = 0
         self._quiet_until = 0.0
+        self._pauses = 0.0
         self._given_up: FetchFailure | None = None
         self._given_up_until = 0.0
 
@@ -103,6 +104,11 @@ class Site(Generic[Job]):
         if seconds > longest or self._back_offs >= BACK_OFFS:
             self.give_up(failure, now, max(GIVEN_UP_SECONDS, min(seconds, 3600.0)))
         self._quiet_until = now + min(seconds, longest)
+        self._pauses += min(seconds, longest)
+
+    def paused_seconds(self, now: float) -> float:
+        """For how long it has been left alone so far, because it asked for that."""
+        return self._pauses - max(0.0, self._quiet_until - now)
 
 
 def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> float | None:
