@@ -468,6 +468,15 @@ async def retry_after_date(exchange: Exchange) -> None:
 
 
 @behaviour
+async def retry_always(exchange: Exchange) -> None:
+    """Wants a pause, then sends elsewhere, where it wants a pause."""
+    if exchange.count % 2:
+        await exchange.answer(b"", "Retry-After: 1", status="429 Too Many Requests")
+    else:
+        await exchange.answer(b"", f"Location: {exchange.path}x", status="302 Found")
+
+
+@behaviour
 async def retry_next_hour(exchange: Exchange) -> None:
     await exchange.answer(b"", "Retry-After: 3600", status="429 Too Many Requests")
 

@@ -494,7 +494,7 @@ class Fetcher:
             if late:
                 self._waiting -= len(late)
                 self._outcomes.extend((job.ticket, WAITED_TOO_LONG) for job in late)
-                kept = [job for job in site.queue if job not in late]
+                kept = [job for job in site.queue if not job.is_late(site, now)]
                 site.queue.clear()
                 site.queue.extend(kept)
 

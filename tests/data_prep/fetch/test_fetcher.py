@@ -111,6 +111,13 @@ def test_pauses_that_a_host_asks_for_are_kept(web):
     assert time.monotonic() - started >= 1
 
 
+def test_pauses_are_not_waited_for_without_end(web, monkeypatch):
+    monkeypatch.setattr("diptych_shards.fetch.fetcher.MAX_WAIT_SECONDS", 0.5)
+    urls = [web.url("retry_always", f"/{number}") for number in range(20)]
+    options = {"retries": 10, "timeout_seconds": 1.0, "respect_robots_txt": False, "per_host": 1}
+    assert set(shown(fetch(web, urls, **options))) == {"timeout"}
+
+
 def test_other_hosts_go_on_while_one_is_left_alone(web):
     urls = [web.url("retry_after"), *[web.url("ok", f"/{number}") for number in range(50)]]
     with open_fetcher(web) as fetcher:
