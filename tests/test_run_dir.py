@@ -51,6 +51,8 @@ def test_an_equal_run_goes_on_and_may_be_carried_out_otherwise(loaded):
 def test_another_run_is_refused_naming_every_differing_key(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())
+    run.prepare(loaded("training.seed=5"))  # nothing was saved yet
+    (run.checkpoints / "step_00000001").mkdir()
     before = run.config_file.read_bytes()
     with pytest.raises(ConfigError) as caught:
         run.prepare(loaded("training.seed=4", "optimizer.beta2=0.9"))

@@ -52,7 +52,9 @@ class RunDir:
             ConfigError: it holds another run; one line per differing key. Or another process is training in it.
         """
         if self.config_file.exists():
-            self._refuse_another_run(loaded.config)
+            # A start that never saved has nothing to lose, and its config may be what was wrong.
+            if self.checkpoints.is_dir() and any(self.checkpoints.glob("step_*")):
+                self._refuse_another_run(loaded.config)
         elif left := [path.name for path in (self.checkpoints, self.metrics, self.log) if path.exists()]:
             raise ConfigError(
                 f"{self.path}: holds {', '.join(left)} but no config.yaml, so it is no run of ours; set run_dir"

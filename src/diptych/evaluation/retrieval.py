@@ -61,19 +61,18 @@ def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None
     images = unit_norm(embedded.embeddings)
     texts = unit_norm(encoder.embed_texts(list(pairing.texts)))
     one_each = np.ones(len(kept), dtype=np.int64)
-    to_text = ranks(images, texts, pairing.texts_of_picture, pairing.weights)
+    # Each distinct text once: repeated ones would come as one block, and the first five be one text.
+    to_text = ranks(images, texts, pairing.texts_of_picture, np.ones(len(texts), dtype=np.int64))
     to_image = ranks(texts, images, pairing.pictures_of_text, one_each)
 
     num_captions = int(pairing.weights.sum())
-    right_texts = np.add.reduceat(
-        pairing.weights[pairing.texts_of_picture.columns], pairing.texts_of_picture.starts[:-1]
-    )
+    right_texts = np.diff(pairing.texts_of_picture.starts)
     right_images = np.diff(pairing.pictures_of_text.starts)
     metrics, chance = {}, {}
     for k in RECALL_AT:
         metrics[f"image_to_text_r{k}"] = float((to_text < k).mean())
         metrics[f"text_to_image_r{k}"] = float(np.average(to_image < k, weights=pairing.weights))
-        chance[f"image_to_text_r{k}"] = float(chance_at(k, num_captions, right_texts).mean())
+        chance[f"image_to_text_r{k}"] = float(chance_at(k, len(texts), right_texts).mean())
         chance[f"text_to_image_r{k}"] = float(
             np.average(chance_at(k, len(kept), right_images), weights=pairing.weights)
         )
