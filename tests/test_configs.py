@@ -54,6 +54,13 @@ def test_a_dry_run_says_where_the_number_of_ranks_would_show(shards, tmp_path, c
     assert "results will differ from those on another number of ranks" in dry_run(capsys, "demo", *words)
 
 
+def test_shards_without_samples_are_refused_before_anything_is_begun(shards, tmp_path, capsys):
+    train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    with pytest.raises(SystemExit, match="2"):
+        dry_run(capsys, "demo", "data.train=[]", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
+    assert "data.train: the shards hold no samples" in capsys.readouterr().err
+
+
 def test_what_stands_in_a_runs_way_is_named_by_its_key(shards, tmp_path, capsys):
     words = (f"data.train={tmp_path / 'nosuch'}", "tokenizer.vocabulary=nosuch.json", "model.image.name=nosuch")
     with pytest.raises(SystemExit, match="2"):

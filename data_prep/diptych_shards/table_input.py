@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import datetime
-import decimal
 import hashlib
-import math
 import os
 import posixpath
 import stat
@@ -18,6 +15,7 @@ from diptych.data.caption_files import CaptionReason
 from diptych.files import sha256_of
 from diptych_shards.candidates import Candidate, PackError, PackInput
 from diptych_shards.refusals import Reason, Refusal, shown
+from diptych_shards.tables.json_text import plain
 
 PATH_COLUMNS = (
     *(
@@ -58,7 +56,7 @@ def read_table(table: Path, folder: Path, path_column: str | None, caption_colum
         fingerprint.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
         caption = row.pop(caption_column)
         del row[path_column]
-        extra = {name: _plain(value) for name, value in row.items()}
+        extra = {name: plain(value) for name, value in row.items()}
         if caption is None:
             refusals.append(Refusal(path, CaptionReason.NO_CAPTION.value))
         elif not isinstance(caption, str):
@@ -138,22 +136,3 @@ def _look_at(path: str, folder: Path, seen: set[str]) -> os.stat_result | Reason
     except (OSError, ValueError):  # ValueError: a zero byte in the path
         return Reason.MISSING_FILE
     return found if stat.S_ISREG(found.st_mode) else Reason.NOT_A_FILE
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return str(value)

@@ -81,3 +81,16 @@ def test_retrieval_of_real_pictures_reads_a_folder_and_shows_the_nearest_caption
     assert result["chance"]["image_to_text_r5"] == pytest.approx(5 / 6)
     assert result["examples"][0]["nearest"][0]["caption"] == "a blue wall"
     json.dumps(result, allow_nan=False)
+
+
+def test_where_captions_repeat_random_embeddings_find_what_chance_says():
+    random = np.random.default_rng(0)
+    pairing = pair([[f"caption {number % 12}"] for number in range(60)])
+    images, texts = random.normal(size=(60, 8)), random.normal(size=(12, 8))
+    unit = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (images, texts)]
+    found = [
+        (ranks(unit[0], np.roll(unit[1], shift, axis=0), pairing.texts_of_picture, np.ones(12, dtype=np.int64)) < 5)
+        for shift in range(12)
+    ]
+    # Over all twelve rolls each picture's right text takes each place once: exactly five of twelve.
+    assert np.mean(found) == pytest.approx(chance_at(5, 12, np.array([1]))[0])

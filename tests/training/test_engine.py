@@ -291,7 +291,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_it_is_saved():
         for (poison, stage), (error, unchanged) in rank.items():
             what = "the loss" if poison == "nan_loss" else "the gradient"
             assert error is not None and error.startswith(f"{what} after 0 samples"), (poison, stage)
-            assert "start a new run: a new run_dir, model.initial_weights=" in error
+            assert "start a new run: a new run_dir and model.initial_weights=" in error
             assert unchanged or poison == "nan_gradient", stage
 
 

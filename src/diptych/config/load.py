@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -322,6 +323,11 @@ def _impossible(config: RunConfig) -> Iterator[Problem]:
     }.items():
         if not value >= 0:
             yield key, f"{key} is {value}; it must be 0 or more"
+    for key, value in flatten(config_to_dict(config)):
+        if isinstance(value, float) and not math.isfinite(value):
+            yield key, f"{key} is {value}; it must be a finite number"
+    if not 0 <= training.seed < 2**63:
+        yield "training.seed", f"training.seed is {training.seed}; it must be 0 or more and below 2^63"
     for key, value in {
         "optimizer.beta1": optimizer.beta1,
         "optimizer.beta2": optimizer.beta2,

@@ -96,9 +96,9 @@ class Engine:
         self._fragments = dict(self._make_fragments())
         self._start_optimizer_state()
         self._way_on = (
-            f"To go on from the last checkpoint with other settings, start a new run: a new run_dir, "
-            f"model.initial_weights={config.run_dir}, and for example optimizer.learning_rate below "
-            f"{config.optimizer.learning_rate:g}"
+            f"Where no checkpoint was saved yet, start again with, for example, optimizer.learning_rate below "
+            f"{config.optimizer.learning_rate:g}; to go on from one with other settings, start a new run: a new "
+            f"run_dir and model.initial_weights={config.run_dir}"
         )
 
     def step(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diptych.config.load import ConfigError, LoadedConfig, Problem, config_to_dict, flatten, load_config
 from diptych.config.schema import RunConfig
+from diptych.data.shards import ShardIndex
 from diptych.world import World, first_decides, process_group, read_world
 
 
@@ -59,7 +60,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.training.engine import deepspeed_config
 
     attempts = {
-        "data.train": lambda: open_index(config.data.train),
+        "data.train": lambda: _refuse_empty(open_index(config.data.train)),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),
         "model.initial_weights": lambda: find_initial_weights(config),
@@ -74,6 +75,11 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             yield key, said if key in said else f"{key}: {said}"
     if config.loss.name not in LOSSES:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
+
+
+def _refuse_empty(index: ShardIndex) -> None:
+    if not index.total_samples:
+        raise ValueError("the shards hold no samples; name some that do")
 
 
 def find_initial_weights(config: RunConfig) -> None:
