@@ -115,7 +115,10 @@ def test_pauses_are_not_waited_for_without_end(web, monkeypatch):
     monkeypatch.setattr("diptych_shards.fetch.fetcher.MAX_WAIT_SECONDS", 0.5)
     urls = [web.url("retry_always", f"/{number}") for number in range(20)]
     options = {"retries": 10, "timeout_seconds": 1.0, "respect_robots_txt": False, "per_host": 1}
-    assert set(shown(fetch(web, urls, **options))) == {"timeout"}
+    reasons = set(shown(fetch(web, urls, **options)))
+    # Those that wait are given up; one that is asked at the last moment ends with the answer it got.
+    assert "timeout" in reasons
+    assert reasons <= {"timeout", "http_429"}
 
 
 def test_other_hosts_go_on_while_one_is_left_alone(web):
