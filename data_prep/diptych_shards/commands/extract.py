@@ -52,7 +52,6 @@ def run(chosen: argparse.Namespace) -> None:
         ExtractError: nothing to read, or files that could not be read; the others are done all the same.
     """
     from diptych_shards.extract.all_files import extract
-    from diptych_shards.extract.one_file import is_done
     from diptych_shards.extract.options import ExtractError, ExtractOptions
     from diptych_shards.extract.sources import expand
 
@@ -65,7 +64,6 @@ def run(chosen: argparse.Namespace) -> None:
     )
     locations = expand(chosen.inputs, chosen.prefix)[: chosen.first]
     progress = Progress(len(locations), "files")
-    progress.add(sum(is_done(location, out) for location in locations))
     try:
         total, failures = extract(locations, out, options, engine_of(chosen), lambda *_: progress.add(1))
     finally:

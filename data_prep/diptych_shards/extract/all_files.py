@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diptych.files import commit_file
 from diptych_shards.engines import Engine
-from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, is_done, name_of, report_path
+from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 
 
@@ -25,17 +25,20 @@ def extract(
     """What came of all files together, and the files that could not be read, each with what went wrong.
 
     Raises:
-        ExtractError: two files would get the same name; `out` was made with other options, or is in use.
+        ExtractError: two files would get the same name, or one got it before; `out` was made with other options, or
+            is in use.
         OSError: a full disk.
     """
     _check_names(locations)
     with _locked(out):
         _begin(out, options)
+        reports = {location: finished_report(location, out) for location in locations}
+        missing = [location for location, report in reports.items() if report is None]
         total = FileReport()
-        for location in locations:
-            if is_done(location, out):
-                total += FileReport.from_json(report_path(location, out).read_bytes())
-        missing = [location for location in locations if not is_done(location, out)]
+        for location, report in reports.items():
+            if report is not None:
+                total += report
+                is_finished(location, report)
         failures: dict[str, str] = {}
         results = engine.map(partial(_extract_or_say, out.resolve(), options), missing, lost=_lost)
         for location, result in zip(missing, results, strict=True):

@@ -1,6 +1,7 @@
 """The work of one input file, in any process: (location, out, options) -> report.
 
-`OUT/NAME.parquet` comes first, `OUT/_index/NAME.json` last: a file with its report is done.
+`OUT/NAME.parquet` comes first, `OUT/_index/NAME.json` last: a file with its report is done, as long as it is the
+file that the report tells of.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import IO
 from diptych.files import commit_file
 from diptych_shards.extract.charset import as_utf8
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
-from diptych_shards.extract.options import ExtractOptions
+from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import FoundPage, Page, Reason, Source
 from diptych_shards.extract.records import Record, read_records
-from diptych_shards.extract.sources import open_location
+from diptych_shards.extract.sources import Origin, open_location, told_of
 from diptych_shards.extract.wat_pairs import read_wat
 from diptych_shards.extract.wat_record import WatError, is_of_page
 from diptych_shards.extract.writer import PairWriter
@@ -50,20 +51,21 @@ class FileReport:
             self.dropped + other.dropped,
         )
 
-    def as_json(self) -> bytes:
+    def as_json(self, origin: Origin) -> bytes:
         counts = {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
-        return json.dumps(counts, sort_keys=True, indent=1).encode() + b"\n"
+        return json.dumps({**counts, "origin": origin._asdict()}, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, content: bytes) -> FileReport:
-        counts = json.loads(content)
-        return cls(
-            counts["files"],
-            Counter(counts["records"]),
-            counts["pages_with_pairs"],
-            Counter(counts["pairs"]),
-            Counter(counts["dropped"]),
+    def from_json(cls, content: bytes) -> tuple[FileReport, Origin]:
+        told = json.loads(content)
+        report = cls(
+            told["files"],
+            Counter(told["records"]),
+            told["pages_with_pairs"],
+            Counter(told["pairs"]),
+            Counter(told["dropped"]),
         )
+        return report, Origin(**told["origin"])
 
 
 def name_of(location: str) -> str:
@@ -71,12 +73,23 @@ def name_of(location: str) -> str:
     return location.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
-def report_path(location: str, out: Path) -> Path:
-    return out / INDEX_FOLDER / f"{name_of(location)}.json"
+def finished_report(location: str, out: Path) -> FileReport | None:
+    """What came of the file, if it is done; none too if its bytes have changed since.
 
-
-def is_done(location: str, out: Path) -> bool:
-    return report_path(location, out).exists() and (out / f"{name_of(location)}.parquet").exists()
+    Raises:
+        ExtractError: what is done under its name is another file.
+    """
+    path, table = _report_path(location, out), out / f"{name_of(location)}.parquet"
+    if not path.exists() or not table.exists():
+        return None
+    report, origin = FileReport.from_json(path.read_bytes())
+    now = told_of(location)
+    if origin.location != now.location:
+        raise ExtractError(
+            f"{table} was made of {origin.location}, not of {now.location}: name a new folder, or, if the file has "
+            f"moved, remove {path} to have it extracted again"
+        )
+    return report if now.size is None or now == origin else None
 
 
 def extract_file(location: str, out: Path, options: ExtractOptions) -> FileReport:
@@ -86,10 +99,11 @@ def extract_file(location: str, out: Path, options: ExtractOptions) -> FileRepor
         OSError: the file cannot be read to its end, or the results not be written.
     """
     report = FileReport(files=1)
-    with open_location(location) as file, PairWriter(out / f"{name_of(location)}.parquet") as writer:
+    file, origin = open_location(location)
+    with file, PairWriter(out / f"{name_of(location)}.parquet") as writer:
         for found in pages_of(file, options, report):
             writer.add(found.page, found.warc_file or name_of(location), found.record_offset)
-    commit_file(report_path(location, out), report.as_json())
+    commit_file(_report_path(location, out), report.as_json(origin))
     return report
 
 
@@ -114,6 +128,10 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
             yield found
     report.dropped.update({reason.value: count for reason, count in dropped.items() if count})
     report.pairs.update({source.value: count for source, count in sources.items()})
+
+
+def _report_path(location: str, out: Path) -> Path:
+    return out / INDEX_FOLDER / f"{name_of(location)}.json"
 
 
 def _of_wat(record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]) -> FoundPage | None:

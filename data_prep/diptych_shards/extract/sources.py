@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import gzip
 import io
-import time
-import urllib.error
-import urllib.request
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NamedTuple
 
+from diptych_shards.extract.download import Download
 from diptych_shards.extract.options import ExtractError
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
 _SUFFIXES = (".warc.gz", ".warc", ".wat.gz", ".wat")
 _PATHS = (".paths", ".paths.gz")
-_TIMEOUT_SECONDS = 60.0
-_RETRY_SECONDS = (1, 5, 15, 60, 60)
 _BUFFER_BYTES = 1 << 20
+
+
+class Origin(NamedTuple):
+    """The file that a table was made of."""
+
+    location: str
+    """Absolute, links followed, if it lies here."""
+    size: int | None
+    """In bytes, as stored."""
+    version: str | None
+    """What changes with its content: when it was written, in nanoseconds; from elsewhere its ETag, or a date."""
 
 
 def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
@@ -41,11 +49,23 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
         elif not Path(location).exists():
             raise ExtractError(f"{location} does not exist")
         else:
-            found.append(location)
+            found.append(str(Path(location)))
     return list(dict.fromkeys(found))
 
 
-def open_location(location: str) -> IO[bytes]:
+def told_of(location: str) -> Origin:
+    """What is known without asking a server: at http(s):// and s3:// the address alone, as of what is gone."""
+    if _is_remote(location):
+        return Origin(location, None, None)
+    path = os.path.realpath(location)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return Origin(path, None, None)
+    return Origin(path, status.st_size, str(status.st_mtime_ns))
+
+
+def open_location(location: str) -> tuple[IO[bytes], Origin]:
     """Its bytes from the first on.
 
     Raises:
@@ -53,13 +73,15 @@ def open_location(location: str) -> IO[bytes]:
         OSError: it cannot be opened.
     """
     if location.startswith(("http://", "https://")):
-        return io.BufferedReader(_Download(location), _BUFFER_BYTES)  # type: ignore[arg-type]
+        download = Download(location)
+        origin = Origin(location, download.size, download.version)
+        return io.BufferedReader(download, _BUFFER_BYTES), origin  # type: ignore[arg-type]
     if not _is_remote(location):
-        return open(location, "rb", buffering=0)
+        return open(location, "rb", buffering=0), told_of(location)
     try:
         import fsspec
 
-        return fsspec.open(location, "rb").open()
+        file = fsspec.open(location, "rb").open()
     except ImportError as error:  # fsspec itself, or what it needs for this scheme
         scheme = location.partition("://")[0]
         needed = "s3fs" if scheme == "s3" else "fsspec and what it asks for"
@@ -68,10 +90,15 @@ def open_location(location: str) -> IO[bytes]:
         raise
     except Exception as error:  # each store has errors of its own
         raise OSError(f"{location} cannot be opened: {type(error).__name__}: {error}") from error
+    details = getattr(file, "details", None)
+    details = details if isinstance(details, dict) else {}
+    version = details.get("ETag") or details.get("LastModified") or details.get("mtime")
+    return file, Origin(location, details.get("size"), None if version is None else str(version))
 
 
 def _listed(location: str, prefix: str) -> list[str]:
-    with open_location(location) as file:
+    file, _ = open_location(location)
+    with file:
         content = file.read()
     try:
         lines = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode().split()
@@ -84,78 +111,3 @@ def _listed(location: str, prefix: str) -> list[str]:
 
 def _is_remote(location: str) -> bool:
     return "://" in location
-
-
-class _Download(io.RawIOBase):
-    """A file on the web, read once; goes on where a connection broke."""
-
-    def __init__(self, url: str):
-        self._url = url
-        self._position = 0
-        self._size: int | None = None
-        self._answer: Any = None
-        self._tag: str | None = None
-        self._connect_patiently()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        for seconds in (*_RETRY_SECONDS, None):
-            try:
-                if self._answer is None:
-                    self._connect()
-                num_bytes = self._answer.readinto(buffer)
-                if num_bytes == 0 and self._size is not None and self._position < self._size:
-                    raise ConnectionError(f"{self._url} ended at byte {self._position:,} of {self._size:,}")
-                self._position += num_bytes
-                return num_bytes
-            except (OSError, ValueError) as error:
-                self._give_up_or_wait(error, seconds)
-        raise AssertionError("the last try raises")
-
-    def close(self) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
-        super().close()
-
-    def _connect_patiently(self) -> None:
-        for seconds in (*_RETRY_SECONDS, None):
-            try:
-                return self._connect()
-            except OSError as error:
-                self._give_up_or_wait(error, seconds)
-
-    def _connect(self) -> None:
-        request = urllib.request.Request(
-            self._url, headers={"User-Agent": "diptych-shards", "Accept-Encoding": "identity"}
-        )
-        if self._position:
-            request.add_header("Range", f"bytes={self._position}-")
-            if self._tag:
-                request.add_header("If-Range", self._tag)
-        answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
-        if self._position and answer.status != 206:
-            answer.close()
-            raise _LostError(f"{self._url} does not go on at byte {self._position:,}, or has changed")
-        if not self._position:
-            length = answer.headers.get("Content-Length")
-            self._size = int(length) if length and length.isdecimal() else None
-            self._tag = answer.headers.get("ETag")
-        self._answer = answer
-
-    def _give_up_or_wait(self, error: Exception, seconds: float | None) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
-        is_refused = (
-            isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 425, 429)
-        )
-        if seconds is None or is_refused or isinstance(error, _LostError):
-            raise OSError(f"{self._url} cannot be read: {error}") from error
-        time.sleep(seconds)
-
-
-class _LostError(OSError):
-    """Trying again does not help."""

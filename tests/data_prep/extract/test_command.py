@@ -2,6 +2,7 @@ import contextlib
 import functools
 import gzip
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -166,6 +167,61 @@ def test_two_files_of_one_name_are_refused(tmp_path, capsys):
         write(tmp_path / folder, "x.warc", page_record(img("x")))
     assert extract(tmp_path / "a", tmp_path / "b", tmp_path / "out") == 2
     assert "would both become x.warc.parquet" in capsys.readouterr().err
+
+
+def test_a_file_whose_name_another_crawl_took_before_is_refused_and_nothing_is_lost(tmp_path, capsys):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "x.warc", page_record(img(folder)))
+    write(tmp_path / "b", "a-new-one.warc", page_record(img("new")))
+    out = tmp_path / "out"
+    assert extract(tmp_path / "a", out) == 0
+    before = files_of(out)
+    capsys.readouterr()
+    assert extract(tmp_path / "b", out) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for told in (tmp_path / "a" / "x.warc", tmp_path / "b" / "x.warc", "new folder", out / "_index" / "x.warc.json"):
+        assert str(told) in error
+    assert files_of(out) == before
+    with served(tmp_path / "a") as address:
+        assert extract(f"{address}/x.warc", out) == 2
+    (out / "_index" / "x.warc.json").unlink()
+    assert extract(tmp_path / "b", out) == 0
+    assert captions_of(out / "x.warc.parquet") == ["a picture of b"]
+
+
+def test_a_file_that_changed_is_extracted_again_and_one_that_is_gone_stays_done(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    path = write(tmp_path, "x.warc", page_record(img("before")))
+    other = write(tmp_path, "y.warc", page_record(img("other")))
+    assert extract(path, other, out) == 0
+    path.write_bytes(page_record(img("after")))
+    listed = write(tmp_path, "both.paths", b"x.warc\ny.warc\n")
+    other.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert extract(listed, "--prefix", ".", out) == 0
+    assert captions_of(out / "x.warc.parquet") == ["a picture of after"]
+    assert captions_of(out / "y.warc.parquet") == ["a picture of other"]
+
+
+def test_the_report_of_a_file_tells_where_it_came_from(tmp_path):
+    path = write(tmp_path, "x.warc", page_record(img("x")))
+    out = tmp_path / "out"
+    assert extract(path, out) == 0
+    origin = json.loads((out / "_index" / "x.warc.json").read_bytes())["origin"]
+    status = path.stat()
+    assert origin == {"location": str(path), "size": status.st_size, "version": str(status.st_mtime_ns)}
+    with served(tmp_path) as address:
+        assert extract(f"{address}/x.warc", tmp_path / "web") == 0
+        assert extract(f"{address}/x.warc", tmp_path / "web") == 0
+    origin = json.loads((tmp_path / "web" / "_index" / "x.warc.json").read_bytes())["origin"]
+    assert (origin["location"], origin["size"]) == (f"{address}/x.warc", status.st_size)
+    assert origin["version"].endswith("GMT")
+
+
+def captions_of(table: Path) -> list[str]:
+    return pq.read_table(table)["caption"].to_pylist()
 
 
 def test_out_that_is_a_file_is_refused(crawl, tmp_path, capsys):
