@@ -22,7 +22,7 @@ LAYERS = [
     ("config", "world", "run_dir", "terminal", "files"),
 ]
 HOMES = {
-    "deepspeed": {"training/engine.py"},
+    "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},
     "wandb": {"training/wandb_follower.py"},
     "timm": {"model/image_tower.py"},
     "webdataset": {"data/loader.py"},
@@ -30,7 +30,7 @@ HOMES = {
     "ftfy": {"data/captions.py"},
     "regex": {"data/tokenizer.py", "data/captions.py", "training/typeface.py"},
     "tokenizers": {"data/tokenizer.py"},
-    "pydantic": {"config/load.py"},
+    "pydantic": {"config/load.py", "training/deepspeed_config.py"},
     "sklearn": {"evaluation/linear_probe.py"},
     "jinja2": {"report.py"},
     "resvg_py": {"demo/cards.py"},

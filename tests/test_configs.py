@@ -66,8 +66,8 @@ def test_what_stands_in_a_runs_way_is_named_by_its_key(shards, tmp_path, capsys)
     with pytest.raises(SystemExit, match="2"):
         dry_run(capsys, "demo", *words)
     lines = capsys.readouterr().err.splitlines()
-    for key in ("data.train", "tokenizer.vocabulary", "model"):
-        assert sum(f": {key}" in line for line in lines) == 1, lines
+    for key in ("data.train", "tokenizer.vocabulary", "model.image.name"):
+        assert sum(f"command line: {key}" in line for line in lines) == 1, lines
 
 
 def test_a_missing_folder_of_initial_weights_is_one_line(shards, tmp_path, capsys):

@@ -30,6 +30,11 @@ def loaded(tmp_path):
     return loaded
 
 
+def test_a_directory_that_cannot_be_made_is_named(loaded):
+    with pytest.raises(ConfigError, match=r"^run_dir /proc/nope/run cannot be made \(.*\); set run_dir to"):
+        RunDir(Path("/proc/nope/run")).prepare(loaded())
+
+
 def test_the_directory_says_what_was_run_and_with_what(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())

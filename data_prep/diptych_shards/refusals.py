@@ -38,11 +38,6 @@ def shown(name: object) -> str:
     return "".join(char if char.isprintable() else _escaped(char) for char in str(name))
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 shard`, `2,000 shards`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def table_of_reasons(refusals: Iterable[Refusal]) -> str:
     """One line a reason, most frequent first, with one example each."""
     refusals = list(refusals)

@@ -59,8 +59,13 @@ class RunDir:
             raise ConfigError(
                 f"{self.path}: holds {', '.join(left)} but no config.yaml, so it is no run of ours; set run_dir"
             )
-        for folder in (self.path, self.log, self.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for folder in (self.path, self.log, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"run_dir {self.path} cannot be made ({error.strerror}); set run_dir to a folder that can"
+            ) from None
         self._keep_others_out()
         if not self.config_file.exists():
             commit_file(self.config_file, dump_config(loaded.config).encode())

@@ -67,6 +67,11 @@ def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 shard`, `2,000 shards`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
     """A line for someone who mistyped one of the known words."""
     near = difflib.get_close_matches(word, known, n=1)

@@ -49,6 +49,17 @@ def test_a_config_is_frozen_and_survives_yaml(write):
     assert load_config([write(dump_config(config), "again.yaml")]).config == config
 
 
+def test_an_empty_mapping_empties_what_was_set_before(write):
+    base = write(MINIMAL + "model: {image: {overrides: {depth: 3}}}", "base.yaml")
+    mine = write("model: {image: {overrides: {}}}", "mine.yaml")
+    assert load_config([base, mine]).config.model.image.overrides == {}
+    emptied = load_config([base], ["model.image.overrides={}"])
+    assert emptied.config.model.image.overrides == {}
+    assert emptied.source_of("model.image.overrides") == "command line"
+    again = load_config([base, mine], ["model.image.overrides.depth=4"])
+    assert again.config.model.image.overrides == {"depth": 4}
+
+
 def test_numbers_may_be_written_as_people_write_them(write):
     config = load_config([write(MINIMAL)], ["training.total_samples=1.28e7", "optimizer.learning_rate=1"]).config
     assert config.training.total_samples == 12_800_000 and isinstance(config.training.total_samples, int)
@@ -85,6 +96,49 @@ def test_all_mistakes_are_named_at_once_with_who_made_them(write):
         assert sum(line.startswith(start) for line in said) == 1, start
 
 
+def test_a_mistake_in_a_mapping_is_laid_at_the_door_of_all_who_set_something_in_it(write):
+    def check(config):
+        yield "model.image", "model.image cannot be built"
+        yield "model.text", "model.text cannot be built"
+
+    base = write(MINIMAL + "model: {image: {name: resnet}}", "base.yaml")
+    said = mistakes([base], ["model.image.image_size=2"], [check])
+    assert said == [f"{base} and command line: model.image cannot be built", "model.text cannot be built"]
+
+
+def test_a_mistake_is_told_once(write):
+    def check(config):
+        yield "model", "model: the text tower cannot be built"
+        yield "data.train", "no such folder"
+
+    said = mistakes([write(MINIMAL)], ["model.text.heads=3"], [check])
+    assert said == [
+        "command line: model.text.width 512 cannot be split over 3 heads",
+        f"{write(MINIMAL)}: no such folder",
+    ]
+
+
+def test_a_mistake_hides_no_other(write):
+    said = mistakes([write(MINIMAL)], ["training.global_batch_size=2000", "optimizer.warmup_samples=1000"])
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("optimizer.lerning_rate", "did you mean optimizer.learning_rate?"),
+        ("model.text.width_", "did you mean model.text.width?"),
+        ("model.image.image_sise", "did you mean model.image.image_size?"),
+        ("model.image.frobnicate", "known here: name, image_size"),
+        ("rundir", "did you mean run_dir?"),
+        ("data.seed", "did you mean training.seed?"),
+    ],
+)
+def test_the_key_that_was_meant_is_named(write, key, meant):
+    (line,) = mistakes([write(MINIMAL)], [f"{key}=3"])
+    assert meant in line
+
+
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
@@ -104,6 +158,9 @@ def test_all_mistakes_are_named_at_once_with_who_made_them(write):
         ("data.train=3", "data.train is 3"),
         ("training.seed=true", "training.seed is True"),
         ("seed", "write key=value"),
+        ("model.image.mean=[1, 2]", "model.image.mean is [1.0, 2.0]; it holds too few numbers"),
+        ("model.image.mean=[1, 2, 3, 4]", "model.image.mean is [1.0, 2.0, 3.0, 4.0]; "),
+        ("optimizer=null", "optimizer is None; expected a mapping of its settings"),
         ("tracking.wandb=on", "tracking.wandb is True; it should be 'auto'"),
     ],
 )

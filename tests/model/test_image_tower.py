@@ -7,7 +7,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 
 from diptych.config.schema import ImageTowerConfig
-from diptych.model.image_tower import ImageTower
+from diptych.model.image_tower import ImageTower, create_trunk
 
 VIT = "vit_base_patch32_clip_224"
 SMALL_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -183,6 +183,12 @@ def test_a_tower_that_cannot_be_built_is_refused_by_name(name, overrides, compla
     with pytest.raises(ValueError, match=complaint.replace("{", r"\{").replace("}", r"\}")) as refusal:
         tower(name, **overrides)
     assert re.match("model.image", str(refusal.value))
+
+
+def test_a_picture_that_is_no_whole_number_of_patches_is_refused():
+    with pytest.raises(ValueError, match=r"model\.image\.image_size 230 .* patch size 32 .*; set 224 or 256"):
+        create_trunk(ImageTowerConfig(name=VIT, image_size=230))
+    assert create_trunk(ImageTowerConfig(name=VIT, image_size=230, overrides={**SMALL_VIT, "dynamic_img_pad": True}))
 
 
 def test_an_activation_may_be_named():

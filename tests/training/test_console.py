@@ -35,6 +35,18 @@ def test_lines_are_some_seconds_apart_but_the_last_position_is_always_told(capsy
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["100/400", "400/400"]
 
 
+def test_the_time_left_is_told_once_a_step_after_the_first_has_shown_the_pace(monkeypatch, capsys):
+    monkeypatch.setattr(console_module, "LINE_EVERY_SECONDS", 0.0)
+    clock = [0.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: clock[0])
+    console = Console(total_samples=1000, samples_seen=500, shown=True)
+    for seconds, seen in ((60.0, 600), (70.0, 700), (80.0, 800)):
+        clock[0] = seconds  # the first step waits for the loader, the compiler, the allocator
+        console.move(seen)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("ETA ")[2] for line in lines] == ["?", "00:30", "00:20"]
+
+
 def test_other_ranks_are_silent(capsys):
     console = Console(total_samples=400, samples_seen=0, shown=False)
     console.say("hello")

@@ -13,14 +13,8 @@ from diptych.config.schema import MachineConfig, RunConfig
 from diptych.loss import LOSSES
 from diptych.loss.softmax import softmax_loss
 from diptych.model.dual_encoder import DualEncoder
-from diptych.training.engine import (
-    OWNED_DEEPSPEED_KEYS,
-    Engine,
-    NonFiniteError,
-    OptimizerState,
-    StepStats,
-    deepspeed_config,
-)
+from diptych.training.deepspeed_config import OWNED_DEEPSPEED_KEYS, deepspeed_config
+from diptych.training.engine import Engine, NonFiniteError, OptimizerState, StepStats
 from diptych.training.optimizer import learning_rate_at
 from diptych.world import World
 from tests.ranks import run_ranks
@@ -300,6 +294,27 @@ def test_deepspeed_key_that_follows_from_the_config_is_refused(key):
     config = replace(tiny_config(), machine=MachineConfig(deepspeed={key: 1}))
     with pytest.raises(ValueError, match=rf"machine\.deepspeed sets {key}, which follows from .+; set that instead"):
         deepspeed_config(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("expert", "complaint"),
+    [
+        ({"gradient_cliping": 1}, r"gradient_cliping is no key of DeepSpeed's; did you mean gradient_clipping\?"),
+        ({"flops_profilr": {}}, r"flops_profilr is no key of DeepSpeed's; did you mean flops_profiler\?"),
+        ({"offload_optimizer": {}}, "offload_optimizer is no key of DeepSpeed's; see its documentation"),
+        ({"zero_optimization": {"offlod": 3}}, "offlod = 3: is not known to DeepSpeed"),
+        ({"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size = 'many': Input should be a valid"),
+        ({"zero_optimization": 3}, "zero_optimization is 3; expected a mapping"),
+    ],
+)
+def test_what_deepspeed_does_not_know_is_refused(expert, complaint):
+    with pytest.raises(ValueError, match=rf"^machine\.deepspeed.*{complaint}"):
+        deepspeed_config(replace(tiny_config(), machine=MachineConfig(deepspeed=expert)), 1)
+
+
+@pytest.mark.parametrize("key", ["flops_profiler", "activation_checkpointing", "tensorboard", "data_types", "compile"])
+def test_every_section_that_deepspeed_reads_is_let_through(key):
+    assert key in deepspeed_config(replace(tiny_config(), machine=MachineConfig(deepspeed={key: {}})), 1)
 
 
 def test_zero_stage_is_refused_in_the_experts_section_and_the_rest_is_merged():

@@ -13,8 +13,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of
-from diptych_shards.refusals import counted, shown
+from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
     from diptych_shards.build.options import BuildOptions

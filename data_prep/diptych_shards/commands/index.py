@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from diptych.terminal import counted
 from diptych_shards.arguments import add_processes
-from diptych_shards.refusals import counted, shown
+from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,10 @@ import argparse
 import os
 from pathlib import Path
 
+from diptych.terminal import counted
 from diptych_shards.arguments import add_processes
 from diptych_shards.pack import PackOptions
-from diptych_shards.refusals import counted, shown, table_of_reasons
+from diptych_shards.refusals import shown, table_of_reasons
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """YAML files and key=value overrides become a RunConfig, or one ConfigError that names every mistake.
 
-Files are merged left to right, then the overrides; pydantic checks types strictly. For each value we remember who set
-it, so that an error and `diptych train --dry-run` can say so.
+Files are merged left to right, then the overrides; an empty mapping empties what was set before. pydantic checks types
+strictly. For each value we remember who set it, so that an error and `diptych train --dry-run` can say so.
 """
 
 from __future__ import annotations
@@ -148,21 +148,24 @@ def _parse_override(override: str) -> dict[str, Any]:
 def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, source: str, prefix: str = "") -> None:
     for key, value in values.items():
         dotted = f"{prefix}{key}"
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value, sources, source, f"{dotted}.")
-        elif isinstance(value, dict):
-            into[key] = {}
+        if isinstance(value, dict) and value:
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+                sources.pop(dotted, None)
             _merge(into[key], value, sources, source, f"{dotted}.")
         else:
+            for known in [known for known in sources if known.startswith(f"{dotted}.")]:
+                del sources[known]
             into[key] = value
             sources[dotted] = source
 
 
 def _said_by(sources: Sources, key: str) -> str:
-    for known, source in sources.items():
-        if known == key or known.startswith(f"{key}."):
-            return f"{source}: "
-    return ""
+    """Who set the key; of a mapping, all who set something in it."""
+    if key in sources:
+        return f"{sources[key]}: "
+    within = [source for known, source in sources.items() if known.startswith(f"{key}.")]
+    return f"{' and '.join(dict.fromkeys(within))}: " if within else ""
 
 
 def _unknown_keys(schema: Any, values: Any, prefix: str = "") -> Iterator[Problem]:
@@ -180,14 +183,14 @@ def _unknown_keys(schema: Any, values: Any, prefix: str = "") -> Iterator[Proble
 def _nearest(dotted: str) -> str:
     """The known key that was probably meant: of the same mapping first, then the same word elsewhere."""
     known = list(_all_keys(RunConfig))
-    prefix = dotted.rpartition(".")[0]
-    siblings = [key for key in known if key.rpartition(".")[0] == prefix]
-    close = difflib.get_close_matches(dotted, siblings, 1, 0.6)
-    close = close or [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
-    close = close or difflib.get_close_matches(dotted, known, 1, 0.6)
+    prefix, _, name = dotted.rpartition(".")
+    siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == prefix]
+    close = [f"{prefix}.{key}".lstrip(".") for key in difflib.get_close_matches(name, siblings, 1, 0.6)]
+    close = close or [key for key in known if key.rpartition(".")[2] == name]
+    close = close or difflib.get_close_matches(dotted, known, 1, 0.8)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(key.rpartition('.')[2] for key in siblings)}"
+    return f"; known here: {', '.join(siblings)}"
 
 
 def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
@@ -221,13 +224,14 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
         config = _validate(values)
     problems += mistyped.items()
     for check in checks:
-        problems += [(key, said) for key, said in check(config) if not _concerns(key, mistyped)]
+        bad = [*mistyped, *(key for key, _ in problems)]
+        problems += [(key, said) for key, said in check(config) if not _concerns(key, bad)]
     return config, problems
 
 
-def _concerns(key: str, mistyped: dict[str, str]) -> bool:
-    """Whether the key, or the mapping around it, holds a stand-in."""
-    return any(key == bad or key.startswith(f"{bad}.") for bad in mistyped)
+def _concerns(key: str, bad: Sequence[str]) -> bool:
+    """Whether the key, the mapping around it or something in it is known to be wrong, or holds a stand-in."""
+    return any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in bad)
 
 
 def _validate(values: dict[str, Any]) -> RunConfig:
@@ -253,6 +257,8 @@ def _is_key(part: str) -> bool:
 
 def _explain(key: str, problem: Any) -> str:
     kind = problem["type"]
+    if kind == "missing" and isinstance(problem["loc"][-1], int):
+        return f"{key} is {problem['input']!r}; it holds too few numbers"
     if kind in ("missing", "missing_keyword_only_argument", "missing_argument"):
         return f"{key} is not set; it has no default, so a file or `{key}=…` must give it"
     if kind == "dataclass_type":
@@ -356,7 +362,7 @@ def _impossible(config: RunConfig) -> Iterator[Problem]:
                 "so that a damaged newest checkpoint leaves one to resume from"
             ),
         )
-    if training.total_samples < training.global_batch_size:
+    if 0 < training.total_samples < training.global_batch_size:
         yield (
             "training.total_samples",
             (
@@ -364,7 +370,7 @@ def _impossible(config: RunConfig) -> Iterator[Problem]:
                 f"{training.global_batch_size}"
             ),
         )
-    elif optimizer.warmup_samples >= training.total_samples:
+    if optimizer.warmup_samples >= training.total_samples > 0:
         yield (
             "optimizer.warmup_samples",
             (

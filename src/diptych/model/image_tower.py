@@ -89,14 +89,30 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
     if "blocks" in overrides:
         overrides["blocks"] = byobnet_blocks(overrides["blocks"], config.name)
     try:
-        return timm.create_model(config.name, img_size=config.image_size, **ours, **overrides)
+        trunk = timm.create_model(config.name, img_size=config.image_size, **ours, **overrides)
     except BUILD_ERRORS as error:
         if unexpected_keyword(error) != "img_size":
             raise override_error(config, error) from error
+    else:
+        check_patches(config, trunk)
+        return trunk
     try:  # a convolutional family: it takes pictures of any size
         return timm.create_model(config.name, **ours, **overrides)
     except BUILD_ERRORS as error:
         raise override_error(config, error) from error
+
+
+def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
+    """Refuse a picture that is no whole number of patches wide: timm would leave its right and lower edges unseen."""
+    embed = getattr(trunk, "patch_embed", None)
+    patch = max(getattr(embed, "patch_size", (1,)))
+    size = config.image_size
+    if size % patch and not getattr(embed, "dynamic_img_pad", False):
+        raise ValueError(
+            f"model.image.image_size {size} is not a multiple of the patch size {patch} of {config.name}, so "
+            f"{size % patch} pixels at two edges would not be seen; set {size - size % patch or patch} or "
+            f"{size - size % patch + patch}"
+        )
 
 
 def check_overrides(config: ImageTowerConfig) -> None:

@@ -18,7 +18,8 @@ class Console:
     def __init__(self, *, total_samples: int, samples_seen: int, shown: bool):
         self._shown = shown
         self._total = total_samples
-        self._start = (samples_seen, time.monotonic())
+        self._start: tuple[int, float] | None = None
+        """After the first step, which is slower than all others."""
         self._last_line = -math.inf
         self._numbers = ""
         self._bar: tqdm | None = None
@@ -51,6 +52,8 @@ class Console:
 
     def move(self, samples_seen: int) -> None:
         """The position after a step, logged or not; cheap."""
+        if self._start is None:
+            self._start = samples_seen, time.monotonic()
         if self._bar is not None:
             self._bar.update(samples_seen - self._bar.n)
         elif self._shown and (samples_seen >= self._total or time.monotonic() - self._last_line >= LINE_EVERY_SECONDS):
@@ -66,6 +69,8 @@ class Console:
             self._bar.close()
 
     def _remaining(self, samples_seen: int) -> str:
+        if self._start is None or samples_seen == self._start[0] < self._total:
+            return "?"
         first, since = self._start
         seconds = (time.monotonic() - since) / max(samples_seen - first, 1) * (self._total - samples_seen)
         return tqdm.format_interval(seconds)

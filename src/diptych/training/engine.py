@@ -1,4 +1,4 @@
-"""One training step on all ranks, and the optimizer's state by parameter name; the only home of DeepSpeed.
+"""One training step on all ranks, and the optimizer's state by parameter name. DeepSpeed is at home here and in `deepspeed_config`.
 
 Parameters are fp32 at every precision (bf16 is autocast), so the weights that a forward uses are the master weights.
 """
@@ -25,22 +25,11 @@ from diptych.data.order import hashes
 from diptych.loss import LOSSES
 from diptych.loss.softmax import in_batch_accuracy
 from diptych.model.dual_encoder import DualEncoder
+from diptych.training.deepspeed_config import deepspeed_config
 from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
 from diptych.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-OWNED_DEEPSPEED_KEYS = {
-    "train_batch_size": "training.global_batch_size",
-    "train_micro_batch_size_per_gpu": "training.global_batch_size and the number of ranks",
-    "gradient_accumulation_steps": "training.global_batch_size and the number of ranks",
-    "gradient_clipping": "optimizer.gradient_clip_norm",
-    "optimizer": "optimizer",
-    "scheduler": "optimizer.warmup_samples and training.total_samples",
-    "fp16": "training.precision",
-    "bf16": "training.precision",
-    "torch_autocast": "training.precision",
-    "amp": "training.precision",
-}
 
 
 class NonFiniteError(ValueError):
@@ -129,14 +118,14 @@ class Engine:
         loss = self._loss(image, text, scale, None)
         # Where accuracy is not wanted, zeros travel in its place: the collectives stay the same on every step.
         accuracy = in_batch_accuracy(image, text) if with_accuracy else (torch.zeros(()), torch.zeros(()))
-        scale_used = float(scale.detach().exp())
-
+        # Only once the backward is queued may anything wait for the device.
+        self._engine.backward(loss)
         mean_loss, i2t, t2i, *sums = self._agree(loss.detach(), *accuracy, *tallies)
+        scale_used = float(scale.detach().exp())
         if not math.isfinite(mean_loss):
             raise NonFiniteError(
                 f"the loss after {samples_seen} samples is {mean_loss}; nothing was changed or saved. {self._way_on}"
             )
-        self._engine.backward(loss)
         norm = self._step_optimizer()
         # Where DeepSpeed sees a norm that is not finite it may also say -1.
         if not 0 <= norm < math.inf:
@@ -321,40 +310,6 @@ class _Towers(nn.Module):
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             image, text = self.model(images, tokens, lengths)
         return image, text, self.model.logit_scale.clone()
-
-
-def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
-    """DeepSpeed's JSON: ours, with the expert's `machine.deepspeed` merged last.
-
-    Raises:
-        ValueError: the expert sets a key that is ours.
-    """
-    for key, ours in OWNED_DEEPSPEED_KEYS.items():
-        if key in config.machine.deepspeed:
-            raise ValueError(f"machine.deepspeed sets {key}, which follows from {ours}; set that instead")
-    if "stage" in config.machine.deepspeed.get("zero_optimization", {}):
-        raise ValueError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
-    generated = {
-        "train_micro_batch_size_per_gpu": config.training.global_batch_size // num_ranks,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.optimizer.gradient_clip_norm or 0.0,
-        "zero_optimization": {"stage": config.machine.zero_stage},
-        # Our own AdamW is torch's; DeepSpeed's compile for minutes at the first start.
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**40,
-    }
-    return _merged(generated, config.machine.deepspeed)
-
-
-def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    result = dict(one)
-    for key, value in other.items():
-        if isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = _merged(result[key], value)
-        else:
-            result[key] = value
-    return result
 
 
 def _prepare_deepspeed(world: World) -> None:

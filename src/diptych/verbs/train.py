@@ -57,7 +57,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.data.tokenizer import load_tokenizer
     from diptych.loss import LOSSES
     from diptych.model.dual_encoder import expected_shapes
-    from diptych.training.engine import deepspeed_config
+    from diptych.training.deepspeed_config import deepspeed_config
 
     attempts = {
         "data.train": lambda: _refuse_empty(open_index(config.data.train)),
@@ -72,7 +72,9 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             attempt()
         except ValueError as error:
             said = str(error)
-            yield key, said if key in said else f"{key}: {said}"
+            subject = said.partition(" ")[0].rstrip(":")
+            within = subject == key or subject.startswith(f"{key}.")
+            yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
     if config.loss.name not in LOSSES:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
 
@@ -102,6 +104,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import expected_shapes, rank_dependence
+    from diptych.terminal import counted
 
     config = loaded.config
     values = list(flatten(config_to_dict(config)))
@@ -117,10 +120,10 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     lines += [
         "",
         f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
-        f"data      {index.total_samples} samples in {len(index.shards)} shards, {epochs:.1f} epochs",
+        f"data      {index.total_samples} samples in {counted(len(index.shards), 'shard')}, {epochs:.1f} epochs",
         f"steps     {total // size} of {size} samples; warm-up {config.optimizer.warmup_samples // size} steps",
         f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {machine.zero_stage}, "
-        f"{machine.loader_workers} loader workers each",
+        f"{counted(machine.loader_workers, 'loader worker')} each",
     ]
     if warning := rank_dependence(shapes, world.size):
         lines.append(f"note      {warning}")

@@ -1,0 +1,105 @@
+"""What DeepSpeed is told by the engine: what follows from the run's config, and the expert's `machine.deepspeed`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from deepspeed.runtime.config import DeepSpeedConfig
+from pydantic import ValidationError
+
+from diptych.config.schema import RunConfig
+
+OWNED_DEEPSPEED_KEYS = {
+    "train_batch_size": "training.global_batch_size",
+    "train_micro_batch_size_per_gpu": "training.global_batch_size and the number of ranks",
+    "gradient_accumulation_steps": "training.global_batch_size and the number of ranks",
+    "gradient_clipping": "optimizer.gradient_clip_norm",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.warmup_samples and training.total_samples",
+    "fp16": "training.precision",
+    "bf16": "training.precision",
+    "torch_autocast": "training.precision",
+    "amp": "training.precision",
+}
+
+
+def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
+    """DeepSpeed's JSON: ours, with the expert's `machine.deepspeed` merged last.
+
+    Raises:
+        ValueError: the expert sets a key that is ours, one that DeepSpeed does not know, or a value it refuses.
+    """
+    for key, ours in OWNED_DEEPSPEED_KEYS.items():
+        if key in config.machine.deepspeed:
+            raise ValueError(f"machine.deepspeed sets {key}, which follows from {ours}; set that instead")
+    zero = config.machine.deepspeed.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ValueError(f"machine.deepspeed.zero_optimization is {zero!r}; expected a mapping of its settings")
+    if "stage" in zero:
+        raise ValueError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
+    generated = {
+        "train_micro_batch_size_per_gpu": config.training.global_batch_size // num_ranks,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.gradient_clip_norm or 0.0,
+        "zero_optimization": {"stage": config.machine.zero_stage},
+        # Our own AdamW is torch's; DeepSpeed's compile for minutes at the first start.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**40,
+    }
+    merged = _merged(generated, config.machine.deepspeed)
+    _check_with_deepspeed(merged)
+    return merged
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    result = dict(one)
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _check_with_deepspeed(values: dict[str, Any]) -> None:
+    """DeepSpeed itself checks inside its sections; of the sections it reads those it knows and passes over the rest."""
+    asked = _Asked(values)
+    try:
+        DeepSpeedConfig(asked)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        what = "is not known to DeepSpeed" if problem["type"] == "extra_forbidden" else problem["msg"]
+        raise ValueError(f"machine.deepspeed: {error.title} {where} = {problem['input']!r}: {what}") from None
+    except (TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"machine.deepspeed is refused by DeepSpeed: {error}") from None
+    for key in values:
+        if key not in asked.keys_asked:
+            near = difflib.get_close_matches(key, asked.keys_asked, 1, 0.75)
+            way_out = f"did you mean {near[0]}?" if near else "see its documentation of the configuration JSON"
+            raise ValueError(f"machine.deepspeed.{key} is no key of DeepSpeed's; {way_out}")
+
+
+class _Asked(dict[str, Any]):
+    """A configuration that remembers which of its keys it was asked for: there is no list of those DeepSpeed knows."""
+
+    def __init__(self, values: dict[str, Any]):
+        super().__init__(values)
+        self.keys_asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.keys_asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.keys_asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.keys_asked.add(str(key))
+        return super().__contains__(key)
+
+    def keys(self) -> Any:
+        return self
