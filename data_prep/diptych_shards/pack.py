@@ -72,7 +72,8 @@ def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, proces
     with state.locked():
         state.begin(found, options)
         planned = _plan(found.candidates, options)
-        progress = Progress(len(found.candidates))
+        progress = Progress(len(found.candidates) + len(found.refusals))
+        progress.add(len(found.refusals), refused=len(found.refusals))
         try:
             pending = [n for n, candidates in enumerate(planned) if not state.keeps(n, candidates, progress)]
             if pending:

@@ -274,8 +274,9 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
     }
     assert rejected(tmp_path / "out") == expected
     assert len(samples(tmp_path / "out")) == 3
-    told = capsys.readouterr().out
+    told, progress = capsys.readouterr()
     assert f"refused {len(expected)}" in told
+    assert f"{len(expected) + 3} of {len(expected) + 3} pictures, {len(expected)} refused" in progress
     assert all(reason in told for reason in expected.values())
     state = json.loads((tmp_path / "out" / "_index" / "pack.json").read_text())
     assert state["packed"] == 3 and sum(state["refused"].values()) == len(expected)

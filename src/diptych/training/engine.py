@@ -1,4 +1,4 @@
-"""One training step on all ranks, and the optimizer's state by parameter name. DeepSpeed is at home here and in `deepspeed_config`.
+"""One training step on all ranks, by DeepSpeed, and the optimizer's state by parameter name.
 
 Parameters are fp32 at every precision (bf16 is autocast), so the weights that a forward uses are the master weights.
 """
