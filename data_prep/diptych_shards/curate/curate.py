@@ -27,7 +27,7 @@ from diptych_shards.curate.state import Output, commit_array
 from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 
-FORMAT = "diptych-curate-1"
+FORMAT = "diptych-curate-2"
 
 
 def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: Engine) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: En
 
 
 def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, output: Output, engine: Engine) -> None:
-    setup = Setup(output.out.resolve(), options, pairs.url, pairs.caption)
+    setup = Setup(output.out.resolve(), options, pairs.url, pairs.caption, pairs.sides)
     progress = Progress(pairs.num_rows, "pairs examined")
     for num_rows in engine.map(partial(examine, setup), pairs.units):
         progress.add(num_rows)

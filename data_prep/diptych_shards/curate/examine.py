@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from diptych.data.captions import clean_caption
-from diptych_shards.curate.duplicates import RECORD, near_hash, pair_hash, pair_hash_128
+from diptych_shards.curate.duplicates import RECORD
+from diptych_shards.curate.identity import near_hash, pair_hash, pair_hash_128, size_of
 from diptych_shards.curate.language import LanguageIdentifier
 from diptych_shards.curate.matching import Matcher, Matches
 from diptych_shards.curate.options import CurateOptions, read_queries
-from diptych_shards.curate.pairs import Unit, read_texts
+from diptych_shards.curate.pairs import Rows, Unit, read_pairs
 from diptych_shards.curate.reasons import CODES
 from diptych_shards.curate.rules import RULES, first_broken
 from diptych_shards.curate.state import Output, commit_array, commit_arrays
@@ -29,6 +30,7 @@ class Setup:
     options: CurateOptions
     url: str
     caption: str
+    sides: tuple[str, ...]
 
 
 @dataclass
@@ -99,17 +101,18 @@ class _Examiner:
         parts: list[Examined] = []
         records = []
         first_row = 0
-        for urls, captions in read_texts(unit, self._setup.url, self._setup.caption):
-            captions = [clean_caption(caption) for caption in captions]
-            part, record = self._examine(urls, captions)
+        setup = self._setup
+        for rows in read_pairs(unit, setup.url, setup.caption, setup.sides):
+            part, record = self._examine(rows._replace(captions=[clean_caption(text) for text in rows.captions]))
             record["row"] += first_row
-            first_row += len(urls)
+            first_row += len(rows.urls)
             parts.append(part)
             records.append(record)
         joined = np.concatenate(records)
         return _joined(parts), joined[np.argsort(joined["near"], kind="stable")]
 
-    def _examine(self, urls: list[str], captions: list[str]) -> tuple[Examined, np.ndarray]:
+    def _examine(self, rows: Rows) -> tuple[Examined, np.ndarray]:
+        urls, captions, _ = rows
         reasons = np.array([self._reason(url, caption) for url, caption in zip(urls, captions, strict=True)], np.uint8)
         matches = self._match(captions, reasons)
         languages = np.full(len(urls), NO_LANGUAGE, "U8")
@@ -122,9 +125,8 @@ class _Examiner:
         if self._setup.options.languages:
             is_other = ~np.isin(languages, self._setup.options.languages)
             reasons[(reasons == 0) & is_other] = CODES["language"]
-        return Examined(reasons, languages, scores, pair_hashes, matches.only(reasons == 0)), self._records(
-            urls, captions, reasons, pair_hashes
-        )
+        examined = Examined(reasons, languages, scores, pair_hashes, matches.only(reasons == 0))
+        return examined, self._records(rows, examined)
 
     def _reason(self, url: str, caption: str) -> int:
         if not url[:8].lower().startswith(("http://", "https://")):
@@ -144,17 +146,17 @@ class _Examiner:
         reasons[(reasons == 0) & (matches.counts == 0)] = CODES["no_query"]
         return matches
 
-    def _records(
-        self, urls: list[str], captions: list[str], reasons: np.ndarray, pair_hashes: np.ndarray
-    ) -> np.ndarray:
+    def _records(self, rows: Rows, examined: Examined) -> np.ndarray:
         if self._setup.options.duplicates == "keep":
             return np.zeros(0, RECORD)
         common = near_hash if self._setup.options.duplicates == "near" else pair_hash_128
-        rows = np.flatnonzero(reasons == 0)
-        records = np.zeros(len(rows), RECORD)
-        for record, row in enumerate(rows):
-            key = common(urls[row], captions[row])
-            records[record] = key >> 64, key & (2**64 - 1), pair_hashes[row], row
+        left = np.flatnonzero(examined.reasons == 0)
+        records = np.zeros(len(left), RECORD)
+        for record, row in enumerate(left):
+            url = rows.urls[row]
+            key = common(url, rows.captions[row])
+            size = size_of(url, rows.areas[row])
+            records[record] = key >> 64, key & (2**64 - 1), examined.pair_hashes[row], size, row
         return records
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow
 from pyarrow import parquet
 
@@ -16,6 +17,9 @@ from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS, find_col
 
 ROWS_PER_UNIT = 131_072
 ROWS_AT_ONCE = 8_192
+SIZE_COLUMNS = (("width", "height"), ("original_width", "original_height"))
+"""What extract, LAION and COYO say of a picture's size, and DataComp; in any case."""
+_LARGEST_SIDE = 65_535
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Pairs:
     schema: pyarrow.Schema
     url: str
     caption: str
+    sides: tuple[str, ...]
+    """Columns of the picture's width and height; none where there are none."""
     files: tuple[tuple[str, int, int], ...]
     """Name, bytes and time of change of each."""
 
@@ -70,13 +76,24 @@ def open_pairs(paths: Sequence[Path], url_column: str | None, caption_column: st
             raise CurateError(f"{table} has no column of text that could be the {kind}; name it with --{kind}-column. "
                               f"Its columns: {', '.join(map(shown, schema.names))}")  # fmt: skip
         columns[kind] = found
-    return Pairs(tuple(units), schema, columns["url"], columns["caption"], tuple(files))
+    return Pairs(tuple(units), schema, columns["url"], columns["caption"], _sides(schema), tuple(files))
 
 
-def read_texts(unit: Unit, url: str, caption: str) -> Iterator[tuple[list[str], list[str]]]:
-    """URLs and captions as they stand, some rows at a time; "" where there is none, U+FFFD for what is no UTF-8."""
-    for batch in _batches(unit, [url, caption]):
-        yield _texts(batch.column(url)), _texts(batch.column(caption))
+class Rows(NamedTuple):
+    """Some of a unit's pairs as they stand."""
+
+    urls: list[str]
+    """"" where there is none, U+FFFD for what is no UTF-8; captions too."""
+    captions: list[str]
+    areas: list[int]
+    """Pixels, as the table has it: of a square where it has one side, 0 where it has none."""
+
+
+def read_pairs(unit: Unit, url: str, caption: str, sides: Sequence[str]) -> Iterator[Rows]:
+    """All of the unit, some rows at a time."""
+    for batch in _batches(unit, [url, caption, *sides]):
+        areas = _areas([batch.column(side) for side in sides], len(batch))
+        yield Rows(_texts(batch.column(url)), _texts(batch.column(caption)), areas)
 
 
 def read_rows(unit: Unit, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
@@ -95,6 +112,32 @@ def read_rows(unit: Unit, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
 def texts_of(table: pyarrow.Table, name: str) -> list[str]:
     """A column as `read_texts` gives it."""
     return _texts(table.column(name))
+
+
+def _sides(schema: pyarrow.Schema) -> tuple[str, ...]:
+    """The columns of numbers by the first of the usual names of which both are there."""
+    types = pyarrow.types
+    numbers = {
+        field.name.lower(): field.name
+        for field in schema
+        if types.is_integer(field.type) or types.is_floating(field.type)
+    }
+    for names in SIZE_COLUMNS:
+        if all(name in numbers for name in names):
+            return tuple(numbers[name] for name in names)
+    return ()
+
+
+def _areas(sides: Sequence[pyarrow.Array], num_rows: int) -> list[int]:
+    if not sides:
+        return [0] * num_rows
+    known = []
+    for side in sides:
+        numbers = side.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+        known.append(np.nan_to_num(numbers).clip(0, _LARGEST_SIDE))
+    one, other = known
+    areas: list[int] = (np.where(one > 0, one, other) * np.where(other > 0, other, one)).astype(np.int64).tolist()
+    return areas
 
 
 def _tables(paths: Sequence[Path]) -> list[Path]:

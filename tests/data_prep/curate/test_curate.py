@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from diptych_shards.curate import pairs as pairs_module
 from diptych_shards.curate.balance import uniforms
-from diptych_shards.curate.duplicates import pair_hash
+from diptych_shards.curate.identity import pair_hash
 from diptych_shards.curate.matching import spaced
 from tests.data_prep.curate.pairs import curate, files, kept, report, write_lines, write_pairs
 
@@ -106,6 +106,33 @@ def test_columns_are_carried_and_captions_cleaned(tmp_path):
     assert rows[0]["caption"] == "a cat&dog"
     assert [row["width"] for row in rows] == [3, None] and [row["tags"] for row in rows] == [["x"], []]
     assert rows[1]["caption_language"] == "de" and rows[1]["caption_language_score"] > 0.5
+
+
+ROOM = "a room with a view"
+SIZES = [
+    [
+        ("https://a.org/room.jpg", None),
+        ("https://a.org/room-150x150.jpg", 5000),
+        ("https://a.org/room-1024x768.jpg", 9),
+    ],
+    [("https://a.org/room-1024x768.jpg", None), ("https://a.org/room-300x225.jpg", None)],
+    [("https://a.org/room.jpg?v=1", 640), ("https://www.a.org/room.jpg", None), ("http://a.org/room.jpg", 320)],
+    [("https://a.org/room.jpg?resize=800,600", None), ("https://a.org/room.jpg?w=300", 4000)],
+    [("https://a.org/room.jpg", 400), ("https://a.org/room.jpg", 20), ("https://a.org/room.jpg", None)],
+]
+
+
+@pytest.mark.parametrize("first_is_largest", SIZES)
+def test_of_one_picture_in_several_sizes_the_largest_stays(tmp_path, monkeypatch, first_is_largest):
+    monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 1)
+    for number, rows in enumerate((first_is_largest, first_is_largest[::-1])):
+        urls, widths = zip(*rows, strict=True)
+        table = write_pairs(tmp_path / f"{number}.parquet", [(url, ROOM) for url in urls], row_group_size=1,
+                            Width=widths, HEIGHT=widths)  # fmt: skip
+        out = tmp_path / f"out{number}"
+        assert curate(table, out) == 0
+        (row,) = parquet.read_table(out / "00000.parquet").to_pylist()
+        assert (row["url"], row["Width"]) == first_is_largest[0]
 
 
 def test_dropped_pairs_are_written_with_their_reason(tmp_path):

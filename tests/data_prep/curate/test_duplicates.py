@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, near_hash, of_unit, pair_hash
+from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, of_unit
+from diptych_shards.curate.identity import near_hash, pair_hash, size_of
 
 CAT = ("https://a.org/cat.jpg", "A cat on a mat.")
 
@@ -47,13 +48,27 @@ def test_letters_of_all_scripts_count_and_signs_alone_are_kept():
     assert near_hash("u", "♥♥") != near_hash("u", "★")
 
 
+FROM_THE_LARGEST_ON = [
+    ["cat.jpg 90", "cat.jpg 0", "cat-1024x768.jpg 0", "cat_1000x768.JPG?v=2 0", "cat-99x99.png 9000000000"],
+    ["c.jpg 8000000000", "c.jpg?fit=1024%2C768 0", "c.jpg?w=300&q=80 0", "c.jpg?a=1&height=20&width=40 0"],
+    ["cat-300x300.jpg?w=2000 0", "cat-2000x2000.jpg?w=200 0"],
+]
+
+
+@pytest.mark.parametrize("pictures", FROM_THE_LARGEST_ON)
+def test_sizes_are_told_from_addresses_and_hints(pictures):
+    sizes = [size_of(url, int(hint)) for url, hint in map(str.split, pictures)]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+    assert all(0 <= size < 2**32 for size in sizes)
+
+
 def written(folder, units):
     """Files of units, each a list of (near, pair) small numbers, spread over all 64 bits."""
     paths = []
     for number, pairs in enumerate(units):
         records = np.zeros(len(pairs), RECORD)
         for row, (near, pair) in enumerate(pairs):
-            records[row] = near * (2**64 // 100), near, pair, row
+            records[row] = near * (2**64 // 100), near, pair, 0, row
         paths.append(folder / f"{number}.npy")
         np.save(paths[-1], records[np.argsort(records["near"], kind="stable")])
     return paths
@@ -84,7 +99,7 @@ def test_one_of_equal_pairs_stays_whatever_the_shares(tmp_path, partitions):
 
 
 def test_equal_beginnings_of_hashes_are_no_duplicates(tmp_path):
-    records = np.array([(5, 1, 0, 0), (5, 2, 0, 1), (5, 2, 0, 2)], RECORD)
+    records = np.array([(5, 1, 0, 0, 0), (5, 2, 0, 0, 1), (5, 2, 0, 0, 2)], RECORD)
     np.save(tmp_path / "a.npy", records)
     assert find_duplicates([tmp_path / "a.npy"], 0, 1).tolist() == [(0, 2, True)]
     assert find_duplicates([], 0, 1).dtype == FOUND
