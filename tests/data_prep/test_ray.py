@@ -36,7 +36,7 @@ class Quiet:
         self.finished: list[int] = []
         self.outcomes: Counter[str] = Counter()
 
-    def begin(self, num_rows, done):
+    def begin(self, num_rows, about_rows, done):
         self.outcomes += done
 
     def tell(self, news):

@@ -30,7 +30,7 @@ _FORMAT = "diptych-build-1"
 class Watcher(Protocol):
     """Whoever shows how far a build is."""
 
-    def begin(self, num_rows: int | None, done: Counter[str]) -> None: ...
+    def begin(self, num_rows: int | None, about_rows: int | None, done: Counter[str]) -> None: ...
     def tell(self, news: News) -> None: ...
     def shard_is_done(self, report: ShardReport) -> None: ...
 
@@ -68,7 +68,8 @@ def build(
         state.write(finished=False)
         remove_leftovers(out)
         keep = done.keys() - again
-        watcher.begin(table.num_rows, sum((done[number] for number in keep), Counter()))
+        about_rows = table.about_rows if table.num_rows is None else None
+        watcher.begin(table.num_rows, about_rows, sum((done[number] for number in keep), Counter()))
         tasks = (
             ShardTask(number, rows, table.columns, retry=retry if number in again else frozenset())
             for number, rows in table.shards(options.output.rows_per_shard, skip=keep.__contains__)

@@ -26,25 +26,27 @@ class Watch:
         self._on_terminal = sys.stderr.isatty()
         self._sink = _start_wandb(wandb_project) if wandb_project else None
         self._outcomes: Counter[str] = Counter()
-        self._done_before = 0
         self._bytes = 0
         self._num_rows: int | None = None
+        self._is_known = True
         self._history: deque[tuple[float, int, int, int]] = deque()
-        self._started = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
         self._bar: tqdm | None = None
 
-    def begin(self, num_rows: int | None, done: Counter[str]) -> None:
-        """done: outcomes of rows in shards that were finished before."""
+    def begin(self, num_rows: int | None, about_rows: int | None, done: Counter[str]) -> None:
+        """about_rows: where the number is not known; done: outcomes of rows in shards that were finished before."""
         self._outcomes += done
-        self._done_before = done.total()
-        self._num_rows = num_rows
+        self._is_known = num_rows is not None
+        self._num_rows = num_rows if self._is_known else about_rows
         self._history.append((time.monotonic(), done.total(), done[SUCCESS], 0))
         if self._on_terminal:
-            self._bar = tqdm(total=num_rows, initial=done.total(), unit=" rows", bar_format="{desc}", leave=False)
+            self._bar = tqdm(total=self._num_rows, initial=done.total(), unit=" rows", bar_format="{desc}", leave=False)
 
     def tell(self, news: News) -> None:
         self._outcomes += news.rows
         self._bytes += news.fetched_bytes
+        if not self._is_known and self._outcomes.total() > (self._num_rows or 0):
+            self._num_rows = None  # there were more than the first lines let expect
         self._history.append((time.monotonic(), self._outcomes.total(), self._outcomes[SUCCESS], self._bytes))
         while self._history[0][0] < time.monotonic() - WINDOW_SECONDS and len(self._history) > 2:
             self._history.popleft()
@@ -65,13 +67,13 @@ class Watch:
     def line(self) -> str:
         """Where the build is, in at most about 110 characters."""
         rows, rates = self._outcomes.total(), self.numbers
-        of = f" of {self._num_rows:,}" if self._num_rows is not None else ""
+        of = f" of {'' if self._is_known else 'about '}{self._num_rows:,}" if self._num_rows is not None else ""
         success = 100 * self._outcomes[SUCCESS] / max(rows, 1)
         failures = [(reason, n) for reason, n in self._outcomes.most_common() if reason != SUCCESS]
         told = ", ".join(f"{reason} {100 * n / max(rows, 1):.1f} %" for reason, n in failures[:NUM_SHOWN_FAILURES])
         left = self._seconds_left()
         return (
-            f"{rows:,}{of} rows, {success:.1f} % stored, {rates['pictures_per_second']:.0f}/s, "
+            f"{rows:,}{of} rows, {success:.1f} % stored, {rates['pictures_per_second']:.0f} pictures/s, "
             f"{rates['bytes_per_second'] / 1e6:.1f} MB/s" + (f", {_clock(left)} left" if left is not None else "")
             + (f"; {told}" if told else "")
         )  # fmt: skip

@@ -29,6 +29,7 @@ FORMATS = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _SAMPLED_BYTES = 64 << 10
 _BUFFER_BYTES = 1 << 20
+_MEASURED_BYTES = 8 * _BUFFER_BYTES
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class TableFile:
         if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return io.TextIOWrapper(stream, encoding="utf-16", errors="replace", newline="\n")
         return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+
+    def lines_per_byte(self) -> float:
+        """Of its bytes as they are stored, told from its first megabytes of text."""
+        with self.open_text() as text:
+            buffer: Any = text.buffer
+            data = buffer.read(_MEASURED_BYTES)
+            return (data.count(b"\n") + (data[-1:] not in (b"", b"\n"))) / max(buffer.raw.tell(), 1)
 
     @cached_property
     def num_bytes(self) -> int:
@@ -232,6 +240,10 @@ class _Raw(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        """How far the stored bytes were read."""
+        return self._stored.tell()
 
     def readinto(self, buffer: Any) -> int:
         try:

@@ -36,6 +36,7 @@ class Source(Protocol):
     file: TableFile
     schema: pyarrow.Schema
     num_rows: int | None
+    has_header: bool
     identity: str
 
     def shards(
@@ -59,6 +60,8 @@ class Choice:
 
 class ParquetSource:
     """A parquet file; row groups of which no row is wanted are not decoded."""
+
+    has_header = False
 
     def __init__(self, file: TableFile):
         self.file = file
@@ -157,6 +160,7 @@ class TextSource:
         self.file = file
         self._malformed = malformed
         self._layout = None if file.format in ("json", "jsonl") else find_layout(file)
+        self.has_header = self._layout is not None and self._layout.has_header
         self.identity = file.identity
         if is_first or self._layout is None:
             self.schema = self._look(HEAD_ROWS if is_first else 1)

@@ -84,6 +84,15 @@ class Table:
         return sum(count for count in counts if count is not None)
 
     @property
+    def about_rows(self) -> int | None:
+        """Of text files, as the first lines let expect; None where they tell nothing: a subset, a JSON document."""
+        first = self._sources[0].file
+        if self._choice.subset is not None or first.format in ("parquet", "json"):
+            return None
+        num_bytes = sum(source.file.num_bytes for source in self._sources)
+        return max(0, round(first.lines_per_byte() * num_bytes) - sum(source.has_header for source in self._sources))
+
+    @property
     def fingerprint(self) -> str:
         """Differs when a file or the choice of columns or rows does."""
         told = {

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,6 +96,27 @@ def test_the_number_of_rows_is_known_for_parquet_alone(two_files):
     assert open_table([two_files]).num_rows == (
         38 if "parquet" in str(open_table([two_files])._sources[0].file) else None
     )
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_of_text_the_number_of_rows_is_told_from_its_start(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr("diptych_shards.tables.locations._MEASURED_BYTES", 1 << 20)
+    suffix = ".csv" if pack is bytes else ".csv.gz"
+    for name, num_rows in (("a", 100_000), ("b", 50_000)):
+        lines = (f"http://host/{n},{xxhash.xxh3_64_hexdigest(str(n).encode())}\n" for n in range(num_rows))
+        write(tmp_path / f"{name}{suffix}", pack(("url,caption\n" + "".join(lines)).encode()))
+    assert open_table([str(tmp_path)]).about_rows == pytest.approx(150_000, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "url,caption\nhttp://a/1,x\nhttp://a/2,y"),
+        ("t.jsonl", '{"url": "http://a/1"}\n{"url": "http://a/2"}\n'),
+    ],
+)
+def test_of_small_text_the_number_of_rows_is_exact(tmp_path, name, text):
+    assert open_table([write(tmp_path / name, text)]).about_rows == 2
 
 
 def test_rows_travel_without_the_table_around_them(tmp_path):
