@@ -167,8 +167,8 @@ def test_an_interrupted_index_goes_on_with_what_is_left(packed, tmp_path):
 @pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["index", "nowhere"]])
 def test_the_command_loads_neither_torch_nor_webdataset(arguments):
     program = (
-        "import sys, diptych_shards.cli as cli, diptych_shards.folder_input, diptych_shards.table_input\n"
-        "import diptych_shards.verify, diptych_shards.examine\n"
+        "import sys, diptych_shards.cli as cli, diptych_shards.pack.folder_input, diptych_shards.pack.table_input\n"
+        "import diptych_shards.verify, diptych_shards.pack.examine\n"
         "try: cli.main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'webdataset', 'pandas', 'deepspeed'} & set(sys.modules)))"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diptych.terminal import counted
 from diptych_shards.arguments import add_processes
-from diptych_shards.pack import PackOptions
+from diptych_shards.pack.pack import PackOptions
 from diptych_shards.refusals import shown, table_of_reasons
 
 
@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Check the folders, read the input, pack it, print the report."""
-    from diptych_shards.candidates import PackError
-    from diptych_shards.folder_input import read_folder
-    from diptych_shards.pack import pack
-    from diptych_shards.table_input import read_table
+    from diptych_shards.pack.candidates import PackError
+    from diptych_shards.pack.folder_input import read_folder
+    from diptych_shards.pack.pack import pack
+    from diptych_shards.pack.table_input import read_table
 
     folder, out = Path(chosen.folder), Path(chosen.out)
     if not folder.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diptych.data.caption_files import CAPTION_ENDINGS, PICTURE_ENDINGS, CaptionReason, sort_captions
 from diptych.data.picture_safety import PictureReason
-from diptych_shards.candidates import Candidate, PackError, PackInput
+from diptych_shards.pack.candidates import Candidate, PackError, PackInput
 from diptych_shards.refusals import Reason, Refusal
 
 _OTHER_PICTURE_ENDINGS = (

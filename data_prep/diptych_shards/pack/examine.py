@@ -13,7 +13,7 @@ from typing import Any
 from diptych.data.caption_files import CaptionError, CaptionFiles, check_caption, read_caption
 from diptych.data.picture_safety import PictureError, check_picture
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
-from diptych_shards.candidates import Candidate
+from diptych_shards.pack.candidates import Candidate
 from diptych_shards.refusals import Reason, Refusal, shown
 
 SUFFIX_OF_FORMAT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}

@@ -13,7 +13,7 @@ from typing import Any
 
 from diptych.data.caption_files import CaptionReason
 from diptych.files import sha256_of
-from diptych_shards.candidates import Candidate, PackError, PackInput
+from diptych_shards.pack.candidates import Candidate, PackError, PackInput
 from diptych_shards.refusals import Reason, Refusal, shown
 from diptych_shards.tables.json_text import plain
 
