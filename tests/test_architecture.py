@@ -1,6 +1,7 @@
 """The rules of the tree, held by reading the imports."""
 
 import ast
+import configparser
 import re
 import subprocess
 import sys
@@ -63,6 +64,18 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def test_every_package_of_the_tree_is_shipped():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    shipped = set(config["options"]["packages"].split())
+    there = {
+        ".".join(init.parent.relative_to(parent).parts)
+        for parent in (ROOT / "src", ROOT / "data_prep")
+        for init in parent.rglob("__init__.py")
+    }
+    assert shipped == there
 
 
 def layer(part: str) -> int | None:
