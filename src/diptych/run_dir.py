@@ -25,8 +25,9 @@ from typing import Any
 
 import yaml
 
-from diptych.config.load import ConfigError, LoadedConfig, config_from_dict, differing_keys, dump_config
+from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
 from diptych.config.schema import RunConfig
+from diptych.config.values import differing_keys, dump_config
 from diptych.files import commit_file
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 
-from diptych.config.load import ConfigError, config_from_dict, config_to_dict, differing_keys, dump_config, load_config
+from diptych.config.load import ConfigError, config_from_dict, load_config
+from diptych.config.rules import ABOVE_0, AT_LEAST_0, BETWEEN_0_AND_1
+from diptych.config.values import config_to_dict, differing_keys, dump_config
 
 MINIMAL = """
 data: {train: shards}
@@ -188,6 +190,12 @@ def test_checks_from_outside_are_heard_unless_their_key_is_mistyped(write):
 
     assert len(mistakes([write(MINIMAL)], [], [check])) == 2
     assert mistakes([write(MINIMAL)], ["data.train=3"], [check])[1:] == ["no such loss"]
+
+
+@pytest.mark.parametrize("key", [*ABOVE_0, *AT_LEAST_0, *BETWEEN_0_AND_1])
+def test_a_rule_is_about_a_key_that_there_is(write, key):
+    (line,) = mistakes([write(MINIMAL)], [f"{key}=-1"])
+    assert line.startswith(f"command line: {key} is -1")
 
 
 def test_differing_keys_are_named_with_both_values(write):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +18,12 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from diptych.config.rules import Problem, impossible
 from diptych.config.schema import RunConfig
 
 Sources = dict[str, str]
 """Dotted key → who set it: a file name or `command line`."""
 
-
-Problem = tuple[str, str]
-"""The key, and what is wrong with it."""
 
 STAND_INS = {
     "run_dir": "",
@@ -77,7 +74,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), checks: Se
     if "run_dir" not in merged and files:
         merged["run_dir"] = f"runs/{files[-1].stem}"
 
-    config, problems = _check(merged, (_impossible, *checks))
+    config, problems = _check(merged, (impossible, *checks))
     if problems:
         raise ConfigError("\n".join(f"{_said_by(sources, key)}{problem}" for key, problem in problems))
     return LoadedConfig(config, sources)
@@ -86,32 +83,6 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), checks: Se
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
     """A RunConfig from what `config_to_dict` gave."""
     return _validate(values)
-
-
-def config_to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain values, as YAML holds them."""
-    return _lists(dataclasses.asdict(config))
-
-
-def dump_config(config: RunConfig) -> str:
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; an empty mapping is a leaf."""
-    for key, value in values.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{dotted}.")
-        else:
-            yield dotted, value
-
-
-def differing_keys(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
-    """(key, its value in one, in other) wherever two configurations differ."""
-    left, right = dict(flatten(config_to_dict(one))), dict(flatten(config_to_dict(other)))
-    keys = list(dict.fromkeys([*left, *right]))
-    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -287,94 +258,3 @@ def _as_meant(schema: Any, values: Any) -> Any:
     if typing.get_origin(schema) is tuple and isinstance(values, list):
         return [_as_meant(typing.get_args(schema)[0], value) for value in values]
     return values
-
-
-def _lists(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _lists(value) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return [_lists(value) for value in values]
-    return values
-
-
-def _impossible(config: RunConfig) -> Iterator[Problem]:
-    """Values that are of the right type and cannot be run."""
-    training, optimizer, text = config.training, config.optimizer, config.model.text
-    positive = {
-        "training.total_samples": training.total_samples,
-        "training.global_batch_size": training.global_batch_size,
-        "data.shuffle_window": config.data.shuffle_window,
-        "model.embed_dim": config.model.embed_dim,
-        "model.image.image_size": config.model.image.image_size,
-        "model.text.width": text.width,
-        "model.text.heads": text.heads,
-        "model.text.layers": text.layers,
-        "optimizer.learning_rate": optimizer.learning_rate,
-        "optimizer.epsilon": optimizer.epsilon,
-        "tracking.log_every_steps": config.tracking.log_every_steps,
-        "machine.process_group_timeout_seconds": config.machine.process_group_timeout_seconds,
-    }
-    optional = {
-        "checkpoint.every_samples": config.checkpoint.every_samples,
-        "optimizer.gradient_clip_norm": optimizer.gradient_clip_norm,
-    }
-    positive.update({key: value for key, value in optional.items() if value is not None})
-    for key, value in positive.items():
-        if not value > 0:
-            yield key, f"{key} is {value}; it must be above 0"
-    for key, value in {
-        "optimizer.weight_decay": optimizer.weight_decay,
-        "optimizer.warmup_samples": optimizer.warmup_samples,
-        "machine.loader_workers": config.machine.loader_workers,
-    }.items():
-        if not value >= 0:
-            yield key, f"{key} is {value}; it must be 0 or more"
-    for key, value in flatten(config_to_dict(config)):
-        if isinstance(value, float) and not math.isfinite(value):
-            yield key, f"{key} is {value}; it must be a finite number"
-    if not 0 <= training.seed < 2**63:
-        yield "training.seed", f"training.seed is {training.seed}; it must be 0 or more and below 2^63"
-    for key, value in {
-        "optimizer.beta1": optimizer.beta1,
-        "optimizer.beta2": optimizer.beta2,
-        "data.max_rejected_fraction": config.data.max_rejected_fraction,
-    }.items():
-        if not 0 <= value <= 1 or (value == 1 and "beta" in key):
-            yield key, f"{key} is {value}; it must lie between 0 and 1"
-    if text.context_length < 3:
-        yield (
-            "model.text.context_length",
-            (f"model.text.context_length is {text.context_length}; start, one token and end need 3"),
-        )
-    if text.heads > 0 and text.width % text.heads:
-        yield "model.text.heads", f"model.text.width {text.width} cannot be split over {text.heads} heads"
-    if training.initial_logit_scale > training.max_logit_scale:
-        yield (
-            "training.initial_logit_scale",
-            f"training.initial_logit_scale {training.initial_logit_scale:g} is above training.max_logit_scale "
-            f"{training.max_logit_scale:g}, at which it is held",
-        )
-    if config.checkpoint.keep < 2:
-        yield (
-            "checkpoint.keep",
-            (
-                f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, "
-                "so that a damaged newest checkpoint leaves one to resume from"
-            ),
-        )
-    if 0 < training.total_samples < training.global_batch_size:
-        yield (
-            "training.total_samples",
-            (
-                f"training.total_samples {training.total_samples} is less than one global batch of "
-                f"{training.global_batch_size}"
-            ),
-        )
-    if optimizer.warmup_samples >= training.total_samples > 0:
-        yield (
-            "optimizer.warmup_samples",
-            (
-                f"optimizer.warmup_samples {optimizer.warmup_samples} is not below training.total_samples "
-                f"{training.total_samples}: the run would end while warming up"
-            ),
-        )

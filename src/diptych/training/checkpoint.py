@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.config.load import config_to_dict
 from diptych.config.schema import RunConfig
+from diptych.config.values import config_to_dict
 from diptych.data.tokenizer import Tokenizer
 from diptych.encoder import save_model_folder, save_tensors
 from diptych.files import flush, sha256_of

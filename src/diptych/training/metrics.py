@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diptych.config.load import config_to_dict
 from diptych.config.schema import RunConfig
+from diptych.config.values import config_to_dict
 from diptych.files import commit_file
 from diptych.training.tracker import FINISH_SECONDS, TrackedRun, Tracker
 

@@ -8,8 +8,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.config.load import ConfigError, LoadedConfig, Problem, config_to_dict, flatten, load_config
+from diptych.config.load import ConfigError, LoadedConfig, load_config
+from diptych.config.rules import Problem
 from diptych.config.schema import RunConfig
+from diptych.config.values import config_to_dict, flatten
 from diptych.data.shards import ShardIndex
 from diptych.world import World, first_decides, process_group, read_world
 

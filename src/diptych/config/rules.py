@@ -1,0 +1,89 @@
+"""What no configuration may say, whatever the data, the ranks and the machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from diptych.config.schema import RunConfig
+from diptych.config.values import config_to_dict, flatten
+
+Problem = tuple[str, str]
+"""The key, and what is wrong with it."""
+
+ABOVE_0 = (
+    "training.total_samples",
+    "training.global_batch_size",
+    "data.shuffle_window",
+    "model.embed_dim",
+    "model.image.image_size",
+    "model.text.width",
+    "model.text.heads",
+    "model.text.layers",
+    "optimizer.learning_rate",
+    "optimizer.epsilon",
+    "optimizer.gradient_clip_norm",
+    "checkpoint.every_samples",
+    "tracking.log_every_steps",
+    "machine.process_group_timeout_seconds",
+)
+AT_LEAST_0 = ("optimizer.weight_decay", "optimizer.warmup_samples", "machine.loader_workers")
+BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "data.max_rejected_fraction")
+
+
+def impossible(config: RunConfig) -> Iterator[Problem]:
+    """Values that are of the right type and cannot be run."""
+    yield from _out_of_range(config)
+    yield from _contradictions(config)
+
+
+def _out_of_range(config: RunConfig) -> Iterator[Problem]:
+    """Of one value each; None stands for a default and is in order."""
+    values = dict(flatten(config_to_dict(config)))
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key in ABOVE_0 and not value > 0:
+            yield key, f"{key} is {value}; it must be above 0"
+        if key in AT_LEAST_0 and not value >= 0:
+            yield key, f"{key} is {value}; it must be 0 or more"
+        if key in BETWEEN_0_AND_1 and (not 0 <= value <= 1 or (value == 1 and "beta" in key)):
+            yield key, f"{key} is {value}; it must lie between 0 and 1"
+        if isinstance(value, float) and not math.isfinite(value):
+            yield key, f"{key} is {value}; it must be a finite number"
+    if not 0 <= config.training.seed < 2**63:
+        yield "training.seed", f"training.seed is {config.training.seed}; it must be 0 or more and below 2^63"
+    length = config.model.text.context_length
+    if length < 3:
+        yield "model.text.context_length", f"model.text.context_length is {length}; start, one token and end need 3"
+    if config.checkpoint.keep < 2:
+        yield (
+            "checkpoint.keep",
+            f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, so that a damaged newest checkpoint "
+            f"leaves one to resume from",
+        )
+
+
+def _contradictions(config: RunConfig) -> Iterator[Problem]:
+    """Between two values."""
+    training, text, warmup = config.training, config.model.text, config.optimizer.warmup_samples
+    if min(text.heads, text.width) > 0 and text.width % text.heads:
+        yield "model.text.heads", f"model.text.width {text.width} cannot be split over {text.heads} heads"
+    if training.initial_logit_scale > training.max_logit_scale:
+        yield (
+            "training.initial_logit_scale",
+            f"training.initial_logit_scale {training.initial_logit_scale:g} is above training.max_logit_scale "
+            f"{training.max_logit_scale:g}, at which it is held",
+        )
+    if 0 < training.total_samples < training.global_batch_size:
+        yield (
+            "training.total_samples",
+            f"training.total_samples {training.total_samples} is less than one global batch of "
+            f"{training.global_batch_size}",
+        )
+    if warmup >= training.total_samples > 0:
+        yield (
+            "optimizer.warmup_samples",
+            f"optimizer.warmup_samples {warmup} is not below training.total_samples {training.total_samples}: the run "
+            f"would end while warming up",
+        )

@@ -1,0 +1,45 @@
+"""A configuration as plain values: for YAML, for records, for comparing two."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from diptych.config.schema import RunConfig
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values, as YAML holds them."""
+    return _lists(dataclasses.asdict(config))
+
+
+def dump_config(config: RunConfig) -> str:
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; an empty mapping is a leaf."""
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def differing_keys(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
+    """(key, its value in one, in other) wherever two configurations differ."""
+    left, right = dict(flatten(config_to_dict(one))), dict(flatten(config_to_dict(other)))
+    keys = list(dict.fromkeys([*left, *right]))
+    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+
+
+def _lists(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _lists(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_lists(value) for value in values]
+    return values
