@@ -5,6 +5,10 @@ picture, recoded or resized); and, where somebody computed embeddings, a cosine 
 threshold. Of samples that are connected so, the first one stays, or the one with the highest
 --prefer. What is like a picture of --against is left out altogether.
 
+Filter first, dedup last: one is chosen among the samples that all other verdicts keep, so that
+none is lost with a copy that a filter leaves out. A filter that is written later makes the verdict
+stale; the same command renews it.
+
 Nothing is deleted: the verdict goes to SHARDS/_index/select/NAME.parquet, with key, kept,
 reason and what it is a duplicate of. `preview` shows it, `select` writes shards without what
 verdicts leave out. Stopped at any moment, the same command goes on where it was: no picture is
@@ -17,6 +21,7 @@ import argparse
 import os
 from pathlib import Path
 
+from diptych_shards.arguments import positive
 from diptych_shards.refusals import shown
 
 
@@ -25,9 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("shards", metavar="SHARDS", help="a folder of shards")
     add("--name", default="dedup", metavar="NAME", help="of the verdict (default %(default)s)")
-    add("--distance", type=int, default=4, metavar="BITS",
+    looks = parser.add_mutually_exclusive_group()
+    looks.add_argument("--distance", type=int, default=4, metavar="BITS",
         help="at most so many of the 64 bits of two perceptual hashes differ (default %(default)s)")  # fmt: skip
-    add("--exact-only", action="store_true", help="only equal pixels are duplicates; no perceptual hashes")
+    looks.add_argument(
+        "--exact-only", action="store_true", help="only equal pixels are duplicates; no perceptual hashes"
+    )
     add("--against", action="append", default=[], metavar="PATH",
         help="pictures a model will be evaluated on: a folder, or shards; may be given several times")  # fmt: skip
     add("--embeddings", metavar="PATH",
@@ -35,24 +43,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--against-embeddings", metavar="PATH",
         help="the same of the pictures of --against, by their paths; or the .npz of `diptych embed`")  # fmt: skip
     add("--embedding-column", metavar="NAME", help="default: the one named embedding, or the only one of lists")
-    add("--cosine", type=float, default=0.95, metavar="X", help="above this, embeddings agree (default %(default)s)")
+    add("--cosine", type=float, metavar="X", help="above this, embeddings agree (default 0.95)")
     add("--approximate", action="store_true",
         help="search embeddings by faiss: misses some pairs, for many millions of samples")  # fmt: skip
     add("--prefer", metavar="EXPRESSION",
         help="which one of several stays: the highest, e.g. 'width * height' (default: the first)")  # fmt: skip
-    add("--processes", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N",
+    add("--processes", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
         help="that decode the pictures (default: the CPUs, %(default)s)")  # fmt: skip
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the verdict, print what it says."""
-    from diptych_shards.select.dedup import DedupOptions, dedup
+    from diptych_shards.select.dedup import dedup
+    from diptych_shards.select.options import DedupOptions
+    from diptych_shards.select.staleness import what_is_stale
     from diptych_shards.select.told import verdict_table
     from diptych_shards.select.verdicts import open_shards
 
     options = DedupOptions(
         name=chosen.name,
-        distance=None if chosen.exact_only else chosen.distance,
+        distance=chosen.distance,
+        exact_only=chosen.exact_only,
         against=chosen.against,
         embeddings=chosen.embeddings,
         against_embeddings=chosen.against_embeddings,
@@ -61,9 +72,11 @@ def run(chosen: argparse.Namespace) -> None:
         approximate=chosen.approximate,
         prefer=chosen.prefer,
     )
-    report = dedup(Path(chosen.shards), open_shards(chosen.shards), options, chosen.processes)
-    print(verdict_table(Path(chosen.shards), chosen.name, report.counts))
+    shards, index = Path(chosen.shards), open_shards(chosen.shards)
+    report = dedup(shards, index, options, chosen.processes)
+    print(verdict_table(shards, chosen.name, report.counts))
     for number, what in (
+        (report.passed_over, "take no part: other verdicts leave them out"),
         (report.largest_group - 1, "at most are left out for one and the same sample"),
         (report.flat, "pictures are too flat for a perceptual hash; only equal pixels count"),
         (report.not_decoded, "pictures do not decode and are kept; see diptych-shards verify"),
@@ -73,9 +86,5 @@ def run(chosen: argparse.Namespace) -> None:
             print(f"  {number:>12,}  {what}")
     for location in chosen.against:
         print(f"compared with {shown(location)}")
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return int(text)
+    if line := what_is_stale(shards, index):
+        print(line)

@@ -10,7 +10,8 @@ quotes', odd column names in "double" ones. What is not known is not true: such 
 out.
 
 Nothing is deleted: the verdict goes to SHARDS/_index/select/NAME.parquet, with key, kept and
-reason. `preview` shows it, `select` writes shards without what verdicts leave out.
+reason. `preview` shows it, `select` writes shards without what verdicts leave out. Filter first,
+dedup last: `dedup` chooses among the samples that filters keep.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Write the verdict, print what it says."""
     from diptych_shards.select.filter import filter_samples
+    from diptych_shards.select.staleness import what_is_stale
     from diptych_shards.select.told import verdict_table
     from diptych_shards.select.verdicts import open_shards
 
-    shards = Path(chosen.shards)
-    counts = filter_samples(shards, open_shards(chosen.shards), chosen.where, chosen.name)
+    shards, index = Path(chosen.shards), open_shards(chosen.shards)
+    counts = filter_samples(shards, index, chosen.where, chosen.name)
     print(verdict_table(shards, chosen.name, counts))
+    if line := what_is_stale(shards, index):
+        print(line)

@@ -8,9 +8,9 @@ are shown as text, whatever they hold.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
+from diptych_shards.arguments import add_processes
 from diptych_shards.refusals import shown
 
 
@@ -22,22 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--verdict", action="append", metavar="NAME", help="only this one; may be given several times (default: all)")
     add("--examples", type=_count, default=8, metavar="N", help="of each reason (default %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the draw (default %(default)s)")
-    add("--processes", type=_count, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="that decode the pictures (default: the CPUs, %(default)s)")  # fmt: skip
+    add_processes(parser, "that decode the pictures")
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the page, print its path."""
     from diptych.files import cannot, commit_file
     from diptych_shards.select.preview import PREVIEW_FILE, render_preview
-    from diptych_shards.select.verdicts import open_shards, read_verdicts, select_folder
+    from diptych_shards.select.staleness import verdicts_that_hold
+    from diptych_shards.select.verdicts import open_shards, select_folder
 
     shards = Path(chosen.shards)
     index = open_shards(chosen.shards)
     page = render_preview(
         shards.resolve().name,
         index,
-        read_verdicts(shards, index, chosen.verdict),
+        verdicts_that_hold(shards, index, chosen.verdict),
         examples=chosen.examples,
         seed=chosen.seed,
         processes=chosen.processes,

@@ -1,6 +1,7 @@
 """write new shards of the samples that all verdicts keep
 
-The verdicts are those of `dedup` and `filter` in SHARDS/_index/select/. SHARDS stays as it is.
+The verdicts are those of `dedup` and `filter` in SHARDS/_index/select/. One of `dedup` that a later
+filter made stale is refused: filter first, dedup last. SHARDS stays as it is.
 Stopped at any moment, the same command goes on where it was, and the bytes come out the same.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from diptych_shards.arguments import positive
 from diptych_shards.refusals import shown
 
 
@@ -18,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("shards", metavar="SHARDS", help="a folder of shards")
     add("out", metavar="OUT", help="a folder that is new, empty, or begun by the same command")
     add("--verdict", action="append", metavar="NAME", help="only this one; may be given several times (default: all)")
-    add("--samples-per-shard", type=_positive, metavar="N",
+    add("--samples-per-shard", type=positive, metavar="N",
         help="cut anew, by N samples (default: shards of the same names, each with fewer samples)")  # fmt: skip
 
 
@@ -26,21 +28,16 @@ def run(chosen: argparse.Namespace) -> None:
     """Write the shards, print how many."""
     from diptych_shards.select.errors import SelectError
     from diptych_shards.select.rewrite import rewrite
-    from diptych_shards.select.verdicts import open_shards, read_verdicts
+    from diptych_shards.select.staleness import verdicts_that_hold
+    from diptych_shards.select.verdicts import open_shards
 
     shards, out = Path(chosen.shards), Path(chosen.out)
     index = open_shards(chosen.shards)
     if out.resolve().is_relative_to(shards.resolve()):
         raise SelectError(f"{shown(out)} lies inside {shown(shards)}; name a folder outside")
-    verdicts = read_verdicts(shards, index, chosen.verdict)
+    verdicts = verdicts_that_hold(shards, index, chosen.verdict)
     written = rewrite(index, verdicts, out, chosen.samples_per_shard)
     names = ", ".join(verdict.name for verdict in verdicts)
     word = "shard" if written.shards == 1 else "shards"
     print(f"{written.samples:,} of {len(index):,} samples are kept by {names}; "
           f"{written.shards:,} {word}, {written.num_bytes:,} bytes: {shown(out)}")  # fmt: skip
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return int(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,45 +32,22 @@ from diptych_shards.select.hashes import (
     FLAT,
     HASHED,
     HASHES,
+    NO_PICTURE,
     NOT_DECODED,
     decoder_crashed,
     hash_picture,
     hash_unit,
     read_hashes,
 )
-from diptych_shards.select.near import MAX_DISTANCE, num_bits
+from diptych_shards.select.near import num_bits
+from diptych_shards.select.options import DedupOptions, refuse_to_lose
 from diptych_shards.select.pictures import Unit, of_shard, units_at
 from diptych_shards.select.preference import preferences
 from diptych_shards.select.similar import approximate_pairs, cosines, similar_pairs
-from diptych_shards.select.verdicts import VerdictWriter, checked_name, locked, select_folder
+from diptych_shards.select.staleness import verdicts_to_consider
+from diptych_shards.select.verdicts import Verdict, VerdictWriter, kept_by_all, locked, select_folder
 
 HASH_FOLDER = "hashes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DedupOptions:
-    """What is a duplicate, and which one of several stays."""
-
-    name: str = "dedup"
-    distance: int | None = 4
-    """Bits of the perceptual hash; None: only equal pixels are duplicates."""
-    against: Sequence[str] = ()
-    embeddings: str | None = None
-    against_embeddings: str | None = None
-    embedding_column: str | None = None
-    cosine: float = 0.95
-    approximate: bool = False
-    prefer: str | None = None
-    """A number for each sample; the highest stays."""
-
-    def __post_init__(self) -> None:
-        checked_name(self.name)
-        if self.distance is not None and not 0 <= self.distance <= MAX_DISTANCE:
-            raise SelectError(f"a distance of {self.distance} bits; it must be 0 to {MAX_DISTANCE} of 64")
-        if not 0.5 <= self.cosine < 1:
-            raise SelectError(f"a cosine of {self.cosine}; it must be at least 0.5 and below 1")
-        if self.against_embeddings and not (self.embeddings and self.against):
-            raise SelectError("embeddings of evaluation pictures need those pictures (--against) and --embeddings")
 
 
 @dataclass
@@ -82,7 +59,8 @@ class DedupReport:
     flat: int = 0
     not_decoded: int = 0
     without_embedding: int = 0
-    evaluation_pictures: int = 0
+    passed_over: int = 0
+    """Samples that other verdicts leave out."""
     largest_group: int = 0
     """How many are like the one sample that most are like, itself included."""
 
@@ -98,28 +76,36 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, processes: int
         raise SelectError("--against names the shards themselves: all of them would be left out")
     folder = select_folder(shards)
     with locked(folder):
+        refuse_to_lose(shards, options)
+        considered = verdicts_to_consider(shards, index, options.name)
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
         preference = preferences(index, options.prefer) if options.prefer else None
         pictures.hash_missing(processes)
-        hashes = pictures.read()
+        takes_part = np.concatenate(
+            [
+                np.ones(pictures.num_evaluation, bool),
+                *(kept_by_all(considered, index, n) for n in range(len(index.shards))),
+            ]
+        )
+        hashes = pictures.read(takes_part)
         found = Duplicates(pictures.num_evaluation, len(index))
         report = DedupReport(
             flat=int((hashes.states == FLAT).sum()),
             not_decoded=int((hashes.states == NOT_DECODED).sum()),
-            evaluation_pictures=pictures.num_evaluation,
+            passed_over=int((~takes_part).sum()),
         )
         same = pictures.digests_of(repeated(hashes.prefixes[hashes.has_pixels], np.flatnonzero(hashes.has_pixels)))
         found.add_near(same[0], classes(same[1]), 0)
-        if options.distance is not None:
+        if not options.exact_only:
             looking = np.flatnonzero(hashes.states == HASHED)
             found.add_near(looking, hashes.looks[looking], options.distance)
-        embedded = _Embedded(pictures, options, folder) if options.embeddings else None
+        embedded = _Embedded(pictures, options, takes_part, folder) if options.embeddings else None
         if embedded:
             embedded.add_to(found, options)
             report.without_embedding = embedded.num_samples_without
         decision = found.decide(preference)
         _name_reasons(decision, hashes, options, embedded, pictures.num_evaluation)
-        _write(shards, index, options, decision, pictures)
+        _write(shards, index, options, considered, decision, pictures)
         report.counts = Counter(
             {REASONS[code]: int(times) for code, times in enumerate(np.bincount(decision.codes)) if times}
         )
@@ -162,12 +148,14 @@ class _Pictures:
         finally:
             progress.close()
 
-    def read(self) -> _Hashes:
+    def read(self, takes_part: np.ndarray) -> _Hashes:
+        """takes_part: bool of each; the others are as those without a picture."""
         prefixes, looks = np.empty(self.total, np.uint64), np.empty(self.total, np.uint64)
         states = np.empty(self.total, np.uint8)
         for first, rows in self._rows():
             part = slice(first, first + len(rows))
             prefixes[part], looks[part], states[part] = rows["pixels"][:, 0], rows["look"], rows["state"]
+        states[~takes_part] = NO_PICTURE
         return _Hashes(prefixes, looks, states)
 
     def digests_of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -218,27 +206,28 @@ class _Pictures:
 class _Embedded:
     """The pictures that have an embedding."""
 
-    def __init__(self, pictures: _Pictures, options: DedupOptions, scratch: Path):
+    def __init__(self, pictures: _Pictures, options: DedupOptions, takes_part: np.ndarray, scratch: Path):
         assert options.embeddings is not None
         tables = [(options.embeddings, pictures.keys(), pictures.num_evaluation)]
         if options.against_embeddings:
             tables.append((options.against_embeddings, pictures.evaluation_keys(), 0))
-        self._vectors, self._positions = gather_embeddings(tables, pictures.total, options.embedding_column, scratch)
-        self.num_samples_without = (
-            pictures.total - pictures.num_evaluation - int((self._positions >= pictures.num_evaluation).sum())
-        )
+        self._vectors, self._positions = gather_embeddings(tables, takes_part, options.embedding_column, scratch)
+        num_samples = int(takes_part[pictures.num_evaluation :].sum())
+        self.num_samples_without = num_samples - int((self._positions >= pictures.num_evaluation).sum())
 
     def add_to(self, found: Duplicates, options: DedupOptions) -> None:
         pairs = approximate_pairs if options.approximate else similar_pairs
         progress = Progress(len(self._vectors), "embeddings")
         try:
-            for one, other in pairs(self._vectors, options.cosine, progress.add):
+            for one, other in pairs(self._vectors, options.min_cosine, progress.add):
                 found.add_pairs(self._positions[one], self._positions[other])
         finally:
             progress.close()
 
     def cosines(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """f64 of each pair of positions; NaN where one has none."""
+        if not len(self._positions):
+            return np.full(len(one), np.nan)
         order = np.argsort(self._positions)
         places = np.searchsorted(self._positions[order], np.stack([one, other]))
         rows = order[np.minimum(places, len(order) - 1)]
@@ -256,8 +245,8 @@ def _name_reasons(
     ours, theirs = samples + num_evaluation, decision.like[samples]
     reason = np.full(len(samples), REASONS.index(CHAIN), np.uint8)
     if embedded:
-        reason[embedded.cosines(ours, theirs) > options.cosine] = REASONS.index(SIMILAR_EMBEDDING)
-    if options.distance is not None:
+        reason[embedded.cosines(ours, theirs) > options.min_cosine] = REASONS.index(SIMILAR_EMBEDDING)
+    if not options.exact_only:
         have = (hashes.states[ours] == HASHED) & (hashes.states[theirs] == HASHED)
         is_near = num_bits(hashes.looks[ours] ^ hashes.looks[theirs]) <= options.distance
         reason[have & is_near] = REASONS.index(SIMILAR_LOOK)
@@ -266,9 +255,20 @@ def _name_reasons(
     decision.codes[samples] = reason
 
 
-def _write(shards: Path, index: ShardIndex, options: DedupOptions, decision: Decision, pictures: _Pictures) -> None:
-    given = {name: value for name, value in asdict(options).items() if options.embeddings or name != "cosine"}
-    facts = {"command": "dedup", "options": given, "meanings": MEANINGS}
+def _write(
+    shards: Path,
+    index: ShardIndex,
+    options: DedupOptions,
+    considered: Sequence[Verdict],
+    decision: Decision,
+    pictures: _Pictures,
+) -> None:
+    facts = {
+        "command": "dedup",
+        "options": options.given(),
+        "considered": {verdict.name: verdict.sha256 for verdict in considered},
+        "meanings": MEANINGS,
+    }
     ends = np.cumsum(index.counts)
     with VerdictWriter(shards, options.name, index, facts) as verdict:
         for start, end in zip(ends - index.counts, ends, strict=True):

@@ -48,16 +48,17 @@ class KeyTable:
 
 
 def gather_embeddings(
-    tables: Sequence[tuple[str, KeyTable, int]], total: int, column: str | None, scratch: Path
+    tables: Sequence[tuple[str, KeyTable, int]], wanted: np.ndarray, column: str | None, scratch: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """f32[n, dim] of unit length, mapped from a file without a name; and i64[n], to whose position each belongs.
 
-    tables: (file, keys, position of the first key) for each source. Of a key that is there twice the first one counts.
+    tables: (file, keys, position of the first key) for each source. wanted: bool of each position.
+    Of a key that is there twice the first one counts.
 
     Raises:
         SelectError: a file holds no embeddings, or none for these keys, or they are of several lengths.
     """
-    has_one = np.zeros(total, bool)
+    is_open = wanted.copy()
     owners: list[np.ndarray] = []
     dim = 0
     # It is not named anywhere: nothing is left of it when this process ends, however that happens.
@@ -68,25 +69,25 @@ def gather_embeddings(
             found = 0
             for names, vectors in _read(location, column):
                 places = keys.find(names)
-                mine = np.flatnonzero(places >= 0)
-                _, firsts = np.unique(places[mine], return_index=True)
-                mine = mine[np.sort(firsts)]
-                mine = mine[~has_one[places[mine] + first]]
                 dim = dim or vectors.shape[1]
                 if vectors.shape[1] != dim:
                     raise SelectError(f"{shown(location)}: embeddings of {vectors.shape[1]} numbers, others of {dim}")
-                lengths = np.linalg.norm(vectors[mine], axis=1)
-                has_direction = (lengths > 0) & np.isfinite(lengths)
-                mine, lengths = mine[has_direction], lengths[has_direction]
-                file.write((vectors[mine] / lengths[:, None]).astype("<f4").tobytes())
-                owners.append(places[mine] + first)
-                has_one[owners[-1]] = True
+                lengths = np.linalg.norm(vectors, axis=1)
+                mine = np.flatnonzero((places >= 0) & (lengths > 0) & np.isfinite(lengths))
                 found += len(mine)
+                _, firsts = np.unique(places[mine], return_index=True)
+                mine = mine[np.sort(firsts)]
+                mine = mine[is_open[places[mine] + first]]
+                file.write((vectors[mine] / lengths[mine, None]).astype("<f4").tobytes())
+                owners.append(places[mine] + first)
+                is_open[owners[-1]] = False
             if not found:
                 raise SelectError(f"{shown(location)} has no embedding for any of the keys; the first it has is "
                                   f"{_first_key(location, column)!r}")  # fmt: skip
         file.flush()
         owned = np.concatenate(owners)
+        if not len(owned):  # nor can an empty file be mapped
+            return np.zeros((0, dim), np.float32), owned
         return np.memmap(file, "<f4", "r", shape=(len(owned), dim)), owned
 
 

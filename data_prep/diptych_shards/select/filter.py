@@ -15,7 +15,7 @@ from diptych_shards.refusals import shown
 from diptych_shards.select.evaluate import check, truths
 from diptych_shards.select.expression import Condition, columns_of, parse_conditions
 from diptych_shards.select.metadata import columns_of_shard
-from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, checked_name, locked, select_folder
+from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, locked, replaced, select_folder
 
 
 def filter_samples(shards: Path, index: ShardIndex, where: str, name: str) -> Counter[str]:
@@ -28,7 +28,7 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str) -> Co
         SelectError: the expression does not fit these samples.
         ShardError: a shard is damaged.
     """
-    checked_name(name)
+    replaced(shards, name, "filter")
     conditions = parse_conditions(where)
     for condition in conditions:
         check(condition.node)

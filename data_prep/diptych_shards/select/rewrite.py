@@ -20,7 +20,7 @@ import pyarrow.parquet
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
-from diptych.files import commit_file, flush, sha256_of
+from diptych.files import commit_file, flush
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
@@ -107,7 +107,7 @@ def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_pe
         "format": _FORMAT,
         "shards": index.fingerprint,
         "samples_per_shard": samples_per_shard,
-        "verdicts": {verdict.name: sha256_of(verdict.path) for verdict in verdicts},
+        "verdicts": {verdict.name: verdict.sha256 for verdict in verdicts},
     }
     state = _state(out)
     if state.exists():

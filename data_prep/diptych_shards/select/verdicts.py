@@ -2,7 +2,8 @@
 
 `SHARDS/_index/select/NAME.parquet` has one row a sample, in the order of the shards, a row group a shard: `shard`,
 `key`, `kept`, `reason` (empty for what is kept), `duplicate_of` (what a duplicate is like). A sample is kept when all
-verdicts keep it; a verdict that is deleted no longer counts. The shards themselves are never changed.
+verdicts keep it; a verdict that is deleted no longer counts. The shards themselves are never changed. One of `dedup`
+holds only beside those that it took into account (`staleness.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.data.shards import ShardIndex, open_index
-from diptych.files import flush
+from diptych.files import flush, sha256_of
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 
@@ -38,12 +39,33 @@ _FORMAT = "diptych-verdict-1"
 
 @dataclass(frozen=True)
 class Verdict:
-    """One that stands on disk and belongs to the shards as they are."""
+    """One that stands on disk."""
 
     name: str
     path: Path
-    facts: dict[str, Any]
-    """Which command wrote it, and with which options."""
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Which command wrote it, and with which options."""
+        return json.loads((self._file.schema_arrow.metadata or {})[b"diptych"])
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it keeps one of several, chosen among the samples that others keep."""
+        return self.facts["command"] == "dedup"
+
+    @property
+    def considered(self) -> dict[str, str]:
+        """Of one that chooses: sha256 by name of the verdicts whose samples it chose among."""
+        return self.facts.get("considered", {})
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256_of(self.path)
+
+    def is_of(self, index: ShardIndex) -> bool:
+        """Whether the shards are still those that it judged."""
+        return self._file.num_row_groups == len(index.shards) and self.facts["shards"] == index.fingerprint
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -146,12 +168,61 @@ def read_verdicts(shards: Path, index: ShardIndex, names: Sequence[str] | None =
         SelectError: there is none, one is not there, is damaged, or belongs to the shards as they were.
     """
     folder = select_folder(shards)
-    there = sorted(path.name.removesuffix(".parquet") for path in folder.glob("*.parquet"))
+    there = names_of_verdicts(shards)
     if missing := [name for name in names or () if name not in there]:
         raise SelectError(f"no verdict {missing[0]!r} in {shown(folder)}; there are {', '.join(there) or 'none'}")
     if not there:
         raise SelectError(f"{shown(shards)} has no verdict yet; `diptych-shards dedup` or `filter` writes one")
-    return [_read_verdict(folder / f"{name}.parquet", index) for name in (there if names is None else names)]
+    verdicts = [read_verdict(shards, name) for name in (there if names is None else dict.fromkeys(names))]
+    for verdict in verdicts:
+        if not verdict.is_of(index):
+            raise outdated(verdict)
+    return verdicts
+
+
+def names_of_verdicts(shards: Path) -> list[str]:
+    return sorted(path.name.removesuffix(".parquet") for path in select_folder(shards).glob("*.parquet"))
+
+
+def read_verdict(shards: Path, name: str) -> Verdict:
+    """One that is there, perhaps of the shards as they were.
+
+    Raises:
+        SelectError: it is damaged.
+    """
+    import pyarrow
+
+    verdict = Verdict(name, select_folder(shards) / f"{name}.parquet")
+    try:
+        is_known = verdict.facts["format"] == _FORMAT
+    except (pyarrow.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(verdict) from error
+    if not is_known:
+        raise _damaged(verdict)
+    return verdict
+
+
+def replaced(shards: Path, name: str, command: str) -> Verdict | None:
+    """The verdict of the same name that a new one takes the place of, if there is one that can be read.
+
+    Raises:
+        SelectError: another command wrote it.
+    """
+    if checked_name(name) not in names_of_verdicts(shards):
+        return None
+    try:
+        before = read_verdict(shards, name)
+    except SelectError:
+        return None
+    if before.facts["command"] != command:
+        raise SelectError(f"the verdict {name!r} is one of `{before.facts['command']}`: "
+                          f"choose another --name, or delete {shown(before.path)}")  # fmt: skip
+    return before
+
+
+def outdated(verdict: Verdict) -> SelectError:
+    return SelectError(f"the verdict {verdict.name!r} is of these shards as they were before they changed: "
+                       f"write it again, or delete {shown(verdict.path)}")  # fmt: skip
 
 
 def kept_by_all(verdicts: Sequence[Verdict], index: ShardIndex, shard_number: int) -> np.ndarray:
@@ -194,21 +265,9 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _read_verdict(path: Path, index: ShardIndex) -> Verdict:
-    import pyarrow
-    import pyarrow.parquet
-
-    name = path.name.removesuffix(".parquet")
-    again = f"write it again, or delete {shown(path)}"
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            facts = json.loads((file.schema_arrow.metadata or {})[b"diptych"])
-            is_whole = facts["format"] == _FORMAT and file.num_row_groups == len(index.shards)
-    except (pyarrow.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
-        raise SelectError(f"the verdict {name!r} is damaged or something else: {again}") from error
-    if not is_whole or facts["shards"] != index.fingerprint:
-        raise SelectError(f"the verdict {name!r} is of these shards as they were before they changed: {again}")
-    return Verdict(name, path, facts)
+def _damaged(verdict: Verdict) -> SelectError:
+    return SelectError(f"the verdict {verdict.name!r} is damaged or something else: "
+                       f"write it again, or delete {shown(verdict.path)}")  # fmt: skip
 
 
 def _schema() -> pyarrow.Schema:

@@ -249,8 +249,8 @@ def test_a_damaged_shard_is_named_in_one_line(folder, capsys):
 
 def test_shards_without_samples_are_judged_too(tmp_path):
     folder = write_shards(tmp_path / "shards", [[], [sample(jpeg(0))], [], [sample(jpeg(0))], []], parquet=False)
-    assert dedup(folder) == 0
     assert main(["filter", str(folder), "--where", "length(caption) > 1"]) == 0
+    assert dedup(folder) == 0
     assert [told[0] for told in verdict(folder, "dedup").values()] == [True, False]
     assert main(["select", str(folder), str(tmp_path / "out")]) == 0
     empty = write_shards(tmp_path / "empty", [[]], parquet=False)
@@ -262,7 +262,11 @@ def test_options_that_make_no_sense_are_refused_in_one_line(folder, capsys):
         (["--distance", "40"], "0 to 8 of 64"),
         (["--cosine", "1.5"], "below 1"),
         (["--name", "../evil"], "letters, digits"),
-        (["--against-embeddings", "x.npz"], "--against"),
+        (["--against-embeddings", "x.npz"], "are of the pictures of --against"),
+        (["--against-embeddings", "x.npz", "--against", "x"], "does nothing without --embeddings"),
+        (["--cosine", "0.9"], "--cosine does nothing without --embeddings"),
+        (["--approximate"], "--approximate does nothing without --embeddings"),
+        (["--embedding-column", "e"], "--embedding-column does nothing without --embeddings"),
         (["--against", str(folder / "_index" / "select")], "holds no picture"),
         (["--against", str(folder)], "the shards themselves"),
         (["--prefer", "wdth"], "did you mean width?"),
@@ -271,3 +275,45 @@ def test_options_that_make_no_sense_are_refused_in_one_line(folder, capsys):
         (folder / "_index" / "select").mkdir(exist_ok=True)
         assert dedup(folder, *options) == 2
         assert said in capsys.readouterr().err
+
+
+def test_decontamination_is_not_lost_to_a_later_dedup_of_the_same_name(folder, tmp_path, capsys):
+    sets = [tmp_path / "one", tmp_path / "two"]
+    for number, evaluation in enumerate(sets):
+        evaluation.mkdir()
+        (evaluation / "a.jpg").write_bytes(jpeg(number))
+    one, two = map(str, sets)
+    assert dedup(folder, "--against", one) == 0
+    before = verdict(folder, "dedup")
+    capsys.readouterr()
+    for options in ([], ["--against", two], ["--exact-only"]):
+        assert dedup(folder, *options) == 2
+        assert capsys.readouterr().err == (
+            f"diptych-shards: the verdict 'dedup' that stands was made with --against {one}: give it again, "
+            f"choose another --name, or delete {folder}/_index/select/dedup.parquet\n"
+        )
+    assert verdict(folder, "dedup") == before
+    assert dedup(folder, "--against", two, "--against", f"{one}/../one") == 0
+    assert dedup(folder, "--name", "other") == 0
+
+
+def test_a_verdict_does_not_take_the_place_of_one_of_another_command(folder, capsys):
+    assert dedup(folder) == 0
+    assert main(["filter", str(folder), "--where", "width > 1", "--name", "dedup"]) == 2
+    assert "the verdict 'dedup' is one of `dedup`: choose another --name" in capsys.readouterr().err
+    assert main(["filter", str(folder), "--where", "length(caption) > 1"]) == 0
+    assert dedup(folder, "--name", "filter") == 2
+    assert "is one of `filter`" in capsys.readouterr().err
+
+
+def test_embeddings_of_samples_that_others_leave_out_take_no_part(folder, tmp_path, capsys):
+    keys = list(verdict_keys(folder))
+    path = write_embeddings(tmp_path / "e.parquet", keys, np.ones((len(keys), 8)))
+    assert main(["filter", str(folder), "--where", "key >= '00001' and key <> '000010002'"]) == 0
+    assert dedup(folder, "--embeddings", path, "--exact-only") == 0
+    found = verdict(folder, "dedup")
+    assert [key for key, told in found.items() if not told[0]] == ["000010001", "000010003", "000010004"]
+    assert found["000010004"] == (False, "similar_embedding", "000010000")
+    assert main(["filter", str(folder), "--where", "key = ''"]) == 0
+    assert dedup(folder, "--embeddings", path) == 0
+    assert all(kept for kept, _, _ in verdict(folder, "dedup").values())

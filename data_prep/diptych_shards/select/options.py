@@ -1,0 +1,84 @@
+"""What is a duplicate: the options of `dedup`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych_shards.refusals import shown
+from diptych_shards.select.errors import SelectError
+from diptych_shards.select.near import MAX_DISTANCE
+from diptych_shards.select.verdicts import checked_name, replaced
+
+DEFAULT_COSINE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupOptions:
+    """What is a duplicate, and which one of several stays."""
+
+    name: str = "dedup"
+    distance: int = 4
+    """Bits of the perceptual hash."""
+    exact_only: bool = False
+    """Only equal pixels are duplicates."""
+    against: Sequence[str] = ()
+    embeddings: str | None = None
+    against_embeddings: str | None = None
+    embedding_column: str | None = None
+    cosine: float | None = None
+    """None: DEFAULT_COSINE."""
+    approximate: bool = False
+    prefer: str | None = None
+    """A number for each sample; the highest stays."""
+
+    def __post_init__(self) -> None:
+        checked_name(self.name)
+        if not 0 <= self.distance <= MAX_DISTANCE:
+            raise SelectError(f"a distance of {self.distance} bits; it must be 0 to {MAX_DISTANCE} of 64")
+        if self.cosine is not None and not 0.5 <= self.cosine < 1:
+            raise SelectError(f"a cosine of {self.cosine}; it must be at least 0.5 and below 1")
+        if self.against_embeddings and not self.against:
+            raise SelectError("--against-embeddings are of the pictures of --against; name these too")
+        of_embeddings = {
+            "--against-embeddings": self.against_embeddings,
+            "--embedding-column": self.embedding_column,
+            "--cosine": self.cosine,
+            "--approximate": self.approximate,
+        }
+        for option, value in of_embeddings.items():
+            if value and not self.embeddings:
+                raise SelectError(f"{option} does nothing without --embeddings PATH; give both, or leave it out")
+
+    @property
+    def min_cosine(self) -> float:
+        return DEFAULT_COSINE if self.cosine is None else self.cosine
+
+    def given(self) -> dict[str, Any]:
+        """What is said of them in the verdict, by the names that they have on the command line."""
+        told = asdict(self)
+        if self.exact_only:
+            del told["distance"]
+        if self.embeddings:
+            told["cosine"] = self.min_cosine
+        return told
+
+
+def refuse_to_lose(shards: Path, options: DedupOptions) -> None:
+    """Raises:
+    SelectError: the verdict would take the place of one that keeps more away from evaluation sets.
+    """
+    before = replaced(shards, options.name, "dedup")
+    if before is None:
+        return
+    told = before.facts["options"]
+    now = {os.path.realpath(location) for location in options.against}
+    lost = [("--against", each) for each in told.get("against", ()) if os.path.realpath(each) not in now]
+    if told.get("against_embeddings") and not options.against_embeddings:
+        lost.append(("--against-embeddings", told["against_embeddings"]))
+    for option, value in lost:
+        raise SelectError(f"the verdict {options.name!r} that stands was made with {option} {shown(value)}: give it "
+                          f"again, choose another --name, or delete {shown(before.path)}")  # fmt: skip
