@@ -1,29 +1,36 @@
 """Pairs worth fetching, out of more than fit in memory.
 
-Each unit of the pairs is examined by itself; then duplicates are found, each query's pairs are counted, and it is
-decided pair by pair; at last the kept ones are written. What is finished stays: a stopped run goes on from there, and
-ends with the same bytes. Memory is that of a unit, a share of the duplicates, and the queries, for each process.
+Each unit of the pairs (131,072, or a row group that is larger) is examined by itself; duplicates are found among hashes
+that are sorted on disk; each query's pairs are counted, and it is decided unit by unit; at last the kept ones are
+written. Every pass is a map over units, groups of them or shares of the hashes, on any engine. What is finished stays:
+a stopped run goes on from there, and ends with the same bytes.
+
+What N pairs in U units cost, with M matches of queries a pair:
+- the tables are read twice; what is known of each pair (29 + 4 M bytes) is written once and read three times;
+- its record (36 bytes) is written and read once, and once more for each time that U is divided by 128 until 128 or
+  fewer are left; what repeats another costs 9 bytes in the same way;
+- files are opened some 25 times a unit, and 128 times for each million of pairs: 320,000 times for a billion pairs;
+- memory is that of the queries, a unit, and a million records, for each process; the parent's that of the queries.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 
-from diptych_shards.curate.decide import Decided, Decider
+from diptych_shards.curate.decide import decide
 from diptych_shards.curate.examine import Setup, examine
 from diptych_shards.curate.options import CurateError, CurateOptions, read_queries
 from diptych_shards.curate.pairs import Pairs, open_pairs
 from diptych_shards.curate.parts import plan_parts, write_part
+from diptych_shards.curate.passes import each
 from diptych_shards.curate.report import write_report
-from diptych_shards.curate.state import Output, commit_array
+from diptych_shards.curate.state import Output
 from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 
@@ -58,28 +65,12 @@ def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, 
     for num_rows in engine.map(partial(examine, setup), pairs.units):
         progress.add(num_rows)
     progress.close()
-
-    decided = _decide(pairs, options, queries, output)
+    counts, decided = decide(setup, pairs.units, len(queries or ()), engine)
     parts = plan_parts(pairs.units, decided.kept_by_unit, options.pairs_per_part)
-    progress = Progress(len(parts), "parts written")
-    for _ in engine.map(partial(write_part, setup, pairs.schema), parts):
-        progress.add(1)
-    progress.close()
-    examples = [json.loads(output.examples(part.number).read_text(encoding="utf-8")) for part in parts]
-    write_report(output, options, decided, queries, examples)
-
-
-def _decide(pairs: Pairs, options: CurateOptions, queries: list[str] | None, output: Output) -> Decided:
-    decider = Decider(output, options, pairs.units, None if queries is None else len(queries))
-    _last(decider.find_duplicates())
-    if not output.counts().exists():
-        commit_array(output.counts(), _last(decider.count()))
-    decided: Decided = _last(decider.decide(np.load(output.counts())))
-    return decided
-
-
-def _last(steps: Iterable[Any]) -> Any:
-    return deque(steps, maxlen=1).pop()
+    for _ in each(engine, partial(write_part, setup, pairs.schema), parts, "parts written"):
+        pass
+    examples = (json.loads(output.examples(part.number).read_text(encoding="utf-8")) for part in parts)
+    write_report(output, options, decided, queries, counts, examples)
 
 
 def _request(pairs: Pairs, options: CurateOptions) -> dict[str, Any]:

@@ -5,94 +5,138 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from diptych_shards.curate.balance import keep_probabilities, query_probabilities, uniforms
-from diptych_shards.curate.duplicates import find_duplicates, num_partitions, of_unit
-from diptych_shards.curate.examine import Examined
-from diptych_shards.curate.options import CurateOptions
+from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, num_shares, place, row_of
+from diptych_shards.curate.examine import Examined, Setup
 from diptych_shards.curate.pairs import Unit
+from diptych_shards.curate.passes import each
 from diptych_shards.curate.reasons import CODES, REASONS
+from diptych_shards.curate.sorted_files import merge_to_few, num_records, read_range, write_sorted
 from diptych_shards.curate.state import Output, commit_array
+from diptych_shards.engines import Engine
+
+UNITS_AT_ONCE = 16
+"""Whose duplicates are read together."""
 
 
 @dataclass
 class Decided:
     """How many pairs there are of which kind."""
 
-    reasons: np.ndarray = field(default_factory=lambda: np.zeros(len(REASONS), np.int64))
+    reasons: np.ndarray
     """By place in REASONS."""
+    query_kept: np.ndarray
+    """Of the pairs in whose captions a query stands, those that stay."""
     kept_by_unit: list[int] = field(default_factory=list)
     languages: Counter[str] = field(default_factory=Counter)
     """Of kept pairs."""
-    query_counts: np.ndarray | None = None
-    """Pairs in whose captions each query stands, once duplicates are gone."""
-    query_kept: np.ndarray | None = None
-    """Those of them that stay."""
+
+    def add(self, other: Decided) -> None:
+        self.reasons += other.reasons
+        self.query_kept += other.query_kept
+        self.kept_by_unit += other.kept_by_unit
+        self.languages.update(other.languages)
 
 
-class Decider:
-    def __init__(self, output: Output, options: CurateOptions, units: Sequence[Unit], num_queries: int | None):
-        self._output = output
-        self._options = options
-        self._units = units
-        self._num_queries = num_queries
-        self._partitions = range(0)
+def decide(setup: Setup, units: Sequence[Unit], num_queries: int, engine: Engine) -> tuple[np.ndarray, Decided]:
+    """How many captions hold each query once duplicates are gone, and what becomes of all pairs, unit by unit in OUT.
 
-    def find_duplicates(self) -> Iterator[int]:
-        """Once for every share of the pairs; gives how many shares there are."""
-        records = [self._output.records(unit.number) for unit in self._units]
-        num_pairs = sum(len(np.load(path, mmap_mode="r")) for path in records)
-        self._partitions = range(num_partitions(num_pairs))
-        for partition in self._partitions:
-            path = self._output.duplicates(partition)
-            if not path.exists():
-                commit_array(path, find_duplicates(records, partition, len(self._partitions)))
-            yield len(self._partitions)
+    All units must have been examined. num_queries: 0 where there is no list of queries.
+    """
+    output = Output(setup.out)
+    duplicates = _find_duplicates(setup, units, engine)
+    groups = [tuple(units[first : first + UNITS_AT_ONCE]) for first in range(0, len(units), UNITS_AT_ONCE)]
+    if not output.counts().exists():
+        counts = np.zeros(num_queries, np.int64)
+        for of_group in each(engine, partial(_count, setup, duplicates, num_queries), groups, "groups counted"):
+            counts += of_group
+        commit_array(output.counts(), counts)
 
-    def count(self) -> Iterator[np.ndarray]:
-        """The counts of each query so far, once for every unit."""
-        counts = np.zeros(self._num_queries or 0, np.int64)
-        for unit in self._units:
-            examined = self._without_duplicates(unit)
-            counts += self._of_queries(examined, examined.reasons == 0)
-            yield counts
+    decided = _nothing(num_queries)
+    for decided_of_group in each(engine, partial(_decide, setup, duplicates, num_queries), groups, "groups decided"):
+        decided.add(decided_of_group)
+    return np.load(output.counts()), decided
 
-    def decide(self, counts: np.ndarray) -> Iterator[Decided]:
-        """Keep the reasons of each unit in OUT; gives the sums so far, once for every unit."""
-        decided = Decided()
-        if self._num_queries is not None:
-            decided.query_counts, decided.query_kept = counts, np.zeros(self._num_queries, np.int64)
-        probabilities = query_probabilities(counts, self._options.pairs_per_query)
-        for unit in self._units:
-            examined = self._without_duplicates(unit)
-            if self._num_queries is not None:
-                stays = uniforms(examined.pair_hashes, self._options.seed) < keep_probabilities(
-                    examined.matches, probabilities
-                )
-                examined.reasons[(examined.reasons == 0) & ~stays] = CODES["balanced_away"]
-            path = self._output.decided(unit.number)
-            if not path.exists():
-                commit_array(path, examined.reasons)
-            self._add(decided, examined)
-            yield decided
 
-    def _without_duplicates(self, unit: Unit) -> Examined:
-        examined = Examined.load(self._output.examined(unit.number))
-        found = of_unit([self._output.duplicates(partition) for partition in self._partitions], unit.number)
-        examined.reasons[found["row"][found["is_exact"]]] = CODES["exact_duplicate"]
-        examined.reasons[found["row"][~found["is_exact"]]] = CODES["near_duplicate"]
-        return examined
+def _find_duplicates(setup: Setup, units: Sequence[Unit], engine: Engine) -> list[Path]:
+    """Sorted files of FOUND, of all pairs."""
+    output = Output(setup.out)
+    records = merge_to_few(
+        engine, [output.records(unit.number) for unit in units], RECORD, partial(output.merged, "records")
+    )
+    shares = range(num_shares(num_records(records, RECORD)))
+    found = list(each(engine, partial(_search, setup, records, len(shares)), shares, "shares searched for duplicates"))
+    return merge_to_few(engine, found, FOUND, partial(output.merged, "duplicates"))
 
-    def _of_queries(self, examined: Examined, rows: np.ndarray) -> np.ndarray:
-        return np.bincount(examined.matches.only(rows).ids, minlength=self._num_queries or 0)
 
-    def _add(self, decided: Decided, examined: Examined) -> None:
-        is_kept = examined.reasons == 0
-        decided.reasons += np.bincount(examined.reasons, minlength=len(REASONS))
-        decided.kept_by_unit.append(int(np.count_nonzero(is_kept)))
-        languages, numbers = np.unique(examined.languages[is_kept], return_counts=True)
-        decided.languages.update(dict(zip(languages.tolist(), numbers.tolist(), strict=True)))
-        if decided.query_kept is not None:
-            decided.query_kept += self._of_queries(examined, is_kept)
+def _search(setup: Setup, records: Sequence[Path], num_shares: int, share: int) -> Path:
+    """The file of what is found in the share."""
+    path = Output(setup.out).duplicates(share)
+    if not path.exists():
+        write_sorted(path, find_duplicates(records, share, num_shares))
+    return path
+
+
+def _count(setup: Setup, duplicates: Sequence[Path], num_queries: int, group: Sequence[Unit]) -> np.ndarray:
+    """The pairs of the group in whose captions each query stands."""
+    counts = np.zeros(num_queries, np.int64)
+    for _, examined in _without_duplicates(setup, duplicates, group):
+        counts += _of_queries(examined, examined.reasons == 0, num_queries)
+    return counts
+
+
+def _decide(setup: Setup, duplicates: Sequence[Path], num_queries: int, group: Sequence[Unit]) -> Decided:
+    """What becomes of the pairs of the group; the reasons of each unit are kept in OUT."""
+    output, options = Output(setup.out), setup.options
+    probabilities = query_probabilities(np.load(output.counts()), options.pairs_per_query)
+    decided = _nothing(num_queries)
+    for unit, examined in _without_duplicates(setup, duplicates, group):
+        if options.queries is not None:
+            chances = keep_probabilities(examined.matches, probabilities)
+            stays = uniforms(examined.pair_hashes, options.seed) < chances
+            examined.reasons[(examined.reasons == 0) & ~stays] = CODES["balanced_away"]
+        path = output.decided(unit.number)
+        if not path.exists():
+            commit_array(path, examined.reasons)
+        decided.add(_sums(examined, num_queries))
+    return decided
+
+
+def _without_duplicates(
+    setup: Setup, duplicates: Sequence[Path], group: Sequence[Unit]
+) -> Iterator[tuple[Unit, Examined]]:
+    """Neighbouring units, with the reasons of the pairs that repeat others."""
+    found = read_range(duplicates, FOUND, place(group[0].number, 0), place(group[-1].number + 1, 0))
+    found.sort(order="key")
+    firsts = np.searchsorted(found["key"], [place(unit.number, 0) for unit in group])
+    for unit, of_unit in zip(group, np.split(found, firsts[1:]), strict=True):
+        examined = Examined.load(Output(setup.out).examined(unit.number))
+        rows = row_of(of_unit["key"])
+        examined.reasons[rows[of_unit["is_exact"]]] = CODES["exact_duplicate"]
+        examined.reasons[rows[~of_unit["is_exact"]]] = CODES["near_duplicate"]
+        yield unit, examined
+
+
+def _nothing(num_queries: int) -> Decided:
+    return Decided(np.zeros(len(REASONS), np.int64), np.zeros(num_queries, np.int64))
+
+
+def _sums(examined: Examined, num_queries: int) -> Decided:
+    """Of one unit."""
+    is_kept = examined.reasons == 0
+    languages, numbers = np.unique(examined.languages[is_kept], return_counts=True)
+    return Decided(
+        np.bincount(examined.reasons, minlength=len(REASONS)),
+        _of_queries(examined, is_kept, num_queries),
+        [int(np.count_nonzero(is_kept))],
+        Counter(dict(zip(languages.tolist(), numbers.tolist(), strict=True))),
+    )
+
+
+def _of_queries(examined: Examined, rows: np.ndarray, num_queries: int) -> np.ndarray:
+    return np.bincount(examined.matches.only(rows).ids, minlength=num_queries)

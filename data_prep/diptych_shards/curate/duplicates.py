@@ -6,61 +6,59 @@ nothing but which of exact copies it is.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-RECORD = np.dtype([("near", "<u8"), ("near_low", "<u8"), ("pair", "<u8"), ("size", "<u4"), ("row", "<u4")])
-"""Of a pair: 128 bits that its near-duplicates share, 64 bits of itself, its `size_of`, its row in its unit."""
-FOUND = np.dtype([("unit", "<u4"), ("row", "<u4"), ("is_exact", "?")])
+from diptych_shards.curate.sorted_files import read_range
+
+RECORD = np.dtype([("key", "<u8"), ("key_low", "<u8"), ("pair", "<u8"), ("size", "<u4"), ("place", "<u8")])
+"""Of a pair: 128 bits that its near-duplicates share, 64 bits of itself, its `size_of`, its `place`."""
+FOUND = np.dtype([("key", "<u8"), ("is_exact", "?")])
+"""Of a pair that repeats another one, by its `place`."""
 PAIRS_AT_ONCE = 1_000_000
 
 
-def num_partitions(num_pairs: int) -> int:
-    """So many that each is searched in bounded memory."""
+def place(unit: int, row: int) -> int:
+    """A pair's number among all; those of a unit follow one another."""
+    return (unit << 32) + row
+
+
+def row_of(places: np.ndarray) -> np.ndarray:
+    """In their units."""
+    return places & np.uint64(2**32 - 1)
+
+
+def num_shares(num_pairs: int) -> int:
+    """So many that each is searched in bounded memory; hashes share the pairs out evenly."""
     return num_pairs // PAIRS_AT_ONCE + 1
 
 
-def find_duplicates(units: Sequence[Path], partition: int, num_partitions: int) -> np.ndarray:
-    """FOUND of the pairs that repeat another one, by unit and row.
+def find_duplicates(paths: Sequence[Path], share: int, num_shares: int) -> np.ndarray:
+    """FOUND of the pairs that repeat another one.
 
-    units: files of RECORD arrays, each sorted by `near`; only the partition's share of them is read.
+    paths: sorted files of RECORDs, of which only the share is read.
     """
-    low, high = (2**64 * number // num_partitions for number in (partition, partition + 1))
-    shares = []
-    for path in units:
-        records = np.load(path, mmap_mode="r")
-        first, last = (bisect_left(records["near"], bound, key=int) for bound in (low, high))
-        shares.append(np.array(records[first:last]))
-    unit = np.repeat(np.arange(len(shares), dtype=np.uint32), [len(share) for share in shares])
-    records = np.concatenate([*shares, np.zeros(0, RECORD)])
-    order = np.lexsort((records["row"], unit, ~records["size"], records["pair"], records["near_low"], records["near"]))
-    records, unit = records[order], unit[order]
-
-    is_exact = _repeats(records, "near", "near_low", "pair")
+    records = read_range(paths, RECORD, 2**64 * share // num_shares, 2**64 * (share + 1) // num_shares)
+    is_exact = np.zeros(len(records), bool)
+    is_exact[exact_copies(records)] = True
     firsts = np.flatnonzero(~is_exact)
     of_firsts = records[firsts]
-    order = np.lexsort((of_firsts["pair"], ~of_firsts["size"], of_firsts["near_low"], of_firsts["near"]))
-    near = firsts[order[_repeats(of_firsts[order], "near", "near_low")]]
+    order = np.lexsort((of_firsts["pair"], ~of_firsts["size"], of_firsts["key_low"], of_firsts["key"]))
+    near = firsts[order[_repeats(of_firsts[order], "key", "key_low")]]
 
-    places = np.concatenate([np.flatnonzero(is_exact), near])
-    found = np.zeros(len(places), FOUND)
-    found["unit"] = unit[places]
-    found["row"] = records["row"][places]
-    found["is_exact"] = is_exact[places]
-    return found[np.argsort(found, order=("unit", "row"))]
+    repeating = np.concatenate([np.flatnonzero(is_exact), near])
+    found = np.zeros(len(repeating), FOUND)
+    found["key"] = records["place"][repeating]
+    found["is_exact"] = is_exact[repeating]
+    return found
 
 
-def of_unit(found: Sequence[Path], unit: int) -> np.ndarray:
-    """The duplicates of one unit, from the files of all partitions."""
-    shares = []
-    for path in found:
-        records = np.load(path, mmap_mode="r")
-        first, last = (bisect_left(records["unit"], bound, key=int) for bound in (unit, unit + 1))
-        shares.append(np.array(records[first:last]))
-    return np.concatenate([*shares, np.zeros(0, FOUND)])
+def exact_copies(records: np.ndarray) -> np.ndarray:
+    """The numbers of those that are the same as another one, which is larger or stands before it."""
+    order = np.lexsort((records["place"], ~records["size"], records["pair"], records["key_low"], records["key"]))
+    return order[_repeats(records[order], "key", "key_low", "pair")]
 
 
 def _repeats(records: np.ndarray, *fields: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.data.captions import clean_caption
-from diptych_shards.curate.duplicates import RECORD
+from diptych_shards.curate.duplicates import RECORD, exact_copies, place, row_of
 from diptych_shards.curate.identity import near_hash, pair_hash, pair_hash_128, size_of
 from diptych_shards.curate.language import LanguageIdentifier
 from diptych_shards.curate.matching import Matcher, Matches
@@ -17,7 +17,8 @@ from diptych_shards.curate.options import CurateOptions, read_queries
 from diptych_shards.curate.pairs import Rows, Unit, read_pairs
 from diptych_shards.curate.reasons import CODES
 from diptych_shards.curate.rules import RULES, first_broken
-from diptych_shards.curate.state import Output, commit_array, commit_arrays
+from diptych_shards.curate.sorted_files import write_sorted
+from diptych_shards.curate.state import Output, commit_arrays
 
 NO_LANGUAGE = ""
 
@@ -55,7 +56,7 @@ class Examined:
         with np.load(path) as arrays:
             return cls(
                 arrays["reasons"],
-                arrays["languages"],
+                arrays["languages"].astype("U8"),
                 arrays["scores"],
                 arrays["pair_hashes"],
                 Matches(arrays["ids"], arrays["offsets"]),
@@ -67,11 +68,11 @@ def examine(setup: Setup, unit: Unit) -> int:
     output = Output(setup.out)
     if not output.examined(unit.number).exists():
         examined, records = _examiner(setup).examine(unit)
-        commit_array(output.records(unit.number), records)
+        write_sorted(output.records(unit.number), records)
         commit_arrays(
             output.examined(unit.number),
             reasons=examined.reasons,
-            languages=examined.languages,
+            languages=examined.languages.astype("S8"),
             scores=examined.scores,
             pair_hashes=examined.pair_hashes,
             ids=examined.matches.ids,
@@ -97,19 +98,24 @@ class _Examiner:
         self._identifier = None if "language" in options.skip else LanguageIdentifier()
 
     def examine(self, unit: Unit) -> tuple[Examined, np.ndarray]:
-        """What is known of the pairs, and their RECORDs by `near`."""
-        parts: list[Examined] = []
-        records = []
-        first_row = 0
+        """What is known of the pairs, and the RECORDs of those that are left, in any order."""
         setup = self._setup
+        parts: list[Examined] = []
+        found = []
+        first_row = 0
         for rows in read_pairs(unit, setup.url, setup.caption, setup.sides):
-            part, record = self._examine(rows._replace(captions=[clean_caption(text) for text in rows.captions]))
-            record["row"] += first_row
+            part, records = self._examine(rows._replace(captions=[clean_caption(text) for text in rows.captions]))
+            records["place"] += np.uint64(place(unit.number, first_row))
             first_row += len(rows.urls)
             parts.append(part)
-            records.append(record)
-        joined = np.concatenate(records)
-        return _joined(parts), joined[np.argsort(joined["near"], kind="stable")]
+            found.append(records)
+        examined, records = _joined(parts), np.concatenate(found)
+
+        # Here, or a pair that stands on every page of a crawl would come a million times to the search for duplicates.
+        copies = exact_copies(records)
+        examined.reasons[row_of(records["place"][copies])] = CODES["exact_duplicate"]
+        examined.matches = examined.matches.only(examined.reasons == 0)
+        return examined, np.delete(records, copies)
 
     def _examine(self, rows: Rows) -> tuple[Examined, np.ndarray]:
         urls, captions, _ = rows

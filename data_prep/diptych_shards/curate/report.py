@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -31,9 +31,10 @@ def write_report(
     options: CurateOptions,
     decided: Decided,
     queries: Sequence[str] | None,
-    examples: Sequence[Mapping[str, Sequence[str]]],
+    counts: np.ndarray,
+    examples: Iterable[Mapping[str, Sequence[str]]],
 ) -> None:
-    """Write all of it, report.json last."""
+    """Write all of it, report.json last. counts: captions that hold each query, before balancing."""
     report: dict[str, Any] = {
         "pairs": int(decided.reasons.sum()),
         "kept": int(decided.reasons[0]),
@@ -48,10 +49,10 @@ def write_report(
         "examples": _examples(examples),
     }
     curves = None
-    if queries is not None and decided.query_counts is not None and decided.query_kept is not None:
-        report["queries"] = _of_queries(queries, decided.query_counts, decided.query_kept, options.pairs_per_query)
-        curves = head_and_tail(decided.query_counts, decided.query_kept, options.pairs_per_query)
-        _write_queries(output, queries, decided.query_counts, decided.query_kept, options.pairs_per_query)
+    if queries is not None:
+        report["queries"] = _of_queries(queries, counts, decided.query_kept, options.pairs_per_query)
+        curves = head_and_tail(counts, decided.query_kept, options.pairs_per_query)
+        _write_queries(output, queries, counts, decided.query_kept, options.pairs_per_query)
     commit_file(output.page, _page(report, curves).encode("utf-8", "replace"))
     commit_file(output.report, json.dumps(report, indent=1).encode())
 
@@ -89,7 +90,7 @@ def _write_queries(
         parquet.write_table(pyarrow.table(table), path, compression="zstd")
 
 
-def _examples(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+def _examples(parts: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
     """The first captions of each reason, over all parts."""
     examples: dict[str, list[str]] = {}
     for part in parts:

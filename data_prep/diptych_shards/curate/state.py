@@ -41,10 +41,13 @@ class Output:
         return self.work / f"{unit:06}.examined.npz"
 
     def records(self, unit: int) -> Path:
-        return self.work / f"{unit:06}.records.npy"
+        return self.work / f"{unit:06}.records"
 
-    def duplicates(self, partition: int) -> Path:
-        return self.work / f"duplicates_{partition:06}.npy"
+    def duplicates(self, share: int) -> Path:
+        return self.work / f"duplicates_{share:06}"
+
+    def merged(self, kind: str, level: int, number: int) -> Path:
+        return self.work / f"merged_{kind}_{level}_{number:06}"
 
     def counts(self) -> Path:
         return self.work / "counts.npy"

@@ -11,6 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from diptych_shards.curate import decide, duplicates, sorted_files
 from diptych_shards.curate import pairs as pairs_module
 from diptych_shards.curate.balance import uniforms
 from diptych_shards.curate.identity import pair_hash
@@ -46,12 +47,22 @@ def made(tmp_path_factory):
     return folder
 
 
+SMALL = [
+    (pairs_module, "ROWS_PER_UNIT", 300),
+    (decide, "UNITS_AT_ONCE", 2),
+    (duplicates, "PAIRS_AT_ONCE", 200),
+    (sorted_files, "MOST_FILES", 4),
+]
+"""So that little is as much as a crawl."""
+
+
 @pytest.fixture
-def small_units(monkeypatch):
-    monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 600)
+def small(monkeypatch):
+    for setting in SMALL:
+        monkeypatch.setattr(*setting)
 
 
-def test_the_kept_pairs_are_those_of_the_formula(made, tmp_path, small_units):
+def test_the_kept_pairs_are_those_of_the_formula(made, tmp_path, small):
     options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--seed", 7, "--skip", "repetition"]
     assert curate(made / "pairs", tmp_path / "out", *options) == 0
 
@@ -75,7 +86,7 @@ def test_the_kept_pairs_are_those_of_the_formula(made, tmp_path, small_units):
     assert table["pairs"].to_pylist() == [counts[query] for query in QUERIES]
 
 
-def test_the_order_of_the_pairs_and_their_files_changes_nothing(made, tmp_path, small_units):
+def test_the_order_of_the_pairs_and_their_files_changes_nothing(made, tmp_path, small):
     pairs = made_pairs(3000)
     random.Random(1).shuffle(pairs)
     table = write_pairs(tmp_path / "pairs.parquet", pairs, row_group_size=5000)
@@ -183,6 +194,20 @@ def test_what_is_no_utf8_costs_its_characters_only(tmp_path):
     assert [caption for _, caption in kept(tmp_path / "out")] == ["a cat \ufffd here", "b dog"]
 
 
+def test_four_times_the_pairs_open_four_times_the_files(tmp_path, small):
+    opened = []
+    is_counting = True
+    sys.addaudithook(lambda event, about: opened.append(about[0]) if is_counting and event == "open" else None)
+    numbers = []
+    for size in (3_000, 12_000):
+        table = write_pairs(tmp_path / f"{size}.parquet", made_pairs(size // 2) * 2, row_group_size=100)
+        opened.clear()
+        assert curate(table, tmp_path / str(size), "--skip", "language") == 0
+        numbers.append(sum("work" in os.fspath(path) for path in opened if isinstance(path, (str, os.PathLike))))
+    is_counting = False
+    assert numbers[1] / numbers[0] < 6, numbers  # merging adds a little, a search of all by each would be 16
+
+
 class Stopped(BaseException):
     """Nothing in the program answers this."""
 
@@ -205,7 +230,8 @@ def stop_at(monkeypatch, moment):
 
 def test_stopped_at_any_file_it_ends_with_the_same_bytes(made, tmp_path, monkeypatch):
     monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 300)
-    table = write_pairs(tmp_path / "pairs.parquet", made_pairs(600), row_group_size=300)
+    monkeypatch.setattr(sorted_files, "MOST_FILES", 2)
+    table = write_pairs(tmp_path / "pairs.parquet", made_pairs(600) + made_pairs(20), row_group_size=300)
     options = ["--queries", made / "queries.txt", "--pairs-per-query", 20, "--dropped", "--skip", "language"]
     with monkeypatch.context() as patched:
         named = stop_at(patched, 0)
@@ -226,16 +252,17 @@ def curate_until_killed(seed, arguments):
     draw, replace = random.Random(seed), os.replace
 
     def replace_or_die(*names):
-        if draw.random() < 0.06:
+        if draw.random() < 0.03:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(*names)
 
     os.replace = replace_or_die
-    pairs_module.ROWS_PER_UNIT = 600
+    for module, name, value in SMALL:
+        setattr(module, name, value)
     sys.exit(curate(*arguments))
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, small_units):
+def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, small):
     options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped", "--skip", "language"]
     assert curate(made / "pairs", tmp_path / "whole", *options) == 0
     context = multiprocessing.get_context("spawn")

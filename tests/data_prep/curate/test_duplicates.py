@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, of_unit
+from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, place
 from diptych_shards.curate.identity import near_hash, pair_hash, size_of
+from diptych_shards.curate.sorted_files import write_sorted
 
 CAT = ("https://a.org/cat.jpg", "A cat on a mat.")
 
@@ -62,44 +63,33 @@ def test_sizes_are_told_from_addresses_and_hints(pictures):
     assert all(0 <= size < 2**32 for size in sizes)
 
 
-def written(folder, units):
-    """Files of units, each a list of (near, pair) small numbers, spread over all 64 bits."""
-    paths = []
-    for number, pairs in enumerate(units):
-        records = np.zeros(len(pairs), RECORD)
-        for row, (near, pair) in enumerate(pairs):
-            records[row] = near * (2**64 // 100), near, pair, 0, row
-        paths.append(folder / f"{number}.npy")
-        np.save(paths[-1], records[np.argsort(records["near"], kind="stable")])
-    return paths
+@pytest.mark.parametrize("num_shares", [1, 2, 7])
+def test_one_of_equal_pairs_stays_whatever_the_shares(tmp_path, num_shares):
+    draw = random.Random(num_shares)
+    pairs = [(draw.randrange(100), draw.randrange(3), draw.randrange(3)) for _ in range(240)]
+    records = np.zeros(len(pairs), RECORD)
+    for number, (near, pair, size) in enumerate(pairs):
+        records[number] = near * (2**64 // 100), near, pair, size, place(number // 60, number % 60)
+    paths = [tmp_path / str(unit) for unit in range(4)]
+    for path, of_unit in zip(paths, np.split(records, 4), strict=True):
+        write_sorted(path, of_unit)
+    found = np.concatenate([find_duplicates(paths, share, num_shares) for share in range(num_shares)])
+    dropped = {key: bool(is_exact) for key, is_exact in found.tolist()}
+    assert len(found) == len(dropped)
 
-
-@pytest.mark.parametrize("partitions", [1, 2, 7])
-def test_one_of_equal_pairs_stays_whatever_the_shares(tmp_path, partitions):
-    draw = random.Random(partitions)
-    units = [[(draw.randrange(100), draw.randrange(3)) for _ in range(60)] for _ in range(4)]
-    paths = written(tmp_path, units)
-    files = []
-    for partition in range(partitions):
-        files.append(tmp_path / f"found{partition}.npy")
-        np.save(files[-1], find_duplicates(paths, partition, partitions))
-    dropped = {(unit, int(row)): bool(exact) for unit in range(4) for _, row, exact in of_unit(files, unit)}
-    assert sum(len(np.load(path)) for path in files) == len(dropped)
-
-    groups = {}
-    for unit, pairs in enumerate(units):
-        for row, (near, pair) in enumerate(pairs):
-            groups.setdefault(near, []).append((pair, unit, row))
-    for group in groups.values():
-        group.sort()
-        assert group[0][1:] not in dropped  # the smallest hash stays, whatever its place
-        for (before, _, _), (pair, unit, row) in zip(group, group[1:], strict=False):
-            assert dropped.pop((unit, row)) == (pair == before)
+    for near in {near for near, _, _ in pairs}:
+        group = [record for record, pair in zip(records.tolist(), pairs, strict=True) if pair[0] == near]
+        group.sort(key=lambda record: (-record[3], record[2], record[4]))
+        assert group[0][4] not in dropped  # the largest stays, then the smallest hash, then the first
+        firsts = {}
+        for _, _, pair, _, where in group:
+            firsts.setdefault(pair, where)
+        for _, _, pair, _, where in group[1:]:
+            assert dropped.pop(where) == (where != firsts[pair])
     assert not dropped
 
 
 def test_equal_beginnings_of_hashes_are_no_duplicates(tmp_path):
-    records = np.array([(5, 1, 0, 0, 0), (5, 2, 0, 0, 1), (5, 2, 0, 0, 2)], RECORD)
-    np.save(tmp_path / "a.npy", records)
-    assert find_duplicates([tmp_path / "a.npy"], 0, 1).tolist() == [(0, 2, True)]
+    write_sorted(tmp_path / "a", np.array([(5, 1, 0, 0, 0), (5, 2, 0, 0, 1), (5, 2, 0, 0, 2)], RECORD))
+    assert find_duplicates([tmp_path / "a"], 0, 1).tolist() == [(2, True)]
     assert find_duplicates([], 0, 1).dtype == FOUND
