@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from diptych_shards.curate.blocking import PhraseList
 from diptych_shards.curate.boilerplate import BOILERPLATE, BOILERPLATE_BEGINNINGS, words_of
+from diptych_shards.curate.lengths import num_characters, num_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +20,11 @@ class CaptionLimits:
     """What the rules go by."""
 
     min_characters: int = 3
+    """As `num_characters` counts; DataComp's basic filter asks for 6, with 3 words."""
     max_characters: int = 1_000
+    """As they stand, of any script."""
     min_words: int = 1
-    """Between spaces; DataComp's basic filter asks for 3, with 6 characters."""
+    """As `num_words` counts."""
     blocked: PhraseList = PhraseList()
 
 
@@ -35,7 +38,7 @@ def is_empty(caption: str, limits: CaptionLimits) -> bool:
 
 
 def is_too_short(caption: str, limits: CaptionLimits) -> bool:
-    return len(caption) < limits.min_characters or caption.count(" ") + 1 < limits.min_words
+    return num_characters(caption) < limits.min_characters or num_words(caption) < limits.min_words
 
 
 def is_too_long(caption: str, limits: CaptionLimits) -> bool:
@@ -56,8 +59,13 @@ def is_repetition(caption: str, limits: CaptionLimits) -> bool:
     return max(counts.values()) > len(words) / 2 or (len(words) >= 12 and len(counts) < len(words) * 0.3)
 
 
+_TYPE_NAME = re.compile(r"[^\W\d_]+[ -]?\d{1,4}[^\W\d_]*")
+
+
 def has_few_letters(caption: str, limits: CaptionLimits) -> bool:
-    """Numbers and signs for the most part."""
+    """Numbers and signs for the most part, but for names of types: P-51, A380."""
+    if _TYPE_NAME.fullmatch(caption):
+        return False
     letters = sum(map(str.isalpha, caption))
     # Vowel signs of Indic scripts are no letters to Unicode, and up to half of a word.
     return letters < 0.3 * (len(caption) - caption.count(" "))
@@ -66,8 +74,13 @@ def has_few_letters(caption: str, limits: CaptionLimits) -> bool:
 _SUFFIX = r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic|raw|psd|pdf)"
 _FILE_NAME = re.compile(
     rf"\S*{_SUFFIX}(?:\?\S*)?"  # one word with a picture's suffix
-    r"|(?:img|dsc[nf]?|image|picture|photo|pic|screen ?shot|untitled|scan|p|wp|vid|pxl|fb_img|whatsapp image)"
-    rf"[ _-]*\(?\d[\d_(). -]{{0,40}}(?:at [\d.: -]+(?:[ap]m)?)?(?:{_SUFFIX})?"  # as cameras and telephones name them
+    r"|(?:img|dsc[nf]?|dscf|pxl|mvimg|fb_img|gopr|dji|vid|wp|sam|cimg|imag|pict)[ _-]?\d{4,}[\d_ ().-]{0,40}"
+    r"|p\d{6,}"  # as cameras and telephones name them: IMG_2041, DSC00123, PXL_20210304_112233, P1010023
+    r"|(?:image|img|picture|pic|photo|scan|screenshot|untitled)[_-]?\d+(?:[_-]\d+)*"  # no space: image001, photo-3
+    r"|(?:image|img|picture|pic|photo|scan|screen ?shot|untitled) ?\(\d+\)"  # a second file of that name
+    r"|(?:screen ?shot|whatsapp image|photo|image|scan)[ _-]\d{4}-?\d\d-?\d\d\b[\d_ ().:-]{0,20}"
+    r"(?:at [\d.: -]{1,20})?(?:[ap]m)?"  # and a date
+    rf"(?:{_SUFFIX})?"
     r"|[0-9a-f]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",  # a hash, a UUID
     re.IGNORECASE,
 )
@@ -75,7 +88,7 @@ _DIGIT = re.compile(r"\d")
 
 
 def is_file_name(caption: str, limits: CaptionLimits) -> bool:
-    """Also one word with an underscore and a digit."""
+    """A number behind a word is not enough (P-51, Photo 51); one word with an underscore and a digit is."""
     if " " not in caption and "_" in caption and _DIGIT.search(caption):
         return True
     return _FILE_NAME.fullmatch(caption) is not None

@@ -3,6 +3,7 @@
 import pytest
 
 from diptych_shards.curate.blocking import HostList, PhraseList
+from diptych_shards.curate.lengths import num_characters, num_words
 from diptych_shards.curate.rules import RULES, CaptionLimits, first_broken
 
 LIMITS = CaptionLimits(min_characters=3, max_characters=60, min_words=1, blocked=PhraseList.of(["very Bad", "übel"]))
@@ -13,8 +14,14 @@ DROPPED = {
     "file_name": [
         "IMG_2041",
         "dsc00123.JPG",
+        "dscn0042",
+        "IMG 20210304 112233",
+        "P1010023",
         "image (3)",
-        "photo 12",
+        "image001",
+        "Photo-3",
+        "Untitled-1",
+        "Screenshot 2021-03-04",
         "Screenshot 2021-03-04 at 11.22.33",
         "WhatsApp Image 2020-01-02 at 3.04.05 PM.jpeg",
         "sunset-beach.webp",
@@ -62,6 +69,33 @@ LEFT = [
     "سيارة حمراء",
     "New York, New York",
     "cat",
+    "P-51",
+    "P-51 Mustang",
+    "P 51",
+    "Photo 51",
+    "Image 7",
+    "B-2",
+    "B-2 Spirit",
+    "F-104",
+    "A380",
+    "MiG-29",
+    "DC-3",
+    "AK-47",
+    "Sony DSC-RX100",
+    "DJI Mini 3",
+    "GoPro 9",
+    "Scan 2 Go",
+    "Untitled 12 by Cy Twombly",
+    "Studio 54",
+    "Apollo 11",
+    "R2-D2",
+    "IMG 2",
+    "猫咪",
+    "猫",
+    "ネコ",
+    "강아지",
+    "개",
+    "แมว",
 ]
 
 
@@ -92,7 +126,69 @@ def test_words_and_characters_are_counted():
     assert not RULES["too_short"]("now three words", CaptionLimits(min_words=3))
 
 
-@pytest.mark.parametrize("piece", ["_", "a", "img 1 ", ".jpg", "<a", "a.", "a@", "- ", "1", "(", "aé ", "&a", "%a"])
+@pytest.mark.parametrize(
+    "caption, words",
+    [
+        ("a red apple on a table", 6),
+        ("café au lait", 3),
+        ("桌子上的猫咪", 6),  # table on 's cat: 4 words
+        ("猫咪", 2),
+        ("一只 iPhone 12，桌子。", 6),
+        ("テーブルの上の赤いりんご", 6),  # 7 words
+        ("コンピューター", 1),
+        ("ねこ", 1),
+        ("테이블 위의 빨간 사과", 4),
+        ("강아지", 1),
+        ("แมวอยู่บนโต๊ะ", 4),
+        ("แมว", 1),
+        ("красный дом", 2),
+        ("हिन्दी में एक लाल सेब", 5),
+    ],
+)
+def test_words_are_counted_in_scripts_without_spaces(caption, words):
+    assert num_words(caption) == words
+    assert not RULES["too_short"](caption, CaptionLimits(min_words=words))
+    assert RULES["too_short"](caption, CaptionLimits(min_words=words + 1))
+
+
+def test_a_letter_of_chinese_japanese_or_korean_counts_as_three_characters():
+    for caption, characters in (
+        ("cat", 3),
+        ("猫", 3),
+        ("猫咪", 6),
+        ("ねこ", 6),
+        ("고양이", 9),
+        ("แมว", 3),
+        ("é", 1),
+        ("猫 cat", 7),
+    ):
+        assert num_characters(caption) == characters
+    assert RULES["too_short"]("猫", CaptionLimits(min_characters=6))
+    assert not RULES["too_short"]("猫咪", CaptionLimits(min_characters=6))
+    assert not RULES["too_long"]("猫" * 1_000, CaptionLimits(max_characters=1_000))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "_",
+        "a",
+        "img 1 ",
+        ".jpg",
+        "<a",
+        "a.",
+        "a@",
+        "- ",
+        "1",
+        "screenshot 2021-03-04 ",
+        "猫",
+        "แม",
+        "(",
+        "aé ",
+        "&a",
+        "%a",
+    ],
+)
 def test_no_caption_takes_long(piece):
     caption = piece * 50_000
     for rule in RULES.values():
