@@ -1,4 +1,4 @@
-"""Counts of more different things than fit in memory."""
+"""Counts of more different texts than fit in memory, in files sorted by text."""
 
 from __future__ import annotations
 
@@ -43,9 +43,22 @@ class DiskCounter:
     def _write(self, items: Iterable[tuple[str, int]]) -> Path:
         self._num_files += 1
         path = self._folder / str(self._num_files)
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{text}\t{count}\n" for text, count in items)
+        write_counts(path, items)
         return path
+
+
+def write_counts(path: Path, items: Iterable[tuple[str, int]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{text}\t{count}\n" for text, count in items)
+
+
+def read_counts(paths: Iterable[Path]) -> Iterator[tuple[str, int]]:
+    """Each text of all the files once, in the order of code points."""
+    yield from _merged(paths)
+
+
+def merge_counts(paths: Iterable[Path], into: Path) -> None:
+    write_counts(into, _merged(paths))
 
 
 def _merged(runs: Iterable[Path], *more: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:

@@ -13,10 +13,11 @@ import numpy as np
 from diptych_shards.curate.balance import keep_probabilities, query_probabilities, uniforms
 from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, num_shares, place, row_of
 from diptych_shards.curate.examine import Examined, Setup
+from diptych_shards.curate.merging import merge_to_few
 from diptych_shards.curate.pairs import Unit
 from diptych_shards.curate.passes import each
 from diptych_shards.curate.reasons import CODES, REASONS
-from diptych_shards.curate.sorted_files import merge_to_few, num_records, read_range, write_sorted
+from diptych_shards.curate.sorted_files import merge_records, num_records, read_range, write_sorted
 from diptych_shards.curate.state import Output, commit_array
 from diptych_shards.engines import Engine
 
@@ -67,11 +68,14 @@ def _find_duplicates(setup: Setup, units: Sequence[Unit], engine: Engine) -> lis
     """Sorted files of FOUND, of all pairs."""
     output = Output(setup.out)
     records = merge_to_few(
-        engine, [output.records(unit.number) for unit in units], RECORD, partial(output.merged, "records")
+        engine,
+        [output.records(unit.number) for unit in units],
+        partial(merge_records, RECORD),
+        partial(output.merged, "records"),
     )
     shares = range(num_shares(num_records(records, RECORD)))
     found = list(each(engine, partial(_search, setup, records, len(shares)), shares, "shares searched for duplicates"))
-    return merge_to_few(engine, found, FOUND, partial(output.merged, "duplicates"))
+    return merge_to_few(engine, found, partial(merge_records, FOUND), partial(output.merged, "duplicates"))
 
 
 def _search(setup: Setup, records: Sequence[Path], num_shares: int, share: int) -> Path:

@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from diptych.files import cannot, sha256_of
+from diptych.terminal import unknown_word
 from diptych_shards.curate.blocking import HostList, PhraseList, read_lines
 from diptych_shards.curate.rules import RULES, CaptionLimits
 
 DUPLICATES = ("near", "exact", "keep")
+
+_LEAST = {
+    "pairs_per_query": 1,
+    "seed": 0,
+    "pairs_per_part": 1,
+    "min_characters": 0,
+    "max_characters": 1,
+    "min_words": 0,
+}
 
 
 class CurateError(ValueError):
@@ -44,7 +54,7 @@ class CurateOptions:
     """Kept pairs after which a new part of the output begins."""
 
     def __post_init__(self) -> None:
-        for name, least in (("pairs_per_query", 1), ("seed", 0), ("pairs_per_part", 1), ("min_characters", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise CurateError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.seed >= 2**64:
@@ -52,10 +62,10 @@ class CurateOptions:
         if self.max_characters < self.min_characters:
             raise CurateError(f"max_characters {self.max_characters} is below min_characters {self.min_characters}")
         if self.duplicates not in DUPLICATES:
-            raise CurateError(f"duplicates {self.duplicates!r} is not one of {', '.join(DUPLICATES)}")
+            raise CurateError(unknown_word("kind of duplicates", self.duplicates, DUPLICATES))
         unknown = sorted(set(self.skip) - {*RULES, "language"})
         if unknown:
-            raise CurateError(f"no rule is called {unknown[0]!r}; they are {', '.join([*RULES, 'language'])}")
+            raise CurateError(unknown_word("rule", unknown[0], [*RULES, "language"]))
         if "language" in self.skip and self.languages:
             raise CurateError("languages cannot be chosen where they are not identified; drop one of the two")
 

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
+from diptych_shards.curate.columns import wanted_column
 from diptych_shards.curate.options import CurateError
 from diptych_shards.refusals import shown
-from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS, find_column
+from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS
 
 ROWS_PER_UNIT = 131_072
 ROWS_AT_ONCE = 8_192
@@ -67,16 +68,10 @@ def open_pairs(paths: Sequence[Path], url_column: str | None, caption_column: st
         files.append((path.name, status.st_size, status.st_mtime_ns))
     if not units or schema is None:
         raise CurateError(f"{shown(paths[0])} holds no pairs")
-    names = [field.name for field in schema if _is_text(field.type)]
-    table = shown(paths[0])
-    columns: dict[str, str] = {}
-    for kind, given, usual in (("url", url_column, URL_COLUMNS), ("caption", caption_column, CAPTION_COLUMNS)):
-        found = find_column(kind, given, usual, names, table)
-        if found is None:
-            raise CurateError(f"{table} has no column of text that could be the {kind}; name it with --{kind}-column. "
-                              f"Its columns: {', '.join(map(shown, schema.names))}")  # fmt: skip
-        columns[kind] = found
-    return Pairs(tuple(units), schema, columns["url"], columns["caption"], _sides(schema), tuple(files))
+    texts = [field.name for field in schema if is_text(field.type)]
+    url = wanted_column("url", url_column, URL_COLUMNS, texts, paths[0])
+    caption = wanted_column("caption", caption_column, CAPTION_COLUMNS, texts, paths[0])
+    return Pairs(tuple(units), schema, url, caption, _sides(schema), tuple(files))
 
 
 class Rows(NamedTuple):
@@ -203,7 +198,7 @@ def _batches(unit: Unit, columns: list[str] | None) -> Iterator[pyarrow.RecordBa
             raise CurateError(f"{shown(unit.path)}: damaged ({shown(error)})") from error
 
 
-def _is_text(kind: pyarrow.DataType) -> bool:
+def is_text(kind: pyarrow.DataType) -> bool:
     types = pyarrow.types
     if types.is_dictionary(kind):
         kind = kind.value_type

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from diptych_shards.curate.counting import DiskCounter
+from diptych_shards.curate.corpus_counts import CorpusCounts
 from diptych_shards.curate.matching import spaced
 from diptych_shards.curate.options import CurateError
 
 MOST_CHARACTERS = 256
-# What separates words so that they are no pair; quotation marks count only at a word's end.
-_BREAKS = re.compile(r"""[,.;:?!`\t\r\n"“”„«»()\[\]{}<>|*=]+|  +|(?<!\w)['‘’]+|['‘’]+(?!\w)""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +33,8 @@ class QueryOptions:
         for name in ("min_count", "min_pair_count", "most"):
             if getattr(self, name) < 1:
                 raise CurateError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not math.isfinite(self.min_pmi):
+            raise CurateError(f"min_pmi is {self.min_pmi}; it must be a number of bits")
 
 
 @dataclass(frozen=True)
@@ -52,30 +49,25 @@ class QueryList:
     """How many of the list come from where."""
 
 
+def highest_pmi(num_words: int, options: QueryOptions) -> float:
+    """What no pair can exceed in a corpus of so many words: that of two met only together, as rarely as is allowed."""
+    return math.log2(max(num_words, 1) / options.min_pair_count)
+
+
 def build_queries(
-    texts: Iterable[str], options: QueryOptions, folder: Path, *, first: Iterable[str] = (), titles: Iterable[str] = ()
+    counts: CorpusCounts, options: QueryOptions, *, first: Iterable[str] = (), titles: Iterable[str] = ()
 ) -> QueryList:
     """The list; its order decides what is cut.
 
-    texts: of the corpus, read once. folder: where there is room for the counts, on disk. first: entries that go before
-    all others (numbers, WordNet's lemmas). titles: of articles, the most viewed ones first.
+    first: entries that go before all others (numbers, WordNet's lemmas). titles: of articles, the most viewed first.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".queries.") as temporary:
-        words = DiskCounter(Path(temporary) / "words")
-        pairs = DiskCounter(Path(temporary) / "pairs")
-        num_words = 0
-        for text in texts:
-            for segment in segments(text):
-                num_words += len(segment)
-                words.add(segment)
-                pairs.add(map(" ".join, zip(segment, segment[1:], strict=False)))
-        counts = {word: n for word, n in words.items() if n >= min(options.min_count, options.min_pair_count)}
-        parts = [
-            list(filter(_fits, first)),
-            _frequent(counts, options),
-            _belonging_together(pairs.items(), counts, num_words, options),
-            list(filter(_fits, map(title_query, titles))),
-        ]
+    words = {word: n for word, n in counts.words() if n >= min(options.min_count, options.min_pair_count)}
+    parts = [
+        list(filter(_fits, first)),
+        _frequent(words, options),
+        _belonging_together(counts.pairs(), words, counts.num_words, options),
+        list(filter(_fits, map(title_query, titles))),
+    ]
     queries: dict[str, None] = {}
     sizes = []
     for part in parts:
@@ -85,15 +77,7 @@ def build_queries(
                 break
             queries[query] = None
         sizes.append(len(queries) - before)
-    return QueryList(list(queries), num_words, *sizes)
-
-
-def segments(text: str) -> Iterator[list[str]]:
-    """Words between which nothing stands but a space."""
-    for part in _BREAKS.split(text):
-        words = [word for word in part.split(" ") if word]
-        if words:
-            yield words
+    return QueryList(list(queries), counts.num_words, *sizes)
 
 
 def title_query(title: str) -> str:

@@ -1,26 +1,17 @@
-"""Records that are more than fit in memory, in files sorted by their first field, `key` (uint64).
-
-A reader of a range of keys opens every file, so there must be few: 128 files are merged to one, and those again, until
-no more than 128 are left. A merge reads each file once, from the first byte to the last, and holds one block of it.
-"""
+"""Records that are more than fit in memory, in files sorted by their first field, `key` (uint64)."""
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from diptych.files import commit_file
-from diptych_shards.curate.state import committed
-from diptych_shards.engines import Engine
 
-MOST_FILES = 128
 BLOCK_RECORDS = 8_192
 
 
@@ -44,38 +35,11 @@ def read_range(paths: Sequence[Path], dtype: np.dtype, low: int, high: int) -> n
     return np.concatenate(found)
 
 
-def merge_to_few(
-    engine: Engine, paths: Sequence[Path], dtype: np.dtype, merged_path: Callable[[int, int], Path]
-) -> list[Path]:
-    """At most MOST_FILES files with the same records; what is merged already is not merged again.
-
-    merged_path: of a file by its level and number.
-    """
-    found = list(paths)
-    level = 0
-    while len(found) > MOST_FILES:
-        firsts = range(0, len(found), MOST_FILES)
-        merges = [
-            _Merge(tuple(found[first : first + MOST_FILES]), merged_path(level, number))
-            for number, first in enumerate(firsts)
-        ]
-        found = list(engine.map(partial(_merge, dtype), merges))
-        level += 1
-    return found
-
-
-@dataclass(frozen=True)
-class _Merge:
-    paths: tuple[Path, ...]
-    into: Path
-
-
-def _merge(dtype: np.dtype, merge: _Merge) -> Path:
-    if not merge.into.exists():
-        with committed(merge.into) as unfinished, open(unfinished, "wb") as file:
-            for records in _merged(merge.paths, dtype):
-                file.write(records.tobytes())
-    return merge.into
+def merge_records(dtype: np.dtype, paths: Sequence[Path], into: Path) -> None:
+    """As `merge_to_few` wants it; holds one block of each file."""
+    with open(into, "wb") as file:
+        for records in _merged(paths, dtype):
+            file.write(records.tobytes())
 
 
 def _merged(paths: Sequence[Path], dtype: np.dtype) -> Iterator[np.ndarray]:

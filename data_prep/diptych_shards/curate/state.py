@@ -92,12 +92,7 @@ class Output:
     @contextmanager
     def kept_to_ourselves(self) -> Iterator[None]:
         """Until the end, however it comes; then what a killed process left half-written is removed."""
-        self.index.mkdir(parents=True, exist_ok=True)
-        with open(self.index / "lock", "w") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise CurateError(f"{shown(self.out)}: another process is at work there") from None
+        with locked(self.index, self.out):
             for folder in (self.out, self.index, self.work, self.dropped):
                 for partial in folder.glob("*.partial"):
                     partial.unlink()
@@ -106,6 +101,18 @@ class Output:
     def finish(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
         (self.index / "lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, out: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes that would write OUT away from it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CurateError(f"{shown(out)}: another process is at work there") from None
+        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from diptych_shards.curate import decide, duplicates, sorted_files
+from diptych_shards.curate import decide, duplicates, merging
 from diptych_shards.curate import pairs as pairs_module
 from diptych_shards.curate.balance import uniforms
 from diptych_shards.curate.identity import pair_hash
@@ -51,7 +51,7 @@ SMALL = [
     (pairs_module, "ROWS_PER_UNIT", 300),
     (decide, "UNITS_AT_ONCE", 2),
     (duplicates, "PAIRS_AT_ONCE", 200),
-    (sorted_files, "MOST_FILES", 4),
+    (merging, "MOST_FILES", 4),
 ]
 """So that little is as much as a crawl."""
 
@@ -230,7 +230,7 @@ def stop_at(monkeypatch, moment):
 
 def test_stopped_at_any_file_it_ends_with_the_same_bytes(made, tmp_path, monkeypatch):
     monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 300)
-    monkeypatch.setattr(sorted_files, "MOST_FILES", 2)
+    monkeypatch.setattr(merging, "MOST_FILES", 2)
     table = write_pairs(tmp_path / "pairs.parquet", made_pairs(600) + made_pairs(20), row_group_size=300)
     options = ["--queries", made / "queries.txt", "--pairs-per-query", 20, "--dropped", "--skip", "language"]
     with monkeypatch.context() as patched:
@@ -288,7 +288,13 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, smal
         (["other.parquet", "out"], "--caption-column"),
         (["in.parquet", "other"], "something else"),
         (["in.parquet", "file"], "not a folder"),
-        (["in.parquet", "out", "--skip", "nonsense"], "no rule is called 'nonsense'"),
+        (["in.parquet", "out", "--skip", "nonsense"], "no rule 'nonsense'; there are empty"),
+        (["in.parquet", "out", "--skip", "boilerplat"], "did you mean boilerplate?"),
+        (["in.parquet", "out", "--caption-column", "captoin"], "in.parquet: no column of text 'captoin'; did you mean"),
+        (["in.parquet", "out", "--min-words", "-1"], "min_words is -1; it must be at least 0"),
+        (["in.parquet", "out", "--max-characters", "0"], "at least 1"),
+        (["in.parquet", "out", "--min-characters", "-1"], "at least 0"),
+        (["in.parquet", "out", "--seed", "-1"], "at least 0"),
         (["in.parquet", "out", "--queries", "blank.txt"], "no query"),
         (["in.parquet", "out", "--queries", "nowhere.txt"], "nowhere.txt"),
         (["in.parquet", "out", "--block-phrases", "nowhere.txt"], "nowhere.txt"),

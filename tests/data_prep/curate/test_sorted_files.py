@@ -1,12 +1,15 @@
 """Records sorted on disk."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych_shards.curate import sorted_files
-from diptych_shards.curate.sorted_files import merge_to_few, num_records, read_range, write_sorted
+from diptych_shards.curate import merging, sorted_files
+from diptych_shards.curate.merging import merge_to_few
+from diptych_shards.curate.sorted_files import merge_records, num_records, read_range, write_sorted
 from diptych_shards.engines import LocalEngine
 
 DTYPE = np.dtype([("key", "<u8"), ("from", "<u2"), ("number", "<u2")])
@@ -16,7 +19,7 @@ KEYS = st.one_of(st.integers(0, 5), st.integers(0, 2**64 - 1))
 @pytest.fixture(scope="module", autouse=True)
 def small():
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sorted_files, "MOST_FILES", 3)
+        patched.setattr(merging, "MOST_FILES", 3)
         patched.setattr(sorted_files, "BLOCK_RECORDS", 4)
         yield
 
@@ -31,7 +34,8 @@ def test_merged_files_hold_the_same_records_and_ranges(tmp_path_factory, files, 
         everything += records.tolist()
         paths.append(folder / str(name))
         write_sorted(paths[-1], records)
-    few = merge_to_few(LocalEngine(1), paths, DTYPE, lambda level, number: folder / f"merged_{level}_{number}")
+    merge = partial(merge_records, DTYPE)
+    few = merge_to_few(LocalEngine(1), paths, merge, lambda level, number: folder / f"merged_{level}_{number}")
     assert len(few) <= 3 and num_records(few, DTYPE) == len(everything)
     for path in few:
         keys = np.fromfile(path, DTYPE)["key"].tolist()
