@@ -40,7 +40,11 @@ def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
     beginning: what has been read of the file.
     """
     window = _Window(file, beginning)
-    while window.has(len(MAGIC)):
+    while True:
+        while small := window.take_small_member():
+            yield small
+        if not window.has(len(MAGIC)):
+            return
         offset = window.offset
         if not window.starts_with(MAGIC):
             if window.rest_is_zero():
@@ -49,11 +53,7 @@ def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
             yield Piece(offset, b"", False, True)
             continue
         try:
-            content = window.take_small_member()
-            if content is not None:
-                yield Piece(offset, content, True, False)
-            else:
-                yield from _inflated(window)
+            yield from _inflated(window)
         except (inflate.error, EOFError):
             window.seek_member()
             yield Piece(offset, b"", False, True)
@@ -114,21 +114,24 @@ class _Window:
     def view(self, start: int, end: int) -> memoryview:
         return memoryview(self._data)[self._start + start : self._start + end]
 
-    def take_small_member(self) -> bytes | None:
-        """What is in it, if it is small and lies whole in what has been read."""
+    def take_small_member(self) -> Piece | None:
+        """The member that begins here, if it is small and lies whole in what has been read."""
         data, start = self._data, self._start
         decoder = inflate.decompressobj(31)
-        content = decoder.decompress(data[start : start + _FIRST_STEP_BYTES], PIECE_BYTES)
-        start += _FIRST_STEP_BYTES
-        if not decoder.eof:
-            if decoder.unconsumed_tail:
-                return None
-            content += decoder.decompress(data[start : start + _STEP_BYTES], PIECE_BYTES)
-            start += _STEP_BYTES
+        try:
+            content = decoder.decompress(data[start : start + _FIRST_STEP_BYTES], PIECE_BYTES)
+            end = start + _FIRST_STEP_BYTES
             if not decoder.eof:
-                return None
-        self._start = min(start, len(data)) - len(decoder.unused_data)
-        return content
+                if decoder.unconsumed_tail:
+                    return None
+                content += decoder.decompress(data[end : end + _STEP_BYTES], PIECE_BYTES)
+                end += _STEP_BYTES
+                if not decoder.eof:
+                    return None
+        except inflate.error:
+            return None
+        self._start = min(end, len(data)) - len(decoder.unused_data)
+        return Piece(self._data_offset + start, content, True, False)
 
     def drop(self, length: int) -> None:
         self._start += length

@@ -30,6 +30,7 @@ _ALWAYS = frozenset(
 _WITH_LINKS = _ALWAYS | {b"a", b"link"}
 _HAS_PICTURE = re.compile(rb"<im[gG]|<I[mM][gG]|og:image")
 _NUMBER = re.compile(rb"\s*(\d{1,5})(?:\.\d*)?\s*(?:px)?\s*")
+_LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(?:-[a-zA-Z0-9]{1,8}){0,4}")
 _NOT_PHOTOGRAPHS = (b"image/svg", b"image/avif", b"image/jxl")
 
 
@@ -235,7 +236,7 @@ def og_pictures(metas: list[tuple[str, str]], title: str) -> list[Picture]:
 def language_of(text: str) -> str | None:
     """`en-US` of ` EN_us, fr`; none of what is no language."""
     tag = text.partition(",")[0].strip().replace("_", "-")
-    return tag.lower() if re.fullmatch(r"[a-zA-Z]{2,3}(?:-[a-zA-Z0-9]{1,8}){0,4}", tag) else None
+    return tag.lower() if _LANGUAGE.fullmatch(tag) else None
 
 
 def _largest_of(attributes: dict[bytes, bytes]) -> Candidate | None:

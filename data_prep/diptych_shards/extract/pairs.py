@@ -12,8 +12,8 @@ from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.urls import BadUrlError, Resolver, last_segment
 
 
-class Source(enum.Enum):
-    """Where a caption stood."""
+class Source(str, enum.Enum):
+    """Where a caption stood. A text too: it is hashed for every pair, and the hash of a mere Enum is slow."""
 
     ALT = "alt"
     FIGCAPTION = "figcaption"
@@ -21,7 +21,7 @@ class Source(enum.Enum):
     SURROUNDING = "surrounding"
 
 
-class Reason(enum.Enum):
+class Reason(str, enum.Enum):
     """Why a picture, a page or a record yields no pair."""
 
     NO_CAPTION = "no caption"
@@ -92,8 +92,13 @@ def pairs_of(
 ) -> dict[tuple[str, str], Told]:
     """The pairs worth keeping, each url with each caption once; pictures: `Picture`s, or their fields."""
     pairs: dict[tuple[str, str], Told] = {}
+    limit = options.max_caption_characters
     for address, captions, width, height in pictures:
-        texts = [(text, source) for raw, source in captions if (text := collapsed(raw, options))]
+        texts = []
+        for raw, source in captions:
+            text = " ".join(raw.split()) if len(raw) <= limit else _cut(raw, limit)
+            if text:
+                texts.append((text, source))
         if not texts:
             dropped[Reason.NO_CAPTION] += 1
             continue
@@ -123,9 +128,10 @@ def junk(url: str, width: int | None, height: int | None, options: ExtractOption
             return Reason.TRACKING_PIXEL
         if max(sides) <= options.icon_side:
             return Reason.ICON
-    name = last_segment(url).lower()
-    if name[-4:] in _PHOTOGRAPHS:
+    path = url.partition("?")[0]
+    if path[-4:].lower() in _PHOTOGRAPHS:
         return None
+    name = last_segment(path).lower()
     reason = _REASON_OF_ENDING.get(name[-4:])
     if reason is not None:
         return reason
@@ -134,11 +140,8 @@ def junk(url: str, width: int | None, height: int | None, options: ExtractOption
     return Reason.TRACKING_PIXEL if _TINY_NAME.match(name) or _TRACKER.match(url) else None
 
 
-def collapsed(text: str, options: ExtractOptions) -> str:
-    """On one line, no longer than a caption may be."""
-    limit = options.max_caption_characters
-    if len(text) <= limit:
-        return " ".join(text.split())
+def _cut(text: str, limit: int) -> str:
+    """On one line, no longer than that."""
     return " ".join(text[: 4 * limit].split())[:limit].rstrip()
 
 

@@ -19,6 +19,7 @@ MAX_HEADER_BYTES = 1 << 16
 _START = re.compile(rb"WARC/\d\.\d{1,2}[ \t]*\r?\n")
 _LONGEST_START = 16
 _LENGTH = re.compile(rb"\d{1,15}")
+_LENGTH_LINE = re.compile(rb"\nContent-Length: (\d{1,15})\r")
 
 
 class Record(NamedTuple):
@@ -82,14 +83,14 @@ class _Parser:
     def only_record(self, piece: Piece) -> Record | None:
         """The record that fills a gzip member from end to end, as nearly all do."""
         content = piece.content
-        if self._rest or self._to_skip:
-            return None
         end = content.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
+        if end < 0 or self._rest or self._to_skip:
+            return None
         lines = content[8 : end + 2]
-        stated = _header(lines, b"Content-Length")
-        length = int(stated) if _LENGTH.fullmatch(stated) else -1
+        stated = _LENGTH_LINE.search(lines)
+        length = int(stated[1]) if stated else -1
         is_whole = end + 8 + length == len(content) and content.startswith(b"WARC/1.") and content.endswith(b"\r\n\r\n")
-        if not is_whole or end < 0 or length > self._max_block_bytes or _START.search(lines):
+        if not is_whole or length > self._max_block_bytes or b"WARC/" in lines:
             return None
         return Record(piece.offset, lines, content[end + 4 : -4], False)
 

@@ -32,22 +32,18 @@ def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[Reason]) ->
         WatError: it is no JSON.
     """
     record = read_record(block)
-    head = mapping_in(html_metadata_of(record.rest), "Head")
-    metas = _Metas.of(record.metas)
+    metas = _Metas.of(record.metas) if record.metas else _NO_METAS
     pictures = _pictures(record, options, dropped)
     if metas.og:
-        pictures += og_pictures(metas.og, text_in(head, "Title"))
-    header = mapping_in(mapping_in(record.rest, "Envelope"), "WARC-Header-Metadata")
-    page_url = text_in(header, "WARC-Target-URI").removeprefix("<").removesuffix(">")
-    resolver = Resolver(page_url, text_in(head, "Base") or None)
+        pictures += og_pictures(metas.og, record.title)
+    page_url = record.page_url.removeprefix("<").removesuffix(">")
+    resolver = Resolver(page_url, record.base or None)
     pairs = pairs_of(pictures, resolver, options, dropped)
     licence_url = _licence_of(block, resolver) if pairs and record.may_have_licence else None
-    container = mapping_in(record.rest, "Container")
-    offset = str(container.get("Offset", ""))
     return FoundPage(
         Page(page_url, metas.language, licence_url, pairs),
-        text_in(container, "Filename") or None,
-        int(offset) if offset.isdecimal() else None,
+        record.warc_file or None,
+        int(record.offset) if record.offset.isdecimal() else None,
     )
 
 
@@ -74,12 +70,16 @@ class _Metas(NamedTuple):
         return cls(og, language_of(html_lang) or language_of(content_language))
 
 
+_NO_METAS = _Metas([], None)
+
+
 def _pictures(record: WatRecord, options: ExtractOptions, dropped: Counter[Reason]) -> list[_PictureFields]:
-    dropped[Reason.NO_CAPTION] += record.num_without_alt
     links = record.pictures[: options.max_pictures_per_page]
     if len(links) < len(record.pictures):
         dropped[Reason.TOO_MANY_PICTURES] += len(record.pictures) - len(links)
-    return [(text_in(link, "url"), ((text_in(link, "alt"), Source.ALT),), None, None) for link in links]
+    with_alt = [link for link in links if link.get("alt")]
+    dropped[Reason.NO_CAPTION] += len(links) - len(with_alt)
+    return [(text_in(link, "url"), ((text_in(link, "alt"), Source.ALT),), None, None) for link in with_alt]
 
 
 def _licence_of(block: bytes, resolver: Resolver) -> str | None:

@@ -113,20 +113,53 @@ META = st.dictionaries(
 
 
 @given(
-    st.lists(LINK, max_size=5), st.lists(META, max_size=4), TEXT, st.permutations(["Links", "Head"]),
-    st.lists(LINK, max_size=3), st.booleans(),
+    st.lists(LINK, max_size=5), st.lists(META, max_size=4), TEXT, st.dictionaries(st.just("Base"), TEXT),
+    st.permutations(["Links", "Head"]), st.lists(LINK, max_size=3), st.dictionaries(TEXT, TEXT, max_size=3),
+    st.booleans(),
 )  # fmt: skip
-def test_cutting_the_record_gives_what_parsing_all_of_it_gives(links, metas, title, order, head_links, ascii_only):
-    content = {"Links": links, "Head": {"Title": title, "Metas": metas, "Scripts": head_links, "Link": head_links}}
-    envelope = {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {key: content[key] for key in order}}}}
-    block = json.dumps({"Envelope": envelope}, separators=(",", ":"), ensure_ascii=ascii_only).encode(
-        "utf-8", "replace"
-    )
-    short, whole = wat_record.read_record(block), wat_record._read_whole(block)
-    told = [[(link.get("url"), link["alt"]) for link in one.pictures] for one in (short, whole)]
-    assert (told[0], short.num_without_alt) == (told[1], whole.num_without_alt)
-    title_of = [wat_record.html_metadata_of(one.rest)["Head"]["Title"] for one in (short, whole)]
-    assert title_of[0] == title_of[1]
-    assert [meta for meta in whole.metas if str(meta.get("property")).startswith("og:")] == [
-        meta for meta in short.metas if str(meta.get("property")).startswith("og:")
-    ]
+def test_reading_parts_of_the_record_gives_what_parsing_all_of_it_gives(
+    links, metas, title, base, order, head_links, headers, ascii_only
+):
+    head = {"Title": title, "Metas": metas, "Scripts": head_links, "Link": head_links, **base}
+    content = {"Links": links, "Head": head}
+    envelope = {
+        "WARC-Header-Metadata": {"WARC-Date": title, "WARC-Target-URI": "https://a.example/"},
+        "Payload-Metadata": {
+            "HTTP-Response-Metadata": {"Headers": headers, "HTML-Metadata": {key: content[key] for key in order}}
+        },
+    }
+    whole_record = {"Container": {"Filename": "x.gz", "Offset": "7"}, "Envelope": envelope}
+    block = json.dumps(whole_record, separators=(",", ":"), ensure_ascii=ascii_only).encode("utf-8", "replace")
+    whole = wat_record._read_whole(block)
+    try:
+        short = wat_record._read_parts(block)
+    except ValueError:
+        return  # then the whole record is read
+    told = [[(link.get("url"), link.get("alt")) for link in one.pictures] for one in (short, whole)]
+    assert told[0] == told[1]
+    assert short.page_url == whole.page_url == "https://a.example/"
+    assert (short.base, short.warc_file, short.offset) == (whole.base, whole.warc_file, whole.offset)
+    og = [[meta for meta in one.metas if str(meta.get("property")).startswith("og:")] for one in (short, whole)]
+    if any("og:image" in meta["property"] for meta in og[1]):
+        assert og[0] == og[1] and short.title == whole.title
+
+
+def test_a_record_as_crawls_have_them_is_not_parsed_whole():
+    block = made({"Head": {"Title": "t", "Metas": [{"property": "og:image", "content": "o.jpg"}]}, "Links": LINKS[1:2]})
+    block = block.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n\r\n")
+    short, whole = wat_record._read_parts(block), wat_record._read_whole(block)
+    assert short == whole._replace(pictures=short.pictures, may_have_licence=False)
+    assert [(link["url"], link["alt"]) for link in short.pictures] == [("x.jpg", "a house")]
+
+
+def test_headers_named_as_keys_of_the_record_are_not_taken_for_them():
+    told = {"WARC-Target-URI": "https://evil.example/", "Filename": "evil", "Offset": "666", "path": "IMG@/src"}
+    block = made({"Links": LINKS[:2]}).partition(b"\r\n\r\n")[2].removesuffix(b"\r\n\r\n")
+    record_told = json.loads(block)
+    response = record_told["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
+    response["Headers"] = told
+    container = record_told.pop("Container")
+    for shown in ({"Container": container, **record_told}, {**record_told, "Container": container}):
+        page = read_wat(json.dumps(shown, separators=(",", ":")).encode(), ExtractOptions(), Counter())
+        assert list(page.page.pairs) == [(f"{A}/dir/x.jpg", "a house")]
+        assert (page.page.url[: len(A)], page.warc_file, page.record_offset) == (A, "crawl.warc.gz", 77)
