@@ -25,6 +25,7 @@ import pyarrow
 
 from diptych_shards.curate.decide import decide
 from diptych_shards.curate.examine import Setup, examine
+from diptych_shards.curate.language import UNDETERMINED, LanguageIdentifier
 from diptych_shards.curate.options import CurateError, CurateOptions, read_queries
 from diptych_shards.curate.pairs import Pairs, open_pairs
 from diptych_shards.curate.parts import plan_parts, write_part
@@ -47,6 +48,9 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: En
         raise CurateError(f"{out} is where the pairs are; name another folder for the result")
     pairs = open_pairs(tables, options.url_column, options.caption_column)
     queries = read_queries(options.queries) if options.queries else None
+    unknown = sorted(set(options.languages) - LanguageIdentifier().known()) if options.languages else []
+    if unknown:
+        raise CurateError(f"no language {unknown[0]!r}; give codes such as en, de, zh, or {UNDETERMINED}: not sure")
     request = _request(pairs, options)
     output = Output(out)
     output.check(request)

@@ -15,6 +15,10 @@ class LanguageIdentifier:
 
         self._detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
+    def known(self) -> set[str]:
+        """All that `identify` may answer."""
+        return {found["lang"] for found in self._detector.detect("", k=1_000, threshold=-1.0)} | {UNDETERMINED}
+
     def identify(self, caption: str) -> tuple[str, float]:
         """The language (ISO 639; `und` where it is not sure), and how likely the most likely one is."""
         found = self._detector.detect(caption[:_MOST_CHARACTERS])

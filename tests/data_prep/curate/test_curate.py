@@ -301,7 +301,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, smal
         (["in.parquet", "out", "--pairs-per-query", "0"], "at least 1"),
         (["in.parquet", "out", "--languages", "de", "--skip", "language"], "languages"),
         (["in.parquet", "out", "--duplicates", "all"], "near, exact, keep"),
-        (["in.parquet", "out", "--languages", "xx"], "no pair is left"),
+        (["in.parquet", "out", "--languages", "en,english"], "no language 'english'; give codes such as en"),
+        (["in.parquet", "out", "--languages", "eu"], "no pair is left"),
     ],
 )
 def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, told):
