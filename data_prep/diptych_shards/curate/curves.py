@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.charts import short_number
+
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 36
 MOST_POINTS = 120
@@ -58,6 +60,6 @@ def head_and_tail(counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) ->
         line(before),
         line(after),
         down(pairs_per_query) if np.log10(pairs_per_query) <= y_high else None,
-        tuple((across(10**power), f"{10**power:,}") for power in range(int(x_high) + 1)),
-        tuple((down(10**power), f"{10**power:,}") for power in range(int(y_high) + 1)),
+        tuple((across(10**power), short_number(10**power)) for power in range(int(x_high) + 1)),
+        tuple((down(10**power), short_number(10**power)) for power in range(int(y_high) + 1)),
     )

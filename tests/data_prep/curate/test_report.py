@@ -64,6 +64,7 @@ def test_the_curve_goes_from_head_to_tail():
     assert [y for _, y in before] == sorted(y for _, y in before)  # down the page, fewer pairs
     assert all(low >= high for (_, low), (_, high) in zip(after, before, strict=True))
     assert curves.limit == after[0][1]
+    assert [label for _, label in curves.y_ticks] == ["1", "10", "100", "1k", "10k"]
     assert head_and_tail(np.zeros(3, int), np.zeros(3, int), 5) is None
     assert head_and_tail(np.array([7]), np.array([7]), 5) is not None
     assert not re.search("nan|inf", curves.before + curves.after)
