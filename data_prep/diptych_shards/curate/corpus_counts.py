@@ -56,8 +56,8 @@ def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: 
     """
     folder = out.with_name(f"{out.name}.counts").resolve()
     request = json.dumps({"files": [_identity(path) for path in texts], "column": column}).encode()
-    if folder.exists() and not (folder / "counts.json").exists() and any(folder.iterdir()):
-        raise CurateError(f"{shown(folder)} is where counts go, and holds something else; name another OUT")
+    if folder.exists() and not (folder / "counts.json").exists() and not _is_empty(folder):
+        raise CurateError(f"{shown(out)}.counts is where counts go, and holds something else; name another OUT")
     try:
         with locked(folder, out):
             _begin(folder, request)
@@ -86,6 +86,10 @@ def segments(text: str) -> Iterator[list[str]]:
         words = [word for word in part.split(" ") if word]
         if words:
             yield words
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _identity(path: Path) -> list[str | int]:
