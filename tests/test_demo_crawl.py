@@ -16,6 +16,8 @@ from diptych.demo.crawl import MAX_CLICKS, crawl, serve, serve_at_remembered_por
 from diptych.demo.funnel import read_funnel
 from diptych.demo.site import Site
 from diptych.report import parse_funnel
+from diptych_shards.cli import main as diptych_shards
+from tests.data_prep.extract.crawls import page_record, warc_gz, write
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,23 @@ def test_every_card_of_the_site_becomes_a_sample_and_nothing_else(cards, tmp_pat
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] == len(captions)
     for before, after in zip(funnel, funnel[1:], strict=False):
         assert before["kept"] == after["kept"] + sum(after["dropped"].values())
+
+
+def test_a_picture_with_two_captions_is_two_pairs_at_every_stage_of_the_funnel(tmp_path):
+    page = """<figure><img src="/a.png" alt="a red dog"><figcaption>Rex in our garden</figcaption></figure>
+              <img src="/b.png">"""
+    write(tmp_path, "crawl.warc.gz", warc_gz(page_record(page)))
+    pairs, kept, shards = (tmp_path / name for name in ("pairs", "kept", "shards"))
+    for words in (["extract", tmp_path / "crawl.warc.gz", pairs], ["curate", pairs, kept]):
+        assert diptych_shards([*map(str, words), "--processes", "1"]) == 0
+    (shards / "_index").mkdir(parents=True)
+    (shards / "_index" / "build.json").write_text('{"outcomes": {"success": 1, "http_404": 1}}')
+    assert [(stage["stage"], stage["kept"], stage["dropped"]) for stage in read_funnel(pairs, kept, shards)] == [
+        ("pictures on the pages, once for each caption", 3, {}),
+        ("pairs with a caption (extract)", 2, {"no caption": 1}),
+        ("pairs worth fetching (curate)", 2, {}),
+        ("pairs fetched and sound (build)", 1, {"http_404": 1}),
+    ]
 
 
 def test_an_address_is_remembered_while_it_can_be(cards, tmp_path):

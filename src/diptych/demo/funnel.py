@@ -12,7 +12,9 @@ from typing import Any
 def read_funnel(pairs: Path, curated: Path, shards: Path) -> list[dict[str, Any]]:
     """The stages in order, each {`stage`, `kept`, `dropped`: reason → number}.
 
-    The folders are those that `diptych-shards` extract, curate and build wrote.
+    All count pairs of a picture and a caption: a picture with an alt text and a figcaption is two from the first stage
+    on; one that has no caption, or that `extract` leaves out, is one. The folders are those that `diptych-shards`
+    extract, curate and build wrote.
     """
     extracted: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
@@ -24,10 +26,10 @@ def read_funnel(pairs: Path, curated: Path, shards: Path) -> list[dict[str, Any]
     outcomes = Counter(_read(shards / "_index" / "build.json")["outcomes"])
     stored = outcomes.pop("success", 0)
     return [
-        _stage("pictures on the pages", extracted.total() + left_out.total(), {}),
-        _stage("with a caption (extract)", extracted.total(), left_out),
-        _stage("worth fetching (curate)", curation["kept"], curation["rules"]),
-        _stage("fetched and sound (build)", stored, outcomes),
+        _stage("pictures on the pages, once for each caption", extracted.total() + left_out.total(), {}),
+        _stage("pairs with a caption (extract)", extracted.total(), left_out),
+        _stage("pairs worth fetching (curate)", curation["kept"], curation["rules"]),
+        _stage("pairs fetched and sound (build)", stored, outcomes),
     ]
 
 
