@@ -7,16 +7,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from diptych_shards.extract import entities
+from diptych_shards.extract.lazy import Copy, Image, best_candidate, copy_of, image_of
 from diptych_shards.extract.licence import LicenceFinder
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.pairs import Captions, Page, Picture, Reason, Source, pairs_of
-from diptych_shards.extract.srcset import Candidate, candidates, largest
+from diptych_shards.extract.srcset import Candidate, largest
 from diptych_shards.extract.surrounding import surrounding_text, text_of
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, value
 from diptych_shards.extract.urls import Resolver
 
-LAZY_ADDRESSES = (b"data-src", b"data-lazy-src", b"data-original", b"data-lazy")
-LAZY_SRCSETS = (b"data-srcset", b"data-lazy-srcset")
 MAX_FIGCAPTION_BYTES = 16_384
 MAX_OPEN_FIGURES = 64
 MAX_SOURCES = 32
@@ -25,10 +24,10 @@ MAX_SURROUNDED = 1000
 """Pictures of a page for which text is looked for; each costs as much as a kilobyte of page."""
 
 _ALWAYS = frozenset(
-    b"html base meta title img picture /picture source figure /figure figcaption /figcaption svg".split()
+    b"html base meta title img amp-img picture /picture source figure /figure figcaption /figcaption svg".split()
 )
 _WITH_LINKS = _ALWAYS | {b"a", b"link"}
-_HAS_PICTURE = re.compile(rb"<im[gG]|<I[mM][gG]|og:image")
+_HAS_PICTURE = re.compile(rb"<im[gG]|<I[mM][gG]|og:image|<amp-img")
 _NUMBER = re.compile(rb"\s*(\d{1,5})(?:\.\d*)?\s*(?:px)?\s*")
 _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(?:-[a-zA-Z0-9]{1,8}){0,4}")
 _NOT_PHOTOGRAPHS = (b"image/svg", b"image/avif", b"image/jxl")
@@ -75,6 +74,7 @@ class _Reader:
         self._options = options
         self._dropped = dropped
         self._pictures: list[Picture] = []
+        self._last_image: Image | None = None
         self._title: str | None = None
         self._og: list[tuple[str, str]] = []
         self._num_surrounded = 0
@@ -83,6 +83,7 @@ class _Reader:
         self._sources: list[Candidate] | None = None
         self._read = {
             b"img": self._read_img,
+            b"amp-img": self._read_img,
             b"source": self._read_source,
             b"picture": lambda tag: self._open_picture([]),
             b"/picture": lambda tag: self._open_picture(None),
@@ -110,17 +111,27 @@ class _Reader:
             self._dropped[Reason.TOO_MANY_PICTURES] += 1
             return
         attributes = attributes_of(tag)
-        if self._figures:
-            self._figures[-1].pictures.append(len(self._pictures))
+        image, before = image_of(tag.start, tag.end, attributes), self._last_image
+        self._last_image = image
         captions: Captions = ()
-        alt = value(attributes, b"alt")
-        if alt and not alt.isspace():
-            captions = ((alt, Source.ALT),)
+        if image.alt:
+            captions = ((value(attributes, b"alt"), Source.ALT),)
         elif self._options.surrounding_text and self._num_surrounded < MAX_SURROUNDED:
             self._num_surrounded += 1
             captions = ((surrounding_text(self._html, tag.start, tag.end), Source.SURROUNDING),)
-        self._pictures.append(picture_of(attributes, captions, self._sources or []))
+        picture = picture_of(attributes, captions, self._sources or [])
         self._sources = None
+        useless = copy_of(self._html, before, image) if before else None
+        if useless is None:
+            if self._figures:
+                self._figures[-1].pictures.append(len(self._pictures))
+            self._pictures.append(picture)
+            return
+        self._dropped[Reason.COPY] += 1
+        self._last_image = None  # it has found its copy
+        other = self._pictures[-1]
+        kept = picture if useless is Copy.FIRST else other
+        self._pictures[-1] = kept._replace(captions=other.captions if before and before.alt else captions)
 
     def _read_source(self, tag: Tag) -> None:
         if self._sources is None or len(self._sources) > MAX_SOURCES:
@@ -128,7 +139,7 @@ class _Reader:
         attributes = attributes_of(tag)
         if attributes.get(b"type", b"").strip().lower().startswith(_NOT_PHOTOGRAPHS):
             return
-        found = _largest_of(attributes)
+        found = best_candidate(attributes)
         if found:
             self._sources.append(found)
 
@@ -202,7 +213,7 @@ class _Reader:
 def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list[Candidate]) -> Picture:
     """The largest candidate of an `<img>` and of the `<source>`s before it, with what is said of its size."""
     width, height = _pixels(attributes, b"width"), _pixels(attributes, b"height")
-    own = _largest_of(attributes)
+    own = best_candidate(attributes)
     best = largest([*([own] if own else []), *sources])
     if best is None or not best.url:
         return Picture("", captions, width, height)
@@ -237,20 +248,6 @@ def language_of(text: str) -> str | None:
     """`en-US` of ` EN_us, fr`; none of what is no language."""
     tag = text.partition(",")[0].strip().replace("_", "-")
     return tag.lower() if _LANGUAGE.fullmatch(tag) else None
-
-
-def _largest_of(attributes: dict[bytes, bytes]) -> Candidate | None:
-    """Of an element's own addresses. The lazy ones first: where they stand, `src` is a placeholder."""
-    lists = [value(attributes, name) for name in (*LAZY_SRCSETS, b"srcset") if attributes.get(name)]
-    found = [candidate for srcset in lists for candidate in candidates(srcset)]
-    single = [value(attributes, name) for name in (*LAZY_ADDRESSES, b"src") if attributes.get(name)]
-    usable = [candidate for candidate in found if not _is_inline(candidate.url)]
-    usable += [Candidate(url, None, 1.0) for url in single if not _is_inline(url)]
-    return largest(usable) or (Candidate(single[0], None, 1.0) if single else None)
-
-
-def _is_inline(url: str) -> bool:
-    return url.lstrip()[:5].lower() == "data:" or not url.strip()
 
 
 def _pixels(attributes: dict[bytes, bytes], name: bytes) -> int | None:

@@ -34,6 +34,8 @@ class Reason(str, enum.Enum):
     ICON = "icon"
     VECTOR_PICTURE = "vector picture"
     REPEATED_ON_PAGE = "repeated on the page"
+    PLACEHOLDER = "placeholder"
+    COPY = "placeholder or copy of the picture beside it"
     TOO_MANY_PICTURES = "too many pictures on the page"
 
 
@@ -76,6 +78,7 @@ class FoundPage(NamedTuple):
 
 _TINY_SIDE = 3
 _TINY_NAME = re.compile(r"(?:spacer|blank\.|pixel\.|clear\.gif|cleardot|transparent\.|trans\.gif|1x1|dot\.gif)")
+_PLACEHOLDER_NAME = re.compile(r"(?:.*[-_])?(?:placeholder|lazy|lazy-?load|loading|loader|gr[ae]y)\.(?:gif|png)")
 _TRACKER = re.compile(
     r"https?://(?:pixel\.|www\.facebook\.com/tr\b|s?b\.scorecardresearch\.com/|bat\.bing\.com/|counter\.yadro\.ru/"
     r"|mc\.yandex\.ru/|(?:ad|stats\.g|googleads\.g|\d+\.fls)\.doubleclick\.net/|(?:www|ssl)\.google-analytics\.com/)"
@@ -137,6 +140,8 @@ def junk(url: str, width: int | None, height: int | None, options: ExtractOption
         return reason
     if "favicon" in name:
         return Reason.ICON
+    if _PLACEHOLDER_NAME.fullmatch(name):
+        return Reason.PLACEHOLDER
     return Reason.TRACKING_PIXEL if _TINY_NAME.match(name) or _TRACKER.match(url) else None
 
 

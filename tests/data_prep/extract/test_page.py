@@ -92,7 +92,62 @@ def test_content_of_noscript_is_markup_and_gives_no_second_pair():
         '<img data-src=x.jpg alt="words"><noscript><img src="x.jpg" alt=words><img src="y.jpg" alt="more"></noscript>'
     )
     assert [url for url, _ in pairs(html)] == [f"{A}/dir/x.jpg", f"{A}/dir/y.jpg"]
-    assert dropped(html) == {"repeated on the page": 1}
+    assert dropped(html) == {"placeholder or copy of the picture beside it": 1}
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    "data-src data-lazy-src data-original data-lazy data-lazyload data-url data-orig-file data-large-file "
+    "data-hi-res-src data-echo data-image data-srcset data-lazy-srcset".split(),
+)
+def test_the_address_that_a_script_will_load_is_taken_and_not_the_placeholder(attribute):
+    html = f'<img class="lazy" src="p.png" srcset="p.png 10w" {attribute}="x.jpg" alt="words">'
+    assert pairs(html) == [(f"{A}/dir/x.jpg", "words")]
+    assert pairs(html + "<noscript><img src='x.jpg' alt='words'></noscript>") == [(f"{A}/dir/x.jpg", "words")]
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<img class='photo lazy' src=p.jpg alt=words><noscript><img src=x.jpg alt=words></noscript>",
+        "<img class=lazyload src=p.jpg data-x='{}' alt=words>\n<noscript>\n<img src=x.jpg></noscript>",
+        "<img class=lazyload src=p.jpg><NOSCRIPT class=a><img src=x.jpg alt=words></NOSCRIPT>",
+        "<img src='data:image/gif;base64,R0' alt=words><noscript><img src=x.jpg alt=words></noscript>",
+        "<img src=blurred.jpg alt=words><noscript><img src=x.jpg alt=words></noscript>",
+        "<noscript><img src=x.jpg alt=words></noscript><img class=lazy src=p.jpg alt=words>",
+        "<img class=lazy data-src=x.jpg alt=words><noscript><img src=x-300.jpg alt=words></noscript>",
+        "<amp-img src=y.jpg alt=words><noscript><img src=x.jpg alt=words></noscript></amp-img>",
+        "<figure><img class=lazy src=p.jpg><noscript><img src=x.jpg></noscript><figcaption>words</figcaption></figure>",
+    ],
+)
+def test_a_picture_with_a_copy_for_browsers_without_scripts_gives_one_pair_with_its_true_address(html):
+    assert pairs(html + "<img src=y.jpg alt=other>") == [(f"{A}/dir/x.jpg", "words"), (f"{A}/dir/y.jpg", "other")]
+    assert dropped(html) == {"placeholder or copy of the picture beside it": 1}
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<img src=x.jpg alt=words><noscript><img src=https://t.example/count height=1 width=1></noscript>",
+        "<img class=lazy src=x.jpg alt=words><noscript><img src=https://t.example/count height=1 width=1></noscript>",
+        "<noscript><img src=https://t.example/count alt=''></noscript><img src=x.jpg alt=words>",
+        "<img src=x.jpg alt=words data-url='/about' data-image='3'>",
+        "<img class=lazy src=x.jpg alt=words loading=lazy>",
+    ],
+)
+def test_a_picture_beside_something_else_keeps_its_own_address(html):
+    assert pairs(html) == [(f"{A}/dir/x.jpg", "words")]
+
+
+def test_pictures_of_a_gallery_that_share_one_caption_stay_apart():
+    one = "<img class=lazy src=p.png alt=Gallery><noscript><img src=%d.jpg alt=Gallery></noscript>"
+    assert [url[-5:] for url, _ in pairs("".join(one % n for n in range(4)))] == [f"{n}.jpg" for n in range(4)]
+
+
+def test_pictures_of_amp_pages_are_found():
+    assert pairs("<html amp><amp-img src=s.jpg srcset='x.jpg 900w, s.jpg 100w' alt=words></amp-img>") == [
+        (f"{A}/dir/x.jpg", "words")
+    ]
 
 
 def test_the_largest_source_of_a_picture_element_is_taken():
@@ -173,6 +228,8 @@ def test_a_caption_of_its_own_comes_before_the_text_around():
         ("<img src=x.jpg alt=words width=32 height=16>", "icon"),
         ("<img src=/favicon-96x96.png alt=words>", "icon"),
         ("<img src=x.SVG?v=1 alt=words>", "vector picture"),
+        ("<img src=/i/lazy-placeholder.png alt=words>", "placeholder"),
+        ("<img src=/i/loading.gif alt=words>", "placeholder"),
     ],
 )
 def test_what_is_left_out_is_counted_by_reason(html, reason):

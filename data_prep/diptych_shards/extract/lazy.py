@@ -1,0 +1,123 @@
+"""Where a picture that a script loads keeps its address, and which of its copies counts.
+
+Such a picture has a placeholder in `src` and its address in an attribute of the script's; beside it often stands a
+`noscript` with the picture as browsers without scripts shall see it.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import NamedTuple
+
+from diptych_shards.extract.srcset import Candidate, candidates, largest
+from diptych_shards.extract.tags import value
+
+LAZY_SRCSETS = (b"data-srcset", b"data-lazy-srcset", b"data-src-set", b"data-original-set", b"lazy-srcset")
+LAZY_ADDRESSES = (
+    # The first are said to be larger than the others.
+    b"data-orig-file",
+    b"data-large-file",
+    b"data-hi-res-src",
+    b"data-src-large",
+    b"data-full-src",
+    b"data-src",
+    b"data-lazy-src",
+    b"data-original",
+    b"data-lazy",
+    b"data-lazyload",
+    b"data-lazy-load",
+    b"data-original-src",
+    b"data-img-src",
+    b"data-image-src",
+    b"data-actualsrc",
+    b"data-echo",
+    b"data-defer-src",
+    b"data-ll-src",
+    b"data-url",
+    b"data-img",
+    b"data-image",
+    b"lazy-src",
+)
+_AMBIGUOUS = frozenset((b"data-url", b"data-img", b"data-image", b"data-echo", b"data-lazy"))
+"""May hold the address of a page or a switch; those that end as pictures do count."""
+_PICTURE_NAME = re.compile(r"[^?#]*\.(?:jpe?g|png|webp|gif|avif|bmp)(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
+_NOSCRIPT = re.compile(rb"\s*<(/?)noscript\b[^>]*>\s*", re.IGNORECASE)
+_NEAR_BYTES = 256
+_TINY_SIDES = (b"0", b"1", b"2", b"3")
+
+
+class Image(NamedTuple):
+    """An `<img>` or `<amp-img>`."""
+
+    start: int
+    end: int
+    alt: str
+    is_lazy: bool
+    """A script gives it its address, and we found where."""
+    is_placeholder: bool
+    """It shows nothing of its own: no address, a data: URI, or what is there until a script has found another."""
+    is_tiny: bool
+
+
+class Copy(enum.Enum):
+    """Which of two images of one picture is of no use."""
+
+    FIRST = enum.auto()
+    SECOND = enum.auto()
+
+
+def image_of(start: int, end: int, attributes: dict[bytes, bytes]) -> Image:
+    is_lazy = bool(_lazy_candidates(attributes))
+    is_placeholder = not is_lazy and (
+        b"lazy" in attributes.get(b"class", b"").lower()
+        or not any(not is_inline(one.url) for one in _plain_candidates(attributes))
+    )
+    is_tiny = attributes.get(b"width") in _TINY_SIDES or attributes.get(b"height") in _TINY_SIDES
+    return Image(start, end, value(attributes, b"alt").strip(), is_lazy, is_placeholder, is_tiny)
+
+
+def copy_of(page: bytes, first: Image, second: Image) -> Copy | None:
+    """Whether two images that follow each other are one picture, with and without scripts."""
+    between = page[first.end : second.start] if second.start - first.end <= _NEAR_BYTES else b""
+    noscript = _NOSCRIPT.fullmatch(between)
+    if noscript is None:
+        return None
+    scripted, plain = (second, first) if noscript[1] else (first, second)
+    if plain.is_tiny:  # a tracker, which has nothing to do with the picture beside it
+        return None
+    is_same = scripted.alt == plain.alt if scripted.alt and plain.alt else scripted.is_placeholder
+    if not is_same:
+        return None
+    useless = plain if scripted.is_lazy else scripted
+    return Copy.FIRST if useless is first else Copy.SECOND
+
+
+def best_candidate(attributes: dict[bytes, bytes]) -> Candidate | None:
+    """The largest of an element's own addresses. Where a script's stand, the others are placeholders."""
+    found = _lazy_candidates(attributes) or _plain_candidates(attributes)
+    usable = [candidate for candidate in found if not is_inline(candidate.url)]
+    return largest(usable) or (found[-1] if found else None)
+
+
+def is_inline(url: str) -> bool:
+    return url.lstrip()[:5].lower() == "data:" or not url.strip()
+
+
+def _lazy_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
+    """Usable ones."""
+    if not any(b"data-" in name or b"lazy-" in name for name in attributes):
+        return []
+    lists = [value(attributes, name) for name in LAZY_SRCSETS if name in attributes]
+    found = [candidate for srcset in lists for candidate in candidates(srcset)]
+    for name in LAZY_ADDRESSES:
+        url = value(attributes, name)
+        if url and (name not in _AMBIGUOUS or _PICTURE_NAME.fullmatch(url)):
+            found.append(Candidate(url, None, 1.0))
+    return [candidate for candidate in found if not is_inline(candidate.url)]
+
+
+def _plain_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
+    found = candidates(value(attributes, b"srcset"))
+    src = value(attributes, b"src")
+    return [*found, Candidate(src, None, 1.0)] if src else found
