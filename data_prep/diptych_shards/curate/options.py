@@ -97,8 +97,8 @@ def _content(path: Path) -> str:
 
 
 def read_queries(path: Path) -> list[str]:
-    """The queries of a file, each once, in its order."""
-    queries = list(dict.fromkeys(read_lines(path)))
+    """The queries of a file, each once, in its order; with spaces around it, none would be found."""
+    queries = list(dict.fromkeys(line.strip() for line in read_lines(path)))
     if not queries:
         raise CurateError(f"{path} has no query; give a file of one query a line")
     return queries

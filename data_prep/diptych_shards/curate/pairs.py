@@ -21,6 +21,7 @@ ROWS_AT_ONCE = 8_192
 SIZE_COLUMNS = (("width", "height"), ("original_width", "original_height"))
 """What extract, LAION and COYO say of a picture's size, and DataComp; in any case."""
 _LARGEST_SIDE = 65_535
+_WAY_OUT = "leave it out, or write it again"
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _open(path: Path) -> parquet.ParquetFile:
     try:
         return parquet.ParquetFile(path, pre_buffer=False)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)})") from error
+        raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)}); {_WAY_OUT}") from error
 
 
 def _units(path: Path, metadata: Any, first_number: int) -> list[Unit]:
@@ -195,7 +196,7 @@ def _batches(unit: Unit, columns: list[str] | None) -> Iterator[pyarrow.RecordBa
                     batch = batch.append_column(name, pyarrow.nulls(len(batch), pyarrow.string()))
                 yield batch
         except (pyarrow.ArrowException, OSError) as error:
-            raise CurateError(f"{shown(unit.path)}: damaged ({shown(error)})") from error
+            raise CurateError(f"{shown(unit.path)}: damaged ({shown(error)}); {_WAY_OUT}") from error
 
 
 def is_text(kind: pyarrow.DataType) -> bool:

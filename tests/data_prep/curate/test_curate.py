@@ -176,6 +176,18 @@ def test_dropped_pairs_are_written_with_their_reason(tmp_path):
     assert told["pairs"] == 10 and told["kept"] == 1 and sum(told["rules"].values()) == 9
 
 
+def test_a_query_list_may_have_blanks_and_repetitions(tmp_path):
+    table = write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a cat"), ("https://a.org/2", "a dog")])
+    queries = write_lines(tmp_path / "queries.txt", ["", "  ", "cat", " dog\t", "cat", "Cat"])
+    assert curate(table, tmp_path / "out", "--queries", queries) == 0
+    assert parquet.read_table(tmp_path / "out" / "_index" / "queries.parquet")["query"].to_pylist() == [
+        "cat",
+        "dog",
+        "Cat",
+    ]
+    assert len(kept(tmp_path / "out")) == 2
+
+
 def test_languages_are_chosen(tmp_path):
     captions = ["der Hund liegt im Garten unter dem Baum", "the dog lies in the garden under the tree", "asdf"]
     table = write_pairs(tmp_path / "in.parquet", [(f"https://a.org/{n}", text) for n, text in enumerate(captions)])
@@ -284,6 +296,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, smal
         (["empty", "out"], "empty has no .parquet"),
         (["empty", "empty"], "another folder"),
         (["bad.parquet", "out"], "no readable parquet"),
+        (["cut.parquet", "out"], "cut.parquet: no readable parquet file"),
+        (["damaged.parquet", "out"], "damaged.parquet: damaged"),
         (["none.parquet", "out"], "holds no pairs"),
         (["other.parquet", "out"], "--caption-column"),
         (["in.parquet", "other"], "something else"),
@@ -313,6 +327,11 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
         (tmp_path / name).write_text("x")
     write_lines(tmp_path / "blank.txt", [""])
     write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a cat")])
+    data = write_pairs(
+        tmp_path / "cut.parquet", [(f"https://a.org/{n}", f"a cat {n}") for n in range(999)]
+    ).read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(data[:-100])
+    (tmp_path / "damaged.parquet").write_bytes(data[:100] + bytes(900) + data[1000:])
     parquet.write_table(pyarrow.table({"url": ["u"], "says": ["x"]}), tmp_path / "other.parquet")
     parquet.write_table(pyarrow.table({"url": pyarrow.array([], pyarrow.string())}), tmp_path / "none.parquet")
     assert curate(*arguments) == 2
