@@ -12,7 +12,7 @@ from diptych_shards.extract.licence import LicenceFinder
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.pairs import Captions, Page, Picture, Reason, Source, pairs_of
 from diptych_shards.extract.srcset import Candidate, largest
-from diptych_shards.extract.surrounding import surrounding_text, text_of
+from diptych_shards.extract.surrounding import surrounding_texts, text_of
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, value
 from diptych_shards.extract.urls import Resolver
 
@@ -20,8 +20,6 @@ MAX_FIGCAPTION_BYTES = 16_384
 MAX_OPEN_FIGURES = 64
 MAX_SOURCES = 32
 MAX_OG_PICTURES = 8
-MAX_SURROUNDED = 1000
-"""Pictures of a page for which text is looked for; each costs as much as a kilobyte of page."""
 
 _ALWAYS = frozenset(
     b"html base meta title img amp-img picture /picture source figure /figure figcaption /figcaption svg".split()
@@ -74,10 +72,11 @@ class _Reader:
         self._options = options
         self._dropped = dropped
         self._pictures: list[Picture] = []
+        self._starts: list[int] = []
+        """Of their tags."""
         self._last_image: Image | None = None
         self._title: str | None = None
         self._og: list[tuple[str, str]] = []
-        self._num_surrounded = 0
         self._figures: list[_Figure] = []
         self._figures_too_deep = 0
         self._sources: list[Candidate] | None = None
@@ -104,7 +103,17 @@ class _Reader:
         self._read[tag.name](tag)
 
     def all_pictures(self) -> list[Picture]:
+        if self._options.surrounding_text:
+            self._take_surrounding_texts()
         return [*self._pictures, *og_pictures(self._og, self._title or "")]
+
+    def _take_surrounding_texts(self) -> None:
+        bare = [number for number, picture in enumerate(self._pictures) if not picture.captions]
+        texts = surrounding_texts(self._html, [self._starts[number] for number in bare]) if bare else {}
+        for number in bare:
+            text = texts.get(self._starts[number])
+            if text:
+                self._pictures[number] = self._pictures[number]._replace(captions=((text, Source.SURROUNDING),))
 
     def _read_img(self, tag: Tag) -> None:
         if len(self._pictures) >= self._options.max_pictures_per_page:
@@ -113,18 +122,14 @@ class _Reader:
         attributes = attributes_of(tag)
         image, before = image_of(tag.start, tag.end, attributes), self._last_image
         self._last_image = image
-        captions: Captions = ()
-        if image.alt:
-            captions = ((value(attributes, b"alt"), Source.ALT),)
-        elif self._options.surrounding_text and self._num_surrounded < MAX_SURROUNDED:
-            self._num_surrounded += 1
-            captions = ((surrounding_text(self._html, tag.start, tag.end), Source.SURROUNDING),)
+        captions: Captions = ((value(attributes, b"alt"), Source.ALT),) if image.alt else ()
         picture = picture_of(attributes, captions, self._sources or [])
         self._sources = None
         useless = copy_of(self._html, before, image) if before else None
         if useless is None:
             if self._figures:
                 self._figures[-1].pictures.append(len(self._pictures))
+            self._starts.append(tag.start)
             self._pictures.append(picture)
             return
         self._dropped[Reason.COPY] += 1
@@ -165,8 +170,7 @@ class _Reader:
             return
         for number in figure.pictures:
             picture = self._pictures[number]
-            captions = tuple(caption for caption in picture.captions if caption[1] is not Source.SURROUNDING)
-            self._pictures[number] = picture._replace(captions=(*captions, (figure.caption, Source.FIGCAPTION)))
+            self._pictures[number] = picture._replace(captions=(*picture.captions, (figure.caption, Source.FIGCAPTION)))
 
     def _open_figcaption(self, tag: Tag) -> None:
         if self._figures and self._figures[-1].caption_start is None:

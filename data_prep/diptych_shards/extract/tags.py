@@ -8,7 +8,7 @@ tree is which `figure` and which `picture` is open. Each byte is looked at a bou
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from typing import NamedTuple
 
 from diptych_shards.extract import entities
@@ -31,13 +31,22 @@ _TOKEN = re.compile(
 _PART_OF_TAG = re.compile(rb"""[^>=]*(?:(>)|=\s*(?:"[^"]*"|'[^']*'|[^\s>"'][^\s>]*|(?=>)))""")
 _ATTRIBUTE = re.compile(rb"""([^\s/>=][^\s/>=]*)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>"'][^\s>]*)))?""")
 _COMMENT_END = re.compile(rb"--!?>")
-_RAW_TEXT = {
+RAW_TEXT = {
     name: re.compile(rb"</" + b"".join(b"[%c%c]" % (c, c - 32) for c in name) + rb"(?=[\s/>])")
     for name in (b"script", b"style", b"textarea", b"title", b"xmp", b"iframe", b"noembed", b"noframes")
 }
 
 
-def tags(page: bytes, wanted: frozenset[bytes]) -> Iterator[Tag]:
+class _Every:
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+EVERY = _Every()
+"""All start tags, and the end tags that matter."""
+
+
+def tags(page: bytes, wanted: Container[bytes]) -> Iterator[Tag]:
     """The tags of these names, in order, outside comments and scripts. The page is UTF-8 without NUL."""
     position = 0
     while position >= 0:
@@ -59,12 +68,18 @@ def value(attributes: dict[bytes, bytes], name: bytes) -> str:
 
 
 def raw_text_after(page: bytes, tag: Tag) -> bytes:
-    """What stands between the start tag of a `title` or the like and its end tag."""
-    end = _RAW_TEXT[tag.name].search(page, tag.end)
+    """What stands between the start tag of a `title` or the like and its end tag; nothing if it does not end."""
+    end = RAW_TEXT[tag.name].search(page, tag.end)
     return page[tag.end : end.start() if end else tag.end]
 
 
-def _tags_from(page: bytes, position: int, wanted: frozenset[bytes]) -> Generator[Tag, None, int]:
+def end_of_raw_text(page: bytes, tag: Tag) -> int:
+    """Where it stands; the page's end if there is none."""
+    end = RAW_TEXT[tag.name].search(page, tag.end)
+    return end.start() if end else len(page)
+
+
+def _tags_from(page: bytes, position: int, wanted: Container[bytes]) -> Generator[Tag, None, int]:
     """Yields tags up to something that must be passed over as a whole; returns where to go on, or -1."""
     for match in _TOKEN.finditer(page, position):
         name = match[1]
@@ -74,7 +89,7 @@ def _tags_from(page: bytes, position: int, wanted: frozenset[bytes]) -> Generato
                 return end.end() if end else -1
             continue
         name = name.lower()
-        is_raw = name in _RAW_TEXT
+        is_raw = name in RAW_TEXT
         if match[3] and not is_raw:
             if name in wanted:
                 yield Tag(name, match[2], match.start(), match.end())
@@ -86,7 +101,7 @@ def _tags_from(page: bytes, position: int, wanted: frozenset[bytes]) -> Generato
             yield Tag(name, page[match.end(1) : end_of_tag - 1], match.start(), end_of_tag)
         if not is_raw:
             return end_of_tag
-        end = _RAW_TEXT[name].search(page, end_of_tag)
+        end = RAW_TEXT[name].search(page, end_of_tag)
         return end.start() if end else -1
     return -1
 

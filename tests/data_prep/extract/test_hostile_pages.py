@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from diptych_shards.extract.tags import tags
 from tests.data_prep.extract.crawls import extracted, page_record, pairs
 
-SIZE, SIZE_WITH_TEXT = 1_000_000, 60_000
+SIZE = 1_000_000
 PATTERNS = [
     "<div>",
     "<b>",
@@ -86,10 +86,10 @@ PATTERNS = [
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize(("size", "surrounding_text"), [(SIZE, False), (SIZE_WITH_TEXT, True)])
+@pytest.mark.parametrize("surrounding_text", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_no_pattern_repeated_over_a_page_takes_quadratic_time(pattern, size, surrounding_text):
-    number = size // len(pattern)
+def test_no_pattern_repeated_over_a_page_takes_quadratic_time(pattern, surrounding_text):
+    number = SIZE // len(pattern)
     body = "".join(pattern % n for n in range(number)) if "%d" in pattern else pattern * number
     for start in ("<img src=a alt=b>", "<img srcset='", "<figure><img src=a><figcaption>"):
         pairs(start + body + "<img src=z.jpg alt=z>", surrounding_text=surrounding_text)

@@ -203,6 +203,45 @@ def test_text_around_a_picture_is_a_caption_only_if_asked_for():
     assert {told.source for told in page(html, surrounding_text=True).pairs.values()} == {Source.SURROUNDING}
 
 
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        '<a title="a > b">',
+        "<a onclick='if (a > b) go()' href=x>",
+        '<img alt="" title="<b>bold</b> > rest">',
+        "<script>if (a > b) { go('<p>') }</script>",
+        "<SCRIPT type='a>b'>go()</SCRIPT >",
+        "<style>p > a { color: red }</style>",
+        "<!-- a > b <p> -->",
+        "<!-->",
+        "<noscript>Please allow <b>scripts</b></noscript>",
+        "<textarea>typed</textarea>",
+        "</b title='a'>",
+        "<script>" + "var much = 1;" * 70 + "</script>",
+    ],
+)
+def test_markup_and_scripts_do_not_leak_into_text(hidden):
+    around = f"<p>Old {hidden}<img src=x.jpg>{hidden} bridge"
+    for html in (around, around + "</p>", f"<h1>Other</h1>{hidden}{around}<p>next"):
+        assert pairs(html, surrounding_text=True)[-1][1] in ("Old bridge", "Old", "bridge")
+        assert len(pairs(html, surrounding_text=True)) == 1
+    figure = f"<figure><img src=x.jpg><figcaption>Old {hidden} bridge</figcaption></figure>"
+    assert [caption for _, caption in pairs(figure)] == ["Old bridge"]
+
+
+def test_a_page_that_ends_within_a_script_or_a_tag_leaks_neither():
+    for rest in ("<script>var a = 1; ", "<a href='x>y", "<style>p { ", "<!-- words"):
+        assert [caption for _, caption in pairs(f"<p>Old<img src=x.jpg> bridge{rest}", surrounding_text=True)] == [
+            "Old bridge"
+        ]
+
+
+def test_text_is_cut_between_words_where_it_is_out_of_reach():
+    words = "é".join(f"wörd{number} " for number in range(900))
+    (caption,) = [caption for _, caption in pairs(f"<p>{words}<img src=x.jpg>{words}", surrounding_text=True)]
+    assert set(caption.split()[:-1]) <= set(words.split()) and "\ufffd" not in caption
+
+
 def test_a_caption_of_its_own_comes_before_the_text_around():
     html = "<figure><img src=x.jpg> around <figcaption>own</figcaption></figure>"
     assert [caption for _, caption in pairs(html, surrounding_text=True)] == ["own"]
