@@ -10,6 +10,7 @@ import fcntl
 import io
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +120,8 @@ def locked(folder: Path, out: Path) -> Iterator[None]:
 def committed(path: Path) -> Iterator[Path]:
     """A path to write to; the file is there under its own name, whole and durably, once this ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    # A worker of a killed run may still be writing the same file; whoever is done first has the same bytes.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     yield partial
     flush(partial)
     os.replace(partial, path)
