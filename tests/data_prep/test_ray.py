@@ -24,6 +24,7 @@ from tests.data_prep.build.test_build import contents, write_table
 from tests.data_prep.extract.crawls import img, page_record, warc_gz, write
 from tests.data_prep.hostile_web import HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
+from tests.data_prep.select.shards import jpeg, tree, write_shards
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning")
@@ -115,6 +116,20 @@ def test_pairs_extracted_and_curated_on_ray_are_those_of_this_machine(cluster, t
             for name in ("here", "there")
         )
         assert here and here == there
+
+
+def test_shards_filtered_deduplicated_and_selected_on_ray_are_those_of_this_machine(cluster, tmp_path, monkeypatch):
+    pictures = [jpeg(number) for number in range(5)]
+    samples = [(pictures[number % 5], f"picture {number}", {"number": number}) for number in range(24)]
+    engines = {"here": ["--processes=1"], "there": ["--engine=ray", f"--ray-address={cluster.address}"]}
+    for name, engine in engines.items():
+        write_shards(tmp_path / name / "shards", [samples[start : start + 6] for start in range(0, 24, 6)])
+        monkeypatch.chdir(tmp_path / name)
+        assert main(["filter", "shards", "--where", "number > 2", *engine]) == 0
+        assert main(["dedup", "shards", *engine]) == 0
+        assert main(["select", "shards", "out", *engine]) == 0
+    assert tree(tmp_path / "here") == tree(tmp_path / "there")
+    assert len(list((tmp_path / "there" / "out").glob("*.tar"))) == 2
 
 
 def test_a_task_that_kills_its_worker_ends_ray_map_with_one_line(cluster):

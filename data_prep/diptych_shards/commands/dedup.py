@@ -18,10 +18,9 @@ hashed twice.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from diptych_shards.arguments import positive
+from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
 
@@ -48,8 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="search embeddings by faiss: misses some pairs, for many millions of samples")  # fmt: skip
     add("--prefer", metavar="EXPRESSION",
         help="which one of several stays: the highest, e.g. 'width * height' (default: the first)")  # fmt: skip
-    add("--processes", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="that decode the pictures (default: the CPUs, %(default)s)")  # fmt: skip
+    add_engine(parser, "that decode the pictures")
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -73,7 +71,7 @@ def run(chosen: argparse.Namespace) -> None:
         prefer=chosen.prefer,
     )
     shards, index = Path(chosen.shards), open_shards(chosen.shards)
-    report = dedup(shards, index, options, chosen.processes)
+    report = dedup(shards, index, options, engine_of(chosen))
     print(verdict_table(shards, chosen.name, report.counts))
     for number, what in (
         (report.passed_over, "take no part: other verdicts leave them out"),

@@ -11,7 +11,8 @@ out.
 
 Nothing is deleted: the verdict goes to SHARDS/_index/select/NAME.parquet, with key, kept and
 reason. `preview` shows it, `select` writes shards without what verdicts leave out. Filter first,
-dedup last: `dedup` chooses among the samples that filters keep.
+dedup last: `dedup` chooses among the samples that filters keep. Stopped at any moment, the same
+command goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from diptych_shards.arguments import add_engine, engine_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("shards", metavar="SHARDS", help="a folder of shards")
     parser.add_argument("--where", required=True, metavar="EXPRESSION", help="true of the samples that are kept")
     parser.add_argument("--name", default="filter", metavar="NAME", help="of the verdict (default %(default)s)")
+    add_engine(parser, "one shard each at a time")
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -35,7 +39,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.select.verdicts import open_shards
 
     shards, index = Path(chosen.shards), open_shards(chosen.shards)
-    counts = filter_samples(shards, index, chosen.where, chosen.name)
+    counts = filter_samples(shards, index, chosen.where, chosen.name, engine_of(chosen))
     print(verdict_table(shards, chosen.name, counts))
     if line := what_is_stale(shards, index):
         print(line)

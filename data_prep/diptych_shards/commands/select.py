@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diptych_shards.arguments import positive
+from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.refusals import shown
 
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--verdict", action="append", metavar="NAME", help="only this one; may be given several times (default: all)")
     add("--samples-per-shard", type=positive, metavar="N",
         help="cut anew, by N samples (default: shards of the same names, each with fewer samples)")  # fmt: skip
+    add_engine(parser, "one shard each at a time")
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -36,7 +37,7 @@ def run(chosen: argparse.Namespace) -> None:
     if out.resolve().is_relative_to(shards.resolve()):
         raise SelectError(f"{shown(out)} lies inside {shown(shards)}; name a folder outside")
     verdicts = verdicts_that_hold(shards, index, chosen.verdict)
-    written = rewrite(index, verdicts, out, chosen.samples_per_shard)
+    written = rewrite(index, verdicts, out, chosen.samples_per_shard, engine_of(chosen))
     names = ", ".join(verdict.name for verdict in verdicts)
     word = "shard" if written.shards == 1 else "shards"
     print(f"{written.samples:,} of {len(index):,} samples are kept by {names}; "

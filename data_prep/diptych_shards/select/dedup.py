@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from diptych.data.shards import ShardIndex
-from diptych_shards.crew import Crew
+from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
+from diptych_shards.refusals import shown
 from diptych_shards.select.duplicates import (
     CHAIN,
     MEANINGS,
@@ -28,20 +29,10 @@ from diptych_shards.select.duplicates import (
 )
 from diptych_shards.select.embeddings import KeyTable, gather_embeddings
 from diptych_shards.select.errors import SelectError
-from diptych_shards.select.hashes import (
-    FLAT,
-    HASHED,
-    HASHES,
-    NO_PICTURE,
-    NOT_DECODED,
-    decoder_crashed,
-    hash_picture,
-    hash_unit,
-    read_hashes,
-)
+from diptych_shards.select.hashes import FLAT, HASHED, NO_PICTURE, NOT_DECODED, hash_missing, read_hashes
 from diptych_shards.select.near import num_bits
 from diptych_shards.select.options import DedupOptions, refuse_to_lose
-from diptych_shards.select.pictures import Unit, of_shard, units_at
+from diptych_shards.select.pictures import ShardUnit, units_at
 from diptych_shards.select.preference import preferences
 from diptych_shards.select.similar import approximate_pairs, cosines, similar_pairs
 from diptych_shards.select.staleness import verdicts_to_consider
@@ -65,7 +56,7 @@ class DedupReport:
     """How many are like the one sample that most are like, itself included."""
 
 
-def dedup(shards: Path, index: ShardIndex, options: DedupOptions, processes: int) -> DedupReport:
+def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine) -> DedupReport:
     """Write the verdict `options.name` beside the shards.
 
     Raises:
@@ -80,7 +71,7 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, processes: int
         considered = verdicts_to_consider(shards, index, options.name)
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
         preference = preferences(index, options.prefer) if options.prefer else None
-        pictures.hash_missing(processes)
+        pictures.hash(engine)
         takes_part = np.concatenate(
             [
                 np.ones(pictures.num_evaluation, bool),
@@ -132,19 +123,20 @@ class _Pictures:
 
     def __init__(self, index: ShardIndex, folder: Path, against: Sequence[str]):
         self._index = index
-        self._folder = folder
-        self._evaluation = [unit for location in against for unit in units_at(location)]
-        self._evaluation_names = [name for unit in self._evaluation for name in unit.names]
+        evaluation = [unit for location in against for unit in units_at(location)]
+        shards = [ShardUnit(index, number) for number in range(len(index.shards))]
+        self._units = [
+            *((unit, folder / f"against-{unit.identity[:32]}.hashes") for unit in evaluation),
+            *((unit, folder / f"{unit.name}.hashes") for unit in shards),
+        ]
+        self._evaluation_names = [name for unit in evaluation for name in unit.names()]
         self.num_evaluation = len(self._evaluation_names)
         self.total = self.num_evaluation + len(index)
 
-    def hash_missing(self, processes: int) -> None:
+    def hash(self, engine: Engine) -> None:
         progress = Progress(self.total, "pictures")
         try:
-            with Crew(hash_picture, processes, give_up=decoder_crashed) as crew:
-                for unit, path in self._units():
-                    hash_unit(unit, path, crew, progress)
-                    progress.shard_is_done(unit.name)
+            hash_missing(self._units, engine, progress)
         finally:
             progress.close()
 
@@ -183,24 +175,15 @@ class _Pictures:
     def evaluation_keys(self) -> KeyTable:
         return KeyTable(iter(self._evaluation_names), self.num_evaluation)
 
-    def _units(self) -> Iterator[tuple[Unit, Path]]:
-        for unit in self._evaluation:
-            yield unit, self._folder / f"against-{unit.identity[:32]}.hashes"
-        for number in range(len(self._index.shards)):
-            unit = of_shard(self._index, number)
-            yield unit, self._folder / f"{unit.name}.hashes"
-
     def _rows(self) -> Iterator[tuple[int, np.ndarray]]:
         """Position of the first, HASHES rows, unit by unit."""
         first = 0
-        evaluation = ((u.identity, len(u.places), f"against-{u.identity[:32]}") for u in self._evaluation)
-        of_shards = ((shard.sha256, shard.samples, shard.name) for shard in self._index.shards)
-        for identity, num_pictures, name in (*evaluation, *of_shards):
-            rows = read_hashes(identity, num_pictures, self._folder / f"{name}.hashes")
+        for unit, path in self._units:
+            rows = read_hashes(unit, path)
             if rows is None:
-                raise SelectError(f"{self._folder / name}.hashes changed meanwhile; start the same command again")
-            yield first, rows.astype(HASHES)
-            first += num_pictures
+                raise SelectError(f"{shown(path)} changed meanwhile; start the same command again")
+            yield first, rows
+            first += len(rows)
 
 
 class _Embedded:

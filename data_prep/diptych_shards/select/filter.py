@@ -1,24 +1,37 @@
-"""Leave out samples of which an expression is not true."""
+"""Leave out samples of which an expression is not true.
+
+Each shard is judged by itself, wherever the engine has hands for it. What came of it stands in `NAME.parts/` until the
+verdict does, so that a killed command goes on where it was.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as compute
 
 from diptych.data.shards import ShardIndex
+from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
+from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import check, truths
 from diptych_shards.select.expression import Condition, columns_of, parse_conditions
-from diptych_shards.select.metadata import columns_of_shard
+from diptych_shards.select.metadata import columns_of_shard, table_path
+from diptych_shards.select.row_file import read_rows, write_rows
 from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, locked, replaced, select_folder
 
+_FORMAT = "diptych-reasons-1"
 
-def filter_samples(shards: Path, index: ShardIndex, where: str, name: str) -> Counter[str]:
+
+def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engine: Engine) -> Counter[str]:
     """Write the verdict `name` beside the shards; samples by reason (the empty one: kept).
 
     A sample's reason is the first of the conditions between `and`s that does not hold: `not width >= 256`, or
@@ -32,22 +45,74 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str) -> Co
     conditions = parse_conditions(where)
     for condition in conditions:
         check(condition.node)
-    names = list(dict.fromkeys(name for condition in conditions for name in columns_of(condition.node)))
     counts: Counter[str] = Counter()
     facts = {"command": "filter", "options": {"where": where}, "meanings": {}}
-    progress = Progress(len(index), "samples")
-    try:
-        with locked(select_folder(shards)), VerdictWriter(shards, name, index, facts) as verdict:
-            for number, shard in enumerate(index.shards):
-                columns = columns_of_shard(index, number, names)
-                reasons = _reasons(conditions, columns, shard.samples)
+    judge = _Judge(index, where, conditions, (select_folder(shards) / f"{name}.parts").absolute())
+    with locked(select_folder(shards)):
+        _judge_all(judge, engine)
+        with VerdictWriter(shards, name, index, facts) as verdict:
+            for number in range(len(index.shards)):
+                reasons = judge.reasons(number)
+                if reasons is None:
+                    raise SelectError(f"{shown(judge.parts)} changed meanwhile; start the same command again")
                 verdict.add(reasons, [None] * len(reasons))
                 counts.update(reasons)
-                progress.add(shard.samples, refused=sum(map(bool, reasons)))
-                progress.shard_is_done(shown(shard.name))
+        shutil.rmtree(judge.parts, ignore_errors=True)
+    return counts
+
+
+def _judge_all(judge: _Judge, engine: Engine) -> None:
+    shards = judge.index.shards
+    pending = [number for number in range(len(shards)) if judge.reasons(number) is None]
+    progress = Progress(len(judge.index), "samples")
+    try:
+        progress.add(len(judge.index) - sum(shards[number].samples for number in pending))
+        for number, left_out in zip(pending, engine.map(judge, pending, lost=judge.lost), strict=True):
+            progress.add(shards[number].samples, refused=left_out)
+            progress.shard_is_done(shown(shards[number].name))
     finally:
         progress.close()
-    return counts
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Judges the samples of one shard after another."""
+
+    index: ShardIndex
+    where: str
+    conditions: Sequence[Condition]
+    parts: Path
+
+    def __call__(self, number: int) -> int:
+        """How many are left out; the reasons are written."""
+        of = self._of(number)
+        names = list(dict.fromkeys(name for condition in self.conditions for name in columns_of(condition.node)))
+        columns = columns_of_shard(self.index, number, names)
+        reasons = _reasons(self.conditions, columns, self.index.shards[number].samples)
+        write_rows(self._path(number), of, json.dumps(reasons).encode())
+        return sum(map(bool, reasons))
+
+    def reasons(self, number: int) -> list[str] | None:
+        """Of each sample; None if they are not there."""
+        body = read_rows(self._path(number), self._of(number))
+        return None if body is None else json.loads(body)
+
+    def lost(self, number: int) -> int:
+        raise SelectError(f"{shown(self.index.shards[number].path)}: the process that read it died, twice; "
+                          f"see whether memory runs out")  # fmt: skip
+
+    def _path(self, number: int) -> Path:
+        return self.parts / f"{self.index.shards[number].name}.reasons"
+
+    def _of(self, number: int) -> dict[str, Any]:
+        table = table_path(self.index, number)
+        there = table.stat() if table.exists() else None
+        return {
+            "format": _FORMAT,
+            "where": self.where,
+            "shard": self.index.shards[number].sha256,
+            "table": None if there is None else [there.st_size, there.st_mtime_ns],
+        }
 
 
 def _reasons(conditions: Sequence[Condition], columns: dict, num_rows: int) -> list[str]:

@@ -7,22 +7,25 @@ written whole; one that belongs to another tar, or is damaged, is made again.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
-from diptych.files import commit_file
-from diptych_shards.crew import Crew
+from diptych_shards.engines import Engine
 from diptych_shards.pictures.perceptual_hash import perceptual_hash
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.pictures import Place, Unit, decoded
+from diptych_shards.select.row_file import read_rows, write_rows
 
 HASHES = np.dtype([("pixels", "<u8", 4), ("look", "<u8"), ("state", "u1")])
 """sha256 of size and pixels; perceptual hash; one of the states below."""
@@ -30,82 +33,107 @@ HASHES = np.dtype([("pixels", "<u8", 4), ("look", "<u8"), ("state", "u1")])
 NO_PICTURE, HASHED, FLAT, NOT_DECODED = 0, 1, 2, 3
 """What is FLAT has no perceptual hash, what is NOT_DECODED has none at all."""
 
+SECONDS_PER_PICTURE = 120.0
+"""No honest picture of 64 megapixels takes longer; a decoder that hangs does."""
+PICTURES_AT_ONCE = 128
+
 _FORMAT = "diptych-picture-hashes-1"
-_PLACES_AT_ONCE = 32
-
-Hashed = tuple[bytes, int, int]
-"""One row of HASHES."""
+_Task = tuple[Place | None, ...]
 
 
-def hash_unit(unit: Unit, path: Path, crew: Crew[Place, Hashed | SelectError], progress: Progress) -> None:
-    """Write the hash file of the unit, if it is not there yet.
+def hash_missing(units: Sequence[tuple[Unit, Path]], engine: Engine, progress: Progress) -> None:
+    """Write the hash file of each unit, if it is not there yet; the tasks are parts of units.
 
     Raises:
-        SelectError: a picture cannot be read, or the tar is damaged there.
+        SelectError: a picture cannot be read, or a tar is damaged there.
     """
-    if read_hashes(unit.identity, len(unit.places), path) is not None:
-        progress.add(len(unit.places))
-    else:
-        _write_hashes(unit, path, _hash_all(unit, crew, progress))
+    missing = [(unit, path) for unit, path in units if read_hashes(unit, path) is None]
+    total = sum(unit.num_pictures for unit, _ in units)
+    progress.add(total - sum(unit.num_pictures for unit, _ in missing))
+    tasks = _Tasks([unit for unit, _ in missing])
+    work = partial(_hash_task, os.getpid())
+    results = zip(tasks, engine.map(work, tasks, lost=_lost), strict=True)
+    for unit, path in missing:
+        parts = [np.zeros(0, HASHES)]
+        for task, rows in islice(results, _num_tasks(unit)):
+            parts.append(_one_by_one(task, engine, work) if rows is None else rows)
+            progress.add(len(parts[-1]), refused=(parts[-1]["state"] == NOT_DECODED).sum())
+        write_rows(path, {"format": _FORMAT, "identity": unit.identity}, np.concatenate(parts).tobytes())
+        progress.shard_is_done(unit.name)
 
 
-def hash_picture(place: Place) -> Hashed | SelectError:
-    """Decode one picture; runs in worker processes. An error is given back, as one that is raised there is a bug."""
+def read_hashes(unit: Unit, path: Path) -> np.ndarray | None:
+    """The HASHES rows of a unit; None if they are not there as they were written."""
+    body = read_rows(path, {"format": _FORMAT, "identity": unit.identity})
+    if body is None or len(body) != unit.num_pictures * HASHES.itemsize:
+        return None
+    return np.frombuffer(body, HASHES)
+
+
+class _Tasks(Sequence[_Task]):
+    """Parts of units, made when they are asked for: the places of all pictures would not fit in memory."""
+
+    def __init__(self, units: Sequence[Unit]):
+        self._parts = [
+            (unit, start) for unit in units for start in range(0, unit.num_pictures, PICTURES_AT_ONCE)
+        ]  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number):
+        unit, start = self._parts[number]
+        return tuple(unit.places(start, min(start + PICTURES_AT_ONCE, unit.num_pictures)))
+
+
+def _num_tasks(unit: Unit) -> int:
+    return -(-unit.num_pictures // PICTURES_AT_ONCE)
+
+
+def _hash_task(command: int, task: _Task) -> np.ndarray:
+    """HASHES rows. command: the process that is not to be ended by a decoder that hangs, as others are."""
+    rows = np.zeros(len(task), HASHES)
+    for row, place in enumerate(task):
+        if place is not None:
+            with nullcontext() if os.getpid() == command else _deadline():
+                rows[row] = _hash_picture(place)
+    return rows
+
+
+def _hash_picture(place: Place) -> tuple[np.ndarray, int, int]:
     try:
         pixels = decoded(place.read())
     except PictureError:
-        return bytes(32), 0, NOT_DECODED
+        return _NOT_DECODED
     except ShardError as error:
-        return SelectError(f"{shown(place.path)}: {error}")
+        raise SelectError(f"{shown(place.path)}: {error}") from error
     except OSError as error:
-        return SelectError(f"{shown(place.path)}: {error.strerror}")
+        raise SelectError(f"{shown(place.path)}: {error.strerror}") from error
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     look = perceptual_hash(pixels)
-    return digest.digest(), look or 0, FLAT if look is None else HASHED
+    return np.frombuffer(digest.digest(), "<u8"), look or 0, FLAT if look is None else HASHED
 
 
-def decoder_crashed(place: Place) -> Hashed | SelectError:
-    return bytes(32), 0, NOT_DECODED
+_NOT_DECODED = (np.zeros(4, "<u8"), 0, NOT_DECODED)
 
 
-def read_hashes(identity: str, num_pictures: int, path: Path) -> np.ndarray | None:
-    """The HASHES rows of a unit; None if they are not there as they were written."""
+def _one_by_one(task: _Task, engine: Engine, work: Callable[[_Task], np.ndarray]) -> np.ndarray:
+    """The rows of a task at which processes were lost: one of its pictures crashes its decoder."""
+    rows = engine.map(work, [(place,) for place in task], lost=lambda _: np.array([_NOT_DECODED], HASHES))
+    return np.concatenate(list(rows))
+
+
+def _lost(task: _Task) -> None:
+    return None
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_PICTURE)
     try:
-        line, _, body = path.read_bytes().partition(b"\n")
-        header = json.loads(line)
-        is_whole = (
-            header["format"] == _FORMAT
-            and header["identity"] == identity
-            and header["xxh3"] == xxhash.xxh3_64_hexdigest(body)
-            and len(body) == num_pictures * HASHES.itemsize
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    return np.frombuffer(body, HASHES) if is_whole else None
-
-
-def _write_hashes(unit: Unit, path: Path, rows: np.ndarray) -> None:
-    body = rows.tobytes()
-    header = {"format": _FORMAT, "identity": unit.identity, "xxh3": xxhash.xxh3_64_hexdigest(body)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    commit_file(path, json.dumps(header).encode() + b"\n" + body)
-
-
-def _hash_all(unit: Unit, crew: Crew[Place, Hashed | SelectError], progress: Progress) -> np.ndarray:
-    rows = np.zeros(len(unit.places), HASHES)
-    places = [(row, place) for row, place in enumerate(unit.places) if place is not None]
-    progress.add(len(rows) - len(places))
-    for (row, _), hashed in zip(places, crew.map(_batches(places)), strict=True):
-        if isinstance(hashed, SelectError):
-            raise hashed
-        digest, look, state = hashed
-        rows[row] = (np.frombuffer(digest, "<u8"), look, state)
-        progress.add(1, refused=state == NOT_DECODED)
-    return rows
-
-
-def _batches(places: Sequence[tuple[int, Place]]) -> Iterator[list[Place]]:
-    for start in range(0, len(places), _PLACES_AT_ONCE):
-        yield [place for _, place in places[start : start + _PLACES_AT_ONCE]]
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

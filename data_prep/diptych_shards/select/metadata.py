@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,14 @@ from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import unknown_column
 
 
+def table_path(index: ShardIndex, shard_number: int) -> Path:
+    """Of the file beside the tar, which need not be there."""
+    return index.shards[shard_number].path.with_suffix(".parquet")
+
+
 def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetFile | None:
     """The file beside the tar."""
-    path = index.shards[shard_number].path.with_suffix(".parquet")
+    path = table_path(index, shard_number)
     if not path.exists():
         return None
     try:

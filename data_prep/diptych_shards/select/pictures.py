@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import xxhash
@@ -14,7 +16,7 @@ from PIL import Image
 from diptych.data import colour_profile
 from diptych.data.caption_files import PICTURE_ENDINGS
 from diptych.data.picture_safety import MAX_PIXELS
-from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member
+from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych_shards.pictures.decode import open_file
 from diptych_shards.pictures.resize import upright
@@ -47,29 +49,86 @@ class Place:
             os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(Protocol):
     """Pictures that are hashed together: one shard, or some files of a folder."""
 
-    name: str
-    identity: str
-    """Another one when the pictures are others."""
-    places: Sequence[Place | None]
-    """None for a sample without a picture."""
-    names: Sequence[str]
-    """By which people know them."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> str:
+        """Another one when the pictures are others."""
+
+    @property
+    def num_pictures(self) -> int: ...
+
+    def places(self, start: int, stop: int) -> list[Place | None]:
+        """None for a sample without a picture."""
+
+    def names(self) -> list[str]:
+        """By which people know the pictures."""
 
 
-def of_shard(index: ShardIndex, number: int) -> Unit:
-    shard = index.shards[number]
-    path = str(shard.path)
-    samples = [index.sample(number, row) for row in range(shard.samples)]
-    return Unit(
-        name=shard.name,
-        identity=shard.sha256,
-        places=[place_of(path, members) for _, members in samples],
-        names=[key for key, _ in samples],
-    )
+@dataclass(frozen=True)
+class ShardUnit:
+    """One shard."""
+
+    index: ShardIndex
+    number: int
+
+    @property
+    def name(self) -> str:
+        return self._shard.name
+
+    @property
+    def identity(self) -> str:
+        return self._shard.sha256
+
+    @property
+    def num_pictures(self) -> int:
+        return self._shard.samples
+
+    def places(self, start: int, stop: int) -> list[Place | None]:
+        path = os.path.abspath(self._shard.path)  # a worker elsewhere works in another folder
+        return [place_of(path, self.index.sample(self.number, row)[1]) for row in range(start, stop)]
+
+    def names(self) -> list[str]:
+        keys = (self.index.sample(self.number, row)[0] for row in range(self.num_pictures))
+        return [f"{self._shard.path}/{key}" for key in keys]
+
+    @property
+    def _shard(self) -> Shard:
+        return self.index.shards[self.number]
+
+
+@dataclass(frozen=True)
+class FilesUnit:
+    """Some files of a folder."""
+
+    location: str
+    files: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        return Path(self.location).name
+
+    @cached_property
+    def identity(self) -> str:
+        known = xxhash.xxh3_128()
+        for file in self.files:
+            found = os.stat(file)
+            known.update(os.fsencode(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n"))
+        return known.hexdigest()
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.files)
+
+    def places(self, start: int, stop: int) -> list[Place | None]:
+        return [Place(os.path.abspath(file)) for file in self.files[start:stop]]
+
+    def names(self) -> list[str]:
+        return list(self.files)
 
 
 def place_of(tar: str, members: Sequence[Member]) -> Place | None:
@@ -77,7 +136,7 @@ def place_of(tar: str, members: Sequence[Member]) -> Place | None:
     return next((Place(tar, member) for member in members if member.suffix in PICTURE_SUFFIXES), None)
 
 
-def units_at(location: str) -> list[Unit]:
+def units_at(location: str) -> Sequence[Unit]:
     """The pictures of shards, or all picture files of a folder and those below it.
 
     Raises:
@@ -87,17 +146,13 @@ def units_at(location: str) -> list[Unit]:
     path = Path(location)
     if not path.is_dir() or any(path.glob("*.tar")):
         index = open_index(location)
-        units = [of_shard(index, number) for number in range(len(index.shards))]
-        return [
-            Unit(unit.name, unit.identity, unit.places, [f"{index.shards[number].path}/{name}" for name in unit.names])
-            for number, unit in enumerate(units)
-        ]
+        return [ShardUnit(index, number) for number in range(len(index.shards))]
     files = sorted(os.path.join(where, name) for where, _, names in os.walk(path) for name in names)
     files = [file for file in files if file.lower().endswith(PICTURE_ENDINGS) and os.path.isfile(file)]
     if not files:
         raise SelectError(f"{shown(location)} holds no picture ({', '.join(PICTURE_ENDINGS)}) and no shard")
     starts = range(0, len(files), FILES_AT_ONCE)
-    return [_of_files(location, files[start : start + FILES_AT_ONCE]) for start in starts]
+    return [FilesUnit(location, files[start : start + FILES_AT_ONCE]) for start in starts]
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -111,16 +166,3 @@ def decoded(data: bytes) -> np.ndarray:
     if facts.profile is not None:
         pixels = np.asarray(colour_profile.to_srgb(Image.fromarray(pixels), facts.profile))
     return upright(pixels, facts.orientation)
-
-
-def _of_files(location: str, files: Sequence[str]) -> Unit:
-    known = xxhash.xxh3_128()
-    for file in files:
-        found = os.stat(file)
-        known.update(os.fsencode(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n"))
-    return Unit(
-        name=Path(location).name,
-        identity=known.hexdigest(),
-        places=[Place(file) for file in files],
-        names=files,
-    )

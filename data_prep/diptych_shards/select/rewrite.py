@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
 from diptych.files import commit_file, flush
+from diptych_shards.engines import Engine, _end_with_parent
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
-from diptych_shards.select.metadata import keys_of, parquet_of, rows_of
+from diptych_shards.select.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.select.verdicts import Verdict, kept_by_all, locked
 
 _FORMAT = "diptych-select-1"
@@ -52,7 +54,9 @@ class _Planned:
         return sum(len(rows) for _, rows in self.parts)
 
 
-def rewrite(index: ShardIndex, verdicts: Sequence[Verdict], out: Path, samples_per_shard: int | None) -> Written:
+def rewrite(
+    index: ShardIndex, verdicts: Sequence[Verdict], out: Path, samples_per_shard: int | None, engine: Engine
+) -> Written:
     """Write, or go on writing, the samples that all the verdicts keep to `out`.
 
     samples_per_shard: None: as many shards as there were, of the same names, less those of which nothing is kept.
@@ -68,11 +72,16 @@ def rewrite(index: ShardIndex, verdicts: Sequence[Verdict], out: Path, samples_p
         raise SelectError(f"{shown(out)} holds files of something else; name an empty folder")
     with locked(out / INDEX_FOLDER):
         _begin(out, index, verdicts, samples_per_shard)
-        progress = Progress(sum(shard.samples for shard in planned), "samples")
+        total = sum(shard.samples for shard in planned)
+        progress = Progress(total, "samples")
+        pending = [shard for shard in planned if not _stands(index, out, shard)]
+        progress.add(total - sum(shard.samples for shard in pending))
         try:
-            for shard in planned:
-                if not _stands(out / shard.name, shard):
-                    _write(index, shard, out)
+            for shard, _ in zip(
+                pending,
+                engine.map(partial(_write, os.getpid(), index, out.resolve()), pending, lost=_lost),
+                strict=True,
+            ):
                 progress.add(shard.samples)
                 progress.shard_is_done(shown(shard.name))
         finally:
@@ -117,7 +126,7 @@ def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_pe
             raise SelectError(f"{shown(out)} was begun with other {' and '.join(differing)}; name another folder")
     else:
         commit_file(state, json.dumps(identity, indent=1).encode() + b"\n")
-    for path in [*out.glob("*.partial"), *(out / INDEX_FOLDER).glob("*.partial")]:
+    for path in out.glob("*.partial"):
         path.unlink()
 
 
@@ -133,20 +142,40 @@ def _state(out: Path) -> Path:
     return out / INDEX_FOLDER / "select.json"
 
 
-def _stands(tar: Path, planned: _Planned) -> bool:
+def _stands(index: ShardIndex, out: Path, planned: _Planned) -> bool:
+    """Whether the shard is there, of the size that its index gives, with the rows beside it."""
+    tar = out / planned.name
     try:
-        return read_shard(tar).samples == planned.samples
+        return read_shard(tar).samples == planned.samples and _num_rows(tar) == sum(
+            len(rows) for number, rows in planned.parts if table_path(index, number).exists()
+        )
     except (FileNotFoundError, ShardError):
-        index_path(tar).unlink(missing_ok=True)
         return False
 
 
-def _write(index: ShardIndex, planned: _Planned, out: Path) -> None:
+def _num_rows(tar: Path) -> int:
+    try:
+        return pyarrow.parquet.read_metadata(tar.with_suffix(".parquet")).num_rows
+    except (FileNotFoundError, pyarrow.ArrowInvalid):
+        return 0
+
+
+def _write(command: int, index: ShardIndex, out: Path, planned: _Planned) -> None:
+    """command: the process that gives out the work; others end with it, as its next start writes the same files."""
+    if os.getpid() != command:
+        _end_with_parent()
+    if _stands(index, out, planned):  # by a process that was lost before it could say so
+        return
+    index_path(out / planned.name).unlink(missing_ok=True)
     # The parquet first: the shard stands when its index does, which the writer commits last.
     _write_parquet(index, planned, (out / planned.name).with_suffix(".parquet"))
     with ShardWriter(out, planned.name) as writer:
         for key, members in _samples(index, planned):
             writer.add(key, members)
+
+
+def _lost(planned: _Planned) -> None:
+    raise SelectError(f"{planned.name}: the process that wrote it died, twice; see whether memory runs out")
 
 
 def _samples(index: ShardIndex, planned: _Planned) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -158,7 +158,7 @@ def open_shards(folder: str) -> ShardIndex:
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise SelectError(f"{shown(folder)} {what}; name the folder of the shards, beside which the verdicts stand")
-    return open_index(folder)
+    return open_index(os.path.abspath(folder))  # a worker elsewhere works in another folder
 
 
 def read_verdicts(shards: Path, index: ShardIndex, names: Sequence[str] | None = None) -> list[Verdict]:
@@ -248,7 +248,7 @@ def checked_name(name: str) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone in the folder, which is made if need be.
+    """Alone in the folder, which is made if need be; what a killed process was writing there is removed.
 
     Raises:
         SelectError: another command is at work there.
@@ -260,6 +260,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SelectError(f"another command is at work in {shown(folder)}; let it finish") from error
+        for path in folder.rglob("*.partial"):
+            path.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)

@@ -21,7 +21,7 @@ def numbered(pictures):
 
 
 def command(*words):
-    return main([*map(str, words), *(["--processes", "1"] if words[0] == "dedup" else [])])
+    return main([*map(str, words), "--processes", "1"])
 
 
 def keys(folder):
