@@ -79,9 +79,9 @@ def run(chosen: argparse.Namespace) -> None:
         if counts:
             print(f"{title}:\n{_table(counts.items())}")
     if failures:
-        location, why = next(iter(failures.items()))
+        why = next(iter(failures.values()))
         raise ExtractError(
-            f"{len(failures):,} of {len(locations):,} files could not be read, the first is {location}: {why}; "
+            f"{len(failures):,} of {len(locations):,} files could not be read, the first is {why}; "
             f"start the same command again to try them once more"
         )
     if not num_pairs:

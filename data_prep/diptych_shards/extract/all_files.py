@@ -51,11 +51,11 @@ def extract(
 
 
 def _lost(location: str) -> str:
-    return "the process that read it died, twice; see whether memory runs out"
+    return f"{location}: the process that read it died, twice; see whether memory runs out"
 
 
 def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileReport | str:
-    """The file's report, or what went wrong with it; what is not its own fault is raised."""
+    """The file's report, or a line with its name and what went wrong; what is not its own fault is raised."""
     try:
         return extract_file(location, out, options)
     except ExtractError as error:
@@ -63,7 +63,8 @@ def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileRe
     except OSError as error:
         if error.filename is not None and Path(error.filename).is_relative_to(out) or error.errno in _OURS:
             raise
-        return str(error)
+        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return why if location in why else f"{location}: {why}"
 
 
 _OURS = (28, 122, 27)

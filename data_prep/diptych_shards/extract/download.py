@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import itertools
+import logging
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 _TIMEOUT_SECONDS = 60.0
-_RETRY_SECONDS = (1, 5, 15, 60, 60)
+_PAUSES = (1, 5, 15, 60, 60)
+"""Seconds between tries while a server is there, but has too much to do."""
+_PAUSES_WITHOUT_SERVER = (1, 2)
+"""For names that do not resolve and ports where nobody listens: mostly a mistake in the address."""
+_MOST_PAUSES_SECONDS = 600
+"""For one file; a server that breaks every connection would be asked for ever."""
+
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
 
 
 class Download(io.RawIOBase):
-    """A file on the web, read once; goes on where a connection broke."""
+    """A file on the web, read once; goes on where a connection broke.
+
+    Raises:
+        OSError: it cannot be read, after trying again for a while if that may help.
+    """
 
     def __init__(self, url: str):
         self._url = url
@@ -24,24 +42,14 @@ class Download(io.RawIOBase):
         """Its ETag, or else when it was changed."""
         self._tag: str | None = None
         self._answer: Any = None
-        self._connect_patiently()
+        self._paused_seconds = 0
+        self._patiently(self._connect)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        for seconds in (*_RETRY_SECONDS, None):
-            try:
-                if self._answer is None:
-                    self._connect()
-                num_bytes = self._answer.readinto(buffer)
-                if num_bytes == 0 and self.size is not None and self._position < self.size:
-                    raise ConnectionError(f"{self._url} ended at byte {self._position:,} of {self.size:,}")
-                self._position += num_bytes
-                return num_bytes
-            except (OSError, ValueError) as error:
-                self._give_up_or_wait(error, seconds)
-        raise AssertionError("the last try raises")
+        return self._patiently(lambda: self._read(buffer))
 
     def close(self) -> None:
         if self._answer is not None:
@@ -49,12 +57,14 @@ class Download(io.RawIOBase):
             self._answer = None
         super().close()
 
-    def _connect_patiently(self) -> None:
-        for seconds in (*_RETRY_SECONDS, None):
-            try:
-                return self._connect()
-            except OSError as error:
-                self._give_up_or_wait(error, seconds)
+    def _read(self, buffer: Any) -> int:
+        if self._answer is None:
+            self._connect()
+        num_bytes: int = self._answer.readinto(buffer)
+        if num_bytes == 0 and self.size is not None and self._position < self.size:
+            raise ConnectionError(f"it ended at byte {self._position:,} of {self.size:,}")
+        self._position += num_bytes
+        return num_bytes
 
     def _connect(self) -> None:
         request = urllib.request.Request(
@@ -67,7 +77,7 @@ class Download(io.RawIOBase):
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
         if self._position and answer.status != 206:
             answer.close()
-            raise _LostError(f"{self._url} does not go on at byte {self._position:,}, or has changed")
+            raise _LostError(f"it does not go on at byte {self._position:,}, or has changed")
         if not self._position:
             length = answer.headers.get("Content-Length")
             self.size = int(length) if length and length.isdecimal() else None
@@ -75,16 +85,41 @@ class Download(io.RawIOBase):
             self.version = self._tag or answer.headers.get("Last-Modified")
         self._answer = answer
 
-    def _give_up_or_wait(self, error: Exception, seconds: float | None) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
-        is_refused = (
-            isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 425, 429)
-        )
-        if seconds is None or is_refused or isinstance(error, _LostError):
-            raise OSError(f"{self._url} cannot be read: {error}") from error
-        time.sleep(seconds)
+    def _patiently(self, work: Callable[[], _Result]) -> _Result:
+        for num_failed in itertools.count():
+            try:
+                return work()
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                if self._answer is not None:
+                    self._answer.close()
+                    self._answer = None
+                cause = error.reason if type(error) is urllib.error.URLError else error
+                if isinstance(cause, urllib.error.HTTPError):
+                    cause.close()
+                pauses = self._pauses_after(cause)
+                if num_failed >= len(pauses) or self._paused_seconds > _MOST_PAUSES_SECONDS:
+                    tries = "" if num_failed == 0 else f" ({num_failed + 1} tries)"
+                    raise OSError(f"{self._url} cannot be read: {_said(cause)}{tries}") from error
+                if not self._paused_seconds:
+                    _log.warning("%s: %s; trying again for %d s", self._url, _said(cause), sum(pauses))
+                self._paused_seconds += pauses[num_failed]
+                time.sleep(pauses[num_failed])
+        raise AssertionError("counting does not end")
+
+    def _pauses_after(self, cause: object) -> tuple[int, ...]:
+        if isinstance(cause, urllib.error.HTTPError):
+            return _PAUSES if cause.code >= 500 or cause.code in (408, 425, 429) else ()
+        if isinstance(cause, _LostError | http.client.InvalidURL | UnicodeError | ssl.SSLCertVerificationError):
+            return ()
+        if isinstance(cause, socket.gaierror | ConnectionRefusedError) and not self._position:
+            return _PAUSES_WITHOUT_SERVER
+        return _PAUSES
+
+
+def _said(cause: object) -> str:
+    if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, urllib.error.HTTPError):
+        return cause.strerror
+    return str(cause) or type(cause).__name__
 
 
 class _LostError(OSError):

@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +34,13 @@ def crawl(tmp_path) -> Path:
 
 def extract(*arguments: object) -> int:
     return cli.main(["extract", "--processes", "1", *map(str, arguments)])
+
+
+def run(*arguments: object) -> tuple[int, list[str]]:
+    """The exit status of the command in a process of its own, and its lines on stderr."""
+    command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "2", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stderr.splitlines()
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -281,6 +289,39 @@ def test_a_download_goes_on_where_the_connection_broke(crawl, tmp_path):
         assert extract(f"{address}/part-0.warc.gz", out) == 0
     assert ranges == [None, "bytes=1500-", "bytes=3000-"]
     assert pq.read_table(out / "part-0.warc.gz.parquet").num_rows == 40
+
+
+def test_a_server_that_is_not_there_is_given_up_soon_and_said_at_once(tmp_path):
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{bound.getsockname()[1]}/x.warc.gz"
+        status, (told, error) = run(address, tmp_path / "out")
+    assert status == 2
+    assert told == f"{address}: Connection refused; trying again for 3 s"
+    assert "1 of 1 files" in error and error.count(address) == 1 and "Connection refused (3 tries)" in error
+    status, (told, error) = run("http://no-such-host.invalid/x.warc.gz", tmp_path / "out")
+    assert status == 2 and "trying again for 3 s" in told
+
+
+def test_a_server_that_has_too_much_to_do_is_asked_again(crawl, tmp_path):
+    statuses = [503, 429, 200]
+
+    class Busy(QuietHandler):
+        def do_GET(self):
+            status = statuses.pop(0)
+            super().do_GET() if status == 200 else self.send_error(status)
+
+    with served(crawl, functools.partial(Busy, directory=str(crawl))) as address:
+        status, (told,) = run(f"{address}/part-0.warc.gz", tmp_path / "out")
+    assert status == 0
+    assert "HTTP Error 503: Service Unavailable; trying again for 141 s" in told and statuses == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:port/x.warc", "http://a..b/x.warc", "http://127.0.0.1/a b.warc"])
+def test_an_address_that_cannot_be_asked_is_one_line(address, tmp_path, capsys):
+    assert extract(address, tmp_path / "out") == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert address in error
 
 
 def test_whatever_fsspec_can_open_is_read(crawl, tmp_path):
