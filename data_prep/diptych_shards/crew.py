@@ -7,8 +7,11 @@ given up.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import signal
+import sys
 import time
 import traceback
 import warnings
@@ -165,9 +168,18 @@ class _Worker:
         self._process.join()
 
 
+def end_with_parent() -> None:
+    """Let this process be killed when its parent is: else it would work on, and hold what the next start needs."""
+    kill_me_too = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None, use_errno=True).prctl(kill_me_too, signal.SIGKILL)
+    if os.getppid() == 1:
+        sys.exit()
+
+
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """A worker's life; it ends when the pipe does."""
+    """A worker's life; it ends when the pipe does, or its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    end_with_parent()
     warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, one a picture
     try:
         connection.send((_READY, None))

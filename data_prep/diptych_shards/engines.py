@@ -6,11 +6,8 @@ process fetches several at a time. What a lost process had in hand is given to a
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import os
 import signal
-import sys
 import time
 import traceback
 import warnings
@@ -22,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from diptych_shards.crew import Crew
+from diptych_shards.crew import Crew, end_with_parent
 
 if TYPE_CHECKING:
     from diptych_shards.build.options import BuildOptions
@@ -357,7 +354,7 @@ def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
     from diptych_shards.build.shard import ShardBuilder, ShardTask
 
     _become_worker()
-    _end_with_parent()
+    end_with_parent()
     is_over = False
 
     def tasks() -> Iterator[ShardTask]:
@@ -382,14 +379,6 @@ def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
         connection.send(("mistake", error))
     except Exception:  # a bug, told where it can be seen
         connection.send(("bug", traceback.format_exc()))
-
-
-def _end_with_parent() -> None:
-    """A worker that outlives a killed parent would hold the locks that the next start needs."""
-    kill_me_too = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None, use_errno=True).prctl(kill_me_too, signal.SIGKILL)
-    if os.getppid() == 1:
-        sys.exit()
 
 
 def _become_worker() -> None:

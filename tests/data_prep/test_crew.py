@@ -1,9 +1,15 @@
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from diptych_shards.crew import Crew
+
+ROOT = Path(__file__).parents[2]
 
 
 def square(number):
@@ -94,3 +100,30 @@ def test_a_bug_in_the_work_is_raised_with_its_traceback():
         pytest.raises(RuntimeError, match="raise_at_three"),
     ):
         list(crew.map(numbers()))
+
+
+CREW = """
+import os, sys, time
+from diptych_shards.crew import Crew
+from tests.data_prep.test_crew import give_up, tell_and_hang
+if __name__ == "__main__":
+    with Crew(tell_and_hang, 2, give_up=give_up) as crew:
+        list(crew.map([["one"], ["two"]]))
+"""
+
+
+def tell_and_hang(item):
+    print(os.getpid(), flush=True)
+    time.sleep(1000)
+
+
+def test_processes_end_with_their_parent_however_it_ends(tmp_path):
+    script = tmp_path / "crew.py"
+    script.write_text(CREW)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+        parent.kill()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
