@@ -103,7 +103,7 @@ def _read(transfer: Transfer, url: Url) -> Fetched | FetchFailure | Url:
         return status_failure(status)
     if transfer.reason is not None:
         return FetchFailure(transfer.reason.value, transfer.message)
-    if transfer.is_cut and not transfer.takes_part:
+    if transfer.is_cut and not transfer.wanted.takes_part:
         return TOO_MANY_BYTES
-    data = unpack(transfer.body, headers.content_encoding if headers else "", transfer.max_bytes)
+    data = unpack(transfer.body, headers.content_encoding if headers else "", transfer.wanted.max_bytes)
     return data if isinstance(data, FetchFailure) else Fetched(data, str(url))

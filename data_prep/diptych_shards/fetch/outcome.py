@@ -55,6 +55,10 @@ class FetchFailure:
     """For the table of results; names no host and no number that would make each message its own kind."""
 
 
+def body_bytes(outcome: Fetched | FetchFailure) -> int:
+    return len(outcome.data) if isinstance(outcome, Fetched) else 0
+
+
 class UrlError(ValueError):
     """A URL that is not asked for."""
 

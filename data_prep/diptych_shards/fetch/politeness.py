@@ -6,10 +6,13 @@ import random
 from collections import deque
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from diptych_shards.fetch.outcome import FetchFailure
 from diptych_shards.fetch.robots import Robots
+
+if TYPE_CHECKING:
+    from diptych_shards.fetch.job import Job
 
 FAILURES_OF_A_STRANGER = 3
 """In a row, before a site that never answered is given up; one that did has twice its connections."""
@@ -19,23 +22,15 @@ GIVEN_UP_SECONDS = 300.0
 ROBOTS_SECONDS = 86_400.0
 """RFC 9309: no copy of robots.txt is used longer."""
 
-Job = TypeVar("Job")
 
-
-class Site(Generic[Job]):
+class Site:
     """One scheme, host and port: what waits for it, and what is known of it."""
 
     def __init__(self, origin: str, connections: int):
         self.origin = origin
-        self.queue: deque[Job] = deque()
-        self.in_flight = 0
-        self.is_in_rotation = False
-        self.is_resting = False
-        """It will be woken when it may be asked again."""
         self.robots: Robots | None = None
         self.robots_until = 0.0
         """Until when `robots` is used; before the first time, 0."""
-        self.is_asking_robots = False
         self._connections = connections
         self._allowed = 1  # until it has answered: ten thousand URLs do not knock at a dead host together
         self._has_answered = False
@@ -45,6 +40,17 @@ class Site(Generic[Job]):
         self._pauses = 0.0
         self._given_up: FetchFailure | None = None
         self._given_up_until = 0.0
+        self.queue: deque[Job] = deque()
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing waits for it, and nothing is in flight: what follows is kept by the frontier."""
+        self.queue.clear()
+        self.in_flight = 0
+        self.is_asking_robots = False
+        self.is_in_rotation = False
+        self.is_resting = False
+        """It will be woken when it may be asked again."""
 
     def can_start(self, now: float) -> bool:
         return (
@@ -87,6 +93,15 @@ class Site(Generic[Job]):
         """From now on its URLs fail; one is tried when the time is over, and decides."""
         self._given_up, self._given_up_until = failure, now + seconds
         self._failures = max(self._failures - 1, 0)
+
+    def learn_robots(self, robots: Robots | None, now: float) -> None:
+        """What its robots.txt says; None if it has none."""
+        self.robots = robots
+        self.robots_until = now + ROBOTS_SECONDS
+        self.note_answer()
+
+    def forget_robots(self) -> None:
+        self.robots, self.robots_until = None, 0.0
 
     def back_off(
         self, failure: FetchFailure, started: float, seconds: float | None, now: float, longest: float

@@ -112,7 +112,7 @@ def test_pauses_that_a_host_asks_for_are_kept(web):
 
 
 def test_pauses_are_not_waited_for_without_end(web, monkeypatch):
-    monkeypatch.setattr("diptych_shards.fetch.fetcher.MAX_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr("diptych_shards.fetch.job.MAX_WAIT_SECONDS", 0.5)
     urls = [web.url("retry_always", f"/{number}") for number in range(20)]
     options = {"retries": 10, "timeout_seconds": 1.0, "respect_robots_txt": False, "per_host": 1}
     reasons = set(shown(fetch(web, urls, **options)))
@@ -156,8 +156,8 @@ def test_lookups_that_end_late_neither_spin_nor_stand_in_the_way(web, monkeypatc
     late = [(number, f"http://late{number}.example/") for number in range(4)]
     with open_fetcher(web, connect_timeout_seconds=0.2, retries=0, in_flight=4) as fetcher:
         turns = []
-        wait = fetcher._transfers.wait
-        monkeypatch.setattr(fetcher._transfers, "wait", lambda seconds: turns.append(seconds) or wait(seconds))
+        wait = fetcher._pool.wait
+        monkeypatch.setattr(fetcher._pool, "wait", lambda seconds: turns.append(seconds) or wait(seconds))
         outcomes = dict(fetcher.fetch([*late, (4, web.url("silent"))]))
         assert {outcome.reason for outcome in outcomes.values()} == {"dns_failed", "headers_too_slow"}
         assert len(turns) < 200
@@ -266,13 +266,13 @@ def test_a_caller_that_takes_its_time_makes_no_host_late(web):
 def test_bodies_beyond_the_memory_wait_and_none_is_lost(web, monkeypatch):
     body = bytes(range(256)) * 2000
     web.pictures |= {f"{number}.jpg": body + b"%d" % number for number in range(40)}
-    monkeypatch.setattr("diptych_shards.fetch.transfer.MAX_HELD_BYTES", 2 * len(body))
+    monkeypatch.setattr("diptych_shards.fetch.memory.MAX_HELD_BYTES", 2 * len(body))
     with open_fetcher(web, per_host=20) as fetcher:
         outcomes = []
         for number, outcome in fetcher.fetch((number, web.url(f"{number}.jpg")) for number in range(40)):
-            assert fetcher._transfers.held_bytes <= 3 * len(body) + 20 * 131_072
+            assert fetcher._memory.held_bytes <= 3 * len(body) + 20 * 131_072
             outcomes.append((number, outcome.data))
-        assert fetcher._transfers.held_bytes == 0
+        assert fetcher._memory.held_bytes == 0
     assert sorted(outcomes) == [(number, body + b"%d" % number) for number in range(40)]
 
 
@@ -290,7 +290,7 @@ def test_blocked_domains_are_not_asked_not_even_after_a_redirect(web):
 
 
 def test_robots_txt_that_was_forgotten_is_asked_for_again(web, monkeypatch):
-    monkeypatch.setattr("diptych_shards.fetch.fetcher.MAX_ROBOTS_KEPT", 60)
+    monkeypatch.setattr("diptych_shards.fetch.sites.MAX_ROBOTS_KEPT", 60)
     names = ["robots_disallow", "robots_moved"]
     with open_fetcher(web) as fetcher:
         for _ in range(2):

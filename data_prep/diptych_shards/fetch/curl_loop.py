@@ -1,0 +1,118 @@
+"""libcurl's event loop: its sockets and its timer, waited for with epoll."""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+import time
+from collections.abc import Iterator
+
+import pycurl
+
+
+class CurlLoop:
+    """Drives curl handles, many at once, over connections that are kept."""
+
+    def __init__(self, in_flight: int, wake_descriptor: int):
+        """wake_descriptor: ends a `wait` when it becomes readable."""
+        self.now = time.monotonic()
+        """When the last `wait` had something to do, or had none in its time."""
+        self.was_woken = False
+        """Whether `wake_descriptor` was readable in the last `wait`."""
+        self._wake_descriptor = wake_descriptor
+        self._epoll = select.epoll()
+        self._epoll.register(wake_descriptor, select.EPOLLIN)
+        self._watched: set[int] = set()
+        self._opened: list[socket.socket] = []
+        self._timer: float | None = None
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, _kept_connections(in_flight))
+
+    def add(self, handle: pycurl.Curl) -> None:
+        self._multi.add_handle(handle)
+
+    def remove(self, handle: pycurl.Curl) -> None:
+        self._multi.remove_handle(handle)
+
+    def open_socket(self, family: int, kind: int, protocol: int) -> socket.socket:
+        """A socket for pycurl's OPENSOCKETFUNCTION, which makes itself a duplicate; this one is closed later."""
+        opened = socket.socket(family, kind, protocol)
+        self._opened.append(opened)
+        return opened
+
+    def wait(self, seconds: float) -> None:
+        """Let curl work on what has come, after at most so many seconds."""
+        if self._timer is not None:
+            seconds = min(seconds, self._timer - time.monotonic())
+        events = self._epoll.poll(max(seconds, 0.0))
+        self.now = time.monotonic()
+        self.was_woken = False
+        for descriptor, happened in events:
+            if descriptor == self._wake_descriptor:
+                self.was_woken = True
+            else:
+                self._multi.socket_action(descriptor, _to_curl(happened))
+        if self._timer is not None and self._timer <= self.now:
+            self._timer = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        while self._opened:
+            self._opened.pop().close()
+
+    def ended(self) -> Iterator[tuple[pycurl.Curl, tuple[int, str] | None]]:
+        """The handles that are done, each with curl's error and its message, if it had one."""
+        more = 1
+        while more:
+            more, whole, broken = self._multi.info_read()
+            for handle in whole:
+                yield handle, None
+            for handle, number, message in broken:
+                yield handle, (number, message)
+
+    def close(self) -> None:
+        """To be called when no handle is in it any more."""
+        self._multi.close()
+        self._epoll.close()
+
+    def _watch(self, event: int, descriptor: int, multi: pycurl.CurlMulti, data: object) -> None:
+        if event == pycurl.POLL_REMOVE:
+            if descriptor in self._watched:
+                self._watched.discard(descriptor)
+                try:
+                    self._epoll.unregister(descriptor)
+                except OSError:
+                    pass  # closed already, and gone from epoll with that
+            return
+        mask = (select.EPOLLIN if event & pycurl.POLL_IN else 0) | (select.EPOLLOUT if event & pycurl.POLL_OUT else 0)
+        if descriptor not in self._watched:
+            self._watched.add(descriptor)
+            self._epoll.register(descriptor, mask)
+        else:
+            self._epoll.modify(descriptor, mask)
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._timer = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+
+def _to_curl(happened: int) -> int:
+    action = 0
+    if happened & (select.EPOLLIN | select.EPOLLHUP):
+        action |= pycurl.CSELECT_IN
+    if happened & select.EPOLLOUT:
+        action |= pycurl.CSELECT_OUT
+    if happened & select.EPOLLERR:
+        action |= pycurl.CSELECT_ERR
+    return action
+
+
+def _kept_connections(in_flight: int) -> int:
+    """Four times what is in flight, as far as the limit of open files allows, which is raised if it can be."""
+    wanted = 4 * in_flight
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted + in_flight + 512 if hard == resource.RLIM_INFINITY else min(hard, wanted + in_flight + 512)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        soft = limit
+    return wanted if soft == resource.RLIM_INFINITY else max(in_flight, min(wanted, soft - in_flight - 256))

@@ -1,0 +1,192 @@
+"""What follows from an answer: a URL is repeated, redirected or done with, and something is learnt of its site."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from diptych_shards.fetch.answer import (
+    BLOCKED,
+    DISALLOWED,
+    TOO_MANY_REDIRECTS,
+    WAITED_TOO_LONG,
+    asked_pause,
+    is_worth_repeating,
+    means_no_robots,
+    read_answer,
+    read_robots_answer,
+    robots_verdict,
+)
+from diptych_shards.fetch.frontier import Frontier
+from diptych_shards.fetch.headers import Headers
+from diptych_shards.fetch.job import Job
+from diptych_shards.fetch.memory import BodyMemory
+from diptych_shards.fetch.opt_out import forbids, product_token
+from diptych_shards.fetch.options import FetchOptions
+from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, body_bytes
+from diptych_shards.fetch.politeness import GIVEN_UP_SECONDS, Site, retry_delay_seconds
+from diptych_shards.fetch.robots import Robots, decode_robots
+from diptych_shards.fetch.sites import Sites
+from diptych_shards.fetch.transfer import Transfer
+from diptych_shards.fetch.url import Url, is_within, normalise_domain
+
+
+class Judge:
+    """Sends jobs to the frontier until there is an outcome, by what is known of their sites."""
+
+    def __init__(self, options: FetchOptions, sites: Sites, frontier: Frontier, memory: BodyMemory):
+        """Raises: ValueError for a blocked domain that is none."""
+        self.outcomes: deque[tuple[int, Fetched | FetchFailure]] = deque()
+        """To be handed out; their bodies are counted by `memory` until whoever takes them says that they are gone."""
+        self._options = options
+        self._sites = sites
+        self._frontier = frontier
+        self._memory = memory
+        self._blocked = frozenset(map(normalise_domain, options.blocked_domains))
+        self._agent = product_token(options.user_agent)
+        self._directives = frozenset(directive.lower() for directive in options.opt_out_directives)
+
+    def admit(self, job: Job, now: float) -> None:
+        """Let a URL wait at its site, or refuse it."""
+        if self._blocked and is_within(job.url.host, self._blocked):
+            self._conclude(job, BLOCKED, now)
+            return
+        if job.robots_of is not None:
+            self._frontier.add_urgent(job)
+            return
+        site = self._sites.at(job.url.origin)
+        given_up = site.given_up(now)
+        if given_up is not None:
+            self._conclude(job, given_up, now)
+        else:
+            self._frontier.add(job, site, now)
+
+    def allows(self, job: Job, now: float) -> bool:
+        """Whether robots.txt lets it be asked for; else it is done with."""
+        site = job.site
+        if site is None or site.robots is None or site.robots.allows(str(job.url)):
+            return True
+        self._frontier.end(job)
+        self._conclude(job, DISALLOWED, now)
+        self._frontier.wake(site, now)
+        return False
+
+    def wants_body(self, status: int, headers: Headers) -> bool:
+        """Whether the body of such an answer may be a picture that is ours to take."""
+        return status == 200 and not self._is_opted_out(headers)
+
+    def take_answer(self, job: Job, transfer: Transfer, now: float) -> None:
+        """Decide what an ended transfer means."""
+        self._frontier.end(job)
+        job.seconds_left -= now - transfer.started
+        outcome = self._read(job, transfer)
+        if job.site is None:
+            pause = asked_pause(transfer)
+            self._settle(job, outcome, now, pause_seconds=(pause.seconds if pause is not None else None) or 0.0)
+        else:
+            site = job.site  # a redirect will wait at another
+            self._learn(site, transfer, outcome, now)
+            self._settle(job, outcome, now)
+            self._frontier.wake(site, now)
+
+    def take_failed_lookup(self, job: Job, failure: FetchFailure, now: float, *, is_final: bool) -> None:
+        """Decide what it means that the host has no address for us; is_final: asking again soon is in vain."""
+        self._frontier.end(job)
+        site = job.site
+        if site is not None:
+            self._learn_failure(site, failure, now, is_final=is_final)
+        if is_final:
+            self._conclude(job, failure, now)
+        else:
+            self._settle(job, failure, now)
+        if site is not None:
+            self._frontier.wake(site, now)
+
+    def fail_late_jobs(self, now: float) -> None:
+        self._fail(self._frontier.take_late(now), WAITED_TOO_LONG)
+
+    def clear(self) -> None:
+        """Drop the outcomes that nobody took."""
+        while self.outcomes:
+            self._memory.held_bytes -= body_bytes(self.outcomes.popleft()[1])
+
+    def _read(self, job: Job, transfer: Transfer) -> Fetched | FetchFailure | Url:
+        if job.robots_of is not None:
+            outcome = read_robots_answer(transfer, job.url)
+        else:
+            is_opted_out = transfer.headers is not None and self._is_opted_out(transfer.headers)
+            outcome = read_answer(transfer, job.url, is_opted_out=is_opted_out)
+        if isinstance(outcome, Url) and job.redirects >= self._options.max_redirects:
+            return TOO_MANY_REDIRECTS
+        return outcome
+
+    def _is_opted_out(self, headers: Headers) -> bool:
+        return bool(headers.robots_tags) and forbids(headers.robots_tags, self._agent, self._directives)
+
+    def _settle(
+        self, job: Job, outcome: Fetched | FetchFailure | Url, now: float, *, pause_seconds: float = 0.0
+    ) -> None:
+        """Repeat it, follow it, or be done with it; pause_seconds: to be kept by the job, where no site keeps it."""
+        if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome, now, pause_seconds):
+            self._frontier.add_later(job, now + max(retry_delay_seconds(job.attempt), pause_seconds))
+            job.attempt += 1
+        elif isinstance(outcome, Url):
+            job.url = outcome
+            job.redirects += 1
+            self.admit(job, now)
+        else:
+            self._conclude(job, outcome, now)
+
+    def _is_repeated(self, job: Job, failure: FetchFailure, now: float, pause_seconds: float) -> bool:
+        return (
+            is_worth_repeating(failure)
+            and job.attempt < self._options.retries
+            and job.has_time(now)
+            and pause_seconds <= self._options.max_retry_after_seconds
+        )
+
+    def _conclude(self, job: Job, outcome: Fetched | FetchFailure, now: float) -> None:
+        """There is nothing more to ask for."""
+        if job.robots_of is not None:
+            self._take_robots(job, job.robots_of, outcome, now)
+            return
+        self._memory.held_bytes += body_bytes(outcome)
+        self.outcomes.append((job.ticket, outcome))
+
+    def _take_robots(self, job: Job, site: Site, outcome: Fetched | FetchFailure, now: float) -> None:
+        if isinstance(outcome, Fetched):
+            self._sites.keep_robots(site, Robots(decode_robots(outcome.data), self._agent), now)
+        elif means_no_robots(outcome):
+            site.learn_robots(None, now)
+        else:
+            site.give_up(robots_verdict(outcome, was_redirected=job.redirects > 0), now, GIVEN_UP_SECONDS)
+            self._fail_if_given_up(site, now)
+        site.is_asking_robots = False
+        self._frontier.wake(site, now)
+
+    def _learn(self, site: Site, transfer: Transfer, outcome: object, now: float) -> None:
+        """What an answer, or that there was none, says of the site."""
+        pause = asked_pause(transfer)
+        if pause is not None:
+            longest = self._options.max_retry_after_seconds
+            site.back_off(pause.failure, transfer.started, pause.seconds, now, longest)
+            self._fail_if_given_up(site, now)
+        elif transfer.status and transfer.reason is None:
+            site.note_answer()
+        elif isinstance(outcome, FetchFailure):
+            is_final = outcome.reason == FetchReason.address_not_public.value
+            self._learn_failure(site, outcome, now, is_final=is_final)
+
+    def _learn_failure(self, site: Site, failure: FetchFailure, now: float, *, is_final: bool) -> None:
+        if is_final:
+            site.give_up(failure, now, GIVEN_UP_SECONDS)
+        else:
+            site.note_failure(failure, now)
+        self._fail_if_given_up(site, now)
+
+    def _fail_if_given_up(self, site: Site, now: float) -> None:
+        given_up = site.given_up(now)
+        if given_up is not None:
+            self._fail(self._frontier.take_queue(site), given_up)
+
+    def _fail(self, jobs: list[Job], failure: FetchFailure) -> None:
+        self.outcomes.extend((job.ticket, failure) for job in jobs)
