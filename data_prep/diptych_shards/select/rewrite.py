@@ -22,7 +22,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
 from diptych.files import commit_file, flush
-from diptych_shards.engines import Engine, _end_with_parent
+from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
@@ -79,7 +79,7 @@ def rewrite(
         try:
             for shard, _ in zip(
                 pending,
-                engine.map(partial(_write, os.getpid(), index, out.resolve()), pending, lost=_lost),
+                engine.map(partial(_write, index, out.resolve()), pending, lost=_lost),
                 strict=True,
             ):
                 progress.add(shard.samples)
@@ -160,10 +160,7 @@ def _num_rows(tar: Path) -> int:
         return 0
 
 
-def _write(command: int, index: ShardIndex, out: Path, planned: _Planned) -> None:
-    """command: the process that gives out the work; others end with it, as its next start writes the same files."""
-    if os.getpid() != command:
-        _end_with_parent()
+def _write(index: ShardIndex, out: Path, planned: _Planned) -> None:
     if _stands(index, out, planned):  # by a process that was lost before it could say so
         return
     index_path(out / planned.name).unlink(missing_ok=True)
