@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import jinja2
 import numpy as np
 
 from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
@@ -17,8 +16,8 @@ from diptych_shards.report.gather import Example, Gathered, gather
 from diptych_shards.report.hosts import registrable
 from diptych_shards.report.reasons import funnel, meaning
 from diptych_shards.report.rows import Source, open_source
+from diptych_shards.report.template import template
 from diptych_shards.report.thumbnails import thumbnail
-from diptych_shards.report.visible import visible
 
 REPORT_FILE = "report.html"
 MOST_DOMAINS = 20
@@ -54,15 +53,7 @@ def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
     """
     source = open_source(out)
     found = gather(source, pictures=pictures, seed=seed)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("diptych_shards.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(text=visible, percent=_percent, number="{:,}".format)
-    page = environment.get_template("page.html.jinja").render(
+    page = template("report/page.html.jinja").render(
         title=out.resolve().name,
         source=source,
         found=found,
@@ -145,13 +136,3 @@ def _size(num_bytes: int) -> str:
             break
         size /= 1000
     return f"{num_bytes:,} bytes" if unit == "bytes" else f"{size:.3g} {unit}"
-
-
-def _percent(part: int, whole: int) -> str:
-    """A share that shows neither none as some nor all as less."""
-    share = 100 * part / max(whole, 1)
-    if part == 0 or part == whole:
-        return f"{share:.0f}\u202f%"
-    if share < 0.01:
-        return "<\u202f0.01\u202f%"
-    return f"{share:.2f}\u202f%" if share < 1 or share > 99 else f"{share:.1f}\u202f%"

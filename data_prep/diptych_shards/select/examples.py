@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow
 
 from diptych.data.shards import ShardIndex
 from diptych_shards.report.sample import Smallest, shuffled_places
@@ -31,6 +32,8 @@ class JudgedSamples:
     """By reason."""
     alone: int = 0
     """How many are left out by this verdict and no other."""
+    passed_over: int = 0
+    """How many take no part in it, as others that it considered leave them out."""
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Judged:
 
 def draw(index: ShardIndex, verdicts: Sequence[Verdict], size: int, seed: int) -> Judged:
     """size: examples of each reason, and of what is kept."""
+    names = [verdict.name for verdict in verdicts]
+    considered = [[names.index(name) for name in verdict.considered] for verdict in verdicts]
     judged = Judged(len(index), 0, [JudgedSamples(verdict, Smallest(size)) for verdict in verdicts])
     for number, shard in enumerate(index.shards):
         rows = np.arange(shard.samples)
@@ -54,13 +59,23 @@ def draw(index: ShardIndex, verdicts: Sequence[Verdict], size: int, seed: int) -
         for place, (table, of) in enumerate(zip(tables, judged.verdicts, strict=True)):
             others_keep = np.delete(kept, place, axis=0).all(axis=0)
             of.alone += int((~kept[place] & others_keep).sum())
-            _offer(of, number, table["reason"].to_numpy(), table["duplicate_of"], places, size)
+            takes_part = np.logical_and.reduce(kept[considered[place]], axis=0)
+            of.passed_over += int((~takes_part).sum())
+            _offer(of, number, table["reason"].to_numpy(), takes_part, table["duplicate_of"], places, size)
     return judged
 
 
-def _offer(of: JudgedSamples, shard: int, reasons: np.ndarray, duplicates, places: np.ndarray, size: int) -> None:
-    for reason in sorted(set(reasons.tolist())):
-        rows = np.flatnonzero(reasons == reason)
+def _offer(
+    of: JudgedSamples,
+    shard: int,
+    reasons: np.ndarray,
+    takes_part: np.ndarray,
+    duplicates: pyarrow.ChunkedArray,
+    places: np.ndarray,
+    size: int,
+) -> None:
+    for reason in sorted(set(reasons[takes_part].tolist())):
+        rows = np.flatnonzero((reasons == reason) & takes_part)
         examples = of.dropped.setdefault(reason, Smallest(size)) if reason else of.kept
 
         def drawn(position: int, rows=rows) -> Drawn:

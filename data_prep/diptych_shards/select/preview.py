@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex, open_index
-from diptych_shards.report.visible import visible
+from diptych_shards.report.template import template
 from diptych_shards.select.duplicates import IN_EVALUATION
 from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
 from diptych_shards.select.metadata import caption_of, keys_of
@@ -40,22 +38,16 @@ def render_preview(
 ) -> bytes:
     """Equal shards and verdicts give equal pages.
 
+    verdicts: with those that they considered.
     examples: of each reason, and of what is kept.
 
     Raises:
         ShardError: a shard is damaged.
     """
-    judged = draw(index, verdicts, examples, seed)
+    in_order = sorted(verdicts, key=lambda verdict: (len(verdict.considered), verdict.name))
+    judged = draw(index, in_order, examples, seed)
     cards = _Cards(index, judged, processes)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("diptych_shards.select", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(text=visible, percent=_percent, number="{:,}".format)
-    page = environment.get_template("preview.html.jinja").render(
+    page = template("select/preview.html.jinja").render(
         title=title,
         judged=judged,
         verdicts=[_shown(of, cards) for of in judged.verdicts],
@@ -74,7 +66,9 @@ def _shown(of: JudgedSamples, cards: _Cards) -> dict[str, Any]:
         "name": of.verdict.name,
         "command": of.verdict.facts["command"],
         "options": {name: value for name, value in of.verdict.facts["options"].items() if value and name != "name"},
-        "kept": counts[""],
+        "considered": list(of.verdict.considered),
+        "kept": counts[""] - of.passed_over,
+        "passed_over": of.passed_over,
         "dropped": sum(times for _, times in reasons),
         "alone": of.alone,
         "examples": [cards.of_sample(drawn) for drawn in of.kept.items],
@@ -165,17 +159,3 @@ def _evaluation_place(name: str) -> Place | None:
         return None
     sample = _find_keys(index, {key}).get(key)
     return None if sample is None else place_of(f"{tar}.tar", index.sample(*sample)[1])
-
-
-def _percent(part: int, whole: int) -> str:
-    """A share that shows neither none as some nor all as less."""
-    share = 100 * part / max(whole, 1)
-    if part in (0, whole):
-        return f"{share:.0f}\u202f%"
-    return (
-        "<\u202f0.01\u202f%"
-        if share < 0.01
-        else f"{share:.2f}\u202f%"
-        if not 1 <= share <= 99
-        else f"{share:.1f}\u202f%"
-    )

@@ -88,7 +88,7 @@ def test_pictures_are_small_copies_encoded_anew(page):
 
 
 def test_a_duplicate_stands_beside_what_it_duplicates(page):
-    pairs = page.split('<div class="pair">')[1:]
+    pairs = page.split('<div class="pair grid">')[1:]
     assert len(pairs) == 5  # three copies, and both of what is in the evaluation set
     for pair in pairs:
         left, right = re.findall(r'<small class="name"><bdi>([^<]*)</bdi>', pair)[:2]
@@ -104,6 +104,17 @@ def test_each_reason_is_told_with_its_number_and_examples_of_both_sides(page):
     assert "kept by all4\n" in shown
     sides = page.split('<div class="sides">')[1:]
     assert any("left out" in side and "kept" in side for side in sides)
+
+
+def test_what_takes_no_part_in_a_verdict_is_not_shown_as_kept_by_it(page):
+    """The filter leaves out eight of seventeen; of the nine others, dedup leaves out five."""
+    shown = Page(page).text
+    assert "kept by filter9\n\n8 left out, 8 by it alone" in shown
+    assert "kept by dedup4\n\n5 left out, 8 by others before" in shown
+    assert "among what is kept by filter" in shown
+    kept_by_dedup = page.rpartition('<h3 class="stays">')[2]
+    assert len(re.findall(r'<small class="name">', kept_by_dedup)) == 4
+    assert page.index("<h2>filter</h2>") < page.index("<h2>dedup</h2>")
 
 
 def test_equal_verdicts_give_equal_pages_and_another_seed_another(folder, tmp_path):
