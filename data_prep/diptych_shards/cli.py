@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import errno
 import importlib
 import importlib.util
@@ -13,6 +14,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import NoReturn
 
 from diptych.terminal import unknown_word
 from diptych_shards import commands
@@ -38,15 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser.parse_args(words[:1]).command
     module = importlib.import_module(f"{commands.__name__}.{command}")
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"diptych-shards {command}",
         description=_wrapped(module.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    chosen = parser.parse_args([_with_dashes(word) for word in words[1:]])
     try:
-        module.run(chosen)
+        # Intermixed: `extract A B --first 2 OUT` has an option among its files.
+        module.run(parser.parse_intermixed_args([_with_dashes(word) for word in words[1:]]))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
@@ -54,6 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"diptych-shards: {shown(_one_line(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+class _UsageError(ValueError):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line, without a list of all options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        way_out = f"{self.prog} -h lists the options"
+        name, _, unknown = message.partition("unrecognized arguments: ")
+        if unknown.startswith("-") and not name:
+            option = unknown.split()[0].partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(option, known, n=1)
+            raise _UsageError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
+        raise _UsageError(f"{message}; {way_out}")
 
 
 def _with_dashes(word: str) -> str:
