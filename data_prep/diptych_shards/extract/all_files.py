@@ -13,6 +13,7 @@ from diptych.files import commit_file
 from diptych_shards.engines import Engine
 from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
+from diptych_shards.extract.writer import naming
 
 
 def extract(
@@ -61,14 +62,10 @@ def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileRe
     except ExtractError as error:
         return str(error)
     except OSError as error:
-        if error.filename is not None and Path(error.filename).is_relative_to(out) or error.errno in _OURS:
+        if error.filename is not None and Path(error.filename).is_relative_to(out):
             raise
         why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return why if location in why else f"{location}: {why}"
-
-
-_OURS = (28, 122, 27)
-"""ENOSPC, EDQUOT, EFBIG."""
 
 
 def _check_names(locations: Sequence[str]) -> None:
@@ -91,7 +88,8 @@ def _begin(out: Path, options: ExtractOptions) -> None:
                 f"{out} was begun with other options: {there} there, {options.identity} now; name a new folder"
             )
     else:
-        commit_file(path, options.identity.encode())
+        with naming(path):
+            commit_file(path, options.identity.encode())
 
 
 @contextmanager

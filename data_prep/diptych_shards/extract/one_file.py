@@ -23,7 +23,7 @@ from diptych_shards.extract.records import Record, read_records
 from diptych_shards.extract.sources import Origin, open_location, told_of
 from diptych_shards.extract.wat_pairs import read_wat
 from diptych_shards.extract.wat_record import WatError, is_of_page
-from diptych_shards.extract.writer import PairWriter
+from diptych_shards.extract.writer import PairWriter, naming
 
 INDEX_FOLDER = "_index"
 _HTTP_ROOM_BYTES = 1 << 20
@@ -103,7 +103,9 @@ def extract_file(location: str, out: Path, options: ExtractOptions) -> FileRepor
     with file, PairWriter(out / f"{name_of(location)}.parquet") as writer:
         for found in pages_of(file, options, report):
             writer.add(found.page, found.warc_file or name_of(location), found.record_offset)
-    commit_file(_report_path(location, out), report.as_json(origin))
+    path = _report_path(location, out)
+    with naming(path):
+        commit_file(path, report.as_json(origin))
     return report
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +32,19 @@ SCHEMA = pa.schema(
 ROWS_PER_GROUP = 1 << 16
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What goes wrong is said of the file meant, whose name tells of the input, and not of a temporary one.
+
+    Raises:
+        OSError: with `filename`, whatever was raised within.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 class PairWriter:
     """Used in `with`; leaves a file under the name only if nothing was raised. Equal pairs give equal bytes."""
 
@@ -39,8 +54,9 @@ class PairWriter:
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
     def __enter__(self) -> PairWriter:
-        self._file = open(self._partial, "wb")
-        self._table = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        with naming(self._path):
+            self._file = open(self._partial, "wb")
+            self._table = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
         return self
 
     def add(self, page: Page, warc_file: str, record_offset: int | None) -> None:
@@ -63,20 +79,24 @@ class PairWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self._write()
-                self._table.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                os.replace(self._partial, self._path)
-                flush(self._path.parent)
-        finally:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+        with naming(self._path):
+            try:
+                if error is None:
+                    self._write()
+                    self._table.close()
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    os.replace(self._partial, self._path)
+                    flush(self._path.parent)
+            finally:
+                try:
+                    self._file.close()
+                finally:
+                    self._partial.unlink(missing_ok=True)
 
     def _write(self) -> None:
         if self._columns["url"]:
-            self._table.write_table(pa.table(self._columns, schema=SCHEMA))
+            with naming(self._path):
+                self._table.write_table(pa.table(self._columns, schema=SCHEMA))
             for column in self._columns.values():
                 column.clear()

@@ -4,6 +4,7 @@ import gzip
 import http.server
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -230,6 +231,30 @@ def test_the_report_of_a_file_tells_where_it_came_from(tmp_path):
 
 def captions_of(table: Path) -> list[str]:
     return pq.read_table(table)["caption"].to_pylist()
+
+
+def test_a_full_disk_is_one_line_that_names_the_table_and_the_same_command_goes_on(crawl, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "1", crawl, out]
+    full = subprocess.run(
+        command, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )  # fmt: skip
+    (error,) = full.stderr.splitlines()
+    assert full.returncode == 2
+    assert str(out / "part-0.warc.gz.parquet") in error and "make room" in error and ".partial" not in error
+    assert not list(out.rglob("*.partial"))
+    assert extract(crawl, out) == 0
+
+
+@pytest.mark.parametrize(
+    "taken", ["part-0.warc.gz.parquet", "part-0.warc.gz.parquet.partial", "_index/part-0.warc.gz.json"]
+)
+def test_a_folder_where_a_result_should_be_is_one_line(crawl, taken, tmp_path, capsys):
+    (tmp_path / "out" / taken / "x").mkdir(parents=True)
+    assert extract(crawl, tmp_path / "out") == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "Is a directory" in error and "part-0.warc.gz" in error and ".partial" not in error
 
 
 def test_out_that_is_a_file_is_refused(crawl, tmp_path, capsys):
