@@ -38,6 +38,23 @@ def test_a_mistyped_verb_is_one_line_with_the_way_out(word, told, capsys):
     assert caught.value.code == 2 and capsys.readouterr().err == told + "\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "my.yaml", "--dryrun"], "no option --dryrun; did you mean --dry-run?"),
+        (["train"], "the following arguments are required: CONFIG|key=value; diptych train -h lists the options"),
+        (
+            ["vocab", "in", "--size=many"],
+            "argument --size: invalid int value: 'many'; diptych vocab -h lists the options",
+        ),
+    ],
+)
+def test_a_mistyped_option_is_one_line_with_the_way_out(words, told, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2 and capsys.readouterr().err == f"diptych {words[0]}: {told}\n"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as caught:

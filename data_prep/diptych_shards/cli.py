@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import errno
 import importlib
 import importlib.util
@@ -14,9 +13,8 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import NoReturn
 
-from diptych.terminal import unknown_word
+from diptych.terminal import OneLineParser, unknown_word
 from diptych_shards import commands
 from diptych_shards.refusals import shown
 
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser.parse_args(words[:1]).command
     module = importlib.import_module(f"{commands.__name__}.{command}")
 
-    parser = _Parser(
+    parser = OneLineParser(
         prog=f"diptych-shards {command}",
         description=_wrapped(module.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -56,24 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"diptych-shards: {shown(_one_line(error))}", file=sys.stderr)
         return 2
     return 0
-
-
-class _UsageError(ValueError):
-    pass
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong on one line, without a list of all options before it."""
-
-    def error(self, message: str) -> NoReturn:
-        way_out = f"{self.prog} -h lists the options"
-        name, _, unknown = message.partition("unrecognized arguments: ")
-        if unknown.startswith("-") and not name:
-            option = unknown.split()[0].partition("=")[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(option, known, n=1)
-            raise _UsageError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
-        raise _UsageError(f"{message}; {way_out}")
 
 
 def _with_dashes(word: str) -> str:

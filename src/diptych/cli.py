@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from diptych import verbs
-from diptych.terminal import printable, unknown_word
+from diptych.terminal import OneLineParser, printable, unknown_word
 
 VERBS = tuple(module.name for module in pkgutil.iter_modules(verbs.__path__))
 PATIENCE_SECONDS = 30.0
@@ -44,12 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(verb: str, words: list[str]) -> None:
     module = importlib.import_module(f"diptych.verbs.{verb}")
-    parser = argparse.ArgumentParser(prog=f"diptych {verb}", description=module.__doc__)
+    parser = OneLineParser(prog=f"diptych {verb}", description=module.__doc__)
     module.add_arguments(parser)
-    # Intermixed: overrides may follow an option (`train my.yaml --dry-run training.seed=1`).
-    parsed = parser.parse_intermixed_args(words)
     try:
-        module.run(parsed)
+        # Intermixed: overrides may follow an option (`train my.yaml --dry-run training.seed=1`).
+        module.run(parser.parse_intermixed_args(words))
     except (ValueError, OSError) as error:
         if not _is_ours(error):
             raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import unicodedata
 from collections.abc import Sequence
+from typing import NoReturn
 
 BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -77,6 +79,23 @@ def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     way_out = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     return f"no {what} {printable(word, 40)!r}; {way_out}"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the words on one line, where argparse would list all options before it.
+
+    Parsing raises ValueError, as other mistakes of a user do.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        way_out = f"{self.prog} -h lists the options"
+        name, _, unknown = message.partition("unrecognized arguments: ")
+        if unknown.startswith("-") and not name:
+            option = unknown.split()[0].partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(option, known, n=1)
+            raise ValueError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
+        raise ValueError(f"{message}; {way_out}")
 
 
 def _pad(text: str, width: int, side: str) -> str:
