@@ -110,7 +110,7 @@ def test_a_library_has_one_home(library):
 
 
 def test_shard_building_uses_only_the_torch_free_part_of_data():
-    flat = {"diptych.files", "diptych.terminal"}
+    flat = {"diptych.charts", "diptych.files", "diptych.terminal"}
     allowed = {"diptych", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
     used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}
     in_flat = {i for i in used if ".".join(i.split(".")[:2]) in flat}
@@ -118,7 +118,8 @@ def test_shard_building_uses_only_the_torch_free_part_of_data():
 
 
 @pytest.mark.parametrize(
-    "module", ["diptych", "diptych.cli", "diptych_shards.cli", *(f"diptych.data.{n}" for n in TORCH_FREE)]
+    "module",
+    ["diptych", "diptych.cli", "diptych.charts", "diptych_shards.cli", *(f"diptych.data.{n}" for n in TORCH_FREE)],
 )
 def test_importing_loads_neither_torch_nor_webdataset(module):
     code = f"import sys, {module}; print({{'torch', 'webdataset', 'wandb'}} & set(sys.modules))"
