@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from diptych_shards.extract.download import Download
 from diptych_shards.extract.options import ExtractError
@@ -75,25 +76,63 @@ def open_location(location: str) -> tuple[IO[bytes], Origin]:
     if location.startswith(("http://", "https://")):
         download = Download(location)
         origin = Origin(location, download.size, download.version)
-        return io.BufferedReader(download, _BUFFER_BYTES), origin  # type: ignore[arg-type]
+        return io.BufferedReader(download, _BUFFER_BYTES), origin
     if not _is_remote(location):
         return open(location, "rb", buffering=0), told_of(location)
     try:
         import fsspec
 
-        file = fsspec.open(location, "rb").open()
+        with _as_os_errors(location):
+            file = fsspec.open(location, "rb").open()
+            details = getattr(file, "details", None)
     except ImportError as error:  # fsspec itself, or what it needs for this scheme
         scheme = location.partition("://")[0]
         needed = "s3fs" if scheme == "s3" else "fsspec and what it asks for"
         raise ExtractError(f"{location}: to read {scheme}://, pip install {needed} ({error})") from None
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # each store has errors of its own
-        raise OSError(f"{location} cannot be opened: {type(error).__name__}: {error}") from error
-    details = getattr(file, "details", None)
     details = details if isinstance(details, dict) else {}
     version = details.get("ETag") or details.get("LastModified") or details.get("mtime")
-    return file, Origin(location, details.get("size"), None if version is None else str(version))
+    origin = Origin(location, details.get("size"), None if version is None else str(version))
+    return io.BufferedReader(_StoredFile(file, location), _BUFFER_BYTES), origin
+
+
+class _StoredFile(io.RawIOBase):
+    """A file that fsspec has opened."""
+
+    def __init__(self, file: Any, location: str):
+        self._file = file
+        self._location = location
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_os_errors(self._location):
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _as_os_errors(location: str) -> Iterator[None]:
+    """Each store has errors of its own, and some say only half of the file's name.
+
+    Raises:
+        ImportError: as it is.
+        OSError: all else.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except FileNotFoundError as error:
+        raise OSError(f"{location} does not exist") from error
+    except Exception as error:
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise OSError(f"{location} cannot be read: {kind}{error}") from error
 
 
 def _listed(location: str, prefix: str) -> list[str]:

@@ -83,7 +83,8 @@ class PairWriter:
             try:
                 if error is None:
                     self._write()
-                    self._table.close()
+                self._table.close()  # also what will be thrown away: left open, it complains when it is collected
+                if error is None:
                     self._file.flush()
                     os.fsync(self._file.fileno())
                     os.replace(self._partial, self._path)

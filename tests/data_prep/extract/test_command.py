@@ -2,6 +2,7 @@ import contextlib
 import functools
 import gzip
 import http.server
+import io
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import fsspec
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -350,9 +352,31 @@ def test_an_address_that_cannot_be_asked_is_one_line(address, tmp_path, capsys):
 
 
 def test_whatever_fsspec_can_open_is_read(crawl, tmp_path):
-    pytest.importorskip("fsspec")
     assert extract(f"file://{crawl}/part-0.warc.gz", tmp_path / "out") == 0
     assert (tmp_path / "out" / "part-0.warc.gz.parquet").exists()
+
+
+def test_what_a_store_calls_its_errors_is_one_line_with_the_address(crawl, tmp_path, capsys):
+    class Stored(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > 1000:
+                raise RuntimeError("the store is tired")
+            return super().read(min(size, 500))
+
+    class Store(fsspec.AbstractFileSystem):
+        protocol = "tired"
+
+        def _open(self, path, *arguments, **more):
+            if "gone" in path:
+                raise FileNotFoundError(path)
+            return Stored((crawl / path).read_bytes())
+
+    fsspec.register_implementation("tired", Store, clobber=True)
+    for name, told in (("part-0.warc.gz", "RuntimeError: the store is tired"), ("gone.warc.gz", "does not exist")):
+        assert extract(f"tired://{name}", tmp_path / "out") == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.count(f"tired://{name}") == 1 and told in error
+    assert not list((tmp_path / "out").glob("*.parquet*"))
 
 
 def test_an_address_that_nothing_installed_can_open_says_what_to_install(tmp_path, capsys):
