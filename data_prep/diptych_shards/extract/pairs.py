@@ -78,12 +78,14 @@ class FoundPage(NamedTuple):
 
 _TINY_SIDE = 3
 _TINY_NAME = re.compile(r"(?:spacer|blank\.|pixel\.|clear\.gif|cleardot|transparent\.|trans\.gif|1x1|dot\.gif)")
-_PLACEHOLDER_NAME = re.compile(r"(?:.*[-_])?(?:placeholder|lazy|lazy-?load|loading|loader|gr[ae]y)\.(?:gif|png)")
+_PLACEHOLDER_WORDS = frozenset("placeholder lazy lazyload loading loader grey gray".split())
+"""Last words of the names of .gif and .png files."""
 _TRACKER = re.compile(
     r"https?://(?:pixel\.|www\.facebook\.com/tr\b|s?b\.scorecardresearch\.com/|bat\.bing\.com/|counter\.yadro\.ru/"
     r"|mc\.yandex\.ru/|(?:ad|stats\.g|googleads\.g|\d+\.fls)\.doubleclick\.net/|(?:www|ssl)\.google-analytics\.com/)"
 )
 _PHOTOGRAPHS = frozenset((".jpg", "jpeg", "webp"))
+_DRAWINGS = (".gif", ".png")
 _REASON_OF_ENDING = {".svg": Reason.VECTOR_PICTURE, "svgz": Reason.VECTOR_PICTURE, ".ico": Reason.ICON}
 
 
@@ -140,7 +142,7 @@ def junk(url: str, width: int | None, height: int | None, options: ExtractOption
         return reason
     if "favicon" in name:
         return Reason.ICON
-    if _PLACEHOLDER_NAME.fullmatch(name):
+    if name[-4:] in _DRAWINGS and name[:-4].replace("_", "-").rpartition("-")[2] in _PLACEHOLDER_WORDS:
         return Reason.PLACEHOLDER
     return Reason.TRACKING_PIXEL if _TINY_NAME.match(name) or _TRACKER.match(url) else None
 
