@@ -21,6 +21,7 @@ import argparse
 from pathlib import Path
 
 from diptych_shards.arguments import add_engine, engine_of
+from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +37,15 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.select.filter import filter_samples
     from diptych_shards.select.staleness import what_is_stale
     from diptych_shards.select.told import verdict_table
-    from diptych_shards.select.verdicts import open_shards
+    from diptych_shards.select.verdicts import open_shards, replaced
 
     shards, index = Path(chosen.shards), open_shards(chosen.shards)
+    before = replaced(shards, chosen.name, "filter")
     counts = filter_samples(shards, index, chosen.where, chosen.name, engine_of(chosen))
     print(verdict_table(shards, chosen.name, counts))
+    if before and before.facts["options"]["where"] != chosen.where:
+        print(
+            f"it takes the place of {shown(before.facts['options']['where'])}; under another --name, both would count"
+        )
     if line := what_is_stale(shards, index):
         print(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +41,18 @@ from diptych_shards.select.verdicts import Verdict, VerdictWriter, kept_by_all, 
 HASH_FOLDER = "hashes"
 
 
-@dataclass
+@dataclass(frozen=True)
 class DedupReport:
     """What came of it."""
 
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str]
     """Samples by reason; the empty one is that of what is kept."""
-    flat: int = 0
-    not_decoded: int = 0
-    without_embedding: int = 0
-    passed_over: int = 0
+    flat: int
+    not_decoded: int
+    without_embedding: int
+    passed_over: int
     """Samples that other verdicts leave out."""
-    largest_group: int = 0
+    largest_group: int
     """How many are like the one sample that most are like, itself included."""
 
 
@@ -70,39 +70,42 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
         refuse_to_lose(shards, options)
         considered = verdicts_to_consider(shards, index, options.name)
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
+        takes_part = np.ones(pictures.total, bool)
+        takes_part[pictures.num_evaluation :] = _kept(considered, index)
+        # Hashing takes hours: before it, all that may be wrong with the options.
         preference = preferences(index, options.prefer) if options.prefer else None
-        pictures.hash(engine)
-        takes_part = np.concatenate(
-            [
-                np.ones(pictures.num_evaluation, bool),
-                *(kept_by_all(considered, index, n) for n in range(len(index.shards))),
-            ]
-        )
-        hashes = pictures.read(takes_part)
-        found = Duplicates(pictures.num_evaluation, len(index))
-        report = DedupReport(
-            flat=int((hashes.states == FLAT).sum()),
-            not_decoded=int((hashes.states == NOT_DECODED).sum()),
-            passed_over=int((~takes_part).sum()),
-        )
-        same = pictures.digests_of(repeated(hashes.prefixes[hashes.has_pixels], np.flatnonzero(hashes.has_pixels)))
-        found.add_near(same[0], classes(same[1]), 0)
-        if not options.exact_only:
-            looking = np.flatnonzero(hashes.states == HASHED)
-            found.add_near(looking, hashes.looks[looking], options.distance)
         embedded = _Embedded(pictures, options, takes_part, folder) if options.embeddings else None
-        if embedded:
-            embedded.add_to(found, options)
-            report.without_embedding = embedded.num_samples_without
-        decision = found.decide(preference)
+        pictures.hash(engine)
+        hashes = pictures.read(takes_part)
+        decision = _alike(pictures, hashes, embedded, options).decide(preference)
         _name_reasons(decision, hashes, options, embedded, pictures.num_evaluation)
         _write(shards, index, options, considered, decision, pictures)
-        report.counts = Counter(
-            {REASONS[code]: int(times) for code, times in enumerate(np.bincount(decision.codes)) if times}
-        )
         likes = decision.like[decision.like >= pictures.num_evaluation]
-        report.largest_group = int(np.bincount(likes - pictures.num_evaluation).max()) + 1 if len(likes) else 1
-        return report
+        return DedupReport(
+            counts=Counter({REASONS[code]: int(n) for code, n in enumerate(np.bincount(decision.codes)) if n}),
+            flat=int((hashes.states == FLAT).sum()),
+            not_decoded=int((hashes.states == NOT_DECODED).sum()),
+            without_embedding=embedded.num_samples_without if embedded else 0,
+            passed_over=int((~takes_part).sum()),
+            largest_group=int(np.bincount(likes - pictures.num_evaluation).max()) + 1 if len(likes) else 1,
+        )
+
+
+def _kept(considered: Sequence[Verdict], index: ShardIndex) -> np.ndarray:
+    """bool of each sample."""
+    return np.concatenate([kept_by_all(considered, index, number) for number in range(len(index.shards))])
+
+
+def _alike(pictures: _Pictures, hashes: _Hashes, embedded: _Embedded | None, options: DedupOptions) -> Duplicates:
+    found = Duplicates(pictures.num_evaluation, pictures.total - pictures.num_evaluation)
+    same = pictures.digests_of(repeated(hashes.prefixes[hashes.has_pixels], np.flatnonzero(hashes.has_pixels)))
+    found.add_near(same[0], classes(same[1]), 0)
+    if not options.exact_only:
+        looking = np.flatnonzero(hashes.states == HASHED)
+        found.add_near(looking, hashes.looks[looking], options.distance)
+    if embedded:
+        embedded.add_to(found, options)
+    return found
 
 
 @dataclass(frozen=True)

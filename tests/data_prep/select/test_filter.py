@@ -70,3 +70,11 @@ def test_only_a_folder_of_shards_can_be_judged(tmp_path, capsys):
     for wrong, said in ((folder / "00000.tar", "is not a folder"), (tmp_path / "none", "does not exist")):
         assert keep(wrong, "width > 1") == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_filter_that_takes_the_place_of_another_one_says_so(tmp_path, capsys):
+    folder = write_shards(tmp_path / "shards", SHARDS)
+    assert keep(folder, "width > 1") == 0 and keep(folder, "width > 1") == 0
+    assert "takes the place" not in capsys.readouterr().out
+    assert keep(folder, "width > 2") == 0
+    assert "it takes the place of width > 1; under another --name, both would count" in capsys.readouterr().out
