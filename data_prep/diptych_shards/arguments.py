@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from diptych_shards.engines import Engine, LocalEngine, RayEngine
+from diptych_shards.engines import Engine, EngineError, LocalEngine, RayEngine
 
 
 def positive(text: str) -> int:
@@ -29,4 +29,11 @@ def add_engine(add: argparse._ActionsContainer, what: str) -> None:
 
 
 def engine_of(chosen: argparse.Namespace) -> Engine:
-    return LocalEngine(chosen.processes) if chosen.engine == "local" else RayEngine(chosen.ray_address)
+    """Raises:
+    EngineError: an address for Ray without Ray.
+    """
+    if chosen.engine == "ray":
+        return RayEngine(chosen.ray_address)
+    if chosen.ray_address is not None:
+        raise EngineError(f"--ray-address {chosen.ray_address} is for --engine ray; add that, or leave it out")
+    return LocalEngine(chosen.processes)

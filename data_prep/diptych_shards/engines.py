@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import socket
 import time
 import traceback
 import warnings
@@ -29,6 +30,8 @@ SILENCE_SECONDS = 300.0
 """A worker that builds tells news twice a second; one that says nothing for so long hangs."""
 TASK_SECONDS = 6 * 3600.0
 """For one task of `map`: a large WARC file on a slow disk takes minutes."""
+CONNECT_SECONDS = 10.0
+"""To be heard at the address of a cluster."""
 MAX_LOSSES = 5
 """Processes in a row that may be lost at a shard without a row finished; each row that kills its process takes two."""
 MAX_TASK_LOSSES = 2
@@ -47,11 +50,17 @@ class Engine(Protocol):
     """What every engine can do."""
 
     def map(
-        self, work: Callable[[Task], Result], tasks: Sequence[Task], *, lost: Callable[[Task], Result] | None = None
+        self,
+        work: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        lost: Callable[[Task], Result] | None = None,
+        may_crash: bool = False,
     ) -> Iterator[Result]:
         """The results in the tasks' order. `work` is a picklable function of its task.
 
         lost: the result of a task at which processes were lost, again and again; None: that is an error.
+        may_crash: never in this very process, as decoders of pictures are not.
 
         Raises:
             ValueError, OSError: what `work` raises; the first of them by task.
@@ -74,10 +83,15 @@ class LocalEngine:
         self._context = multiprocessing.get_context("spawn")
 
     def map(
-        self, work: Callable[[Task], Result], tasks: Sequence[Task], *, lost: Callable[[Task], Result] | None = None
+        self,
+        work: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        lost: Callable[[Task], Result] | None = None,
+        may_crash: bool = False,
     ) -> Iterator[Result]:
         processes = min(self._processes, len(tasks))
-        if processes <= 1:
+        if not tasks or (processes == 1 and not may_crash):
             yield from map(work, tasks)
             return
         give_up = partial(_give_up, lost)
@@ -123,7 +137,12 @@ class RayEngine:
         self._address = address
 
     def map(
-        self, work: Callable[[Task], Result], tasks: Sequence[Task], *, lost: Callable[[Task], Result] | None = None
+        self,
+        work: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        lost: Callable[[Task], Result] | None = None,
+        may_crash: bool = False,
     ) -> Iterator[Result]:
         ray = self._connected()
         answer = ray.remote(_answer).options(num_cpus=1, max_retries=0)
@@ -156,6 +175,7 @@ class RayEngine:
         except ImportError as error:
             raise EngineError("--engine ray needs Ray: pip install 'diptych[ray]'") from error
         if not ray.is_initialized():
+            _refuse_silent_address(self._address)
             try:
                 ray.init(address=self._address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, ValueError) as error:
@@ -203,6 +223,21 @@ class RayEngine:
 
 
 ENGINES = {"local": LocalEngine, "ray": RayEngine}
+
+
+def _refuse_silent_address(address: str | None) -> None:
+    """Ray itself asks for many minutes at an address where nobody listens.
+
+    Raises:
+        EngineError: nobody does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise EngineError(f"no Ray cluster at {address}: {error}; start one there with `ray start`") from None
 
 
 def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[ShardReport, News]:

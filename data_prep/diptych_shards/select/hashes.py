@@ -52,7 +52,7 @@ def hash_missing(units: Sequence[tuple[Unit, Path]], engine: Engine, progress: P
     progress.add(total - sum(unit.num_pictures for unit, _ in missing))
     tasks = _Tasks([unit for unit, _ in missing])
     work = partial(_hash_task, os.getpid())
-    results = zip(tasks, engine.map(work, tasks, lost=_lost), strict=True)
+    results = zip(tasks, engine.map(work, tasks, lost=_lost, may_crash=True), strict=True)
     for unit, path in missing:
         parts = [np.zeros(0, HASHES)]
         for task, rows in islice(results, _num_tasks(unit)):
@@ -121,7 +121,9 @@ _NOT_DECODED = (np.zeros(4, "<u8"), 0, NOT_DECODED)
 
 def _one_by_one(task: _Task, engine: Engine, work: Callable[[_Task], np.ndarray]) -> np.ndarray:
     """The rows of a task at which processes were lost: one of its pictures crashes its decoder."""
-    rows = engine.map(work, [(place,) for place in task], lost=lambda _: np.array([_NOT_DECODED], HASHES))
+    rows = engine.map(
+        work, [(place,) for place in task], lost=lambda _: np.array([_NOT_DECODED], HASHES), may_crash=True
+    )
     return np.concatenate(list(rows))
 
 

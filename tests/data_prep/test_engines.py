@@ -1,0 +1,48 @@
+"""Where work is done, and what is said where it cannot be."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from diptych_shards.cli import main
+from diptych_shards.engines import EngineError, LocalEngine, RayEngine
+
+
+def die(number):
+    os._exit(11)
+
+
+def own_process(number):
+    return os.getpid()
+
+
+def give_up(number):
+    return f"gave up {number}"
+
+
+def test_a_task_that_kills_its_process_is_given_up_also_where_one_process_works():
+    assert list(LocalEngine(1).map(die, [1], lost=give_up, may_crash=True)) == ["gave up 1"]
+    assert list(LocalEngine(4).map(die, [1], lost=give_up, may_crash=True)) == ["gave up 1"]
+
+
+def test_of_work_that_does_not_crash_one_process_is_this_one():
+    assert list(LocalEngine(1).map(own_process, [1, 2])) == [os.getpid()] * 2
+    assert list(LocalEngine(1).map(own_process, [])) == []
+
+
+def test_an_address_where_no_ray_cluster_listens_is_told_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(EngineError, match=rf"no Ray cluster at 127\.0\.0\.1:{port}: .*refused"):
+        list(RayEngine(f"127.0.0.1:{port}").map(own_process, [1]))
+    assert time.monotonic() - started < 60
+
+
+def test_an_address_of_ray_without_ray_is_refused(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a red car")
+    words = [str(tmp_path / "a.txt"), str(tmp_path / "out"), "--ray-address", "head:6379"]
+    assert main(["queries", *words]) == 2
+    assert "--ray-address head:6379 is for --engine ray" in capsys.readouterr().err
