@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import logging
 import pkgutil
+import re
 import shutil
 import sys
 import textwrap
@@ -17,6 +18,9 @@ from collections.abc import Sequence
 from diptych.terminal import OneLineParser, unknown_word
 from diptych_shards import commands
 from diptych_shards.refusals import shown
+
+_PARTIAL = re.compile(r"(\.\d+)?\.partial$")
+"""What the names of files end in until they are whole."""
 
 COMMANDS = tuple(module.name for module in pkgutil.iter_modules(commands.__path__))
 
@@ -83,7 +87,7 @@ def _one_line(error: Exception) -> str:
         where = f" at {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}: make room, start the same command again; finished shards are kept"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{_PARTIAL.sub('', str(error.filename))}: {error.strerror}"
     return str(error)
 
 

@@ -18,8 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("pairs", nargs="+", type=Path, metavar="PAIRS", help=".parquet files, or folders of them")
     add("out", type=Path, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
-    add("--queries", type=Path, metavar="FILE", help="one query a line; without it, nothing is balanced")
-    add("--pairs-per-query", type=int, metavar="T", help="what a query keeps on average (default 20,000)")
+    add(
+        "--queries",
+        type=Path,
+        metavar="FILE",
+        help="one query a line, or a .json list; without it, nothing is balanced",
+    )
+    add("--pairs-per-query", type=int, metavar="T", help="t of the paper's balancing (default 20,000)")
     add("--seed", type=int, metavar="N", help="of the choice among a query's pairs (default 0)")
     add("--languages", type=_names, metavar="LIST", help="to keep: en,de ... (und: not sure); default: all")
     add("--min-characters", type=int, metavar="N", help="of a caption (default 3); a Chinese letter counts as 3")
@@ -43,6 +48,8 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.curate.curate import curate
     from diptych_shards.curate.options import CurateError, CurateOptions
 
+    if chosen.pairs_per_query is not None and chosen.queries is None:
+        raise CurateError("--pairs-per-query balances over --queries FILE; name one, or leave it out")
     names = set(CurateOptions.__dataclass_fields__)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

@@ -72,7 +72,7 @@ def run(chosen: argparse.Namespace) -> None:
     )
     shards, index = Path(chosen.shards), open_shards(chosen.shards)
     report = dedup(shards, index, options, engine_of(chosen))
-    print(verdict_table(shards, chosen.name, report.counts))
+    print(verdict_table(shards, chosen.name, report.counts, report.passed_over))
     for number, what in (
         (report.passed_over, "take no part: other verdicts leave them out"),
         (report.largest_group - 1, "at most are left out for one and the same sample"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.files import cannot, sha256_of
+from diptych.files import cannot, read_text, sha256_of
 from diptych.terminal import unknown_word
 from diptych_shards.curate.blocking import HostList, PhraseList, read_lines
 from diptych_shards.curate.rules import RULES, CaptionLimits
@@ -96,9 +97,23 @@ def _content(path: Path) -> str:
         raise cannot(error, path, "read", "name a file of one entry a line") from error
 
 
+def _list_in(path: Path) -> list[str]:
+    try:
+        queries = json.loads(read_text(path, "give a file of queries"))
+    except json.JSONDecodeError as error:
+        raise CurateError(f"{path} is no JSON: {error}; give a list of texts, or a file of one query a line") from error
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise CurateError(f"{path} is no list of texts; give one, or a file of one query a line")
+    return queries
+
+
 def read_queries(path: Path) -> list[str]:
-    """The queries of a file, each once, in its order; with spaces around it, none would be found."""
-    queries = list(dict.fromkeys(line.strip() for line in read_lines(path)))
+    """The queries of a file, each once, in its order; with spaces around it, none would be found.
+
+    One a line, or in a .json a list of texts, as MetaCLIP's metadata.json is.
+    """
+    lines = _list_in(path) if path.suffix == ".json" else read_lines(path)
+    queries = list(dict.fromkeys(query for line in lines if (query := line.strip())))
     if not queries:
         raise CurateError(f"{path} has no query; give a file of one query a line")
     return queries

@@ -6,9 +6,13 @@ import re
 import zlib
 from typing import NamedTuple
 
+import brotli
+
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[^\r\n]{0,1000}\r?\n")
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_STEP_BYTES = 1 << 16
+"""Unpacked at a time: a few bytes of brotli can say gigabytes."""
 _HTML = (b"text/html", b"application/xhtml+xml")
 
 
@@ -103,20 +107,18 @@ def _inflated(body: bytes, max_bytes: int) -> bytes:
 
 
 def _unbrotlied(body: bytes, max_bytes: int) -> bytes:
-    try:
-        import brotli
-    except ImportError:
-        raise EncodingError("content encoding br; pip install brotli") from None
     decoder = brotli.Decompressor()
     parts: list[bytes] = []
-    size = 0
+    size = start = 0
     try:
-        for start in range(0, len(body), 1 << 12):
-            part = decoder.process(body[start : start + (1 << 12)])
+        while size < max_bytes and not decoder.is_finished():
+            taken = body[start : start + _STEP_BYTES] if decoder.can_accept_more_data() else b""
+            start += len(taken)
+            part = decoder.process(taken, output_buffer_limit=_STEP_BYTES)
+            if not taken and not part:
+                break
             parts.append(part)
             size += len(part)
-            if size >= max_bytes:
-                break
     except brotli.error:
         pass
     if not size:

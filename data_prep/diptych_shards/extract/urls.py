@@ -6,6 +6,7 @@ import re
 from urllib.parse import quote, urljoin
 
 MAX_URL_CHARACTERS = 2048
+_LONGEST_HOST = 253
 
 _FINE = re.compile(r"https?://\w[\w-]*(?:\.[\w-]+)*(?::\d{1,5})?(?:[/?][!$-;=?-\[\]_a-z|~]*)?", re.ASCII)
 _ORIGIN = re.compile(r"[^:]*://[^/?#]*")
@@ -94,6 +95,8 @@ def _in_ascii(url: str) -> str:
         raise BadUrlError("bad", url)
     scheme, user, host, port, rest = parts.groups(default="")
     if not host.isascii():
+        if len(host) > _LONGEST_HOST:  # a long one would take milliseconds to write in ASCII
+            raise BadUrlError("bad", url)
         try:
             host = host.encode("idna").decode("ascii")
         except UnicodeError:

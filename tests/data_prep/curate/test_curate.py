@@ -188,6 +188,24 @@ def test_a_query_list_may_have_blanks_and_repetitions(tmp_path):
     assert len(kept(tmp_path / "out")) == 2
 
 
+def test_a_query_list_may_be_that_of_metaclip(tmp_path, capsys):
+    table = write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a cat"), ("https://a.org/2", "a dog")])
+    queries = tmp_path / "metadata.json"
+    queries.write_text('["cat", "dog", " "]', encoding="utf-8")
+    assert curate(table, tmp_path / "out", "--queries", queries) == 0
+    assert len(kept(tmp_path / "out")) == 2
+    for text, told in (("cat", "is no JSON"), ('{"cat": 1}', "is no list of texts")):
+        queries.write_text(text, encoding="utf-8")
+        assert curate(table, tmp_path / "other", "--queries", queries) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_number_of_pairs_for_each_query_needs_queries(tmp_path, capsys):
+    table = write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a cat")])
+    assert curate(table, tmp_path / "out", "--pairs-per-query", 5) == 2
+    assert "--pairs-per-query balances over --queries FILE" in capsys.readouterr().err
+
+
 def test_languages_are_chosen(tmp_path):
     captions = ["der Hund liegt im Garten unter dem Baum", "the dog lies in the garden under the tree", "asdf"]
     table = write_pairs(tmp_path / "in.parquet", [(f"https://a.org/{n}", text) for n, text in enumerate(captions)])

@@ -1,11 +1,14 @@
 """Pages made to take a parser quadratic time, or all memory. What would hang runs into the limit of the test."""
 
+import resource
+
+import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych_shards.extract.tags import tags
-from tests.data_prep.extract.crawls import extracted, page_record, pairs
+from tests.data_prep.extract.crawls import extracted, img, page_record, pairs
 
 SIZE = 1_000_000
 PATTERNS = [
@@ -104,6 +107,25 @@ def test_a_page_of_a_hundred_megabytes_is_cut_and_counted():
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("length", [1 << 20, 1 << 30])
+def test_a_page_packed_by_brotli_is_cut_however_much_it_says(length):
+    packer = brotli.Compressor(quality=5, lgwin=22)
+    packed = packer.process((img("first") + img("second")).encode())
+    block = b" " * (1 << 20)
+    packed += b"".join(packer.process(block) for _ in range(length >> 20)) + packer.finish()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    headers = "Content-Type: text/html\r\nContent-Encoding: br"
+    found, report = extracted(page_record(packed, headers=headers), max_page_bytes=1 << 22)
+    assert len(found) == 2
+    assert report.records["page cut"] == (length > 1 << 22)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+def test_a_body_that_is_not_brotli_is_counted():
+    _, report = extracted(page_record(b"\x8b\x00no", headers="Content-Type: text/html\r\nContent-Encoding: br"))
+    assert report.records["content encoding unknown or wrong"] == 1
+
+
 def test_a_million_pictures_on_a_page_are_bounded_and_counted():
     found, report = extracted(
         page_record("".join(f"<img src={n} alt={n}>" for n in range(500_000)) * 2), max_page_bytes=1 << 26

@@ -52,6 +52,7 @@ def test_addresses_become_what_a_browser_would_fetch(url, absolute):
         ("https://.../x.jpg", "bad"),
         ("https://b.example:port/x.jpg", "bad"),
         ("https://" + "é" * 80 + ".example/", "bad"),
+        ("https://" + "é." * 150 + "example/", "bad"),
         ("https://a@b@c/x.jpg", "bad"),
         ("//[/x.jpg", "bad"),
         ("/" + "x" * 100_000, "long"),
