@@ -48,15 +48,16 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.curate.curate import curate
     from diptych_shards.curate.options import CurateError, CurateOptions
 
-    if chosen.pairs_per_query is not None and chosen.queries is None:
-        raise CurateError("--pairs-per-query balances over --queries FILE; name one, or leave it out")
     names = set(CurateOptions.__dataclass_fields__)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(chosen).items()
         if name in names and value is not None
     }
-    report = curate(chosen.pairs, chosen.out, CurateOptions(**given), engine_of(chosen))
+    options = CurateOptions(**given)
+    if chosen.pairs_per_query is not None and chosen.queries is None:
+        raise CurateError("--pairs-per-query balances over --queries FILE; name one, or leave it out")
+    report = curate(chosen.pairs, chosen.out, options, engine_of(chosen))
     print(f"kept {report['kept']:,} of {report['pairs']:,} pairs: {shown(chosen.out)}")
     for reason, number in report["rules"].items():
         if number:
