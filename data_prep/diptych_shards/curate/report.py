@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow
 from pyarrow import parquet
@@ -18,7 +17,7 @@ from diptych_shards.curate.decide import Decided
 from diptych_shards.curate.options import CurateOptions
 from diptych_shards.curate.reasons import MEANINGS, REASONS
 from diptych_shards.curate.state import Output, committed
-from diptych_shards.refusals import shown
+from diptych_shards.report.template import template
 
 MOST_QUERIES = 200
 """In report.json and on the page; queries.parquet has all."""
@@ -101,15 +100,6 @@ def _examples(parts: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[st
 
 
 def _page(report: Mapping[str, Any], curves: Curves | None) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("diptych_shards", "curate"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # Captions are strangers' text: control and direction marks are written out, the rest is escaped.
-    environment.filters.update(text=shown, number=lambda value: f"{value:,}", percent=lambda value: f"{value:.1%}")
     left = report["pairs"]
     funnel = []
     for reason, number in report["rules"].items():
@@ -124,10 +114,9 @@ def _page(report: Mapping[str, Any], curves: Curves | None) -> str:
                 "examples": report["examples"].get(reason, []),
             }
         )
-    return environment.get_template("report.html.jinja").render(
+    return template("curate/report.html.jinja").render(
         report=report,
         funnel=funnel,
-        kept_share=report["kept"] / max(report["pairs"], 1),
         languages=list(report["languages"].items())[:MOST_LANGUAGES],
         queries=report.get("queries"),
         curves=curves,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -47,7 +48,7 @@ class Rows:
 
 
 @dataclass
-class Source:
+class Source(ABC):
     """The output of a build or a pack."""
 
     out: Path
@@ -63,12 +64,12 @@ class Source:
     times: tuple[float, float] | None = None
     """When the first shard was begun and the last one finished, in seconds since 1970."""
 
+    @abstractmethod
     def rows(self) -> Iterator[Rows]:
         """All rows of the shards that are whole; what is counted along the way stands in this object."""
-        raise NotImplementedError
 
-    def tar(self, shard: int) -> Path:
-        raise NotImplementedError
+    @abstractmethod
+    def tar(self, shard: int) -> Path: ...
 
 
 def open_source(out: Path) -> Source:
