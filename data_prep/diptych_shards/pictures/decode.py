@@ -1,4 +1,4 @@
-"""From fetched bytes to pixels: libjpeg-turbo and libwebp straight for plain JPEGs and WebPs, Pillow for all else.
+"""From fetched bytes to pixels: plain JPEGs, WebPs and PNGs straight by the quickest decoder, Pillow for all else.
 
 What is accepted and what comes out is the same either way (`diptych.data.picture_safety`); the straight way is quicker,
 and can decode at a fraction of the size.
@@ -20,9 +20,10 @@ from diptych.data.picture_safety import (
     exif_orientation,
     too_many_pixels,
 )
-from diptych_shards.pictures import webp_file
+from diptych_shards.pictures import png_file, webp_file
 from diptych_shards.pictures.four_bytes import three_of
 from diptych_shards.pictures.jpeg_segments import JpegMetadata, JpegStructureError, num_scans, read_metadata
+from diptych_shards.pictures.plain import PlainFormat, PlainHeader
 from diptych_shards.pictures.resize import Size
 
 MAX_SCANS = 100
@@ -30,6 +31,9 @@ MAX_SCANS = 100
 
 _FACTORS = (8, 4, 2)
 """Reductions whose transforms are quick and exact; those between are slower than the next, and lose 6 dB more."""
+
+
+_PLAIN_FORMATS: tuple[PlainFormat, ...] = (webp_file, png_file)
 
 
 class JpegFile:
@@ -77,13 +81,13 @@ class JpegFile:
         return self.width, self.height
 
 
-class WebpFile:
-    """A plain WebP, its header read and its pixels not decoded yet; the twin of `PictureFile`."""
+class PlainFile:
+    """A plain WebP or PNG, its header read and its pixels not decoded yet; the twin of `PictureFile`."""
 
-    format = "WEBP"
-
-    def __init__(self, data: bytes, header: webp_file.WebpHeader, max_pixels: int):
+    def __init__(self, data: bytes, format: PlainFormat, header: PlainHeader, max_pixels: int):
+        self.format = format.NAME
         self._data = data
+        self._decode = format.decode
         self._header = header
         self._max_pixels = max_pixels
         self.width, self.height = header.width, header.height
@@ -92,13 +96,13 @@ class WebpFile:
         """Raises:
         PictureError: if it is not whole or does not decode.
         """
-        pixels = webp_file.decode(self._data, self._header)
-        if pixels is None:  # Pillow knows the reason
+        pixels = self._decode(self._data, self._header)
+        if pixels is None:  # Pillow knows the reason, or does not mind
             return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
         return pixels, _facts(self._header.exif, self._header.profile)
 
 
-def open_file(data: bytes, *, max_pixels: int) -> JpegFile | WebpFile | PictureFile:
+def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | PictureFile:
     """The picture with its header read.
 
     Raises:
@@ -121,10 +125,12 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | WebpFile | PictureF
             if width * height > max_pixels:
                 raise too_many_pixels(width, height, max_pixels)
             return JpegFile(data, metadata, (width, height), max_pixels)
-    elif (header := webp_file.read_header(data)) is not None:
-        if header.width * header.height > max_pixels:
-            raise too_many_pixels(header.width, header.height, max_pixels)
-        return WebpFile(data, header, max_pixels)
+    for format in _PLAIN_FORMATS:
+        header = format.read_header(data)
+        if header is not None:
+            if header.width * header.height > max_pixels:
+                raise too_many_pixels(header.width, header.height, max_pixels)
+            return PlainFile(data, format, header, max_pixels)
     return PictureFile(data, max_pixels=max_pixels, formats=CRAWLED_FORMATS)
 
 

@@ -8,32 +8,20 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from diptych_shards.pictures.four_bytes import three_of
+from diptych_shards.pictures.plain import PlainHeader
+
+NAME = "WEBP"
 
 _ICC, _ALPHA, _EXIF, _ANIMATION = 0x20, 0x10, 0x08, 0x02
 _MOST_CHUNKS = 100
 
 
-@dataclass(frozen=True)
-class WebpHeader:
-    """Of a plain WebP, lossy or not: one frame, no transparency."""
-
-    width: int
-    height: int
-    frame: tuple[int, int]
-    """Where the frame begins in the file, and how long it is."""
-    exif: bytes | None
-    """As in a TIFF file, from its byte order on."""
-    profile: bytes
-    """ICC; empty without one."""
-
-
-def read_header(data: bytes) -> WebpHeader | None:
+def read_header(data: bytes) -> PlainHeader | None:
     """None unless the file is plain, whole and in order, and libwebp can be asked."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or _decode_into() is None:
         return None
@@ -54,14 +42,14 @@ def read_header(data: bytes) -> WebpHeader | None:
     flags = data[chunks[b"VP8X"][0]] if b"VP8X" in chunks else 0
     exif = _content(data, chunks, b"EXIF").removeprefix(b"Exif\0\0") if flags & _EXIF else b""
     profile = _content(data, chunks, b"ICCP") if flags & _ICC else b""
-    return WebpHeader(*size, chunks.get(b"VP8 ") or chunks[b"VP8L"], exif or None, profile)
+    return PlainHeader(*size, chunks.get(b"VP8 ") or chunks[b"VP8L"], exif or None, profile)
 
 
-def decode(data: bytes, header: WebpHeader) -> np.ndarray | None:
+def decode(data: bytes, header: PlainHeader) -> np.ndarray | None:
     """u8[height, width, 3], RGB, a view on an array of four bytes a pixel; None if libwebp refuses it."""
     decode_into = _decode_into()
     assert decode_into is not None
-    start, length = header.frame
+    start, length = header.pixels
     # The frame alone: given the file, libwebp would read on behind the frame's end.
     frame = np.frombuffer(data, np.uint8, length, start)
     four_bytes = np.empty((header.height, header.width, 4), np.uint8)
