@@ -11,23 +11,25 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts pictures that are done, and those of them that were refused."""
+    """Counts pictures that are done, and those of them that are told apart."""
 
-    def __init__(self, total: int, what: str = "pictures"):
+    def __init__(self, total: int, what: str = "pictures", *, apart: str = "refused"):
+        """apart: what became of those that are told apart."""
         self._total = total
         self._what = what
+        self._apart = apart
         self._done = 0
-        self._refused = 0
+        self._num_apart = 0
         self._last_line = time.monotonic()
         self._on_terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total, unit=f" {what}", disable=not self._on_terminal)
 
-    def add(self, number: int, *, refused: int = 0) -> None:
+    def add(self, number: int, *, apart: int = 0) -> None:
         self._done += number
         self._bar.update(number)
-        if refused:
-            self._refused += int(refused)
-            self._bar.set_postfix_str(f"{self._refused:,} refused", refresh=False)
+        if apart:
+            self._num_apart += int(apart)
+            self._bar.set_postfix_str(f"{self._num_apart:,} {self._apart}", refresh=False)
         if not self._on_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self.note(self._count())
 
@@ -45,5 +47,5 @@ class Progress:
         self._bar.close()
 
     def _count(self) -> str:
-        refused = f", {self._refused:,} refused" if self._refused else ""
-        return f"{self._done:,} of {self._total:,} {self._what}{refused}"
+        apart = f", {self._num_apart:,} {self._apart}" if self._num_apart else ""
+        return f"{self._done:,} of {self._total:,} {self._what}{apart}"

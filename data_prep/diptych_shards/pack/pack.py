@@ -73,7 +73,7 @@ def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, proces
         state.begin(found, options)
         planned = _plan(found.candidates, options)
         progress = Progress(len(found.candidates) + len(found.refusals))
-        progress.add(len(found.refusals), refused=len(found.refusals))
+        progress.add(len(found.refusals), apart=len(found.refusals))
         try:
             pending = [n for n, candidates in enumerate(planned) if not state.keeps(n, candidates, progress)]
             if pending:
@@ -130,7 +130,7 @@ def _write_shards(
                         refusals.append(result)
                     else:
                         writer.add(f"{number:05d}{row:0{digits}d}", result)
-                    progress.add(1, refused=isinstance(result, Refusal))
+                    progress.add(1, apart=isinstance(result, Refusal))
                 # Before the shard's own commit: a shard that stands has its refusals told.
                 state.write_refusals(number, refusals)
             progress.shard_is_done(f"{number:05d}.tar")
@@ -208,7 +208,7 @@ class _State:
                 (shard,) = open_index(tar).shards
                 if refused is not None and shard.samples + len(refused) == len(candidates) \
                         and sha256_of(tar) == shard.sha256:  # fmt: skip
-                    progress.add(len(candidates), refused=len(refused))
+                    progress.add(len(candidates), apart=len(refused))
                     return True
             except ShardError:
                 pass

@@ -137,7 +137,7 @@ class _Pictures:
         self.total = self.num_evaluation + len(index)
 
     def hash(self, engine: Engine) -> None:
-        progress = Progress(self.total, "pictures")
+        progress = Progress(self.total, apart="not decoded")
         try:
             hash_missing(self._units, engine, progress)
         finally:

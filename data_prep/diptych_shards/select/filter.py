@@ -64,11 +64,11 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
 def _judge_all(judge: _Judge, engine: Engine) -> None:
     shards = judge.index.shards
     pending = [number for number in range(len(shards)) if judge.reasons(number) is None]
-    progress = Progress(len(judge.index), "samples")
+    progress = Progress(len(judge.index), "samples", apart="left out")
     try:
         progress.add(len(judge.index) - sum(shards[number].samples for number in pending))
         for number, left_out in zip(pending, engine.map(judge, pending, lost=judge.lost), strict=True):
-            progress.add(shards[number].samples, refused=left_out)
+            progress.add(shards[number].samples, apart=left_out)
             progress.shard_is_done(shown(shards[number].name))
     finally:
         progress.close()

@@ -57,7 +57,7 @@ def hash_missing(units: Sequence[tuple[Unit, Path]], engine: Engine, progress: P
         parts = [np.zeros(0, HASHES)]
         for task, rows in islice(results, _num_tasks(unit)):
             parts.append(_one_by_one(task, engine, work) if rows is None else rows)
-            progress.add(len(parts[-1]), refused=(parts[-1]["state"] == NOT_DECODED).sum())
+            progress.add(len(parts[-1]), apart=(parts[-1]["state"] == NOT_DECODED).sum())
         write_rows(path, {"format": _FORMAT, "identity": unit.identity}, np.concatenate(parts).tobytes())
         progress.shard_is_done(unit.name)
 

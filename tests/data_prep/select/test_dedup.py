@@ -123,7 +123,9 @@ def test_pictures_that_do_not_decode_are_kept_and_counted(tmp_path, capsys):
     folder = write_shards(tmp_path / "shards", [[sample(broken), sample(jpeg(1)), sample(broken)]])
     assert dedup(folder) == 0
     assert all(kept for kept, _, _ in verdict(folder, "dedup").values())
-    assert "2  pictures do not decode" in capsys.readouterr().out
+    told, progress = capsys.readouterr()
+    assert "2  pictures do not decode" in told
+    assert progress.splitlines()[-1] == "00000.tar: 3 of 3 pictures, 2 not decoded"
 
 
 def test_a_turned_picture_is_compared_as_it_is_seen(tmp_path):

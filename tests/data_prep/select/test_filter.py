@@ -25,8 +25,9 @@ def test_samples_are_kept_where_all_conditions_hold_and_the_others_say_which_doe
         ("000010000", (False, "not license is not null", None)),
         ("000010001", (False, "not length(caption) > 5", None)),
     ]
-    told = capsys.readouterr().out
+    told, progress = capsys.readouterr()
     assert "filter: 1 of 4 samples are kept" in told and "2  not length(caption) > 5" in told
+    assert progress.splitlines()[-1] == "00001.tar: 4 of 4 samples, 3 left out"
 
 
 @pytest.mark.parametrize("parquet", [True, False])
