@@ -72,7 +72,12 @@ def unknown_column(name: str, known: Iterable[str]) -> SelectError:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:40])}"
-    return SelectError(f"no column {name!r}; {hint} (a text stands in single quotes)")
+    return SelectError(f"no column {name!r}; {hint} ({_no_text(name)})")
+
+
+def _no_text(name: str) -> str:
+    text = name.replace("'", "''")
+    return f"in double quotes or none it names a column, as a text it is '{text}'"
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,8 @@ FUNCTIONS: dict[str, _Function] = {
 def _checked_pattern(call: Call, attempt: Callable[[str], Any]) -> None:
     pattern = call.operands[1]
     if not isinstance(pattern, Literal) or not isinstance(pattern.value, str):
-        raise SelectError(f"operand 2 of {call.name} must be written down, in single quotes")
+        what = f": {_no_text(pattern.name)}" if isinstance(pattern, Column) else ""
+        raise SelectError(f"operand 2 of {call.name} must be written down, in single quotes{what}")
     try:
         attempt(pattern.value)
     except pyarrow.ArrowInvalid as error:

@@ -150,7 +150,9 @@ def test_the_refusal_says_where_and_what_was_meant():
         "hight > 1": "no column 'hight'",
         "widht > 1": "did you mean width?",
         "lenght(caption) > 1": "did you mean length?",
-        'caption = "a cat"': "a text stands in single quotes",
+        'caption = "a cat"': "in double quotes or none it names a column, as a text it is 'a cat'",
+        'caption like "%it\'s%"': "in double quotes or none it names a column, as a text it is '%it''s%'",
+        "matches(caption, lower(caption))": "operand 2 of matches must be written down, in single quotes",
         '"odd name" > 1': "number(...) reads one from a text",
     }.items():
         with pytest.raises(SelectError, match=r".*") as refused:
