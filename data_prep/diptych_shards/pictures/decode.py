@@ -6,6 +6,8 @@ and can decode at a fraction of the size.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import simplejpeg
 from PIL import Image
@@ -22,12 +24,36 @@ from diptych.data.picture_safety import (
 )
 from diptych_shards.pictures import png_file, webp_file
 from diptych_shards.pictures.four_bytes import three_of
-from diptych_shards.pictures.jpeg_segments import JpegMetadata, JpegStructureError, num_scans, read_metadata
+from diptych_shards.pictures.jpeg_segments import (
+    JpegMetadata,
+    JpegStructureError,
+    num_scans,
+    read_metadata,
+    without_last_bit,
+)
 from diptych_shards.pictures.plain import PlainFormat, PlainHeader
 from diptych_shards.pictures.resize import Size
 
 MAX_SCANS = 100
 """A progressive JPEG needs ten or so; each takes the time of a whole picture and next to no bytes."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What of a JPEG is not decoded where the picture becomes smaller."""
+
+    margin: float
+    """It is decoded at 1/2, 1/4 or 1/8 where that is at least so many times what it is resized to."""
+    no_last_bit_from: float
+    """A progressive one that is at least so many times what it is resized to does without the last bit of detail."""
+
+
+CAREFUL = Saving(margin=2.5, no_last_bit_from=4)
+"""Of 400 photographs (0.06 dB lost, after encoding) those that it concerns come out as well as by full decoding and an
+area filter.
+"""
+FAST = Saving(margin=1, no_last_bit_from=2)
+"""The smallest that covers the stored picture: quicker, at a loss of some dB."""
 
 _FACTORS = (8, 4, 2)
 """Reductions whose transforms are quick and exact; those between are slower than the next, and lose 6 dB more."""
@@ -47,38 +73,40 @@ class JpegFile:
         self._max_pixels = max_pixels
         self.width, self.height = size
 
-    def decode(self, at_least: Size | None = None) -> tuple[np.ndarray | Image.Image, PictureFacts]:
-        """All pixels as the file stores them; or, quicker, a reduced picture that covers the size `at_least`.
+    def decode(self, size: Size | None = None, *, fast: bool = False) -> tuple[np.ndarray | Image.Image, PictureFacts]:
+        """All pixels as the file stores them; or, quicker, what a picture that becomes this size still shows of them.
 
-        The reduction is 1/2, 1/4 or 1/8. The array is a view on one of four bytes a pixel, as the resizer wants them.
+        It is reduced to 1/2, 1/4 or 1/8. The array is a view on one of four bytes a pixel, as the resizer wants them.
 
         Raises:
             PictureError: if it is not whole or does not decode.
         """
         try:
-            pixels = self._pixels(at_least)
+            pixels = self._pixels(size, FAST if fast else CAREFUL)
         except (ValueError, RuntimeError):
             # Damaged, perhaps in a way that a viewer would not mind: Pillow decides.
             return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
         return pixels, _facts(self._metadata.exif, self._metadata.profile)
 
-    def _pixels(self, at_least: Size | None) -> np.ndarray:
-        width, height = self._reduced(at_least) if at_least is not None else (self.width, self.height)
+    def _pixels(self, size: Size | None, saving: Saving) -> np.ndarray:
+        data, width, height = self._data, self.width, self.height
+        if size is not None:
+            width, height = self._reduced(size, saving.margin)
+            if self._metadata.has_many_scans and self._covers(size, saving.no_last_bit_from):
+                data = without_last_bit(data)
         four_bytes = np.empty((height, width, 4), np.uint8)
-        pixels = simplejpeg.decode_jpeg(
-            self._data, "RGBX", min_width=width, min_height=height, buffer=four_bytes.reshape(-1)
-        )
+        pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=width, min_height=height, buffer=four_bytes.reshape(-1))
         if pixels.shape != four_bytes.shape:
             raise ValueError(f"decoded to {pixels.shape}")
         return three_of(four_bytes)
 
-    def _reduced(self, at_least: Size) -> Size:
-        """The smallest size to decode at that covers this one."""
-        for factor in _FACTORS:
-            width, height = -(-self.width // factor), -(-self.height // factor)
-            if width >= at_least[0] and height >= at_least[1]:
-                return width, height
-        return self.width, self.height
+    def _reduced(self, size: Size, margin: float) -> Size:
+        """The smallest size to decode at that covers this one so many times."""
+        factor = next((factor for factor in _FACTORS if self._covers(size, margin, factor)), 1)
+        return -(-self.width // factor), -(-self.height // factor)
+
+    def _covers(self, size: Size, times: float, factor: int = 1) -> bool:
+        return -(-self.width // factor) >= times * size[0] and -(-self.height // factor) >= times * size[1]
 
 
 class PlainFile:

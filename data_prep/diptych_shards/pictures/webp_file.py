@@ -17,7 +17,7 @@ from diptych_shards.pictures.plain import PlainHeader
 
 NAME = "WEBP"
 
-_ICC, _ALPHA, _EXIF, _ANIMATION = 0x20, 0x10, 0x08, 0x02
+_FLAGS = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
 _MOST_CHUNKS = 100
 
 
@@ -39,9 +39,7 @@ def read_header(data: bytes) -> PlainHeader | None:
     size = _size(data, chunks)
     if size is None or not _is_plain(data, chunks, size):
         return None
-    flags = data[chunks[b"VP8X"][0]] if b"VP8X" in chunks else 0
-    exif = _content(data, chunks, b"EXIF").removeprefix(b"Exif\0\0") if flags & _EXIF else b""
-    profile = _content(data, chunks, b"ICCP") if flags & _ICC else b""
+    exif, profile = _content(data, chunks, b"EXIF").removeprefix(b"Exif\0\0"), _content(data, chunks, b"ICCP")
     return PlainHeader(*size, chunks.get(b"VP8 ") or chunks[b"VP8L"], exif or None, profile)
 
 
@@ -82,7 +80,9 @@ def _is_plain(data: bytes, chunks: dict[bytes, tuple[int, int]], size: tuple[int
     if chunks.keys() == {b"VP8 "} or chunks.keys() == {b"VP8L"}:
         return True
     start, length = chunks.get(b"VP8X", (0, 0))
-    if length != 10 or data[start] & (_ALPHA | _ANIMATION) or chunks.keys() & {b"ALPH", b"ANIM", b"ANMF"}:
+    # Of transparency, animation, and what is reserved there is no flag here.
+    flags = sum(flag for name, flag in _FLAGS.items() if name in chunks)
+    if length != 10 or data[start] != flags or chunks.keys() & {b"ALPH", b"ANIM", b"ANMF"}:
         return False
     canvas = (int.from_bytes(data[start + at : start + at + 3], "little") + 1 for at in (4, 7))
     return tuple(canvas) == size

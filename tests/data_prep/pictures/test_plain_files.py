@@ -29,6 +29,10 @@ def chunk(name, content):
     return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
 
 
+def webp_with_flags(flags, of="lossy with metadata"):
+    return PLAIN[of][:20] + bytes([flags]) + PLAIN[of][21:]
+
+
 def chunks_of(data):
     """Those between header and end."""
     position = 33
@@ -74,6 +78,9 @@ ODD = {
     "transparent": encoded(SEE_THROUGH, "WEBP"),
     "transparent and lossless": encoded(SEE_THROUGH, "WEBP", lossless=True),
     "animated": encoded(scene(61, 37), "WEBP", save_all=True, append_images=[scene(61, 37).rotate(180)]),
+    "webp with metadata that are not announced": webp_with_flags(0),
+    "webp with a reserved flag": webp_with_flags(0x28 | 1),
+    "webp with XMP that is not there": webp_with_flags(0x28 | 4),
     "cut": PLAIN["lossy"][:-1],
     "of no size": PLAIN["lossy"][:26] + b"\0\0" + PLAIN["lossy"][28:],
 }
