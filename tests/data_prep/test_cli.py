@@ -54,6 +54,7 @@ def said(capsys):
         (["pack", "in", "out", "--zzz"], "no option --zzz; diptych-shards pack -h lists the options"),
         (["pack", "in"], "required: OUT; diptych-shards pack -h"),
         (["extract", "in", "out", "--first", "no"], "--first: invalid"),
+        (["extract", "in", "out", "--icon-side", "-3"], "icon_side is -3; it must be at least 0"),
         (["extract", "in", "out", "--engine", "rya"], "invalid choice: 'rya' (choose from"),
         (["extract", "in", "file", "--first", "1", "tars/out"], "in holds no .warc.gz"),
         (["shuffle", "in"], "no command 'shuffle'; there are build, "),

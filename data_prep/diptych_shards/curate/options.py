@@ -58,8 +58,9 @@ class CurateOptions:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise CurateError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.seed >= 2**64:
-            raise CurateError(f"seed is {self.seed}; it must be below 2**64")
+        for name, bits in (("seed", 64), ("pairs_per_query", 63)):
+            if getattr(self, name) >= 2**bits:
+                raise CurateError(f"{name} is {getattr(self, name)}; it must be below 2**{bits}")
         if self.max_characters < self.min_characters:
             raise CurateError(f"max_characters {self.max_characters} is below min_characters {self.min_characters}")
         if self.duplicates not in DUPLICATES:

@@ -22,6 +22,10 @@ class ExtractOptions:
     icon_side: int = 32
     """Pictures said to be no larger than this, in pixels, are icons."""
 
+    def __post_init__(self) -> None:
+        if self.icon_side < 0:
+            raise ExtractError(f"icon_side is {self.icon_side}; it must be at least 0, by which no picture is an icon")
+
     @property
     def identity(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -331,6 +331,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, smal
         (["in.parquet", "out", "--queries", "nowhere.txt"], "nowhere.txt"),
         (["in.parquet", "out", "--block-phrases", "nowhere.txt"], "nowhere.txt"),
         (["in.parquet", "out", "--pairs-per-query", "0"], "at least 1"),
+        (["in.parquet", "out", "--pairs-per-query", str(2**63)], "it must be below 2**63"),
         (["in.parquet", "out", "--languages", "de", "--skip", "language"], "languages"),
         (["in.parquet", "out", "--duplicates", "all"], "near, exact, keep"),
         (["in.parquet", "out", "--languages", "en,english"], "no language 'english'; give codes such as en"),
