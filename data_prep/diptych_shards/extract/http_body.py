@@ -7,12 +7,15 @@ import zlib
 from typing import NamedTuple
 
 import brotli
+import pyarrow
 
-_STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})")
+# Some recorders write the protocol twice.
+_STATUS = re.compile(rb"(?:HTTP/\d(?:\.\d)?\s+){1,2}(\d{3})")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[^\r\n]{0,1000}\r?\n")
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _STEP_BYTES = 1 << 16
-"""Unpacked at a time: a few bytes of brotli can say gigabytes."""
+"""Unpacked at a time: a few bytes of brotli or zstd can say gigabytes."""
+_OF_TEXT = b"\t\n\f\r\x1b" + bytes(range(0x20, 0x100))
 _HTML = (b"text/html", b"application/xhtml+xml")
 
 
@@ -62,15 +65,22 @@ def decoded_body(answer: Answer, max_bytes: int) -> bytes:
         body = _joined_chunks(body)
     encodings = [name.strip().lower() for name in answer.headers.get(b"content-encoding", b"").split(b",")]
     for encoding in reversed([name for name in encodings if name not in (b"", b"identity", b"none")]):
-        if not body or body[:512].lstrip()[:1] == b"<":
+        if _is_text(body[:512]):
             break
         if encoding in (b"gzip", b"x-gzip", b"deflate"):
             body = _inflated(body, max_bytes)
         elif encoding == b"br":
             body = _unbrotlied(body, max_bytes)
+        elif encoding == b"zstd":
+            body = _unzstded(body, max_bytes)
         else:
             raise EncodingError(f"content encoding {encoding.decode('ascii', 'replace')[:40]}")
     return body[:max_bytes]
+
+
+def _is_text(beginning: bytes) -> bool:
+    """Or markup with odd bytes in it. What is packed has control characters among its first bytes."""
+    return not beginning.translate(None, _OF_TEXT) or beginning.lstrip()[:1] == b"<"
 
 
 def _joined_chunks(body: bytes) -> bytes:
@@ -120,6 +130,21 @@ def _unbrotlied(body: bytes, max_bytes: int) -> bytes:
             parts.append(part)
             size += len(part)
     except brotli.error:
+        pass
+    if not size:
+        raise EncodingError("a body that is not what its content encoding says")
+    return b"".join(parts)
+
+
+def _unzstded(body: bytes, max_bytes: int) -> bytes:
+    stream = pyarrow.CompressedInputStream(pyarrow.BufferReader(body), "zstd")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while size < max_bytes and (part := stream.read(_STEP_BYTES)):
+            parts.append(part)
+            size += len(part)
+    except OSError:
         pass
     if not size:
         raise EncodingError("a body that is not what its content encoding says")

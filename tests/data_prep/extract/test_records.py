@@ -1,8 +1,11 @@
 import gzip
 import io
+import random
 import zlib
 from collections import Counter
 
+import brotli
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -126,6 +129,10 @@ def raw_deflate(body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
+def zstd(body: bytes) -> bytes:
+    return pyarrow.compress(body, "zstd", asbytes=True)
+
+
 @pytest.mark.parametrize(
     ("headers", "pack"),
     [
@@ -133,10 +140,15 @@ def raw_deflate(body: bytes) -> bytes:
         ("Transfer-Encoding: chunked", bytes),
         ("Content-Encoding: gzip", gzip.compress),
         ("Content-Encoding: gzip", bytes),
+        ("Content-Encoding: gzip", lambda body: b"\xef\xbb\xbf" + body),
+        ("Content-Encoding: br", lambda body: b"2 words before: " + body),
         ("Content-Encoding: deflate", zlib.compress),
         ("Content-Encoding: deflate", raw_deflate),
         ("Content-Encoding: gzip\r\nTransfer-Encoding: chunked", lambda body: chunked(gzip.compress(body))),
         ("Content-Encoding: gzip", lambda body: gzip.compress(body)[:-9]),
+        ("Content-Encoding: br", brotli.compress),
+        ("Content-Encoding: zstd", zstd),
+        ("Content-Encoding: zstd", bytes),
         ("X-Crawler-Content-Encoding: gzip", bytes),
         ("Content-Encoding: identity", bytes),
     ],
@@ -146,11 +158,24 @@ def test_bodies_are_unpacked_and_headers_that_lie_do_no_harm(headers, pack):
     assert captions(page_record(pack(body), headers=f"Content-Type: text/html\r\n{headers}")) == CAPTIONS[:1]
 
 
-def test_an_inflated_body_is_cut_where_a_page_is():
-    bomb = gzip.compress(img("n0").encode() + b" " * 50_000_000)
-    found, report = extracted(page_record(bomb, headers="Content-Type: text/html\r\nContent-Encoding: gzip"))
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("zstd", zstd)])
+def test_an_inflated_body_is_cut_where_a_page_is(encoding, pack):
+    bomb = pack(img("n0").encode() + b" " * 50_000_000)
+    found, report = extracted(page_record(bomb, headers=f"Content-Type: text/html\r\nContent-Encoding: {encoding}"))
     assert [caption for _, caption in found] == CAPTIONS[:1]
     assert report.records == {"page cut": 1, "read": 1}
+
+
+def test_of_a_body_that_was_cut_the_beginning_is_read():
+    body = zstd(img("n0").encode() + random.Random(0).randbytes(1 << 19))
+    page = page_record(body[: len(body) // 2], headers="Content-Type: text/html\r\nContent-Encoding: zstd")
+    assert captions(page) == CAPTIONS[:1]
+
+
+def test_a_status_line_that_names_the_protocol_twice_is_read():
+    """As written through warcio by those who give it the whole line for a status."""
+    assert captions(page_record(img("n0"), status="HTTP/1.1 200 OK")) == CAPTIONS[:1]
+    assert captions(page_record(img("n0"), status="HTTP/1.1 404 Not Found")) == []
 
 
 @pytest.mark.parametrize(
@@ -159,6 +184,8 @@ def test_an_inflated_body_is_cut_where_a_page_is():
         (page_record(img("n"), status="404 Not Found"), "answered with an error or a redirect"),
         (page_record(img("n"), headers="Content-Type: application/json"), "not HTML"),
         (page_record("\x1f\x8bxx", headers="Content-Type: text/html\r\nContent-Encoding: gzip"),
+         "content encoding unknown or wrong"),
+        (page_record("(\1\2", headers="Content-Type: text/html\r\nContent-Encoding: zstd"),
          "content encoding unknown or wrong"),
         (page_record("\1\2", headers="Content-Type: text/html\r\nContent-Encoding: lzma"),
          "content encoding unknown or wrong"),
