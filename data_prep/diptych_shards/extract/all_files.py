@@ -13,6 +13,7 @@ from diptych.files import commit_file
 from diptych_shards.engines import Engine
 from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
+from diptych_shards.extract.sources import require_readable
 from diptych_shards.extract.writer import naming
 
 
@@ -27,10 +28,11 @@ def extract(
 
     Raises:
         ExtractError: two files would get the same name, or one got it before; `out` was made with other options, or
-            is in use.
+            is in use; nothing reads from where a file is.
         OSError: a full disk.
     """
     _check_names(locations)
+    require_readable(locations)
     with _locked(out):
         _begin(out, options)
         reports = {location: finished_report(location, out) for location in locations}

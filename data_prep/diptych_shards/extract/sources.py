@@ -12,10 +12,12 @@ from typing import IO, Any, NamedTuple
 
 from diptych_shards.extract.download import Download
 from diptych_shards.extract.options import ExtractError
+from diptych_shards.stores import is_remote, why_unreadable
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
 _SUFFIXES = (".warc.gz", ".warc", ".wat.gz", ".wat")
 _PATHS = (".paths", ".paths.gz")
+_WEB = ("http://", "https://")
 _BUFFER_BYTES = 1 << 20
 
 
@@ -40,7 +42,7 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
     for location in locations:
         if location.endswith(_PATHS):
             found += _listed(location, prefix)
-        elif _is_remote(location):
+        elif is_remote(location):
             found.append(location)
         elif Path(location).is_dir():
             inside = sorted(str(path) for path in Path(location).iterdir() if path.name.endswith(_SUFFIXES))
@@ -56,7 +58,7 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
 
 def told_of(location: str) -> Origin:
     """What is known without asking a server: at http(s):// and s3:// the address alone, as of what is gone."""
-    if _is_remote(location):
+    if is_remote(location):
         return Origin(location, None, None)
     path = os.path.realpath(location)
     try:
@@ -66,6 +68,16 @@ def told_of(location: str) -> Origin:
     return Origin(path, status.st_size, str(status.st_mtime_ns))
 
 
+def require_readable(locations: Iterable[str]) -> None:
+    """Raises:
+    ExtractError: nothing installed can read from where one of them is.
+    """
+    one_each = {location.partition("://")[0]: location for location in locations if is_remote(location)}
+    for location in one_each.values():
+        if not location.startswith(_WEB) and (why := why_unreadable(location)):
+            raise ExtractError(f"{location}: {why}")
+
+
 def open_location(location: str) -> tuple[IO[bytes], Origin]:
     """Its bytes from the first on.
 
@@ -73,22 +85,18 @@ def open_location(location: str) -> tuple[IO[bytes], Origin]:
         ExtractError: nothing installed can read from there.
         OSError: it cannot be opened.
     """
-    if location.startswith(("http://", "https://")):
+    if location.startswith(_WEB):
         download = Download(location)
         origin = Origin(location, download.size, download.version)
         return io.BufferedReader(download, _BUFFER_BYTES), origin
-    if not _is_remote(location):
+    if not is_remote(location):
         return open(location, "rb", buffering=0), told_of(location)
-    try:
-        import fsspec
+    import fsspec
 
-        with _as_os_errors(location):
-            file = fsspec.open(location, "rb").open()
-            details = getattr(file, "details", None)
-    except ImportError as error:  # fsspec itself, or what it needs for this scheme
-        scheme = location.partition("://")[0]
-        needed = "s3fs" if scheme == "s3" else "fsspec and what it asks for"
-        raise ExtractError(f"{location}: to read {scheme}://, pip install {needed} ({error})") from None
+    require_readable([location])
+    with _as_os_errors(location):
+        file = fsspec.open(location, "rb").open()
+        details = getattr(file, "details", None)
     details = details if isinstance(details, dict) else {}
     version = details.get("ETag") or details.get("LastModified") or details.get("mtime")
     origin = Origin(location, details.get("size"), None if version is None else str(version))
@@ -121,13 +129,10 @@ def _as_os_errors(location: str) -> Iterator[None]:
     """Each store has errors of its own, and some say only half of the file's name.
 
     Raises:
-        ImportError: as it is.
-        OSError: all else.
+        OSError: for any of them.
     """
     try:
         yield
-    except ImportError:
-        raise
     except FileNotFoundError as error:
         raise OSError(f"{location} does not exist") from error
     except Exception as error:
@@ -145,8 +150,4 @@ def _listed(location: str, prefix: str) -> list[str]:
         raise ExtractError(f"{location} is no list of paths: {error}") from None
     if not lines:
         raise ExtractError(f"{location} lists no path")
-    return [line if _is_remote(line) else f"{prefix.rstrip('/')}/{line.lstrip('/')}" for line in lines]
-
-
-def _is_remote(location: str) -> bool:
-    return "://" in location
+    return [line if is_remote(line) else f"{prefix.rstrip('/')}/{line.lstrip('/')}" for line in lines]

@@ -14,6 +14,7 @@ from typing import IO, Any
 import xxhash
 
 from diptych_shards.refusals import shown
+from diptych_shards.stores import is_remote, why_unreadable
 from diptych_shards.tables.columns import TableError
 
 FORMATS = {
@@ -51,14 +52,14 @@ class TableFile:
     @property
     def errors(self) -> tuple[type[Exception], ...]:
         """What reading it may raise: elsewhere, each file system's library has classes of its own."""
-        if _is_remote(self.location):
+        if is_remote(self.location):
             return (Exception,)
         return (OSError, EOFError, ValueError, NotImplementedError, zlib.error)
 
     def open(self) -> IO[bytes]:
         """Its bytes as they are stored, seekable."""
         opener, path = (io.open, self.location)
-        if _is_remote(self.location):
+        if is_remote(self.location):
             file_system, path = _file_system(self.location)
             opener = file_system.open
         try:
@@ -101,14 +102,14 @@ class TableFile:
 
     @cached_property
     def num_bytes(self) -> int:
-        if not _is_remote(self.location):
+        if not is_remote(self.location):
             return os.stat(self.location).st_size
         return int(self._info.get("size") or 0)
 
     @property
     def identity(self) -> str:
         """What changes when the file does: its size, hashes of its first and last bytes, and when it was written."""
-        if _is_remote(self.location):
+        if is_remote(self.location):
             told = (self._info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "updated"))
             written = next((value for value in told if value), "")
         else:
@@ -167,7 +168,7 @@ def table_file(location: str) -> TableFile:
 
 def _known(location: str) -> TableFile | None:
     name = location.rstrip("/").rpartition("/")[2].lower()
-    if _is_remote(location):
+    if is_remote(location):
         name = name.partition("?")[0]
     compression = next((kind for suffix, kind in COMPRESSIONS.items() if name.endswith(suffix)), None)
     if compression is not None:
@@ -180,7 +181,7 @@ def _known(location: str) -> TableFile | None:
 
 def _expand(location: str) -> list[TableFile] | str:
     """The files of a folder or a pattern; the location itself if it names a file."""
-    if not _is_remote(location):
+    if not is_remote(location):
         location = os.path.expanduser(location)
         if os.path.isfile(location):
             return location
@@ -210,13 +211,11 @@ def _tables_of(location: str, paths: list[str]) -> list[TableFile]:
     return files
 
 
-def _is_remote(location: str) -> bool:
-    return "://" in location
-
-
 def _file_system(location: str) -> tuple[Any, str]:
     import fsspec  # here: tables of this machine need none
 
+    if why := why_unreadable(location):
+        raise TableError(f"{shown(location)}: {why}")
     try:
         return fsspec.core.url_to_fs(location)
     except Exception as error:  # each file system has classes of its own
@@ -250,7 +249,7 @@ class _Raw(io.RawIOBase):
             data = self._stream.read(len(buffer))
         except self._file.errors as error:
             why = shown(error)
-            if self._file.compression and not _is_remote(self._file.location):
+            if self._file.compression and not is_remote(self._file.location):
                 why = f"its {self._file.compression} data end too early or are damaged"
             raise TableError(f"{self._file.shown} cannot be read: {why}") from error
         buffer[: len(data)] = data

@@ -379,6 +379,17 @@ def test_what_a_store_calls_its_errors_is_one_line_with_the_address(crawl, tmp_p
     assert not list((tmp_path / "out").glob("*.parquet*"))
 
 
-def test_an_address_that_nothing_installed_can_open_says_what_to_install(tmp_path, capsys):
-    assert extract("abfs://bucket/x.warc.gz", tmp_path / "out") == 2
-    assert "pip install" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["x.warc.gz", "warc.paths.gz"])
+@pytest.mark.parametrize(
+    ("scheme", "told"),
+    [
+        ("abfs", "to read abfs://, pip install adlfs"),
+        ("smb", "smbprotocol"),
+        ("s4", "s4:// cannot be read; name a path, or an address at http(s)://, s3://, gs:// or the like"),
+    ],
+)
+def test_an_address_that_nothing_installed_can_open_says_what_to_install(name, scheme, told, tmp_path, capsys):
+    assert extract(f"{scheme}://bucket/{name}", tmp_path / "out") == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"diptych-shards: {scheme}://bucket/{name}: ") and told in error and "again" not in error
+    assert not (tmp_path / "out").exists()

@@ -177,6 +177,12 @@ def test_a_table_that_is_not_there_is_one_line(location):
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_that_nothing_installed_can_open_says_what_to_install():
+    with pytest.raises(TableError) as caught:
+        open_table(["abfs://bucket/t.csv"])
+    assert str(caught.value) == "abfs://bucket/t.csv: to read abfs://, pip install adlfs"
+
+
 def test_files_of_several_formats_are_no_table(tmp_path):
     write(tmp_path / "a.csv", "url\nhttp://a/1\n")
     write(tmp_path / "b.jsonl", '{"url": "http://a/1"}\n')
