@@ -11,10 +11,15 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
+
+if TYPE_CHECKING:
+    from diptych_shards.extract.one_file import FileReport
 
 _COMMON_CRAWL = "https://data.commoncrawl.org/"
 
@@ -64,12 +69,19 @@ def run(chosen: argparse.Namespace) -> None:
     )
     locations = expand(chosen.inputs, chosen.prefix)[: chosen.first]
     progress = Progress(len(locations), "files")
+    without_record: list[str] = []
+
+    def is_finished(location: str, report: FileReport) -> None:
+        progress.add(1)
+        if not report.records:
+            without_record.append(location)
+
     try:
-        total, failures = extract(locations, out, options, engine_of(chosen), lambda *_: progress.add(1))
+        total, failures = extract(locations, out, options, engine_of(chosen), is_finished)
     finally:
         progress.close()
     num_pairs = sum(total.pairs.values())
-    files = "1 file" if total.files == 1 else f"{total.files:,} files"
+    files = counted(total.files, "file")
     print(f"extracted {num_pairs:,} pairs of {total.pages_with_pairs:,} pages from {files}: {shown(out)}")
     for title, counts in (
         ("pairs by source", total.pairs),
@@ -78,6 +90,9 @@ def run(chosen: argparse.Namespace) -> None:
     ):
         if counts:
             print(f"{title}:\n{_table(counts.items())}")
+    if without_record:
+        empty = counted(len(without_record), "file")
+        print(f"{empty} without a record, the first is {shown(without_record[0])}")
     if failures:
         why = next(iter(failures.values()))
         raise ExtractError(

@@ -172,6 +172,18 @@ def test_nothing_found_is_one_line_and_status_2(content, wanted, tmp_path, capsy
     assert wanted in error and error.count("\n") == 1
 
 
+def test_files_without_a_record_are_counted_and_the_first_is_named(crawl, tmp_path, capsys):
+    write(crawl, "part-1.warc.gz", b"")
+    write(crawl, "part-2.warc.gz", gzip.compress(b""))
+    for _ in range(2):  # the second time, nothing is left to do
+        assert extract(crawl, tmp_path / "out") == 0
+        printed = capsys.readouterr().out
+        assert "extracted 40 pairs of 40 pages from 3 files" in printed
+        assert f"2 files without a record, the first is {crawl}/part-1.warc.gz" in printed
+    assert extract(crawl / "part-0.warc.gz", tmp_path / "out") == 0
+    assert "without a record" not in capsys.readouterr().out
+
+
 def test_two_files_of_one_name_are_refused(tmp_path, capsys):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
