@@ -86,20 +86,20 @@ class _Parser:
         end = content.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
         if end < 0 or self._rest or self._to_skip:
             return None
-        lines = content[8 : end + 2]
+        lines = bytes(content[8 : end + 2])
         stated = _LENGTH_LINE.search(lines)
         length = int(stated[1]) if stated else -1
         is_whole = end + 8 + length == len(content) and content.startswith(b"WARC/1.") and content.endswith(b"\r\n\r\n")
         if not is_whole or length > self._max_block_bytes or b"WARC/" in lines:
             return None
-        return Record(piece.offset, lines, content[end + 4 : -4], False)
+        return Record(piece.offset, lines, bytes(memoryview(content)[end + 4 : -4]), False)
 
     def feed(self, piece: Piece) -> Iterator[Record]:
         is_cut_short = piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)
         if piece.is_after_damage or is_cut_short:
             self._counts[BROKEN] += not self._is_in_garbage
             self._rest, self._to_skip, self._is_in_garbage = b"", 0, False
-        content, offset = piece.content, piece.offset
+        content, offset = bytes(piece.content), piece.offset
         if self._to_skip:
             skipped = min(self._to_skip, len(content))
             self._to_skip -= skipped
