@@ -21,12 +21,16 @@ LAZY_ADDRESSES = (
     b"data-hi-res-src",
     b"data-src-large",
     b"data-full-src",
+    b"data-retina-src",
+    b"data-src-retina",
+    b"data-src-hq",
     b"data-src",
     b"data-lazy-src",
     b"data-original",
     b"data-lazy",
     b"data-lazyload",
     b"data-lazy-load",
+    b"data-lazy-img",
     b"data-original-src",
     b"data-img-src",
     b"data-image-src",
@@ -37,11 +41,16 @@ LAZY_ADDRESSES = (
     b"data-url",
     b"data-img",
     b"data-image",
+    b"data-dejavu-src",
     b"lazy-src",
+    b"imgurl",
 )
+_KNOWN = frozenset(LAZY_SRCSETS + LAZY_ADDRESSES)
 _AMBIGUOUS = frozenset((b"data-url", b"data-img", b"data-image", b"data-echo", b"data-lazy"))
 """May hold the address of a page or a switch; those that end as pictures do count."""
 _PICTURE_NAME = re.compile(r"[^?#]*\.(?:jpe?g|png|webp|gif|avif|bmp)(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
+_NO_ADDRESS = re.compile(rb"alt|title|on.*")
+_ABSOLUTE = re.compile(r"(?:https?:)?//[^\s{}\"'<>]+", re.IGNORECASE)
 _NOSCRIPT = re.compile(rb"\s*<(/?)noscript\b[^>]*>\s*", re.IGNORECASE)
 _NEAR_BYTES = 256
 _TINY_SIDES = (b"0", b"1", b"2", b"3")
@@ -106,8 +115,11 @@ def is_inline(url: str) -> bool:
 
 def _lazy_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
     """Usable ones."""
-    if not any(b"data-" in name or b"lazy-" in name for name in attributes):
-        return []
+    found = [] if _KNOWN.isdisjoint(attributes) else _known_candidates(attributes)
+    return found or ([] if _has_own_address(attributes) else _likely_candidates(attributes))
+
+
+def _known_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
     lists = [value(attributes, name) for name in LAZY_SRCSETS if name in attributes]
     found = [candidate for srcset in lists for candidate in candidates(srcset)]
     for name in LAZY_ADDRESSES:
@@ -115,6 +127,22 @@ def _lazy_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
         if url and (name not in _AMBIGUOUS or _PICTURE_NAME.fullmatch(url)):
             found.append(Candidate(url, None, 1.0))
     return [candidate for candidate in found if not is_inline(candidate.url)]
+
+
+def _has_own_address(attributes: dict[bytes, bytes]) -> bool:
+    src = attributes.get(b"src", b"").lstrip()
+    return b"srcset" in attributes or src != b"" and src[:5].lower() != b"data:"
+
+
+def _likely_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
+    """Of attributes that nobody knows: those that are addresses, by their name or by their end those of a picture."""
+    for name, raw in attributes.items():
+        if b"//" not in raw or _NO_ADDRESS.fullmatch(name):
+            continue
+        url = value(attributes, name).strip()
+        if _ABSOLUTE.fullmatch(url) and (b"src" in name or _PICTURE_NAME.fullmatch(url)):
+            return [Candidate(url, None, 1.0)]
+    return []
 
 
 def _plain_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:

@@ -98,12 +98,38 @@ def test_content_of_noscript_is_markup_and_gives_no_second_pair():
 @pytest.mark.parametrize(
     "attribute",
     "data-src data-lazy-src data-original data-lazy data-lazyload data-url data-orig-file data-large-file "
-    "data-hi-res-src data-echo data-image data-srcset data-lazy-srcset".split(),
+    "data-hi-res-src data-echo data-image data-srcset data-lazy-srcset data-lazy-img data-retina-src imgurl".split(),
 )
 def test_the_address_that_a_script_will_load_is_taken_and_not_the_placeholder(attribute):
     html = f'<img class="lazy" src="p.png" srcset="p.png 10w" {attribute}="x.jpg" alt="words">'
     assert pairs(html) == [(f"{A}/dir/x.jpg", "words")]
     assert pairs(html + "<noscript><img src='x.jpg' alt='words'></noscript>") == [(f"{A}/dir/x.jpg", "words")]
+
+
+@pytest.mark.parametrize(
+    "attribute", "src2 image-src data-delaysrc data-isrc _src data-thumb_url data-whatever".split()
+)
+def test_an_image_without_an_address_of_its_own_takes_what_looks_like_one(attribute):
+    for src in ("", "src='data:image/gif;base64,R0'"):
+        for url in (f"{A}/x.jpg", "//a.example/x.jpg?v=1"):
+            assert pairs(f"<img {src} {attribute}='{url}' alt=words>")[0][0].startswith(f"{A}/x.jpg")
+    assert pairs(f"<img src=y.jpg {attribute}={A}/x.jpg alt=words>") == [(f"{A}/dir/y.jpg", "words")]
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        "data-link=https://a.example/page.html",
+        "data-src-type=image",
+        "data-isrc='//a.example/{{ name }}.jpg'",
+        "data-isrc=https://a.example/{index}.jpg",
+        "data-name=x.jpg",
+        "title=https://a.example/x.jpg",
+        "onclick='https://a.example/x.jpg'",
+    ],
+)
+def test_what_does_not_look_like_the_address_of_a_picture_is_none(attribute):
+    assert pairs(f"<img src=data:image/gif;base64,R0 {attribute} alt=words>") == []
 
 
 @pytest.mark.parametrize(
