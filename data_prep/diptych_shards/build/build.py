@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.files import commit_file
+from diptych_shards.begun import begun_otherwise
 from diptych_shards.build.options import BuildError, BuildOptions
 from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
 from diptych_shards.build.shard import News, ShardReport, ShardTask
@@ -149,11 +150,8 @@ class _State:
         now = json.loads(json.dumps(self._identity))
         if before.get("format") != now["format"]:
             raise BuildError(f"{self._out} was begun by another version; name another folder")
-        was, wanted = before.get("options", {}), now["options"]
-        differing = "; ".join(f"{k} {was.get(k)}, now {wanted[k]}" for k in wanted if was.get(k) != wanted[k])
-        if differing:
-            raise BuildError(f"{self._out} was begun with other options ({differing}); use the same ones, or name "
-                             f"another folder")  # fmt: skip
+        if told := begun_otherwise(self._out, before.get("options", {}), now["options"]):
+            raise BuildError(told)
         if before.get("table") != now["table"]:
             raise BuildError(f"the table is not the one that {self._out} was begun with: it was changed, or columns "
                              f"are chosen otherwise; put it back, or name another folder")  # fmt: skip

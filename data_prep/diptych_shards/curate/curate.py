@@ -35,7 +35,7 @@ from diptych_shards.curate.state import Output
 from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 
-FORMAT = "diptych-curate-2"
+FORMAT = "diptych-curate-3"
 
 
 def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: Engine) -> dict[str, Any]:
@@ -79,6 +79,9 @@ def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, 
 
 def _request(pairs: Pairs, options: CurateOptions) -> dict[str, Any]:
     """What decides the bytes of the result."""
-    return {"format": FORMAT, "files": [list(file) for file in pairs.files], "pyarrow": pyarrow.__version__} | {
-        f"option {name}": value for name, value in options.record().items()
+    return {
+        "format": FORMAT,
+        "files": [list(file) for file in pairs.files],
+        "pyarrow": pyarrow.__version__,
+        "options": options.record(),
     }

@@ -21,6 +21,7 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.files import commit_file, flush
+from diptych_shards.begun import begun_otherwise
 from diptych_shards.curate.options import CurateError
 from diptych_shards.refusals import shown
 
@@ -73,11 +74,13 @@ class Output:
         """
         if self.request.exists():
             before = json.loads(self.request.read_text(encoding="utf-8"))
-            differing = sorted(name for name in {*before, *request} if before.get(name) != request.get(name))
+            differing = [name for name in request if name != "options" and before.get(name) != request[name]]
             if differing:
                 raise CurateError(
                     f"{shown(self.out)} was begun with other {', '.join(differing)}; give those again, or another OUT"
                 )
+            if told := begun_otherwise(self.out, before["options"], request["options"]):
+                raise CurateError(told)
         elif self.out.is_dir():
             if any(child.name != INDEX_FOLDER for child in self.out.iterdir()) or self.report.exists():
                 raise CurateError(f"{shown(self.out)} holds something else; name a new or empty folder")

@@ -4,12 +4,15 @@ the number of processes, on kills, or on the order in which files finish."""
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from diptych.files import commit_file
+from diptych_shards.begun import begun_otherwise
 from diptych_shards.engines import Engine
 from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
@@ -84,14 +87,11 @@ def _check_names(locations: Sequence[str]) -> None:
 def _begin(out: Path, options: ExtractOptions) -> None:
     path = out / INDEX_FOLDER / "extract.options"
     if path.exists():
-        there = path.read_text(encoding="utf-8")
-        if there != options.identity:
-            raise ExtractError(
-                f"{out} was begun with other options: {there} there, {options.identity} now; name a new folder"
-            )
+        if told := begun_otherwise(out, json.loads(path.read_bytes()), asdict(options)):
+            raise ExtractError(told)
     else:
         with naming(path):
-            commit_file(path, options.identity.encode())
+            commit_file(path, json.dumps(asdict(options), sort_keys=True).encode())
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 class ExtractError(ValueError):
@@ -25,7 +24,3 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         if self.icon_side < 0:
             raise ExtractError(f"icon_side is {self.icon_side}; it must be at least 0, by which no picture is an icon")
-
-    @property
-    def identity(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)

@@ -24,6 +24,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
 from diptych.files import commit_file, sha256_of
+from diptych_shards.begun import begun_otherwise
 from diptych_shards.crew import Crew
 from diptych_shards.pack.candidates import Candidate, PackError, PackInput
 from diptych_shards.pack.examine import Examiner
@@ -245,10 +246,8 @@ class _State:
             was, now = before.get(part), self._identity[part]
             if was == now:
                 continue
-            if part == "options" and isinstance(was, dict):
-                differing = "; ".join(f"{k} {was.get(k)}, now {now[k]}" for k in now if was.get(k) != now[k])
-                raise PackError(f"{self.out} was begun with other options ({differing}); "
-                                f"use the same ones, or name another folder")  # fmt: skip
+            if part == "options" and isinstance(was, dict) and (told := begun_otherwise(self.out, was, now)):
+                raise PackError(told)
             raise PackError(f"the input is not what {self.out} was begun with: files were added, removed or "
                             f"changed; put them back, or name another folder")  # fmt: skip
 

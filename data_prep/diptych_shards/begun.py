@@ -1,0 +1,28 @@
+"""What is said when a command that goes on in its OUT is asked for something else than before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.terminal import printable
+from diptych_shards.refusals import shown
+
+_LONGEST_VALUE = 80
+
+
+def begun_otherwise(out: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """A line that names the options that differ, with both values; None if none does.
+
+    was: as JSON gave them back. now: as it would.
+    """
+    names = [name for name in dict.fromkeys((*now, *was)) if was.get(name) != now.get(name)]
+    differing = "; ".join(f"{name} {_short(was.get(name))}, now {_short(now.get(name))}" for name in names)
+    if not differing:
+        return None
+    return f"{shown(out)} was begun with other options ({differing}); use the same ones, or name another folder"
+
+
+def _short(value: object) -> str:
+    return printable(str(value), _LONGEST_VALUE)
