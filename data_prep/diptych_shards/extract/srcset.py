@@ -9,7 +9,7 @@ from typing import NamedTuple
 # In the descriptors that follow, a comma closes the candidate unless it stands in parentheses.
 _CANDIDATE = re.compile(r"[\s,]*([^\s,]\S*)((?:[^(),]|\([^)]*\))*)")
 _WIDTH = re.compile(r"(?<!\S)(\d{1,7})w(?!\S)")
-_DENSITY = re.compile(r"(?<!\S)(\d{1,4}(?:\.\d{1,6})?)x(?!\S)")
+_DENSITY = re.compile(r"(?<!\S)(\d{1,4}(?:\.\d{1,40})?|\.\d{1,40})x(?!\S)")
 MAX_CANDIDATES = 100
 
 

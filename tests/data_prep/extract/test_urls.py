@@ -106,6 +106,8 @@ def test_relative_addresses_are_resolved_as_urljoin_does(url, page):
         ("data:image/gif;base64,R0lGOD 1w, b.jpg 5w", "b.jpg"),
         ("  only.jpg  ", "only.jpg"),
         ("a.jpg huge, b.jpg 0.5x", "a.jpg"),
+        ("a 1x, b 1.6920415224913x, c 1.5x", "b"),
+        ("a .5x, b .75x", "b"),
     ],
 )
 def test_the_largest_candidate_of_a_srcset(srcset, url):
