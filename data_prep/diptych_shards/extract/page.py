@@ -25,10 +25,10 @@ _ALWAYS = frozenset(
     b"html base meta title img amp-img picture /picture source figure /figure figcaption /figcaption svg".split()
 )
 _WITH_LINKS = _ALWAYS | {b"a", b"link"}
-_HAS_PICTURE = re.compile(rb"<im[gG]|<I[mM][gG]|og:image|<amp-img")
+_HAS_PICTURE = re.compile(rb"<im[gG]|<I[mM][gG]|og(?::|&#x3A;)image|<amp-img")
 _NUMBER = re.compile(rb"\s*(\d{1,5})(?:\.\d*)?\s*(?:px)?\s*")
 _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(?:-[a-zA-Z0-9]{1,8}){0,4}")
-_NOT_PHOTOGRAPHS = (b"image/svg", b"image/avif", b"image/jxl")
+_NOT_PHOTOGRAPHS = ("image/svg", "image/avif", "image/jxl")
 
 
 def read_page(
@@ -142,7 +142,7 @@ class _Reader:
         if self._sources is None or len(self._sources) > MAX_SOURCES:
             return
         attributes = attributes_of(tag)
-        if attributes.get(b"type", b"").strip().lower().startswith(_NOT_PHOTOGRAPHS):
+        if value(attributes, b"type").strip().lower().startswith(_NOT_PHOTOGRAPHS):
             return
         found = best_candidate(attributes)
         if found:
@@ -186,9 +186,9 @@ class _Reader:
 
     def _read_meta(self, tag: Tag) -> None:
         attributes = attributes_of(tag)
-        name = (attributes.get(b"property") or attributes.get(b"name") or b"").strip().lower()
-        if name.startswith(b"og:"):
-            self._og.append((name.decode("ascii", "replace"), value(attributes, b"content")))
+        name = (value(attributes, b"property") or value(attributes, b"name")).strip().lower()
+        if name.startswith("og:"):
+            self._og.append((name, value(attributes, b"content")))
         elif attributes.get(b"http-equiv", b"").strip().lower() == b"content-language":
             self.content_language = self.content_language or language_of(value(attributes, b"content"))
 

@@ -218,6 +218,14 @@ def test_og_image_takes_the_title_of_the_page_and_its_own_description():
     assert pairs(html + '<meta property="og:title" content="Better">')[0][1] == "Better"
 
 
+def test_attributes_that_are_escaped_to_the_last_sign_are_read():
+    """As Zend's frameworks write them."""
+    og = '<title>words</title><meta property="og&#x3A;image" content="&#x2F;o.jpg">'
+    assert pairs(og) == [(f"{A}/o.jpg", "words")]
+    avif = '<source type="image&#x2F;avif" srcset="x.avif&#x20;900w">'
+    assert pairs(f"<picture>{avif}<img src=x.jpg alt=words></picture>") == [(f"{A}/dir/x.jpg", "words")]
+
+
 def test_the_title_of_a_drawing_is_not_that_of_the_page():
     assert pairs('<svg><title>arrow</title></svg><meta property="og:image" content="/o.jpg">') == []
 
