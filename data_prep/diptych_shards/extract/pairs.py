@@ -99,29 +99,28 @@ def pairs_of(
     pairs: dict[tuple[str, str], Told] = {}
     limit = options.max_caption_characters
     for address, captions, width, height in pictures:
-        texts = []
+        url, num_before = None, len(pairs)
         for raw, source in captions:
             text = " ".join(raw.split()) if len(raw) <= limit else _cut(raw, limit)
-            if text:
-                texts.append((text, source))
-        if not texts:
-            dropped[Reason.NO_CAPTION] += 1
-            continue
-        try:
-            url = resolver.resolve(address)
-        except BadUrlError as error:
-            dropped[_REASON_OF_BAD_URL[error.why]] += 1
-            continue
-        reason = junk(url, width, height, options)
-        if reason is not None:
-            dropped[reason] += 1
-            continue
-        num_before = len(pairs)
-        for text, source in texts:
+            if not text:
+                continue
+            if url is None:
+                try:
+                    url = resolver.resolve(address)
+                except BadUrlError as error:
+                    dropped[_REASON_OF_BAD_URL[error.why]] += 1
+                    break
+                reason = junk(url, width, height, options)
+                if reason is not None:
+                    dropped[reason] += 1
+                    break
             told = _ONLY_SOURCE[source] if width is height is None else Told(source, width, height)
             pairs.setdefault((url, text), told)
-        if len(pairs) == num_before:
-            dropped[Reason.REPEATED_ON_PAGE] += 1
+        else:
+            if url is None:
+                dropped[Reason.NO_CAPTION] += 1
+            elif len(pairs) == num_before:
+                dropped[Reason.REPEATED_ON_PAGE] += 1
     return pairs
 
 

@@ -77,9 +77,13 @@ def _pictures(record: WatRecord, options: ExtractOptions, dropped: Counter[Reaso
     links = record.pictures[: options.max_pictures_per_page]
     if len(links) < len(record.pictures):
         dropped[Reason.TOO_MANY_PICTURES] += len(record.pictures) - len(links)
-    with_alt = [link for link in links if link.get("alt")]
-    dropped[Reason.NO_CAPTION] += len(links) - len(with_alt)
-    return [(text_in(link, "url"), ((text_in(link, "alt"), Source.ALT),), None, None) for link in with_alt]
+    pictures: list[_PictureFields] = []
+    for link in links:
+        alt, url = link.get("alt"), link.get("url")
+        if isinstance(alt, str) and alt:
+            pictures.append((url if isinstance(url, str) else "", ((alt, Source.ALT),), None, None))
+    dropped[Reason.NO_CAPTION] += len(links) - len(pictures)
+    return pictures
 
 
 def _licence_of(block: bytes, resolver: Resolver) -> str | None:
