@@ -7,27 +7,20 @@ process fetches several at a time. What a lost process had in hand is given to a
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import socket
-import time
-import traceback
-import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from diptych_shards.crew import Crew, end_with_parent
+from diptych_shards.crew import Crew
 
 if TYPE_CHECKING:
     from diptych_shards.build.options import BuildOptions
     from diptych_shards.build.shard import News, ShardBuilder, ShardReport, ShardTask
 
-SILENCE_SECONDS = 300.0
-"""A worker that builds tells news twice a second; one that says nothing for so long hangs."""
 TASK_SECONDS = 6 * 3600.0
 """For one task of `map`: a large WARC file on a slow disk takes minutes."""
 CONNECT_SECONDS = 10.0
@@ -99,12 +92,14 @@ class LocalEngine:
             yield from map(_result_of, crew.map([task] for task in tasks))
 
     def build(self, tasks: Iterable[ShardTask], out: Path, options: BuildOptions, tell: Tell) -> Iterator[ShardReport]:
+        from diptych_shards.build.worker import Worker, heard
+
         share = max(1, options.fetch.per_host // self._processes)
         options = replace(options, fetch=replace(options.fetch, per_host=share))
         source = iter(tasks)
         again: deque[ShardTask] = deque()
         upcoming = next(source, None)  # read ahead, so that a worker's question is answered at once
-        workers = [_Worker(self._context, out, options) for _ in range(self._processes if upcoming else 0)]
+        workers = [Worker(self._context, out, options) for _ in range(self._processes if upcoming else 0)]
         try:
             while workers:
                 for worker in workers:
@@ -120,11 +115,11 @@ class LocalEngine:
                     elif worker.tasks:
                         worker.give(None)  # nothing for now; finish what you have, then ask again
                 workers = [worker for worker in workers if not worker.has_ended]
-                for worker in _heard(workers):
+                for worker in heard(workers):
                     is_lost = yield from worker.listen(tell)
                     if is_lost:
                         again.extend(_after_loss(out, options, task) for task in worker.tasks.values())
-                        workers[workers.index(worker)] = _Worker(self._context, out, options)
+                        workers[workers.index(worker)] = Worker(self._context, out, options)
         finally:
             for worker in workers:
                 worker.kill()
@@ -242,6 +237,7 @@ def _refuse_silent_address(address: str | None) -> None:
 
 def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[ShardReport, News]:
     from diptych_shards.build.shard import News
+    from diptych_shards.build.worker import become_worker
 
     total = News()
 
@@ -249,7 +245,7 @@ def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[Sh
         nonlocal total
         total += news
 
-    _become_worker()
+    become_worker()
     builder = _kept_builder(*setup)
     builder.tell = tell
     (report,) = builder.build([task])
@@ -306,116 +302,3 @@ def _after_loss(out: Path, options: BuildOptions, task: ShardTask) -> ShardTask:
     if losses > MAX_LOSSES:
         raise EngineError(f"{_LOST} shard {task.number}; {_WAY_OUT}")
     return replace(task, losses=losses, journal_bytes=num_bytes)
-
-
-def _heard(workers: list[_Worker]) -> list[_Worker]:
-    """Those with something to say, perhaps that they are gone."""
-    if not workers:
-        return []
-    for worker in workers:
-        if worker.tasks and time.monotonic() - worker.last_heard > SILENCE_SECONDS:
-            worker.end_process()
-    ready = wait([worker.connection for worker in workers], timeout=1.0)
-    return [worker for worker in workers if worker.connection in ready]
-
-
-class _Worker:
-    """One process, and the shards it is at."""
-
-    def __init__(self, context: Any, out: Path, options: BuildOptions):
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, out, options), daemon=True)
-        self._process.start()
-        theirs.close()
-        self.tasks: dict[int, ShardTask] = {}
-        self.is_asking = False
-        self.has_ended = False
-        self.last_heard = time.monotonic()
-
-    def give(self, task: ShardTask | None) -> None:
-        if task is not None:
-            self.tasks[task.number] = task
-        self.is_asking = False
-        self.last_heard = time.monotonic()
-        self._send(task)
-
-    def end(self) -> None:
-        """Nothing is left to do."""
-        self._send("end")
-        self._process.join()
-        self.connection.close()
-        self.has_ended = True
-
-    def listen(self, tell: Tell) -> Generator[ShardReport, None, bool]:
-        """Take in all that has arrived; true if the process is gone."""
-        try:
-            while self.connection.poll():
-                kind, value = self.connection.recv()
-                self.last_heard = time.monotonic()
-                if kind == "ask":
-                    self.is_asking = True
-                elif kind == "news":
-                    tell(value)
-                elif kind == "done":
-                    del self.tasks[value.number]
-                    yield value
-                elif kind == "mistake":
-                    raise value
-                else:
-                    raise RuntimeError(f"in a worker process:\n{value}")
-        except (EOFError, ConnectionError):
-            self.kill()
-            return True
-        return False
-
-    def end_process(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def kill(self) -> None:
-        self.end_process()
-        self.connection.close()
-
-    def _send(self, message: Any) -> None:
-        try:
-            self.connection.send(message)
-        except OSError:
-            pass  # it died while it waited; listening will tell
-
-
-def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
-    """A worker's life; it ends when it is told to, or when the pipe does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    from diptych_shards.build.shard import ShardBuilder, ShardTask
-
-    _become_worker()
-    end_with_parent()
-    is_over = False
-
-    def tasks() -> Iterator[ShardTask]:
-        nonlocal is_over
-        while True:
-            connection.send(("ask", None))
-            task = connection.recv()
-            if task == "end":
-                is_over = True
-            if not isinstance(task, ShardTask):
-                return
-            yield task
-
-    builder = ShardBuilder(out, options, tell=lambda news: connection.send(("news", news)))
-    try:
-        while not is_over:
-            for report in builder.build(tasks()):
-                connection.send(("done", report))
-    except (EOFError, ConnectionError):
-        return
-    except (ValueError, OSError) as error:
-        connection.send(("mistake", error))
-    except Exception:  # a bug, told where it can be seen
-        connection.send(("bug", traceback.format_exc()))
-
-
-def _become_worker() -> None:
-    warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, one a picture
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
