@@ -24,7 +24,7 @@ from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import check, truths
 from diptych_shards.select.expression import Condition, columns_of, parse_conditions
-from diptych_shards.select.metadata import columns_of_shard, table_path
+from diptych_shards.select.metadata import columns_of_shard, identity_of_tables, table_identity
 from diptych_shards.select.row_file import read_rows, write_rows
 from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, locked, replaced, select_folder
 
@@ -46,7 +46,8 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
     for condition in conditions:
         check(condition.node)
     counts: Counter[str] = Counter()
-    facts = {"command": "filter", "options": {"where": where}, "meanings": {}}
+    tables = identity_of_tables(index)
+    facts = {"command": "filter", "options": {"where": where}, "meanings": {}, "tables": tables}
     judge = _Judge(index, where, conditions, (select_folder(shards) / f"{name}.parts").absolute())
     with locked(select_folder(shards)):
         _judge_all(judge, engine)
@@ -105,13 +106,11 @@ class _Judge:
         return self.parts / f"{self.index.shards[number].name}.reasons"
 
     def _of(self, number: int) -> dict[str, Any]:
-        table = table_path(self.index, number)
-        there = table.stat() if table.exists() else None
         return {
             "format": _FORMAT,
             "where": self.where,
             "shard": self.index.shards[number].sha256,
-            "table": None if there is None else [there.st_size, there.st_mtime_ns],
+            "table": table_identity(self.index, number),
         }
 
 

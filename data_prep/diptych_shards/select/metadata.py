@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import xxhash
 
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex, read_member
@@ -22,10 +24,32 @@ from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import unknown_column
 
+_END_BYTES = 64 << 10
+
 
 def table_path(index: ShardIndex, shard_number: int) -> Path:
     """Of the file beside the tar, which need not be there."""
     return index.shards[shard_number].path.with_suffix(".parquet")
+
+
+def table_identity(index: ShardIndex, shard_number: int) -> str:
+    """What changes when the file beside the tar does, and not when it is copied; empty if there is none.
+
+    At its end, a parquet file tells the size, the least and the greatest value of each part of each column.
+    """
+    try:
+        with open(table_path(index, shard_number), "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _END_BYTES, 0))
+            return f"{size} {xxhash.xxh3_128_hexdigest(file.read())}"
+    except FileNotFoundError:
+        return ""
+
+
+def identity_of_tables(index: ShardIndex) -> str:
+    """Of the files beside all tars."""
+    each = (table_identity(index, number) for number in range(len(index.shards)))
+    return xxhash.xxh3_128_hexdigest("\n".join(each).encode())
 
 
 def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetFile | None:

@@ -64,8 +64,12 @@ class Verdict:
         return sha256_of(self.path)
 
     def is_of(self, index: ShardIndex) -> bool:
-        """Whether the shards are still those that it judged."""
-        return self._file.num_row_groups == len(index.shards) and self.facts["shards"] == index.fingerprint
+        """Whether the shards are still those that it judged; of a filter, also the files beside them."""
+        from diptych_shards.select.metadata import identity_of_tables
+
+        if self._file.num_row_groups != len(index.shards) or self.facts["shards"] != index.fingerprint:
+            return False
+        return "tables" not in self.facts or self.facts["tables"] == identity_of_tables(index)
 
     @cached_property
     def counts(self) -> Counter[str]:

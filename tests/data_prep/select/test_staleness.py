@@ -4,6 +4,8 @@ import itertools
 import shlex
 import shutil
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +87,25 @@ def test_dedup_is_not_selected_by_without_the_filter_that_it_chose_among(shards,
     assert "chose among the samples that 'filter' keeps; add --verdict filter" in capsys.readouterr().err
     assert command("select", shards, tmp_path / "filtered", "--verdict", "filter") == 0
     assert keys(tmp_path / "filtered") == {COPY, B, SMALL}
+
+
+def test_a_filter_does_not_hold_for_a_parquet_that_was_edited_and_does_for_a_copy(shards, tmp_path, capsys):
+    assert command("filter", shards, "--where", "number > 0") == 0
+    assert command("dedup", shards) == 0
+    shutil.copytree(shards, tmp_path / "copy", copy_function=shutil.copyfile)  # all of it newer than the verdicts
+    assert command("select", tmp_path / "copy", tmp_path / "out of copy") == 0
+
+    edited = pyarrow.parquet.read_table(shards / "00000.parquet")
+    number = pyarrow.array([0, 0, 2, 3])
+    pyarrow.parquet.write_table(edited.set_column(edited.schema.get_field_index("number"), "number", number),
+                                shards / "00000.parquet")  # fmt: skip
+    for refusing in (("select", shards, tmp_path / "out"), ("preview", shards), ("dedup", shards)):
+        assert command(*refusing) == 2
+        assert "'filter' is of these shards as they were before they changed" in capsys.readouterr().err
+    assert command("filter", shards, "--where", "number > 0") == 0
+    assert command("dedup", shards) == 0
+    assert command("select", shards, tmp_path / "out") == 0
+    assert keys(tmp_path / "out") == {B, SMALL}
 
 
 def test_of_two_dedups_the_later_one_takes_the_earlier_one_into_account(shards, tmp_path, capsys):
