@@ -21,6 +21,7 @@ from diptych_shards.pictures.picture import PictureOptions
 from diptych_shards.tables.columns import ColumnOptions
 from diptych_shards.tables.table import open_table
 from tests.data_prep.build.test_build import contents, write_table
+from tests.data_prep.curate.pairs import write_lines
 from tests.data_prep.extract.crawls import img, page_record, warc_gz, write
 from tests.data_prep.hostile_web import HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
@@ -116,6 +117,18 @@ def test_pairs_extracted_and_curated_on_ray_are_those_of_this_machine(cluster, t
             for name in ("here", "there")
         )
         assert here and here == there
+
+
+def test_queries_counted_on_ray_are_those_of_this_machine(cluster, tmp_path):
+    texts = []
+    for number in range(5):
+        lines = [f"a dog in house {number * line}, on new street {line % 7}" for line in range(200)]
+        texts.append(str(write_lines(tmp_path / f"text-{number}.txt", lines)))
+    limits = ("--min-count=20", "--min-pmi=2", "--min-pair-count=5")
+    for name, engine in (("here", ["--processes=1"]), ("there", ["--engine=ray", f"--ray-address={cluster.address}"])):
+        assert main(["queries", *texts, str(tmp_path / name), *limits, *engine]) == 0
+    here, there = ((tmp_path / name).read_text() for name in ("here", "there"))
+    assert here == there and {"dog", "a dog"} < set(here.splitlines())
 
 
 def test_shards_filtered_deduplicated_and_selected_on_ray_are_those_of_this_machine(cluster, tmp_path, monkeypatch):
