@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 MAX_URL_CHARACTERS = 2048
 _LONGEST_HOST = 253
@@ -75,11 +75,26 @@ class Resolver:
         elif url[0] == "/" and "/." not in url:
             url = self._origin + url
         else:
-            try:
-                url = urljoin(self._base, url)
-            except ValueError:
-                raise BadUrlError("bad", url) from None
+            url = self._origin + self._path_from_base(url)
         return url if _FINE.fullmatch(url) else _in_ascii(url)
+
+    def _path_from_base(self, url: str) -> str:
+        """By RFC 3986, 5.2. Empty segments stay as in a browser, where `urljoin` drops them."""
+        path, mark, query = url.partition("?")
+        base = self._base[len(self._origin) :].partition("#")[0].partition("?")[0]
+        if not path:
+            return base + mark + query
+        if path[0] != "/":
+            path = f"{base.rpartition('/')[0]}/{path}"
+        segments: list[str] = []
+        for segment in path.split("/")[1:]:
+            if segment == "..":
+                del segments[-1:]
+            elif segment != ".":
+                segments.append(segment)
+        if path.endswith(("/.", "/..")):
+            segments.append("")
+        return f"/{'/'.join(segments)}{mark}{query}"
 
 
 def last_segment(url: str) -> str:
