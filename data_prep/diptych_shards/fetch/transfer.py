@@ -129,7 +129,9 @@ class Transfer:
         return None
 
     def excuse(self, seconds: float) -> None:
-        """Put off its deadlines: for so long nobody listened."""
+        """Put off its deadlines: for so long nobody listened. Where its clocks stand still, they need no more."""
+        if self.is_paused:
+            return
         self.started += seconds
         self._deadline += seconds
         self._window_start += seconds
