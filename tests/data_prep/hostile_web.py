@@ -525,6 +525,16 @@ async def robots_endless(exchange: Exchange) -> None:
 
 
 @behaviour
+async def robots_gone(exchange: Exchange) -> None:
+    """Has a robots.txt, and then none any more."""
+    if exchange.path == "/robots.txt":
+        status = "200 OK" if exchange.count == 1 else "404 Not Found"
+        await exchange.answer(b"User-agent: *\nDisallow: /private/\n", status=status, type="text/plain")
+    else:
+        await exchange.answer(b"picture")
+
+
+@behaviour
 async def robots_moved(exchange: Exchange) -> None:
     """Its robots.txt is that of another host."""
     if exchange.path == "/robots.txt":

@@ -156,7 +156,7 @@ class Judge:
         if isinstance(outcome, Fetched):
             self._sites.keep_robots(site, Robots(decode_robots(outcome.data), self._agent), now)
         elif means_no_robots(outcome):
-            site.learn_robots(None, now)
+            self._sites.keep_robots(site, None, now)
         else:
             site.give_up(robots_verdict(outcome, was_redirected=job.redirects > 0), now, GIVEN_UP_SECONDS)
             self._fail_if_given_up(site, now)

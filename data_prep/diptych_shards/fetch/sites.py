@@ -36,11 +36,15 @@ class Sites:
                 self._sites[oldest] = self._sites.pop(oldest)
         return site
 
-    def keep_robots(self, site: Site, robots: Robots, now: float) -> None:
-        """Remember what a site allows, and forget the oldest of the others that there is no room for."""
+    def keep_robots(self, site: Site, robots: Robots | None, now: float) -> None:
+        """Remember what a site allows, and forget the oldest of the others that there is no room for.
+
+        robots: None if it has no robots.txt.
+        """
         site.learn_robots(robots, now)
         self._with_robots.pop(site, None)
-        self._with_robots[site] = robots.size
+        if robots is not None:
+            self._with_robots[site] = robots.size
         while sum(self._with_robots.values()) > MAX_ROBOTS_KEPT and len(self._with_robots) > 1:
             oldest = next(iter(self._with_robots))
             del self._with_robots[oldest]

@@ -303,6 +303,20 @@ def test_robots_txt_that_was_forgotten_is_asked_for_again(web, monkeypatch):
     assert web.asked_for("robots_moved").count("/robots.txt") == 2
 
 
+def test_a_robots_txt_that_is_gone_takes_no_room_from_others(web, monkeypatch):
+    monkeypatch.setattr("diptych_shards.fetch.sites.MAX_ROBOTS_KEPT", 60)
+    with open_fetcher(web) as fetcher:
+        with monkeypatch.context() as patch:
+            patch.setattr("diptych_shards.fetch.politeness.ROBOTS_SECONDS", 0.2)
+            list(fetcher.fetch([(0, web.url("robots_gone"))]))
+        time.sleep(0.2)
+        list(fetcher.fetch([(0, web.url("robots_gone"))]))
+        num_asked = web.asked_for("robots_gone").count("/robots.txt")
+        list(fetcher.fetch([(0, web.url("robots_disallow"))]))
+        list(fetcher.fetch([(0, web.url("robots_gone"))]))
+    assert num_asked >= 2 and web.asked_for("robots_gone").count("/robots.txt") == num_asked
+
+
 def test_a_robots_txt_that_asks_for_a_long_pause_is_not_asked_for_again(web):
     outcomes = fetch(web, [web.url("robots_busy", f"/{number}") for number in range(5)], retries=5)
     assert set(shown(outcomes)) == {"robots_txt"}
