@@ -167,7 +167,7 @@ class Fetcher:
     @property
     def _has_room_to_wait(self) -> bool:
         # Names whose lookup takes long keep no place from the rows of other hosts, as busy hosts do not.
-        return self._frontier.num_at_sites + self._resolver.num_asked < self._options.look_ahead
+        return self._frontier.num_at_sites + self._frontier.num_nameless < self._options.look_ahead
 
     def _accept(self, ticket: int, text: str, now: float) -> None:
         try:
@@ -198,14 +198,14 @@ class Fetcher:
 
     def _turn(self, seconds: float) -> float:
         """Let things happen for at most so long; the time it is then."""
-        if self._frontier.waits_for_names:
+        if self._frontier.num_nameless:
             seconds = min(seconds, OFTEN_SECONDS)
         ended = self._pool.wait(min(seconds, self._frontier.next_due - time.monotonic()))
         now = self._loop.now
         for transfer in ended:
             self._judge.take_answer(transfer.tag, transfer, now)
             self._pool.give_back(transfer)
-        if self._frontier.waits_for_names or self._loop.was_woken:
+        if self._frontier.num_nameless or self._loop.was_woken:
             for host in self._resolver.answered(now):
                 self._take_lookup(host, now)
         for job in self._frontier.take_due(now):

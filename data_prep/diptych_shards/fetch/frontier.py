@@ -38,8 +38,9 @@ class Frontier:
         return not (self.num_at_sites or self._later or self._urgent or self._nameless)
 
     @property
-    def waits_for_names(self) -> bool:
-        return bool(self._nameless)
+    def num_nameless(self) -> int:
+        """Hosts that are looked up, and waited for."""
+        return len(self._nameless)
 
     @property
     def next_due(self) -> float:

@@ -81,11 +81,6 @@ class Resolver:
         os.set_blocking(self.wake_descriptor, False)
         os.set_blocking(self._waker, False)
 
-    @property
-    def num_asked(self) -> int:
-        """Names whose lookup is not over."""
-        return len(self._asked)
-
     def known(self, host: str, port: int, now: float) -> Resolution | None:
         """What is known; None if `ask` has to be called."""
         resolution = self._given.get((host, port)) or self._known.get(host)

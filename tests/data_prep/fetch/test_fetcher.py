@@ -1,5 +1,6 @@
 import math
 import resource
+import threading
 import time
 from collections import Counter
 
@@ -178,6 +179,28 @@ def test_names_that_take_long_do_not_hold_up_the_rows_behind_them(web, monkeypat
         outcomes = fetcher.fetch([*late, (200, web.url("red.jpg"))])
         assert next(outcomes)[0] == 200
         outcomes.close()
+
+
+def test_names_still_looked_up_for_a_call_that_was_broken_off_hold_up_no_other(web, monkeypatch):
+    answers = threading.Event()
+
+    def look_up(host):
+        answers.wait()
+        return (), FetchFailure("dns_failed", "late"), True
+
+    monkeypatch.setattr("diptych_shards.fetch.resolver._look_up", look_up)
+    late = [(number, f"http://late{number}.example/") for number in range(1, 30)]
+    options = {"in_flight": 4, "look_ahead": 8, "respect_robots_txt": False}
+    with open_fetcher(web, connect_timeout_seconds=60.0, timeout_seconds=60.0, **options) as fetcher:
+        broken_off = fetcher.fetch([(0, "no url"), *late])
+        next(broken_off)
+        broken_off.close()
+        in_case = threading.Timer(10.0, answers.set)
+        in_case.start()
+        assert dict(fetcher.fetch([(9, web.url("red.jpg"))]))[9].data == b"red"
+        assert not answers.is_set()
+        in_case.cancel()
+        answers.set()
 
 
 @pytest.mark.parametrize("respect_robots_txt", [True, False])
