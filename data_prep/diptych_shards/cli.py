@@ -19,7 +19,7 @@ from diptych.terminal import OneLineParser, unknown_word
 from diptych_shards import commands
 from diptych_shards.refusals import shown
 
-_PARTIAL = re.compile(r"(\.\d+)?\.partial$")
+_PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
 """What the names of files end in until they are whole."""
 
 COMMANDS = tuple(module.name for module in pkgutil.iter_modules(commands.__path__))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -16,20 +19,27 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def commit_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and durably."""
-    # Ranks of one node may index the same tar at once; each writes its own file, the last rename wins.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+@contextmanager
+def committed(path: Path) -> Iterator[Path]:
+    """A path to write to; the file is there under its own name, whole and durably, once this ends well.
+
+    An exception leaves nothing behind. Whoever writes the same file meanwhile has another path; the last rename wins.
+    """
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        flush(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def commit_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and durably."""
+    with committed(path) as partial:
+        partial.write_bytes(data)
 
 
 def flush(path: Path) -> None:

@@ -7,7 +7,6 @@ output's files meets it: 00012.tar.index (the members), 00012.outcomes (sizes, a
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
-from diptych.files import commit_file, flush
+from diptych.files import commit_file, committed
 from diptych_shards.tables.columns import HASH_KINDS, Columns, TableError
 from diptych_shards.tables.json_text import json_texts, template
 
@@ -282,7 +281,8 @@ class _Files:
         for path in (self.stats, self.index, self.outcomes, self.tar, self.parquet):
             path.unlink(missing_ok=True)
         for path in (self.tar, self.parquet):
-            _partial(path).unlink(missing_ok=True)
+            for partial in path.parent.glob(f"{path.name}.*partial"):
+                partial.unlink(missing_ok=True)
 
     def write_outcomes(self, failures: dict[str, list[int]]) -> None:
         sizes = {"tar": self.tar.stat().st_size, "parquet": self.parquet.stat().st_size}
@@ -319,24 +319,10 @@ def _read_stats(path: Path) -> ShardStats | None:
 
 
 def _write_parquet(table: pyarrow.Table, path: Path) -> None:
-    """Whole or not at all, and durably."""
     import pyarrow.parquet
 
-    partial = _partial(path)
-    try:
-        with open(partial, "wb") as file:
-            pyarrow.parquet.write_table(table.combine_chunks(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    flush(path.parent)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
+    with committed(path) as partial:
+        pyarrow.parquet.write_table(table.combine_chunks(), partial)
 
 
 def _carried(names: Sequence[str], columns: Columns) -> list[str]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych.files import commit_file, flush
+from diptych.files import commit_file, committed
 from diptych_shards.begun import begun_otherwise
 from diptych_shards.curate.options import CurateError
 from diptych_shards.refusals import shown
@@ -120,15 +118,11 @@ def locked(folder: Path, out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def committed(path: Path) -> Iterator[Path]:
-    """A path to write to; the file is there under its own name, whole and durably, once this ends well."""
+def placed(path: Path) -> Iterator[Path]:
+    """`committed`, in a folder that need not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A worker of a killed run may still be writing the same file; whoever is done first has the same bytes.
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    yield partial
-    flush(partial)
-    os.replace(partial, path)
-    flush(path.parent)
+    with committed(path) as partial:
+        yield partial
 
 
 def commit_array(path: Path, array: np.ndarray) -> None:

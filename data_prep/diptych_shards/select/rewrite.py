@@ -21,7 +21,7 @@ import pyarrow.parquet
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
-from diptych.files import commit_file, flush
+from diptych.files import commit_file, committed
 from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
@@ -204,11 +204,6 @@ def _write_parquet(index: ShardIndex, planned: _Planned, path: Path) -> None:
         tables.append(table.take(pyarrow.array(places)))
     if not tables:
         return
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as opened:
+    with committed(path) as partial:
         whole = pyarrow.concat_tables(tables, promote_options="default").combine_chunks()
-        pyarrow.parquet.write_table(whole, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(partial, path)
-    flush(path.parent)
+        pyarrow.parquet.write_table(whole, partial)

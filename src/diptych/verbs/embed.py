@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from diptych.encoder import load
 from diptych.evaluation.picture_sources import open_pictures
 from diptych.evaluation.pictures import embed
 from diptych.evaluation.similarity import unit_norm
-from diptych.files import cannot, read_text
+from diptych.files import cannot, committed, read_text
 from diptych.terminal import printable
 
 
@@ -54,15 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with committed(path) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise cannot(error, path, "written", "make room there, or name another file with --output") from error
