@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -95,6 +96,17 @@ def test_a_mistake_of_another_rank_alone_is_told_when_nobody_ends_it(tmp_path, c
         main(["train", str(tmp_path / "no.yaml")])
     (line,) = capsys.readouterr().err.splitlines()
     assert caught.value.code == 2 and line.startswith("diptych train: rank 3: ") and "no.yaml" in line
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_verb_whose_reader_is_gone_ends_as_other_tools_do(words, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "diptych", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_bug_keeps_its_traceback(tmp_path):

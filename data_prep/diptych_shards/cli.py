@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from diptych.terminal import OneLineParser, unknown_word
+from diptych.terminal import OneLineParser, ends_with_its_reader, unknown_word
 from diptych_shards import commands
 from diptych_shards.refusals import shown
 
@@ -25,6 +25,7 @@ _PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
 COMMANDS = tuple(module.name for module in pkgutil.iter_modules(commands.__path__))
 
 
+@ends_with_its_reader()
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 after one line that says what is wrong."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(f"diptych-shards: {shown(_one_line(error))}", file=sys.stderr)
         return 2

@@ -13,13 +13,14 @@ import time
 from collections.abc import Sequence
 
 from diptych import verbs
-from diptych.terminal import OneLineParser, printable, unknown_word
+from diptych.terminal import OneLineParser, ends_with_its_reader, printable, unknown_word
 
 VERBS = tuple(module.name for module in pkgutil.iter_modules(verbs.__path__))
 PATIENCE_SECONDS = 30.0
 """How long another rank lets the first speak."""
 
 
+@ends_with_its_reader()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; a user's mistake is one line (or one per mistake) on stderr and exit status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -92,6 +93,8 @@ def _help(verb: str) -> str:
 
 def _is_ours(error: Exception) -> bool:
     """Whether the error was raised by our own code, as user mistakes are; a library's is a bug and keeps its trace."""
+    if isinstance(error, BrokenPipeError):
+        return False
     if isinstance(error, OSError):
         return error.filename is not None or error.errno is not None
     trace = error.__traceback__

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import select
+import signal
+import sys
 import unicodedata
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
 
 BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -81,6 +86,28 @@ def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
     return f"no {what} {printable(word, 40)!r}; {way_out}"
 
 
+@contextmanager
+def ends_with_its_reader() -> Iterator[None]:
+    """End quietly, as SIGPIPE ends other tools, when whoever read what we print has gone (`| head`).
+
+    As the notes on SIGPIPE in Python's `signal` have it: to leave the signal to the system would also end us when a
+    connection breaks. A broken pipe that is neither standard output nor standard error is raised on.
+    """
+    try:
+        try:
+            yield
+        finally:
+            _flush_unless_full()
+    except BrokenPipeError:
+        broken = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream and _has_no_reader(stream)]
+        if not broken:
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in broken:
+            os.dup2(nowhere, descriptor)
+        sys.exit(128 + signal.SIGPIPE)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong with the words on one line, where argparse would list all options before it.
 
@@ -96,6 +123,22 @@ class OneLineParser(argparse.ArgumentParser):
             near = difflib.get_close_matches(option, known, n=1)
             raise ValueError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
         raise ValueError(f"{message}; {way_out}")
+
+
+def _flush_unless_full() -> None:
+    """Now rather than at Python's end, where a broken pipe is told; a full disk may be told there."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _pad(text: str, width: int, side: str) -> str:

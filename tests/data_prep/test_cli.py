@@ -172,6 +172,33 @@ def test_an_interrupted_index_goes_on_with_what_is_left(packed, tmp_path):
     assert done == {path: path.stat().st_mtime_ns for path in done}
 
 
+@pytest.mark.parametrize("with_errors", [False, True])
+@pytest.mark.parametrize("words", [["--help"], ["pack", "--help"], ["verify", "packed"], ["index", "nowhere"]])
+def test_a_command_whose_reader_is_gone_ends_as_others_do(packed, words, with_errors, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, argparse keeps silent about its help
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [str(packed) if word == "packed" else word for word in words]
+    errors = writer if with_errors else subprocess.PIPE
+    done = subprocess.run([sys.executable, "-m", "diptych_shards", *words], stdout=writer, stderr=errors, text=True)
+    os.close(writer)
+    if words == ["index", "nowhere"] and not with_errors:  # it has nothing to say there
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+    else:
+        assert done.returncode == 141 and "Errno" not in (done.stderr or "") and "Traceback" not in (done.stderr or "")
+
+
+def test_another_broken_pipe_is_not_hidden():
+    program = (
+        "import diptych_shards.commands.index as index, diptych_shards.cli as cli\n"
+        "def run(chosen): raise BrokenPipeError(32, 'Broken pipe')\n"
+        "index.run = run\n"
+        "cli.main(['index', 'x'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and "BrokenPipeError" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["index", "nowhere"]])
 def test_the_command_loads_neither_torch_nor_webdataset(arguments):
     program = (
