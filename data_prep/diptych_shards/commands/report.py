@@ -1,8 +1,8 @@
 """one page about what build or pack made: what was kept, what was not, and why
 
-The funnel, reasons with examples, domains, sizes, aspect ratios, caption lengths, pictures. The page is one file
-without scripts that loads nothing, so that it can be sent around; OUT is only read. Captions and URLs of strangers are
-shown as text, whatever they hold.
+The funnel, reasons with examples, domains, sizes, aspect ratios, caption lengths, pictures. Of other shards, such as
+those of select, all but the first two. The page is one file without scripts that loads nothing, so that it can be sent
+around; OUT is only read. Captions and URLs of strangers are shown as text, whatever they hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diptych_shards.refusals import shown
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("out", metavar="OUT", help="the folder that build or pack wrote to")
+    parser.add_argument("out", metavar="OUT", help="the folder that build, pack or select wrote to, or other shards")
     parser.add_argument("--to", metavar="FILE", help="where the page goes (default: OUT/_index/report.html)")
     parser.add_argument(
         "--pictures", type=_count, default=36, metavar="N", help="drawn at random (default %(default)s)"

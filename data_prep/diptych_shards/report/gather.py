@@ -71,6 +71,8 @@ class Gathered:
     kept: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     has_captions: bool = False
+    has_origins: bool = False
+    """Whether it is known of any where it came from."""
     domains: Domains = field(default_factory=Domains)
     shorter_side: Tally = field(default_factory=lambda: Tally(LONGEST_SIDE))
     stored_side: Tally = field(default_factory=lambda: Tally(LONGEST_SIDE))
@@ -101,7 +103,8 @@ def gather(source: Source, *, pictures: int, seed: int) -> Gathered:
         kept = rows.samples >= 0
         found.kept += int(kept.sum())
         found.refused += Counter(rows.reasons[~kept].tolist())
-        if source.kind == "build":
+        found.has_origins = found.has_origins or any(rows.names.to_pylist())
+        if source.has_urls:
             found.domains.add(rows.names, kept)
         _sample_refused(found, rows, places)
         _measure_kept(found, rows, places)

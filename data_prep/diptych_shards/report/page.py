@@ -46,20 +46,22 @@ class Shown:
 
 
 def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
-    """The page about what a build or a pack left in a folder; equal outputs give equal pages.
+    """The page about what a build or a pack left in a folder, or about other shards; equal ones give equal pages.
 
     Raises:
         ShardError: the folder holds no such output, or it is damaged.
     """
     source = open_source(out)
     found = gather(source, pictures=pictures, seed=seed)
+    is_end_only = source.kind in ("select", "shards")
     page = template("report/page.html.jinja").render(
         title=out.resolve().name,
         source=source,
         found=found,
         size=_size(source.num_bytes),
         times=_times(source),
-        stages=funnel(source.kind, found.kept, found.refused),
+        stages=[] if is_end_only else funnel(source.kind, found.kept, found.refused),
+        not_known=_not_known(found) if is_end_only else [],
         reasons_of_stage=MOST_REASONS_OF_STAGE,
         reasons=_reasons(found),
         domains=found.domains.most_frequent(MOST_DOMAINS),
@@ -93,6 +95,17 @@ def _reasons(found: Gathered) -> list[dict[str, Any]]:
     ]
 
 
+def _not_known(found: Gathered) -> list[str]:
+    """Of shards that somebody may have chosen from others."""
+    told = {
+        "what was left out on the way here, and why": False,
+        "captions": found.has_captions,
+        "sizes": found.shorter_side.total > 0,
+        "where they came from": found.has_origins,
+    }
+    return [what for what, is_known in told.items() if not is_known]
+
+
 def _examples(found: Gathered, reason: str) -> list[Example]:
     return found.examples_of_refused[reason].items if reason in found.examples_of_refused else []
 
@@ -108,12 +121,12 @@ def _stores_sizes(found: Gathered) -> bool:
 
 
 def _shown(source: Source, example: Example) -> Shown:
-    size = f"{example.width:,} × {example.height:,}" if example.width else ""
+    size = f"{example.width:,} × {example.height:,}" if example.width and example.height else ""
     return Shown(thumbnail(source, example), example.caption, _origin(source, example), size)
 
 
 def _origin(source: Source, example: Example) -> str:
-    if source.kind != "build":
+    if not source.has_urls:
         return example.name
     try:
         return registrable(urlsplit(example.name).hostname or "")

@@ -1,4 +1,4 @@
-"""What a report is made of: the rows of a build or a pack, shard by shard, a bounded number at a time."""
+"""What a report is made of: the rows of a build, of a pack or of other shards, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
-from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path
+from diptych.data.shards import ShardIndex, open_index
 from diptych_shards.build.output import SUCCESS, OutputOptions, is_done, read_failures, read_stats, shard_name
 from diptych_shards.refusals import shown
+from diptych_shards.select.metadata import columns_of_shard, facts_of_samples, parquet_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,11 +50,11 @@ class Rows:
 
 @dataclass
 class Source(ABC):
-    """The output of a build or a pack."""
+    """The output of a build or a pack, or other shards."""
 
     out: Path
     kind: str
-    """`build` or `pack`"""
+    """`build`, `pack`, `select` or `shards`; of the latter two it is not known what was left out on the way."""
     finished: bool
     options: dict[str, Any]
     shards: int = 0
@@ -63,6 +64,8 @@ class Source(ABC):
     """Shards that are not whole, and are left out."""
     times: tuple[float, float] | None = None
     """When the first shard was begun and the last one finished, in seconds since 1970."""
+    has_urls: bool = False
+    """Whether `names` are such; told while the rows are read."""
 
     @abstractmethod
     def rows(self) -> Iterator[Rows]:
@@ -73,29 +76,35 @@ class Source(ABC):
 
 
 def open_source(out: Path) -> Source:
-    """The output that stands in a folder.
+    """The output, or the shards, that stand in a folder.
 
     Raises:
-        ShardError: if there is none.
+        ShardError: if there are none, or shards without an index, which is not made here.
     """
     if not out.is_dir():
         raise ShardError(f"{shown(out)} is not a folder" if out.exists() else f"{shown(out)} does not exist")
-    for name, kind in (("build.json", BuildSource), ("pack.json", PackSource)):
+    for name, kind in (("build.json", BuildSource), ("pack.json", PackSource), ("select.json", ShardSource)):
         path = out / INDEX_FOLDER / name
         if path.exists():
             try:
                 state = json.loads(path.read_bytes())
-                return kind(out, path.stem, bool(state["finished"]), dict(state["options"]))
+                verdicts = {"verdicts": ", ".join(state["verdicts"])} if "verdicts" in state else {}
+                return kind(out, path.stem, bool(state["finished"]), {**verdicts, **state["options"]})
             except (ValueError, KeyError, TypeError) as error:
                 raise ShardError(f"{shown(path)} is damaged; start the command that made it again") from error
-    raise ShardError(f"{shown(out)} holds no output of `diptych-shards build` or `pack`: no {INDEX_FOLDER}/build.json")
+    tars = sorted(out.glob("*.tar"))
+    if not tars:
+        raise ShardError(f"{shown(out)} holds neither shards nor output of build or pack: no {INDEX_FOLDER}/build.json")
+    if without := [tar for tar in tars if not index_path(tar).exists()]:
+        raise ShardError(f"{shown(without[0])} has no index; diptych-shards index {shown(out)} makes it")
+    return ShardSource(out, "shards", True, {})
 
 
 class BuildSource(Source):
     """A table's rows as the shards' parquet files tell them."""
 
     def rows(self) -> Iterator[Rows]:
-        options = self._output_options
+        options, self.has_urls = self._output_options, True
         for number, stats in read_stats(self.out).items():
             if not is_done(self.out, number, options):
                 self.unfinished.append(shard_name(number, options))
@@ -147,18 +156,23 @@ class BuildSource(Source):
                 samples += int(kept.sum())
 
 
-class PackSource(Source):
-    """The samples of a pack, by their metadata, and the files that it refused."""
+class ShardSource(Source):
+    """The samples of shards, by the parquet beside each tar, or else by what their own members say."""
+
+    origins: ClassVar[Sequence[str]] = ("url", "path")
+    """The fields that tell where a sample came from, best first."""
 
     def rows(self) -> Iterator[Rows]:
         index = self._opened
         for number, shard in enumerate(index.shards):
             self.shards += 1
             self.num_bytes += shard.num_bytes
+            columns = _columns(index, number, (*self.origins, "caption", *_SIZES))
             for first in range(0, shard.samples, _ROWS_AT_ONCE):
                 numbers = range(first, min(first + _ROWS_AT_ONCE, shard.samples))
-                yield _kept(number, numbers, _metadata(index, number, numbers))
-        yield from self._refused()
+                facts = facts_of_samples(index, number, numbers) if columns is None else _facts(columns, numbers)
+                self.has_urls |= "url" in self.origins and any(fact.get("url") for fact in facts)
+                yield self._kept(number, numbers, facts)
 
     def tar(self, shard: int) -> Path:
         return self._opened.shards[shard].path
@@ -166,6 +180,34 @@ class PackSource(Source):
     @functools.cached_property
     def _opened(self) -> ShardIndex:
         return open_index(self.out)
+
+    def _kept(self, shard: int, numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> Rows:
+        width, height = (np.array([_whole(fact.get(name)) for fact in facts]) for name in ("width", "height"))
+        original_width, original_height = (
+            np.array([_whole(fact.get(f"original_{name}", fact.get(name))) for fact in facts])
+            for name in ("width", "height")
+        )
+        origins = [next((fact[name] for name in self.origins if fact.get(name)), "") for fact in facts]
+        return Rows(
+            shard=shard,
+            numbers=np.array(numbers),
+            samples=np.array(numbers),
+            reasons=np.full(len(facts), "", dtype=object),
+            names=_texts(origins),
+            captions=_texts([f.get("caption") for f in facts]) if any("caption" in f for f in facts) else None,
+            messages=_texts([""] * len(facts)),
+            sizes=dict(zip(_SIZES, (width, height, original_width, original_height), strict=True)),
+        )
+
+
+class PackSource(ShardSource):
+    """The samples of a pack, and the files that it refused."""
+
+    origins = ("path",)
+
+    def rows(self) -> Iterator[Rows]:
+        yield from super().rows()
+        yield from self._refused()
 
     def _refused(self) -> Iterator[Rows]:
         path = self.out / INDEX_FOLDER / "rejected.jsonl"
@@ -178,28 +220,19 @@ class PackSource(Source):
                 first += len(refused)
 
 
-def _metadata(index: ShardIndex, shard: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    found = []
-    with open(index.shards[shard].path, "rb") as tar:
-        for number in numbers:
-            members = {member.suffix: member for member in index.sample(shard, number)[1]}
-            facts = json.loads(read_member(tar.fileno(), members["json"])) if "json" in members else {}
-            found.append(facts if isinstance(facts, dict) else {})
-    return found
+def _columns(index: ShardIndex, shard: int, names: Sequence[str]) -> dict[str, pyarrow.Array] | None:
+    """Those of these names that the parquet beside the tar has, for each sample; None if there is no parquet."""
+    file = parquet_of(index, shard)
+    if file is None:
+        return None
+    with file:
+        there = set(file.schema_arrow.names)
+    return columns_of_shard(index, shard, [name for name in names if name in there])
 
 
-def _kept(shard: int, numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> Rows:
-    width, height = (np.array([_whole(fact.get(name)) for fact in facts]) for name in ("width", "height"))
-    return Rows(
-        shard=shard,
-        numbers=np.array(numbers),
-        samples=np.array(numbers),
-        reasons=np.full(len(facts), "", dtype=object),
-        names=_texts([fact.get("path") for fact in facts]),
-        captions=_texts([fact.get("caption") for fact in facts]),
-        messages=_texts([""] * len(facts)),
-        sizes={"width": width, "height": height, "original_width": width, "original_height": height},
-    )
+def _facts(columns: Mapping[str, pyarrow.Array], rows: range) -> list[dict[str, Any]]:
+    values = (column[rows.start : rows.stop].to_pylist() for column in columns.values())
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def _refusals(first: int, lines: Sequence[Mapping[str, Any]]) -> Rows:

@@ -106,9 +106,18 @@ def caption_of(index: ShardIndex, shard_number: int, row: int) -> str | None:
     Raises:
         ShardError: the shard is damaged there.
     """
-    with open(index.shards[shard_number].path, "rb") as tar:
-        caption = _sample(index, shard_number, row, tar.fileno()).get("caption")
+    caption = facts_of_samples(index, shard_number, [row])[0].get("caption")
     return None if caption is None else str(caption)
+
+
+def facts_of_samples(index: ShardIndex, shard_number: int, rows: Iterable[int]) -> list[dict[str, Any]]:
+    """What the members of each of these samples say: the fields of its json, and its caption.
+
+    Raises:
+        ShardError: the shard is damaged there.
+    """
+    with open(index.shards[shard_number].path, "rb") as tar:
+        return [_sample(index, shard_number, row, tar.fileno()) for row in rows]
 
 
 def _from_parquet(

@@ -22,6 +22,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
 from diptych.files import commit_file, committed
+from diptych_shards.begun import begun_otherwise
 from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
@@ -29,7 +30,7 @@ from diptych_shards.select.errors import SelectError
 from diptych_shards.select.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.select.verdicts import Verdict, kept_by_all, locked
 
-_FORMAT = "diptych-select-1"
+_FORMAT = "diptych-select-2"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def rewrite(
     if not _state(out).exists() and _holds_something_else(out):
         raise SelectError(f"{shown(out)} holds files of something else; name an empty folder")
     with locked(out / INDEX_FOLDER):
-        _begin(out, index, verdicts, samples_per_shard)
+        identity = _begin(out, index, verdicts, samples_per_shard)
         total = sum(shard.samples for shard in planned)
         progress = Progress(total, "samples")
         pending = [shard for shard in planned if not _stands(index, out, shard)]
@@ -87,6 +88,7 @@ def rewrite(
         finally:
             progress.close()
         written = [read_shard(out / shard.name) for shard in planned]
+        _write_state(out, identity, finished=True)
         return Written(len(written), sum(s.samples for s in written), sum(s.num_bytes for s in written))
 
 
@@ -110,24 +112,27 @@ def _plan(index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int
     return planned
 
 
-def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int | None) -> None:
+def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int | None) -> dict[str, Any]:
     """Write down what goes to `out`, or check that it is what was going there; remove what a killed process left."""
     identity: dict[str, Any] = {
         "format": _FORMAT,
         "shards": index.fingerprint,
-        "samples_per_shard": samples_per_shard,
         "verdicts": {verdict.name: verdict.sha256 for verdict in verdicts},
+        "options": {"samples_per_shard": samples_per_shard},
     }
     state = _state(out)
     if state.exists():
         before = json.loads(state.read_bytes())
-        differing = [name for name, value in identity.items() if before.get(name) != value]
+        differing = [name for name, value in identity.items() if name != "options" and before.get(name) != value]
         if differing:
             raise SelectError(f"{shown(out)} was begun with other {' and '.join(differing)}; name another folder")
+        if told := begun_otherwise(out, before["options"], identity["options"]):
+            raise SelectError(told)
     else:
-        commit_file(state, json.dumps(identity, indent=1).encode() + b"\n")
+        _write_state(out, identity, finished=False)
     for path in out.glob("*.partial"):
         path.unlink()
+    return identity
 
 
 def _holds_something_else(out: Path) -> bool:
@@ -140,6 +145,10 @@ def _holds_something_else(out: Path) -> bool:
 
 def _state(out: Path) -> Path:
     return out / INDEX_FOLDER / "select.json"
+
+
+def _write_state(out: Path, identity: dict[str, Any], *, finished: bool) -> None:
+    commit_file(_state(out), json.dumps({**identity, "finished": finished}, indent=1).encode() + b"\n")
 
 
 def _stands(index: ShardIndex, out: Path, planned: _Planned) -> bool:

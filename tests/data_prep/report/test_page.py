@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -186,12 +187,55 @@ def test_a_pack_has_its_page_too(packed):
     assert len(page.all("img")) == 5 + 4 * 5
 
 
+def selected(shards, out, where):
+    assert main(["filter", str(shards), "--where", where, "--processes", "1"]) == 0
+    assert main(["select", str(shards), str(out), "--processes", "1"]) == 0
+    return out
+
+
+def test_what_select_kept_has_a_page_that_says_what_it_does_not_know(built, tmp_path):
+    shutil.copytree(built, tmp_path / "built")
+    page = report(selected(tmp_path / "built", tmp_path / "out", "length(caption) > 0"))
+    assert "Shards as select left them. Not known: what was left out on the way here, and why." in page.text
+    told = page.text[page.text.index("Most frequent") : page.text.index("Sizes and shapes")]
+    assert told.strip() == "Most frequent pictures.test 17"
+    assert "pictures 17" in page.text and "Shorter side as it came" in page.text and "verdicts filter" in page.text
+    assert "refused" not in page.text and "Why not" not in page.text and "Not finished" not in page.text
+    assert len(page.all("img")) == 17 + 4 * 6
+
+
+def test_a_select_that_was_stopped_has_a_page_that_says_so(packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "packed")
+    out = selected(tmp_path / "packed", tmp_path / "out", "width > 0")
+    state = out / "_index" / "select.json"
+    assert "pictures 5" in report(out).text and "0 <i>.jpg" in report(out).text
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
+    assert "Not finished" in report(out).text
+
+
+def test_shards_of_which_nothing_is_known_have_a_page_too(tmp_path):
+    picture = encoded(scene(60, 50))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in (("x.jpg", picture), ("y.jpg", picture)):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert main(["index", str(tmp_path)]) == 0
+    page = report(tmp_path)
+    assert (
+        "Shards as they stand. Not known: what was left out on the way here, and why; captions; sizes; where they came "
+        "from." in page.text
+    )
+    assert len(page.all("img")) == 2 and "Options" not in page.text
+
+
 @pytest.mark.parametrize(
     ("folder", "options", "told"),
     [
         ("nowhere", [], "nowhere does not exist"),
         ("empty", [], "no _index/build.json"),
         ("broken", [], "build.json is damaged"),
+        ("bare", [], "a.tar has no index; diptych-shards index bare makes it"),
         ("out", ["--to", "empty"], "empty is a folder"),
         ("out", ["--to", "nowhere/page.html"], "nowhere/page.html cannot be written: there is no folder nowhere"),
     ],
@@ -199,6 +243,8 @@ def test_a_pack_has_its_page_too(packed):
 def test_a_user_error_is_one_line_and_exit_status_2(out, tmp_path, monkeypatch, capsys, folder, options, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "a.tar").write_bytes(bytes(1024))
     (tmp_path / "broken" / "_index").mkdir(parents=True)
     (tmp_path / "broken" / "_index" / "build.json").write_text("[]")
     (tmp_path / "out").symlink_to(out)
