@@ -79,7 +79,7 @@ class _Reader:
         self._og: list[tuple[str, str]] = []
         self._figures: list[_Figure] = []
         self._figures_too_deep = 0
-        self._sources: list[Candidate] | None = None
+        self._sources: list[Tag] | None = None
         self._read = {
             b"img": self._read_img,
             b"amp-img": self._read_img,
@@ -123,7 +123,7 @@ class _Reader:
         image, before = image_of(tag.start, tag.end, attributes), self._last_image
         self._last_image = image
         captions: Captions = ((value(attributes, b"alt"), Source.ALT),) if image.alt else ()
-        picture = picture_of(attributes, captions, self._sources or [])
+        picture = picture_of(attributes, captions, [one for tag in self._sources or () for one in _of_source(tag)])
         self._sources = None
         useless = copy_of(self._html, before, image) if before else None
         if useless is None:
@@ -139,16 +139,10 @@ class _Reader:
         self._pictures[-1] = kept._replace(captions=other.captions if before and before.alt else captions)
 
     def _read_source(self, tag: Tag) -> None:
-        if self._sources is None or len(self._sources) > MAX_SOURCES:
-            return
-        attributes = attributes_of(tag)
-        if value(attributes, b"type").strip().lower().startswith(_NOT_PHOTOGRAPHS):
-            return
-        found = best_candidate(attributes)
-        if found:
-            self._sources.append(found)
+        if self._sources is not None and len(self._sources) < MAX_SOURCES:
+            self._sources.append(tag)  # looked at when there is an image
 
-    def _open_picture(self, sources: list[Candidate] | None) -> None:
+    def _open_picture(self, sources: list[Tag] | None) -> None:
         self._sources = sources
 
     def _open_figure(self, tag: Tag) -> None:
@@ -225,6 +219,14 @@ def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list
         height = max(1, round(height * best.width / width)) if width and height else None
         width = best.width
     return Picture(best.url, captions, width, height)
+
+
+def _of_source(tag: Tag) -> list[Candidate]:
+    """The candidate of a `<source>`, if it has one that we can use."""
+    attributes = attributes_of(tag)
+    is_photograph = not value(attributes, b"type").strip().lower().startswith(_NOT_PHOTOGRAPHS)
+    found = best_candidate(attributes) if is_photograph else None
+    return [found] if found else []
 
 
 def og_pictures(metas: list[tuple[str, str]], title: str) -> list[Picture]:
