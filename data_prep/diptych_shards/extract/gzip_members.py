@@ -40,8 +40,7 @@ def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
     """
     window = _Window(file, beginning)
     while True:
-        while small := window.take_small_member():
-            yield small
+        yield from window.small_members()
         if not window.has(len(MAGIC)):
             return
         offset = window.offset
@@ -113,23 +112,22 @@ class _Window:
     def view(self, start: int, end: int) -> memoryview:
         return memoryview(self._data)[self._start + start : self._start + end]
 
-    def take_small_member(self) -> Piece | None:
-        """The member that begins here, if it is small and the next one begins where its trailer says that it ends."""
+    def small_members(self) -> Iterator[Piece]:
+        """Those from here on that are small, each of which ends, as its trailer says, where the next one begins."""
         data, start = self._data, self._start
-        end = data.find(MAGIC, start + _LEAST_MEMBER_BYTES)
-        if end < 0:
-            return None
-        size = int.from_bytes(data[end - 4 : end], "little")
-        if size > PIECE_BYTES:
-            return None
-        try:
-            content = gzip_decompress(data[start:end], size)
-        except DeflateError:
-            return None
-        if len(content) != size:  # then what stands before the next member is no trailer
-            return None
-        self._start = end
-        return Piece(self._data_offset + start, content, True, False)
+        while (end := data.find(MAGIC, start + _LEAST_MEMBER_BYTES)) >= 0:
+            size = int.from_bytes(data[end - 4 : end], "little")
+            if size > PIECE_BYTES:
+                return
+            try:
+                content = gzip_decompress(data[start:end], size)
+            except DeflateError:
+                return
+            if len(content) != size:  # then what stands before the next member is no trailer
+                return
+            self._start = end
+            yield Piece(self._data_offset + start, content, True, False)
+            start = end
 
     def drop(self, length: int) -> None:
         self._start += length
