@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow
 import pyarrow.compute as compute
 
+from diptych_shards.metadata import no_column, no_text
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.expression import Call, Column, Literal, Node
 
@@ -68,18 +69,6 @@ def check(node: Node) -> None:
         _checked_pattern(node, function.pattern)
 
 
-def unknown_column(name: str, known: Iterable[str]) -> SelectError:
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:40])}"
-    return SelectError(f"no column {name!r}; {hint} ({_no_text(name)})")
-
-
-def _no_text(name: str) -> str:
-    text = name.replace("'", "''")
-    return f"in double quotes or none it names a column, as a text it is '{text}'"
-
-
 @dataclass(frozen=True)
 class _Value:
     kind: str
@@ -110,7 +99,7 @@ def _evaluate(node: Node, columns: Columns) -> _Value:
         return _of(pyarrow.scalar(node.value))
     if isinstance(node, Column):
         if node.name not in columns:
-            raise unknown_column(node.name, columns)
+            raise SelectError(no_column(node.name, columns))
         return _of(columns[node.name])
     values = [_evaluate(operand, columns) for operand in node.operands]
     if node.name in _OPERATORS:
@@ -264,7 +253,7 @@ FUNCTIONS: dict[str, _Function] = {
 def _checked_pattern(call: Call, attempt: Callable[[str], Any]) -> None:
     pattern = call.operands[1]
     if not isinstance(pattern, Literal) or not isinstance(pattern.value, str):
-        what = f": {_no_text(pattern.name)}" if isinstance(pattern, Column) else ""
+        what = f": {no_text(pattern.name)}" if isinstance(pattern, Column) else ""
         raise SelectError(f"operand 2 of {call.name} must be written down, in single quotes{what}")
     try:
         attempt(pattern.value)

@@ -19,12 +19,12 @@ import pyarrow.compute as compute
 
 from diptych.data.shards import ShardIndex
 from diptych_shards.engines import Engine
+from diptych_shards.metadata import columns_of_shard, identity_of_tables, table_identity
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import check, truths
 from diptych_shards.select.expression import Condition, columns_of, parse_conditions
-from diptych_shards.select.metadata import columns_of_shard, identity_of_tables, table_identity
 from diptych_shards.select.row_file import read_rows, write_rows
 from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, locked, replaced, select_folder
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diptych.data.shards import ShardIndex
+from diptych_shards.metadata import columns_of_shard
 from diptych_shards.select.evaluate import check, numbers
 from diptych_shards.select.expression import columns_of, parse
-from diptych_shards.select.metadata import columns_of_shard
 
 
 def preferences(index: ShardIndex, expression: str) -> np.ndarray:

@@ -10,10 +10,10 @@ from typing import Any
 
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex, open_index
+from diptych_shards.metadata import caption_of, keys_of
 from diptych_shards.report.template import template
 from diptych_shards.select.duplicates import IN_EVALUATION
 from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
-from diptych_shards.select.metadata import caption_of, keys_of
 from diptych_shards.select.pictures import Place, place_of
 from diptych_shards.select.thumbnails import Thumbnail, thumbnails
 from diptych_shards.select.verdicts import Verdict

@@ -24,10 +24,10 @@ from diptych.data.shards import ShardIndex, read_member
 from diptych.files import commit_file, committed
 from diptych_shards.begun import begun_otherwise
 from diptych_shards.engines import Engine
+from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
-from diptych_shards.select.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.select.verdicts import Verdict, kept_by_all, locked
 
 _FORMAT = "diptych-select-2"

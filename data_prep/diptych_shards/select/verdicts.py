@@ -65,7 +65,7 @@ class Verdict:
 
     def is_of(self, index: ShardIndex) -> bool:
         """Whether the shards are still those that it judged; of a filter, also the files beside them."""
-        from diptych_shards.select.metadata import identity_of_tables
+        from diptych_shards.metadata import identity_of_tables
 
         if self._file.num_row_groups != len(index.shards) or self.facts["shards"] != index.fingerprint:
             return False

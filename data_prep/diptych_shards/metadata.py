@@ -6,6 +6,7 @@ members. `key` is always there.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -21,8 +22,6 @@ import xxhash
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex, read_member
 from diptych_shards.refusals import shown
-from diptych_shards.select.errors import SelectError
-from diptych_shards.select.evaluate import unknown_column
 
 _END_BYTES = 64 << 10
 
@@ -65,7 +64,7 @@ def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetF
 
 def columns_of_shard(index: ShardIndex, shard_number: int, names: Sequence[str]) -> dict[str, pyarrow.Array]:
     """Raises:
-    SelectError: one is not known of this shard.
+    ValueError: one is not known of this shard.
     ShardError: the shard or its parquet is damaged, or they do not belong together.
     """
     wanted = [name for name in names if name != "key"]
@@ -127,7 +126,7 @@ def _from_parquet(
     name = index.shards[shard_number].name
     for wanted in names:
         if wanted not in there:
-            raise unknown_column(wanted, there)
+            raise ValueError(no_column(wanted, there))
     if "key" not in there:
         raise ShardError(f"the parquet beside {shown(name)} has no column `key`")
     table = file.read(columns=["key", *names])
@@ -152,7 +151,7 @@ def _from_members(index: ShardIndex, shard_number: int, names: Sequence[str]) ->
                 values[name].append(sample.get(name))
     for name in names:
         if shard.samples and name not in known:
-            raise SelectError(f"{shown(shard.name)}: {unknown_column(name, known)}")
+            raise ValueError(f"{shown(shard.name)}: {no_column(name, known)}")
     return {name: _array(values[name]) for name in names}
 
 
@@ -196,3 +195,17 @@ def _float(value: Any) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def no_column(name: str, known: Iterable[str]) -> str:
+    """What is said of an expression that names a column which is not there."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:40])}"
+    return f"no column {name!r}; {hint} ({no_text(name)})"
+
+
+def no_text(name: str) -> str:
+    """What is said of a column where a text may be meant."""
+    text = name.replace("'", "''")
+    return f"in double quotes or none it names a column, as a text it is '{text}'"
