@@ -1,7 +1,7 @@
 """From fetched bytes to pixels: plain JPEGs, WebPs and PNGs straight by the quickest decoder, Pillow for all else.
 
-What is accepted and what comes out is the same either way (`diptych.data.picture_safety`); the straight way is quicker,
-and can decode at a fraction of the size.
+What comes out is the same either way, and what is accepted too (`diptych.data.picture_safety`), but for flaws of PNGs
+that nobody sees; the straight way is quicker, and can leave out what a smaller picture does not show.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from diptych_shards.pictures.four_bytes import three_of
 from diptych_shards.pictures.jpeg_segments import (
     JpegMetadata,
     JpegStructureError,
+    TooManySegmentsError,
     num_scans,
     read_metadata,
     without_last_bit,
@@ -45,7 +46,7 @@ class Saving:
     margin: float
     """It is decoded at 1/2, 1/4 or 1/8 where that is at least so many times what it is resized to."""
     no_last_bit_from: float
-    """A progressive one that is at least so many times what it is resized to does without the last bit of detail."""
+    """A progressive one of at least middling quality does without the last bit of detail from so many times on."""
 
 
 CAREFUL = Saving(margin=2.5, no_last_bit_from=4)
@@ -139,6 +140,8 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | Picture
     if data.startswith(b"\xff\xd8\xff"):
         try:
             metadata = read_metadata(data)
+        except TooManySegmentsError as error:
+            raise PictureError(PictureReason.DECODE_ERROR, str(error)) from error
         except JpegStructureError:
             metadata = None
         if metadata is None or metadata.has_many_scans:

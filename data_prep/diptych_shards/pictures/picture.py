@@ -19,6 +19,7 @@ from diptych.data.picture_safety import (
     CRAWLED_FORMATS,
     PictureError,
     PictureFacts,
+    PictureFile,
     PictureReason,
 )
 from diptych_shards.pictures import resize as shape
@@ -209,10 +210,15 @@ def _blur_crop_pad(
 
 
 def _own_bytes(data: bytes, format: str, options: PictureOptions, exif: bytes | None) -> bytes | None:
-    """The file as it came, bare; None if it is of another format, or its EXIF is to be kept in one that must be encoded
-    anew for that.
+    """The file as it came, bare; None if it is of another format, has a flaw that other readers refuse, or its EXIF is
+    to be kept in one that must be encoded anew for that.
     """
     if format != SUFFIXES[options.encode_format] or (exif is not None and format != "JPEG"):
         return None
     bare = bare_file(data, format)
+    if bare is not None and format == "PNG":
+        try:
+            PictureFile(bare, max_pixels=options.max_pixels).load()
+        except PictureError:
+            return None
     return bare if bare is None or exif is None else with_exif(bare, exif)

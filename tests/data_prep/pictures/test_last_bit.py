@@ -9,6 +9,8 @@ from diptych_shards.pictures.jpeg_segments import without_last_bit
 from tests.data_prep.made_pictures import encoded, opened, psnr, scene
 
 PROGRESSIVE = encoded(scene(), progressive=True)
+QUANTISER = b"\xff\xdb\x00\x43\x00"
+assert QUANTISER in PROGRESSIVE
 FIRST_REFINEMENT_OF_MEANS = 7
 """Of the ten scans that libjpeg writes for a picture in colour; three that refine detail follow."""
 
@@ -27,19 +29,20 @@ def test_scans_that_add_a_last_bit_to_detail_are_left_out_and_no_others():
     assert num_scans == FIRST_REFINEMENT_OF_MEANS
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        encoded(scene()),
-        encoded(scene().convert("CMYK")),
-        PROGRESSIVE[:-2],
-        PROGRESSIVE[: PROGRESSIVE.rfind(b"\xff\xda") + 4],
-        PROGRESSIVE[:100],
-        b"\xff\xd8\xff\xd9",
-        b"",
-    ],
-    ids=["baseline", "of four colours", "without end", "cut in a header", "without scan", "nothing", "no byte"],
-)
+OTHERS = {
+    "baseline": encoded(scene()),
+    "of four colours": encoded(scene().convert("CMYK")),
+    "of large steps": encoded(scene(), progressive=True, quality=50),
+    "of unknown steps": PROGRESSIVE.replace(QUANTISER, QUANTISER[:4] + b"\x05", 1),
+    "without end": PROGRESSIVE[:-2],
+    "cut in a header": PROGRESSIVE[: PROGRESSIVE.rfind(b"\xff\xda") + 4],
+    "without scan": PROGRESSIVE[:100],
+    "nothing": b"\xff\xd8\xff\xd9",
+    "no byte": b"",
+}
+
+
+@pytest.mark.parametrize("data", OTHERS.values(), ids=OTHERS)
 def test_any_other_file_stays_as_it_is(data):
     assert without_last_bit(data) is data
 
@@ -58,3 +61,8 @@ def test_it_is_left_out_from_so_many_times_the_size_on(fast, times, factor):
 def test_a_baseline_jpeg_of_any_size_keeps_its_bits():
     data = encoded(scene())
     np.testing.assert_array_equal(decoded(data, (390, 290)), decoded(data))
+
+
+def test_quality_60_is_enough():
+    data = encoded(scene(), progressive=True, quality=60)
+    assert without_last_bit(data) != data

@@ -375,6 +375,12 @@ def test_a_jpeg_with_a_thousand_scans_is_refused_without_decoding_them():
     assert reason_of(data[:-2] + last * 1000 + b"\xff\xd9") is PictureReason.DECODE_ERROR
 
 
+def test_a_jpeg_of_a_million_remarks_is_refused_without_reading_them():
+    data = encoded(scene())
+    with pytest.raises(PictureError, match="over 10000 segments"):
+        process_picture(data[:2] + b"\xff\xfe\0\2" * 1_000_000 + data[2:], PictureOptions())
+
+
 def test_a_jpeg_that_viewers_would_show_is_accepted_although_it_is_damaged():
     data = encoded(scene())
     stuffed = data[:-2] + b"\xff\xff\x01" + b"\0" * 50 + b"\xff\xd9"

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from diptych.data.picture_safety import CRAWLED_FORMATS, PictureError, PictureFile
+from diptych.data.picture_safety import CRAWLED_FORMATS, PictureError, PictureFile, open_picture
 from diptych_shards.pictures.decode import PlainFile, open_file
+from diptych_shards.pictures.picture import PictureOptions, process_picture
 from tests.data_prep.made_pictures import encoded, scene
 
 MOST = 10**6
@@ -119,6 +120,13 @@ def test_a_plain_file_of_too_many_pixels_is_refused_by_its_header(data):
 def test_a_png_is_taken_whose_chunks_have_their_checksums_and_whose_stream_has_not():
     pixels, _ = open_file(png((b"IDAT", ONE_STREAM[:-4] + bytes(4))), max_pixels=MOST).decode()
     np.testing.assert_array_equal(np.asarray(pixels), np.asarray(scene(61, 37)))
+
+
+def test_such_a_png_is_not_stored_as_it_came():
+    options = PictureOptions(resize_mode="no", encode_format="png", skip_reencode=True)
+    whole, flawed = png(*PIXELS), png((b"IDAT", ONE_STREAM[:-4] + bytes(4)))
+    assert process_picture(whole, options).data == whole
+    np.testing.assert_array_equal(np.asarray(open_picture(process_picture(flawed, options).data)), scene(61, 37))
 
 
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
