@@ -60,6 +60,13 @@ def said(capsys):
         (["shuffle", "in"], "no command 'shuffle'; there are build, "),
         (["build", "two.csv", "out", "--retry-failed", "tiemout"], "no reason 'tiemout'; did you mean timeout?"),
         (["build", "two.csv", "out", "--retry-failed", "all,http_5xx"], "no reason 'http_5xx'; "),
+        (["build", "two.csv", "out", "--retry-failed", "htp_404"], "no reason 'htp_404'; did you mean http_404?"),
+        (["build", "empty.csv", "out"], "empty.csv is empty, without even a header"),
+        (["build", "empty.jsonl", "out"], "empty.jsonl has no rows, and so no columns"),
+        (["build", "urls.csv", "out", "--block-sha256", "binary"], "binary is no UTF-8 at byte 1; save it as UTF-8"),
+        (["build", "urls.csv", "out", "--block-phash", "binary"], "binary is no UTF-8 at byte 1; save it as UTF-8"),
+        (["build", "urls.csv", "out", "--block-domains", "binary"], "binary is no UTF-8 at byte 1; save it as UTF-8"),
+        (["build", "urls.csv", "out", "--block-domains", "none.txt"], "none.txt cannot be read: No such file"),
         (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--timeout=nan"], "timeout"),
         (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--max-pixels=-1"], "max_pixels"),
         (["verify", "nowhere"], "not a folder"),
@@ -75,7 +82,10 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
     for name in ("file", "other/file", "tars/00000.tar", "bad.parquet"):
         (tmp_path / name).write_text("x")
     (tmp_path / "two.csv").write_text("path,image,caption\n")
-    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "urls.csv").write_text("url,caption\n")
+    (tmp_path / "binary").write_bytes(b"a\xff\xfe")
+    for name in ("empty.csv", "empty.jsonl"):
+        (tmp_path / name).write_text("")
     assert main(arguments) == 2
     assert told in said(capsys)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from diptych.terminal import printable
 from diptych_shards.build.options import BuildError
 from diptych_shards.build.output import SUCCESS
 from diptych_shards.build.shard import News, ShardReport
@@ -17,6 +18,7 @@ SECONDS_BETWEEN_LINES = 10.0
 WINDOW_SECONDS = 20.0
 """Rates are over this time."""
 NUM_SHOWN_FAILURES = 3
+_LONGEST_REASON = 200
 
 
 class Watch:
@@ -110,7 +112,12 @@ def _start_wandb(project: str) -> Any:
         import wandb
     except ImportError as error:
         raise BuildError("--wandb needs wandb: pip install wandb") from error
-    return wandb.init(project=project, job_type="build")
+    try:
+        return wandb.init(project=project, job_type="build")
+    except wandb.errors.Error as error:
+        why = printable(str(error), _LONGEST_REASON).rstrip(".")
+        way_out = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` later"
+        raise BuildError(f"--wandb {printable(project)}: {why}; {way_out}") from error
 
 
 def _clock(seconds: float) -> str:

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diptych.files import read_text
 from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
@@ -62,11 +63,16 @@ def run(chosen: argparse.Namespace) -> None:
     finally:
         watch.close()
     total, stored = report.outcomes.total(), report.outcomes[SUCCESS]
-    print(f"stored {stored:,} of {total:,} rows in {counted(report.shards, 'shard')}: {shown(out)}")
-    print(_table(report.outcomes))
+    if total:
+        print(f"stored {stored:,} of {total:,} rows in {counted(report.shards, 'shard')}: {shown(out)}")
+        print(_table(report.outcomes))
+    else:
+        print(f"the table has no rows: nothing to store in {shown(out)}")
     if table.malformed.counts:
         print("in the table, not counted above:")
         print(_malformed(table.malformed))
+        if not total:
+            raise BuildError("no line of the table is a row; the reasons are above")
     if total and not stored:
         raise BuildError("no picture could be stored; the reasons are above")
 
@@ -122,6 +128,7 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
 
     usual = FetchOptions()
     add = group.add_argument
+    at_one_host = "of them at one host, in all processes together, but at least 1 in each; on Ray in each process"
     for name, kind, default, meaning in (
         ("--timeout", float, usual.timeout_seconds, "seconds for a URL, redirects and repetitions included"),
         ("--connect-timeout", float, usual.connect_timeout_seconds, "seconds"),
@@ -130,7 +137,7 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
         ("--retries", int, usual.retries, "of what may go better the next time"),
         ("--max-redirects", int, usual.max_redirects, "each address is vetted"),
         ("--in-flight", int, usual.in_flight, "URLs under way in each process"),
-        ("--per-host", int, usual.per_host, "of them at one host"),
+        ("--per-host", int, usual.per_host, at_one_host),
     ):
         add(name, type=kind, default=default, metavar="N", help=f"{meaning} (default {default:g})")
     add("--user-agent", default=usual.user_agent, metavar="TEXT",
@@ -231,11 +238,13 @@ def _reasons(text: str) -> frozenset[str]:
     from diptych_shards.build.options import BuildError
     from diptych_shards.fetch.outcome import FetchReason
 
-    known = ["all", "http_NNN", *(reason.value for kind in (FetchReason, PictureReason) for reason in kind)]
+    known = ["all", *(reason.value for kind in (FetchReason, PictureReason) for reason in kind)]
     known += ["hash_mismatch", "blocked_picture", "decoder_crashed"]
     reasons = frozenset(filter(None, map(str.strip, text.split(","))))
     for reason in sorted(reasons):
-        if reason == "http_NNN" or (reason not in known and not re.fullmatch("http_[0-9]{3}", reason)):
+        if reason not in known and not re.fullmatch("http_[0-9]{3}", reason):
+            status = re.search("[0-9]{3}$", reason)
+            known.insert(1, f"http_{status[0] if status else 'NNN'}")
             raise BuildError(f"--retry-failed: {unknown_word('reason', reason, known)}")
     return reasons
 
@@ -246,7 +255,8 @@ def _lines(path: str | None, what: str, num_digits: int) -> list[str]:
 
     if path is None:
         return []
-    lines = [line.strip().lower() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = read_text(path, f"name a file of {what}, one a line")
+    lines = [line.strip().lower() for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines, start=1):
         if len(line) != num_digits or set(line) - set("0123456789abcdef"):
             raise BuildError(f"{path}: line {number} is {shown(line)!r}; expected {what}")

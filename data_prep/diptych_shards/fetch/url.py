@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
+from diptych.files import read_text
 from diptych_shards.fetch.address import is_port_allowed
 from diptych_shards.fetch.outcome import FetchReason, UrlError
 
@@ -94,10 +95,10 @@ def read_domains(path: Path) -> frozenset[str]:
     """The domains of a block list: one a line, `#` starts a comment.
 
     Raises:
-        ValueError: for a line that is no domain; OSError if the file cannot be read.
+        ValueError: for a line that is no domain; the file cannot be read.
     """
     domains = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "name a file of domains").splitlines(), start=1):
         domain = line.partition("#")[0].strip()
         if not domain:
             continue

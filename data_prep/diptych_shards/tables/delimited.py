@@ -54,7 +54,7 @@ def find_layout(file: TableFile) -> Layout:
         lines = _Lines(text)
         first = next(iter(lines), None)
     if first is None:
-        raise TableError(f"{file.shown} is empty")
+        raise TableError(f"{file.shown} is empty, without even a header")
     usual = "\t" if file.format == "tsv" else ","
     header = _fields(first, usual)
     delimiter = usual

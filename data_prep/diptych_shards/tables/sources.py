@@ -163,7 +163,7 @@ class TextSource:
         self.has_header = self._layout is not None and self._layout.has_header
         self.identity = file.identity
         if is_first or self._layout is None:
-            self.schema = self._look(HEAD_ROWS if is_first else 1)
+            self.schema = self._look(is_first=is_first)
         else:
             self.schema = pyarrow.schema([(name, pyarrow.string()) for name in self._layout.names])
 
@@ -193,12 +193,14 @@ class TextSource:
             return read_objects(self.file, malformed)
         return read_rows(self.file, self._layout, malformed)
 
-    def _look(self, num_rows: int) -> pyarrow.Schema:
-        head = list(islice(self._rows(Malformed()), num_rows))
+    def _look(self, *, is_first: bool) -> pyarrow.Schema:
+        head = list(islice(self._rows(Malformed()), HEAD_ROWS if is_first else 1))
         if self._layout is not None:
             columns = zip(*head, strict=True) if head else [()] * len(self._layout.names)
             kinds = map(type_of_texts, columns)
             return pyarrow.schema(list(zip(self._layout.names, kinds, strict=True)))
+        if not head and is_first:
+            raise TableError(f"{self.file.shown} has no rows, and so no columns")
         names = list(dict.fromkeys(name for row in head for name in row))
         return pyarrow.schema([(name, type_of_values([row.get(name) for row in head])) for name in names])
 

@@ -1,0 +1,33 @@
+"""What `diptych-shards build` says before and after a build: the table, wandb, options that hold lists."""
+
+import os
+import subprocess
+import sys
+
+from diptych_shards.cli import main
+
+
+def test_wandb_without_a_login_is_one_line_before_anything_is_written(tmp_path):
+    (tmp_path / "table.csv").write_text("url,caption\nhttp://127.0.0.1:1/1.jpg,one\n")
+    command = [sys.executable, "-m", "diptych_shards", "build", "table.csv", "out", "--wandb", "project"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment["HOME"] = str(tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "wandb login" in line and "WANDB_MODE=offline" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv"}
+
+
+def test_a_table_of_a_header_alone_is_no_mistake(tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("url,caption\n")
+    assert main(["build", str(tmp_path / "table.csv"), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"the table has no rows: nothing to store in {tmp_path / 'out'}\n"
+
+
+def test_a_table_none_of_whose_lines_is_a_row_is_a_mistake(tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("url,caption\na,b,c\n")
+    assert main(["build", str(tmp_path / "table.csv"), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert "too many fields" in said.out and "\n\n" not in said.out
+    assert said.err.splitlines()[-1] == "diptych-shards: no line of the table is a row; the reasons are above"
