@@ -172,7 +172,11 @@ def end_with_parent() -> None:
     """Let this process be killed when its parent is: else it would work on, and hold what the next start needs."""
     kill_me_too = 1  # PR_SET_PDEATHSIG
     ctypes.CDLL(None, use_errno=True).prctl(kill_me_too, signal.SIGKILL)
-    if os.getppid() == 1:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # It may have ended before the line above. Process 1 proves nothing: it is our parent in a container, and elsewhere
+    # another may adopt us.
+    if os.getppid() != parent.pid:
         sys.exit()
 
 

@@ -127,3 +127,63 @@ def test_processes_end_with_their_parent_however_it_ends(tmp_path):
         parent.kill()
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
+
+
+ORPHAN = """
+import ctypes, multiprocessing, os, sys, time
+from diptych_shards.crew import end_with_parent
+
+def outlive(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    end_with_parent()
+    print("still there", flush=True)
+
+def be_parent():
+    multiprocessing.get_context("spawn").Process(target=outlive, args=(os.getpid(),)).start()
+    os._exit(0)
+
+if __name__ == "__main__":
+    adopt = 36  # PR_SET_CHILD_SUBREAPER
+    assert ctypes.CDLL(None).prctl(adopt, 1, 0, 0, 0) == 0
+    if os.fork() == 0:
+        be_parent()
+    for _ in range(3):  # parent, resource tracker, orphan
+        os.wait()
+"""
+
+
+def test_a_process_whose_parent_ended_first_ends_whoever_adopts_it(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+FIRST = """
+import os
+from diptych_shards.crew import Crew
+from tests.data_prep.test_crew import give_up, square
+if __name__ == "__main__":
+    assert os.getpid() == 1
+    with Crew(square, 2, give_up=give_up) as crew:
+        print(*crew.map([[2], [3]]))
+"""
+IN_CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+
+
+def can_be_first_process() -> bool:
+    try:
+        return subprocess.run([*IN_CONTAINER, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not can_be_first_process(), reason="unshare is not allowed here")
+def test_the_first_process_of_a_container_has_a_crew_too(tmp_path):
+    script = tmp_path / "first.py"
+    script.write_text(FIRST)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [*IN_CONTAINER, sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout == "4 9\n", done.stderr
