@@ -1,4 +1,4 @@
-"""What is said when a command that goes on in its OUT is asked for something else than before."""
+"""Whether a command may go on in its OUT: what is there, and what it was begun with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.terminal import printable
 from diptych_shards.refusals import shown
 
 _LONGEST_VALUE = 80
+
+
+def holds_something_else(out: Path) -> bool:
+    """Anything but what a process leaves that ended before it wrote down what it does."""
+    ours = out / INDEX_FOLDER
+    found = [*out.iterdir()] if out.is_dir() else []
+    inside = [*ours.iterdir()] if ours.is_dir() else []
+    return any(path != ours for path in found) or any(path.suffix != ".partial" for path in inside)
 
 
 def begun_otherwise(out: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

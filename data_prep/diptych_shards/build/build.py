@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.files import commit_file
-from diptych_shards.begun import begun_otherwise
+from diptych_shards.begun import begun_otherwise, holds_something_else
 from diptych_shards.build.options import BuildError, BuildOptions
 from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
 from diptych_shards.build.shard import News, ShardReport, ShardTask
@@ -116,7 +116,7 @@ class _State:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Alone in OUT, which is made if need be."""
-        if self._out.is_dir() and not self._file.exists() and any(self._out.iterdir()):
+        if not self._file.exists() and holds_something_else(self._out):
             raise BuildError(f"{self._out} holds files of something else; name an empty folder")
         self._index.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._index, os.O_RDONLY | os.O_DIRECTORY)

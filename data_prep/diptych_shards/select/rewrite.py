@@ -22,7 +22,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
 from diptych.files import commit_file, committed
-from diptych_shards.begun import begun_otherwise
+from diptych_shards.begun import begun_otherwise, holds_something_else
 from diptych_shards.engines import Engine
 from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.progress import Progress
@@ -69,7 +69,7 @@ def rewrite(
     planned = _plan(index, verdicts, samples_per_shard)
     if not planned:
         raise SelectError(f"{', '.join(verdict.name for verdict in verdicts)} together keep no sample")
-    if not _state(out).exists() and _holds_something_else(out):
+    if not _state(out).exists() and holds_something_else(out):
         raise SelectError(f"{shown(out)} holds files of something else; name an empty folder")
     with locked(out / INDEX_FOLDER):
         identity = _begin(out, index, verdicts, samples_per_shard)
@@ -133,14 +133,6 @@ def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_pe
     for path in out.glob("*.partial"):
         path.unlink()
     return identity
-
-
-def _holds_something_else(out: Path) -> bool:
-    """Anything but what a process leaves that was killed before it wrote down what it does."""
-    ours = out / INDEX_FOLDER
-    found = [*out.iterdir()] if out.is_dir() else []
-    inside = [*ours.iterdir()] if ours.is_dir() else []
-    return any(path != ours for path in found) or any(path.suffix != ".partial" for path in inside)
 
 
 def _state(out: Path) -> Path:
