@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,32 @@ def holds_something_else(out: Path) -> bool:
     found = [*out.iterdir()] if out.is_dir() else []
     inside = [*ours.iterdir()] if ours.is_dir() else []
     return any(path != ours for path in found) or any(path.suffix != ".partial" for path in inside)
+
+
+def read_state(file: Path, *parts: str) -> dict[str, Any]:
+    """What a command wrote down of itself.
+
+    parts: names under which there are objects in it.
+
+    Raises:
+        ValueError: it is damaged; one line with the way out.
+        OSError: it is not there, or may not be read.
+    """
+    try:
+        state = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise damaged(file, error) from error
+    if not isinstance(state, dict):
+        raise damaged(file, "no JSON object")
+    for part in parts:
+        if not isinstance(state.get(part), dict):
+            raise damaged(file, f"no object {part!r} in it")
+    return state
+
+
+def damaged(file: Path, why: object) -> ValueError:
+    way_out = "restore it from a copy, or begin anew in another folder"
+    return ValueError(f"{shown(file)} is damaged ({shown(why)}); {way_out}")
 
 
 def begun_otherwise(out: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

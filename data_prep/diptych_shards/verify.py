@@ -9,9 +9,13 @@ from pathlib import Path
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table, index_path
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import sha256_of
+from diptych_shards.begun import read_state
 from diptych_shards.build.check import BuildCheck
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
+
+_MAKERS = ("build", "pack", "select")
+"""Commands that leave a file of their name in `_index`; started again, each makes anew what is not whole."""
 
 
 def verify(folder: Path) -> ShardIndex:
@@ -19,12 +23,14 @@ def verify(folder: Path) -> ShardIndex:
 
     Raises:
         ShardError: at the first shard that is missing, incomplete or changed; with its first broken member.
+        ValueError: what the command that made them wrote down of itself is damaged.
     """
     if not folder.is_dir():
         raise ShardError(f"{shown(folder)} is not a folder")
     for tar in sorted(folder.glob("*.tar")):
         if not (folder / INDEX_FOLDER / f"{tar.name}.index").exists():
             raise ShardError(f"{tar} has no index: it is incomplete, or was never indexed")
+    _check_sizes(folder)
     index = _open(folder)
     _check_pack(folder, index)
     build = BuildCheck.of(folder, index)
@@ -41,8 +47,42 @@ def verify(folder: Path) -> ShardIndex:
     return index
 
 
+def _check_sizes(folder: Path) -> None:
+    """Of shards whose command makes them anew: whether each tar is there, and as long as its index says.
+
+    Raises:
+        ShardError: one is not; with the first member that suffered where it was cut.
+    """
+    maker = next((name for name in _MAKERS if (folder / INDEX_FOLDER / f"{name}.json").exists()), None)
+    for index in sorted((folder / INDEX_FOLDER).glob("*.tar.index")) if maker else ():
+        tar = folder / index.name.removesuffix(".index")
+        what = _misfit(tar)
+        if what is not None:
+            raise ShardError(f"{shown(tar)} {what}; start the {maker} again: it makes the shard anew")
+
+
+def _misfit(tar: Path) -> str | None:
+    """How a tar differs from what its index says of its size; None where it does not, or the index is damaged."""
+    try:
+        with open(index_path(tar), "rb") as file:
+            told = int(json.loads(file.readline())["bytes"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not tar.exists():
+        return "is missing"
+    size = tar.stat().st_size
+    if size == told:
+        return None
+    cut = _first_cut_member(tar)
+    whole = "" if cut is None else f": it is truncated, the first member that is not whole is {shown(cut)}"
+    return f"has {size:,} bytes, its index says {told:,}{whole}"
+
+
 def _open(folder: Path) -> ShardIndex:
     """The index; where a tar was cut, the error names the first member that suffered."""
+    names = {path.name for path in (folder / INDEX_FOLDER).glob("*")}
+    if "build.json" in names and not any(name.endswith(".tar.index") for name in names):
+        return ShardIndex(())  # of a table without rows; whether it was one, `BuildCheck` tells
     try:
         return open_index(folder)
     except ShardError as error:
@@ -71,15 +111,15 @@ def _first_cut_member(tar: Path) -> str | None:
 def _check_pack(folder: Path, index: ShardIndex) -> None:
     """Of a folder that `pack` wrote: whether all of it is there."""
     try:
-        state = json.loads((folder / INDEX_FOLDER / "pack.json").read_bytes())
+        state = read_state(folder / INDEX_FOLDER / "pack.json")
     except FileNotFoundError:
         return
-    if not state["finished"]:
+    if not state.get("finished"):
         raise ShardError(f"the pack in {shown(folder)} has not finished; start the same command again")
     there = len(index.shards), len(index)
-    if there != (state["shards"], state["packed"]):
-        raise ShardError(f"{folder} has {there[0]} shards, {there[1]} samples; packed were {state['shards']} "
-                         f"and {state['packed']}; pack it again")  # fmt: skip
+    if there != (state.get("shards"), state.get("packed")):
+        raise ShardError(f"{folder} has {there[0]} shards, {there[1]} samples; packed were {state.get('shards')} "
+                         f"and {state.get('packed')}; pack it again")  # fmt: skip
 
 
 def _verify_shard(index: ShardIndex, number: int, shard: Shard) -> None:

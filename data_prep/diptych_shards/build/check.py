@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import xxhash
 
 from diptych.data.shard_index_file import INDEX_FOLDER, PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex
+from diptych_shards.begun import damaged, read_state
 from diptych_shards.build.output import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
@@ -48,16 +48,18 @@ class BuildCheck:
         """None where no build is.
 
         Raises:
+            ValueError: its `build.json` is damaged.
             ShardError: it has not finished, or a shard is missing as a whole or lacks one of its files.
         """
+        path = out / INDEX_FOLDER / "build.json"
         try:
-            state = json.loads((out / INDEX_FOLDER / "build.json").read_bytes())
+            state = read_state(path, "options")
             finished, options = state["finished"], _output_options(state["options"])
             outcomes = Counter(state.get("outcomes") or {})
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ShardError(f"{shown(out / INDEX_FOLDER / 'build.json')} is damaged; start the build again") from error
+        except (KeyError, TypeError) as error:
+            raise damaged(path, error) from error
         if not finished:
             raise ShardError(f"the build in {shown(out)} has not finished; start the same command again")
         stats = {f"{shard_name(number, options)}.tar": (number, told) for number, told in read_stats(out).items()}

@@ -23,6 +23,7 @@ from typing import Any
 
 import pyarrow
 
+from diptych_shards.begun import read_state
 from diptych_shards.curate.decide import decide
 from diptych_shards.curate.examine import Setup, examine
 from diptych_shards.curate.language import UNDETERMINED, LanguageIdentifier
@@ -59,8 +60,7 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: En
         if not output.report.exists():
             _carry_out(pairs, options, queries, output, engine)
         output.finish()
-    report: dict[str, Any] = json.loads(output.report.read_text(encoding="utf-8"))
-    return report
+    return read_state(output.report, "rules")
 
 
 def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, output: Output, engine: Engine) -> None:

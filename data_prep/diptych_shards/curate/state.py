@@ -19,7 +19,7 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.files import commit_file, committed
-from diptych_shards.begun import begun_otherwise
+from diptych_shards.begun import begun_otherwise, read_state
 from diptych_shards.curate.options import CurateError
 from diptych_shards.refusals import shown
 
@@ -71,7 +71,7 @@ class Output:
             CurateError: it holds something else.
         """
         if self.request.exists():
-            before = json.loads(self.request.read_text(encoding="utf-8"))
+            before = read_state(self.request, "options")
             differing = [name for name in request if name != "options" and before.get(name) != request[name]]
             if differing:
                 raise CurateError(

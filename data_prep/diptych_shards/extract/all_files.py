@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from diptych.files import commit_file
-from diptych_shards.begun import begun_otherwise
+from diptych_shards.begun import begun_otherwise, read_state
 from diptych_shards.engines import Engine
 from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
@@ -87,7 +87,7 @@ def _check_names(locations: Sequence[str]) -> None:
 def _begin(out: Path, options: ExtractOptions) -> None:
     path = out / INDEX_FOLDER / "extract.options"
     if path.exists():
-        if told := begun_otherwise(out, json.loads(path.read_bytes()), asdict(options)):
+        if told := begun_otherwise(out, read_state(path), asdict(options)):
             raise ExtractError(told)
     else:
         with naming(path):

@@ -24,7 +24,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
 from diptych.files import commit_file, sha256_of
-from diptych_shards.begun import begun_otherwise
+from diptych_shards.begun import begun_otherwise, read_state
 from diptych_shards.crew import Crew
 from diptych_shards.pack.candidates import Candidate, PackError, PackInput
 from diptych_shards.pack.examine import Examiner
@@ -193,7 +193,7 @@ class _State:
             if any(path.name != INDEX_FOLDER for path in self.out.iterdir()):
                 raise PackError(f"{self.out} holds shards that pack did not write; name an empty folder")
             self._write_state(finished=False)
-        self._compare(json.loads(self._state.read_bytes()))
+        self._compare(read_state(self._state, "options"))
         for partial in [*self.out.glob("*.partial"), *self._index.rglob("*.partial")]:
             partial.unlink()
         self._refusals_of_shards.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path
 from diptych.data.shards import ShardIndex, open_index
+from diptych_shards.begun import damaged, read_state
 from diptych_shards.build.output import SUCCESS, OutputOptions, is_done, read_failures, read_stats, shard_name
 from diptych_shards.metadata import columns_of_shard, facts_of_samples, parquet_of
 from diptych_shards.refusals import shown
@@ -80,18 +81,19 @@ def open_source(out: Path) -> Source:
 
     Raises:
         ShardError: if there are none, or shards without an index, which is not made here.
+        ValueError: what the command that made them wrote down of itself is damaged.
     """
     if not out.is_dir():
         raise ShardError(f"{shown(out)} is not a folder" if out.exists() else f"{shown(out)} does not exist")
     for name, kind in (("build.json", BuildSource), ("pack.json", PackSource), ("select.json", ShardSource)):
         path = out / INDEX_FOLDER / name
         if path.exists():
+            state = read_state(path, "options")
             try:
-                state = json.loads(path.read_bytes())
                 verdicts = {"verdicts": ", ".join(state["verdicts"])} if "verdicts" in state else {}
                 return kind(out, path.stem, bool(state["finished"]), {**verdicts, **state["options"]})
-            except (ValueError, KeyError, TypeError) as error:
-                raise ShardError(f"{shown(path)} is damaged; start the command that made it again") from error
+            except (KeyError, TypeError) as error:
+                raise damaged(path, error) from error
     tars = sorted(out.glob("*.tar"))
     if not tars:
         raise ShardError(f"{shown(out)} holds neither shards nor output of build or pack: no {INDEX_FOLDER}/build.json")
@@ -257,4 +259,6 @@ def _texts(values: Sequence[Any]) -> pyarrow.Array:
 
 
 def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else 0
+    """A size; 0 for what is none. Tables that went through pandas have doubles where a row has no size."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 < value < 2**31 and value == int(value) else 0

@@ -22,7 +22,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
 from diptych.files import commit_file, committed
-from diptych_shards.begun import begun_otherwise, holds_something_else
+from diptych_shards.begun import begun_otherwise, holds_something_else, read_state
 from diptych_shards.engines import Engine
 from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.progress import Progress
@@ -122,7 +122,7 @@ def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_pe
     }
     state = _state(out)
     if state.exists():
-        before = json.loads(state.read_bytes())
+        before = read_state(state, "options")
         differing = [name for name, value in identity.items() if name != "options" and before.get(name) != value]
         if differing:
             raise SelectError(f"{shown(out)} was begun with other {' and '.join(differing)}; name another folder")

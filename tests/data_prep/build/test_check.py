@@ -56,13 +56,31 @@ def test_a_truncated_tar_is_told_by_the_first_member_that_was_cut(out, capsys):
     with open(out / "00001.tar", "r+b") as tar:
         tar.truncate(member.offset_data + member.size - 1)
     said = refusal(out, capsys)
-    assert "00001.tar" in said and "truncated" in said and said.endswith(f" {member.name}")
+    assert "00001.tar" in said and "truncated" in said and f"not whole is {member.name}; start the build again" in said
+    assert "delete" not in said
+
+
+def test_a_tar_that_has_grown_is_made_anew(out, capsys):
+    with open(out / "00001.tar", "ab") as tar:
+        tar.write(b"more")
+    assert refusal(out, capsys).endswith("start the build again: it makes the shard anew")
 
 
 @pytest.mark.parametrize("name", ["00001.parquet", "00001_stats.json", "00001.tar", "_index/00001.outcomes"])
 def test_a_missing_file_is_told_by_its_name(out, capsys, name):
     (out / name).unlink()
     assert name.rpartition("/")[2] in refusal(out, capsys)
+
+
+def test_a_missing_tar_is_made_anew(out, capsys):
+    (out / "00001.tar").unlink()
+    assert refusal(out, capsys).endswith("00001.tar is missing; start the build again: it makes the shard anew")
+
+
+def test_all_shards_gone_with_all_their_files_are_missed(out, capsys):
+    for path in [*out.glob("0000*"), *(out / "_index").glob("0000*")]:
+        path.unlink()
+    assert "one is missing" in refusal(out, capsys)
 
 
 def test_a_shard_that_is_gone_with_all_its_files_is_missed(out, capsys):

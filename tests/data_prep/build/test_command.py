@@ -23,6 +23,8 @@ def test_a_table_of_a_header_alone_is_no_mistake(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("url,caption\n")
     assert main(["build", str(tmp_path / "table.csv"), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"the table has no rows: nothing to store in {tmp_path / 'out'}\n"
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert "0 shards, 0 samples, all as written" in capsys.readouterr().out
 
 
 def test_a_table_none_of_whose_lines_is_a_row_is_a_mistake(tmp_path, capsys):

@@ -10,6 +10,8 @@ import sys
 import tarfile
 from html.parser import HTMLParser
 
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
@@ -202,6 +204,20 @@ def test_what_select_kept_has_a_page_that_says_what_it_does_not_know(built, tmp_
     assert "pictures 17" in page.text and "Shorter side as it came" in page.text and "verdicts filter" in page.text
     assert "refused" not in page.text and "Why not" not in page.text and "Not finished" not in page.text
     assert len(page.all("img")) == 17 + 4 * 6
+
+
+def test_sizes_that_became_doubles_are_sizes(built, tmp_path):
+    shutil.copytree(built, tmp_path / "built")
+    out = selected(tmp_path / "built", tmp_path / "out", "length(caption) > 0")
+    before = report(out).text
+    for path in out.glob("*.parquet"):
+        table = parquet.read_table(path)
+        for name in ("width", "height", "original_width", "original_height"):
+            doubles = table[name].cast(pyarrow.float64())
+            table = table.set_column(table.column_names.index(name), name, doubles)
+        parquet.write_table(table, path)
+    assert "Shorter side as it came" in report(out).text
+    assert report(out).text == before
 
 
 def test_a_select_that_was_stopped_has_a_page_that_says_so(packed, tmp_path):
