@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
+import xxhash
+
+from diptych.terminal import counted
 from diptych_shards.build.output import OutputOptions
 from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
@@ -36,8 +41,8 @@ class BuildOptions:
         return {
             **pictures,
             **asdict(self.output),
-            "blocked_sha256": sorted(self.blocked_sha256),
-            "blocked_phash": sorted(self.blocked_phash),
+            "blocked_sha256": _told(sorted(self.blocked_sha256)),
+            "blocked_phash": _told(sorted(self.blocked_phash)),
             "phash_distance": self.phash_distance,
         }
 
@@ -47,6 +52,15 @@ class BuildOptions:
             (perceptual_hash ^ blocked).bit_count() <= self.phash_distance for blocked in self.blocked_phash
         )
 
-    @property
+    @cached_property
     def identity(self) -> str:
+        """`deciding` as a line; asked for at each shard, and a block list may have millions of lines."""
         return json.dumps(self.deciding, sort_keys=True)
+
+
+def _told(lines: Sequence[object]) -> str | list[object]:
+    """What stands for a list that may be long."""
+    if not lines:
+        return []
+    digest = xxhash.xxh3_128_hexdigest(" ".join(map(str, lines)).encode())
+    return f"{counted(len(lines), 'line')}, xxh3 {digest}"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from diptych_shards.build.options import BuildOptions
 from diptych_shards.cli import main
 
 
@@ -33,3 +34,24 @@ def test_a_table_none_of_whose_lines_is_a_row_is_a_mistake(tmp_path, capsys):
     said = capsys.readouterr()
     assert "too many fields" in said.out and "\n\n" not in said.out
     assert said.err.splitlines()[-1] == "diptych-shards: no line of the table is a row; the reasons are above"
+
+
+def test_a_long_block_list_is_remembered_by_its_digest_and_any_change_of_it_is_seen():
+    digests = [f"{number:064x}" for number in range(1_000)]
+    phashes = tuple(range(1_000))
+    options = BuildOptions(blocked_sha256=frozenset(digests), blocked_phash=phashes)
+    assert len(options.identity) < 2_000
+    assert str(options.deciding["blocked_sha256"]).startswith("1,000 lines, ")
+    assert options.identity is options.identity  # asked for at each shard
+    assert options.identity == BuildOptions(blocked_sha256=frozenset(reversed(digests)), blocked_phash=phashes).identity
+    others = [
+        BuildOptions(blocked_sha256=frozenset([*digests[1:], "f" * 64]), blocked_phash=phashes),
+        BuildOptions(blocked_sha256=frozenset(digests), blocked_phash=(*phashes[1:], 5_000)),
+        BuildOptions(blocked_sha256=frozenset(digests)),
+        BuildOptions(),
+    ]
+    assert len({options.identity, *(other.identity for other in others)}) == 5
+
+
+def test_a_build_without_block_lists_goes_on_as_before_there_were_digests():
+    assert BuildOptions().deciding["blocked_sha256"] == BuildOptions().deciding["blocked_phash"] == []
