@@ -26,7 +26,9 @@ TASK_SECONDS = 6 * 3600.0
 CONNECT_SECONDS = 10.0
 """To be heard at the address of a cluster."""
 MAX_LOSSES = 5
-"""Processes in a row that may be lost at a shard without a row finished; each row that kills its process takes two."""
+"""Processes in a row that may be lost at a shard without a row finished; each row that kills its process takes two.
+The same for processes in a row that do not even start.
+"""
 MAX_TASK_LOSSES = 2
 """Processes per task of `map`."""
 
@@ -65,6 +67,7 @@ class Engine(Protocol):
 
         Raises:
             OSError, ValueError: what a worker could not do (a full disk).
+            EngineError: processes were lost at a shard, or cannot start.
         """
 
 
@@ -100,6 +103,7 @@ class LocalEngine:
         again: deque[ShardTask] = deque()
         upcoming = next(source, None)  # read ahead, so that a worker's question is answered at once
         workers = [Worker(self._context, out, options) for _ in range(self._processes if upcoming else 0)]
+        failed_starts = 0
         try:
             while workers:
                 for worker in workers:
@@ -117,6 +121,9 @@ class LocalEngine:
                 workers = [worker for worker in workers if not worker.has_ended]
                 for worker in heard(workers):
                     is_lost = yield from worker.listen(tell)
+                    failed_starts = 0 if worker.has_asked else failed_starts + is_lost
+                    if failed_starts > MAX_LOSSES:
+                        raise EngineError(_CANNOT_START)
                     if is_lost:
                         again.extend(_after_loss(out, options, task) for task in worker.tasks.values())
                         workers[workers.index(worker)] = Worker(self._context, out, options)
@@ -289,6 +296,10 @@ def _lost_again(numbered: tuple[int, Any, int]) -> tuple[int, Any, int]:
 
 
 _LOST = "processes were lost, again and again, at"
+_CANNOT_START = (
+    "worker processes end before they have started: they said why, above, or memory runs out; "
+    "a script must call this under `if __name__ == '__main__':`"
+)
 _WAY_OUT = "see whether memory runs out, then start the same command again"
 
 

@@ -18,11 +18,12 @@ from typing import Any, Protocol
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.files import commit_file
-from diptych_shards.begun import begun_otherwise, holds_something_else
+from diptych_shards.begun import begun_otherwise, holds_something_else, read_state
 from diptych_shards.build.options import BuildError, BuildOptions
 from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
 from diptych_shards.build.shard import News, ShardReport, ShardTask
 from diptych_shards.engines import Engine
+from diptych_shards.fetch.resolver import parse_entry
 from diptych_shards.tables.table import Table
 
 _FORMAT = "diptych-build-1"
@@ -59,8 +60,11 @@ def build(
 
     Raises:
         BuildError: if `out` holds something else, or the build of another table or with other options.
+        ValueError: for an entry of `resolve` that is none; `out` is as it was.
         OSError: a disk that is full, a folder that cannot be written.
     """
+    for entry in options.resolve:
+        parse_entry(entry)
     state = _State(out)
     with state.locked():
         state.begin(table, options)
@@ -133,7 +137,7 @@ class _State:
         """Check that OUT is ours to go on with."""
         self._identity = {"format": _FORMAT, "options": options.deciding, "table": table.fingerprint}
         if self._file.exists():
-            self._compare(json.loads(self._file.read_bytes()))
+            self._compare(read_state(self._file, "options"))
 
     def write(self, *, finished: bool, outcomes: Counter[str] | None = None) -> None:
         state = {**self._identity, "finished": finished}
@@ -150,7 +154,7 @@ class _State:
         now = json.loads(json.dumps(self._identity))
         if before.get("format") != now["format"]:
             raise BuildError(f"{self._out} was begun by another version; name another folder")
-        if told := begun_otherwise(self._out, before.get("options", {}), now["options"]):
+        if told := begun_otherwise(self._out, before["options"], now["options"]):
             raise BuildError(told)
         if before.get("table") != now["table"]:
             raise BuildError(f"the table is not the one that {self._out} was begun with: it was changed, or columns "

@@ -37,6 +37,8 @@ class Worker:
         theirs.close()
         self.tasks: dict[int, ShardTask] = {}
         self.is_asking = False
+        self.has_asked = False
+        """Once, at least; one that is lost before could not start."""
         self.has_ended = False
         self.last_heard = time.monotonic()
 
@@ -61,7 +63,7 @@ class Worker:
                 kind, value = self.connection.recv()
                 self.last_heard = time.monotonic()
                 if kind == "ask":
-                    self.is_asking = True
+                    self.is_asking = self.has_asked = True
                 elif kind == "news":
                     tell(value)
                 elif kind == "done":
@@ -122,8 +124,8 @@ def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
                 return
             yield task
 
-    builder = ShardBuilder(out, options, tell=lambda news: connection.send(("news", news)))
     try:
+        builder = ShardBuilder(out, options, tell=lambda news: connection.send(("news", news)))
         while not is_over:
             for report in builder.build(tasks()):
                 connection.send(("done", report))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diptych_shards.fetch.address import AddressGate
@@ -72,8 +71,7 @@ class Fetcher:
         Raises:
             ValueError: for an entry, a blocked domain or a `ca_file` that is none.
         """
-        if options.ca_file is not None and not Path(options.ca_file).is_file():
-            raise ValueError(f"ca_file {options.ca_file!r} is not a file of certificates")
+        options.check_certificates()  # once more: this may be another machine than they were chosen on
         self.on_idle = on_idle
         self._options = options
         self._memory = BodyMemory()

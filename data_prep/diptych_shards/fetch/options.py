@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -56,6 +57,7 @@ class FetchOptions:
     def __post_init__(self) -> None:
         for network in self.allow_networks:
             parse_network(network)
+        self.check_certificates()
         for name in ("timeout_seconds", "connect_timeout_seconds", "max_bytes", "in_flight", "per_host", "look_ahead"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
@@ -64,3 +66,13 @@ class FetchOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         if not self.user_agent.isascii() or not self.user_agent.isprintable() or not product_token(self.user_agent):
             raise ValueError(f"user_agent {self.user_agent!r} must be a name in ASCII such as mybot/1.0")
+
+    def check_certificates(self) -> None:
+        """Raises: ValueError: `ca_file` holds none, on this machine."""
+        if self.ca_file is None:
+            return
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca_file)
+        except OSError as error:
+            told = f"ca_file {self.ca_file!r} is not a file of certificates in PEM ({error.strerror})"
+            raise ValueError(told) from None

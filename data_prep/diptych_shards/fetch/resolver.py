@@ -6,6 +6,7 @@ time for. Only addresses that the gate allows come out, and libcurl is given the
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import socket
@@ -64,7 +65,7 @@ class Resolver:
         self._gate = gate
         self._seconds = seconds
         self._given = {
-            place: self._vet(addresses, None, True, math.inf) for place, addresses in map(_parse_entry, entries)
+            place: self._vet(addresses, None, True, math.inf) for place, addresses in map(parse_entry, entries)
         }
         self._known: dict[str, Resolution] = {}  # in the order of their answers
         self._asked: dict[str, None] = {}
@@ -201,9 +202,20 @@ def _look_up(host: str) -> tuple[tuple[str, ...], FetchFailure | None, bool]:
     return tuple(addresses), None, True
 
 
-def _parse_entry(entry: str) -> tuple[tuple[str, int], tuple[str, ...]]:
+def parse_entry(entry: str) -> tuple[tuple[str, int], tuple[str, ...]]:
+    """((host, port), addresses) of `host:port:address[,address]`.
+
+    Raises:
+        ValueError: for an entry that is none.
+    """
     host, _, rest = entry.partition(":")
-    port, _, addresses = rest.partition(":")
-    if not (host and port.isdigit() and addresses):
-        raise ValueError(f"{entry!r} is not of the form host:port:address")
-    return (host.lower(), int(port)), tuple(address.strip("[] ") for address in addresses.split(","))
+    port, _, after = rest.partition(":")
+    addresses = tuple(address.strip("[] ") for address in after.split(","))
+    try:
+        if not host or not 0 < int(port) < 65536:
+            raise ValueError
+        for address in addresses:
+            ipaddress.ip_address(address)
+    except ValueError:
+        raise ValueError(f"{entry!r} is not of the form host:port:address, as www.example.org:443:192.0.2.7") from None
+    return (host.lower(), int(port)), addresses

@@ -235,6 +235,42 @@ def test_other_options_another_table_and_a_foreign_folder_are_refused(web, table
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--resolve=x", "'x' is not of the form host:port:address"),
+        ("--ca-file=nope.pem", "ca_file 'nope.pem' is not a file of certificates"),
+    ],
+)
+def test_what_no_worker_could_start_with_is_one_line_before_there_is_a_folder(web, table, tmp_path, option, told):
+    (line,) = build(web, table, tmp_path / "out", option, status=2).stderr.splitlines()
+    assert told in line
+    assert not (tmp_path / "out").exists()
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from diptych_shards.build.build import build
+from diptych_shards.build.options import BuildOptions
+from diptych_shards.build.watch import Watch
+from diptych_shards.engines import LocalEngine
+from diptych_shards.tables.columns import ColumnOptions
+from diptych_shards.tables.table import open_table
+table = open_table([sys.argv[1]], ColumnOptions())
+build(table, Path(sys.argv[2]), BuildOptions(), LocalEngine(1), Watch())
+"""
+
+
+def test_a_script_whose_workers_run_it_again_is_told_so(table, tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    command = [sys.executable, str(script), str(table), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    *_, line = done.stderr.splitlines()
+    assert done.returncode == 1 and "EngineError" in line and "if __name__ == '__main__'" in line
+
+
 def test_a_second_pass_tries_chosen_failures_and_keeps_the_rest(web, tmp_path):
     out = tmp_path / "out"
     names = [*sorted(web.pictures)[:12], "truncated_once", "not_found"]

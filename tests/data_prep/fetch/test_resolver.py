@@ -138,6 +138,9 @@ def test_entries_come_before_dns_and_are_looked_at_like_it(resolver, lookups):
     assert resolver.known("given.test", 81, 0.0) is None
 
 
-def test_an_entry_that_is_none_is_named():
-    with pytest.raises(ValueError, match="'host:127.0.0.1' is not of the form"):
-        Resolver(AddressGate(), 1.0, ["host:127.0.0.1"])
+@pytest.mark.parametrize(
+    "entry", ["x", "host:127.0.0.1", "host:80:", ":80:127.0.0.1", "host:0:127.0.0.1", "host:http:127.0.0.1", "a:80:b"]
+)
+def test_an_entry_that_is_none_is_named(entry):
+    with pytest.raises(ValueError, match=f"'{entry}' is not of the form host:port:address"):
+        Resolver(AddressGate(), 1.0, [entry])
