@@ -191,6 +191,8 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
             for item in connection.recv():
                 try:
                     answer = "result", work(item)
+                except MemoryError:  # as if the system had killed us; the item is tried once more
+                    os._exit(1)
                 except Exception:  # a bug in `work`, told where it can be seen
                     answer = "error", traceback.format_exc()
                 connection.send(answer)

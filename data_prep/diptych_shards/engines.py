@@ -244,7 +244,7 @@ def _refuse_silent_address(address: str | None) -> None:
 
 def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[ShardReport, News]:
     from diptych_shards.build.shard import News
-    from diptych_shards.build.worker import become_worker
+    from diptych_shards.build.worker import become_worker, end_without_memory
 
     total = News()
 
@@ -255,7 +255,10 @@ def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[Sh
     become_worker()
     builder = _kept_builder(*setup)
     builder.tell = tell
-    (report,) = builder.build([task])
+    try:
+        (report,) = builder.build([task])
+    except MemoryError:
+        end_without_memory()
     return report, total
 
 

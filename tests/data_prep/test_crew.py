@@ -30,6 +30,10 @@ def die_once(path):
     return path
 
 
+def lack_memory_at_three(number):
+    return bytearray(1 << 60) if number == 3 else number
+
+
 def hang_at_three(number):
     if number == 3:
         time.sleep(1000)
@@ -78,8 +82,9 @@ def test_large_results_pass_without_a_deadlock():
         assert [result[:1] for result in crew.map(numbers())] == [b"%d" % number for number in range(10)]
 
 
-def test_an_item_at_which_processes_die_is_given_up_and_no_other():
-    with Crew(die_at_three, 2, give_up=give_up) as crew:
+@pytest.mark.parametrize("work", [die_at_three, lack_memory_at_three])
+def test_an_item_at_which_processes_die_is_given_up_and_no_other(work):
+    with Crew(work, 2, give_up=give_up) as crew:
         assert list(crew.map(numbers())) == [0, 1, 2, "gave up 3", 4, 5, 6, 7, 8, 9]
 
 

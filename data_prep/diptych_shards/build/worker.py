@@ -6,6 +6,7 @@ at once, as the slow hosts of one are waited for while the next is fetched.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import traceback
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from diptych_shards.crew import end_with_parent
 
@@ -133,8 +134,15 @@ def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
         return
     except (ValueError, OSError) as error:
         connection.send(("mistake", error))
+    except MemoryError:
+        end_without_memory()
     except Exception:  # a bug, told where it can be seen
         connection.send(("bug", traceback.format_exc()))
+
+
+def end_without_memory() -> NoReturn:
+    """End as if the system had killed this process: another takes up the journal, where the row it was at is marked."""
+    os._exit(1)
 
 
 def become_worker() -> None:

@@ -149,13 +149,16 @@ process = shard.process_picture
 def deadly(data, *rest):
     if b"deadly" in data:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if b"too large" in data:
+        bytearray(1 << 60)
     return process(data, *rest)
 shard.process_picture = deadly
 """
 
 
-def test_a_picture_that_kills_its_decoder_is_refused_and_the_shard_kept(web, tmp_path):
-    web.pictures["deadly.jpg"] = encoded(scene(), comment=b"deadly")
+@pytest.mark.parametrize("comment", [b"deadly", b"too large"])
+def test_a_picture_that_kills_its_decoder_is_refused_and_the_shard_kept(web, tmp_path, comment):
+    web.pictures["deadly.jpg"] = encoded(scene(), comment=comment)
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
     names = [*sorted(web.pictures)[:5], "deadly.jpg", *sorted(web.pictures)[5:8]]
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
