@@ -1,6 +1,12 @@
-"""Files that are not on this machine: what can read them."""
+"""Files that are not on this machine: what can read them, and what to say where that failed."""
 
 from __future__ import annotations
+
+from diptych.terminal import printable
+
+_WEB = ("http://", "https://")
+_LONGEST_REASON = 300
+"""Characters; to say that there is no Java, one store lists all places where it looked."""
 
 
 def is_remote(location: str) -> bool:
@@ -21,3 +27,34 @@ def why_unreadable(location: str) -> str | None:
     except ValueError:
         return f"{scheme}:// cannot be read; name a path, or an address at http(s)://, s3://, gs:// or the like"
     return None
+
+
+def what_failed(location: str, error: Exception) -> str:
+    """What to say after the name of a file that could not be opened or read: a line of bounded length.
+
+    Each store has errors of its own. fsspec says of whatever goes wrong at http(s):// that the file is not found.
+    """
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) and location.startswith(_WEB) else None
+    if is_missing(location, error):
+        return "does not exist"
+    if cause is None:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        return f"cannot be read: {kind}{told(why)}"
+    status = getattr(cause, "status", None)
+    if status is None:
+        return f"cannot be read: the server could not be reached ({told(cause)})"
+    return f"cannot be read: the server answers {status} {told(getattr(cause, 'message', ''))}".rstrip()
+
+
+def is_missing(location: str, error: Exception) -> bool:
+    """Whether it is known that the file is not there."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    if error.__cause__ is None or not location.startswith(_WEB):
+        return True
+    return getattr(error.__cause__, "status", None) in (404, 410)
+
+
+def told(why: object) -> str:
+    return printable(str(why), _LONGEST_REASON)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
+    from diptych_shards.extract.all_files import Failure
     from diptych_shards.extract.one_file import FileReport
 
 _COMMON_CRAWL = "https://data.commoncrawl.org/"
@@ -94,13 +95,23 @@ def run(chosen: argparse.Namespace) -> None:
         empty = counted(len(without_record), "file")
         print(f"{empty} without a record, the first is {shown(without_record[0])}")
     if failures:
-        why = next(iter(failures.values()))
-        raise ExtractError(
-            f"{len(failures):,} of {len(locations):,} files could not be read, the first is {why}; "
-            f"start the same command again to try them once more"
-        )
+        raise ExtractError(_unread(list(failures.values()), len(locations)))
     if not num_pairs:
         raise ExtractError("no pair was found; the counts are above")
+
+
+def _unread(failures: Sequence[Failure], num_files: int) -> str:
+    """How many could not be read, and what to do about it."""
+    missing = [failure.why for failure in failures if failure.is_missing]
+    others = [failure.why for failure in failures if not failure.is_missing]
+    return "; ".join(
+        f"{len(why):,} of {num_files:,} files {what}, the first is {why[0]}; {way_out}"
+        for why, what, way_out in (
+            (missing, "are not there", "leave them out, or correct their addresses"),
+            (others, "could not be read", "start the same command again to try them once more"),
+        )
+        if why
+    )
 
 
 def _table(counts: Iterable[tuple[str, int]]) -> str:

@@ -7,7 +7,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +20,23 @@ from diptych_shards.extract.sources import require_readable
 from diptych_shards.extract.writer import naming
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a file could not be read."""
+
+    why: str
+    """A line with its name."""
+    is_missing: bool = False
+    """Trying again does not help."""
+
+
 def extract(
     locations: Sequence[str],
     out: Path,
     options: ExtractOptions,
     engine: Engine,
     is_finished: Callable[[str, FileReport], None],
-) -> tuple[FileReport, dict[str, str]]:
+) -> tuple[FileReport, dict[str, Failure]]:
     """What came of all files together, and the files that could not be read, each with what went wrong.
 
     Raises:
@@ -45,7 +55,7 @@ def extract(
             if report is not None:
                 total += report
                 is_finished(location, report)
-        failures: dict[str, str] = {}
+        failures: dict[str, Failure] = {}
         results = engine.map(partial(_extract_or_say, out.resolve(), options), missing, lost=_lost)
         for location, result in zip(missing, results, strict=True):
             if isinstance(result, FileReport):
@@ -56,21 +66,21 @@ def extract(
         return total, failures
 
 
-def _lost(location: str) -> str:
-    return f"{location}: the process that read it died, twice; see whether memory runs out"
+def _lost(location: str) -> Failure:
+    return Failure(f"{location}: the process that read it died, twice; see whether memory runs out")
 
 
-def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileReport | str:
-    """The file's report, or a line with its name and what went wrong; what is not its own fault is raised."""
+def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileReport | Failure:
+    """The file's report, or what went wrong; what is not its own fault is raised."""
     try:
         return extract_file(location, out, options)
     except ExtractError as error:
-        return str(error)
+        return Failure(str(error))
     except OSError as error:
         if error.filename is not None and Path(error.filename).is_relative_to(out):
             raise
         why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return why if location in why else f"{location}: {why}"
+        return Failure(why if location in why else f"{location}: {why}", isinstance(error, FileNotFoundError))
 
 
 def _check_names(locations: Sequence[str]) -> None:

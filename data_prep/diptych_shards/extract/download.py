@@ -30,6 +30,7 @@ class Download(io.RawIOBase):
     """A file on the web, read once; goes on where a connection broke.
 
     Raises:
+        FileNotFoundError: the server says that it is not there.
         OSError: it cannot be read, after trying again for a while if that may help.
     """
 
@@ -99,7 +100,8 @@ class Download(io.RawIOBase):
                 pauses = self._pauses_after(cause)
                 if num_failed >= len(pauses) or self._paused_seconds > _MOST_PAUSES_SECONDS:
                     tries = "" if num_failed == 0 else f" ({num_failed + 1} tries)"
-                    raise OSError(f"{self._url} cannot be read: {_said(cause)}{tries}") from error
+                    kind = FileNotFoundError if _is_missing(cause) else OSError
+                    raise kind(f"{self._url} cannot be read: {_said(cause)}{tries}") from error
                 if not self._paused_seconds:
                     _log.warning("%s: %s; trying again for %d s", self._url, _said(cause), sum(pauses))
                 self._paused_seconds += pauses[num_failed]
@@ -114,6 +116,10 @@ class Download(io.RawIOBase):
         if isinstance(cause, socket.gaierror | ConnectionRefusedError) and not self._position:
             return _PAUSES_WITHOUT_SERVER
         return _PAUSES
+
+
+def _is_missing(cause: object) -> bool:
+    return isinstance(cause, urllib.error.HTTPError) and cause.code in (404, 410)
 
 
 def _said(cause: object) -> str:

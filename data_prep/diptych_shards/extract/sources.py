@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 from diptych_shards.extract.download import Download
 from diptych_shards.extract.options import ExtractError
-from diptych_shards.stores import is_remote, why_unreadable
+from diptych_shards.stores import is_missing, is_remote, what_failed, why_unreadable
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
 _SUFFIXES = (".warc.gz", ".warc", ".wat.gz", ".wat")
@@ -129,15 +129,13 @@ def _as_os_errors(location: str) -> Iterator[None]:
     """Each store has errors of its own, and some say only half of the file's name.
 
     Raises:
-        OSError: for any of them.
+        OSError: for any of them; a FileNotFoundError where the file is not there.
     """
     try:
         yield
-    except FileNotFoundError as error:
-        raise OSError(f"{location} does not exist") from error
     except Exception as error:
-        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise OSError(f"{location} cannot be read: {kind}{error}") from error
+        kind = FileNotFoundError if is_missing(location, error) else OSError
+        raise kind(f"{location} {what_failed(location, error)}") from error
 
 
 def _listed(location: str, prefix: str) -> list[str]:

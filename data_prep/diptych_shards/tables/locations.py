@@ -14,7 +14,7 @@ from typing import IO, Any
 import xxhash
 
 from diptych_shards.refusals import shown
-from diptych_shards.stores import is_remote, why_unreadable
+from diptych_shards.stores import is_remote, told, what_failed, why_unreadable
 from diptych_shards.tables.columns import TableError
 
 FORMATS = {
@@ -223,10 +223,7 @@ def _file_system(location: str) -> tuple[Any, str]:
 
 
 def _cannot_read(location: str, error: Exception) -> TableError:
-    if isinstance(error, FileNotFoundError):
-        return TableError(f"{shown(location)} does not exist")
-    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return TableError(f"{shown(location)} cannot be read: {shown(why)}")
+    return TableError(f"{shown(location)} {what_failed(location, error)}")
 
 
 class _Raw(io.RawIOBase):
@@ -248,7 +245,7 @@ class _Raw(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except self._file.errors as error:
-            why = shown(error)
+            why = told(error)
             if self._file.compression and not is_remote(self._file.location):
                 why = f"its {self._file.compression} data end too early or are damaged"
             raise TableError(f"{self._file.shown} cannot be read: {why}") from error

@@ -3,9 +3,11 @@ import csv
 import datetime
 import decimal
 import gzip
+import http.server
 import io
 import json
 import pickle
+import threading
 
 import fsspec
 import numpy as np
@@ -482,3 +484,33 @@ def test_a_subset_needs_uids(tmp_path):
     np.save(tmp_path / "s.npy", np.zeros(1, "u8,u8"))
     with pytest.raises(TableError, match="no column uid"):
         open_table([write_parquet(tmp_path / "t.parquet", of_urls(range(3)))], subset=tmp_path / "s.npy")
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers /404.csv with status 404, and so on."""
+
+    def do_GET(self):
+        self.send_response(int(self.path[1:4]))
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_table_on_a_server_is_missing_only_if_the_server_says_so():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for name, told in (
+            ("404.csv", "does not exist$"),
+            ("410.parquet", "does not exist$"),
+            ("403.parquet", "cannot be read: the server answers 403 Forbidden$"),
+            ("500.csv", "cannot be read: the server answers 500 Internal Server Error$"),
+        ):
+            with pytest.raises(TableError, match=f"^{address}/{name} {told}"):
+                open_table([f"{address}/{name}"])
+        server.shutdown()
+    with pytest.raises(TableError, match=f"^{address}/t.parquet cannot be read: the server could not be reached"):
+        open_table([f"{address}/t.parquet"])  # nobody listens there any more
