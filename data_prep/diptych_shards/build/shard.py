@@ -11,7 +11,7 @@ import hashlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,18 +64,28 @@ class ShardTask:
     """Of its journal, when the last of them was lost."""
     retry: frozenset[str] = frozenset()
     """Of a shard that is done: reasons of failures that are tried once more."""
+    told: Counter[str] = field(default_factory=Counter)
+    """Its rows that were news before, by outcome; they stand in the journal, and are not told again."""
 
 
 @dataclass
 class News:
     """What happened since the last news."""
 
-    rows: Counter[str] = field(default_factory=Counter)
-    """Rows that are finished, by outcome: `success`, or the reason of the failure."""
+    finished: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """Rows by number of the shard and outcome: `success`, or the reason of the failure."""
     fetched_bytes: int = 0
 
+    @property
+    def rows(self) -> Counter[str]:
+        """Those that are finished, by outcome."""
+        rows: Counter[str] = Counter()
+        for (_, outcome), count in self.finished.items():
+            rows[outcome] += count
+        return rows
+
     def __add__(self, other: News) -> News:
-        return News(self.rows + other.rows, self.fetched_bytes + other.fetched_bytes)
+        return News(self.finished + other.finished, self.fetched_bytes + other.fetched_bytes)
 
 
 @dataclass(frozen=True)
@@ -137,8 +147,8 @@ class ShardBuilder:
 
     def _tell_news(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self._told > SECONDS_BETWEEN_NEWS:
-            self.tell(News(Counter(self._news.rows), self._news.fetched_bytes))
-            self._news.rows.clear()
+            self.tell(News(Counter(self._news.finished), self._news.fetched_bytes))
+            self._news.finished.clear()
             self._news.fetched_bytes = 0
             self._told = time.monotonic()
 
@@ -161,8 +171,8 @@ class _OpenShard:
         if task.retry and is_done(out, task.number, options.output):
             self._keep_all_but(task.retry)
         self._refuse_deadly_row()
-        for row in self._journal.rows:
-            self._count(self._journal.facts(row))
+        there = Counter(_outcome(self._journal.facts(row)) for row in self._journal.rows)
+        self._count(there - task.told)
 
     @property
     def is_complete(self) -> bool:
@@ -226,10 +236,10 @@ class _OpenShard:
     def _note(self, result: RowResult, picture: bytes = b"") -> None:
         facts = result.facts()
         self._journal.append(result.row, facts, picture)
-        self._count(facts)
+        self._count({_outcome(facts): 1})
 
-    def _count(self, facts: dict[str, Any]) -> None:
-        self._news.rows[facts["reason"] or facts["status"]] += 1
+    def _count(self, rows: Mapping[str, int]) -> None:
+        self._news.finished.update({(self._task.number, outcome): count for outcome, count in rows.items()})
 
     def _cell(self, column: str | None, row: int) -> Any:
         return None if column is None else self._task.rows[column][row].as_py()
@@ -254,6 +264,10 @@ class _OpenShard:
 
 def journal_path(out: Path, number: int, options: BuildOptions) -> Path:
     return out / INDEX_FOLDER / f"{shard_name(number, options.output)}.journal"
+
+
+def _outcome(facts: Mapping[str, Any]) -> str:
+    return facts["reason"] or facts["status"]
 
 
 def _digest(kind: str, data: bytes) -> str:

@@ -66,6 +66,8 @@ class Worker:
                 if kind == "ask":
                     self.is_asking = self.has_asked = True
                 elif kind == "news":
+                    for (number, outcome), count in value.finished.items():
+                        self.tasks[number].told[outcome] += count
                     tell(value)
                 elif kind == "done":
                     del self.tasks[value.number]
