@@ -52,7 +52,7 @@ def write_report(
         report["queries"] = _of_queries(queries, counts, decided.query_kept, options.pairs_per_query)
         curves = head_and_tail(counts, decided.query_kept, options.pairs_per_query)
         _write_queries(output, queries, counts, decided.query_kept, options.pairs_per_query)
-    commit_file(output.page, _page(output.out.resolve().name, report, curves).encode("utf-8", "replace"))
+    commit_file(output.page, _page(report, curves).encode("utf-8", "replace"))
     commit_file(output.report, json.dumps(report, indent=1).encode())
 
 
@@ -99,7 +99,7 @@ def _examples(parts: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[st
     return {reason: examples[reason] for reason in REASONS if reason in examples}
 
 
-def _page(title: str, report: Mapping[str, Any], curves: Curves | None) -> str:
+def _page(report: Mapping[str, Any], curves: Curves | None) -> str:
     left = report["pairs"]
     dropping = []
     for reason, number in report["rules"].items():
@@ -109,7 +109,7 @@ def _page(title: str, report: Mapping[str, Any], curves: Curves | None) -> str:
             step = {"reason": reason, "meaning": MEANINGS[reason], "dropped": number, "left": left}
             dropping.append({**step, "examples": examples})
     return template("curate/report.html.jinja").render(
-        title=title,
+        title="Pairs",  # not OUT's name, so that equal inputs give equal pages
         report={**report, "examples": {"kept": [], **report["examples"]}},
         dropping=dropping,
         languages=list(report["languages"].items())[:MOST_LANGUAGES],
