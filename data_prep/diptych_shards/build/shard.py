@@ -75,6 +75,8 @@ class News:
     finished: Counter[tuple[int, str]] = field(default_factory=Counter)
     """Rows by number of the shard and outcome: `success`, or the reason of the failure."""
     fetched_bytes: int = 0
+    at_files: bool = False
+    """Whether from here to the next news, or report, only files are read and written: gigabytes, on a slow disk."""
 
     @property
     def rows(self) -> Counter[str]:
@@ -129,7 +131,9 @@ class ShardBuilder:
     def _wanted(self, tasks: Iterable[ShardTask], ready: list[_OpenShard]) -> Iterator[tuple[int, str] | None]:
         ticket = 0
         for task in tasks:
+            self._tell_news(now=True, at_files=True)
             shard = _OpenShard(task, self._out, self._options, self._news)
+            self._tell_news(now=True)
             if shard.is_complete:
                 ready.append(shard)
             for url, rows in shard.missing():
@@ -140,14 +144,13 @@ class ShardBuilder:
                 yield None
 
     def _finish(self, ready: list[_OpenShard]) -> Iterator[ShardReport]:
-        if ready:
-            self._tell_news(now=True)
         while ready:
+            self._tell_news(now=True, at_files=True)
             yield ready.pop().finish()
 
-    def _tell_news(self, *, now: bool = False) -> None:
+    def _tell_news(self, *, now: bool = False, at_files: bool = False) -> None:
         if now or time.monotonic() - self._told > SECONDS_BETWEEN_NEWS:
-            self.tell(News(Counter(self._news.finished), self._news.fetched_bytes))
+            self.tell(News(Counter(self._news.finished), self._news.fetched_bytes, at_files))
             self._news.finished.clear()
             self._news.fetched_bytes = 0
             self._told = time.monotonic()

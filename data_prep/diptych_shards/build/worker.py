@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from diptych_shards.build.shard import News, ShardReport, ShardTask
 
 SILENCE_SECONDS = 300.0
-"""A worker tells news twice a second; one that says nothing for so long hangs."""
+"""A worker tells news twice a second; one that says nothing for so long hangs. Not so while it is at files: they take
+the time that the disk takes, and no kill would end the wait for one that hangs.
+"""
 
 Tell = Callable[["News"], None]
 
@@ -41,13 +43,20 @@ class Worker:
         self.has_asked = False
         """Once, at least; one that is lost before could not start."""
         self.has_ended = False
-        self.last_heard = time.monotonic()
+        self._is_at_files = False
+        self._last_heard = time.monotonic()
+
+    @property
+    def hangs(self) -> bool:
+        """It has work and says nothing; what waits to be read was said while we were held up, as by Ctrl-S."""
+        is_silent = time.monotonic() - self._last_heard > SILENCE_SECONDS
+        return bool(self.tasks) and is_silent and not self._is_at_files and not self.connection.poll()
 
     def give(self, task: ShardTask | None) -> None:
         if task is not None:
             self.tasks[task.number] = task
         self.is_asking = False
-        self.last_heard = time.monotonic()
+        self._last_heard = time.monotonic()
         self._send(task)
 
     def end(self) -> None:
@@ -62,14 +71,16 @@ class Worker:
         try:
             while self.connection.poll():
                 kind, value = self.connection.recv()
-                self.last_heard = time.monotonic()
+                self._last_heard = time.monotonic()
                 if kind == "ask":
                     self.is_asking = self.has_asked = True
                 elif kind == "news":
+                    self._is_at_files = value.at_files
                     for (number, outcome), count in value.finished.items():
                         self.tasks[number].told[outcome] += count
                     tell(value)
                 elif kind == "done":
+                    self._is_at_files = False
                     del self.tasks[value.number]
                     yield value
                 elif kind == "mistake":
@@ -101,7 +112,7 @@ def heard(workers: list[Worker]) -> list[Worker]:
     if not workers:
         return []
     for worker in workers:
-        if worker.tasks and time.monotonic() - worker.last_heard > SILENCE_SECONDS:
+        if worker.hangs:
             worker.end_process()
     ready = wait([worker.connection for worker in workers], timeout=1.0)
     return [worker for worker in workers if worker.connection in ready]
