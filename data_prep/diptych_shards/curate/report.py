@@ -108,7 +108,9 @@ def _page(report: Mapping[str, Any], curves: Curves | None) -> str:
             examples = report["examples"].get(reason, [])
             step = {"reason": reason, "meaning": MEANINGS[reason], "dropped": number, "left": left}
             dropping.append({**step, "examples": examples})
-    return template("curate/report.html.jinja").render(
+    return template(
+        "curate/report.html.jinja"
+    ).render(
         title="Pairs",  # not OUT's name, so that equal inputs give equal pages
         report={**report, "examples": {"kept": [], **report["examples"]}},
         dropping=dropping,
