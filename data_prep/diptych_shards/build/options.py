@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
+import numpy as np
 import xxhash
 
 from diptych.terminal import counted
@@ -48,9 +49,14 @@ class BuildOptions:
 
     def blocks(self, perceptual_hash: int | None) -> bool:
         """Whether a picture of this hash is too like one on the block list; flat ones have no hash."""
-        return perceptual_hash is not None and any(
-            (perceptual_hash ^ blocked).bit_count() <= self.phash_distance for blocked in self.blocked_phash
-        )
+        if perceptual_hash is None or not self.blocked_phash:
+            return False
+        distances = np.bitwise_count(self._blocked ^ np.uint64(perceptual_hash))
+        return bool(distances.min() <= self.phash_distance)
+
+    @cached_property
+    def _blocked(self) -> np.ndarray:
+        return np.array(self.blocked_phash, np.uint64)
 
     @cached_property
     def identity(self) -> str:
