@@ -13,7 +13,8 @@ from typing import IO, NamedTuple
 from deflate import DeflateError, gzip_decompress
 
 MAGIC = b"\x1f\x8b\x08"
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 18
+"""What a core's cache holds."""
 PIECE_BYTES = 4 << 20
 _STEP_BYTES = 1 << 14
 _LEAST_MEMBER_BYTES = 18
