@@ -24,6 +24,12 @@ from typing import Any, Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MAX_FAILED_STARTS = 5
+"""In a row."""
+CANNOT_START = (
+    "worker processes end before they have started: they said why, above, or memory runs out; "
+    "a script must call this under `if __name__ == '__main__':`"
+)
 SILENCE_SECONDS = 120.0
 """No honest picture of 64 megapixels takes longer; a decoder that hangs does."""
 
@@ -59,6 +65,7 @@ class Crew(Generic[Item, Result]):
         self._work = work
         self._give_up = give_up
         self._silence_seconds = silence_seconds
+        self._failed_starts = 0
         self._context = multiprocessing.get_context("spawn")
         self._workers = [_Worker(self._context, work) for _ in range(size)]
 
@@ -66,7 +73,8 @@ class Crew(Generic[Item, Result]):
         """The results of all items, in order; at most three batches per process are in memory.
 
         Raises:
-            RuntimeError: if `work` raises, with the traceback of its process; if processes cannot start.
+            RuntimeError: if `work` raises, with the traceback of its process.
+            ValueError: if processes cannot start.
         """
         source = iter(batches)
         waiting: deque[_Batch[Item, Result]] = deque()  # taken from the source, result not yet given out
@@ -109,8 +117,9 @@ class Crew(Generic[Item, Result]):
                 self._replace(worker, unassigned)
 
     def _replace(self, worker: _Worker, unassigned: deque[_Batch[Item, Result]]) -> None:
-        if not worker.is_ready:
-            raise RuntimeError("a worker process ended before it was ready")
+        self._failed_starts = 0 if worker.is_ready else self._failed_starts + 1
+        if self._failed_starts > MAX_FAILED_STARTS:
+            raise ValueError(CANNOT_START)
         worker.end()
         self._workers[self._workers.index(worker)] = _Worker(self._context, self._work)
         batch = worker.batch

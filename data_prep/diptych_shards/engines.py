@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from diptych_shards.crew import Crew
+from diptych_shards.crew import CANNOT_START, MAX_FAILED_STARTS, Crew
 
 if TYPE_CHECKING:
     from diptych_shards.build.options import BuildOptions
@@ -122,8 +122,8 @@ class LocalEngine:
                 for worker in heard(workers):
                     is_lost = yield from worker.listen(tell)
                     failed_starts = 0 if worker.has_asked else failed_starts + is_lost
-                    if failed_starts > MAX_LOSSES:
-                        raise EngineError(_CANNOT_START)
+                    if failed_starts > MAX_FAILED_STARTS:
+                        raise EngineError(CANNOT_START)
                     if is_lost:
                         again.extend(_after_loss(out, options, task) for task in worker.tasks.values())
                         workers[workers.index(worker)] = Worker(self._context, out, options)
@@ -299,10 +299,6 @@ def _lost_again(numbered: tuple[int, Any, int]) -> tuple[int, Any, int]:
 
 
 _LOST = "processes were lost, again and again, at"
-_CANNOT_START = (
-    "worker processes end before they have started: they said why, above, or memory runs out; "
-    "a script must call this under `if __name__ == '__main__':`"
-)
 _WAY_OUT = "see whether memory runs out, then start the same command again"
 
 

@@ -50,6 +50,16 @@ def large(number):
     return b"%d" % number * 1_000_000
 
 
+class EndsTheProcess:
+    """As soon as it is unpickled there."""
+
+    def __reduce__(self):
+        return os._exit, (11,)
+
+    def __call__(self, number):
+        return number
+
+
 def numbers(total=10, size=4):
     return [list(range(start, min(start + size, total))) for start in range(0, total, size)]
 
@@ -192,3 +202,11 @@ def test_the_first_process_of_a_container_has_a_crew_too(tmp_path):
     command = [*IN_CONTAINER, sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.stdout == "4 9\n", done.stderr
+
+
+def test_processes_that_cannot_start_end_the_work():
+    with (
+        pytest.raises(ValueError, match="end before they have started"),
+        Crew(EndsTheProcess(), 2, give_up=give_up) as crew,
+    ):
+        list(crew.map(numbers()))
