@@ -129,7 +129,7 @@ def test_processes_that_write_shards_end_with_a_command_that_is_killed(made, tmp
     """They would write to the same files as those of the next start."""
     shards = tmp_path / "shards"
     shutil.copytree(made / "shards", shards)
-    assert main(["filter", str(shards), "--where", "key <> ''", "--processes", "1"]) == 0
+    assert main(["dedup", str(shards), "--processes", "1"]) == 0
     for table in shards.glob("*.parquet"):
         table.unlink()
         os.mkfifo(table)  # who reads it waits
@@ -142,6 +142,7 @@ def test_processes_that_write_shards_end_with_a_command_that_is_killed(made, tmp
         time.sleep(0.01)
     process.kill()
     process.wait()
+    assert len(workers) == 2
     assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
