@@ -21,7 +21,7 @@ from diptych_shards.curate.counting import DiskCounter, merge_counts, read_count
 from diptych_shards.curate.merging import merge_to_few
 from diptych_shards.curate.options import CurateError
 from diptych_shards.curate.passes import each
-from diptych_shards.curate.state import locked, placed
+from diptych_shards.curate.state import committed_in_its_folder, locked
 from diptych_shards.engines import Engine
 from diptych_shards.refusals import shown
 
@@ -127,7 +127,7 @@ def _count_file(folder: Path, column: str | None, numbered: tuple[int, Path]) ->
                 words.add(segment)
                 pairs.add(map(" ".join, zip(segment, segment[1:], strict=False)))
         for kind, counter in (("words", words), ("pairs", pairs)):
-            with placed(folder / f"{number:06}.{kind}") as unfinished:
+            with committed_in_its_folder(folder / f"{number:06}.{kind}") as unfinished:
                 write_counts(unfinished, counter.items())
     commit_file(total, str(num_words).encode())
     return num_words

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from diptych_shards.curate.state import placed
+from diptych_shards.curate.state import committed_in_its_folder
 from diptych_shards.engines import Engine
 
 MOST_FILES = 128
@@ -47,6 +47,6 @@ class _Merge:
 
 def _merge(merge: MergeFiles, one: _Merge) -> Path:
     if not one.into.exists():
-        with placed(one.into) as unfinished:
+        with committed_in_its_folder(one.into) as unfinished:
             merge(one.paths, unfinished)
     return one.into

@@ -18,7 +18,7 @@ from diptych.files import commit_file
 from diptych_shards.curate.examine import Examined, Setup
 from diptych_shards.curate.pairs import Unit, read_rows, texts_of
 from diptych_shards.curate.reasons import REASONS
-from diptych_shards.curate.state import Output, placed
+from diptych_shards.curate.state import Output, committed_in_its_folder
 
 LANGUAGE, SCORE, REASON = "caption_language", "caption_language_score", "reason"
 ROWS_PER_GROUP = 65_536
@@ -152,7 +152,7 @@ class _Writer:
 
 @contextmanager
 def _writer(path: Path, schema: pyarrow.Schema) -> Iterator[_Writer]:
-    with placed(path) as partial:
+    with committed_in_its_folder(path) as partial:
         writer = _Writer(partial, schema)
         yield writer
         writer.close()

@@ -16,7 +16,7 @@ from diptych_shards.curate.curves import Curves, head_and_tail
 from diptych_shards.curate.decide import Decided
 from diptych_shards.curate.options import CurateOptions
 from diptych_shards.curate.reasons import MEANINGS, REASONS
-from diptych_shards.curate.state import Output, placed
+from diptych_shards.curate.state import Output, committed_in_its_folder
 from diptych_shards.report.template import template
 
 MOST_QUERIES = 200
@@ -85,7 +85,7 @@ def _write_queries(
         "probability": query_probabilities(counts, pairs_per_query),
         "kept": kept,
     }
-    with placed(output.queries) as path:
+    with committed_in_its_folder(output.queries) as path:
         parquet.write_table(pyarrow.table(table), path, compression="zstd")
 
 

@@ -118,7 +118,7 @@ def locked(folder: Path, out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def placed(path: Path) -> Iterator[Path]:
+def committed_in_its_folder(path: Path) -> Iterator[Path]:
     """`committed`, in a folder that need not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with committed(path) as partial:

@@ -32,7 +32,7 @@ from diptych_shards.pictures.jpeg_segments import (
     read_metadata,
     without_last_bit,
 )
-from diptych_shards.pictures.plain import PlainFormat, PlainHeader
+from diptych_shards.pictures.plain import Plain
 from diptych_shards.pictures.resize import Size
 
 MAX_SCANS = 100
@@ -58,9 +58,6 @@ FAST = Saving(margin=1, no_last_bit_from=2)
 
 _FACTORS = (8, 4, 2)
 """Reductions whose transforms are quick and exact; those between are slower than the next, and lose 6 dB more."""
-
-
-_PLAIN_FORMATS: tuple[PlainFormat, ...] = (webp_file, png_file)
 
 
 class JpegFile:
@@ -113,22 +110,20 @@ class JpegFile:
 class PlainFile:
     """A plain WebP or PNG, its header read and its pixels not decoded yet; the twin of `PictureFile`."""
 
-    def __init__(self, data: bytes, format: PlainFormat, header: PlainHeader, max_pixels: int):
-        self.format = format.NAME
+    def __init__(self, data: bytes, plain: Plain, max_pixels: int):
         self._data = data
-        self._decode = format.decode
-        self._header = header
+        self._plain = plain
         self._max_pixels = max_pixels
-        self.width, self.height = header.width, header.height
+        self.format, self.width, self.height = plain.format, plain.width, plain.height
 
     def decode(self) -> tuple[np.ndarray | Image.Image, PictureFacts]:
         """Raises:
         PictureError: if it is not whole or does not decode.
         """
-        pixels = self._decode(self._data, self._header)
+        pixels = self._plain.decode()
         if pixels is None:  # Pillow knows the reason, or does not mind
             return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
-        return pixels, _facts(self._header.exif, self._header.profile)
+        return pixels, _facts(self._plain.exif, self._plain.profile)
 
 
 def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | PictureFile:
@@ -156,12 +151,10 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | Picture
             if width * height > max_pixels:
                 raise too_many_pixels(width, height, max_pixels)
             return JpegFile(data, metadata, (width, height), max_pixels)
-    for format in _PLAIN_FORMATS:
-        header = format.read_header(data)
-        if header is not None:
-            if header.width * header.height > max_pixels:
-                raise too_many_pixels(header.width, header.height, max_pixels)
-            return PlainFile(data, format, header, max_pixels)
+    if (plain := webp_file.open_plain(data) or png_file.open_plain(data)) is not None:
+        if plain.width * plain.height > max_pixels:
+            raise too_many_pixels(plain.width, plain.height, max_pixels)
+        return PlainFile(data, plain, max_pixels)
     return PictureFile(data, max_pixels=max_pixels, formats=CRAWLED_FORMATS)
 
 

@@ -15,7 +15,7 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _LOW_COEFFICIENTS = 6
 """The mean and the five lowest frequencies: most of what is left of a block that becomes two pixels wide."""
 _SMALL_STEP = 12
-"""Of these five, from quality 58 on. Without their last bit coarser ones cost up to 3 dB."""
+"""Of these five, from libjpeg's quality 56 on. Without their last bit coarser ones cost up to 3 dB."""
 _UNKNOWN_STEPS = b"\xff" * 64
 _PIXELS = 0
 _MAX_SEGMENT_BYTES = 65533

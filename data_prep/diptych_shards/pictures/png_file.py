@@ -9,13 +9,12 @@ remarks that is too short.
 from __future__ import annotations
 
 import zlib
+from functools import partial
 
 import numpy as np
 from kornia_rs.io import decode_image_png_u8
 
-from diptych_shards.pictures.plain import PlainHeader
-
-NAME = "PNG"
+from diptych_shards.pictures.plain import Plain
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IN_COLOUR = b"\x08\x02\0\0\0"
@@ -24,39 +23,38 @@ _SAYS_NOTHING = frozenset((b"sRGB", b"gAMA", b"cHRM", b"sBIT", b"bKGD", b"pHYs",
 _MOST_CHUNKS = 100_000
 
 
-def read_header(data: bytes) -> PlainHeader | None:
-    """None unless the file is plain, whole and in order."""
+def open_plain(data: bytes) -> Plain | None:
+    """None unless the file is plain."""
     if not data.startswith(_SIGNATURE + b"\0\0\0\x0dIHDR") or data[24:29] != _IN_COLOUR:
         return None
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    pixels = _span_of_pixels(data)
-    return PlainHeader(width, height, pixels) if pixels and width and height else None
+    if not (width and height and _has_plain_chunks(data)):
+        return None
+    return Plain("PNG", width, height, partial(_decode, data, width, height))
 
 
-def decode(data: bytes, header: PlainHeader) -> np.ndarray | None:
-    """u8[height, width, 3], RGB; None if the decoder refuses it, as it does at a wrong checksum."""
+def _decode(data: bytes, width: int, height: int) -> np.ndarray | None:
+    """None also at a wrong checksum."""
     try:
-        pixels: np.ndarray = decode_image_png_u8(data, (header.height, header.width), "rgb")
+        pixels: np.ndarray = decode_image_png_u8(data, (height, width), "rgb")
     except Exception:  # the only type of error that it knows
         return None
     return pixels
 
 
-def _span_of_pixels(data: bytes) -> tuple[int, int] | None:
-    """Where the chunks of pixels stand, between harmless ones and the end; None if there are others."""
-    position, start = len(_SIGNATURE), None
+def _has_plain_chunks(data: bytes) -> bool:
+    """Whether harmless ones are followed by those of the pixels, and these by the end."""
+    position, before = len(_SIGNATURE), b""
     for _ in range(_MOST_CHUNKS):
         length, name = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         end = position + 12 + length
-        if name == b"IDAT":
-            start = start or position
-        elif start is not None:
-            is_end = data[position:end] == b"\0\0\0\0IEND\xaeB`\x82"
-            return (start, position - start) if is_end else None
-        elif position != len(_SIGNATURE) and name not in _SAYS_NOTHING or not _has_its_checksum(data, position, end):
-            return None
-        position = end
-    return None
+        if before == b"IDAT" != name:
+            return data[position:end] == b"\0\0\0\0IEND\xaeB`\x82"
+        is_harmless = name == b"IDAT" or name in _SAYS_NOTHING or position == len(_SIGNATURE)
+        if not is_harmless or name != b"IDAT" and not _has_its_checksum(data, position, end):
+            return False
+        position, before = end, name
+    return False
 
 
 def _has_its_checksum(data: bytes, position: int, end: int) -> bool:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from diptych_shards.pictures.four_bytes import three_of
-from diptych_shards.pictures.plain import PlainHeader
-
-NAME = "WEBP"
+from diptych_shards.pictures.plain import Plain
 
 _FLAGS = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
 _MOST_CHUNKS = 100
 
 
-def read_header(data: bytes) -> PlainHeader | None:
+def open_plain(data: bytes) -> Plain | None:
     """None unless the file is plain, whole and in order, and libwebp can be asked."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or _decode_into() is None:
         return None
@@ -40,18 +38,19 @@ def read_header(data: bytes) -> PlainHeader | None:
     if size is None or not _is_plain(data, chunks, size):
         return None
     exif, profile = _content(data, chunks, b"EXIF").removeprefix(b"Exif\0\0"), _content(data, chunks, b"ICCP")
-    return PlainHeader(*size, chunks.get(b"VP8 ") or chunks[b"VP8L"], exif or None, profile)
+    frame = chunks.get(b"VP8 ") or chunks[b"VP8L"]
+    return Plain("WEBP", *size, partial(_decode, data, size, frame), exif or None, profile)
 
 
-def decode(data: bytes, header: PlainHeader) -> np.ndarray | None:
-    """u8[height, width, 3], RGB, a view on an array of four bytes a pixel; None if libwebp refuses it."""
+def _decode(data: bytes, size: tuple[int, int], frame: tuple[int, int]) -> np.ndarray | None:
+    """The pixels, as a view on an array of four bytes each. frame: where it begins in the file, and its length."""
     decode_into = _decode_into()
     assert decode_into is not None
-    start, length = header.pixels
+    (width, height), (start, length) = size, frame
     # The frame alone: given the file, libwebp would read on behind the frame's end.
-    frame = np.frombuffer(data, np.uint8, length, start)
-    four_bytes = np.empty((header.height, header.width, 4), np.uint8)
-    if not decode_into(frame.ctypes.data, length, four_bytes.ctypes.data, four_bytes.nbytes, 4 * header.width):
+    encoded = np.frombuffer(data, np.uint8, length, start)
+    four_bytes = np.empty((height, width, 4), np.uint8)
+    if not decode_into(encoded.ctypes.data, length, four_bytes.ctypes.data, four_bytes.nbytes, 4 * width):
         return None
     return three_of(four_bytes)
 
