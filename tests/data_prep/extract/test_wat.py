@@ -50,9 +50,12 @@ def test_the_head_tells_of_base_og_language_and_licence(order):
     assert page.licence_url == "https://creativecommons.org/licenses/by/4.0/"
 
 
-def test_a_licence_that_a_link_in_the_text_names_is_found():
-    links = [*LINKS, {"path": "A@/href", "url": "http://creativecommons.org/licenses/by-sa/3.0/"}]
-    assert found_in(made({"Links": links})).page.licence_url == "http://creativecommons.org/licenses/by-sa/3.0/"
+@pytest.mark.parametrize("told", [{"url": "http://creativecommons.org/licenses/by-sa/3.0/"},
+                                  {"url": f"{A}/our-terms", "rel": "license"}])  # fmt: skip
+@pytest.mark.parametrize("others", [LINKS, LINKS[1:2]], ids=["parsed whole", "parsed in parts"])
+def test_a_licence_that_a_link_in_the_text_names_is_found(told, others):
+    links = [*others, {"path": "A@/href", **told}]
+    assert found_in(made({"Links": links})).page.licence_url == told["url"]
 
 
 @pytest.mark.parametrize(
