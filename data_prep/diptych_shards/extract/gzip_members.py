@@ -17,7 +17,6 @@ READ_BYTES = 1 << 18
 """What a core's cache holds."""
 PIECE_BYTES = 4 << 20
 _STEP_BYTES = 1 << 14
-_HEADER_BYTES = 10
 _LEAST_MEMBER_BYTES = 18
 _KEPT_BYTES = 4 << 20
 """How far back after damage the next member is sought: a member that is cut short runs into the one after it."""
@@ -117,27 +116,23 @@ class _Window:
     def small_members(self) -> Iterator[Piece]:
         """Those from here on that are small, each of which ends, as its trailer says, where the next one begins.
 
-        Most programs write the same header each time; where it is found, that takes less time than looking for the
-        magic number, which chance puts into every 16 MB.
+        Only the magic number is looked for, though more bytes are found sooner: libdeflate does not mind what follows
+        a member, and one with another header would be passed over if it is as long as the one before it.
         """
-        data = self._data
-        header = data[self._start : self._start + _HEADER_BYTES]
-        if not header.startswith(MAGIC):
-            return
-        for beginning in (header, MAGIC):
-            while (end := data.find(beginning, self._start + _LEAST_MEMBER_BYTES)) >= 0:
-                start = self._start
-                size = int.from_bytes(data[end - 4 : end], "little")
-                if size > PIECE_BYTES:
-                    break
-                try:
-                    content = gzip_decompress(data[start:end], size)
-                except DeflateError:
-                    break
-                if len(content) != size:  # then what stands before the next member is no trailer
-                    break
-                self._start = end
-                yield Piece(self._data_offset + start, content, True, False)
+        data, start = self._data, self._start
+        while (end := data.find(MAGIC, start + _LEAST_MEMBER_BYTES)) >= 0:
+            size = int.from_bytes(data[end - 4 : end], "little")
+            if size > PIECE_BYTES:
+                return
+            try:
+                content = gzip_decompress(data[start:end], size)
+            except DeflateError:
+                return
+            if len(content) != size:  # then what stands before the next member is no trailer
+                return
+            self._start = end
+            yield Piece(self._data_offset + start, content, True, False)
+            start = end
 
     def drop(self, length: int) -> None:
         self._start += length

@@ -254,3 +254,10 @@ def test_any_bytes_are_read_as_a_crawl(content):
             content, headers="Content-Type: text/html\r\nContent-Encoding: gzip, br\r\nTransfer-Encoding: chunked"
         )
     )
+
+
+def test_a_member_as_long_as_the_one_before_it_whose_header_is_another_is_not_passed_over():
+    times = (0, 1, 0, 0, 1, 1, 0)
+    content = b"".join(gzip.compress(RECORDS[number % 6], mtime=time) for number, time in enumerate(times))
+    assert len({len(record) for record in RECORDS}) == 1
+    assert captions(content) == [*CAPTIONS, CAPTIONS[0]]
