@@ -159,7 +159,7 @@ def _found_in(block: bytes) -> tuple[dict[bytes, int], list[bytes], bool]:
     for number, start, end in _SEARCH.find_matches_as_indexes(block):
         needle = _NEEDLES[number]
         if needle is _PICTURE:
-            if last_key is not _LINKS or not block.endswith(_BEFORE_PICTURE, 0, start):
+            if last_key is not _LINKS or block[start - len(_BEFORE_PICTURE) : start] != _BEFORE_PICTURE:
                 raise ValueError("no path of a link, or one that does not come first")
             pictures.append(block[end : block.find(b"}", end) + 1])
         elif needle is _LICENCE or needle is _COMMONS:
