@@ -178,11 +178,9 @@ def _metas(block: bytes, head: int, start: int) -> list[dict[str, Any]]:
     metas = block[start + 1 : block.find(_END_OF_LIST, start)]
     if metas[-1:] != b'"' or metas[-2:-1] in _WITHIN_TEXT:
         raise ValueError("an end of the list within a text")
-    has_og = b"og:image" in metas  # the other tags speak of it
-    if not has_og and b"ang" not in metas:
+    if b"og:image" not in metas and b"ang" not in metas:  # nothing of a picture, nor of the language
         return []
-    kept = [b"{%b}" % meta for meta in metas.split(b"},{") if b"ang" in meta or has_og and b"og:" in meta]
-    found: list[dict[str, Any]] = orjson.loads(b"[%b]" % b",".join(kept))
+    found: list[dict[str, Any]] = orjson.loads(b"[{%b}]" % metas)
     return found
 
 
