@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from diptych_shards.cli import main
 from diptych_shards.curate.curves import head_and_tail
 from tests.data_prep.curate.pairs import curate, report, write_lines, write_pairs
 
@@ -40,6 +41,15 @@ def test_captions_are_inert_and_the_page_needs_nothing_from_elsewhere(tmp_path):
     assert "\u202e" not in text and "&lt;script&gt;alert(1)" in text
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     assert "polyline" in page.tags
+
+
+def test_the_command_for_reports_of_shards_names_this_page(tmp_path, capsys):
+    table = write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a dog in the snow")])
+    assert curate(table, tmp_path / "out") == 0
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("out/_index/report.html") and "holds no shards" in line
 
 
 def test_the_report_counts_every_pair_once(tmp_path):
