@@ -96,8 +96,9 @@ def open_source(out: Path) -> Source:
                 raise damaged(path, error) from error
     tars = sorted(out.glob("*.tar"))
     if not tars:
-        if (page := out / INDEX_FOLDER / "report.html").exists():  # as curate makes it
-            raise ShardError(f"{shown(out)} holds no shards; the report of its pairs is {shown(page)}")
+        if (out / INDEX_FOLDER / "curate.json").exists():
+            page = shown(out / INDEX_FOLDER / "report.html")
+            raise ShardError(f"{shown(out)} holds pairs, not shards; curate itself writes their report: {page}")
         raise ShardError(f"{shown(out)} holds neither shards nor output of build or pack: no {INDEX_FOLDER}/build.json")
     if without := [tar for tar in tars if not index_path(tar).exists()]:
         raise ShardError(f"{shown(without[0])} has no index; diptych-shards index {shown(out)} makes it")

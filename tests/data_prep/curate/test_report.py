@@ -49,7 +49,7 @@ def test_the_command_for_reports_of_shards_names_this_page(tmp_path, capsys):
     capsys.readouterr()
     assert main(["report", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("out/_index/report.html") and "holds no shards" in line
+    assert line.endswith("out/_index/report.html") and "holds pairs, not shards" in line
 
 
 def test_the_report_counts_every_pair_once(tmp_path):

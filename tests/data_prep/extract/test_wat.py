@@ -50,8 +50,9 @@ def test_the_head_tells_of_base_og_language_and_licence(order):
     assert page.licence_url == "https://creativecommons.org/licenses/by/4.0/"
 
 
-@pytest.mark.parametrize("told", [{"url": "http://creativecommons.org/licenses/by-sa/3.0/"},
-                                  {"url": f"{A}/our-terms", "rel": "license"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "told", [{"url": "http://creativecommons.org/licenses/by-sa/3.0/"}, {"url": f"{A}/our-terms", "rel": "license"}]
+)
 @pytest.mark.parametrize("others", [LINKS, LINKS[1:2]], ids=["parsed whole", "parsed in parts"])
 def test_a_licence_that_a_link_in_the_text_names_is_found(told, others):
     links = [*others, {"path": "A@/href", **told}]
