@@ -90,8 +90,8 @@ def test_under_torchrun_the_first_rank_says_all_mistakes_before_any_rank_ends(tm
 
 def test_a_mistake_of_another_rank_alone_is_told_when_nobody_ends_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as caught:
         main(["train", str(tmp_path / "no.yaml")])
     (line,) = capsys.readouterr().err.splitlines()

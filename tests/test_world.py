@@ -1,7 +1,23 @@
 import pytest
 
-from diptych.world import World, first_decides
+from diptych.world import MEETING, World, choose_device, first_decides, process_group, read_world
+from tests.end_to_end.commands import free_port
 from tests.ranks import run_ranks
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets the launcher's variables, and no others of them."""
+
+    def launched(**variables):
+        for name in (*MEETING, "LOCAL_RANK"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return launched
 
 
 def test_ranks_share_the_global_batch_in_contiguous_slices():
@@ -31,3 +47,54 @@ def test_the_first_rank_decides_and_a_mistake_there_stops_all():
         ("said by 0", "ValueError", "no such thing"),
         ("said by 0", "SystemExit", "2"),
     ]
+
+
+def test_the_launchers_environment_is_the_world(launched):
+    launched(**WHOLE)
+    assert (read_world().rank, read_world().size) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "left", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}, {"MASTER_ADDR": "head"}, {"WORLD_SIZE": ""}]
+)
+def test_a_process_is_alone_where_the_environment_names_no_other(launched, left):
+    launched(**left)
+    assert (read_world().rank, read_world().size) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        ({"WORLD_SIZE": "2"}, "has WORLD_SIZE=2 without RANK, MASTER_ADDR, MASTER_PORT; start .* `unset WORLD_SIZE`"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "has RANK=0 and WORLD_SIZE=2 without MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "1"}, "has RANK=1 without WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        ({**WHOLE, "MASTER_PORT": ""}, "without MASTER_PORT"),
+        ({**WHOLE, "RANK": "2"}, "RANK=2; it must be below WORLD_SIZE=2"),
+        ({**WHOLE, "WORLD_SIZE": "two"}, "WORLD_SIZE='two'; expected a whole number"),
+        ({**WHOLE, "WORLD_SIZE": "0"}, "WORLD_SIZE='0'; expected a whole number"),
+        ({**WHOLE, "RANK": "-1"}, "RANK='-1'; expected a whole number"),
+    ],
+)
+def test_an_environment_that_names_others_who_cannot_be_met_is_refused(launched, left, told):
+    launched(**left)
+    with pytest.raises(ValueError, match=told):
+        read_world()
+
+
+def test_a_rank_that_nobody_joins_says_where_it_waited(launched):
+    launched(**{**WHOLE, "RANK": "0", "MASTER_PORT": str(free_port())})
+    with (
+        pytest.raises(ValueError, match=r"rank 0 of 2 does not meet the others at 127\.0\.0\.1:\d+ .*torchrun"),
+        process_group(read_world(), timeout_seconds=1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["gpu", "foo", "0", "cuda:77", "meta", "cpu:x", ""])
+def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
+    with pytest.raises(ValueError, match=f"device '{name}' cannot be used .*; this machine has cpu"):
+        choose_device(name)
+
+
+def test_without_a_name_there_is_always_a_device():
+    assert choose_device().type in ("cpu", "cuda") and choose_device("cpu").type == "cpu"

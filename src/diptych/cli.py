@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 import textwrap
@@ -66,20 +67,20 @@ def _let_the_first_speak() -> None:
 
     A launcher ends all ranks as soon as one of them has; the first may still be about to say what is wrong.
     """
-    from diptych.world import read_world
-
-    if not read_world().is_first:
+    if _rank() != "0":
         time.sleep(PATIENCE_SECONDS)
 
 
 def _tell(verb: str, error: Exception) -> None:
-    from diptych.world import read_world
-
-    world = read_world()
     # Another rank that nobody has ended is alone with its mistake, such as a disk that its machine lacks.
-    who = "" if world.is_first else f"rank {world.rank}: "
+    who = "" if _rank() == "0" else f"rank {_rank()}: "
     for line in str(error).splitlines():
         print(f"diptych {verb}: {who}{printable(line)}", file=sys.stderr)
+
+
+def _rank() -> str:
+    """As the launcher set it, right or wrong: `diptych.world` checks it, and takes seconds to import."""
+    return os.environ.get("RANK") or "0"
 
 
 def _help(verb: str) -> str:

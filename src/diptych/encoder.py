@@ -24,6 +24,7 @@ from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.files import flush, sha256_of
 from diptych.model import interop
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes, load_weights
+from diptych.world import choose_device
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,9 +97,9 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     """The encoder of a model folder or of a run's newest checkpoint; on the GPU where there is one.
 
     Raises:
-        ValueError: no model there, or a damaged one.
+        ValueError: no model there, or a damaged one; no such device.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = choose_device(device)
     state, config, tokenizer = read_model_folder(model_folder(path))
     model = DualEncoder(config, tokenizer.vocab_size, 0.0)
     load_weights(model, state)

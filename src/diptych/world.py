@@ -12,7 +12,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from diptych.terminal import counted
+
 Answer = TypeVar("Answer")
+
+MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What every launcher sets."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,64 @@ class World:
 
 
 def read_world() -> World:
-    """From what torchrun or deepspeed put into the environment; alone where there is no launcher."""
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
-    else:
-        device = torch.device("cpu")
-    return World(rank=rank, local_rank=local_rank, size=size, device=device)
+    """From what torchrun or deepspeed put into the environment; alone where there is no launcher.
+
+    Raises:
+        ValueError: only some of it is there, as when WORLD_SIZE is left over from another program: such a process would
+            train on its share of each batch, and nobody on the rest.
+    """
+    size, rank, local_rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0), _whole_number("LOCAL_RANK", 0)
+    missing = [name for name in MEETING if not os.environ.get(name)]
+    if (size > 1 or rank > 0) and missing:
+        left = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
+        raise ValueError(
+            f"the environment has {' and '.join(f'{name}={os.environ[name]}' for name in left)} without "
+            f"{', '.join(missing)}; start the ranks with torchrun or deepspeed, or `unset {' '.join(left)}` to train "
+            f"with one process"
+        )
+    if rank >= size:
+        raise ValueError(f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
+    if not torch.cuda.is_available():
+        return World(rank=rank, local_rank=local_rank, size=size)
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"the environment has LOCAL_RANK={local_rank}, and this machine has "
+            f"{counted(torch.cuda.device_count(), 'GPU')}; start no more ranks on it than it has GPUs"
+        )
+    return World(rank=rank, local_rank=local_rank, size=size, device=torch.device("cuda", local_rank))
+
+
+def _whole_number(name: str, default: int) -> int:
+    value = os.environ.get(name) or str(default)
+    if not (value.isascii() and value.isdigit() and int(value) >= (name == "WORLD_SIZE")):
+        raise ValueError(f"the environment has {name}={value!r}; expected a whole number, as launchers set it")
+    return int(value)
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name, once it has proved that it can hold numbers; None: the GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device, or it cannot be used.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"device {str(name)!r} cannot be used ({reason}); this machine has {', '.join(_devices())}"
+        ) from error
+    return device
+
+
+def _devices() -> Iterator[str]:
+    yield "cpu"
+    yield from (f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    if torch.backends.mps.is_available():
+        yield "mps"
 
 
 @contextmanager
@@ -60,14 +115,24 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
     """The default process group for the time of the block: NCCL on CUDA, gloo on the CPU.
 
     One process needs no launcher: its group meets in memory, on no port.
+
+    Raises:
+        ValueError: the ranks do not meet in time.
     """
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    launched = {"RANK", "MASTER_ADDR"} <= os.environ.keys()
-    alone: dict[str, Any] = {} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    dist.init_process_group(
-        "nccl" if world.device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds), **alone
-    )
+    alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world.size == 1 else {}
+    try:
+        dist.init_process_group(
+            "nccl" if world.device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds), **alone
+        )
+    except dist.DistError as error:
+        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise ValueError(
+            f"rank {world.rank} of {world.size} does not meet the others at {place} (MASTER_ADDR:MASTER_PORT) within "
+            f"machine.process_group_timeout_seconds={timeout_seconds}: {str(error).partition(chr(10))[0]}; start "
+            f"all ranks together with torchrun or deepspeed"
+        ) from error
     try:
         yield
     finally:
