@@ -20,7 +20,7 @@ LAYERS = [
     ("training",),
     ("evaluation", "report", "charts", "encoder", "demo"),
     ("data", "model", "loss"),
-    ("config", "world", "run_dir", "terminal", "files"),
+    ("config", "world", "run_dir", "command_line", "terminal", "files", "errors"),
 ]
 HOMES = {
     "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},
@@ -110,7 +110,7 @@ def test_a_library_has_one_home(library):
 
 
 def test_shard_building_uses_only_the_torch_free_part_of_data():
-    flat = {"diptych.charts", "diptych.files", "diptych.terminal"}
+    flat = {"diptych.charts", "diptych.command_line", "diptych.errors", "diptych.files", "diptych.terminal"}
     allowed = {"diptych", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
     used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}
     in_flat = {i for i in used if ".".join(i.split(".")[:2]) in flat}

@@ -56,6 +56,33 @@ def test_a_mistyped_option_is_one_line_with_the_way_out(words, told, capsys):
     assert caught.value.code == 2 and capsys.readouterr().err == f"diptych {words[0]}: {told}\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["vocab", "captions.txt", "--output", "REMOTE"],
+        ["export", "run", "REMOTE"],
+        ["export", "REMOTE", "out"],
+        ["embed", "run", "--pictures", "x", "--output", "REMOTE/x.npz"],
+        ["embed", "REMOTE", "--pictures", "x", "--output", "x.npz"],
+        ["evaluate", "run", "--zero-shot", "x", "--json", "REMOTE/x.json"],
+        ["evaluate", "REMOTE", "--zero-shot", "x"],
+        ["classify", "REMOTE", "x", "--labels", "a,b"],
+        ["classify", "run", "REMOTE", "--labels", "a,b"],
+        ["demo", "REMOTE"],
+    ],
+    ids=" ".join,
+)
+def test_an_address_where_a_path_has_to_be_is_refused_before_anything_is_read_or_made(
+    tmp_path, monkeypatch, capsys, words
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main([word.replace("REMOTE", "s3://bucket") for word in words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and "s3://bucket" in line and "aws s3 sync" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as caught:

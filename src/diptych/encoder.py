@@ -21,7 +21,7 @@ from diptych.config.schema import ModelConfig
 from diptych.data.augment import centre_crop
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
-from diptych.files import flush, sha256_of
+from diptych.files import flush, local_path, sha256_of
 from diptych.model import interop
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes, load_weights
 from diptych.world import choose_device
@@ -126,7 +126,7 @@ def model_folder(path: str | Path) -> Path:
     Raises:
         ValueError: neither of the two.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is no folder; expected a model folder or a run directory")
     if any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE)):

@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
+
+from diptych.errors import UserError
+
+_COPIED_WITH = {
+    "s3": "`aws s3 sync`",
+    "gs": "`gcloud storage rsync -r`",
+    "hf": "`hf upload` or `hf download`",
+    "az": "`azcopy sync`",
+}
+"""The tools of some stores, by the scheme of their addresses."""
+
+
+def local_path(text: str | os.PathLike[str]) -> Path:
+    """The path that a user meant: `~` and `~user` are expanded, `file:///x` is `/x`.
+
+    Raises:
+        UserError: it is empty, an address of another machine, or names a user who is not known here.
+    """
+    text = os.fspath(text)
+    if not text or "\0" in text:
+        raise UserError(f"{text!r} is no path; name a file or a folder")
+    if on_this_machine := re.match(r"file:(?://(?:localhost)?(?=/)|(?=/[^/]))", text, re.IGNORECASE):
+        return Path(unquote(text[on_this_machine.end() :]))
+    # One slash is what is left of an address that has been a Path.
+    if "://" in text or re.match(r"[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE):
+        scheme = text.partition(":/")[0].rpartition("::")[2].lower()
+        raise UserError(
+            f"{text} is not on this machine; name a local or mounted folder or file, and copy between the two "
+            f"with {_COPIED_WITH.get(scheme, 'the tool of that store')}"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        user = text.partition("/")[0]
+        raise UserError(f"{text}: {user} is no user of this machine; write ./{text} if it is a name") from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -58,7 +95,7 @@ def read_file(path: str | os.PathLike[str], way_out: str) -> bytes:
         ValueError: it cannot be read; the message says which, why, and the way out.
     """
     try:
-        with open(path, "rb") as file:
+        with open(local_path(path), "rb") as file:
             return file.read()
     except OSError as error:
         raise cannot(error, path, "read", way_out) from error

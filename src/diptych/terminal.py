@@ -122,7 +122,7 @@ class OneLineParser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(option, known, n=1)
             raise ValueError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
-        raise ValueError(f"{message}; {way_out}")
+        raise ValueError(message if "; " in message else f"{message}; {way_out}")
 
 
 def _flush_unless_full() -> None:

@@ -220,3 +220,52 @@ def test_the_command_loads_neither_torch_nor_webdataset(arguments):
     )
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+REMOTE_OUTPUTS = [
+    ["build", "urls.csv", "REMOTE"],
+    ["pack", "in", "REMOTE"],
+    ["extract", "page.warc", "REMOTE"],
+    ["curate", "pairs.parquet", "REMOTE"],
+    ["queries", "corpus.txt", "REMOTE"],
+    ["select", "shards", "REMOTE"],
+    ["preview", "shards", "--to", "REMOTE"],
+    ["report", "shards", "--to", "REMOTE"],
+    ["report", "REMOTE"],
+    ["dedup", "REMOTE"],
+    ["filter", "REMOTE", "--where", "width > 1"],
+    ["index", "REMOTE"],
+    ["verify", "REMOTE"],
+]
+REMOTE_INPUTS = [
+    ["pack", "REMOTE", "out"],
+    ["curate", "REMOTE", "out"],
+    ["queries", "REMOTE", "out"],
+    ["select", "REMOTE", "out"],
+    ["dedup", "packed", "--against", "REMOTE"],
+    ["dedup", "packed", "--embeddings", "REMOTE"],
+]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/out", "memory://out", "hf://datasets/me/out", "gs://b/o"])
+@pytest.mark.parametrize("words", REMOTE_OUTPUTS + REMOTE_INPUTS, ids=" ".join)
+def test_an_address_where_a_path_has_to_be_is_refused_before_anything_is_read_or_made(
+    packed, tmp_path, monkeypatch, capsys, words, address
+):
+    monkeypatch.chdir(tmp_path)
+    words = [{"REMOTE": address, "packed": str(packed)}.get(word, word) for word in words]
+    before = sorted(packed.rglob("*"))
+    assert main(words) == 2
+    line = said(capsys)
+    assert address in line and ("mounted folder" in line or "copy them here" in line) and "exist" not in line
+    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in packed.rglob("*")} - {path.name for path in before} <= {"select", "lock"}
+
+
+def test_a_home_that_no_shell_has_expanded_is_expanded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "in", 1)
+    assert main(["pack", "~/in", "~/out"]) == 0
+    assert main(["report", "~/out", "--to=~/page.html"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "page.html"]

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diptych.command_line import path_argument
 from diptych.files import read_text
 from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [OPTIONS] TABLE [TABLE ...] OUT"
     parser.add_argument("table", nargs="+", metavar="TABLE")
-    parser.add_argument("out", metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    parser.add_argument(
+        "out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command"
+    )
     _add_columns(parser.add_argument_group("columns, where their names do not say it"))
     _add_pictures(parser.add_argument_group("pictures"))
     _add_shards(parser.add_argument_group("shards"))
@@ -53,21 +56,20 @@ def run(chosen: argparse.Namespace) -> None:
         boxes=chosen.boxes_column,
         extra=None if chosen.columns is None else tuple(chosen.columns.split(",")),
     )
-    out = Path(chosen.out)
     retry = _reasons(chosen.retry_failed or "")
     table = open_table(chosen.table, columns, subset=chosen.subset)
     options = _options(chosen)
     watch = Watch(chosen.wandb)
     try:
-        report = build(table, out, options, engine_of(chosen), watch, retry)
+        report = build(table, chosen.out, options, engine_of(chosen), watch, retry)
     finally:
         watch.close()
     total, stored = report.outcomes.total(), report.outcomes[SUCCESS]
     if total:
-        print(f"stored {stored:,} of {total:,} rows in {counted(report.shards, 'shard')}: {shown(out)}")
+        print(f"stored {stored:,} of {total:,} rows in {counted(report.shards, 'shard')}: {shown(chosen.out)}")
         print(_table(report.outcomes))
     else:
-        print(f"the table has no rows: nothing to store in {shown(out)}")
+        print(f"the table has no rows: nothing to store in {shown(chosen.out)}")
     if table.malformed.counts:
         print("in the table, not counted above:")
         print(_malformed(table.malformed))
@@ -87,7 +89,9 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{name}-column", metavar="NAME", help=meaning)
     group.add_argument("--hash-kind", default="sha256", choices=("sha256", "md5", "sha512"))
     group.add_argument("--columns", metavar="A,B", help="carry these into the metadata (default: all)")
-    group.add_argument("--subset", metavar="FILE", help="a DataComp subset (.npy): only rows with these uids")
+    group.add_argument(
+        "--subset", type=path_argument, metavar="FILE", help="a DataComp subset (.npy): only rows with these uids"
+    )
 
 
 def _add_pictures(group: argparse._ArgumentGroup) -> None:
@@ -112,8 +116,8 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add("--max-aspect-ratio", type=float, default=float("inf"), metavar="X", help="refuse longer to shorter above this")
     add("--max-pixels", type=int, default=usual.max_pixels, metavar="N",
         help="refuse, before decoding, what would take too much memory (default %(default)s)")  # fmt: skip
-    add("--block-sha256", metavar="FILE", help="hex digests of files to refuse, one a line")
-    add("--block-phash", metavar="FILE", help="perceptual hashes to refuse, 16 hex digits a line")
+    add("--block-sha256", type=path_argument, metavar="FILE", help="hex digests of files to refuse, one a line")
+    add("--block-phash", type=path_argument, metavar="FILE", help="perceptual hashes to refuse, 16 hex digits a line")
 
 
 def _add_shards(group: argparse._ArgumentGroup) -> None:
@@ -147,8 +151,8 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
         help="X-Robots-Tag directives by which a picture is refused (default %(default)s; '' for none)")  # fmt: skip
     add("--allow-network", action="append", default=[], metavar="CIDR",
         help="connect to these addresses although they are not public; may be given again")  # fmt: skip
-    add("--block-domains", metavar="FILE", help="one a line, all below them included")
-    add("--ca-file", metavar="FILE", help="PEM certificates to trust in place of the usual ones")
+    add("--block-domains", type=path_argument, metavar="FILE", help="one a line, all below them included")
+    add("--ca-file", type=path_argument, metavar="FILE", help="PEM certificates to trust in place of the usual ones")
     add("--resolve", action="append", default=[], metavar="HOST:PORT:ADDRESS", help="ask this before DNS")
 
 
@@ -224,10 +228,10 @@ def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
         in_flight=chosen.in_flight,
         per_host=chosen.per_host,
         allow_networks=tuple(chosen.allow_network),
-        ca_file=chosen.ca_file,
+        ca_file=None if chosen.ca_file is None else str(chosen.ca_file),
         respect_robots_txt=not chosen.ignore_robots_txt,
         opt_out_directives=tuple(filter(None, chosen.opt_out.split(","))),
-        blocked_domains=read_domains(Path(chosen.block_domains)) if chosen.block_domains else frozenset(),
+        blocked_domains=read_domains(chosen.block_domains) if chosen.block_domains else frozenset(),
     )
 
 
@@ -249,7 +253,7 @@ def _reasons(text: str) -> frozenset[str]:
     return reasons
 
 
-def _lines(path: str | None, what: str, num_digits: int) -> list[str]:
+def _lines(path: Path | None, what: str, num_digits: int) -> list[str]:
     """The hex numbers of a file, one a line."""
     from diptych_shards.build.options import BuildError
 

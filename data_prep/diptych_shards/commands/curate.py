@@ -7,20 +7,20 @@ moment, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from diptych.command_line import path_argument
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("pairs", nargs="+", type=Path, metavar="PAIRS", help=".parquet files, or folders of them")
-    add("out", type=Path, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("pairs", nargs="+", type=path_argument, metavar="PAIRS", help=".parquet files, or folders of them")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
     add(
         "--queries",
-        type=Path,
+        type=path_argument,
         metavar="FILE",
         help="one query a line, or a .json list; without it, nothing is balanced",
     )
@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-characters", type=int, metavar="N", help="of a caption (default 3); a Chinese letter counts as 3")
     add("--max-characters", type=int, metavar="N", help="of a caption (default 1,000)")
     add("--min-words", type=int, metavar="N", help="of a caption (default 1); estimated where no spaces are between")
-    add("--block-phrases", dest="blocked_phrases", type=Path, action="append", metavar="FILE",
+    add("--block-phrases", dest="blocked_phrases", type=path_argument, action="append", metavar="FILE",
         help="drop captions that hold one of its lines")  # fmt: skip
-    add("--block-hosts", dest="blocked_hosts", type=Path, action="append", metavar="FILE",
+    add("--block-hosts", dest="blocked_hosts", type=path_argument, action="append", metavar="FILE",
         help="drop addresses at one of its lines, or below")  # fmt: skip
     add("--skip", action="append", metavar="RULE", help="do not apply this caption rule, or `language`")
     add("--duplicates", metavar="WHICH", help="to drop: near (default; the largest stays), exact, or keep all: keep")

@@ -18,8 +18,8 @@ hashed twice.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
@@ -27,7 +27,7 @@ from diptych_shards.refusals import shown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("shards", metavar="SHARDS", help="a folder of shards")
+    add("shards", type=path_argument, metavar="SHARDS", help="a folder of shards")
     add("--name", default="dedup", metavar="NAME", help="of the verdict (default %(default)s)")
     looks = parser.add_mutually_exclusive_group()
     looks.add_argument("--distance", type=int, default=4, metavar="BITS",
@@ -70,7 +70,7 @@ def run(chosen: argparse.Namespace) -> None:
         approximate=chosen.approximate,
         prefer=chosen.prefer,
     )
-    shards, index = Path(chosen.shards), open_shards(chosen.shards)
+    shards, index = chosen.shards, open_shards(chosen.shards)
     report = dedup(shards, index, options, engine_of(chosen))
     print(verdict_table(shards, chosen.name, report.counts, report.passed_over))
     for number, what in (

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diptych.command_line import path_argument
 from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.progress import Progress
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WARC",
         help="files, folders, addresses, .paths[.gz] lists; WARC or WAT, gzip or not",
     )
-    add("out", metavar="OUT", help="a folder that is new or begun by the same command")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new or begun by the same command")
     add("--prefix", default=_COMMON_CRAWL, metavar="URL",
         help="put before each line of a .paths list; s3://commoncrawl/ inside AWS (default %(default)s)")  # fmt: skip
     add("--first", type=positive, metavar="N", help="only the first N files")
@@ -61,7 +61,6 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.extract.options import ExtractError, ExtractOptions
     from diptych_shards.extract.sources import expand
 
-    out = Path(chosen.out)
     options = ExtractOptions(
         surrounding_text=chosen.surrounding_text,
         max_page_bytes=chosen.max_page_bytes,
@@ -78,12 +77,12 @@ def run(chosen: argparse.Namespace) -> None:
             without_record.append(location)
 
     try:
-        total, failures = extract(locations, out, options, engine_of(chosen), is_finished)
+        total, failures = extract(locations, chosen.out, options, engine_of(chosen), is_finished)
     finally:
         progress.close()
     num_pairs = sum(total.pairs.values())
     files = counted(total.files, "file")
-    print(f"extracted {num_pairs:,} pairs of {total.pages_with_pairs:,} pages from {files}: {shown(out)}")
+    print(f"extracted {num_pairs:,} pairs of {total.pages_with_pairs:,} pages from {files}: {shown(chosen.out)}")
     for title, counts in (
         ("pairs by source", total.pairs),
         ("pictures left out", total.dropped),

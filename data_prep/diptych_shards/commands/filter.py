@@ -18,15 +18,15 @@ command goes on where it was.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("shards", metavar="SHARDS", help="a folder of shards")
+    parser.add_argument("shards", type=path_argument, metavar="SHARDS", help="a folder of shards")
     parser.add_argument("--where", required=True, metavar="EXPRESSION", help="true of the samples that are kept")
     parser.add_argument("--name", default="filter", metavar="NAME", help="of the verdict (default %(default)s)")
     add_engine(parser, "one shard each at a time")
@@ -39,7 +39,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.select.told import verdict_table
     from diptych_shards.select.verdicts import open_shards, replaced
 
-    shards, index = Path(chosen.shards), open_shards(chosen.shards)
+    shards, index = chosen.shards, open_shards(chosen.shards)
     before = replaced(shards, chosen.name, "filter")
     counts = filter_samples(shards, index, chosen.where, chosen.name, engine_of(chosen))
     print(verdict_table(shards, chosen.name, counts))

@@ -10,6 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych.terminal import counted
 from diptych_shards.arguments import add_processes
 from diptych_shards.pack.pack import PackOptions
@@ -19,8 +20,8 @@ from diptych_shards.refusals import shown, table_of_reasons
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual = PackOptions()
     add = parser.add_argument
-    add("folder", metavar="FOLDER", help="the pictures")
-    add("out", metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("folder", type=path_argument, metavar="FOLDER", help="the pictures")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
     add("--table", metavar="FILE", help=(
         ".csv, .tsv or .parquet with the path of a picture (relative to FOLDER) and a caption in each row; "
         "other columns become metadata"
@@ -46,7 +47,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.pack.pack import pack
     from diptych_shards.pack.table_input import read_table
 
-    folder, out = Path(chosen.folder), Path(chosen.out)
+    folder, out = chosen.folder, chosen.out
     if not folder.is_dir():
         raise PackError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):

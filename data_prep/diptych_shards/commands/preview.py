@@ -8,8 +8,8 @@ are shown as text, whatever they hold.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych_shards.arguments import add_processes
 from diptych_shards.refusals import shown
 
@@ -17,8 +17,13 @@ from diptych_shards.refusals import shown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("shards", metavar="SHARDS", help="a folder of shards with verdicts of dedup and filter")
-    add("--to", metavar="FILE", help="where the page goes (default: SHARDS/_index/select/preview.html)")
+    add("shards", type=path_argument, metavar="SHARDS", help="a folder of shards with verdicts of dedup and filter")
+    add(
+        "--to",
+        type=path_argument,
+        metavar="FILE",
+        help="where the page goes (default: SHARDS/_index/select/preview.html)",
+    )
     add("--verdict", action="append", metavar="NAME", help="only this one; may be given several times (default: all)")
     add("--examples", type=_count, default=8, metavar="N", help="of each reason (default %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the draw (default %(default)s)")
@@ -32,8 +37,8 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.select.staleness import verdicts_that_hold
     from diptych_shards.select.verdicts import open_shards, select_folder
 
-    shards = Path(chosen.shards)
-    index = open_shards(chosen.shards)
+    shards = chosen.shards
+    index = open_shards(shards)
     page = render_preview(
         shards.resolve().name,
         index,
@@ -42,7 +47,7 @@ def run(chosen: argparse.Namespace) -> None:
         seed=chosen.seed,
         processes=chosen.processes,
     )
-    path = select_folder(shards) / PREVIEW_FILE if chosen.to is None else Path(chosen.to)
+    path = select_folder(shards) / PREVIEW_FILE if chosen.to is None else chosen.to
     try:
         commit_file(path, page)
     except OSError as error:

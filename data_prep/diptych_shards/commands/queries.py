@@ -7,24 +7,30 @@ same command goes on where it was: the counts of finished files stay in OUT.coun
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("text", nargs="+", type=Path, metavar="TEXT", help=".txt or .gz, a text each line, or .parquet")
-    add("out", type=Path, metavar="OUT", help="a new file, one query a line")
+    add("text", nargs="+", type=path_argument, metavar="TEXT", help=".txt or .gz, a text each line, or .parquet")
+    add("out", type=path_argument, metavar="OUT", help="a new file, one query a line")
     add("--min-count", type=int, default=100, metavar="N", help="of a word (default 100)")
     add("--min-pmi", type=float, default=30.0, metavar="X",
         help="of a pair of words: log2(n_xy N / (n_x n_y)) (default 30, MetaCLIP's, for all of English Wikipedia: no "
              "pair has it in fewer than 2**31 words)")  # fmt: skip
     add("--min-pair-count", type=int, default=2, metavar="N", help="of a pair of words (default 2)")
     add("--most", type=int, default=500_000, metavar="N", help="queries (default 500,000)")
-    add("--first", type=Path, action="append", metavar="FILE", help="queries that go before all others, a line each")
-    add("--titles", type=Path, action="append", metavar="FILE", help="titles that come last, a line each")
+    add(
+        "--first",
+        type=path_argument,
+        action="append",
+        metavar="FILE",
+        help="queries that go before all others, a line each",
+    )
+    add("--titles", type=path_argument, action="append", metavar="FILE", help="titles that come last, a line each")
     add("--text-column", metavar="NAME", help="of parquet files; default: the one named text ...")
     add_engine(parser, "files counted at a time")
 

@@ -8,15 +8,19 @@ around; OUT is only read. Captions and URLs of strangers are shown as text, what
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("out", metavar="OUT", help="the folder that build, pack or select wrote to, or other shards")
-    parser.add_argument("--to", metavar="FILE", help="where the page goes (default: OUT/_index/report.html)")
+    parser.add_argument(
+        "out", type=path_argument, metavar="OUT", help="the folder that build, pack or select wrote to, or other shards"
+    )
+    parser.add_argument(
+        "--to", type=path_argument, metavar="FILE", help="where the page goes (default: OUT/_index/report.html)"
+    )
     parser.add_argument(
         "--pictures", type=_count, default=36, metavar="N", help="drawn at random (default %(default)s)"
     )
@@ -29,8 +33,8 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych.files import commit_file
     from diptych_shards.report.page import REPORT_FILE, render_report
 
-    out = Path(chosen.out)
-    path = out / INDEX_FOLDER / REPORT_FILE if chosen.to is None else Path(chosen.to)
+    out = chosen.out
+    path = out / INDEX_FOLDER / REPORT_FILE if chosen.to is None else chosen.to
     if chosen.to is not None and (path.is_dir() or not path.parent.is_dir()):
         what = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
         raise ValueError(f"{path} {what}; name a file with --to")

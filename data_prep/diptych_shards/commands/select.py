@@ -8,8 +8,8 @@ Stopped at any moment, the same command goes on where it was, and the bytes come
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.refusals import shown
 
@@ -17,8 +17,8 @@ from diptych_shards.refusals import shown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("shards", metavar="SHARDS", help="a folder of shards")
-    add("out", metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("shards", type=path_argument, metavar="SHARDS", help="a folder of shards")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
     add("--verdict", action="append", metavar="NAME", help="only this one; may be given several times (default: all)")
     add("--samples-per-shard", type=positive, metavar="N",
         help="cut anew, by N samples (default: shards of the same names, each with fewer samples)")  # fmt: skip
@@ -32,7 +32,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.select.staleness import verdicts_that_hold
     from diptych_shards.select.verdicts import open_shards
 
-    shards, out = Path(chosen.shards), Path(chosen.out)
+    shards, out = chosen.shards, chosen.out
     index = open_shards(chosen.shards)
     if out.resolve().is_relative_to(shards.resolve()):
         raise SelectError(f"{shown(out)} lies inside {shown(shards)}; name a folder outside")

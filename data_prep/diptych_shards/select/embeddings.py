@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
+from diptych.files import local_path
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 
@@ -92,7 +93,7 @@ def gather_embeddings(
 
 
 def _read(location: str, column: str | None) -> Iterator[Batch]:
-    path = Path(location)
+    path = local_path(location)
     if path.suffix == ".npz":
         yield from _read_npz(path)
         return

@@ -18,6 +18,7 @@ from diptych.data.caption_files import PICTURE_ENDINGS
 from diptych.data.picture_safety import MAX_PIXELS
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
 from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.files import local_path
 from diptych_shards.pictures.decode import open_file
 from diptych_shards.pictures.resize import upright
 from diptych_shards.refusals import shown
@@ -143,7 +144,7 @@ def units_at(location: str) -> Sequence[Unit]:
         SelectError: there is no picture.
         ShardError: the shards are damaged.
     """
-    path = Path(location)
+    path = local_path(location)
     if not path.is_dir() or any(path.glob("*.tar")):
         index = open_index(location)
         return [ShardUnit(index, number) for number in range(len(index.shards))]

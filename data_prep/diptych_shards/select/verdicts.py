@@ -151,18 +151,17 @@ class VerdictWriter:
         flush(self._path.parent)
 
 
-def open_shards(folder: str) -> ShardIndex:
+def open_shards(path: Path) -> ShardIndex:
     """The index of a folder of shards, which verdicts can stand beside.
 
     Raises:
         SelectError: it is no folder.
         ShardError: the shards are missing or damaged.
     """
-    path = Path(folder)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
-        raise SelectError(f"{shown(folder)} {what}; name the folder of the shards, beside which the verdicts stand")
-    return open_index(os.path.abspath(folder))  # a worker elsewhere works in another folder
+        raise SelectError(f"{shown(path)} {what}; name the folder of the shards, beside which the verdicts stand")
+    return open_index(os.path.abspath(path))  # a worker elsewhere works in another folder
 
 
 def read_verdicts(shards: Path, index: ShardIndex, names: Sequence[str] | None = None) -> list[Verdict]:

@@ -37,6 +37,7 @@ from diptych.data.shard_index_file import (
     read_shard,
     shown,
 )
+from diptych.files import local_path
 
 TABLE_CACHE_BYTES = 128 << 20
 """Member tables held in memory per process; a shard of 10,000 samples takes about 0.9 MB."""
@@ -113,8 +114,9 @@ def tars_at(location: str) -> list[Path]:
     Raises:
         ShardError: if there is none, or one is missing.
     """
-    if re.match(r"[a-z0-9+.-]{2,}:", location, re.IGNORECASE):
+    if re.match(r"(?!file:/)[a-z0-9+.-]{2,}:", location, re.IGNORECASE):
         raise ShardError(f"{location!r}: shards are read from local paths; copy them here first")
+    location = os.fspath(local_path(location))
     if os.path.isdir(location):
         return _tars_in(Path(location))
     if os.path.exists(location) or "{" not in location:

@@ -21,7 +21,7 @@ from diptych.data.caption_files import (
 )
 from diptych.evaluation.pictures import Pictures, check_some_are_captioned
 from diptych.evaluation.shard_pictures import captioned_shards, is_shards, labelled_shards
-from diptych.files import cannot, read_file
+from diptych.files import cannot, local_path, read_file
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 UNREADABLE = "make it readable, or take it out of the data"
@@ -36,7 +36,8 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
     Raises:
         ValueError: nothing there, or a picture without a label.
     """
-    path = Path(location)
+    path = local_path(location)
+    location = os.fspath(path)
     if path.suffix in TABLE_SUFFIXES:
         paths, labels = _read_table(path, label_key)
         return Pictures(location, *_files(paths, path.parent), labels=tuple(labels))
@@ -66,7 +67,8 @@ def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
     Raises:
         ValueError: nothing there, or no picture with a usable caption.
     """
-    path = Path(location)
+    path = local_path(location)
+    location = os.fspath(path)
     if path.suffix in TABLE_SUFFIXES:
         grouped: dict[Path, list[str]] = {}
         for file, caption in zip(*_read_table(path, caption_key or "caption"), strict=True):
@@ -86,10 +88,10 @@ def open_pictures(locations: Sequence[str]) -> Pictures:
         ValueError: a location that does not exist, or no picture in any.
     """
     files: list[Path] = []
-    for location in locations:
+    for location in map(local_path, locations):
         if not os.path.exists(location):
             raise ValueError(f"{location} does not exist; expected a picture or a folder of pictures")
-        files += _picture_files(Path(location)) if os.path.isdir(location) else [Path(location)]
+        files += _picture_files(location) if os.path.isdir(location) else [location]
     if not files:
         raise ValueError(f"{', '.join(locations)} holds no pictures (jpg, jpeg, png or webp)")
     return Pictures(", ".join(locations), tuple(map(str, files)), lambda place: read_file(files[place], UNREADABLE))

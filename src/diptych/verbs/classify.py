@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 import numpy as np
 
+from diptych.command_line import path_argument
 from diptych.encoder import load
 from diptych.evaluation.prompts import Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.similarity import similarities, unit_norm
@@ -18,8 +18,10 @@ BAR_COLUMNS = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", help="run directory (its newest checkpoint) or model folder")
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path, help="jpg, png or webp")
+    parser.add_argument(
+        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
+    )
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=path_argument, help="jpg, png or webp")
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--labels", metavar='"A, B"', help="what to choose among, separated by commas")
     choice.add_argument("--classes", metavar="YAML", help="class names and prompt templates instead")

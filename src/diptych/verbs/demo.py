@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych.config.load import ConfigError
 
 RANKS = 2
@@ -34,9 +35,9 @@ Your own data:   diptych-shards pack MY_PICTURES shards/    (a .txt beside each 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where everything goes, e.g. runs/demo")
+    parser.add_argument("folder", type=path_argument, metavar="FOLDER", help="where everything goes, e.g. runs/demo")
     parser.add_argument("--seed", type=int, default=0, help="of the cards, the held-out combinations and the training")
-    parser.add_argument("--config", type=Path, help="another recipe than configs/demo.yaml")
+    parser.add_argument("--config", type=path_argument, help="another recipe than configs/demo.yaml")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.command_line import path_argument
 from diptych.encoder import load
 from diptych.evaluation.picture_sources import open_pictures
 from diptych.evaluation.pictures import embed
@@ -17,10 +18,12 @@ from diptych.terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", help="run directory (its newest checkpoint) or model folder")
+    parser.add_argument(
+        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
+    )
     parser.add_argument("--pictures", metavar="PATH", nargs="+", default=[], help="folders and picture files")
-    parser.add_argument("--texts", metavar="FILE", type=Path, help="UTF-8 text, one line each")
-    parser.add_argument("--output", metavar="FILE.npz", type=Path, required=True, help="where the arrays go")
+    parser.add_argument("--texts", metavar="FILE", type=path_argument, help="UTF-8 text, one line each")
+    parser.add_argument("--output", metavar="FILE.npz", type=path_argument, required=True, help="where the arrays go")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 

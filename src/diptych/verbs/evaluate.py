@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from diptych.command_line import path_argument
 from diptych.encoder import load, model_folder
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
@@ -27,7 +28,9 @@ LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", help="run directory (its newest checkpoint) or model folder")
+    parser.add_argument(
+        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
+    )
     labelled = "folder with a subfolder for each class, .csv/.parquet table of path and label, or shards"
     parser.add_argument(
         "--zero-shot",
@@ -50,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--linear-probe", metavar="TRAIN", help="labelled pictures to fit on embeddings, for comparison"
     )
     parser.add_argument("--pixel-baseline", metavar="TRAIN", help="labelled pictures to fit on raw pixels instead")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="where the numbers go (RUN/evaluation.json)")
+    parser.add_argument("--json", metavar="FILE", type=path_argument, help="where the numbers go (RUN/evaluation.json)")
     parser.add_argument("--report", action="store_true", help="write RUN/report.html")
-    parser.add_argument("--credits", metavar="FILE", type=Path, help="lines to credit in the report, one each")
-    parser.add_argument("--funnel", metavar="FILE", type=Path, help=(
+    parser.add_argument("--credits", metavar="FILE", type=path_argument, help="lines to credit in the report, one each")
+    parser.add_argument("--funnel", metavar="FILE", type=path_argument, help=(
         'what became of the data before training, to open the report with: a JSON list of '
         '{"stage": NAME, "kept": N, "dropped": {REASON: N}}'
     ))  # fmt: skip
@@ -147,9 +150,9 @@ def _evaluate(
     return evaluation
 
 
-def _run_dir(model: str) -> Path | None:
+def _run_dir(model: Path) -> Path | None:
     """The run directory that the user named, None for a model folder."""
-    return Path(model) if model_folder(model) != Path(model) else None
+    return model if model_folder(model) != model else None
 
 
 def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[str, Pictures]:

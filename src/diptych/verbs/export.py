@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
+
+from diptych.command_line import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run directory (its newest checkpoint) or a model folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; new or empty")
+    parser.add_argument(
+        "run", type=path_argument, metavar="RUN", help="a run directory (its newest checkpoint) or a model folder"
+    )
+    parser.add_argument("out", type=path_argument, metavar="OUT", help="the folder to write; new or empty")
     parser.add_argument(
         "--layout",
         choices=("diptych", "open_clip"),

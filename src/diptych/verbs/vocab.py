@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych.data.captions import caption_of, clean_caption
 from diptych.data.tokenizer import Tokenizer, train_vocabulary
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=8192, help="tokens at most (default: %(default)s)")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_argument,
         default=Path("vocabulary.json"),
         metavar="FILE",
         help="where to write it (default: %(default)s)",
