@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diptych.config.schema import MachineConfig, RunConfig
-from diptych.loss import LOSSES
+from diptych.loss import LOSSES, LossOutput
 from diptych.loss.softmax import softmax_loss
 from diptych.model.dual_encoder import DualEncoder
 from diptych.training.deepspeed_config import OWNED_DEEPSPEED_KEYS, deepspeed_config
@@ -54,7 +54,7 @@ def make_engine(rank: int, size: int, config: RunConfig, weights: dict[str, torc
 def take_steps(engine: Engine, rank: int, size: int, first: int, stop: int) -> list[StepStats]:
     rows = World(rank, rank, size).rows(PAIRS)
     return [
-        engine.step(rows_of(batch, rows), number * PAIRS, tallies=(rank + 1,), with_accuracy=True)
+        engine.step(rows_of(batch, rows), number * PAIRS, tallies=(rank + 1,))
         for number, batch in enumerate(global_batches(stop))
         if number >= first
     ]
@@ -201,8 +201,9 @@ def test_state_of_two_ranks_is_taken_up_by_one_at_any_stage():
         assert largest_difference(trained.weights, whole[old].weights) < 1e-5, (old, now)
 
 
-def push_scale(image: Any, text: Any, logit_scale: torch.Tensor, logit_bias: Any) -> torch.Tensor:
-    return softmax_loss(image, text, logit_scale) - 1000 * logit_scale.sum()
+def push_scale(image: Any, text: Any, logit_scale: torch.Tensor, *others: Any) -> LossOutput:
+    loss, statistics = softmax_loss(image, text, logit_scale)
+    return LossOutput(loss - 1000 * logit_scale.sum(), statistics)
 
 
 def pushed(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[float], list[float]]]:
@@ -247,14 +248,15 @@ def test_bf16_follows_fp32_and_keeps_fp32_parameters():
 
 
 def poisoned_loss(rank: int) -> Any:
-    def loss(image: Any, text: Any, logit_scale: torch.Tensor, logit_bias: Any) -> torch.Tensor:
-        return softmax_loss(image, text, logit_scale) * (float("nan") if rank == 1 else 1.0)
+    def loss(image: Any, text: Any, logit_scale: torch.Tensor, *others: Any) -> LossOutput:
+        loss, statistics = softmax_loss(image, text, logit_scale)
+        return LossOutput(loss * (float("nan") if rank == 1 else 1.0), statistics)
 
     return loss
 
 
 def poisoned_gradient(rank: int) -> Any:
-    def loss(image: torch.Tensor, text: Any, logit_scale: torch.Tensor, logit_bias: Any) -> torch.Tensor:
+    def loss(image: torch.Tensor, text: Any, logit_scale: torch.Tensor, *others: Any) -> LossOutput:
         if rank == 1:
             image.register_hook(lambda gradient: gradient * float("nan"))
         return softmax_loss(image, text, logit_scale)

@@ -45,7 +45,7 @@ def work_on_a_full_disk(rank: int, folder: Path) -> str:
     metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x")
     job = Job(config, run, world, ShardIndex(()), order, tokenizer, engine, Progress(), metrics)
 
-    stats = engine.step(global_batches(1)[0], 0, with_accuracy=True)
+    stats = engine.step(global_batches(1)[0], 0)
     progress = Progress(samples_seen=PAIRS, rejected={"no_caption": 2, "truncated": 1})
     report(job, progress, stats, Pace(0, 0.0), Console(total_samples=40, samples_seen=0, shown=False))
 

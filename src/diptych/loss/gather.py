@@ -1,10 +1,10 @@
-"""Features of all ranks on every rank, with exact gradients; the only place in `loss` that asks who we are."""
+"""Tensors of all ranks on every rank; the only place in `loss` that asks who we are.
+
+Every rank must call each of these, with the same shape. Alone, a rank gets back what it gave.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -21,27 +21,35 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def gather(features: Tensor) -> Tensor:
-    """f32[ranks * batch, dim] from f32[batch, dim]: rank r's rows stand at r * batch.
-
-    Backward sums over ranks what each rank's loss says of our rows (reduce-scatter); this is the half of the exact
-    gradient that a plain all-gather drops. Every rank must call it, with the same shape.
-    """
+def gathered(rows: Tensor) -> Tensor:
+    """[ranks * batch, dim] from [batch, dim]: rank r's rows stand at r * batch."""
     if num_ranks() == 1:
-        return features
-    return _Gather.apply(features)
+        return rows
+    everyone = rows.new_empty((num_ranks() * rows.shape[0], rows.shape[1]))
+    _all_gather(everyone, rows.contiguous())
+    return everyone
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        gathered = features.new_empty((num_ranks() * features.shape[0], features.shape[1]))
-        _all_gather(gathered, features.contiguous())
-        return gathered
+def reduce_scatter(rows: Tensor) -> Tensor:
+    """[batch, dim] from [ranks * batch, dim]: our part of the sum over ranks."""
+    if num_ranks() == 1:
+        return rows
+    ours = rows.new_empty((rows.shape[0] // num_ranks(), rows.shape[1]))
+    _reduce_scatter(ours, rows.contiguous())
+    return ours
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,) = gradients
-        ours = gradient.new_empty((gradient.shape[0] // num_ranks(), gradient.shape[1]))
-        _reduce_scatter(ours, gradient.contiguous())
-        return ours
+
+def sum_over_ranks(numbers: Tensor) -> Tensor:
+    return _reduced(numbers, dist.ReduceOp.SUM)
+
+
+def maximum_over_ranks(numbers: Tensor) -> Tensor:
+    return _reduced(numbers, dist.ReduceOp.MAX)
+
+
+def _reduced(numbers: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    if num_ranks() == 1:
+        return numbers
+    result = numbers.clone()
+    dist.all_reduce(result, op=operation)
+    return result

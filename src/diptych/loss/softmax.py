@@ -4,48 +4,79 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from diptych.loss.gather import gather, rank
+from diptych.loss.gather import maximum_over_ranks, reduce_scatter, sum_over_ranks
+from diptych.loss.tiles import BatchStatistics, Block, Gradients, LossOutput, with_gradients_computed_forward
 
 
-def softmax_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
-    """InfoNCE of this rank's pairs against the global batch, in fp32; scalar.
+def softmax_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None = None,
+    captions: Tensor | None = None,
+) -> LossOutput:
+    """InfoNCE of this rank's pairs against the global batch, in fp32.
 
     image, text: f32[batch, dim] of unit norm; row i of both is one pair. logit_scale: f32[1], the logarithm of what
-    multiplies the cosines. A bias would cancel in the softmax and is not used.
+    multiplies the cosines. A bias would cancel in the softmax and is not used. captions: i64[batch], where equal
+    captions are positives of one another: the target is then uniform over a row's positives (UniCL, arXiv 2204.03610,
+    equations 2 and 3).
 
     The mean over ranks of the value, and of its gradients, is that of one process on the concatenated batch: what
     data parallelism averages is therefore exact, at every number of ranks. Every rank must call it.
     """
-    with torch.autocast(image.device.type, enabled=False):
-        image, text = image.float(), text.float()
-        # One collective for both sides.
-        all_image, all_text = gather(torch.cat([image, text], dim=1)).split(image.shape[1], dim=1)
-        scale = logit_scale.float().exp()
-        pairs = own_rows(len(image), image.device)
-        image_to_text = cross_entropy(scale * image @ all_text.T, pairs)
-        text_to_image = cross_entropy(scale * text @ all_image.T, pairs)
-        return (image_to_text + text_to_image) / 2
+    return with_gradients_computed_forward(_softmax, image, text, logit_scale, None, captions)
 
 
-@torch.no_grad()
-def in_batch_accuracy(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of this rank's pictures find their caption first among the global batch, and captions their picture.
+def _softmax(
+    image: Tensor, text: Tensor, logit_scale: Tensor, bias: None, captions: Tensor | None, with_gradients: bool
+) -> tuple[Tensor, BatchStatistics, Gradients | None]:
+    scale = logit_scale.exp()
+    block = Block(image, text, scale, captions)
+    row_sums, column_sums, statistics = _log_sums(block)
+    positives = block.sum_of_positive_texts() / block.num_positives[:, None]
+    loss = (row_sums + column_sums[block.own_columns]).mean() / 2 - (block.scaled * positives).sum(1).mean()
+    if not with_gradients:
+        return loss, statistics, None
 
-    f32[] each, fractions; a tie for first place is a miss. Every rank must call it.
-    """
-    image, text = image.float(), text.float()
-    all_image, all_text = gather(torch.cat([image, text], dim=1)).split(image.shape[1], dim=1)
-    return _found_first(image @ all_text.T), _found_first(text @ all_image.T)
+    of_image, of_texts = torch.zeros_like(image), torch.zeros_like(block.texts)
+    for rows, columns, logits in block.tiles():
+        gradient = (logits - row_sums[rows, None]).exp_()
+        gradient.add_(logits.sub_(column_sums[columns]).exp_())
+        of_image[rows].addmm_(gradient, block.texts[columns])
+        of_texts[columns].addmm_(gradient.T, block.scaled[rows])
+    of_image.sub_(positives, alpha=2).mul_(scale / (2 * len(image)))
+    block.add_to_positive_texts(of_texts, block.scaled * (-2 / block.num_positives[:, None]))
+    of_text = reduce_scatter(of_texts).div_(2 * len(image))
+    return loss, statistics, Gradients(of_image, of_text, (of_image * image).sum()[None], None)
 
 
-def own_rows(batch: int, device: torch.device) -> Tensor:
-    """i64[batch]: where this rank's rows stand in the gathered batch."""
-    return rank() * batch + torch.arange(batch, device=device)
+def _log_sums(block: Block) -> tuple[Tensor, Tensor, BatchStatistics]:
+    """The logarithm of the sum of exponentials of each row, f32[batch], and of each column over all ranks, f32[N]."""
+    rows_, columns_ = _RunningSum(block.own), _RunningSum(block.texts[:, 0])
+    row_negatives, column_negatives = rows_.largest.clone(), columns_.largest.clone()
+    for rows, columns, logits in block.tiles():
+        negatives = block.negatives(rows, columns, logits)
+        torch.maximum(row_negatives[rows], negatives.amax(1), out=row_negatives[rows])
+        torch.maximum(column_negatives[columns], negatives.amax(0), out=column_negatives[columns])
+        rows_.add(rows, logits, 1)
+        columns_.add(columns, logits, 0)
+    statistics = block.statistics(row_negatives, column_negatives)
+    largest = maximum_over_ranks(columns_.largest)
+    sums = sum_over_ranks(columns_.sums * (columns_.largest - largest).exp())
+    return rows_.largest + rows_.sums.log(), largest + sums.log(), statistics
 
 
-def _found_first(similarity: Tensor) -> Tensor:
-    pairs = own_rows(len(similarity), similarity.device)
-    own = similarity.gather(1, pairs[:, None])
-    return (similarity >= own).sum(1).eq(1).float().mean()
+class _RunningSum:
+    """Sums of exponentials, relative to the largest exponent so far, which therefore never overflow."""
+
+    def __init__(self, like: Tensor):
+        self.largest = torch.full_like(like, -torch.inf)
+        self.sums = torch.zeros_like(like)
+
+    def add(self, part: slice, logits: Tensor, dim: int) -> None:
+        largest = torch.maximum(self.largest[part], logits.amax(dim))
+        self.sums[part] *= (self.largest[part] - largest).exp()
+        self.sums[part] += (logits - largest.unsqueeze(dim)).exp_().sum(dim)
+        self.largest[part] = largest

@@ -23,7 +23,7 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.order import hashes
 from diptych.loss import LOSSES
-from diptych.loss.softmax import in_batch_accuracy
+from diptych.loss.tiles import BatchStatistics
 from diptych.model.dual_encoder import DualEncoder
 from diptych.training.deepspeed_config import deepspeed_config
 from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
@@ -46,8 +46,8 @@ class StepStats:
     """What multiplies the cosines: the exponential of the parameter, before this step's update."""
     gradient_norm: float
     """Of the whole model, before clipping."""
-    i2t_accuracy: float | None
-    t2i_accuracy: float | None
+    similarities: dict[str, float]
+    """The fields of `BatchStatistics`, over the global batch."""
     tallies: tuple[int, ...]
     """The sums over ranks of what each rank passed in."""
 
@@ -90,9 +90,7 @@ class Engine:
             f"run_dir and model.initial_weights={config.run_dir}"
         )
 
-    def step(
-        self, batch: Batch, samples_seen: int, *, tallies: tuple[int, ...] = (), with_accuracy: bool = False
-    ) -> StepStats:
+    def step(self, batch: Batch, samples_seen: int, *, tallies: tuple[int, ...] = ()) -> StepStats:
         """Train on this rank's rows of one global batch.
 
         samples_seen: before this batch. tallies: numbers to be summed over ranks on the way.
@@ -115,12 +113,10 @@ class Engine:
             batch.tokens.to(device, non_blocking=True),
             batch.lengths.to(device, non_blocking=True),
         )
-        loss = self._loss(image, text, scale, None)
-        # Where accuracy is not wanted, zeros travel in its place: the collectives stay the same on every step.
-        accuracy = in_batch_accuracy(image, text) if with_accuracy else (torch.zeros(()), torch.zeros(()))
+        loss, statistics = self._loss(image, text, scale, None, None)
         # Only once the backward is queued may anything wait for the device.
         self._engine.backward(loss)
-        mean_loss, i2t, t2i, *sums = self._agree(loss.detach(), *accuracy, *tallies)
+        (mean_loss, *similarities), sums = self._agree((loss.detach(), *statistics), tallies)
         scale_used = float(scale.detach().exp())
         if not math.isfinite(mean_loss):
             raise NonFiniteError(
@@ -139,8 +135,7 @@ class Engine:
             learning_rate=rate,
             logit_scale=scale_used,
             gradient_norm=norm,
-            i2t_accuracy=i2t if with_accuracy else None,
-            t2i_accuracy=t2i if with_accuracy else None,
+            similarities=dict(zip(BatchStatistics._fields, similarities, strict=True)),
             tallies=tuple(int(number) for number in sums),
         )
 
@@ -181,12 +176,13 @@ class Engine:
         for entry in self._torch_optimizer().state.values():
             entry["step"].fill_(int(step))
 
-    def _agree(self, *values: Any) -> list[float]:
-        """The mean over ranks of loss and accuracies, then the sums of the tallies, in one collective."""
-        vector = torch.tensor([float(value) for value in values], dtype=torch.float64, device=self._world.device)
-        vector[:3] /= self._world.size
+    def _agree(self, values: tuple[Tensor, ...], tallies: tuple[int, ...]) -> tuple[list[float], list[float]]:
+        """The means of the values over ranks, and the sums of the tallies, in one collective."""
+        numbers = [*(float(value) / self._world.size for value in values), *tallies]
+        vector = torch.tensor(numbers, dtype=torch.float64, device=self._world.device)
         dist.all_reduce(vector)
-        return vector.tolist()
+        agreed = vector.tolist()
+        return agreed[: len(values)], agreed[len(values) :]
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._torch_optimizer().param_groups:

@@ -62,9 +62,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
                 draw_samples(batch, job.tokenizer, run.samples)
             done, is_last = number + 1, number + 1 == last
             is_logged = done % config.tracking.log_every_steps == 0 or done == 1 or is_last
-            stats = job.engine.step(
-                batch, number * size, tallies=(stop.requested, *count(batch)), with_accuracy=is_logged
-            )
+            stats = job.engine.step(batch, number * size, tallies=(stop.requested, *count(batch)))
             progress = advance(progress, stats, done * size, pace)
             refuse_bad_data(config, progress)
             if is_logged:
@@ -129,9 +127,8 @@ def report(job: Job, progress: Progress, stats: StepStats, pace: Pace, console: 
         "samples_per_second": round(samples_per_second, 2),
         "data_wait_fraction": round(data_wait_fraction, 4),
         "rejected_samples": sum(progress.rejected.values()),
+        **stats.similarities,
     }
-    if stats.i2t_accuracy is not None and stats.t2i_accuracy is not None:
-        values |= {"i2t_accuracy": stats.i2t_accuracy, "t2i_accuracy": stats.t2i_accuracy}
     if job.world.device.type == "cuda":
         values["gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
     job.metrics.log(values)

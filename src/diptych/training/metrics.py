@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLES_SEEN = "samples_seen"
 PANELS: dict[str, tuple[str, ...]] = {
-    "learning": ("loss", "i2t_accuracy", "t2i_accuracy"),
+    "learning": ("loss", "i2t_accuracy", "t2i_accuracy", "positive_similarity", "hardest_negative_similarity"),
     "health": ("learning_rate", "logit_scale", "gradient_norm"),
     "speed": ("samples_per_second", "data_wait_fraction", "gpu_memory_gib"),
     "data": ("rejected_samples", "epoch"),
