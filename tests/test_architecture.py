@@ -18,9 +18,10 @@ SOURCES = {
 LAYERS = [
     ("verbs", "cli", "__main__"),
     ("training",),
-    ("evaluation", "report", "charts", "encoder", "demo"),
+    ("evaluation", "report", "charts", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
-    ("config", "world", "run_dir", "command_line", "terminal", "files", "errors"),
+    ("config", "world", "run_dir", "checkpoint_folder")
+    + ("command_line", "terminal", "files", "tensor_files", "errors"),
 ]
 HOMES = {
     "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},

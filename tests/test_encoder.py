@@ -1,6 +1,5 @@
 """A model folder is whole by itself, and what is damaged is refused in one line."""
 
-import hashlib
 import io
 import json
 import subprocess
@@ -14,19 +13,19 @@ from PIL import Image
 
 import diptych
 from diptych import cli
+from diptych.checkpoint_folder import FORMAT, MANIFEST, describe
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.data.augment import centre_crop
 from diptych.data.tokenizer import Tokenizer
-from diptych.encoder import (
+from diptych.model.dual_encoder import DualEncoder
+from diptych.model_folder import (
     CONFIG_FILE,
-    MANIFEST_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     model_folder,
     save_model_folder,
     start_from,
 )
-from diptych.model.dual_encoder import DualEncoder
 
 TOKENIZER = Tokenizer([("a", "t</w>"), ("c", "at</w>")])
 FILES = (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE)
@@ -57,11 +56,8 @@ def save_checkpoint(run_dir, step, seed=0):
     """A checkpoint as far as its reader looks: the model folder, and the hash of each of its files."""
     checkpoint = run_dir / "checkpoints" / f"step_{step:08d}"
     save_model_folder(checkpoint / "model", dual_encoder(model_config(), seed).state_dict(), model_config(), TOKENIZER)
-    hashes = {
-        f"model/{name}": {"sha256": hashlib.sha256((checkpoint / "model" / name).read_bytes()).hexdigest()}
-        for name in FILES
-    }
-    (checkpoint / MANIFEST_FILE).write_text(json.dumps({"files": hashes}))
+    files = {f"model/{name}": describe(checkpoint / "model" / name) for name in FILES}
+    (checkpoint / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}))
     return checkpoint
 
 
@@ -123,18 +119,28 @@ def test_the_folder_says_nothing_of_where_the_run_started(tmp_path):
 def test_a_run_directory_means_its_newest_complete_checkpoint(tmp_path):
     for step in (2, 10, 9):
         save_checkpoint(tmp_path, step, seed=step)
-    (save_checkpoint(tmp_path, 11) / MANIFEST_FILE).unlink()
+    (save_checkpoint(tmp_path, 11) / MANIFEST).unlink()
     save_checkpoint(tmp_path, 12).rename(tmp_path / "checkpoints" / "step_00000012.partial")
     assert model_folder(tmp_path).parent.name == "step_00000010"
     loaded = diptych.load(tmp_path, device="cpu").model.state_dict()
     assert torch.equal(loaded["image.proj"], dual_encoder(model_config(), seed=10).state_dict()["image.proj"])
 
 
+def test_one_checkpoint_of_a_run_can_be_named(tmp_path):
+    older = save_checkpoint(tmp_path, 1, seed=1)
+    save_checkpoint(tmp_path, 2, seed=2)
+    loaded = diptych.load(older, device="cpu").model.state_dict()
+    assert torch.equal(loaded["image.proj"], dual_encoder(model_config(), seed=1).state_dict()["image.proj"])
+    flip_a_byte(older / "model" / WEIGHTS_FILE)
+    with pytest.raises(ValueError, match="has changed since it was written"):
+        diptych.load(older)
+
+
 def test_a_checkpoint_with_a_changed_byte_gives_way_to_the_one_before(tmp_path, caplog):
     older, newer = save_checkpoint(tmp_path, 1), save_checkpoint(tmp_path, 2)
     flip_a_byte(newer / "model" / WEIGHTS_FILE)
     assert model_folder(tmp_path) == older / "model"
-    assert f"{newer / 'model' / WEIGHTS_FILE} is not what was written there" in caplog.text
+    assert f"{newer / 'model' / WEIGHTS_FILE}: has changed since it was written" in caplog.text
     flip_a_byte(older / "model" / VOCABULARY_FILE)
     with pytest.raises(ValueError, match="no checkpoint that is whole"):
         model_folder(tmp_path)

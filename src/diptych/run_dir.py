@@ -3,6 +3,7 @@
 config.yaml       resolved; deciding settings must be equal when the run goes on
 environment.txt   versions and machine of every start
 metrics.jsonl     every number, one line a logged step; the record that all dashboards are fed from
+metrics_redone.jsonl   lines of steps that were taken again after a restart
 log/              rank_N.log
 checkpoints/      step_N/
 lock              held by the process that trains here

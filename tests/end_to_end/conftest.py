@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diptych.checkpoint_folder import checkpoints, verify
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
-from diptych.training.checkpoint import checkpoints, verify
 from diptych.training.metrics import read_metrics
 from tests.end_to_end.commands import ROOT, Warm, start
 

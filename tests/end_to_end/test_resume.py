@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.training.checkpoint import checkpoints
+from diptych.checkpoint_folder import checkpoints
 from tests.end_to_end.commands import Command, gone, start
 from tests.end_to_end.conftest import STEPS, losses, outcome, verify_whole
 
@@ -207,7 +207,8 @@ def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_
     for _ in range(5):
         newest = checkpoints(saves)[:1]
         ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
-        ranks[0].wait_until(lambda newest=newest: checkpoints(saves)[:1] != newest)
+        # Two, so that one is left when the newest is damaged.
+        ranks[0].wait_until(lambda newest=newest: checkpoints(saves)[1:] and checkpoints(saves)[:1] != newest)
         ranks[0].wait_until(lambda: list(saves.glob("step_*.partial/model")))
         for rank in ranks:
             rank.kill()
@@ -247,3 +248,44 @@ def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, recipe, r
     assert command.wait() == 0
     uninterrupted = request.getfixturevalue("alone" if launcher == "alone" else "on_two_ranks")
     assert outcome(run_dir) == outcome(uninterrupted)
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused_and_its_record_kept(warm, recipe, alone, tmp_path):
+    run_dir = Path(shutil.copytree(alone, tmp_path / "run"))
+    record = (run_dir / "metrics.jsonl").read_bytes()
+    newest, *older = checkpoints(run_dir / "checkpoints")
+    (newest / "manifest.json").unlink()
+    for path in older:
+        (path / "progress.json").write_text("{}")
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert command.wait() == 2
+    *faults, way_out = command.said.splitlines()
+    assert [path.name in line for path, line in zip([newest, *older], faults, strict=True)] == [True] * 3
+    assert "manifest.json" in faults[0] and "progress.json" in faults[1]
+    assert f"move or delete {run_dir / 'checkpoints'}, or set run_dir to a new directory" in way_out
+    assert (run_dir / "metrics.jsonl").read_bytes() == record
+
+
+def test_a_checkpoint_that_cannot_be_read_stops_the_start_rather_than_being_skipped(warm, recipe, alone, tmp_path):
+    run_dir = Path(shutil.copytree(alone, tmp_path / "run"))
+    record = (run_dir / "metrics.jsonl").read_bytes()
+    newest = checkpoints(run_dir / "checkpoints")[0]
+    (newest / "progress.json").unlink()
+    (newest / "progress.json").symlink_to("/proc/self/mem")  # whose first byte cannot be read
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert command.wait() == 2
+    (line,) = command.said.splitlines()
+    assert "Input/output error" in line and str(newest / "progress.json") in line
+    assert (run_dir / "metrics.jsonl").read_bytes() == record and newest.exists()
+
+
+def test_lines_of_steps_that_are_taken_again_are_kept_aside(warm, recipe, alone, tmp_path):
+    run_dir = Path(shutil.copytree(alone, tmp_path / "run"))
+    record = (run_dir / "metrics.jsonl").read_bytes().splitlines()
+    weights = checkpoints(run_dir / "checkpoints")[0] / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    assert command.wait() == 0
+    aside = (run_dir / "metrics_redone.jsonl").read_bytes().splitlines()
+    assert aside == [line for line in record if json.loads(line).get("samples_seen", 0) > (STEPS - 10) * 32]
+    assert outcome(run_dir) == outcome(alone)

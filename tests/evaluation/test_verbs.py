@@ -10,7 +10,8 @@ import pytest
 
 from diptych import cli
 from diptych.data.shard_writer import ShardWriter
-from diptych.encoder import Encoder, load, save_model_folder
+from diptych.encoder import Encoder, load
+from diptych.model_folder import save_model_folder
 from tests.evaluation.colours import COLOURS, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
 

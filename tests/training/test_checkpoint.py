@@ -10,20 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from diptych.checkpoint_folder import CheckpointError, checkpoints, newest_valid, verify
 from diptych.config.schema import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from diptych.data.tokenizer import train_vocabulary
 from diptych.training import checkpoint as module
-from diptych.training.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    Progress,
-    checkpoints,
-    keep_newest,
-    load_checkpoint,
-    newest_valid,
-    save_checkpoint,
-    verify,
-)
+from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, load_checkpoint, save_checkpoint
 from diptych.training.engine import OptimizerState
 from tests.ranks import run_ranks
 
@@ -112,10 +103,31 @@ def test_the_newest_valid_one_is_taken_and_the_faults_of_newer_ones_told(tmp_pat
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     (second / "optimizer.safetensors").unlink()
     shutil.copytree(first, tmp_path / "step_00000099.partial")
-    (tmp_path / "step_00000050").mkdir()  # no manifest: does not exist
+    (tmp_path / "step_00000050").mkdir()
     path, faults = newest_valid(tmp_path)
     assert path == first
-    assert len(faults) == 2 and "model.safetensors" in faults[0] and "optimizer.safetensors" in faults[1]
+    for fault, name in zip(faults, ("manifest.json", "model.safetensors", "optimizer.safetensors"), strict=True):
+        assert name in fault
+
+
+def test_a_file_that_the_system_cannot_read_is_no_damage(tmp_path):
+    save(tmp_path, 1)
+    for name in ("manifest.json", "optimizer.safetensors"):
+        newest = save(tmp_path, 2)
+        (newest / name).unlink()
+        (newest / name).symlink_to("/proc/self/mem")  # whose first byte cannot be read
+        with pytest.raises(OSError) as caught:
+            newest_valid(tmp_path)
+        assert caught.value.errno == errno.EIO
+
+
+def test_files_have_the_mode_that_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in files_of(path)} == {0o640}
 
 
 class Killed(BaseException):
@@ -184,7 +196,7 @@ def test_the_same_step_saved_twice_is_there_once(tmp_path):
 def test_a_step_whose_manifest_is_gone_can_be_saved_again(tmp_path):
     path = save(tmp_path, 4)
     (path / "manifest.json").unlink()
-    assert newest_valid(tmp_path) == (None, [])
+    assert checkpoints(tmp_path) == []
     assert same(load_checkpoint(save(tmp_path, 4)), checkpoint(4))
     verify(path)
 

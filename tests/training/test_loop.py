@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diptych.checkpoint_folder import checkpoints, newest_valid
 from diptych.config.schema import CheckpointConfig, TrackingConfig
 from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.model.dual_encoder import DualEncoder
 from diptych.run_dir import RunDir
-from diptych.training.checkpoint import Progress, checkpoints, newest_valid
+from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import Engine
 from diptych.training.job import Job

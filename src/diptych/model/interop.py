@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +19,7 @@ from torch import Tensor
 from diptych.config.schema import CLIP_MEAN, CLIP_STD, ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
 from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
+from diptych.tensor_files import read_tensors, save_tensors
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
@@ -112,7 +111,7 @@ def save_open_clip(folder: str | Path, state: Mapping[str, Tensor], config: Mode
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in to_open_clip(state, config).items()}
     document = open_clip_config(config, vocab_size=tensors["token_embedding.weight"].shape[0])
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -130,9 +129,10 @@ def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
         config = config_from_open_clip(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+    state = read_tensors(folder / WEIGHTS_FILE)
     try:
-        return from_open_clip(safetensors.torch.load_file(folder / WEIGHTS_FILE), config), config
-    except (ValueError, safetensors.SafetensorError) as error:
+        return from_open_clip(state, config), config
+    except ValueError as error:
         raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
 
 

@@ -22,20 +22,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diptych.checkpoint_folder import FORMAT, MANIFEST, CheckpointError, checkpoints, describe, name_of, verify
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict
 from diptych.data.tokenizer import Tokenizer
-from diptych.encoder import save_model_folder, save_tensors
-from diptych.files import flush, sha256_of
+from diptych.files import flush
+from diptych.model_folder import save_model_folder
+from diptych.tensor_files import save_tensors
 from diptych.training.engine import MOMENTS, OptimizerState
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not whole; the message names file and fault."""
 
 
 @dataclass(frozen=True)
@@ -113,57 +109,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(progress, load_file(path / "model" / "model.safetensors"), OptimizerState(step, moments))
 
 
-def verify(path: Path) -> None:
-    """Hash every file against the manifest.
+def is_whole(folder: Path, step: int) -> bool:
+    """Whether there is a valid checkpoint of this step under `folder`.
 
     Raises:
-        CheckpointError: the first file that is missing, of another size, or changed.
+        OSError: it cannot be read.
     """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: {MANIFEST} cannot be read ({error})") from None
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is of format {manifest.get('format')}; this version reads {FORMAT}")
-    for name, expected in files.items():
-        try:
-            found = describe(path / name)
-        except OSError as error:
-            raise CheckpointError(f"{path / name}: {error.strerror}") from None
-        if found != expected:
-            raise CheckpointError(f"{path / name}: has changed since it was written ({found}, expected {expected})")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints, newest first; valid or not."""
-    found = [path for path in folder.glob("step_*") if path.is_dir() and (path / MANIFEST).exists()]
-    return sorted((path for path in found if path.name[5:].isdigit()), key=lambda p: int(p.name[5:]), reverse=True)
-
-
-def name_of(step: int) -> str:
-    return f"step_{step:08d}"
-
-
-def is_whole(folder: Path, step: int) -> bool:
-    """Whether there is a valid checkpoint of this step under `folder`."""
     try:
         verify(folder / name_of(step))
     except CheckpointError:
         return False
     return True
-
-
-def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and what was wrong with the newer ones."""
-    faults: list[str] = []
-    for path in checkpoints(folder):
-        try:
-            verify(path)
-            return path, faults
-        except CheckpointError as error:
-            faults.append(str(error))
-    return None, faults
 
 
 def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> None:
@@ -195,11 +151,6 @@ def remove_checkpoint(path: Path) -> None:
     (path / MANIFEST).unlink(missing_ok=True)
     flush(path)
     shutil.rmtree(path)
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, as the manifest holds them."""
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _save_optimizer(path: Path, state: OptimizerState) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from diptych.checkpoint_folder import CheckpointError, newest_valid
 from diptych.config.load import ConfigError
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
@@ -17,10 +18,10 @@ from diptych.data.loader import Decoder, batches
 from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
-from diptych.encoder import start_from
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
+from diptych.model_folder import start_from
 from diptych.run_dir import RunDir
-from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint, newest_valid
+from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.metrics import Metrics
 from diptych.world import World, first_decides
@@ -103,6 +104,8 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
 
     def take_up() -> Progress:
         path, faults = newest_valid(run.checkpoints)
+        if path is None and faults:
+            raise CheckpointError("\n".join([*faults, _no_checkpoint_is_whole(run)]))
         for fault in faults:
             logger.warning("skipped a damaged checkpoint: %s", fault)
         if path is None:
@@ -128,6 +131,13 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
         metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
     return Job(config, run, world, index, order, tokenizer, engine, progress, metrics, known_valid)
+
+
+def _no_checkpoint_is_whole(run: RunDir) -> str:
+    return (
+        f"no checkpoint of {run.path} is whole, so the run cannot go on, and it does not start over where it would "
+        f"replace them; to start over, move or delete {run.checkpoints}, or set run_dir to a new directory"
+    )
 
 
 def _refuse_other_input(

@@ -17,7 +17,7 @@ from typing import Any
 
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict
-from diptych.files import commit_file
+from diptych.files import commit_file, flush
 from diptych.training.tracker import FINISH_SECONDS, TrackedRun, Tracker
 
 logger = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ Sink = Callable[[Values], None]
 class Metrics:
     """The record of a run on rank 0; on other ranks nothing is constructed.
 
-    samples_seen: where the run goes on. Lines behind it were written after the checkpoint and are dropped: the steps
-    will be taken again.
+    samples_seen: where the run goes on. Lines behind it were written after the checkpoint and make way, since their
+    steps will be taken again; they are kept in `metrics_redone.jsonl`.
     """
 
     def __init__(self, file: Path, config: RunConfig, *, samples_seen: int, tracker_id: str):
-        _drop_lines_after(file, samples_seen)
+        _set_aside_lines_after(file, samples_seen)
         self._file = file.open("a", encoding="utf-8")
         self._sinks: dict[str, Sink] = {}
         self._finishers: list[Callable[[], None]] = []
@@ -148,8 +148,26 @@ def _tracked_run(file: Path, config: RunConfig, tracker_id: str) -> TrackedRun:
     )
 
 
-def _drop_lines_after(file: Path, samples_seen: int) -> None:
+def _set_aside_lines_after(file: Path, samples_seen: int) -> None:
+    """Move the lines behind `samples_seen`, and any that a kill cut, to the end of `metrics_redone.jsonl`."""
     if not file.exists():
         return
-    kept = [line for line in read_metrics(file) if line.get(SAMPLES_SEEN, 0) <= samples_seen]
-    commit_file(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    kept: list[bytes] = []
+    redone: list[bytes] = []
+    for line in file.read_bytes().splitlines():
+        (kept if _is_before(line, samples_seen) else redone).append(line + b"\n")
+    if not redone:
+        return
+    # First the copy: a kill in between leaves lines twice rather than nowhere.
+    aside = file.with_name(f"{file.stem}_redone.jsonl")
+    with aside.open("ab") as there:
+        there.writelines(redone)
+    flush(aside)
+    commit_file(file, b"".join(kept))
+
+
+def _is_before(line: bytes, samples_seen: int) -> bool:
+    try:
+        return json.loads(line).get(SAMPLES_SEEN, 0) <= samples_seen
+    except (ValueError, AttributeError, TypeError):
+        return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.command_line import path_argument
-from diptych.encoder import load, model_folder
+from diptych.encoder import load
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
@@ -21,6 +21,7 @@ from diptych.evaluation.results_file import FORMAT, merged, read_results, write_
 from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
 from diptych.files import read_text
+from diptych.model_folder import model_folder
 from diptych.report import parse_funnel, write_report
 from diptych.terminal import printable
 

@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from diptych.encoder import VOCABULARY_FILE, model_folder, read_model_folder, save_model_folder
     from diptych.files import flush
     from diptych.model.interop import save_open_clip
+    from diptych.model_folder import VOCABULARY_FILE, model_folder, read_model_folder, save_model_folder
 
     out = arguments.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,0 +1,40 @@
+"""Safetensors files, written and read with the modes and the errors of all other files."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written, for example for want of room.
+    """
+    # safetensors gives its files mode 0600; one that we make gets what umask and folder allow.
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number.group(1)) if number else errno.EIO, str(error), str(path)) from error
+    path.chmod(mode)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: it cannot be read, or is no such file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
