@@ -47,7 +47,10 @@ TORCH_FREE = [
     "captions",
     "caption_files",
     "colour_profile",
+    "picture_files",
+    "picture_formats",
     "picture_safety",
+    "tiff_page",
 ]
 
 

@@ -5,32 +5,24 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from diptych.data.picture_files import Refusal
+
+__all__ = ["Reason", "Refusal", "shown", "table_of_reasons"]
 
 
 class Reason(enum.Enum):
-    """Reasons beside `PictureReason` and `CaptionReason` of `diptych.data`."""
+    """Reasons beside `PictureReason`, `CaptionReason` and `FileReason` of `diptych.data`."""
 
     MISSING_FILE = "missing_file"
     UNREADABLE = "unreadable"
     NOT_A_FILE = "not_a_file"
-    LINKED_FOLDER = "linked_folder"
-    HIDDEN = "hidden"
     OUTSIDE_FOLDER = "outside_folder"
     DUPLICATE_PATH = "duplicate_path"
     MALFORMED_ROW = "malformed_row"
     TOO_MANY_BYTES = "too_many_bytes"
     CHANGED_MEANWHILE = "changed_meanwhile"
     DECODER_CRASHED = "decoder_crashed"
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One thing that was refused."""
-
-    path: str
-    reason: str
-    detail: str = ""
 
 
 def shown(name: object) -> str:

@@ -240,7 +240,8 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
         (here / name).write_bytes(data)
     for name in ("html", "gif", "cut", "strip", "empty", "big", "flipped"):
         (here / f"{name}.txt").write_text("x")
-    for name in ("other.gif", "other.svg", "other.pdf", ".hidden"):
+    (here / "other.gif").write_bytes(b"GIF89a")
+    for name in ("other.svg", "other.pdf", ".hidden"):
         (here / name).write_bytes(b"x")
     (here / "other.txt").write_text("the caption of the gif is no orphan")
     os.mkfifo(here / "fifo.png")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.caption_files import CaptionError, CaptionFiles, check_caption, read_caption
+from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, check_picture
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
 from diptych_shards.pack.candidates import Candidate
 from diptych_shards.refusals import Reason, Refusal, shown
-
-SUFFIX_OF_FORMAT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,9 @@ class Examiner:
             picture = self._read(candidate.path)
             if len(picture) != candidate.num_bytes:
                 raise _Refused(Reason.CHANGED_MEANWHILE)
-            width, height, name = check_picture(picture, max_pixels=self.max_pixels, min_side=self.min_side)
+            width, height, name = check_picture(
+                picture, max_pixels=self.max_pixels, min_side=self.min_side, formats=STORED_FORMATS
+            )
         except PictureError as error:
             return Refusal(candidate.path, error.reason.value, str(error))
         except (CaptionError, _Refused) as refused:
@@ -47,7 +48,7 @@ class Examiner:
             "sha256": hashlib.sha256(picture).hexdigest(),
         }
         return {
-            SUFFIX_OF_FORMAT[name]: picture,
+            SUFFIXES[name]: picture,
             "txt": caption.encode(),
             "json": _json(facts | {_free_name(key, facts): value for key, value in extra.items()}),
         }

@@ -19,7 +19,7 @@ from typing import Any
 
 import xxhash
 
-from diptych.data.picture_safety import MAX_PIXELS
+from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
@@ -51,6 +51,8 @@ class PackOptions:
         for name, value in asdict(self).items():
             if name != "seed" and value < 1:
                 raise PackError(f"{name} is {value}; it must be at least 1")
+        if self.max_pixels > MAX_PIXELS:
+            raise PackError(f"max_pixels is {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from PIL import Image
 
 from diptych.data import colour_profile
 from diptych.data.picture_safety import (
-    CRAWLED_FORMATS,
     PictureError,
     PictureFacts,
     PictureFile,
@@ -83,7 +82,7 @@ class JpegFile:
             pixels = self._pixels(size, FAST if fast else CAREFUL)
         except (ValueError, RuntimeError):
             # Damaged, perhaps in a way that a viewer would not mind: Pillow decides.
-            return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
+            return PictureFile(self._data, max_pixels=self._max_pixels).decode()
         return pixels, _facts(self._metadata.exif, self._metadata.profile)
 
     def _pixels(self, size: Size | None, saving: Saving) -> np.ndarray:
@@ -122,7 +121,7 @@ class PlainFile:
         """
         pixels = self._plain.decode()
         if pixels is None:  # Pillow knows the reason, or does not mind
-            return PictureFile(self._data, max_pixels=self._max_pixels, formats=CRAWLED_FORMATS).decode()
+            return PictureFile(self._data, max_pixels=self._max_pixels).decode()
         return pixels, _facts(self._plain.exif, self._plain.profile)
 
 
@@ -130,7 +129,7 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | Picture
     """The picture with its header read.
 
     Raises:
-        PictureError: if it is none of `CRAWLED_FORMATS`, or has more than `max_pixels`.
+        PictureError: if it is none of `PICTURE_FORMATS`, or has more than `max_pixels`.
     """
     if data.startswith(b"\xff\xd8\xff"):
         try:
@@ -155,7 +154,7 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | Picture
         if plain.width * plain.height > max_pixels:
             raise too_many_pixels(plain.width, plain.height, max_pixels)
         return PlainFile(data, plain, max_pixels)
-    return PictureFile(data, max_pixels=max_pixels, formats=CRAWLED_FORMATS)
+    return PictureFile(data, max_pixels=max_pixels)
 
 
 def _facts(exif: bytes | None, profile: bytes) -> PictureFacts:

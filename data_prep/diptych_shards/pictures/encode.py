@@ -9,12 +9,13 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych_shards.pictures.four_bytes import four_of
 from diptych_shards.pictures.jpeg_segments import with_exif
 
-SUFFIXES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "avif": "AVIF"}
-"""Encodings, by the suffix of what they write."""
+ENCODINGS = {SUFFIXES[name]: name for name in STORED_FORMATS}
+"""Formats that a picture can be stored in, by the suffix of what is written."""
 DEFAULT_QUALITY = 95
 DEFAULT_PNG_COMPRESSION = 6
 
@@ -47,5 +48,5 @@ def _encode_with_pillow(pixels: np.ndarray, suffix: str, quality: int, exif: byt
     if exif is not None:
         options["exif"] = b"Exif\0\0" + exif
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, SUFFIXES[suffix], **options)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, ENCODINGS[suffix], **options)
     return file.getvalue()

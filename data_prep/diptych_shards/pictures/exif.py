@@ -13,7 +13,8 @@ from fractions import Fraction
 
 from PIL import ExifTags
 
-_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+from diptych.data.tiff_page import TIFF_ORDERS
+
 _ORIENTATION, _EXIF_POINTER, _GPS_POINTER, _INTEROPERABILITY_POINTER = 0x0112, 0x8769, 0x8825, 0xA005
 _THUMBNAIL_START, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _MAKER_NOTE = 0x927C
@@ -51,7 +52,7 @@ def exif_json(exif: bytes | None) -> str:
     `{}` where there is none; what cannot be read is left out, as are maker notes.
     """
     found: dict[str, str] = {}
-    order = _ORDERS.get((exif or b"")[:4])
+    order = TIFF_ORDERS.get((exif or b"")[:4])
     if exif is None or order is None:
         return "{}"
     first = _number(exif, 4, f"{order}I")
@@ -77,7 +78,7 @@ def kept_exif(exif: bytes) -> bytes | None:
 
     None if it cannot be read.
     """
-    order = _ORDERS.get(exif[:4])
+    order = TIFF_ORDERS.get(exif[:4])
     if order is None:
         return None
     first = _number(exif, 4, f"{order}I")

@@ -15,24 +15,24 @@ import numpy as np
 from PIL import Image
 
 from diptych.data import colour_profile
+from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.picture_safety import (
-    CRAWLED_FORMATS,
     PictureError,
     PictureFacts,
     PictureFile,
     PictureReason,
+    too_many_pixels,
+    why_not_decodable,
 )
+from diptych.data.shard_index_file import MAX_MEMBER_BYTES
 from diptych_shards.pictures import resize as shape
 from diptych_shards.pictures.bare_file import bare_file
 from diptych_shards.pictures.blur import Box, blur, read_boxes, upright_box
 from diptych_shards.pictures.decode import JpegFile, open_file
-from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, SUFFIXES, encode
+from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, ENCODINGS, encode
 from diptych_shards.pictures.exif import exif_json, kept_exif
 from diptych_shards.pictures.jpeg_segments import with_exif
 from diptych_shards.pictures.perceptual_hash import perceptual_hash
-
-MAX_PIXELS = 100_000_000
-"""Of a crawled picture; decoding takes ten bytes a pixel at its peak."""
 
 IMG2DATASET_MESSAGES = {
     PictureReason.NOT_A_PICTURE: "Image decoding error",
@@ -79,7 +79,7 @@ class PictureOptions:
         highest = 9 if self.encode_format == "png" else 100
         for name, value, allowed in (
             ("resize_mode", self.resize_mode, shape.RESIZE_MODES),
-            ("encode_format", self.encode_format, SUFFIXES),
+            ("encode_format", self.encode_format, ENCODINGS),
             ("subsampling", self.subsampling, ("420", "422", "444")),
         ):
             if value not in allowed:
@@ -95,8 +95,10 @@ class PictureOptions:
                 raise ValueError(f"{limit} {getattr(self, limit)}; at least {least}")
         if self.encode_quality is not None and not 0 <= self.encode_quality <= highest:
             raise ValueError(f"encode_quality {self.encode_quality}; 0 to {highest} for {self.encode_format}")
-        if self.encode_format == "avif" and "AVIF" not in CRAWLED_FORMATS:
-            raise ValueError("encode_format avif needs Pillow 11.3 or newer, built with AVIF")
+        if self.max_pixels > MAX_PIXELS:
+            raise ValueError(f"max_pixels {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
+        if missing := why_not_decodable(ENCODINGS[self.encode_format]):
+            raise ValueError(f"encode_format {self.encode_format}: {missing}")
 
     @property
     def quality(self) -> int:
@@ -146,6 +148,10 @@ def process_picture(
     if resized is not None and min(resized) == 0:
         detail = f"{size[0]} x {size[1]} pixels; a side would become {resized[0]} x {resized[1]}"
         raise PictureError(PictureReason.TOO_SMALL, detail)
+    # A narrow picture can become very long where its shorter side is enlarged.
+    largest = (options.image_size,) * 2 if resized is not None and options.resize_mode == "border" else resized
+    if largest is not None and math.prod(largest) > MAX_PIXELS:
+        raise too_many_pixels(*largest, MAX_PIXELS)
     blurred = read_boxes(boxes) if boxes else []
     if isinstance(file, JpegFile) and resized is not None:
         picture, facts = file.decode(resized, fast=options.fast_decode)
@@ -165,6 +171,9 @@ def process_picture(
         stored = _own_bytes(data, file.format, options, exif)
     if stored is None:
         stored = encode(pixels, options.encode_format, options.quality, subsampling=options.subsampling, exif=exif)
+    if len(stored) > MAX_MEMBER_BYTES:
+        detail = f"{len(stored)} bytes as {options.encode_format}; at most {MAX_MEMBER_BYTES}"
+        raise PictureError(PictureReason.ENCODE_ERROR, detail)
     return StoredPicture(
         data=stored,
         suffix=options.encode_format,
@@ -213,7 +222,7 @@ def _own_bytes(data: bytes, format: str, options: PictureOptions, exif: bytes | 
     """The file as it came, bare; None if it is of another format, has a flaw that other readers refuse, or its EXIF is
     to be kept in one that must be encoded anew for that.
     """
-    if format != SUFFIXES[options.encode_format] or (exif is not None and format != "JPEG"):
+    if format != ENCODINGS[options.encode_format] or (exif is not None and format != "JPEG"):
         return None
     bare = bare_file(data, format)
     if bare is not None and format == "PNG":

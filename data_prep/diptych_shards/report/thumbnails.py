@@ -8,7 +8,7 @@ import os
 
 from PIL import Image
 
-from diptych.data.picture_safety import CRAWLED_FORMATS, PictureError, PictureFile
+from diptych.data.picture_safety import PictureError, PictureFile
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
 from diptych.data.shards import open_index, read_member
 from diptych_shards.report.gather import Example
@@ -17,7 +17,6 @@ from diptych_shards.report.rows import Source
 LONGER_SIDE = 300
 """Pixels; the page shows half of them on a usual screen, all on a fine one."""
 _QUALITY = 78
-_MAX_PIXELS = 100_000_000
 
 
 def thumbnail(source: Source, example: Example) -> str | None:
@@ -48,6 +47,6 @@ def _stored(source: Source, example: Example) -> bytes:
 
 
 def _decoded(data: bytes) -> Image.Image:
-    picture, _ = PictureFile(data, max_pixels=_MAX_PIXELS, formats=CRAWLED_FORMATS).decode()
+    picture, _ = PictureFile(data).decode()
     # A copy without the metadata that Pillow would carry into the new file.
     return Image.frombytes("RGB", picture.size, picture.tobytes())

@@ -14,8 +14,7 @@ import xxhash
 from PIL import Image
 
 from diptych.data import colour_profile
-from diptych.data.caption_files import PICTURE_ENDINGS
-from diptych.data.picture_safety import MAX_PIXELS
+from diptych.data.picture_formats import MAX_PIXELS, PICTURE_ENDINGS
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import local_path

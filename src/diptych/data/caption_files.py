@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 CAPTION_ENDINGS = (".txt", ".json")
 
 MAX_CAPTION_BYTES = 64 << 10

@@ -1,14 +1,16 @@
 """Opening a picture that nobody vouches for.
 
-Only the formats that the caller allows reach a decoder (training: JPEG, PNG and WebP); the size in the header is
-checked before a pixel is decoded; a picture that is not whole is refused. What comes out is the first frame in sRGB as
-a viewer would show it: turned by its EXIF orientation, transparency over white, 16-bit values scaled, ICC profiles
-applied (broken ones ignored), CMYK by its profile or else by Pillow's plain conversion.
+Only the formats of `picture_formats` reach a decoder; the size in the header is checked before a pixel is decoded; a
+picture that is not whole is refused. What comes out is the first frame in sRGB as a viewer would show it: turned by its
+EXIF orientation, transparency over white, 16-bit values scaled, ICC profiles applied (broken ones ignored), CMYK by its
+profile or else by Pillow's plain conversion.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
+import importlib.util
 import io
 import struct
 import zlib
@@ -16,25 +18,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from diptych.data import colour_profile
-
-try:
-    from PIL import AvifImagePlugin
-except ImportError:  # before Pillow 11.3
-    AvifImagePlugin = None  # type: ignore[assignment]
-
-MAX_PIXELS = 64_000_000
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""What training reads."""
-CRAWLED_FORMATS = (
-    *FORMATS,
-    "GIF",
-    "BMP",
-    *(["AVIF"] if AvifImagePlugin is not None and AvifImagePlugin.SUPPORTED else []),
-)
-"""What may come from the web, to be encoded anew."""
+from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FORMATS, format_of
+from diptych.data.tiff_page import TIFF_ORDERS, first_page
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     # The plugins themselves, not Image.open: it warns of large pictures instead of refusing them, and takes a
@@ -44,25 +42,11 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
-if AvifImagePlugin is not None:
-    _PLUGINS["AVIF"] = AvifImagePlugin.AvifImageFile
-    # One thread a picture: the cores are kept busy by other pictures.
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-_REFUSED_FORMATS = {
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"8BPS": "PSD",
-    b"\0\0\1\0": "ICO",
-    b"%PDF": "PDF",
-    b"%!PS": "PostScript",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-}
-_BMP_HEADER_SIZES = frozenset(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))
-# In a run-length encoded one, four bytes skip 255 lines, each as long as it says: 25 GB of zeros.
-_BMP_UNCOMPRESSED = (b"\0\0\0\0", b"\3\0\0\0")
+# One thread a picture: the cores are kept busy by other pictures.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError,
                    RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 """What Pillow's decoders are known to raise on hostile bytes."""
@@ -123,14 +107,15 @@ class PictureFacts:
 class PictureFile:
     """A picture whose header is read and found acceptable, and whose pixels are not decoded yet."""
 
-    def __init__(self, data: bytes, *, max_pixels: int, formats: Sequence[str] = FORMATS):
+    def __init__(self, data: bytes, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = PICTURE_FORMATS):
         """Raises:
         PictureError: if it is none of `formats`, or has more than `max_pixels`.
         """
         self._data = data
         self.format = _format(data, formats)
+        plugin = _plugin(self.format)
         try:
-            self._file = _PLUGINS[self.format](io.BytesIO(data))
+            self._file = plugin(io.BytesIO(data if self.format != "TIFF" else first_page(data)))
         except _DECODER_ERRORS as error:
             raise _decoder_refusal(data, self.format, error) from error
         self.width, self.height = self._file.size
@@ -159,6 +144,12 @@ class PictureFile:
             PictureError: as `load`.
         """
         picture = self.load()
+        try:
+            return self._converted(picture)
+        except _DECODER_ERRORS as error:
+            raise _decoder_refusal(self._data, self.format, error) from error
+
+    def _converted(self, picture: ImageFile.ImageFile) -> tuple[Image.Image, PictureFacts]:
         exif = _exif(picture)
         profile = picture.info.get("icc_profile") or b""
         if colour_profile.fits(profile, "CMYK") and picture.mode == "CMYK":
@@ -169,9 +160,9 @@ class PictureFile:
             rgb = _to_rgb(picture)
         if picture.mode in ("CMYK", *_GREY_MODES) or colour_profile.is_srgb(profile):
             profile = b""
-        # A GIF counts its frames by reading them all.
-        is_animated = self.format == "GIF" or getattr(picture, "n_frames", 1) > 1
-        is_plain = picture.mode in ("RGB", "L") and "transparency" not in picture.info and not is_animated
+        # Of formats that are stored alone: a GIF or a TIFF counts its frames by reading them all.
+        is_still = self.format in STORED_FORMATS and getattr(picture, "n_frames", 1) == 1
+        is_plain = picture.mode in ("RGB", "L") and "transparency" not in picture.info and is_still
         return rgb, PictureFacts(exif_orientation(exif), profile or None, exif, is_plain)
 
 
@@ -179,7 +170,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in mode RGB, upright, in sRGB.
 
     Raises:
-        PictureError: if it is not a whole JPEG, PNG or WebP of at most `max_pixels`.
+        PictureError: if it is not a whole picture, of one of `PICTURE_FORMATS` and of at most `max_pixels`.
     """
     picture, facts = PictureFile(data, max_pixels=max_pixels).decode()
     if facts.profile is not None:
@@ -188,13 +179,15 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def check_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> tuple[int, int, str]:
-    """Width and height (upright) and format (`JPEG`, `PNG`, `WEBP`) of a picture that decodes whole.
+def check_picture(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, formats: Sequence[str] = PICTURE_FORMATS
+) -> tuple[int, int, str]:
+    """Width and height (upright) and format, one of `formats`, of a picture that decodes whole.
 
     Raises:
         PictureError: as `open_picture`; also for a PNG with a wrong checksum, and a side below `min_side`.
     """
-    file = PictureFile(data, max_pixels=max_pixels)
+    file = PictureFile(data, max_pixels=max_pixels, formats=formats)
     width, height = file.width, file.height
     if min(width, height) < min_side:
         raise PictureError(PictureReason.TOO_SMALL, f"{width} x {height} pixels; at least {min_side} a side")
@@ -206,12 +199,21 @@ def check_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 
     return width, height, file.format
 
 
+def why_not_decodable(format: str) -> str | None:
+    """What this installation lacks to read a format, and how to get it; None if it reads it."""
+    if format == "AVIF" and not AvifImagePlugin.SUPPORTED:
+        return "this Pillow reads no AVIF; install one with AVIF (its wheels from 11.3 on have it)"
+    if format == "HEIC" and importlib.util.find_spec("pillow_heif") is None:
+        return "HEIC needs an extra; run `pip install 'diptych[heic]'`"
+    return None
+
+
 def exif_orientation(exif: bytes | None) -> int:
     """1 to 8; 1 if there is none or it cannot be read. `exif` begins with the byte order of a TIFF file."""
     if exif is None:
         return 1
     try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
+        order = TIFF_ORDERS[exif[:4]]
         (directory,) = struct.unpack_from(f"{order}I", exif, 4)
         (num_entries,) = struct.unpack_from(f"{order}H", exif, directory)
         for entry in range(num_entries):
@@ -228,40 +230,28 @@ def too_many_pixels(width: int, height: int, max_pixels: int) -> PictureError:
 
 
 def _format(data: bytes, allowed: Sequence[str]) -> str:
-    if data.startswith(b"\xff\xd8\xff"):
-        name = "JPEG"
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        name = "PNG"
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        name = "WEBP"
-    elif data.startswith((b"GIF87a", b"GIF89a")):
-        name = "GIF"
-    elif data[4:12] in (b"ftypavif", b"ftypavis"):
-        name = "AVIF"
-    elif data.startswith(b"BM") and data[14:18] in _BMP_HEADER_SIZES:
-        name = "BMP" if data[14] == 12 or data[30:34] in _BMP_UNCOMPRESSED else "compressed BMP"
-    else:
-        raise _unknown(data)
+    if not data:
+        raise PictureError(PictureReason.NOT_A_PICTURE, "the file is empty")
+    name = format_of(data)
+    if name is None:
+        raise PictureError(PictureReason.NOT_A_PICTURE, "the file does not begin as a picture does")
     if name not in allowed:
-        raise _not_allowed(name)
+        raise PictureError(PictureReason.FORMAT_NOT_ALLOWED, f"{name} is not among the formats that are read")
+    if missing := why_not_decodable(name):
+        raise PictureError(PictureReason.FORMAT_NOT_ALLOWED, missing)
     return name
 
 
-def _unknown(data: bytes) -> PictureError:
-    if not data:
-        return PictureError(PictureReason.NOT_A_PICTURE, "the file is empty")
-    for magic, name in _REFUSED_FORMATS.items():
-        if data.startswith(magic):
-            return _not_allowed(name)
-    if data[4:8] == b"ftyp":
-        return _not_allowed("HEIC or a video")
-    if b"<svg" in data[:1024]:
-        return _not_allowed("SVG")
-    return PictureError(PictureReason.NOT_A_PICTURE, "the file does not begin as a picture does")
+def _plugin(name: str) -> type[ImageFile.ImageFile]:
+    return _heic_plugin() if name == "HEIC" else _PLUGINS[name]
 
 
-def _not_allowed(name: str) -> PictureError:
-    return PictureError(PictureReason.FORMAT_NOT_ALLOWED, f"{name} is not among the formats that are read")
+@functools.cache
+def _heic_plugin() -> type[ImageFile.ImageFile]:
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1
+    return pillow_heif.HeifImageFile
 
 
 def _decoder_refusal(data: bytes, name: str, error: Exception) -> PictureError:
@@ -294,6 +284,8 @@ def _check_png_checksums(data: bytes) -> None:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture.copy()  # a plain Image, free of the file
+    if picture.mode == "F":
+        raise ValueError("pixels in floating point, whose white nobody knows")
     if picture.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit values: pictures come out white.
         values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)

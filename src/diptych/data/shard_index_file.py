@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.files import commit_file
 
-PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif")
-ALLOWED_SUFFIXES = ("jpg", "jpeg", "png", "webp", "txt", "json", "cls", "avif")
+PICTURE_SUFFIXES = tuple(ending[1:] for ending in PICTURE_ENDINGS)
+ALLOWED_SUFFIXES = (
+    *("jpg", "jpeg", "png", "webp", "txt", "json", "cls", "avif"),
+    *("jpe", "jfif", "gif", "bmp", "tif", "tiff", "heic", "heif"),
+)
 """Members with another suffix are never read: some formats execute code when decoded. cls is the number of a class.
 
-The order is part of the format.
+The order is part of the format: what is new goes to the end.
 """
 
 INDEX_FOLDER = "_index"

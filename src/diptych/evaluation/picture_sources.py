@@ -11,7 +11,6 @@ from typing import Any
 
 from diptych.data.caption_files import (
     CAPTION_ENDINGS,
-    PICTURE_ENDINGS,
     CaptionError,
     CaptionFiles,
     CaptionReason,
@@ -19,6 +18,7 @@ from diptych.data.caption_files import (
     read_captions,
     sort_captions,
 )
+from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.evaluation.pictures import Pictures, check_some_are_captioned
 from diptych.evaluation.shard_pictures import captioned_shards, is_shards, labelled_shards
 from diptych.files import cannot, local_path, read_file

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from diptych.data.picture_safety import PictureError, PictureReason
-from diptych_shards.pictures.encode import SUFFIXES
+from diptych.data.picture_formats import MAX_PIXELS
+from diptych.data.picture_safety import PictureError, PictureReason, open_picture
+from diptych_shards.pictures.encode import ENCODINGS
 from diptych_shards.pictures.picture import IMG2DATASET_MESSAGES, PictureOptions, for_training, process_picture
 from tests.data_prep.made_pictures import encoded, opened, psnr, scene
 
@@ -115,10 +116,10 @@ def test_every_reason_has_a_word_for_the_status_table():
 # -- formats ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", ENCODINGS)
 def test_every_encoding_holds_the_picture(suffix):
     stored = processed(encoded(scene()), resize_mode="no", encode_format=suffix)
-    assert (stored.suffix, opened(stored.data).format) == (suffix, SUFFIXES[suffix])
+    assert (stored.suffix, opened(stored.data).format) == (suffix, ENCODINGS[suffix])
     assert psnr(opened(stored.data).convert("RGB"), scene()) > 30
 
 
@@ -140,12 +141,12 @@ def test_the_jpeg_is_baseline_with_colours_at_half_the_size():
     assert full.layer[0][1:3] == (1, 1)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_every_allowed_format_is_read(format):
     assert processed(encoded(scene(), format)).original_width == 400
 
 
-@pytest.mark.parametrize("format", ["TIFF", "ICO", "JPEG2000"])
+@pytest.mark.parametrize("format", ["ICO", "JPEG2000"])
 def test_no_other_format_is_read(format):
     assert reason_of(encoded(scene(64, 64), format)) is PictureReason.FORMAT_NOT_ALLOWED
 
@@ -201,6 +202,26 @@ def test_grey_comes_out_as_rgb():
     assert np.array_equal(pixels(encoded(scene().convert("L"))), opened(encoded(scene().convert("L"))).convert("RGB"))
 
 
+@pytest.mark.parametrize("suffix", ENCODINGS)
+def test_training_reads_whatever_is_stored(suffix):
+    for picture in (scene(), scene().convert("L"), scene(2, 300)):
+        for mode in ("no", "keep_ratio"):
+            stored = processed(encoded(picture, "PNG"), encode_format=suffix, resize_mode=mode, image_size=64)
+            assert open_picture(stored.data).size == (stored.width, stored.height)
+
+
+@pytest.mark.parametrize(("mode", "image_size"), [("keep_ratio", 800), ("center_crop", 800), ("border", 10_001)])
+def test_a_picture_that_would_be_enlarged_over_the_limit_is_refused_before_it_is_made(mode, image_size):
+    strip = encoded(Image.new("RGB", (4, 1000)), "PNG")
+    assert reason_of(strip, resize_mode=mode, image_size=image_size) is PictureReason.TOO_MANY_PIXELS
+
+
+def test_a_stored_file_that_no_shard_holds_is_refused():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5000, 5000, 3), dtype=np.uint8))
+    options = {"resize_mode": "no", "encode_format": "png", "encode_quality": 0}
+    assert reason_of(encoded(noise, "BMP"), **options) is PictureReason.ENCODE_ERROR
+
+
 def test_the_largest_sides_of_a_format_are_respected():
     for suffix, side in (("jpg", 65_501), ("webp", 16_384), ("avif", 65_537)):
         strip = encoded(Image.new("RGB", (side, 2)), "PNG")
@@ -222,6 +243,7 @@ def test_the_largest_sides_of_a_format_are_respected():
         {"max_aspect_ratio": math.nan},
         {"max_aspect_ratio": 0.5},
         {"max_pixels": -5},
+        {"max_pixels": MAX_PIXELS + 1},
     ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(options):
@@ -276,7 +298,7 @@ def test_boxes_turn_with_the_orientation(orientation):
 
 def test_exif_is_dropped_unless_kept_and_never_with_its_orientation():
     exif = with_orientation(6, x010F="Maker", x8298="Somebody")
-    for suffix, format in SUFFIXES.items():
+    for suffix, format in ENCODINGS.items():
         data = encoded(scene(80, 60), exif=exif)
         dropped = opened(processed(data, encode_format=suffix).data)
         assert dropped.format == format and not dropped.getexif()
@@ -296,7 +318,7 @@ def test_exif_is_told_as_img2dataset_tells_it():
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_bytes_are_kept_where_nothing_changes(suffix):
-    data = encoded(scene(), SUFFIXES[suffix])
+    data = encoded(scene(), ENCODINGS[suffix])
     assert processed(data, encode_format=suffix, **KEEP).data == data
     assert processed(data, encode_format=suffix, resize_mode="no").data != data or suffix == "png"
     small = {"resize_mode": "keep_ratio", "image_size": 300, "skip_reencode": True}
@@ -307,7 +329,7 @@ def test_bytes_are_kept_where_nothing_changes(suffix):
 def test_kept_bytes_are_the_picture_and_nothing_else(suffix):
     exif = with_orientation(1, x8298="Somebody")
     options = {"comment": b"hello"} if suffix == "jpg" else {}
-    data = encoded(scene(), SUFFIXES[suffix], exif=exif, **options) + b"PK\3\4 an archive behind the picture"
+    data = encoded(scene(), ENCODINGS[suffix], exif=exif, **options) + b"PK\3\4 an archive behind the picture"
     stored = processed(data, encode_format=suffix, **KEEP).data
     assert b"Somebody" not in stored and b"archive" not in stored and b"hello" not in stored
     assert np.array_equal(opened(stored), opened(data))
@@ -333,7 +355,7 @@ def test_a_progressive_jpeg_of_many_scans_is_kept_whole():
 )
 def test_bytes_are_not_kept_where_a_plain_reader_would_see_something_else(format, picture, options):
     data = encoded(picture, format, **options)
-    suffix = {name: suffix for suffix, name in SUFFIXES.items()}[format]
+    suffix = {name: suffix for suffix, name in ENCODINGS.items()}[format]
     stored = processed(data, encode_format=suffix, **KEEP)
     assert opened(stored.data).mode == "RGB" and len(opened(stored.data).info.get("exif", b"")) == 0
     assert psnr(opened(stored.data), pixels(data)) > 28

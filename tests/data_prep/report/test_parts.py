@@ -152,10 +152,13 @@ def test_every_stage_of_the_funnel_loses_its_own_reasons():
 
 def test_every_reason_that_the_code_can_give_has_a_meaning():
     from diptych.data.caption_files import CaptionReason
+    from diptych.data.picture_files import FileReason
     from diptych.data.picture_safety import PictureReason
     from diptych_shards.fetch.outcome import FetchReason
     from diptych_shards.refusals import Reason
 
-    reasons = {reason.value for kind in (FetchReason, PictureReason, CaptionReason, Reason) for reason in kind}
+    reasons = {
+        reason.value for kind in (FetchReason, PictureReason, CaptionReason, FileReason, Reason) for reason in kind
+    }
     assert reasons - MEANINGS.keys() <= {"too_many_bytes"}
     assert meaning("http_503") == "the server says: Service Unavailable" and meaning("http_999") and not meaning("new")

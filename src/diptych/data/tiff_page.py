@@ -1,0 +1,60 @@
+"""The first page of a TIFF, as a file that has no other and costs no more than its pixels to open."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+"""Of bytes in a number, by the first four bytes of the file; EXIF begins as a TIFF does."""
+_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 0x0111, 0x0117, 0x0144, 0x0145
+_BYTES_OF_TYPE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_SHORT, _LONG = 3, 4
+_MOST_TAGS = 1000
+_MOST_PIECES = 100_000
+"""Strips or tiles: one a line of the tallest picture. Each costs its reader a step, however empty."""
+
+
+def first_page(data: bytes) -> bytes:
+    """The file with the link from its first page to the next cut: a chain of pages would be followed for minutes.
+
+    Raises:
+        ValueError: it has no first page, one of too many tags or pieces, or one that is not whole.
+    """
+    try:
+        order = TIFF_ORDERS[data[:4]]
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (num_tags,) = struct.unpack_from(f"{order}H", data, start)
+    except (KeyError, struct.error) as error:
+        raise ValueError("truncated: no first page") from error
+    link = start + 2 + 12 * num_tags
+    if num_tags > _MOST_TAGS:
+        raise ValueError(f"{num_tags} tags; at most {_MOST_TAGS}")
+    if link + 4 > len(data):
+        raise ValueError("truncated: the tags of the first page")
+    _check_pieces(data, dict(_values(data, order, start, num_tags)))
+    return data if not any(data[link : link + 4]) else data[:link] + bytes(4) + data[link + 4 :]
+
+
+def _values(data: bytes, order: str, start: int, num_tags: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The numbers that say where the pieces are, by tag."""
+    for tag in range(num_tags):
+        at = start + 2 + 12 * tag
+        name, kind, count, offset = struct.unpack_from(f"{order}HHII", data, at)
+        num_bytes = _BYTES_OF_TYPE.get(kind, 0) * count
+        first = at + 8 if num_bytes <= 4 else offset
+        if first + num_bytes > len(data):
+            raise ValueError("truncated: a tag of the first page")
+        if name in (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES) and kind in (_SHORT, _LONG):
+            if count > _MOST_PIECES:
+                raise ValueError(f"{count} strips or tiles; at most {_MOST_PIECES}")
+            yield name, np.frombuffer(data, f"{order}u{_BYTES_OF_TYPE[kind]}", count, first).astype(np.int64)
+
+
+def _check_pieces(data: bytes, values: dict[int, np.ndarray]) -> None:
+    for starts, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
+        if starts in values and lengths in values and len(values[starts]) == len(values[lengths]):
+            if ((values[starts] + values[lengths]) > len(data)).any():
+                raise ValueError("truncated: a strip or tile")
