@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from diptych.cli import VERBS
+
 ROOT = Path(__file__).parents[1]
 SOURCES = {
     "diptych": ROOT / "src" / "diptych",
@@ -128,6 +130,17 @@ def test_shard_building_uses_only_the_torch_free_part_of_data():
 def test_importing_loads_neither_torch_nor_webdataset(module):
     code = f"import sys, {module}; print({{'torch', 'webdataset', 'wandb'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_loads_neither_torch_nor_webdataset(verb):
+    code = (
+        "import sys, diptych.cli\n"
+        "try: diptych.cli.main([sys.argv[1], '--help'])\n"
+        "except SystemExit: print({'torch', 'webdataset', 'wandb'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "set()"
 
 
 def test_nothing_is_unpickled():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from diptych import cli
+from diptych import command_line
 from diptych.cli import VERBS, main
 from tests.end_to_end.commands import start
 
@@ -116,7 +116,7 @@ def test_under_torchrun_the_first_rank_says_all_mistakes_before_any_rank_ends(tm
 
 
 def test_a_mistake_of_another_rank_alone_is_told_when_nobody_ends_it(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(command_line, "PATIENCE_SECONDS", 0.0)
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as caught:

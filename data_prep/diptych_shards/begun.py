@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.shard_index_file import INDEX_FOLDER
+from diptych.errors import UserError
 from diptych.terminal import printable
 from diptych_shards.refusals import shown
 
@@ -43,9 +44,9 @@ def read_state(file: Path, *parts: str) -> dict[str, Any]:
     return state
 
 
-def damaged(file: Path, why: object) -> ValueError:
+def damaged(file: Path, why: object) -> UserError:
     way_out = "restore it from a copy, or begin anew in another folder"
-    return ValueError(f"{shown(file)} is damaged ({shown(why)}); {way_out}")
+    return UserError(f"{shown(file)} is damaged ({shown(why)}); {way_out}")
 
 
 def begun_otherwise(out: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

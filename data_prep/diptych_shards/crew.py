@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from diptych.errors import UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -119,7 +121,7 @@ class Crew(Generic[Item, Result]):
     def _replace(self, worker: _Worker, unassigned: deque[_Batch[Item, Result]]) -> None:
         self._failed_starts = 0 if worker.is_ready else self._failed_starts + 1
         if self._failed_starts > MAX_FAILED_STARTS:
-            raise ValueError(CANNOT_START)
+            raise UserError(CANNOT_START)
         worker.end()
         self._workers[self._workers.index(worker)] = _Worker(self._context, self._work)
         batch = worker.batch

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from diptych.errors import UserError
 from diptych_shards.crew import CANNOT_START, MAX_FAILED_STARTS, Crew
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Result = TypeVar("Result")
 Tell = Callable[["News"], None]
 
 
-class EngineError(ValueError):
+class EngineError(UserError):
     """The work cannot be done there; the message is one line for its user."""
 
 
@@ -273,7 +274,7 @@ def _kept_builder(out: Path, options: BuildOptions) -> ShardBuilder:
 def _answer(work: Callable[[Task], Result], task: Task) -> tuple[Result | None, Exception | None]:
     try:
         return work(task), None
-    except (ValueError, OSError) as error:  # for the user, not a bug
+    except (UserError, OSError) as error:  # for the user, not a bug
         return None, error
 
 

@@ -21,6 +21,7 @@ import xxhash
 
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex, read_member
+from diptych.errors import UserError
 from diptych_shards.refusals import shown
 
 _END_BYTES = 64 << 10
@@ -126,7 +127,7 @@ def _from_parquet(
     name = index.shards[shard_number].name
     for wanted in names:
         if wanted not in there:
-            raise ValueError(no_column(wanted, there))
+            raise UserError(no_column(wanted, there))
     if "key" not in there:
         raise ShardError(f"the parquet beside {shown(name)} has no column `key`")
     table = file.read(columns=["key", *names])
@@ -151,7 +152,7 @@ def _from_members(index: ShardIndex, shard_number: int, names: Sequence[str]) ->
                 values[name].append(sample.get(name))
     for name in names:
         if shard.samples and name not in known:
-            raise ValueError(f"{shown(shard.name)}: {no_column(name, known)}")
+            raise UserError(f"{shown(shard.name)}: {no_column(name, known)}")
     return {name: _array(values[name]) for name in names}
 
 

@@ -13,13 +13,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from diptych.errors import UserError
 from diptych.files import sha256_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is not whole, or cannot be written; the message names file and fault."""
 
 

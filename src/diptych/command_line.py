@@ -1,12 +1,118 @@
-"""What both commands share in reading their words."""
+"""A command of several verbs: find the verb, read its words, run it, and report mistakes on one line.
+
+A verb is a module with a docstring, `add_arguments(parser)` and `run(arguments)`. It is imported when it is called, and
+only its source is read for the list of verbs, so that help appears at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ast
+import difflib
+import errno
+import importlib
+import importlib.util
+import os
+import pkgutil
+import re
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 from diptych.errors import UserError
 from diptych.files import local_path
+from diptych.terminal import ends_with_its_reader, printable, unknown_word
+
+PATIENCE_SECONDS = 30.0
+"""How long another rank lets the first speak."""
+
+_PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
+"""What the names of files end in until they are whole."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What distinguishes one command from another.
+
+    noun: what it calls its verbs.
+    if_interrupted: what to say after Ctrl-C.
+    prefix: what a line about a mistake begins with.
+    has_ranks: a launcher may start it many times at once; then the first rank speaks for all.
+    """
+
+    name: str
+    description: str
+    verbs: ModuleType
+    noun: str = "verb"
+    if_interrupted: str = ""
+    prefix: str = "{name} {verb}: "
+    has_ranks: bool = False
+
+    @property
+    def verb_names(self) -> tuple[str, ...]:
+        return tuple(module.name for module in pkgutil.iter_modules(self.verbs.__path__))
+
+
+@ends_with_its_reader()
+def run(program: Program, words: Sequence[str]) -> int:
+    """The exit status: 0, 2 after a user's mistake, 130 after Ctrl-C; a bug is raised."""
+    parser = argparse.ArgumentParser(
+        prog=program.name,
+        description=program.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{program.noun}s:\n" + "\n".join(_summary(program, name) for name in program.verb_names),
+    )
+    metavar = program.noun.upper()
+    parser.add_argument("verb", metavar=metavar, help=f"what to do; {program.name} {metavar} -h tells more")
+    verb = parser.parse_args(words[:1]).verb
+    if verb not in program.verb_names:
+        print(f"{program.name}: {unknown_word(program.noun, verb, program.verb_names)}", file=sys.stderr)
+        return 2
+    try:
+        _run_verb(program, verb, words[1:])
+    except KeyboardInterrupt:
+        print(program.if_interrupted, end="\n" * bool(program.if_interrupted), file=sys.stderr)
+        return 130
+    except SystemExit as error:
+        if program.has_ranks and error.code:
+            _wait_for_rank_0()
+        raise
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            raise
+        if program.has_ranks:
+            _wait_for_rank_0()
+        # Another rank that nobody has ended is alone with its mistake, such as a disk that its machine lacks.
+        rank = f"rank {_rank()}: " if program.has_ranks and _rank() else ""
+        prefix = program.prefix.format(name=program.name, verb=verb)
+        for line in message.splitlines():
+            print(f"{prefix}{rank}{printable(line)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the words on one line, where argparse would list all options before it.
+
+    Parsing raises UserError.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        way_out = f"{self.prog} -h lists the options"
+        name, _, unknown = message.partition("unrecognized arguments: ")
+        if unknown.startswith("-") and not name:
+            option = unknown.split()[0].partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(option, known, n=1)
+            raise UserError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
+        raise UserError(message if "; " in message else f"{message}; {way_out}")
 
 
 def path_argument(text: str) -> Path:
@@ -15,3 +121,66 @@ def path_argument(text: str) -> Path:
         return local_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
+    module = importlib.import_module(f"{program.verbs.__name__}.{verb}")
+    parser = OneLineParser(
+        prog=f"{program.name} {verb}",
+        description=_wrapped(module.__doc__ or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    # Intermixed: `extract A B --first 2 OUT` has an option among its files, `train my.yaml --dry-run seed=1` too.
+    module.run(parser.parse_intermixed_args([_with_dashes(word) for word in words]))
+
+
+def _user_message(error: Exception) -> str | None:
+    """What to print of the error, a line for each mistake; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        return None
+    path = _PARTIAL.sub("", os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f" at {path}" if path else ""
+        return f"{error.strerror}{where}: make room, start the same command again; what is finished is kept"
+    return f"{path}: {error.strerror}" if path else None
+
+
+def _rank() -> int:
+    """As launchers set it; here without `diptych.world`, which loads torch."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() else 0
+
+
+def _wait_for_rank_0() -> None:
+    """Where this is another rank than the first, wait to be ended by the launcher when the first has ended.
+
+    A launcher ends all ranks as soon as one of them has; the first may still be about to say what is wrong.
+    """
+    if _rank():
+        time.sleep(PATIENCE_SECONDS)
+
+
+def _with_dashes(word: str) -> str:
+    """`--image_size=256` as `--image-size=256`: options as other shard builders spell them."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _wrapped(text: str) -> str:
+    """Its paragraphs, as wide as the terminal is."""
+    width = shutil.get_terminal_size().columns - 2
+    return "\n\n".join(textwrap.fill(paragraph, width) for paragraph in text.strip().split("\n\n"))
+
+
+def _summary(program: Program, verb: str) -> str:
+    """The verb and the first line of its docstring, which is read without importing it."""
+    spec = importlib.util.find_spec(f"{program.verbs.__name__}.{verb}")
+    assert spec is not None and spec.origin is not None
+    with open(spec.origin, encoding="utf-8") as source:
+        first_line = (ast.get_docstring(ast.parse(source.read())) or "").split("\n")[0]
+    return textwrap.fill(first_line, 79, initial_indent=f"  {verb:<10} ", subsequent_indent=" " * 13)

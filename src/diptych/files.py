@@ -106,9 +106,9 @@ def read_text(path: str | os.PathLike[str], way_out: str) -> str:
     try:
         return read_file(path, way_out).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{os.fspath(path)} is no UTF-8 at byte {error.start}; save it as UTF-8") from error
+        raise UserError(f"{os.fspath(path)} is no UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
-def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str) -> ValueError:
+def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str) -> UserError:
     """What the system refused, as a user's mistake; `error.filename` tells more than the path where it is set."""
-    return ValueError(f"{error.filename or os.fspath(path)} cannot be {done}: {error.strerror or error}; {way_out}")
+    return UserError(f"{error.filename or os.fspath(path)} cannot be {done}: {error.strerror or error}; {way_out}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from diptych.checkpoint_folder import MANIFEST, newest_valid, verify
 from diptych.config.schema import ModelConfig
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
+from diptych.errors import UserError
 from diptych.files import flush, local_path
 from diptych.model import interop
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes, load_weights
@@ -39,8 +40,8 @@ def start_from(model: DualEncoder, path: str | Path) -> None:
     state, _, _ = read_model_folder(folder)
     try:
         load_weights(model, interop.resize_image_positions(state, model))
-    except ValueError as error:
-        raise ValueError(f"model.initial_weights {folder} does not fit the model: {error}") from error
+    except UserError as error:
+        raise UserError(f"model.initial_weights {folder} does not fit the model: {error}") from error
 
 
 def model_folder(path: str | Path) -> Path:
@@ -52,7 +53,7 @@ def model_folder(path: str | Path) -> Path:
     """
     path = local_path(path)
     if not path.is_dir():
-        raise ValueError(f"{path} is no folder; expected a model folder, a run directory or one of its checkpoints")
+        raise UserError(f"{path} is no folder; expected a model folder, a run directory or one of its checkpoints")
     if any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE)):
         return path
     if (path / MANIFEST).is_file():
@@ -64,8 +65,8 @@ def model_folder(path: str | Path) -> Path:
             logger.warning("skipped a damaged checkpoint: %s", fault)
         return newest / "model"
     if faults:
-        raise ValueError(f"{path} has no checkpoint that is whole; the newest: {faults[0]}")
-    raise ValueError(
+        raise UserError(f"{path} has no checkpoint that is whole; the newest: {faults[0]}")
+    raise UserError(
         f"{path} holds neither a model ({CONFIG_FILE}, {WEIGHTS_FILE}, {VOCABULARY_FILE}) "
         f"nor a complete checkpoint (checkpoints/step_*/{MANIFEST})"
     )
@@ -103,17 +104,17 @@ def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfi
         return read_open_clip_folder(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is no whole model folder: {name} is missing")
+            raise UserError(f"{folder} is no whole model folder: {name} is missing")
     config, vocab_size = read_config(folder / CONFIG_FILE)
     tokenizer = Tokenizer.load(folder / VOCABULARY_FILE)
     if tokenizer.vocab_size != vocab_size:
         found = tokenizer.vocab_size
-        raise ValueError(f"{folder / VOCABULARY_FILE} has {found} tokens, {CONFIG_FILE} expects {vocab_size}")
+        raise UserError(f"{folder / VOCABULARY_FILE} has {found} tokens, {CONFIG_FILE} expects {vocab_size}")
     state = read_tensors(folder / WEIGHTS_FILE)
     try:
         check_tensors(state, expected_shapes(config, vocab_size))
-    except ValueError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{folder / WEIGHTS_FILE}: {error}") from error
     return state, config, tokenizer
 
 
@@ -124,7 +125,7 @@ def read_open_clip_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig,
     tokenizer = load_tokenizer(str(vocabulary) if vocabulary.is_file() else "clip")
     rows = len(state["text.token_embedding.weight"])
     if tokenizer.vocab_size != rows:
-        raise ValueError(
+        raise UserError(
             f"{folder} has embeddings of {rows} tokens, its vocabulary {tokenizer.vocab_size}: "
             f"put the vocabulary it was trained with there as {VOCABULARY_FILE}"
         )
@@ -136,17 +137,17 @@ def read_config(path: Path) -> tuple[ModelConfig, int]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is no JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f'{path} describes no Diptych model: expected "format": "{FORMAT}"')
+        raise UserError(f'{path} describes no Diptych model: expected "format": "{FORMAT}"')
     if document.get("version") != FORMAT_VERSION:
         version = document.get("version")
-        raise ValueError(f"{path} has format version {version}, this Diptych reads {FORMAT_VERSION}")
+        raise UserError(f"{path} has format version {version}, this Diptych reads {FORMAT_VERSION}")
     try:
         config = rebuild(ModelConfig, document.get("model"), "model")
         return config, rebuild(int, document.get("vocab_size"), "vocab_size")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def rebuild(wanted: Any, value: Any, where: str) -> Any:
@@ -159,29 +160,29 @@ def rebuild(wanted: Any, value: Any, where: str) -> Any:
         return rebuild_dataclass(wanted, value, where)
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
-            raise ValueError(f"{where} is {value!r}, expected one of {', '.join(get_args(wanted))}")
+            raise UserError(f"{where} is {value!r}, expected one of {', '.join(get_args(wanted))}")
         return value
     if get_origin(wanted) is tuple:
         kinds = get_args(wanted)
         if not isinstance(value, list) or len(value) != len(kinds):
-            raise ValueError(f"{where} is {value!r}, expected a list of {len(kinds)}")
+            raise UserError(f"{where} is {value!r}, expected a list of {len(kinds)}")
         return tuple(rebuild(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if wanted is float and type(value) is int:
         return float(value)
     allowed = get_args(wanted) if get_origin(wanted) is UnionType else (get_origin(wanted) or wanted,)
     if type(value) not in allowed:
-        raise ValueError(f"{where} is {value!r}, expected {' or '.join(kind.__name__ for kind in allowed)}")
+        raise UserError(f"{where} is {value!r}, expected {' or '.join(kind.__name__ for kind in allowed)}")
     if wanted is int and value < 1:
-        raise ValueError(f"{where} is {value}, expected at least 1: it is a size")
+        raise UserError(f"{where} is {value}, expected at least 1: it is a size")
     return value
 
 
 def rebuild_dataclass(wanted: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is {value!r}, expected a mapping")
+        raise UserError(f"{where} is {value!r}, expected a mapping")
     types = get_type_hints(wanted)
     if unknown := sorted(value.keys() - types.keys()):
-        raise ValueError(f"{where}.{unknown[0]} is unknown; expected {', '.join(types)}")
+        raise UserError(f"{where}.{unknown[0]} is unknown; expected {', '.join(types)}")
     if missing := sorted(types.keys() - value.keys()):
-        raise ValueError(f"{where}.{missing[0]} is missing")
+        raise UserError(f"{where}.{missing[0]} is missing")
     return wanted(**{name: rebuild(types[name], value[name], f"{where}.{name}") for name in types})

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from diptych.charts import Chart, line_chart, short_number
+from diptych.errors import UserError
 from diptych.evaluation.confusion import (
     Matrix,
     Part,
@@ -101,12 +102,12 @@ def parse_funnel(text: str) -> list[dict[str, Any]]:
             for stage in json.loads(text)
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"not a funnel ({error}); expected a JSON list of stages such as "
             f'{{"stage": "extracted", "kept": 10, "dropped": {{"icon": 2}}}}'
         ) from None
     if not stages:
-        raise ValueError("a funnel without stages; leave --funnel out")
+        raise UserError("a funnel without stages; leave --funnel out")
     return stages
 
 
@@ -360,5 +361,5 @@ def _number(value: float) -> str:
 def _picture(value: Any) -> str:
     """The data URI, if it is one of a picture; an evaluation file is not trusted to name other addresses."""
     if not PICTURE_URI.fullmatch(str(value)):
-        raise ValueError(f"the evaluation holds {str(value)[:40]!r} where a picture as a data URI is expected")
+        raise UserError(f"the evaluation holds {str(value)[:40]!r} where a picture as a data URI is expected")
     return str(value)

@@ -10,6 +10,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from diptych.errors import UserError
+
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a safetensors file.
@@ -37,4 +39,4 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 import select
@@ -11,7 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -106,23 +105,6 @@ def ends_with_its_reader() -> Iterator[None]:
         for descriptor in broken:
             os.dup2(nowhere, descriptor)
         sys.exit(128 + signal.SIGPIPE)
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the words on one line, where argparse would list all options before it.
-
-    Parsing raises ValueError, as other mistakes of a user do.
-    """
-
-    def error(self, message: str) -> NoReturn:
-        way_out = f"{self.prog} -h lists the options"
-        name, _, unknown = message.partition("unrecognized arguments: ")
-        if unknown.startswith("-") and not name:
-            option = unknown.split()[0].partition("=")[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(option, known, n=1)
-            raise ValueError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
-        raise ValueError(message if "; " in message else f"{message}; {way_out}")
 
 
 def _flush_unless_full() -> None:

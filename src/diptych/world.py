@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from diptych.errors import UserError
 from diptych.terminal import counted
 
 Answer = TypeVar("Answer")
@@ -41,7 +42,7 @@ class World:
         """
         if global_batch_size % self.size:
             nearest = max(1, round(global_batch_size / self.size)) * self.size
-            raise ValueError(
+            raise UserError(
                 f"training.global_batch_size {global_batch_size} cannot be split over {self.size} ranks; "
                 f"the nearest that can is {nearest}"
             )
@@ -60,17 +61,17 @@ def read_world() -> World:
     missing = [name for name in MEETING if not os.environ.get(name)]
     if (size > 1 or rank > 0) and missing:
         left = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
-        raise ValueError(
+        raise UserError(
             f"the environment has {' and '.join(f'{name}={os.environ[name]}' for name in left)} without "
             f"{', '.join(missing)}; start the ranks with torchrun or deepspeed, or `unset {' '.join(left)}` to train "
             f"with one process"
         )
     if rank >= size:
-        raise ValueError(f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
+        raise UserError(f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
     if not torch.cuda.is_available():
         return World(rank=rank, local_rank=local_rank, size=size)
     if local_rank >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"the environment has LOCAL_RANK={local_rank}, and this machine has "
             f"{counted(torch.cuda.device_count(), 'GPU')}; start no more ranks on it than it has GPUs"
         )
@@ -80,7 +81,7 @@ def read_world() -> World:
 def _whole_number(name: str, default: int) -> int:
     value = os.environ.get(name) or str(default)
     if not (value.isascii() and value.isdigit() and int(value) >= (name == "WORLD_SIZE")):
-        raise ValueError(f"the environment has {name}={value!r}; expected a whole number, as launchers set it")
+        raise UserError(f"the environment has {name}={value!r}; expected a whole number, as launchers set it")
     return int(value)
 
 
@@ -97,7 +98,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"device {str(name)!r} cannot be used ({reason}); this machine has {', '.join(_devices())}"
         ) from error
     return device
@@ -128,7 +129,7 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
         )
     except dist.DistError as error:
         place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        raise ValueError(
+        raise UserError(
             f"rank {world.rank} of {world.size} does not meet the others at {place} (MASTER_ADDR:MASTER_PORT) within "
             f"machine.process_group_timeout_seconds={timeout_seconds}: {str(error).partition(chr(10))[0]}; start "
             f"all ranks together with torchrun or deepspeed"

@@ -209,6 +209,18 @@ def test_another_broken_pipe_is_not_hidden():
     assert done.returncode == 1 and "BrokenPipeError" in done.stderr
 
 
+@pytest.mark.parametrize("bug", ["int('no number')", "open(99)", "raise OSError('no name')", "[][0]", "one, two = [1]"])
+def test_a_bug_keeps_its_traceback(bug):
+    program = (
+        "import diptych_shards.commands.index as index, diptych_shards.cli as cli\n"
+        f"def run(chosen): {bug}\n"
+        "index.run = run\n"
+        "cli.main(['index', 'x'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["pack", "--help"], ["index", "nowhere"]])
 def test_the_command_loads_neither_torch_nor_webdataset(arguments):
     program = (

@@ -11,13 +11,14 @@ from functools import cached_property
 import numpy as np
 import xxhash
 
+from diptych.errors import UserError
 from diptych.terminal import counted
 from diptych_shards.build.output import OutputOptions
 from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
 
 
-class BuildError(ValueError):
+class BuildError(UserError):
     """The command cannot be carried out; the message is one line for its user."""
 
 

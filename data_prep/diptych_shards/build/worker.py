@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from diptych.errors import UserError
 from diptych_shards.crew import end_with_parent
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
                 connection.send(("done", report))
     except (EOFError, ConnectionError):
         return
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         connection.send(("mistake", error))
     except MemoryError:
         end_without_memory()

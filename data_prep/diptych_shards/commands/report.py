@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
+from diptych.errors import UserError
 from diptych_shards.refusals import shown
 
 
@@ -37,12 +38,12 @@ def run(chosen: argparse.Namespace) -> None:
     path = out / INDEX_FOLDER / REPORT_FILE if chosen.to is None else chosen.to
     if chosen.to is not None and (path.is_dir() or not path.parent.is_dir()):
         what = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
-        raise ValueError(f"{path} {what}; name a file with --to")
+        raise UserError(f"{path} {what}; name a file with --to")
     page = render_report(out, pictures=chosen.pictures, seed=chosen.seed)
     try:
         commit_file(path, page)
     except PermissionError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}; name another place with --to FILE") from error
+        raise UserError(f"{path} cannot be written: {error.strerror}; name another place with --to FILE") from error
     print(shown(path))
 
 

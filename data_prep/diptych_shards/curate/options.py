@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.errors import UserError
 from diptych.files import cannot, read_text, sha256_of
 from diptych.terminal import unknown_word
 from diptych_shards.curate.blocking import HostList, PhraseList, read_lines
@@ -24,7 +25,7 @@ _LEAST = {
 }
 
 
-class CurateError(ValueError):
+class CurateError(UserError):
     """The command cannot be carried out; the message is one line for its user."""
 
 

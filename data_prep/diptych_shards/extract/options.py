@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diptych.errors import UserError
 
-class ExtractError(ValueError):
+
+class ExtractError(UserError):
     """The command cannot be carried out; the message is one line for its user."""
 
 

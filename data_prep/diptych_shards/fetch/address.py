@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from diptych.errors import UserError
+
 LOWEST_FREE_PORT = 1024
 WEB_PORTS = frozenset({80, 443})
 """Below 1024 only these: what else listens there (mail, SSH) is nothing that a picture is fetched from."""
@@ -78,7 +80,7 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is not a network in CIDR notation such as 10.1.0.0/16 ({error})") from None
+        raise UserError(f"{text!r} is not a network in CIDR notation such as 10.1.0.0/16 ({error})") from None
 
 
 def is_port_allowed(port: int) -> bool:

@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from diptych.errors import UserError
 from diptych_shards.fetch.address import parse_network
 from diptych_shards.fetch.opt_out import product_token
 
@@ -60,12 +61,12 @@ class FetchOptions:
         self.check_certificates()
         for name in ("timeout_seconds", "connect_timeout_seconds", "max_bytes", "in_flight", "per_host", "look_ahead"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
         for name in ("min_bytes_per_second", "retries", "max_retry_after_seconds", "max_redirects"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         if not self.user_agent.isascii() or not self.user_agent.isprintable() or not product_token(self.user_agent):
-            raise ValueError(f"user_agent {self.user_agent!r} must be a name in ASCII such as mybot/1.0")
+            raise UserError(f"user_agent {self.user_agent!r} must be a name in ASCII such as mybot/1.0")
 
     def check_certificates(self) -> None:
         """Raises: ValueError: `ca_file` holds none, on this machine."""
@@ -75,4 +76,4 @@ class FetchOptions:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca_file)
         except OSError as error:
             told = f"ca_file {self.ca_file!r} is not a file of certificates in PEM ({error.strerror})"
-            raise ValueError(told) from None
+            raise UserError(told) from None

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from diptych.errors import UserError
 from diptych_shards.fetch.address import AddressGate
 from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 
@@ -217,5 +218,5 @@ def parse_entry(entry: str) -> tuple[tuple[str, int], tuple[str, ...]]:
         for address in addresses:
             ipaddress.ip_address(address)
     except ValueError:
-        raise ValueError(f"{entry!r} is not of the form host:port:address, as www.example.org:443:192.0.2.7") from None
+        raise UserError(f"{entry!r} is not of the form host:port:address, as www.example.org:443:192.0.2.7") from None
     return (host.lower(), int(port)), addresses

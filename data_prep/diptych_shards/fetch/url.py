@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
+from diptych.errors import UserError
 from diptych.files import read_text
 from diptych_shards.fetch.address import is_port_allowed
 from diptych_shards.fetch.outcome import FetchReason, UrlError
@@ -105,7 +106,7 @@ def read_domains(path: Path) -> frozenset[str]:
         try:
             domains.add(normalise_domain(domain))
         except UrlError:
-            raise ValueError(f"{path}, line {number}: {domain!r} is not a domain such as example.com") from None
+            raise UserError(f"{path}, line {number}: {domain!r} is not a domain such as example.com") from None
     return frozenset(domains)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diptych.errors import UserError
 from diptych_shards.refusals import Refusal
 
 
-class PackError(ValueError):
+class PackError(UserError):
     """The command cannot be carried out; the message is one line for its user."""
 
 

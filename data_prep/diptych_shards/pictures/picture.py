@@ -25,6 +25,7 @@ from diptych.data.picture_safety import (
     why_not_decodable,
 )
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
+from diptych.errors import UserError
 from diptych_shards.pictures import resize as shape
 from diptych_shards.pictures.bare_file import bare_file
 from diptych_shards.pictures.blur import Box, blur, read_boxes, upright_box
@@ -83,7 +84,7 @@ class PictureOptions:
             ("subsampling", self.subsampling, ("420", "422", "444")),
         ):
             if value not in allowed:
-                raise ValueError(f"{name} {value!r}; one of {', '.join(allowed)}")
+                raise UserError(f"{name} {value!r}; one of {', '.join(allowed)}")
         for limit, least in (
             ("image_size", 1),
             ("min_image_size", 0),
@@ -92,13 +93,13 @@ class PictureOptions:
             ("max_pixels", 1),
         ):
             if not getattr(self, limit) >= least:  # so that NaN is none
-                raise ValueError(f"{limit} {getattr(self, limit)}; at least {least}")
+                raise UserError(f"{limit} {getattr(self, limit)}; at least {least}")
         if self.encode_quality is not None and not 0 <= self.encode_quality <= highest:
-            raise ValueError(f"encode_quality {self.encode_quality}; 0 to {highest} for {self.encode_format}")
+            raise UserError(f"encode_quality {self.encode_quality}; 0 to {highest} for {self.encode_format}")
         if self.max_pixels > MAX_PIXELS:
-            raise ValueError(f"max_pixels {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
+            raise UserError(f"max_pixels {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
         if missing := why_not_decodable(ENCODINGS[self.encode_format]):
-            raise ValueError(f"encode_format {self.encode_format}: {missing}")
+            raise UserError(f"encode_format {self.encode_format}: {missing}")
 
     @property
     def quality(self) -> int:

@@ -1,5 +1,7 @@
 """What a user of these commands can get wrong."""
 
+from diptych.errors import UserError
 
-class SelectError(ValueError):
+
+class SelectError(UserError):
     """A verdict, an expression or an option does not fit the shards."""

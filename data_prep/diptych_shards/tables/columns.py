@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diptych.errors import UserError
 from diptych_shards.refusals import shown
 
 URL_COLUMNS = ("url", "image_url", "image_urls", "img_url")
@@ -21,7 +22,7 @@ NO_COLUMN = "none"
 """What an option says where a column should not be used."""
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """The table, or what was said of it, cannot be used; the message is one line for its user."""
 
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from diptych.config.rules import Problem, impossible
 from diptych.config.schema import RunConfig
+from diptych.errors import UserError
 
 Sources = dict[str, str]
 """Dotted key → who set it: a file name or `command line`."""
@@ -35,7 +36,7 @@ STAND_INS = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be run; the message has one line per mistake."""
 
 

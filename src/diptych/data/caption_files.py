@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diptych.errors import UserError
+
 CAPTION_ENDINGS = (".txt", ".json")
 
 MAX_CAPTION_BYTES = 64 << 10
@@ -31,7 +33,7 @@ class CaptionReason(enum.Enum):
     UNREADABLE = "unreadable"
 
 
-class CaptionError(ValueError):
+class CaptionError(UserError):
     """A caption that cannot be used; `reason` is what is counted, `detail` what is shown beside it."""
 
     def __init__(self, reason: CaptionReason, detail: str = ""):

@@ -33,6 +33,7 @@ from PIL import (
 from diptych.data import colour_profile
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FORMATS, format_of
 from diptych.data.tiff_page import TIFF_ORDERS, first_page
+from diptych.errors import UserError
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     # The plugins themselves, not Image.open: it warns of large pictures instead of refusing them, and takes a
@@ -79,7 +80,7 @@ class PictureReason(enum.Enum):
     BAD_BOX = "bad_box"
 
 
-class PictureError(ValueError):
+class PictureError(UserError):
     """The picture is refused; `reason` says why."""
 
     def __init__(self, reason: PictureReason, message: str):
@@ -285,7 +286,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture.copy()  # a plain Image, free of the file
     if picture.mode == "F":
-        raise ValueError("pixels in floating point, whose white nobody knows")
+        raise UserError("pixels in floating point, whose white nobody knows")
     if picture.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit values: pictures come out white.
         values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)

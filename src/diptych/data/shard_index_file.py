@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 
 from diptych.data.picture_formats import PICTURE_ENDINGS
+from diptych.errors import UserError
 from diptych.files import commit_file
 
 PICTURE_SUFFIXES = tuple(ending[1:] for ending in PICTURE_ENDINGS)
@@ -38,7 +39,7 @@ _SAMPLE_ROW = np.dtype([("key_end", "<u4"), ("member_end", "<u4")])
 _MEMBER_ROW = np.dtype([("suffix", "u1"), ("offset", "<u8"), ("size", "<u4"), ("xxh3", "<u8")])
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """A shard or its index is missing, incomplete, damaged or not allowed."""
 
 

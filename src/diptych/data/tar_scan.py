@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from diptych.errors import UserError
+
 BLOCK_BYTES = 512
 MAX_EXTENDED_HEADER_BYTES = 1 << 20
 """tarfile reads these headers (long names, PAX records) whole into memory; honest ones are below 10 KB."""
@@ -27,7 +29,7 @@ _COMPRESSIONS = {
 }
 
 
-class BrokenTarError(ValueError):
+class BrokenTarError(UserError):
     """The file is not a whole, plain tar; the message names the byte offset."""
 
 

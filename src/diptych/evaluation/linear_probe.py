@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from diptych.errors import UserError
 from diptych.evaluation.pictures import Embedded, PictureEncoder, Pictures, embed, subset
 from diptych.evaluation.similarity import Array
 
@@ -75,7 +76,7 @@ def fit_linear_probe(
     features, labels = embedded.embeddings, np.array(train.labels)[embedded.kept]
     classes = len(set(labels.tolist()))
     if classes < 2:
-        raise ValueError(f"{train.location} has pictures of {classes} class; a classifier needs at least two")
+        raise UserError(f"{train.location} has pictures of {classes} class; a classifier needs at least two")
     chosen = evenly(labels, max(classes, most_work // (classes * features.shape[1])))
     features, labels = features[chosen], labels[chosen]
     centre, scale = features.mean(axis=0), float(features.std()) or 1.0

@@ -19,6 +19,7 @@ from diptych.data.caption_files import (
     sort_captions,
 )
 from diptych.data.picture_formats import PICTURE_ENDINGS
+from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures, check_some_are_captioned
 from diptych.evaluation.shard_pictures import captioned_shards, is_shards, labelled_shards
 from diptych.files import cannot, local_path, read_file
@@ -47,7 +48,7 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
     pairs = [(file, folder.name) for folder in _class_folders(path) for file in _picture_files(folder)]
     if not pairs:
         loose = len(_picture_files(path))
-        raise ValueError(
+        raise UserError(
             f"{location} has no pictures in subfolders"
             + (f", but {loose} beside one another" if loose else "")
             + "; expected CLASS/PICTURE.jpg (jpg, jpeg, png or webp), or give a table of path and label"
@@ -90,10 +91,10 @@ def open_pictures(locations: Sequence[str]) -> Pictures:
     files: list[Path] = []
     for location in map(local_path, locations):
         if not os.path.exists(location):
-            raise ValueError(f"{location} does not exist; expected a picture or a folder of pictures")
+            raise UserError(f"{location} does not exist; expected a picture or a folder of pictures")
         files += _picture_files(location) if os.path.isdir(location) else [location]
     if not files:
-        raise ValueError(f"{', '.join(locations)} holds no pictures (jpg, jpeg, png or webp)")
+        raise UserError(f"{', '.join(locations)} holds no pictures (jpg, jpeg, png or webp)")
     return Pictures(", ".join(locations), tuple(map(str, files)), lambda place: read_file(files[place], UNREADABLE))
 
 
@@ -109,7 +110,7 @@ def _captioned_folder(location: str, caption_key: str | None) -> Pictures:
         except CaptionError as error:
             refused[os.path.relpath(file, path)] = error
     if not found and not refused:
-        raise ValueError(
+        raise UserError(
             f"{location} holds no pictures; expected PICTURE.jpg (jpg, jpeg, png or webp) and PICTURE.txt or .json"
         )
     key = caption_key or "caption"
@@ -130,9 +131,9 @@ def _captions(folder: Path, files: CaptionFiles | None, key: str | None) -> tupl
 
 def _check_folder(path: Path, expected: str) -> None:
     if not os.path.exists(path):
-        raise ValueError(f"{path} does not exist; expected {expected}")
+        raise UserError(f"{path} does not exist; expected {expected}")
     if not os.path.isdir(path):
-        raise ValueError(f"{path} is a file; expected {expected}")
+        raise UserError(f"{path} is a file; expected {expected}")
 
 
 def _class_folders(path: Path) -> list[Path]:
@@ -168,19 +169,19 @@ def _files(paths: list[Path], folder: Path) -> tuple[tuple[str, ...], Callable[[
 
 def _read_table(path: Path, column: str) -> tuple[list[Path], list[str]]:
     if not os.path.isfile(path):
-        raise ValueError(f"{path} does not exist; expected a table with the columns path and {column}")
+        raise UserError(f"{path} does not exist; expected a table with the columns path and {column}")
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
     if not rows:
-        raise ValueError(f"{path} has no rows; expected the columns path and {column}")
+        raise UserError(f"{path} has no rows; expected the columns path and {column}")
     for wanted in ("path", column):
         if wanted not in rows[0]:
-            raise ValueError(f"{path} has no column {wanted!r}; it has {', '.join(map(str, rows[0]))}")
+            raise UserError(f"{path} has no column {wanted!r}; it has {', '.join(map(str, rows[0]))}")
     paths = [path.parent / str(row["path"]) for row in rows]
     for number, (file, row) in enumerate(zip(paths, rows, strict=True), start=1):
         if row[column] is None or not str(row[column]).strip():
-            raise ValueError(f"{path}, row {number}: {column} is empty; every picture needs one")
+            raise UserError(f"{path}, row {number}: {column} is empty; every picture needs one")
         if not os.path.isfile(file):
-            raise ValueError(f"{path}, row {number}: {file} does not exist; paths are relative to the table's folder")
+            raise UserError(f"{path}, row {number}: {file} does not exist; paths are relative to the table's folder")
     return paths, [str(row[column]).strip() for row in rows]
 
 
@@ -189,7 +190,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
         text = read_file(path, UNREADABLE).decode("utf-8-sig")
         return list(csv.DictReader(io.StringIO(text, newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+        raise UserError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
@@ -199,4 +200,4 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+        raise UserError(f"{path} cannot be read as parquet: {error}") from error

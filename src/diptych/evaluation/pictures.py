@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from diptych.data.caption_files import CaptionError
 from diptych.data.picture_safety import PictureError, open_picture
+from diptych.errors import UserError
 from diptych.evaluation.similarity import Array
 
 PICTURES_AT_ONCE = 64
@@ -84,7 +85,7 @@ def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
         return pictures
     highest = max(map(int, pictures.labels))
     if highest >= len(class_names):
-        raise ValueError(
+        raise UserError(
             f"{pictures.location} has class number {highest}, and there are {len(class_names)} classes, numbered from "
             "0; give --classes with all of them, in the order of the numbers"
         )
@@ -110,7 +111,7 @@ def in_words(reasons: Mapping[str, Mapping[str, Any]]) -> str:
 
 def check_some_are_captioned(location: str, kept: int, refused: Mapping[str, CaptionError], expected: str) -> None:
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"none of the {len(refused):,} pictures of {location} has a caption that can be used: "
             f"{in_words(by_reason(refused))}; expected {expected}"
         )
@@ -143,9 +144,7 @@ def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:
             progress.update()
     if not kept:
         name, reason = next(iter(rejected.items()))
-        raise ValueError(
-            f"none of the {len(pictures)} pictures of {pictures.location} can be decoded; {name}: {reason}"
-        )
+        raise UserError(f"none of the {len(pictures)} pictures of {pictures.location} can be decoded; {name}: {reason}")
     return Embedded(np.concatenate(parts), np.array(kept), rejected)
 
 

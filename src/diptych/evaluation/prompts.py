@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from diptych.errors import UserError
 from diptych.evaluation.similarity import Array, unit_norm
 from diptych.files import read_text
 
@@ -52,14 +53,14 @@ def load_prompts(path: str | Path) -> Prompts:
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not set(document) <= {"classes", "templates"}:
         found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
-        raise ValueError(f"{path} holds {found}; expected the two keys classes and templates")
+        raise UserError(f"{path} holds {found}; expected the two keys classes and templates")
     try:
         return make_prompts(document.get("classes"), document.get("templates", [DEFAULT_TEMPLATE]))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
@@ -69,19 +70,19 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
         ValueError: none given, a class twice, or a template without `{}`.
     """
     if not isinstance(classes, (list, tuple)) or not classes:
-        raise ValueError("classes is empty; expected a list of class names")
+        raise UserError("classes is empty; expected a list of class names")
     if not isinstance(templates, (list, tuple)) or not templates:
-        raise ValueError(f'templates is empty; expected a list such as ["{DEFAULT_TEMPLATE}"]')
+        raise UserError(f'templates is empty; expected a list such as ["{DEFAULT_TEMPLATE}"]')
     entries = tuple(_class_prompt(entry) for entry in classes)
     counts = Counter(entry.name for entry in entries)
     if twice := [name for name, count in counts.items() if count > 1]:
-        raise ValueError(
+        raise UserError(
             f"class {twice[0]!r} is listed {counts[twice[0]]} times ({len(twice)} such classes); keep one "
             "entry each, and tell classes of the same name apart by `{name: ..., names: [...]}`"
         )
     for template in templates:
         if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(
+            raise UserError(
                 f'template {template!r} must hold {{}} exactly once, where the class name goes: "{DEFAULT_TEMPLATE}"'
             )
     return Prompts(entries, tuple(templates))
@@ -118,7 +119,7 @@ def _class_prompt(entry: Any) -> ClassPrompt:
     else:
         name, names = entry, [entry]
     if not names or not all(isinstance(each, str) and each.strip() for each in [name, *names]):
-        raise ValueError(
+        raise UserError(
             f"class {entry!r} is no name; expected a text (in quotes where YAML takes it for another type) "
             "or {name: label in the data, names: [what prompts call it, ...]}"
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych.errors import UserError
 from diptych.evaluation import METHODS
 from diptych.files import cannot, commit_file, read_text
 
@@ -39,7 +40,7 @@ def read_results(path: Path) -> dict[str, Any]:
         results = None
     is_ours = isinstance(results, dict) and results.get("format") == FORMAT
     if not is_ours or not all(isinstance(results[evaluator], dict) for evaluator in _evaluators(results)):
-        raise ValueError(f"{path} is no evaluation of format {FORMAT}, to which results could be added; {way_out}")
+        raise UserError(f"{path} is no evaluation of format {FORMAT}, to which results could be added; {way_out}")
     return results
 
 

@@ -13,6 +13,7 @@ from diptych.data.caption_files import CaptionError, captions_in, check_caption,
 from diptych.data.captions import caption_of
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures, check_some_are_captioned
 from diptych.files import cannot
 
@@ -74,7 +75,7 @@ class _Sample:
         for member in self.members:
             if member.suffix in suffixes:
                 return _member_bytes(self.shard, member)
-        raise ValueError(f"{self.name} has no {' or '.join(suffixes)} member; it has {', '.join(self.suffixes)}")
+        raise UserError(f"{self.name} has no {' or '.join(suffixes)} member; it has {', '.join(self.suffixes)}")
 
 
 def _open(location: str) -> ShardIndex:
@@ -83,7 +84,7 @@ def _open(location: str) -> ShardIndex:
     except OSError as error:
         raise cannot(error, location, "read", "make the folder and its shards readable") from error
     if index.total_samples == 0:
-        raise ValueError(f"{location}: the shards hold no samples; expected at least one picture")
+        raise UserError(f"{location}: the shards hold no samples; expected at least one picture")
     return index
 
 
@@ -105,13 +106,13 @@ def _json_label(sample: _Sample, key: str) -> str:
     fields = _json_fields(sample)
     if key not in fields:
         has = f"its json member has {', '.join(fields)}" if fields else f"it has {', '.join(sample.suffixes)}"
-        raise ValueError(
+        raise UserError(
             f"{sample.name} has no label: no {key!r} in a json member and no class number in a cls member; {has}. "
             "Name the json key with --label-key"
         )
     label = fields[key]
     if isinstance(label, (dict, list)) or label is None or not str(label).strip():
-        raise ValueError(
+        raise UserError(
             f"{sample.name}: {key} is {label!r} in its json member; expected the name of a class. "
             "Another json key is named with --label-key"
         )
@@ -120,13 +121,13 @@ def _json_label(sample: _Sample, key: str) -> str:
 
 def _class_number(sample: _Sample) -> str:
     if "cls" not in sample.suffixes:
-        raise ValueError(
+        raise UserError(
             f"{sample.name} has no cls member, unlike the first sample; it has {', '.join(sample.suffixes)}. "
             "Labels of a json member are named with --label-key"
         )
     text = sample.read("cls").strip()
     if not re.fullmatch(rb"[0-9]{1,9}", text):
-        raise ValueError(f"{sample.name}: its cls member holds {text[:40]!r}; expected the number of a class, from 0")
+        raise UserError(f"{sample.name}: its cls member holds {text[:40]!r}; expected the number of a class, from 0")
     return str(int(text))
 
 
@@ -144,7 +145,7 @@ def _json_fields(sample: _Sample) -> dict[str, Any]:
     try:
         return fields_of(sample.read("json")) if "json" in sample.suffixes else {}
     except CaptionError as error:
-        raise ValueError(f"{sample.name}: its json member cannot be read: {error}") from error
+        raise UserError(f"{sample.name}: its json member cannot be read: {error}") from error
 
 
 def _member_bytes(path: Path, member: Member) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.picture_safety import open_picture
+from diptych.errors import UserError
 from diptych.evaluation.pictures import Embedded, Pictures, embed
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 
@@ -127,7 +128,7 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
     places = {name: place for place, name in enumerate(class_names)}
     if unknown := sorted(set(pictures.labels) - places.keys()):
         near = difflib.get_close_matches(unknown[0], class_names, n=1)
-        raise ValueError(
+        raise UserError(
             f"{pictures.location}: label {unknown[0]!r} is none of the {len(class_names)} classes "
             f"({len(unknown)} such {'label' if len(unknown) == 1 else 'labels'}); "
             + (f"did you mean {near[0]!r}? " if near else "")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.config.schema import ModelConfig
+from diptych.errors import UserError
 from diptych.model.image_tower import ImageTower
 from diptych.model.text_tower import TextTower
 
@@ -86,14 +87,14 @@ def rank_dependence(names: Iterable[str], num_ranks: int) -> str | None:
 def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a state that does not hold exactly the expected tensors (name → shape)."""
     if missing := sorted(expected.keys() - state.keys()):
-        raise ValueError(
+        raise UserError(
             f"tensor {missing[0]} is missing, and {len(missing) - 1} more: "
             f"got {len(state)} tensors, expected {len(expected)}"
         )
     if unknown := sorted(state.keys() - expected.keys()):
-        raise ValueError(f"tensor {unknown[0]} is not part of this model, nor are {len(unknown) - 1} more")
+        raise UserError(f"tensor {unknown[0]} is not part of this model, nor are {len(unknown) - 1} more")
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
-            raise ValueError(f"tensor {name} has shape {list(state[name].shape)}, expected {list(shape)}")
+            raise UserError(f"tensor {name} has shape {list(state[name].shape)}, expected {list(shape)}")
         if not state[name].is_floating_point() and not name.endswith("num_batches_tracked"):
-            raise ValueError(f"tensor {name} holds {state[name].dtype}, expected floating point numbers")
+            raise UserError(f"tensor {name} holds {state[name].dtype}, expected floating point numbers")

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from diptych.config.schema import ImageTowerConfig
+from diptych.errors import UserError
 
 OURS = {
     "img_size": "set model.image.image_size",
@@ -68,7 +69,7 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
-            raise ValueError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
+            raise UserError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
         pixels = images.float().sub_(self.mean).div_(self.std)
         # Convolutions take this layout up to a fifth faster, on a CPU too; transformers do not mind.
         features = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
@@ -83,7 +84,7 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
     """
     if not timm.is_model(config.name):
         nearest = difflib.get_close_matches(config.name, timm.list_models(), n=1, cutoff=0)[0]
-        raise ValueError(f"model.image.name {config.name!r} is no timm model; the nearest is {nearest!r}")
+        raise UserError(f"model.image.name {config.name!r} is no timm model; the nearest is {nearest!r}")
     check_overrides(config)
     overrides = dict(config.overrides)
     if "blocks" in overrides:
@@ -108,7 +109,7 @@ def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
     patch = max(getattr(embed, "patch_size", (1,)))
     size = config.image_size
     if size % patch and not getattr(embed, "dynamic_img_pad", False):
-        raise ValueError(
+        raise UserError(
             f"model.image.image_size {size} is not a multiple of the patch size {patch} of {config.name}, so "
             f"{size % patch} pixels at two edges would not be seen; set {size - size % patch or patch} or "
             f"{size - size % patch + patch}"
@@ -118,9 +119,9 @@ def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
 def check_overrides(config: ImageTowerConfig) -> None:
     for key in config.overrides:
         if key in OURS:
-            raise ValueError(f"model.image.overrides.{key} is not for overrides: {OURS[key]}")
+            raise UserError(f"model.image.overrides.{key} is not for overrides: {OURS[key]}")
         if key in REFUSED:
-            raise ValueError(
+            raise UserError(
                 f"model.image.overrides.{key} is refused: towers start at random; "
                 f"to start from weights name a model folder in model.initial_weights"
             )
@@ -132,7 +133,7 @@ def byobnet_blocks(stages: Any, name: str) -> Any:
         try:
             return ByoBlockCfg(**stages)
         except TypeError as error:
-            raise ValueError(f"model.image.overrides.blocks of {name}: {error}") from error
+            raise UserError(f"model.image.overrides.blocks of {name}: {error}") from error
     if isinstance(stages, (list, tuple)):
         return tuple(byobnet_blocks(stage, name) for stage in stages)
     return stages
@@ -146,9 +147,9 @@ def unexpected_keyword(error: Exception) -> str | None:
 def override_error(config: ImageTowerConfig, error: Exception) -> ValueError:
     keyword = unexpected_keyword(error)
     if keyword is not None:
-        return ValueError(f"model.image.overrides.{keyword}: {config.name} takes no such keyword")
+        return UserError(f"model.image.overrides.{keyword}: {config.name} takes no such keyword")
     reason = str(error) or type(error).__name__
-    return ValueError(
+    return UserError(
         f"model.image {config.name} at {config.image_size} pixels cannot be built with "
         f"overrides {dict(config.overrides)}: {reason}"
     )

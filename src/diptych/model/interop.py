@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.config.schema import CLIP_MEAN, CLIP_STD, ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
 from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
 from diptych.tensor_files import read_tensors, save_tensors
@@ -124,16 +125,16 @@ def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is no whole folder of open_clip's layout: {name} is missing")
+            raise UserError(f"{folder} is no whole folder of open_clip's layout: {name} is missing")
     try:
         config = config_from_open_clip(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from error
+        raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
     state = read_tensors(folder / WEIGHTS_FILE)
     try:
         return from_open_clip(state, config), config
     except ValueError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: {error}") from error
+        raise UserError(f"{folder / WEIGHTS_FILE}: {error}") from error
 
 
 def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def config_from_open_clip(document: Any) -> ModelConfig:
         refuse_other_settings(where, settings)
     preprocessing = section({"preprocess_cfg": {}, **document}, "preprocess_cfg")
     if preprocessing.get("resize_mode", "shortest") != "shortest":
-        raise ValueError(f"preprocess_cfg.resize_mode is {preprocessing['resize_mode']!r}, expected 'shortest'")
+        raise UserError(f"preprocess_cfg.resize_mode is {preprocessing['resize_mode']!r}, expected 'shortest'")
 
     activation: Literal["gelu", "quick_gelu"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     width = size(vision, "width", 768)
@@ -215,26 +216,26 @@ def config_from_open_clip(document: Any) -> ModelConfig:
 
 def section(document: Any, name: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get(name), dict):
-        raise ValueError(f"there is no mapping {name}, as an open_clip config has")
+        raise UserError(f"there is no mapping {name}, as an open_clip config has")
     return document[name]
 
 
 def size(settings: dict[str, Any], key: str, default: int | None) -> int:
     value = settings.get(key, default)
     if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {value!r}, expected a whole number: only vision transformers are read")
+        raise UserError(f"{key} is {value!r}, expected a whole number: only vision transformers are read")
     return value
 
 
 def number(key: str, value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError(f"{key} is {value!r}, expected a number")
+        raise UserError(f"{key} is {value!r}, expected a number")
     return float(value)
 
 
 def colour(key: str, values: Any) -> tuple[float, float, float]:
     if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise ValueError(f"{key} is {values!r}, expected three numbers: red, green, blue")
+        raise UserError(f"{key} is {values!r}, expected three numbers: red, green, blue")
     red, green, blue = (number(key, value) for value in values)
     return red, green, blue
 
@@ -243,7 +244,7 @@ def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         known = key in KNOWN_SETTINGS[where] or NEUTRAL_SETTINGS.get(key) == value or not value
         if not known:
-            raise ValueError(f"{where}.{key} is {value!r}: Diptych's CLIP has no such thing, expected it unset")
+            raise UserError(f"{where}.{key} is {value!r}: Diptych's CLIP has no such thing, expected it unset")
 
 
 def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -256,7 +257,7 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[in
 
     left = ours.keys() - {our_name(name) for name in names}
     if left:
-        raise ValueError(
+        raise UserError(
             f"model.image {config.image.name} has {min(left)}, which open_clip's layout has no place for: "
             f"only the vit_*_clip_* models of timm can be written in it"
         )
@@ -269,12 +270,12 @@ def image_shape(config: ModelConfig) -> ClipTransformerShape:
         trunk = DualEncoder(config, 1, 0.0).image.trunk
     shape = clip_transformer_shape(trunk)
     if shape is None:
-        raise ValueError(
+        raise UserError(
             f"model.image {config.image.name} does not compute what open_clip's image tower does: "
             f"only the vit_*_clip_* models of timm can be written in its layout"
         )
     if shape.activation != config.text.activation:
-        raise ValueError(
+        raise UserError(
             f"the image tower computes {shape.activation}, the text tower {config.text.activation}: "
             f"open_clip's layout has one activation for both"
         )
@@ -307,7 +308,7 @@ def without_text_prefix(name: str) -> str:
 
 def state_vocab_size(state: Mapping[str, Tensor], name: str) -> int:
     if name not in state:
-        raise ValueError(f"tensor {name} is missing: got {len(state)} tensors, none of that name")
+        raise UserError(f"tensor {name} is missing: got {len(state)} tensors, none of that name")
     return state[name].shape[0]
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.config.schema import TextTowerConfig
+from diptych.errors import UserError
 
 
 def quick_gelu(inputs: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ class TextTower(nn.Module):
     def __init__(self, config: TextTowerConfig, vocab_size: int, embed_dim: int):
         super().__init__()
         if config.width % config.heads:
-            raise ValueError(
+            raise UserError(
                 f"model.text.width {config.width} cannot be split over model.text.heads {config.heads}; "
                 f"make the width a multiple of the heads (the paper's heads are 64 wide)"
             )

@@ -9,6 +9,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from pydantic import ValidationError
 
 from diptych.config.schema import RunConfig
+from diptych.errors import UserError
 
 OWNED_DEEPSPEED_KEYS = {
     "train_batch_size": "training.global_batch_size",
@@ -32,12 +33,12 @@ def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
     """
     for key, ours in OWNED_DEEPSPEED_KEYS.items():
         if key in config.machine.deepspeed:
-            raise ValueError(f"machine.deepspeed sets {key}, which follows from {ours}; set that instead")
+            raise UserError(f"machine.deepspeed sets {key}, which follows from {ours}; set that instead")
     zero = config.machine.deepspeed.get("zero_optimization", {})
     if not isinstance(zero, dict):
-        raise ValueError(f"machine.deepspeed.zero_optimization is {zero!r}; expected a mapping of its settings")
+        raise UserError(f"machine.deepspeed.zero_optimization is {zero!r}; expected a mapping of its settings")
     if "stage" in zero:
-        raise ValueError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
+        raise UserError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
     generated = {
         "train_micro_batch_size_per_gpu": config.training.global_batch_size // num_ranks,
         "gradient_accumulation_steps": 1,
@@ -72,14 +73,14 @@ def _check_with_deepspeed(values: dict[str, Any]) -> None:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         what = "is not known to DeepSpeed" if problem["type"] == "extra_forbidden" else problem["msg"]
-        raise ValueError(f"machine.deepspeed: {error.title} {where} = {problem['input']!r}: {what}") from None
-    except (TypeError, AttributeError, AssertionError) as error:
-        raise ValueError(f"machine.deepspeed is refused by DeepSpeed: {error}") from None
+        raise UserError(f"machine.deepspeed: {error.title} {where} = {problem['input']!r}: {what}") from None
+    except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(f"machine.deepspeed is refused by DeepSpeed: {error}") from None
     for key in values:
         if key not in asked.keys_asked:
             near = difflib.get_close_matches(key, asked.keys_asked, 1, 0.75)
             way_out = f"did you mean {near[0]}?" if near else "see its documentation of the configuration JSON"
-            raise ValueError(f"machine.deepspeed.{key} is no key of DeepSpeed's; {way_out}")
+            raise UserError(f"machine.deepspeed.{key} is no key of DeepSpeed's; {way_out}")
 
 
 class _Asked(dict[str, Any]):

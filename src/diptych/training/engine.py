@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.order import hashes
+from diptych.errors import UserError
 from diptych.loss import LOSSES
 from diptych.loss.tiles import BatchStatistics
 from diptych.model.dual_encoder import DualEncoder
@@ -32,7 +33,7 @@ from diptych.world import World
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(UserError):
     """The loss or the gradient is not a number; the run stops before it can reach a checkpoint."""
 
 

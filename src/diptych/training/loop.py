@@ -15,6 +15,7 @@ from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.loader import REASONS
+from diptych.errors import UserError
 from diptych.run_dir import RunDir, log_to
 from diptych.training.checkpoint import Checkpoint, Progress, is_whole, keep_newest, save_checkpoint
 from diptych.training.console import Console
@@ -32,7 +33,7 @@ MIN_SAMPLES_FOR_VERDICT = 1_000
 """Rejected samples are judged as a share of at least this many, so that the first few do not end a run."""
 
 
-class TooManyRejectsError(ValueError):
+class TooManyRejectsError(UserError):
     """The data is worse than the config allows."""
 
 

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from diptych.command_line import path_argument
-from diptych.encoder import load
+from diptych.errors import UserError
 from diptych.evaluation.prompts import Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.similarity import similarities, unit_norm
 from diptych.files import cannot
@@ -36,11 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from diptych.encoder import load
+
     if arguments.top < 1:
-        raise ValueError(f"--top is {arguments.top}; expected at least 1")
+        raise UserError(f"--top is {arguments.top}; expected at least 1")
     for picture in arguments.pictures:
         if not os.path.isfile(picture):
-            raise ValueError(f"{picture} is no file; expected a picture")
+            raise UserError(f"{picture} is no file; expected a picture")
     prompts = _prompts(arguments)
 
     encoder = load(arguments.model, arguments.device)
@@ -72,7 +74,7 @@ def _prompts(arguments: argparse.Namespace) -> Prompts:
         return make_prompts(prompts.classes, arguments.template or prompts.templates)
     labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
     if len(labels) < 2:
-        raise ValueError(
+        raise UserError(
             f"--labels {arguments.labels!r} leaves nothing to choose; give two or more, separated by commas"
         )
     return make_prompts(labels, arguments.template or ["{}"])

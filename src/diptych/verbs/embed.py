@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.command_line import path_argument
-from diptych.encoder import load
+from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
 from diptych.evaluation.pictures import embed
 from diptych.evaluation.similarity import unit_norm
@@ -28,15 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from diptych.encoder import load
+
     if not arguments.pictures and arguments.texts is None:
-        raise ValueError("nothing to embed; give --pictures PATH..., --texts FILE or both")
+        raise UserError("nothing to embed; give --pictures PATH..., --texts FILE or both")
     if arguments.output.suffix != ".npz":
-        raise ValueError(f"--output {arguments.output} must end in .npz")
+        raise UserError(f"--output {arguments.output} must end in .npz")
     pictures = open_pictures(arguments.pictures) if arguments.pictures else None
     way_out = "name a readable text file with --texts"
     texts = read_text(arguments.texts, way_out).splitlines() if arguments.texts else None
     if texts == []:
-        raise ValueError(f"{arguments.texts} is empty; expected one text a line")
+        raise UserError(f"{arguments.texts} is empty; expected one text a line")
 
     encoder = load(arguments.model, arguments.device)
     arrays: dict[str, np.ndarray] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.command_line import path_argument
-from diptych.encoder import load
+from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
@@ -21,7 +21,6 @@ from diptych.evaluation.results_file import FORMAT, merged, read_results, write_
 from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
 from diptych.files import read_text
-from diptych.model_folder import model_folder
 from diptych.report import parse_funnel, write_report
 from diptych.terminal import printable
 
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     run_dir = _run_dir(arguments.model)
     if arguments.report and run_dir is None:
-        raise ValueError(f"--report needs a run directory, and {arguments.model} is a model folder")
+        raise UserError(f"--report needs a run directory, and {arguments.model} is a model folder")
     way_out = "name a readable text file with --credits, or leave it out"
     credits_lines = read_text(arguments.credits, way_out).splitlines() if arguments.credits else []
     funnel = _funnel(arguments.funnel) if arguments.funnel else []
@@ -76,9 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
     labelled = _open(arguments.zero_shot, lambda location: open_labelled(location, arguments.label_key))
     captioned = _open(arguments.retrieval, lambda location: open_captioned(location, arguments.caption_key))
     if not labelled and not captioned:
-        raise ValueError("nothing to evaluate; give --zero-shot DATA, --retrieval DATA or both")
+        raise UserError("nothing to evaluate; give --zero-shot DATA, --retrieval DATA or both")
     if (arguments.linear_probe or arguments.pixel_baseline) and not labelled:
-        raise ValueError("--linear-probe and --pixel-baseline are measured on --zero-shot DATA; give that too")
+        raise UserError("--linear-probe and --pixel-baseline are measured on --zero-shot DATA; give that too")
     prompts = _prompts(arguments.classes, labelled)
     labelled = {name: named(pictures, prompts.class_names) for name, pictures in labelled.items()}
     for pictures in labelled.values():
@@ -115,6 +114,9 @@ def _evaluate(
     prompts: Prompts,
     trains: Mapping[str, Pictures],
 ) -> dict[str, Any]:
+    from diptych.encoder import load
+    from diptych.model_folder import model_folder
+
     encoder = load(arguments.model, arguments.device)
     embedded = Embedder(encoder)
     about = {
@@ -153,6 +155,8 @@ def _evaluate(
 
 def _run_dir(model: Path) -> Path | None:
     """The run directory that the user named, None for a model folder."""
+    from diptych.model_folder import model_folder
+
     return model if model_folder(model) != model else None
 
 
@@ -163,7 +167,7 @@ def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[s
         if not equals or os.sep in name:
             name, location = Path(argument).stem, argument
         if name in found:
-            raise ValueError(f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}")
+            raise UserError(f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}")
         found[name] = opened(location)
     return found
 
@@ -172,7 +176,7 @@ def _prompts(classes: str | None, labelled: Mapping[str, Pictures]) -> Prompts:
     if classes is not None:
         return load_prompts(classes)
     if numbered := [pictures.location for pictures in labelled.values() if pictures.labels_are_numbers]:
-        raise ValueError(
+        raise UserError(
             f"{numbered[0]} gives the numbers of its classes (cls members) and no names; name them in the order of the "
             "numbers with --classes YAML, or name a json key that has the names with --label-key"
         )
@@ -193,4 +197,4 @@ def _funnel(path: Path) -> list[dict[str, Any]]:
     try:
         return parse_funnel(text)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None

@@ -6,6 +6,7 @@ import argparse
 import shutil
 
 from diptych.command_line import path_argument
+from diptych.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     out = arguments.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{arguments.out} is not empty; give the name of a folder that is not there yet")
+        raise UserError(f"{arguments.out} is not empty; give the name of a folder that is not there yet")
     source = model_folder(arguments.run)
     state, config, tokenizer = read_model_folder(source)
 

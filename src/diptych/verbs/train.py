@@ -7,13 +7,17 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diptych.config.load import ConfigError, LoadedConfig, load_config
 from diptych.config.rules import Problem
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.data.shards import ShardIndex
-from diptych.world import World, first_decides, process_group, read_world
+from diptych.errors import UserError
+
+if TYPE_CHECKING:
+    from diptych.world import World
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from diptych.world import first_decides, process_group, read_world
+
     world = read_world()
     # DeepSpeed looks for its accelerator as it is imported, and complains where it has to guess.
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
@@ -72,7 +78,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     for key, attempt in attempts.items():
         try:
             attempt()
-        except ValueError as error:
+        except UserError as error:
             said = str(error)
             subject = said.partition(" ")[0].rstrip(":")
             within = subject == key or subject.startswith(f"{key}.")
@@ -83,7 +89,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
 
 def _refuse_empty(index: ShardIndex) -> None:
     if not index.total_samples:
-        raise ValueError("the shards hold no samples; name some that do")
+        raise UserError("the shards hold no samples; name some that do")
 
 
 def find_initial_weights(config: RunConfig) -> None:
@@ -95,7 +101,7 @@ def find_initial_weights(config: RunConfig) -> None:
     folder = config.model.initial_weights
     started = (Path(config.run_dir) / "config.yaml").exists()
     if folder is not None and not started and not Path(folder).is_dir():
-        raise ValueError(
+        raise UserError(
             f"model.initial_weights {folder} is no folder; give a model folder or a run directory, "
             f"or null to start from random weights"
         )

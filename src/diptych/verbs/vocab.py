@@ -9,6 +9,7 @@ from pathlib import Path
 from diptych.command_line import path_argument
 from diptych.data.captions import caption_of, clean_caption
 from diptych.data.tokenizer import Tokenizer, train_vocabulary
+from diptych.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     tokenizer = train_vocabulary(_captions(arguments.sources), arguments.size)
     num_captions, num_bytes, num_tokens = _measure(tokenizer, _captions(arguments.sources))
     if not num_tokens:
-        raise ValueError(f"no captions in {', '.join(arguments.sources)}")
+        raise UserError(f"no captions in {', '.join(arguments.sources)}")
     tokenizer.save(arguments.output)
 
     print(
@@ -66,7 +67,7 @@ def _captions_in_text(path: str) -> Iterator[str]:
             try:
                 caption = line.decode("utf-8").strip()
             except UnicodeDecodeError as error:
-                raise ValueError(
+                raise UserError(
                     f"{path}, line {number}, is not UTF-8 ({error.reason}); "
                     "`iconv -f LATIN1 -t UTF-8` converts from Latin-1"
                 ) from error
