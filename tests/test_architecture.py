@@ -23,11 +23,11 @@ LAYERS = [
     ("evaluation", "report", "charts", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
-    + ("command_line", "terminal", "files", "tensor_files", "errors"),
+    + ("command_line", "terminal", "wandb_run", "files", "tensor_files", "errors"),
 ]
 HOMES = {
     "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},
-    "wandb": {"training/wandb_follower.py"},
+    "wandb": {"wandb_run.py", "training/wandb_follower.py", "training/wandb_results.py"},
     "timm": {"model/image_tower.py"},
     "webdataset": {"data/loader.py"},
     "braceexpand": {"data/shards.py"},
@@ -117,6 +117,7 @@ def test_a_library_has_one_home(library):
 
 def test_shard_building_uses_only_the_torch_free_part_of_data():
     flat = {"diptych.charts", "diptych.command_line", "diptych.errors", "diptych.files", "diptych.terminal"}
+    flat.add("diptych.wandb_run")
     allowed = {"diptych", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
     used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}
     in_flat = {i for i in used if ".".join(i.split(".")[:2]) in flat}

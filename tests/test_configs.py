@@ -101,3 +101,25 @@ def test_a_recipes_head_comment_is_the_command_that_starts_it(file):
     head = file.read_text(encoding="utf-8").partition("\nrun_dir:")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     assert f"configs/{file.name}" in head
+
+
+@pytest.mark.parametrize(
+    ("setting", "environment", "told"),
+    [
+        ("tracking.tensorboard=true", {}, "pip install 'diptych[tensorboard]'"),
+        ("tracking.wandb=auto", {"WANDB_MODE": "Offline"}, "it must be online, offline or disabled"),
+    ],
+)
+def test_trackers_that_cannot_work_are_refused_before_the_run(
+    shards, tmp_path, capsys, monkeypatch, setting, environment, told
+):
+    train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    monkeypatch.setattr("diptych.verbs.train.find_spec", lambda name: None)
+    words = (f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}", f"run_dir={tmp_path}")
+    dry_run(capsys, "demo", *words)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        dry_run(capsys, "demo", *words, setting)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and told in line

@@ -8,6 +8,7 @@ log/              rank_N.log
 checkpoints/      step_N/
 lock              held by the process that trains here
 samples.png       the first batch as the model sees it, samples.txt its captions
+wandb.json        which wandb run this is, where there is one
 report.html
 """
 
@@ -46,6 +47,7 @@ class RunDir:
         self.log = path / "log"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples.png"
+        self.wandb = path / "wandb.json"
 
     def prepare(self, loaded: LoadedConfig) -> None:
         """Make the directory, or check that it holds this very run, and keep others out; rank 0 calls it.

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diptych.terminal import printable
+from diptych.wandb_run import find_mode, is_silent, location, open_run, reason, refuse_unknown_mode, user_command
 from diptych_shards.build.options import BuildError
 from diptych_shards.build.output import SUCCESS
 from diptych_shards.build.shard import News, ShardReport
@@ -18,7 +19,6 @@ SECONDS_BETWEEN_LINES = 10.0
 WINDOW_SECONDS = 20.0
 """Rates are over this time."""
 NUM_SHOWN_FAILURES = 3
-_LONGEST_REASON = 200
 
 
 class Watch:
@@ -99,6 +99,7 @@ class Watch:
             self._bar.close()
         if self._sink is not None:
             self._sink.finish()
+            _say_where(self._sink)
 
     def _seconds_left(self) -> float | None:
         speed = self.numbers["rows_per_second"]
@@ -108,16 +109,25 @@ class Watch:
 
 
 def _start_wandb(project: str) -> Any:
+    """A run in that project; None where the environment disables wandb."""
     try:
-        import wandb
+        refuse_unknown_mode()
+        mode = find_mode(without_key="online")
+        if mode == "disabled":
+            return None
+        run = open_run(mode, wanted={"project": project}, defaults={"run_job_type": "build"}, command=user_command())
     except ImportError as error:
         raise BuildError("--wandb needs wandb: pip install wandb") from error
-    try:
-        return wandb.init(project=project, job_type="build")
-    except wandb.errors.Error as error:
-        why = printable(str(error), _LONGEST_REASON).rstrip(".")
+    except Exception as error:  # wandb may fail in any way
         way_out = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` later"
-        raise BuildError(f"--wandb {printable(project)}: {why}; {way_out}") from error
+        raise BuildError(f"--wandb {printable(project)}: {reason(error)}; {way_out}") from error
+    _say_where(run)
+    return run
+
+
+def _say_where(run: Any) -> None:
+    if not is_silent():
+        print(f"wandb: {location(run)}", file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

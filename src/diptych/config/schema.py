@@ -102,9 +102,17 @@ class CheckpointConfig:
 class TrackingConfig:
     log_every_steps: int = 10
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """auto: online where a key is present, offline otherwise."""
-    wandb_project: str = "diptych"
+    """auto: what WANDB_MODE says; without it online where a key is present, offline otherwise."""
+    wandb_project: str | None = None
+    """None, here and below: what wandb's own environment variables say; a project of theirs or `diptych`."""
+    wandb_entity: str | None = None
+    wandb_name: str | None = None
+    """Without WANDB_NAME: the name of the run directory."""
+    wandb_group: str | None = None
+    wandb_tags: tuple[str, ...] | None = None
+    wandb_notes: str | None = None
     tensorboard: bool = False
+    """Needs the extra `tensorboard`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,14 @@ from tqdm import tqdm
 LINE_EVERY_SECONDS = 5.0
 
 
+def say(line: str) -> None:
+    """A line to the user, above the progress bar where there is one."""
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, flush=True)
+
+
 class Console:
     """On rank 0 the progress of a run; silent on the others."""
 
@@ -39,10 +47,8 @@ class Console:
             )
 
     def say(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        elif self._shown:
-            print(line, flush=True)
+        if self._shown:
+            say(line)
 
     def show(self, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:
         """The numbers of a logged step; they stand beside the position until the next ones."""

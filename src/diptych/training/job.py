@@ -61,6 +61,10 @@ class Job:
             pin_memory=self.world.device.type == "cuda",
         )
 
+    def record_samples(self) -> None:
+        if self.metrics is not None:
+            self.metrics.event("samples", samples_seen=self.progress.samples_seen, path=self.run.samples.name)
+
     def record_end(self, progress: Progress) -> None:
         if self.metrics is not None:
             self.metrics.event("end", samples_seen=progress.samples_seen, seconds=round(progress.seconds, 1))

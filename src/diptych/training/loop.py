@@ -61,6 +61,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
         for number, batch in enumerate(pace.timed(loader), start=first):
             if number == 0 and world.is_first:
                 draw_samples(batch, job.tokenizer, run.samples)
+                job.record_samples()
             done, is_last = number + 1, number + 1 == last
             is_logged = done % config.tracking.log_every_steps == 0 or done == 1 or is_last
             stats = job.engine.step(batch, number * size, tallies=(stop.requested, *count(batch)))

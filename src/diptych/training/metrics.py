@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import logging
-import netrc
 import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diptych.config.schema import RunConfig
-from diptych.config.values import config_to_dict
 from diptych.files import commit_file, flush
-from diptych.training.tracker import FINISH_SECONDS, TrackedRun, Tracker
+from diptych.run_dir import RunDir
+from diptych.training.tracker import FINISH_SECONDS, TrackedRun, Tracker, remembered, tracked_run
+from diptych.wandb_run import is_disabled
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,12 @@ class Metrics:
         self._file = file.open("a", encoding="utf-8")
         self._sinks: dict[str, Sink] = {}
         self._finishers: list[Callable[[], None]] = []
-        if config.tracking.wandb != "off":
-            self._start_wandb(_tracked_run(file, config, tracker_id))
+        if not is_disabled(config.tracking.wandb):
+            run = RunDir(file.parent)
+            if samples_seen:  # else the run begins again, and its steps must not follow those of the last try
+                tracker_id = remembered(run).get("id", tracker_id)
+            tracked = tracked_run(run, config, tracker_id)
+            self._start_wandb(replace(tracked, record=str(file), offset=file.stat().st_size, process=os.getpid()))
         if config.tracking.tensorboard:
             self._start("tensorboard", lambda: self._start_tensorboard(file.parent))
 
@@ -63,7 +68,7 @@ class Metrics:
                 del self._sinks[name]
 
     def event(self, name: str, **details: Any) -> None:
-        """Something that happened: a start, a save, a stop."""
+        """Something that happened: a start, the picture of the first batch, a save, an end."""
         self._write({"event": name, "time": round(time.time(), 3), **details})
 
     def close(self) -> None:
@@ -106,15 +111,6 @@ class Metrics:
         return sink
 
 
-def has_wandb_key() -> bool:
-    """Whether `wandb login` left a key, or the environment holds one."""
-    try:
-        hosts = netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError):
-        hosts = {}
-    return bool(os.environ.get("WANDB_API_KEY")) or any("wandb" in host for host in hosts)
-
-
 def in_panels(values: Values) -> Values:
     """Names with their dashboard section: `loss` → `learning/loss`; samples seen stays the axis."""
     section_of = {metric: section for section, metrics in PANELS.items() for metric in metrics}
@@ -130,22 +126,6 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
-
-
-def _tracked_run(file: Path, config: RunConfig, tracker_id: str) -> TrackedRun:
-    mode = config.tracking.wandb
-    if mode == "auto":
-        mode = "online" if has_wandb_key() else "offline"
-    return TrackedRun(
-        record=str(file),
-        offset=file.stat().st_size,
-        folder=str(file.parent),
-        project=config.tracking.wandb_project,
-        name=file.parent.name,
-        tracker_id=tracker_id,
-        mode=mode,
-        config=config_to_dict(config),
-    )
 
 
 def _set_aside_lines_after(file: Path, samples_seen: int) -> None:

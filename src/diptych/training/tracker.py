@@ -7,8 +7,14 @@ import logging
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from diptych.config.schema import RunConfig
+from diptych.config.values import config_to_dict
+from diptych.run_dir import RunDir
+from diptych.training.console import say
+from diptych.wandb_run import is_silent, user_command
 
 logger = logging.getLogger(__name__)
 
@@ -18,20 +24,48 @@ FINISH_SECONDS = 20
 OUT_OF_REACH = 75
 """Exit status of a process that could not reach wandb; EX_TEMPFAIL of sysexits.h."""
 
+WHERE = "where "
+"""Begins the line in which the process says where the run is; every other line is a warning."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What wandb is told of a run, and which record is followed from which byte on."""
+    """What wandb is told of a run."""
 
-    record: str
-    offset: int
     folder: str
-    project: str
-    name: str
+    """The run directory."""
     tracker_id: str
     mode: str
-    """online or offline"""
+    """auto, online or offline"""
+    wanted: dict[str, Any]
+    """What the config says, in the words of `wandb.Settings`."""
     config: dict[str, Any]
+    command: list[str]
+    record: str = ""
+    """The file that is followed …"""
+    offset: int = 0
+    """… and from which byte on."""
+    process: int = 0
+    """Whose system metrics are taken."""
+
+
+def tracked_run(run: RunDir, config: RunConfig, tracker_id: str) -> TrackedRun:
+    tracking = config.tracking
+    return TrackedRun(
+        folder=str(run.path),
+        tracker_id=tracker_id,
+        mode=tracking.wandb,
+        wanted={
+            "project": tracking.wandb_project,
+            "entity": tracking.wandb_entity,
+            "run_name": tracking.wandb_name,
+            "run_group": tracking.wandb_group,
+            "run_tags": list(tracking.wandb_tags) if tracking.wandb_tags else None,
+            "run_notes": tracking.wandb_notes,
+        },
+        config=config_to_dict(config),
+        command=user_command(),
+    )
 
 
 class Tracker:
@@ -39,9 +73,10 @@ class Tracker:
 
     def __init__(self, run: TrackedRun):
         self._run = run
+        self._where = ""
         self._lock = threading.Lock()
         self._is_closing = False
-        self._process = self._start(run.mode)
+        self._process = self._start(run)
         self._watch = threading.Thread(target=self._watch_process, daemon=True)
         self._watch.start()
 
@@ -60,8 +95,9 @@ class Tracker:
             with self._lock:
                 self._process.kill()
             self._watch.join()
+        self._say_where()
 
-    def _start(self, mode: str) -> subprocess.Popen[str]:
+    def _start(self, run: TrackedRun) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "diptych.training.wandb_follower"],
             stdin=subprocess.PIPE,
@@ -71,7 +107,7 @@ class Tracker:
         )
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(asdict(self._run) | {"mode": mode}) + "\n")
+            process.stdin.write(json.dumps(asdict(run)) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
             pass  # its exit status will tell
@@ -82,7 +118,7 @@ class Tracker:
         status = self._listen()
         if status == OUT_OF_REACH:
             with self._lock:
-                self._process = self._start("offline")
+                self._process = self._start(replace(self._run, mode="offline"))
                 if self._is_closing:
                     self._say_it_is_over()
             status = self._listen()
@@ -92,12 +128,22 @@ class Tracker:
     def _listen(self) -> int:
         assert self._process.stdout is not None
         with self._process.stdout as said:
-            for line in said:
-                logger.warning("wandb: %s", line.rstrip())
+            for line in map(str.rstrip, said):
+                if line.startswith(WHERE):
+                    self._where = line.removeprefix(WHERE)
+                    if not self._is_closing:
+                        self._say_where()
+                else:
+                    logger.warning("wandb: %s", line)
         status = self._process.wait()
         with self._lock:
             self._say_it_is_over()
         return status
+
+    def _say_where(self) -> None:
+        """At the start, so that one can watch, and at the end, when the first line is long gone."""
+        if self._where and not is_silent():
+            say(f"wandb: {self._where}")
 
     def _say_it_is_over(self) -> None:
         assert self._process.stdin is not None
@@ -105,3 +151,12 @@ class Tracker:
             self._process.stdin.close()
         except BrokenPipeError:
             pass
+
+
+def remembered(run: RunDir) -> dict[str, Any]:
+    """The wandb run that a run directory belongs to: `id`, `is_offline`, `project`, `entity`; empty without one."""
+    try:
+        known = json.loads(run.wandb.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) and isinstance(known.get("id"), str) else {}

@@ -11,11 +11,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from diptych.files import commit_file
+from diptych.run_dir import RunDir
 from diptych.training.metrics import PANELS, SAMPLES_SEEN, in_panels
-from diptych.training.tracker import FINISH_SECONDS, OUT_OF_REACH, TrackedRun
+from diptych.training.tracker import FINISH_SECONDS, OUT_OF_REACH, WHERE, TrackedRun
+from diptych.wandb_run import find_mode, is_offline, location, open_run, reason
 
 INIT_SECONDS = 60
 """How long wandb may try to reach its server while the run goes on."""
@@ -26,28 +30,37 @@ GRACE_SECONDS = 5
 def main() -> None:
     """Never returns: what wandb leaves to be done at the interpreter's exit may wait for a dead server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["WANDB_SILENT"] = "true"  # what there is to say we say ourselves
     run = TrackedRun(**json.loads(sys.stdin.readline()))
     is_up, is_over = threading.Event(), threading.Event()
-    threading.Thread(target=_wait_for_the_end, args=(run, is_up, is_over), daemon=True).start()
+    mode = "offline"
     try:
-        tracked = _start(run)
+        mode = find_mode(run.mode)
+        if mode == "disabled":
+            _end(0)
+        threading.Thread(target=_wait_for_the_end, args=(run, mode, is_up, is_over), daemon=True).start()
+        tracked = open_tracked(run, mode, INIT_SECONDS)
+        _remember(run, tracked)
     except Exception as error:  # wandb may fail in any way
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        if run.mode == "online":
-            _end_out_of_reach(run, first_line)
-        _end(1, f"cannot start: {first_line}")
+        if mode == "online":
+            _end_out_of_reach(run, reason(error))
+        _end(1, f"cannot start: {reason(error)}")
     is_up.set()
+    _tell(f"{WHERE}{location(tracked)}")
     try:
-        for values in follow(Path(run.record), run.offset, is_over):
-            tracked.log(in_panels(values))
+        for line in follow(Path(run.record), run.offset, is_over):
+            if line.get("event") == "samples":
+                _log_samples(tracked, Path(run.folder) / line["path"])
+            elif "event" not in line:
+                tracked.log(in_panels(line))
         tracked.finish()
     except Exception as error:
-        _end(1, f"failed: {error}")
+        _end(1, f"failed: {reason(error)}")
     _end(0)
 
 
-def follow(record: Path, offset: int, is_over: threading.Event) -> Iterator[dict[str, float]]:
-    """The metrics of every logged step behind `offset`, as they are written, until it is over."""
+def follow(record: Path, offset: int, is_over: threading.Event) -> Iterator[dict[str, Any]]:
+    """The logged steps and the events behind `offset`, as they are written, until it is over."""
     with record.open("rb") as file:
         file.seek(offset)
         held = b""
@@ -56,49 +69,73 @@ def follow(record: Path, offset: int, is_over: threading.Event) -> Iterator[dict
             held += file.read()
             *lines, held = held.split(b"\n")
             for line in map(json.loads, lines):
-                if SAMPLES_SEEN in line and "event" not in line:
+                if SAMPLES_SEEN in line:
                     yield {name: value for name, value in line.items() if name != "time"}
             if last_look:
                 return
 
 
-def _start(run: TrackedRun) -> Any:
-    import wandb
-
-    tracked = wandb.init(
-        project=run.project,
-        name=run.name,
-        dir=run.folder,
-        id=run.tracker_id,
-        resume="allow",
-        mode="offline" if run.mode == "offline" else "online",
+def open_tracked(run: TrackedRun, mode: str, init_seconds: int) -> Any:
+    """The wandb run of a run directory, with samples seen as the axis of all that is logged."""
+    tracked = open_run(
+        mode,
+        wanted=run.wanted,
+        defaults={
+            "project": "diptych",
+            "run_name": Path(run.folder).name,
+            "root_dir": run.folder,
+            "run_id": run.tracker_id,
+            "resume": "allow",
+            "init_timeout": init_seconds,
+        },
+        command=run.command,
+        process=run.process or None,
         config=run.config,
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=INIT_SECONDS),
     )
     tracked.define_metric(SAMPLES_SEEN, hidden=True)
-    for section in PANELS:
+    for section in (*PANELS, "evaluation"):
         tracked.define_metric(f"{section}/*", step_metric=SAMPLES_SEEN)
     return tracked
 
 
-def _wait_for_the_end(run: TrackedRun, is_up: threading.Event, is_over: threading.Event) -> None:
+def _remember(run: TrackedRun, tracked: Any) -> None:
+    """For later starts and for evaluations, which belong to the same wandb run."""
+    known = {"id": tracked.id, "project": tracked.project, "entity": tracked.entity, "is_offline": is_offline(tracked)}
+    commit_file(RunDir(Path(run.folder)).wandb, (json.dumps(known) + "\n").encode())
+
+
+def _log_samples(tracked: Any, picture: Path) -> None:
+    import wandb
+
+    if picture.exists():
+        tracked.log({"samples": wandb.Image(str(picture), caption="the first batch, as the model sees it")})
+
+
+def _wait_for_the_end(run: TrackedRun, mode: str, is_up: threading.Event, is_over: threading.Event) -> None:
     """Of the run: then its process closes our standard input, or has died."""
     sys.stdin.read()
     is_over.set()
-    if run.mode == "online" and not is_up.wait(GRACE_SECONDS):
+    if mode == "online" and not is_up.wait(GRACE_SECONDS):
         _end_out_of_reach(run, "no answer")
     threading.Event().wait(2 * FINISH_SECONDS)  # only where nobody is left to end us sooner
     os._exit(1)
 
 
 def _end_out_of_reach(run: TrackedRun, why: str) -> None:
-    _end(OUT_OF_REACH, f"out of reach ({why}); kept offline, `wandb sync {run.folder}/wandb/offline-run-*` sends it")
+    folder = os.environ.get("WANDB_DIR") or run.folder
+    _end(OUT_OF_REACH, f"out of reach ({why}); kept offline, `wandb sync {folder}/wandb/offline-run-*` sends it")
 
 
 def _end(status: int, line: str = "") -> None:
     if line:
-        print(line, flush=True)
+        _tell(line)
     os._exit(status)
+
+
+def _tell(line: str) -> None:
+    """To the training process, which may have been killed."""
+    with suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ from diptych.evaluation.tables import readable
 from diptych.evaluation.zero_shot import label_numbers
 from diptych.files import read_text
 from diptych.report import parse_funnel, write_report
+from diptych.run_dir import RunDir
 from diptych.terminal import printable
+from diptych.training.wandb_results import log_results
 
 LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
 
@@ -94,17 +96,20 @@ def run(arguments: argparse.Namespace) -> None:
     destination = arguments.json or (run_dir / "evaluation.json" if run_dir else None)
     if destination is not None:
         read_results(destination)
-    evaluation = _evaluate(arguments, labelled, captioned, prompts, trains)
+    measured = evaluation = _evaluate(arguments, labelled, captioned, prompts, trains)
     print(readable(evaluation))
     if destination is not None:
         # Read anew: another evaluation may have ended meanwhile.
         evaluation = merged(read_results(destination), evaluation)
         write_results(destination, evaluation)
         print(f"\nnumbers: {printable(str(destination))}")
+    page = None
     if arguments.report and run_dir:
         credits = [line for line in credits_lines if line.strip()]
         page = write_report(run_dir, evaluation, credits=credits, funnel=funnel)
         print(f"report:  {printable(str(page))}")
+    if run_dir is not None:
+        log_results(RunDir(run_dir), measured, page)
 
 
 def _evaluate(

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
+from diptych.wandb_run import refuse_unknown_mode
 
 if TYPE_CHECKING:
     from diptych.world import World
@@ -74,6 +76,8 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "model.initial_weights": lambda: find_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
+        "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
+        "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
     }
     for key, attempt in attempts.items():
         try:
@@ -85,6 +89,15 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
     if config.loss.name not in LOSSES:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
+
+
+def refuse_missing_tensorboard(config: RunConfig) -> None:
+    """Raise UserError if the run asks for TensorBoard and it is not installed."""
+    if config.tracking.tensorboard and find_spec("tensorboard") is None:
+        raise UserError(
+            "tracking.tensorboard is true, and TensorBoard is not installed; pip install 'diptych[tensorboard]', "
+            "or set it to false"
+        )
 
 
 def _refuse_empty(index: ShardIndex) -> None:
