@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -16,6 +17,8 @@ from diptych import cli
 from diptych.checkpoint_folder import FORMAT, MANIFEST, describe
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.data.augment import centre_crop
+from diptych.data.picture_safety import PictureError, open_picture
+from diptych.data.picture_values import rgb_image
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model_folder import (
@@ -26,6 +29,7 @@ from diptych.model_folder import (
     save_model_folder,
     start_from,
 )
+from tests.data.test_colour_profile import ALL_INK_IS_GREY, EXCHANGED, LINEAR_GREY
 
 TOKENIZER = Tokenizer([("a", "t</w>"), ("c", "at</w>")])
 FILES = (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE)
@@ -86,16 +90,161 @@ def test_what_is_loaded_computes_what_was_saved(folder):
         assert torch.equal(encoder.embed_texts(["cat", "a cat sat", ""]), model.encode_text(tokens, lengths))
 
 
-def test_files_bytes_and_pillow_images_give_equal_embeddings(folder, tmp_path):
-    encoder = diptych.load(str(folder), device="cpu")
-    encoded = io.BytesIO()
-    picture().save(encoded, "PNG")
-    (tmp_path / "picture.png").write_bytes(encoded.getvalue())
-    embeddings = encoder.embed_pictures(
-        [tmp_path / "picture.png", str(tmp_path / "picture.png"), encoded.getvalue(), picture()]
-    )
-    assert embeddings.shape == (4, 16)
-    assert all(torch.equal(row, embeddings[0]) for row in embeddings)
+EXIF_TURNED = Image.Exif()
+EXIF_TURNED[0x0112] = 6
+
+
+def with_alpha(mode):
+    """Transparent above, with black underneath, as most tools write it."""
+    pixels = np.array(picture().convert("RGBA"))
+    pixels[:20] = 0
+    return Image.fromarray(pixels).convert(mode)
+
+
+def sixteen_bits():
+    return Image.fromarray(np.array(picture().convert("L")).astype(np.uint16) * 257)
+
+
+STORED = {
+    "rgb": (picture(), "PNG", {}),
+    "grey": (picture().convert("L"), "PNG", {}),
+    "two levels": (picture().convert("1"), "PNG", {}),
+    "palette": (picture().quantize(8), "PNG", {}),
+    "alpha": (with_alpha("RGBA"), "PNG", {}),
+    "grey with alpha": (with_alpha("LA"), "PNG", {}),
+    "transparent palette entry": (picture().quantize(8), "PNG", {"transparency": 0}),
+    "transparent colour": (picture(), "PNG", {"transparency": picture().getpixel((25, 20))}),
+    "16 bits": (sixteen_bits(), "PNG", {}),
+    "CMYK": (picture().convert("CMYK"), "JPEG", {"quality": 95}),
+    "turned JPEG": (picture(), "JPEG", {"exif": EXIF_TURNED, "quality": 95}),
+    "turned WebP": (picture(), "WEBP", {"exif": EXIF_TURNED, "lossless": True}),
+    "another profile": (picture(), "PNG", {"icc_profile": EXCHANGED}),
+    "turned, with another profile": (picture(), "JPEG", {"exif": EXIF_TURNED, "icc_profile": EXCHANGED}),
+    "grey with a profile": (picture().convert("L"), "PNG", {"icc_profile": LINEAR_GREY}),
+    "CMYK with a profile": (picture().convert("CMYK"), "JPEG", {"icc_profile": ALL_INK_IS_GREY}),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_same_picture_as_file_bytes_pillow_image_array_and_tensor_has_equal_embeddings(folder, tmp_path, name):
+    encoder = diptych.load(folder, device="cpu")
+    image, kind, options = STORED[name]
+    path = tmp_path / "picture"
+    image.save(path, kind, **options)
+    pixels = np.array(open_picture(path.read_bytes()))
+
+    with Image.open(path) as lazy, Image.open(path) as loaded:
+        loaded.load()
+        ways = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), lazy, loaded, loaded.copy()]
+        ways += [open_picture(path.read_bytes()), pixels, torch.from_numpy(pixels).permute(2, 0, 1)]
+        embeddings = encoder.embed_pictures(ways)
+        before = loaded.mode, loaded.size, dict(loaded.info)
+        assert all(torch.equal(row, embeddings[0]) for row in embeddings)
+        assert before == (loaded.mode, loaded.size, dict(loaded.info)), "the caller's image stays as it was"
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "L", "LA", "La", "PA", "P", "1", "F"]
+)
+def test_every_mode_of_pillow_is_converted(mode):
+    grey = Image.new("L", (8, 6), 204 if mode != "1" else 255)  # 204 is in Pillow's palette
+    image = grey.convert("LA").convert(mode) if mode in ("La", "PA") else grey.convert("RGB").convert(mode)
+    assert np.abs(np.asarray(rgb_image(image)).astype(int) - grey.getpixel((0, 0))).max() <= 2
+    assert rgb_image(image).mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa"])
+def test_transparency_of_a_pillow_image_shows_white(mode):
+    clear = Image.new(mode, (4, 4), (0,) * len(Image.new(mode, (1, 1)).getbands()))
+    assert rgb_image(clear).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_arrays_of_one_three_and_four_channels_are_pictures():
+    colour, grey, clear = np.array(picture()), np.array(picture().convert("L")), np.array(with_alpha("RGBA"))
+    assert np.array_equal(rgb_image(colour), colour)
+    assert np.array_equal(rgb_image(colour[::-1]), colour[::-1])
+    for array in (grey, grey[:, :, None]):
+        assert np.array_equal(rgb_image(array), np.stack([grey] * 3, axis=2))
+        chw = torch.from_numpy(np.atleast_3d(array)).permute(2, 0, 1)
+        assert np.array_equal(rgb_image(chw), rgb_image(array))
+    assert np.array_equal(rgb_image(torch.from_numpy(grey)), rgb_image(grey))
+    assert np.array_equal(rgb_image(clear), rgb_image(Image.fromarray(clear)))
+    assert np.array_equal(rgb_image(torch.from_numpy(clear).permute(2, 0, 1)), rgb_image(clear))
+
+
+@pytest.mark.parametrize(
+    "value, error, complaint",
+    [
+        (None, TypeError, "got NoneType; expected a list"),
+        (io.BytesIO(b""), TypeError, "got BytesIO; expected a path, encoded bytes, a Pillow image"),
+        ([[1, 2]], TypeError, "got list; expected a path"),
+        ({"a.png": 1}, TypeError, "got dict; expected a list"),
+        ({"a.png"}, TypeError, "got set; expected a list"),
+        (np.zeros((4, 4, 3)), TypeError, "got an array of float64; expected uint8"),
+        (torch.zeros(3, 4, 4), TypeError, "got a tensor of torch.float32; expected torch.uint8"),
+        (np.zeros((3, 4, 5), np.uint8), ValueError, r"\[3 4 5\]; expected .*transpose\(1, 2, 0\)"),
+        (torch.zeros(5, 4, 3, dtype=torch.uint8), ValueError, r"\[5 4 3\]; expected .*permute\(2, 0, 1\)"),
+        ([np.zeros(4, np.uint8)], ValueError, r"got an array \[4\]; expected \[height width\]"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, "there is no pixel in it"),
+        (Image.new("RGB", (0, 3)), PictureError, "0 x 3 pixels; at least 1 a side"),
+        (Image.new("1", (10001, 10000)), PictureError, "10001 x 10000 pixels; at most 100000000"),
+        (Image.new("F", (2, 2), 300.0), PictureError, "from 300 to 300; expected 0 to 255"),
+        (Image.new("F", (2, 2), 0.5), PictureError, "from 0.5 to 0.5; expected 0 to 255"),
+        (b"", PictureError, "the file is empty"),
+        ([picture(), b"no"], PictureError, "number 1, counted from 0: the file does not begin as a picture does"),
+        ([picture(), None], TypeError, "number 1, counted from 0: got NoneType"),
+        ("no/such/file.png", FileNotFoundError, "no/such/file.png"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_clear_line(folder, value, error, complaint):
+    with pytest.raises(error, match=complaint) as refusal:
+        diptych.load(folder, device="cpu").embed_pictures(value if not isinstance(value, io.BytesIO) else [value])
+    assert "\n" not in str(refusal.value)
+
+
+def test_one_text_or_picture_gives_one_row_and_any_iterable_many(folder, tmp_path):
+    encoder = diptych.load(folder, device="cpu")
+    picture().save(tmp_path / "a.png")
+    path = tmp_path / "a.png"
+    one = encoder.embed_pictures([path])
+    for single in (path, str(path), path.read_bytes(), picture(), np.array(picture())):
+        assert torch.equal(encoder.embed_pictures(single), one)
+    for many in ((path for _ in range(3)), (path,) * 3, np.array([str(path)] * 3), np.stack([picture()] * 3)):
+        assert torch.equal(encoder.embed_pictures(many, batch_size=1), one.repeat(3, 1))
+    assert encoder.embed_texts("a cat").shape == (1, 16)
+    texts = encoder.embed_texts(["a cat", "cat"])
+    assert torch.equal(encoder.embed_texts(text for text in ("a cat", "cat")), texts)
+    assert torch.equal(encoder.embed_texts(np.array(["a cat", "cat"])), texts)
+    assert encoder.embed_texts(iter(())).shape == encoder.embed_pictures(iter(())).shape == (0, 16)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"a cat", ["a cat", None], [["a cat"]], {"a cat"}, [b"a cat"]])
+def test_what_is_no_text_is_refused(folder, value):
+    with pytest.raises(TypeError, match="got .*; expected"):
+        diptych.load(folder, device="cpu").embed_texts(value)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, None])
+def test_a_batch_size_below_one_is_refused(folder, batch_size):
+    encoder = diptych.load(folder, device="cpu")
+    for embed in (lambda: encoder.embed_texts(["a"], batch_size), lambda: encoder.embed_pictures([b""], batch_size)):
+        with pytest.raises(ValueError, match="batch_size is .*; expected a whole number from 1"):
+            embed()
+
+
+@pytest.mark.parametrize(
+    "images, error, complaint",
+    [
+        (np.zeros((1, 3, 32, 32), np.uint8), TypeError, "got ndarray; expected a tensor of torch.uint8"),
+        (torch.zeros(1, 3, 32, 32), TypeError, "got torch.float32"),
+        (torch.zeros(3, 32, 32, dtype=torch.uint8), ValueError, r"\[3 32 32\]; expected \[batch 3 32 32\]"),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), ValueError, "embed_pictures resizes"),
+        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ValueError, "expected"),
+    ],
+)
+def test_images_of_another_type_or_size_are_refused(folder, images, error, complaint):
+    with pytest.raises(error, match=complaint):
+        diptych.load(folder, device="cpu").embed_images(images)
 
 
 def test_batches_change_nothing_and_nothing_gives_no_rows(folder):

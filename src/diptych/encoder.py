@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from diptych.config.schema import ModelConfig
 from diptych.data.augment import centre_crop
-from diptych.data.picture_safety import PictureError, open_picture
+from diptych.data.picture_safety import PictureError
+from diptych.data.picture_values import Picture, pictures_in, rgb_image
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model_folder import model_folder, read_model_folder
 from diptych.world import choose_device
 
-if TYPE_CHECKING:
-    from PIL import Image
+Value = TypeVar("Value")
+Made = TypeVar("Made")
 
 
 class Encoder:
@@ -37,40 +38,91 @@ class Encoder:
 
     @torch.inference_mode()
     def embed_images(self, images: Tensor) -> Tensor:
-        """u8[batch 3 H W] of the model's size → f32[batch dim] of unit norm, on the CPU."""
+        """u8[batch 3 H W] of the model's size → f32[batch dim] of unit norm, on the CPU.
+
+        Raises:
+            TypeError, ValueError: the images are not of this type, shape or size.
+        """
+        size = self.config.image.image_size
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"got {kind}; expected a tensor of torch.uint8 [batch 3 {size} {size}]")
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            shape = " ".join(map(str, images.shape))
+            raise ValueError(
+                f"got a tensor [{shape}]; expected [batch 3 {size} {size}], the model's picture size; "
+                "embed_pictures resizes pictures of any size"
+            )
         return self.model.encode_image(images.to(self.device)).cpu()
 
-    def embed_pictures(self, pictures: Sequence[str | Path | bytes | Image.Image], batch_size: int = 64) -> Tensor:
-        """Files, encoded bytes or Pillow images → f32[n dim] of unit norm, on the CPU.
+    def embed_pictures(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> Tensor:
+        """Pictures in any form of `Picture` → f32[n dim] of unit norm, on the CPU; of a single picture [1 dim].
+
+        A file, its bytes, the Pillow image of it and an array or a tensor of its pixels have equal embeddings.
 
         Raises:
             PictureError, OSError: one of them is no readable picture.
+            TypeError, ValueError: one is no picture at all, or the batch size is below 1.
         """
         embeddings = [torch.empty(0, self.config.embed_dim)]
-        for start in range(0, len(pictures), batch_size):
-            batch = [self._pixels(picture) for picture in pictures[start : start + batch_size]]
+        for batch in _batches(pictures_in(pictures), batch_size, self._pixels):
             embeddings.append(self.embed_images(torch.stack(batch)))
         return torch.cat(embeddings)
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Texts → f32[n dim] of unit norm, on the CPU."""
+    def embed_texts(self, texts: str | Iterable[str], batch_size: int = 256) -> Tensor:
+        """Texts → f32[n dim] of unit norm, on the CPU; of a single text [1 dim].
+
+        Raises:
+            TypeError, ValueError: one of them is not a str, or the batch size is below 1.
+        """
         embeddings = [torch.empty(0, self.config.embed_dim)]
-        for start in range(0, len(texts), batch_size):
-            batch = list(texts[start : start + batch_size])
+        for batch in _batches([texts] if isinstance(texts, str) else texts, batch_size, _text):
             rows = self.tokenizer(batch, self.config.text.context_length)
             tokens, lengths = (torch.from_numpy(array).to(self.device) for array in rows)
             embeddings.append(self.model.encode_text(tokens, lengths).cpu())
         return torch.cat(embeddings)
 
-    def _pixels(self, picture: str | Path | bytes | Image.Image) -> Tensor:
-        if isinstance(picture, (str, Path)):
-            try:
-                return self._pixels(Path(picture).read_bytes())
-            except PictureError as error:
-                raise PictureError(error.reason, f"{picture}: {error}") from error
-        image = open_picture(picture) if isinstance(picture, bytes) else picture.convert("RGB")
-        return centre_crop(image, self.config.image.image_size)
+    def _pixels(self, picture: Picture) -> Tensor:
+        return centre_crop(rgb_image(picture), self.config.image.image_size)
+
+
+def _batches(values: Iterable[Value], size: int, made: Callable[[Value], Made]) -> Iterator[list[Made]]:
+    """What is made of the values, `size` at a time; an error names the place of its value.
+
+    Raises:
+        TypeError, ValueError: the values have no order, or the size is below 1; and what `made` raises.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size is {size!r}; expected a whole number from 1")
+    if not isinstance(values, Iterable) or isinstance(values, Mapping | Set | bytes):
+        raise TypeError(f"got {type(values).__name__}; expected a list, an array or an iterator, or one alone")
+    batch: list[Made] = []
+    for place, value in enumerate(values):
+        try:
+            batch.append(made(value))
+        except (TypeError, ValueError) as error:
+            if isinstance(values, list) and len(values) == 1:
+                raise
+            raise _with_place(error, place) from error
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _with_place(error: TypeError | ValueError, place: int) -> TypeError | ValueError:
+    message = f"number {place}, counted from 0: {error}"
+    if isinstance(error, PictureError):
+        return PictureError(error.reason, message)
+    return TypeError(message) if isinstance(error, TypeError) else ValueError(message)
+
+
+def _text(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"got {type(text).__name__}; expected a text (str)")
+    return text
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:

@@ -13,6 +13,10 @@ def photograph(width, height):
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
+def noise(width, height):
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
 def test_resizing_agrees_with_pillows_antialiased_bicubic():
     picture = photograph(320, 256)
     ours = crop_and_resize(picture, (20, 10, 240, 240), 96).permute(1, 2, 0).numpy().astype(float)
@@ -23,6 +27,33 @@ def test_resizing_agrees_with_pillows_antialiased_bicubic():
 def test_the_centre_crop_of_a_square_of_the_right_size_is_the_picture():
     picture = photograph(48, 48)
     assert np.array_equal(centre_crop(picture, 48).permute(1, 2, 0).numpy(), np.asarray(picture))
+
+
+@pytest.mark.parametrize("size", [224, 336])
+@pytest.mark.parametrize(
+    "shape",
+    [(640, 427), (427, 640), (641, 428), (224, 224), (225, 224), (224, 1000), (335, 337), (336, 336), (1024, 768)]
+    + [(100, 75), (75, 100), (3, 2), (1, 1), (1, 30), (300, 1), (2000, 30), (30, 2000)],
+)
+def test_the_centre_crop_has_the_pixels_of_open_clips_evaluation(shape, size):
+    transform = pytest.importorskip("open_clip").image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+    for picture in (noise(*shape), photograph(*shape) if min(shape) >= 30 else Image.new("RGB", shape, "orange")):
+        theirs = (transform(picture) * 255).round().to(torch.int64)
+        assert (centre_crop(picture, size) - theirs).abs().max() <= 1  # the edges of the crop in float32
+
+
+@pytest.mark.parametrize("shape", [(640, 427), (427, 641), (50, 30)])
+def test_training_without_augmentation_crops_the_middle_square_and_then_resizes(shape):
+    picture, side = noise(*shape), min(shape)
+    box = ((shape[0] - side) // 2, (shape[1] - side) // 2, side, side)
+    pixels = AUGMENTATIONS["none"](picture, 48, np.random.default_rng(0))
+    assert torch.equal(pixels, crop_and_resize(picture, box, 48))
+
+
+@pytest.mark.parametrize("size", [(1, 16_000_000), (16_000_000, 1)])
+def test_of_a_thin_strip_only_the_middle_is_resized(size):
+    """224 pixels wide, all of it would be 10 TB."""
+    assert torch.equal(centre_crop(Image.new("RGB", size, "red"), 224)[:, 100, 100], torch.tensor([255, 0, 0]))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -138,10 +138,16 @@ def test_of_the_pages_of_a_tiff_only_the_first_is_read():
     assert np.array_equal(open_picture(long), noise())
 
 
-def test_a_tiff_of_very_many_pieces_or_in_floating_point_is_refused():
+def test_floats_are_grey_where_255_is_white():
+    assert np.array_equal(open_picture(encoded(noise("L").convert("F"), format="TIFF")), noise("L").convert("RGB"))
+
+
+def test_a_tiff_of_very_many_pieces_or_in_floats_of_unknown_white_is_refused():
     pixel_rows = Image.new("L", (1, 120_000))
     assert reason_of(encoded(pixel_rows, format="TIFF", tiffinfo={278: 1})) is PictureReason.DECODE_ERROR
-    assert reason_of(encoded(noise("L").convert("F"), format="TIFF")) is PictureReason.DECODE_ERROR
+    for scale in (1 / 255, 257):
+        floats = Image.fromarray(np.asarray(noise("L"), dtype=np.float32) * np.float32(scale))
+        assert reason_of(encoded(floats, format="TIFF")) is PictureReason.DECODE_ERROR
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16"])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.data.augment import centre_crop
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model.interop import (
     CONFIG_FILE,
@@ -241,7 +243,10 @@ def test_a_config_that_is_not_clips_is_refused(change, complaint):
 @pytest.mark.parametrize(
     "preprocessing, complaint",
     [
-        ({"resize_mode": "squash"}, "resize_mode is 'squash'"),
+        ({"resize_mode": "squash"}, "resize_mode is 'squash', expected 'shortest'"),
+        ({"interpolation": "bilinear"}, "interpolation is 'bilinear', expected 'bicubic'"),
+        ({"size": [64, 64]}, r"size is \[64, 64\], expected 32"),
+        ({"mode": "L"}, "mode is 'L', expected 'RGB'"),
         ({"mean": 0.5}, "mean is 0.5, expected three numbers"),
         ({"std": [1, 1, "x"]}, "std is 'x', expected a number"),
         ([], "no mapping preprocess_cfg"),
@@ -250,6 +255,23 @@ def test_a_config_that_is_not_clips_is_refused(change, complaint):
 def test_preprocessing_that_ours_does_not_do_is_refused(preprocessing, complaint):
     with pytest.raises(ValueError, match=complaint):
         config_from_open_clip({"model_cfg": SMALL, "preprocess_cfg": preprocessing})
+
+
+def test_a_preprocessing_that_open_clip_writes_is_taken():
+    written = {"size": [32, 32], "mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+    for preprocessing in (written, {**written, "size": 32, "interpolation": "random"}, {"resize_mode": None}):
+        config_from_open_clip({"model_cfg": SMALL, "preprocess_cfg": preprocessing})
+
+
+def test_pictures_of_an_export_are_prepared_by_open_clip_as_by_us(tmp_path):
+    config = config_from_open_clip({"model_cfg": SMALL})
+    save_open_clip(tmp_path, DualEncoder(config, 600, 2.0).state_dict(), config)
+    transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.image.mean, config.image.std))
+    for size in ((61, 40), (40, 61), (20, 31)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        theirs = (transform(Image.fromarray(pixels)) * std + mean) * 255
+        assert (centre_crop(Image.fromarray(pixels), 32) - theirs).abs().max() <= 2
 
 
 def test_a_damaged_folder_is_refused_in_one_line(tmp_path):

@@ -146,25 +146,9 @@ class PictureFile:
         """
         picture = self.load()
         try:
-            return self._converted(picture)
+            return _decoded(picture, self.format)
         except _DECODER_ERRORS as error:
             raise _decoder_refusal(self._data, self.format, error) from error
-
-    def _converted(self, picture: ImageFile.ImageFile) -> tuple[Image.Image, PictureFacts]:
-        exif = _exif(picture)
-        profile = picture.info.get("icc_profile") or b""
-        if colour_profile.fits(profile, "CMYK") and picture.mode == "CMYK":
-            rgb, profile = colour_profile.to_srgb(picture, profile), b""
-        elif colour_profile.fits(profile, "L") and picture.mode in _GREY_MODES:
-            rgb, profile = colour_profile.to_srgb(_to_rgb(picture).getchannel(0), profile), b""
-        else:
-            rgb = _to_rgb(picture)
-        if picture.mode in ("CMYK", *_GREY_MODES) or colour_profile.is_srgb(profile):
-            profile = b""
-        # Of formats that are stored alone: a GIF or a TIFF counts its frames by reading them all.
-        is_still = self.format in STORED_FORMATS and getattr(picture, "n_frames", 1) == 1
-        is_plain = picture.mode in ("RGB", "L") and "transparency" not in picture.info and is_still
-        return rgb, PictureFacts(exif_orientation(exif), profile or None, exif, is_plain)
 
 
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -173,11 +157,29 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         PictureError: if it is not a whole picture, of one of `PICTURE_FORMATS` and of at most `max_pixels`.
     """
-    picture, facts = PictureFile(data, max_pixels=max_pixels).decode()
-    if facts.profile is not None:
-        picture = colour_profile.to_srgb(picture, facts.profile)
-    turn = _TURNS.get(facts.orientation)
-    return picture if turn is None else picture.transpose(turn)
+    return _as_seen(*PictureFile(data, max_pixels=max_pixels).decode())
+
+
+def convert_picture(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Another image: what `open_picture` gives for the file of this one, whatever its mode.
+
+    EXIF and ICC profile are those of `picture.info`, where Pillow puts them; what was turned by
+    `ImageOps.exif_transpose` is not turned again.
+
+    Raises:
+        PictureError: if it has no pixels or more than `max_pixels`, does not load, or is of a mode without a meaning.
+    """
+    if not picture.width * picture.height:
+        raise PictureError(PictureReason.TOO_SMALL, f"{picture.width} x {picture.height} pixels; at least 1 a side")
+    if picture.width * picture.height > max_pixels:
+        raise too_many_pixels(picture.width, picture.height, max_pixels)
+    try:
+        picture.load()
+        return _as_seen(*_decoded(picture, picture.format or ""))
+    except PictureError:
+        raise
+    except _DECODER_ERRORS as error:
+        raise PictureError(PictureReason.DECODE_ERROR, f"the image of mode {picture.mode}: {error}") from error
 
 
 def check_picture(
@@ -282,20 +284,55 @@ def _check_png_checksums(data: bytes) -> None:
         raise PictureError(PictureReason.DECODE_ERROR, "a checksum of the PNG is wrong") from error
 
 
+def _decoded(picture: Image.Image, format_name: str) -> tuple[Image.Image, PictureFacts]:
+    exif = _exif(picture)
+    profile = picture.info.get("icc_profile") or b""
+    if colour_profile.fits(profile, "CMYK") and picture.mode == "CMYK":
+        rgb, profile = colour_profile.to_srgb(picture, profile), b""
+    elif colour_profile.fits(profile, "L") and picture.mode in _GREY_MODES:
+        rgb, profile = colour_profile.to_srgb(_to_rgb(picture).getchannel(0), profile), b""
+    else:
+        rgb = _to_rgb(picture)
+    if picture.mode in ("CMYK", *_GREY_MODES) or colour_profile.is_srgb(profile):
+        profile = b""
+    # Of formats that are stored alone: a GIF or a TIFF counts its frames by reading them all.
+    is_still = format_name in STORED_FORMATS and getattr(picture, "n_frames", 1) == 1
+    is_plain = picture.mode in ("RGB", "L") and "transparency" not in picture.info and is_still
+    return rgb, PictureFacts(exif_orientation(exif), profile or None, exif, is_plain)
+
+
+def _as_seen(rgb: Image.Image, facts: PictureFacts) -> Image.Image:
+    """Upright and in sRGB; without the EXIF and the profile, which hold no more."""
+    if facts.profile is not None:
+        rgb = colour_profile.to_srgb(rgb, facts.profile)
+    turn = _TURNS.get(facts.orientation)
+    seen = rgb if turn is None else rgb.transpose(turn)
+    seen.info = {}
+    return seen
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture.copy()  # a plain Image, free of the file
     if picture.mode == "F":
-        raise UserError("pixels in floating point, whose white nobody knows")
+        return _from_floats(np.asarray(picture))
     if picture.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit values: pictures come out white.
         values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if picture.mode.upper() in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        with_alpha = picture.convert("RGBA")
+    if picture.has_transparency_data or picture.mode == "PA":
+        with_alpha = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, with_alpha).convert("RGB")
     return picture.convert("RGB")
+
+
+def _from_floats(values: np.ndarray) -> Image.Image:
+    """Grey of Pillow's mode F, where white is 255; what may have another white is refused."""
+    lowest, highest = values.min(), values.max()
+    if not (lowest >= 0 and highest <= 255) or (highest <= 1 and bool((values % 1).any())):
+        raise UserError(f"floating point from {lowest:g} to {highest:g}; expected 0 to 255, which is white")
+    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
 
 def _exif(picture: Image.Image) -> bytes | None:

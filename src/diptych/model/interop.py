@@ -185,8 +185,7 @@ def config_from_open_clip(document: Any) -> ModelConfig:
     for where, settings in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
         refuse_other_settings(where, settings)
     preprocessing = section({"preprocess_cfg": {}, **document}, "preprocess_cfg")
-    if preprocessing.get("resize_mode", "shortest") != "shortest":
-        raise UserError(f"preprocess_cfg.resize_mode is {preprocessing['resize_mode']!r}, expected 'shortest'")
+    refuse_other_preprocessing(preprocessing, size(vision, "image_size", 224))
 
     activation: Literal["gelu", "quick_gelu"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     width = size(vision, "width", 768)
@@ -245,6 +244,20 @@ def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
         known = key in KNOWN_SETTINGS[where] or NEUTRAL_SETTINGS.get(key) == value or not value
         if not known:
             raise UserError(f"{where}.{key} is {value!r}: Diptych's CLIP has no such thing, expected it unset")
+
+
+def refuse_other_preprocessing(settings: dict[str, Any], image_size: int) -> None:
+    """Refuse pictures prepared otherwise than by `diptych.data.augment.centre_crop`."""
+    # open_clip takes random for bicubic outside training.
+    expected: dict[str, tuple[Any, ...]] = {
+        "resize_mode": ("shortest",),
+        "interpolation": ("bicubic", "random"),
+        "mode": ("RGB",),
+        "size": (image_size, [image_size, image_size]),
+    }
+    for key, taken in expected.items():
+        if settings.get(key) is not None and settings[key] not in taken:
+            raise UserError(f"preprocess_cfg.{key} is {settings[key]!r}, expected {taken[0]!r}")
 
 
 def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
