@@ -6,6 +6,9 @@ import pytest
 
 from diptych import command_line
 from diptych.cli import VERBS, main
+from diptych.config.load import load_config
+from diptych.errors import UserError
+from diptych.verbs.train import refuse_pretrained_tag
 from tests.end_to_end.commands import start
 
 
@@ -151,3 +154,24 @@ def test_the_deepspeed_launchers_argument_is_ignored(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--local_rank=0", "train", "--help"])
     assert caught.value.code == 0
+
+
+def test_all_keys_are_printed_for_a_file_to_start_from(capsys, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--keys"])
+    assert caught.value.code == 0
+    page = capsys.readouterr().out
+    assert "  learning_rate: 0.0005  # number" in page.splitlines() and "\n# Where all of the run is kept" in page
+
+
+def test_the_tag_of_pretrained_weights_is_refused_unless_weights_are_named(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("data: {train: shards}\ntraining: {total_samples: 1000, global_batch_size: 10}")
+    name = "model.image.name=vit_base_patch16_clip_224.openai"
+    tagged = load_config([file], [name, f"run_dir={tmp_path}/run"]).config
+    with pytest.raises(UserError, match=r"\.openai would start at random.*; write vit_base_patch16_clip_224, or name"):
+        refuse_pretrained_tag(tagged)
+    refuse_pretrained_tag(load_config([file], [name, "model.initial_weights=folder"]).config)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    refuse_pretrained_tag(tagged)  # it did start at random, and is not told so again

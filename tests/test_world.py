@@ -1,5 +1,6 @@
 import pytest
 
+from diptych.errors import UserError
 from diptych.world import MEETING, World, choose_device, first_decides, process_group, read_world
 from tests.end_to_end.commands import free_port
 from tests.ranks import run_ranks
@@ -77,8 +78,8 @@ def test_a_process_is_alone_where_the_environment_names_no_other(launched, left)
 )
 def test_an_environment_that_names_others_who_cannot_be_met_is_refused(launched, left, told):
     launched(**left)
-    with pytest.raises(ValueError, match=told):
-        read_world()
+    with pytest.raises(UserError, match=told), process_group(read_world(), timeout_seconds=1):
+        pass
 
 
 def test_a_rank_that_nobody_joins_says_where_it_waited(launched):

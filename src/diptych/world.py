@@ -38,7 +38,7 @@ class World:
         """The first and the last-plus-one row of the global batch that this rank takes.
 
         Raises:
-            ValueError: the batch cannot be split evenly.
+            UserError: the batch cannot be split evenly.
         """
         if global_batch_size % self.size:
             nearest = max(1, round(global_batch_size / self.size)) * self.size
@@ -54,20 +54,11 @@ def read_world() -> World:
     """From what torchrun or deepspeed put into the environment; alone where there is no launcher.
 
     Raises:
-        ValueError: only some of it is there, as when WORLD_SIZE is left over from another program: such a process would
-            train on its share of each batch, and nobody on the rest.
+        UserError: what is there makes no sense. Whether it is enough to meet the others, `process_group` sees.
     """
     size, rank, local_rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0), _whole_number("LOCAL_RANK", 0)
-    missing = [name for name in MEETING if not os.environ.get(name)]
-    if (size > 1 or rank > 0) and missing:
-        left = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
-        raise UserError(
-            f"the environment has {' and '.join(f'{name}={os.environ[name]}' for name in left)} without "
-            f"{', '.join(missing)}; start the ranks with torchrun or deepspeed, or `unset {' '.join(left)}` to train "
-            f"with one process"
-        )
     if rank >= size:
-        raise UserError(f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
+        raise UserError(left_over() or f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
     if not torch.cuda.is_available():
         return World(rank=rank, local_rank=local_rank, size=size)
     if local_rank >= torch.cuda.device_count():
@@ -76,6 +67,22 @@ def read_world() -> World:
             f"{counted(torch.cuda.device_count(), 'GPU')}; start no more ranks on it than it has GPUs"
         )
     return World(rank=rank, local_rank=local_rank, size=size, device=torch.device("cuda", local_rank))
+
+
+def left_over() -> str | None:
+    """What is wrong with an environment in which nobody can be met, as with a WORLD_SIZE left over in a shell.
+
+    Alone, such a process would train on its share of each batch, and nobody on the rest.
+    """
+    missing = [name for name in MEETING if not os.environ.get(name)]
+    left = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
+    if not missing or not left:
+        return None
+    return (
+        f"the environment has {' and '.join(f'{name}={os.environ[name]}' for name in left)} without "
+        f"{', '.join(missing)}; start the ranks with torchrun or deepspeed, or `unset {' '.join(left)}` to train with "
+        f"one process"
+    )
 
 
 def _whole_number(name: str, default: int) -> int:
@@ -89,7 +96,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     """The device of that name, once it has proved that it can hold numbers; None: the GPU where there is one.
 
     Raises:
-        ValueError: there is no such device, or it cannot be used.
+        UserError: there is no such device, or it cannot be used.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -118,8 +125,10 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
     One process needs no launcher: its group meets in memory, on no port.
 
     Raises:
-        ValueError: the ranks do not meet in time.
+        UserError: the ranks do not meet in time, or cannot.
     """
+    if world.size > 1 and (why := left_over()):
+        raise UserError(why)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world.size == 1 else {}

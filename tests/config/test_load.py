@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from diptych.config.load import ConfigError, config_from_dict, load_config
-from diptych.config.rules import ABOVE_0, AT_LEAST_0, BETWEEN_0_AND_1
+from diptych.config.keys import all_keys, describe_keys, did_you_mean
+from diptych.config.load import ConfigError, config_from_dict, is_override, load_config
+from diptych.config.rules import ABOVE_0, AT_LEAST_0, BETWEEN_0_AND_1, doubtful
 from diptych.config.values import config_to_dict, differing_keys, dump_config
 
 MINIMAL = """
@@ -134,6 +135,19 @@ def test_a_mistake_hides_no_other(write):
         ("model.image.frobnicate", "known here: name, image_size"),
         ("rundir", "did you mean run_dir?"),
         ("data.seed", "did you mean training.seed?"),
+        ("lr", "did you mean optimizer.learning_rate?"),
+        ("optimizer.lr", "did you mean optimizer.learning_rate?"),
+        ("training.learing_rate", "did you mean optimizer.learning_rate?"),
+        ("batch_size", "did you mean training.global_batch_size?"),
+        ("batchsize", "did you mean training.global_batch_size?"),
+        ("training.batch_size", "did you mean training.global_batch_size?"),
+        ("epochs", "did you mean training.total_samples? It counts samples."),
+        ("training.epochs", "did you mean training.total_samples? It counts samples."),
+        ("num_workers", "did you mean machine.loader_workers?"),
+        ("image_size", "did you mean model.image.image_size?"),
+        ("wandb.project", "unknown key wandb.project; did you mean tracking.wandb_project?"),
+        ("optim.lr", "unknown key optim; did you mean optimizer?"),
+        ("some.frobnicate", "unknown key some.frobnicate; diptych train --keys lists all"),
     ],
 )
 def test_the_key_that_was_meant_is_named(write, key, meant):
@@ -204,3 +218,92 @@ def test_differing_keys_are_named_with_both_values(write):
     assert differing_keys(one, one) == []
     assert ("training.seed", 0, 1) in differing_keys(one, other)
     assert ("model.image.overrides.depth", None, 3) in differing_keys(one, other)
+
+
+@pytest.mark.parametrize("key", list(all_keys()))
+def test_a_known_key_is_meant_by_itself(key):
+    assert did_you_mean(key) in (f"did you mean {key}?", f"did you mean {key}? It counts samples.")
+
+
+def test_the_page_of_all_keys_is_a_config_that_wants_what_has_no_default(write):
+    page = describe_keys()
+    assert max(map(len, page.splitlines())) < 80
+    required = ["data.train=shards", "training.total_samples=1000", "training.global_batch_size=10"]
+    assert load_config([write(page)], required).config == load_config([write("", "my.yaml")], required).config
+    assert {line.partition(" is ")[0].rpartition(" ")[2] for line in mistakes([write(page)])} == {
+        word.partition("=")[0] for word in required
+    }
+
+
+def test_the_page_of_all_keys_says_what_each_is():
+    lines = [line.strip() for line in describe_keys().splitlines()]
+    for line in (
+        "train:  # text or list of text",
+        "augmentation: random_square_crop",
+        "# random_square_crop | random_resized_crop | none",
+        "gradient_clip_norm: 1.0  # number or null",
+        "mean: [0.48145466, 0.4578275, 0.40821073]  # 3 numbers",
+        "# Newest valid checkpoints that stay; at least 2.",
+    ):
+        assert line in lines
+
+
+def test_the_home_folder_is_meant_by_a_tilde_wherever_a_path_stands(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(
+        "run_dir: ~/runs/x\ndata: {train: [~/a, 'b/{0..3}.tar', ./c/]}\ntokenizer: {vocabulary: ~/v.json}\n"
+        "training: {total_samples: 1000, global_batch_size: 10}"
+    )
+    config = load_config(["~/my.yaml"], ["model.initial_weights=~/w"]).config
+    assert path.exists()
+    assert config.run_dir == f"{tmp_path}/runs/x"
+    assert config.data.train == (f"{tmp_path}/a", "b/{0..3}.tar", "./c/")
+    assert config.tokenizer.vocabulary == f"{tmp_path}/v.json"
+    assert config.model.initial_weights == f"{tmp_path}/w"
+
+
+@pytest.mark.parametrize("key", ["run_dir", "data.train", "tokenizer.vocabulary", "model.initial_weights"])
+def test_an_address_is_no_path_of_a_config(write, key):
+    (line,) = mistakes([write(MINIMAL)], [f"{key}=s3://bucket/x"])
+    assert line.startswith(f"command line: {key} s3://bucket/x is not on this machine")
+
+
+def test_a_contradiction_names_all_who_made_it(write):
+    (line,) = mistakes([write(MINIMAL)], ["training.global_batch_size=2000"])
+    assert line.startswith(f"{write(MINIMAL)} and command line: training.total_samples 1000 is less")
+    (line,) = mistakes([write(MINIMAL)], ["optimizer.warmup_samples=2000"])
+    assert line.startswith(f"command line and {write(MINIMAL)}: optimizer.warmup_samples 2000 is not below")
+
+
+def test_a_batch_of_one_pair_is_refused(write):
+    (line,) = mistakes([write(MINIMAL)], ["training.global_batch_size=1"])
+    assert "has no negatives" in line
+
+
+def test_a_batch_larger_than_the_data_and_hundreds_of_epochs_are_doubtful(write):
+    config = load_config([write(MINIMAL)]).config
+    assert list(doubtful(config, 10)) == []
+    (batch, epochs) = doubtful(config, 9)
+    assert "10 is more than the 9 samples" in batch and "111 epochs" in epochs
+
+
+def test_a_word_with_an_equals_sign_may_be_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "training.seed=3").write_text("")
+    (tmp_path / "optimizer.learning_rate=1").mkdir()
+    (tmp_path / "optimizer.learning_rate=1" / "my.yaml").write_text("")
+    files = [
+        "my.yaml",
+        "lr=1e-3.yaml",
+        "lr=1/my.yaml",
+        "./seed=1",
+        "training.seed=3",
+        "optimizer.learning_rate=1/my.yaml",
+    ]
+    overrides = ["training.seed=4", "tokenizer.vocabulary=v.yaml", "run_dir=a/b.yaml", "lr=3", "data.train=a=b"]
+    assert [word for word in [*files, *overrides] if is_override(word)] == overrides
+
+
+def test_bytes_that_are_no_utf8_are_refused_as_what_they_are(write):
+    (line,) = mistakes([write(MINIMAL)], ["data.train=sh\udcffards"])
+    assert "data.train has bytes that are not UTF-8" in line

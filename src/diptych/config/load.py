@@ -7,8 +7,8 @@ strictly. For each value we remember who set it, so that an error and `diptych t
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
+import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +18,12 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from diptych.config.rules import Problem, impossible
+from diptych.config.keys import all_keys, did_you_mean, meant_by
+from diptych.config.rules import Keys, Problem, impossible
 from diptych.config.schema import RunConfig
+from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
+from diptych.files import local_path
 
 Sources = dict[str, str]
 """Dotted key → who set it: a file name or `command line`."""
@@ -30,10 +33,13 @@ STAND_INS = {
     "run_dir": "",
     "data": {"train": ""},
     "data.train": "",
-    "training": {"total_samples": 2**62, "global_batch_size": 1},
+    "training": {"total_samples": 2**62, "global_batch_size": 2},
     "training.total_samples": 2**62,
-    "training.global_batch_size": 1,
+    "training.global_batch_size": 2,
 }
+
+PATHS = ("run_dir", "data.train", "tokenizer.vocabulary", "model.initial_weights")
+"""Keys whose values are paths, or lists of them."""
 
 
 class ConfigError(UserError):
@@ -68,17 +74,25 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), checks: Se
     """
     merged: dict[str, Any] = {}
     sources: Sources = {}
-    for file in files:
+    for file in map(local_path, files):
         _merge(merged, _read_yaml(file), sources, str(file))
     for override in overrides:
         _merge(merged, _parse_override(override), sources, "command line")
-    if "run_dir" not in merged and files:
+    if merged.get("run_dir") is None and files:
         merged["run_dir"] = f"runs/{files[-1].stem}"
 
     config, problems = _check(merged, (impossible, *checks))
     if problems:
-        raise ConfigError("\n".join(f"{_said_by(sources, key)}{problem}" for key, problem in problems))
+        raise ConfigError("\n".join(f"{_said_by(sources, keys)}{problem}" for keys, problem in problems))
     return LoadedConfig(config, sources)
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line sets a key; else it names a file, such as `lr=1e-3.yaml`."""
+    key, equals, _ = word.partition("=")
+    if not equals or "/" in key or os.path.isfile(os.path.expanduser(word)):
+        return False
+    return not word.endswith((".yaml", ".yml")) or key in all_keys()
 
 
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
@@ -106,6 +120,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
+    if any("\ud800" <= character <= "\udfff" for character in override):
+        raise ConfigError(
+            f"command line: the value of {key} has bytes that are not UTF-8, and a config is UTF-8 text; "
+            f"rename what it names"
+        )
     if not equals or not key:
         raise ConfigError(f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3")
     try:
@@ -132,12 +151,10 @@ def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, sourc
             sources[dotted] = source
 
 
-def _said_by(sources: Sources, key: str) -> str:
-    """Who set the key; of a mapping, all who set something in it."""
-    if key in sources:
-        return f"{sources[key]}: "
-    within = [source for known, source in sources.items() if known.startswith(f"{key}.")]
-    return f"{' and '.join(dict.fromkeys(within))}: " if within else ""
+def _said_by(sources: Sources, keys: Keys) -> str:
+    """Who set the keys; of a mapping, all who set something in it."""
+    by = [source for key in _each(keys) for known, source in sources.items() if f"{known}.".startswith(f"{key}.")]
+    return f"{' and '.join(dict.fromkeys(by))}: " if by else ""
 
 
 def _unknown_keys(schema: Any, values: Any, prefix: str = "") -> Iterator[Problem]:
@@ -148,28 +165,21 @@ def _unknown_keys(schema: Any, values: Any, prefix: str = "") -> Iterator[Proble
         dotted = f"{prefix}{key}"
         if key in hints:
             yield from _unknown_keys(hints[key], value, f"{dotted}.")
+        elif isinstance(value, dict) and value and not _is_section(meant_by(dotted)):
+            yield from ((leaf, _unknown(leaf)) for leaf, _ in flatten(value, f"{dotted}."))
         else:
-            yield dotted, f"unknown key {dotted}{_nearest(dotted)}"
+            yield dotted, _unknown(dotted)
 
 
-def _nearest(dotted: str) -> str:
-    """The known key that was probably meant: of the same mapping first, then the same word elsewhere."""
-    known = list(_all_keys(RunConfig))
-    prefix, _, name = dotted.rpartition(".")
-    siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == prefix]
-    close = [f"{prefix}.{key}".lstrip(".") for key in difflib.get_close_matches(name, siblings, 1, 0.6)]
-    close = close or [key for key in known if key.rpartition(".")[2] == name]
-    close = close or difflib.get_close_matches(dotted, known, 1, 0.8)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(siblings)}"
+def _is_section(key: str | None) -> bool:
+    return any(known.startswith(f"{key}.") for known in all_keys())
 
 
-def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    for key, hint in typing.get_type_hints(schema).items():
-        yield f"{prefix}{key}"
-        if dataclasses.is_dataclass(hint):
-            yield from _all_keys(hint, f"{prefix}{key}.")
+def _unknown(dotted: str) -> str:
+    section = dotted.rpartition(".")[0]
+    here = [key.rpartition(".")[2] for key in all_keys() if key.rpartition(".")[0] == section]
+    way_out = did_you_mean(dotted) or (f"known here: {', '.join(here)}" if here else "diptych train --keys lists all")
+    return f"unknown key {dotted}; {way_out}"
 
 
 def _without_unknown(schema: Any, values: Any) -> Any:
@@ -195,15 +205,41 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
             _replace(values, key, STAND_INS.get(key))
         config = _validate(values)
     problems += mistyped.items()
+    config, not_local = _with_local_paths(config)
+    problems += [(key, said) for key, said in not_local if key not in mistyped]
     for check in checks:
-        bad = [*mistyped, *(key for key, _ in problems)]
-        problems += [(key, said) for key, said in check(config) if not _concerns(key, bad)]
+        bad = [key for keys, _ in problems for key in _each(keys)]
+        problems += [(keys, said) for keys, said in check(config) if not _concerns(keys, bad)]
     return config, problems
 
 
-def _concerns(key: str, bad: Sequence[str]) -> bool:
-    """Whether the key, the mapping around it or something in it is known to be wrong, or holds a stand-in."""
-    return any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in bad)
+def _with_local_paths(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
+    """`~` expanded in every path, and what is an address instead of a path; all others as they were written."""
+    values = config_to_dict(config)
+    problems: list[Problem] = []
+
+    def path_of(key: str, text: str) -> str:
+        try:
+            path = local_path(text)
+        except UserError as error:
+            problems.append((key, f"{key} {error}"))
+            return text
+        return text if path == Path(text) else str(path)
+
+    for key, value in dict(flatten(values)).items():
+        if key in PATHS and value is not None:
+            is_list = isinstance(value, list)
+            _replace(values, key, [path_of(key, one) for one in value] if is_list else path_of(key, value))
+    return _validate(values), problems
+
+
+def _concerns(keys: Keys, bad: Sequence[str]) -> bool:
+    """Whether one of the keys, the mapping around it or something in it is known to be wrong, or holds a stand-in."""
+    return any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for key in _each(keys) for other in bad)
+
+
+def _each(keys: Keys) -> tuple[str, ...]:
+    return (keys,) if isinstance(keys, str) else keys
 
 
 def _validate(values: dict[str, Any]) -> RunConfig:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
 
-Problem = tuple[str, str]
-"""The key, and what is wrong with it."""
+Keys = str | tuple[str, ...]
+Problem = tuple[Keys, str]
+"""The key, or all keys that contradict one another, and what is wrong."""
 
 ABOVE_0 = (
     "training.total_samples",
@@ -29,12 +30,30 @@ ABOVE_0 = (
 )
 AT_LEAST_0 = ("optimizer.weight_decay", "optimizer.warmup_samples", "machine.loader_workers")
 BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "data.max_rejected_fraction")
+MANY_EPOCHS = 100
+"""Beyond which a run mostly learns its data by heart; CLIP was trained for 32."""
 
 
 def impossible(config: RunConfig) -> Iterator[Problem]:
     """Values that are of the right type and cannot be run."""
     yield from _out_of_range(config)
     yield from _contradictions(config)
+
+
+def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
+    """What can be run on so many samples and is rarely meant, a line each."""
+    training = config.training
+    if training.global_batch_size > num_samples:
+        yield (
+            f"training.global_batch_size {training.global_batch_size} is more than the {num_samples} samples of "
+            f"data.train, so every batch has some of them several times, each as its own negative; set it to "
+            f"{num_samples} or less"
+        )
+    if (epochs := training.total_samples / max(num_samples, 1)) > MANY_EPOCHS:
+        yield (
+            f"training.total_samples {training.total_samples} is {epochs:,.0f} epochs of the {num_samples} samples of "
+            f"data.train (CLIP had 32); {32 * num_samples} would be 32"
+        )
 
 
 def _out_of_range(config: RunConfig) -> Iterator[Problem]:
@@ -51,6 +70,11 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
             yield key, f"{key} is {value}; it must lie between 0 and 1"
         if isinstance(value, float) and not math.isfinite(value):
             yield key, f"{key} is {value}; it must be a finite number"
+    if config.training.global_batch_size == 1:
+        yield (
+            "training.global_batch_size",
+            "training.global_batch_size is 1; a pair alone has no negatives, so that its loss is always 0: at least 2",
+        )
     if not 0 <= config.training.seed < 2**63:
         yield "training.seed", f"training.seed is {config.training.seed}; it must be 0 or more and below 2^63"
     length = config.model.text.context_length
@@ -68,22 +92,25 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
     """Between two values."""
     training, text, warmup = config.training, config.model.text, config.optimizer.warmup_samples
     if min(text.heads, text.width) > 0 and text.width % text.heads:
-        yield "model.text.heads", f"model.text.width {text.width} cannot be split over {text.heads} heads"
+        yield (
+            ("model.text.width", "model.text.heads"),
+            f"model.text.width {text.width} cannot be split over {text.heads} heads",
+        )
     if training.initial_logit_scale > training.max_logit_scale:
         yield (
-            "training.initial_logit_scale",
+            ("training.initial_logit_scale", "training.max_logit_scale"),
             f"training.initial_logit_scale {training.initial_logit_scale:g} is above training.max_logit_scale "
             f"{training.max_logit_scale:g}, at which it is held",
         )
     if 0 < training.total_samples < training.global_batch_size:
         yield (
-            "training.total_samples",
+            ("training.total_samples", "training.global_batch_size"),
             f"training.total_samples {training.total_samples} is less than one global batch of "
-            f"{training.global_batch_size}",
+            f"{training.global_batch_size} (training.global_batch_size)",
         )
     if warmup >= training.total_samples > 0:
         yield (
-            "optimizer.warmup_samples",
+            ("optimizer.warmup_samples", "training.total_samples"),
             f"optimizer.warmup_samples {warmup} is not below training.total_samples {training.total_samples}: the run "
             f"would end while warming up",
         )

@@ -15,10 +15,13 @@ class ImageTowerConfig:
     """A timm model and the square picture it takes."""
 
     name: str = "vit_base_patch32_clip_quickgelu_224"
+    """A timm model without its tag: towers start at random."""
     image_size: int = 224
+    """Pixels, height and width."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Keywords for `timm.create_model`, so that any size of a family can be written in YAML."""
     mean: tuple[float, float, float] = CLIP_MEAN
+    """Of red, green and blue from 0 to 1; pixels are (value - mean) / std."""
     std: tuple[float, float, float] = CLIP_STD
 
 
@@ -27,6 +30,7 @@ class TextTowerConfig:
     """The paper's causal transformer (section 2.4)."""
 
     context_length: int = 77
+    """Tokens of a caption, with start and end; what is longer is cut."""
     width: int = 512
     heads: int = 8
     layers: int = 12
@@ -35,21 +39,28 @@ class TextTowerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
+    """The two towers, and where their weights come from."""
+
     embed_dim: int = 512
+    """Numbers of an embedding, of pictures and texts alike."""
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     initial_weights: str | None = None
-    """A model folder to start from (the paper's L/14@336 continues L/14); None: random, as in the paper."""
+    """A model folder to start from (the paper's L/14@336 continues L/14); null: random, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
+    """How captions become tokens."""
+
     vocabulary: str = "clip"
     """`clip`: CLIP's 49,408 tokens, from the installed open_clip_torch; else the path of a vocabulary file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
+    """What is trained on, and how a batch is drawn from it."""
+
     train: str | tuple[str, ...]
     """Shard folders, tar files or brace patterns (`shards/{00000..00099}.tar`)."""
     shuffle_window: int = 10_000
@@ -62,8 +73,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
+    """What is minimised."""
+
     name: str = "softmax"
-    """A key of `diptych.loss.LOSSES`."""
+    """softmax: each pair of the global batch against all others (paper, section 2.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,35 +84,50 @@ class OptimizerConfig:
     """AdamW and the cosine schedule with linear warm-up (paper, section 2.5 and table 18)."""
 
     learning_rate: float = 5e-4
+    """At its highest, after the warm-up."""
     weight_decay: float = 0.2
+    """Of weights with two or more dimensions."""
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-6
     warmup_samples: int = 0
+    """How many samples the learning rate takes to rise from 0."""
     gradient_clip_norm: float | None = 1.0
+    """Gradients of a larger norm are scaled down to it; null: none are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
+    """How long, in what batches, how precisely."""
+
     total_samples: int
+    """Epochs x the samples of data.train; 2e6 may be written for 2000000."""
     global_batch_size: int
+    """Pairs of a batch over all ranks together, each the others' negative."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 means fp32 parameters with autocast."""
     initial_logit_scale: float = math.log(1 / 0.07)
+    """Natural logarithm of what cosines are multiplied by; learned from here."""
     max_logit_scale: float = math.log(100)
+    """At which it is held."""
     seed: int = 0
+    """Of weights, order and augmentation; equal seeds give equal runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
+    """When the run is saved."""
+
     every_samples: int | None = None
-    """None: a tenth of the run."""
+    """null: a tenth of the run."""
     keep: int = 3
     """Newest valid checkpoints that stay; at least 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
+    """Where the numbers of the run can be watched, besides its metrics.jsonl."""
+
     log_every_steps: int = 10
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """auto: what WANDB_MODE says; without it online where a key is present, offline otherwise."""
@@ -122,7 +150,9 @@ class MachineConfig:
     loader_workers: int = 1
     """Loader processes per rank; 0 loads in the training process."""
     zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed spreads over ranks; 1: the optimizer's state."""
     process_group_timeout_seconds: int = 600
+    """How long ranks wait for one another before the run ends."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Merged last into the generated DeepSpeed JSON; keys that we own are refused."""
 
@@ -130,6 +160,7 @@ class MachineConfig:
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     run_dir: str
+    """Where all of the run is kept; empty: runs/NAME, of the last file NAME.yaml."""
     data: DataConfig
     training: TrainingConfig
     model: ModelConfig = field(default_factory=ModelConfig)

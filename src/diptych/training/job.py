@@ -12,6 +12,7 @@ import torch
 
 from diptych.checkpoint_folder import CheckpointError, newest_valid
 from diptych.config.load import ConfigError
+from diptych.config.rules import doubtful
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.loader import Decoder, batches
@@ -124,8 +125,10 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         return checkpoint.progress
 
     progress = first_decides(world, take_up)
-    if world.is_first and (warning := rank_dependence(model.state_dict(), world.size)):
-        logger.warning("%s", warning)
+    if world.is_first:
+        for note in (*doubtful(config, index.total_samples), rank_dependence(model.state_dict(), world.size)):
+            if note:
+                logger.warning("%s", note)
     engine = Engine(model, config, world)
     if progress.samples_seen:
         engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)

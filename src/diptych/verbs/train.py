@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.config.load import ConfigError, LoadedConfig, load_config
-from diptych.config.rules import Problem
+from diptych.config.keys import describe_keys
+from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
+from diptych.config.rules import Problem, doubtful
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.data.shards import ShardIndex
@@ -30,6 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="YAML files, merged left to right, and overrides",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what would be run")
+    parser.add_argument(
+        "--keys", action=_PrintKeys, help="print all keys with default, type and meaning: a YAML file to start from"
+    )
+
+
+class _PrintKeys(argparse.Action):
+    """Prints and exits, as --help does: no config has to be named."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(describe_keys())
+        parser.exit()
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -38,8 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     world = read_world()
     # DeepSpeed looks for its accelerator as it is imported, and complains where it has to guess.
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
-    files = [Path(word) for word in arguments.config if "=" not in word]
-    overrides = [word for word in arguments.config if "=" in word]
+    overrides = [word for word in arguments.config if is_override(word)]
+    files = [Path(word) for word in arguments.config if not is_override(word)]
 
     def load_checked() -> LoadedConfig:
         return load_config(files, overrides, checks=(lambda config: check_run(config, world),))
@@ -73,6 +88,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "data.train": lambda: _refuse_empty(open_index(config.data.train)),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),
+        "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: find_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
@@ -105,6 +121,24 @@ def _refuse_empty(index: ShardIndex) -> None:
         raise UserError("the shards hold no samples; name some that do")
 
 
+def refuse_pretrained_tag(config: RunConfig) -> None:
+    """A tag such as `.openai` names weights, and none are downloaded; where others are given it says nothing wrong.
+
+    Raises:
+        ValueError: the tower would start at random, though its name says otherwise.
+    """
+    name, _, tag = config.model.image.name.partition(".")
+    if tag and config.model.initial_weights is None and not _is_started(config):
+        raise UserError(
+            f"model.image.name {config.model.image.name}: no pretrained weights are downloaded, so .{tag} would start "
+            f"at random as any tower does; write {name}, or name a model folder with weights in model.initial_weights"
+        )
+
+
+def _is_started(config: RunConfig) -> bool:
+    return (Path(config.run_dir) / "config.yaml").exists()
+
+
 def find_initial_weights(config: RunConfig) -> None:
     """Whether the folder is there, where the run still needs it; what it holds is read when the run starts.
 
@@ -112,8 +146,7 @@ def find_initial_weights(config: RunConfig) -> None:
         ValueError: it is not.
     """
     folder = config.model.initial_weights
-    started = (Path(config.run_dir) / "config.yaml").exists()
-    if folder is not None and not started and not Path(folder).is_dir():
+    if folder is not None and not _is_started(config) and not Path(folder).is_dir():
         raise UserError(
             f"model.initial_weights {folder} is no folder; give a model folder or a run directory, "
             f"or null to start from random weights"
@@ -126,6 +159,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import expected_shapes, rank_dependence
     from diptych.terminal import counted
+    from diptych.world import left_over
 
     config = loaded.config
     values = list(flatten(config_to_dict(config)))
@@ -146,6 +180,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {machine.zero_stage}, "
         f"{counted(machine.loader_workers, 'loader worker')} each",
     ]
-    if warning := rank_dependence(shapes, world.size):
-        lines.append(f"note      {warning}")
+    notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
+    notes += [left_over()] if world.size > 1 else []
+    lines += [f"note      {note}" for note in notes if note]
     return "\n".join(lines)
