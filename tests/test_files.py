@@ -1,11 +1,17 @@
-"""A file is there whole or not at all; a path is one of this machine or refused."""
+"""A file is there whole or not at all; a path is one of this machine or refused; one process works in a folder."""
 
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from diptych.errors import UserError
-from diptych.files import committed, local_path
+from diptych.files import LockedError, committed, local_path, locked
 
 
 def test_a_writer_that_outlives_its_run_does_not_spoil_the_file_of_the_next(tmp_path):
@@ -69,3 +75,74 @@ def test_what_is_no_path_of_this_machine_is_refused_with_a_way_out(text, way_out
     with pytest.raises(UserError, match="(?s)^(?!.*\n)") as caught:
         local_path(text)
     assert way_out in str(caught.value)
+
+
+HOLD = (
+    "import sys\n"
+    "from pathlib import Path\n"
+    "from diptych.files import locked\n"
+    "with locked(Path(sys.argv[1]), 'pack'):\n"
+    "    print('held', flush=True)\n"
+    "    sys.stdin.read()\n"
+)
+
+
+def holder_of(folder):
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout is not None and held.stdout.readline() == "held\n"
+    return held
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_folder_is_locked_until_its_holder_ends_however_it_ends(tmp_path, is_killed):
+    holder = holder_of(tmp_path / "out")
+    with pytest.raises(LockedError, match=f"another pack .* {tmp_path}/out .process {holder.pid} on .*let it finish"):
+        with locked(tmp_path / "out", "pack"):
+            pass
+    if is_killed:
+        holder.kill()
+    holder.communicate("")
+    with locked(tmp_path / "out", "pack"):
+        pass
+    assert (tmp_path / "out" / "lock").read_bytes() == b""
+
+
+def test_a_lock_that_is_refused_in_its_own_process_is_not_given_up(tmp_path):
+    with locked(tmp_path, "pack"):
+        with pytest.raises(LockedError), locked(tmp_path, "pack"):
+            pass
+        other = subprocess.run([sys.executable, "-c", HOLD, tmp_path], capture_output=True, text=True, input="")
+        assert "LockedError: another pack is at work" in other.stderr
+
+
+def test_a_folder_that_its_holder_removes_is_locked_anew_by_whoever_waits_for_it(tmp_path, monkeypatch):
+    folder, lockf = tmp_path / "out.counts", fcntl.lockf
+
+    def removed_before(descriptor, how):
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+        shutil.rmtree(folder)
+        lockf(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "lockf", removed_before)
+    with locked(folder, "queries"):
+        other = subprocess.run([sys.executable, "-c", HOLD, folder], capture_output=True, text=True, input="")
+        assert "LockedError" in other.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EIO])
+def test_a_disk_without_locks_is_not_another_process(tmp_path, monkeypatch, number):
+    def refused(descriptor, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refused)
+    with pytest.raises(UserError, match=f"lock cannot be locked: {os.strerror(number)}; name a folder") as caught:
+        with locked(tmp_path, "pack"):
+            pass
+    assert not isinstance(caught.value, LockedError)
+
+
+def test_an_error_of_the_work_is_not_taken_for_another_process(tmp_path):
+    with pytest.raises(BlockingIOError, match="the work's own"), locked(tmp_path, "pack"):
+        raise BlockingIOError(errno.EAGAIN, "the work's own")

@@ -9,6 +9,7 @@ from typing import Any
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.errors import UserError
+from diptych.files import LOCK_FILE
 from diptych.terminal import printable
 from diptych_shards.refusals import shown
 
@@ -20,7 +21,9 @@ def holds_something_else(out: Path) -> bool:
     ours = out / INDEX_FOLDER
     found = [*out.iterdir()] if out.is_dir() else []
     inside = [*ours.iterdir()] if ours.is_dir() else []
-    return any(path != ours for path in found) or any(path.suffix != ".partial" for path in inside)
+    return any(path != ours for path in found) or any(
+        path.suffix != ".partial" and path.name != LOCK_FILE for path in inside
+    )
 
 
 def read_state(file: Path, *parts: str) -> dict[str, Any]:

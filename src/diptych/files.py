@@ -1,17 +1,22 @@
-"""Files that appear whole or not at all, and stay after a power cut."""
+"""Paths of this machine, files that appear whole or not at all and stay after a power cut, and locks."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
+import platform
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
 from diptych.errors import UserError
+
+LOCK_FILE = "lock"
 
 _COPIED_WITH = {
     "s3": "`aws s3 sync`",
@@ -86,6 +91,98 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class LockedError(UserError):
+    """Somebody holds the lock of a folder: another process, or this one already."""
+
+    def __init__(self, folder: Path, who: str, holder: str, *, is_ours: bool):
+        super().__init__(f"another {who} is at work in {folder} ({holder}); let it finish")
+        self.holder = holder
+        self.is_ours = is_ours
+
+
+@contextmanager
+def locked(folder: Path, who: str) -> Iterator[None]:
+    """Keep all others that lock the folder out of it until the end; the folder is made if need be.
+
+    who: of whom only one may be there, such as `pack`.
+
+    FOLDER/lock stays. Only with the whole folder may who holds the lock remove it.
+
+    Raises:
+        LockedError: somebody is at work there.
+        UserError: the disk has no locks.
+        OSError: the folder or the file cannot be made.
+    """
+    descriptor = _open_locked(folder, who)
+    try:
+        with suppress(OSError):  # a name is not worth an end on a full disk
+            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        yield
+    finally:
+        os.ftruncate(descriptor, 0)  # equal runs leave equal files
+        unlock_file(descriptor)
+
+
+def _open_locked(folder: Path, who: str) -> int:
+    path = folder / LOCK_FILE
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Before it is opened: to close it would give up the lock that this process has.
+        if path.exists() and _identity(path) in _locked:
+            raise LockedError(folder, who, "this process", is_ours=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            is_alone = lock_file(descriptor)
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+        except OSError as error:
+            os.close(descriptor)
+            raise cannot(error, path, "locked", "name a folder on a disk that can lock files") from error
+        if not is_alone:
+            os.close(descriptor)
+            raise LockedError(folder, who, holder, is_ours=False)
+        # Whoever held it before may have removed it since it was opened: then nobody else would see this lock.
+        if path.exists() and _identity(path) == _identity(descriptor):
+            os.ftruncate(descriptor, 0)
+            return descriptor
+        unlock_file(descriptor)
+
+
+_locked: set[tuple[int, int]] = set()
+"""Device and inode of the files that this process has locked."""
+
+
+def lock_file(descriptor: int) -> bool:
+    """Lock an open file until `unlock_file`, or until this process ends; False if somebody holds it.
+
+    A record lock: other machines see it over NFS, and child processes, which may outlive this one, do not inherit it.
+    It keeps out other processes only, so what this one holds is remembered.
+
+    Raises:
+        OSError: the disk cannot lock files, or not now.
+    """
+    if _identity(descriptor) in _locked:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    _locked.add(_identity(descriptor))
+    return True
+
+
+def unlock_file(descriptor: int) -> None:
+    """Give up the lock and close the file."""
+    _locked.discard(_identity(descriptor))
+    os.close(descriptor)
+
+
+def _identity(file: int | Path) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 def read_file(path: str | os.PathLike[str], way_out: str) -> bytes:

@@ -14,12 +14,11 @@ report.html
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import platform
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -30,13 +29,18 @@ import yaml
 from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
 from diptych.config.schema import RunConfig
 from diptych.config.values import differing_keys, dump_config
-from diptych.files import commit_file
+from diptych.errors import UserError
+from diptych.files import LockedError, commit_file, locked
 
 logger = logging.getLogger(__name__)
 
 FREE_KEYS = ("run_dir", "machine", "tracking", "checkpoint", "data.train", "tokenizer.vocabulary")
 """How a run is carried out and watched may change from start to start, and where its input lies; what it computes may
 not. (That the input is the same is checked by content, against the checkpoint.)"""
+
+
+_until_the_end = ExitStack()
+"""Of this process, however it ends."""
 
 
 class RunDir:
@@ -89,21 +93,16 @@ class RunDir:
             raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None
 
     def _keep_others_out(self) -> None:
-        """Until this process ends, however it ends."""
-        # A record lock: unlike flock's it is not inherited by loader processes, which may outlive a killed rank.
-        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # never closed
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                logger.warning("%s: cannot be locked (%s); see that only one command trains here", self.path, error)
-                return
-            holder = os.pread(file, 200, 0).decode(errors="replace") or "another process"
-            raise ConfigError(
-                f"{self.path}: {holder} is training here; let it finish or stop it, or set run_dir to a new directory"
-            ) from None
-        os.truncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+            _until_the_end.enter_context(locked(self.path, "training"))
+        except LockedError as error:
+            if not error.is_ours:
+                raise ConfigError(
+                    f"{self.path}: {error.holder} is training here; let it finish or stop it, "
+                    f"or set run_dir to a new directory"
+                ) from None
+        except UserError as error:
+            logger.warning("%s; see that only one command trains here", error)
 
     def _refuse_another_run(self, config: RunConfig) -> None:
         differing = [

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from diptych.data.shards import open_index, read_member
+from diptych.files import locked
 from diptych_shards.cli import main
 
 COMMAND = [sys.executable, "-m", "diptych_shards"]
@@ -426,12 +427,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 def test_a_second_pack_into_the_same_folder_waits_its_turn(folder, tmp_path, capsys):
-    import fcntl
-
-    (tmp_path / "out" / "_index").mkdir(parents=True)
-    fd = os.open(tmp_path / "out" / "_index", os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    assert pack(folder, tmp_path / "out") == 2
-    assert "another pack" in capsys.readouterr().err
-    os.close(fd)
+    with locked(tmp_path / "out" / "_index", "pack"):
+        assert pack(folder, tmp_path / "out") == 2
+    assert "another pack is at work" in capsys.readouterr().err
     assert pack(folder, tmp_path / "out") == 0

@@ -6,9 +6,7 @@ again; all others are begun, or taken up from their journals.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych.files import commit_file
+from diptych.files import commit_file, locked
 from diptych_shards.begun import begun_otherwise, holds_something_else, read_state
 from diptych_shards.build.options import BuildError, BuildOptions
 from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
@@ -122,16 +120,8 @@ class _State:
         """Alone in OUT, which is made if need be."""
         if not self._file.exists() and holds_something_else(self._out):
             raise BuildError(f"{self._out} holds files of something else; name an empty folder")
-        self._index.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._index, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BuildError(f"another build is writing to {self._out}; let it finish") from None
+        with locked(self._index, "build"):
             yield
-        finally:
-            os.close(descriptor)
 
     def begin(self, table: Table, options: BuildOptions) -> None:
         """Check that OUT is ours to go on with."""

@@ -11,7 +11,6 @@ the order of the table. What a killed process leaves is taken up by the next; a 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import mmap
 import os
@@ -23,7 +22,7 @@ from typing import Any
 
 import xxhash
 
-from diptych.files import flush
+from diptych.files import flush, lock_file, unlock_file
 
 _MAGIC = b"diptych journal\0"
 _PAGE_BYTES = mmap.PAGESIZE
@@ -119,7 +118,7 @@ class Journal:
     def close(self) -> None:
         _MARKS.pack_into(self._marks, _MARKS_AT, _NO_ROW, self.lost_row, self.num_lost)
         self._marks.close()
-        os.close(self._file)
+        unlock_file(self._file)
 
     def remove(self) -> None:
         self.close()
@@ -135,13 +134,11 @@ class Journal:
     def _lock(self) -> None:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock_file(self._file):
                 return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BlockingIOError(errno.EAGAIN, "another process writes to it", str(self.path)) from None
-                time.sleep(0.05)
+            if time.monotonic() > deadline:
+                raise BlockingIOError(errno.EAGAIN, "another process writes to it", str(self.path))
+            time.sleep(0.05)
 
     def _take_up(self, identity: bytes, purpose: bytes | None) -> None:
         """Read what is there; cut off what is torn; begin anew what is another task's."""

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from diptych.files import commit_file
+from diptych.files import LOCK_FILE, commit_file, locked
 from diptych_shards.curate.corpus import read_corpus
 from diptych_shards.curate.counting import DiskCounter, merge_counts, read_counts, write_counts
 from diptych_shards.curate.merging import merge_to_few
 from diptych_shards.curate.options import CurateError
 from diptych_shards.curate.passes import each
-from diptych_shards.curate.state import committed_in_its_folder, locked
+from diptych_shards.curate.state import committed_in_its_folder
 from diptych_shards.engines import Engine
 from diptych_shards.refusals import shown
 
@@ -58,8 +58,9 @@ def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: 
     request = json.dumps({"files": [_identity(path) for path in texts], "column": column}).encode()
     if folder.exists() and not (folder / "counts.json").exists() and not _is_empty(folder):
         raise CurateError(f"{shown(out)}.counts is where counts go, and holds something else; name another OUT")
-    try:
-        with locked(folder, out):
+    with locked(folder, "queries"):
+        has_ended = False
+        try:
             _begin(folder, request)
             numbered = list(enumerate(path.resolve() for path in texts))
             num_words = sum(each(engine, partial(_count_file, folder, column), numbered, "files counted"))
@@ -73,11 +74,10 @@ def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: 
                 for kind in ("words", "pairs")
             )
             yield CorpusCounts(num_words, words, pairs)
-    except BaseException:
-        if not any(folder.glob("*.total")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder)
+            has_ended = True
+        finally:
+            if has_ended or not any(folder.glob("*.total")):  # nothing is left to go on with
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def segments(text: str) -> Iterator[list[str]]:
@@ -106,7 +106,7 @@ def _begin(folder: Path, request: bytes) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != "lock" and (not is_same or path.suffix == ".partial"):
+        elif path.name != LOCK_FILE and (not is_same or path.suffix == ".partial"):
             path.unlink()
     if not is_same:
         commit_file(asked, request)

@@ -6,7 +6,6 @@ At the top of OUT there are parts of the result and `_index/`; all else is in th
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych.files import commit_file, committed
+from diptych.files import commit_file, committed, locked
 from diptych_shards.begun import begun_otherwise, read_state
 from diptych_shards.curate.options import CurateError
 from diptych_shards.refusals import shown
@@ -94,7 +93,7 @@ class Output:
     @contextmanager
     def kept_to_ourselves(self) -> Iterator[None]:
         """Until the end, however it comes; then what a killed process left half-written is removed."""
-        with locked(self.index, self.out):
+        with locked(self.index, "curate"):
             for folder in (self.out, self.index, self.work, self.dropped):
                 for partial in folder.glob("*.partial"):
                     partial.unlink()
@@ -102,19 +101,6 @@ class Output:
 
     def finish(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
-        (self.index / "lock").unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(folder: Path, out: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes that would write OUT away from it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CurateError(f"{shown(out)}: another process is at work there") from None
-        yield
 
 
 @contextmanager

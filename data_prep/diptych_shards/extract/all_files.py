@@ -3,7 +3,6 @@ the number of processes, on kills, or on the order in which files finish."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from diptych.files import commit_file
+from diptych.files import commit_file, locked
 from diptych_shards.begun import begun_otherwise, read_state
 from diptych_shards.engines import Engine
 from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
@@ -106,14 +105,9 @@ def _begin(out: Path, options: ExtractOptions) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    index = out / INDEX_FOLDER
     try:
-        index.mkdir(parents=True, exist_ok=True)
+        (out / INDEX_FOLDER).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ExtractError(f"{out} is not a folder") from None
-    with open(index / ".lock", "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExtractError(f"{out}: another extract works in it") from None
+    with locked(out / INDEX_FOLDER, "extract"):
         yield

@@ -7,7 +7,6 @@ out the same.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections import Counter
@@ -23,7 +22,7 @@ from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
-from diptych.files import commit_file, sha256_of
+from diptych.files import commit_file, locked, sha256_of
 from diptych_shards.begun import begun_otherwise, read_state
 from diptych_shards.crew import Crew
 from diptych_shards.pack.candidates import Candidate, PackError, PackInput
@@ -174,15 +173,8 @@ class _State:
         """Alone in OUT, which is made if need be."""
         if self.out.is_dir() and not self._index.is_dir() and any(self.out.iterdir()):
             raise PackError(f"{self.out} holds files of something else; name an empty folder")
-        self._index.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._index, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(self._index, "pack"):
             yield
-        except BlockingIOError as error:
-            raise PackError(f"another pack is writing to {self.out}; let it finish") from error
-        finally:
-            os.close(fd)
 
     def begin(self, found: PackInput, options: PackOptions) -> None:
         """Check that OUT is ours to go on with; write down what is being packed."""

@@ -36,7 +36,7 @@ from diptych_shards.select.pictures import ShardUnit, units_at
 from diptych_shards.select.preference import preferences
 from diptych_shards.select.similar import approximate_pairs, cosines, similar_pairs
 from diptych_shards.select.staleness import verdicts_to_consider
-from diptych_shards.select.verdicts import Verdict, VerdictWriter, kept_by_all, locked, select_folder
+from diptych_shards.select.verdicts import Verdict, VerdictWriter, alone_in, kept_by_all, select_folder
 
 HASH_FOLDER = "hashes"
 
@@ -66,7 +66,7 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
     if any(os.path.realpath(location) == os.path.realpath(shards) for location in options.against):
         raise SelectError("--against names the shards themselves: all of them would be left out")
     folder = select_folder(shards)
-    with locked(folder):
+    with alone_in(folder):
         refuse_to_lose(shards, options)
         considered = verdicts_to_consider(shards, index, options.name)
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)

@@ -26,7 +26,7 @@ from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import check, truths
 from diptych_shards.select.expression import Condition, columns_of, parse_conditions
 from diptych_shards.select.row_file import read_rows, write_rows
-from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, locked, replaced, select_folder
+from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, alone_in, replaced, select_folder
 
 _FORMAT = "diptych-reasons-1"
 
@@ -49,7 +49,7 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
     tables = identity_of_tables(index)
     facts = {"command": "filter", "options": {"where": where}, "meanings": {}, "tables": tables}
     judge = _Judge(index, where, conditions, (select_folder(shards) / f"{name}.parts").absolute())
-    with locked(select_folder(shards)):
+    with alone_in(select_folder(shards)):
         _judge_all(judge, engine)
         with VerdictWriter(shards, name, index, facts) as verdict:
             for number in range(len(index.shards)):

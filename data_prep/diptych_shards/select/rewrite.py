@@ -28,7 +28,7 @@ from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
-from diptych_shards.select.verdicts import Verdict, kept_by_all, locked
+from diptych_shards.select.verdicts import Verdict, alone_in, kept_by_all
 
 _FORMAT = "diptych-select-2"
 
@@ -71,7 +71,7 @@ def rewrite(
         raise SelectError(f"{', '.join(verdict.name for verdict in verdicts)} together keep no sample")
     if not _state(out).exists() and holds_something_else(out):
         raise SelectError(f"{shown(out)} holds files of something else; name an empty folder")
-    with locked(out / INDEX_FOLDER):
+    with alone_in(out / INDEX_FOLDER):
         identity = _begin(out, index, verdicts, samples_per_shard)
         total = sum(shard.samples for shard in planned)
         progress = Progress(total, "samples")

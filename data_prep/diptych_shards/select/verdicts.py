@@ -9,7 +9,6 @@ holds only beside those that it took into account (`staleness.py`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -24,7 +23,7 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.data.shards import ShardIndex, open_index
-from diptych.files import flush, sha256_of
+from diptych.files import flush, locked, sha256_of
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 
@@ -250,24 +249,12 @@ def checked_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Alone in the folder, which is made if need be; what a killed process was writing there is removed.
-
-    Raises:
-        SelectError: another command is at work there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SelectError(f"another command is at work in {shown(folder)}; let it finish") from error
+def alone_in(folder: Path) -> Iterator[None]:
+    """Lock the folder, and remove what a killed process was writing there."""
+    with locked(folder, "command"):
         for path in folder.rglob("*.partial"):
             path.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(verdict: Verdict) -> SelectError:

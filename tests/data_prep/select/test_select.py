@@ -1,6 +1,5 @@
 """New shards hold what all verdicts keep, wherever the writing was stopped."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from diptych.data.shards import open_index, read_member
+from diptych.files import locked
 from diptych_shards.cli import main
 from tests.data_prep.select.shards import jpeg, tree, write_shards
 
@@ -158,11 +158,7 @@ def test_when_nothing_is_kept_nothing_is_written(shards, tmp_path, capsys):
 
 def test_two_commands_do_not_write_to_one_folder(shards, tmp_path):
     """The second one waits for nobody, and says so."""
-    import fcntl
-
     (tmp_path / "out" / "_index").mkdir(parents=True)
     (tmp_path / "out" / "_index" / "select.json").write_text("{}")
-    descriptor = os.open(tmp_path / "out" / "_index", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert select(shards, tmp_path / "out") == 2
-    os.close(descriptor)
+    with locked(tmp_path / "out" / "_index", "select"):
+        assert select(shards, tmp_path / "out") == 2
