@@ -29,7 +29,9 @@ ROUNDS = {"4k": 5, "16k": 3, "32k": 1}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", nargs=3, metavar=("SIDE", "LOSS", "BATCH"), help="one measurement, in this process")
+    parser.add_argument(
+        "--measure", nargs=3, metavar=("SIDE", "LOSS", "BATCH"), help="one measurement, in this process"
+    )
     arguments = parser.parse_args()
     if arguments.measure:
         side, name, batch = arguments.measure

@@ -26,6 +26,7 @@ ABOVE_0 = (
     "optimizer.gradient_clip_norm",
     "checkpoint.every_samples",
     "tracking.log_every_steps",
+    "machine.pairs_per_forward",
     "machine.process_group_timeout_seconds",
 )
 AT_LEAST_0 = ("optimizer.weight_decay", "optimizer.warmup_samples", "machine.loader_workers")

@@ -149,6 +149,11 @@ class MachineConfig:
 
     loader_workers: int = 1
     """Loader processes per rank; 0 loads in the training process."""
+    pairs_per_forward: int | None = None
+    """How many of a rank's pairs go through the towers at once; None: all. Fewer take less memory and a second forward.
+
+    The gradient is the same, unless layers such as dropout draw random masks: then the value decides the run.
+    """
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed spreads over ranks; 1: the optimizer's state."""
     process_group_timeout_seconds: int = 600

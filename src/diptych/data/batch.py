@@ -32,6 +32,16 @@ class Batch:
     """i64[rows], numbers in the index: of the sample that is really in the row"""
     rejects: tuple[Reject, ...] = ()
 
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def parts(self, num_rows: int | None) -> list[Batch]:
+        """The rows in pieces of `num_rows`, the last one perhaps smaller; None: all in one. Rejects stay behind."""
+        if num_rows is None or num_rows >= len(self):
+            return [self]
+        parts = [slice(start, start + num_rows) for start in range(0, len(self), num_rows)]
+        return [Batch(self.images[p], self.tokens[p], self.lengths[p], self.samples[p]) for p in parts]
+
     def pin_memory(self) -> Batch:
         return Batch(
             self.images.pin_memory(),

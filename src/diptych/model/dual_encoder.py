@@ -76,12 +76,17 @@ def rank_dependence(names: Iterable[str], num_ranks: int) -> str | None:
     Batch normalisation takes its statistics over a rank's own rows (as PyTorch's DistributedDataParallel does by
     default), so such a tower computes something else on another number of ranks.
     """
-    if num_ranks == 1 or not any(name.endswith("running_mean") for name in names):
+    if num_ranks == 1 or not has_batch_statistics(names):
         return None
     return (
         f"the image tower has batch normalisation, whose statistics are over each of the {num_ranks} ranks' own rows: "
         f"results will differ from those on another number of ranks"
     )
+
+
+def has_batch_statistics(names: Iterable[str]) -> bool:
+    """Whether a model with these tensors computes each row by all rows that go through it together."""
+    return any(name.endswith("running_mean") for name in names)
 
 
 def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,10 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.order import hashes
 from diptych.errors import UserError
-from diptych.loss import LOSSES
+from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
 from diptych.model.dual_encoder import DualEncoder
+from diptych.training.accumulate import backward_in_parts
 from diptych.training.deepspeed_config import deepspeed_config
 from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
 from diptych.world import World
@@ -105,18 +107,8 @@ class Engine:
             samples_seen, training.global_batch_size, training.total_samples, self._config.optimizer
         )
         self._set_learning_rate(rate)
-        # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
-        torch.manual_seed(int(hashes(np.array([self._world.rank]), training.seed, samples_seen)[0] >> 1))
-
-        device = self._world.device
-        image, text, scale = self._engine(
-            batch.images.to(device, non_blocking=True),
-            batch.tokens.to(device, non_blocking=True),
-            batch.lengths.to(device, non_blocking=True),
-        )
-        loss, statistics = self._loss(image, text, scale, None, None)
-        # Only once the backward is queued may anything wait for the device.
-        self._engine.backward(loss)
+        (loss, statistics), scale = self._backward(batch, samples_seen)
+        # Only now that the backward is queued may anything wait for the device.
         (mean_loss, *similarities), sums = self._agree((loss.detach(), *statistics), tallies)
         scale_used = float(scale.detach().exp())
         if not math.isfinite(mean_loss):
@@ -139,6 +131,40 @@ class Engine:
             similarities=dict(zip(BatchStatistics._fields, similarities, strict=True)),
             tallies=tuple(int(number) for number in sums),
         )
+
+    def _backward(self, batch: Batch, samples_seen: int) -> tuple[LossOutput, Tensor]:
+        """The loss, its gradients on their way into the parameters; and logit_scale."""
+        device, seed = self._world.device, self._config.training.seed
+
+        def forward(number: int, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
+            # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
+            torch.manual_seed(int(hashes(np.array([self._world.rank]), seed, samples_seen, number)[0] >> 1))
+            return self._engine(*(x.to(device, non_blocking=True) for x in (part.images, part.tokens, part.lengths)))
+
+        def loss(image: Tensor, text: Tensor, scale: Tensor) -> LossOutput:
+            return self._loss(image, text, scale, None, None)
+
+        parts = batch.parts(self._config.machine.pairs_per_forward)
+        if len(parts) == 1:
+            image, text, scale = forward(0, batch)
+            output = loss(image, text, scale)
+            self._engine.backward(output.loss)
+            return output, scale
+        with self._one_reduction() as backward:
+            return backward_in_parts(parts, forward, loss, backward)
+
+    @contextmanager
+    def _one_reduction(self) -> Iterator[Callable[[Tensor, bool], None]]:
+        """A backward that may be called several times a step; gradients are reduced over ranks once, after the last."""
+
+        def backward(scalar: Tensor, is_last: bool) -> None:
+            if self._stage < 2:
+                # Unlike the other way this reduces while the last backward still runs; stages 2 and 3 would each time.
+                self._engine.set_gradient_accumulation_boundary(is_last)
+            self._engine.backward(scalar, scale_wrt_gas=False)
+
+        with self._engine.coalesce_grad_reduction() if self._stage >= 2 else nullcontext():
+            yield backward
 
     def weights(self) -> dict[str, Tensor]:
         """The model's state dict, on the CPU; complete on rank 0. Every rank must call it."""

@@ -22,6 +22,7 @@ from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
 from diptych.model_folder import start_from
 from diptych.run_dir import RunDir
+from diptych.training.accumulate import random_layer
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.metrics import Metrics
@@ -119,6 +120,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
             return Progress(tracker_id=uuid.uuid4().hex[:8], data=index.fingerprint, vocabulary=tokenizer.fingerprint)
         checkpoint = load_checkpoint(path)
         _refuse_other_input(checkpoint.progress, config, index, tokenizer, run)
+        _refuse_other_masks(config, run, model)
         load_weights(model, checkpoint.weights)
         known_valid.add(path)
         taken_up.append(checkpoint)
@@ -138,6 +140,17 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
         metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
     return Job(config, run, world, index, order, tokenizer, engine, progress, metrics, known_valid)
+
+
+def _refuse_other_masks(config: RunConfig, run: RunDir, model: DualEncoder) -> None:
+    """Raises ConfigError if random layers would draw other masks than the run's before."""
+    now, before = config.machine.pairs_per_forward, run.read_config().machine.pairs_per_forward
+    if now != before and (layer := random_layer(model)):
+        raise ConfigError(
+            f"machine.pairs_per_forward is {now}, {run.path} was started with {before}: the layer {layer} draws its "
+            f"masks for as many pairs at a time, so another value is another run; set it back, or set run_dir to a "
+            f"new directory"
+        )
 
 
 def _no_checkpoint_is_whole(run: RunDir) -> str:

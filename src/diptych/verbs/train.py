@@ -91,6 +91,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: find_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
+        "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
         "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
         "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
@@ -105,6 +106,17 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
     if config.loss.name not in LOSSES:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
+
+
+def refuse_parts_with_batch_statistics(config: RunConfig) -> None:
+    from diptych.model.dual_encoder import expected_shapes, has_batch_statistics
+
+    pairs = config.machine.pairs_per_forward
+    if pairs is not None and has_batch_statistics(expected_shapes(config.model, 1024)):
+        raise UserError(
+            f"machine.pairs_per_forward {pairs}: {config.model.image.name} has batch normalisation, whose statistics "
+            f"would be over {pairs} pairs at a time; leave it out, or take an image tower without"
+        )
 
 
 def refuse_missing_tensorboard(config: RunConfig) -> None:

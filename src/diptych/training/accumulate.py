@@ -1,0 +1,57 @@
+"""One exact step over more pairs than fit through the towers at once (GradCache, arXiv 2101.06983, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diptych.data.batch import Batch
+from diptych.loss import LossOutput
+
+Forward = Callable[[int, Batch], tuple[Tensor, Tensor, Tensor]]
+"""(number of the part, part) → image and text features, f32[rows dim], and logit_scale, f32[1]."""
+
+
+def backward_in_parts(
+    parts: Sequence[Batch],
+    forward: Forward,
+    loss: Callable[[Tensor, Tensor, Tensor], LossOutput],
+    backward: Callable[[Tensor, bool], None],
+) -> tuple[LossOutput, Tensor]:
+    """The loss over all parts together, its gradients in the parameters; and logit_scale.
+
+    The features of all parts come first, without a graph. The loss and the gradients of the features are computed
+    once, over the whole global batch. Then each part goes through the towers again and hands its features' gradients
+    on. Memory is that of one part and of everybody's features; the price is a second forward.
+
+    forward: must give the same features for the same part both times. backward: takes a scalar, and whether it is the
+    last; accumulates in the parameters.
+    """
+    with torch.no_grad():
+        features = [forward(number, part) for number, part in enumerate(parts)]
+    image, text = (torch.cat(side).requires_grad_() for side in list(zip(*features, strict=True))[:2])
+    scale = features[0][2].detach().clone().requires_grad_()
+    output = loss(image, text, scale)
+    output.loss.backward()
+    assert image.grad is not None and text.grad is not None and scale.grad is not None
+    start = 0
+    for number, part in enumerate(parts):
+        rows = slice(start, start + len(part))
+        start = rows.stop
+        is_last = start == len(image)
+        image_again, text_again, scale_again = forward(number, part)
+        of_pairs = (image_again * image.grad[rows]).sum() + (text_again * text.grad[rows]).sum()
+        # Each part touches every parameter, as DeepSpeed expects; the temperature's gradient counts once.
+        backward(of_pairs + (scale_again * scale.grad).sum() * is_last, is_last)
+    return output, scale.detach()
+
+
+def random_layer(model: nn.Module) -> str | None:
+    """The name of a layer that draws random numbers in training, such as dropout; None if there is none."""
+    for name, module in model.named_modules():
+        chance = next((getattr(module, key, None) for key in ("p", "drop_prob", "prob") if hasattr(module, key)), None)
+        if isinstance(chance, float) and chance > 0 and "drop" in type(module).__name__.lower():
+            return name
+    return None

@@ -1,0 +1,101 @@
+import itertools
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diptych.config.load import ConfigError
+from diptych.config.schema import ImageTowerConfig
+from diptych.config.values import dump_config
+from diptych.errors import UserError
+from diptych.model.dual_encoder import DualEncoder
+from diptych.run_dir import RunDir
+from diptych.training.accumulate import random_layer
+from diptych.training.engine import Engine
+from diptych.training.job import _refuse_other_masks
+from diptych.verbs.train import refuse_parts_with_batch_statistics
+from tests.ranks import run_ranks
+from tests.training.test_engine import STAGES, largest_difference, make_engine, take_steps
+from tests.training.tiny import VOCABULARY, tiny_config
+
+STEPS = 10
+
+
+def engine_in_parts(rank: int, size: int, pairs_per_forward: int | None, **options: Any) -> Engine:
+    config = tiny_config(**options)
+    machine = replace(config.machine, pairs_per_forward=pairs_per_forward)
+    return make_engine(rank, size, replace(config, machine=machine))
+
+
+def train(rank: int, size: int, pairs_per_forward: list[int | None]) -> dict[tuple[int, int | None], Any]:
+    """Stage and pairs at once → every step, and the weights after the last."""
+    results = {}
+    for stage, pairs in itertools.product(STAGES, pairs_per_forward):
+        engine = engine_in_parts(rank, size, pairs, stage=stage)
+        results[stage, pairs] = take_steps(engine, rank, size, 0, STEPS), engine.weights()
+    return results
+
+
+@pytest.mark.parametrize(("size", "pairs_per_forward"), [(1, [12, 6, 4, 5]), (2, [3, 2, 4]), (4, [2])])
+def test_pairs_in_parts_give_the_step_of_all_at_once(size, pairs_per_forward):
+    ranks = run_ranks(size, train, size, [None, *pairs_per_forward])
+    for stage in STAGES:
+        whole, weights = ranks[0][stage, None]
+        for pairs in pairs_per_forward:
+            stats, in_parts = ranks[0][stage, pairs]
+            assert [s.loss for s in stats] == pytest.approx([s.loss for s in whole], rel=1e-6), (stage, pairs)
+            assert stats[0].gradient_norm == pytest.approx(whole[0].gradient_norm, rel=1e-6), (stage, pairs)
+            # The noise of fp32 sums in another order, which Adam enlarges where a gradient is near epsilon.
+            assert largest_difference(in_parts, weights) < 1e-5, (stage, pairs)
+
+
+def features_of_both_passes(rank: int, dropout: float) -> dict[int, list[torch.Tensor]]:
+    """Stage → the picture features of each part of one step, of the first pass and then of the second."""
+    seen: dict[int, list[torch.Tensor]] = {}
+    for stage in (1, 3):
+        engine = engine_in_parts(rank, 2, 2, stage=stage, dropout=dropout)
+        features: list[torch.Tensor] = []
+        engine._engine.register_forward_hook(lambda _, __, out, kept=features: kept.append(out[0].detach().clone()))
+        take_steps(engine, rank, 2, 0, 1)
+        seen[stage] = features
+    return seen
+
+
+def test_both_passes_see_the_same_masks():
+    masked, plain = (run_ranks(2, features_of_both_passes, dropout) for dropout in (0.3, 0.0))
+    for rank, without_masks in zip(masked, plain, strict=True):
+        for stage, features in rank.items():
+            assert torch.equal(torch.cat(features[:3]), torch.cat(features[3:])), stage
+            assert not torch.equal(features[0], without_masks[stage][0]), "there were masks"
+
+
+def test_a_layer_that_draws_masks_is_found_by_its_name():
+    plain = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.LayerNorm(2))
+    assert random_layer(plain) is None
+    assert random_layer(nn.Sequential(plain, nn.Dropout(0.1))) == "1"
+
+
+def test_another_number_of_pairs_at_once_is_another_run_where_layers_draw_masks(tmp_path):
+    for dropout in (0.0, 0.1):
+        config = tiny_config(dropout=dropout)
+        model = DualEncoder(config.model, VOCABULARY, 2.6)
+        run = RunDir(tmp_path / str(dropout))
+        run.path.mkdir()
+        run.config_file.write_text(dump_config(config), encoding="utf-8")
+        _refuse_other_masks(config, run, model)
+        in_parts = replace(config, machine=replace(config.machine, pairs_per_forward=4))
+        with pytest.raises(ConfigError, match="image.trunk") if dropout else nullcontext():
+            _refuse_other_masks(in_parts, run, model)
+
+
+def test_batch_statistics_over_a_part_are_refused():
+    config = tiny_config()
+    machine = replace(config.machine, pairs_per_forward=4)
+    refuse_parts_with_batch_statistics(replace(config, machine=machine))
+    resnet = replace(config.model, image=ImageTowerConfig(name="resnet18", image_size=64))
+    with pytest.raises(UserError, match="machine.pairs_per_forward 4: resnet18 has batch normalisation"):
+        refuse_parts_with_batch_statistics(replace(config, machine=machine, model=resnet))
+    refuse_parts_with_batch_statistics(replace(config, model=resnet))
