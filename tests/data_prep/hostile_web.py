@@ -86,6 +86,8 @@ class HostileWeb:
         self.requests: list[tuple[str, str]] = []
         """Host and path of all that was asked for, robots.txt too."""
         self.headers: list[dict[str, str]] = []
+        self.trouble: Callable[[str], str | None] = lambda path: None
+        """How the host `troubled` behaves for a path; None: as it should."""
         self.refused_visits = 0
         """Connections to the address that is not allowed."""
         self._folder = tempfile.TemporaryDirectory()
@@ -205,6 +207,18 @@ async def pictures(exchange: Exchange) -> None:
     """The pictures that were given."""
     body = exchange.web.pictures.get(exchange.path[1:])
     await (exchange.answer(b"", status="404 Not Found") if body is None else exchange.answer(body))
+
+
+@behaviour
+async def troubled(exchange: Exchange) -> None:
+    """Serves pictures, when `HostileWeb.trouble` lets it."""
+    name = exchange.web.trouble(exchange.path)
+    await BEHAVIOURS[name or ("pictures" if exchange.path[1:] in exchange.web.pictures else "ok")](exchange)
+
+
+@behaviour
+async def unavailable(exchange: Exchange) -> None:
+    await exchange.answer(b"", status="503 Service Unavailable")
 
 
 @behaviour
@@ -429,6 +443,12 @@ async def reset(exchange: Exchange) -> None:
     await exchange.start("Content-Length: 1000")
     await exchange.send(b"x" * 500)
     await asyncio.sleep(0.05)
+    exchange.reset()
+
+
+@behaviour
+async def reset_at_once(exchange: Exchange) -> None:
+    """Before a word is said."""
     exchange.reset()
 
 

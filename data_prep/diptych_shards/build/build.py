@@ -21,6 +21,7 @@ from diptych_shards.build.options import BuildError, BuildOptions
 from diptych_shards.build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
 from diptych_shards.build.shard import News, ShardReport, ShardTask
 from diptych_shards.engines import Engine
+from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.resolver import parse_entry
 from diptych_shards.tables.table import Table
 
@@ -54,13 +55,16 @@ def build(
 ) -> BuildReport:
     """Make, or go on making, the shards of the table in `out`.
 
-    retry: reasons of failures (`all`: every one) to be tried once more in shards that are done.
+    retry: reasons of failures (`all`: every one) to be tried once more in shards that are done; with any of them goes
+        `host_given_up`, since most of those URLs were never asked for.
 
     Raises:
         BuildError: if `out` holds something else, or the build of another table or with other options.
         ValueError: for an entry of `resolve` that is none; `out` is as it was.
         OSError: a disk that is full, a folder that cannot be written.
     """
+    if retry:
+        retry |= {FetchReason.host_given_up.value}
     for entry in options.resolve:
         parse_entry(entry)
     state = _State(out)

@@ -159,7 +159,11 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
 def _add_running(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add_engine(group, "worker processes")
-    add("--retry-failed", metavar="REASONS", help="try again, in shards that are done: `all`, or timeout,http_503 …")
+    add(
+        "--retry-failed",
+        metavar="REASONS",
+        help="try again, in shards that are done: `all`, or timeout,http_503 …; host_given_up always is",
+    )
     add("--wandb", metavar="PROJECT", help="send the progress line's numbers there")
 
 

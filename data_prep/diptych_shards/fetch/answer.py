@@ -19,6 +19,7 @@ TOO_MANY_BYTES = FetchFailure(FetchReason.too_many_bytes.value, "too many bytes"
 WAITED_TOO_LONG = FetchFailure(FetchReason.timeout.value, "waited too long for pauses of the host")
 EMPTY = FetchFailure(FetchReason.empty_body.value, "empty body")
 
+_OUT_OF_ORDER = (500, 502, 503, 504)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NO_CONNECTION = frozenset(
     reason.value
@@ -41,9 +42,10 @@ _WORTH_REPEATING = frozenset(
         FetchReason.connection_reset.value,
         FetchReason.no_answer.value,
         FetchReason.truncated_body.value,
-        *(f"http_{status}" for status in (429, 500, 502, 503, 504)),
+        *(f"http_{status}" for status in (429, *_OUT_OF_ORDER)),
     }
 )
+_WRONG_ANSWERS = frozenset({FetchReason.bad_answer, FetchReason.headers_too_large})
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,24 @@ def asked_pause(transfer: Transfer) -> Pause | None:
     if transfer.status == 429 or (transfer.status == 503 and seconds is not None):
         return Pause(status_failure(transfer.status), seconds)
     return None
+
+
+def is_silence(transfer: Transfer) -> bool:
+    """Whether nothing came that is an answer; a wrong one is, and so is one whose body breaks off."""
+    return not transfer.status and transfer.reason is not None and transfer.reason not in _WRONG_ANSWERS
+
+
+def is_error(transfer: Transfer) -> bool:
+    """Whether the site says that it is out of order, which may be the URL's fault or the site's."""
+    return transfer.status in _OUT_OF_ORDER
+
+
+def fails_all_urls(failure: FetchFailure, *, has_answered: bool) -> bool:
+    """Whether it fails all URLs of a site alike, and will again; has_answered: whether the site ever did."""
+    reason = failure.reason
+    return reason == FetchReason.address_not_public.value or (
+        reason == FetchReason.tls_failed.value and not has_answered
+    )
 
 
 def is_worth_repeating(failure: FetchFailure) -> bool:

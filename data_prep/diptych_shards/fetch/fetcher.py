@@ -75,7 +75,7 @@ class Fetcher:
         self.on_idle = on_idle
         self._options = options
         self._memory = BodyMemory()
-        sites = Sites(options.per_host)
+        sites = Sites(options.per_host, options.patience_seconds)
         self._frontier = Frontier(options, sites)
         self._judge = Judge(options, sites, self._frontier, self._memory)
         gate = AddressGate(options.allow_networks)

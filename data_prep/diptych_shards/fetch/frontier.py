@@ -18,6 +18,9 @@ from diptych_shards.fetch.politeness import Site
 from diptych_shards.fetch.sites import Sites
 from diptych_shards.fetch.url import parse_url
 
+REPEATED_BEHIND = 8
+"""URLs of the same site that were not asked for yet."""
+
 
 class Frontier:
     """Jobs that are not in transfer."""
@@ -63,13 +66,24 @@ class Frontier:
         """Let it wait at this site."""
         job.site = site
         job.paused_before = site.paused_seconds(now)
-        # What was begun is ended first: a redirect waits behind nobody.
-        if job.redirects or job.attempt:
-            site.queue.appendleft(job)
+        if job.was_in_vain or job.attempt:
+            # Not at once: if it fails again, others have said whose fault that is.
+            site.queue.insert(REPEATED_BEHIND, job)
+        elif job.redirects:
+            site.queue.appendleft(job)  # what was begun is ended first
         else:
             site.queue.append(job)
         self.num_at_sites += 1
         self.wake(site, now)
+
+    def take_first(self, site: Site, now: float) -> Job | None:
+        """The job that is asked for next at this site, as if it had been; None if nothing waits there."""
+        if not site.queue:
+            return None
+        self.num_at_sites -= 1
+        job = site.queue.popleft()
+        job.begin(now)
+        return job
 
     def add_urgent(self, job: Job) -> None:
         """It goes before all others."""
@@ -147,9 +161,8 @@ class Frontier:
             site.is_asking_robots = True
             url = parse_url(site.origin + "/robots.txt")
             return Job(-1, url, self._options.timeout_seconds, robots_of=site)
-        job = site.queue.popleft()
-        self.num_at_sites -= 1
+        job = self.take_first(site, now)
+        assert job is not None  # it may start
         site.in_flight += 1
-        job.begin(now)
         self.wake(site, now)
         return job

@@ -29,6 +29,7 @@ class Job:
         "site",
         "ticket",
         "url",
+        "was_in_vain",
     )
 
     def __init__(self, ticket: int, url: Url, seconds: float, robots_of: Site | None = None):
@@ -42,6 +43,8 @@ class Job:
         self.seconds_left = seconds
         self.redirects = 0
         self.attempt = 0
+        self.was_in_vain = False
+        """It failed for what may be its site's fault; that counts against the site once."""
         self.deadline = math.inf
         """Once it has been asked for: then it waits for nothing but pauses, names and redirects."""
         self.paused_before = 0.0

@@ -10,6 +10,9 @@ from diptych_shards.fetch.answer import (
     TOO_MANY_REDIRECTS,
     WAITED_TOO_LONG,
     asked_pause,
+    fails_all_urls,
+    is_error,
+    is_silence,
     is_worth_repeating,
     means_no_robots,
     read_answer,
@@ -22,7 +25,7 @@ from diptych_shards.fetch.job import Job
 from diptych_shards.fetch.memory import BodyMemory
 from diptych_shards.fetch.opt_out import forbids, product_token
 from diptych_shards.fetch.options import FetchOptions
-from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, body_bytes
+from diptych_shards.fetch.outcome import Fetched, FetchFailure, body_bytes
 from diptych_shards.fetch.politeness import GIVEN_UP_SECONDS, Site, retry_delay_seconds
 from diptych_shards.fetch.robots import Robots, decode_robots
 from diptych_shards.fetch.sites import Sites
@@ -79,25 +82,33 @@ class Judge:
         self._frontier.end(job)
         job.seconds_left -= now - transfer.started
         outcome = self._read(job, transfer)
-        if job.site is None:
-            pause = asked_pause(transfer)
+        pause = asked_pause(transfer)
+        site = job.site  # a redirect will wait at another
+        if isinstance(outcome, FetchFailure) and is_silence(transfer):
+            at = site or job.robots_of
+            final = at is not None and fails_all_urls(outcome, has_answered=at.has_answered)
+            self._take_silence(job, outcome, transfer.started, now, is_final=final)
+        elif site is None:
             self._settle(job, outcome, now, pause_seconds=(pause.seconds if pause is not None else None) or 0.0)
-        else:
-            site = job.site  # a redirect will wait at another
-            self._learn(site, transfer, outcome, now)
+        elif pause is not None:
+            longest = self._options.max_retry_after_seconds
+            site.back_off(pause.failure, transfer.started, pause.seconds, now, longest)
+            self._fail_if_given_up(site, now)
             self._settle(job, outcome, now)
+        elif isinstance(outcome, FetchFailure) and is_error(transfer):
+            site.note_error(transfer.started, now, is_counted=job.was_in_vain)
+            self._wait_or_settle(job, site, outcome, now)
+        else:
+            site.note_answer(was_in_vain=job.was_in_vain)
+            self._settle(job, outcome, now)
+        if site is not None:
             self._frontier.wake(site, now)
 
     def take_failed_lookup(self, job: Job, failure: FetchFailure, now: float, *, is_final: bool) -> None:
         """Decide what it means that the host has no address for us; is_final: asking again soon is in vain."""
         self._frontier.end(job)
         site = job.site
-        if site is not None:
-            self._learn_failure(site, failure, now, is_final=is_final)
-        if is_final:
-            self._conclude(job, failure, now)
-        else:
-            self._settle(job, failure, now)
+        self._take_silence(job, failure, now, now, is_final=is_final)
         if site is not None:
             self._frontier.wake(site, now)
 
@@ -122,11 +133,46 @@ class Judge:
     def _is_opted_out(self, headers: Headers) -> bool:
         return bool(headers.robots_tags) and forbids(headers.robots_tags, self._agent, self._directives)
 
+    def _take_silence(self, job: Job, failure: FetchFailure, started: float, now: float, *, is_final: bool) -> None:
+        """No answer came to what was started then; is_final: nor will any, to no URL of this host."""
+        site = job.site
+        if is_final:
+            if site is not None:
+                site.give_up(failure, now, GIVEN_UP_SECONDS)
+                self._fail_if_given_up(site, now)
+            self._conclude(job, failure, now)
+            return
+        if job.robots_of is not None:
+            if job.redirects:
+                self._settle(job, failure, now)  # that was another host
+                return
+            # Whose turn it was has failed: it cannot be asked for without a robots.txt.
+            site = job.robots_of
+            site.is_asking_robots = False
+            first = self._frontier.take_first(site, now)
+            if first is None:
+                return
+            job = first
+        assert site is not None
+        site.note_silence(failure, started, now, is_counted=job.was_in_vain)
+        self._wait_or_settle(job, site, failure, now)
+        self._frontier.wake(site, now)
+
+    def _wait_or_settle(self, job: Job, site: Site, failure: FetchFailure, now: float) -> None:
+        """Let a URL that failed wait with the others while that is the site's fault."""
+        job.was_in_vain = True
+        if site.is_waited_for and job.has_time(now):
+            self._frontier.add(job, site, now)
+        else:
+            self._settle(job, failure, now)
+        self._fail_if_given_up(site, now)
+
     def _settle(
         self, job: Job, outcome: Fetched | FetchFailure | Url, now: float, *, pause_seconds: float = 0.0
     ) -> None:
         """Repeat it, follow it, or be done with it; pause_seconds: to be kept by the job, where no site keeps it."""
-        if isinstance(outcome, FetchFailure) and self._is_repeated(job, outcome, now, pause_seconds):
+        given_up = job.site is not None and job.site.given_up(now) is not None
+        if isinstance(outcome, FetchFailure) and not given_up and self._is_repeated(job, outcome, now, pause_seconds):
             self._frontier.add_later(job, now + max(retry_delay_seconds(job.attempt), pause_seconds))
             job.attempt += 1
         elif isinstance(outcome, Url):
@@ -162,26 +208,6 @@ class Judge:
             self._fail_if_given_up(site, now)
         site.is_asking_robots = False
         self._frontier.wake(site, now)
-
-    def _learn(self, site: Site, transfer: Transfer, outcome: object, now: float) -> None:
-        """What an answer, or that there was none, says of the site."""
-        pause = asked_pause(transfer)
-        if pause is not None:
-            longest = self._options.max_retry_after_seconds
-            site.back_off(pause.failure, transfer.started, pause.seconds, now, longest)
-            self._fail_if_given_up(site, now)
-        elif transfer.status and transfer.reason is None:
-            site.note_answer()
-        elif isinstance(outcome, FetchFailure):
-            is_final = outcome.reason == FetchReason.address_not_public.value
-            self._learn_failure(site, outcome, now, is_final=is_final)
-
-    def _learn_failure(self, site: Site, failure: FetchFailure, now: float, *, is_final: bool) -> None:
-        if is_final:
-            site.give_up(failure, now, GIVEN_UP_SECONDS)
-        else:
-            site.note_failure(failure, now)
-        self._fail_if_given_up(site, now)
 
     def _fail_if_given_up(self, site: Site, now: float) -> None:
         given_up = site.given_up(now)

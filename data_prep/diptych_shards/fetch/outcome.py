@@ -17,6 +17,7 @@ class FetchReason(Enum):
     address_not_public = "address_not_public"
     robots_txt = "robots_txt"
     opt_out = "opt_out"
+    host_given_up = "host_given_up"
     dns_failed = "dns_failed"
     connect_failed = "connect_failed"
     connect_timeout = "connect_timeout"

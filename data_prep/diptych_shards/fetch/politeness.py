@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from diptych_shards.fetch.outcome import FetchFailure
+from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 from diptych_shards.fetch.robots import Robots
 
 if TYPE_CHECKING:
     from diptych_shards.fetch.job import Job
 
-FAILURES_OF_A_STRANGER = 3
-"""In a row, before a site that never answered is given up; one that did has twice its connections."""
+URLS_IN_VAIN = 3
+"""Different ones, one after the other: then the fault is the site's, and it is waited for. Fewer are bad URLs."""
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SHARE = 1 / 4
+"""Of the patience."""
+LEAST_PROBES = 3
+"""Before a site that is waited for is given up, however long each of them takes."""
 BACK_OFFS = 5
 """In a row, before a site that keeps sending 429 is given up."""
 GIVEN_UP_SECONDS = 300.0
@@ -26,15 +32,21 @@ ROBOTS_SECONDS = 86_400.0
 class Site:
     """One scheme, host and port: what waits for it, and what is known of it."""
 
-    def __init__(self, origin: str, connections: int):
+    def __init__(self, origin: str, connections: int, patience_seconds: float):
+        """connections: at a time; patience_seconds: for which it is waited for when it fails."""
         self.origin = origin
         self.robots: Robots | None = None
         self.robots_until = 0.0
         """Until when `robots` is used; before the first time, 0."""
+        self.has_answered = False
+        """Once, at least, whatever it said."""
         self._connections = connections
+        self._patience_seconds = patience_seconds
         self._allowed = 1  # until it has answered: ten thousand URLs do not knock at a dead host together
-        self._has_answered = False
-        self._failures = 0
+        self._urls_in_vain = 0  # that failed since its last good answer
+        self._num_probes = 0  # that failed since it is waited for
+        self._give_up_at = math.inf  # the next failure from then on is the last
+        self._error_pauses = 0.0  # seconds for which it was waited for because it answered with errors
         self._back_offs = 0
         self._quiet_until = 0.0
         self._pauses = 0.0
@@ -75,24 +87,64 @@ class Site:
             self._allowed = 1
         return self._given_up
 
-    def note_answer(self) -> None:
-        """It answered, whatever it said: one connection more."""
-        self._has_answered = True
-        self._failures = self._back_offs = 0
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether so many URLs failed in a row that none of them is to blame; one after another probes it."""
+        return self._urls_in_vain >= URLS_IN_VAIN
+
+    def note_answer(self, *, was_in_vain: bool = False) -> None:
+        """It answered as sites do, whatever it said: one connection more.
+
+        was_in_vain: this URL failed before, so that it was worth while to wait for the site.
+        """
+        self.has_answered = True
+        if was_in_vain:
+            self._error_pauses = 0.0
+        self._urls_in_vain = self._num_probes = self._back_offs = 0
+        self._give_up_at = math.inf
         limit = 1 if self.robots is not None and self.robots.has_delay else self._connections
         self._allowed = min(self._allowed + 1, limit)
 
-    def note_failure(self, failure: FetchFailure, now: float) -> None:
-        """It did not answer, or not to the end."""
-        self._failures += 1
-        limit = 2 * self._connections if self._has_answered else FAILURES_OF_A_STRANGER
-        if self._failures >= limit:
-            self.give_up(failure, now, GIVEN_UP_SECONDS)
+    def note_silence(self, failure: FetchFailure, started: float, now: float, *, is_counted: bool) -> None:
+        """It gave no answer to what was started then; is_counted: for a URL that failed before."""
+        self._urls_in_vain += not is_counted
+        if not self.is_waited_for or started < self.quiet_until:
+            return
+        if self._give_up_at == math.inf:
+            self._give_up_at = now + self._patience_seconds
+        if self._num_probes >= LEAST_PROBES and now >= self._give_up_at:
+            self.give_up(host_given_up(failure), now, GIVEN_UP_SECONDS)
+        else:
+            self._wait(now)
+
+    def note_error(self, started: float, now: float, *, is_counted: bool) -> None:
+        """It says that it is out of order (502, 503 …); is_counted: to a URL that failed before.
+
+        A site that goes on saying so is not given up, since it answers: when the patience is spent, its errors are
+        taken for answers.
+        """
+        self.has_answered = True
+        if self._error_pauses >= self._patience_seconds:
+            self.note_answer()
+            return
+        self._give_up_at = math.inf
+        self._urls_in_vain += not is_counted
+        if self.is_waited_for and started >= self.quiet_until:
+            self._error_pauses += self._wait(now)
 
     def give_up(self, failure: FetchFailure, now: float, seconds: float) -> None:
         """From now on its URLs fail; one is tried when the time is over, and decides."""
         self._given_up, self._given_up_until = failure, now + seconds
-        self._failures = max(self._failures - 1, 0)
+
+    def _wait(self, now: float) -> float:
+        """Leave it alone, each time for longer; for how many seconds."""
+        self._allowed = 1
+        longest = LONGEST_PAUSE_SHARE * self._patience_seconds
+        seconds = min(longest, FIRST_PAUSE_SECONDS * 2.0**self._num_probes) * random.uniform(1.0, 1.25)
+        self._num_probes += 1
+        self._quiet_until = now + seconds
+        self._pauses += seconds
+        return seconds
 
     def learn_robots(self, robots: Robots | None, now: float) -> None:
         """What its robots.txt says; None if it has none."""
@@ -117,7 +169,7 @@ class Site:
         if seconds is None:
             seconds = min(2.0**self._back_offs * random.uniform(0.5, 1.0), longest)
         if seconds > longest or self._back_offs >= BACK_OFFS:
-            self.give_up(failure, now, max(GIVEN_UP_SECONDS, min(seconds, 3600.0)))
+            self.give_up(host_given_up(failure), now, max(GIVEN_UP_SECONDS, min(seconds, 3600.0)))
         self._quiet_until = now + min(seconds, longest)
         self._pauses += min(seconds, longest)
 
@@ -144,4 +196,9 @@ def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> fl
 
 def retry_delay_seconds(attempt: int) -> float:
     """How long to wait before the attempt after this one (from 0); what failed together does not return together."""
-    return float(2**attempt * random.uniform(0.25, 1.0))
+    return float(2**attempt * random.uniform(1.0, 1.5))
+
+
+def host_given_up(failure: FetchFailure) -> FetchFailure:
+    """What becomes of the URLs of a site that fails so."""
+    return FetchFailure(FetchReason.host_given_up.value, f"host given up: {failure.message}")

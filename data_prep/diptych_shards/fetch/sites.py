@@ -16,9 +16,10 @@ MAX_ROBOTS_KEPT = 2 * 2**20
 class Sites:
     """Sites by their origin; those that were not used for longest are forgotten."""
 
-    def __init__(self, connections: int):
-        """connections: to one site at a time."""
+    def __init__(self, connections: int, patience_seconds: float):
+        """connections: to one site at a time; patience_seconds: for which one is waited for when it fails."""
         self._connections = connections
+        self._patience_seconds = patience_seconds
         self._sites: dict[str, Site] = {}  # in the order of use
         self._with_robots: dict[Site, int] = {}  # in the order of their answers, with the size
 
@@ -26,7 +27,7 @@ class Sites:
         return iter(self._sites.values())
 
     def at(self, origin: str) -> Site:
-        site = self._sites.pop(origin, None) or Site(origin, self._connections)
+        site = self._sites.pop(origin, None) or Site(origin, self._connections, self._patience_seconds)
         self._sites[origin] = site
         if len(self._sites) > MAX_SITES:
             oldest = next(iter(self._sites))

@@ -15,6 +15,7 @@ MEANINGS: Mapping[str, str] = {
     "address_not_public": "leads to an address that is not on the public internet",
     "robots_txt": "the site's robots.txt asks not to",
     "opt_out": "the answer carries a directive against use in training",
+    "host_given_up": "not asked for, or in vain: its host answered nobody, or asked for too long a pause",
     "dns_failed": "the host has no address",
     "connect_failed": "nobody listens there",
     "connect_timeout": "no connection in time",
@@ -67,8 +68,8 @@ MEANINGS: Mapping[str, str] = {
 
 _NOT_ASKED = ("bad_url", "scheme_not_allowed", "port_not_allowed", "blocked_domain", "address_not_public", "robots_txt")
 _NOT_ANSWERED = (
-    "dns_failed", "connect_failed", "connect_timeout", "tls_failed", "connection_reset", "no_answer", "bad_answer",
-    "headers_too_large", "headers_too_slow", "too_slow", "timeout",
+    "host_given_up", "dns_failed", "connect_failed", "connect_timeout", "tls_failed", "connection_reset", "no_answer",
+    "bad_answer", "headers_too_large", "headers_too_slow", "too_slow", "timeout",
 )  # fmt: skip
 _NO_FILE = ("opt_out", "too_many_redirects", "too_many_bytes", "too_many_bytes_unpacked", "bad_encoding",
             "truncated_body", "empty_body")  # fmt: skip

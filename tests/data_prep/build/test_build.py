@@ -30,7 +30,7 @@ NUM_PICTURES = 60
 ROWS_PER_SHARD = 10
 HOSTILE = sorted({*BEHAVIOURS, *ELSEWHERE, "tls_ok", "tls_self_signed", "tls_wrong_host", "tls_none"} - {"pictures"})
 ANSWERED = {"ok", "html", "polyglot", "redirect", "relative_redirect", "hints", "gzipped", "truncated_once",
-            "retry_after", "retry_after_date", "others_opted_out", "robots_moved"}  # fmt: skip
+            "retry_after", "retry_after_date", "others_opted_out", "robots_moved", "troubled"}  # fmt: skip
 """Those that give some bytes in the end; none is a picture."""
 
 
@@ -315,6 +315,67 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monk
         build(web, table, out, *options, "--retry-failed=http_404", "--processes=1")
         assert {host for host, _ in web.requests} <= {"not-found.test"}
         assert contents(out) == contents(whole)
+
+
+def test_a_second_pass_always_takes_what_was_not_asked_for(web, tmp_path):
+    out = tmp_path / "out"
+    rows = [(web.url("retry_next_hour", f"/{number}.jpg"), "a caption") for number in range(6)]
+    table = write_table(tmp_path / "table.csv", [*rows, (web.url("000.jpg"), "a picture")])
+    told = build(web, table, out, "--ignore-robots-txt").stdout
+    assert "1   14.3 %  http_429" in told and "5   71.4 %  host_given_up" in told
+    web.requests.clear()
+    build(web, table, out, "--ignore-robots-txt", "--retry-failed=http_404")
+    assert {host for host, _ in web.requests} == {"retry-next-hour.test"}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 8])
+def test_neighbouring_failures_cost_themselves_only_in_any_number_of_processes(web, tmp_path, processes):
+    bad = {"/011.jpg": "truncated", "/012.jpg": "truncated", "/031.jpg": "no_answer", "/032.jpg": "reset_at_once",
+           "/049.jpg": "unavailable", "/050.jpg": "unavailable"}  # fmt: skip
+    web.trouble = bad.get
+    names = sorted(web.pictures)
+    rows = [(web.url("troubled", f"/{name}"), name) for name in names]
+    out = tmp_path / "out"
+    build(web, write_table(tmp_path / "table.csv", rows), out, f"--processes={processes}")
+    failures = {
+        names[ROWS_PER_SHARD * shard + row]: reason
+        for shard in range(NUM_PICTURES // ROWS_PER_SHARD)
+        for reason, failed in read_failures(out, shard, OutputOptions()).items()
+        for row in failed
+    }
+    assert failures == {
+        "011.jpg": "truncated_body", "012.jpg": "truncated_body", "031.jpg": "no_answer", "032.jpg": "connection_reset",
+        "049.jpg": "http_503", "050.jpg": "http_503",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["reset_at_once", "unavailable"])
+def test_a_host_that_is_down_for_a_while_costs_nothing_killed_or_not(web, tmp_path, kind):
+    asked = []
+    down = []
+
+    def trouble(path):
+        asked.append(path)
+        if len(asked) == 20:
+            down.append(time.monotonic())
+        return kind if down and time.monotonic() - down[0] < 2.5 else None
+
+    rows = [(web.url("troubled", f"/{name}"), name) for name in sorted(web.pictures)]
+    table = write_table(tmp_path / "table.csv", rows)
+    web.trouble = lambda path: None
+    build(web, table, tmp_path / "whole")
+    web.trouble = trouble
+    out = tmp_path / "out"
+    process = subprocess.Popen(words(web, table, out), start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    while not down:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    build(web, table, out)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert len(open_index(out)) == NUM_PICTURES
 
 
 def test_a_url_with_many_captions_is_fetched_once(web, tmp_path):

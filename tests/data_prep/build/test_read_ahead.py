@@ -32,7 +32,9 @@ def test_another_shard_is_begun_only_when_few_rows_are_unfinished(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         site = f"http://127.0.0.1:{closed.getsockname()[1]}"  # where rows wait until it is given up
-    options = BuildOptions(fetch=FetchOptions(in_flight=IN_FLIGHT, retries=0, allow_networks=("127.0.0.0/8",)))
+    options = BuildOptions(
+        fetch=FetchOptions(in_flight=IN_FLIGHT, retries=0, patience_seconds=1, allow_networks=("127.0.0.0/8",))
+    )
     finished = 0
     unfinished = []
 

@@ -37,7 +37,9 @@ def sites():
 @pytest.fixture
 def options(tmp_path):
     (tmp_path / "_index").mkdir()
-    fetch = FetchOptions(allow_networks=("127.0.0.0/8",), retries=0, timeout_seconds=5, respect_robots_txt=False)
+    fetch = FetchOptions(
+        allow_networks=("127.0.0.0/8",), retries=0, patience_seconds=1, timeout_seconds=5, respect_robots_txt=False
+    )
     return BuildOptions(fetch=fetch)
 
 

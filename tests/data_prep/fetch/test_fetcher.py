@@ -1,8 +1,10 @@
 import math
 import resource
+import socket
 import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -39,7 +41,9 @@ HOSTILE = {
     "truncated": "truncated_body",
     "truncated_chunks": "truncated_body",
     "reset": "connection_reset",
+    "reset_at_once": "connection_reset",
     "no_answer": "no_answer",
+    "unavailable": "http_503",
     "not_http": "bad_answer",
     "lying_length": "bad_answer",
     "retry_next_hour": "http_429",
@@ -66,6 +70,18 @@ HARMLESS = {
     "robots_moved": b"picture",
     "red.jpg": b"red",
 }
+
+
+class Pictures(BaseHTTPRequestHandler):
+    """Serves the same at each path."""
+
+    def do_GET(self):
+        self.send_response(404 if self.path == "/robots.txt" else 200)
+        self.end_headers()
+        self.wfile.write(b"picture")
+
+    def log_message(self, *arguments):
+        pass
 
 
 @pytest.fixture
@@ -131,21 +147,80 @@ def test_other_hosts_go_on_while_one_is_left_alone(web):
 
 def test_a_host_that_asks_for_a_long_pause_is_not_asked_again(web):
     outcomes = fetch(web, [web.url("retry_next_hour", f"/{number}") for number in range(100)])
-    assert set(shown(outcomes)) == {"http_429"}
+    assert set(shown(outcomes)) == {"http_429", "host_given_up"}
+    assert {outcome.message for outcome in outcomes if outcome.reason == "host_given_up"} == {
+        "host given up: HTTP Error 429: Too Many Requests"
+    }
     assert len(web.asked_for("retry_next_hour")) <= 3  # robots.txt, and two at once
 
 
-def test_a_dead_host_is_given_up_after_a_few_connections(web):
-    with open_fetcher(web, respect_robots_txt=False, retries=2) as fetcher:
-        outcomes = [outcome for _, outcome in fetcher.fetch((n, web.url("dead", f"/{n}")) for n in range(2000))]
-        assert {outcome.reason for outcome in outcomes} == {"connect_failed"}
-        assert fetcher.counters.connections <= 5
+@pytest.mark.parametrize("respect_robots_txt", [True, False])
+def test_a_dead_host_is_given_up_after_a_few_connections(web, respect_robots_txt):
+    with open_fetcher(web, respect_robots_txt=respect_robots_txt, patience_seconds=2.0) as fetcher:
+        urls = [(number, web.url("dead", f"/{number}")) for number in range(2000)]
+        outcomes = list(fetcher.fetch([*urls, (2000, web.url("red.jpg"))]))
+        assert outcomes[0][0] == 2000  # nobody waits for the dead
+        assert {outcome for _, outcome in outcomes[1:]} == {
+            FetchFailure("host_given_up", "host given up: connection failed")
+        }
+        assert fetcher.counters.connections <= 10
+        assert [outcome.reason for _, outcome in fetcher.fetch([urls[0]])] == ["host_given_up"]
 
 
 def test_a_host_whose_answers_all_break_off_is_given_up(web):
-    outcomes = fetch(web, [web.url("no_answer", f"/{number}") for number in range(500)], per_host=2, retries=0)
-    assert set(shown(outcomes)) == {"no_answer"}
+    urls = [web.url("no_answer", f"/{number}") for number in range(500)]
+    assert set(shown(fetch(web, urls, per_host=2, patience_seconds=2.0))) == {"host_given_up"}
     assert len(web.asked_for("no_answer")) < 20
+
+
+def test_a_host_that_answers_errors_alone_is_asked_for_each_url(web):
+    urls = [web.url("unavailable", f"/{number}") for number in range(30)]
+    assert set(shown(fetch(web, urls, patience_seconds=1.0))) == {"http_503"}
+    assert set(web.asked_for("unavailable")) == {"/robots.txt", *(f"/{number}" for number in range(30))}
+
+
+@pytest.mark.parametrize("kind", ["truncated", "reset", "lying_length", "no_answer", "reset_at_once", "unavailable"])
+@pytest.mark.parametrize("num_bad", [2, 5])
+def test_neighbouring_bad_urls_cost_themselves_only(web, kind, num_bad):
+    bad = [f"/{number}" for number in range(10, 10 + num_bad)]
+    web.trouble = lambda path: kind if path in bad else None
+    outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(30)], per_host=1)
+    wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(30)]
+    assert shown(outcomes) == wanted
+
+
+@pytest.mark.parametrize("kind", ["reset_at_once", "no_answer", "unavailable"])
+@pytest.mark.parametrize("per_host", [1, 8])
+def test_a_host_that_is_down_for_a_while_costs_no_url(web, kind, per_host):
+    began = []
+
+    def trouble(path):
+        if path == "/50" and not began:
+            began.append(time.monotonic())
+        return kind if began and time.monotonic() - began[0] < 2.5 else None
+
+    web.trouble = trouble
+    outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(100)], per_host=per_host, retries=2)
+    assert shown(outcomes) == [f"picture at /{number}".encode() for number in range(100)]
+    assert len(web.asked_for("troubled")) < 150  # a few probes; and curl itself asks again where a kept connection ends
+
+
+@pytest.mark.parametrize("respect_robots_txt", [True, False])
+@pytest.mark.parametrize("num_urls", [1, 50])
+def test_a_host_where_nobody_listens_for_a_while_costs_no_url(num_urls, respect_robots_txt):
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        server = ThreadingHTTPServer(late.getsockname(), Pictures, bind_and_activate=False)
+        server.socket.close()
+        server.socket = late
+        begin = threading.Timer(2.5, lambda: (late.listen(64), server.serve_forever(0.05)))
+        begin.start()
+        options = FetchOptions(allow_networks=("127.0.0.1/32",), respect_robots_txt=respect_robots_txt)
+        urls = [f"http://127.0.0.1:{late.getsockname()[1]}/{number}" for number in range(num_urls)]
+        with Fetcher(options) as fetcher:
+            assert {shown([outcome])[0] for _, outcome in fetcher.fetch(enumerate(urls))} == {b"picture"}
+        server.shutdown()
+        begin.join()
 
 
 def test_lookups_that_end_late_neither_spin_nor_stand_in_the_way(web, monkeypatch):

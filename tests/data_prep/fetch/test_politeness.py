@@ -3,14 +3,23 @@ from datetime import datetime, timezone
 import pytest
 
 from diptych_shards.fetch.outcome import FetchFailure
-from diptych_shards.fetch.politeness import BACK_OFFS, GIVEN_UP_SECONDS, Site, retry_after_seconds
+from diptych_shards.fetch.politeness import (
+    BACK_OFFS,
+    GIVEN_UP_SECONDS,
+    LEAST_PROBES,
+    URLS_IN_VAIN,
+    Site,
+    retry_after_seconds,
+)
 
 FAILURE = FetchFailure("connect_failed", "connection failed")
 TOO_MANY = FetchFailure("http_429", "HTTP Error 429: Too Many Requests")
+GIVEN_UP = FetchFailure("host_given_up", "host given up: connection failed")
+PATIENCE_SECONDS = 30.0
 
 
 def site(waiting=100, connections=4):
-    site = Site("http://example.com", connections)
+    site = Site("http://example.com", connections, PATIENCE_SECONDS)
     site.queue.extend(range(waiting))
     return site
 
@@ -32,24 +41,70 @@ def test_a_stranger_is_asked_once_and_more_with_each_answer():
     assert start_all(stranger) == 2  # four in all
 
 
-def test_a_site_that_never_answered_is_given_up_after_three_failures_and_tried_again_later():
+def fail(site, num_urls=URLS_IN_VAIN, now=0.0):
+    for _ in range(num_urls):
+        site.note_silence(FAILURE, now, now, is_counted=False)
+
+
+def test_a_site_that_gives_no_answer_is_probed_with_growing_pauses_and_given_up_when_patience_ends():
     dead = site()
-    for _ in range(2):
-        dead.note_failure(FAILURE, 0.0)
-        assert dead.given_up(0.0) is None
-    dead.note_failure(FAILURE, 0.0)
-    assert dead.given_up(1.0) == FAILURE
-    assert dead.given_up(GIVEN_UP_SECONDS) is None
-    dead.note_failure(FAILURE, GIVEN_UP_SECONDS)
-    assert dead.given_up(GIVEN_UP_SECONDS + 1) == FAILURE
+    fail(dead)
+    now, pauses = 0.0, []
+    while dead.given_up(now) is None:
+        pauses.append(dead.quiet_until - now)
+        now = dead.quiet_until
+        assert start_all(dead, now) == 1
+        dead.in_flight = 0
+        dead.note_silence(FAILURE, now, now, is_counted=True)
+    assert pauses[:4] == sorted(pauses[:4]) and pauses[0] < 2 < 4 < pauses[3]
+    assert PATIENCE_SECONDS <= now < 2 * PATIENCE_SECONDS
+    assert dead.given_up(now) == GIVEN_UP
+    assert dead.given_up(now + GIVEN_UP_SECONDS) is None
+    dead.note_silence(FAILURE, now + GIVEN_UP_SECONDS, now + GIVEN_UP_SECONDS, is_counted=False)
+    assert dead.given_up(now + GIVEN_UP_SECONDS) == GIVEN_UP
+
+
+def test_one_url_that_fails_again_and_again_says_nothing_of_its_site():
+    flaky = site()
+    fail(flaky, 1)
+    for _ in range(100):
+        flaky.note_silence(FAILURE, 0.0, 0.0, is_counted=True)
+    assert not flaky.is_waited_for
+
+
+def test_a_site_whose_failures_take_long_is_not_given_up_without_probes():
+    slow = site()
+    for number in range(URLS_IN_VAIN + LEAST_PROBES - 1):
+        now = 100.0 * number
+        slow.note_silence(FAILURE, now, now, is_counted=False)
+        assert slow.given_up(now) is None
 
 
 def test_failures_between_answers_do_not_count():
     flaky = site()
     for _ in range(100):
-        flaky.note_failure(FAILURE, 0.0)
+        fail(flaky, URLS_IN_VAIN - 1)
         flaky.note_answer()
-    assert flaky.given_up(0.0) is None
+    assert not flaky.is_waited_for and flaky.given_up(0.0) is None
+
+
+def test_what_was_under_way_when_a_site_failed_does_not_prolong_the_pause():
+    busy = site()
+    fail(busy)
+    until = busy.quiet_until
+    fail(busy, 8, now=0.1)
+    assert busy.quiet_until == until
+
+
+def test_errors_are_taken_for_answers_when_patience_ends():
+    broken = site()
+    now = 0.0
+    for _ in range(100):
+        broken.note_error(now, now, is_counted=False)
+        now = max(now, broken.quiet_until)
+        assert broken.given_up(now) is None
+    assert PATIENCE_SECONDS <= now < 2 * PATIENCE_SECONDS
+    assert not broken.is_waited_for
 
 
 def test_a_site_that_asks_for_a_pause_is_left_alone_and_then_asked_more_slowly():
@@ -80,13 +135,13 @@ def test_a_site_that_goes_on_asking_for_pauses_is_given_up():
         busy.back_off(TOO_MANY, started=now, seconds=None, now=now, longest=60.0)
         assert now < busy.quiet_until <= now + 60
         now = busy.quiet_until + 1
-    assert busy.given_up(now) == TOO_MANY
+    assert busy.given_up(now) == FetchFailure("host_given_up", "host given up: HTTP Error 429: Too Many Requests")
 
 
 def test_a_pause_that_is_too_long_is_not_waited_for_but_kept():
     busy = site()
     busy.back_off(TOO_MANY, started=0.0, seconds=1000.0, now=0.0, longest=60.0)
-    assert busy.given_up(999.0) == TOO_MANY
+    assert busy.given_up(999.0).reason == "host_given_up"
     assert busy.given_up(1001.0) is None
 
 
