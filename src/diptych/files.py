@@ -84,6 +84,26 @@ def commit_file(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def check_writable(path: Path, way_out: str) -> None:
+    """Try at the start what `committed` will need at the end: the folder, made if need be, and a file in it.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    except OSError as error:
+        raise cannot(error, path, "written", way_out) from error
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; {way_out}") from error
+
+
 def flush(path: Path) -> None:
     """Return only when the file, or the folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -204,6 +224,12 @@ def read_text(path: str | os.PathLike[str], way_out: str) -> str:
         return read_file(path, way_out).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{os.fspath(path)} is no UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def read_lines(path: str | os.PathLike[str], way_out: str) -> list[str]:
+    """The lines of a text in UTF-8, which end at LF or CRLF and at no other character."""
+    lines = [line.removesuffix("\r") for line in read_text(path, way_out).split("\n")]
+    return lines[:-1] if not lines[-1] else lines
 
 
 def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str) -> UserError:

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diptych import cli
 from diptych.data.shard_writer import ShardWriter
 from diptych.encoder import Encoder, load
+from diptych.evaluation.text_arrays import text_arrays
 from diptych.model_folder import save_model_folder
+from diptych_shards.cli import main as dedup_main
+from diptych_shards.select.embeddings import _names as names_in
+from tests.data_prep.made_pictures import encoded
+from tests.data_prep.select.shards import verdict
 from tests.evaluation.colours import COLOURS, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
 
@@ -29,6 +35,10 @@ def model(tmp_path_factory):
 def run_dir(tmp_path):
     save_checkpoint(tmp_path / "run", 7)
     return tmp_path / "run"
+
+
+def noise(seed):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
 
 def fails(capsys, *words):
@@ -278,6 +288,81 @@ def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_
     assert len(written["pictures"]) == 6
     assert "broken.jpg" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_embed_reads_shards_and_dedup_reads_what_it_writes(model, tmp_path, capsys):
+    """Two pictures that look alike to the model, in different shards, are found by their embeddings."""
+    for number, seeds in enumerate(((0, 1, 2), (3, 4, 1))):
+        with ShardWriter(tmp_path / "shards", number) as writer:
+            for row, seed in enumerate(seeds):
+                members = {"png": encoded(noise(seed), "PNG"), "txt": f"a {number} {row}".encode()}
+                writer.add(f"{number:05d}{row:04d}", members)
+    keys = ["000000000", "000000001", "000000002", "000010000", "000010001", "000010002"]
+    encoder = load(model, "cpu")
+    expected = encoder.embed_pictures([noise(seed) for seed in (0, 1, 2, 3, 4, 1)]).numpy()
+    assert np.sort((expected @ expected.T)[np.triu_indices(6, 1)])[-2] < 0.999, "only one pair is equal"
+    brace = tmp_path / "shards" / "{00000..00001}.tar"
+    for number, location in enumerate(((tmp_path / "shards",), (brace,), brace.parent.glob("*.tar"))):
+        out = tmp_path / f"{number}.npz"
+        words = ["embed", model, "--pictures", *sorted(location), "--captions", "--output", out]
+        cli.main([str(word) for word in words])
+        written = np.load(out, allow_pickle=False)
+        assert written["pictures"].tolist() == keys
+        np.testing.assert_allclose(written["picture_embeddings"], expected, atol=1e-5)
+        assert written["captions"].tolist() == [f"a {key[4]} {key[-1]}" for key in keys]
+        captions = encoder.embed_texts(written["captions"]).numpy()
+        np.testing.assert_allclose(written["caption_embeddings"], captions, atol=1e-5)
+
+    shards, embeddings = str(tmp_path / "shards"), str(tmp_path / "0.npz")
+    assert dedup_main(["dedup", shards, "--embeddings", embeddings, "--cosine", "0.999", "--exact-only"]) == 0
+    kept = {key: told[0] for key, told in verdict(tmp_path / "shards", "dedup").items()}
+    assert kept == {**dict.fromkeys(keys, True), "000010002": False}
+
+
+def test_a_sample_without_a_picture_or_caption_is_left_out_with_its_reason(model, tmp_path, capsys):
+    with ShardWriter(tmp_path / "shards", 0) as writer:
+        writer.add("a", {"png": picture(COLOURS["red"])})
+        writer.add("b", {"txt": b"no picture"})
+        writer.add("c", {"png": picture(COLOURS["blue"]), "txt": b"blue"})
+    words = ["embed", str(model), "--pictures", str(tmp_path / "shards"), "--output", str(tmp_path / "o.npz")]
+    cli.main(words)
+    assert np.load(tmp_path / "o.npz")["pictures"].tolist() == ["a", "c"]
+    assert "left out: b: the sample has no picture; it has txt" in capsys.readouterr().err
+    cli.main([*words, "--captions"])
+    assert np.load(tmp_path / "o.npz")["pictures"].tolist() == ["c"]
+    said = capsys.readouterr().err
+    assert "left out: b: the sample has no picture" in said
+    assert "left out for their captions: 1 no_caption (for example 00000.tar/a)" in said
+
+
+def test_a_line_of_texts_ends_at_lf_or_crlf_alone(model, tmp_path):
+    lines = ["a red dog", "a blue\u2028cat", "a green\x0cbird", "a big\x85car", "a\x0b\x1c\x1d\x1e\u2029b"]
+    lines += ["a\rb", "", "last"]
+    for number, text in enumerate(("\n".join(lines), "\r\n".join(lines) + "\r\n")):
+        (tmp_path / "t.txt").write_bytes(text.encode())
+        out = tmp_path / f"{number}.npz"
+        cli.main(["embed", str(model), "--texts", str(tmp_path / "t.txt"), "--output", str(out)])
+        assert np.load(out)["texts"].tolist() == lines
+        assert len(np.load(out)["text_embeddings"]) == len(lines)
+
+
+def test_a_long_text_among_many_makes_no_huge_arrays(model, tmp_path, capsys):
+    long = "x" * 60_000
+    (tmp_path / "t.txt").write_text("a\n" * 400 + long + "\n")
+    words = ["embed", str(model), "--texts", str(tmp_path / "t.txt"), "--output", str(tmp_path / "o.npz")]
+    cli.main(words)
+    written = np.load(tmp_path / "o.npz", allow_pickle=False)
+    assert (tmp_path / "o.npz").stat().st_size < 1 << 20
+    text, ends = written["texts_utf8"].tobytes().decode(), written["texts_ends"]
+    assert len(ends) == 401 and text[ends[-2] :] == long and text[ends[4] : ends[5]] == "a"
+    (tmp_path / "t.txt").write_text("a\n" + "x" * 100_000)
+    assert "line 2 has 100,000 characters; expected one text a line, of at most 65,536" in fails(capsys, *words)
+
+
+def test_names_of_pictures_are_read_by_dedup_in_either_form():
+    names = ["a", "\udcff.png", "ß"]
+    for given in (names, names * 2_000 + ["x" * 4_000]):
+        assert list(names_in(text_arrays("pictures", given))) == given
 
 
 def test_mistakes_of_embed_are_one_line(model, tmp_path, capsys):

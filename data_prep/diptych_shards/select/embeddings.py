@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,12 +107,20 @@ def _read(location: str, column: str | None) -> Iterator[Batch]:
 def _read_npz(path: Path) -> Iterator[Batch]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            names, vectors = arrays["pictures"], arrays["picture_embeddings"]
+            names, vectors = _names(arrays), arrays["picture_embeddings"]
     except (OSError, ValueError, KeyError) as error:
         raise SelectError(f"{shown(path)} does not hold what `diptych embed --pictures` writes") from error
     for start in range(0, len(names), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         yield [str(name) for name in names[part]], vectors[part].astype(np.float32)
+
+
+def _names(arrays: Mapping[str, np.ndarray]) -> Sequence[str]:
+    """The array `pictures`; or their UTF-8 and its ends, where one name is much longer than the others."""
+    if "pictures" in arrays:
+        return arrays["pictures"].tolist()
+    encoded, ends = arrays["pictures_utf8"].tobytes(), arrays["pictures_ends"].tolist()
+    return [os.fsdecode(encoded[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _read_parquet(path: Path, column: str | None) -> Iterator[Batch]:

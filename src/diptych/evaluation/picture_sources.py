@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from diptych.data.caption_files import (
 )
 from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.errors import UserError
-from diptych.evaluation.pictures import Pictures, check_some_are_captioned
-from diptych.evaluation.shard_pictures import captioned_shards, is_shards, labelled_shards
+from diptych.evaluation.pictures import Pictures, check_some_are_captioned, joined
+from diptych.evaluation.shard_pictures import captioned_shards, is_shards, keyed_shards, labelled_shards
 from diptych.files import cannot, local_path, read_file
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+PICTURE_NAMES = ", ".join(ending[1:] for ending in PICTURE_ENDINGS)
 UNREADABLE = "make it readable, or take it out of the data"
 
 
@@ -82,20 +84,30 @@ def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
     return _captioned_folder(location, caption_key)
 
 
-def open_pictures(locations: Sequence[str]) -> Pictures:
-    """Pictures alone: files, and all that is in folders.
+def open_pictures(locations: Sequence[str], *, with_captions: bool = False) -> Pictures:
+    """Pictures by their paths: files, and all that is in folders; those of shards by their keys.
+
+    with_captions: those of them that have one, as `open_captioned` finds it.
 
     Raises:
         ValueError: a location that does not exist, or no picture in any.
     """
-    files: list[Path] = []
-    for location in map(local_path, locations):
-        if not os.path.exists(location):
-            raise UserError(f"{location} does not exist; expected a picture or a folder of pictures")
-        files += _picture_files(location) if os.path.isdir(location) else [location]
+    return joined([_opened(os.fspath(local_path(location)), with_captions) for location in locations])
+
+
+def _opened(location: str, with_captions: bool) -> Pictures:
+    is_there = os.path.exists(location)
+    if is_shards(location) and not (is_there and "{" in location):
+        return keyed_shards(location, with_captions=with_captions)
+    if not is_there:
+        raise UserError(f"{location} does not exist; expected a picture, a folder of pictures or shards")
+    if with_captions:
+        captioned = open_captioned(location)
+        return replace(captioned, names=tuple(os.path.join(location, name) for name in captioned.names))
+    files = _picture_files(Path(location)) if os.path.isdir(location) else [Path(location)]
     if not files:
-        raise UserError(f"{', '.join(locations)} holds no pictures (jpg, jpeg, png or webp)")
-    return Pictures(", ".join(locations), tuple(map(str, files)), lambda place: read_file(files[place], UNREADABLE))
+        raise UserError(f"{location} holds no pictures ({PICTURE_NAMES})")
+    return Pictures(location, tuple(map(str, files)), lambda place: read_file(files[place], UNREADABLE))
 
 
 def _captioned_folder(location: str, caption_key: str | None) -> Pictures:

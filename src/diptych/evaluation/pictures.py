@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -72,6 +74,23 @@ def subset(pictures: Pictures, places: Array) -> Pictures:
         lambda number: pictures.read(chosen[number]),
         tuple(pictures.labels[place] for place in chosen) if pictures.labels else (),
         tuple(pictures.captions[place] for place in chosen) if pictures.captions else (),
+    )
+
+
+def joined(parts: Sequence[Pictures]) -> Pictures:
+    """The pictures of all parts, one part after the other."""
+    starts = list(itertools.accumulate(map(len, parts), initial=0))
+
+    def read(place: int) -> bytes:
+        part = bisect.bisect_right(starts, place) - 1
+        return parts[part].read(place - starts[part])
+
+    return Pictures(
+        ", ".join(part.location for part in parts),
+        tuple(name for part in parts for name in part.names),
+        read,
+        captions=tuple(each for part in parts for each in part.captions),
+        refused={name: error for part in parts for name, error in part.refused.items()},
     )
 
 

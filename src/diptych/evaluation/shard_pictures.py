@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diptych.data.caption_files import CaptionError, captions_in, check_caption, fields_of
 from diptych.data.captions import caption_of
+from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.errors import UserError
@@ -23,6 +24,15 @@ def is_shards(location: str) -> bool:
     if os.path.isdir(location):
         return any(Path(location).glob("*.tar"))
     return location.endswith(".tar") or "{" in location
+
+
+def keyed_shards(location: str, *, with_captions: bool = False) -> Pictures:
+    """The pictures, each by the key of its sample; with their captions, those that have one."""
+    if with_captions:
+        captioned = captioned_shards(location, None)
+        return replace(captioned, names=tuple(name.partition("/")[2] for name in captioned.names))
+    index = _open(location)
+    return Pictures(location, tuple(sample.key for sample in _samples(index)), _picture_reader(index))
 
 
 def labelled_shards(location: str, label_key: str) -> Pictures:
@@ -99,7 +109,14 @@ def _sample(index: ShardIndex, number: int, row: int) -> _Sample:
 
 
 def _picture_reader(index: ShardIndex) -> Callable[[int], bytes]:
-    return lambda place: _sample(index, *index.locate(place)).read(*PICTURE_SUFFIXES)
+    def read(place: int) -> bytes:
+        sample = _sample(index, *index.locate(place))
+        if not set(PICTURE_SUFFIXES) & set(sample.suffixes):
+            has = ", ".join(sample.suffixes)
+            raise PictureError(PictureReason.NOT_A_PICTURE, f"the sample has no picture; it has {has}")
+        return sample.read(*PICTURE_SUFFIXES)
+
+    return read
 
 
 def _json_label(sample: _Sample, key: str) -> str:

@@ -9,21 +9,40 @@ from pathlib import Path
 import numpy as np
 
 from diptych.command_line import path_argument
+from diptych.data.caption_files import MAX_CAPTION_BYTES
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
-from diptych.evaluation.pictures import embed
+from diptych.evaluation.pictures import by_reason, embed, in_words
 from diptych.evaluation.similarity import unit_norm
-from diptych.files import cannot, committed, read_text
+from diptych.evaluation.text_arrays import text_arrays
+from diptych.files import cannot, check_writable, committed, read_lines
 from diptych.terminal import printable
+
+WAY_OUT = "make room there, or name another file with --output"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
     )
-    parser.add_argument("--pictures", metavar="PATH", nargs="+", default=[], help="folders and picture files")
+    parser.add_argument(
+        "--pictures",
+        metavar="PATH",
+        nargs="+",
+        default=[],
+        help="picture files, folders of pictures, and shards (a folder of them, a .tar, a brace pattern), whose "
+        "pictures are named by their keys",
+    )
+    parser.add_argument("--captions", action="store_true", help="embed the (first) caption of each picture too")
     parser.add_argument("--texts", metavar="FILE", type=path_argument, help="UTF-8 text, one line each")
-    parser.add_argument("--output", metavar="FILE.npz", type=path_argument, required=True, help="where the arrays go")
+    parser.add_argument(
+        "--output",
+        metavar="FILE.npz",
+        type=path_argument,
+        required=True,
+        help="where the arrays go: pictures and picture_embeddings, captions and caption_embeddings, texts and "
+        "text_embeddings, logit_scale. `diptych-shards dedup --embeddings` reads it",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
@@ -32,24 +51,30 @@ def run(arguments: argparse.Namespace) -> None:
 
     if not arguments.pictures and arguments.texts is None:
         raise UserError("nothing to embed; give --pictures PATH..., --texts FILE or both")
+    if arguments.captions and not arguments.pictures:
+        raise UserError("--captions are those of --pictures PATH...; give that too")
     if arguments.output.suffix != ".npz":
         raise UserError(f"--output {arguments.output} must end in .npz")
-    pictures = open_pictures(arguments.pictures) if arguments.pictures else None
-    way_out = "name a readable text file with --texts"
-    texts = read_text(arguments.texts, way_out).splitlines() if arguments.texts else None
-    if texts == []:
-        raise UserError(f"{arguments.texts} is empty; expected one text a line")
+    pictures = open_pictures(arguments.pictures, with_captions=arguments.captions) if arguments.pictures else None
+    texts = _texts(arguments.texts) if arguments.texts else None
+    check_writable(arguments.output, WAY_OUT)
 
     encoder = load(arguments.model, arguments.device)
     arrays: dict[str, np.ndarray] = {}
     if pictures is not None:
         embedded = embed(encoder, pictures)
-        arrays["pictures"] = np.array([pictures.names[place] for place in embedded.kept])
+        arrays |= text_arrays("pictures", [pictures.names[place] for place in embedded.kept])
         arrays["picture_embeddings"] = unit_norm(embedded.embeddings)
+        if pictures.captions:
+            captions = [pictures.captions[place][0] for place in embedded.kept]
+            arrays |= text_arrays("captions", captions)
+            arrays["caption_embeddings"] = unit_norm(encoder.embed_texts(captions))
         for name, reason in embedded.rejected.items():
             print(printable(f"left out: {name}: {reason}"), file=sys.stderr)
+        if pictures.refused:
+            print(printable(f"left out for their captions: {in_words(by_reason(pictures.refused))}"), file=sys.stderr)
     if texts is not None:
-        arrays["texts"] = np.array(texts)
+        arrays |= text_arrays("texts", texts)
         arrays["text_embeddings"] = unit_norm(encoder.embed_texts(texts))
     arrays["logit_scale"] = np.array(encoder.logit_scale, dtype=np.float32)
     _write(arguments.output, arrays)
@@ -57,10 +82,22 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{printable(str(arguments.output))}: {described}")
 
 
+def _texts(path: Path) -> list[str]:
+    texts = read_lines(path, "name a readable text file with --texts")
+    if not texts:
+        raise UserError(f"{path} is empty; expected one text a line")
+    for number, text in enumerate(texts, start=1):
+        if len(text) > MAX_CAPTION_BYTES:
+            raise UserError(
+                f"{path}, line {number} has {len(text):,} characters; expected one text a line, of at most "
+                f"{MAX_CAPTION_BYTES:,}"
+            )
+    return texts
+
+
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with committed(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
-        raise cannot(error, path, "written", "make room there, or name another file with --output") from error
+        raise cannot(error, path, "written", WAY_OUT) from error
