@@ -1,14 +1,18 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.resources import files
 
 import pytest
 
+import diptych
 from diptych import command_line
 from diptych.cli import VERBS, main
 from diptych.config.load import load_config
 from diptych.errors import UserError
 from diptych.verbs.train import refuse_pretrained_tag
+from diptych_shards.cli import main as main_of_shards
 from tests.end_to_end.commands import start
 
 
@@ -29,9 +33,68 @@ def test_the_help_fits_80_columns(capsys, monkeypatch):
     assert max(map(len, capsys.readouterr().out.splitlines())) < 80
 
 
+@pytest.mark.parametrize("words", [[], ["help"], ["-h"]])
+@pytest.mark.parametrize(("command", "verb"), [(main, "train"), (main_of_shards, "build")])
+def test_a_command_without_words_prints_its_help(command, verb, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command(words)
+    assert caught.value.code == 0 and f"\n  {verb} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("command", "verb"), [(main, "train"), (main_of_shards, "build")])
+def test_help_of_a_verb_is_that_of_its_option(command, verb, capsys):
+    for words in (["help", verb], [verb, "-h"]):
+        with pytest.raises(SystemExit) as caught:
+            command(words)
+        assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown == 2 * shown[: len(shown) // 2] and verb in shown
+
+
+@pytest.mark.parametrize(("command", "name"), [(main, "diptych"), (main_of_shards, "diptych-shards")])
+def test_the_version_is_that_of_the_distribution(command, name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{name} {version('diptych')}\n" and diptych.__version__ == version("diptych")
+
+
+def test_the_package_shows_what_it_offers_without_loading_it():
+    code = "import sys, diptych; print(dir(diptych), 'torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert shown == "['Encoder', '__version__', 'load'] False\n"
+
+
+@pytest.mark.parametrize("package", ["diptych", "diptych_shards"])
+def test_the_package_says_that_it_is_typed(package):
+    assert files(package).joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_a_terminal_without_our_letters_gets_plain_ones(encoding):
+    code = r"""
+import sys
+from diptych.cli import main
+from diptych.terminal import bar
+for words in (["train", "a\udcff…"], ["help", "train"]):
+    try:
+        main(words)
+    except SystemExit as end:
+        print(end.code, bar(0.55, 3), "→ \udcff☃")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert b"Traceback" not in done.stderr and b"cannot be read" in done.stderr
+    assert done.stdout.startswith(b"2 ##  -> ??\n")
+    words = [sys.executable, "-m", "diptych_shards", "build", "--help"]
+    assert subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [
+        ("--verison", "diptych: no option '--verison'; did you mean --version?"),
         ("trian", "diptych: no verb 'trian'; did you mean train?"),
         ("my.yaml", f"diptych: no verb 'my.yaml'; there are {', '.join(VERBS)}"),
     ],
@@ -46,6 +109,14 @@ def test_a_mistyped_verb_is_one_line_with_the_way_out(word, told, capsys):
     ("words", "told"),
     [
         (["train", "my.yaml", "--dryrun"], "no option --dryrun; did you mean --dry-run?"),
+        (
+            ["train", "my.yaml", "--lr=3"],
+            "no option --lr; settings are written without dashes: optimizer.learning_rate=VALUE",
+        ),
+        (
+            ["train", "my.yaml", "--batch_size", "3"],
+            "no option --batch-size; settings are written without dashes: training.global_batch_size=VALUE",
+        ),
         (["train"], "the following arguments are required: CONFIG|key=value; diptych train -h lists the options"),
         (
             ["vocab", "in", "--size=many"],

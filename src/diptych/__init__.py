@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-_HOME = {"load": "diptych.encoder", "Encoder": "diptych.encoder"}
-"""Names that load torch, and so only when they are asked for."""
+if TYPE_CHECKING:
+    from diptych.encoder import Encoder, load
+
+    __version__: str
+
+__all__ = ["Encoder", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diptych' has no attribute {name!r}")
-    import importlib
+    """The encoder loads torch, and so only when it is asked for."""
+    if name == "__version__":
+        from diptych.command_line import version
 
-    return getattr(importlib.import_module(_HOME[name]), name)
+        return version()
+    if name not in __all__:
+        raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+    return getattr(importlib.import_module("diptych.encoder"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,8 @@
 """A command of several verbs: find the verb, read its words, run it, and report mistakes on one line.
 
-A verb is a module with a docstring, `add_arguments(parser)` and `run(arguments)`. It is imported when it is called, and
-only its source is read for the list of verbs, so that help appears at once.
+A verb is a module with a docstring, `add_arguments(parser)`, `run(arguments)` and, where an unknown option may mean
+something else, `explain_option(option)`. It is imported when it is called, and only its source is read for the list of
+verbs, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import difflib
 import errno
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import pkgutil
@@ -19,15 +21,15 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diptych.errors import UserError
 from diptych.files import local_path
-from diptych.terminal import ends_with_its_reader, printable, unknown_word
+from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
 
 PATIENCE_SECONDS = 30.0
 """How long another rank lets the first speak."""
@@ -61,21 +63,28 @@ class Program:
 
 @ends_with_its_reader()
 def run(program: Program, words: Sequence[str]) -> int:
-    """The exit status: 0, 2 after a user's mistake, 130 after Ctrl-C; a bug is raised."""
-    parser = argparse.ArgumentParser(
-        prog=program.name,
-        description=program.description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"{program.noun}s:\n" + "\n".join(_summary(program, name) for name in program.verb_names),
-    )
-    metavar = program.noun.upper()
-    parser.add_argument("verb", metavar=metavar, help=f"what to do; {program.name} {metavar} -h tells more")
-    verb = parser.parse_args(words[:1]).verb
+    """The exit status: 0, 2 after a user's mistake, 130 after Ctrl-C; a bug is raised.
+
+    Raises:
+        SystemExit: after help or version was printed, as argparse does.
+    """
+    write_plainly_where_needed()
+    verb, *words = words or ["help"]
+    if verb == "help" and words:
+        verb, words = words[0], ["--help"]
+    if verb in ("help", "-h", "--help"):
+        print(_help(program), end="")
+        sys.exit(0)
+    if verb == "--version":
+        print(f"{program.name} {version()}")
+        sys.exit(0)
     if verb not in program.verb_names:
-        print(f"{program.name}: {unknown_word(program.noun, verb, program.verb_names)}", file=sys.stderr)
+        noun = "option" if verb.startswith("-") else program.noun
+        known = ("--help", "--version") if verb.startswith("-") else program.verb_names
+        print(f"{program.name}: {unknown_word(noun, verb, known)}", file=sys.stderr)
         return 2
     try:
-        _run_verb(program, verb, words[1:])
+        _run_verb(program, verb, words)
     except KeyboardInterrupt:
         print(program.if_interrupted, end="\n" * bool(program.if_interrupted), file=sys.stderr)
         return 130
@@ -98,11 +107,20 @@ def run(program: Program, words: Sequence[str]) -> int:
     return 0
 
 
+def version() -> str:
+    """Of Diptych, as setup.cfg gives it."""
+    return importlib.metadata.version("diptych")
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong with the words on one line, where argparse would list all options before it.
 
-    Parsing raises UserError.
+    explain: a verb's own way out for an unknown option, None where it knows none. Parsing raises UserError.
     """
+
+    def __init__(self, *, explain: Callable[[str], str | None] = lambda option: None, **named: Any):
+        super().__init__(**named)
+        self._explain = explain
 
     def error(self, message: str) -> NoReturn:
         way_out = f"{self.prog} -h lists the options"
@@ -111,7 +129,8 @@ class OneLineParser(argparse.ArgumentParser):
             option = unknown.split()[0].partition("=")[0]
             known = [name for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(option, known, n=1)
-            raise UserError(f"no option {option}; {f'did you mean {near[0]}?' if near else way_out}")
+            way_out = f"did you mean {near[0]}?" if near else way_out
+            raise UserError(f"no option {option}; {self._explain(option) or way_out}")
         raise UserError(message if "; " in message else f"{message}; {way_out}")
 
 
@@ -127,6 +146,7 @@ def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
     module = importlib.import_module(f"{program.verbs.__name__}.{verb}")
     parser = OneLineParser(
         prog=f"{program.name} {verb}",
+        explain=getattr(module, "explain_option", lambda option: None),
         description=_wrapped(module.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -175,6 +195,21 @@ def _wrapped(text: str) -> str:
     """Its paragraphs, as wide as the terminal is."""
     width = shutil.get_terminal_size().columns - 2
     return "\n\n".join(textwrap.fill(paragraph, width) for paragraph in text.strip().split("\n\n"))
+
+
+def _help(program: Program) -> str:
+    metavar = program.noun.upper()
+    parser = argparse.ArgumentParser(
+        prog=program.name,
+        usage=f"{program.name} {metavar} ...",
+        description=program.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{program.noun}s:\n"
+        + "\n".join(_summary(program, name) for name in program.verb_names)
+        + f"\n\n{program.name} help {metavar} (or {program.name} {metavar} -h) explains one.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    return parser.format_help()
 
 
 def _summary(program: Program, verb: str) -> str:

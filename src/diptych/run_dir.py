@@ -120,7 +120,7 @@ def log_to(run_dir: RunDir, rank: int) -> None:
     root.setLevel(logging.INFO)
     root.propagate = False
     root.handlers.clear()
-    file = logging.FileHandler(run_dir.log / f"rank_{rank}.log", encoding="utf-8")
+    file = logging.FileHandler(run_dir.log / f"rank_{rank}.log", encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(file)
     if rank == 0:

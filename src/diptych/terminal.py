@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import io
 import os
 import select
 import signal
@@ -14,6 +16,19 @@ from typing import TextIO
 
 BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 EIGHTHS = " ▏▎▍▌▋▊▉"
+
+PLAIN = {
+    **dict.fromkeys("█▉▊▋▌", "#"),
+    **dict.fromkeys("▍▎▏", " "),
+    **dict.fromkeys("–—−─", "-"),
+    **dict.fromkeys("‘’", "'"),
+    **dict.fromkeys("“”", '"'),
+    "…": "...",
+    "→": "->",
+    "×": "x",
+    "·": "*",
+}
+"""What our own lines are written with where the terminal has no such letter."""
 
 
 def printable(text: str, width: int | None = None) -> str:
@@ -83,6 +98,23 @@ def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     way_out = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     return f"no {what} {printable(word, 40)!r}; {way_out}"
+
+
+def write_plainly_where_needed() -> None:
+    """Let standard output and error write anything, whatever their encoding.
+
+    A letter that it lacks becomes a plain one or `?`: a bar in Latin-1, a byte of a file name that is no UTF-8 at all.
+    """
+    codecs.register_error("diptych.plain", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="diptych.plain")
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.config.keys import describe_keys
+from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
 from diptych.config.rules import Problem, doubtful
 from diptych.config.schema import RunConfig
@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keys", action=_PrintKeys, help="print all keys with default, type and meaning: a YAML file to start from"
     )
+
+
+def explain_option(option: str) -> str | None:
+    """Of settings that were written as options."""
+    key = meant_by(option.lstrip("-"))
+    return key and f"settings are written without dashes: {key}=VALUE"
 
 
 class _PrintKeys(argparse.Action):
