@@ -23,7 +23,7 @@ LAYERS = [
     ("evaluation", "report", "charts", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
-    + ("command_line", "terminal", "wandb_run", "files", "tensor_files", "errors"),
+    + ("command_line", "terminal", "wandb_run", "files", "documents", "tensor_files", "errors"),
 ]
 HOMES = {
     "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},
@@ -116,7 +116,7 @@ def test_a_library_has_one_home(library):
 
 
 def test_shard_building_uses_only_the_torch_free_part_of_data():
-    flat = {"diptych.charts", "diptych.command_line", "diptych.errors", "diptych.files", "diptych.terminal"}
+    flat = {f"diptych.{name}" for name in ("charts", "command_line", "documents", "errors", "files", "terminal")}
     flat.add("diptych.wandb_run")
     allowed = {"diptych", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
     used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}
@@ -124,9 +124,27 @@ def test_shard_building_uses_only_the_torch_free_part_of_data():
     assert {".".join(i.split(".")[:3]) for i in used - in_flat} <= allowed
 
 
+def test_of_shard_building_evaluation_uses_the_reader_of_tables_and_nothing_else_does_anything():
+    used = {
+        (name.split("/")[0], ".".join(imported.split(".")[:2]))
+        for name, path in modules("diptych")
+        for imported in imports(path)
+        if imported.split(".")[0] == "diptych_shards"
+    }
+    assert used == {("evaluation", "diptych_shards.tables")}
+
+
 @pytest.mark.parametrize(
     "module",
-    ["diptych", "diptych.cli", "diptych.charts", "diptych_shards.cli", *(f"diptych.data.{n}" for n in TORCH_FREE)],
+    [
+        "diptych",
+        "diptych.cli",
+        "diptych.charts",
+        "diptych.documents",
+        "diptych_shards.cli",
+        "diptych_shards.tables.picture_table",
+        *(f"diptych.data.{n}" for n in TORCH_FREE),
+    ],
 )
 def test_importing_loads_neither_torch_nor_webdataset(module):
     code = f"import sys, {module}; print({{'torch', 'webdataset', 'wandb'}} & set(sys.modules))"

@@ -14,6 +14,7 @@ from torch import Tensor
 from diptych.checkpoint_folder import MANIFEST, newest_valid, verify
 from diptych.config.schema import ModelConfig
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
+from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.files import flush, local_path
 from diptych.model import interop
@@ -135,7 +136,7 @@ def read_open_clip_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig,
 def read_config(path: Path) -> tuple[ModelConfig, int]:
     """The model's config and the size of its vocabulary."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from diptych.charts import Chart, line_chart, short_number
+from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.evaluation.confusion import (
     Matrix,
@@ -99,7 +100,7 @@ def parse_funnel(text: str) -> list[dict[str, Any]]:
                 "kept": int(stage["kept"]),
                 "dropped": {str(reason): int(number) for reason, number in stage.get("dropped", {}).items()},
             }
-            for stage in json.loads(text)
+            for stage in parse_json(text)
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(

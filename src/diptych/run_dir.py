@@ -24,11 +24,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
 from diptych.config.schema import RunConfig
 from diptych.config.values import differing_keys, dump_config
+from diptych.documents import parse_yaml
 from diptych.errors import UserError
 from diptych.files import LockedError, commit_file, locked
 
@@ -87,7 +86,7 @@ class RunDir:
     def read_config(self) -> RunConfig:
         """Raises ConfigError where there is no run."""
         try:
-            values: Any = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            values: Any = parse_yaml(self.config_file.read_text(encoding="utf-8"))
             return config_from_dict(values)
         except OSError:
             raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None

@@ -143,7 +143,7 @@ def test_a_table_names_pictures_and_captions(folder, tmp_path, kind):
     rows = {
         "File_Name": [f"part {n % 3}/p{n}.png" for n in range(4)]
         + ["gone.png", "part 0/p0.png", "../up.png", "part 1"],
-        "TEXT": ["eins", "zwei, drei", " ", 'quoted "x"\nnewline', "x", "again", "x", "x"],
+        "TEXT": ["eins", "zwei, drei", " ", 'quoted "x"\nnewline', "x", "eins", "x", "x"],
         "label": ["1", "2", "3", "4", "5", "6", "7", "8"],
     }
     table = tmp_path / f"pairs.{kind}"
@@ -171,6 +171,73 @@ def test_a_table_names_pictures_and_captions(folder, tmp_path, kind):
         "../up.png": "outside_folder",
         "part 1": "not_a_file",
     }
+
+
+def test_several_captions_of_a_picture_are_all_kept_the_first_as_its_text(tmp_path):
+    here = tmp_path / "in"
+    here.mkdir()
+    for name in "abcde":
+        (here / f"{name}.png").write_bytes(picture())
+    (here / "a.txt").write_bytes(b"one \r\n\n  two\rthree\n")
+    (here / "b.json").write_text('{"caption": ["one", "two"], "captions": "kept"}')
+    (here / "c.json").write_text('{"captions": ["one"]}')
+    (here / "d.txt").write_text("a line separator\u2028 ends no caption", encoding="utf-8")
+    (here / "e.json").write_text('{"caption": ["one", 2]}')
+    assert pack(here, tmp_path / "out") == 0
+    found = samples(tmp_path / "out")
+    assert {path: (caption, facts.get("captions")) for path, (caption, facts, _) in found.items()} == {
+        "a.png": ("one", ["one", "two", "three"]),
+        "b.png": ("one", ["one", "two"]),
+        "c.png": ("one", None),
+        "d.png": ("a line separator\u2028 ends no caption", None),
+    }
+    assert found["b.png"][1]["given_captions"] == "kept"
+    assert rejected(tmp_path / "out") == {"e.png": "caption_not_text"}
+
+
+def test_several_captions_come_from_a_list_or_several_rows_of_a_table(folder, tmp_path):
+    rows = [
+        {"file_name": "part 0/p0.png", "text": ["one", "two"], "label": 1},
+        {"file_name": "part 1/p1.png", "text": "eins"},
+        {"file_name": "part 0/p0.png", "text": ["two", "three"], "label": 2},
+        {"file_name": "part 1/p1.png", "text": "eins"},
+        {"file_name": "part 2/p2.png", "text": float("nan")},
+        {"file_name": "part 0/p3.png", "text": {"en": "x"}},
+    ]
+    table = tmp_path / "metadata.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    assert pack(folder, tmp_path / "out", "--table", str(table)) == 0
+    found = samples(tmp_path / "out")
+    assert {path: (caption, facts.get("captions")) for path, (caption, facts, _) in found.items()} == {
+        "part 0/p0.png": ("one", ["one", "two", "three"]),
+        "part 1/p1.png": ("eins", None),
+    }
+    assert found["part 0/p0.png"][1]["label"] == 1
+    assert rejected(tmp_path / "out") == {
+        "part 1/p1.png": "duplicate_path",
+        "part 2/p2.png": "no_caption",
+        "part 0/p3.png": "caption_not_text",
+        "metadata.jsonl, line 7": "malformed_row",
+    }
+
+
+@pytest.mark.parametrize("where", ["in", "in/part 0", "."])
+def test_paths_of_a_table_are_relative_to_its_folder_or_to_that_of_the_pictures(tmp_path, where):
+    here = fill(tmp_path / "in", 3)
+    table = tmp_path / where / "t.csv"
+    beside = os.path.relpath(here / "part 0" / "p0.png", table.parent)
+    table.write_text(f"path,caption\n{beside},one\npart 1/p1.png,two\n{here / 'part 2' / 'p2.png'},three\n")
+    assert pack(here, tmp_path / "out", "--table", str(table)) == 0
+    captions = {path: caption for path, (caption, _, _) in samples(tmp_path / "out").items()}
+    assert captions == {"part 0/p0.png": "one", "part 1/p1.png": "two", "part 2/p2.png": "three"}
+
+
+def test_the_folder_of_the_table_is_looked_in_first(tmp_path):
+    here = fill(tmp_path / "in", 1)
+    (here / "p0.png").write_bytes(picture(1))
+    (here / "part 0" / "t.csv").write_text("path,caption\np0.png,one\n")
+    assert pack(here, tmp_path / "out", "--table", str(here / "part 0" / "t.csv")) == 0
+    assert list(samples(tmp_path / "out")) == ["part 0/p0.png"]
 
 
 def test_parquet_values_of_every_type_become_json(folder, tmp_path):

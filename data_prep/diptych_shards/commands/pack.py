@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", type=path_argument, metavar="FOLDER", help="the pictures")
     add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
     add("--table", metavar="FILE", help=(
-        ".csv, .tsv or .parquet with the path of a picture (relative to FOLDER) and a caption in each row; "
-        "other columns become metadata"
+        "with the path of a picture and a caption in each row, in any format that build reads (.csv, .tsv, .parquet, "
+        ".json, .jsonl, also .gz, .zst); a relative path is looked for in the table's folder, then in FOLDER; several "
+        "rows of a picture, or a list, are several captions; other columns become metadata"
     ))  # fmt: skip
     add("--path-column", metavar="NAME", help="default: the one named path, file_name, image ...")
     add("--caption-column", metavar="NAME", help="default: the one named caption, text ...")
@@ -46,6 +47,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.pack.folder_input import read_folder
     from diptych_shards.pack.pack import pack
     from diptych_shards.pack.table_input import read_table
+    from diptych_shards.tables.picture_table import Wanted
 
     folder, out = chosen.folder, chosen.out
     if not folder.is_dir():
@@ -62,7 +64,8 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.table is None:
         found = read_folder(folder)
     else:
-        found = read_table(Path(chosen.table), folder, chosen.path_column, chosen.caption_column)
+        wanted = Wanted(path=chosen.path_column, caption=chosen.caption_column)
+        found = read_table(Path(chosen.table), folder, wanted)
     if not found.candidates:
         if found.refusals:
             print(table_of_reasons(found.refusals))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.files import cannot, read_text, sha256_of
 from diptych.terminal import unknown_word
@@ -101,7 +102,7 @@ def _content(path: Path) -> str:
 
 def _list_in(path: Path) -> list[str]:
     try:
-        queries = json.loads(read_text(path, "give a file of queries"))
+        queries = parse_json(read_text(path, "give a file of queries"))
     except json.JSONDecodeError as error:
         raise CurateError(f"{path} is no JSON: {error}; give a list of texts, or a file of one query a line") from error
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):

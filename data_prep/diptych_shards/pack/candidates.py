@@ -23,7 +23,7 @@ class Candidate:
     num_bytes: int
     text_path: str = ""
     json_path: str = ""
-    caption: str | None = None
+    captions: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

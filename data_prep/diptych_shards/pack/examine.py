@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.data.caption_files import CaptionError, CaptionFiles, check_caption, read_caption
+from diptych.data.caption_files import CaptionError, CaptionFiles, read_captions
 from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, check_picture
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
@@ -29,7 +29,7 @@ class Examiner:
     def __call__(self, candidate: Candidate) -> dict[str, bytes] | Refusal:
         """The sample's members by suffix: the picture unchanged, its caption, its metadata."""
         try:
-            caption, extra = self._caption(candidate)
+            captions, extra = self._captions(candidate)
             picture = self._read(candidate.path)
             if len(picture) != candidate.num_bytes:
                 raise _Refused(Reason.CHANGED_MEANWHILE)
@@ -41,7 +41,8 @@ class Examiner:
         except (CaptionError, _Refused) as refused:
             return Refusal(candidate.path, refused.reason.value, refused.detail)
         facts = {
-            "caption": caption,
+            "caption": captions[0],
+            **({"captions": captions} if len(captions) > 1 else {}),
             "width": width,
             "height": height,
             "path": shown(candidate.path),
@@ -49,16 +50,15 @@ class Examiner:
         }
         return {
             SUFFIXES[name]: picture,
-            "txt": caption.encode(),
+            "txt": captions[0].encode(),
             "json": _json(facts | {_free_name(key, facts): value for key, value in extra.items()}),
         }
 
-    def _caption(self, candidate: Candidate) -> tuple[str, Mapping[str, Any]]:
-        """The caption without surrounding white space, and what else is known of the picture."""
-        files = CaptionFiles(candidate.text_path, candidate.json_path)
-        if files == CaptionFiles():
-            return check_caption(candidate.caption), candidate.extra
-        return read_caption(self.folder, files)
+    def _captions(self, candidate: Candidate) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+        """The captions without surrounding white space, and what else is known of the picture."""
+        if candidate.captions:
+            return candidate.captions, candidate.extra
+        return read_captions(self.folder, CaptionFiles(candidate.text_path, candidate.json_path))
 
     def _read(self, path: str) -> bytes:
         try:

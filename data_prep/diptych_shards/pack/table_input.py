@@ -1,138 +1,86 @@
-"""A table of picture paths and captions: CSV, TSV or parquet."""
+"""A table of picture paths and captions, in any format that `build` reads too."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
-import posixpath
 import stat
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from diptych.data.caption_files import CaptionReason
+from diptych.data.caption_files import CaptionError, captions_of
 from diptych.files import sha256_of
-from diptych_shards.pack.candidates import Candidate, PackError, PackInput
-from diptych_shards.refusals import Reason, Refusal, shown
+from diptych_shards.pack.candidates import Candidate, PackInput
+from diptych_shards.refusals import Reason, Refusal
 from diptych_shards.tables.json_text import plain
-
-PATH_COLUMNS = (
-    *(
-        "path",
-        "file",
-        "file_name",
-        "filename",
-        "file_path",
-        "filepath",
-        "image",
-        "image_path",
-        "picture",
-        "img",
-    ),
-)
-CAPTION_COLUMNS = ("caption", "text", "captions", "title", "alt", "alt_text")
+from diptych_shards.tables.picture_table import BadRow, Wanted, read_picture_table
 
 
-def read_table(table: Path, folder: Path, path_column: str | None, caption_column: str | None) -> PackInput:
-    """Each row as a candidate or a refusal; paths are relative to the folder."""
-    candidates: list[Candidate] = []
+def read_table(table: Path, folder: Path, wanted: Wanted) -> PackInput:
+    """Each picture with the captions of all its rows, and each row that is refused.
+
+    A relative path is looked for in the table's folder, then in `folder`; either way the picture is below `folder`.
+    """
+    rows = read_picture_table(str(table), wanted)
     refusals: list[Refusal] = []
     fingerprint = hashlib.sha256(sha256_of(table).encode())
-    seen: set[str] = set()
-    columns, rows = _open(table)
-    path_column = _column("path", path_column, PATH_COLUMNS, columns, table)
-    caption_column = _column("caption", caption_column, CAPTION_COLUMNS, columns, table)
-    for number, row in enumerate(rows, start=1):
-        if None in row or row.get(path_column) is None:
-            refusals.append(Refusal(f"row {number}", Reason.MALFORMED_ROW.value))
+    sizes: dict[str, int] = {}
+    candidates: dict[str, Candidate] = {}
+    for row in rows:
+        if isinstance(row, BadRow):
+            refusals.append(Refusal(f"{table.name}, {row.place}", Reason.MALFORMED_ROW.value, row.why))
             continue
-        path = _relative(str(row[path_column]), folder)
-        found = _look_at(path, folder, seen)
+        path, found = _find(row.path, table.parent, folder)
         if isinstance(found, Reason):
-            refusals.append(Refusal(path, found.value, f"row {number}"))
+            refusals.append(Refusal(path, found.value, row.place))
             continue
-        seen.add(path)
-        fingerprint.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
-        caption = row.pop(caption_column)
-        del row[path_column]
-        extra = {name: plain(value) for name, value in row.items()}
-        if caption is None:
-            refusals.append(Refusal(path, CaptionReason.NO_CAPTION.value))
-        elif not isinstance(caption, str):
-            refusals.append(Refusal(path, CaptionReason.CAPTION_NOT_TEXT.value, type(caption).__name__))
-        else:
-            candidates.append(Candidate(path, found.st_size, caption=caption, extra=extra))
-    candidates.sort(key=lambda candidate: os.fsencode(candidate.path))
-    return PackInput(candidates, refusals, fingerprint.hexdigest())
-
-
-def _open(table: Path) -> tuple[list[str], Iterator[dict[Any, Any]]]:
-    """Column names and rows; a row with too many fields has the key None."""
-    kind = table.suffix.lower()
-    if kind == ".parquet":
-        return _open_parquet(table)
-    if kind in (".csv", ".tsv"):
-        return _open_csv(table, "\t" if kind == ".tsv" else ",")
-    raise PackError(f"{shown(table)}: a table must be .csv, .tsv or .parquet")
-
-
-def _open_csv(table: Path, delimiter: str) -> tuple[list[str], Iterator[dict[Any, Any]]]:
-    rows = _csv_rows(table, delimiter)
-    header = next(rows)
-    return [str(name) for name in header], rows
-
-
-def _csv_rows(table: Path, delimiter: str) -> Iterator[dict[Any, Any]]:
-    # Captions in another encoding are refused row by row: surrogates mark them.
-    with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        if path not in sizes:
+            sizes[path] = found.st_size
+            fingerprint.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
         try:
-            yield dict.fromkeys(reader.fieldnames or [])
-            yield from reader
-        except csv.Error as error:
-            raise PackError(f"{shown(table)}: line {reader.line_num}: {error}") from error
+            captions = captions_of(row.value)
+        except CaptionError as error:
+            detail = ", ".join(filter(None, (row.place, error.detail)))
+            refusals.append(Refusal(path, error.reason.value, detail))
+            continue
+        known = candidates.get(path)
+        if known is None:
+            extra = {name: plain(value) for name, value in row.extra.items()}
+            candidates[path] = Candidate(path, sizes[path], captions=captions, extra=extra)
+        elif added := [caption for caption in captions if caption not in known.captions]:
+            candidates[path] = replace(known, captions=(*known.captions, *added))
+        else:
+            refusals.append(Refusal(path, Reason.DUPLICATE_PATH.value, f"{row.place}: with no other caption"))
+    ordered = sorted(candidates.values(), key=lambda candidate: os.fsencode(candidate.path))
+    return PackInput(ordered, refusals, fingerprint.hexdigest())
 
 
-def _open_parquet(table: Path) -> tuple[list[str], Iterator[dict[Any, Any]]]:
-    import pyarrow.parquet as parquet  # here: half a second that other inputs need not pay
+def _find(path: str, *folders: Path) -> tuple[str, os.stat_result | Reason]:
+    """The picture relative to the last of the folders, and what the file system says of it, or why it cannot be one.
 
-    try:
-        file = parquet.ParquetFile(table)
-    except (OSError, ValueError) as error:
-        raise PackError(f"{shown(table)}: no readable parquet file ({shown(error)})") from error
-    return file.schema_arrow.names, (row for batch in file.iter_batches() for row in batch.to_pylist())
-
-
-def _column(kind: str, given: str | None, usual: Sequence[str], columns: list[str], table: Path) -> str:
-    there = ", ".join(map(shown, columns)) or "none"
-    if given is not None:
-        if given not in columns:
-            raise PackError(f"{shown(table)} has no column {shown(given)!r}; its columns: {there}")
-        return given
-    fitting = [name for name in columns if name.strip().lower() in usual]
-    if len(fitting) != 1:
-        found = "several columns" if fitting else "no column"
-        raise PackError(f"{shown(table)} has {found} that could be the {kind}; name it with --{kind}-column. "
-                        f"Its columns: {there}")  # fmt: skip
-    return fitting[0]
+    It is looked for in each folder in turn; below the last it must be.
+    """
+    within = folders[-1]
+    is_outside = False
+    for folder in folders:
+        try:
+            found = os.stat(folder / path)  # an absolute path stays what it is
+        except (OSError, ValueError):  # ValueError: a zero byte in the path
+            continue
+        relative = _relative(folder / path, within)
+        if relative is not None:
+            return relative, found if stat.S_ISREG(found.st_mode) else Reason.NOT_A_FILE
+        is_outside = True
+    relative = _relative(within / path, within)
+    if is_outside or relative is None:
+        return path, Reason.OUTSIDE_FOLDER
+    return relative, Reason.MISSING_FILE
 
 
-def _relative(path: str, folder: Path) -> str:
-    """Relative to the folder where possible, without `.` and `..`."""
-    if os.path.isabs(path):
-        path = os.path.relpath(path, os.path.abspath(folder))
-    return posixpath.normpath(path)
-
-
-def _look_at(path: str, folder: Path, seen: set[str]) -> os.stat_result | Reason:
-    """What the file system says of the picture, or why it cannot be one."""
-    if path == ".." or path.startswith("../"):
-        return Reason.OUTSIDE_FOLDER
-    if path in seen:
-        return Reason.DUPLICATE_PATH
-    try:
-        found = os.stat(folder / path)
-    except (OSError, ValueError):  # ValueError: a zero byte in the path
-        return Reason.MISSING_FILE
-    return found if stat.S_ISREG(found.st_mode) else Reason.NOT_A_FILE
+def _relative(path: Path, folder: Path) -> str | None:
+    """The path from the folder on, without `.` and `..`; None if it leads elsewhere."""
+    for whole in (os.path.abspath, os.path.realpath):  # a folder may be named by a link
+        relative = os.path.relpath(whole(path), whole(folder))
+        if relative != os.pardir and not relative.startswith(os.pardir + os.sep):
+            return relative
+    return None

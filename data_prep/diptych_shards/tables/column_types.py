@@ -12,6 +12,8 @@ import pyarrow
 import pyarrow.compute as compute
 import pyarrow.types as kinds
 
+from diptych_shards.tables.json_text import as_python
+
 _NO_VALUE = frozenset(("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"))
 _TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _IS_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})").fullmatch
@@ -172,17 +174,19 @@ def plain_column(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     return column if column.type == kind else column.cast(kind)
 
 
+def as_values(column: pyarrow.ChunkedArray) -> list[Any]:
+    """The values as Python has them; bytes in text that are no UTF-8 are lone surrogates."""
+    column = plain_column(column)
+    if _is_valid_text(column):
+        return as_python(column)
+    return _decoded_column(column, "surrogateescape")
+
+
 def with_valid_text(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     """The column with bytes that are no UTF-8 replaced, wherever text stands in it."""
-    if not _holds_text(column.type):
+    if _is_valid_text(column):
         return column
-    try:
-        column.validate(full=True)
-        return column
-    except pyarrow.ArrowInvalid:
-        pass
-    raw = column.cast(_as_bytes(column.type)).to_pylist()
-    return pyarrow.chunked_array([pyarrow.array([_decoded(value, column.type) for value in raw], column.type)])
+    return pyarrow.chunked_array([pyarrow.array(_decoded_column(column, "replace"), column.type)])
 
 
 def _one(value: Any, kind: pyarrow.DataType, on_misfit: OnMisfit) -> pyarrow.Array:
@@ -247,11 +251,26 @@ def _as_bytes(kind: pyarrow.DataType) -> pyarrow.DataType:
     return kind
 
 
-def _decoded(value: Any, kind: pyarrow.DataType) -> Any:
+def _is_valid_text(column: pyarrow.ChunkedArray) -> bool:
+    if not _holds_text(column.type):
+        return True
+    try:
+        column.validate(full=True)
+        return True
+    except pyarrow.ArrowInvalid:
+        return False
+
+
+def _decoded_column(column: pyarrow.ChunkedArray, errors: str) -> list[Any]:
+    raw = column.cast(_as_bytes(column.type)).to_pylist()
+    return [_decoded(value, column.type, errors) for value in raw]
+
+
+def _decoded(value: Any, kind: pyarrow.DataType, errors: str) -> Any:
     if isinstance(value, bytes) and is_text(kind):
-        return value.decode("utf-8", "replace")
+        return value.decode("utf-8", errors)
     if isinstance(value, list) and (kinds.is_list(kind) or kinds.is_large_list(kind)):
-        return [_decoded(part, kind.value_type) for part in value]
+        return [_decoded(part, kind.value_type, errors) for part in value]
     if isinstance(value, dict):
-        return {name: _decoded(part, kind.field(name).type) for name, part in value.items()}
+        return {name: _decoded(part, kind.field(name).type, errors) for name, part in value.items()}
     return value

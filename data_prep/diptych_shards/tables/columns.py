@@ -10,8 +10,14 @@ from diptych_shards.refusals import shown
 
 URL_COLUMNS = ("url", "image_url", "image_urls", "img_url")
 """LAION, COYO, DataComp, img2dataset and cc2dataset say url, in any case; SBU says image_urls."""
+PATH_COLUMNS = (
+    *("path", "file", "file_name", "filename", "file_path", "filepath", "image", "image_path", "picture", "img"),
+)
+"""Hugging Face's metadata.csv and metadata.jsonl say file_name."""
 CAPTION_COLUMNS = ("caption", "text", "captions", "alt", "alt_text")
 """LAION, COYO and DataComp say text; img2dataset caption; SBU captions; cc2dataset alt."""
+TITLE_COLUMNS = ("title",)
+"""A caption only where none of the others is there."""
 HASH_COLUMNS = ("sha256",)
 """Of the downloaded bytes, as DataComp and img2dataset give it. An `md5` column is no such thing in LAION's tables."""
 BOXES_COLUMNS = ("face_bboxes",)
@@ -61,15 +67,17 @@ def choose_columns(names: Sequence[str], options: ColumnOptions, table: str, tex
     """
     url = find_column("url", options.url, URL_COLUMNS, names, table)
     if url is None:
-        raise TableError(f"{table} has no column that could be the url; name it with --url-column. {_list(names)}")
-    caption = find_column("caption", options.caption, CAPTION_COLUMNS, names, table)
+        raise TableError(
+            f"{table} has no column that could be the url; name it with --url-column. {list_columns(names)}"
+        )
+    caption = find_caption(options.caption, names, table)
     digest = find_column("hash", options.hash, HASH_COLUMNS, names, table)
     boxes = find_column("boxes", options.boxes, BOXES_COLUMNS, names, table)
     others = [name for name in texts if name not in (url, digest, boxes) and name.lower() not in UID_COLUMNS]
     if caption is None and options.caption is None and others:
         raise TableError(
             f"{table} has no column that could be the caption; name it with --caption-column, or say "
-            f"--caption-column {NO_COLUMN}. {_list(names)}"
+            f"--caption-column {NO_COLUMN}. {list_columns(names)}"
         )
     if caption == url:
         raise TableError(f"{table}: column {shown(url)!r} cannot be both the url and the caption")
@@ -84,8 +92,18 @@ def choose_extra(names: Sequence[str], columns: Columns, options: ColumnOptions,
     return [name for name in names if name in extra | {columns.url, columns.caption, columns.hash, columns.boxes}]
 
 
-def find_column(kind: str, given: str | None, usual: Sequence[str], names: Sequence[str], table: str) -> str | None:
+def find_caption(given: str | None, names: Sequence[str], table: str, option: str = "--caption-column") -> str | None:
+    """The column of the captions; None where there is none, or none is wanted."""
+    found = find_column("caption", given, CAPTION_COLUMNS, names, table, option)
+    return found or (find_column("caption", None, TITLE_COLUMNS, names, table, option) if given is None else None)
+
+
+def find_column(
+    kind: str, given: str | None, usual: Sequence[str], names: Sequence[str], table: str, option: str = ""
+) -> str | None:
     """The one column; None where there is none, or none is wanted.
+
+    option: what names it in the command, by default `--KIND-column`.
 
     Raises:
         TableError: the given one is not there, or more than one fits.
@@ -99,11 +117,11 @@ def find_column(kind: str, given: str | None, usual: Sequence[str], names: Seque
     if len(fitting) > 1:
         which = ", ".join(map(shown, fitting))
         raise TableError(f"{table} has {len(fitting)} columns that could be the {kind}: {which}; "
-                         f"name one with --{kind}-column")  # fmt: skip
+                         f"name one with {option or f'--{kind}-column'}")  # fmt: skip
     if given is not None and not fitting:
-        raise TableError(f"{table} has no column {shown(given)!r}. {_list(names)}")
+        raise TableError(f"{table} has no column {shown(given)!r}. {list_columns(names)}")
     return fitting[0] if fitting else None
 
 
-def _list(names: Sequence[str]) -> str:
+def list_columns(names: Sequence[str]) -> str:
     return f"Its columns: {', '.join(map(shown, names)) or 'none'}"

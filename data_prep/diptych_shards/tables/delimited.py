@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych_shards.refusals import shown
 from diptych_shards.tables.columns import TableError
 from diptych_shards.tables.locations import TableFile
@@ -71,8 +72,8 @@ def find_layout(file: TableFile) -> Layout:
     return Layout(delimiter, _invented_names(file, delimiter, len(header)), has_header=False)
 
 
-def read_rows(file: TableFile, layout: Layout, malformed: Malformed) -> Iterator[list[str]]:
-    """Each row's fields, as many as there are names; bytes that are no UTF-8 are lone surrogates in them."""
+def read_rows(file: TableFile, layout: Layout, malformed: Malformed) -> Iterator[tuple[int, list[str]]]:
+    """Each row's first line and fields, as many as there are names; bytes that are no UTF-8 are lone surrogates."""
     with file.open_text() as text:
         lines = _Lines(text)
         if layout.has_header:
@@ -87,23 +88,24 @@ def _invented_names(file: TableFile, delimiter: str, num_columns: int) -> tuple[
         return tuple(f"column_{number}" for number in range(1, num_columns + 1))
     placeholder = Layout(delimiter, ("", ""), has_header=False)
     urls: Counter[int] = Counter()
-    for number, row in enumerate(read_rows(file, placeholder, Malformed())):
+    for number, (_, row) in enumerate(read_rows(file, placeholder, Malformed())):
         if number == _LOOKED_AT_ROWS:
             break
         urls.update(place for place, value in enumerate(row) if _IS_URL(value))
     return ("url", "caption") if urls[0] >= urls[1] else ("caption", "url")
 
 
-def _rows(lines: _Lines, layout: Layout, file: TableFile, malformed: Malformed) -> Iterator[list[str]]:
+def _rows(lines: _Lines, layout: Layout, file: TableFile, malformed: Malformed) -> Iterator[tuple[int, list[str]]]:
     delimiter, width = layout.delimiter, len(layout.names)
     for line in lines:
         if not line:
             continue
+        number = lines.number
         if len(line) >= MAX_LINE_CHARS:
-            malformed.add("line too long", f"{file.shown}, line {lines.number}")
+            malformed.add("line too long", f"{file.shown}, line {number}")
             continue
         if delimiter is None:
-            yield [line]
+            yield number, [line]
             continue
         # Only a quote at the start of a field means anything: splitting is right for all other lines, and fast.
         if line[0] != '"' and delimiter + '"' not in line:
@@ -111,10 +113,10 @@ def _rows(lines: _Lines, layout: Layout, file: TableFile, malformed: Malformed) 
         else:
             row = _quoted(line, lines, layout)
         if len(row) == width:
-            yield row
+            yield number, row
         else:
             malformed.add("too few fields" if len(row) < width else "too many fields",
-                          f"{file.shown}, line {lines.number}")  # fmt: skip
+                          f"{file.shown}, line {number}")  # fmt: skip
 
 
 def _quoted(line: str, lines: _Lines, layout: Layout) -> list[str]:
@@ -161,7 +163,11 @@ def _continued(line: str, lines: _Lines, layout: Layout) -> list[str] | None:
 def _stands_alone(line: str, delimiter: str, width: int) -> bool:
     """Whether a line is a row by itself: such lines are not one row, whatever a quote in each of them says."""
     fields = line.split(delimiter)
-    return width > 1 and len(fields) == width and any(map(_IS_URL, fields))
+    return width > 1 and len(fields) == width and any(map(_names_picture, fields))
+
+
+def _names_picture(text: str) -> bool:
+    return _IS_URL(text) is not None or text.strip().lower().endswith(PICTURE_ENDINGS)
 
 
 def _parsed(text: str, delimiter: str) -> list[str] | None:

@@ -28,6 +28,8 @@ FORMATS = {
     ".txt": "txt",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+PICTURE_TABLE_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
+"""A .txt is a list of URLs, or the caption of a picture."""
 _SAMPLED_BYTES = 64 << 10
 _BUFFER_BYTES = 1 << 20
 _MEASURED_BYTES = 8 * _BUFFER_BYTES
@@ -68,7 +70,10 @@ class TableFile:
             raise _cannot_read(self.location, error) from error
 
     def open_text(self) -> io.TextIOWrapper:
-        """Its text, unpacked; bytes that are no UTF-8 as lone surrogates; lines end where \\n stands."""
+        """Its text, unpacked; bytes that are no UTF-8 as lone surrogates.
+
+        Lines end at \\n; in a file without one, at \\r.
+        """
         stored = self.open()
         stream: Any = stored
         if self.compression == "gzip":
@@ -89,9 +94,10 @@ class TableFile:
         except TableError:
             stream.close()
             raise
+        newline = None if b"\r" in start and b"\n" not in start else "\n"
         if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return io.TextIOWrapper(stream, encoding="utf-16", errors="replace", newline="\n")
-        return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+            return io.TextIOWrapper(stream, encoding="utf-16", errors="replace", newline=newline)
+        return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
     def lines_per_byte(self) -> float:
         """Of its bytes as they are stored, told from its first megabytes of text."""
@@ -164,6 +170,12 @@ def table_file(location: str) -> TableFile:
         raise TableError(f"{shown(location)}: a table is {', '.join(FORMATS)}, all but parquet perhaps with "
                          f"{', '.join(COMPRESSIONS)} after it")  # fmt: skip
     return found
+
+
+def is_picture_table(location: str) -> bool:
+    """Whether the name is that of a table of pictures, not of a folder, a tar or a picture."""
+    file = _known(location)
+    return file is not None and file.format != "txt" and not os.path.isdir(location)
 
 
 def _known(location: str) -> TableFile | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,13 @@ import pyarrow.parquet
 import xxhash
 
 from diptych_shards.refusals import shown
-from diptych_shards.tables.column_types import array_of_texts, array_of_values, type_of_texts, type_of_values
+from diptych_shards.tables.column_types import (
+    array_of_texts,
+    array_of_values,
+    as_values,
+    type_of_texts,
+    type_of_values,
+)
 from diptych_shards.tables.columns import TableError
 from diptych_shards.tables.delimited import Malformed, find_layout, read_rows
 from diptych_shards.tables.json_rows import read_objects
@@ -39,6 +46,9 @@ class Source(Protocol):
     has_header: bool
     identity: str
 
+    def rows(self, malformed: Malformed) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number (of text: of its first line) and the values of each row, as they are written: of CSV texts."""
+
     def shards(
         self, first: int, rows_per_shard: int, skip: Callable[[int], bool], schema: pyarrow.Schema, choice: Choice
     ) -> Shards:
@@ -52,6 +62,8 @@ class Choice:
         self.subset = subset
         self.uid = uid
         self.names = names
+        self.caption: str | None = None
+        """The column that must be text in each row."""
 
     def of(self, uids: pyarrow.Array) -> np.ndarray:
         assert self.subset is not None
@@ -80,6 +92,16 @@ class ParquetSource:
         self._total: int = metadata.num_rows
         self.num_rows: int | None = self._total
         self.identity = f"{file.name}\n{file.num_bytes}\n{footer}"
+
+    def rows(self, malformed: Malformed) -> Iterator[tuple[int, dict[str, Any]]]:
+        number = 0
+        with self._open() as file:
+            for group in range(file.metadata.num_row_groups):
+                for batch in self._batches(file, group, self.schema.names):
+                    columns = [as_values(column) for column in pyarrow.Table.from_batches([batch]).columns]
+                    for values in zip(*columns, strict=True):
+                        number += 1
+                        yield number, dict(zip(self.schema.names, values, strict=True))
 
     def shards(
         self, first: int, rows_per_shard: int, skip: Callable[[int], bool], schema: pyarrow.Schema, choice: Choice
@@ -171,7 +193,10 @@ class TextSource:
         self, first: int, rows_per_shard: int, skip: Callable[[int], bool], schema: pyarrow.Schema, choice: Choice
     ) -> Shards:
         number = first
-        chosen: Iterator[Any] = self._rows(self._malformed)
+        rows_of_file = self._rows(self._malformed)
+        if self._layout is None and choice.caption is not None:
+            rows_of_file = self._captioned(rows_of_file, choice.caption)
+        chosen: Iterator[Any] = map(itemgetter(1), rows_of_file)
         if choice.subset is not None:
             chosen = self._chosen(chosen, choice)
         while True:
@@ -188,13 +213,22 @@ class TextSource:
             if num_rows < rows_per_shard:
                 return number
 
-    def _rows(self, malformed: Malformed) -> Iterator[Any]:
+    def rows(self, malformed: Malformed) -> Iterator[tuple[int, dict[str, Any]]]:
+        if self._layout is None:
+            yield from read_objects(self.file, malformed)
+            return
+        names = self._layout.names
+        for number, row in read_rows(self.file, self._layout, malformed):
+            yield number, dict(zip(names, row, strict=True))
+
+    def _rows(self, malformed: Malformed) -> Iterator[tuple[int, Any]]:
         if self._layout is None:
             return read_objects(self.file, malformed)
         return read_rows(self.file, self._layout, malformed)
 
     def _look(self, *, is_first: bool) -> pyarrow.Schema:
-        head = list(islice(self._rows(Malformed()), HEAD_ROWS if is_first else 1))
+        rows = map(itemgetter(1), self._rows(Malformed()))
+        head: list[Any] = list(islice(rows, HEAD_ROWS if is_first else 1))
         if self._layout is not None:
             columns = zip(*head, strict=True) if head else [()] * len(self._layout.names)
             kinds = map(type_of_texts, columns)
@@ -203,6 +237,16 @@ class TextSource:
             raise TableError(f"{self.file.shown} has no rows, and so no columns")
         names = list(dict.fromkeys(name for row in head for name in row))
         return pyarrow.schema([(name, type_of_values([row.get(name) for row in head])) for name in names])
+
+    def _captioned(self, rows: Iterator[tuple[int, Any]], caption: str) -> Iterator[tuple[int, Any]]:
+        """Without the rows whose caption is a list, an object, a number or NaN: its JSON would be no caption."""
+        for number, row in rows:
+            value = row.get(caption)
+            if value is None or isinstance(value, str):
+                yield number, row
+            else:
+                why = f"column {shown(caption)} is {type(value).__name__}, not text"
+                self._malformed.add(why, f"{self.file.shown}, line {number}")
 
     def _chosen(self, rows: Iterator[Any], choice: Choice) -> Iterator[Any]:
         while block := list(islice(rows, _BATCH_LINES)):

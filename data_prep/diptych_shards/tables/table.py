@@ -64,7 +64,7 @@ class Table:
             for wanted in (self.columns.url, self.columns.caption):
                 if wanted is not None and wanted not in source.schema.names:
                     raise TableError(f"{source.file.shown} has no column {shown(wanted)!r}, as other files have")
-        choice.names = whole.names
+        choice.names, choice.caption = whole.names, self.columns.caption
         if choice.subset is not None:
             choice.uid = find_column("uid", None, UID_COLUMNS, whole.names, name) or ""
             if not choice.uid:

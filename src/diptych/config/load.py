@@ -22,6 +22,7 @@ from diptych.config.keys import all_keys, did_you_mean, meant_by
 from diptych.config.rules import Keys, Problem, impossible
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
+from diptych.documents import parse_yaml
 from diptych.errors import UserError
 from diptych.files import local_path
 
@@ -102,7 +103,7 @@ def config_from_dict(values: dict[str, Any]) -> RunConfig:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError:
@@ -128,7 +129,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not equals or not key:
         raise ConfigError(f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         raise ConfigError(f"command line: the value of {key} is not valid YAML: {text!r}") from None
     for part in reversed(key.split(".")):

@@ -5,17 +5,22 @@ from __future__ import annotations
 import enum
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diptych.documents import parse_json
 from diptych.errors import UserError
 
 CAPTION_ENDINGS = (".txt", ".json")
 
 MAX_CAPTION_BYTES = 64 << 10
 MAX_JSON_BYTES = 1 << 20
+
+
+_LINE_END = re.compile(r"\r\n?|\n")
 
 
 class CaptionReason(enum.Enum):
@@ -29,6 +34,7 @@ class CaptionReason(enum.Enum):
     BAD_JSON = "bad_json"
     ORPHAN_CAPTION = "orphan_caption"
     SECOND_CAPTION = "second_caption"
+    MALFORMED_ROW = "malformed_row"
     MISSING_FILE = "missing_file"
     UNREADABLE = "unreadable"
 
@@ -67,26 +73,29 @@ def sort_captions(names: Iterable[str]) -> tuple[dict[str, CaptionFiles], list[s
     return found, second
 
 
-def read_caption(folder: Path, files: CaptionFiles) -> tuple[str, dict[str, Any]]:
-    """The caption, checked, and what else the .json says; beside a .txt it holds metadata only.
+def read_captions(folder: Path, files: CaptionFiles, key: str | None = None) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The captions of a picture, each checked, and what else its .json says.
+
+    Each line of a .txt that is not blank is a caption. Without a .txt, `caption` of the .json is one or a list of
+    them, or where there is none `captions`. With `key` it is that field of the .json, whatever the .txt holds.
 
     Raises:
         CaptionError: there is none that can be used.
     """
     fields = read_fields(folder / files.json) if files.json else {}
-    caption = fields.pop("caption", None)
+    if key is not None:
+        return captions_in(fields, key), fields
+    given = fields.pop("caption", None)
     if files.text:
-        caption = _text(_read(folder / files.text, MAX_CAPTION_BYTES))
-    return check_caption(caption), fields
+        return captions_of(text_lines(_text(_read(folder / files.text, MAX_CAPTION_BYTES)))), fields
+    if given is None and "captions" in fields:
+        given = fields.pop("captions")
+    return captions_of(given), fields
 
 
-def read_captions(folder: Path, files: CaptionFiles, key: str) -> tuple[str, ...]:
-    """What the .json has under the key, a text or a list of texts, each checked.
-
-    Raises:
-        CaptionError: there is nothing that can be used.
-    """
-    return captions_in(read_fields(folder / files.json) if files.json else {}, key)
+def text_lines(text: str) -> list[str]:
+    """The lines of a .txt that are not blank; one blank line where all are."""
+    return [line for line in _LINE_END.split(text) if line.strip()] or [""]
 
 
 def captions_in(fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -97,7 +106,16 @@ def captions_in(fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """
     if key not in fields:
         raise CaptionError(CaptionReason.NO_CAPTION, f"there are {', '.join(fields)}" if fields else "")
-    captions = fields[key] if isinstance(fields[key], list) else [fields[key]]
+    return captions_of(fields[key])
+
+
+def captions_of(value: Any) -> tuple[str, ...]:
+    """The one caption or the list of captions that a value of a table or of a json is, each checked.
+
+    Raises:
+        CaptionError: the value or one of the list is nothing that can be used.
+    """
+    captions = value if isinstance(value, list) else [value]
     if not captions:
         raise CaptionError(CaptionReason.NO_CAPTION)
     return tuple(check_caption(caption) for caption in captions)
@@ -109,18 +127,27 @@ def read_fields(path: Path) -> dict[str, Any]:
     Raises:
         CaptionError: it holds something else, or cannot be read.
     """
-    return fields_of(_read(path, MAX_JSON_BYTES))
+    return _object(_read(path, MAX_JSON_BYTES), parse_json)
 
 
 def fields_of(data: bytes) -> dict[str, Any]:
-    """The JSON object.
+    """The JSON object that a sample's json member is.
+
+    Of a key that is there twice the last holds, as in every other reader of shards: no person wrote it, and what is
+    trained on must not change.
 
     Raises:
         CaptionError: it is something else.
     """
+    return _object(data, json.loads)
+
+
+def _object(data: bytes, parse: Callable[..., Any]) -> dict[str, Any]:
     text = _text(data)
     try:
-        fields = json.loads(text, parse_constant=lambda name: None)  # NaN is no JSON
+        fields = parse(text, parse_constant=lambda name: None)  # NaN is no JSON
+    except json.JSONDecodeError as error:
+        raise CaptionError(CaptionReason.BAD_JSON, str(error)) from error
     except (ValueError, RecursionError) as error:
         raise CaptionError(CaptionReason.BAD_JSON) from error
     if not isinstance(fields, dict):
@@ -134,7 +161,7 @@ def check_caption(caption: Any) -> str:
     Raises:
         CaptionError: it is no text, empty, too long or not to be written as UTF-8.
     """
-    if caption is None:
+    if caption is None or caption != caption:  # NaN: what tables have where there is none
         raise CaptionError(CaptionReason.NO_CAPTION)
     if not isinstance(caption, str):
         raise CaptionError(CaptionReason.CAPTION_NOT_TEXT, type(caption).__name__)

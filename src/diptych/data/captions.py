@@ -28,6 +28,23 @@ def clean_caption(text: str) -> str:
     return " ".join(text.split())
 
 
+def all_captions(caption: str, document: bytes) -> tuple[str, ...]:
+    """All captions of a sample that has several: `captions` of its `.json`, a list that begins with this caption.
+
+    Empty where it has only this one. What another tool keeps under that name without the caption is none of ours.
+    """
+    if b'"captions"' not in document:
+        return ()
+    try:
+        captions = json.loads(document)["captions"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ()
+    if not isinstance(captions, list) or not all(isinstance(each, str) and each.strip() for each in captions):
+        return ()
+    stripped = tuple(each.strip() for each in captions)
+    return stripped if len(stripped) > 1 and stripped[0] == caption else ()
+
+
 def caption_of(members: Mapping[str, bytes]) -> str:
     """A sample's caption as stored: its `.txt` member, else `caption` in its `.json`, else nothing."""
     if "txt" in members:

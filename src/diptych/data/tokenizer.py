@@ -24,6 +24,7 @@ import numpy as np
 import regex
 
 from diptych.data.captions import clean_caption
+from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.files import commit_file
 
@@ -140,7 +141,7 @@ class Tokenizer:
             ValueError: the file is not such a vocabulary, whole and consistent.
         """
         try:
-            return Tokenizer(_merges_of(json.loads(Path(path).read_text(encoding="utf-8"))))
+            return Tokenizer(_merges_of(parse_json(Path(path).read_text(encoding="utf-8"))))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not a vocabulary that `diptych vocab` wrote: {error}") from error
 

@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from diptych.data.caption_files import (
     CAPTION_ENDINGS,
     CaptionError,
     CaptionFiles,
     CaptionReason,
-    read_caption,
     read_captions,
     sort_captions,
 )
 from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.errors import UserError
-from diptych.evaluation.pictures import Pictures, check_some_are_captioned, joined
+from diptych.evaluation.pictures import UNREADABLE, Pictures, check_some_are_captioned, files_of, joined
 from diptych.evaluation.shard_pictures import captioned_shards, is_shards, keyed_shards, labelled_shards
+from diptych.evaluation.table_pictures import are_numbers, captioned_table, labelled_table
 from diptych.files import cannot, local_path, read_file
+from diptych_shards.tables.locations import is_picture_table
 
-TABLE_SUFFIXES = (".csv", ".parquet")
 PICTURE_NAMES = ", ".join(ending[1:] for ending in PICTURE_ENDINGS)
-UNREADABLE = "make it readable, or take it out of the data"
 
 
 def open_labelled(location: str, label_key: str = "label") -> Pictures:
     """Pictures with one label each: a folder with one subfolder for each class, a table, or shards.
 
-    A table (CSV or parquet) has the columns `path`, relative to the table, and `label_key`; a sample in a
-    shard has `label_key` in its json member, or the number of its class as its cls member.
+    A table (any that `diptych-shards build` reads) has a path in each row, relative to the table's folder, and
+    `label_key`; a sample in a shard has `label_key` in its json member, or the number of its class as its cls member.
 
     Raises:
         ValueError: nothing there, or a picture without a label.
     """
     path = local_path(location)
     location = os.fspath(path)
-    if path.suffix in TABLE_SUFFIXES:
-        paths, labels = _read_table(path, label_key)
-        return Pictures(location, *_files(paths, path.parent), labels=tuple(labels))
+    if is_picture_table(location):
+        return labelled_table(location, label_key)
     if is_shards(location):
         return labelled_shards(location, label_key)
-    _check_folder(path, "a folder with one subfolder for each class, a .csv or .parquet table, or shards")
+    _check_folder(path, "a folder with one subfolder for each class, a table, or shards")
     pairs = [(file, folder.name) for folder in _class_folders(path) for file in _picture_files(folder)]
     if not pairs:
         loose = len(_picture_files(path))
@@ -55,32 +50,31 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
             + (f", but {loose} beside one another" if loose else "")
             + "; expected CLASS/PICTURE.jpg (jpg, jpeg, png or webp), or give a table of path and label"
         )
-    return Pictures(location, *_files([file for file, _ in pairs], path), labels=tuple(label for _, label in pairs))
+    labels = tuple(label for _, label in pairs)
+    files = files_of([file for file, _ in pairs], path)
+    return Pictures(location, *files, labels=labels, labels_are_numbers=are_numbers(labels))
 
 
 def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
     """Pictures with one or more captions each: a folder, a table, or shards.
 
-    In a folder the caption stands in a .txt or .json of the same name, as `diptych-shards pack` reads it. A table
-    has the columns `path` and `caption`; a path in several rows has several captions. In a shard it is the txt
-    member, else `caption` in the json member. With `caption_key` it is a text or a list of texts in the json.
+    In a folder and in a table captions are where `diptych-shards pack` reads them: a picture has several in the
+    lines of its .txt, in a list, or in several rows. In a shard it is the txt member, else `caption` in the json
+    member; several are in `captions` there, or the lines of a txt without a json. With `caption_key` it is a text or
+    a list of texts in the json.
 
-    A picture without a usable caption is left out, with its reason in `refused`; of a table it is an error.
+    A picture or row without a usable caption is left out, with its reason in `refused`.
 
     Raises:
         ValueError: nothing there, or no picture with a usable caption.
     """
     path = local_path(location)
     location = os.fspath(path)
-    if path.suffix in TABLE_SUFFIXES:
-        grouped: dict[Path, list[str]] = {}
-        for file, caption in zip(*_read_table(path, caption_key or "caption"), strict=True):
-            grouped.setdefault(file, []).append(caption)
-        captions = tuple(tuple(each) for each in grouped.values())
-        return Pictures(location, *_files(list(grouped), path.parent), captions=captions)
+    if is_picture_table(location):
+        return captioned_table(location, caption_key)
     if is_shards(location):
         return captioned_shards(location, caption_key)
-    _check_folder(path, "a folder of pictures with a .txt or .json beside each, a .csv or .parquet table, or shards")
+    _check_folder(path, "a folder of pictures with a .txt or .json beside each, a table, or shards")
     return _captioned_folder(location, caption_key)
 
 
@@ -127,7 +121,7 @@ def _captioned_folder(location: str, caption_key: str | None) -> Pictures:
         )
     key = caption_key or "caption"
     check_some_are_captioned(location, len(found), refused, f'PICTURE.txt or PICTURE.json with "{key}" beside it')
-    return Pictures(location, *_files(found, path), captions=tuple(captions), refused=refused)
+    return Pictures(location, *files_of(found, path), captions=tuple(captions), refused=refused)
 
 
 def _caption_files(folder: Path, names: list[str]) -> dict[str, CaptionFiles]:
@@ -138,7 +132,7 @@ def _caption_files(folder: Path, names: list[str]) -> dict[str, CaptionFiles]:
 def _captions(folder: Path, files: CaptionFiles | None, key: str | None) -> tuple[str, ...]:
     if files is None:
         raise CaptionError(CaptionReason.NO_CAPTION)
-    return (read_caption(folder, files)[0],) if key is None else read_captions(folder, files, key)
+    return read_captions(folder, files, key)[0]
 
 
 def _check_folder(path: Path, expected: str) -> None:
@@ -172,44 +166,3 @@ def _picture_files(folder: Path) -> list[Path]:
         for name in names
         if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".") and os.path.isfile(where / name)
     )
-
-
-def _files(paths: list[Path], folder: Path) -> tuple[tuple[str, ...], Callable[[int], bytes]]:
-    names = tuple(os.path.relpath(path, folder) for path in paths)
-    return names, lambda place: read_file(paths[place], UNREADABLE)
-
-
-def _read_table(path: Path, column: str) -> tuple[list[Path], list[str]]:
-    if not os.path.isfile(path):
-        raise UserError(f"{path} does not exist; expected a table with the columns path and {column}")
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
-    if not rows:
-        raise UserError(f"{path} has no rows; expected the columns path and {column}")
-    for wanted in ("path", column):
-        if wanted not in rows[0]:
-            raise UserError(f"{path} has no column {wanted!r}; it has {', '.join(map(str, rows[0]))}")
-    paths = [path.parent / str(row["path"]) for row in rows]
-    for number, (file, row) in enumerate(zip(paths, rows, strict=True), start=1):
-        if row[column] is None or not str(row[column]).strip():
-            raise UserError(f"{path}, row {number}: {column} is empty; every picture needs one")
-        if not os.path.isfile(file):
-            raise UserError(f"{path}, row {number}: {file} does not exist; paths are relative to the table's folder")
-    return paths, [str(row[column]).strip() for row in rows]
-
-
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = read_file(path, UNREADABLE).decode("utf-8-sig")
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as parquet: {error}") from error

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +21,10 @@ from diptych.data.caption_files import CaptionError
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.errors import UserError
 from diptych.evaluation.similarity import Array
+from diptych.files import read_file
 
 PICTURES_AT_ONCE = 64
+UNREADABLE = "make it readable, or take it out of the data"
 PIXELS_AT_ONCE = 64_000_000
 """Decoded pictures are held up to this, 192 MB: 64 photographs of a camera would take 4 GB."""
 MOST_THREADS = 4
@@ -65,6 +68,12 @@ class Embedded:
     """Name and reason of every picture that could not be decoded."""
 
 
+def files_of(paths: Sequence[Path], folder: Path) -> tuple[tuple[str, ...], Callable[[int], bytes]]:
+    """The names of picture files from their folder on, and how to read one."""
+    names = tuple(os.path.relpath(path, folder) for path in paths)
+    return names, lambda place: read_file(paths[place], UNREADABLE)
+
+
 def subset(pictures: Pictures, places: Array) -> Pictures:
     """The pictures at these places, in this order."""
     chosen = [int(place) for place in places]
@@ -102,6 +111,8 @@ def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
     """
     if not pictures.labels_are_numbers:
         return pictures
+    if set(pictures.labels) <= set(class_names):  # the digits of MNIST
+        return replace(pictures, labels_are_numbers=False)
     highest = max(map(int, pictures.labels))
     if highest >= len(class_names):
         raise UserError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from diptych.documents import parse_yaml
 from diptych.errors import UserError
 from diptych.evaluation.similarity import Array, unit_norm
 from diptych.files import read_text
@@ -51,7 +52,7 @@ def load_prompts(path: str | Path) -> Prompts:
     """
     text = read_text(path, "expected a YAML file with classes and templates")
     try:
-        document = yaml.safe_load(text)
+        document = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not set(document) <= {"classes", "templates"}:

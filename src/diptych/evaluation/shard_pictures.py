@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diptych.data.caption_files import CaptionError, captions_in, check_caption, fields_of
-from diptych.data.captions import caption_of
+from diptych.data.caption_files import CaptionError, captions_in, captions_of, check_caption, fields_of, text_lines
+from diptych.data.captions import all_captions, caption_of
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex, open_index, read_member
@@ -154,7 +154,9 @@ def _captions(sample: _Sample, key: str | None) -> tuple[str, ...]:
     texts: dict[str, bytes] = {suffix: sample.read(suffix) for suffix in ("txt", "json") if suffix in sample.suffixes}
     # As in training, where bytes that are no UTF-8 are replaced.
     caption = caption_of(texts)
-    return (check_caption(caption if caption or "txt" in texts else None),)
+    if "json" not in texts:
+        return captions_of(text_lines(caption) if "txt" in texts else None)
+    return all_captions(caption, texts["json"]) or (check_caption(caption if caption or "txt" in texts else None),)
 
 
 def _json_fields(sample: _Sample) -> dict[str, Any]:

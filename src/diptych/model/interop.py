@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.config.schema import CLIP_MEAN, CLIP_STD, ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
 from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
@@ -127,7 +128,7 @@ def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no whole folder of open_clip's layout: {name} is missing")
     try:
-        config = config_from_open_clip(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        config = config_from_open_clip(parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
     state = read_tensors(folder / WEIGHTS_FILE)

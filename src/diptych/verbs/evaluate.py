@@ -182,7 +182,7 @@ def _prompts(classes: str | None, labelled: Mapping[str, Pictures]) -> Prompts:
         return load_prompts(classes)
     if numbered := [pictures.location for pictures in labelled.values() if pictures.labels_are_numbers]:
         raise UserError(
-            f"{numbered[0]} gives the numbers of its classes (cls members) and no names; name them in the order of the "
+            f"{numbered[0]} gives the numbers of its classes and no names; name them in the order of the "
             "numbers with --classes YAML, or name a json key that has the names with --label-key"
         )
     labels = sorted({label for pictures in labelled.values() for label in pictures.labels})

@@ -33,10 +33,15 @@ def test_two_fitting_columns_are_named_with_the_option_that_decides():
     assert choose_columns(["url", "caption", "TEXT"], ColumnOptions(caption="text"), "t.csv").caption == "TEXT"
 
 
+def test_a_title_is_the_caption_where_there_is_no_other():
+    assert choose_columns(["url", "Title"], ColumnOptions(), "t.csv").caption == "Title"
+    assert choose_columns(["url", "title", "text"], ColumnOptions(), "t.csv").caption == "text"
+
+
 def test_a_table_without_a_known_caption_is_asked_about_if_it_holds_text():
     with pytest.raises(TableError, match="--caption-column none"):
-        choose_columns(["url", "title"], ColumnOptions(), "t.csv", texts=["url", "title"])
-    assert choose_columns(["url", "title"], ColumnOptions(caption="none"), "t.csv", ["url", "title"]).caption is None
+        choose_columns(["url", "words"], ColumnOptions(), "t.csv", texts=["url", "words"])
+    assert choose_columns(["url", "words"], ColumnOptions(caption="none"), "t.csv", ["url", "words"]).caption is None
     assert choose_columns(["url", "size"], ColumnOptions(), "t.csv", texts=["url"]).caption is None
 
 

@@ -1,0 +1,88 @@
+"""YAML and JSON that people write: a key that is there twice is a mistake, not the last one's victory."""
+
+from __future__ import annotations
+
+import json
+import json.decoder
+import json.scanner
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain values of a YAML document.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or has a key twice; with line, key and the way out.
+    """
+    return yaml.load(text, _Loader)
+
+
+def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """The value of a JSON document.
+
+    parse_constant: what becomes of `NaN`, `Infinity` and `-Infinity`; by default the float.
+
+    Raises:
+        json.JSONDecodeError: it is no JSON, or has a key twice; with line and key.
+    """
+    try:
+        return json.loads(text, parse_constant=parse_constant, object_pairs_hook=_without_repeats)
+    except _RepeatedKeyError:
+        raise _located(text) from None
+
+
+class _RepeatedKeyError(Exception):
+    """Somewhere in the document."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Merged keys (`<<`) may repeat what is written out: that is what they are for."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if before := lines.get((key.tag, key.value)):
+                problem = f"the key {key.value!r} is there twice, first in line {before}; keep one of the two"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[key.tag, key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise _RepeatedKeyError
+    return fields
+
+
+def _located(text: str) -> json.JSONDecodeError:
+    """The mistake with its place, for which the document is read again by the slower scanner, which knows places."""
+
+    def read_object(start: tuple[str, int], strict: bool, scan_once: Any, *others: Any) -> Any:
+        places: list[int] = []
+
+        def scan(string: str, place: int) -> Any:
+            places.append(place)
+            return scan_once(string, place)
+
+        pairs, end = json.decoder.JSONObject(start, strict, scan, None, lambda pairs: pairs)  # type: ignore[attr-defined]
+        seen: set[str] = set()
+        for (key, _), place in zip(pairs, places, strict=True):
+            if key in seen:
+                raise json.JSONDecodeError(f"the key {key!r} is there twice; keep one of the two", text, place)
+            seen.add(key)
+        return dict(pairs), end
+
+    decoder = json.JSONDecoder()
+    decoder.parse_object = read_object  # type: ignore[attr-defined]
+    decoder.scan_once = json.scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
+    try:
+        decoder.decode(text)
+    except json.JSONDecodeError as error:
+        return error
+    raise AssertionError("a key was there twice")

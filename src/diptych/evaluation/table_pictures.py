@@ -1,0 +1,90 @@
+"""Labelled or captioned pictures from a table, which is read as `diptych-shards` reads it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.data.caption_files import CaptionError, CaptionReason, captions_of, check_caption
+from diptych.errors import UserError
+from diptych.evaluation.pictures import Pictures, by_reason, check_some_are_captioned, files_of, in_words
+
+if TYPE_CHECKING:
+    from diptych_shards.tables.picture_table import PictureRow
+
+EXPECTED = "the path of a picture, relative to the table's folder, and its {} in each row"
+
+
+def labelled_table(location: str, label_key: str) -> Pictures:
+    """One label for each row; where all are whole numbers, they are the numbers of classes.
+
+    Raises:
+        ValueError: a row that cannot be used: the accuracy over the others would be that of another data set.
+    """
+    folder = Path(location).parent
+    paths, labels = [], []
+    refused: dict[str, CaptionError] = {}
+    for file, row in _rows(location, refused, label=label_key):
+        try:
+            labels.append(_label(row.value))
+            paths.append(file)
+        except CaptionError as error:
+            refused[row.place] = error
+    expected = EXPECTED.format(label_key)
+    if refused:
+        rows = "one row" if len(refused) == 1 else f"{len(refused):,} rows"
+        raise UserError(f"{location}: {rows} cannot be used: {in_words(by_reason(refused))}; expected {expected}")
+    if not labels:
+        raise UserError(f"{location} has no rows; expected {expected}")
+    return Pictures(location, *files_of(paths, folder), labels=tuple(labels), labels_are_numbers=are_numbers(labels))
+
+
+def captioned_table(location: str, caption_key: str | None) -> Pictures:
+    """The captions of each picture, of all its rows; rows that cannot be used are left out, with their reasons."""
+    folder = Path(location).parent
+    captions: dict[Path, tuple[str, ...]] = {}
+    refused: dict[str, CaptionError] = {}
+    for file, row in _rows(location, refused, caption=caption_key):
+        try:
+            captions[file] = captions.get(file, ()) + captions_of(row.value)
+        except CaptionError as error:
+            refused[row.place] = error
+    expected = EXPECTED.format("caption")
+    if not captions and not refused:
+        raise UserError(f"{location} has no rows; expected {expected}")
+    check_some_are_captioned(location, len(captions), refused, expected)
+    return Pictures(location, *files_of(list(captions), folder), captions=tuple(captions.values()), refused=refused)
+
+
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Whether the labels number the classes and do not name them: "a photo of a 0." is no prompt."""
+    return all(re.fullmatch("[0-9]{1,9}", label) for label in labels)
+
+
+def _rows(
+    location: str, refused: dict[str, CaptionError], *, caption: str | None = None, label: str | None = None
+) -> Iterator[tuple[Path, PictureRow]]:
+    """The rows whose picture is there; the others become reasons by their place in the table."""
+    from diptych_shards.tables.picture_table import BadRow, Wanted, read_picture_table  # here: loads pyarrow
+
+    folder = Path(location).parent
+    for row in read_picture_table(location, Wanted(caption=caption, label=label, option="--caption-key")):
+        if isinstance(row, BadRow):
+            refused[row.place] = CaptionError(CaptionReason.MALFORMED_ROW, row.why)
+        elif os.path.isfile(folder / row.path):
+            yield folder / row.path, row
+        else:
+            refused[row.place] = CaptionError(CaptionReason.MISSING_FILE, row.path)
+
+
+def _label(value: Any) -> str:
+    """The name of a class, or its number as text: pandas makes 3.0 of a 3 where another row has none."""
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return check_caption(value)
