@@ -205,6 +205,11 @@ def _identity(file: int | Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def lacks_room(error: OSError) -> bool:
+    """Whether a write failed for want of room: a full disk or a used-up quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def read_file(path: str | os.PathLike[str], way_out: str) -> bytes:
     """The bytes of a file that the user named or pointed at.
 

@@ -113,13 +113,21 @@ class RunDir:
             raise ConfigError("\n".join([*differing, "set run_dir to a new directory, or the settings back"]))
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short without a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def log_to(run_dir: RunDir, rank: int) -> None:
     """Every rank to its own file; warnings of rank 0 to stderr too."""
     root = logging.getLogger("diptych")
     root.setLevel(logging.INFO)
     root.propagate = False
     root.handlers.clear()
-    file = logging.FileHandler(run_dir.log / f"rank_{rank}.log", encoding="utf-8", errors="backslashreplace")
+    file = _LogFile(run_dir.log / f"rank_{rank}.log", encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(file)
     if rank == 0:

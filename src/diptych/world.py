@@ -149,6 +149,13 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def on_any_rank(world: World, claim: bool) -> bool:
+    """Whether it holds on at least one rank; every rank must call it."""
+    flag = torch.tensor([int(claim)], device=world.device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
 def first_decides(world: World, decide: Callable[[], Answer]) -> Answer:
     """What `decide` gives on rank 0, on every rank; for what touches the run directory. Every rank must call it.
 

@@ -1,13 +1,17 @@
 """What the training loop decides between steps."""
 
 import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diptych.checkpoint_folder import checkpoints, newest_valid
+from diptych.checkpoint_folder import CheckpointError, newest_valid
 from diptych.config.schema import CheckpointConfig, TrackingConfig
 from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex
@@ -18,12 +22,14 @@ from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import Engine
 from diptych.training.job import Job
-from diptych.training.loop import report, save, save_is_due
+from diptych.training.loop import report, save_is_due
 from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, read_metrics
 from diptych.training.pace import Pace
+from diptych.training.save import save
+from diptych.training.signals import StopRequest
 from diptych.world import World
 from tests.ranks import run_ranks
-from tests.training.tiny import PAIRS, global_batches, tiny_config
+from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -36,38 +42,70 @@ def test_a_checkpoint_is_due_whenever_a_multiple_of_its_interval_was_passed(ever
     assert [after for after in range(200, 1001, 200) if save_is_due(config, after - 200, after)] == due
 
 
-def work_on_a_full_disk(rank: int, folder: Path) -> str:
-    """A logged step, then saves: one, one on a full disk, and the last of a run on a full disk."""
+def limit_files_to(num_bytes: int) -> None:
+    """As a full disk does, but for this process alone: a larger file is an OSError."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+
+
+def once_a_save_failed(run: RunDir, times: int, then: Callable[[], None]) -> threading.Thread:
+    """Do it as soon as the record says so."""
+
+    def watch() -> None:
+        while sum(line.get("event") == "save_failed" for line in read_metrics(run.metrics)) < times:
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
+    """A logged step, then saves: one; one that waits for room; one that a signal ends; one that waits for nothing."""
     config = replace(tiny_config(), tracking=TrackingConfig(wandb="off"))
-    run, world, tokenizer = RunDir(folder), World(), train_vocabulary(["a caption"], 520)
-    run.checkpoints.mkdir()
+    run, tokenizer = RunDir(folder), train_vocabulary(["a caption"], 520)
+    world = World(rank=rank, size=2)
+    run.checkpoints.mkdir(exist_ok=True)
     engine = Engine(DualEncoder(config.model, tokenizer.vocab_size, 2.6), config, world)
     order = SampleOrder(np.array([40]), seed=0, global_batch_size=PAIRS, shuffle_window=10)
-    metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x")
+    metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x") if world.is_first else None
     job = Job(config, run, world, ShardIndex(()), order, tokenizer, engine, Progress(), metrics)
+    no_limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    stop = StopRequest()
 
-    stats = engine.step(global_batches(1)[0], 0)
+    stats = engine.step(rows_of(global_batches(1)[0], world.rows(PAIRS)), 0)
     progress = Progress(samples_seen=PAIRS, rejected={"no_caption": 2, "truncated": 1})
     report(job, progress, stats, Pace(0, 0.0), Console(total_samples=40, samples_seen=0, shown=False))
+    save(job, progress, stop)
 
-    save(job, progress, must_succeed=True)
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    later = replace(progress, samples_seen=2 * PAIRS)
-    save(job, later, must_succeed=False)
+    limit_files_to(20_000)
+    makes_room = once_a_save_failed(run, 1, lambda: limit_files_to(no_limit))
+    save(job, replace(progress, samples_seen=2 * PAIRS), stop)
+    makes_room.join()
+
+    limit_files_to(20_000)
+    asks = once_a_save_failed(run, 2, lambda: stop.ask(signal.SIGTERM, None) if rank == 1 else None)
+    said = [how_it_ends(job, replace(progress, samples_seen=3 * PAIRS), stop)]
+    asks.join()
+    job.config = replace(config, checkpoint=replace(config.checkpoint, max_wait_seconds=0))
+    said.append(how_it_ends(job, replace(progress, samples_seen=4 * PAIRS), stop))
+    job.close()
+    return said
+
+
+def how_it_ends(job: Job, progress: Progress, stop: StopRequest) -> str:
     try:
-        save(job, later, must_succeed=True)
-    except OSError as error:
-        return error.strerror
-    finally:
-        job.close()
-    return "no error"
+        save(job, progress, stop)
+    except (CheckpointError, SystemExit) as error:
+        return str(error)
+    return "saved"
 
 
 @pytest.fixture(scope="module")
 def full_disk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, run_ranks(1, work_on_a_full_disk, folder)[0]
+    return folder, run_ranks(2, work_on_a_full_disk, folder)
 
 
 def test_a_logged_step_holds_every_metric_of_the_panels(full_disk):
@@ -77,11 +115,29 @@ def test_a_logged_step_holds_every_metric_of_the_panels(full_disk):
     assert line[SAMPLES_SEEN] == PAIRS and line["epoch"] == PAIRS / 40 and line["rejected_samples"] == 3
 
 
-def test_a_save_that_finds_no_room_is_recorded_and_ends_a_run_only_if_it_was_the_last_chance(full_disk):
-    folder, said = full_disk
-    assert "too large" in said.lower()
-    events = [line for line in read_metrics(folder / "metrics.jsonl") if "event" in line]
-    assert [line["event"] for line in events] == ["save", "save_failed"]
-    saved = folder / "checkpoints" / "step_00000001"
-    assert newest_valid(folder / "checkpoints") == (saved, [])
-    assert checkpoints(folder / "checkpoints") == list((folder / "checkpoints").iterdir()) == [saved]
+def test_a_save_that_finds_no_room_waits_for_it_on_all_ranks(full_disk):
+    events = [line for line in read_metrics(full_disk[0] / "metrics.jsonl") if "event" in line]
+    assert [(line["event"], line["samples_seen"] // PAIRS) for line in events] == [
+        ("save", 1),
+        *[("save_failed", 2), ("save", 2)],
+        *[("save_failed", 3), ("save_failed", 4)],
+    ]
+    assert "File too large" in events[1]["error"]
+
+
+def test_a_wait_for_room_ends_with_its_time_or_a_signal_to_any_rank(full_disk):
+    folder, (first, other) = full_disk
+    assert other == ["2", "2"]  # the exit status: one rank says it, all stop
+    for line, samples in zip(first, (3 * PAIRS, 4 * PAIRS), strict=True):
+        assert line.startswith(f"stopped after {samples} samples without a checkpoint of them: File too large")
+        assert "a checkpoint takes 0." in line and line.endswith("goes on from the newest checkpoint, step_00000002")
+    saves = folder / "checkpoints"
+    assert newest_valid(saves) == (saves / "step_00000002", [])
+    assert sorted(saves.iterdir()) == [saves / "step_00000001", saves / "step_00000002"]
+
+
+def test_a_second_signal_soon_after_the_first_is_the_same_request():
+    stop = StopRequest()
+    for _ in range(3):
+        stop.ask(signal.SIGINT, None)
+    assert stop.requested and stop.times == 1

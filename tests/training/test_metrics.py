@@ -1,5 +1,7 @@
 import json
+import logging
 import os
+import resource
 import signal
 import socket
 import struct
@@ -12,6 +14,7 @@ import psutil
 import pytest
 
 from diptych.config.schema import DataConfig, RunConfig, TrackingConfig, TrainingConfig
+from diptych.run_dir import RunDir, log_to
 from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, in_panels, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +196,38 @@ def test_the_tracker_of_a_killed_run_still_gets_its_last_numbers_and_ends(tmp_pa
     run.wait()
     assert family and psutil.wait_procs(family, timeout=60)[1] == []
     assert wandb_history(tmp_path) == [64, 128]
+
+
+def test_lines_that_find_no_room_are_written_once_there_is_some(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    metrics = Metrics(file, config(wandb="off"), samples_seen=0, tracker_id="x")
+    metrics.log(NUMBERS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # Half a line more: a write that is cut short goes on at its byte.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 50, hard))
+        for seen in (128, 192):
+            metrics.log({**NUMBERS, "samples_seen": seen})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [line["samples_seen"] for line in read_metrics(file)] == [64]
+    metrics.log({**NUMBERS, "samples_seen": 256})
+    metrics.close()
+    assert [json.loads(line)["samples_seen"] for line in file.read_text().splitlines()] == [64, 128, 192, 256]
+
+
+def test_a_log_on_a_full_disk_is_cut_short_in_silence(tmp_path, capsys):
+    run = RunDir(tmp_path)
+    run.log.mkdir()
+    log_to(run, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+        logging.getLogger("diptych").warning("a line that has no room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (handler,) = logging.getLogger("diptych").handlers
+    logging.getLogger("diptych").removeHandler(handler)
+    handler.close()
+    assert capsys.readouterr().err == ""
+    assert "a line that has no room" in (run.log / "rank_1.log").read_text()  # there is room again

@@ -29,7 +29,12 @@ ABOVE_0 = (
     "machine.pairs_per_forward",
     "machine.process_group_timeout_seconds",
 )
-AT_LEAST_0 = ("optimizer.weight_decay", "optimizer.warmup_samples", "machine.loader_workers")
+AT_LEAST_0 = (
+    "optimizer.weight_decay",
+    "optimizer.warmup_samples",
+    "checkpoint.max_wait_seconds",
+    "machine.loader_workers",
+)
 BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "data.max_rejected_fraction")
 MANY_EPOCHS = 100
 """Beyond which a run mostly learns its data by heart; CLIP was trained for 32."""

@@ -122,6 +122,8 @@ class CheckpointConfig:
     """null: a tenth of the run."""
     keep: int = 3
     """Newest valid checkpoints that stay; at least 2."""
+    max_wait_seconds: int = 3600
+    """How long training waits for room on the disk where a checkpoint cannot be written, before the run ends."""
 
 
 @dataclass(frozen=True, kw_only=True)

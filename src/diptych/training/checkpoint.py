@@ -22,7 +22,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.checkpoint_folder import FORMAT, MANIFEST, CheckpointError, checkpoints, describe, name_of, verify
+from diptych.checkpoint_folder import (
+    FORMAT,
+    MANIFEST,
+    CheckpointError,
+    checkpoints,
+    describe,
+    has_manifest,
+    name_of,
+    verify,
+)
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict
 from diptych.data.tokenizer import Tokenizer
@@ -55,6 +64,12 @@ class Checkpoint:
     progress: Progress
     weights: dict[str, Tensor]
     optimizer: OptimizerState
+
+    @property
+    def num_bytes(self) -> int:
+        """What its tensors take on the disk, which is nearly all of it."""
+        tensors = [self.weights, *self.optimizer.moments.values()]
+        return sum(tensor.nbytes for named in tensors for tensor in named.values())
 
 
 def save_checkpoint(
@@ -122,28 +137,31 @@ def is_whole(folder: Path, step: int) -> bool:
     return True
 
 
-def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> None:
-    """Remove older checkpoints and left-overs of interrupted saves and removals.
+def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
+    """Remove older checkpoints, and left-overs of interrupted saves and removals; the number of the former.
 
     Only valid ones are counted, so that broken ones never push out the last good one. `known_valid` are not hashed
     again, and grows by those that were.
     """
+    removed = 0
     valid = 0
     for path in checkpoints(folder):
         if valid >= keep:
             remove_checkpoint(path)
             known_valid.discard(path)
+            removed += 1
             continue
         try:
             if path not in known_valid:
                 verify(path)
                 known_valid.add(path)
             valid += 1
-        except CheckpointError:
+        except (CheckpointError, OSError):
             pass
     for path in folder.glob("step_*"):
-        if path.suffix == ".partial" or not (path / MANIFEST).exists():
+        if path.suffix == ".partial" or not has_manifest(path):
             shutil.rmtree(path, ignore_errors=True)
+    return removed
 
 
 def remove_checkpoint(path: Path) -> None:

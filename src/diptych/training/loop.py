@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -17,13 +16,14 @@ from diptych.data.batch import Batch
 from diptych.data.loader import REASONS
 from diptych.errors import UserError
 from diptych.run_dir import RunDir, log_to
-from diptych.training.checkpoint import Checkpoint, Progress, is_whole, keep_newest, save_checkpoint
+from diptych.training.checkpoint import Progress, is_whole
 from diptych.training.console import Console
 from diptych.training.engine import StepStats
 from diptych.training.job import Job, prepare
 from diptych.training.metrics import SAMPLES_SEEN
 from diptych.training.pace import Pace
 from diptych.training.samples_picture import draw_samples
+from diptych.training.save import save
 from diptych.training.signals import stop_on_signals
 from diptych.world import World, first_decides
 
@@ -60,8 +60,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
     with closing(job), stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
         for number, batch in enumerate(pace.timed(loader), start=first):
             if number == 0 and world.is_first:
-                draw_samples(batch, job.tokenizer, run.samples)
-                job.record_samples()
+                draw(batch, job)
             done, is_last = number + 1, number + 1 == last
             is_logged = done % config.tracking.log_every_steps == 0 or done == 1 or is_last
             stats = job.engine.step(batch, number * size, tallies=(stop.requested, *count(batch)))
@@ -72,7 +71,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
             console.move(done * size)
             stopping = stats.tallies[0] > 0
             if stopping or is_last or save_is_due(config, number * size, done * size):
-                save(job, progress, must_succeed=stopping or is_last)
+                save(job, progress, stop)
             if stopping and not is_last:
                 console.say(f"stopped after {done * size} samples; the same command goes on from there")
                 break
@@ -84,6 +83,16 @@ def say_finished(run: RunDir, num_samples: int, world: World) -> None:
         console.say(
             f"{run.path}: finished: all {num_samples} samples were seen; for another run set run_dir to a new one"
         )
+
+
+def draw(batch: Batch, job: Job) -> None:
+    """The samples picture, into the run directory; a full disk costs the picture, not the run."""
+    try:
+        draw_samples(batch, job.tokenizer, job.run.samples)
+    except OSError as error:
+        logger.warning("%s cannot be drawn: %s", job.run.samples, error)
+    else:
+        job.record_samples()
 
 
 def count(batch: Batch) -> list[int]:
@@ -140,30 +149,3 @@ def save_is_due(config: RunConfig, before: int, after: int) -> bool:
     """Whether a multiple of the interval was passed between two counts of samples seen."""
     every = config.checkpoint.every_samples or max(1, config.training.total_samples // 10)
     return after // every > before // every
-
-
-def save(job: Job, progress: Progress, *, must_succeed: bool) -> None:
-    """A checkpoint, on all ranks together. A full disk does not end training, unless this was the last chance."""
-    weights, optimizer = job.engine.weights(), job.engine.optimizer_state()
-    if job.metrics is None:
-        return
-    began = time.monotonic()
-    folder = job.run.checkpoints
-    try:
-        path = save_checkpoint(
-            folder,
-            Checkpoint(progress, weights, optimizer),
-            job.config,
-            job.tokenizer,
-            num_ranks=job.world.size,
-        )
-    except OSError as error:
-        if must_succeed:
-            raise
-        logger.warning("no checkpoint after %d samples: %s; training goes on", progress.samples_seen, error)
-        job.metrics.event("save_failed", samples_seen=progress.samples_seen, error=str(error))
-        return
-    job.known_valid.add(path)
-    keep_newest(folder, job.config.checkpoint.keep, job.known_valid)
-    seconds = round(time.monotonic() - began, 3)
-    job.metrics.event("save", samples_seen=progress.samples_seen, seconds=seconds, path=path.name)

@@ -18,6 +18,7 @@ from typing import Any
 from diptych.config.schema import RunConfig
 from diptych.files import commit_file, flush
 from diptych.run_dir import RunDir
+from diptych.terminal import counted
 from diptych.training.tracker import FINISH_SECONDS, TrackedRun, Tracker, remembered, tracked_run
 from diptych.wandb_run import is_disabled
 
@@ -45,7 +46,9 @@ class Metrics:
 
     def __init__(self, file: Path, config: RunConfig, *, samples_seen: int, tracker_id: str):
         _set_aside_lines_after(file, samples_seen)
-        self._file = file.open("a", encoding="utf-8")
+        self._path = file
+        self._file = file.open("ab", buffering=0)
+        self._unwritten = b""
         self._sinks: dict[str, Sink] = {}
         self._finishers: list[Callable[[], None]] = []
         if not is_disabled(config.tracking.wandb):
@@ -72,6 +75,10 @@ class Metrics:
         self._write({"event": name, "time": round(time.time(), 3), **details})
 
     def close(self) -> None:
+        self._write_what_is_left()
+        if self._unwritten:
+            num_lines = self._unwritten.count(b"\n")
+            logger.warning("%s lacks its last %s: the disk has no room", self._path, counted(num_lines, "line"))
         self._file.close()
         threads = [threading.Thread(target=finish, daemon=True) for finish in self._finishers]
         for thread in threads:
@@ -82,9 +89,23 @@ class Metrics:
                 logger.warning("a tracker did not finish within %d s and is left behind", FINISH_SECONDS)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        was_behind = bool(self._unwritten)
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        error = self._write_what_is_left()
+        if error is not None and not was_behind:
+            logger.warning(
+                "%s cannot be written (%s); its lines are kept and written once they can be", self._path, error.strerror
+            )
+
+    def _write_what_is_left(self) -> OSError | None:
+        """To the record, durably; what finds no room stays in memory, to the byte."""
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            return error
+        return None
 
     def _start(self, name: str, start: Callable[[], Sink]) -> None:
         try:

@@ -16,15 +16,32 @@ class StopRequest:
     """Whether this rank was asked to stop; the ranks agree on it during a step, never inside a handler."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.times = 0
+        """How often; a signal soon after another is the same request."""
+        self.ends_a_wait = False
+        """Else a second Ctrl-C ends the process."""
         self._since = 0.0
 
+    @property
+    def requested(self) -> bool:
+        return self.times > 0
+
+    @contextmanager
+    def ending_a_wait(self) -> Iterator[None]:
+        """A block that looks at `times` itself: no Ctrl-C ends the process in it."""
+        self.ends_a_wait = True
+        try:
+            yield
+        finally:
+            self.ends_a_wait = False
+
     def ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT and time.monotonic() - self._since > IMPATIENCE_SECONDS:
+        if self.requested and time.monotonic() - self._since <= IMPATIENCE_SECONDS:
+            return
+        if self.requested and number == signal.SIGINT and not self.ends_a_wait:
             raise KeyboardInterrupt
-        if not self.requested:
-            self._since = time.monotonic()
-        self.requested = True
+        self._since = time.monotonic()
+        self.times += 1
 
 
 @contextmanager
