@@ -271,6 +271,55 @@ def test_mistakes_of_classify_are_one_line(model, tmp_path, capsys):
     fails(capsys, "classify", model, tmp_path / "b.png", "--labels", "a,b")
 
 
+def lines_of_json(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_bad_picture_ends_nothing_and_the_status_tells(model, tmp_path, capsys):
+    """Also a folder of pictures, whose hidden files are not looked at."""
+    folder = captioned(tmp_path / "many")
+    (folder / "broken.png").write_bytes(picture(COLOURS["red"])[:40])
+    (folder / ".hidden.png").write_bytes(picture(COLOURS["red"]))
+    (tmp_path / "late.png").write_bytes(picture(COLOURS["red"]))
+    words = ["classify", str(model), str(folder), str(tmp_path / "late.png"), "--labels", "cat,dog"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert [line.rsplit("/")[-1] for line in said.out.splitlines() if ".png" in line] == [
+        *(f"{name}.png" for name in sorted(COLOURS)),
+        "late.png",
+    ]
+    assert said.err.splitlines() == [
+        f"diptych classify: {folder}/broken.png: the PNG ends early",
+        "diptych classify: 1 of 8 pictures could not be classified",
+    ]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--json", "--top", "1"])
+    rows = lines_of_json(capsys)
+    assert len(rows) == 8 and [row["error"] for row in rows if "error" in row] == ["the PNG ends early"]
+    assert all(list(row["labels"][0]) == ["label", "probability"] for row in rows if "labels" in row)
+
+
+def test_labels_hold_commas_where_each_is_given_alone_or_on_a_line(model, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(picture(COLOURS["red"]))
+    (tmp_path / "labels.txt").write_text("salt, pepper\n\ncat\r\n")
+    words = ["classify", str(model), str(tmp_path / "a.png"), "--json"]
+
+    def chosen(*more):
+        cli.main([*words, *map(str, more)])
+        return {each["label"]: each["probability"] for each in lines_of_json(capsys)[0]["labels"]}
+
+    one_by_one = chosen("--labels", "salt, pepper", "--labels", "cat")
+    assert set(one_by_one) == {"salt, pepper", "cat"}
+    assert chosen("--labels", tmp_path / "labels.txt") == one_by_one
+    assert set(chosen("--labels", "salt, pepper")) == {"salt", "pepper"}
+    assert chosen("--labels", "cat,dog") == chosen("--labels", "cat,dog", "--template", "a photo of a {}.")
+    assert chosen("--labels", "cat,dog") != chosen("--labels", "cat,dog", "--template", "{}")
+    (tmp_path / "one.txt").write_text("cat\n")
+    assert "leaves nothing to choose" in fails(capsys, *words, "--labels", tmp_path / "one.txt")
+
+
 def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_path, capsys):
     folder = captioned(tmp_path / "pictures")
     (folder / "broken.jpg").write_bytes(b"no")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
 from diptych.command_line import path_argument
+from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
-from diptych.evaluation.prompts import Prompts, build_classifier, load_prompts, make_prompts
-from diptych.evaluation.similarity import similarities, unit_norm
-from diptych.files import cannot
+from diptych.evaluation.picture_sources import open_pictures
+from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
+from diptych.evaluation.similarity import Array, similarities, unit_norm
+from diptych.files import read_lines
 from diptych.terminal import bar, printable, table
 
 BAR_COLUMNS = 30
@@ -21,17 +25,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
     )
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=path_argument, help="jpg, png or webp")
+    parser.add_argument(
+        "pictures", metavar="PICTURE", nargs="+", type=path_argument, help="picture files and folders of pictures"
+    )
     choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--labels", metavar='"A, B"', help="what to choose among, separated by commas")
+    choice.add_argument(
+        "--labels",
+        metavar='"A, B"',
+        action="append",
+        help="what to choose among: separated by commas; or a file with one a line; or repeat it, one label each "
+        "time, which may hold commas",
+    )
     choice.add_argument("--classes", metavar="YAML", help="class names and prompt templates instead")
     parser.add_argument(
         "--template",
         metavar="TEXT",
         action="append",
-        help='prompt around a label, "a photo of {}"; repeat to average',
+        help=f'prompt around a label: "{DEFAULT_TEMPLATE}" by default, as in evaluate; "{{}}" is the label alone; '
+        "repeat to average",
     )
     parser.add_argument("--top", metavar="N", type=int, default=5, help="labels to show (5)")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each picture")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
@@ -41,40 +55,68 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}; expected at least 1")
     for picture in arguments.pictures:
-        if not os.path.isfile(picture):
-            raise UserError(f"{picture} is no file; expected a picture")
+        if not os.path.exists(picture):
+            raise UserError(f"{picture} is no file; expected a picture or a folder of pictures")
     prompts = _prompts(arguments)
+    pictures = open_pictures([str(picture) for picture in arguments.pictures])
 
     encoder = load(arguments.model, arguments.device)
     classifier = build_classifier(encoder, prompts.classes, prompts.templates)
-    for number, picture in enumerate(arguments.pictures):
+    failures: list[str] = []
+    for place, name in enumerate(pictures.names):
         try:
-            image = unit_norm(encoder.embed_pictures([picture]))
-        except OSError as error:
-            raise cannot(error, picture, "read", "make it readable, or leave it out") from error
-        logits = encoder.logit_scale * similarities(image, classifier)[0].astype(np.float64)
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        best = np.argsort(-probabilities, kind="stable")[: arguments.top]
-        rows = [
-            [
-                prompts.class_names[each],
-                bar(probabilities[each], BAR_COLUMNS),
-                f"{probabilities[each] * 100:.1f} %",
-            ]
-            for each in best
-        ]
-        print(("\n" if number else "") + printable(str(picture), 80))
-        print(table(rows, align="<<>"))
+            image = unit_norm(encoder.embed_pictures([pictures.read(place)]))
+        except (PictureError, UserError) as error:
+            failures.append(f"{name}: {error}" if isinstance(error, PictureError) else str(error))
+            if arguments.json:
+                print(json.dumps({"picture": name, "error": str(error)}), flush=True)
+            continue
+        shares = _probabilities(encoder.logit_scale * similarities(image, classifier)[0].astype(np.float64))
+        best = [(prompts.class_names[each], float(shares[each])) for each in _best(shares, arguments.top)]
+        if arguments.json:
+            labels = [{"label": label, "probability": share} for label, share in best]
+            print(json.dumps({"picture": name, "labels": labels}), flush=True)
+        else:
+            print(("\n" if place else "") + _shown(name, best), flush=True)
+    if failures:
+        if len(pictures) > 1:
+            failures.append(f"{len(failures)} of {len(pictures):,} pictures could not be classified")
+        raise UserError("\n".join(failures))
 
 
 def _prompts(arguments: argparse.Namespace) -> Prompts:
     if arguments.classes is not None:
         prompts = load_prompts(arguments.classes)
         return make_prompts(prompts.classes, arguments.template or prompts.templates)
-    labels = [label.strip() for label in arguments.labels.split(",") if label.strip()]
+    return make_prompts(_labels(arguments.labels), arguments.template or [DEFAULT_TEMPLATE])
+
+
+def _labels(given: Sequence[str]) -> list[str]:
+    """The labels of `--labels`: given one by one, in a file, or separated by commas."""
+    if len(given) > 1:
+        labels = list(given)
+    elif os.path.isfile(given[0]):
+        labels = read_lines(given[0], "name a readable text file with --labels")
+    else:
+        labels = given[0].split(",")
+    labels = [label.strip() for label in labels if label.strip()]
     if len(labels) < 2:
         raise UserError(
-            f"--labels {arguments.labels!r} leaves nothing to choose; give two or more, separated by commas"
+            f"--labels {given[0]!r} leaves nothing to choose; give two or more, separated by commas or each with "
+            "--labels, or a file with one a line"
         )
-    return make_prompts(labels, arguments.template or ["{}"])
+    return labels
+
+
+def _probabilities(logits: Array) -> Array:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def _best(shares: Array, number: int) -> Array:
+    return np.argsort(-shares, kind="stable")[:number]
+
+
+def _shown(name: str, best: Sequence[tuple[str, float]]) -> str:
+    rows = [[label, bar(share, BAR_COLUMNS), f"{share * 100:.1f} %"] for label, share in best]
+    return f"{printable(name, 80)}\n{table(rows, align='<<>')}"
