@@ -1,9 +1,10 @@
 """leave out pictures that are there twice, and those of evaluation sets
 
-Three ways to be the same: the same pixels; perceptual hashes a few bits apart (the same
-picture, recoded or resized); and, where somebody computed embeddings, a cosine above a
-threshold. Of samples that are connected so, the first one stays, or the one with the highest
---prefer. What is like a picture of --against is left out altogether.
+Three ways to be the same: the same pixels; the same look (perceptual hashes a few bits apart,
+and small copies in colour that agree: the same picture, recoded or resized); and, where somebody
+computed embeddings, a cosine above a threshold. The first of them stays, or the one with the
+highest --prefer; what is left out is always like one that stays. What is like a picture of
+--against is left out altogether.
 
 Filter first, dedup last: one is chosen among the samples that all other verdicts keep, so that
 none is lost with a copy that a filter leaves out. A filter that is written later makes the verdict
@@ -21,7 +22,7 @@ import argparse
 
 from diptych.command_line import path_argument
 from diptych_shards.arguments import add_engine, engine_of
-from diptych_shards.refusals import shown
+from diptych_shards.refusals import shown, table_of_reasons
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,5 +85,7 @@ def run(chosen: argparse.Namespace) -> None:
             print(f"  {number:>12,}  {what}")
     for location in chosen.against:
         print(f"compared with {shown(location)}")
+    if report.not_compared:
+        print(f"not compared with {len(report.not_compared):,} things there:\n{table_of_reasons(report.not_compared)}")
     if line := what_is_stale(shards, index):
         print(line)

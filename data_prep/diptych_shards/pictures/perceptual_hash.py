@@ -15,20 +15,28 @@ _SIDE = 32
 _LOW = 8
 _FLAT = 2.5
 """Standard deviation of the 32 x 32 luma, of 255. Below, the bits are those of the noise."""
+STEADY = 150.0
+"""A margin. With it the hashes of 131 drawings and of their copies (JPEG of quality 50 to 95, WebP of 50, half the
+size) are within 4 bits; without, those of 75 to 82 of 100 are. For photographs it makes no difference.
+"""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # The lowest frequencies of DCT-II, not normalised: so it is in imagehash, and the first row and column depend on it.
 _COSINES = 2 * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5)).astype(np.float32)
 
 
-def perceptual_hash(picture: np.ndarray | Image.Image) -> int | None:
-    """The hash of an RGB picture (u8[height, width, 3]); None if it is too flat to be told from others."""
+def perceptual_hash(picture: np.ndarray | Image.Image, *, margin: float = 0) -> int | None:
+    """The hash of an RGB picture (u8[height, width, 3]); None if it is too flat to be told from others.
+
+    margin: a frequency counts as above the median only from so much on. `STEADY` is above the noise of an encoder: the
+    hash is then the same for copies of symmetric drawings, which have exact zeros at half of their frequencies.
+    """
     luma = resize(picture, (_SIDE, _SIDE)).astype(np.float32) @ _LUMA
     difference = (luma - luma.mean()).ravel()
     if difference @ difference < difference.size * _FLAT**2:
         return None
     frequencies = (_COSINES @ luma @ _COSINES.T).ravel()
     median = np.sort(frequencies)[31:33].mean()
-    bits = frequencies > median
+    bits = frequencies > median + margin
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from diptych.data.picture_safety import PictureReason
 from diptych.data.shards import ShardIndex
 from diptych_shards.engines import Engine
 from diptych_shards.progress import Progress
-from diptych_shards.refusals import shown
+from diptych_shards.refusals import Refusal, shown
 from diptych_shards.select.duplicates import (
-    CHAIN,
     MEANINGS,
     NOTHING,
     REASONS,
-    SAME_PIXELS,
-    SIMILAR_EMBEDDING,
-    SIMILAR_LOOK,
     Decision,
     Duplicates,
+    LookAlikes,
     classes,
     repeated,
 )
 from diptych_shards.select.embeddings import KeyTable, gather_embeddings
 from diptych_shards.select.errors import SelectError
-from diptych_shards.select.hashes import FLAT, HASHED, NO_PICTURE, NOT_DECODED, hash_missing, read_hashes
-from diptych_shards.select.near import num_bits
+from diptych_shards.select.hashes import (
+    FLAT,
+    HASHED,
+    NO_PICTURE,
+    NOT_DECODED,
+    THUMBNAIL_NUMBERS,
+    hash_missing,
+    read_hashes,
+)
 from diptych_shards.select.options import DedupOptions, refuse_to_lose
-from diptych_shards.select.pictures import ShardUnit, units_at
+from diptych_shards.select.pictures import ShardUnit, Unit, units_at
 from diptych_shards.select.preference import preferences
-from diptych_shards.select.similar import approximate_pairs, cosines, similar_pairs
+from diptych_shards.select.similar import approximate_pairs, similar_pairs
 from diptych_shards.select.staleness import verdicts_to_consider
 from diptych_shards.select.verdicts import Verdict, VerdictWriter, alone_in, kept_by_all, select_folder
 
@@ -54,6 +61,8 @@ class DedupReport:
     """Samples that other verdicts leave out."""
     largest_group: int
     """How many are like the one sample that most are like, itself included."""
+    not_compared: list[Refusal]
+    """Of evaluation sets: what is no picture that is read, and what does not decode."""
 
 
 def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine) -> DedupReport:
@@ -77,14 +86,14 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
         embedded = _Embedded(pictures, options, takes_part, folder) if options.embeddings else None
         pictures.hash(engine)
         hashes = pictures.read(takes_part)
-        decision = _alike(pictures, hashes, embedded, options).decide(preference)
-        _name_reasons(decision, hashes, options, embedded, pictures.num_evaluation)
+        decision = _decide(pictures, hashes, embedded, options, preference, folder)
         _write(shards, index, options, considered, decision, pictures)
         likes = decision.like[decision.like >= pictures.num_evaluation]
         return DedupReport(
             counts=Counter({REASONS[code]: int(n) for code, n in enumerate(np.bincount(decision.codes)) if n}),
             flat=int((hashes.states == FLAT).sum()),
-            not_decoded=int((hashes.states == NOT_DECODED).sum()),
+            not_decoded=int((hashes.states[pictures.num_evaluation :] == NOT_DECODED).sum()),
+            not_compared=pictures.not_compared(hashes),
             without_embedding=embedded.num_samples_without if embedded else 0,
             passed_over=int((~takes_part).sum()),
             largest_group=int(np.bincount(likes - pictures.num_evaluation).max()) + 1 if len(likes) else 1,
@@ -96,16 +105,28 @@ def _kept(considered: Sequence[Verdict], index: ShardIndex) -> np.ndarray:
     return np.concatenate([kept_by_all(considered, index, number) for number in range(len(index.shards))])
 
 
-def _alike(pictures: _Pictures, hashes: _Hashes, embedded: _Embedded | None, options: DedupOptions) -> Duplicates:
-    found = Duplicates(pictures.num_evaluation, pictures.total - pictures.num_evaluation)
-    same = pictures.digests_of(repeated(hashes.prefixes[hashes.has_pixels], np.flatnonzero(hashes.has_pixels)))
-    found.add_near(same[0], classes(same[1]), 0)
-    if not options.exact_only:
-        looking = np.flatnonzero(hashes.states == HASHED)
-        found.add_near(looking, hashes.looks[looking], options.distance)
+def _decide(
+    pictures: _Pictures,
+    hashes: _Hashes,
+    embedded: _Embedded | None,
+    options: DedupOptions,
+    preference: np.ndarray | None,
+    scratch: Path,
+) -> Decision:
+    found = Duplicates(pictures.num_evaluation, pictures.total - pictures.num_evaluation, preference)
+    positions, digests = pictures.digests_of(
+        repeated(hashes.prefixes[hashes.has_pixels], np.flatnonzero(hashes.has_pixels))
+    )
+    found.add_equal(positions, classes(digests))
     if embedded:
         embedded.add_to(found, options)
-    return found
+    if options.exact_only:
+        return found.decide()
+    looking = np.flatnonzero((hashes.states == HASHED) & found.is_first)
+    looks = LookAlikes(looking, hashes.looks[looking], options.distance)
+    # Not named anywhere: nothing is left of it when this process ends, however that happens.
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return found.decide(looks, pictures.thumbnails_of(looks.positions, file))
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,12 @@ class _Pictures:
 
     def __init__(self, index: ShardIndex, folder: Path, against: Sequence[str]):
         self._index = index
-        evaluation = [unit for location in against for unit in units_at(location)]
+        evaluation: list[Unit] = []
+        self._left_out: list[Refusal] = []
+        for location in against:
+            units, refusals = units_at(location)
+            evaluation += units
+            self._left_out += [replace(each, path=os.path.join(location, each.path)) for each in refusals]
         shards = [ShardUnit(index, number) for number in range(len(index.shards))]
         self._units = [
             *((unit, folder / f"against-{unit.identity[:32]}.hashes") for unit in evaluation),
@@ -160,6 +186,20 @@ class _Pictures:
             start, stop = np.searchsorted(positions, (first, first + len(rows)))
             found.append(rows["pixels"][positions[start:stop] - first])
         return positions, np.concatenate(found)
+
+    def not_compared(self, hashes: _Hashes) -> list[Refusal]:
+        """What evaluation sets hold that no sample was compared with."""
+        broken = np.flatnonzero(hashes.states[: self.num_evaluation] == NOT_DECODED)
+        return self._left_out + [Refusal(name, PictureReason.DECODE_ERROR.value) for name in self.names(broken)]
+
+    def thumbnails_of(self, positions: np.ndarray, file: IO[bytes]) -> np.ndarray:
+        """u8[n, numbers] of the positions (in order), mapped from the file that they are written to."""
+        for first, rows in self._rows():
+            start, stop = np.searchsorted(positions, (first, first + len(rows)))
+            file.write(rows["thumbnail"][positions[start:stop] - first].tobytes())
+        file.flush()
+        shape = (len(positions), THUMBNAIL_NUMBERS)
+        return np.asarray(np.memmap(file, np.uint8, "r", shape=shape)) if len(positions) else np.zeros(shape, np.uint8)
 
     def names(self, positions: np.ndarray) -> list[str]:
         """Of a few: the key of a sample, the path of an evaluation picture."""
@@ -209,36 +249,6 @@ class _Embedded:
                 found.add_pairs(self._positions[one], self._positions[other])
         finally:
             progress.close()
-
-    def cosines(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """f64 of each pair of positions; NaN where one has none."""
-        if not len(self._positions):
-            return np.full(len(one), np.nan)
-        order = np.argsort(self._positions)
-        places = np.searchsorted(self._positions[order], np.stack([one, other]))
-        rows = order[np.minimum(places, len(order) - 1)]
-        have = (self._positions[rows] == np.stack([one, other])).all(axis=0)
-        found = np.full(len(one), np.nan)
-        found[have] = cosines(self._vectors, self._vectors, rows[0, have], rows[1, have])
-        return found
-
-
-def _name_reasons(
-    decision: Decision, hashes: _Hashes, options: DedupOptions, embedded: _Embedded | None, num_evaluation: int
-) -> None:
-    """Say of what is left out how it is like what stays."""
-    samples = np.flatnonzero(decision.codes == REASONS.index(CHAIN))
-    ours, theirs = samples + num_evaluation, decision.like[samples]
-    reason = np.full(len(samples), REASONS.index(CHAIN), np.uint8)
-    if embedded:
-        reason[embedded.cosines(ours, theirs) > options.min_cosine] = REASONS.index(SIMILAR_EMBEDDING)
-    if not options.exact_only:
-        have = (hashes.states[ours] == HASHED) & (hashes.states[theirs] == HASHED)
-        is_near = num_bits(hashes.looks[ours] ^ hashes.looks[theirs]) <= options.distance
-        reason[have & is_near] = REASONS.index(SIMILAR_LOOK)
-    have = hashes.has_pixels[ours] & hashes.has_pixels[theirs]
-    reason[have & (hashes.prefixes[ours] == hashes.prefixes[theirs])] = REASONS.index(SAME_PIXELS)
-    decision.codes[samples] = reason
 
 
 def _write(

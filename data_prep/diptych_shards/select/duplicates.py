@@ -1,7 +1,8 @@
 """Which pictures are the same, and which of them are left out.
 
-Positions number all pictures: first those of evaluation sets, then the samples in the order of their shards. What is
-like a picture of an evaluation set is left out; of the others that are connected by pairs of equal ones, one stays.
+Positions number all pictures: first those of evaluation sets, then the samples in the order of their shards. They are
+taken in order of preference, evaluation pictures first; a sample is left out if it is like one that stayed. So what is
+left out is always like the very one that it is said to be like: nothing is chained.
 """
 
 from __future__ import annotations
@@ -10,26 +11,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych_shards.select.components import Components
+from diptych_shards.curate.compiled import compiled
 from diptych_shards.select.near import near_pairs
 
 SAME_PIXELS = "same_pixels"
-SIMILAR_LOOK = "similar_look"
+LOOKS_THE_SAME = "looks_the_same"
 SIMILAR_EMBEDDING = "similar_embedding"
-CHAIN = "chain_of_similar"
 IN_EVALUATION = "in_evaluation"
-REASONS = ("", SAME_PIXELS, SIMILAR_LOOK, SIMILAR_EMBEDDING, CHAIN, IN_EVALUATION)
+REASONS = ("", SAME_PIXELS, LOOKS_THE_SAME, SIMILAR_EMBEDDING, IN_EVALUATION)
 """Their places are the codes of `Decision`."""
 MEANINGS = {
     SAME_PIXELS: "the same pixels as a sample that stays",
-    SIMILAR_LOOK: "looks like a sample that stays: the same picture, recoded or resized",
+    LOOKS_THE_SAME: "looks the same as a sample that stays, seen small: as if recoded or resized",
     SIMILAR_EMBEDDING: "its embedding nearly agrees with that of a sample that stays",
-    CHAIN: "like a sample that is like another one, and so on to one that stays",
     IN_EVALUATION: "like a picture of an evaluation set",
 }
 
 NOTHING = -1
-_FAR = np.iinfo(np.int64).max
+MOST_DIFFERENCE = 32
+"""Of 255, in any colour of any pixel of two thumbnails, and on average:"""
+MEAN_DIFFERENCE = 6
+"""Root of the mean square.
+
+Measured on 16 x 16 pixels: photographs and drawings that are recoded (JPEG of quality 50 and more) or at half the size
+stay below 17 and 3, both at once below 34 and 6. Drawings of other things or in other colours whose hashes agree begin
+at 34 and 3.5 (another tone of skin); nearly all are above 47 and 7.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,63 +44,146 @@ class Decision:
     """Of every sample."""
 
     codes: np.ndarray
-    """u8: place in REASONS. What is left out is CHAIN or IN_EVALUATION until somebody has looked closer."""
+    """u8: place in REASONS."""
     like: np.ndarray
     """i64: position of what it is like; NOTHING for what is kept."""
+
+
+class LookAlikes:
+    """Pictures with perceptual hashes of which others are near: those that are worth a second look."""
+
+    def __init__(self, positions: np.ndarray, hashes: np.ndarray, max_distance: int):
+        """hashes: u64, one of each position; max_distance: bits in which those of the same picture may differ."""
+        distinct, groups, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+        pairs = [
+            np.zeros((2, 0), np.int32),
+            *(np.stack(pair).astype(np.int32) for pair in near_pairs(distinct, max_distance)),
+        ]
+        one, other = np.concatenate(pairs, axis=1)
+        is_near = sizes > 1
+        is_near[one] = is_near[other] = True
+        have = is_near[groups]
+        self.positions, self.groups = positions[have], groups[have]
+        """Pictures of equal hashes are one group."""
+        itself = np.arange(len(distinct), dtype=np.int32)
+        self.starts, self.near = _neighbours(len(distinct), np.append(one, itself), np.append(other, itself))
+        """The groups near group g, itself among them: near[starts[g] : starts[g + 1]]."""
 
 
 class Duplicates:
     """Gathers what is alike, then decides."""
 
-    def __init__(self, num_evaluation: int, num_samples: int):
+    def __init__(self, num_evaluation: int, num_samples: int, preference: np.ndarray | None = None):
+        """preference: f64 of each sample; the highest stays, the first of those. NaN is the lowest."""
+        total = num_evaluation + num_samples
+        position = np.int32 if total < 2**31 else np.int64
+        samples = np.arange(num_samples)
+        if preference is not None:
+            samples = np.argsort(-np.nan_to_num(preference, nan=-np.inf), kind="stable")
         self._num_evaluation = num_evaluation
-        self._components = Components(num_evaluation + num_samples)
-        self._evaluation_of = np.full(num_evaluation + num_samples, _FAR, np.int64)
+        self._order = np.concatenate([np.arange(num_evaluation), samples + num_evaluation]).astype(position)
+        self._rank = np.empty(total, position)
+        self._rank[self._order] = np.arange(total)
+        self._first = np.arange(total, dtype=position)
+        self._pairs = [np.zeros((2, 0), position)]
+
+    def add_equal(self, positions: np.ndarray, classes: np.ndarray) -> None:
+        """Pictures whose pixels are the same where their classes are. To be called once, before the others."""
+        order = np.lexsort([self._rank[positions], classes])
+        positions, classes = positions[order], classes[order]
+        begins = np.flatnonzero(np.diff(classes, prepend=classes[:1] - 1))
+        sizes = np.diff(np.append(begins, len(positions)))
+        self._first[positions] = np.repeat(positions[begins], sizes)
+
+    @property
+    def is_first(self) -> np.ndarray:
+        """bool of each picture: the preferred one of those with the same pixels. The others share its fate."""
+        return self._first == np.arange(len(self._first))
 
     def add_pairs(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Positions of pictures that are alike."""
-        low, high = np.minimum(one, other), np.maximum(one, other)
-        are_samples = low >= self._num_evaluation
-        self._components.join(low[are_samples], high[are_samples])
-        is_met = ~are_samples & (high >= self._num_evaluation)
-        np.minimum.at(self._evaluation_of, high[is_met], low[is_met])
+        """Positions of pictures whose embeddings agree."""
+        pairs = np.stack([self._first[one], self._first[other]])
+        differ = (pairs[0] != pairs[1]) & (pairs >= self._num_evaluation).any(axis=0)
+        self._pairs.append(np.unique(np.sort(pairs[:, differ], axis=0), axis=1))
 
-    def add_near(self, positions: np.ndarray, hashes: np.ndarray, max_distance: int) -> None:
-        """Pictures with a u64 hash each, alike if it differs in at most so many bits."""
-        distinct, place = np.unique(hashes, return_inverse=True)
-        are_samples = positions >= self._num_evaluation
-        first_sample = _first(positions[are_samples], place[are_samples], len(distinct))
-        first_evaluation = _first(positions[~are_samples], place[~are_samples], len(distinct))
-        samples, place = positions[are_samples], place[are_samples]
-        self._components.join(first_sample[place], samples)
+    def decide(self, looks: LookAlikes | None = None, thumbnails: np.ndarray | None = None) -> Decision:
+        """What stays. thumbnails: u8[n, numbers], one of each of the n pictures of `looks`."""
+        if looks is None or thumbnails is None:
+            looks = LookAlikes(np.zeros(0, np.int64), np.zeros(0, np.uint64), 0)
+            thumbnails = np.zeros((0, 0), np.uint8)
+        total = len(self._first)
+        starts, others = _neighbours(total, *np.concatenate(self._pairs, axis=1))
+        place = np.full(total, NOTHING, self._order.dtype)
+        place[looks.positions] = np.arange(len(looks.positions))
+        is_met = self.is_first & ((place != NOTHING) | (starts[1:] > starts[:-1]))
+        like, codes = np.full(total, NOTHING, np.int64), np.zeros(total, np.uint8)
+        _choose(
+            self._order[is_met[self._order]], self._rank, self._num_evaluation, starts, others, place,
+            looks.positions, looks.groups, looks.starts, looks.near, thumbnails, like, codes,
+        )  # fmt: skip
+        return self._of_all(like, codes)
 
-        reached = first_evaluation.copy()
-        for one, other in near_pairs(distinct, max_distance):
-            np.minimum.at(reached, one, first_evaluation[other])
-            np.minimum.at(reached, other, first_evaluation[one])
-            have_samples = (first_sample[one] != _FAR) & (first_sample[other] != _FAR)
-            self._components.join(first_sample[one[have_samples]], first_sample[other[have_samples]])
-        self._evaluation_of[samples] = np.minimum(self._evaluation_of[samples], reached[place])
+    def _of_all(self, like: np.ndarray, codes: np.ndarray) -> Decision:
+        """From the pictures that are first to all samples."""
+        follows = ~self.is_first & (like[self._first] == NOTHING)
+        codes, like = codes[self._first], like[self._first]
+        codes[follows], like[follows] = _SAME_PIXELS, self._first[follows]
+        codes[(like != NOTHING) & (like < self._num_evaluation)] = REASONS.index(IN_EVALUATION)
+        return Decision(codes[self._num_evaluation :], like[self._num_evaluation :])
 
-    def decide(self, preference: np.ndarray | None) -> Decision:
-        """preference: f64 of each sample; the highest of a group stays, the first of those. NaN is the lowest."""
-        first = self._num_evaluation
-        evaluation_of = self._evaluation_of[first:]
-        is_clean = evaluation_of == _FAR
-        group = self._components.all_roots()[first:] - first
-        order = np.flatnonzero(is_clean)
-        if preference is not None:
-            order = order[np.argsort(-np.nan_to_num(preference[order], nan=-np.inf), kind="stable")]
-        _, firsts = np.unique(group[order], return_index=True)
-        staying = order[firsts]
 
-        survivor_of_group = np.full(len(group), NOTHING, np.int64)
-        survivor_of_group[group[staying]] = staying + first
-        like = np.where(is_clean, survivor_of_group[group], evaluation_of)
-        like[staying] = NOTHING
-        codes = np.where(is_clean, REASONS.index(CHAIN), REASONS.index(IN_EVALUATION)).astype(np.uint8)
-        codes[staying] = 0
-        return Decision(codes, like)
+_SAME_PIXELS, _LOOKS_THE_SAME, _SIMILAR_EMBEDDING = (
+    REASONS.index(reason) for reason in (SAME_PIXELS, LOOKS_THE_SAME, SIMILAR_EMBEDDING)
+)
+
+
+@compiled
+def _choose(
+    order, rank, num_evaluation, starts, others, place, positions, groups, near_starts, near, thumbnails, like, codes
+):
+    """Fill `like` and `codes` of the pictures in `order`: each is compared with those before it that stayed."""
+    last_of_group = np.full(len(near_starts) - 1, NOTHING, np.int64)
+    before = np.full(len(positions), NOTHING, np.int64)
+    for picture in order:
+        own = place[picture]
+        if picture >= num_evaluation:
+            best = NOTHING
+            if own != NOTHING:
+                for number in range(near_starts[groups[own]], near_starts[groups[own] + 1]):
+                    candidate = last_of_group[near[number]]
+                    while candidate != NOTHING:
+                        other = positions[candidate]
+                        if best == NOTHING or rank[other] < rank[best]:
+                            if _look_the_same(thumbnails[own], thumbnails[candidate]):
+                                best, codes[picture] = other, _LOOKS_THE_SAME
+                        candidate = before[candidate]
+            for number in range(starts[picture], starts[picture + 1]):
+                other = others[number]
+                if rank[other] < rank[picture] and like[other] == NOTHING:
+                    if best == NOTHING or rank[other] < rank[best]:
+                        best, codes[picture] = other, _SIMILAR_EMBEDDING
+            like[picture] = best
+        if own != NOTHING and like[picture] == NOTHING:
+            before[own] = last_of_group[groups[own]]
+            last_of_group[groups[own]] = own
+
+
+@compiled
+def _look_the_same(one, other):
+    squares = 0
+    for number in range(len(one)):
+        difference = abs(np.int64(one[number]) - np.int64(other[number]))
+        if difference > MOST_DIFFERENCE:
+            return False
+        squares += difference * difference
+    return squares <= MEAN_DIFFERENCE**2 * len(one)
+
+
+def _neighbours(total: int, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """i64[total + 1], and in others[starts[n] : starts[n + 1]] what n is paired with, on either side."""
+    from_, to = np.append(one, other), np.append(other, one)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(from_, minlength=total))])
+    return starts, to[np.argsort(from_, kind="stable")]
 
 
 def repeated(prefixes: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -102,19 +192,10 @@ def repeated(prefixes: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return positions[times[place] > 1]
 
 
-def _first(positions: np.ndarray, places: np.ndarray, num_places: int) -> np.ndarray:
-    """i64[num_places]: the smallest position at each place."""
-    found = np.full(num_places, _FAR, np.int64)
-    np.minimum.at(found, places, positions)
-    return found
-
-
 def classes(digests: np.ndarray) -> np.ndarray:
-    """u64 for each row of u64[n, 4]; equal for equal rows, and only for them."""
-    if not len(digests):
-        return np.zeros(0, np.uint64)
+    """i64 for each row of u64[n, 4]; equal for equal rows, and only for them."""
     order = np.lexsort(digests.T)
     changes = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
-    found = np.empty(len(digests), np.uint64)
-    found[order] = np.concatenate([[0], np.cumsum(changes)]).astype(np.uint64)
+    found = np.empty(len(digests), np.int64)
+    found[order] = np.cumsum(np.append(np.zeros(min(len(digests), 1), bool), changes))
     return found

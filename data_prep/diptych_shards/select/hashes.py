@@ -1,6 +1,6 @@
 """What pictures hash to, kept in one small file a shard, so that no picture is decoded twice.
 
-`SHARDS/_index/select/hashes/00012.tar.hashes`: one JSON line, then a HASHES row for each sample, 41 bytes. It is
+`SHARDS/_index/select/hashes/00012.tar.hashes`: one JSON line, then a HASHES row for each sample, 809 bytes. It is
 written whole; one that belongs to another tar, or is damaged, is made again.
 """
 
@@ -20,15 +20,19 @@ import numpy as np
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
 from diptych_shards.engines import Engine
-from diptych_shards.pictures.perceptual_hash import perceptual_hash
+from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
+from diptych_shards.pictures.resize import resize
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.pictures import Place, Unit, decoded
 from diptych_shards.select.row_file import read_rows, write_rows
 
-HASHES = np.dtype([("pixels", "<u8", 4), ("look", "<u8"), ("state", "u1")])
-"""sha256 of size and pixels; perceptual hash; one of the states below."""
+THUMBNAIL_SIDE = 16
+THUMBNAIL_NUMBERS = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
+HASHES = np.dtype([("pixels", "<u8", 4), ("look", "<u8"), ("state", "u1"), ("thumbnail", "u1", THUMBNAIL_NUMBERS)])
+"""sha256 of size and pixels; perceptual hash; one of the states below; the picture at 16 x 16 pixels, RGB, stretched to
+a square as for the perceptual hash."""
 
 NO_PICTURE, HASHED, FLAT, NOT_DECODED = 0, 1, 2, 3
 """What is FLAT has no perceptual hash, what is NOT_DECODED has none at all."""
@@ -37,7 +41,7 @@ SECONDS_PER_PICTURE = 120.0
 """No honest picture of 64 megapixels takes longer; a decoder that hangs does."""
 PICTURES_AT_ONCE = 128
 
-_FORMAT = "diptych-picture-hashes-1"
+_FORMAT = "diptych-picture-hashes-2"
 _Task = tuple[Place | None, ...]
 
 
@@ -100,7 +104,7 @@ def _hash_task(command: int, task: _Task) -> np.ndarray:
     return rows
 
 
-def _hash_picture(place: Place) -> tuple[np.ndarray, int, int]:
+def _hash_picture(place: Place) -> tuple[np.ndarray, int, int, np.ndarray]:
     try:
         pixels = decoded(place.read())
     except PictureError:
@@ -112,11 +116,12 @@ def _hash_picture(place: Place) -> tuple[np.ndarray, int, int]:
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    look = perceptual_hash(pixels)
-    return np.frombuffer(digest.digest(), "<u8"), look or 0, FLAT if look is None else HASHED
+    look = perceptual_hash(pixels, margin=STEADY)
+    thumbnail = np.ravel(resize(pixels, (THUMBNAIL_SIDE, THUMBNAIL_SIDE)))
+    return np.frombuffer(digest.digest(), "<u8"), look or 0, FLAT if look is None else HASHED, thumbnail
 
 
-_NOT_DECODED = (np.zeros(4, "<u8"), 0, NOT_DECODED)
+_NOT_DECODED = (np.zeros(4, "<u8"), 0, NOT_DECODED, np.zeros(THUMBNAIL_NUMBERS, np.uint8))
 
 
 def _one_by_one(task: _Task, engine: Engine, work: Callable[[_Task], np.ndarray]) -> np.ndarray:

@@ -4,12 +4,15 @@ Cut the 64 bits into B blocks. Two hashes that differ in at most d bits agree in
 sorting by each choice of B - d blocks in turn brings every such pair together: C(B, d) sorts, no pair is missed. For
 d = 4, five blocks (five sorts by 12 or 13 bits) are the fewest that are exact; with more hashes, more blocks make
 longer keys and fewer false neighbours: six blocks are 15 sorts by 21 bits, seven 35 by 27, eight 70 by 32.
+
+Hashes of drawings share half their bits. So the bits are dealt to the blocks by how much they tell the hashes apart,
+and the number of blocks is chosen by the neighbours that these hashes really have.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -18,19 +21,23 @@ MAX_DISTANCE = 8
 
 _NANOSECONDS_PER_SORTED = 150
 _NANOSECONDS_PER_COMPARED = 30
-_CROWDING = 8
-"""Bits of real hashes are not independent: neighbours are so many times as frequent as by chance."""
+_MOST_MORE_BLOCKS = 7
+_SORTS_TRIED = 3
+_SAMPLED = 100_000
 
 
 def near_pairs(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions (i64, i64) of the pairs that differ in at most `max_distance` bits, some of them more than once.
+    """Positions (i64, i64) of the pairs that differ in at most `max_distance` bits, each pair once.
 
     hashes: u64, no two equal: those of a crowd of copies would be compared each with each.
     """
     if not 0 <= max_distance <= MAX_DISTANCE:
         raise ValueError(f"a distance of {max_distance} bits; it must be 0 to {MAX_DISTANCE}")
-    for mask in masks(num_blocks(len(hashes), max_distance), max_distance):
-        key = hashes & mask
+    blocks = cut(hashes, num_blocks(hashes, max_distance))
+    for chosen in _choices(len(blocks), max_distance):
+        # A pair agrees in several choices; it is given at the first.
+        must_differ = [blocks[block] for block in range(chosen[-1]) if block not in chosen]
+        key = hashes & _union(blocks, chosen)
         order = np.argsort(key, kind="stable")
         key = key[order]
         positions = np.arange(len(key) - 1)
@@ -40,34 +47,49 @@ def near_pairs(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarr
             if not len(positions):
                 break
             one, other = order[positions], order[positions + step]
-            is_near = num_bits(hashes[one] ^ hashes[other]) <= max_distance
-            if is_near.any():
-                yield one[is_near], other[is_near]
+            differing = hashes[one] ^ hashes[other]
+            is_new = np.bitwise_count(differing) <= max_distance
+            for block in must_differ:
+                is_new &= differing & block != 0
+            if is_new.any():
+                yield one[is_new], other[is_new]
 
 
-def num_blocks(num_hashes: int, max_distance: int) -> int:
+def num_blocks(hashes: np.ndarray, max_distance: int) -> int:
     """Into how many blocks to cut the hashes, for the least time."""
 
     def seconds(blocks: int) -> float:
         sorts = math.comb(blocks, max_distance)
-        key_bits = 64 * (blocks - max_distance) / blocks
-        compared = num_hashes**2 / 2 ** (key_bits + 1) * _CROWDING
-        return sorts * (num_hashes * _NANOSECONDS_PER_SORTED + compared * _NANOSECONDS_PER_COMPARED)
+        bits = cut(hashes, blocks)
+        choices = _choices(blocks, max_distance)
+        tried = [_union(bits, choices[place * len(choices) // _SORTS_TRIED]) for place in range(_SORTS_TRIED)]
+        compared = np.mean([_num_compared(hashes & mask) for mask in tried])
+        return sorts * (len(hashes) * _NANOSECONDS_PER_SORTED + float(compared) * _NANOSECONDS_PER_COMPARED)
 
-    return min(range(max_distance + 1, max_distance + 6), key=seconds)
-
-
-def masks(blocks: int, max_distance: int) -> list[np.uint64]:
-    """For each choice of all blocks but `max_distance`: their bits."""
-    ends = [64 * block // blocks for block in range(blocks + 1)]
-    bits = [(1 << end) - (1 << start) for start, end in zip(ends, ends[1:], strict=False)]
-    return [np.uint64(sum(chosen)) for chosen in combinations(bits, blocks - max_distance)]
+    fewest = max_distance + 1
+    if len(hashes) < 2:
+        return fewest
+    return min(range(fewest, fewest + _MOST_MORE_BLOCKS), key=seconds)
 
 
-def num_bits(values: np.ndarray) -> np.ndarray:
-    """How many bits of each u64 are set."""
-    # By halves; numpy counts bits itself only from 2.0 on.
-    values = values - ((values >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    values = (values & np.uint64(0x3333333333333333)) + ((values >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    values = (values + (values >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (values * np.uint64(0x0101010101010101)) >> np.uint64(56)
+def cut(hashes: np.ndarray, blocks: int) -> list[np.uint64]:
+    """The bits of each block; the blocks tell the hashes apart about equally well."""
+    sample = hashes[:: max(1, len(hashes) // _SAMPLED)]
+    shares = [np.count_nonzero(sample & np.uint64(1 << bit)) / max(len(sample), 1) for bit in range(64)]
+    by_use = sorted(range(64), key=lambda bit: abs(shares[bit] - 0.5))
+    return [np.uint64(sum(1 << bit for bit in by_use[block::blocks])) for block in range(blocks)]
+
+
+def _choices(blocks: int, max_distance: int) -> list[tuple[int, ...]]:
+    """All blocks but `max_distance`, in every way."""
+    return list(combinations(range(blocks), blocks - max_distance))
+
+
+def _union(blocks: Sequence[np.uint64], chosen: Sequence[int]) -> np.uint64:
+    return np.bitwise_or.reduce([blocks[block] for block in chosen])
+
+
+def _num_compared(keys: np.ndarray) -> int:
+    """Pairs with equal keys."""
+    _, times = np.unique(keys, return_counts=True)
+    return int((times * (times - 1) // 2).sum())

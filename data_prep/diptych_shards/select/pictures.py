@@ -14,13 +14,14 @@ import xxhash
 from PIL import Image
 
 from diptych.data import colour_profile
+from diptych.data.picture_files import find_pictures
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_ENDINGS
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import local_path
 from diptych_shards.pictures.decode import open_file
 from diptych_shards.pictures.resize import upright
-from diptych_shards.refusals import shown
+from diptych_shards.refusals import Refusal, shown, table_of_reasons
 from diptych_shards.select.errors import SelectError
 
 FILES_AT_ONCE = 10_000
@@ -136,8 +137,8 @@ def place_of(tar: str, members: Sequence[Member]) -> Place | None:
     return next((Place(tar, member) for member in members if member.suffix in PICTURE_SUFFIXES), None)
 
 
-def units_at(location: str) -> Sequence[Unit]:
-    """The pictures of shards, or all picture files of a folder and those below it.
+def units_at(location: str) -> tuple[Sequence[Unit], list[Refusal]]:
+    """The pictures of shards, or all picture files of a folder and those below it; and what is left out there.
 
     Raises:
         SelectError: there is no picture.
@@ -146,13 +147,17 @@ def units_at(location: str) -> Sequence[Unit]:
     path = local_path(location)
     if not path.is_dir() or any(path.glob("*.tar")):
         index = open_index(location)
-        return [ShardUnit(index, number) for number in range(len(index.shards))]
-    files = sorted(os.path.join(where, name) for where, _, names in os.walk(path) for name in names)
-    files = [file for file in files if file.lower().endswith(PICTURE_ENDINGS) and os.path.isfile(file)]
-    if not files:
-        raise SelectError(f"{shown(location)} holds no picture ({', '.join(PICTURE_ENDINGS)}) and no shard")
+        return [ShardUnit(index, number) for number in range(len(index.shards))], []
+    try:
+        found = find_pictures(path)
+    except OSError as error:
+        raise SelectError(f"{shown(location)}: {error.strerror}") from error
+    if not found.paths:
+        left_out = f"; left out are\n{table_of_reasons(found.refusals)}" if found.refusals else ""
+        raise SelectError(f"{shown(location)} holds no picture ({', '.join(PICTURE_ENDINGS)}) and no shard{left_out}")
+    files = [os.path.join(path, each) for each in found.paths]
     starts = range(0, len(files), FILES_AT_ONCE)
-    return [FilesUnit(location, files[start : start + FILES_AT_ONCE]) for start in starts]
+    return [FilesUnit(location, files[start : start + FILES_AT_ONCE]) for start in starts], found.refusals
 
 
 def decoded(data: bytes) -> np.ndarray:

@@ -1,75 +1,101 @@
-"""Groups and survivors, against a naive count of all pairs."""
+"""What stays and what is left out, against comparing each with each in order of preference."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych_shards.select.duplicates import NOTHING, REASONS, Duplicates, classes, repeated
-
-DROPPED, IN_EVALUATION = REASONS.index("chain_of_similar"), REASONS.index("in_evaluation")
+from diptych_shards.select.duplicates import (
+    MOST_DIFFERENCE,
+    NOTHING,
+    REASONS,
+    Duplicates,
+    LookAlikes,
+    classes,
+    repeated,
+)
 
 
 @st.composite
 def pictures(draw):
-    """Hashes a few bits from one another, some equal; how many are of evaluation sets; a preference or none."""
+    """Hashes a few bits from one another, some equal; a colour, classes of equal pixels, pairs of agreeing embeddings;
+    how many are of evaluation sets; a preference or none.
+    """
     flips = st.sets(st.integers(0, 63), max_size=4)
     centre = draw(st.integers(0, 2**64 - 1))
     hashes = draw(st.lists(flips.map(lambda bits: centre ^ sum(1 << bit for bit in bits)), min_size=1, max_size=14))
-    num_evaluation = draw(st.integers(0, len(hashes)))
-    values = st.one_of(st.integers(0, 2).map(float), st.just(np.nan))
-    num_samples = len(hashes) - num_evaluation
-    preference = draw(st.one_of(st.none(), st.lists(values, min_size=num_samples, max_size=num_samples)))
-    return hashes, num_evaluation, preference
-
-
-def naive(hashes, num_evaluation, preference, distance):
-    """What each sample is like: the first evaluation picture, the survivor of its group, or nothing."""
-    near = [[(a ^ b).bit_count() <= distance for b in hashes] for a in hashes]
     total = len(hashes)
-    group = list(range(total))
-    for one in range(num_evaluation, total):
-        for other in range(num_evaluation, total):
-            if near[one][other]:
-                low, high = sorted((group[one], group[other]))
-                group = [low if each == high else each for each in group]
-    clean = [n for n in range(num_evaluation, total) if not any(near[n][:num_evaluation])]
+    colours = draw(st.lists(st.sampled_from((0, 5, 10, 15, 200)), min_size=total, max_size=total))
+    copy_of = [draw(st.sampled_from((n, n, n, *range(n)))) for n in range(total)]
+    for n, original in enumerate(copy_of):  # copies have all of their original
+        copy_of[n] = copy_of[original]
+        hashes[n], colours[n] = hashes[copy_of[n]], colours[copy_of[n]]
+    pairs = draw(st.lists(st.tuples(st.integers(0, total - 1), st.integers(0, total - 1)), max_size=6))
+    num_evaluation = draw(st.integers(0, total))
+    values = st.one_of(st.integers(0, 2).map(float), st.just(np.nan))
+    num_samples = total - num_evaluation
+    preference = draw(st.one_of(st.none(), st.lists(values, min_size=num_samples, max_size=num_samples)))
+    return hashes, colours, copy_of, pairs, num_evaluation, preference
+
+
+def naive(hashes, colours, copy_of, pairs, num_evaluation, preference, distance):
+    """(reason, what it is like) of each sample."""
+
+    def is_pair(one, other):
+        return any({copy_of[a], copy_of[b]} == {copy_of[one], copy_of[other]} for a, b in pairs)
+
+    def how(one, other):
+        if copy_of[one] == copy_of[other]:
+            return "same_pixels"
+        if (hashes[one] ^ hashes[other]).bit_count() <= distance and abs(colours[one] - colours[other]) <= 6:
+            return "looks_the_same"
+        return "similar_embedding" if is_pair(one, other) else ""
 
     def rank(sample):
         value = 0.0 if preference is None else preference[sample - num_evaluation]
-        return (-np.inf if np.isnan(value) else value, -sample)
+        return (np.inf if np.isnan(value) else -value, sample)
 
-    like = []
-    for sample in range(num_evaluation, total):
-        if sample not in clean:
-            like.append(next(n for n in range(num_evaluation) if near[sample][n]))
-            continue
-        best = max((n for n in clean if group[n] == group[sample]), key=rank)
-        like.append(NOTHING if best == sample else best)
-    return like
+    staying = list(range(num_evaluation))
+    found = {}
+    for sample in sorted(range(num_evaluation, len(hashes)), key=rank):
+        like = next((other for other in staying if how(sample, other) == "same_pixels"), None)
+        like = next((other for other in staying if how(sample, other)), None) if like is None else like
+        if like is None:
+            staying.append(sample)
+            found[sample] = ("", NOTHING)
+        else:
+            found[sample] = ("in_evaluation" if like < num_evaluation else how(sample, like), like)
+    return [found[sample] for sample in range(num_evaluation, len(hashes))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pictures(), st.integers(0, 4))
-def test_samples_are_left_out_as_comparing_all_with_all_would(found, distance):
-    hashes, num_evaluation, preference = found
-    duplicates = Duplicates(num_evaluation, len(hashes) - num_evaluation)
-    duplicates.add_near(np.arange(len(hashes)), np.array(hashes, np.uint64), distance)
-    decision = duplicates.decide(None if preference is None else np.array(preference))
-    expected = naive(hashes, num_evaluation, preference, distance)
-    assert decision.like.tolist() == expected
-    codes = [0 if n == NOTHING else IN_EVALUATION if n < num_evaluation else DROPPED for n in expected]
-    assert decision.codes.tolist() == codes
+def test_samples_are_left_out_as_comparing_each_with_those_that_stay_would(found, distance):
+    hashes, colours, copy_of, pairs, num_evaluation, preference = found
+    total = len(hashes)
+    order = None if preference is None else np.array(preference)
+    duplicates = Duplicates(num_evaluation, total - num_evaluation, order)
+    duplicates.add_equal(np.arange(total), np.array(copy_of))
+    for one, other in pairs:
+        duplicates.add_pairs(np.array([one]), np.array([other]))
+    looking = np.flatnonzero(duplicates.is_first)
+    looks = LookAlikes(looking, np.array(hashes, np.uint64)[looking], distance)
+    thumbnails = np.array(colours, np.uint8)[looks.positions, None].repeat(12, axis=1)
+    decision = duplicates.decide(looks, thumbnails)
+    expected = naive(*found, distance)
+    assert list(zip([REASONS[code] for code in decision.codes], decision.like.tolist(), strict=True)) == expected
 
 
-@settings(max_examples=100, deadline=None)
-@given(pictures())
-def test_pairs_one_by_one_say_the_same_as_hashes(found):
-    hashes, num_evaluation, _ = found
-    pairs = [(b, a) for a in range(len(hashes)) for b in range(a) if (hashes[a] ^ hashes[b]).bit_count() <= 4]
-    duplicates = Duplicates(num_evaluation, len(hashes) - num_evaluation)
-    for one, other in reversed(pairs):
-        duplicates.add_pairs(np.array([other]), np.array([one]))
-    assert duplicates.decide(None).like.tolist() == naive(hashes, num_evaluation, None, 4)
+def test_one_pixel_of_another_colour_is_another_picture():
+    thumbnails = np.full((3, 768), 100, np.uint8)
+    thumbnails[1, 500] += MOST_DIFFERENCE
+    thumbnails[2, 500] += MOST_DIFFERENCE + 1
+    looks = LookAlikes(np.arange(3), np.zeros(3, np.uint64), 4)
+    assert Duplicates(0, 3).decide(looks, thumbnails).like.tolist() == [NOTHING, 0, NOTHING]
+
+
+def test_where_nothing_is_alike_all_stay():
+    assert Duplicates(2, 3).decide().codes.tolist() == [0, 0, 0]
+    assert Duplicates(0, 0).decide().codes.tolist() == []
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 1)] * 4), max_size=30))

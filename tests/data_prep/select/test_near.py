@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych_shards.select import near
-from diptych_shards.select.near import masks, near_pairs, num_bits, num_blocks
+from diptych_shards.select.near import cut, near_pairs, num_blocks
 
 
 @st.composite
@@ -26,8 +26,9 @@ def brute_force(hashes, distance):
 
 
 def found(hashes, distance):
-    pairs = [np.stack(pair, 1) for pair in near_pairs(hashes, distance)]
-    return {tuple(sorted(pair)) for part in pairs for pair in part.tolist()}
+    pairs = [tuple(sorted(pair)) for part in near_pairs(hashes, distance) for pair in np.stack(part, 1).tolist()]
+    assert len(pairs) == len(set(pairs))
+    return set(pairs)
 
 
 @settings(max_examples=150, deadline=None)
@@ -46,17 +47,39 @@ def test_a_large_crowd_with_planted_neighbours():
         hashes[place + 1] = hashes[place] ^ np.uint64(sum(1 << int(bit) for bit in bits))
     hashes = np.unique(hashes)
     differing = hashes[:, None] ^ hashes[None]
-    expected = set(map(tuple, np.argwhere(np.triu(num_bits(differing) <= 4, 1)).tolist()))
+    expected = set(map(tuple, np.argwhere(np.triu(np.bitwise_count(differing) <= 4, 1)).tolist()))
     assert len(expected) > 500
     assert found(hashes, 4) == expected
 
 
-def test_five_blocks_are_the_fewest_for_four_bits_and_more_hashes_get_more():
-    assert num_blocks(100, 4) == 5
-    assert num_blocks(10_000_000, 4) > num_blocks(100_000, 4) >= 5
-    assert [len(masks(blocks, 4)) for blocks in (5, 6, 7)] == [5, 15, 35]
+def random_hashes(total, free_bits):
+    """That differ in so many bits and share the others."""
+    rng = np.random.default_rng(0)
+    hashes = np.full(total, rng.integers(2**64, dtype=np.uint64))
+    for bit in rng.permutation(64)[:free_bits].tolist():
+        hashes ^= rng.integers(0, 2, total).astype(np.uint64) << np.uint64(bit)
+    return np.unique(hashes)
 
 
-@given(st.lists(st.integers(0, 2**64 - 1)))
-def test_bits_are_counted(values):
-    assert num_bits(np.array(values, np.uint64)).tolist() == [value.bit_count() for value in values]
+def test_more_hashes_are_cut_into_more_blocks_and_so_are_those_that_share_bits():
+    assert num_blocks(random_hashes(100, 64), 4) == 5
+    few, many = random_hashes(10_000, 64), random_hashes(400_000, 64)
+    assert num_blocks(many, 4) > num_blocks(few, 4)
+    assert num_blocks(random_hashes(10_000, 24), 4) > num_blocks(few, 4)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.integers(1, 9))
+def test_every_bit_is_in_one_block(hashes, blocks):
+    cuts = cut(np.array(hashes, np.uint64), blocks)
+    assert len(cuts) == blocks and sum(map(int, cuts)) == 2**64 - 1
+
+
+def test_bits_that_all_hashes_share_are_dealt_evenly_to_the_blocks():
+    hashes = random_hashes(5_000, 32)
+    free = int(np.bitwise_or.reduce(hashes ^ hashes[0]))
+    assert {(int(block) & free).bit_count() for block in cut(hashes, 8)} == {4}
+
+
+def test_neighbours_are_found_among_hashes_that_share_most_of_their_bits():
+    hashes = random_hashes(1_500, 20)
+    assert found(hashes, 4) == brute_force(hashes, 4) != set()

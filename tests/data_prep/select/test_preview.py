@@ -99,7 +99,7 @@ def test_a_duplicate_stands_beside_what_it_duplicates(page):
 
 def test_each_reason_is_told_with_its_number_and_examples_of_both_sides(page):
     shown = Page(page).text
-    assert "similar_look3 · 17.6\u202f%" in shown and "in_evaluation2 ·" in shown
+    assert "looks_the_same3 · 17.6\u202f%" in shown and "in_evaluation2 ·" in shown
     assert "not width < 48 ·" in shown  # 4, and then its number: 8
     assert "kept by all4\n" in shown
     sides = page.split('<div class="sides">')[1:]
