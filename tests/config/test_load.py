@@ -304,6 +304,21 @@ def test_a_word_with_an_equals_sign_may_be_a_file(tmp_path, monkeypatch):
     assert [word for word in [*files, *overrides] if is_override(word)] == overrides
 
 
-def test_bytes_that_are_no_utf8_are_refused_as_what_they_are(write):
-    (line,) = mistakes([write(MINIMAL)], ["data.train=sh\udcffards"])
-    assert "data.train has bytes that are not UTF-8" in line
+@pytest.mark.parametrize(
+    ("text", "overrides", "key"),
+    [
+        (MINIMAL, ["data.train=sh\udcffards"], "data.train"),
+        (MINIMAL, ["run_dir=\udcff"], "run_dir"),
+        (MINIMAL + 'model: {image: {name: "\\ud800"}}', [], "model.image.name"),
+        ("data: {train: [a, 'b\\udcff']}".replace("'", '"') + MINIMAL.partition("}")[2], [], "data.train"),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_refused_as_what_they_are(write, text, overrides, key):
+    (line,) = mistakes([write(text)], overrides)
+    assert f": {key} is " in line and "with bytes that are not UTF-8" in line
+
+
+def test_a_config_whose_name_is_no_utf8_needs_a_run_dir(write):
+    path = write(MINIMAL, "my\udcff.yaml")
+    assert mistakes([path])[0].startswith("run_dir is 'runs/my\\udcff', with bytes that are not UTF-8")
+    assert load_config([path], ["run_dir=runs/my"]).config.run_dir == "runs/my"

@@ -121,15 +121,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
-    if any("\ud800" <= character <= "\udfff" for character in override):
-        raise ConfigError(
-            f"command line: the value of {key} has bytes that are not UTF-8, and a config is UTF-8 text; "
-            f"rename what it names"
-        )
     if not equals or not key:
         raise ConfigError(f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3")
     try:
-        value = parse_yaml(text)
+        value = parse_yaml(text) if _is_utf8(text) else text
     except yaml.YAMLError:
         raise ConfigError(f"command line: the value of {key} is not valid YAML: {text!r}") from None
     for part in reversed(key.split(".")):
@@ -195,6 +190,10 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
     problems = list(_unknown_keys(RunConfig, values))
     mistyped: dict[str, str] = {}
     values = _as_meant(RunConfig, _without_unknown(RunConfig, values))
+    for key, value in list(flatten(values)):
+        if not _is_utf8(value):
+            mistyped[key] = f"{key} is {value!r}, with bytes that are not UTF-8; a config is UTF-8 text: set another"
+            _replace(values, key, STAND_INS.get(key))
     try:
         config = _validate(values)
     except ValidationError as error:
@@ -241,6 +240,15 @@ def _concerns(keys: Keys, bad: Sequence[str]) -> bool:
 
 def _each(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else keys
+
+
+def _is_utf8(value: Any) -> bool:
+    """False for text in which bytes of a file name, or half of a UTF-16 pair, stand for themselves."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _validate(values: dict[str, Any]) -> RunConfig:
