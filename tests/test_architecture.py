@@ -20,10 +20,10 @@ SOURCES = {
 LAYERS = [
     ("verbs", "cli", "__main__"),
     ("training",),
-    ("evaluation", "report", "charts", "encoder", "model_folder", "demo"),
+    ("evaluation", "report", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
-    + ("command_line", "terminal", "wandb_run", "files", "documents", "tensor_files", "errors"),
+    + ("command_line", "terminal", "wandb_run", "pages", "files", "documents", "tensor_files", "errors"),
 ]
 HOMES = {
     "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},
@@ -36,7 +36,7 @@ HOMES = {
     "tokenizers": {"data/tokenizer.py"},
     "pydantic": {"config/load.py", "training/deepspeed_config.py"},
     "sklearn": {"evaluation/linear_probe.py"},
-    "jinja2": {"report.py"},
+    "jinja2": {"pages/template.py"},
     "resvg_py": {"demo/cards.py"},
 }
 TORCH_FREE = [
@@ -116,7 +116,7 @@ def test_a_library_has_one_home(library):
 
 
 def test_shard_building_uses_only_the_torch_free_part_of_data():
-    flat = {f"diptych.{name}" for name in ("charts", "command_line", "documents", "errors", "files", "terminal")}
+    flat = {f"diptych.{name}" for name in ("pages", "command_line", "documents", "errors", "files", "terminal")}
     flat.add("diptych.wandb_run")
     allowed = {"diptych", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
     used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}
@@ -139,8 +139,9 @@ def test_of_shard_building_evaluation_uses_the_reader_of_tables_and_nothing_else
     [
         "diptych",
         "diptych.cli",
-        "diptych.charts",
         "diptych.documents",
+        "diptych.pages.charts",
+        "diptych.pages.thumbnail",
         "diptych_shards.cli",
         "diptych_shards.tables.picture_table",
         *(f"diptych.data.{n}" for n in TORCH_FREE),

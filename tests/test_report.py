@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from diptych.charts import line_chart, short_number, thin, ticks
 from diptych.evaluation.confusion import confusion_matrix, factorise, whole
-from diptych.report import read_metrics, write_report
+from diptych.pages.charts import line_chart, short_number, thin, ticks
+from diptych.report import by_samples, strip, write_report
+from diptych.run_dir import read_metrics
 from diptych.terminal import bar, columns, printable, table
 
 PIXEL = (
@@ -82,8 +83,9 @@ def test_hostile_captions_class_names_and_titles_are_text_and_nothing_else(tmp_p
     html = write_report(tmp_path, evaluation, credits=HOSTILE, title=HOSTILE[0]).read_text(encoding="utf-8")
 
     page = Page(html)
-    assert not {"script", "iframe", "object", "link", "a", "form"} & set(page.elements)
-    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("href", "srcset")]
+    assert not {"script", "iframe", "object", "link", "form"} & set(page.elements)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name == "srcset"]
+    assert all(re.fullmatch("#[a-z]+", value) for _, name, value in page.attributes if name == "href")
     assert {value.split(",")[0] for _, name, value in page.attributes if name == "src"} == {"data:image/png;base64"}
     for control in "\x1b\x07\x00\u202e\u2066":
         assert control not in html
@@ -98,7 +100,7 @@ def test_every_example_says_in_words_what_its_picture_shows(tmp_path):
     }
     page = Page(write_report(tmp_path, evaluation).read_text(encoding="utf-8"))
     alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
-    assert sorted(alternatives) == ['a "big" cat', "a <red> wall", "a dog"]
+    assert sorted(alternatives) == ['a "big" cat', 'a "big" cat', "a <red> wall", "a dog"]  # one is in the strip
 
 
 def test_the_page_forbids_scripts_and_the_network(tmp_path):
@@ -160,7 +162,7 @@ def test_metrics_measured_again_after_a_resume_replace_the_first(tmp_path):
     lines = [{"samples_seen": 10, "loss": 5}, {"samples_seen": 20, "loss": 4}, {"event": "resume"}]
     lines += [{"samples_seen": 20, "loss": 3}, {"samples_seen": 30, "loss": 2}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert [record["loss"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [5, 3, 2]
+    assert [record["loss"] for record in by_samples(read_metrics(tmp_path / "metrics.jsonl"))] == [5, 3, 2]
 
 
 def test_class_names_that_are_combinations_are_taken_apart():
@@ -209,6 +211,69 @@ def test_ticks_are_round_and_inside():
     assert ticks(0.13, 0.97, 4) == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert [short_number(value) for value in (12.8e9, 51_200, 999.7, 0.0015, 1e-5, 0)] == [
         "12.8B", "51.2k", "1k", "0.0015", "1e-05", "0"]  # fmt: skip
+
+
+def test_ticks_that_are_near_each_other_are_told_apart():
+    for low, high in ((14.13, 14.25), (1_000_000, 1_000_400), (1e-5, 1.0001e-5), (0, 1)):
+        chart = line_chart("Logit scale", {"scale": [(0, low), (1, high)]})
+        for labels in ([label for _, label in chart.y_ticks], [label for _, label in chart.x_ticks]):
+            assert len(labels) == len(set(labels)) > 1
+
+
+def test_restarts_and_checkpoints_are_marked_on_the_curves(tmp_path):
+    records = [{"samples_seen": 32 * step, "loss": 3 / step} for step in range(1, 50)]
+    records += [{"event": "start", "samples_seen": seen} for seen in (0, 320, 640)]
+    records += [{"event": "save", "samples_seen": seen} for seen in (320, 640, 960, 99_999)]
+    records += [{"event": "end", "samples_seen": 1568, "seconds": 75.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    html = write_report(tmp_path, {}).read_text(encoding="utf-8")
+    figure = html[html.index('<figure class="chart') : html.index("</figure>", html.index('<figure class="chart'))]
+    assert figure.count('class="restart"') == 2 and figure.count('class="checkpoint"') == 3
+    assert "1 min 15 s" in html and "2 times" in html
+
+
+def test_the_page_begins_with_pictures_their_names_and_a_sentence(tmp_path):
+    result = {**zero_shot(["cat", "dog"]), "sample": [example(0, 2), example(1, 2)]}
+    evaluation = {"zero_shot": {"mine": result}}
+    assert [(each["said"], each["is_right"]) for each in strip(evaluation)] == [("cat", True), ("cat", False)]
+    html = write_report(tmp_path, evaluation).read_text(encoding="utf-8")
+    head = html[: html.index("</header>")]
+    assert "Shown 4 pictures of “mine”, the model gave 50.0\u202f% of them their right name out of 2" in head
+    assert head.count("<img") == 2 and "is <bdi>dog</bdi>" in head
+
+
+def test_no_number_of_training_data_is_shown_without_its_mark(tmp_path):
+    seen = {**zero_shot(["cat", "dog"]), "seen_in_training": True}
+    pairs = {**retrieval(["a cat"]), "seen_in_training": True}
+    html = write_report(tmp_path, {"zero_shot": {"mine": seen}, "retrieval": {"b": pairs}}).read_text(encoding="utf-8")
+    assert html.count(">seen in training<") == 3 + 2  # three cards, two sections
+    assert "which were in the training data, the model gave" in html
+    both = {"zero_shot": {"fresh": zero_shot(["cat", "dog"]), "mine": seen}}
+    assert "pictures of “fresh”" in write_report(tmp_path, both).read_text(encoding="utf-8")
+
+
+def test_every_link_of_the_contents_leads_to_a_section(tmp_path):
+    evaluation = {"zero_shot": {"a": zero_shot(["cat", "dog"])}, "retrieval": {"b": retrieval(["x", "y"])}}
+    (tmp_path / "config.yaml").write_text("a: 1")
+    page = Page(write_report(tmp_path, evaluation).read_text(encoding="utf-8"))
+    links = [value.removeprefix("#") for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    ids = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
+    assert links == ids == ["confused", "examples", "nearest", "again"]
+
+
+def test_an_own_caption_that_is_not_near_comes_with_its_rank_and_cosine(tmp_path):
+    found = retrieval(["a", "b"])
+    found["examples"][0]["own"] = {"caption": "mine", "similarity": 0.71, "rank": 37}
+    text = "".join(Page(write_report(tmp_path, {"retrieval": {"b": found}}).read_text(encoding="utf-8")).texts)
+    assert "mine0.71its own, rank 37" in text
+
+
+def test_the_first_batch_is_shown_as_figures_where_the_run_kept_them(tmp_path):
+    (tmp_path / "samples.png").write_bytes(b"\x89PNG")
+    (tmp_path / "samples.json").write_text(json.dumps([{"picture": PIXEL, "caption": "a <b>"}]))
+    page = Page(write_report(tmp_path, {}).read_text(encoding="utf-8"))
+    assert ("img", "alt", "a <b>") in page.attributes and page.texts.count("a <b>") == 1
+    assert ("img", "class", "samples") not in page.attributes
 
 
 def test_terminal_lines_hold_no_control_characters_and_count_wide_ones_twice():

@@ -11,9 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from diptych.charts import Chart, line_chart, short_number
 from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.evaluation.confusion import (
@@ -25,12 +22,18 @@ from diptych.evaluation.confusion import (
     whole,
 )
 from diptych.files import commit_file
+from diptych.pages.charts import Chart, line_chart, short_number
+from diptych.pages.template import percent, template
+from diptych.run_dir import read_metrics
 from diptych.terminal import printable
 
 PICTURE_URI = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 MOST_EXAMPLES = 12
 MOST_RETRIEVALS = 8
 MOST_VALUES = 12
+STRIP = 6
+DOUBLE_WIDTH = 514
+"""Of a chart over two columns."""
 REPORT_FILE = "report.html"
 
 
@@ -48,25 +51,21 @@ def write_report(
     {`stage`, `kept`, `dropped`: reason → number}. What is missing there or in the run directory (metrics.jsonl,
     config.yaml, samples.png) is left out of the page.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("diptych", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(text=_text, percent=_percent, number=_number, picture=_picture)
-    metrics = read_metrics(run_dir / "metrics.jsonl")
+    records = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").is_file() else []
+    metrics = by_samples(records)
     zero_shot = evaluation.get("zero_shot", {})
     # Errors are added up over data sets: those of one and the same model.
     of_the_model = {name: result for name, result in zero_shot.items() if not _other_model(result, evaluation)}
-    page = environment.get_template("report.html.jinja").render(
+    page = template("diptych", "report.html.jinja", number=_number, picture=_picture).render(
         title=title or run_dir.resolve().name,
         created=datetime.now(timezone.utc).strftime("%d %B %Y").lstrip("0"),
+        summary=summary(evaluation),
+        strip=strip(evaluation),
         headlines=headlines(evaluation),
         templates=evaluation.get("templates", []),
-        curves=curves(metrics),
-        training=training_facts(metrics),
+        curves=curves(metrics, records),
+        epoch_samples=_epoch_samples(metrics),
+        training=training_facts(metrics, records),
         grid=grid(of_the_model),
         confusion=confusion(of_the_model),
         zero_shot={name: _limited(result) for name, result in zero_shot.items()},
@@ -75,6 +74,7 @@ def write_report(
             for name, result in evaluation.get("retrieval", {}).items()
         },
         baselines=[evaluation[method] for method in ("linear_probe", "pixel_baseline") if method in evaluation],
+        tiles=_tiles(run_dir / "samples.json"),
         samples=_inlined_png(run_dir / "samples.png"),
         config=_read_text(run_dir / "config.yaml"),
         versions=evaluation.get("versions", {}),
@@ -112,64 +112,119 @@ def parse_funnel(text: str) -> list[dict[str, Any]]:
     return stages
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The numbers of metrics.jsonl by samples seen; what a resumed run measured again replaces the first."""
-    by_samples: dict[int, dict[str, Any]] = {}
-    for line in (_read_text(path) or "").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            # A run that was killed may leave half a line.
-            continue
+def by_samples(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The logged steps by samples seen; what a resumed run measured again replaces the first."""
+    steps: dict[int, Mapping[str, Any]] = {}
+    for record in records:
         if isinstance(record, dict) and "event" not in record and isinstance(record.get("samples_seen"), int):
-            by_samples[record["samples_seen"]] = record
-    return [by_samples[samples] for samples in sorted(by_samples)]
+            steps[record["samples_seen"]] = record
+    return [steps[samples] for samples in sorted(steps)]
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Charts against samples seen, those that the metrics have numbers for."""
+def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()) -> list[Chart]:
+    """Charts against samples seen, those that the metrics have numbers for; records: with the events."""
 
     def series(key: str) -> list[tuple[float, float]]:
         return [(record["samples_seen"], record[key]) for record in metrics if _is_number(record.get(key))]
 
+    def chart(title: str, lines: dict[str, str], **keywords: Any) -> Chart | None:
+        return line_chart(
+            title,
+            {label: series(key) for label, key in lines.items()},
+            restarts=[samples for samples in _events(records, "start") if samples],
+            checkpoints=_events(records, "save"),
+            **keywords,
+        )
+
     charts = [
-        line_chart("Loss", {"loss": series("loss")}, y_from_zero=True),
-        line_chart(
+        chart("Loss", {"loss": "loss"}, y_from_zero=True, width=DOUBLE_WIDTH),
+        chart(
             "Accuracy in the batch",
-            {"image → text": series("i2t_accuracy"), "text → image": series("t2i_accuracy")},
+            {"image → text": "i2t_accuracy", "text → image": "t2i_accuracy"},
             percent=True,
+            width=DOUBLE_WIDTH,
         ),
-        line_chart("Learning rate", {"learning rate": series("learning_rate")}, y_from_zero=True),
-        line_chart("Logit scale", {"logit scale": series("logit_scale")}),
-        line_chart("Gradient norm", {"gradient norm": series("gradient_norm")}, y_from_zero=True),
-        line_chart("Samples per second", {"samples per second": series("samples_per_second")}, y_from_zero=True),
+        chart("Gradient norm", {"gradient norm": "gradient_norm"}, y_from_zero=True),
+        chart("Logit scale", {"logit scale": "logit_scale"}),
+        chart("Learning rate", {"learning rate": "learning_rate"}, y_from_zero=True),
+        chart("Samples per second", {"samples per second": "samples_per_second"}, y_from_zero=True),
     ]
     return [chart for chart in charts if chart is not None]
 
 
-def training_facts(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def training_facts(
+    metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()
+) -> list[tuple[str, str]]:
     """(what, value) of the whole training, in reading order."""
     if not metrics:
         return []
     facts = [("samples seen", f"{metrics[-1]['samples_seen']:,}")]
-    if _is_number(metrics[-1].get("step")):
-        facts.append(("steps", f"{metrics[-1]['step']:,}"))
-    seconds = _seconds(metrics)
+    ends = [record["seconds"] for record in records if _is_event(record, "end") and _is_number(record.get("seconds"))]
+    seconds = ends[-1] if ends else _seconds(metrics)
     if seconds > 0:
         facts.append(("training time", _duration(seconds)))
-    for key, title, shown in (
-        ("samples_per_second", "samples per second, median", lambda value: short_number(value)),
-        ("data_wait_fraction", "waiting for data", lambda value: f"{value:.1%}"),
-    ):
-        values = sorted(record[key] for record in metrics if _is_number(record.get(key)))
-        if values:
-            middle = values[len(values) // 2] if key == "samples_per_second" else sum(values) / len(values)
-            facts.append((title, shown(middle)))
+    rates = sorted(record["samples_per_second"] for record in metrics if _is_number(record.get("samples_per_second")))
+    if rates:
+        facts.append(("samples per second, median", short_number(rates[len(rates) // 2])))
+    waits = [record["data_wait_fraction"] for record in metrics if _is_number(record.get("data_wait_fraction"))]
+    if waits:
+        facts.append(("waiting for data", percent(sum(waits) / len(waits))))
     if _is_number(metrics[-1].get("rejected_samples")):
         facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}"))
     if _is_number(metrics[-1].get("loss")):
         facts.append(("final loss", f"{metrics[-1]['loss']:.3f}"))
+    if restarts := sum(bool(samples) for samples in _events(records, "start")):
+        facts.append(("began again", f"{restarts} times" if restarts > 1 else "once"))
     return facts
+
+
+def summary(evaluation: Mapping[str, Any]) -> str:
+    """One sentence that says what was shown and how it was answered."""
+    if zero_shot := evaluation.get("zero_shot"):
+        name, result = _shown_first(zero_shot)
+        top1, chance = percent(result["metrics"]["top1"]), percent(result["chance"]["top1"])
+        seen = ", which were in the training data" if result.get("seen_in_training") else ""
+        return (
+            f"Shown {result['pictures']:,} pictures of “{name}”{seen}, the model gave {top1} of them their right name "
+            f"out of {len(result['classes']):,} (chance {chance})."
+        )
+    if retrieval := evaluation.get("retrieval"):
+        name, result = _shown_first(retrieval)
+        found, chance = (percent(result[key]["image_to_text_r1"]) for key in ("metrics", "chance"))
+        seen = ", which were in the training data" if result.get("seen_in_training") else ""
+        return (
+            f"Shown {result['pictures']:,} pictures of “{name}”{seen}, the model found a caption of {found} of them "
+            f"first among {result['captions']:,} (chance {chance})."
+        )
+    return ""
+
+
+def strip(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Six pictures, what the model said of each and what it is: drawn evenly from those that `summary` is about."""
+    if zero_shot := evaluation.get("zero_shot"):
+        _, result = _shown_first(zero_shot)
+        classes = result["classes"]
+        return [
+            {
+                "picture": each["picture"],
+                "said": classes[each["guesses"][0][0]],
+                "truth": classes[each["label"]],
+                "is_right": each["guesses"][0][0] == each["label"],
+            }
+            for each in result.get("sample", result.get("right", []))[:STRIP]
+        ]
+    if retrieval := evaluation.get("retrieval"):
+        _, result = _shown_first(retrieval)
+        return [
+            {
+                "picture": each["picture"],
+                "said": each["nearest"][0]["caption"],
+                "truth": each["captions"][0],
+                "is_right": each["nearest"][0]["is_right"],
+            }
+            for each in result.get("examples", [])[:STRIP]
+        ]
+    return []
 
 
 def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -195,6 +250,7 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "value": result["metrics"]["top1"],
                 "about": about,
                 "beside": beside,
+                "seen_in_training": result.get("seen_in_training"),
             }
         )
     for name, result in evaluation.get("retrieval", {}).items():
@@ -206,7 +262,8 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 result, evaluation
             )
             over = f"{label} R@1" if len(evaluation["retrieval"]) == 1 else f"{label} R@1 · {name}"
-            cards.append({"over": over, "value": result["metrics"][key], "about": about, "beside": beside})
+            card = {"over": over, "value": result["metrics"][key], "about": about, "beside": beside}
+            cards.append({**card, "seen_in_training": result.get("seen_in_training")})
     return cards
 
 
@@ -311,7 +368,8 @@ def _cells(matrix: Matrix) -> Iterator[dict[str, Any]]:
 
 
 def _limited(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {**result, **{key: result.get(key, [])[:MOST_EXAMPLES] for key in ("right", "wrong")}}
+    examples = {key: result.get(key, [])[:MOST_EXAMPLES] for key in ("right", "wrong")}
+    return {**result, **examples, "has_examples": any(examples.values())}
 
 
 def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
@@ -330,6 +388,40 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def _shown_first(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
+    """The data set that the page begins with: the last that the model was not trained on, or else the last."""
+    unseen = [item for item in results.items() if not item[1].get("seen_in_training")]
+    return (unseen or list(results.items()))[-1]
+
+
+def _events(records: Sequence[Mapping[str, Any]], name: str) -> list[int]:
+    """Samples seen at each event of that name."""
+    return [
+        record["samples_seen"]
+        for record in records
+        if _is_event(record, name) and isinstance(record.get("samples_seen"), int)
+    ]
+
+
+def _is_event(record: Any, name: str) -> bool:
+    return isinstance(record, dict) and record.get("event") == name
+
+
+def _epoch_samples(metrics: Sequence[Mapping[str, Any]]) -> int | None:
+    """Samples of an epoch, where the run saw more than one."""
+    epochs = metrics[-1].get("epoch", 0) if metrics else 0
+    return round(metrics[-1]["samples_seen"] / epochs) if _is_number(epochs) and epochs > 1 else None
+
+
+def _tiles(path: Path) -> list[dict[str, str]]:
+    """Pictures and captions of the first batch; empty where a run did not write them."""
+    try:
+        tiles = json.loads(_read_text(path) or "[]")
+        return [{"picture": str(tile["picture"]), "caption": str(tile["caption"])} for tile in tiles]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -342,17 +434,6 @@ def _inlined_png(path: Path) -> str | None:
     if not path.is_file():
         return None
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def _text(value: Any) -> str:
-    """Crawled text, without control characters; the template's autoescape does the rest."""
-    return printable(str(value))
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "-"
-    return f"{share * 100:.1f}\u202f%" if share >= 0.01 or share == 0 else f"{share * 100:.2f}\u202f%"
 
 
 def _number(value: float) -> str:

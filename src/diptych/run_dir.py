@@ -7,13 +7,14 @@ metrics_redone.jsonl   lines of steps that were taken again after a restart
 log/              rank_N.log
 checkpoints/      step_N/
 lock              held by the process that trains here
-samples.png       the first batch as the model sees it, samples.txt its captions
+samples.png       the first batch as the model sees it, samples.txt its captions, samples.json both for the report
 wandb.json        which wandb run this is, where there is one
 report.html
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -147,3 +148,14 @@ def describe_environment() -> str:
         *installed,
     ]
     return "\n".join(lines) + "\n\n"
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Every whole line of a record; the last may have been cut by a kill."""
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

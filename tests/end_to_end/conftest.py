@@ -15,7 +15,7 @@ from PIL import Image
 from diptych.checkpoint_folder import checkpoints, verify
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
-from diptych.training.metrics import read_metrics
+from diptych.run_dir import read_metrics
 from tests.end_to_end.commands import ROOT, Warm, start
 
 STEPS = 80

@@ -99,7 +99,10 @@ def test_real_pictures_are_named_by_their_colour_and_the_rest_is_reported(tmp_pa
     assert result["confusions"] == [[names.index("red card"), names.index("blue card"), 1]]
     assert result["per_class"][0] == [0, 4, 3]
     assert [each["name"] for each in result["wrong"]] == ["red card/blue one.png"]
-    assert len(result["right"]) == 12
+    assert len(result["right"]) == 12 and len(result["sample"]) == 6
+    certainties = [each["guesses"][0][1] for each in result["right"]]
+    assert certainties[:6] == sorted(certainties[:6]) and certainties[6:] == sorted(certainties[6:])
+    assert len({each["label"] for each in result["right"][:6]}) == 6  # one of each class first
     assert result["wrong"][0]["picture"].startswith("data:image/webp;base64,")
     json.dumps(result, allow_nan=False)
 

@@ -17,13 +17,13 @@ from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.model.dual_encoder import DualEncoder
-from diptych.run_dir import RunDir
+from diptych.run_dir import RunDir, read_metrics
 from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import Engine
 from diptych.training.job import Job
 from diptych.training.loop import report, save_is_due
-from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, read_metrics
+from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics
 from diptych.training.pace import Pace
 from diptych.training.save import save
 from diptych.training.signals import StopRequest

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from diptych.config.schema import DataConfig, RunConfig, TrackingConfig, TrainingConfig
-from diptych.run_dir import RunDir, log_to
-from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, in_panels, read_metrics
+from diptych.run_dir import RunDir, log_to, read_metrics
+from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, in_panels
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 32 * 1024

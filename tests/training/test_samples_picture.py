@@ -1,5 +1,7 @@
 """What a person sees of the first batch, in any script."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from diptych.data.batch import Batch
 from diptych.data.tokenizer import train_vocabulary
-from diptych.training.samples_picture import CELL, draw_samples
+from diptych.training.samples_picture import CELL, draw_samples, joined
 from diptych.training.typeface import Typeface
 
 CHINESE = "一只猫坐在红色的垫子上看着窗外的鸟儿飞过屋顶然后睡着了"
@@ -78,6 +80,30 @@ def batch_of(captions, tokenizer):
 def size_of(path):
     with Image.open(path) as picture:
         return picture.size
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        ("a pig , and behind it", "a pig, and behind it"),
+        ("its tongue stuck - out", "its tongue stuck-out"),
+        ("the cat 's 1 9 9 5 ( photo ) , 3 . 5 km & 1 0 %", "the cat's 1995 (photo), 3.5 km & 10%"),
+        ("don 't stop : now !!! ok", "don't stop: now!!! ok"),
+        ("by @ john # cats for $ 5 . 0 0", "by @john #cats for $5.00"),
+        ("a red mat", "a red mat"),
+        (CHINESE, CHINESE),
+    ],
+)
+def test_pieces_are_joined_as_people_write_them(pieces, text):
+    assert joined(pieces) == text
+
+
+def test_the_report_finds_pictures_and_captions_of_the_batch(tmp_path):
+    tokenizer = train_vocabulary([LATIN], 560)
+    draw_samples(batch_of([LATIN, f"{LATIN}, two"], tokenizer), tokenizer, tmp_path / "samples.png")
+    shown = json.loads((tmp_path / "samples.json").read_text())
+    assert [tile["caption"] for tile in shown] == [LATIN, f"{LATIN}, two"]
+    assert all(tile["picture"].startswith("data:image/webp;base64,") for tile in shown)
 
 
 def test_captions_stand_whole_beside_the_picture_and_boxes_are_explained(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.charts import short_number
+from diptych.pages.charts import short_number
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 36

@@ -11,13 +11,13 @@ import pyarrow
 from pyarrow import parquet
 
 from diptych.files import commit_file
+from diptych.pages.template import template
 from diptych_shards.curate.balance import query_probabilities
 from diptych_shards.curate.curves import Curves, head_and_tail
 from diptych_shards.curate.decide import Decided
 from diptych_shards.curate.options import CurateOptions
 from diptych_shards.curate.reasons import MEANINGS, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
-from diptych_shards.report.template import template
 
 MOST_QUERIES = 200
 """In report.json and on the page; queries.parquet has all."""
@@ -109,7 +109,7 @@ def _page(report: Mapping[str, Any], curves: Curves | None) -> str:
             step = {"reason": reason, "meaning": MEANINGS[reason], "dropped": number, "left": left}
             dropping.append({**step, "examples": examples})
     return template(
-        "curate/report.html.jinja"
+        "diptych_shards", "curate/report.html.jinja"
     ).render(
         title="Pairs",  # not OUT's name, so that equal inputs give equal pages
         report={**report, "examples": {"kept": [], **report["examples"]}},

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.pages.charts import short_number, ticks
 from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS, Tally
 
 WIDTH, HEIGHT = 420, 190
-LEFT, RIGHT, TOP, BOTTOM = 6, 6, 26, 26
+LEFT, RIGHT, TOP, BOTTOM = 44, 6, 30, 26
 _GAP = 1.5
 _PER_DOUBLING = 4
 _MOST_BARS = 40
@@ -36,6 +37,9 @@ class Histogram:
     marks: Sequence[tuple[float, str]]
     """(x, label) under the axis."""
     median: tuple[float, str] | None
+    heights: Sequence[tuple[float, str]]
+    """(y, how many) beside the bars."""
+    left: float = LEFT
     base: float = HEIGHT - BOTTOM
     top: float = TOP
     width: float = WIDTH
@@ -62,7 +66,14 @@ def side_histogram(title: str, tally: Tally) -> Histogram | None:
     counts = [int(tally.counts[low:high].sum()) for low, high in steps]
     bars = scale.bars(counts, [_between(low, high, "pixels") for low, high in steps], tally.total)
     marks = [(x(2**power), f"{2**power:,}") for power in range(20) if first <= power * _PER_DOUBLING <= last]
-    return Histogram(title, _spread(tally, "pixels"), bars, _spaced(marks), _median(tally, x(tally.quantile(0.5))))
+    return Histogram(
+        title,
+        _spread(tally, "pixels"),
+        bars,
+        _spaced(marks),
+        _median(tally, x(tally.quantile(0.5))),
+        scale.heights(counts),
+    )
 
 
 def length_histogram(title: str, unit: str, tally: Tally) -> Histogram | None:
@@ -85,7 +96,9 @@ def length_histogram(title: str, unit: str, tally: Tally) -> Histogram | None:
     every = _round_step(num_bars * step / 6)
     marks = [(x(value), f"{value:,}") for value in range(0, num_bars * step, every)]
     bars = scale.bars(counts, titles, tally.total)
-    return Histogram(title, _spread(tally, unit), bars, _spaced(marks), _median(tally, x(tally.quantile(0.5))))
+    return Histogram(
+        title, _spread(tally, unit), bars, _spaced(marks), _median(tally, x(tally.quantile(0.5))), scale.heights(counts)
+    )
 
 
 def ratio_histogram(title: str, tally: Tally) -> Histogram | None:
@@ -109,7 +122,7 @@ def ratio_histogram(title: str, tally: Tally) -> Histogram | None:
     marks = [(x(doublings), label) for doublings, label in labels if abs(doublings) <= reach]
     wide, tall = (int(tally.counts[steps > 0.01].sum()), int(tally.counts[steps < -0.01].sum()))
     about = f"{100 * wide / tally.total:.0f} % wide, {100 * tall / tally.total:.0f} % tall"
-    return Histogram(title, about, bars, _spaced(marks), None)
+    return Histogram(title, about, bars, _spaced(marks), None, scale.heights([int(count) for count in counts]))
 
 
 class _Scale:
@@ -120,6 +133,15 @@ class _Scale:
 
     def x(self, place: float) -> float:
         return round(LEFT + place * self._step, 1)
+
+    def heights(self, counts: Sequence[int]) -> list[tuple[float, str]]:
+        """Round numbers up to the highest bar, and where they are."""
+        highest = max(counts)
+        return [
+            (round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * count / highest, 1), short_number(count))
+            for count in ticks(0, highest, 3)
+            if 0 < count == int(count)
+        ]
 
     def bars(self, counts: Sequence[int], titles: Sequence[str], total: int) -> list[Bar]:
         highest = max(counts)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diptych.data.shards import open_index
 from diptych_shards.report.hosts import Domains
+from diptych_shards.report.repeated import RepeatedFiles
 from diptych_shards.report.rows import Rows, Source
 from diptych_shards.report.sample import Smallest, shuffled_places
 
@@ -83,6 +85,7 @@ class Gathered:
     examples_of_refused: dict[str, Smallest[Example]] = field(default_factory=dict)
     grids: dict[str, Smallest[Example]] = field(default_factory=dict)
     """Kept pictures by what they are examples of."""
+    repeated: RepeatedFiles = field(default_factory=RepeatedFiles)
 
     @property
     def rows(self) -> int:
@@ -98,7 +101,11 @@ def gather(source: Source, *, pictures: int, seed: int) -> Gathered:
     found.grids["random"] = Smallest(pictures)
     for name in ("smallest", "longest", "short_caption", "long_caption"):
         found.grids[name] = Smallest(ODD_PICTURES)
+    last_shard = -1
     for rows in source.rows():
+        if rows.shard > last_shard:
+            last_shard = rows.shard
+            found.repeated.add(rows.shard, open_index(source.tar(rows.shard)))
         places = shuffled_places(seed, rows.shard, rows.numbers)
         kept = rows.samples >= 0
         found.kept += int(kept.sum())

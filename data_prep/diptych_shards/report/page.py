@@ -11,17 +11,18 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from diptych.pages.template import template
 from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
-from diptych_shards.report.gather import Example, Gathered, gather
+from diptych_shards.report.gather import Example, Gathered, Tally, gather
 from diptych_shards.report.hosts import registrable
 from diptych_shards.report.reasons import funnel, meaning
 from diptych_shards.report.rows import Source, open_source
-from diptych_shards.report.template import template
 from diptych_shards.report.thumbnails import thumbnail
 
 REPORT_FILE = "report.html"
 MOST_DOMAINS = 20
 MOST_LOSSY_DOMAINS = 12
+MOST_REPEATED = 6
 MOST_REASONS_OF_STAGE = 3
 
 _GRIDS = {
@@ -54,7 +55,7 @@ def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
     source = open_source(out)
     found = gather(source, pictures=pictures, seed=seed)
     is_end_only = source.kind in ("select", "shards")
-    page = template("report/page.html.jinja").render(
+    page = template("diptych_shards", "report/page.html.jinja").render(
         title=out.resolve().name,
         source=source,
         found=found,
@@ -64,21 +65,24 @@ def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
         not_known=_not_known(found) if is_end_only else [],
         reasons_of_stage=MOST_REASONS_OF_STAGE,
         reasons=_reasons(found),
-        domains=found.domains.most_frequent(MOST_DOMAINS),
+        domains=found.domains.most_frequent(MOST_DOMAINS) if found.domains.num[0] > 1 else [],
         lossy_domains=found.domains.most_refused(MOST_LOSSY_DOMAINS),
         shapes=_drawn(
-            side_histogram("Shorter side as it came", found.shorter_side),
+            side_histogram("Shorter side as it came", found.shorter_side) if _differ(found.shorter_side) else None,
             side_histogram("Shorter side as stored", found.stored_side) if _stores_sizes(found) else None,
-            ratio_histogram("Width to height as it came", found.ratio),
+            ratio_histogram("Width to height as it came", found.ratio) if _differ(found.ratio) else None,
         ),
+        shape_words=_shape_words(found),
         lengths=_drawn(
-            length_histogram("Characters", "characters", found.characters),
-            length_histogram("Words", "words", found.words),
+            length_histogram("Characters", "characters", found.characters) if _differ(found.characters) else None,
+            length_histogram("Words", "words", found.words) if _differ(found.words) else None,
         ),
-        grids=[
-            (heading, [_shown(source, example) for example in found.grids[name].items])
-            for name, heading in _GRIDS.items()
+        length_words=[
+            f"All have {tally.quantile(1):,} {unit}."
+            for unit, tally in (("characters", found.characters), ("words", found.words))
+            if tally.num_different == 1
         ],
+        grids=_grids(source, found),
         caption_length=_CAPTION_LENGTH,
         name_length=_NAME_LENGTH,
         options=source.options,
@@ -110,6 +114,41 @@ def _examples(found: Gathered, reason: str) -> list[Example]:
     return found.examples_of_refused[reason].items if reason in found.examples_of_refused else []
 
 
+def _grids(source: Source, found: Gathered) -> list[tuple[str, list[Shown]]]:
+    """(heading, pictures), without those that would be chosen by what is the same in all."""
+    differing = {
+        "smallest": found.shorter_side,
+        "longest": found.ratio,
+        "short_caption": found.characters,
+        "long_caption": found.characters,
+    }
+    grids = [
+        (heading, [_shown(source, example) for example in found.grids[name].items])
+        for name, heading in _GRIDS.items()
+        if name not in differing or _differ(differing[name])
+    ]
+    repeated = [
+        Shown(thumbnail(source, each.shard, each.sample), None, "", f"{each.times:,} times")
+        for each in found.repeated.most_frequent(MOST_REPEATED)
+    ]
+    return [*grids, ("The same file many times", repeated)]
+
+
+def _differ(tally: Tally) -> bool:
+    return tally.num_different > 1
+
+
+def _shape_words(found: Gathered) -> list[str]:
+    """In words what would be a chart of one bar."""
+    side, ratio = found.shorter_side, found.ratio
+    if side.num_different == ratio.num_different == 1:
+        example = found.grids["random"].items[0] if found.grids["random"].items else None
+        return [f"All came as {example.width:,} × {example.height:,} pixels."] if example and example.width else []
+    if side.num_different == 1:
+        return [f"All came with a shorter side of {side.quantile(1):,} pixels."]
+    return ["All came with the same ratio of width to height."] if ratio.num_different == 1 else []
+
+
 def _drawn(*charts: Any) -> Sequence[Any]:
     return [chart for chart in charts if chart is not None]
 
@@ -122,7 +161,7 @@ def _stores_sizes(found: Gathered) -> bool:
 
 def _shown(source: Source, example: Example) -> Shown:
     size = f"{example.width:,} × {example.height:,}" if example.width and example.height else ""
-    return Shown(thumbnail(source, example), example.caption, _origin(source, example), size)
+    return Shown(thumbnail(source, example.shard, example.sample), example.caption, _origin(source, example), size)
 
 
 def _origin(source: Source, example: Example) -> str:

@@ -212,6 +212,9 @@ class PackSource(ShardSource):
 
     def rows(self) -> Iterator[Rows]:
         yield from super().rows()
+        # A pack keeps no clock: its shards say when they were written.
+        written = [shard.path.stat().st_mtime for shard in self._opened.shards]
+        self.times = (min(written), max(written)) if written else None
         yield from self._refused()
 
     def _refused(self) -> Iterator[Rows]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex, open_index
+from diptych.pages.template import template
 from diptych_shards.metadata import caption_of, keys_of
-from diptych_shards.report.template import template
 from diptych_shards.select.duplicates import IN_EVALUATION
 from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
 from diptych_shards.select.pictures import Place, place_of
@@ -47,7 +47,7 @@ def render_preview(
     in_order = sorted(verdicts, key=lambda verdict: (len(verdict.considered), verdict.name))
     judged = draw(index, in_order, examples, seed)
     cards = _Cards(index, judged, processes)
-    page = template("select/preview.html.jinja").render(
+    page = template("diptych_shards", "select/preview.html.jinja").render(
         title=title,
         judged=judged,
         verdicts=[_shown(of, cards) for of in judged.verdicts],

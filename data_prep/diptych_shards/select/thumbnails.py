@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +9,11 @@ from PIL import Image
 
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
+from diptych.pages.thumbnail import thumbnail_uri
 from diptych_shards.crew import Crew
 from diptych_shards.select.pictures import Place, decoded
 
 LONGER_SIDE = 240
-_QUALITY = 78
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,7 @@ def thumbnail(place: Place) -> Thumbnail | None:
         picture = Image.fromarray(decoded(place.read()))
     except (PictureError, ShardError, OSError):
         return None
-    width, height = picture.size
-    picture.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=_QUALITY, method=4)
-    return Thumbnail("data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii"), width, height)
+    return Thumbnail(thumbnail_uri(picture, LONGER_SIDE), *picture.size)
 
 
 def _cannot_be_shown(place: Place) -> None:

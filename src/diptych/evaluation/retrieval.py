@@ -141,6 +141,14 @@ def chance_at(k: int, gallery: int, right: Array) -> Array:
     return 1 - missed
 
 
+def _nearest_own(cosines: Array, pairing: Pairing, place: int) -> dict[str, Any]:
+    """The nearest of a picture's own captions, how near it is, and its rank among all; 1 is the nearest of all."""
+    own = pairing.texts_of_picture.of(place)
+    best = own[np.argmax(cosines[own])]
+    rank = 1 + int(np.count_nonzero(cosines > cosines[best]))
+    return {"caption": pairing.texts[best], "similarity": float(cosines[best]), "rank": rank}
+
+
 def _examples(pictures: Pictures, embeddings: Array, texts: Array, pairing: Pairing) -> list[dict[str, Any]]:
     chosen = np.unique(np.linspace(0, len(pictures) - 1, EXAMPLES).astype(np.int64))
     cosines = similarities(embeddings[chosen], texts)
@@ -150,6 +158,7 @@ def _examples(pictures: Pictures, embeddings: Array, texts: Array, pairing: Pair
             "name": pictures.names[place],
             "picture": thumbnail(pictures.read(int(place))),
             "captions": list(pictures.captions[place]),
+            "own": _nearest_own(row, pairing, place),
             "nearest": [
                 {
                     "caption": pairing.texts[text],

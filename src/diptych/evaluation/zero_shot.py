@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from diptych.data.picture_safety import open_picture
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Embedded, Pictures, embed
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
+from diptych.pages.thumbnail import thumbnail_uri
 
 if TYPE_CHECKING:
     from diptych.encoder import Encoder
@@ -24,6 +22,8 @@ GUESSES = 3
 MOST_CONFUSIONS = 10_000
 MOST_PREDICTIONS = 5_000
 EXAMPLES = 12
+SAMPLE = 6
+"""Pictures drawn evenly from all, right or wrong."""
 THUMBNAIL_PIXELS = 112
 
 
@@ -79,7 +79,8 @@ def zero_shot(
             [pictures.names[place], int(label), int(guess)]
             for place, label, guess in zip(embedded.kept, labels, judged.predicted, strict=True)
         ],
-        "right": _examples(pictures, embedded.kept, labels, judged, _spread(np.flatnonzero(judged.above == 0))),
+        "sample": _examples(pictures, embedded.kept, labels, judged, _spread(np.arange(len(labels)), SAMPLE)),
+        "right": _examples(pictures, embedded.kept, labels, judged, _least_certain_right(labels, judged)),
         "wrong": _examples(pictures, embedded.kept, labels, judged, _most_confident_errors(labels, judged)),
     }
 
@@ -139,11 +140,7 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
 
 def thumbnail(encoded: bytes) -> str:
     """The picture, small, as a data URI."""
-    picture = open_picture(encoded)
-    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
-    written = io.BytesIO()
-    picture.save(written, "WEBP", quality=80, method=4)
-    return "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+    return thumbnail_uri(open_picture(encoded), THUMBNAIL_PIXELS)
 
 
 def _per_class(labels: Array, right: Array) -> list[list[int]]:
@@ -161,15 +158,27 @@ def _confusions(labels: Array, predicted: Array) -> tuple[list[list[int]], int]:
     return found[:MOST_CONFUSIONS], max(0, len(found) - MOST_CONFUSIONS)
 
 
-def _spread(places: Array) -> Array:
-    """Up to EXAMPLES of the places, evenly spaced, so that they come from all classes."""
-    return places[np.unique(np.linspace(0, len(places) - 1, EXAMPLES).astype(np.int64))] if len(places) else places
+def _spread(places: Array, most: int) -> Array:
+    """Up to `most` of the places, evenly spaced, so that they come from all classes."""
+    return places[np.unique(np.linspace(0, len(places) - 1, most).astype(np.int64))] if len(places) else places
+
+
+def _least_certain_right(labels: Array, judged: Judged) -> Array:
+    """Up to EXAMPLES right places, least certain first: one of each class, and more of them where classes are few."""
+    right = np.flatnonzero(judged.above == 0)
+    ordered = right[np.argsort(judged.probabilities[right, 0], kind="stable")]
+    first = _one_of_each(labels, ordered)
+    return np.concatenate([first, ordered[~np.isin(ordered, first)]])[:EXAMPLES]
 
 
 def _most_confident_errors(labels: Array, judged: Judged) -> Array:
     """Up to EXAMPLES wrong places, most confident first, at most one of each class."""
     wrong = np.flatnonzero(judged.above > 0)
-    ordered = wrong[np.argsort(-judged.probabilities[wrong, 0], kind="stable")]
+    return _one_of_each(labels, wrong[np.argsort(-judged.probabilities[wrong, 0], kind="stable")])
+
+
+def _one_of_each(labels: Array, ordered: Array) -> Array:
+    """The first of each class, up to EXAMPLES, in the order given."""
     _, first = np.unique(labels[ordered], return_index=True)
     return ordered[np.sort(first)][:EXAMPLES]
 

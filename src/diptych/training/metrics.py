@@ -138,17 +138,6 @@ def in_panels(values: Values) -> Values:
     return {f"{section_of[name]}/{name}" if name in section_of else name: value for name, value in values.items()}
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Every whole line of a record; the last may have been cut by a kill."""
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
-
-
 def _set_aside_lines_after(file: Path, samples_seen: int) -> None:
     """Move the lines behind `samples_seen`, and any that a kill cut, to the end of `metrics_redone.jsonl`."""
     if not file.exists():

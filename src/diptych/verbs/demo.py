@@ -164,7 +164,7 @@ def example(unseen: Path) -> Path:
 
 
 def summarise(folder: Path, seconds: float) -> dict[str, float]:
-    from diptych.training.metrics import read_metrics
+    from diptych.run_dir import read_metrics
 
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     zero_shot, retrieval = evaluation["zero_shot"], evaluation["retrieval"]["cards"]["metrics"]

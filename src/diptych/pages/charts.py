@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 360, 190
+WIDTH, HEIGHT = 250, 170
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 28
 MOST_POINTS = 360
 
@@ -27,12 +27,18 @@ class Chart:
     y_ticks: tuple[tuple[float, str], ...]
     final: str
     """The last value of each line, as text."""
+    restarts: tuple[float, ...]
+    checkpoints: tuple[float, ...]
+    """Where along the axis the run began again, and where it was saved."""
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
-    right: int = WIDTH - RIGHT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+    @property
+    def right(self) -> int:
+        return self.width - RIGHT
 
 
 def line_chart(
@@ -41,8 +47,14 @@ def line_chart(
     *,
     y_from_zero: bool = False,
     percent: bool = False,
+    width: int = WIDTH,
+    restarts: Sequence[float] = (),
+    checkpoints: Sequence[float] = (),
 ) -> Chart | None:
-    """A chart of (x, y) points by label, those that are not finite left out; None where no line has two."""
+    """A chart of (x, y) points by label, those that are not finite left out; None where no line has two.
+
+    restarts, checkpoints: xs that are marked, if they are within the lines.
+    """
     finite = {
         label: thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
         for label, points in series.items()
@@ -61,7 +73,7 @@ def line_chart(
     x_high = x_high if x_high > x_low else x_low + 1
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - RIGHT - LEFT)
+        across = LEFT + (x - x_low) / (x_high - x_low) * (width - RIGHT - LEFT)
         down = HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - TOP)
         return round(across, 1), round(down, 1)
 
@@ -69,11 +81,18 @@ def line_chart(
         Line(label, " ".join("{},{}".format(*place(x, y)) for x, y in points), place(*points[-1]))
         for label, points in drawn.items()
     )
-    x_ticks = tuple((place(x, y_low)[0], short_number(x)) for x in ticks(x_low, x_high, 4))
-    y_ticks = tuple((place(x_low, y)[1], f"{y:.0%}" if percent else short_number(y)) for y in ticks(y_low, y_high, 4))
+
+    def along(places: Sequence[float]) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(place(x, y_low)[0] for x in places if x_low <= x <= x_high))
+
+    across, up = ticks(x_low, x_high, width // 80), ticks(y_low, y_high, 4)
+    x_ticks = tuple((place(x, y_low)[0], label) for x, label in zip(across, different_numbers(across), strict=True))
+    shares = [f"{y:.0%}" for y in up]
+    labels = shares if percent else different_numbers(up)
+    y_ticks = tuple((place(x_low, y)[1], label) for y, label in zip(up, labels, strict=True))
     last = [points[-1][1] for points in drawn.values()]
     final = " · ".join(f"{value:.1%}" if percent else short_number(value) for value in last)
-    return Chart(title, lines, x_ticks, y_ticks, final)
+    return Chart(title, lines, x_ticks, y_ticks, final, along(restarts), along(checkpoints), width)
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -96,14 +115,24 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def short_number(value: float) -> str:
-    """Three digits and a unit: 12.8B, 51.2k, 0.0015."""
+def different_numbers(values: Sequence[float]) -> list[str]:
+    """Short numbers with as many digits as it takes to tell them apart."""
+    labels: list[str] = []
+    for digits in range(3, 12):
+        labels = [short_number(value, digits) for value in values]
+        if len(set(labels)) == len(set(values)):
+            break
+    return labels
+
+
+def short_number(value: float, digits: int = 3) -> str:
+    """Three digits, or as many as asked for, and a unit: 12.8B, 51.2k, 0.0015."""
     if value != 0 and abs(value) < 1e-3:
-        return f"{value:.2g}"
+        return f"{value:.{digits - 1}g}"
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size * 0.9995:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+            return f"{value / size:.{digits}g}{unit}"
+    return f"{value:.{digits}g}"
 
 
 def _mean(values: Sequence[float]) -> float:
