@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from diptych.command_line import path_argument
 from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of, positive
+from diptych_shards.extract.opt_out import OPT_OUTS
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--icon-side", type=int, default=32, metavar="N",
         help="drop pictures whose page says they are no larger than N by N (default %(default)s)")  # fmt: skip
+    add("--opt-out", type=_names, default=OPT_OUTS, metavar="A,B",
+        help="drop pages that say one of these in a robots meta or an X-Robots-Tag header, or reserve text and data "
+             f"mining (default {','.join(OPT_OUTS)}; '' for none)")  # fmt: skip
     add_engine(parser, "one file each at a time")
 
 
@@ -66,6 +70,7 @@ def run(chosen: argparse.Namespace) -> None:
         max_page_bytes=chosen.max_page_bytes,
         max_pictures_per_page=chosen.max_pictures_per_page,
         icon_side=chosen.icon_side,
+        opt_outs=chosen.opt_out,
     )
     locations = expand(chosen.inputs, chosen.prefix)[: chosen.first]
     progress = Progress(len(locations), "files")
@@ -97,6 +102,10 @@ def run(chosen: argparse.Namespace) -> None:
         raise ExtractError(_unread(list(failures.values()), len(locations)))
     if not num_pairs:
         raise ExtractError("no pair was found; the counts are above")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip().lower() for name in text.split(",") if name.strip())
 
 
 def _unread(failures: Sequence[Failure], num_files: int) -> str:

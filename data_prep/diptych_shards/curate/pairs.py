@@ -156,7 +156,9 @@ def _open(path: Path) -> parquet.ParquetFile:
     try:
         return parquet.ParquetFile(path, pre_buffer=False)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)}); {_WAY_OUT}") from error
+        is_another = path.suffix != ".parquet"
+        way_out = "curate reads parquet, such as extract writes" if is_another else _WAY_OUT
+        raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)}); {way_out}") from error
 
 
 def _units(path: Path, metadata: Any, first_number: int) -> list[Unit]:
@@ -173,7 +175,7 @@ def _units(path: Path, metadata: Any, first_number: int) -> list[Unit]:
 
 
 def _joined(schema: pyarrow.Schema | None, other: pyarrow.Schema, path: Path) -> pyarrow.Schema:
-    other = other.remove_metadata()
+    other = pyarrow.schema([field.with_type(_without_views(field.type)) for field in other])
     repeated = [name for name in other.names if other.names.count(name) > 1]
     if repeated:
         raise CurateError(f"{shown(path)} has several columns called {shown(repeated[0])!r}")
@@ -183,6 +185,26 @@ def _joined(schema: pyarrow.Schema | None, other: pyarrow.Schema, path: Path) ->
         return pyarrow.unify_schemas([schema, other], promote_options="permissive")
     except (pyarrow.ArrowException, ValueError) as error:
         raise CurateError(f"{shown(path)}: its columns do not fit those before ({shown(error)})") from error
+
+
+def _without_views(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """The type, with plain texts, bytes and lists for those of Arrow's newer views, which its functions cannot pick."""
+    types = pyarrow.types
+    if types.is_string_view(kind):
+        return pyarrow.large_string()
+    if types.is_binary_view(kind):
+        return pyarrow.large_binary()
+    if types.is_dictionary(kind):
+        return pyarrow.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_without_views(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pyarrow.map_(_without_views(kind.key_type), _without_views(kind.item_type))
+    if types.is_list(kind):
+        return pyarrow.list_(_without_views(kind.value_type))
+    if types.is_large_list(kind) or types.is_list_view(kind) or types.is_large_list_view(kind):
+        return pyarrow.large_list(_without_views(kind.value_type))
+    return kind
 
 
 def _batches(unit: Unit, columns: list[str] | None) -> Iterator[pyarrow.RecordBatch]:

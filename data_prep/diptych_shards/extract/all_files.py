@@ -96,7 +96,7 @@ def _check_names(locations: Sequence[str]) -> None:
 def _begin(out: Path, options: ExtractOptions) -> None:
     path = out / INDEX_FOLDER / "extract.options"
     if path.exists():
-        if told := begun_otherwise(out, read_state(path), asdict(options)):
+        if told := begun_otherwise(out, read_state(path), json.loads(json.dumps(asdict(options)))):
             raise ExtractError(told)
     else:
         with naming(path):

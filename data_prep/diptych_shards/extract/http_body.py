@@ -34,6 +34,10 @@ class Answer(NamedTuple):
         kind = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         return kind in _HTML or not kind and self.body[:512].lstrip()[:1] == b"<"
 
+    def text_of(self, name: bytes) -> str:
+        """Of a header, by its name in lower case; empty if there is none."""
+        return self.headers.get(name, b"").decode("ascii", "replace")
+
     @property
     def charset(self) -> str | None:
         found = _CHARSET.search(self.headers.get(b"content-type", b""))
@@ -48,7 +52,11 @@ def read_answer(block: bytes) -> Answer:
     headers: dict[bytes, bytes] = {}
     for line in block[:end].split(b"\n")[1:]:
         name, _, text = line.partition(b":")
-        headers.setdefault(name.strip().lower(), text.strip())
+        name = name.strip().lower()
+        if name == b"x-robots-tag" and name in headers:  # of which each line counts
+            headers[name] += b"\n" + text.strip()
+        else:
+            headers.setdefault(name, text.strip())
     return Answer(int(status[1]) if status else 0, headers, block[end + length :])
 
 

@@ -16,6 +16,7 @@ from typing import IO
 from diptych.files import commit_file
 from diptych_shards.extract.charset import as_utf8
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
+from diptych_shards.extract.opt_out import RESERVATION, OptOuts
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import FoundPage, Page, Reason, Source
@@ -125,6 +126,9 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
             page = _of_warc(record, kind, options, report, dropped)
             found = FoundPage(page, None, record.offset) if page is not None else None
         if found is not None and found.page.pairs:
+            if not set(options.opt_outs).isdisjoint(found.page.opt_outs):
+                dropped[Reason.OPTED_OUT] += len(found.page.pairs)
+                continue
             report.pages_with_pairs += 1
             sources.update([told.source for told in found.page.pairs.values()])
             yield found
@@ -174,5 +178,6 @@ def _of_warc(
     if record.is_cut or len(body) == options.max_page_bytes:
         report.records["page cut"] += 1
     report.records["read"] += 1
-    language = language_of(answer.headers.get(b"content-language", b"").decode("ascii", "replace"))
-    return read_page(as_utf8(body, answer.charset), record.target, language, options, dropped)
+    language = language_of(answer.text_of(b"content-language"))
+    opt_outs = OptOuts(answer.text_of(b"x-robots-tag").split("\n"), answer.text_of(RESERVATION.encode()))
+    return read_page(as_utf8(body, answer.charset), record.target, language, options, dropped, opt_outs)

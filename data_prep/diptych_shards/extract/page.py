@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from diptych_shards.extract import entities
 from diptych_shards.extract.lazy import Copy, Image, best_candidate, copy_of, image_of
 from diptych_shards.extract.licence import LicenceFinder
+from diptych_shards.extract.opt_out import OptOuts
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.pairs import Captions, Page, Picture, Reason, Source, pairs_of
 from diptych_shards.extract.srcset import Candidate, largest
@@ -32,16 +33,22 @@ _NOT_PHOTOGRAPHS = ("image/svg", "image/avif", "image/jxl")
 
 
 def read_page(
-    html: bytes, page_url: str, language: str | None, options: ExtractOptions, dropped: Counter[Reason]
+    html: bytes,
+    page_url: str,
+    language: str | None,
+    options: ExtractOptions,
+    dropped: Counter[Reason],
+    opt_outs: OptOuts | None = None,
 ) -> Page:
     """The pairs of a page in UTF-8.
 
     language: what the HTTP header says, for pages that say nothing.
+    opt_outs: what the HTTP headers say.
     """
     if not _HAS_PICTURE.search(html):
         return Page(page_url, None, None, {})
     html = html.replace(b"\0", b"")
-    reader = _Reader(html, options, dropped)
+    reader = _Reader(html, options, dropped, opt_outs or OptOuts())
     for tag in tags(html, _WITH_LINKS if LicenceFinder.may_find(html) else _ALWAYS):
         reader.read(tag)
     resolver = Resolver(page_url, reader.base_href)
@@ -50,6 +57,7 @@ def read_page(
         reader.language or reader.content_language or language,
         reader.licence.found(resolver),
         pairs_of(reader.all_pictures(), resolver, options, dropped),
+        reader.opt_outs.found(options.opt_outs),
     )
 
 
@@ -63,11 +71,12 @@ class _Figure:
 class _Reader:
     """What has been seen of a page so far."""
 
-    def __init__(self, html: bytes, options: ExtractOptions, dropped: Counter[Reason]):
+    def __init__(self, html: bytes, options: ExtractOptions, dropped: Counter[Reason], opt_outs: OptOuts):
         self.base_href: str | None = None
         self.language: str | None = None
         self.content_language: str | None = None
         self.licence = LicenceFinder()
+        self.opt_outs = opt_outs
         self._html = html
         self._options = options
         self._dropped = dropped
@@ -183,6 +192,8 @@ class _Reader:
         name = (value(attributes, b"property") or value(attributes, b"name")).strip().lower()
         if name.startswith("og:"):
             self._og.append((name, value(attributes, b"content")))
+        elif name:
+            self.opt_outs.see_meta(name, value(attributes, b"content"))
         elif attributes.get(b"http-equiv", b"").strip().lower() == b"content-language":
             self.content_language = self.content_language or language_of(value(attributes, b"content"))
 

@@ -37,6 +37,7 @@ class Reason(str, enum.Enum):
     PLACEHOLDER = "placeholder"
     COPY = "placeholder or copy of the picture beside it"
     TOO_MANY_PICTURES = "too many pictures on the page"
+    OPTED_OUT = "the page opts out"
 
 
 class Told(NamedTuple):
@@ -67,6 +68,8 @@ class Page(NamedTuple):
     licence_url: str | None
     pairs: dict[tuple[str, str], Told]
     """By url and caption, in the page's order."""
+    opt_outs: tuple[str, ...] = ()
+    """What the owner forbids, by the names of directives."""
 
 
 class FoundPage(NamedTuple):

@@ -10,12 +10,14 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from diptych_shards.extract.licence import LicenceFinder
+from diptych_shards.extract.opt_out import RESERVATION, OptOuts
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, og_pictures
 from diptych_shards.extract.pairs import Captions, FoundPage, Page, Reason, Source, pairs_of
 from diptych_shards.extract.urls import Resolver
 from diptych_shards.extract.wat_record import (
     WatRecord,
+    headers_of,
     html_metadata_of,
     mapping_in,
     mappings_in,
@@ -32,7 +34,9 @@ def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[Reason]) ->
         WatError: it is no JSON.
     """
     record = read_record(block)
-    metas = _Metas.of(record.metas) if record.metas else _NO_METAS
+    headers = headers_of(block)
+    opt_outs = OptOuts(headers.get("x-robots-tag", ()), *headers.get(RESERVATION, ())[:1])
+    metas = _Metas.of(record.metas, opt_outs) if record.metas else _NO_METAS
     pictures = _pictures(record, options, dropped)
     if metas.og:
         pictures += og_pictures(metas.og, record.title)
@@ -41,7 +45,7 @@ def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[Reason]) ->
     pairs = pairs_of(pictures, resolver, options, dropped)
     licence_url = _licence_of(block, resolver) if pairs and record.may_have_licence else None
     return FoundPage(
-        Page(page_url, metas.language, licence_url, pairs),
+        Page(page_url, metas.language, licence_url, pairs, opt_outs.found(options.opt_outs) if pairs else ()),
         record.warc_file or None,
         int(record.offset) if record.offset.isdecimal() else None,
     )
@@ -55,7 +59,7 @@ class _Metas(NamedTuple):
     language: str | None
 
     @classmethod
-    def of(cls, metas: list[dict[str, Any]]) -> _Metas:
+    def of(cls, metas: list[dict[str, Any]], opt_outs: OptOuts) -> _Metas:
         og: list[tuple[str, str]] = []
         html_lang = content_language = ""
         for meta in metas:
@@ -67,6 +71,8 @@ class _Metas(NamedTuple):
                 og.append((name.strip().lower(), text_in(meta, "content")))
             elif name == "HTML@/lang":
                 html_lang = html_lang or text_in(meta, "content")
+            else:
+                opt_outs.see_meta(name.strip().lower(), text_in(meta, "content"))
         return cls(og, language_of(html_lang) or language_of(content_language))
 
 

@@ -28,6 +28,10 @@ _END_OF_LIST = b"}]"
 _WITHIN_TEXT = (b"\\", b":", b",", b"{")
 """Where these stand before a quote, it does not end a text, or may not."""
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_HINTS_OF_METAS = (b"og:image", b"ang", b"obots", b"OBOTS", b"iptych", b"reservation", b"RESERVATION")
+"""Of a picture, of the language, of what the owner forbids: what some metas hold that are wanted, in any usual case."""
+_HTTP, _HEADERS, _HTML = b'"HTTP-Response-Metadata"', b'"Headers":{', b'"HTML-Metadata"'
+_HINTS_OF_HEADERS = (b"-robots-tag", b"tdm-reservation")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -41,7 +45,7 @@ class WatRecord(NamedTuple):
     """Empty, as the others, if there is none."""
     title: str
     metas: list[dict[str, Any]]
-    """Those of the language and of `og:image`, perhaps others."""
+    """Those of the language, of `og:image` and of robots, perhaps others."""
     pictures: list[dict[str, Any]]
     may_have_licence: bool
     """Then the links of the whole record are worth a look."""
@@ -83,6 +87,21 @@ def parsed(block: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise WatError("no JSON object")
     return record
+
+
+def headers_of(block: bytes) -> dict[str, list[str]]:
+    """The page's HTTP headers by name in lower case, each line of it; empty if none tells what the owner forbids."""
+    start = max(0, block.find(_HEADERS, max(0, block.find(_HTTP))))
+    end = block.find(_HTML, start)
+    some = block[start : end if end >= 0 else None].lower()
+    if not any(hint in some for hint in _HINTS_OF_HEADERS):
+        return {}
+    payload = mapping_in(mapping_in(parsed(block), "Envelope"), "Payload-Metadata")
+    found: dict[str, list[str]] = {}
+    for name, value in mapping_in(mapping_in(payload, "HTTP-Response-Metadata"), "Headers").items():
+        values = value if isinstance(value, list) else [value]
+        found.setdefault(name.strip().lower(), []).extend(text for text in values if isinstance(text, str))
+    return found
 
 
 def html_metadata_of(record: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +197,7 @@ def _metas(block: bytes, head: int, start: int) -> list[dict[str, Any]]:
     metas = block[start + 1 : block.find(_END_OF_LIST, start)]
     if metas[-1:] != b'"' or metas[-2:-1] in _WITHIN_TEXT:
         raise ValueError("an end of the list within a text")
-    if b"og:image" not in metas and b"ang" not in metas:  # nothing of a picture, nor of the language
+    if not any(hint in metas for hint in _HINTS_OF_METAS):
         return []
     found: list[dict[str, Any]] = orjson.loads(b"[{%b}]" % metas)
     return found

@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("page_licence_url", pa.string()),
         ("warc_file", pa.string()),
         ("record_offset", pa.int64()),
+        ("opt_out", pa.string()),
     ]
 )
 ROWS_PER_GROUP = 1 << 16
@@ -73,6 +74,7 @@ class PairWriter:
         columns["page_licence_url"] += [page.licence_url] * len(pairs)
         columns["warc_file"] += [warc_file] * len(pairs)
         columns["record_offset"] += [record_offset] * len(pairs)
+        columns["opt_out"] += [",".join(page.opt_outs) or None] * len(pairs)
         if len(columns["url"]) >= ROWS_PER_GROUP:
             self._write()
 

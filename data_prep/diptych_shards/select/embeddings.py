@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,9 +108,11 @@ def _read(location: str, column: str | None) -> Iterator[Batch]:
 
 def _read_npz(path: Path) -> Iterator[Batch]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names, vectors = _names(arrays), arrays["picture_embeddings"]
-    except (OSError, ValueError, KeyError) as error:
+            if vectors.ndim != 2 or len(names) != len(vectors) or vectors.dtype.kind != "f":
+                raise ValueError(f"{len(names)} names, and embeddings {vectors.shape} of {vectors.dtype}")
+    except (OSError, ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SelectError(f"{shown(path)} does not hold what `diptych embed --pictures` writes") from error
     for start in range(0, len(names), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -161,6 +165,8 @@ def _batch(keys: pyarrow.Array, vectors: pyarrow.Array, path: Path) -> Batch:
     import pyarrow
     import pyarrow.compute as compute
 
+    if pyarrow.types.is_string_view(keys.type):  # of which Arrow cannot pick some
+        keys = keys.cast(pyarrow.large_string())
     has_both = compute.and_(vectors.is_valid(), keys.is_valid())
     keys, vectors = keys.filter(has_both), vectors.filter(has_both)
     lengths = set(compute.list_value_length(vectors).to_pylist())

@@ -307,9 +307,29 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, smal
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def test_columns_of_the_views_that_newer_tools_write_are_read_and_kept_as_texts(tmp_path):
+    captions = [f"a cat number {number} on a mat" for number in range(5)]
+    columns = {
+        "url": pyarrow.array([f"https://a.example/{number}.jpg" for number in range(5)], pyarrow.string_view()),
+        "caption": pyarrow.array(captions, pyarrow.string_view()),
+        "bytes": pyarrow.array([caption.encode() for caption in captions], pyarrow.binary_view()),
+        "words": pyarrow.array([caption.split() for caption in captions], pyarrow.list_(pyarrow.string_view())),
+        "places": pyarrow.array([[1, 2]] * 5, pyarrow.list_view(pyarrow.int32())),
+        "more": pyarrow.array(
+            [{"text": caption} for caption in captions], pyarrow.struct([("text", pyarrow.string_view())])
+        ),
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    assert curate(tmp_path / "in.parquet", tmp_path / "out") == 0
+    kept = parquet.read_table(tmp_path / "out" / "00000.parquet")
+    assert sorted(kept["caption"].to_pylist()) == captions and kept["places"].to_pylist() == [[1, 2]] * 5
+    assert [row["text"] for row in kept["more"].to_pylist()] == kept["caption"].to_pylist()
+
+
 @pytest.mark.parametrize(
     "arguments, told",
     [
+        (["urls.csv", "out"], "curate reads parquet, such as extract writes"),
         (["nowhere", "out"], "nowhere does not exist"),
         (["empty", "out"], "empty has no .parquet"),
         (["empty", "empty"], "another folder"),
@@ -342,7 +362,7 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "other"):
         (tmp_path / name).mkdir()
-    for name in ("file", "other/file", "bad.parquet"):
+    for name in ("file", "other/file", "bad.parquet", "urls.csv"):
         (tmp_path / name).write_text("x")
     write_lines(tmp_path / "blank.txt", [""])
     write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a cat")])

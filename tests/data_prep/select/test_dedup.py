@@ -246,6 +246,21 @@ def verdict_keys(folder):
         yield from (row["key"] for row in table if row["status"] == "success")
 
 
+def cut_npz():
+    file = io.BytesIO()
+    np.savez_compressed(file, pictures=np.array(["a"]), picture_embeddings=np.ones((1, 4), np.float32))
+    return file.getvalue()[:-30]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no arrays", b"PK\x03\x04 no zip", cut_npz(), b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'"]
+)
+def test_what_diptych_embed_did_not_write_is_refused_in_one_line(folder, tmp_path, capsys, content):
+    (tmp_path / "e.npz").write_bytes(content)
+    assert dedup(folder, "--embeddings", str(tmp_path / "e.npz")) == 2
+    assert "e.npz does not hold what `diptych embed --pictures` writes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "make, said",
     [
