@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.data.shard_index_file import ShardError
+from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shards import ShardIndex, open_index
 from diptych.pages.template import template
-from diptych_shards.metadata import caption_of, keys_of
+from diptych_shards.metadata import facts_of_samples, keys_of
 from diptych_shards.select.duplicates import IN_EVALUATION
 from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
 from diptych_shards.select.pictures import Place, place_of
@@ -31,6 +32,8 @@ class _Card:
     picture: Thumbnail | None
     caption: str | None
     name: str
+    origin: str = ""
+    """The path or URL that a sample came from, where it is known."""
 
 
 def render_preview(
@@ -50,7 +53,8 @@ def render_preview(
     page = template("diptych_shards", "select/preview.html.jinja").render(
         title=title,
         judged=judged,
-        verdicts=[_shown(of, cards) for of in judged.verdicts],
+        verdicts=[_shown(of, cards, title) for of in judged.verdicts],
+        bits_between=_bits_between,
         most_reasons=MOST_REASONS,
         caption_length=_CAPTION_LENGTH,
         name_length=_NAME_LENGTH,
@@ -58,7 +62,7 @@ def render_preview(
     return page.encode("utf-8", "backslashreplace")
 
 
-def _shown(of: JudgedSamples, cards: _Cards) -> dict[str, Any]:
+def _shown(of: JudgedSamples, cards: _Cards, title: str) -> dict[str, Any]:
     counts = of.verdict.counts
     reasons = sorted(((r, times) for r, times in counts.items() if r), key=lambda each: (-each[1], each[0]))
     meanings = of.verdict.facts.get("meanings", {})
@@ -67,6 +71,7 @@ def _shown(of: JudgedSamples, cards: _Cards) -> dict[str, Any]:
         "command": of.verdict.facts["command"],
         "options": {name: value for name, value in of.verdict.facts["options"].items() if value and name != "name"},
         "considered": list(of.verdict.considered),
+        "undo": f"rm {shlex.quote(f'{title}/{INDEX_FOLDER}/select/{of.verdict.name}.parquet')}",
         "kept": counts[""] - of.passed_over,
         "passed_over": of.passed_over,
         "dropped": sum(times for _, times in reasons),
@@ -85,6 +90,12 @@ def _shown(of: JudgedSamples, cards: _Cards) -> dict[str, Any]:
             for reason, times in reasons
         ],
     }
+
+
+def _bits_between(one: _Card, other: _Card | None) -> int | None:
+    """How many bits the perceptual hashes of two pictures differ in, as `dedup` measures it; None without a hash."""
+    first, second = (card.picture.look if card and card.picture else None for card in (one, other))
+    return None if first is None or second is None else (first ^ second).bit_count()
 
 
 class _Cards:
@@ -124,7 +135,10 @@ class _Cards:
 
     def _card(self, shard: int, row: int) -> _Card:
         key, _ = self._index.sample(shard, row)
-        return _Card(self._thumbnail(self._places[shard, row]), caption_of(self._index, shard, row), key)
+        facts = facts_of_samples(self._index, shard, [row])[0]
+        caption = None if facts.get("caption") is None else str(facts["caption"])
+        origin = str(facts.get("path") or facts.get("url") or "")
+        return _Card(self._thumbnail(self._places[shard, row]), caption, key, origin)
 
     def _thumbnail(self, place: Place | None) -> Thumbnail | None:
         return None if place is None else self._thumbnails[place]

@@ -11,6 +11,7 @@ from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
 from diptych.pages.thumbnail import thumbnail_uri
 from diptych_shards.crew import Crew
+from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.select.pictures import Place, decoded
 
 LONGER_SIDE = 240
@@ -18,11 +19,12 @@ LONGER_SIDE = 240
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A data: URI, and the size of the picture that it is of."""
+    """A data: URI, and of the picture that it shows the size and the perceptual hash, which flat pictures lack."""
 
     uri: str
     width: int
     height: int
+    look: int | None
 
 
 def thumbnails(places: Sequence[Place], processes: int) -> dict[Place, Thumbnail | None]:
@@ -35,10 +37,11 @@ def thumbnails(places: Sequence[Place], processes: int) -> dict[Place, Thumbnail
 
 def thumbnail(place: Place) -> Thumbnail | None:
     try:
-        picture = Image.fromarray(decoded(place.read()))
+        pixels = decoded(place.read())
     except (PictureError, ShardError, OSError):
         return None
-    return Thumbnail(thumbnail_uri(picture, LONGER_SIDE), *picture.size)
+    picture = Image.fromarray(pixels)
+    return Thumbnail(thumbnail_uri(picture, LONGER_SIDE), *picture.size, perceptual_hash(pixels, margin=STEADY))
 
 
 def _cannot_be_shown(place: Place) -> None:

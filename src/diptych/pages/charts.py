@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 250, 170
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 28
+WIDTH, HEIGHT = 250, 186
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 44
 MOST_POINTS = 360
 
 

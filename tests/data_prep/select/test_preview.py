@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shlex
 from html.parser import HTMLParser
 
 import pytest
@@ -95,6 +96,27 @@ def test_a_duplicate_stands_beside_what_it_duplicates(page):
         assert (
             right == "evaluation/one.jpg" if "evaluation picture" in pair else right[-4:] == left[-4:] and left != right
         )
+
+
+def test_a_card_names_the_file_a_pair_its_distance_and_a_verdict_what_undoes_it(page, folder):
+    for pair in page.split('<div class="pair grid">')[1:4]:
+        bits = int(re.search(r"hashes differ in (\d+) of 64 bits", pair)[1])
+        assert bits <= 4  # dedup's default distance
+    assert f"To undo it: rm {shlex.quote(f'{folder.name}/_index/select/dedup.parquet')}" in Page(page).text
+    assert (folder / "_index" / "select" / "dedup.parquet").is_file()
+
+
+def test_the_path_of_a_packed_picture_is_next_to_its_key(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"holiday_{number}.jpg").write_bytes(jpeg(number))
+        (tmp_path / "in" / f"holiday_{number}.txt").write_text("a picture")
+    out = tmp_path / "out"
+    assert main(["pack", str(tmp_path / "in"), str(out)]) == 0
+    assert main(["filter", str(out), "--where", "width > 0", "--processes", "1"]) == 0
+    assert main(["preview", str(out), "--processes", "1"]) == 0
+    text = (out / "_index" / "select" / "preview.html").read_text(encoding="utf-8")
+    assert '<small class="origin"><bdi>holiday_1.jpg</bdi>' in text
 
 
 def test_each_reason_is_told_with_its_number_and_examples_of_both_sides(page):
