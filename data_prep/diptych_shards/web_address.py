@@ -7,7 +7,7 @@ import re
 import ada_url
 
 _PLAIN = re.compile(
-    r"(https?)://((?:[a-z0-9_][a-z0-9_-]*\.)*[a-z][a-z0-9_-]*)"  # no number at the end: that may be an IPv4 address
+    r"(https?)://((?:[a-z0-9_-]+\.)*[a-z][a-z0-9_-]*)"  # no number at the end: that may be an IPv4 address
     r"(/[!$-;=@-\[\]_a-z|~]*(?:\?[!$-&(-;=?-\[\]_a-z|~]*)?)"
 ).fullmatch
 _PARTS = re.compile(r"(https?)://(?:[^/?@]*@)?([^/?:@\[]+|\[[0-9a-f:.]+\])(?::([0-9]+))?([/?].*)").fullmatch
@@ -22,14 +22,15 @@ class SchemeError(ValueError):
     """An address of another scheme than http and https."""
 
 
-def split_plain(address: str) -> tuple[str, str, str] | None:
-    """Scheme, host and the rest of an address that a browser would leave as it is; None: it takes a closer look.
+def is_plain(address: str) -> bool:
+    """Whether a browser would leave it as it is, which is true of most, and found in a tenth of the time."""
+    return _PLAIN(address) is not None and "/." not in address and "/%2" not in address
 
-    Most addresses are plain, and this takes a tenth of the time.
-    """
+
+def split_plain(address: str) -> tuple[str, str, str]:
+    """Scheme, host, and path with query of a plain address."""
     match = _PLAIN(address)
-    if match is None or "/." in address or "/%2" in address or "xn--" in address:
-        return None
+    assert match is not None
     return match[1], match[2], match[3]
 
 
@@ -42,7 +43,8 @@ def absolute(text: str, base: str | None = None) -> str:
         SchemeError: neither http nor https.
         ValueError: no address, or none with a host that DNS could know.
     """
-    text = without_entities(text)
+    if "&amp;" in text:
+        text = without_entities(text)
     scheme = _SCHEME(text)
     if scheme is not None and scheme[1].lower() not in ("http", "https"):
         raise SchemeError("only http and https are fetched")
@@ -74,4 +76,5 @@ def is_host(name: str) -> bool:
 
 
 def without_entities(text: str) -> str:
-    return _LEFT_OVER_ENTITY.sub("&", text) if "&amp;" in text else text
+    """The text with `&` for each `&amp;` that is left over from HTML."""
+    return _LEFT_OVER_ENTITY.sub("&", text)
