@@ -53,6 +53,15 @@ def test_autocast_computes_the_same_model():
         assert not torch.equal(one, other)
 
 
+def test_the_last_projection_is_fp32_under_autocast():
+    model = dual_encoder()
+    images, tokens, lengths = batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for features in (model.image(images), model.text(tokens, lengths)):
+            assert features.dtype == torch.float32
+            assert not torch.equal(features, features.bfloat16().float())
+
+
 def test_logit_scale_starts_where_it_is_told_and_has_a_dimension():
     model = dual_encoder()
     assert model.logit_scale.shape == (1,) and model.logit_scale.dtype == torch.float32

@@ -37,11 +37,8 @@ class DualEncoder(nn.Module):
         return unit_norm(self.image(images))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """tokens i[batch context], lengths i[batch] with both control tokens → f32[batch dim] of unit norm.
-
-        The batch is cut to its longest caption: under the causal mask nothing after its end reaches it.
-        """
-        return unit_norm(self.text(tokens[:, : int(lengths.max())], lengths))
+        """tokens i[batch context], lengths i[batch] with both control tokens → f32[batch dim] of unit norm."""
+        return unit_norm(self.text(tokens, lengths))
 
 
 def unit_norm(features: Tensor) -> Tensor:

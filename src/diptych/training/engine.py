@@ -139,7 +139,8 @@ class Engine:
         def forward(number: int, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
             # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
             torch.manual_seed(int(hashes(np.array([self._world.rank]), seed, samples_seen, number)[0] >> 1))
-            return self._engine(*(x.to(device, non_blocking=True) for x in (part.images, part.tokens, part.lengths)))
+            images, tokens = (each.to(device, non_blocking=True) for each in (part.images, part.tokens))
+            return self._engine(images, tokens, part.lengths)
 
         def loss(image: Tensor, text: Tensor, scale: Tensor) -> LossOutput:
             return self._loss(image, text, scale, None, None)

@@ -1,0 +1,73 @@
+"""Captions without padding: the tokens of a batch in one row after another, and causal attention within each caption.
+
+Under a causal mask nothing after a caption's end reaches it, so leaving the padding out changes no feature. Captions of
+the web have a quarter of the context's tokens, so that most of what a padded text tower computes is padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10
+    varlen_attn = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class PackedCaptions:
+    """Where the tokens of a batch stand once they are packed: shortest caption first, so that equals are neighbours."""
+
+    places: Tensor
+    """i64[tokens]: each token's place in the flat i[batch * length] of the padded batch."""
+    positions: Tensor
+    """i64[tokens]: its position in its caption."""
+    ends: Tensor
+    """i64[batch]: the packed token that ends each caption, in the order of the batch."""
+    bounds: Tensor
+    """i32[batch + 1]: the first token of each packed caption, then the number of all."""
+    groups: tuple[tuple[int, int], ...]
+    """How many captions of which length follow one another."""
+
+    @staticmethod
+    def of(lengths: Tensor, padded_length: int, device: torch.device) -> PackedCaptions:
+        """lengths: i[batch], at least 1 each. On the CPU nothing has to wait for the device."""
+        host = lengths.cpu().long()
+        order = host.argsort(stable=True)
+        ordered = host[order]
+        stops = ordered.cumsum(0)
+        positions = torch.arange(int(stops[-1])) - (stops - ordered).repeat_interleave(ordered)
+        places = (order * padded_length).repeat_interleave(ordered) + positions
+        ends = torch.empty_like(stops)
+        ends[order] = stops - 1
+        sizes, counts = ordered.unique_consecutive(return_counts=True)
+        return PackedCaptions(
+            places=places.to(device, non_blocking=True),
+            positions=positions.to(device, non_blocking=True),
+            ends=ends.to(device, non_blocking=True),
+            bounds=F.pad(stops, (1, 0)).int().to(device, non_blocking=True),
+            groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
+        )
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal attention within each caption; all of f[tokens heads head_width]."""
+        if varlen_attn is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+            longest = self.groups[-1][1]
+            mixed = varlen_attn(query, key, value, self.bounds, self.bounds, longest, longest, window_size=(-1, 0))
+            assert isinstance(mixed, Tensor)
+            return mixed
+        sizes = [count * length for count, length in self.groups]
+        parts = zip(self.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
+        return torch.cat([_attend_to_equals(*group, *part) for group, *part in parts])
+
+
+def _attend_to_equals(count: int, length: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The same of `count` captions of the same length."""
+    if length == 1:
+        return value
+    query, key, value = (each.unflatten(0, (count, length)).transpose(1, 2) for each in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(0, 1)
