@@ -27,7 +27,6 @@ from diptych.model_folder import (
     WEIGHTS_FILE,
     model_folder,
     save_model_folder,
-    start_from,
 )
 from tests.data.test_colour_profile import ALL_INK_IS_GREY, EXCHANGED, LINEAR_GREY
 
@@ -359,20 +358,6 @@ def test_a_config_that_is_not_of_this_model_is_refused(folder, keys, value, comp
     with pytest.raises(ValueError, match=complaint) as refusal:
         diptych.load(folder)
     assert "\n" not in str(refusal.value)
-
-
-def test_a_larger_picture_size_starts_from_a_resampled_grid(folder):
-    model = dual_encoder(model_config(image_size=48), seed=3)
-    start_from(model, folder)
-    state, source = model.state_dict(), dual_encoder(model_config()).state_dict()
-    assert state["image.trunk.pos_embed"].shape == (1, 37, 32)
-    assert all(torch.equal(state[name], source[name]) for name in state if name != "image.trunk.pos_embed")
-
-
-def test_initial_weights_of_another_model_are_refused(folder):
-    other = DualEncoder(model_config(), TOKENIZER.vocab_size + 1, 2.0)
-    with pytest.raises(ValueError, match=r"initial_weights .* text\.token_embedding\.weight has shape"):
-        start_from(other, folder)
 
 
 @pytest.mark.parametrize("layout", ["diptych", "open_clip"])

@@ -18,7 +18,7 @@ from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.files import flush, local_path
 from diptych.model import interop
-from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes, load_weights
+from diptych.model.dual_encoder import check_tensors, expected_shapes
 from diptych.tensor_files import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -27,22 +27,11 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "vocabulary.json"
 
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+"""How files are called that torch pickles: to read one may run code, so none is read."""
+
 FORMAT = "diptych-model"
 FORMAT_VERSION = 1
-
-
-def start_from(model: DualEncoder, path: str | Path) -> None:
-    """Fill a model with the weights of a model folder or a run, resampled to the model's picture size.
-
-    Raises:
-        ValueError: no model there, or one of another shape.
-    """
-    folder = model_folder(path)
-    state, _, _ = read_model_folder(folder)
-    try:
-        load_weights(model, interop.resize_image_positions(state, model))
-    except UserError as error:
-        raise UserError(f"model.initial_weights {folder} does not fit the model: {error}") from error
 
 
 def model_folder(path: str | Path) -> Path:
@@ -55,7 +44,7 @@ def model_folder(path: str | Path) -> Path:
     path = local_path(path)
     if not path.is_dir():
         raise UserError(f"{path} is no folder; expected a model folder, a run directory or one of its checkpoints")
-    if any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE)):
+    if is_model_folder(path):
         return path
     if (path / MANIFEST).is_file():
         verify(path, "model/")
@@ -94,6 +83,50 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
         flush(folder / name)
 
 
+def is_model_folder(path: Path) -> bool:
+    return any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE))
+
+
+def vocabulary_of(folder: Path) -> str:
+    """Of a model folder, as `load_tokenizer` takes it; CLIP's where a folder of open_clip's layout brings none."""
+    file = folder / VOCABULARY_FILE
+    is_clips = (folder / interop.CONFIG_FILE).is_file() and not file.is_file()
+    return "clip" if is_clips else str(file)
+
+
+def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
+    """Config and tokenizer of a model folder, ours or open_clip's.
+
+    Raises:
+        UserError: a file is missing or damaged, or they do not fit together.
+    """
+    if (folder / interop.CONFIG_FILE).is_file():
+        config, vocab_size = interop.read_open_clip_config(folder)
+    else:
+        for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} is no whole model folder: {name} is missing")
+        config, vocab_size = read_config(folder / CONFIG_FILE)
+    vocabulary = vocabulary_of(folder)
+    tokenizer = load_tokenizer(vocabulary)
+    if tokenizer.vocab_size != vocab_size:
+        raise UserError(
+            f"{folder} is of {vocab_size} tokens, its vocabulary {vocabulary} has {tokenizer.vocab_size}: put the one "
+            f"that it was trained with there as {VOCABULARY_FILE}"
+        )
+    return config, tokenizer
+
+
+def conversion_of(file: Path) -> str:
+    """The shell command that makes a safetensors file of a pickled one."""
+    return (
+        f'python -c "from torch import load; from safetensors.torch import save_file; '
+        f"w = load('{file}', map_location='cpu'); w = w.get('state_dict', w); "
+        f"save_file({{k.removeprefix('module.'): v.contiguous() for k, v in w.items()}}, "
+        f"'{file.with_suffix('.safetensors')}')\""
+    )
+
+
 def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
     """Weights, config and tokenizer of a model folder, ours or open_clip's, checked against one another.
 
@@ -101,36 +134,27 @@ def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfi
         ValueError: a file is missing or damaged, or they do not fit together.
     """
     folder = Path(folder)
-    if (folder / interop.CONFIG_FILE).is_file():
-        return read_open_clip_folder(folder)
-    for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is no whole model folder: {name} is missing")
-    config, vocab_size = read_config(folder / CONFIG_FILE)
-    tokenizer = Tokenizer.load(folder / VOCABULARY_FILE)
-    if tokenizer.vocab_size != vocab_size:
-        found = tokenizer.vocab_size
-        raise UserError(f"{folder / VOCABULARY_FILE} has {found} tokens, {CONFIG_FILE} expects {vocab_size}")
-    state = read_tensors(folder / WEIGHTS_FILE)
+    is_open_clips = (folder / interop.CONFIG_FILE).is_file()
+    weights = folder / (interop.WEIGHTS_FILE if is_open_clips else WEIGHTS_FILE)
+    if is_open_clips and not weights.is_file():
+        _refuse_pickled(folder)
+    config, tokenizer = read_description(folder)
+    state = interop.load_open_clip(folder)[0] if is_open_clips else read_tensors(weights)
     try:
-        check_tensors(state, expected_shapes(config, vocab_size))
+        check_tensors(state, expected_shapes(config, tokenizer.vocab_size))
     except UserError as error:
-        raise UserError(f"{folder / WEIGHTS_FILE}: {error}") from error
+        raise UserError(f"{weights}: {error}") from error
     return state, config, tokenizer
 
 
-def read_open_clip_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
-    """The same of a folder in open_clip's layout; the tokenizer is CLIP's where the folder brings none."""
-    state, config = interop.load_open_clip(folder)
-    vocabulary = folder / VOCABULARY_FILE
-    tokenizer = load_tokenizer(str(vocabulary) if vocabulary.is_file() else "clip")
-    rows = len(state["text.token_embedding.weight"])
-    if tokenizer.vocab_size != rows:
+def _refuse_pickled(folder: Path) -> None:
+    """Whoever has open_clip's folder with weights as torch pickles them is told how to convert them."""
+    pickled = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLED]
+    if pickled:
         raise UserError(
-            f"{folder} has embeddings of {rows} tokens, its vocabulary {tokenizer.vocab_size}: "
-            f"put the vocabulary it was trained with there as {VOCABULARY_FILE}"
+            f"{folder} has no {interop.WEIGHTS_FILE}, and {pickled[0].name} may hold code, which is never run; convert "
+            f"it with `{conversion_of(pickled[0])}` and name the result {interop.WEIGHTS_FILE}"
         )
-    return state, config, tokenizer
 
 
 def read_config(path: Path) -> tuple[ModelConfig, int]:

@@ -64,17 +64,24 @@ class LoadedConfig:
 Check = Callable[[RunConfig], Iterator[Problem]]
 
 
-def load_config(files: Sequence[Path], overrides: Sequence[str] = (), checks: Sequence[Check] = ()) -> LoadedConfig:
+def load_config(
+    files: Sequence[Path],
+    overrides: Sequence[str] = (),
+    checks: Sequence[Check] = (),
+    defaults: dict[str, Any] | None = None,
+) -> LoadedConfig:
     """The resolved configuration of a run.
 
     overrides: `training.seed=3`, the value in YAML. checks: what else may be wrong, of which this layer knows nothing
-    (a missing shard, a batch that the ranks cannot share).
+    (a missing shard, a batch that the ranks cannot share). defaults: values that all else overrides, from where the
+    run's initial weights are.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, bad value or impossible combination; all at once.
     """
     merged: dict[str, Any] = {}
     sources: Sources = {}
+    _merge(merged, defaults or {}, sources, "initial weights")
     for file in map(local_path, files):
         _merge(merged, _read_yaml(file), sources, str(file))
     for override in overrides:

@@ -57,6 +57,9 @@ IN_A_BLOCK = {
 LEADING_ONES = {"visual.class_embedding": 2, "visual.positional_embedding": 1}
 """How many leading dimensions of size one our tensor has before open_clip's shape begins."""
 
+OPENAIS_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+"""What OpenAI's files hold besides tensors; the shapes say the same."""
+
 TEXT_NAMES = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
 
 KNOWN_SETTINGS = {
@@ -99,7 +102,7 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
     Raises:
         ValueError: the state is not that of a CLIP with this config; it names the tensor that does not fit.
     """
-    state = {without_text_prefix(name): tensor for name, tensor in state.items()}
+    state = {without_text_prefix(name): tensor for name, tensor in state.items() if name not in OPENAIS_NUMBERS}
     shapes = open_clip_shapes(state_vocab_size(state, "token_embedding.weight"), config)
     if "logit_scale" in state and state["logit_scale"].numel() == 1:  # open_clip's FSDP checkpoints have [1]
         state["logit_scale"] = state["logit_scale"].reshape(())
@@ -127,15 +130,25 @@ def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no whole folder of open_clip's layout: {name} is missing")
-    try:
-        config = config_from_open_clip(parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
+    config, _ = read_open_clip_config(folder)
     state = read_tensors(folder / WEIGHTS_FILE)
     try:
         return from_open_clip(state, config), config
     except ValueError as error:
         raise UserError(f"{folder / WEIGHTS_FILE}: {error}") from error
+
+
+def read_open_clip_config(folder: Path) -> tuple[ModelConfig, int]:
+    """Our config and the size of the vocabulary.
+
+    Raises:
+        UserError: the file is damaged, or the model is no CLIP with a vision transformer.
+    """
+    try:
+        document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        return config_from_open_clip(document), size(document["model_cfg"]["text_cfg"], "vocab_size", 49408)
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
 
 
 def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
@@ -279,10 +292,14 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[in
     return {**shapes, "logit_scale": ()}
 
 
-def image_shape(config: ModelConfig) -> ClipTransformerShape:
+def shape_of(config: ModelConfig) -> ClipTransformerShape | None:
+    """The sizes of an image tower that is CLIP's vision transformer; None of any other."""
     with torch.device("meta"):
-        trunk = DualEncoder(config, 1, 0.0).image.trunk
-    shape = clip_transformer_shape(trunk)
+        return clip_transformer_shape(DualEncoder(config, 1, 0.0).image.trunk)
+
+
+def image_shape(config: ModelConfig) -> ClipTransformerShape:
+    shape = shape_of(config)
     if shape is None:
         raise UserError(
             f"model.image {config.image.name} does not compute what open_clip's image tower does: "

@@ -20,11 +20,11 @@ from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
-from diptych.model_folder import start_from
 from diptych.run_dir import RunDir
 from diptych.training.accumulate import random_layer
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine
+from diptych.training.initial_weights import start_from
 from diptych.training.metrics import Metrics
 from diptych.world import World, first_decides
 
@@ -116,7 +116,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
             logger.warning("skipped a damaged checkpoint: %s", fault)
         if path is None:
             if config.model.initial_weights is not None:
-                start_from(model, config.model.initial_weights)
+                start_from(model, config.model)
             return Progress(tracker_id=uuid.uuid4().hex[:8], data=index.fingerprint, vocabulary=tokenizer.fingerprint)
         checkpoint = load_checkpoint(path)
         _refuse_other_input(checkpoint.progress, config, index, tokenizer, run)

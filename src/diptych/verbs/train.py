@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     files = [Path(word) for word in arguments.config if not is_override(word)]
 
     def load_checked() -> LoadedConfig:
-        return load_config(files, overrides, checks=(lambda config: check_run(config, world),))
+        checks = (lambda config: check_run(config, world),)
+        return load_config(files, overrides, checks, defaults=_of_initial_weights(files, overrides))
 
     if arguments.dry_run:
         if world.is_first:
@@ -82,6 +83,16 @@ def run(arguments: argparse.Namespace) -> None:
         train(first_decides(world, load_checked), world)
 
 
+def _of_initial_weights(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
+    """What the initial weights say of model and vocabulary; nothing where a mistake keeps it from being known."""
+    from diptych.training.initial_weights import defaults_from_initial_weights
+
+    try:
+        return defaults_from_initial_weights(load_config(files, overrides))
+    except (UserError, OSError):
+        return {}  # the check of the whole configuration says what is wrong
+
+
 def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     """What stands in the way of this run on these ranks: data, vocabulary, model, batch."""
     from diptych.data.shards import open_index
@@ -89,13 +100,14 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.loss import LOSSES
     from diptych.model.dual_encoder import expected_shapes
     from diptych.training.deepspeed_config import deepspeed_config
+    from diptych.training.initial_weights import check_initial_weights
 
     attempts = {
         "data.train": lambda: _refuse_empty(open_index(config.data.train)),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),
         "model.image.name": lambda: refuse_pretrained_tag(config),
-        "model.initial_weights": lambda: find_initial_weights(config),
+        "model.initial_weights": lambda: check_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
@@ -105,7 +117,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     for key, attempt in attempts.items():
         try:
             attempt()
-        except UserError as error:
+        except (UserError, OSError) as error:
             said = str(error)
             subject = said.partition(" ")[0].rstrip(":")
             within = subject == key or subject.startswith(f"{key}.")
@@ -155,20 +167,6 @@ def refuse_pretrained_tag(config: RunConfig) -> None:
 
 def _is_started(config: RunConfig) -> bool:
     return (Path(config.run_dir) / "config.yaml").exists()
-
-
-def find_initial_weights(config: RunConfig) -> None:
-    """Whether the folder is there, where the run still needs it; what it holds is read when the run starts.
-
-    Raises:
-        ValueError: it is not.
-    """
-    folder = config.model.initial_weights
-    if folder is not None and not _is_started(config) and not Path(folder).is_dir():
-        raise UserError(
-            f"model.initial_weights {folder} is no folder; give a model folder or a run directory, "
-            f"or null to start from random weights"
-        )
 
 
 def describe(loaded: LoadedConfig, world: World) -> str:

@@ -1,0 +1,172 @@
+"""What a run starts from: the weights of a model folder, of another run, or of a safetensors file.
+
+Weights mean what they were trained to mean only in the same towers, on the same token ids and the same pixels. So a
+run takes model and vocabulary from where its weights come from, and where its configuration says otherwise it is
+refused; the picture's size alone may change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diptych.checkpoint_folder import checkpoints
+from diptych.config.load import LoadedConfig
+from diptych.config.schema import ModelConfig, RunConfig
+from diptych.config.values import config_to_dict, flatten
+from diptych.data.tokenizer import load_tokenizer
+from diptych.errors import UserError
+from diptych.files import local_path
+from diptych.model import interop
+from diptych.model.dual_encoder import DualEncoder, expected_shapes, load_weights
+from diptych.model_folder import (
+    PICKLED,
+    conversion_of,
+    is_model_folder,
+    model_folder,
+    read_description,
+    read_model_folder,
+    vocabulary_of,
+)
+from diptych.run_dir import RunDir
+from diptych.tensor_files import read_tensors
+
+FREE_KEYS = ("model.initial_weights", "model.image.image_size")
+"""What a configuration may say of the model and still take the rest from the folder."""
+
+
+def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
+    """Model and vocabulary of the folder that the run starts from, where the configuration sets none of its own.
+
+    A run that has begun to save takes them from its own newest checkpoint: the folder may be gone.
+
+    Raises:
+        UserError, OSError: there is no such folder, or it cannot be read.
+    """
+    config = loaded.config
+    if config.model.initial_weights is None:
+        return {}
+    run = RunDir(Path(config.run_dir))
+    origin = _place_of(str(run.path) if checkpoints(run.checkpoints) else config.model.initial_weights)
+    if origin.is_file():
+        return {}
+    described, _ = read_description(origin)
+    values: dict[str, Any] = {}
+    if not [key for key in loaded.sources if key.partition(".")[0] == "model" and key not in FREE_KEYS]:
+        values["model"] = config_to_dict(dataclasses.replace(config, model=described))["model"]
+        del values["model"]["initial_weights"]
+    if loaded.source_of("tokenizer.vocabulary") == "default":
+        values["tokenizer"] = {"vocabulary": vocabulary_of(origin)}
+    return values
+
+
+def check_initial_weights(config: RunConfig) -> None:
+    """Whether they can be had, and fit the model, as far as it shows without reading them.
+
+    Raises:
+        UserError: no such folder or file, or one line for each difference.
+    """
+    if config.model.initial_weights is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
+        return
+    place = _place_of(config.model.initial_weights)
+    if place.is_file() and config.model == ModelConfig(initial_weights=config.model.initial_weights):
+        raise UserError(f"model.initial_weights {place} says nothing of its towers; describe them under `model:`")
+    if place.is_dir():
+        described, tokenizer = read_description(place)
+        differing = list(_differences(described, config.model))
+        if load_tokenizer(config.tokenizer.vocabulary).fingerprint != tokenizer.fingerprint:
+            there = vocabulary_of(place)
+            differing.append(f"tokenizer.vocabulary {config.tokenizer.vocabulary} has other tokens than {there}")
+        if differing:
+            lines = [f"model.initial_weights {config.model.initial_weights}: {line}" for line in differing]
+            way_out = (
+                "leave out `tokenizer:` and all of `model:` but initial_weights and image_size to take what is there"
+            )
+            raise UserError("\n".join([*lines, way_out]))
+
+
+def start_from(model: DualEncoder, config: ModelConfig) -> None:
+    """Fill a model with the weights that `config.initial_weights` names, resampled to the model's picture size.
+
+    Raises:
+        UserError: there are none, or of another shape.
+    """
+    assert config.initial_weights is not None
+    place = _place_of(config.initial_weights)
+    state = _read_file(place, config) if place.is_file() else read_model_folder(place)[0]
+    try:
+        load_weights(model, interop.resize_image_positions(state, model))
+    except UserError as error:
+        raise UserError(f"model.initial_weights {place} does not fit the model: {error}") from error
+
+
+def _place_of(named: str) -> Path:
+    """The model folder, or the safetensors file outside of one."""
+    path = local_path(named)
+    if path.suffix in PICKLED and path.is_file():
+        raise UserError(
+            f"model.initial_weights {named} may hold code, which is never run; convert it with `{conversion_of(path)}`"
+        )
+    if path.suffix == ".safetensors" and path.is_file():
+        return path.parent if is_model_folder(path.parent) else path
+    if not path.is_dir():
+        raise UserError(
+            f"model.initial_weights {named} is no folder; give a model folder or a run directory, "
+            f"or null to start from random weights"
+        )
+    try:
+        return model_folder(path)
+    except UserError as error:
+        raise UserError(f"model.initial_weights {error}") from error
+
+
+def _read_file(file: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Of ours, or of open_clip's or OpenAI's layout; the file says nothing of activation, pictures and vocabulary."""
+    state = read_tensors(file)
+    if any(name.startswith("visual.") for name in state):
+        try:
+            return interop.from_open_clip(state, config)
+        except UserError as error:
+            raise UserError(f"model.initial_weights {file} does not fit the model: {error}") from error
+    return state
+
+
+def _differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
+    """What the two compute differently, picture sizes and what acts in training alone apart."""
+    towers = ("image.name", "image.overrides")
+    left, right = (dict(flatten(dataclasses.asdict(config))) for config in (there, here))
+    for key in dict.fromkeys([*left, *right]):
+        free = key in ("initial_weights", "image.image_size") or key.startswith(towers)
+        if not free and left.get(key) != right.get(key):
+            yield f"model.{key} is {_shown(left.get(key))} there, {_shown(right.get(key))} here"
+    yield from _tower_differences(there, here)
+
+
+def _tower_differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
+    ours, theirs = here.image, there.image
+    if ours.name == theirs.name and _computing(ours.overrides) == _computing(theirs.overrides):
+        return
+    # Two names, or a name and overrides, may be one tower: compared at one picture size, tensor by tensor.
+    same_size = dataclasses.replace(here, image=dataclasses.replace(ours, image_size=theirs.image_size))
+    shapes = [interop.shape_of(config) for config in (there, same_size)]
+    if shapes[0] is not None and shapes[0] == shapes[1]:
+        image, other = ({n: s for n, s in expected_shapes(c, 1).items() if "image." in n} for c in (there, same_size))
+        if image == other:
+            return
+    if ours.name != theirs.name:
+        yield f"model.image.name is {theirs.name} there, {ours.name} here"
+    if _computing(ours.overrides) != _computing(theirs.overrides):
+        yield f"model.image.overrides is {dict(theirs.overrides)} there, {dict(ours.overrides)} here"
+
+
+def _computing(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Without dropout and stochastic depth, which leave the weights' meaning as it is."""
+    return {key: value for key, value in overrides.items() if "drop" not in key}
+
+
+def _shown(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,170 @@
+"""A run starts from weights as what they were trained to be, or says what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from diptych.config.load import ConfigError, load_config
+from diptych.config.schema import ImageTowerConfig, ModelConfig
+from diptych.data.tokenizer import Tokenizer
+from diptych.errors import UserError
+from diptych.model.interop import to_open_clip
+from diptych.model_folder import save_model_folder
+from diptych.training.initial_weights import start_from
+from diptych.verbs.train import _of_initial_weights, check_run
+from diptych.world import World
+from tests.end_to_end.conftest import write_shards
+from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
+
+OTHER_TOKENS = Tokenizer([("a", "t</w>"), ("b", "at</w>")])
+MODEL = {
+    "embed_dim": 16,
+    "image": {
+        "name": "vit_base_patch32_clip_quickgelu_224",
+        "image_size": 32,
+        "overrides": {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
+    },
+    "text": {"context_length": 10, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    write_shards(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model_folder(tmp_path / "model", dual_encoder(model_config()).state_dict(), model_config(), TOKENIZER)
+    return tmp_path / "model"
+
+
+def resolved(tmp_path, shards, *overrides, model=None):
+    """The model's config and its vocabulary, as a run would use them."""
+    file = tmp_path / "run.yaml"
+    values = {"run_dir": str(tmp_path / "run"), "data": {"train": str(shards)}}
+    values |= {"training": {"total_samples": 64, "global_batch_size": 8}} | ({"model": model} if model else {})
+    file.write_text(json.dumps(values))
+    defaults = _of_initial_weights([file], overrides)
+    loaded = load_config([file], overrides, (lambda config: check_run(config, World()),), defaults=defaults)
+    return loaded.config.model, loaded.config.tokenizer.vocabulary
+
+
+def test_without_a_model_the_folders_towers_pictures_and_vocabulary_are_taken(tmp_path, shards):
+    image = ImageTowerConfig(**MODEL["image"], mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    trained = ModelConfig(embed_dim=16, image=image, text=model_config().text)
+    save_model_folder(tmp_path / "m", dual_encoder(trained).state_dict(), trained, TOKENIZER)
+    config, vocabulary = resolved(tmp_path, shards, f"model.initial_weights={tmp_path / 'm'}")
+    assert config == ModelConfig(embed_dim=16, image=image, text=trained.text, initial_weights=str(tmp_path / "m"))
+    assert Tokenizer.load(vocabulary).fingerprint == TOKENIZER.fingerprint
+    larger = (f"model.initial_weights={tmp_path / 'm'}", "model.image.image_size=48")
+    assert resolved(tmp_path, shards, *larger)[0].image.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_run_that_saved_takes_model_and_vocabulary_from_itself(tmp_path, shards, folder):
+    save_checkpoint(tmp_path / "run", 1)
+    shutil.rmtree(folder)
+    config, vocabulary = resolved(tmp_path, shards, f"model.initial_weights={folder}")
+    assert config.text == model_config().text and str(tmp_path / "run") in vocabulary
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"text.activation": "gelu"}, "model.text.activation is quick_gelu there, gelu here"),
+        ({"text.context_length": 12}, "model.text.context_length is 10 there, 12 here"),
+        ({"text.heads": 4}, "model.text.heads is 2 there, 4 here"),
+        ({"image.mean": [0.5, 0.5, 0.5]}, "0.40821073] there, [0.5, 0.5, 0.5] here"),
+        ({"image.name": "vit_base_patch32_clip_224"}, "model.image.name is vit_base_patch32_clip_quickgelu_224 there"),
+        ({"image.overrides.num_heads": 4}, "'num_heads': 2} there"),
+        ({"image.overrides.global_pool": "avg"}, "'global_pool': 'avg'} here"),
+    ],
+)  # fmt: skip
+def test_every_difference_is_named(tmp_path, shards, folder, changed, line):
+    overrides = [f"model.{key}={json.dumps(value)}" for key, value in changed.items()]
+    with pytest.raises(ConfigError) as refusal:
+        resolved(tmp_path, shards, f"model.initial_weights={folder}", *overrides, model=MODEL)
+    assert line in str(refusal.value) and "to take what is there" in str(refusal.value)
+
+
+def test_other_tokens_of_the_same_number_are_refused(tmp_path, shards, folder):
+    OTHER_TOKENS.save(tmp_path / "v.json")
+    words = (f"model.initial_weights={folder}", f"tokenizer.vocabulary={tmp_path / 'v.json'}")
+    for model in (MODEL, None):
+        with pytest.raises(ConfigError, match=r"tokenizer.vocabulary .*v.json has other tokens than"):
+            resolved(tmp_path, shards, *words, model=model)
+
+
+def test_an_equal_model_may_have_another_name_size_and_dropout(tmp_path, shards, folder):
+    image = {
+        "name": "vit_base_patch16_clip_quickgelu_224",
+        "image_size": 48,
+        "overrides": MODEL["image"]["overrides"] | {"patch_drop_rate": 0.5},
+    }
+    config, _ = resolved(tmp_path, shards, f"model.initial_weights={folder}", model=MODEL | {"image": image})
+    model = dual_encoder(config, seed=3)
+    start_from(model, config)
+    state, source = model.state_dict(), dual_encoder(model_config()).state_dict()
+    assert state["image.trunk.pos_embed"].shape == (1, 37, 32)
+    assert all(torch.equal(state[name], source[name]) for name in state if name != "image.trunk.pos_embed")
+
+
+@pytest.mark.parametrize("layout", ["ours", "open_clip", "openai"])
+def test_a_lone_safetensors_file_is_read_with_the_model_that_the_config_gives(tmp_path, shards, layout):
+    state = dual_encoder(model_config()).state_dict()
+    tensors = dict(state) if layout == "ours" else to_open_clip(state, model_config())
+    if layout == "openai":
+        tensors |= {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    file = tmp_path / "some.safetensors"
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    TOKENIZER.save(tmp_path / "v.json")
+    words = (f"model.initial_weights={file}", f"tokenizer.vocabulary={tmp_path / 'v.json'}")
+    config, _ = resolved(tmp_path, shards, *words, model=MODEL)
+    model = dual_encoder(config, seed=3)
+    start_from(model, config)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_file_without_a_model_in_the_config_is_refused(tmp_path, shards):
+    safetensors.torch.save_file(dual_encoder(model_config()).state_dict(), tmp_path / "some.safetensors")
+    with pytest.raises(ConfigError, match="says nothing of its towers"):
+        resolved(tmp_path, shards, f"model.initial_weights={tmp_path / 'some.safetensors'}")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "run", "weights"])
+def test_a_checkpoint_a_run_and_the_weights_in_a_folder_mean_the_folder(tmp_path, shards, folder, kind):
+    checkpoint = save_checkpoint(tmp_path / "other", 1)
+    named = {"checkpoint": checkpoint, "run": tmp_path / "other", "weights": folder / "model.safetensors"}[kind]
+    config, _ = resolved(tmp_path, shards, f"model.initial_weights={named}")
+    start_from(dual_encoder(config), config)
+    assert config.text == model_config().text
+
+
+def test_a_pickled_file_is_never_read_and_its_conversion_works(tmp_path, shards):
+    import subprocess
+    import sys
+
+    file = tmp_path / "epoch_3.pt"
+    torch.save({"epoch": 3, "state_dict": {"module.logit_scale": torch.tensor(2.0)}}, file)
+    with pytest.raises(ConfigError, match="may hold code, which is never run; convert it with") as refusal:
+        resolved(tmp_path, shards, f"model.initial_weights={file}", model=MODEL)
+    code = str(refusal.value).split("`")[1].removeprefix('python -c "').removesuffix('"')
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert safetensors.torch.load_file(tmp_path / "epoch_3.safetensors") == {"logit_scale": torch.tensor(2.0)}
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    config = model_config(initial_weights=str(Path(tmp_path) / "w.safetensors"))
+    state = dual_encoder(model_config()).state_dict()
+    state["text.token_embedding.weight"] = state["text.token_embedding.weight"][1:].clone()
+    safetensors.torch.save_file(state, config.initial_weights)
+    with pytest.raises(UserError, match=r"initial_weights .* text\.token_embedding\.weight has shape"):
+        start_from(dual_encoder(config), config)
