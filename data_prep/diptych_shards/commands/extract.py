@@ -63,6 +63,7 @@ def run(chosen: argparse.Namespace) -> None:
     """
     from diptych_shards.extract.all_files import extract
     from diptych_shards.extract.options import ExtractError, ExtractOptions
+    from diptych_shards.extract.records import BROKEN
     from diptych_shards.extract.sources import expand
 
     options = ExtractOptions(
@@ -75,11 +76,15 @@ def run(chosen: argparse.Namespace) -> None:
     locations = expand(chosen.inputs, chosen.prefix)[: chosen.first]
     progress = Progress(len(locations), "files")
     without_record: list[str] = []
+    cut: list[str] = []
 
     def is_finished(location: str, report: FileReport) -> None:
         progress.add(1)
         if not report.records:
             without_record.append(location)
+        if report.files_cut:
+            pages = counted(report.pages_with_pairs, "page")
+            cut.append(f"{location}: its {counted(sum(report.pairs.values()), 'pair')} of {pages} are kept")
 
     try:
         total, failures = extract(locations, chosen.out, options, engine_of(chosen), is_finished)
@@ -98,10 +103,14 @@ def run(chosen: argparse.Namespace) -> None:
     if without_record:
         empty = counted(len(without_record), "file")
         print(f"{empty} without a record, the first is {shown(without_record[0])}")
+    if cut:
+        print(f"{counted(len(cut), 'file')} that ended early, within a record, the first is {shown(cut[0])}")
     if failures:
         raise ExtractError(_unread(list(failures.values()), len(locations)))
     if not num_pairs:
-        raise ExtractError("no pair was found; the counts are above")
+        if not set(total.records) - {BROKEN}:
+            raise ExtractError("no pair was found, for there is no record in what was read; name WARC or WAT files")
+        print("no pair was found; the counts say why")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ class Piece(NamedTuple):
     """A member begins here."""
     is_after_damage: bool
     """What should stand before it was lost."""
+    ends_early: bool = False
+    """It was lost because the file ends."""
 
 
 def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
@@ -47,6 +49,8 @@ def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
     while True:
         yield from window.small_members()
         if not window.has(len(MAGIC)):
+            if len(window) and MAGIC.startswith(window.view(0, len(MAGIC))):
+                yield Piece(window.offset, b"", False, True, ends_early=True)
             return
         offset = window.offset
         if not window.starts_with(MAGIC):
@@ -57,13 +61,19 @@ def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
             continue
         try:
             yield from _inflated(window)
-        except (zlib.error, EOFError):
+        except (zlib.error, EOFError) as error:
             window.seek_member()
-            yield Piece(offset, b"", False, True)
+            ends_early = isinstance(error, EOFError) and not len(window)
+            yield Piece(offset, b"", False, True, ends_early)
 
 
 def _inflated(window: _Window) -> Iterator[Piece]:
-    """One member; leaves the window at its end if it is whole."""
+    """One member; leaves the window at its end if it is whole.
+
+    Raises:
+        EOFError: the file ends within it, after what could be inflated was yielded.
+        zlib.error: it is damaged.
+    """
     decoder = zlib.decompressobj(31)
     offset, begins = window.offset, True
     parts: list[bytes] = []
@@ -72,7 +82,11 @@ def _inflated(window: _Window) -> Iterator[Piece]:
     while not decoder.eof:
         step = window.view(position, position + _STEP_BYTES)
         if not step and not is_full:
-            position -= window.grow()
+            try:
+                position -= window.grow()
+            except EOFError:
+                yield Piece(offset, b"".join(parts), begins, False)
+                raise
             continue
         part = decoder.decompress(step, PIECE_BYTES - size)
         # At its end zlib may show what follows the member as both.

@@ -20,7 +20,7 @@ from diptych_shards.extract.opt_out import RESERVATION, OptOuts
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import FoundPage, Page, Reason, Source
-from diptych_shards.extract.records import Record, read_records
+from diptych_shards.extract.records import ENDS_EARLY, Record, read_records
 from diptych_shards.extract.sources import Origin, open_location, told_of
 from diptych_shards.extract.wat_pairs import read_wat
 from diptych_shards.extract.wat_record import WatError, is_of_page
@@ -42,6 +42,8 @@ class FileReport:
     """By where the caption stood."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Pictures of pages by the reason why they are no pair."""
+    files_cut: int = 0
+    """Those that end within a record."""
 
     def __add__(self, other: FileReport) -> FileReport:
         return FileReport(
@@ -50,6 +52,7 @@ class FileReport:
             self.pages_with_pairs + other.pages_with_pairs,
             self.pairs + other.pairs,
             self.dropped + other.dropped,
+            self.files_cut + other.files_cut,
         )
 
     def as_json(self, origin: Origin) -> bytes:
@@ -65,6 +68,7 @@ class FileReport:
             told["pages_with_pairs"],
             Counter(told["pairs"]),
             Counter(told["dropped"]),
+            told.get("files_cut", 0),
         )
         return report, Origin(**told["origin"])
 
@@ -132,6 +136,8 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
             report.pages_with_pairs += 1
             sources.update([told.source for told in found.page.pairs.values()])
             yield found
+    report.files_cut += report.records.pop(ENDS_EARLY, 0) > 0
+    report.records += Counter()  # without what did not occur
     report.dropped.update({reason.value: count for reason, count in dropped.items() if count})
     report.pairs.update({source.value: count for source, count in sources.items()})
 

@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 from diptych_shards.extract.gzip_members import MAGIC, READ_BYTES, Piece, members
 
 BROKEN = "broken record"
+ENDS_EARLY = "the file ends early"
 MAX_HEADER_BYTES = 1 << 16
 
 _START = re.compile(rb"WARC/\d\.\d{1,2}[ \t]*\r?\n")
@@ -46,6 +47,8 @@ class Record(NamedTuple):
 
 def read_records(file: IO[bytes], counts: Counter[str], *, max_block_bytes: int) -> Iterator[Record]:
     """Every whole record, in order; `counts[BROKEN]` grows by one for each place where there is none.
+
+    `counts[ENDS_EARLY]` is more than 0 if the file ends within a record.
 
     Raises:
         OSError: the file cannot be read.
@@ -98,6 +101,7 @@ class _Parser:
         is_cut_short = piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)
         if piece.is_after_damage or is_cut_short:
             self._counts[BROKEN] += not self._is_in_garbage
+            self._counts[ENDS_EARLY] += piece.ends_early and not self._is_in_garbage
             self._rest, self._to_skip, self._is_in_garbage = b"", 0, False
         content, offset = bytes(piece.content), piece.offset
         if self._to_skip:
@@ -110,6 +114,7 @@ class _Parser:
         yield from self._records(content, offset, is_end=False)
 
     def close(self) -> Iterator[Record]:
+        self._counts[ENDS_EARLY] += self._to_skip > 0
         rest, self._rest = self._rest, b""
         yield from self._records(rest, self._rest_offset, is_end=True)
 
@@ -123,6 +128,7 @@ class _Parser:
                 if isinstance(error, _IncompleteError) and not is_end:
                     break
                 position = self._after_broken(data, position, is_end)
+                self._counts[ENDS_EARLY] += isinstance(error, _IncompleteError) and position == len(data)
                 if position + _LONGEST_START > len(data) and not is_end:
                     break
             else:
@@ -139,7 +145,10 @@ class _Parser:
         """
         start = _START.match(data, position)
         if not start:
-            is_short = len(data) - position < _LONGEST_START and data[position : position + 5] == b"WARC/"[: len(data)]
+            is_short = (
+                len(data) - position < _LONGEST_START
+                and data[position : position + 5] == b"WARC/"[: len(data) - position]
+            )
             raise _IncompleteError if is_short and not self._is_in_garbage else _BrokenError
         self._is_in_garbage = False
         headers_end, begin = _end_of_headers(data, start.end())

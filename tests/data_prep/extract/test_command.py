@@ -22,7 +22,7 @@ import pytest
 from diptych_shards import cli
 from diptych_shards.extract.sources import expand
 from diptych_shards.extract.writer import SCHEMA
-from tests.data_prep.extract.crawls import img, page_record, warc_gz, wat_record, write
+from tests.data_prep.extract.crawls import img, page_record, record, warc_gz, wat_record, write
 
 
 @pytest.fixture
@@ -163,7 +163,6 @@ def test_what_cannot_be_read_is_named_after_the_others_are_done(crawl, tmp_path,
         (None, "does not exist"),
         (b"", "no pair was found"),
         (b"no crawl", "no pair was found"),
-        (warc_gz(page_record("<img src=x.jpg alt=''>")), "no pair was found"),
     ],
 )
 def test_nothing_found_is_one_line_and_status_2(content, wanted, tmp_path, capsys):
@@ -173,6 +172,31 @@ def test_nothing_found_is_one_line_and_status_2(content, wanted, tmp_path, capsy
     assert extract(path, tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert wanted in error and error.count("\n") == 1
+
+
+def test_a_file_that_ends_early_is_named_with_what_is_kept_of_it(crawl, tmp_path, capsys):
+    part = crawl / "part-1.warc.gz"
+    part.write_bytes(part.read_bytes()[:-100])
+    for _ in range(2):  # the second time, nothing is left to do
+        assert extract(crawl, tmp_path / "out") == 0
+        told = f"1 file that ended early, within a record, the first is {part}: its 39 pairs of 39 pages are kept"
+        assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        warc_gz(page_record("<p>no picture"), page_record("<img src=x.jpg alt=''>")),
+        warc_gz(page_record(img("x") + "<meta name=robots content=noai>")),
+        warc_gz(record(b"robots", "warcinfo")),
+    ],
+)
+def test_a_file_of_records_without_a_pair_is_no_mistake(content, tmp_path, capsys):
+    path = write(tmp_path, "x.warc.gz", content)
+    assert extract(path, tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert "no pair was found; the counts say why" in said.out and said.err == ""
+    assert pq.read_table(tmp_path / "out" / "x.warc.gz.parquet").num_rows == 0
 
 
 def test_files_without_a_record_are_counted_and_the_first_is_named(crawl, tmp_path, capsys):

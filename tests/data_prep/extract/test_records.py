@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych_shards.extract import gzip_members
+from diptych_shards.extract import gzip_members, records
 from diptych_shards.extract.records import BROKEN, read_records
 from tests.data_prep.extract.crawls import answer, extracted, img, page_record, record, warc_gz
 
@@ -95,6 +95,35 @@ def test_a_broken_record_of_a_plain_file_costs_no_other_and_is_counted(wrong):
     content = b"".join([*RECORDS[:2], wrong(RECORDS[2]), *RECORDS[3:]])
     assert [caption for caption in captions(content) if caption != CAPTIONS[2]] == CAPTIONS[:2] + CAPTIONS[3:]
     assert broken(content) == 1
+
+
+def test_a_read_that_ends_anywhere_within_a_plain_file_loses_no_record(monkeypatch):
+    content = b"".join(RECORDS)
+    for size in (*range(1, 17), *range(len(RECORDS[0]) - 20, len(RECORDS[0]) + 20)):
+        monkeypatch.setattr(records, "READ_BYTES", size)
+        assert captions(content) == CAPTIONS and broken(content) == 0, size
+
+
+@pytest.mark.parametrize("missing", [1, 4, 8])
+def test_a_page_that_is_whole_outlives_the_end_of_its_file_within_a_gzip_member(missing):
+    for content in (warc_gz(*RECORDS), gzip.compress(b"".join(RECORDS))):
+        assert captions(content[:-missing]) == CAPTIONS and extracted(content[:-missing])[1].files_cut == 1
+
+
+def test_a_file_of_one_member_keeps_all_pages_before_its_early_end():
+    content = gzip.compress(b"".join(RECORDS), 0)  # stored: bytes of the file are bytes of the records
+    assert captions(content[: -8 - len(RECORDS[-1]) // 2]) == CAPTIONS[:-1]
+
+
+@pytest.mark.parametrize("pack", [b"".join, lambda records: warc_gz(*records)], ids=["plain", "members"])
+def test_only_a_file_that_ends_within_a_record_ends_early(pack):
+    whole = pack(RECORDS)
+    last = len(pack(RECORDS[-1:]))
+    for missing in (9, last // 2, last - 1):
+        assert extracted(whole[:-missing])[1].files_cut == 1, missing
+    for content in (whole, whole[:-last], whole + b"\0" * 512, b"garbage", b""):
+        assert extracted(content)[1].files_cut == 0
+    assert extracted(damaged(warc_gz(*RECORDS), 3, "noise"))[1].files_cut == 0
 
 
 def test_a_file_that_ends_within_a_record_keeps_the_others():
