@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     MISSING_FILE = "missing_file"
     UNREADABLE = "unreadable"
     NOT_A_FILE = "not_a_file"
+    EMPTY_FOLDER = "empty_folder"
     OUTSIDE_FOLDER = "outside_folder"
     DUPLICATE_PATH = "duplicate_path"
     MALFORMED_ROW = "malformed_row"

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import os
@@ -240,6 +241,113 @@ def test_the_folder_of_the_table_is_looked_in_first(tmp_path):
     assert list(samples(tmp_path / "out")) == ["part 0/p0.png"]
 
 
+def photo(number, width=400, height=300, name="JPEG"):
+    file = io.BytesIO()
+    small = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(file, name)
+    return file.getvalue()
+
+
+def test_pictures_are_resized_for_training_as_build_does(tmp_path):
+    from diptych_shards.pictures.picture import for_training, process_picture
+
+    here = tmp_path / "in"
+    here.mkdir()
+    for name, kind in (("a.jpg", "JPEG"), ("b.tiff", "TIFF"), ("c.png", "PNG")):
+        (here / name).write_bytes(photo(1, name=kind))
+        (here / name).with_suffix(".txt").write_text("x")
+    assert pack(here, tmp_path / "out", "--for-training", "64") == 0
+    found = samples(tmp_path / "out")
+    for name in ("a.jpg", "b.tiff", "c.png"):
+        data = (here / name).read_bytes()
+        _, facts, members = found[name]
+        assert members == {"jpg": process_picture(data, for_training(64)).data}
+        sizes = [facts[key] for key in ("width", "height", "original_width", "original_height")]
+        assert sizes == [85, 64, 400, 300]
+    assert pack(here, tmp_path / "out", "--for-training", "65") == 2
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
+def test_every_format_that_build_reads_is_packed(tmp_path, kind):
+    if kind == "AVIF":
+        pytest.importorskip("PIL._avif")
+    here = tmp_path / "in"
+    here.mkdir()
+    (here / f"a.{kind.lower()}").write_bytes(photo(1, name=kind))
+    (here / "a.txt").write_text("x")
+    assert pack(here, tmp_path / "out") == 0
+    ((_, facts, members),) = samples(tmp_path / "out").values()
+    ((suffix, data),) = members.items()
+    assert suffix == ("avif" if kind == "AVIF" else "jpg")
+    stored, original = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB"), np.float64)
+                        for each in (data, photo(1, name=kind)))  # fmt: skip
+    assert np.sqrt(np.mean((stored - original) ** 2)) < (
+        12 if kind == "GIF" else 4
+    )  # JPEG, quality 95; a GIF is dithered
+    assert facts["sha256"] == hashlib.sha256(photo(1, name=kind)).hexdigest()
+
+
+def test_folders_that_are_classes_give_captions_by_a_template(tmp_path, capsys):
+    here = fill(tmp_path / "in", 3)
+    for name in ("part 0/p0.txt", "part 1/p1.txt"):
+        (here / name).unlink()
+    (here / "loose.png").write_bytes(picture(9))
+    assert pack(here, tmp_path / "out", "--caption-template", "a photo of a {}.") == 0
+    found = samples(tmp_path / "out")
+    assert {path: (caption, facts.get("label")) for path, (caption, facts, _) in found.items()} == {
+        "part 0/p0.png": ("a photo of a part 0.", "part 0"),
+        "part 1/p1.png": ("a photo of a part 1.", "part 1"),
+        "part 2/p2.png": ("caption 2", None),
+    }
+    assert rejected(tmp_path / "out") == {"loose.png": "no_caption"}
+    assert pack(here, tmp_path / "other", "--caption-template", "a photo") == 2
+    assert "must hold {} once" in capsys.readouterr().err
+    assert pack(here, tmp_path / "other", "--caption-template", "{}", "--table", str(here / "t.csv")) == 2
+    assert "leave one of them out" in capsys.readouterr().err
+
+
+def test_a_part_is_held_out_by_the_bytes_of_the_pictures_and_stays_so_when_the_folder_grows(tmp_path, capsys):
+    here = fill(tmp_path / "in", 60)
+    for number in range(0, 60, 3):  # copies under other names, in another folder
+        (here / f"copy{number}.png").write_bytes(picture(number))
+        (here / f"copy{number}.txt").write_text("another caption")
+    assert pack(here, tmp_path / "out", "--hold-out", "0.3") == 0
+    train, held_out = (samples(tmp_path / "out" / part) for part in ("train", "held_out"))
+    assert len(train) + len(held_out) == 80 and 8 <= len(held_out) <= 40
+    assert not {facts["sha256"] for _, facts, _ in train.values()} & {f["sha256"] for _, f, _ in held_out.values()}
+    before = tree(tmp_path / "out")
+    assert pack(here, tmp_path / "out", "--hold-out", "0.3") == 0 and tree(tmp_path / "out") == before
+
+    fill(here, 100)
+    assert pack(here, tmp_path / "grown", "--hold-out", "0.3") == 0
+    grown = samples(tmp_path / "grown" / "held_out")
+    assert grown.keys() >= held_out.keys() and not grown.keys() & train.keys()
+    said = capsys.readouterr().out
+    assert f"packed {len(held_out)} samples into 1 shard" in said and str(tmp_path / "out" / "held_out") in said
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ("5", "give the share that is held out, such as 0.05"),
+        ("0.0001", "holds out none"),
+        ("0.9999", "trains on none"),
+    ],
+)
+def test_a_share_that_leaves_a_part_empty_is_refused_before_anything_is_written(
+    folder, tmp_path, capsys, share, message
+):
+    assert pack(folder, tmp_path / "out", "--hold-out", share) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_what_is_held_out_and_what_is_not_share_no_folder(folder, packed, tmp_path, capsys):
+    shutil.copytree(packed, tmp_path / "out")
+    assert pack(folder, tmp_path / "out", "--samples-per-shard", "4", "--hold-out", "0.3") == 2
+    assert "perhaps shards without --hold-out" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == tree(packed)
+
+
 def test_parquet_values_of_every_type_become_json(folder, tmp_path):
     import datetime
     import decimal
@@ -315,10 +423,11 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
     os.mkfifo(here / "fifo.png")
     (here / "dangling.png").symlink_to("nowhere")
     (here / "loop").symlink_to(".")
+    (here / "empty" / "class").mkdir(parents=True)
     assert pack(here, tmp_path / "out", "--max-pixels", "10000") == 0
     expected = {
         "html.jpg": "not_a_picture",
-        "gif.png": "format_not_allowed",
+        "gif.png": "decode_error",
         "cut.png": "truncated",
         "strip.png": "too_small",
         "empty.jpg": "not_a_picture",
@@ -333,13 +442,14 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
         "number.png": "caption_not_text",
         "nocaption.png": "no_caption",
         "orphan.txt": "orphan_caption",
-        "other.gif": "format_not_allowed",
+        "other.gif": "decode_error",
         "other.svg": "format_not_allowed",
         "other.pdf": "not_a_picture",
         ".hidden": "hidden",
         "fifo.png": "not_a_file",
         "dangling.png": "missing_file",
         "loop": "linked_folder",
+        "empty/class/": "empty_folder",
     }
     assert rejected(tmp_path / "out") == expected
     assert len(samples(tmp_path / "out")) == 3
@@ -383,6 +493,11 @@ def test_nothing_to_pack_is_an_error(tmp_path, capsys):
     assert pack(here, tmp_path / "out") == 2
     said = capsys.readouterr()
     assert "no picture with a caption" in said.err and "no_caption" in said.out
+    assert "--caption-template" in said.err
+    (here / "metadata.jsonl").write_text("{}")
+    assert pack(here, tmp_path / "out") == 2
+    assert f"add --table {here / 'metadata.jsonl'}" in capsys.readouterr().err
+    (here / "metadata.jsonl").unlink()
     (here / "a.png").write_bytes(b"x")
     (here / "a.txt").write_bytes(b"x")
     assert pack(here, tmp_path / "out") == 2
@@ -462,6 +577,7 @@ def test_another_input_or_other_options_are_refused_and_nothing_is_lost(tmp_path
     assert pack(here, out) == 2
     told = capsys.readouterr().err
     assert "is not what" in told and len(told.splitlines()) == 1
+    assert "data.train takes a list" in told
     assert tree(out) == before
 
 

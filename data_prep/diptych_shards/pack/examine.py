@@ -6,15 +6,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diptych.data.caption_files import CaptionError, CaptionFiles, read_captions
+from diptych.data.caption_files import CaptionError, CaptionFiles, captions_of, read_captions
 from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, check_picture
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
 from diptych_shards.pack.candidates import Candidate
+from diptych_shards.pictures.picture import PictureOptions, for_training, process_picture
 from diptych_shards.refusals import Reason, Refusal, shown
 
 
@@ -25,17 +26,17 @@ class Examiner:
     folder: Path
     max_pixels: int
     min_side: int
+    for_training: int | None = None
+    """Resize so that the shorter side has so many pixels."""
 
     def __call__(self, candidate: Candidate) -> dict[str, bytes] | Refusal:
-        """The sample's members by suffix: the picture unchanged, its caption, its metadata."""
+        """The sample's members by suffix: the picture, its caption, its metadata."""
         try:
             captions, extra = self._captions(candidate)
             picture = self._read(candidate.path)
             if len(picture) != candidate.num_bytes:
                 raise _Refused(Reason.CHANGED_MEANWHILE)
-            width, height, name = check_picture(
-                picture, max_pixels=self.max_pixels, min_side=self.min_side, formats=STORED_FORMATS
-            )
+            suffix, stored, sizes = self._stored(picture)
         except PictureError as error:
             return Refusal(candidate.path, error.reason.value, str(error))
         except (CaptionError, _Refused) as refused:
@@ -43,13 +44,12 @@ class Examiner:
         facts = {
             "caption": captions[0],
             **({"captions": captions} if len(captions) > 1 else {}),
-            "width": width,
-            "height": height,
+            **sizes,
             "path": shown(candidate.path),
             "sha256": hashlib.sha256(picture).hexdigest(),
         }
         return {
-            SUFFIXES[name]: picture,
+            suffix: stored,
             "txt": captions[0].encode(),
             "json": _json(facts | {_free_name(key, facts): value for key, value in extra.items()}),
         }
@@ -57,8 +57,34 @@ class Examiner:
     def _captions(self, candidate: Candidate) -> tuple[tuple[str, ...], Mapping[str, Any]]:
         """The captions without surrounding white space, and what else is known of the picture."""
         if candidate.captions:
-            return candidate.captions, candidate.extra
+            return captions_of([*candidate.captions]), candidate.extra
         return read_captions(self.folder, CaptionFiles(candidate.text_path, candidate.json_path))
+
+    def _stored(self, picture: bytes) -> tuple[str, bytes, dict[str, int]]:
+        """Suffix and bytes of the picture as it is stored, and its sizes: unchanged where nothing asks for a change.
+
+        Raises:
+            PictureError: it is refused, with the reason.
+        """
+        if self.for_training is None:
+            width, height, name = check_picture(picture, max_pixels=self.max_pixels, min_side=self.min_side)
+            if name in STORED_FORMATS:
+                return SUFFIXES[name], picture, {"width": width, "height": height}
+            options = PictureOptions(resize_mode="no")
+        else:
+            options = for_training(self.for_training)
+        options = replace(options, max_pixels=self.max_pixels, min_image_size=self.min_side, read_exif=False)
+        made = process_picture(picture, options)
+        sizes = {"width": made.width, "height": made.height}
+        return (
+            made.suffix,
+            made.data,
+            sizes
+            | {
+                "original_width": made.original_width,
+                "original_height": made.original_height,
+            },
+        )
 
     def _read(self, path: str) -> bytes:
         try:

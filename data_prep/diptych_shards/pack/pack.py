@@ -45,11 +45,21 @@ class PackOptions:
     max_pixels: int = MAX_PIXELS
     min_side: int = 2
     """Pixels; a picture one pixel wide is a tracker or a ruler."""
+    for_training: int | None = None
+    """Pixels of the shorter side that pictures are resized to, as `build --for-training` does; None: not at all."""
+    caption_template: str | None = None
+    """The caption of pictures without one, `{}` for the name of their folder."""
+    hold_out: float | None = None
+    """The share of the pictures that is packed apart."""
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name != "seed" and value < 1:
+        for name in ("samples_per_shard", "shard_bytes", "max_pixels", "min_side", "for_training"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise PackError(f"{name} is {value}; it must be at least 1")
+        if self.caption_template is not None and self.caption_template.count("{}") != 1:
+            raise PackError(f"caption_template {self.caption_template!r} must hold {{}} once, where the name of the "
+                            f"folder goes: 'a photo of a {{}}.'")  # fmt: skip
         if self.max_pixels > MAX_PIXELS:
             raise PackError(f"max_pixels is {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
 
@@ -119,7 +129,7 @@ def _write_shards(
 ) -> None:
     if not pending:
         return
-    examiner = Examiner(folder, options.max_pixels, options.min_side)
+    examiner = Examiner(folder, options.max_pixels, options.min_side, options.for_training)
     digits = len(str(options.samples_per_shard - 1))
     with Crew(examiner, processes, give_up=_decoder_crashed) as crew:
         results = crew.map(batch for number in pending for batch in _batches(planned[number]))
@@ -180,7 +190,7 @@ class _State:
         """Check that OUT is ours to go on with; write down what is being packed."""
         self._identity = {
             "format": _FORMAT,
-            "options": asdict(options),
+            "options": _as_recorded(options),
             "input": {"fingerprint": found.fingerprint, "candidates": len(found.candidates)},
         }
         if not self._state.exists():
@@ -243,7 +253,8 @@ class _State:
             if part == "options" and isinstance(was, dict) and (told := begun_otherwise(self.out, was, now)):
                 raise PackError(told)
             raise PackError(f"the input is not what {self.out} was begun with: files were added, removed or "
-                            f"changed; put them back, or name another folder")  # fmt: skip
+                            f"changed; put them back, or pack what is new into another folder: data.train takes a "
+                            f"list of them, [{self.out}, ...]")  # fmt: skip
 
     def _write_state(self, *, finished: bool, report: PackReport | None = None) -> None:
         state = {**self._identity, "finished": finished}
@@ -267,6 +278,11 @@ class _State:
             for line in map(json.loads, self._all_refusals.read_bytes().splitlines()):
                 known.setdefault(line["shard"], []).append(_refusal(line))
         return known
+
+
+def _as_recorded(options: PackOptions) -> dict[str, Any]:
+    """What is not asked for is not written down: packs begun before there was such an option go on."""
+    return {name: value for name, value in asdict(options).items() if value is not None or name == "seed"}
 
 
 def _lines(refusals: Sequence[Refusal], shard: int | None) -> bytes:
