@@ -157,6 +157,7 @@ class MachineConfig:
     The gradient is the same, unless layers such as dropout draw random masks: then the value decides the run.
     """
     zero_stage: Literal[0, 1, 2, 3] = 1
+    """On several ranks: optimizer state (1), gradients too (2), weights too (3) are shared out; 0, and alone: whole."""
     """What DeepSpeed spreads over ranks; 1: the optimizer's state."""
     process_group_timeout_seconds: int = 600
     """How long ranks wait for one another before the run ends."""

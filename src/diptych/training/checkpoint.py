@@ -38,6 +38,7 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.files import flush
 from diptych.model_folder import save_model_folder
 from diptych.tensor_files import save_tensors
+from diptych.training.deepspeed_config import zero_stage
 from diptych.training.engine import MOMENTS, OptimizerState
 
 RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
@@ -94,7 +95,7 @@ def save_checkpoint(
             "format": FORMAT,
             "samples_seen": samples_seen,
             "num_ranks": num_ranks,
-            "zero_stage": config.machine.zero_stage,
+            "zero_stage": zero_stage(config, num_ranks),
             "versions": {"python": platform.python_version(), **{n: version(n) for n in RECORDED_VERSIONS}},
             "files": {str(path.relative_to(partial)): describe(path) for path in _files(partial)},
         }

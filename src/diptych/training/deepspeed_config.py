@@ -43,7 +43,15 @@ def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": config.training.global_batch_size // num_ranks,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.gradient_clip_norm or 0.0,
-        "zero_optimization": {"stage": config.machine.zero_stage},
+        "zero_optimization": {
+            "stage": zero_stage(config, num_ranks),
+            # An all-reduce of each bucket: ZeRO's own way slices it once for every rank, in Python.
+            "reduce_scatter": False,
+            # DeepSpeed's 5e8 is never full before the backward ends, and takes 2 GB when activations take most.
+            "reduce_bucket_size": 50_000_000,
+        },
+        # It waits for the device twice a step.
+        "timers": {"throughput": {"enabled": False}},
         # Our own AdamW is torch's; DeepSpeed's compile for minutes at the first start.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -52,6 +60,15 @@ def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
     merged = _merged(generated, config.machine.deepspeed)
     _check_with_deepspeed(merged)
     return merged
+
+
+def zero_stage(config: RunConfig, num_ranks: int) -> int:
+    """The stage that is run: alone, a rank has nobody to share with, and ZeRO would cost a second copy of the weights.
+
+    An expert's own ZeRO settings, such as offloading, may need the stage that the config names.
+    """
+    alone = num_ranks == 1 and "zero_optimization" not in config.machine.deepspeed
+    return 0 if alone else config.machine.zero_stage
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

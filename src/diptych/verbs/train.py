@@ -175,6 +175,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import expected_shapes, rank_dependence
     from diptych.terminal import counted
+    from diptych.training.deepspeed_config import zero_stage
     from diptych.world import left_over
 
     config = loaded.config
@@ -193,7 +194,8 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
         f"data      {index.total_samples} samples in {counted(len(index.shards), 'shard')}, {epochs:.1f} epochs",
         f"steps     {total // size} of {size} samples; warm-up {config.optimizer.warmup_samples // size} steps",
-        f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, ZeRO stage {machine.zero_stage}, "
+        f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, "
+        f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(machine.loader_workers, 'loader worker')} each",
     ]
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
