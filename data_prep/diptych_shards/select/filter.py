@@ -7,6 +7,7 @@ verdict does, so that a killed command goes on where it was.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -24,11 +25,12 @@ from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.evaluate import check, truths
-from diptych_shards.select.expression import Condition, columns_of, parse_conditions
+from diptych_shards.select.expression import Call, Condition, columns_of, parse_conditions
 from diptych_shards.select.row_file import read_rows, write_rows
 from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, alone_in, replaced, select_folder
 
 _FORMAT = "diptych-reasons-1"
+_NOTS = re.compile(r"(?:not\b\s*)+", re.IGNORECASE)
 
 
 def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engine: Engine) -> Counter[str]:
@@ -114,14 +116,27 @@ class _Judge:
         }
 
 
+def _in_words(condition: Condition) -> tuple[str, str]:
+    """The condition as it was asked, and its opposite without one `not` after another."""
+    words = " ".join(condition.source.split())[:MOST_REASON_CHARACTERS]
+    nots = _NOTS.match(words)
+    if isinstance(condition.node, Call) and condition.node.name == "or":
+        opposite = f"not ({words})"
+    elif nots and len(nots[0].lower().split("not")) % 2 == 0:  # an odd number of them
+        opposite = words[nots.end() :]
+    else:
+        opposite = f"not {words[nots.end() :] if nots else words}"
+    return words, opposite
+
+
 def _reasons(conditions: Sequence[Condition], columns: dict, num_rows: int) -> list[str]:
     reasons = np.full(num_rows, "", dtype=object)
     for condition in conditions:
         found = truths(condition.node, columns, num_rows)
-        words = " ".join(condition.source.split())[:MOST_REASON_CHARACTERS]
+        holds, fails = _in_words(condition)
         is_true = compute.fill_null(found, False).to_numpy(zero_copy_only=False)
         is_unknown = compute.is_null(found).to_numpy(zero_copy_only=False)
         is_open = reasons == ""
-        reasons[is_open & ~is_true & ~is_unknown] = f"not {words}"
-        reasons[is_open & is_unknown] = f"unknown {words}"
+        reasons[is_open & ~is_true & ~is_unknown] = fails
+        reasons[is_open & is_unknown] = f"unknown {holds}"
     return reasons.tolist()

@@ -38,6 +38,26 @@ def test_what_is_not_known_is_not_true(tmp_path, parquet):
     assert verdict(folder, "wide")["000000001"] == (False, "not width > 250", None)
 
 
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("not contains(caption, 'a')", "contains(caption, 'a')"),
+        ("NOT  contains(caption, 'a')", "contains(caption, 'a')"),
+        ("not(contains(caption, 'a') or true)", "(contains(caption, 'a') or true)"),
+        ("not not length(caption) > 5000", "not length(caption) > 5000"),
+        ("not not not length(caption) > 0", "length(caption) > 0"),
+        ("not length(caption) > 0 or key = 'x'", "not (not length(caption) > 0 or key = 'x')"),
+        ("key = 'x' or key = 'y'", "not (key = 'x' or key = 'y')"),
+        ("key not like '0%'", "not key not like '0%'"),
+    ],
+)
+def test_the_opposite_of_a_condition_is_a_condition_that_reads_well(tmp_path, where, reason):
+    folder = write_shards(tmp_path / "shards", SHARDS, parquet=False)
+    assert keep(folder, where) == 0
+    told = {reason for _, reason, _ in verdict(folder, "filter").values()}
+    assert reason in told, told
+
+
 def test_captions_and_keys_are_known_of_bare_samples(tmp_path):
     folder = write_shards(tmp_path / "shards", SHARDS, parquet=False)
     assert keep(folder, "words(caption) >= 3 and key like '00000%'") == 0
