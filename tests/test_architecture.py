@@ -52,6 +52,7 @@ TORCH_FREE = [
     "picture_files",
     "picture_formats",
     "picture_safety",
+    "png_chunks",
     "tiff_page",
 ]
 

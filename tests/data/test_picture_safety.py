@@ -8,10 +8,10 @@ import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from diptych.data.picture_formats import PICTURE_ENDINGS, PICTURE_FORMATS
-from diptych.data.picture_safety import PictureError, PictureReason, check_picture, open_picture
+from diptych.data.picture_safety import PictureError, PictureFile, PictureReason, check_picture, open_picture
 from diptych.data.shard_index_file import ALLOWED_SUFFIXES, PICTURE_SUFFIXES
 
 FORMATS = {
@@ -174,6 +174,65 @@ def test_sixteen_bit_colour_is_scaled_and_not_clipped():
     end = b"\0\0\0\0IEND\xaeB`\x82"
     data = png_header(2, 2, 16) + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + end
     assert pixel(open_picture(data)) == (10, 115, 255)
+
+
+def png_chunk(name, body):
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def made_png(bits, colours, row, *chunks):
+    """One row of numbers of so many bits."""
+    width = len(row) // (3 if colours == 2 else 1)
+    packed = "".join(f"{value:0{bits}b}" for value in row)
+    line = int(packed.ljust(-(-len(packed) // 8) * 8, "0"), 2).to_bytes(-(-len(packed) // 8), "big")
+    body = png_chunk(b"IDAT", zlib.compress(b"\0" + line)) + png_chunk(b"IEND", b"")
+    return png_header(width, 1, bits, colours) + b"".join(chunks) + body
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "key", "expected"),
+    [
+        (1, [0, 1, 0], 0, [255, 255, 255]),
+        (1, [0, 1, 0], 1, [0, 255, 0]),
+        (2, [0, 1, 3], 1, [0, 255, 255]),
+        (4, [0, 5, 15], 5, [0, 255, 255]),
+        (8, [0, 5, 15], 5, [0, 255, 15]),
+        (16, [0, 5 * 257, 5 * 257 + 1], 5 * 257, [0, 255, 5]),
+    ],
+)
+def test_a_transparent_grey_of_any_depth_shows_white_and_no_other(bits, row, key, expected):
+    opened = open_picture(made_png(bits, 0, row, png_chunk(b"tRNS", struct.pack(">H", key))))
+    assert [pixel(opened, x) for x in range(3)] == [(value,) * 3 for value in expected]
+
+
+def test_a_transparent_colour_of_16_bits_shows_white_and_its_neighbour_does_not():
+    row = [30_000, 0, 900, 30_000, 0, 901, 7, 0, 0]
+    opened = open_picture(made_png(16, 2, row, png_chunk(b"tRNS", struct.pack(">HHH", 30_000, 0, 900))))
+    assert pixel(opened) == (255, 255, 255) and pixel(opened, 1) == (30_000 >> 8, 0, 901 >> 8)
+
+
+@pytest.mark.parametrize("open_it", [open_picture, check_picture])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_much_text_and_huge_or_broken_profiles_of_a_png_are_passed_over(place, open_it):
+    much = zlib.compress(bytes(100 << 20))
+    data = encoded(noise(), format="PNG")
+    for extra in (
+        png_chunk(b"zTXt", b"workflow\0\0" + much),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + much),
+        png_chunk(b"tEXt", b"workflow\0" + bytes(2 << 20)),
+        png_chunk(b"tEXt", b"a\0b") * 10_000,
+        png_chunk(b"iCCP", b"scanner\0\0" + much),
+        png_chunk(b"iCCP", b"scanner\0\0no stream"),
+    ):
+        at = 33 if place == "before" else -12
+        assert np.array_equal(open_picture(data[:at] + extra + data[at:]), noise())
+        open_it(data[:at] + extra + data[at:])
+
+
+def test_a_profile_of_a_png_up_to_its_limit_is_used():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encoded(noise(), format="PNG", icc_profile=profile + bytes(3 << 20))
+    assert PictureFile(data).load().info["icc_profile"][:128] == profile[:128]
 
 
 @pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "WEBP", "lossless": True}])

@@ -32,6 +32,7 @@ from PIL import (
 
 from diptych.data import colour_profile
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FORMATS, format_of
+from diptych.data.png_chunks import with_colour_key, without_text
 from diptych.data.tiff_page import TIFF_ORDERS, first_page
 from diptych.errors import UserError
 
@@ -116,7 +117,7 @@ class PictureFile:
         self.format = _format(data, formats)
         plugin = _plugin(self.format)
         try:
-            self._file = plugin(io.BytesIO(data if self.format != "TIFF" else first_page(data)))
+            self._file = plugin(io.BytesIO(_what_is_read(data, self.format)))
         except _DECODER_ERRORS as error:
             raise _decoder_refusal(data, self.format, error) from error
         self.width, self.height = self._file.size
@@ -146,7 +147,7 @@ class PictureFile:
         """
         picture = self.load()
         try:
-            return _decoded(picture, self.format)
+            return _decoded(with_colour_key(picture, self._data) if self.format == "PNG" else picture, self.format)
         except _DECODER_ERRORS as error:
             raise _decoder_refusal(self._data, self.format, error) from error
 
@@ -245,6 +246,12 @@ def _format(data: bytes, allowed: Sequence[str]) -> str:
     return name
 
 
+def _what_is_read(data: bytes, name: str) -> bytes:
+    if name == "TIFF":
+        return first_page(data)
+    return without_text(data) if name == "PNG" else data
+
+
 def _plugin(name: str) -> type[ImageFile.ImageFile]:
     return _heic_plugin() if name == "HEIC" else _PLUGINS[name]
 
@@ -279,7 +286,7 @@ def _is_whole(data: bytes, name: str) -> bool:
 def _check_png_checksums(data: bytes) -> None:
     # The decoder skips them, so a flipped bit would pass as another colour.
     try:
-        PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
+        PngImagePlugin.PngImageFile(io.BytesIO(without_text(data))).verify()
     except _DECODER_ERRORS as error:
         raise PictureError(PictureReason.DECODE_ERROR, "a checksum of the PNG is wrong") from error
 

@@ -1,0 +1,73 @@
+"""What Pillow makes wrong of PNGs: much text is refused, and colour keys of other depths than 8 bits are missed."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from kornia_rs.io import decode_image_png_u16
+from PIL import Image, ImageFile, PngImagePlugin
+
+from diptych.data.colour_profile import MAX_PROFILE_BYTES
+from diptych.errors import UserError
+
+_SIGNATURE_BYTES = 8
+_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_MOST_CHUNKS = 1_000_000
+_GREY, _COLOUR = 0, 2
+
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # of profiles too; no text gets there
+
+
+def without_text(data: bytes) -> bytes:
+    """The PNG without texts (workflows, XMP) and without a profile that is too large, unpacked, to be used."""
+    kept, start, position = [], 0, _SIGNATURE_BYTES
+    for _ in range(_MOST_CHUNKS):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
+        if end > len(data) or name == b"IEND":
+            break
+        if name in _TEXT or name == b"iCCP" and _is_too_large(data[position + 8 : end - 4]):
+            kept.append(data[start:position])
+            start = end
+        position = end
+    return data if start == 0 else b"".join([*kept, data[start:]])
+
+
+def with_colour_key(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """The loaded picture of a PNG; where Pillow would miss its transparent colour, with an alpha channel instead."""
+    key = picture.info.get("transparency")
+    bits, colours = data[24], data[25]
+    if key is None or bits == 8 or colours not in (_GREY, _COLOUR):
+        return picture
+    if colours == _COLOUR:
+        seen: Image.Image = picture.copy()
+        is_key = (_deep(data, picture.size) == key).all(axis=2)
+    elif bits == 16:
+        values = np.asarray(picture).astype(np.int64)
+        seen = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        is_key = values == key
+    else:
+        seen = picture.convert("L")
+        is_key = np.asarray(seen) == key * (255 // (2**bits - 1))
+    seen.putalpha(Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8)))
+    seen.info = {name: value for name, value in picture.info.items() if name != "transparency"}
+    return seen
+
+
+def _is_too_large(profile: bytes) -> bool:
+    """Whether what follows the profile's name and its method is above the limit, or cannot be unpacked."""
+    _, _, packed = profile.partition(b"\0")
+    try:
+        return len(zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES + 1)) > MAX_PROFILE_BYTES
+    except zlib.error:
+        return True
+
+
+def _deep(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """u16[height, width, 3], of which Pillow keeps the upper bytes."""
+    try:
+        pixels: np.ndarray = decode_image_png_u16(data, size[::-1], "rgb")
+    except Exception as error:  # the only type of error that it knows
+        raise UserError("the PNG of 16 bits does not decode") from error
+    return pixels
