@@ -49,6 +49,7 @@ TORCH_FREE = [
     "captions",
     "caption_files",
     "colour_profile",
+    "jpeg_segments",
     "picture_files",
     "picture_formats",
     "picture_safety",

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
+from diptych.data import picture_safety
 from diptych.data.picture_formats import PICTURE_ENDINGS, PICTURE_FORMATS
 from diptych.data.picture_safety import PictureError, PictureFile, PictureReason, check_picture, open_picture
 from diptych.data.shard_index_file import ALLOWED_SUFFIXES, PICTURE_SUFFIXES
@@ -336,6 +337,18 @@ def test_a_bomb_is_refused_by_its_header(open_it):
     assert reason_of(png_header(2**31 - 1, 2**31 - 1) + bomb[-12:], open_it) is PictureReason.TOO_MANY_PIXELS
     assert reason_of(encoded(noise(), format="JPEG"), open_it, max_pixels=1199) is PictureReason.TOO_MANY_PIXELS
     open_it(encoded(noise(), format="JPEG"), max_pixels=1200)
+
+
+@pytest.mark.parametrize("open_it", [open_picture, check_picture])
+def test_a_jpeg_of_many_scans_is_refused_by_scans_times_pixels(open_it, monkeypatch):
+    data = encoded(noise(), format="JPEG", progressive=True)
+    scans = data.count(b"\xff\xda")
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert reason_of(data[:-2] + last * (101 - scans) + b"\xff\xd9", open_it) is PictureReason.DECODE_ERROR
+    open_it(data[:-2] + last * (99 - scans) + b"\xff\xd9")
+    monkeypatch.setattr(picture_safety, "MAX_SCANNED_PIXELS", scans * 1200)  # 40 x 30 pixels
+    open_it(data)
+    assert reason_of(data[:-2] + last + b"\xff\xd9", open_it) is PictureReason.DECODE_ERROR
 
 
 def test_a_small_side_is_refused_where_asked():

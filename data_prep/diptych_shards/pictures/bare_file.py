@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 
-from diptych_shards.pictures.jpeg_segments import JpegStructureError, without_metadata
+from diptych.data.jpeg_segments import JpegStructureError, without_metadata
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

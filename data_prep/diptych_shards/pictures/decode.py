@@ -13,29 +13,26 @@ import simplejpeg
 from PIL import Image
 
 from diptych.data import colour_profile
+from diptych.data.jpeg_segments import (
+    JpegMetadata,
+    JpegStructureError,
+    TooManySegmentsError,
+    read_metadata,
+    without_last_bit,
+)
 from diptych.data.picture_safety import (
     PictureError,
     PictureFacts,
     PictureFile,
     PictureReason,
+    check_scans,
     exif_orientation,
     too_many_pixels,
 )
 from diptych_shards.pictures import png_file, webp_file
 from diptych_shards.pictures.four_bytes import three_of
-from diptych_shards.pictures.jpeg_segments import (
-    JpegMetadata,
-    JpegStructureError,
-    TooManySegmentsError,
-    num_scans,
-    read_metadata,
-    without_last_bit,
-)
 from diptych_shards.pictures.plain import Plain
 from diptych_shards.pictures.resize import Size
-
-MAX_SCANS = 100
-"""A progressive JPEG needs ten or so; each takes the time of a whole picture and next to no bytes."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +135,6 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | Picture
             raise PictureError(PictureReason.DECODE_ERROR, str(error)) from error
         except JpegStructureError:
             metadata = None
-        if metadata is None or metadata.has_many_scans:
-            scans = num_scans(data)
-            if scans > MAX_SCANS:
-                raise PictureError(PictureReason.DECODE_ERROR, f"{scans} scans; at most {MAX_SCANS}")
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         except (ValueError, RuntimeError):
@@ -149,6 +142,7 @@ def open_file(data: bytes, *, max_pixels: int) -> JpegFile | PlainFile | Picture
         if metadata is not None and colours in (("YCbCr", "RGB") if metadata.profile else ("YCbCr", "RGB", "Gray")):
             if width * height > max_pixels:
                 raise too_many_pixels(width, height, max_pixels)
+            check_scans(data, width * height, metadata)
             return JpegFile(data, metadata, (width, height), max_pixels)
     if (plain := webp_file.open_plain(data) or png_file.open_plain(data)) is not None:
         if plain.width * plain.height > max_pixels:

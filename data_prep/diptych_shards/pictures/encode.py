@@ -9,10 +9,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from diptych.data.jpeg_segments import with_exif
 from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych_shards.pictures.four_bytes import four_of
-from diptych_shards.pictures.jpeg_segments import with_exif
 
 ENCODINGS = {SUFFIXES[name]: name for name in STORED_FORMATS}
 """Formats that a picture can be stored in, by the suffix of what is written."""

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.data import colour_profile
+from diptych.data.jpeg_segments import with_exif
 from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.picture_safety import (
     PictureError,
@@ -32,7 +33,6 @@ from diptych_shards.pictures.blur import Box, blur, read_boxes, upright_box
 from diptych_shards.pictures.decode import JpegFile, open_file
 from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, ENCODINGS, encode
 from diptych_shards.pictures.exif import exif_json, kept_exif
-from diptych_shards.pictures.jpeg_segments import with_exif
 from diptych_shards.pictures.perceptual_hash import perceptual_hash
 
 IMG2DATASET_MESSAGES = {

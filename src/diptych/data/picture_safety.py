@@ -31,6 +31,13 @@ from PIL import (
 )
 
 from diptych.data import colour_profile
+from diptych.data.jpeg_segments import (
+    JpegMetadata,
+    JpegStructureError,
+    TooManySegmentsError,
+    num_scans,
+    read_metadata,
+)
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FORMATS, format_of
 from diptych.data.png_chunks import with_colour_key, without_text
 from diptych.data.tiff_page import TIFF_ORDERS, first_page
@@ -52,6 +59,11 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError,
                    RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 """What Pillow's decoders are known to raise on hostile bytes."""
+
+MAX_SCANS = 100
+"""A progressive JPEG needs ten or so; each takes the time of a whole picture and next to no bytes."""
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""Scans times pixels: 20 scans of the largest picture, two seconds of a decoder."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -124,6 +136,8 @@ class PictureFile:
         """As stored, before the orientation is applied."""
         if self.width * self.height > max_pixels:
             raise too_many_pixels(self.width, self.height, max_pixels)
+        if self.format == "JPEG":
+            check_scans(data, self.width * self.height)
 
     def load(self) -> ImageFile.ImageFile:
         """The first frame in the mode of the file.
@@ -201,6 +215,25 @@ def check_picture(
     if exif_orientation(_exif(picture)) >= 5:
         width, height = height, width
     return width, height, file.format
+
+
+def check_scans(data: bytes, num_pixels: int, metadata: JpegMetadata | None = None) -> None:
+    """Whether a JPEG makes its decoder go over the picture only so often as it may.
+
+    Raises:
+        PictureError: more often.
+    """
+    try:
+        if not (metadata or read_metadata(data)).has_many_scans:
+            return
+    except TooManySegmentsError as error:
+        raise PictureError(PictureReason.DECODE_ERROR, str(error)) from error
+    except JpegStructureError:
+        pass
+    most = min(MAX_SCANS, max(MAX_SCANNED_PIXELS // max(num_pixels, 1), 1))
+    scans = num_scans(data, most)
+    if scans > most:
+        raise PictureError(PictureReason.DECODE_ERROR, f"{scans} scans of {num_pixels} pixels; at most {most}")
 
 
 def why_not_decodable(format: str) -> str | None:

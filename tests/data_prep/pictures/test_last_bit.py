@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from diptych.data.jpeg_segments import without_last_bit
 from diptych_shards.pictures.decode import open_file
-from diptych_shards.pictures.jpeg_segments import without_last_bit
 from tests.data_prep.made_pictures import encoded, opened, psnr, scene
 
 PROGRESSIVE = encoded(scene(), progressive=True)
