@@ -156,10 +156,12 @@ def process_picture(
     blurred = read_boxes(boxes) if boxes else []
     if isinstance(file, JpegFile) and resized is not None:
         picture, facts = file.decode(resized, fast=options.fast_decode)
+        covered = file.covered
     else:
         picture, facts = file.decode()
+        covered = None
 
-    pixels = _upright_pixels(picture, facts, resized)
+    pixels = _upright_pixels(picture, facts, resized, covered)
     hashed = perceptual_hash(pixels) if options.hash_perceptually else None
     pixels = _blur_crop_pad(pixels, blurred, facts.orientation, options, is_resized=resized is not None)
     height, width = pixels.shape[:2]
@@ -200,8 +202,13 @@ def _filter(size: shape.Size, options: PictureOptions) -> None:
         raise PictureError(PictureReason.ASPECT_RATIO_TOO_LARGE, detail)
 
 
-def _upright_pixels(picture: np.ndarray | Image.Image, facts: PictureFacts, resized: shape.Size | None) -> np.ndarray:
-    pixels = np.asarray(picture) if resized is None else shape.resize(picture, resized)
+def _upright_pixels(
+    picture: np.ndarray | Image.Image,
+    facts: PictureFacts,
+    resized: shape.Size | None,
+    covered: tuple[float, float] | None,
+) -> np.ndarray:
+    pixels = np.asarray(picture) if resized is None else shape.resize(picture, resized, covered)
     if facts.profile is not None:
         pixels = np.asarray(colour_profile.to_srgb(Image.fromarray(pixels), facts.profile))
     return shape.upright(pixels, facts.orientation)

@@ -36,13 +36,20 @@ def resized_size(size: Size, mode: str, image_size: int, *, only_if_bigger: bool
     return round(size[0] * scale), round(size[1] * scale)
 
 
-def resize(picture: Pixels | Image.Image, size: Size) -> Pixels:
-    """The picture (RGB) in this size; quickest for a view on an array of four bytes a pixel, and for Pillow's."""
+def resize(picture: Pixels | Image.Image, size: Size, covered: tuple[float, float] | None = None) -> Pixels:
+    """The picture (RGB) in this size; quickest for a view on an array of four bytes a pixel, and for Pillow's.
+
+    covered: width and height that are the picture, from the upper left corner on; by default all.
+    """
     source = _four_bytes_a_pixel(picture)
-    if source.size == size:
+    covered = covered or source.size
+    if source.size == size == covered:
         return np.asarray(picture)
     target = Image.new(source.mode, size)
     resizer, options = _catmull_rom()
+    if source.size != covered:
+        options = options.copy()
+        options.crop_box = cykooz_resizer.CropBox(0, 0, *covered)
     resizer.resize_pil(source, target, options)
     resized = np.asarray(target)
     return resized if resized.shape[2] == 3 else three_of(resized)

@@ -271,6 +271,18 @@ def test_fast_decoding_loses_little_and_changes_no_size(size):
 # -- orientation and EXIF -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(1000, 752), (1001, 753), (1005, 757), (1007, 759)])
+def test_a_picture_is_nowhere_shifted_where_it_is_decoded_smaller(size, mode, fast):
+    picture = scene(*size).convert(mode)
+    for times in (5.4, 10.7, 21.5):
+        options = {"resize_mode": "keep_ratio", "image_size": round(size[1] / times), "encode_format": "png"}
+        reduced = pixels(encoded(picture), fast_decode=fast, **options)
+        whole = opened(encoded(picture)).convert("RGB")
+        assert psnr(reduced, whole.resize(reduced.shape[1::-1], Image.Resampling.BICUBIC)) > (44 if fast else 47)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_pictures_stand_upright_and_their_sizes_with_them(orientation, format):
