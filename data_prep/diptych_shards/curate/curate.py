@@ -26,6 +26,7 @@ import pyarrow
 from diptych_shards.begun import read_state
 from diptych_shards.curate.decide import decide
 from diptych_shards.curate.examine import Setup, examine
+from diptych_shards.curate.kept_facts import read_kept_facts
 from diptych_shards.curate.language import UNDETERMINED, LanguageIdentifier
 from diptych_shards.curate.options import CurateError, CurateOptions, read_queries
 from diptych_shards.curate.pairs import Pairs, open_pairs
@@ -74,7 +75,9 @@ def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, 
     for _ in each(engine, partial(write_part, setup, pairs.schema), parts, "parts written"):
         pass
     examples = (json.loads(output.examples(part.number).read_text(encoding="utf-8")) for part in parts)
-    write_report(output, options, decided, queries, counts, examples)
+    facts = read_kept_facts(output.kept_facts(part.number) for part in parts)
+    changed = max(file[2] for file in pairs.files) / 1e9
+    write_report(output, options, decided, queries, counts, examples, facts, changed)
 
 
 def _request(pairs: Pairs, options: CurateOptions) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from pyarrow import parquet
 from diptych.data.captions import clean_caption
 from diptych.files import commit_file
 from diptych_shards.curate.examine import Examined, Setup
+from diptych_shards.curate.kept_facts import KeptFacts
 from diptych_shards.curate.pairs import Unit, read_rows, texts_of
-from diptych_shards.curate.reasons import REASONS
+from diptych_shards.curate.reasons import KEPT, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
 
 LANGUAGE, SCORE, REASON = "caption_language", "caption_language_score", "reason"
 ROWS_PER_GROUP = 65_536
-EXAMPLES_PER_PART = 3
+LONGEST_EXAMPLE = 300
+MOST_EXAMPLES_KNOWN = 200
+"""Different captions of a reason that are counted in a part."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def write_part(setup: Setup, schema: pyarrow.Schema, part: Part) -> int:
     output = Output(setup.out)
     if output.part(part.number).exists():
         return part.number
-    examples: dict[str, list[str]] = {}
+    examples: dict[str, Counter[str]] = {}
+    facts = KeptFacts()
     with ExitStack() as stack:
         # The part is committed last: where it is, its dropped pairs and its examples are.
         kept = stack.enter_context(_writer(output.part(part.number), _schema(setup, schema, has_reason=False)))
@@ -63,11 +68,14 @@ def write_part(setup: Setup, schema: pyarrow.Schema, part: Part) -> int:
             is_kept = examined.reasons == 0
             _add_examples(examples, rows, examined.reasons, setup.caption)
             chosen = np.flatnonzero(is_kept)
-            kept.add(_with_ours(setup, rows, examined, chosen, kept.schema, has_reason=False))
+            pairs = _with_ours(setup, rows, examined, chosen, kept.schema, has_reason=False)
+            kept.add(pairs)
+            facts.add(*(pyarrow.array(texts_of(pairs, name), pyarrow.string()) for name in (setup.url, setup.caption)))
             if dropped is not None:
                 chosen = np.flatnonzero(~is_kept)
                 dropped.add(_with_ours(setup, rows, examined, chosen, dropped.schema, has_reason=True))
         commit_file(output.examples(part.number), json.dumps(examples).encode())
+        commit_file(output.kept_facts(part.number), json.dumps(facts.record()).encode())
     return part.number
 
 
@@ -116,13 +124,16 @@ def _with_ours(
     return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
-def _add_examples(examples: dict[str, list[str]], rows: pyarrow.Table, reasons: np.ndarray, caption: str) -> None:
-    """The captions of the first pairs of each reason."""
+def _add_examples(examples: dict[str, Counter[str]], rows: pyarrow.Table, reasons: np.ndarray, caption: str) -> None:
+    """Count the captions of each reason: the first different ones, as often as they come."""
     for code in np.unique(reasons):
-        found = examples.setdefault(REASONS[code], [])
-        if len(found) < EXAMPLES_PER_PART:
-            places = np.flatnonzero(reasons == code)[: EXAMPLES_PER_PART - len(found)]
-            found += [text[:300] for text in texts_of(rows.take(places), caption)]
+        found = examples.setdefault(REASONS[code], Counter())
+        places = np.flatnonzero(reasons == code)
+        if REASONS[code] == KEPT:  # nearly all differ, and how often they come says nothing
+            places = places[: MOST_EXAMPLES_KNOWN - found.total()]
+        for text, times in Counter(text[:LONGEST_EXAMPLE] for text in texts_of(rows.take(places), caption)).items():
+            if text in found or len(found) < MOST_EXAMPLES_KNOWN:
+                found[text] += times
 
 
 class _Writer:

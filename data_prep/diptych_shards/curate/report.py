@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,17 @@ from diptych.pages.template import template
 from diptych_shards.curate.balance import query_probabilities
 from diptych_shards.curate.curves import Curves, head_and_tail
 from diptych_shards.curate.decide import Decided
+from diptych_shards.curate.kept_facts import KeptFacts
 from diptych_shards.curate.options import CurateOptions
-from diptych_shards.curate.reasons import MEANINGS, REASONS
+from diptych_shards.curate.reasons import KEPT, MEANINGS, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
+from diptych_shards.report.charts import length_histogram
 
 MOST_QUERIES = 200
 """In report.json and on the page; queries.parquet has all."""
 MOST_EXAMPLES = 5
 MOST_LANGUAGES = 40
+MOST_DOMAINS = 20
 
 
 def write_report(
@@ -31,9 +36,16 @@ def write_report(
     decided: Decided,
     queries: Sequence[str] | None,
     counts: np.ndarray,
-    examples: Iterable[Mapping[str, Sequence[str]]],
+    examples: Iterable[Mapping[str, Any]],
+    facts: KeptFacts,
+    changed: float,
 ) -> None:
-    """Write all of it, report.json last. counts: captions that hold each query, before balancing."""
+    """Write all of it, report.json last.
+
+    counts: captions that hold each query, before balancing. changed: when the newest table was written, in seconds
+    since 1970; the page has no clock of its own, so that a run that was stopped ends with the same bytes.
+    """
+    captions = _examples(examples)
     report: dict[str, Any] = {
         "pairs": int(decided.reasons.sum()),
         "kept": int(decided.reasons[0]),
@@ -45,14 +57,14 @@ def write_report(
             for language, number in sorted(decided.languages.items(), key=lambda item: (-item[1], item[0]))
             if language
         },
-        "examples": _examples(examples),
+        "examples": {reason: list(found) for reason, found in captions.items()},
     }
     curves = None
     if queries is not None:
         report["queries"] = _of_queries(queries, counts, decided.query_kept, options.pairs_per_query)
         curves = head_and_tail(counts, decided.query_kept, options.pairs_per_query)
         _write_queries(output, queries, counts, decided.query_kept, options.pairs_per_query)
-    commit_file(output.page, _page(report, curves).encode("utf-8", "replace"))
+    commit_file(output.page, _page(report, captions, curves, facts, options, changed).encode("utf-8", "replace"))
     commit_file(output.report, json.dumps(report, indent=1).encode())
 
 
@@ -89,32 +101,51 @@ def _write_queries(
         parquet.write_table(pyarrow.table(table), path, compression="zstd")
 
 
-def _examples(parts: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """The first captions of each reason, over all parts."""
-    examples: dict[str, list[str]] = {}
+def _examples(parts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Different captions of each reason and how often they come, the most frequent ones first."""
+    examples: dict[str, Counter[str]] = {}
     for part in parts:
         for reason, captions in part.items():
-            found = examples.setdefault(reason, [])
-            found += captions[: MOST_EXAMPLES - len(found)]
-    return {reason: examples[reason] for reason in REASONS if reason in examples}
+            examples.setdefault(reason, Counter()).update(captions)
+    return {reason: dict(examples[reason].most_common(MOST_EXAMPLES)) for reason in REASONS if reason in examples}
 
 
-def _page(report: Mapping[str, Any], curves: Curves | None) -> str:
+def _page(
+    report: Mapping[str, Any],
+    examples: Mapping[str, Mapping[str, int]],
+    curves: Curves | None,
+    facts: KeptFacts,
+    options: CurateOptions,
+    changed: float,
+) -> str:
     left = report["pairs"]
     dropping = []
     for reason, number in report["rules"].items():
         left -= number
         if number:
-            examples = report["examples"].get(reason, [])
             step = {"reason": reason, "meaning": MEANINGS[reason], "dropped": number, "left": left}
-            dropping.append({**step, "examples": examples})
+            dropping.append({**step, "examples": examples.get(reason, {})})
     return template(
         "diptych_shards", "curate/report.html.jinja"
     ).render(
         title="Pairs",  # not OUT's name, so that equal inputs give equal pages
-        report={**report, "examples": {"kept": [], **report["examples"]}},
+        report=report,
+        kept_examples=dict.fromkeys(examples.get(KEPT, {}), 1),  # of the first few: their counts say nothing
+        lengths=[
+            length_histogram(title, title.lower(), tally)
+            for title, tally in (("Characters", facts.characters), ("Words", facts.words))
+            if tally.num_different > 1
+        ],
+        domains=facts.domains.most_common(MOST_DOMAINS) if len(facts.domains) > 1 else [],
+        changed=_day(changed),
+        options=[(name, value) for name, value in options.record().items() if value not in (None, [], False)],
         dropping=dropping,
         languages=list(report["languages"].items())[:MOST_LANGUAGES],
         queries=report.get("queries"),
         curves=curves,
     )
+
+
+def _day(seconds: float) -> str:
+    day = datetime.fromtimestamp(seconds, timezone.utc)
+    return f"{day.day} {day:%B %Y}"

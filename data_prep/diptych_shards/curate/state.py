@@ -63,6 +63,9 @@ class Output:
     def examples(self, number: int) -> Path:
         return self.work / f"{number:05}.examples.json"
 
+    def kept_facts(self, number: int) -> Path:
+        return self.work / f"{number:05}.kept.json"
+
     def check(self, request: dict[str, Any]) -> None:
         """See that OUT is new, or that a run of the same request was stopped or completed there.
 

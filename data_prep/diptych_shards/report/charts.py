@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.pages.charts import short_number, ticks
-from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS, Tally
+from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
+from diptych_shards.report.tally import Tally
 
 WIDTH, HEIGHT = 420, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 6, 30, 26

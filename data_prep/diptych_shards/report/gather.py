@@ -13,12 +13,12 @@ from diptych_shards.report.hosts import Domains
 from diptych_shards.report.repeated import RepeatedFiles
 from diptych_shards.report.rows import Rows, Source
 from diptych_shards.report.sample import Smallest, shuffled_places
+from diptych_shards.report.tally import LONGEST_CAPTION, Tally, add_lengths
 
 if TYPE_CHECKING:
     import pyarrow
 
 LONGEST_SIDE = 1 << 15
-LONGEST_CAPTION = 1 << 16
 RATIO_STEPS = 60
 """Aspect ratios are counted in so many steps for each doubling."""
 MOST_DOUBLINGS = 8
@@ -41,28 +41,6 @@ class Example:
     width: int
     height: int
     """As it came, upright."""
-
-
-class Tally:
-    """How often each whole number was seen; those above `largest` count as it."""
-
-    def __init__(self, largest: int):
-        self.counts = np.zeros(largest + 1, np.int64)
-
-    def add(self, values: np.ndarray) -> None:
-        self.counts += np.bincount(np.clip(values, 0, len(self.counts) - 1), minlength=len(self.counts))
-
-    @property
-    def total(self) -> int:
-        return int(self.counts.sum())
-
-    @property
-    def num_different(self) -> int:
-        return int(np.count_nonzero(self.counts))
-
-    def quantile(self, share: float) -> int:
-        """The smallest number that at least this share of all do not exceed."""
-        return int(np.searchsorted(np.cumsum(self.counts), max(share * self.total, 1)))
 
 
 @dataclass
@@ -149,11 +127,7 @@ def _measure_captions(
     found: Gathered, rows: Rows, captions: pyarrow.Array, kept: np.ndarray, places: np.ndarray
 ) -> None:
     """captions: of the kept rows."""
-    import pyarrow.compute as compute
-
-    characters = compute.utf8_length(captions).to_numpy(zero_copy_only=False).astype(np.int64)
-    found.characters.add(characters)
-    found.words.add(compute.count_substring_regex(captions, r"\S+").to_numpy(zero_copy_only=False).astype(np.int64))
+    characters = add_lengths(captions, found.characters, found.words)
     _offer(found.grids["short_caption"], rows, kept, characters, places)
     _offer(found.grids["long_caption"], rows, kept, -characters, places)
 

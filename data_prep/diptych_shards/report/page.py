@@ -13,10 +13,11 @@ import numpy as np
 
 from diptych.pages.template import template
 from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
-from diptych_shards.report.gather import Example, Gathered, Tally, gather
+from diptych_shards.report.gather import Example, Gathered, gather
 from diptych_shards.report.hosts import registrable
 from diptych_shards.report.reasons import funnel, meaning
 from diptych_shards.report.rows import Source, open_source
+from diptych_shards.report.tally import Tally
 from diptych_shards.report.thumbnails import thumbnail
 
 REPORT_FILE = "report.html"

@@ -22,11 +22,16 @@ HOSTILE = [
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.tags, self.attributes = set(), set()
+        self.tags, self.attributes, self.links, self.ids, self.text = set(), set(), [], [], ""
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attributes}
+        self.links += [value for name, value in attributes if name == "href"]
+        self.ids += [value for name, value in attributes if tag == "section" and name == "id"]
+
+    def handle_data(self, data):
+        self.text += data
 
 
 def test_captions_are_inert_and_the_page_needs_nothing_from_elsewhere(tmp_path):
@@ -36,8 +41,9 @@ def test_captions_are_inert_and_the_page_needs_nothing_from_elsewhere(tmp_path):
     text = (tmp_path / "out" / "_index" / "report.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
-    assert not page.tags & {"script", "img", "iframe", "link", "object", "a"}
-    assert not any(name.startswith("on") or name in ("src", "href") for name in page.attributes)
+    assert not page.tags & {"script", "img", "iframe", "link", "object"}
+    assert not any(name.startswith("on") or name == "src" for name in page.attributes)
+    assert page.links and all(link.removeprefix("#") in page.ids for link in page.links)
     assert "\u202e" not in text and "&lt;script&gt;alert(1)" in text
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     assert "polyline" in page.tags
@@ -50,6 +56,22 @@ def test_the_command_for_reports_of_shards_names_this_page(tmp_path, capsys):
     assert main(["report", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("out/_index/report.html") and "holds pairs, not shards" in line
+
+
+def test_examples_are_different_captions_and_say_how_often_they_come(tmp_path):
+    texts = ["click here"] * 30 + ["IMG_0815.jpg"] * 3 + ["IMG_2.jpg"] + [f"a dog number {10**n}" for n in range(9)]
+    pairs = [(f"https://host{n % 3}.org/{n}", text) for n, text in enumerate(texts)]
+    table = write_pairs(tmp_path / "in.parquet", pairs)
+    assert curate(table, tmp_path / "out", "--seed", "7") == 0
+    told = report(tmp_path / "out")
+    assert told["examples"]["file_name"] == ["IMG_0815.jpg", "IMG_2.jpg"]
+    assert told["examples"]["boilerplate"] == ["click here"]
+    page = Page()
+    page.feed((tmp_path / "out" / "_index" / "report.html").read_text(encoding="utf-8"))
+    text = " ".join(page.text.split())
+    assert "click here 30 ×" in text and "IMG_0815.jpg 3 × IMG_2.jpg" in text
+    assert "host0.org" in text and "seed 7" in text and re.search(r"as of \d+ \w+ \d{4},", text)
+    assert "Caption lengths" in text and "ictures" not in text.rpartition("Text is shown")[2]
 
 
 def test_the_report_counts_every_pair_once(tmp_path):

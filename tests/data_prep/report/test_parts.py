@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from diptych.pages.visible import visible
 from diptych_shards.report import hosts
 from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
-from diptych_shards.report.gather import LONGEST_CAPTION, MOST_DOUBLINGS, RATIO_STEPS, Tally
+from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
 from diptych_shards.report.hosts import NO_HOST, Domains, registrable
 from diptych_shards.report.reasons import MEANINGS, funnel, meaning
 from diptych_shards.report.sample import Smallest, shuffled_places
+from diptych_shards.report.tally import LONGEST_CAPTION, Tally
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 8), st.integers(1, 7))
