@@ -29,7 +29,13 @@ def verify(folder: Path) -> ShardIndex:
         raise ShardError(f"{shown(folder)} is not a folder")
     for tar in sorted(folder.glob("*.tar")):
         if not (folder / INDEX_FOLDER / f"{tar.name}.index").exists():
-            raise ShardError(f"{tar} has no index: it is incomplete, or was never indexed")
+            maker = _maker(folder)
+            way_out = (
+                f"it is incomplete; start the {maker} again"
+                if maker
+                else f"`diptych-shards index {shown(folder)}` writes that of shards that another tool made"
+            )
+            raise ShardError(f"{shown(tar)} has no index: {way_out}")
     _check_sizes(folder)
     index = _open(folder)
     _check_pack(folder, index)
@@ -47,13 +53,18 @@ def verify(folder: Path) -> ShardIndex:
     return index
 
 
+def _maker(folder: Path) -> str | None:
+    """Which of our commands makes these shards; None if none does."""
+    return next((name for name in _MAKERS if (folder / INDEX_FOLDER / f"{name}.json").exists()), None)
+
+
 def _check_sizes(folder: Path) -> None:
     """Of shards whose command makes them anew: whether each tar is there, and as long as its index says.
 
     Raises:
         ShardError: one is not; with the first member that suffered where it was cut.
     """
-    maker = next((name for name in _MAKERS if (folder / INDEX_FOLDER / f"{name}.json").exists()), None)
+    maker = _maker(folder)
     for index in sorted((folder / INDEX_FOLDER).glob("*.tar.index")) if maker else ():
         tar = folder / index.name.removesuffix(".index")
         what = _misfit(tar)

@@ -143,6 +143,30 @@ def test_folders_files_and_brace_patterns_give_the_shards_in_name_order(tmp_path
     ] == ["00002.tar", "00000.tar", "00001.tar"]
 
 
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("photos", "but pictures; `diptych-shards pack photos SHARDS` makes shards of them"),
+        ("classes", "but pictures; `diptych-shards pack classes SHARDS` makes shards of them"),
+        ("packed", "holds no .tar file, but packed/held_out and packed/train do; name one of them"),
+        ("packed/train/*.tar", "* is no pattern here: name the folder, or a range in braces"),
+        ("photos/a.jpg", "`diptych-shards pack FOLDER SHARDS`"),
+        ("pairs.csv", "`diptych-shards build` fetches URLs"),
+    ],
+)
+def test_a_location_of_something_else_is_led_to_the_command_that_makes_shards(tmp_path, monkeypatch, location, told):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.jpg", "photos/a.txt", "classes/cat/a.webp", "pairs.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for part in ("train", "held_out"):
+        (tmp_path / "packed" / part).mkdir(parents=True)
+        write(tmp_path / "packed" / part, 0)
+    with pytest.raises(ShardError) as error:
+        open_index(location)
+    assert told in str(error.value)
+
+
 def test_what_is_being_written_is_not_listed(tmp_path):
     write(tmp_path, 0)
     writer = ShardWriter(tmp_path, 1)

@@ -40,11 +40,11 @@ def said(capsys):
         (["pack", "in", "other"], "something else"),
         (["pack", "in", "tars"], "pack did not write"),
         (["pack", "in", "out", "--samples-per-shard", "0"], "samples_per_shard is 0"),
-        (["pack", "in", "out", "--table", "no.csv"], "no.csv: No such file"),
-        (["pack", "in", "out", "--table", "file"], "must be .csv"),
-        (["pack", "in", "out", "--table", "two.csv"], "--path-column"),
+        (["pack", "in", "out", "--table", "no.csv"], "no.csv does not exist"),
+        (["pack", "in", "out", "--table", "file"], "a table of pictures is .parquet"),
+        (["pack", "in", "out", "--table", "both.csv"], "--path-column"),
         (["pack", "in", "out", "--table", "two.csv", "--path-column", "x"], "no column 'x'"),
-        (["pack", "in", "out", "--table", "empty.csv"], "no column"),
+        (["pack", "in", "out", "--table", "empty.csv"], "is empty"),
         (["pack", "in", "out", "--table", "bad.parquet"], "no readable parquet"),
         (["index", "nowhere"], "does not exist"),
         (["index", "empty"], "no .tar"),
@@ -82,6 +82,7 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
     for name in ("file", "other/file", "tars/00000.tar", "bad.parquet"):
         (tmp_path / name).write_text("x")
     (tmp_path / "two.csv").write_text("path,image,caption\n")
+    (tmp_path / "both.csv").write_text("file,image,caption\n")
     (tmp_path / "urls.csv").write_text("url,caption\n")
     (tmp_path / "binary").write_bytes(b"a\xff\xfe")
     for name in ("empty.csv", "empty.jsonl"):
@@ -163,6 +164,38 @@ def test_index_tells_what_it_skips_and_how_far_it_is(packed, tmp_path, capsys, m
     ]
     assert main(["index", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w:") as tar:
+        for name in members:
+            header = tarfile.TarInfo(name)
+            if name.endswith("/"):
+                header.type = tarfile.DIRTYPE
+            tar.addfile(header)
+
+
+def test_index_says_nothing_of_folders(tmp_path, capsys):
+    write_tar(tmp_path / "a.tar", ["./", "./b/", "b/a.txt"])
+    assert main(["index", str(tmp_path)]) == 0
+    assert "skipped" not in capsys.readouterr().err
+
+
+def test_index_tells_of_keys_with_dots_and_of_members_that_are_not_neighbours(tmp_path, capsys):
+    write_tar(tmp_path / "a.tar", ["img.0001.jpg", "img.0001.txt", "img.0002.jpg"])
+    write_tar(tmp_path / "b.tar", ["1.jpg", "2.jpg", "1.txt", "2.txt"])
+    assert main(["index", str(tmp_path)]) == 0
+    a, b = (line for line in capsys.readouterr().err.splitlines() if ".tar" in line)
+    assert "skipped 3 suffix_not_allowed; 3 names such as img.0001.jpg: all that follows the first dot" in a
+    assert "2 keys such as 1 come again later, as samples of their own" in b and "neighbours" in b
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_shards_of_another_tool_are_led_to_index(tmp_path, capsys, command):
+    write_tar(tmp_path / "a.tar", ["1.jpg", "1.txt"])
+    assert main([command, str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"diptych-shards index {tmp_path}" in said and len(said.splitlines()) == 1
 
 
 def test_an_interrupted_index_goes_on_with_what_is_left(packed, tmp_path):

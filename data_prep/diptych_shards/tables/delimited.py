@@ -52,8 +52,7 @@ def find_layout(file: TableFile) -> Layout:
     if file.format == "txt":
         return Layout(None, ("url",), has_header=False)
     with file.open_text() as text:
-        lines = _Lines(text)
-        first = next(iter(lines), None)
+        first = _first_of(_Lines(text))
     if first is None:
         raise TableError(f"{file.shown} is empty, without even a header")
     usual = "\t" if file.format == "tsv" else ","
@@ -77,8 +76,13 @@ def read_rows(file: TableFile, layout: Layout, malformed: Malformed) -> Iterator
     with file.open_text() as text:
         lines = _Lines(text)
         if layout.has_header:
-            next(iter(lines), None)
+            _first_of(lines)
         yield from _rows(lines, layout, file, malformed)
+
+
+def _first_of(lines: _Lines) -> str | None:
+    """The first line that is not blank; None if all are."""
+    return next((line for line in lines if line.strip()), None)
 
 
 def _invented_names(file: TableFile, delimiter: str, num_columns: int) -> tuple[str, ...]:

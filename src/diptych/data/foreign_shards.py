@@ -53,8 +53,10 @@ def index_silently(path: str | os.PathLike[str]) -> tuple[Shard, str]:
         file = _HashedFile(opened)
         num_bytes = os.fstat(opened.fileno()).st_size
         table = TableBuilder()
+        hints = _Hints()
         try:
-            for key, members in _group(scan_tar(file), skipped, file, path):  # type: ignore[arg-type]
+            for key, members in _group(scan_tar(file), skipped, hints, file, path):  # type: ignore[arg-type]
+                hints.note_sample(key)
                 table.add(key, members)
         except BrokenTarError as error:
             raise ShardError(f"{shown(path)}: {error}") from error
@@ -63,7 +65,8 @@ def index_silently(path: str | os.PathLike[str]) -> tuple[Shard, str]:
             raise ShardError(f"{shown(path)} changed while it was indexed; index it when it is complete")
     write_index(path, table, num_bytes, sha256, skipped=dict(sorted(skipped.items())))
     table_of_reasons = ", ".join(f"{times} {why}" for why, times in sorted(skipped.items()))
-    remark = f"{shown(path)}: skipped {table_of_reasons}" if skipped else ""
+    remarks = [f"skipped {table_of_reasons}", *hints.remarks()] if skipped else hints.remarks()
+    remark = f"{shown(path)}: {'; '.join(remarks)}" if remarks else ""
     return Shard(path, len(table), num_bytes, sha256), remark
 
 
@@ -103,8 +106,42 @@ class _HashedFile:
         self._num_hashed += len(data)
 
 
+class _Hints:
+    """What suggests that the names in a tar mean something else than webdataset makes of them."""
+
+    def __init__(self) -> None:
+        self._keys: set[int] = set()
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def note_sample(self, key: str) -> None:
+        digest = xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogateescape"))
+        if digest in self._keys:
+            self._note("again", key)
+        self._keys.add(digest)
+
+    def note_suffix(self, name: str, suffix: str) -> None:
+        if "." in suffix and suffix.rpartition(".")[2] in ALLOWED_SUFFIXES:
+            self._note("dotted", name)
+
+    def remarks(self) -> list[str]:
+        """A line for each kind, with the way out."""
+        texts = {
+            "dotted": "{} names such as {}: all that follows the first dot is the suffix, as for webdataset; "
+            "write the tar again with keys without dots",
+            "again": "{} keys such as {} come again later, as samples of their own; if the members belong together, "
+            "write the tar again with them as neighbours (tar --sort=name)",
+        }
+        found = [kind for kind in texts if kind in self._counts]
+        return [texts[kind].format(f"{self._counts[kind]:,}", shown(self._examples[kind])) for kind in found]
+
+    def _note(self, kind: str, name: str) -> None:
+        self._counts[kind] += 1
+        self._examples.setdefault(kind, name)
+
+
 def _group(
-    entries: Iterable[TarEntry], skipped: Counter[str], file: _HashedFile, path: Path
+    entries: Iterable[TarEntry], skipped: Counter[str], hints: _Hints, file: _HashedFile, path: Path
 ) -> Iterator[tuple[str, list[Member]]]:
     """Key and members of each sample with at least one allowed member."""
     key = ""
@@ -112,7 +149,8 @@ def _group(
     for entry in entries:
         why = _why_skipped(entry)
         if why != "":
-            skipped[why] += not entry.is_folder
+            if not entry.is_folder:
+                skipped[why] += 1
             continue
         entry_key, suffix = _split_name(entry.name)
         if entry_key != key:
@@ -121,6 +159,7 @@ def _group(
             key, members = entry_key, {}
         if suffix not in ALLOWED_SUFFIXES:
             skipped["suffix_not_allowed"] += 1
+            hints.note_suffix(entry.name, suffix)
         elif entry.size > MAX_MEMBER_BYTES:
             skipped["too_large"] += 1
         elif suffix in members:

@@ -20,6 +20,7 @@ import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ import xxhash
 from braceexpand import braceexpand
 
 from diptych.data.foreign_shards import index_shard
+from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.data.shard_index_file import (
     INDEX_FOLDER,
     Member,
@@ -42,6 +44,7 @@ from diptych.files import local_path
 TABLE_CACHE_BYTES = 128 << 20
 """Member tables held in memory per process; a shard of 10,000 samples takes about 0.9 MB."""
 
+_TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 _MAX_SHARDS = 1_000_000
 
 logger = logging.getLogger(__name__)
@@ -120,6 +123,9 @@ def tars_at(location: str) -> list[Path]:
     if os.path.isdir(location):
         return _tars_in(Path(location))
     if os.path.exists(location) or "{" not in location:
+        if "*" in location and not os.path.exists(location):
+            raise ShardError(f"{location!r} does not exist; * is no pattern here: name the folder, or a range in "
+                             f"braces, shards/{{00000..00099}}.tar")  # fmt: skip
         return [_existing_tar(location)]
     return sorted((_existing_tar(path) for path in _expanded(location)), key=lambda path: path.name)
 
@@ -156,7 +162,7 @@ def _existing_tar(path: str) -> Path:
     if not os.path.exists(path):
         raise ShardError(f"{path!r} does not exist")
     if not path.endswith(".tar") or not os.path.isfile(path):
-        raise ShardError(f"{path!r} is neither a folder of shards nor a .tar file")
+        raise ShardError(f"{path!r} is neither a folder of shards nor a .tar file{_way_from_file(path)}")
     return Path(path)
 
 
@@ -168,9 +174,31 @@ def _tars_in(folder: Path) -> list[Path]:
         raise ShardError(f"{shown(folder)}: {missing[0]!r} is indexed but not there ({len(missing)} such). "
                          f"Bring it back, or delete {INDEX_FOLDER}/{missing[0]}.index")  # fmt: skip
     if not names:
-        raise ShardError(f"{shown(folder)} holds no .tar file")
+        raise ShardError(f"{shown(folder)} holds no .tar file{_way_from_folder(folder)}")
     _warn_if_unfinished(index_folder)
     return [folder / name for name in names]
+
+
+def _way_from_folder(folder: Path) -> str:
+    """What to do with a folder that holds something else; empty where nobody knows."""
+    with suppress(OSError):
+        inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+        if with_tars := [path for path in inner if any(path.glob("*.tar"))]:
+            return f", but {' and '.join(map(shown, with_tars[:2]))} do; name one of them"
+        for place in (folder, *inner):
+            if any(path.name.lower().endswith(PICTURE_ENDINGS) for path in place.iterdir()):
+                return f", but pictures; `diptych-shards pack {shown(folder)} SHARDS` makes shards of them: name those"
+    return ""
+
+
+def _way_from_file(path: str) -> str:
+    ending = os.path.splitext(path)[1].lower()
+    if ending in PICTURE_ENDINGS:
+        return "; make shards of the pictures of its folder with `diptych-shards pack FOLDER SHARDS`"
+    if ending in _TABLE_ENDINGS:
+        return ("; make shards of what it names: `diptych-shards build` fetches URLs, "
+                "`diptych-shards pack FOLDER SHARDS --table FILE` takes files")  # fmt: skip
+    return ""
 
 
 def _warn_if_unfinished(index_folder: Path) -> None:

@@ -63,6 +63,8 @@ def _captions(sources: Iterable[str]) -> Iterator[str]:
 
 def _captions_in_text(path: str) -> Iterator[str]:
     with open(path, "rb") as file:
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            raise UserError(f"{path} is compressed with gzip; unpack it first: gunzip --keep {path}")
         for number, line in enumerate(file, start=1):
             try:
                 caption = line.decode("utf-8").strip()

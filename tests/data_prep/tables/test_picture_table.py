@@ -39,6 +39,7 @@ LAYOUTS = {
     "tabs.tsv": delimited("\t"),
     "mark.csv": "\ufeff" + delimited(","),
     "windows.csv": delimited(",", "\r\n"),
+    "blank.csv": "\n \n" + delimited(","),
     "mac.csv": delimited(",", "\r"),
     "utf16.csv": delimited(",").encode("utf-16"),
     "packed.csv.gz": gzip.compress(delimited(",").encode()),
