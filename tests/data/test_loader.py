@@ -138,6 +138,26 @@ def broken(folder):
     return faults | {15: "damaged_shard"}
 
 
+def test_of_several_captions_each_epoch_takes_one_the_same_wherever_it_is_loaded(tmp_path):
+    total = 12
+    with ShardWriter(tmp_path, 0) as writer:
+        for number in range(total):
+            captions = [f"picture {number}", "number one", "number two"]
+            facts = {"caption": captions[0], "captions": captions}
+            if number == 0:  # what another tool keeps under this name
+                facts["captions"] = ["number one", "number two"]
+            members = {"png": picture(number), "txt": captions[0].encode(), "json": json.dumps(facts).encode()}
+            writer.add(f"{number:04d}", members)
+    epochs, taken = 12, [set() for _ in range(total)]
+    found = load(tmp_path, stop=epochs * total // BATCH)
+    for batch in found:
+        for row, sample in enumerate(batch.samples):
+            taken[sample].add(TOKENIZER.decode(batch.tokens[row, 1 : batch.lengths[row] - 1].tolist()).replace(" ", ""))
+    assert taken[0] == {"picture0"}
+    assert all(said == {f"picture{n}", "numberone", "numbertwo"} for n, said in enumerate(taken) if n > 0)
+    assert [content(b) for b in load(tmp_path, stop=epochs * total // BATCH)] == [content(b) for b in found]
+
+
 def test_delivered_and_rejected_are_what_the_index_counts(tmp_path):
     faults = broken(tmp_path)
     assert set(faults.values()) <= set(REASONS)

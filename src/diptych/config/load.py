@@ -131,7 +131,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not equals or not key:
         raise ConfigError(f"command line: {override!r} is not an override; write key=value, e.g. training.seed=3")
     try:
-        value = parse_yaml(text) if _is_utf8(text) else text
+        value: Any = parse_yaml(text) if _is_utf8(text) else text
     except yaml.YAMLError:
         raise ConfigError(f"command line: the value of {key} is not valid YAML: {text!r}") from None
     for part in reversed(key.split(".")):

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -28,7 +28,7 @@ from webdataset.tariterators import group_by_keys
 from diptych.config.schema import DataConfig
 from diptych.data.augment import AUGMENTATIONS
 from diptych.data.batch import Batch, Reject
-from diptych.data.captions import caption_of
+from diptych.data.captions import all_captions, caption_of
 from diptych.data.order import SampleOrder, hashes
 from diptych.data.picture_safety import PictureError, PictureReason, open_picture
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
@@ -87,7 +87,12 @@ class Decoder:
             picture = open_picture(members[suffix])
         except PictureError as error:
             return row(reason=error.reason.value)
-        return row(image=self._cropped(picture, picked), caption=caption)
+        several = all_captions(caption, members.get("json", b""))
+        return row(image=self._cropped(picture, picked), caption=self._one_of(several, picked) if several else caption)
+
+    def _one_of(self, captions: Sequence[str], picked: Picked) -> str:
+        """One of a picture's captions, keyed as the crop is: in another epoch another one."""
+        return captions[int(hashes(np.array([picked.sample]), self._seed, picked.epoch, 3)[0]) % len(captions)]
 
     def _cropped(self, picture: Image.Image, picked: Picked) -> Tensor:
         """Keyed by seed, epoch and sample: the same crop wherever and whenever the sample is read."""

@@ -193,7 +193,7 @@ class Table:
         )
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """The path on one line, whatever its name holds."""
     text = str(path)
     return text if text.isprintable() else repr(text)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from diptych.command_line import path_argument
-from diptych.data.captions import caption_of, clean_caption
+from diptych.data.captions import all_captions, caption_of, clean_caption
 from diptych.data.tokenizer import Tokenizer, train_vocabulary
 from diptych.errors import UserError
 
@@ -86,6 +86,6 @@ def _captions_in_shards(location: str) -> Iterator[str]:
             for row in range(shard.samples):
                 _, members = index.sample(shard_number, row)
                 texts = [member for member in members if member.suffix in ("txt", "json")]
-                caption = caption_of({text.suffix: read_member(file.fileno(), text) for text in texts})
-                if caption:
-                    yield caption
+                read = {text.suffix: read_member(file.fileno(), text) for text in texts}
+                if caption := caption_of(read):
+                    yield from all_captions(caption, read.get("json", b"")) or (caption,)
