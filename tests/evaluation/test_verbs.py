@@ -12,6 +12,7 @@ from PIL import Image
 from diptych import cli
 from diptych.data.shard_writer import ShardWriter
 from diptych.encoder import Encoder, load
+from diptych.evaluation.picture_sources import open_labelled
 from diptych.evaluation.text_arrays import text_arrays
 from diptych.model_folder import save_model_folder
 from diptych_shards.cli import main as dedup_main
@@ -39,6 +40,11 @@ def run_dir(tmp_path):
 
 def noise(seed):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def arrays_in(path):
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def fails(capsys, *words):
@@ -239,6 +245,77 @@ def test_mistakes_of_evaluate_are_one_line(model, tmp_path, capsys):
     assert "is no folder" in fails(capsys, "evaluate", tmp_path / "nowhere", "--zero-shot", tree)
 
 
+def test_folders_are_read_whatever_the_format_and_the_rest_is_counted_and_named(model, tmp_path, capsys):
+    tree = write_tree(tmp_path / "set", ["red", "blue"])
+    for number, kind in enumerate(("BMP", "GIF", "TIFF", "AVIF", "WEBP")):
+        (tree / "green").mkdir(exist_ok=True)
+        (tree / "green" / f"{number}.{kind}").write_bytes(encoded(noise(number), kind))
+    hidden = (".ipynb_checkpoints", "@eaDir", "__MACOSX", "red/.ipynb_checkpoints", "red/@eaDir")
+    for folder in hidden:
+        (tree / folder).mkdir()
+        (tree / folder / "0.png").write_bytes(picture(COLOURS["red"]))
+    for name in ("blue/drawing.svg", "README.md", "loose.png", "dog/notes.txt"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_bytes(picture(COLOURS["red"]))
+    cli.main(["evaluate", str(model), "--zero-shot", str(tree), "--json", str(tmp_path / "o.json")])
+    result = json.loads((tmp_path / "o.json").read_text())["zero_shot"]["set"]
+    assert result["classes"] == ["blue", "green", "red"] and result["pictures"] == 9 and not result["rejected"]
+    assert {reason: each["files"] for reason, each in result["left_out"].items()} == {
+        "hidden": 5,
+        "not_a_picture": 1,  # a caption file is none, but may stand beside a picture
+        "format_not_allowed": 1,
+        "not_in_a_class_folder": 1,
+        "class_folder_without_pictures": 1,
+    }
+    said = capsys.readouterr().out
+    assert "left out of the folder: 5 hidden (for example .ipynb_checkpoints)" in said
+    assert "1 class_folder_without_pictures (for example dog/)" in said
+
+    cli.main(["embed", str(model), "--pictures", str(tree), "--output", str(tmp_path / "e.npz")])
+    assert len(arrays_in(tmp_path / "e.npz")["pictures"]) == 10
+    assert "left out: 5 hidden" in capsys.readouterr().err
+
+
+def test_captioned_folders_are_read_so_too(model, tmp_path, capsys):
+    folder = captioned(tmp_path / "pairs")
+    (folder / "b.bmp").write_bytes(encoded(noise(1), "BMP"))
+    (folder / "b.txt").write_text("noise")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "red.png").write_bytes(picture(COLOURS["red"]))
+    (folder / ".thumbnails" / "red.txt").write_text("red")
+    (folder / "drawing.svg").write_text("<svg/>")
+    (folder / "drawing.txt").write_text("a drawing")
+    (folder / "alone.txt").write_text("no picture")
+    cli.main(["evaluate", str(model), "--retrieval", str(folder), "--json", str(tmp_path / "o.json")])
+    result = json.loads((tmp_path / "o.json").read_text())["retrieval"]["pairs"]
+    assert result["pictures"] == 7 and not result["refused"]
+    assert {reason: each["files"] for reason, each in result["left_out"].items()} == {
+        "hidden": 1,
+        "format_not_allowed": 1,
+        "orphan_caption": 1,
+    }
+
+
+def test_the_parts_of_a_data_set_are_no_classes(model, tmp_path, capsys):
+    for part in ("train", "val"):
+        write_tree(tmp_path / "set" / part, ["red", "cyan"])
+    words = ["evaluate", model, "--zero-shot", tmp_path / "set", "--json", tmp_path / "o.json"]
+    error = fails(capsys, *words)
+    assert "has the folders train, val with folders of classes in them" in error and f"{tmp_path}/set/val" in error
+    # Pictures of trains are a class like others.
+    write_tree(tmp_path / "words", ["red"])
+    (tmp_path / "words" / "red").rename(tmp_path / "words" / "train")
+    cli.main(["evaluate", str(model), "--zero-shot", str(tmp_path / "words"), "--json", str(tmp_path / "o.json")])
+
+
+def test_folders_of_classes_may_be_links(model, tmp_path):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    (tmp_path / "linked").mkdir()
+    for name in ("red", "cyan"):
+        (tmp_path / "linked" / name).symlink_to(tree / name)
+    assert len(open_labelled(str(tmp_path / "linked"))) == 4
+
+
 def test_classify_prints_probabilities_that_sum_to_one_best_first(model, tmp_path, capsys):
     (tmp_path / "red.png").write_bytes(picture(COLOURS["red"]))
     cli.main(["classify", str(model), str(tmp_path / "red.png"), "--labels", "a cat, a dog,a hat"])
@@ -291,6 +368,7 @@ def test_a_bad_picture_ends_nothing_and_the_status_tells(model, tmp_path, capsys
         "late.png",
     ]
     assert said.err.splitlines() == [
+        f"left out: 1 hidden (for example {folder}/.hidden.png)",
         f"diptych classify: {folder}/broken.png: the PNG ends early",
         "diptych classify: 1 of 8 pictures could not be classified",
     ]
@@ -325,7 +403,7 @@ def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_
     (folder / "broken.jpg").write_bytes(b"no")
     (tmp_path / "texts.txt").write_text("a cat\nein Übel\n", encoding="utf-8")
     cli.main(f"embed {model} --pictures {folder} --texts {tmp_path}/texts.txt --output {tmp_path}/out.npz".split())
-    written = np.load(tmp_path / "out.npz", allow_pickle=False)
+    written = arrays_in(tmp_path / "out.npz")
     encoder = load(model, "cpu")
     expected = encoder.embed_pictures([folder / "red.png"]).numpy()[0]
     place = [name.rsplit("/", 1)[1] for name in written["pictures"]].index("red.png")
@@ -355,7 +433,7 @@ def test_embed_reads_shards_and_dedup_reads_what_it_writes(model, tmp_path, caps
         out = tmp_path / f"{number}.npz"
         words = ["embed", model, "--pictures", *sorted(location), "--captions", "--output", out]
         cli.main([str(word) for word in words])
-        written = np.load(out, allow_pickle=False)
+        written = arrays_in(out)
         assert written["pictures"].tolist() == keys
         np.testing.assert_allclose(written["picture_embeddings"], expected, atol=1e-5)
         assert written["captions"].tolist() == [f"a {key[4]} {key[-1]}" for key in keys]
@@ -375,10 +453,10 @@ def test_a_sample_without_a_picture_or_caption_is_left_out_with_its_reason(model
         writer.add("c", {"png": picture(COLOURS["blue"]), "txt": b"blue"})
     words = ["embed", str(model), "--pictures", str(tmp_path / "shards"), "--output", str(tmp_path / "o.npz")]
     cli.main(words)
-    assert np.load(tmp_path / "o.npz")["pictures"].tolist() == ["a", "c"]
+    assert arrays_in(tmp_path / "o.npz")["pictures"].tolist() == ["a", "c"]
     assert "left out: b: the sample has no picture; it has txt" in capsys.readouterr().err
     cli.main([*words, "--captions"])
-    assert np.load(tmp_path / "o.npz")["pictures"].tolist() == ["c"]
+    assert arrays_in(tmp_path / "o.npz")["pictures"].tolist() == ["c"]
     said = capsys.readouterr().err
     assert "left out: b: the sample has no picture" in said
     assert "left out for their captions: 1 no_caption (for example 00000.tar/a)" in said
@@ -391,8 +469,8 @@ def test_a_line_of_texts_ends_at_lf_or_crlf_alone(model, tmp_path):
         (tmp_path / "t.txt").write_bytes(text.encode())
         out = tmp_path / f"{number}.npz"
         cli.main(["embed", str(model), "--texts", str(tmp_path / "t.txt"), "--output", str(out)])
-        assert np.load(out)["texts"].tolist() == lines
-        assert len(np.load(out)["text_embeddings"]) == len(lines)
+        assert arrays_in(out)["texts"].tolist() == lines
+        assert len(arrays_in(out)["text_embeddings"]) == len(lines)
 
 
 def test_a_long_text_among_many_makes_no_huge_arrays(model, tmp_path, capsys):
@@ -400,7 +478,7 @@ def test_a_long_text_among_many_makes_no_huge_arrays(model, tmp_path, capsys):
     (tmp_path / "t.txt").write_text("a\n" * 400 + long + "\n")
     words = ["embed", str(model), "--texts", str(tmp_path / "t.txt"), "--output", str(tmp_path / "o.npz")]
     cli.main(words)
-    written = np.load(tmp_path / "o.npz", allow_pickle=False)
+    written = arrays_in(tmp_path / "o.npz")
     assert (tmp_path / "o.npz").stat().st_size < 1 << 20
     text, ends = written["texts_utf8"].tobytes().decode(), written["texts_ends"]
     assert len(ends) == 401 and text[ends[-2] :] == long and text[ends[4] : ends[5]] == "a"

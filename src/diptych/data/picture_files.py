@@ -12,6 +12,9 @@ from pathlib import Path
 from diptych.data.caption_files import CAPTION_ENDINGS
 from diptych.data.picture_formats import PICTURE_ENDINGS, UNREAD_ENDINGS
 
+SYSTEM_FOLDERS = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+"""Hidden to the systems that make them, not by their names; they hold copies and thumbnails of the pictures beside."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -56,6 +59,11 @@ class PictureFiles:
     """All else but captions, in the same order."""
 
 
+def is_hidden(name: str) -> bool:
+    """Whether the system or a tool keeps something of its own under this name: thumbnails, copies, settings."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
 def walk(root: Path) -> Iterator[Folder]:
     """The folder and all below it that are neither hidden nor links.
 
@@ -74,7 +82,7 @@ def walk(root: Path) -> Iterator[Folder]:
             folder.refusals.append(Refusal(folder.path, FileReason.UNREADABLE.value, error.strerror or ""))
         for entry in entries:
             path = folder.path + entry.name
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 folder.refusals.append(Refusal(path, FileReason.HIDDEN.value))
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(path + "/")

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diptych.data.caption_files import CaptionError
+from diptych.data.picture_files import Refusal
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.errors import UserError
 from diptych.evaluation.similarity import Array
@@ -47,6 +48,8 @@ class Pictures:
     """Each label is a place in the list of classes, from 0; `named` makes names of them."""
     refused: Mapping[str, CaptionError] = field(default_factory=dict)
     """By name, what is left out here for want of a usable caption."""
+    left_out: tuple[Refusal, ...] = ()
+    """What else is there that is no picture to evaluate, or cannot be read as one."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,6 +103,7 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
         read,
         captions=tuple(each for part in parts for each in part.captions),
         refused={name: error for part in parts for name, error in part.refused.items()},
+        left_out=tuple(each for part in parts for each in part.left_out),
     )
 
 
@@ -124,19 +128,30 @@ def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
 
 
 def by_reason(refused: Mapping[str, CaptionError]) -> dict[str, dict[str, Any]]:
-    """How many are refused for each reason, most first, with one example."""
-    counts = Counter(error.reason.value for error in refused.values())
-    examples: dict[str, str] = {}
-    for name, error in refused.items():
-        examples.setdefault(error.reason.value, f"{name}: {error.detail}" if error.detail else name)
-    return {reason: {"pictures": number, "example": examples[reason]} for reason, number in counts.most_common()}
+    """How many pictures are refused for each reason, most first, with one example."""
+    return _by_reason("pictures", ((error.reason.value, name, error.detail) for name, error in refused.items()))
+
+
+def left_out_by_reason(refusals: Iterable[Refusal]) -> dict[str, dict[str, Any]]:
+    """The same of files."""
+    return _by_reason("files", ((each.reason, each.path, each.detail) for each in refusals))
 
 
 def in_words(reasons: Mapping[str, Mapping[str, Any]]) -> str:
     """The same on one line."""
     return ", ".join(
-        f"{each['pictures']:,} {reason} (for example {each['example']})" for reason, each in reasons.items()
+        f"{each.get('pictures') or each['files']:,} {reason} (for example {each['example']})"
+        for reason, each in reasons.items()
     )
+
+
+def _by_reason(unit: str, refusals: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, Any]]:
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for reason, name, detail in refusals:
+        counts[reason] += 1
+        examples.setdefault(reason, f"{name}: {detail}" if detail else name)
+    return {reason: {unit: number, "example": examples[reason]} for reason, number in counts.most_common()}
 
 
 def check_some_are_captioned(location: str, kept: int, refused: Mapping[str, CaptionError], expected: str) -> None:

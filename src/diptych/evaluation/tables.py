@@ -72,6 +72,8 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
                 number = sum(each["pictures"] for each in reasons.values())
                 are = "picture has" if number == 1 else "pictures have"
                 yield printable(f"{name}: {number:,} {are} no usable caption and are not counted: {in_words(reasons)}")
+            if reasons := result.get("left_out"):
+                yield printable(f"{name}: left out of the folder: {in_words(reasons)}")
 
 
 def _percentages(metrics: Mapping[str, float | None]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from diptych.command_line import path_argument
 from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
+from diptych.evaluation.pictures import in_words, left_out_by_reason
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 from diptych.files import read_lines
@@ -59,6 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{picture} is no file; expected a picture or a folder of pictures")
     prompts = _prompts(arguments)
     pictures = open_pictures([str(picture) for picture in arguments.pictures])
+    if pictures.left_out:
+        print(printable(f"left out: {in_words(left_out_by_reason(pictures.left_out))}"), file=sys.stderr)
 
     encoder = load(arguments.model, arguments.device)
     classifier = build_classifier(encoder, prompts.classes, prompts.templates)

@@ -12,7 +12,7 @@ from diptych.command_line import path_argument
 from diptych.data.caption_files import MAX_CAPTION_BYTES
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
-from diptych.evaluation.pictures import by_reason, embed, in_words
+from diptych.evaluation.pictures import by_reason, embed, in_words, left_out_by_reason
 from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.text_arrays import text_arrays
 from diptych.files import cannot, check_writable, committed, read_lines
@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(printable(f"left out: {name}: {reason}"), file=sys.stderr)
         if pictures.refused:
             print(printable(f"left out for their captions: {in_words(by_reason(pictures.refused))}"), file=sys.stderr)
+        if pictures.left_out:
+            print(printable(f"left out: {in_words(left_out_by_reason(pictures.left_out))}"), file=sys.stderr)
     if texts is not None:
         arrays |= text_arrays("texts", texts)
         arrays["text_embeddings"] = unit_norm(encoder.embed_texts(texts))

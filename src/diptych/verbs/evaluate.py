@@ -15,7 +15,7 @@ from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
-from diptych.evaluation.pictures import Embedder, PictureEncoder, Pictures, named
+from diptych.evaluation.pictures import Embedder, PictureEncoder, Pictures, left_out_by_reason, named
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.results_file import FORMAT, merged, read_results, write_results
 from diptych.evaluation.tables import readable
@@ -134,13 +134,22 @@ def _evaluate(
         zero_shot = EVALUATORS["zero_shot"]
         evaluation["templates"] = list(prompts.templates)
         evaluation["zero_shot"] = {
-            name: {**about, **zero_shot(encoder, each, prompts.class_names, classifier, embedded=embedded(each))}
+            name: {
+                **about,
+                **zero_shot(encoder, each, prompts.class_names, classifier, embedded=embedded(each)),
+                "left_out": left_out_by_reason(each.left_out),
+            }
             for name, each in labelled.items()
         }
     if captioned:
         retrieval = EVALUATORS["retrieval"]
         evaluation["retrieval"] = {
-            name: {**about, **retrieval(encoder, each, embedded=embedded(each))} for name, each in captioned.items()
+            name: {
+                **about,
+                **retrieval(encoder, each, embedded=embedded(each)),
+                "left_out": left_out_by_reason(each.left_out),
+            }
+            for name, each in captioned.items()
         }
     for method, train in trains.items():
         if method == "linear_probe":
