@@ -86,6 +86,19 @@ def history(folder):
     ]
 
 
+def test_a_key_for_another_server_is_no_key_for_this_one(tmp_path, server, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    logins = tmp_path / "home" / ".netrc"
+    logins.parent.mkdir()
+    logins.write_text(f"machine api.wandb.ai login user password {'0' * 40}\n")
+    tracked(tmp_path / "run")
+    assert server == [] and len(history(tmp_path)) == 3
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login user password {'0' * 40}\n")
+    tracked(tmp_path / "run2")
+    assert server
+
+
 @pytest.mark.parametrize(
     "environment, leaves_a_run",
     [
@@ -191,6 +204,8 @@ def test_results_of_an_evaluation_go_into_the_run_of_the_training(tmp_path, serv
     assert {run.run_id for run in records(tmp_path)["run"]} == {"chosen1"}
     row = history(tmp_path)[-1]
     assert row["samples_seen"] == 128 and row["evaluation/animals/top1"] == 0.5
+    commands = {" ".join(about.args) for about in records(tmp_path)["environment"] if about.program}
+    assert len(commands) == 1  # the training's
     assert row["evaluation/pairs (seen in training)/image_to_text_r1"] == 0.25
     assert "`wandb sync " in capsys.readouterr().out and server == []
 
@@ -199,7 +214,7 @@ def test_an_untracked_run_stays_untracked_and_a_broken_record_fails_no_evaluatio
     tracked(tmp_path / "run", wandb="off")
     log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
     assert capsys.readouterr().out == "" and not list(tmp_path.glob("run/wandb*"))
-    (tmp_path / "run" / "wandb.json").write_text('{"id": "abc"}')
+    (tmp_path / "run" / "wandb.json").write_text('{"id": "abc", "is_offline": true}')
     (tmp_path / "run" / "config.yaml").write_text("tracking: [")
     log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
     assert len(capsys.readouterr().out.splitlines()) == 1 and server == []

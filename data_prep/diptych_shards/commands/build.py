@@ -164,7 +164,11 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         metavar="REASONS",
         help="try again, in shards that are done: `all`, or timeout,http_503 …; host_given_up always is",
     )
-    add("--wandb", metavar="PROJECT", help="send the progress line's numbers there")
+    add(
+        "--wandb",
+        metavar="PROJECT",
+        help="send the progress line's numbers there; WANDB_MODE=offline keeps them, disabled sends none",
+    )
 
 
 def _options(chosen: argparse.Namespace) -> BuildOptions:

@@ -100,7 +100,13 @@ def open_tracked(run: TrackedRun, mode: str, init_seconds: int) -> Any:
 
 def _remember(run: TrackedRun, tracked: Any) -> None:
     """For later starts and for evaluations, which belong to the same wandb run."""
-    known = {"id": tracked.id, "project": tracked.project, "entity": tracked.entity, "is_offline": is_offline(tracked)}
+    known = {
+        "id": tracked.id,
+        "project": tracked.project,
+        "entity": tracked.entity,
+        "is_offline": is_offline(tracked),
+        "command": run.command,
+    }
     commit_file(RunDir(Path(run.folder)).wandb, (json.dumps(known) + "\n").encode())
 
 

@@ -41,7 +41,9 @@ def log_results(run: RunDir, evaluation: Mapping[str, Any], page: Path | None) -
         if not known or is_disabled(config.tracking.wandb):
             return
         tracked = tracked_run(run, config, known["id"])
-        tracked = replace(tracked, wanted={**tracked.wanted, "project": known["project"], "entity": known["entity"]})
+        wanted = {"project": known["project"], "entity": known["entity"] or None, "x_disable_stats": True}
+        # The run goes on being the training's: with its command, and without the system metrics of this process.
+        tracked = replace(tracked, wanted=tracked.wanted | wanted, command=known["command"])
         results = {
             "values": {SAMPLES_SEEN: _samples_seen(Path(evaluation["model"])), **dict(_numbers(evaluation))},
             "wrong": {_titled(name, each): _wrong(each) for name, each in evaluation.get("zero_shot", {}).items()},
