@@ -90,11 +90,13 @@ def test_a_key_for_another_server_is_no_key_for_this_one(tmp_path, server, monke
     monkeypatch.delenv("WANDB_API_KEY")
     logins = tmp_path / "home" / ".netrc"
     logins.parent.mkdir()
-    logins.write_text(f"machine api.wandb.ai login user password {'0' * 40}\n")
+    key = f"login user password {'0' * 40}"
+    logins.write_text(f"machine api.wandb.ai {key}\ndefault {key}\n")
     tracked(tmp_path / "run")
     assert server == [] and len(history(tmp_path)) == 3
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login user password {'0' * 40}\n")
+    address = os.environ["WANDB_BASE_URL"].removeprefix("http://")
+    (tmp_path / "netrc").write_text(f"machine {address} {key}\n")
     tracked(tmp_path / "run2")
     assert server
 

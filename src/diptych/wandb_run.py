@@ -136,10 +136,10 @@ def _has_key(known: Any) -> bool:
     """Whether the environment holds a key for the server that is asked, or `wandb login` left one."""
     if known.api_key or known.identity_token_file:
         return True
-    host = urlsplit(known.base_url).hostname or ""
+    server = urlsplit(known.base_url).netloc
     for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
         try:
-            if path and netrc.netrc(path).authenticators(host):
+            if path and server in netrc.netrc(path).hosts:  # not its `default`, which is for other things
                 return True
         except (OSError, netrc.NetrcParseError):
             continue

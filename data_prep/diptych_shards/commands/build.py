@@ -167,7 +167,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     add(
         "--wandb",
         metavar="PROJECT",
-        help="send the progress line's numbers there; WANDB_MODE=offline keeps them, disabled sends none",
+        help="send the progress line's numbers there (WANDB_MODE is obeyed)",
     )
 
 

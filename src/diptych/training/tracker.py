@@ -154,7 +154,7 @@ class Tracker:
 
 
 def remembered(run: RunDir) -> dict[str, Any]:
-    """The wandb run that a run directory belongs to: `id`, `is_offline`, `project`, `entity`, `command`; empty without one."""
+    """The wandb run of a run directory: `id`, `is_offline`, `project`, `entity`, `command`; empty without one."""
     try:
         known = json.loads(run.wandb.read_text(encoding="utf-8"))
     except (OSError, ValueError):
