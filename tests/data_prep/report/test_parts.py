@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import open_index
 from diptych.pages.visible import visible
-from diptych_shards.report import hosts
+from diptych_shards.report import hosts, repeated
 from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
 from diptych_shards.report.hosts import NO_HOST, Domains, registrable
@@ -163,3 +165,16 @@ def test_every_reason_that_the_code_can_give_has_a_meaning():
     }
     assert reasons - MEANINGS.keys() <= {"too_many_bytes"}
     assert meaning("http_503") == "the server says: Service Unavailable" and meaning("http_999") and not meaning("new")
+
+
+def test_the_most_frequent_file_is_found_though_rare_ones_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(repeated, "MAX_FILES", 3)
+    found = repeated.RepeatedFiles()
+    for number in range(4):
+        with ShardWriter(tmp_path / str(number), 0) as writer:
+            for sample in range(4):
+                picture = b"the same" if sample == 2 else f"{number} {sample}".encode()
+                writer.add(str(sample), {"png": picture, "txt": b"a caption that all have"})
+        found.add(number, open_index(str(tmp_path / str(number))))
+    (most,) = found.most_frequent(5)
+    assert (most.shard, most.sample, most.times) == (0, 2, 4)
