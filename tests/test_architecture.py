@@ -48,6 +48,7 @@ TORCH_FREE = [
     "order",
     "captions",
     "caption_files",
+    "coded_size",
     "colour_profile",
     "jpeg_segments",
     "picture_files",

@@ -12,6 +12,7 @@ import enum
 import functools
 import importlib.util
 import io
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from PIL import (
 )
 
 from diptych.data import colour_profile
+from diptych.data.coded_size import coded_size
 from diptych.data.jpeg_segments import (
     JpegMetadata,
     JpegStructureError,
@@ -134,8 +136,10 @@ class PictureFile:
             raise _decoder_refusal(data, self.format, error) from error
         self.width, self.height = self._file.size
         """As stored, before the orientation is applied."""
-        if self.width * self.height > max_pixels:
-            raise too_many_pixels(self.width, self.height, max_pixels)
+        sizes = [self._file.size, coded_size(data) if self.format == "AVIF" else (0, 0)]
+        width, height = max(sizes, key=math.prod)
+        if width * height > max_pixels:
+            raise too_many_pixels(width, height, max_pixels)
         if self.format == "JPEG":
             check_scans(data, self.width * self.height)
 
