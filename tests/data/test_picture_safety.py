@@ -14,6 +14,8 @@ from diptych.data import picture_safety
 from diptych.data.picture_formats import PICTURE_ENDINGS, PICTURE_FORMATS
 from diptych.data.picture_safety import PictureError, PictureFile, PictureReason, check_picture, open_picture
 from diptych.data.shard_index_file import ALLOWED_SUFFIXES, PICTURE_SUFFIXES
+from diptych.data.tiff_page import first_page
+from diptych.errors import UserError
 
 FORMATS = {
     "JPEG": {"format": "JPEG", "quality": 95},
@@ -349,6 +351,40 @@ def test_a_jpeg_of_many_scans_is_refused_by_scans_times_pixels(open_it, monkeypa
     monkeypatch.setattr(picture_safety, "MAX_SCANNED_PIXELS", scans * 1200)  # 40 x 30 pixels
     open_it(data)
     assert reason_of(data[:-2] + last + b"\xff\xd9", open_it) is PictureReason.DECODE_ERROR
+
+
+def with_other_size(name):
+    """A file whose outer size is 64 x 64, and a larger one within."""
+    large = Image.new("RGB", (4000, 3000), "red")
+    if name == "WEBP":
+        frame = encoded(large, format="WEBP")[12:]
+        canvas = b"VP8X\x0a\0\0\0" + bytes(4) + (63).to_bytes(3, "little") * 2
+        return b"RIFF" + (4 + len(canvas + frame)).to_bytes(4, "little") + b"WEBP" + canvas + frame
+    if name == "GIF":
+        data = encoded(large, format="GIF")
+        return data[:6] + struct.pack("<HH", 64, 64) + data[10:]
+    if name == "JPEG":
+        data, small = encoded(large, format="JPEG"), encoded(large.resize((64, 64)), format="JPEG")
+        at, start = data.index(b"\xff\xc0"), small.index(b"\xff\xc0")
+        return data[:at] + small[start : start + 19] + data[at:]
+    tags = [(256, 64), (257, 64), (258, 8), (259, 8), (262, 1), (277, 1), (322, 60_000), (323, 60_000), (324, 200)]
+    tags.append((325, 100))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return head.ljust(200, b"\0") + zlib.compress(bytes(60_000)).ljust(100, b"\0")
+
+
+@pytest.mark.parametrize("name", ["WEBP", "GIF", "JPEG", "TIFF"])
+@pytest.mark.parametrize("open_it", [open_picture, check_picture])
+def test_a_frame_or_tile_larger_than_its_picture_is_refused_before_it_is_decoded(name, open_it):
+    reason = reason_of(with_other_size(name), open_it, max_pixels=1_000_000)
+    is_told = name in ("GIF", "JPEG")  # by Pillow; the others are refused by what reads them
+    assert reason is (PictureReason.TOO_MANY_PIXELS if is_told else PictureReason.DECODE_ERROR)
+
+
+def test_a_tiff_whose_tiles_are_larger_than_any_picture_never_reaches_its_decoder():
+    with pytest.raises(UserError, match="tiles of 60000 x 60000 pixels"):
+        first_page(with_other_size("TIFF"))
 
 
 def test_a_small_side_is_refused_where_asked():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 
 import numpy as np
 
+from diptych.data.picture_formats import MAX_PIXELS
 from diptych.errors import UserError
 
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 """Of bytes in a number, by the first four bytes of the file; EXIF begins as a TIFF does."""
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 0x0111, 0x0117, 0x0144, 0x0145
+_TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
+_NUMBERS = (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TILE_WIDTH, _TILE_HEIGHT)
 _BYTES_OF_TYPE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SHORT, _LONG = 3, 4
 _MOST_TAGS = 1000
@@ -49,13 +53,17 @@ def _values(data: bytes, order: str, start: int, num_tags: int) -> Iterator[tupl
         first = at + 8 if num_bytes <= 4 else offset
         if first + num_bytes > len(data):
             raise UserError("truncated: a tag of the first page")
-        if name in (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES) and kind in (_SHORT, _LONG):
+        if name in _NUMBERS and kind in (_SHORT, _LONG):
             if count > _MOST_PIECES:
                 raise UserError(f"{count} strips or tiles; at most {_MOST_PIECES}")
             yield name, np.frombuffer(data, f"{order}u{_BYTES_OF_TYPE[kind]}", count, first).astype(np.int64)
 
 
 def _check_pieces(data: bytes, values: dict[int, np.ndarray]) -> None:
+    # A tile may be larger than the picture, and is decoded whole.
+    sides = [int(values[side].max(initial=0)) for side in (_TILE_WIDTH, _TILE_HEIGHT) if side in values]
+    if len(sides) == 2 and math.prod(sides) > MAX_PIXELS:
+        raise UserError(f"tiles of {sides[0]} x {sides[1]} pixels; at most {MAX_PIXELS}")
     for starts, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
         if starts in values and lengths in values and len(values[starts]) == len(values[lengths]):
             if ((values[starts] + values[lengths]) > len(data)).any():
