@@ -1,13 +1,22 @@
 """Both towers together: unit features in fp32, a temperature of shape [1], and weights that must fit."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
 
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
-from diptych.model.dual_encoder import DualEncoder, expected_shapes, load_weights, rank_dependence
+from diptych.errors import UserError
+from diptych.model.dual_encoder import (
+    DualEncoder,
+    checkpoint_blocks,
+    expected_shapes,
+    load_weights,
+    rank_dependence,
+    without_memory,
+)
 
 CONFIG = ModelConfig(
     embed_dim=24,
@@ -60,6 +69,30 @@ def test_the_last_projection_is_fp32_under_autocast():
         for features in (model.image(images), model.text(tokens, lengths)):
             assert features.dtype == torch.float32
             assert not torch.equal(features, features.bfloat16().float())
+
+
+def test_blocks_that_are_checkpointed_keep_little_and_have_equal_gradients():
+    kept, gradients = [], []
+    for checkpointed in (False, True):
+        model = dual_encoder().train()
+        if checkpointed:
+            checkpoint_blocks(model)
+        held: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, held=held: held.append(t.nbytes) or t, lambda t: t):
+            image, text = model(*batch())
+        (image @ text.T).square().sum().backward()
+        kept.append(sum(held))
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert kept[1] < kept[0] / 2
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+def test_towers_whose_blocks_cannot_be_checkpointed_are_refused_by_name():
+    for name, why in (("resnet18", "batch normalisation"), ("sequencer2d_s", "does not offer it")):
+        config = replace(CONFIG, image=ImageTowerConfig(name=name, image_size=224))
+        with pytest.raises(UserError, match=f"machine.checkpoint_blocks: .*{why}"):
+            checkpoint_blocks(without_memory(config, 50))
 
 
 def test_logit_scale_starts_where_it_is_told_and_has_a_dimension():

@@ -339,3 +339,21 @@ def test_a_rank_alone_shares_nothing_unless_an_expert_says_how():
     assert zero_stage(config, 2) == 2
     assert zero_stage(config, 1) == 0
     assert zero_stage(replace(config, machine=offload), 1) == 2
+
+
+def with_and_without_checkpointed_blocks(rank: int) -> dict[int, list[dict[str, torch.Tensor]]]:
+    """Stage → the weights after all steps, once with whole activations and once with those of one block at a time."""
+    result = {}
+    for stage in STAGES:
+        config = tiny_config(stage=stage, dropout=0.2)
+        machines = (replace(config.machine, checkpoint_blocks=on) for on in (False, True))
+        engines = [make_engine(rank, 2, replace(config, machine=machine)) for machine in machines]
+        for engine in engines:
+            take_steps(engine, rank, 2, 0, STEPS)
+        result[stage] = [engine.weights() for engine in engines]
+    return result
+
+
+def test_blocks_that_are_computed_again_change_no_bit():
+    for stage, (whole, again) in run_ranks(2, with_and_without_checkpointed_blocks)[0].items():
+        assert largest_difference(whole, again) == 0, stage

@@ -156,6 +156,9 @@ class MachineConfig:
 
     The gradient is the same, unless layers such as dropout draw random masks: then the value decides the run.
     """
+    checkpoint_blocks: bool = False
+    """Keep of each tower block only what goes in, and compute it again in the backward: a fraction of the memory, for a
+    third more computing."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """On several ranks: optimizer state (1), gradients too (2), weights too (3) are shared out; 0, and alone: whole."""
     """What DeepSpeed spreads over ranks; 1: the optimizer's state."""

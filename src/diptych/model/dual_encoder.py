@@ -41,6 +41,25 @@ class DualEncoder(nn.Module):
         return unit_norm(self.text(tokens, lengths))
 
 
+def checkpoint_blocks(model: DualEncoder) -> None:
+    """Have the towers keep only what goes into each of their blocks, for the backward to compute the rest again.
+
+    Raises:
+        UserError: the image tower cannot, or has statistics that would be taken twice.
+    """
+    name = type(model.image.trunk).__name__
+    if has_batch_statistics(model.state_dict()):
+        raise UserError(
+            f"machine.checkpoint_blocks: the image tower ({name}) has batch normalisation, whose running statistics "
+            f"would count each batch twice; leave it out, or take an image tower without"
+        )
+    try:
+        model.image.trunk.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError):
+        raise UserError(f"machine.checkpoint_blocks: timm's {name} does not offer it; leave it out") from None
+    model.text.transformer.checkpoint_blocks = True
+
+
 def unit_norm(features: Tensor) -> Tensor:
     """Rows of length one, in fp32 also where autocast made the features bf16."""
     return F.normalize(features.float(), dim=-1)
@@ -58,9 +77,13 @@ def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
 
 def expected_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of this model, found without the memory to hold it."""
+    return shapes_of(without_memory(config, vocab_size))
+
+
+def without_memory(config: ModelConfig, vocab_size: int) -> DualEncoder:
+    """The model with tensors that have shapes and nothing else."""
     with torch.device("meta"):
-        model = DualEncoder(config, vocab_size, 0.0)
-    return shapes_of(model)
+        return DualEncoder(config, vocab_size, 0.0)
 
 
 def shapes_of(model: DualEncoder) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diptych.config.schema import TextTowerConfig
 from diptych.errors import UserError
@@ -75,10 +76,15 @@ class Transformer(nn.Module):
     def __init__(self, config: TextTowerConfig):
         super().__init__()
         self.resblocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.layers))
+        self.checkpoint_blocks = False
+        """Whether to keep only what goes into each block for the backward."""
 
     def forward(self, hidden: Tensor, captions: PackedCaptions) -> Tensor:
         for block in self.resblocks:
-            hidden = block(hidden, captions)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, captions, use_reentrant=False)
+            else:
+                hidden = block(hidden, captions)
         return hidden
 
 

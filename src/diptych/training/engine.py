@@ -26,7 +26,7 @@ from diptych.data.order import hashes
 from diptych.errors import UserError
 from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
-from diptych.model.dual_encoder import DualEncoder
+from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
 from diptych.training.accumulate import backward_in_parts
 from diptych.training.deepspeed_config import deepspeed_config
 from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
@@ -76,6 +76,8 @@ class Engine:
         self._config = config
         self._world = world
         self._loss = LOSSES[config.loss.name]
+        if config.machine.checkpoint_blocks:
+            checkpoint_blocks(self.model)
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, src=0)
         self._engine, *_ = deepspeed.initialize(

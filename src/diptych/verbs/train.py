@@ -110,6 +110,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "model.initial_weights": lambda: check_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config),
+        "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
         "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
         "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
@@ -135,6 +136,13 @@ def refuse_parts_with_batch_statistics(config: RunConfig) -> None:
             f"machine.pairs_per_forward {pairs}: {config.model.image.name} has batch normalisation, whose statistics "
             f"would be over {pairs} pairs at a time; leave it out, or take an image tower without"
         )
+
+
+def refuse_blocks_that_cannot_be_checkpointed(config: RunConfig) -> None:
+    from diptych.model.dual_encoder import checkpoint_blocks, without_memory
+
+    if config.machine.checkpoint_blocks:
+        checkpoint_blocks(without_memory(config.model, 1024))
 
 
 def refuse_missing_tensorboard(config: RunConfig) -> None:
