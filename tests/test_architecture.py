@@ -20,7 +20,7 @@ SOURCES = {
 LAYERS = [
     ("verbs", "cli", "__main__"),
     ("training",),
-    ("evaluation", "report", "encoder", "model_folder", "demo"),
+    ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
     + ("command_line", "terminal", "wandb_run", "pages", "files", "documents", "tensor_files", "errors"),

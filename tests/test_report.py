@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from diptych.evaluation.confusion import confusion_matrix, factorise, whole
+from diptych.learning_curves import by_samples
 from diptych.pages.charts import line_chart, short_number, thin, ticks
-from diptych.report import by_samples, strip, write_report
+from diptych.report import strip, write_report
 from diptych.run_dir import read_metrics
 from diptych.terminal import bar, columns, printable, table
 

@@ -59,6 +59,7 @@ MEANINGS: Mapping[str, str] = {
     "changed_meanwhile": "changed during the run",
     "not_a_file": "a pipe or a device",
     "linked_folder": "a link to a folder",
+    "empty_folder": "a folder with nothing in it",
     "hidden": "a name that begins with a dot",
     "duplicate_path": "named before",
     "outside_folder": "not below the folder",

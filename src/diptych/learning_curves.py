@@ -1,0 +1,118 @@
+"""How a run learned, from its record: charts against samples seen, with restarts and checkpoints, and some facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diptych.pages.charts import Chart, line_chart, short_number
+from diptych.pages.template import percent
+
+DOUBLE_WIDTH = 514
+"""Of a chart over two columns."""
+
+
+def by_samples(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The logged steps by samples seen; what a resumed run measured again replaces the first."""
+    steps: dict[int, Mapping[str, Any]] = {}
+    for record in records:
+        if isinstance(record, dict) and "event" not in record and isinstance(record.get("samples_seen"), int):
+            steps[record["samples_seen"]] = record
+    return [steps[samples] for samples in sorted(steps)]
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()) -> list[Chart]:
+    """Charts against samples seen, those that the metrics have numbers for; records: with the events."""
+
+    def series(key: str) -> list[tuple[float, float]]:
+        return [(record["samples_seen"], record[key]) for record in metrics if _is_number(record.get(key))]
+
+    def chart(title: str, lines: dict[str, str], **keywords: Any) -> Chart | None:
+        return line_chart(
+            title,
+            {label: series(key) for label, key in lines.items()},
+            restarts=[samples for samples in _events(records, "start") if samples],
+            checkpoints=_events(records, "save"),
+            **keywords,
+        )
+
+    charts = [
+        chart("Loss", {"loss": "loss"}, y_from_zero=True, width=DOUBLE_WIDTH),
+        chart(
+            "Accuracy in the batch",
+            {"image → text": "i2t_accuracy", "text → image": "t2i_accuracy"},
+            percent=True,
+            width=DOUBLE_WIDTH,
+        ),
+        chart("Gradient norm", {"gradient norm": "gradient_norm"}, y_from_zero=True),
+        chart("Logit scale", {"logit scale": "logit_scale"}),
+        chart("Learning rate", {"learning rate": "learning_rate"}, y_from_zero=True),
+        chart("Samples per second", {"samples per second": "samples_per_second"}, y_from_zero=True),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def training_facts(
+    metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()
+) -> list[tuple[str, str]]:
+    """(what, value) of the whole training, in reading order."""
+    if not metrics:
+        return []
+    facts = [("samples seen", f"{metrics[-1]['samples_seen']:,}")]
+    ends = [record["seconds"] for record in records if _is_event(record, "end") and _is_number(record.get("seconds"))]
+    seconds = ends[-1] if ends else _seconds(metrics)
+    if seconds > 0:
+        facts.append(("training time", _duration(seconds)))
+    rates = sorted(record["samples_per_second"] for record in metrics if _is_number(record.get("samples_per_second")))
+    if rates:
+        facts.append(("samples per second, median", short_number(rates[len(rates) // 2])))
+    waits = [record["data_wait_fraction"] for record in metrics if _is_number(record.get("data_wait_fraction"))]
+    if waits:
+        facts.append(("waiting for data", percent(sum(waits) / len(waits))))
+    if _is_number(metrics[-1].get("rejected_samples")):
+        facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}"))
+    if _is_number(metrics[-1].get("loss")):
+        facts.append(("final loss", f"{metrics[-1]['loss']:.3f}"))
+    if restarts := sum(bool(samples) for samples in _events(records, "start")):
+        facts.append(("began again", f"{restarts} times" if restarts > 1 else "once"))
+    return facts
+
+
+def epoch_samples(metrics: Sequence[Mapping[str, Any]]) -> int | None:
+    """Samples of an epoch, where the run saw more than one."""
+    epochs = metrics[-1].get("epoch", 0) if metrics else 0
+    return round(metrics[-1]["samples_seen"] / epochs) if _is_number(epochs) and epochs > 1 else None
+
+
+def _events(records: Sequence[Mapping[str, Any]], name: str) -> list[int]:
+    """Samples seen at each event of that name."""
+    return [
+        record["samples_seen"]
+        for record in records
+        if _is_event(record, name) and isinstance(record.get("samples_seen"), int)
+    ]
+
+
+def _is_event(record: Any, name: str) -> bool:
+    return isinstance(record, dict) and record.get("event") == name
+
+
+def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
+    """Time between the records, pauses between a stop and its resume not counted."""
+    times = [record["time"] for record in metrics if _is_number(record.get("time"))]
+    steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
+    usual = sorted(steps)[len(steps) // 2] if steps else 0.0
+    return sum(step for step in steps if step <= 20 * usual)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
