@@ -47,3 +47,17 @@ def test_yaml_without_repeats_is_read_as_ever():
     assert parse_yaml("") is None
     with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):
         parse_yaml("!!python/object/apply:os.system ['true']")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5_000 + "}"], ids=["levels", "digits"])
+def test_json_that_python_cannot_hold_is_refused_as_no_json(text):
+    with pytest.raises(json.JSONDecodeError, match="too many levels|digits"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "a: " + "9" * 5_000, "a: 2024-13-45", "!!int x"], ids=["levels", "digits", "date", "tag"]
+)
+def test_yaml_that_python_cannot_hold_is_refused_as_no_yaml(text):
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml(text)

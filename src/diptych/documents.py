@@ -15,9 +15,13 @@ def parse_yaml(text: str) -> Any:
     """The plain values of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or has a key twice; with line, key and the way out.
+        yaml.YAMLError: it is no YAML, has a key twice, a value that its type cannot have, or too many levels; with
+            line, key and the way out where they are known.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, RecursionError) as error:  # such as 2024-13-45, 5,000 digits
+        raise yaml.YAMLError(_reason(error)) from error
 
 
 def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
@@ -26,12 +30,21 @@ def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) ->
     parse_constant: what becomes of `NaN`, `Infinity` and `-Infinity`; by default the float.
 
     Raises:
-        json.JSONDecodeError: it is no JSON, or has a key twice; with line and key.
+        json.JSONDecodeError: it is no JSON, has a key twice, or too many digits or levels; with line and key where they
+            are known.
     """
     try:
         return json.loads(text, parse_constant=parse_constant, object_pairs_hook=_without_repeats)
     except _RepeatedKeyError:
         raise _located(text) from None
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise json.JSONDecodeError(_reason(error), text, 0) from error
+
+
+def _reason(error: Exception) -> str:
+    return "too many levels, one in another" if isinstance(error, RecursionError) else str(error)
 
 
 class _RepeatedKeyError(Exception):

@@ -28,6 +28,14 @@ FORMATS = {
     ".txt": "txt",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_NO_TEXT = {
+    b"\x1f\x8b": ("gzip", "name it {}.gz"),
+    b"BZh": ("bzip2", "name it {}.bz2"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "name it {}.zst"),
+    b"PAR1": ("parquet", "name it .parquet"),
+    b"PK\x03\x04": ("a ZIP archive, perhaps Excel's", "save it as CSV in UTF-8"),
+}
+"""What a file of text may be instead, by its first bytes, with the way out."""
 PICTURE_TABLE_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 """A .txt is a list of URLs, or the caption of a picture."""
 _SAMPLED_BYTES = 64 << 10
@@ -90,7 +98,10 @@ class TableFile:
             stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, "r"), "zstd")
         stream = io.BufferedReader(_Raw(stream, stored, self), _BUFFER_BYTES)
         try:
-            start = stream.peek(2)
+            start = stream.peek(8)
+            for magic, (what, way_out) in _NO_TEXT.items():
+                if start.startswith(magic):
+                    raise TableError(f"{self.shown} is no text but {what}; {way_out.format(self.shown)}")
         except TableError:
             stream.close()
             raise

@@ -182,6 +182,8 @@ class TextSource:
         self.file = file
         self._malformed = malformed
         self._layout = None if file.format in ("json", "jsonl") else find_layout(file)
+        if self._layout is not None:
+            _check_names(file, self._layout.names)
         self.has_header = self._layout is not None and self._layout.has_header
         self.identity = file.identity
         if is_first or self._layout is None:
@@ -281,6 +283,18 @@ class TextSource:
     def _note_misfit(self, field: pyarrow.Field) -> Callable[[], None]:
         reason = f"column {shown(field.name)} is not {field.type}"
         return lambda: self._malformed.add(reason, self.file.shown)
+
+
+def _check_names(file: TableFile, names: Sequence[str]) -> None:
+    """Raises:
+    TableError: a name is no UTF-8.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise TableError(f"{file.shown}: the name of a column, {shown(name[:40])}, is no UTF-8; "
+                             f"save the table as UTF-8") from None  # fmt: skip
 
 
 def open_source(file: TableFile, malformed: Malformed, *, is_first: bool) -> Source:

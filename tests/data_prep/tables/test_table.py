@@ -170,6 +170,41 @@ def test_tables_are_read_through_fsspec(two_files):
         memory.rm("/tables", recursive=True)
 
 
+def parquet_bytes():
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(of_urls([1]), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.json", "t.txt"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (gzip.compress(b"url,caption\nhttp://a/1,a\n"), "is no text but gzip; name it {}.gz"),
+        (bz2.compress(b"url,caption\nhttp://a/1,a\n"), "is no text but bzip2; name it {}.bz2"),
+        (pyarrow.compress(b"url,caption\n", "zstd", asbytes=True), "is no text but zstd; name it {}.zst"),
+        (parquet_bytes(), "is no text but parquet; name it .parquet"),
+        (b"PK\x03\x04\x14\x00", "a ZIP archive, perhaps Excel's; save it as CSV"),
+    ],
+    ids=["gzip", "bz2", "zstd", "parquet", "zip"],
+)
+def test_a_file_that_is_something_else_than_its_name_says_is_one_line_with_the_way_out(tmp_path, name, content, told):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(TableError) as caught:
+        open_table([str(path)])
+    assert told.format(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["url,text,légende\nhttp://a/1,a,b\n".encode("latin-1"), bytes(range(128, 256)) * 9]
+)
+def test_a_header_that_is_no_utf_8_is_one_line_with_the_way_out(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(TableError, match="the name of a column, .*, is no UTF-8; save the table as UTF-8"):
+        open_table([str(tmp_path / "t.csv")])
+
+
 @pytest.mark.parametrize(
     "location", ["memory://nowhere/t.csv", "/nowhere/t.csv", "memory://nowhere/t.parquet", "x://y/t.csv"]
 )
