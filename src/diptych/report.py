@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from diptych.evaluation.confusion import (
 from diptych.files import commit_file
 from diptych.learning_curves import by_samples, curves, epoch_samples, training_facts
 from diptych.pages.charts import short_number
-from diptych.pages.template import percent, template
+from diptych.pages.template import day, percent, template
 from diptych.run_dir import read_metrics
 from diptych.terminal import printable
 
@@ -56,7 +56,7 @@ def write_report(
     of_the_model = {name: result for name, result in zero_shot.items() if not _other_model(result, evaluation)}
     page = template("diptych", "report.html.jinja", number=_number, picture=_picture).render(
         title=title or run_dir.resolve().name,
-        created=datetime.now(timezone.utc).strftime("%d %B %Y").lstrip("0"),
+        created=day(time.time()),
         summary=summary(evaluation),
         strip=strip(evaluation),
         headlines=headlines(evaluation),

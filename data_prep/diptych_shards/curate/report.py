@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow
 from pyarrow import parquet
 
 from diptych.files import commit_file
-from diptych.pages.template import template
+from diptych.pages.template import day, template
 from diptych_shards.curate.balance import query_probabilities
 from diptych_shards.curate.curves import Curves, head_and_tail
 from diptych_shards.curate.decide import Decided
@@ -137,15 +136,10 @@ def _page(
             if tally.num_different > 1
         ],
         domains=facts.domains.most_common(MOST_DOMAINS) if len(facts.domains) > 1 else [],
-        changed=_day(changed),
+        changed=day(changed),
         options=[(name, value) for name, value in options.record().items() if value not in (None, [], False)],
         dropping=dropping,
         languages=list(report["languages"].items())[:MOST_LANGUAGES],
         queries=report.get("queries"),
         curves=curves,
     )
-
-
-def _day(seconds: float) -> str:
-    day = datetime.fromtimestamp(seconds, timezone.utc)
-    return f"{day.day} {day:%B %Y}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from diptych.pages.template import template
+from diptych.pages.template import day, template
 from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.gather import Example, Gathered, gather
 from diptych_shards.report.hosts import registrable
@@ -177,8 +176,7 @@ def _origin(source: Source, example: Example) -> str:
 def _times(source: Source) -> str:
     if source.times is None:
         return ""
-    began, ended = (datetime.fromtimestamp(seconds, timezone.utc) for seconds in source.times)
-    first, last = (f"{day.day} {day:%B %Y}" for day in (began, ended))
+    first, last = (day(seconds) for seconds in source.times)
     return first if first == last else f"{first} to {last}"
 
 

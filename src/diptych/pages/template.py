@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 import jinja2
 
@@ -36,3 +37,9 @@ def percent(part: float | None, whole: float = 1) -> str:
     if share < 0.01:
         return "<\u202f0.01\u202f%"
     return f"{share:.2f}\u202f%" if share < 1 or share > 99 else f"{share:.1f}\u202f%"
+
+
+def day(seconds: float) -> str:
+    """The day of a time in seconds since 1970, in UTC: `29 November 2026`."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return f"{moment.day} {moment:%B %Y}"
