@@ -371,6 +371,24 @@ async def hints(exchange: Exchange) -> None:
 
 
 @behaviour
+async def other_protocol(exchange: Exchange) -> None:
+    """Goes on in a protocol that nobody asked for."""
+    await exchange.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\n\r\nother words")
+    exchange.close()
+
+
+@behaviour
+async def odd_encoding(exchange: Exchange) -> None:
+    """What stores of objects repeat that were told so."""
+    await exchange.answer(b"picture", "Content-Encoding: aws-chunked", "Content-Encoding: utf-8")
+
+
+@behaviour
+async def opted_out_of_all(exchange: Exchange) -> None:
+    await exchange.answer(b"picture", "X-Robots-Tag: otherbot: all", "X-Robots-Tag: NONE")
+
+
+@behaviour
 async def gzip_bomb(exchange: Exchange) -> None:
     await exchange.answer(await asyncio.to_thread(_packed_zeros), "Content-Encoding: gzip")
 

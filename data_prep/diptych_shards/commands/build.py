@@ -76,7 +76,7 @@ def run(chosen: argparse.Namespace) -> None:
         if not total:
             raise BuildError("no line of the table is a row; the reasons are above")
     if total and not stored:
-        raise BuildError("no picture could be stored; the reasons are above")
+        raise BuildError(f"no picture could be stored; the reasons are above. {_way_out(report.outcomes)}")
 
 
 def _add_columns(group: argparse._ArgumentGroup) -> None:
@@ -150,7 +150,7 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
     add("--opt-out", metavar="A,B", default=",".join(usual.opt_out_directives),
         help="X-Robots-Tag directives by which a picture is refused (default %(default)s; '' for none)")  # fmt: skip
     add("--allow-network", action="append", default=[], metavar="CIDR",
-        help="connect to these addresses although they are not public; may be given again")  # fmt: skip
+        help="connect to these addresses (or `localhost`) although not public; may be given again")  # fmt: skip
     add("--block-domains", type=path_argument, metavar="FILE", help="one a line, all below them included")
     add("--ca-file", type=path_argument, metavar="FILE", help="PEM certificates to trust in place of the usual ones")
     add("--resolve", action="append", default=[], metavar="HOST:PORT:ADDRESS", help="ask this before DNS")
@@ -280,6 +280,17 @@ def _malformed(malformed: Malformed) -> str:
         f"  {number:>11,}  {reason}, for example {shown(malformed.examples[reason])}"
         for reason, number in malformed.counts.most_common()
     )
+
+
+def _way_out(outcomes: Counter[str]) -> str:
+    """What to do where nothing was stored."""
+    from diptych_shards.fetch.outcome import FetchReason
+
+    refused = FetchReason.address_not_public.value
+    if outcomes[refused]:
+        networks = "--allow-network localhost (or another network of yours, such as 10.1.0.0/16)"
+        return f"To fetch from such addresses, add {networks} and --retry-failed {refused}"
+    return "When that is mended, add --retry-failed all: what is done is not tried again without"
 
 
 def _table(outcomes: Counter[str]) -> str:

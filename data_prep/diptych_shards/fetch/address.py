@@ -59,12 +59,12 @@ class AddressGate:
     """Decides of a socket's address whether it may be connected to."""
 
     def __init__(self, allow_networks: Iterable[str] = ()):
-        """allow_networks: CIDRs to be allowed beside what is public.
+        """allow_networks: to be allowed beside what is public, each as `parse_networks` reads it.
 
         Raises:
             ValueError: for a network that is none.
         """
-        self._allowed = [parse_network(network) for network in allow_networks]
+        self._allowed = [network for text in allow_networks for network in parse_networks(text)]
 
     def allows(self, address: str, port: int) -> bool:
         if not is_port_allowed(port):
@@ -75,12 +75,19 @@ class AddressGate:
         return any(parsed in network for network in self._allowed) or _is_public(parsed)
 
 
-def parse_network(text: str) -> IPv4Network | IPv6Network:
-    """Raises: ValueError that names the text."""
+def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """The network in CIDR notation; those of this machine for `localhost`.
+
+    Raises:
+        UserError: neither.
+    """
+    if text.lower() == "localhost":
+        return [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     try:
-        return ip_network(text)
+        return [ip_network(text)]
     except ValueError as error:
-        raise UserError(f"{text!r} is not a network in CIDR notation such as 10.1.0.0/16 ({error})") from None
+        told = f"{text!r} is not a network in CIDR notation such as 10.1.0.0/16, nor localhost ({error})"
+        raise UserError(told) from None
 
 
 def is_port_allowed(port: int) -> bool:

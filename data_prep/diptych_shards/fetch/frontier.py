@@ -18,9 +18,6 @@ from diptych_shards.fetch.politeness import Site
 from diptych_shards.fetch.sites import Sites
 from diptych_shards.fetch.url import parse_url
 
-REPEATED_BEHIND = 8
-"""URLs of the same site that were not asked for yet."""
-
 
 class Frontier:
     """Jobs that are not in transfer."""
@@ -66,10 +63,9 @@ class Frontier:
         """Let it wait at this site."""
         job.site = site
         job.paused_before = site.paused_seconds(now)
-        if job.was_in_vain or job.attempt:
-            # Not at once: if it fails again, others have said whose fault that is.
-            site.queue.insert(REPEATED_BEHIND, job)
-        elif job.redirects:
+        if job.was_in_vain:
+            site.tried.append(job)
+        elif job.redirects or job.attempt:
             site.queue.appendleft(job)  # what was begun is ended first
         else:
             site.queue.append(job)
@@ -78,10 +74,10 @@ class Frontier:
 
     def take_first(self, site: Site, now: float) -> Job | None:
         """The job that is asked for next at this site, as if it had been; None if nothing waits there."""
-        if not site.queue:
+        if not site.has_waiting:
             return None
         self.num_at_sites -= 1
-        job = site.queue.popleft()
+        job = site.take_next()
         job.begin(now)
         return job
 
@@ -117,7 +113,8 @@ class Frontier:
 
     def take_queue(self, site: Site) -> list[Job]:
         """All that waits at this site."""
-        jobs = list(site.queue)
+        jobs = [*site.tried, *site.queue]
+        site.tried.clear()
         site.queue.clear()
         self.num_at_sites -= len(jobs)
         return jobs
@@ -126,12 +123,13 @@ class Frontier:
         """The jobs that have waited for longer than anybody would."""
         all_late: list[Job] = []
         for site in self._sites:
-            late = [job for job in site.queue if job.is_late(site, now)]
-            if late:
-                kept = [job for job in site.queue if not job.is_late(site, now)]
-                site.queue.clear()
-                site.queue.extend(kept)
-                all_late += late
+            for queue in (site.tried, site.queue):
+                late = [job for job in queue if job.is_late(site, now)]
+                if late:
+                    kept = [job for job in queue if not job.is_late(site, now)]
+                    queue.clear()
+                    queue.extend(kept)
+                    all_late += late
         self.num_at_sites -= len(all_late)
         return all_late
 
@@ -142,7 +140,7 @@ class Frontier:
         if site.can_start(now):
             site.is_in_rotation = True
             self._rotation.append(site)
-        elif site.queue and now < site.quiet_until:
+        elif site.has_waiting and now < site.quiet_until:
             site.is_resting = True
             heapq.heappush(self._later, (site.quiet_until, next(self._order), site))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _STATUS_LINE = re.compile(rb"HTTP/[0-9.]+ +([2-9][0-9]{2})\b").match
+_BLANK = (b"\r\n", b"\n")
 _WANTED = re.compile(
     rb"(?im)^(x-robots-tag|content-encoding|content-length|location|retry-after)[ \t]*:[ \t]*(.*?)[ \t\r]*$"
 )
@@ -27,11 +28,11 @@ class Headers:
 def read_headers(lines: Sequence[bytes]) -> tuple[int, Headers] | None:
     """Status and headers of the last block of these lines, since that of 103 Early Hints is before; None if cut off."""
     start = len(lines) - 1
-    while start > 0 and lines[start][:5] != b"HTTP/":
+    while start > 0 and not (lines[start][:5] == b"HTTP/" and lines[start - 1] in _BLANK):
         start -= 1
     block = lines[start:] if lines else [b""]
     status = _STATUS_LINE(block[0])
-    if status is None or not any(line in (b"\r\n", b"\n") for line in block):
+    if status is None or not any(line in _BLANK for line in block):
         return None
     values: dict[bytes, list[str]] = {}
     for name, value in _WANTED.findall(b"".join(block)):

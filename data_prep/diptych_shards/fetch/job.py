@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from diptych_shards.fetch.outcome import FetchFailure
 from diptych_shards.fetch.url import Url
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Job:
     __slots__ = (
         "attempt",
         "deadline",
+        "failure",
         "paused_before",
         "redirects",
         "robots_of",
@@ -29,7 +31,6 @@ class Job:
         "site",
         "ticket",
         "url",
-        "was_in_vain",
     )
 
     def __init__(self, ticket: int, url: Url, seconds: float, robots_of: Site | None = None):
@@ -43,12 +44,17 @@ class Job:
         self.seconds_left = seconds
         self.redirects = 0
         self.attempt = 0
-        self.was_in_vain = False
-        """It failed for what may be its site's fault; that counts against the site once."""
+        self.failure: FetchFailure | None = None
+        """Its last, if that may be its site's fault; the first counts against the site."""
         self.deadline = math.inf
         """Once it has been asked for: then it waits for nothing but pauses, names and redirects."""
         self.paused_before = 0.0
         """The pauses of its site until it came."""
+
+    @property
+    def was_in_vain(self) -> bool:
+        """Whether it was asked for, and may have failed by the fault of its site."""
+        return self.failure is not None
 
     def begin(self, now: float) -> None:
         """It is asked for, for the first time or again."""

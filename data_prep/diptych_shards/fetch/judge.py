@@ -59,7 +59,7 @@ class Judge:
         site = self._sites.at(job.url.origin)
         given_up = site.given_up(now)
         if given_up is not None:
-            self._conclude(job, given_up, now)
+            self._conclude(job, job.failure or given_up, now)
         else:
             self._frontier.add(job, site, now)
 
@@ -160,7 +160,7 @@ class Judge:
 
     def _wait_or_settle(self, job: Job, site: Site, failure: FetchFailure, now: float) -> None:
         """Let a URL that failed wait with the others while that is the site's fault."""
-        job.was_in_vain = True
+        job.failure = failure
         if site.is_waited_for and job.has_time(now):
             self._frontier.add(job, site, now)
         else:
@@ -211,8 +211,13 @@ class Judge:
 
     def _fail_if_given_up(self, site: Site, now: float) -> None:
         given_up = site.given_up(now)
-        if given_up is not None:
-            self._fail(self._frontier.take_queue(site), given_up)
+        if given_up is None:
+            return
+        # Where all were asked for, each has its own reason.
+        were_all_asked = not site.queue
+        for job in self._frontier.take_queue(site):
+            failure = job.failure if were_all_asked else None
+            self.outcomes.append((job.ticket, failure or given_up))
 
     def _fail(self, jobs: list[Job], failure: FetchFailure) -> None:
         self.outcomes.extend((job.ticket, failure) for job in jobs)

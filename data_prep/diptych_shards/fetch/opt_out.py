@@ -6,13 +6,15 @@ import re
 from collections.abc import Collection, Iterable
 
 _WITH_VALUE = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
+_BETWEEN_WORDS = re.compile(r"[\s;]+")
 _AGENT = re.compile(r"[a-z0-9_.*/-]*[a-z_*][a-z0-9_.*/-]*").fullmatch
 
 
 def forbids(lines: Iterable[str], agent: str, directives: Collection[str]) -> bool:
     """Whether one of these directives stands in the header's lines, for every agent or for ours.
 
-    `otherbot: noai` speaks to another agent, and so does all that follows in its line; `max-snippet:5, noai` and
+    `none` says noindex and nofollow. `otherbot: noai` speaks to another agent, and so does all that follows in its
+    line; `max-snippet:5, noai` and
     `unavailable_after: Wed, 01 Jan 2031 00:00:00 GMT, noai` name no agent.
 
     agent: our product token, in lower case; directives: in lower case.
@@ -35,6 +37,12 @@ def _line_forbids(line: str, agent: str, directives: Collection[str]) -> bool:
                 continue  # the rest of a date: `01 Jan 2031 00:00:00 GMT`
             is_for_us = name in ("*", agent)
             name = rest.partition(":")[0].strip()
-        if is_for_us and name in directives:
+        if is_for_us and any(word in directives for word in _words(name)):
             return True
     return False
+
+
+def _words(text: str) -> list[str]:
+    """The directives of a piece that should have one, but where commas were forgotten."""
+    words = _BETWEEN_WORDS.split(text)
+    return [*words, "noindex"] if "none" in words else words

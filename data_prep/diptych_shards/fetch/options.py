@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from diptych.errors import UserError
-from diptych_shards.fetch.address import parse_network
+from diptych_shards.fetch.address import parse_networks
 from diptych_shards.fetch.opt_out import product_token
 
 OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex")
@@ -48,7 +48,7 @@ class FetchOptions:
     look_ahead: int = 8192
     """URLs that may wait because their hosts are busy, while those of other hosts behind them are fetched."""
     allow_networks: tuple[str, ...] = ()
-    """Networks in CIDR notation that may be connected to although they are not public."""
+    """Networks in CIDR notation, or `localhost`, that may be connected to although they are not public."""
     ca_file: str | None = None
     """Certificates (PEM) to trust in place of the usual authorities'."""
     respect_robots_txt: bool = True
@@ -59,7 +59,7 @@ class FetchOptions:
 
     def __post_init__(self) -> None:
         for network in self.allow_networks:
-            parse_network(network)
+            parse_networks(network)
         self.check_certificates()
         for name in ("timeout_seconds", "connect_timeout_seconds", "max_bytes", "in_flight", "per_host", "look_ahead"):
             if not 0 < getattr(self, name) < math.inf:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 URLS_IN_VAIN = 3
 """Different ones, one after the other: then the fault is the site's, and it is waited for. Fewer are bad URLs."""
+MAX_URLS_IN_VAIN = 32
+"""At a site of which many URLs proved to be bad, so that some will follow each other."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SHARE = 1 / 4
 """Of the patience."""
@@ -44,6 +46,7 @@ class Site:
         self._patience_seconds = patience_seconds
         self._allowed = 1  # until it has answered: ten thousand URLs do not knock at a dead host together
         self._urls_in_vain = 0  # that failed since its last good answer
+        self._bad_urls = 0  # that failed again while others were answered, counted once for each time
         self._num_probes = 0  # that failed since it is waited for
         self._give_up_at = math.inf  # the next failure from then on is the last
         self._error_pauses = 0.0  # seconds for which it was waited for because it answered with errors
@@ -53,11 +56,14 @@ class Site:
         self._given_up: FetchFailure | None = None
         self._given_up_until = 0.0
         self.queue: deque[Job] = deque()
+        self.tried: deque[Job] = deque()
+        """What failed before for what may be the site's fault, and waits too."""
         self.clear()
 
     def clear(self) -> None:
         """Nothing waits for it, and nothing is in flight: what follows is kept by the frontier."""
         self.queue.clear()
+        self.tried.clear()
         self.in_flight = 0
         self.is_asking_robots = False
         self.is_in_rotation = False
@@ -66,15 +72,31 @@ class Site:
 
     def can_start(self, now: float) -> bool:
         return (
-            bool(self.queue)
+            self.has_waiting
             and self.in_flight < self._allowed
             and now >= self._quiet_until
             and not self.is_asking_robots
         )
 
     @property
+    def has_waiting(self) -> bool:
+        return bool(self.queue or self.tried)
+
+    def take_next(self) -> Job:
+        """Whose turn it is, of those that wait."""
+        if not self.queue or (self.tried and not self._urls_in_vain):
+            return self.tried.popleft()
+        if self.is_waited_for:
+            # Anywhere: bad URLs are neighbours, and say nothing of the site.
+            index = random.randrange(len(self.queue))
+            job = self.queue[index]
+            del self.queue[index]
+            return job
+        return self.queue.popleft()
+
+    @property
     def is_idle(self) -> bool:
-        return not self.queue and not self.in_flight and not self.is_asking_robots
+        return not self.has_waiting and not self.in_flight and not self.is_asking_robots
 
     @property
     def quiet_until(self) -> float:
@@ -90,7 +112,7 @@ class Site:
     @property
     def is_waited_for(self) -> bool:
         """Whether so many URLs failed in a row that none of them is to blame; one after another probes it."""
-        return self._urls_in_vain >= URLS_IN_VAIN
+        return self._urls_in_vain >= min(URLS_IN_VAIN + self._bad_urls, MAX_URLS_IN_VAIN)
 
     def note_answer(self, *, was_in_vain: bool = False) -> None:
         """It answered as sites do, whatever it said: one connection more.
@@ -107,7 +129,7 @@ class Site:
 
     def note_silence(self, failure: FetchFailure, started: float, now: float, *, is_counted: bool) -> None:
         """It gave no answer to what was started then; is_counted: for a URL that failed before."""
-        self._urls_in_vain += not is_counted
+        self._count(is_counted)
         if not self.is_waited_for or started < self.quiet_until:
             return
         if self._give_up_at == math.inf:
@@ -128,13 +150,19 @@ class Site:
             self.note_answer()
             return
         self._give_up_at = math.inf
-        self._urls_in_vain += not is_counted
+        self._count(is_counted)
         if self.is_waited_for and started >= self.quiet_until:
             self._error_pauses += self._wait(now)
 
     def give_up(self, failure: FetchFailure, now: float, seconds: float) -> None:
         """From now on its URLs fail; one is tried when the time is over, and decides."""
         self._given_up, self._given_up_until = failure, now + seconds
+
+    def _count(self, is_counted: bool) -> None:
+        if not is_counted:
+            self._urls_in_vain += 1
+        elif self.has_answered and not self.is_waited_for:
+            self._bad_urls += 1
 
     def _wait(self, now: float) -> float:
         """Leave it alone, each time for longer; for how many seconds."""

@@ -159,7 +159,7 @@ class Transfer:
         """Take a piece of the body; anything but None breaks the transfer off, or pauses it."""
         if not self._size:
             self._begin_body()
-            if self.is_cut:
+            if self.is_cut or self.headers is None:
                 return 0
         if self._memory.is_full and self._memory.must_pause(self):
             return int(pycurl.WRITEFUNC_PAUSE)
@@ -178,7 +178,8 @@ class Transfer:
 
     def _begin_body(self) -> None:
         self._read_headers()
-        assert self.headers is not None
+        if self.headers is None:
+            return  # that of a 101, after which no HTTP follows
         self._is_keeping = self.wanted.keeps_body(self.status, self.headers)
         if (
             self._is_keeping

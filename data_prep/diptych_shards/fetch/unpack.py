@@ -7,12 +7,28 @@ import zlib
 from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 
 _GZIP = 16 + zlib.MAX_WBITS
+_KNOWN = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"})
+"""What else is named (`utf-8`, `binary`, `aws-chunked`) packs nothing: servers say what they like."""
+MAX_LAYERS = 3
 
 
 def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
-    """The body without its Content-Encoding; nothing larger than `max_bytes` is ever made."""
-    if encoding in ("", "identity", "none"):
-        return body
+    """The body without its Content-Encoding; nothing larger than `max_bytes` is ever made.
+
+    encoding: the header in lower case, a list with the first that was applied first.
+    """
+    names = [name for part in encoding.split(",") if (name := part.partition(";")[0].strip()) in _KNOWN]
+    if len(names) > MAX_LAYERS:
+        return FetchFailure(FetchReason.bad_encoding.value, "packed too many times")
+    for name in reversed(names):
+        unpacked = _unpack(body, name, max_bytes)
+        if isinstance(unpacked, FetchFailure):
+            return unpacked
+        body = unpacked
+    return body
+
+
+def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
     if encoding in ("gzip", "x-gzip"):
         bits = _GZIP
     elif encoding == "deflate":

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -30,7 +31,8 @@ NUM_PICTURES = 60
 ROWS_PER_SHARD = 10
 HOSTILE = sorted({*BEHAVIOURS, *ELSEWHERE, "tls_ok", "tls_self_signed", "tls_wrong_host", "tls_none"} - {"pictures"})
 ANSWERED = {"ok", "html", "polyglot", "redirect", "relative_redirect", "hints", "gzipped", "truncated_once",
-            "retry_after", "retry_after_date", "others_opted_out", "robots_moved", "troubled"}  # fmt: skip
+            "retry_after", "retry_after_date", "others_opted_out", "robots_moved", "troubled",
+            "odd_encoding"}  # fmt: skip
 """Those that give some bytes in the end; none is a picture."""
 
 
@@ -315,6 +317,19 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monk
         build(web, table, out, *options, "--retry-failed=http_404", "--processes=1")
         assert {host for host, _ in web.requests} <= {"not-found.test"}
         assert contents(out) == contents(whole)
+
+
+def test_where_all_addresses_are_refused_the_way_out_named_at_the_end_is_one(tmp_path, web):
+    url = web.url("000.jpg").replace("pictures.test", "127.0.0.1")
+    table = write_table(tmp_path / "table.csv", [(url, "a picture")])
+    command = [sys.executable, "-m", "diptych_shards", "build", table, tmp_path / "out", "--ignore-robots-txt"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    named = re.findall(r"--allow-network \w+|--retry-failed \w+", done.stderr.splitlines()[-1])
+    assert named == ["--allow-network localhost", "--retry-failed address_not_public"]
+    again = [*command, *(word for option in named for word in option.split())]
+    told = subprocess.run(list(map(str, again)), capture_output=True, text=True, timeout=60).stdout
+    assert "address_not_public" not in told
 
 
 def test_a_second_pass_always_takes_what_was_not_asked_for(web, tmp_path):

@@ -48,6 +48,8 @@ HOSTILE = {
     "lying_length": "bad_answer",
     "retry_next_hour": "http_429",
     "opted_out": "opt_out",
+    "opted_out_of_all": "opt_out",
+    "other_protocol": "bad_answer",
     "robots_broken": "robots_txt",
     "tls_self_signed": "tls_failed",
     "tls_none": "tls_failed",
@@ -62,6 +64,7 @@ HARMLESS = {
     "redirect": b"picture at /picture.jpg",
     "hints": b"picture",
     "gzipped": b"picture" * 100,
+    "odd_encoding": b"picture",
     "retry_after": b"picture",
     "retry_after_date": b"picture",
     "others_opted_out": b"picture",
@@ -187,6 +190,21 @@ def test_neighbouring_bad_urls_cost_themselves_only(web, kind, num_bad):
     outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(30)], per_host=1)
     wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(30)]
     assert shown(outcomes) == wanted
+
+
+@pytest.mark.parametrize("kind", ["reset_at_once", "unavailable"])
+@pytest.mark.parametrize("per_host", [1, 8])
+def test_many_neighbouring_bad_urls_cost_themselves_only(web, kind, per_host):
+    bad = [f"/{number}" for number in range(10, 40)]
+    web.trouble = lambda path: kind if path in bad else None
+    outcomes = fetch(web, [web.url("troubled", f"/{n}") for n in range(200)], per_host=per_host, patience_seconds=4.0)
+    wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(200)]
+    assert shown(outcomes) == wanted
+
+
+def test_a_few_urls_of_a_dead_host_all_have_its_reason(web):
+    urls = [web.url("dead", f"/{number}") for number in range(5)]
+    assert set(shown(fetch(web, urls, patience_seconds=1.0))) == {"connect_failed"}
 
 
 @pytest.mark.parametrize("kind", ["reset_at_once", "no_answer", "unavailable"])
@@ -501,3 +519,17 @@ def test_failures_name_neither_hosts_nor_numbers_of_their_own(web):
 def test_options_that_make_no_sense_are_refused(option, words):
     with pytest.raises(ValueError, match=words):
         Fetcher(FetchOptions(**option))
+
+
+def test_no_answer_ends_in_a_traceback(web, capfd):
+    fetch(web, [web.url(name) for name in ("other_protocol", "not_http", "endless_hints")])
+    assert capfd.readouterr().err == ""
+
+
+def test_localhost_is_this_machine_and_nothing_else(web):
+    entry = f"local.test:{web.port}:127.0.0.1"
+    options = FetchOptions(allow_networks=("localhost",), **PATIENCE)
+    urls = [f"http://local.test:{web.port}/a.jpg", "http://10.0.0.1/a.jpg", "http://169.254.169.254/a.jpg"]
+    with Fetcher(options, resolve=[entry]) as fetcher:
+        outcomes = dict(fetcher.fetch(enumerate(urls)))
+    assert shown([outcomes[n] for n in range(3)]) == [b"picture of local.test", *["address_not_public"] * 2]

@@ -10,6 +10,12 @@ DIRECTIVES = frozenset({"noai", "noimageai", "noml", "noindex", "noimageindex"})
     [
         ["noai"],
         ["NoAI"],
+        ["none"],
+        ["NONE"],
+        ["otherbot: noai", "diptych-shards: None"],
+        ["max-snippet:5, none"],
+        ["noarchive noai"],
+        ["diptych-shards: nofollow; noindex"],
         ["nofollow, noimageai"],
         ["nofollow", "noml"],
         ["max-snippet:5, noai"],
@@ -37,6 +43,9 @@ def test_what_is_forbidden_to_us_or_to_all_is_forbidden(lines):
         ["all"],
         ["nofollow, noarchive"],
         ["otherbot: noai"],
+        ["otherbot: none"],
+        ["nonexistent"],
+        ["max-image-preview: none"],
         ["otherbot: nofollow, noai, noindex"],
         ["diptych: noai"],
         ["max-snippet:5"],
@@ -50,6 +59,11 @@ def test_what_is_said_to_others_or_of_other_things_is_not(lines):
 
 def test_no_directives_disable_the_check():
     assert not forbids(["noai"], "diptych-shards", frozenset())
+
+
+def test_none_says_noindex_and_no_other_directive():
+    assert not forbids(["none"], "diptych-shards", frozenset({"noai", "noimageai"}))
+    assert forbids(["none"], "diptych-shards", frozenset({"none"}))
 
 
 def test_the_product_token_is_the_name_before_the_version():

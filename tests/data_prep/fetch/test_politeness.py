@@ -80,6 +80,17 @@ def test_a_site_whose_failures_take_long_is_not_given_up_without_probes():
         assert slow.given_up(now) is None
 
 
+def test_a_site_with_many_bad_urls_is_waited_for_after_more_of_them():
+    mixed = site()
+    mixed.note_answer()
+    for _ in range(10):
+        mixed.note_silence(FAILURE, 0.0, 0.0, is_counted=True)
+    fail(mixed, URLS_IN_VAIN + 9)
+    assert not mixed.is_waited_for
+    fail(mixed, 1)
+    assert mixed.is_waited_for
+
+
 def test_failures_between_answers_do_not_count():
     flaky = site()
     for _ in range(100):

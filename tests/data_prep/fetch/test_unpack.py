@@ -24,6 +24,14 @@ def raw_deflate(data):
         (gzip.compress(BODY) + b"rubbish", "gzip"),
         (zlib.compress(BODY), "deflate"),
         (raw_deflate(BODY), "deflate"),
+        *(
+            (BODY, name)
+            for name in ("none", "utf-8", "binary", "aws-chunked", "null", "image/jpeg", "utf-8, binary", ",")
+        ),
+        (gzip.compress(BODY), "gzip, identity"),
+        (gzip.compress(BODY), "aws-chunked,gzip"),
+        (gzip.compress(BODY), "gzip;q=1.0"),
+        (gzip.compress(zlib.compress(BODY)), "deflate, gzip"),
     ],
 )
 def test_bodies_are_unpacked(packed, encoding):
@@ -34,6 +42,8 @@ def test_bodies_are_unpacked(packed, encoding):
     ("packed", "encoding", "reason"),
     [
         (gzip.compress(BODY), "br", "bad_encoding"),
+        (gzip.compress(BODY), "br, utf-8", "bad_encoding"),
+        (BODY, "gzip, gzip, gzip, gzip", "bad_encoding"),
         (gzip.compress(BODY), "gzip,gzip", "bad_encoding"),
         (BODY, "gzip", "bad_encoding"),
         (BODY, "deflate", "bad_encoding"),
