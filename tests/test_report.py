@@ -222,13 +222,15 @@ def test_ticks_that_are_near_each_other_are_told_apart():
 
 
 def test_restarts_and_checkpoints_are_marked_on_the_curves(tmp_path):
-    records = [{"samples_seen": 32 * step, "loss": 3 / step} for step in range(1, 50)]
+    records = [{"samples_seen": 32 * step, "loss": 3 / step, "epoch": step / 20} for step in range(1, 50)]
     records += [{"event": "start", "samples_seen": seen} for seen in (0, 320, 640)]
     records += [{"event": "save", "samples_seen": seen} for seen in (320, 640, 960, 99_999)]
     records += [{"event": "end", "samples_seen": 1568, "seconds": 75.0}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
     html = write_report(tmp_path, {}).read_text(encoding="utf-8")
     figure = html[html.index('<figure class="chart') : html.index("</figure>", html.index('<figure class="chart'))]
+    upright = re.findall(r'class="axis" x1="([\d.]+)" x2="\1"', figure)
+    assert len(upright) == 2 and "an epoch is 640, and ends at each upright line" in html
     assert figure.count('class="restart"') == 2 and figure.count('class="checkpoint"') == 3
     assert "1 min 15 s" in html and "2 times" in html
 

@@ -11,6 +11,8 @@ from diptych.pages.template import percent
 
 DOUBLE_WIDTH = 514
 """Of a chart over two columns."""
+MOST_EPOCHS = 12
+"""More than these would be a hatching."""
 
 
 def by_samples(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -28,12 +30,17 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
     def series(key: str) -> list[tuple[float, float]]:
         return [(record["samples_seen"], record[key]) for record in metrics if _is_number(record.get(key))]
 
+    size = epoch_samples(metrics)
+    last = metrics[-1]["samples_seen"] if metrics else 0
+    epochs = range(size, last, size) if size and last <= MOST_EPOCHS * size else ()
+
     def chart(title: str, lines: dict[str, str], **keywords: Any) -> Chart | None:
         return line_chart(
             title,
             {label: series(key) for label, key in lines.items()},
             restarts=[samples for samples in _events(records, "start") if samples],
             checkpoints=_events(records, "save"),
+            epochs=epochs,
             **keywords,
         )
 

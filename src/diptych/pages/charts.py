@@ -29,7 +29,8 @@ class Chart:
     """The last value of each line, as text."""
     restarts: tuple[float, ...]
     checkpoints: tuple[float, ...]
-    """Where along the axis the run began again, and where it was saved."""
+    epochs: tuple[float, ...]
+    """Where along the axis the run began again, where it was saved, and where an epoch ended."""
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -50,10 +51,11 @@ def line_chart(
     width: int = WIDTH,
     restarts: Sequence[float] = (),
     checkpoints: Sequence[float] = (),
+    epochs: Sequence[float] = (),
 ) -> Chart | None:
     """A chart of (x, y) points by label, those that are not finite left out; None where no line has two.
 
-    restarts, checkpoints: xs that are marked, if they are within the lines.
+    restarts, checkpoints, epochs: xs that are marked, if they are within the lines.
     """
     finite = {
         label: thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
@@ -92,7 +94,7 @@ def line_chart(
     y_ticks = tuple((place(x_low, y)[1], label) for y, label in zip(up, labels, strict=True))
     last = [points[-1][1] for points in drawn.values()]
     final = " · ".join(f"{value:.1%}" if percent else short_number(value) for value in last)
-    return Chart(title, lines, x_ticks, y_ticks, final, along(restarts), along(checkpoints), width)
+    return Chart(title, lines, x_ticks, y_ticks, final, along(restarts), along(checkpoints), along(epochs), width)
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
