@@ -32,7 +32,7 @@ HOMES = {
     "webdataset": {"data/loader.py"},
     "braceexpand": {"data/shards.py"},
     "ftfy": {"data/captions.py"},
-    "regex": {"data/tokenizer.py", "data/captions.py", "training/typeface.py"},
+    "regex": {"data/tokenizer.py", "data/tokenizer_files.py", "data/captions.py", "training/typeface.py"},
     "tokenizers": {"data/tokenizer.py"},
     "pydantic": {"config/load.py", "training/deepspeed_config.py"},
     "sklearn": {"evaluation/linear_probe.py"},

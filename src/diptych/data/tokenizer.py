@@ -50,6 +50,8 @@ _CLIP_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a
 _CLIP_MERGES = 49_152 - 256 - 2
 """Of the 262,144 in the file; its first line is a heading."""
 
+_CLIP_FINGERPRINT = "d68a266f3d06b07f7f3e227ca4e1501ab8f0d245f9093d8ab23a2068f8b7ce2a"
+
 _FORMAT = "diptych vocabulary"
 _FORMAT_VERSION = 1
 
@@ -117,6 +119,16 @@ class Tokenizer:
             if token != self.start_token:
                 text += self._bytes[token]
         return text.decode(errors="replace").rstrip()
+
+    @property
+    def written_tokens(self) -> list[str]:
+        """Every token as merges write it, by id; without start and end."""
+        return [*_BASE, *(left + right for left, right in self.merges)]
+
+    @property
+    def is_clips(self) -> bool:
+        """Whether the ids are those of CLIP's own vocabulary."""
+        return self.fingerprint == _CLIP_FINGERPRINT
 
     @property
     def fingerprint(self) -> str:

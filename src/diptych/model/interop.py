@@ -110,11 +110,23 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
     return {our_name(name): state[name].reshape(our_shape(name, shape)) for name, shape in shapes.items()}
 
 
-def save_open_clip(folder: str | Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Write weights and config into a folder, which is made if need be."""
+def save_open_clip(
+    folder: str | Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer_settings: dict[str, Any] | None = None,
+) -> None:
+    """Write weights and config into a folder, which is made if need be.
+
+    tokenizer_settings: for open_clip's HFTokenizer, which then reads the folder's `tokenizer.json`; None: CLIP's own.
+    """
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in to_open_clip(state, config).items()}
     document = open_clip_config(config, vocab_size=tensors["token_embedding.weight"].shape[0])
+    if tokenizer_settings is not None:
+        # Of a local folder open_clip takes the folder's own files, whatever the name.
+        text = document["model_cfg"]["text_cfg"]
+        text |= {"hf_tokenizer_name": "tokenizer.json", "tokenizer_kwargs": tokenizer_settings}
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(tensors, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -136,6 +148,15 @@ def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
         return from_open_clip(state, config), config
     except ValueError as error:
         raise UserError(f"{folder / WEIGHTS_FILE}: {error}") from error
+
+
+def why_not_in_open_clips_layout(config: ModelConfig) -> str | None:
+    """What keeps a model of this config from being written so; None where it can be."""
+    try:
+        open_clip_shapes(1, config)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def read_open_clip_config(folder: Path) -> tuple[ModelConfig, int]:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from diptych.data.tokenizer_files import TOKENIZER_SETTINGS, save_tokenizer_files
     from diptych.files import flush
     from diptych.model.interop import save_open_clip
     from diptych.model_folder import VOCABULARY_FILE, model_folder, read_model_folder, save_model_folder
@@ -40,8 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.layout == "diptych":
             save_model_folder(partial, state, config, tokenizer)
         else:
-            save_open_clip(partial, state, config)
-            # open_clip reads CLIP's vocabulary only; with any other, this file is the one to tokenize with.
+            save_open_clip(partial, state, config, None if tokenizer.is_clips else TOKENIZER_SETTINGS)
+            if not tokenizer.is_clips:
+                save_tokenizer_files(partial, tokenizer)
             tokenizer.save(partial / VOCABULARY_FILE)
             for file in (*partial.iterdir(), partial):
                 flush(file)

@@ -182,6 +182,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import expected_shapes, rank_dependence
+    from diptych.model.interop import why_not_in_open_clips_layout
     from diptych.terminal import counted
     from diptych.training.deepspeed_config import zero_stage
     from diptych.world import left_over
@@ -208,5 +209,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     ]
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
     notes += [left_over()] if world.size > 1 else []
+    if why := why_not_in_open_clips_layout(config.model):
+        notes.append(f"`diptych export --layout open_clip` will refuse this model: {why}")
     lines += [f"note      {note}" for note in notes if note]
     return "\n".join(lines)
