@@ -49,7 +49,7 @@ def server(monkeypatch, tmp_path):
         listening.shutdown()
 
 
-def tracked(folder, **tracking):
+def tracked(folder, samples_seen=0, **tracking):
     """Two logged steps of a run in that folder, with the picture of its first batch."""
     from PIL import Image
 
@@ -61,7 +61,7 @@ def tracked(folder, **tracking):
     )
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(dump_config(config))
-    metrics = Metrics(folder / "metrics.jsonl", config, samples_seen=0, tracker_id="abc12345")
+    metrics = Metrics(folder / "metrics.jsonl", config, samples_seen=samples_seen, tracker_id="abc12345")
     Image.new("RGB", (8, 8)).save(folder / "samples.png")
     metrics.event("samples", samples_seen=0, path="samples.png")
     for seen in (64, 128):
@@ -176,6 +176,23 @@ def test_a_run_holds_its_first_batch_system_metrics_and_the_users_command(tmp_pa
 
 
 DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+
+
+def test_a_start_without_the_environment_of_the_first_goes_on_with_its_run(tmp_path, server, monkeypatch):
+    for name, value in {"MODE": "offline", "PROJECT": "theirs", "NAME": "named", "RUN_ID": "chosen1"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    tracked(tmp_path / "run")
+    for name in ("PROJECT", "NAME", "RUN_ID"):
+        monkeypatch.delenv(f"WANDB_{name}")
+    tracked(tmp_path / "run", samples_seen=64)
+    monkeypatch.setenv("WANDB_PROJECT", "another")
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
+    runs = records(tmp_path)["run"]
+    assert {(run.project, run.display_name, run.run_id) for run in runs} == {("theirs", "named", "chosen1")}
+    assert len(runs) == 3 and server == []
+
+
 EVALUATION = {
     "zero_shot": {
         "animals": {

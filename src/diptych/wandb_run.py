@@ -77,7 +77,7 @@ def open_run(
     import wandb
 
     known = _known_settings().model_fields_set
-    given = {name: value for name, value in defaults.items() if name not in known}
+    given = {name: value for name, value in defaults.items() if name not in known and value is not None}
     given |= {name: value for name, value in wanted.items() if value is not None}
     if "root_dir" in given:
         Path(given["root_dir"]).mkdir(parents=True, exist_ok=True)

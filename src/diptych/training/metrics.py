@@ -53,9 +53,9 @@ class Metrics:
         self._finishers: list[Callable[[], None]] = []
         if not is_disabled(config.tracking.wandb):
             run = RunDir(file.parent)
-            if samples_seen:  # else the run begins again, and its steps must not follow those of the last try
-                tracker_id = remembered(run).get("id", tracker_id)
             tracked = tracked_run(run, config, tracker_id)
+            if samples_seen:  # else the run begins again, and its steps must not follow those of the last try
+                tracked = replace(tracked, known=remembered(run))
             self._start_wandb(replace(tracked, record=str(file), offset=file.stat().st_size, process=os.getpid()))
         if config.tracking.tensorboard:
             self._start("tensorboard", lambda: self._start_tensorboard(file.parent))

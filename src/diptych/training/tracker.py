@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from diptych.config.schema import RunConfig
@@ -47,6 +47,8 @@ class TrackedRun:
     """… and from which byte on."""
     process: int = 0
     """Whose system metrics are taken."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What `remembered` gave of an earlier start, which this one goes on with unless it is told otherwise."""
 
 
 def tracked_run(run: RunDir, config: RunConfig, tracker_id: str) -> TrackedRun:
@@ -154,7 +156,7 @@ class Tracker:
 
 
 def remembered(run: RunDir) -> dict[str, Any]:
-    """The wandb run of a run directory: `id`, `is_offline`, `project`, `entity`, `command`; empty without one."""
+    """The wandb run of a run directory: `id`, `name`, `project`, `entity`, `is_offline`, `command`; or empty."""
     try:
         known = json.loads(run.wandb.read_text(encoding="utf-8"))
     except (OSError, ValueError):

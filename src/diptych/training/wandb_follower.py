@@ -77,14 +77,16 @@ def follow(record: Path, offset: int, is_over: threading.Event) -> Iterator[dict
 
 def open_tracked(run: TrackedRun, mode: str, init_seconds: int) -> Any:
     """The wandb run of a run directory, with samples seen as the axis of all that is logged."""
+    known = run.known
     tracked = open_run(
         mode,
         wanted=run.wanted,
         defaults={
-            "project": "diptych",
-            "run_name": Path(run.folder).name,
+            "project": known.get("project") or "diptych",
+            "entity": known.get("entity") or None,
+            "run_name": known.get("name") or Path(run.folder).name,
             "root_dir": run.folder,
-            "run_id": run.tracker_id,
+            "run_id": known.get("id") or run.tracker_id,
             "resume": "allow",
             "init_timeout": init_seconds,
         },
@@ -102,6 +104,7 @@ def _remember(run: TrackedRun, tracked: Any) -> None:
     """For later starts and for evaluations, which belong to the same wandb run."""
     known = {
         "id": tracked.id,
+        "name": tracked.name,
         "project": tracked.project,
         "entity": tracked.entity,
         "is_offline": is_offline(tracked),

@@ -41,9 +41,11 @@ def log_results(run: RunDir, evaluation: Mapping[str, Any], page: Path | None) -
         if not known or is_disabled(config.tracking.wandb):
             return
         tracked = tracked_run(run, config, known["id"])
-        wanted = {"project": known["project"], "entity": known["entity"] or None, "x_disable_stats": True}
+        same = {"run_id": known["id"], "run_name": known["name"], "project": known["project"]}
+        same["entity"] = known["entity"] or None
         # The run goes on being the training's: with its command, and without the system metrics of this process.
-        tracked = replace(tracked, wanted=tracked.wanted | wanted, command=known["command"])
+        wanted = tracked.wanted | same | {"x_disable_stats": True}
+        tracked = replace(tracked, wanted=wanted, command=known["command"])
         results = {
             "values": {SAMPLES_SEEN: _samples_seen(Path(evaluation["model"])), **dict(_numbers(evaluation))},
             "wrong": {_titled(name, each): _wrong(each) for name, each in evaluation.get("zero_shot", {}).items()},
