@@ -25,7 +25,7 @@ LONGEST_PAUSE_SHARE = 1 / 4
 LEAST_PROBES = 3
 """Before a site that is waited for is given up, however long each of them takes."""
 BACK_OFFS = 5
-"""In a row, before a site that keeps sending 429 is given up."""
+"""In a row, and for as long as the patience lasts, before a site that keeps sending 429 is given up."""
 GIVEN_UP_SECONDS = 300.0
 ROBOTS_SECONDS = 86_400.0
 """RFC 9309: no copy of robots.txt is used longer."""
@@ -51,6 +51,7 @@ class Site:
         self._give_up_at = math.inf  # the next failure from then on is the last
         self._error_pauses = 0.0  # seconds for which it was waited for because it answered with errors
         self._back_offs = 0
+        self._backing_off_since = 0.0
         self._quiet_until = 0.0
         self._pauses = 0.0
         self._given_up: FetchFailure | None = None
@@ -192,11 +193,14 @@ class Site:
         """
         if started < self._quiet_until:
             return  # asked before the last pause began
+        if self._back_offs == 0:
+            self._backing_off_since = now
         self._back_offs += 1
         self._allowed = max(1, self._allowed // 2)
         if seconds is None:
             seconds = min(2.0**self._back_offs * random.uniform(0.5, 1.0), longest)
-        if seconds > longest or self._back_offs >= BACK_OFFS:
+        is_patient = self._back_offs < BACK_OFFS or now - self._backing_off_since < self._patience_seconds
+        if seconds > longest or not is_patient:
             self.give_up(host_given_up(failure), now, max(GIVEN_UP_SECONDS, min(seconds, 3600.0)))
         self._quiet_until = now + min(seconds, longest)
         self._pauses += min(seconds, longest)

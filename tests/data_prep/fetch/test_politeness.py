@@ -138,14 +138,16 @@ def test_answers_to_what_was_asked_before_a_pause_do_not_prolong_it():
     assert busy.quiet_until == 11.0
 
 
-def test_a_site_that_goes_on_asking_for_pauses_is_given_up():
+@pytest.mark.parametrize("seconds", [None, 1.0])
+def test_a_site_that_goes_on_asking_for_pauses_is_given_up_when_patience_ends(seconds):
     busy = site()
-    now = 0.0
-    for _ in range(BACK_OFFS):
-        assert busy.given_up(now) is None
-        busy.back_off(TOO_MANY, started=now, seconds=None, now=now, longest=60.0)
+    now, times = 0.0, 0
+    while busy.given_up(now) is None:
+        busy.back_off(TOO_MANY, started=now, seconds=seconds, now=now, longest=60.0)
         assert now < busy.quiet_until <= now + 60
         now = busy.quiet_until + 1
+        times += 1
+    assert times >= BACK_OFFS and PATIENCE_SECONDS <= now < 5 * PATIENCE_SECONDS
     assert busy.given_up(now) == FetchFailure("host_given_up", "host given up: HTTP Error 429: Too Many Requests")
 
 
