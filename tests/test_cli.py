@@ -246,3 +246,26 @@ def test_the_tag_of_pretrained_weights_is_refused_unless_weights_are_named(tmp_p
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     refuse_pretrained_tag(tagged)  # it did start at random, and is not told so again
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+@pytest.mark.parametrize("place", ["file", "file/run", "/proc/nope/run"])
+def test_a_run_directory_that_cannot_be_written_is_known_before_anything_is_done(words, place, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    file = tmp_path / "my.yaml"
+    file.write_text("data: {train: nothing}\ntraining: {total_samples: 1000, global_batch_size: 10}")
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(file), f"run_dir={tmp_path / place}", *words])
+    assert caught.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.endswith("; set run_dir to one that can be")]
+    assert line.startswith("diptych train: command line: /") and "cannot be written: " in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "my.yaml"]
+
+
+@pytest.mark.parametrize("words", [["vocab", "captions.txt", "--output", "/proc/v.json"], ["export", "run", "/proc/o"]])
+def test_an_output_that_cannot_be_written_is_known_before_anything_is_read(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and "/proc/" in line and "cannot be written: " in line

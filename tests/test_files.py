@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diptych.errors import UserError
-from diptych.files import LockedError, committed, local_path, locked
+from diptych.files import LockedError, check_writable, committed, local_path, locked
 
 
 def test_a_writer_that_outlives_its_run_does_not_spoil_the_file_of_the_next(tmp_path):
@@ -146,3 +146,29 @@ def test_a_disk_without_locks_is_not_another_process(tmp_path, monkeypatch, numb
 def test_an_error_of_the_work_is_not_taken_for_another_process(tmp_path):
     with pytest.raises(BlockingIOError, match="the work's own"), locked(tmp_path, "pack"):
         raise BlockingIOError(errno.EAGAIN, "the work's own")
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path):
+    check_writable(tmp_path / "new" / "folder" / "file", "name another")
+    (tmp_path / "file").write_text("kept")
+    check_writable(tmp_path / "file", "name another")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("file/x", r".*/file cannot be written: File exists; name another"),
+        ("folder", r".*/folder cannot be written: Is a directory; name another"),
+        ("/proc/nope/x", r"/proc/nope cannot be written: .*; name another"),
+        ("/proc/x", r"/proc/x cannot be written: .*; name another"),
+        ("folder/" + 300 * "x", r".*x cannot be written: File name too long; name another"),
+        ("folder/new/" + 300 * "x" + "/y", r".*x cannot be written: File name too long; name another"),
+    ],
+)
+def test_a_place_that_cannot_be_written_says_why_and_is_left_as_it_was(tmp_path, place, told):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=told):
+        check_writable(tmp_path / place, "name another")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]

@@ -85,23 +85,33 @@ def commit_file(path: Path, data: bytes) -> None:
 
 
 def check_writable(path: Path, way_out: str) -> None:
-    """Try at the start what `committed` will need at the end: the folder, made if need be, and a file in it.
+    """Try at the start what `committed` will need at the end: a folder, made if need be, and a file in it.
+
+    Leaves nothing behind.
 
     Raises:
         UserError: the file could not be written.
     """
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        for folder in reversed(path.parents):
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+        try:
+            partial.touch()
+            partial.unlink()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
         raise cannot(error, path, "written", way_out) from error
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.touch()
-        partial.unlink()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; {way_out}") from error
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # another process has put something there meanwhile
+                folder.rmdir()
 
 
 def flush(path: Path) -> None:

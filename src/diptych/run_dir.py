@@ -30,7 +30,7 @@ from diptych.config.schema import RunConfig
 from diptych.config.values import differing_keys, dump_config
 from diptych.documents import parse_yaml
 from diptych.errors import UserError
-from diptych.files import LockedError, commit_file, locked
+from diptych.files import LockedError, check_writable, commit_file, locked
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,15 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples.png"
         self.wandb = path / "wandb.json"
+
+    def check_writable(self) -> None:
+        """Try whether a run could be kept here, and leave no trace.
+
+        Raises:
+            UserError: it could not.
+        """
+        for place in (self.config_file, self.log / "rank_0.log", self.checkpoints / "step_0"):
+            check_writable(place, "set run_dir to one that can be")
 
     def prepare(self, loaded: LoadedConfig) -> None:
         """Make the directory, or check that it holds this very run, and keep others out; rank 0 calls it.

@@ -32,13 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the page, print its path."""
-    from diptych.files import cannot, commit_file
+    from diptych.files import cannot, check_writable, commit_file
     from diptych_shards.select.preview import PREVIEW_FILE, render_preview
     from diptych_shards.select.staleness import verdicts_that_hold
     from diptych_shards.select.verdicts import open_shards, select_folder
 
     shards = chosen.shards
     index = open_shards(shards)
+    path = select_folder(shards) / PREVIEW_FILE if chosen.to is None else chosen.to
+    if path.parent.is_dir():
+        check_writable(path, "name another place with --to FILE")
     page = render_preview(
         shards.resolve().name,
         index,
@@ -47,7 +50,6 @@ def run(chosen: argparse.Namespace) -> None:
         seed=chosen.seed,
         processes=chosen.processes,
     )
-    path = select_folder(shards) / PREVIEW_FILE if chosen.to is None else chosen.to
     try:
         commit_file(path, page)
     except OSError as error:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Write the page, print its path."""
     from diptych.data.shard_index_file import INDEX_FOLDER
-    from diptych.files import commit_file
+    from diptych.files import check_writable, commit_file
     from diptych_shards.report.page import REPORT_FILE, render_report
 
     out = chosen.out
@@ -39,11 +39,10 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.to is not None and (path.is_dir() or not path.parent.is_dir()):
         what = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
         raise UserError(f"{path} {what}; name a file with --to")
+    if path.parent.is_dir():
+        check_writable(path, "name another place with --to FILE")
     page = render_report(out, pictures=chosen.pictures, seed=chosen.seed)
-    try:
-        commit_file(path, page)
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; name another place with --to FILE") from error
+    commit_file(path, page)
     print(shown(path))
 
 

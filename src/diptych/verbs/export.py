@@ -24,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from diptych.data.tokenizer_files import TOKENIZER_SETTINGS, save_tokenizer_files
-    from diptych.files import flush
+    from diptych.files import check_writable, flush
     from diptych.model.interop import save_open_clip
     from diptych.model_folder import VOCABULARY_FILE, model_folder, read_model_folder, save_model_folder
 
     out = arguments.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{arguments.out} is not empty; give the name of a folder that is not there yet")
+    check_writable(out / "config.json", "name one that can be")
     source = model_folder(arguments.run)
     state, config, tokenizer = read_model_folder(source)
 

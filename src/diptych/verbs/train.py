@@ -17,6 +17,7 @@ from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
+from diptych.run_dir import RunDir
 from diptych.wandb_run import refuse_unknown_mode
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.training.initial_weights import check_initial_weights
 
     attempts = {
+        "run_dir": RunDir(Path(config.run_dir)).check_writable,
         "data.train": lambda: _refuse_empty(open_index(config.data.train)),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),

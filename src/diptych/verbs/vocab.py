@@ -10,6 +10,7 @@ from diptych.command_line import path_argument
 from diptych.data.captions import all_captions, caption_of, clean_caption
 from diptych.data.tokenizer import Tokenizer, train_vocabulary
 from diptych.errors import UserError
+from diptych.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(arguments.output, "name another file with --output")
     tokenizer = train_vocabulary(_captions(arguments.sources), arguments.size)
     num_captions, num_bytes, num_tokens = _measure(tokenizer, _captions(arguments.sources))
     if not num_tokens:
         raise UserError(f"no captions in {', '.join(arguments.sources)}")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(arguments.output)
 
     print(
