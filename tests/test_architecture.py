@@ -23,7 +23,7 @@ LAYERS = [
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
-    + ("command_line", "terminal", "wandb_run", "pages", "files", "documents", "tensor_files", "errors"),
+    + ("command_line", "terminal", "wandb_run", "pages", "files", "machine", "documents", "tensor_files", "errors"),
 ]
 HOMES = {
     "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},
@@ -119,7 +119,7 @@ def test_a_library_has_one_home(library):
 
 
 def test_shard_building_uses_only_the_torch_free_part_of_data():
-    flat = {f"diptych.{name}" for name in ("pages", "command_line", "documents", "errors", "files", "terminal")}
+    flat = {f"diptych.{name}" for name in ("pages", "command_line", "documents", "errors", "files", "machine", "terminal")}
     flat.add("diptych.wandb_run")
     allowed = {"diptych", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
     used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}

@@ -257,7 +257,8 @@ def test_a_run_directory_that_cannot_be_written_is_known_before_anything_is_done
     with pytest.raises(SystemExit) as caught:
         main(["train", str(file), f"run_dir={tmp_path / place}", *words])
     assert caught.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.endswith("; set run_dir to one that can be")]
+    told = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in told if line.endswith("; set run_dir to one that can be")]
     assert line.startswith("diptych train: command line: /") and "cannot be written: " in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "my.yaml"]
 
@@ -269,3 +270,11 @@ def test_an_output_that_cannot_be_written_is_known_before_anything_is_read(words
         main(words)
     (line,) = capsys.readouterr().err.splitlines()
     assert caught.value.code == 2 and "/proc/" in line and "cannot be written: " in line
+
+
+def test_where_windows_is_the_system_one_line_says_where_to_go():
+    code = "import sys; sys.platform = 'win32'; import {}.cli"
+    for package in ("diptych", "diptych_shards"):
+        done = subprocess.run([sys.executable, "-c", code.format(package)], capture_output=True, text=True)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and "WSL" in line

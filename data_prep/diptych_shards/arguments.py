@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 
+from diptych.machine import usable_cpus
 from diptych_shards.engines import Engine, EngineError, LocalEngine, RayEngine
 
 
@@ -17,7 +17,7 @@ def positive(text: str) -> int:
 
 def add_processes(add: argparse._ActionsContainer, what: str) -> None:
     """`--processes N`, by default one for each CPU that we may use."""
-    add.add_argument("--processes", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
+    add.add_argument("--processes", type=positive, default=usable_cpus(), metavar="N",
                      help=f"{what} (default: the CPUs, %(default)s)")  # fmt: skip
 
 

@@ -182,7 +182,8 @@ class _Worker:
 def end_with_parent() -> None:
     """Let this process be killed when its parent is: else it would work on, and hold what the next start needs."""
     kill_me_too = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None, use_errno=True).prctl(kill_me_too, signal.SIGKILL)
+    if hasattr(system := ctypes.CDLL(None, use_errno=True), "prctl"):  # Linux; elsewhere the end of the pipe ends us
+        system.prctl(kill_me_too, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     assert parent is not None
     # It may have ended before the line above. Process 1 proves nothing: it is our parent in a container, and elsewhere

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise SystemExit("Diptych runs on Linux and macOS; on Windows, install and start it in WSL (`wsl --install`)")
 
 if TYPE_CHECKING:
     from diptych.encoder import Encoder, load

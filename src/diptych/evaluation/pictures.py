@@ -23,6 +23,7 @@ from diptych.data.picture_safety import PictureError, open_picture
 from diptych.errors import UserError
 from diptych.evaluation.similarity import Array
 from diptych.files import read_file
+from diptych.machine import usable_cpus
 
 PICTURES_AT_ONCE = 64
 UNREADABLE = "make it readable, or take it out of the data"
@@ -216,7 +217,7 @@ def _decoded(pictures: Pictures) -> Generator[Image.Image | PictureError, None, 
         except PictureError as error:
             return error
 
-    threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0))))
+    threads = max(1, min(MOST_THREADS, usable_cpus()))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     ahead: deque[Future[Image.Image | PictureError]] = deque()
     try:

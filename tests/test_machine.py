@@ -1,0 +1,32 @@
+import os
+import subprocess
+import sys
+
+from diptych.machine import usable_cpus
+
+
+def test_the_cpus_are_those_that_we_may_use():
+    assert usable_cpus() == len(os.sched_getaffinity(0))
+
+
+def test_a_system_that_cannot_say_which_cpus_are_ours_has_all(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cpus() == os.cpu_count()
+
+
+def test_shards_are_packed_where_the_system_has_neither_affinity_nor_prctl(tmp_path):
+    (tmp_path / "in").mkdir()
+    code = """
+import ctypes, os, sys
+del os.sched_getaffinity
+loaded = ctypes.CDLL
+ctypes.CDLL = lambda name, **kept: object() if name is None else loaded(name, **kept)
+from PIL import Image
+Image.new("RGB", (64, 64)).save("in/a.png")
+open("in/a.txt", "w").write("a caption")
+from diptych_shards.cli import main
+sys.exit(main(["pack", "in", "out", "--processes", "2"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "00000.tar").exists()
