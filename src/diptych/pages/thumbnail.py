@@ -1,4 +1,4 @@
-"""Small copies of pictures, as data: URIs, encoded anew so that nothing else of a file gets into a page."""
+"""Small copies of pictures, as data: URIs, encoded again so that nothing else of a file gets into a page."""
 
 from __future__ import annotations
 
