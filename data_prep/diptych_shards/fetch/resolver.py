@@ -98,7 +98,7 @@ class Resolver:
         self._hand_out()
 
     def answered(self, now: float) -> Iterator[str]:
-        """Names of which something became known since the last call, were it that they take too long."""
+        """Names resolved, failed or timed out since the last call."""
         try:
             while os.read(self.wake_descriptor, 4096):
                 pass
