@@ -106,10 +106,41 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
         raise override_error(config, error) from error
 
 
+def check_picture_size(config: ImageTowerConfig) -> None:
+    """Take two pictures through the tower without computing anything; one that cannot be built is another's to refuse.
+
+    Raises:
+        UserError: the tower cannot take pictures of this size.
+    """
+    size = config.image_size
+    with torch.device("meta"):
+        try:
+            tower = ImageTower(config, 8)
+        except UserError:
+            return
+        try:
+            tower.trunk(torch.zeros(2, 3, size, size))
+        except BUILD_ERRORS as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if "meta" in reason:  # a tower that looks at values as it computes: nothing is known of it here
+                return
+            raise UserError(
+                f"model.image.image_size {size}: {config.name} cannot take pictures of this size ({reason}); set the "
+                f"size that it is made for{_size_of(tower.trunk)}"
+            ) from error
+
+
+def _size_of(trunk: nn.Module) -> str:
+    """`, 224`, where timm knows."""
+    size = (getattr(trunk, "pretrained_cfg", None) or {}).get("input_size")
+    return f", {size[-1]}" if size else ""
+
+
 def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
     """Refuse a picture that is no whole number of patches wide: timm would leave its right and lower edges unseen."""
     embed = getattr(trunk, "patch_embed", None)
-    patch = max(getattr(embed, "patch_size", (1,)))
+    sides = getattr(embed, "patch_size", 1)
+    patch = max(sides) if isinstance(sides, (tuple, list)) else sides
     size = config.image_size
     if size % patch and not getattr(embed, "dynamic_img_pad", False):
         raise UserError(
@@ -143,7 +174,7 @@ def byobnet_blocks(stages: Any, name: str) -> Any:
 
 
 def unexpected_keyword(error: Exception) -> str | None:
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    found = re.search(r"unexpected keyword argument(?:\(s\): \[| )'(\w+)'", str(error))
     return found.group(1) if found else None
 
 

@@ -100,6 +100,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.data.tokenizer import load_tokenizer
     from diptych.loss import LOSSES
     from diptych.model.dual_encoder import expected_shapes
+    from diptych.model.image_tower import check_picture_size
     from diptych.training.deepspeed_config import deepspeed_config
     from diptych.training.initial_weights import check_initial_weights
 
@@ -108,6 +109,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "data.train": lambda: _refuse_empty(open_index(config.data.train)),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),
+        "model.image.image_size": lambda: check_picture_size(config.model.image),
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: check_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),

@@ -1,0 +1,61 @@
+"""Every family of timm makes an image tower that learns, and sizes that one cannot take are refused before a run."""
+
+import pytest
+import timm
+import torch
+from timm.models import list_modules
+
+from diptych.config.schema import ImageTowerConfig
+from diptych.errors import UserError
+from diptych.model.image_tower import ImageTower, check_picture_size
+
+
+def smallest_of(family: str) -> str | None:
+    """A model of the family that is small by its name."""
+    names = timm.list_models(module=family)
+    small = ("femto", "atto", "pico", "nano", "tiny", "_t0", "_m0", "_s0", "xxs", "_xs", "small", "18", "_s12", "_s")
+    return next((name for word in small for name in names if word in name), names[0] if names else None)
+
+
+def tower_of(name: str) -> tuple[ImageTower, int]:
+    size = timm.get_pretrained_cfg(name).input_size[-1] if timm.get_pretrained_cfg(name) else 224
+    return ImageTower(ImageTowerConfig(name=name, image_size=size), 8), size
+
+
+def assert_learns(name: str) -> None:
+    tower, size = tower_of(name)
+    check_picture_size(ImageTowerConfig(name=name, image_size=size))
+    pictures = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    features = tower(pictures)
+    assert features.shape == (2, 8)
+    features.square().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in tower.parameters())
+
+
+@pytest.mark.families
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("family", [family for family in list_modules() if smallest_of(family)])
+def test_every_family_learns(family):
+    assert_learns(smallest_of(family))
+
+
+@pytest.mark.parametrize("name", ["poolformer_s12", "xcit_nano_12_p16_224", "efficientvit_m0", "ese_vovnet19b_dw"])
+def test_towers_whose_constructors_differ_are_built(name):
+    with torch.device("meta"):
+        tower, size = tower_of(name)
+        assert (tower.trunk(torch.zeros(2, 3, size, size)) @ tower.proj).shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "overrides"),
+    [
+        ("convnext_atto", 16, {}),
+        ("naflexvit_base_patch16_gap", 40, {"depth": 1}),
+        ("inception_v3", 64, {}),
+        ("levit_128s", 200, {}),
+    ],
+)
+def test_a_size_that_a_tower_cannot_take_is_refused_in_one_line(name, size, overrides):
+    with pytest.raises(UserError, match=f"model.image.image_size {size}") as refusal:
+        check_picture_size(ImageTowerConfig(name=name, image_size=size, overrides=overrides))
+    assert "\n" not in str(refusal.value)
