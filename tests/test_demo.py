@@ -1,9 +1,12 @@
 """The demo in a folder where one has been."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from diptych.cli import main
-from diptych.verbs.demo import claim
+from diptych.verbs.demo import claim, find_config, how_to_activate
 
 
 def test_a_demo_of_another_seed_is_one_line_and_touches_nothing(tmp_path, capsys):
@@ -19,3 +22,16 @@ def test_a_demo_of_another_seed_is_one_line_and_touches_nothing(tmp_path, capsys
     told = f"diptych demo: {tmp_path} holds the demo of seed 0, not of 1; name another folder\n"
     assert capsys.readouterr() == ("", told)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_the_recipe_is_there_without_the_tree(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config().read_bytes() == (Path(__file__).parents[1] / "configs" / "demo.yaml").read_bytes()
+
+
+def test_the_end_says_how_to_have_the_commands_where_they_are_not_on_the_path(monkeypatch):
+    programs = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert str(programs) in how_to_activate()
+    monkeypatch.setenv("PATH", str(programs))
+    assert how_to_activate() == ""

@@ -47,7 +47,8 @@ class Console:
             )
 
     def say(self, line: str) -> None:
-        if self._shown:
+        """An empty line is not said."""
+        if self._shown and line:
             say(line)
 
     def show(self, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:

@@ -21,6 +21,7 @@ from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
 from diptych.run_dir import RunDir
+from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine
@@ -77,13 +78,13 @@ class Job:
 
     def __str__(self) -> str:
         parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.model.parameters())
-        shards = "1 shard" if len(self.index.shards) == 1 else f"{len(self.index.shards)} shards"
-        ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
-        went_on = f", going on after {self.progress.samples_seen} samples" if self.progress.samples_seen else ""
+        config, seen = self.config.training, self.progress.samples_seen
         return (
-            f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {self.order.total} samples in "
-            f"{shards}, batch {self.config.training.global_batch_size} over {ranks} "
-            f"on {self.world.device.type}{went_on}"
+            f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {counted(self.order.total, 'sample')} in "
+            f"{counted(len(self.index.shards), 'shard')}\n"
+            f"  {config.total_samples / max(self.order.total, 1):.1f} epochs, batch {config.global_batch_size} over "
+            f"{counted(self.world.size, 'rank')} on {self.world.device.type}"
+            + (f", going on after {seen} samples" if seen else "")
         )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from diptych.checkpoint_folder import name_of
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.loader import REASONS
 from diptych.errors import UserError
 from diptych.run_dir import RunDir, log_to
+from diptych.terminal import counted
 from diptych.training.checkpoint import Progress, is_whole
 from diptych.training.console import Console
 from diptych.training.engine import StepStats
@@ -73,9 +77,38 @@ def train(loaded: LoadedConfig, world: World) -> None:
             if stopping or is_last or save_is_due(config, number * size, done * size):
                 save(job, progress, stop)
             if stopping and not is_last:
+                console.say(describe_rejects(progress))
                 console.say(f"stopped after {done * size} samples; the same command goes on from there")
                 break
+            if is_last:
+                console.say(describe_rejects(progress))
+                console.say(describe_end(run, progress, done))
         job.record_end(progress)
+
+
+def describe_rejects(progress: Progress) -> str:
+    """How many samples of the whole run were left out and why; empty where none were."""
+    rejected = sum(progress.rejected.values())
+    if not rejected:
+        return ""
+    share = rejected / max(progress.samples_seen, 1)
+    return (
+        f"{rejected:,} of {counted(progress.samples_seen, 'sample')} ({share:.1%}) were rejected: "
+        f"{_reasons(progress)}; log/ names each"
+    )
+
+
+def _reasons(progress: Progress) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in sorted(progress.rejected.items()))
+
+
+def describe_end(run: RunDir, progress: Progress, steps: int) -> str:
+    """In what time, where the checkpoint is, and what can be done with it."""
+    return (
+        f"finished {counted(progress.samples_seen, 'sample')} in {tqdm.format_interval(progress.seconds)}: "
+        f"{run.checkpoints / name_of(steps)}\n"
+        f"next: diptych evaluate {shlex.quote(str(run.path))} --zero-shot FOLDER --report, or diptych classify or embed"
+    )
 
 
 def say_finished(run: RunDir, num_samples: int, world: World) -> None:
@@ -115,9 +148,8 @@ def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
     rejected = sum(progress.rejected.values())
     allowed = config.data.max_rejected_fraction
     if rejected > allowed * max(progress.samples_seen, MIN_SAMPLES_FOR_VERDICT):
-        table = ", ".join(f"{reason} {number}" for reason, number in sorted(progress.rejected.items()))
         raise TooManyRejectsError(
-            f"{rejected} of {progress.samples_seen} samples were rejected ({table}); "
+            f"{rejected} of {progress.samples_seen} samples were rejected ({_reasons(progress)}); "
             f"data.max_rejected_fraction allows {allowed:g}. The log names each; mend the shards or allow more"
         )
 

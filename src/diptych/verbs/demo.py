@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import diptych.demo
 from diptych.command_line import path_argument
 from diptych.config.load import ConfigError
 
@@ -28,9 +30,10 @@ Of the pictures of combinations that it was never trained on, {unseen_top1:.1%} 
 one out of {classes} (chance {chance:.2%}). All in {seconds:.0f} s.
 
 Look at it:      {folder}/report.html
-Your own data:   diptych-shards pack MY_PICTURES shards/    (a .txt beside each picture),
+Your own data:   {activate}diptych-shards pack MY_PICTURES shards/    (a .txt beside each picture),
                  or diptych-shards build URLS.parquet shards/
                  diptych vocab shards/ --size 8192 --output vocabulary.json
+                 diptych train --keys > my.yaml             (then fill in what is empty)
                  diptych train my.yaml                      (README, "Your own data")"""
 
 
@@ -73,15 +76,23 @@ def run(arguments: argparse.Namespace) -> None:
 
     results = summarise(folder, time.monotonic() - began)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(CLOSING.format(folder=folder, **results))
+    print(CLOSING.format(folder=folder, activate=how_to_activate(), **results))
+
+
+def how_to_activate() -> str:
+    """The line that puts the commands on PATH, where they are not there already."""
+    programs = Path(sys.executable).parent
+    if shutil.which("diptych") == str(programs / "diptych"):
+        return ""
+    script = programs / "activate"
+    put = f". {shlex.quote(str(script))}" if script.exists() else f"export PATH={shlex.quote(str(programs))}:$PATH"
+    return f"{put}\n                 "
 
 
 def find_config() -> Path:
-    """configs/demo.yaml of the working directory, else of the clone that is installed."""
-    for root in (Path(), Path(__file__).parents[3]):
-        if (root / "configs" / "demo.yaml").exists():
-            return root / "configs" / "demo.yaml"
-    raise ConfigError("configs/demo.yaml is not here; call `diptych demo` from a clone, or give --config")
+    """configs/demo.yaml of the working directory, else the copy that is installed."""
+    here = Path("configs") / "demo.yaml"
+    return here if here.exists() else Path(diptych.demo.__file__).with_name("demo.yaml")
 
 
 def claim(data: Path, seed: int) -> None:
