@@ -75,7 +75,7 @@ def run(chosen: argparse.Namespace) -> None:
     report = dedup(shards, index, options, engine_of(chosen))
     print(verdict_table(shards, chosen.name, report.counts, report.passed_over))
     for number, what in (
-        (report.passed_over, "take no part: other verdicts leave them out"),
+        (report.passed_over, "take no part: left out by other verdicts"),
         (report.largest_group - 1, "at most are left out for one and the same sample"),
         (report.flat, "pictures are too flat for a perceptual hash; only equal pixels count"),
         (report.not_decoded, "pictures do not decode and are kept; see diptych-shards verify"),
