@@ -316,6 +316,68 @@ def test_folders_of_classes_may_be_links(model, tmp_path):
     assert len(open_labelled(str(tmp_path / "linked"))) == 4
 
 
+def test_what_the_run_was_trained_on_is_marked(run_dir, tmp_path, capsys):
+    """By content: in the same shards, in others, and as files."""
+    with ShardWriter(tmp_path / "train", 0) as writer:
+        for colour, pixels in COLOURS.items():
+            writer.add(colour, {"png": picture(pixels), "txt": colour.encode()})
+    (run_dir / "config.yaml").write_text(f"data: {{train: [{tmp_path / 'train'}]}}")
+    files = captioned(tmp_path / "files")
+    for number in range(2):
+        (files / f"{number}.png").write_bytes(encoded(noise(number), "PNG"))
+        (files / f"{number}.txt").write_text("noise")
+    unseen = write_tree(tmp_path / "unseen", ["red", "cyan"])
+    for folder in ("red", "cyan"):
+        (unseen / folder / "0.png").unlink()
+    words = ["--retrieval", tmp_path / "train", "--retrieval", files, "--zero-shot", unseen, "--report"]
+    cli.main([str(word) for word in ["evaluate", run_dir, *words]])
+    results = json.loads((run_dir / "evaluation.json").read_text())
+    said = capsys.readouterr().out
+    shares = {name: each["share_seen_in_training"] for name, each in results["retrieval"].items()}
+    assert shares == {"train": 1.0, "files": 6 / 8}
+    assert results["retrieval"]["train"]["seen_in_training"] is True
+    assert results["zero_shot"]["unseen"]["seen_in_training"] is False
+    assert "retrieval, train (*):" in said and "train (*): 100.0 % of the pictures were seen in training" in said
+    assert "files (*): 75.0 %" in said and "unseen (*)" not in said
+    assert "chance, text → image" in said
+
+    (tmp_path / "train").rename(tmp_path / "moved")
+    cli.main([str(word) for word in ["evaluate", run_dir, "--zero-shot", unseen]])
+    assert json.loads((run_dir / "evaluation.json").read_text())["zero_shot"]["unseen"]["seen_in_training"] is None
+
+
+def test_names_that_are_no_utf8_cost_nothing(run_dir, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    (tree / "red" / "0.png").rename(tree / "red" / "schön.png".encode("latin-1").decode("utf-8", "surrogateescape"))
+    (tree / "cyan").rename(tree / "gr\udcfcn")
+    strange = tree.rename(tmp_path / "str\udce4nge")
+    words = ["evaluate", str(run_dir), "--zero-shot", str(strange), "--pixel-baseline", str(strange), "--report"]
+    cli.main(words)
+    result = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))["zero_shot"]["str\\udce4nge"]
+    assert result["classes"] == ["gr\\udcfcn", "red"] and result["pictures"] == 4
+    assert "red/sch\\udcf6n.png" in {name for name, _, _ in result["predictions"]}
+    cli.main(["embed", str(run_dir), "--pictures", str(strange), "--output", str(tmp_path / "o.npz")])
+    assert f"{strange}/red/sch\udcf6n.png" in arrays_in(tmp_path / "o.npz")["pictures"].tolist()
+    capsys.readouterr()
+    picture_file = str(strange / "red" / "sch\udcf6n.png")
+    cli.main(["classify", str(run_dir), picture_file, "--labels", "a,b", "--json"])
+    assert lines_of_json(capsys)[-1]["picture"] == picture_file
+
+
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_computed(run_dir, tmp_path, capsys, monkeypatch):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    monkeypatch.setattr("diptych.encoder.load", None)
+    (tmp_path / "file").write_text("")
+    (run_dir / "report.html").mkdir()
+    evaluate = ["evaluate", run_dir, "--zero-shot", tree]
+    assert "report.html cannot be written: Is a directory" in fails(capsys, *evaluate, "--report")
+    assert "file cannot be written" in fails(capsys, *evaluate, "--json", tmp_path / "file" / "o.json")
+    embed = ["embed", run_dir, "--pictures", tree, "--output"]
+    assert "file cannot be written" in fails(capsys, *embed, tmp_path / "file" / "o.npz")
+    (tmp_path / "o.npz").mkdir()
+    assert "o.npz cannot be written: Is a directory" in fails(capsys, *embed, tmp_path / "o.npz")
+
+
 def test_classify_prints_probabilities_that_sum_to_one_best_first(model, tmp_path, capsys):
     (tmp_path / "red.png").write_bytes(picture(COLOURS["red"]))
     cli.main(["classify", str(model), str(tmp_path / "red.png"), "--labels", "a cat, a dog,a hat"])

@@ -182,6 +182,11 @@ class Table:
         self._members = np.frombuffer(body, _MEMBER_ROW, header.members, members_at)
         self._keys = body[keys_at:]
 
+    def hashes(self, suffixes: Sequence[str]) -> np.ndarray:
+        """u64: the xxh3-64 of all members that have one of the suffixes."""
+        numbers = [ALLOWED_SUFFIXES.index(suffix) for suffix in suffixes]
+        return self._members["xxh3"][np.isin(self._members["suffix"], numbers)]
+
     def sample(self, row: int) -> tuple[str, tuple[Member, ...]]:
         if not 0 <= row < len(self._samples):
             raise IndexError(f"row {row} of a shard of {len(self._samples)} samples")

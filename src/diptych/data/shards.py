@@ -85,6 +85,10 @@ class ShardIndex:
         shard_numbers = np.searchsorted(self._ends, samples, side="right")
         return shard_numbers, samples - self._ends[shard_numbers] + self.counts[shard_numbers]
 
+    def member_hashes(self, shard_number: int, suffixes: Sequence[str]) -> np.ndarray:
+        """u64: the xxh3-64 of all members of a shard that have one of the suffixes."""
+        return self._tables.get(self.shards[shard_number]).hashes(suffixes)
+
     def sample(self, shard_number: int, row: int) -> tuple[str, tuple[Member, ...]]:
         """Key and members of one sample.
 

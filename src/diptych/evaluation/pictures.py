@@ -108,6 +108,24 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
     )
 
 
+def in_utf8(pictures: Pictures) -> Pictures:
+    """The same with names that can be written anywhere: bytes of file names that are no UTF-8 become escapes."""
+    return replace(
+        pictures,
+        location=writable(pictures.location),
+        names=tuple(map(writable, pictures.names)),
+        labels=tuple(map(writable, pictures.labels)),
+        captions=tuple(tuple(map(writable, each)) for each in pictures.captions),
+        refused={writable(name): error for name, error in pictures.refused.items()},
+        left_out=tuple(Refusal(writable(each.path), each.reason, each.detail) for each in pictures.left_out),
+    )
+
+
+def writable(text: str) -> str:
+    """The text with an escape such as `\\udcff` for each half of a surrogate pair, which UTF-8 does not have."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
     """The pictures with class names for labels, also where the labels were numbers.
 

@@ -51,8 +51,10 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
         ValueError: it cannot be written.
     """
     try:
+        # Half of a surrogate pair, as in a file's name that is no UTF-8, becomes its JSON escape.
+        document = (json.dumps(results, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
         path.parent.mkdir(parents=True, exist_ok=True)
-        commit_file(path, (json.dumps(results, ensure_ascii=False, indent=1) + "\n").encode())
+        commit_file(path, document)
     except OSError as error:
         raise cannot(error, path, "written", "make room there, or name another file with --json") from error
 

@@ -13,7 +13,8 @@ from diptych.terminal import printable, table
 
 def readable(evaluation: Mapping[str, Any]) -> str:
     """The numbers as tables of 80 columns, chance beside them."""
-    return "\n\n".join([*_accuracy_tables(evaluation), *_retrieval_tables(evaluation), *_refused(evaluation)])
+    parts = [*_accuracy_tables(evaluation), *_retrieval_tables(evaluation), *_seen(evaluation), *_refused(evaluation)]
+    return "\n\n".join(parts)
 
 
 def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -24,7 +25,14 @@ def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
     for name in evaluation["zero_shot"]:
         for method, title in METHODS.items():
             if result := evaluation.get(method, {}).get(name):
-                rows.append([name, title, f"{result['pictures']:,}", *_percentages(result["metrics"])])
+                rows.append(
+                    [
+                        name + _mark(evaluation["zero_shot"][name]),
+                        title,
+                        f"{result['pictures']:,}",
+                        *_percentages(result["metrics"]),
+                    ]
+                )
     rows.append(["", "chance", "", *_percentages(first["chance"])])
     templates = evaluation["templates"]
     title = f"zero-shot over {len(first['classes'])} classes, {len(templates)} prompt template"
@@ -40,23 +48,27 @@ def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
     for name, result in evaluation.get("retrieval", {}).items():
-        rows = [["", *(f"R@{k}" for k in RECALL_AT), "chance", *(f"R@{k}" for k in RECALL_AT)]]
-        for way, title in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
-            keys = [f"{way}_r{k}" for k in RECALL_AT]
-            metrics, chance = result["metrics"], result["chance"]
-            rows.append(
-                [
-                    title,
-                    *(_percent(metrics[key]) for key in keys),
-                    "",
-                    *(_percent(chance[key]) for key in keys),
-                ]
-            )
+        rows = [["", *(f"R@{k}" for k in RECALL_AT)]]
+        for title, shares in (("", result["metrics"]), ("chance, ", result["chance"])):
+            for way, arrow in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
+                rows.append([title + arrow, *(_percent(shares[f"{way}_r{k}"]) for k in RECALL_AT)])
         about = f"{result['pictures']:,} pictures, {result['captions']:,} captions"
         if result["distinct_captions"] != result["captions"]:
             about += f" ({result['distinct_captions']:,} distinct)"
         heading = "retrieval" if name == "retrieval" else f"retrieval, {printable(name, 24)}"
-        yield f"{heading}: {about}\n" + table(rows, align="<>>>>>>>")
+        heading += _mark(result)
+        yield f"{heading}: {about}\n" + table(rows, align="<>>>")
+
+
+def _seen(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    for evaluator in ("zero_shot", "retrieval"):
+        for name, result in evaluation.get(evaluator, {}).items():
+            if share := result.get("share_seen_in_training"):
+                yield f"{printable(name, 24)}{_mark(result)}: {_percent(share)} of the pictures were seen in training"
+
+
+def _mark(result: Mapping[str, Any]) -> str:
+    return " (*)" if result.get("seen_in_training") else ""
 
 
 def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:

@@ -11,16 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from diptych.command_line import path_argument
+from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.linear_probe import fit_linear_probe, fit_pixel_baseline
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
-from diptych.evaluation.pictures import Embedder, PictureEncoder, Pictures, left_out_by_reason, named
+from diptych.evaluation.pictures import (
+    Embedded,
+    Embedder,
+    PictureEncoder,
+    Pictures,
+    in_utf8,
+    left_out_by_reason,
+    named,
+    writable,
+)
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.results_file import FORMAT, merged, read_results, write_results
 from diptych.evaluation.tables import readable
+from diptych.evaluation.training_data import seen_in_training, training_index
 from diptych.evaluation.zero_shot import label_numbers
-from diptych.files import read_text
+from diptych.files import check_writable, read_lines, read_text
 from diptych.report import parse_funnel, write_report
 from diptych.run_dir import RunDir
 from diptych.terminal import printable
@@ -70,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.report and run_dir is None:
         raise UserError(f"--report needs a run directory, and {arguments.model} is a model folder")
     way_out = "name a readable text file with --credits, or leave it out"
-    credits_lines = read_text(arguments.credits, way_out).splitlines() if arguments.credits else []
+    credits_lines = read_lines(arguments.credits, way_out) if arguments.credits else []
     funnel = _funnel(arguments.funnel) if arguments.funnel else []
 
     # All data are opened first: a mistake in the last of them should not cost the time of the others.
@@ -85,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     for pictures in labelled.values():
         label_numbers(pictures, prompts.class_names)
     trains = {
-        name: named(open_labelled(location, arguments.label_key), prompts.class_names)
+        name: named(in_utf8(open_labelled(location, arguments.label_key)), prompts.class_names)
         for name, location in (
             ("linear_probe", arguments.linear_probe),
             ("pixel_baseline", arguments.pixel_baseline),
@@ -96,6 +107,9 @@ def run(arguments: argparse.Namespace) -> None:
     destination = arguments.json or (run_dir / "evaluation.json" if run_dir else None)
     if destination is not None:
         read_results(destination)
+        check_writable(destination, "make room there, or name another file with --json")
+    if arguments.report and run_dir:
+        check_writable(run_dir / "report.html", "make room there, or leave out --report")
     measured = evaluation = _evaluate(arguments, labelled, captioned, prompts, trains)
     print(readable(evaluation))
     if destination is not None:
@@ -128,6 +142,8 @@ def _evaluate(
         "model": str(model_folder(arguments.model)),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    run_dir = _run_dir(arguments.model)
+    training = training_index(run_dir) if run_dir else None
     evaluation: dict[str, Any] = {"format": FORMAT, **about, "versions": dict(_versions())}
     if labelled:
         classifier = build_classifier(encoder, prompts.classes, prompts.templates)
@@ -137,7 +153,7 @@ def _evaluate(
             name: {
                 **about,
                 **zero_shot(encoder, each, prompts.class_names, classifier, embedded=embedded(each)),
-                "left_out": left_out_by_reason(each.left_out),
+                **_facts(each, embedded(each), training),
             }
             for name, each in labelled.items()
         }
@@ -147,7 +163,7 @@ def _evaluate(
             name: {
                 **about,
                 **retrieval(encoder, each, embedded=embedded(each)),
-                "left_out": left_out_by_reason(each.left_out),
+                **_facts(each, embedded(each), training),
             }
             for name, each in captioned.items()
         }
@@ -167,6 +183,14 @@ def _evaluate(
     return evaluation
 
 
+def _facts(pictures: Pictures, embedded: Embedded, training: ShardIndex | None) -> dict[str, Any]:
+    """What else is known of the pictures: what was left out of them, and whether the run was trained on them."""
+    return {
+        "left_out": left_out_by_reason(pictures.left_out),
+        **seen_in_training(pictures, embedded.kept, training),
+    }
+
+
 def _run_dir(model: Path) -> Path | None:
     """The run directory that the user named, None for a model folder."""
     from diptych.model_folder import model_folder
@@ -180,9 +204,10 @@ def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[s
         name, equals, location = argument.partition("=")
         if not equals or os.sep in name:
             name, location = Path(argument).stem, argument
+        name = writable(name)
         if name in found:
             raise UserError(f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}")
-        found[name] = opened(location)
+        found[name] = in_utf8(opened(location))
     return found
 
 
