@@ -289,3 +289,14 @@ def test_lines_of_steps_that_are_taken_again_are_kept_aside(warm, recipe, alone,
     aside = (run_dir / "metrics_redone.jsonl").read_bytes().splitlines()
     assert aside == [line for line in record if json.loads(line).get("samples_seen", 0) > (STEPS - 10) * 32]
     assert outcome(run_dir) == outcome(alone)
+
+
+def test_a_killed_loader_process_is_one_line(warm, recipe, tmp_path):
+    run_dir = tmp_path / "run"
+    command = warm.start("train", recipe, f"run_dir={run_dir}", "machine.loader_workers=1")
+    after_some_steps(command, run_dir, 2)
+    loader = next(process for process in command.family()[1:] if process.is_running())
+    loader.kill()
+    assert command.wait() == 2, command.said
+    assert "loader process" in command.said and " was killed or died" in command.said
+    assert "Traceback" not in command.said

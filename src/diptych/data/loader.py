@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import Counter
@@ -34,6 +35,7 @@ from diptych.data.picture_safety import PictureError, PictureReason, open_pictur
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
 from diptych.data.shards import ShardIndex, read_member
 from diptych.data.tokenizer import Tokenizer
+from diptych.errors import UserError
 
 PREFETCHED_BATCHES = 2
 """Finished batches that a worker holds ready."""
@@ -235,6 +237,8 @@ def batches(
             if isinstance(batch, ShardError):
                 raise ShardError(str(batch))
             yield batch
+    except (ConnectionError, EOFError) as error:  # it died while a batch was handed over
+        raise _killed("a loader process", workers) from error
     finally:
         # They ignore SIGTERM, so that a polite stop finds them alive; nobody else would end them.
         with _ends_expected():
@@ -242,6 +246,29 @@ def batches(
                 process.kill()
                 process.join()
             loading.close()
+
+
+@contextmanager
+def killed_loaders_named(workers: int) -> Iterator[None]:
+    """One line where torch's handler of SIGCHLD raises, wherever the training process is at that moment.
+
+    Raises:
+        UserError: a loader process was killed or died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        killed = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
+        if killed is None:
+            raise
+        raise _killed(f"loader process {killed.group(1)}", workers) from error
+
+
+def _killed(who: str, workers: int) -> UserError:
+    return UserError(
+        f"{who} was killed or died, as where memory or /dev/shm runs out; give the machine more, or set "
+        f"machine.loader_workers below {workers}; the same command goes on from the last checkpoint"
+    )
 
 
 def _mistakes_as_values(batches: Iterator[Batch]) -> Iterator[Batch | ShardError]:

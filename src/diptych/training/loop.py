@@ -16,7 +16,7 @@ from diptych.checkpoint_folder import name_of
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
-from diptych.data.loader import REASONS
+from diptych.data.loader import REASONS, killed_loaders_named
 from diptych.errors import UserError
 from diptych.run_dir import RunDir, log_to
 from diptych.terminal import counted
@@ -61,7 +61,8 @@ def train(loaded: LoadedConfig, world: World) -> None:
     console.say(str(job))
     pace = Pace(progress.samples_seen, progress.seconds)
 
-    with closing(job), stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
+    named = killed_loaders_named(config.machine.loader_workers)
+    with named, closing(job), stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
         for number, batch in enumerate(pace.timed(loader), start=first):
             if number == 0 and world.is_first:
                 draw(batch, job)
