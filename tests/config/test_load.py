@@ -187,7 +187,16 @@ def test_an_impossible_value_is_refused(write, override, complaint):
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("a: [", "my.yaml:1: not valid YAML"), ("- a", "holds a list; expected a mapping"), ("", "data is not set")],
+    [
+        ("a: [", "my.yaml:1: not valid YAML"),
+        (
+            "data: {train: x}\noptimizer: {}\ndata: {}\n",
+            "my.yaml:3: not valid YAML: the key 'data' is",
+        ),
+        ("data: {train: x,\n  train: y}\n", "my.yaml:2: not valid YAML: the key 'train' is there twice"),
+        ("- a", "holds a list; expected a mapping"),
+        ("", "data is not set"),
+    ],
 )
 def test_a_file_that_is_no_config_is_refused(write, text, complaint):
     assert complaint in mistakes([write(text)])[0]

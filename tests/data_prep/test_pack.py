@@ -401,6 +401,7 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
         "long.png": good,
         "number.png": good,
         "nocaption.png": good,
+        "twice.png": good,
     }
     captions = {
         "space.txt": b" \n",
@@ -411,6 +412,7 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
         "long.txt": b"x" * 100_000,
         "number.json": b'{"caption": 3}',
         "nocaption.json": b"{}",
+        "twice.json": b'{"caption": "one",\n "caption": "two"}',
     }
     for name, data in {**pictures, **captions}.items():
         (here / name).write_bytes(data)
@@ -441,6 +443,7 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
         "long.png": "caption_too_long",
         "number.png": "caption_not_text",
         "nocaption.png": "no_caption",
+        "twice.png": "bad_json",
         "orphan.txt": "orphan_caption",
         "other.gif": "decode_error",
         "other.svg": "format_not_allowed",
@@ -457,6 +460,8 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
     assert f"refused {len(expected)}" in told
     assert f"{len(expected) + 3} of {len(expected) + 3} pictures, {len(expected)} refused" in progress
     assert all(reason in told for reason in expected.values())
+    details = (tmp_path / "out" / "_index" / "rejected.jsonl").read_text()
+    assert "the key 'caption' is there twice; keep one of the two: line 2" in details
     state = json.loads((tmp_path / "out" / "_index" / "pack.json").read_text())
     assert state["packed"] == 3 and sum(state["refused"].values()) == len(expected)
 

@@ -64,6 +64,7 @@ def test_classes_with_synonyms_and_templates_come_from_yaml(tmp_path):
         ("clases: [cat]", "expected the two keys classes and templates"),
         ("[cat, dog]", "expected the two keys classes and templates"),
         ("classes: [cat", "cannot be read as YAML"),
+        ("classes: [cat]\ntemplates: ['{}']\nclasses: [dog]", "the key 'classes' is there twice, first in line 1"),
     ],
 )
 def test_a_mistake_in_the_yaml_is_named_with_its_file(tmp_path, text, expected):

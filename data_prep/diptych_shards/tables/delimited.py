@@ -41,6 +41,8 @@ class Layout:
     """None: a line is a field."""
     names: tuple[str, ...]
     has_header: bool
+    first_line: int = 1
+    """Number of the first line that is not blank."""
 
 
 def find_layout(file: TableFile) -> Layout:
@@ -52,7 +54,8 @@ def find_layout(file: TableFile) -> Layout:
     if file.format == "txt":
         return Layout(None, ("url",), has_header=False)
     with file.open_text() as text:
-        first = _first_of(_Lines(text))
+        lines = _Lines(text)
+        first = _first_of(lines)
     if first is None:
         raise TableError(f"{file.shown} is empty, without even a header")
     usual = "\t" if file.format == "tsv" else ","
@@ -67,7 +70,7 @@ def find_layout(file: TableFile) -> Layout:
         if repeated is not None:
             raise TableError(f"{file.shown} has {names.count(repeated)} columns named {shown(repeated)!r}; "
                              f"each needs a name of its own")  # fmt: skip
-        return Layout(delimiter, names, has_header=True)
+        return Layout(delimiter, names, has_header=True, first_line=lines.number)
     return Layout(delimiter, _invented_names(file, delimiter, len(header)), has_header=False)
 
 

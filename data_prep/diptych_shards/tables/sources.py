@@ -185,6 +185,9 @@ class TextSource:
         if self._layout is not None:
             _check_names(file, self._layout.names)
         self.has_header = self._layout is not None and self._layout.has_header
+        if self._layout is not None and self._layout.first_line > 1:
+            header = (self._layout.delimiter or "").join(self._layout.names)
+            malformed.add("blank lines before the header", f"{file.shown}, which is then {header}")
         self.identity = file.identity
         if is_first or self._layout is None:
             self.schema = self._look(is_first=is_first)

@@ -285,6 +285,26 @@ class TestBrokenCsv:
         assert table.malformed.counts == {"too few fields": 1, "too many fields": 1}
         assert table.malformed.examples["too few fields"].endswith("t.csv, line 3")
 
+    def test_blank_lines_before_the_header_are_passed_over_and_told(self, tmp_path):
+        table = open_table([write(tmp_path / "t.csv", "\n \nurl,caption\nhttp://a/1,one\n")])
+        assert rows_of(table) == [{"url": "http://a/1", "caption": "one"}]
+        assert table.malformed.examples["blank lines before the header"].endswith("t.csv, which is then url,caption")
+
+    def test_captions_of_json_that_are_no_text_cost_their_row(self, tmp_path):
+        values = ["one", ["a", "b"], float("nan"), 3, {"en": "a"}, None]
+        lines = "".join(json.dumps({"url": f"http://a/{n}", "caption": value}) + "\n" for n, value in enumerate(values))
+        table = open_table([write(tmp_path / "t.jsonl", lines)])
+        assert [row["caption"] for row in rows_of(table)] == ["one", None]
+        reasons = {f"column caption is {kind}, not text": 1 for kind in ("list", "float", "int", "dict")}
+        assert table.malformed.counts == reasons
+        assert table.malformed.examples["column caption is list, not text"].endswith("t.jsonl, line 2")
+
+    def test_a_key_twice_in_a_row_of_json_costs_the_row(self, tmp_path):
+        lines = '{"url": "http://a/1", "caption": "x", "caption": "y"}\n{"url": "http://a/2", "caption": "two"}\n'
+        table = open_table([write(tmp_path / "t.jsonl", lines)])
+        assert [row["caption"] for row in rows_of(table)] == ["two"]
+        assert table.malformed.counts == {"the key 'caption' is there twice; keep one of the two": 1}
+
     def test_captions_may_hold_newlines_quotes_and_delimiters(self, tmp_path):
         data = 'url,caption\nhttp://a/1,"one\n\n""two"", three\r\nfour"\nhttp://a/2,five "six" seven\n'
         assert [row["caption"] for row in rows_of(open_table([write(tmp_path / "t.csv", data)]))] == [
