@@ -59,7 +59,7 @@ def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetF
         return None
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:
         raise ShardError(f"{shown(path)} is damaged: {str(error).splitlines()[0]}") from error
 
 

@@ -284,6 +284,7 @@ REMOTE_OUTPUTS = [
 ]
 REMOTE_INPUTS = [
     ["pack", "REMOTE", "out"],
+    ["pack", "in", "out", "--table", "REMOTE"],
     ["curate", "REMOTE", "out"],
     ["queries", "REMOTE", "out"],
     ["select", "REMOTE", "out"],

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=path_argument, metavar="FOLDER", help="the pictures")
     add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
-    add("--table", metavar="FILE", help=(
+    add("--table", type=path_argument, metavar="FILE", help=(
         "with the path of a picture and a caption in each row, in any format that build reads (.csv, .tsv, .parquet, "
         ".json, .jsonl, also .gz, .zst); a relative path is looked for in the table's folder, then in FOLDER; several "
         "rows of a picture, or a list, are several captions; other columns become metadata"
@@ -84,7 +84,7 @@ def run(chosen: argparse.Namespace) -> None:
         found = read_folder(folder, options.caption_template)
     else:
         wanted = Wanted(path=chosen.path_column, caption=chosen.caption_column)
-        found = read_table(Path(chosen.table), folder, wanted)
+        found = read_table(chosen.table, folder, wanted)
     if not found.candidates:
         if found.refusals:
             print(table_of_reasons(found.refusals))

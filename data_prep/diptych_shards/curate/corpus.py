@@ -47,5 +47,5 @@ def _column(path: Path, given: str | None) -> Iterator[str]:
                 for value in batch.column(0).cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist():
                     if value is not None:
                         yield value.decode("utf-8", "replace")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,9 @@ def _tables(paths: Sequence[Path]) -> list[Path]:
     tables = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(child for child in path.glob("*.parquet") if child.is_file())
+            inside = sorted(
+                path / name for name in os.listdir(path) if name.endswith(".parquet") and (path / name).is_file()
+            )
             if not inside:
                 raise CurateError(f"{shown(path)} has no .parquet file")
             tables += inside

@@ -107,13 +107,14 @@ def _read(location: str, column: str | None) -> Iterator[Batch]:
 
 
 def _read_npz(path: Path) -> Iterator[Batch]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names, vectors = _names(arrays), arrays["picture_embeddings"]
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                names, vectors = _names(arrays), arrays["picture_embeddings"]
             if vectors.ndim != 2 or len(names) != len(vectors) or vectors.dtype.kind != "f":
                 raise ValueError(f"{len(names)} names, and embeddings {vectors.shape} of {vectors.dtype}")
-    except (OSError, ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise SelectError(f"{shown(path)} does not hold what `diptych embed --pictures` writes") from error
+        except (OSError, ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise SelectError(f"{shown(path)} does not hold what `diptych embed --pictures` writes") from error
     for start in range(0, len(names), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         yield [str(name) for name in names[part]], vectors[part].astype(np.float32)
@@ -138,7 +139,7 @@ def _read_parquet(path: Path, column: str | None) -> Iterator[Batch]:
                 names, rows = _batch(batch[keys], batch[vectors], path)
                 if names:
                     yield names, rows
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise SelectError(f"{shown(path)}: {str(error).splitlines()[0]}") from error
 
 
