@@ -23,7 +23,18 @@ LAYERS = [
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
-    + ("command_line", "terminal", "wandb_run", "pages", "files", "machine", "documents", "tensor_files", "errors"),
+    + (
+        "command_line",
+        "terminal",
+        "wandb_run",
+        "pages",
+        "files",
+        "machine",
+        "documents",
+        "yaml_documents",
+        "tensor_files",
+        "errors",
+    ),
 ]
 HOMES = {
     "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},

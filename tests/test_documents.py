@@ -3,7 +3,8 @@ import json
 import pytest
 import yaml
 
-from diptych.documents import parse_json, parse_yaml
+from diptych.documents import parse_json
+from diptych.yaml_documents import parse_yaml
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""YAML and JSON that people write: a key that is there twice is a mistake, not the last one's victory."""
+"""JSON that people write: a key that is there twice is a mistake, not the last one's victory."""
 
 from __future__ import annotations
 
@@ -7,21 +7,6 @@ import json.decoder
 import json.scanner
 from collections.abc import Callable
 from typing import Any
-
-import yaml
-
-
-def parse_yaml(text: str) -> Any:
-    """The plain values of a YAML document.
-
-    Raises:
-        yaml.YAMLError: it is no YAML, has a key twice, a value that its type cannot have, or too many levels; with
-            line, key and the way out where they are known.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except (ValueError, RecursionError) as error:  # such as 2024-13-45, 5,000 digits
-        raise yaml.YAMLError(_reason(error)) from error
 
 
 def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
@@ -40,30 +25,16 @@ def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) ->
     except json.JSONDecodeError:
         raise
     except (ValueError, RecursionError) as error:
-        raise json.JSONDecodeError(_reason(error), text, 0) from error
+        raise json.JSONDecodeError(why_not_read(error), text, 0) from error
 
 
-def _reason(error: Exception) -> str:
+def why_not_read(error: Exception) -> str:
+    """What a parser's ValueError or RecursionError says to whoever wrote the document."""
     return "too many levels, one in another" if isinstance(error, RecursionError) else str(error)
 
 
 class _RepeatedKeyError(Exception):
     """Somewhere in the document."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Merged keys (`<<`) may repeat what is written out: that is what they are for."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if before := lines.get((key.tag, key.value)):
-                problem = f"the key {key.value!r} is there twice, first in line {before}; keep one of the two"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            lines[key.tag, key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,9 +28,9 @@ from typing import Any
 from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
 from diptych.config.schema import RunConfig
 from diptych.config.values import differing_keys, dump_config
-from diptych.documents import parse_yaml
 from diptych.errors import UserError
 from diptych.files import LockedError, check_writable, commit_file, locked
+from diptych.yaml_documents import parse_yaml
 
 logger = logging.getLogger(__name__)
 

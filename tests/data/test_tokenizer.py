@@ -219,7 +219,9 @@ def test_clip_without_its_distribution_is_refused_with_the_way_out(tmp_path):
     environment = {"PYTHONPATH": f"{source}:{tmp_path}"}
     answer = subprocess.run([sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True)
     last_line = answer.stderr.splitlines()[-1]
-    assert last_line.startswith("ValueError: vocabulary `clip` needs the file bpe_simple_vocab_16e6.txt.gz of")
+    assert last_line.startswith(
+        "diptych.errors.UserError: vocabulary `clip` needs the file bpe_simple_vocab_16e6.txt.gz of"
+    )
     assert "pip install 'diptych[clip]'" in last_line and "diptych vocab" in last_line
 
 

@@ -22,9 +22,9 @@ from diptych.config.keys import all_keys, did_you_mean, meant_by
 from diptych.config.rules import Keys, Problem, impossible
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
-from diptych.documents import parse_yaml
 from diptych.errors import UserError
 from diptych.files import local_path
+from diptych.yaml_documents import parse_yaml
 
 Sources = dict[str, str]
 """Dotted key → who set it: a file name or `command line`."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from diptych.documents import parse_yaml
 from diptych.errors import UserError
 from diptych.evaluation.similarity import Array, unit_norm
 from diptych.files import read_text
+from diptych.yaml_documents import parse_yaml
 
 if TYPE_CHECKING:
     from diptych.encoder import Encoder

@@ -11,10 +11,10 @@ import xxhash
 
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import ShardIndex, open_index
-from diptych.documents import parse_yaml
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
+from diptych.yaml_documents import parse_yaml
 
 MOST_SAMPLES = 50_000_000
 """Of training data that are looked through, 25 bytes of index each; more are not."""
