@@ -9,7 +9,7 @@ import pytest
 
 from diptych.evaluation.confusion import confusion_matrix, factorise, whole
 from diptych.learning_curves import by_samples
-from diptych.pages.charts import line_chart, short_number, thin, ticks
+from diptych.pages.charts import line_chart, logarithmic_ticks, short_number, thin, ticks
 from diptych.report import strip, write_report
 from diptych.run_dir import read_metrics
 from diptych.terminal import bar, columns, printable, table
@@ -156,7 +156,7 @@ def test_curves_pictures_config_and_credits_are_in_the_page(tmp_path):
     ):
         assert expected in html
     assert "Learning rate" not in html
-    assert html.count("<polyline") == 2
+    assert html.count("<polyline") == 3  # The loss has a logarithmic axis too.
 
 
 def test_metrics_measured_again_after_a_resume_replace_the_first(tmp_path):
@@ -221,6 +221,26 @@ def test_ticks_that_are_near_each_other_are_told_apart():
             assert len(labels) == len(set(labels)) > 1
 
 
+def test_a_logarithmic_axis_has_round_ticks_and_leaves_out_what_is_not_above_zero():
+    assert logarithmic_ticks(0.3, 5) == pytest.approx([0.5, 1, 2, 5])
+    assert logarithmic_ticks(1e-3, 10) == pytest.approx([1e-3, 1e-2, 0.1, 1, 10])
+    assert logarithmic_ticks(0.36, 0.44) == pytest.approx([0.36, 0.38, 0.4, 0.42, 0.44])
+    chart = line_chart("Loss", {"loss": [(0, 10.0), (1, 0.0), (2, 1.0), (3, -1.0), (4, 0.1)]}, logarithmic=True)
+    heights = [float(point.split(",")[1]) for point in chart.lines[0].points.split()]
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2) and chart.final == "0.1"
+    assert line_chart("Flat", {"flat": [(1, 2.0), (2, 2.0)]}, logarithmic=True) is not None
+    assert line_chart("Loss", {"loss": [(1, 0.0), (2, 0.0)]}, logarithmic=True) is None
+
+
+def test_the_loss_can_be_looked_at_on_a_logarithmic_axis(tmp_path):
+    records = [{"samples_seen": 32 * step, "loss": 3 / step, "logit_scale": 14.0 + step} for step in range(1, 50)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    figures = write_report(tmp_path, {}).read_text(encoding="utf-8").split("<figure")[1:]
+    loss, scale = (next(figure for figure in figures if title in figure) for title in ("Loss", "Logit scale"))
+    assert loss.count("<svg") == 2 and '<input type="checkbox"' in loss and "on a logarithmic axis" in loss
+    assert scale.count("<svg") == 1 and "<input" not in scale
+
+
 def test_restarts_and_checkpoints_are_marked_on_the_curves(tmp_path):
     records = [{"samples_seen": 32 * step, "loss": 3 / step, "epoch": step / 20} for step in range(1, 50)]
     records += [{"event": "start", "samples_seen": seen} for seen in (0, 320, 640)]
@@ -228,7 +248,7 @@ def test_restarts_and_checkpoints_are_marked_on_the_curves(tmp_path):
     records += [{"event": "end", "samples_seen": 1568, "seconds": 75.0}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
     html = write_report(tmp_path, {}).read_text(encoding="utf-8")
-    figure = html[html.index('<figure class="chart') : html.index("</figure>", html.index('<figure class="chart'))]
+    figure = html[html.index('<svg class="linear"') : html.index("</svg>", html.index('<svg class="linear"'))]
     upright = re.findall(r'class="axis" x1="([\d.]+)" x2="\1"', figure)
     assert len(upright) == 2 and "an epoch is 640, and ends at each upright line" in html
     assert figure.count('class="restart"') == 2 and figure.count('class="checkpoint"') == 3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from diptych.pages.charts import Chart, line_chart, short_number
 from diptych.pages.template import percent
 
 DOUBLE_WIDTH = 514
-"""Of a chart over two columns."""
+"""Of a chart over half of the page, where others take a third."""
 MOST_EPOCHS = 12
 """More than these would be a hatching."""
 
@@ -44,8 +45,12 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
             **keywords,
         )
 
+    def loss_chart(**keywords: Any) -> Chart | None:
+        return chart("Loss", {"loss": "loss"}, width=DOUBLE_WIDTH, **keywords)
+
+    loss = loss_chart(y_from_zero=True)
     charts = [
-        chart("Loss", {"loss": "loss"}, y_from_zero=True, width=DOUBLE_WIDTH),
+        loss and replace(loss, logarithmic=loss_chart(logarithmic=True)),
         chart(
             "Accuracy in the batch",
             {"image → text": "i2t_accuracy", "text → image": "t2i_accuracy"},
@@ -57,7 +62,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
             {"own pair": "positive_similarity", "nearest other": "hardest_negative_similarity"},
             width=DOUBLE_WIDTH,
         ),
-        chart("Gradient norm", {"gradient norm": "gradient_norm"}, y_from_zero=True),
+        chart("Gradient norm", {"gradient norm": "gradient_norm"}, y_from_zero=True, width=DOUBLE_WIDTH),
         chart("Logit scale", {"logit scale": "logit_scale"}),
         chart("Learning rate", {"learning rate": "learning_rate"}, y_from_zero=True),
         chart("Samples per second", {"samples per second": "samples_per_second"}, y_from_zero=True),

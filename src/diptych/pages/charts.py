@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 250, 186
+from diptych.pages.template import percent as shown_percent
+
+WIDTH, HEIGHT = 325, 186
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 44
 MOST_POINTS = 360
 
@@ -36,6 +38,8 @@ class Chart:
     left: int = LEFT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+    logarithmic: Chart | None = None
+    """The same lines on a logarithmic axis, for a reader who asks for them."""
 
     @property
     def right(self) -> int:
@@ -48,6 +52,7 @@ def line_chart(
     *,
     y_from_zero: bool = False,
     percent: bool = False,
+    logarithmic: bool = False,
     width: int = WIDTH,
     restarts: Sequence[float] = (),
     checkpoints: Sequence[float] = (),
@@ -55,15 +60,20 @@ def line_chart(
 ) -> Chart | None:
     """A chart of (x, y) points by label, those that are not finite left out; None where no line has two.
 
+    logarithmic: the y axis is, and points at or below zero are left out as well.
     restarts, checkpoints, epochs: xs that are marked, if they are within the lines.
     """
+    above = 0.0 if logarithmic else -math.inf
     finite = {
-        label: thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
+        label: thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and y > above])
         for label, points in series.items()
     }
     drawn = {label: points for label, points in finite.items() if len(points) > 1}
     if not drawn:
         return None
+    last = [points[-1][1] for points in drawn.values()]
+    if logarithmic:
+        drawn = {label: [(x, math.log10(y)) for x, y in points] for label, points in drawn.items()}
     xs = [x for points in drawn.values() for x, _ in points]
     ys = [y for points in drawn.values() for _, y in points]
     x_low, x_high = min(0.0, *xs), max(xs)
@@ -87,13 +97,13 @@ def line_chart(
     def along(places: Sequence[float]) -> tuple[float, ...]:
         return tuple(dict.fromkeys(place(x, y_low)[0] for x in places if x_low <= x <= x_high))
 
-    across, up = ticks(x_low, x_high, width // 80), ticks(y_low, y_high, 4)
+    across = ticks(x_low, x_high, width // 80)
+    up = logarithmic_ticks(10**y_low, 10**y_high) if logarithmic else ticks(y_low, y_high, 4)
     x_ticks = tuple((place(x, y_low)[0], label) for x, label in zip(across, different_numbers(across), strict=True))
-    shares = [f"{y:.0%}" for y in up]
-    labels = shares if percent else different_numbers(up)
-    y_ticks = tuple((place(x_low, y)[1], label) for y, label in zip(up, labels, strict=True))
-    last = [points[-1][1] for points in drawn.values()]
-    final = " · ".join(f"{value:.1%}" if percent else short_number(value) for value in last)
+    labels = [f"{100 * y:.0f}\u202f%" for y in up] if percent else different_numbers(up)
+    heights = [math.log10(y) for y in up] if logarithmic else up
+    y_ticks = tuple((place(x_low, y)[1], label) for y, label in zip(heights, labels, strict=True))
+    final = " · ".join(shown_percent(value) if percent else short_number(value) for value in last)
     return Chart(title, lines, x_ticks, y_ticks, final, along(restarts), along(checkpoints), along(epochs), width)
 
 
@@ -115,6 +125,19 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [number * step for number in range(first, last + 1)]
+
+
+def logarithmic_ticks(low: float, high: float) -> list[float]:
+    """Numbers above zero from low to high: 1, 2 or 5 times powers of ten, the powers alone, or else evenly apart."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1,)):
+        inside = [step * 10.0**power for power in powers for step in steps]
+        inside = [number for number in inside if low * (1 - 1e-9) <= number <= high * (1 + 1e-9)]
+        if len(inside) < 2:
+            return [number for number in ticks(low, high, 4) if number > 0]
+        if len(inside) <= 6:
+            break
+    return inside
 
 
 def different_numbers(values: Sequence[float]) -> list[str]:
