@@ -175,7 +175,11 @@ def test_arrays_of_one_three_and_four_channels_are_pictures():
     "value, error, complaint",
     [
         (None, TypeError, "got NoneType; expected a list"),
-        (io.BytesIO(b""), TypeError, "got BytesIO; expected a path, encoded bytes, a Pillow image"),
+        (io.BytesIO(b"\n\n"), TypeError, "got BytesIO; expected a path, encoded bytes, a Pillow image"),
+        ([io.BytesIO(b"")], TypeError, "got BytesIO; expected a path, encoded bytes, a Pillow image"),
+        (np.array(None), TypeError, "got NoneType; expected a path"),
+        (np.array(3, np.uint8), TypeError, "got int; expected a path"),
+        (torch.tensor(3, dtype=torch.uint8), ValueError, r"got a tensor \[\]; expected \[height width\]"),
         ([[1, 2]], TypeError, "got list; expected a path"),
         ({"a.png": 1}, TypeError, "got dict; expected a list"),
         ({"a.png"}, TypeError, "got set; expected a list"),
@@ -197,7 +201,7 @@ def test_arrays_of_one_three_and_four_channels_are_pictures():
 )
 def test_what_is_no_picture_is_refused_in_one_clear_line(folder, value, error, complaint):
     with pytest.raises(error, match=complaint) as refusal:
-        diptych.load(folder, device="cpu").embed_pictures(value if not isinstance(value, io.BytesIO) else [value])
+        diptych.load(folder, device="cpu").embed_pictures(value)
     assert "\n" not in str(refusal.value)
 
 
@@ -206,11 +210,14 @@ def test_one_text_or_picture_gives_one_row_and_any_iterable_many(folder, tmp_pat
     picture().save(tmp_path / "a.png")
     path = tmp_path / "a.png"
     one = encoder.embed_pictures([path])
-    for single in (path, str(path), path.read_bytes(), picture(), np.array(picture())):
+    alone = np.array(None)
+    alone[()] = picture()
+    for single in (path, str(path), path.read_bytes(), picture(), np.array(picture()), np.array(str(path)), alone):
         assert torch.equal(encoder.embed_pictures(single), one)
     for many in ((path for _ in range(3)), (path,) * 3, np.array([str(path)] * 3), np.stack([picture()] * 3)):
         assert torch.equal(encoder.embed_pictures(many, batch_size=1), one.repeat(3, 1))
-    assert encoder.embed_texts("a cat").shape == (1, 16)
+    assert encoder.embed_texts("a cat").shape == encoder.embed_texts(np.array("a cat")).shape == (1, 16)
+    assert torch.equal(encoder.embed_pictures([path, path], batch_size=np.int64(1)), one.repeat(2, 1))
     texts = encoder.embed_texts(["a cat", "cat"])
     assert torch.equal(encoder.embed_texts(text for text in ("a cat", "cat")), texts)
     assert torch.equal(encoder.embed_texts(np.array(["a cat", "cat"])), texts)

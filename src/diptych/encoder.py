@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from numbers import Integral
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,7 +79,7 @@ class Encoder:
             TypeError, ValueError: one of them is not a str, or the batch size is below 1.
         """
         embeddings = [torch.empty(0, self.config.embed_dim)]
-        for batch in _batches([texts] if isinstance(texts, str) else texts, batch_size, _text):
+        for batch in _batches(_texts_in(texts), batch_size, _text):
             rows = self.tokenizer(batch, self.config.text.context_length)
             tokens, lengths = (torch.from_numpy(array).to(self.device) for array in rows)
             embeddings.append(self.model.encode_text(tokens, lengths).cpu())
@@ -93,7 +95,7 @@ def _batches(values: Iterable[Value], size: int, made: Callable[[Value], Made]) 
     Raises:
         TypeError, ValueError: the values have no order, or the size is below 1; and what `made` raises.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
         raise ValueError(f"batch_size is {size!r}; expected a whole number from 1")
     if not isinstance(values, Iterable) or isinstance(values, Mapping | Set | bytes):
         raise TypeError(f"got {type(values).__name__}; expected a list, an array or an iterator, or one alone")
@@ -117,6 +119,13 @@ def _with_place(error: TypeError | ValueError, place: int) -> TypeError | ValueE
     if isinstance(error, PictureError):
         return PictureError(error.reason, message)
     return TypeError(message) if isinstance(error, TypeError) else ValueError(message)
+
+
+def _texts_in(value: Any) -> Iterable[str]:
+    """A list of the value where it is one text, rather than several of them."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return [value.item()]
+    return [value] if isinstance(value, str) else value
 
 
 def _text(text: str) -> str:

@@ -54,6 +54,9 @@ def test_classes_with_synonyms_and_templates_come_from_yaml(tmp_path):
     [
         ("classes: []", "classes is empty"),
         ("templates: ['{}']", "classes is empty"),
+        ("classes: {0: cat, 1: dog}", 'classes is a mapping; expected a list of names such as ["cat", "dog"]'),
+        ("classes: cat", "classes is 'cat'; expected a list of names"),
+        ("classes: [cat]\ntemplates: 'a {}'", "templates is 'a {}'; expected a list of texts"),
         ("classes: [cat, dog, cat]", "'cat' is listed 2 times"),
         ("classes: [cat]\ntemplates: []", "templates is empty"),
         ("classes: [cat]\ntemplates: [a photo]", "must hold {} exactly once"),

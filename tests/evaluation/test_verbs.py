@@ -226,6 +226,13 @@ def test_shards_with_class_numbers_are_evaluated_by_the_names_of_the_classes(mod
     assert evaluation["pixel_baseline"]["shards"]["metrics"]["top1"] == 1
 
 
+def test_an_equals_sign_in_the_name_of_a_folder_names_no_data_set(model, tmp_path, capsys, monkeypatch):
+    write_tree(tmp_path / "set=1", ["red", "blue"])
+    monkeypatch.chdir(tmp_path)
+    cli.main(["evaluate", str(model), "--zero-shot", "set=1", "--zero-shot", "named=set=1", "--json", "out.json"])
+    assert list(json.loads((tmp_path / "out.json").read_text())["zero_shot"]) == ["set=1", "named"]
+
+
 def test_mistakes_of_evaluate_are_one_line(model, tmp_path, capsys):
     tree = write_tree(tmp_path / "tree", ["red", "blue ish"])
     (tmp_path / "empty").mkdir()

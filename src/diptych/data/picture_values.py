@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -21,11 +22,13 @@ EXPECTED = (
 
 
 def pictures_in(value: Any) -> Iterable[Picture]:
-    """A list of the value where it is one picture, rather than several of them."""
+    """A list of the value where it is one picture, or an open file, rather than several pictures."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return [value.item()]
     if isinstance(value, np.ndarray | Tensor):
-        is_one = value.ndim in (2, 3) and not (isinstance(value, np.ndarray) and value.dtype.kind in "OSU")
+        is_one = value.ndim in (0, 2, 3) and not (isinstance(value, np.ndarray) and value.dtype.kind in "OSU")
     else:
-        is_one = isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+        is_one = isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | io.IOBase)
     return [value] if is_one else value
 
 

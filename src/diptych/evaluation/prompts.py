@@ -70,10 +70,8 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
     Raises:
         ValueError: none given, a class twice, or a template without `{}`.
     """
-    if not isinstance(classes, (list, tuple)) or not classes:
-        raise UserError("classes is empty; expected a list of class names")
-    if not isinstance(templates, (list, tuple)) or not templates:
-        raise UserError(f'templates is empty; expected a list such as ["{DEFAULT_TEMPLATE}"]')
+    _check_list("classes", classes, 'names such as ["cat", "dog"]')
+    _check_list("templates", templates, f'texts such as ["{DEFAULT_TEMPLATE}"]')
     entries = tuple(_class_prompt(entry) for entry in classes)
     counts = Counter(entry.name for entry in entries)
     if twice := [name for name, count in counts.items() if count > 1]:
@@ -110,6 +108,14 @@ def build_classifier(encoder: Encoder, classes: Sequence[ClassPrompt], templates
         np.add.at(sums, [number for number, _ in part], embeddings)
     assert sums is not None, "Prompts holds at least one class and one template"
     return unit_norm(sums)
+
+
+def _check_list(key: str, value: Any, expected: str) -> None:
+    if not value:
+        raise UserError(f"{key} is empty; expected a list of {expected}")
+    if not isinstance(value, (list, tuple)):
+        kind = "a mapping" if isinstance(value, dict) else f"{value!r}"
+        raise UserError(f"{key} is {kind}; expected a list of {expected}")
 
 
 def _class_prompt(entry: Any) -> ClassPrompt:

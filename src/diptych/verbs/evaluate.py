@@ -202,7 +202,7 @@ def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[s
     found: dict[str, Pictures] = {}
     for argument in arguments:
         name, equals, location = argument.partition("=")
-        if not equals or os.sep in name:
+        if not equals or os.sep in name or os.path.exists(argument):
             name, location = Path(argument).stem, argument
         name = writable(name)
         if name in found:
