@@ -265,6 +265,17 @@ def test_the_page_begins_with_pictures_their_names_and_a_sentence(tmp_path):
     assert head.count("<img") == 2 and "is <bdi>dog</bdi>" in head
 
 
+def test_one_of_anything_is_written_as_one(tmp_path):
+    result = zero_shot([f"{noun} on {colour}" for noun in ("crab", "bee") for colour in ("red", "grey")], [[0, 1, 1]])
+    evaluation = {
+        "zero_shot": {"x": {**result, "pictures": 1}},
+        "retrieval": {"y": {**retrieval(["a cat"]), "captions": 1}},
+    }
+    words = " ".join(Page(write_report(tmp_path, evaluation).read_text(encoding="utf-8")).texts)
+    assert "Shown 1 picture of" in words and "Of 1 error, only" in words and "4 classes" in words
+    assert not re.search(r"(?<![\d,.])1 (pictures|captions|classes|errors)", words)
+
+
 def test_no_number_of_training_data_is_shown_without_its_mark(tmp_path):
     seen = {**zero_shot(["cat", "dog"]), "seen_in_training": True}
     pairs = {**retrieval(["a cat"]), "seen_in_training": True}

@@ -25,7 +25,7 @@ from diptych.learning_curves import by_samples, curves, epoch_samples, training_
 from diptych.pages.charts import short_number
 from diptych.pages.template import day, percent, template
 from diptych.run_dir import read_metrics
-from diptych.terminal import printable
+from diptych.terminal import counted, printable
 
 PICTURE_URI = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 MOST_EXAMPLES = 12
@@ -116,16 +116,18 @@ def summary(evaluation: Mapping[str, Any]) -> str:
         name, result = _shown_first(zero_shot)
         top1, chance = percent(result["metrics"]["top1"]), percent(result["chance"]["top1"])
         seen = ", which were in the training data" if result.get("seen_in_training") else ""
+        shown = counted(result["pictures"], "picture")
         return (
-            f"Shown {result['pictures']:,} pictures of “{name}”{seen}, the model gave {top1} of them their right name "
+            f"Shown {shown} of “{name}”{seen}, the model gave {top1} of them their right name "
             f"out of {len(result['classes']):,} (chance {chance})."
         )
     if retrieval := evaluation.get("retrieval"):
         name, result = _shown_first(retrieval)
         found, chance = (percent(result[key]["image_to_text_r1"]) for key in ("metrics", "chance"))
         seen = ", which were in the training data" if result.get("seen_in_training") else ""
+        shown = counted(result["pictures"], "picture")
         return (
-            f"Shown {result['pictures']:,} pictures of “{name}”{seen}, the model found a caption of {found} of them "
+            f"Shown {shown} of “{name}”{seen}, the model found a caption of {found} of them "
             f"first among {result['captions']:,} (chance {chance})."
         )
     return ""
@@ -173,14 +175,12 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 known = other["share_of_known_classes"] > 0
                 beside.append((label if known else f"{label} (knows no such class)", other["metrics"]["top1"]))
         beside.append(("chance", result["chance"]["top1"]))
-        about = f"{result['pictures']:,} pictures, {len(result['classes']):,} classes" + _other_model(
-            result, evaluation
-        )
+        about = f"{counted(result['pictures'], 'picture')}, {counted(len(result['classes']), 'class')}"
         cards.append(
             {
                 "over": f"zero-shot · {name}",
                 "value": result["metrics"]["top1"],
-                "about": about,
+                "about": about + _other_model(result, evaluation),
                 "beside": beside,
                 "seen_in_training": result.get("seen_in_training"),
             }
@@ -190,9 +190,8 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             key = f"{way}_r1"
             beside = [(f"within the first {k}", result["metrics"][f"{way}_r{k}"]) for k in (5, 10)]
             beside.append(("chance", result["chance"][key]))
-            about = f"{result['pictures']:,} pictures, {result['captions']:,} captions" + _other_model(
-                result, evaluation
-            )
+            about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
+            about += _other_model(result, evaluation)
             over = f"{label} R@1" if len(evaluation["retrieval"]) == 1 else f"{label} R@1 · {name}"
             card = {"over": over, "value": result["metrics"][key], "about": about, "beside": beside}
             cards.append({**card, "seen_in_training": result.get("seen_in_training")})

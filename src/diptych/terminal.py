@@ -89,8 +89,9 @@ def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 shard`, `2,000 shards`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """`1 shard`, `2,000 shards`, `2 classes`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def unknown_word(what: str, word: str, known: Sequence[str]) -> str:

@@ -8,12 +8,13 @@ from datetime import datetime, timezone
 import jinja2
 
 from diptych.pages.visible import visible
+from diptych.terminal import counted
 
 
 def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.Template:
     """A package's template, which may extend `page.html.jinja` of this folder.
 
-    filters: besides text, percent and number, or in their place.
+    filters: besides text, percent, number and counted, or in their place.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader("diptych.pages", ""), jinja2.PackageLoader(package, "")]),
@@ -22,7 +23,7 @@ def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.T
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(text=visible, percent=percent, number="{:,}".format)
+    environment.filters.update(text=visible, percent=percent, number="{:,}".format, counted=counted)
     environment.filters.update(filters)
     return environment.get_template(path)
 

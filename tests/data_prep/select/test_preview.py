@@ -119,6 +119,15 @@ def test_the_path_of_a_packed_picture_is_next_to_its_key(tmp_path):
     assert '<small class="origin"><bdi>holiday_1.jpg</bdi>' in text
 
 
+def test_one_verdict_has_one_number_and_the_same_pixels_no_distance(tmp_path):
+    shards = write_shards(tmp_path / "shards", [[(jpeg(n // 2), f"caption {n}", {}) for n in range(4)]])
+    assert main(["dedup", str(shards), "--processes", "1"]) == 0
+    assert main(["preview", str(shards), "--processes", "1"]) == 0
+    shown = Page((shards / "_index" / "select" / "preview.html").read_text(encoding="utf-8")).text
+    assert "kept by dedup2\n\n2 left out of 4 samples" in shown and "kept by all" not in shown
+    assert "same_pixels2 ·" in shown and "hashes differ" not in shown
+
+
 def test_each_reason_is_told_with_its_number_and_examples_of_both_sides(page):
     shown = Page(page).text
     assert "looks_the_same3 · 17.6\u202f%" in shown and "in_evaluation2 ·" in shown
