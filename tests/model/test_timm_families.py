@@ -39,6 +39,15 @@ def test_every_family_learns(family):
     assert_learns(smallest_of(family))
 
 
+@pytest.mark.parametrize(("name", "layout"), [("resnet10t", "channels_last"), ("fastvit_t8", "contiguous_format")])
+def test_grouped_convolutions_on_a_cpu_get_the_layout_whose_backward_is_sound(name, layout):
+    tower = ImageTower(ImageTowerConfig(name=name, image_size=64), 8).eval()
+    seen = []
+    tower.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    tower(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert seen[0].is_contiguous(memory_format=getattr(torch, layout))
+
+
 @pytest.mark.parametrize("name", ["poolformer_s12", "xcit_nano_12_p16_224", "efficientvit_m0", "ese_vovnet19b_dw"])
 def test_towers_whose_constructors_differ_are_built(name):
     with torch.device("meta"):
