@@ -75,6 +75,14 @@ def picture(size=(50, 40), seed=0):
     return Image.fromarray(pixels.to(torch.uint8).numpy())
 
 
+def test_a_model_of_the_sigmoid_loss_is_saved_and_loaded_with_its_bias(tmp_path):
+    config = model_config()
+    torch.manual_seed(0)
+    model = DualEncoder(config, TOKENIZER.vocab_size, 2.0, -9.0)
+    save_model_folder(tmp_path / "model", model.state_dict(), config, TOKENIZER)
+    assert diptych.load(tmp_path / "model").model.logit_bias.item() == -9
+
+
 def test_what_is_loaded_computes_what_was_saved(folder):
     model = dual_encoder(model_config())
     encoder = diptych.load(folder, device="cpu")

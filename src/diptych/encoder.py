@@ -142,6 +142,6 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
     """
     chosen = choose_device(device)
     state, config, tokenizer = read_model_folder(model_folder(path))
-    model = DualEncoder(config, tokenizer.vocab_size, 0.0)
+    model = DualEncoder(config, tokenizer.vocab_size, 0.0, 0.0 if "logit_bias" in state else None)
     load_weights(model, state)
     return Encoder(model, tokenizer, config, chosen)

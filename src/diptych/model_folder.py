@@ -141,7 +141,7 @@ def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfi
     config, tokenizer = read_description(folder)
     state = interop.load_open_clip(folder)[0] if is_open_clips else read_tensors(weights)
     try:
-        check_tensors(state, expected_shapes(config, tokenizer.vocab_size))
+        check_tensors(state, expected_shapes(config, tokenizer.vocab_size, has_logit_bias="logit_bias" in state))
     except UserError as error:
         raise UserError(f"{weights}: {error}") from error
     return state, config, tokenizer

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -170,6 +171,7 @@ def test_the_key_that_was_meant_is_named(write, key, meant):
         ("optimizer.learning_rate=.inf", "must be a finite number"),
         ("training.seed=18446744073709551617", "must be 0 or more and below 2^63"),
         ("training.seed=-1", "must be 0 or more and below 2^63"),
+        ("training.initial_logit_bias=-10", "training.initial_logit_bias is -10.0; the softmax loss has no bias"),
         ("machine.zero_stage=4", "machine.zero_stage is 4"),
         ("data.train=3", "data.train is 3"),
         ("training.seed=true", "training.seed is True"),
@@ -294,6 +296,16 @@ def test_a_batch_larger_than_the_data_and_hundreds_of_epochs_are_doubtful(write)
     assert list(doubtful(config, 10)) == []
     (batch, epochs) = doubtful(config, 9)
     assert "10 is more than the 9 samples" in batch and "111 epochs" in epochs
+
+
+def test_the_sigmoid_loss_starts_from_siglips_values_unless_told_otherwise(write):
+    file = write(MINIMAL)
+    training = load_config([file], ["loss.name=sigmoid"]).config.training
+    assert training.initial_logit_scale == pytest.approx(math.log(10)) and training.initial_logit_bias == -10
+    loaded = load_config([file], ["loss.name=sigmoid", "training.initial_logit_bias=-5"])
+    assert loaded.config.training.initial_logit_bias == -5
+    assert loaded.source_of("training.initial_logit_scale") == "loss.name sigmoid"
+    assert load_config([file]).config.training.initial_logit_bias is None
 
 
 def test_a_word_with_an_equals_sign_may_be_a_file(tmp_path, monkeypatch):

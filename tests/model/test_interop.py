@@ -274,6 +274,17 @@ def test_pictures_of_an_export_are_prepared_by_open_clip_as_by_us(tmp_path):
         assert (centre_crop(Image.fromarray(pixels), 32) - theirs).abs().max() <= 2
 
 
+def test_a_model_of_the_sigmoid_loss_keeps_its_bias_on_the_way_to_open_clip_and_back(tmp_path):
+    config = config_from_open_clip({"model_cfg": SMALL})
+    state = DualEncoder(config, 600, 2.0, -7.5).state_dict()
+    save_open_clip(tmp_path, state, config)
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}")
+    assert theirs.logit_bias.item() == -7.5
+    read, read_config = load_open_clip(tmp_path)
+    assert read_config == config
+    assert read.keys() == state.keys() and all(read[name].equal(tensor) for name, tensor in state.items())
+
+
 def test_a_damaged_folder_is_refused_in_one_line(tmp_path):
     config = config_from_open_clip({"model_cfg": SMALL})
     save_open_clip(tmp_path, DualEncoder(config, 600, 2.0).state_dict(), config)

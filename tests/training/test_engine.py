@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -39,15 +41,21 @@ class Trained:
 
 def start_weights() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    return DualEncoder(tiny_config().model, VOCABULARY, tiny_config().training.initial_logit_scale).state_dict()
+    return new_model(tiny_config()).state_dict()
+
+
+def new_model(config: RunConfig) -> DualEncoder:
+    training = config.training
+    return DualEncoder(config.model, VOCABULARY, training.initial_logit_scale, training.initial_logit_bias)
 
 
 def make_engine(rank: int, size: int, config: RunConfig, weights: dict[str, torch.Tensor] | None = None) -> Engine:
     # The other ranks start elsewhere: rank 0 must win.
     torch.manual_seed(rank)
-    model = DualEncoder(config.model, VOCABULARY, config.training.initial_logit_scale)
+    model = new_model(config)
     if rank == 0:
-        model.load_state_dict(weights or {**start_weights(), "logit_scale": model.logit_scale.data})
+        scalars = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("logit_")}
+        model.load_state_dict(weights or {**start_weights(), **scalars})
     return Engine(model, config, World(rank, rank, size))
 
 
@@ -357,3 +365,27 @@ def with_and_without_checkpointed_blocks(rank: int) -> dict[int, list[dict[str, 
 def test_blocks_that_are_computed_again_change_no_bit():
     for stage, (whole, again) in run_ranks(2, with_and_without_checkpointed_blocks)[0].items():
         assert largest_difference(whole, again) == 0, stage
+
+
+SIGMOID = {"loss": "sigmoid", "initial_logit_scale": math.log(10), "initial_logit_bias": -10.0}
+
+
+def train_by_the_sigmoid_loss(rank: int, size: int) -> dict[tuple[int, int | None], Trained]:
+    """Stage and pairs at once → six steps."""
+    result = {}
+    for stage, pairs in itertools.product(STAGES, (None, 4)):
+        config = tiny_config(stage=stage, **SIGMOID)
+        engine = make_engine(rank, size, replace(config, machine=replace(config.machine, pairs_per_forward=pairs)))
+        stats = take_steps(engine, rank, size, 0, STEPS)
+        state = engine.optimizer_state()
+        result[stage, pairs] = Trained(stats, engine.weights(), state, state)
+    return result
+
+
+def test_the_sigmoid_loss_learns_its_bias_alike_on_any_number_of_ranks_and_at_any_stage():
+    expected = run_ranks(1, train_by_the_sigmoid_loss, 1)[0][0, None]
+    bias = expected.weights["logit_bias"]
+    assert bias.shape == (1,) and bias != -10 and expected.optimizer.moments["exp_avg"]["logit_bias"] != 0
+    for how, trained in run_ranks(2, train_by_the_sigmoid_loss, 2)[0].items():
+        assert [s.loss for s in trained.stats] == pytest.approx([s.loss for s in expected.stats], rel=1e-5), how
+        assert largest_difference(trained.weights, expected.weights) < 1e-5, how

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from diptych.config.keys import all_keys, did_you_mean, meant_by
 from diptych.config.rules import Keys, Problem, impossible
-from diptych.config.schema import RunConfig
+from diptych.config.schema import SIGLIP_START, RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.files import local_path
@@ -88,6 +88,11 @@ def load_config(
         _merge(merged, _parse_override(override), sources, "command line")
     if merged.get("run_dir") is None and files:
         merged["run_dir"] = f"runs/{files[-1].stem}"
+
+    if isinstance(loss := merged.get("loss"), dict) and loss.get("name") == "sigmoid":
+        given = merged.get("training") or {}
+        start = {key: value for key, value in SIGLIP_START.items() if isinstance(given, dict) and key not in given}
+        _merge(merged, {"training": start} if start else {}, sources, "loss.name sigmoid")
 
     config, problems = _check(merged, (impossible, *checks))
     if problems:

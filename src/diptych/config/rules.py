@@ -108,6 +108,12 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
             f"training.initial_logit_scale {training.initial_logit_scale:g} is above training.max_logit_scale "
             f"{training.max_logit_scale:g}, at which it is held",
         )
+    if (training.initial_logit_bias is None) == (config.loss.name == "sigmoid"):
+        has = "a" if config.loss.name == "sigmoid" else "no"
+        yield (
+            ("training.initial_logit_bias", "loss.name"),
+            f"training.initial_logit_bias is {training.initial_logit_bias}; the {config.loss.name} loss has {has} bias",
+        )
     if 0 < training.total_samples < training.global_batch_size:
         yield (
             ("training.total_samples", "training.global_batch_size"),

@@ -76,7 +76,8 @@ class LossConfig:
     """What is minimised."""
 
     name: str = "softmax"
-    """softmax: each pair of the global batch against all others (paper, section 2.3)."""
+    """softmax: each pair of the global batch against all others (paper, section 2.3); sigmoid: each two of it a yes or
+    no of their own (SigLIP, arXiv 2303.15343)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +109,16 @@ class TrainingConfig:
     """bf16 means fp32 parameters with autocast."""
     initial_logit_scale: float = math.log(1 / 0.07)
     """Natural logarithm of what cosines are multiplied by; learned from here."""
+    initial_logit_bias: float | None = None
+    """Of the sigmoid loss, which starts from SigLIP's values: scale ln 10, bias -10; the softmax loss has no bias."""
     max_logit_scale: float = math.log(100)
     """At which it is held."""
     seed: int = 0
     """Of weights, order and augmentation; equal seeds give equal runs."""
+
+
+SIGLIP_START = {"initial_logit_scale": math.log(10), "initial_logit_bias": -10.0}
+"""Of arXiv 2303.15343, section 3.2: most pairs of a batch are negatives, and nothing has to unlearn that."""
 
 
 @dataclass(frozen=True, kw_only=True)

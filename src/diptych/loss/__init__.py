@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from diptych.loss.sigmoid import sigmoid_loss
 from diptych.loss.softmax import softmax_loss
 from diptych.loss.tiles import LossOutput
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], LossOutput]
 
-LOSSES: dict[str, Loss] = {"softmax": softmax_loss}
+LOSSES: dict[str, Loss] = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}

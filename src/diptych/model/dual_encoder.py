@@ -18,15 +18,21 @@ class DualEncoder(nn.Module):
     """Pictures and captions in one space of unit vectors.
 
     `logit_scale` is the logarithm of what cosine similarities are multiplied by, of shape [1] because ZeRO
-    partitions no 0-dimensional parameter. `logit_bias` is None: the softmax loss has none.
+    partitions no 0-dimensional parameter. `logit_bias`, of shape [1], is what the sigmoid loss adds; None for the
+    softmax loss, which has none.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, initial_logit_scale: float):
+    logit_bias: nn.Parameter | None
+
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, initial_logit_scale: float, initial_logit_bias: float | None = None
+    ):
         super().__init__()
         self.image = ImageTower(config.image, config.embed_dim)
         self.text = TextTower(config.text, vocab_size, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([initial_logit_scale], dtype=torch.float32))
-        self.logit_bias = None
+        bias = None if initial_logit_bias is None else nn.Parameter(torch.tensor([initial_logit_bias]))
+        self.register_parameter("logit_bias", bias)
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """images u8[batch 3 H W], tokens i[batch context], lengths i[batch] → two f32[batch dim]."""
@@ -75,9 +81,12 @@ def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
-def expected_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+def expected_shapes(
+    config: ModelConfig, vocab_size: int, *, has_logit_bias: bool = False
+) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of this model, found without the memory to hold it."""
-    return shapes_of(without_memory(config, vocab_size))
+    bias = {"logit_bias": (1,)} if has_logit_bias else {}
+    return {**shapes_of(without_memory(config, vocab_size)), **bias}
 
 
 def without_memory(config: ModelConfig, vocab_size: int) -> DualEncoder:

@@ -62,8 +62,19 @@ OPENAIS_NUMBERS = ("input_resolution", "context_length", "vocab_size")
 
 TEXT_NAMES = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
 
+SCALARS = ("logit_scale", "logit_bias")
+"""Of shape [1] with us, of none with open_clip."""
+
 KNOWN_SETTINGS = {
-    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"),
+    "model_cfg": (
+        "embed_dim",
+        "vision_cfg",
+        "text_cfg",
+        "quick_gelu",
+        "custom_text",
+        "init_logit_scale",
+        "init_logit_bias",
+    ),
     "vision_cfg": ("image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"),
     "text_cfg": ("context_length", "vocab_size", "width", "heads", "layers")
     + ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "pad_id", "eos_id"),
@@ -90,7 +101,7 @@ def to_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, 
     Raises:
         ValueError: open_clip's CLIP has no such image tower, or the state does not fit the config.
     """
-    shapes = open_clip_shapes(state_vocab_size(state, "text.token_embedding.weight"), config)
+    shapes = open_clip_shapes(state_vocab_size(state, "text.token_embedding.weight"), config, "logit_bias" in state)
     names = {our_name(name): name for name in shapes}
     check_tensors(state, {ours: our_shape(name, shapes[name]) for ours, name in names.items()})
     return {name: state[ours].reshape(shapes[name]) for ours, name in names.items()}
@@ -103,9 +114,10 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
         ValueError: the state is not that of a CLIP with this config; it names the tensor that does not fit.
     """
     state = {without_text_prefix(name): tensor for name, tensor in state.items() if name not in OPENAIS_NUMBERS}
-    shapes = open_clip_shapes(state_vocab_size(state, "token_embedding.weight"), config)
-    if "logit_scale" in state and state["logit_scale"].numel() == 1:  # open_clip's FSDP checkpoints have [1]
-        state["logit_scale"] = state["logit_scale"].reshape(())
+    shapes = open_clip_shapes(state_vocab_size(state, "token_embedding.weight"), config, "logit_bias" in state)
+    for name in SCALARS:
+        if name in state and state[name].numel() == 1:  # open_clip's FSDP checkpoints have [1]
+            state[name] = state[name].reshape(())
     check_tensors(state, shapes)
     return {our_name(name): state[name].reshape(our_shape(name, shape)) for name, shape in shapes.items()}
 
@@ -123,6 +135,8 @@ def save_open_clip(
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in to_open_clip(state, config).items()}
     document = open_clip_config(config, vocab_size=tensors["token_embedding.weight"].shape[0])
+    if "logit_bias" in tensors:
+        document["model_cfg"]["init_logit_bias"] = float(tensors["logit_bias"])  # so that open_clip makes one
     if tokenizer_settings is not None:
         # Of a local folder open_clip takes the folder's own files, whatever the name.
         text = document["model_cfg"]["text_cfg"]
@@ -295,13 +309,13 @@ def refuse_other_preprocessing(settings: dict[str, Any], image_size: int) -> Non
             raise UserError(f"preprocess_cfg.{key} is {settings[key]!r}, expected {taken[0]!r}")
 
 
-def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def open_clip_shapes(vocab_size: int, config: ModelConfig, has_logit_bias: bool = False) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of open_clip's model with this config."""
     depth = image_shape(config).depth
     names = [f"visual.{name}" for name in OUTSIDE_BLOCKS]
     names += [f"visual.transformer.resblocks.{i}.{name}" for i in range(depth) for name in IN_A_BLOCK]
-    ours = expected_shapes(config, vocab_size)
-    names += [name.removeprefix("text.") for name in ours if name.startswith("text.")] + ["logit_scale"]
+    ours = expected_shapes(config, vocab_size, has_logit_bias=has_logit_bias)
+    names += [name.removeprefix("text.") for name in ours if name.startswith("text.") or name in SCALARS]
 
     left = ours.keys() - {our_name(name) for name in names}
     if left:
@@ -310,7 +324,7 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig) -> dict[str, tuple[in
             f"only the vit_*_clip_* models of timm can be written in it"
         )
     shapes = {name: ours[our_name(name)][LEADING_ONES.get(name, 0) :] for name in names}
-    return {**shapes, "logit_scale": ()}
+    return {**shapes, **{name: () for name in SCALARS if name in shapes}}
 
 
 def shape_of(config: ModelConfig) -> ClipTransformerShape | None:
@@ -335,7 +349,7 @@ def image_shape(config: ModelConfig) -> ClipTransformerShape:
 
 
 def our_name(name: str) -> str:
-    if name == "logit_scale":
+    if name in SCALARS:
         return name
     if not name.startswith("visual."):
         return f"text.{name}"
@@ -347,7 +361,7 @@ def our_name(name: str) -> str:
 
 
 def our_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if name == "logit_scale":
+    if name in SCALARS:
         return (1,)
     return (1,) * LEADING_ONES.get(name, 0) + shape
 

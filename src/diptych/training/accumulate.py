@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from diptych.data.batch import Batch
 from diptych.loss import LossOutput
 
-Forward = Callable[[int, Batch], tuple[Tensor, Tensor, Tensor]]
-"""(number of the part, part) → image and text features, f32[rows dim], and logit_scale, f32[1]."""
+Forward = Callable[[int, Batch], tuple[Tensor, ...]]
+"""(number of the part, part) → image and text features, f32[rows dim]; logit_scale and perhaps logit_bias, f32[1]."""
 
 
 def backward_in_parts(
     parts: Sequence[Batch],
     forward: Forward,
-    loss: Callable[[Tensor, Tensor, Tensor], LossOutput],
+    loss: Callable[..., LossOutput],
     backward: Callable[[Tensor, bool], None],
 ) -> tuple[LossOutput, Tensor]:
     """The loss over all parts together, its gradients in the parameters; and logit_scale.
@@ -31,21 +31,24 @@ def backward_in_parts(
     """
     with torch.no_grad():
         features = [forward(number, part) for number, part in enumerate(parts)]
-    image, text = (torch.cat(side).requires_grad_() for side in list(zip(*features, strict=True))[:2])
-    scale = features[0][2].detach().clone().requires_grad_()
-    output = loss(image, text, scale)
+    image, text = (torch.cat([each[side] for each in features]).requires_grad_() for side in (0, 1))
+    scalars = [scalar.detach().clone().requires_grad_() for scalar in features[0][2:]]
+    output = loss(image, text, *scalars)
     output.loss.backward()
-    assert image.grad is not None and text.grad is not None and scale.grad is not None
+    assert image.grad is not None and text.grad is not None
     start = 0
     for number, part in enumerate(parts):
         rows = slice(start, start + len(part))
         start = rows.stop
         is_last = start == len(image)
-        image_again, text_again, scale_again = forward(number, part)
-        of_pairs = (image_again * image.grad[rows]).sum() + (text_again * text.grad[rows]).sum()
-        # Each part touches every parameter, as DeepSpeed expects; the temperature's gradient counts once.
-        backward(of_pairs + (scale_again * scale.grad).sum() * is_last, is_last)
-    return output, scale.detach()
+        image_again, text_again, *scalars_again = forward(number, part)
+        again = (image_again * image.grad[rows]).sum() + (text_again * text.grad[rows]).sum()
+        # Each part touches every parameter, as DeepSpeed expects; the gradients of scale and bias count once.
+        for scalar_again, scalar in zip(scalars_again, scalars, strict=True):
+            assert scalar.grad is not None
+            again = again + (scalar_again * scalar.grad).sum() * is_last
+        backward(again, is_last)
+    return output, scalars[0].detach()
 
 
 def random_layer(model: nn.Module) -> str | None:

@@ -138,21 +138,21 @@ class Engine:
         """The loss, its gradients on their way into the parameters; and logit_scale."""
         device, seed = self._world.device, self._config.training.seed
 
-        def forward(number: int, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        def forward(number: int, part: Batch) -> tuple[Tensor, ...]:
             # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
             torch.manual_seed(int(hashes(np.array([self._world.rank]), seed, samples_seen, number)[0] >> 1))
             images, tokens = (each.to(device, non_blocking=True) for each in (part.images, part.tokens))
             return self._engine(images, tokens, part.lengths)
 
-        def loss(image: Tensor, text: Tensor, scale: Tensor) -> LossOutput:
-            return self._loss(image, text, scale, None, None)
+        def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
+            return self._loss(image, text, scale, bias, None)
 
         parts = batch.parts(self._config.machine.pairs_per_forward)
         if len(parts) == 1:
-            image, text, scale = forward(0, batch)
-            output = loss(image, text, scale)
+            outputs = forward(0, batch)
+            output = loss(*outputs)
             self._engine.backward(output.loss)
-            return output, scale
+            return output, outputs[2]
         with self._one_reduction() as backward:
             return backward_in_parts(parts, forward, loss, backward)
 
@@ -328,14 +328,22 @@ class _Towers(nn.Module):
         super().__init__()
         self.model = model
         self._bf16 = precision == "bf16"
-        if hasattr(model.logit_scale, "ds_id"):
-            deepspeed.zero.register_external_parameter(self, model.logit_scale)
+        for scalar in self._scalars():
+            if hasattr(scalar, "ds_id"):
+                deepspeed.zero.register_external_parameter(self, scalar)
 
-    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both embeddings, and logit_scale as a value of the graph, since ZeRO-3 takes the parameter away again."""
+    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Both embeddings, then logit_scale and logit_bias, if there is one, as values of the graph.
+
+        ZeRO-3 takes the parameters themselves away again.
+        """
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             image, text = self.model(images, tokens, lengths)
-        return image, text, self.model.logit_scale.clone()
+        return image, text, *(scalar.clone() for scalar in self._scalars())
+
+    def _scalars(self) -> list[nn.Parameter]:
+        """By attribute each time: this is how ZeRO-3 notices that one is wanted."""
+        return [each for each in (self.model.logit_scale, self.model.logit_bias) if each is not None]
 
 
 def _prepare_deepspeed(world: World) -> None:

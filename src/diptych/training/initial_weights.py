@@ -98,6 +98,10 @@ def start_from(model: DualEncoder, config: ModelConfig) -> None:
     assert config.initial_weights is not None
     place = _place_of(config.initial_weights)
     state = _read_file(place, config) if place.is_file() else read_model_folder(place)[0]
+    # The bias belongs to the loss, not to the towers: another loss starts with its own, or without one.
+    state = {name: tensor for name, tensor in state.items() if name != "logit_bias"}
+    if model.logit_bias is not None:
+        state["logit_bias"] = model.logit_bias.data
     try:
         load_weights(model, interop.resize_image_positions(state, model))
     except UserError as error:

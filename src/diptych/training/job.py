@@ -105,7 +105,8 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         shuffle_window=config.data.shuffle_window,
     )
     torch.manual_seed(config.training.seed)
-    model = DualEncoder(config.model, tokenizer.vocab_size, config.training.initial_logit_scale)
+    training = config.training
+    model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)
     known_valid: set[Path] = set()
     taken_up: list[Checkpoint] = []
 

@@ -24,7 +24,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name in ("logit_scale", "logit_bias"):
+        if name == "logit_scale":
             scale.append(parameter)
         elif sum(size > 1 for size in parameter.shape) >= 2:
             decayed.append(parameter)

@@ -1,0 +1,64 @@
+"""SigLIP's loss: each of the N² pairs of the global batch is a decision of its own (arXiv 2303.15343, algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from diptych.loss.gather import reduce_scatter
+from diptych.loss.tiles import BatchStatistics, Block, Gradients, LossOutput, with_gradients_computed_forward
+
+
+def sigmoid_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    captions: Tensor | None = None,
+) -> LossOutput:
+    """-log sigmoid(±(scale * cosine + bias)) of this rank's pictures with all texts, summed over texts, in fp32.
+
+    Shapes, `captions` and the promise about ranks are those of `softmax_loss`. logit_bias: f32[1].
+    """
+    return with_gradients_computed_forward(_sigmoid, image, text, logit_scale, logit_bias, captions)
+
+
+def _sigmoid(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    bias: Tensor,
+    captions: Tensor | None,
+    with_gradients: bool,
+) -> tuple[Tensor, BatchStatistics, Gradients | None]:
+    scale = logit_scale.exp()
+    block = Block(image, text, scale, captions)
+    of_image, of_texts = torch.zeros_like(image), torch.zeros_like(block.texts)
+    row_negatives = torch.full_like(block.own, -torch.inf)
+    column_negatives = torch.full_like(block.texts[:, 0], -torch.inf)
+    row_sums, row_gradients = torch.zeros_like(block.own), torch.zeros_like(block.own)
+    for rows, columns, logits in block.tiles():
+        negatives = block.negatives(rows, columns, logits)
+        torch.maximum(row_negatives[rows], negatives.amax(1), out=row_negatives[rows])
+        torch.maximum(column_negatives[columns], negatives.amax(0), out=column_negatives[columns])
+        logits.add_(bias)
+        row_sums[rows] += softplus(logits).sum(1)
+        if with_gradients:
+            gradient = logits.sigmoid_()
+            row_gradients[rows] += gradient.sum(1)
+            of_image[rows].addmm_(gradient, block.texts[columns])
+            of_texts[columns].addmm_(gradient.T, block.scaled[rows])
+
+    # softplus(-x) = softplus(x) - x: every pair was counted as a negative; the positives lose their logit again.
+    positives = block.sum_of_positive_texts()
+    positive_logits = (block.scaled * positives).sum(1) + bias * block.num_positives
+    loss = (row_sums - positive_logits).mean()
+    statistics = block.statistics(row_negatives, column_negatives)
+    if not with_gradients:
+        return loss, statistics, None
+    of_image.sub_(positives).mul_(scale / len(image))
+    block.add_to_positive_texts(of_texts, -block.scaled)
+    of_text = reduce_scatter(of_texts).div_(len(image))
+    of_bias = (row_gradients - block.num_positives).mean()[None]
+    return loss, statistics, Gradients(of_image, of_text, (of_image * image).sum()[None], of_bias)
