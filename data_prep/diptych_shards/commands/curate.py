@@ -10,6 +10,7 @@ import argparse
 from typing import Any
 
 from diptych.command_line import path_argument
+from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
@@ -58,7 +59,7 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.pairs_per_query is not None and chosen.queries is None:
         raise CurateError("--pairs-per-query balances over --queries FILE; name one, or leave it out")
     report = curate(chosen.pairs, chosen.out, options, engine_of(chosen))
-    print(f"kept {report['kept']:,} of {report['pairs']:,} pairs: {shown(chosen.out)}")
+    print(f"kept {report['kept']:,} of {counted(report['pairs'], 'pair')}: {shown(chosen.out)}")
     for reason, number in report["rules"].items():
         if number:
             print(f"  {number:>13,}  {reason}")

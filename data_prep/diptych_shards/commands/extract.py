@@ -91,8 +91,8 @@ def run(chosen: argparse.Namespace) -> None:
     finally:
         progress.close()
     num_pairs = sum(total.pairs.values())
-    files = counted(total.files, "file")
-    print(f"extracted {num_pairs:,} pairs of {total.pages_with_pairs:,} pages from {files}: {shown(chosen.out)}")
+    pages, files = counted(total.pages_with_pairs, "page"), counted(total.files, "file")
+    print(f"extracted {counted(num_pairs, 'pair')} of {pages} from {files}: {shown(chosen.out)}")
     for title, counts in (
         ("pairs by source", total.pairs),
         ("pictures left out", total.dropped),

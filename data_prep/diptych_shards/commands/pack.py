@@ -107,7 +107,7 @@ def _print(report: PackReport, out: Path) -> None:
     from diptych_shards.pack.candidates import PackError
 
     into = counted(report.shards, "shard")
-    print(f"packed {report.packed:,} samples into {into}, {report.num_bytes:,} bytes: {shown(out)}")
+    print(f"packed {counted(report.packed, 'sample')} into {into}, {report.num_bytes:,} bytes: {shown(out)}")
     if report.refusals:
         print(f"refused {len(report.refusals):,}, each named in {shown(out / '_index' / 'rejected.jsonl')}:")
         print(table_of_reasons(report.refusals))

@@ -33,12 +33,11 @@ class Curves:
 
 
 def head_and_tail(counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) -> Curves | None:
-    """Means over queries of neighbouring ranks by `counts`; None where no query has a pair."""
+    """Means over queries of neighbouring ranks by `counts`; None where fewer than two queries have pairs."""
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-    if not len(order):
+    if len(order) < 2:
         return None
     edges = np.unique(np.geomspace(1, len(order) + 1, MOST_POINTS).astype(np.int64))
-    edges = np.array([1, 2]) if len(edges) < 2 else edges
     middles = np.sqrt(edges[:-1] * (edges[1:] - 1.0))
     before, after = (
         np.add.reduceat(values[order].astype(np.float64), edges[:-1] - 1) / np.diff(edges) for values in (counts, kept)

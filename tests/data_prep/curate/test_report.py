@@ -97,6 +97,17 @@ def test_the_curve_goes_from_head_to_tail():
     assert all(low >= high for (_, low), (_, high) in zip(after, before, strict=True))
     assert curves.limit == after[0][1]
     assert [label for _, label in curves.y_ticks] == ["1", "10", "100", "1k", "10k"]
-    assert head_and_tail(np.zeros(3, int), np.zeros(3, int), 5) is None
-    assert head_and_tail(np.array([7]), np.array([7]), 5) is not None
     assert not re.search("nan|inf", curves.before + curves.after)
+    assert head_and_tail(np.zeros(3, int), np.zeros(3, int), 5) is None
+    assert head_and_tail(np.array([7, 0]), np.array([7, 0]), 5) is None  # One point is no curve.
+
+
+def test_one_pair_and_one_query_are_written_as_one(tmp_path, capsys):
+    table = write_pairs(tmp_path / "in.parquet", [("https://a.org/1", "a dog on the green grass")])
+    queries = write_lines(tmp_path / "queries.txt", ["dog"])
+    assert curate(table, tmp_path / "out", "--queries", queries) == 0
+    assert "kept 1 of 1 pair:" in capsys.readouterr().out
+    shown = Page()
+    shown.feed((tmp_path / "out" / "_index" / "report.html").read_text(encoding="utf-8"))
+    assert "none dropped" in shown.text and "0 of 1 query have more than" in shown.text
+    assert not re.search(r"(?<![\d,.])1 (pairs|queries|reasons)", shown.text)
