@@ -11,6 +11,7 @@ from diptych import command_line
 from diptych.cli import VERBS, main
 from diptych.config.load import load_config
 from diptych.errors import UserError
+from diptych.terminal import counted
 from diptych.verbs.train import refuse_pretrained_tag
 from diptych_shards.cli import main as main_of_shards
 from tests.end_to_end.commands import start
@@ -278,3 +279,8 @@ def test_where_windows_is_the_system_one_line_says_where_to_go():
         done = subprocess.run([sys.executable, "-c", code.format(package)], capture_output=True, text=True)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1 and "WSL" in line
+
+
+def test_one_of_a_kind_is_not_several():
+    counts = [counted(number, noun) for number, noun in ((1, "class"), (2, "class"), (1_000, "query"), (3, "key"))]
+    assert counts == ["1 class", "2 classes", "1,000 queries", "3 keys"]

@@ -37,7 +37,7 @@ def test_a_paper_recipe_has_the_papers_size_and_length(name, shards, tmp_path, c
     said = dry_run(capsys, name, f"data.train={shards}", "model.initial_weights=null", f"run_dir={tmp_path}")
     assert f"{PAPER[name]} M parameters, bf16" in said
     steps = 12_207 if name == "vit_l_14_336" else 390_625  # of 32,768: one epoch of 400 M, or 32
-    assert f"{steps} of 32768 samples; warm-up 2000 steps" in said
+    assert f"{steps} of 32,768 samples; warm-up 2,000 steps" in said
 
 
 def test_the_demos_recipe_can_be_run(shards, tmp_path, capsys):

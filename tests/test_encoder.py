@@ -60,6 +60,7 @@ def save_checkpoint(run_dir, step, seed=0):
     checkpoint = run_dir / "checkpoints" / f"step_{step:08d}"
     save_model_folder(checkpoint / "model", dual_encoder(model_config(), seed).state_dict(), model_config(), TOKENIZER)
     files = {f"model/{name}": describe(checkpoint / "model" / name) for name in FILES}
+    (checkpoint / "config.json").write_text("{}")  # the run's; its name is that of a model's
     (checkpoint / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}))
     return checkpoint
 
@@ -309,6 +310,14 @@ def test_a_checkpoint_with_a_changed_byte_gives_way_to_the_one_before(tmp_path, 
         model_folder(tmp_path)
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_transformers_is_told_from_ours(tmp_path, weights):
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"architectures": ["CLIPModel"], "model_type": "clip"}))
+    (tmp_path / weights).touch()
+    with pytest.raises(ValueError, match=r"Hugging Face's transformers \(clip\).* in open_clip's layout"):
+        diptych.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
@@ -379,7 +388,9 @@ def test_a_config_that_is_not_of_this_model_is_refused(folder, keys, value, comp
 def test_an_exported_run_computes_the_same(tmp_path, layout, capsys):
     save_checkpoint(tmp_path / "run", 5)
     cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--layout", layout])
-    assert "parameters" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "parameters" in printed
+    assert ("pip install transformers" in printed) == (layout == "open_clip")  # the vocabulary is not CLIP's
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
     source, exported = (diptych.load(tmp_path / name, device="cpu") for name in ("run", "out"))
     texts = ["a cat", "cat"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from diptych.data.foreign_shards import index_silently
 from diptych.data.shard_index_file import ShardError, index_path
 from diptych.data.shards import ShardIndex, open_index, tars_at
+from diptych.terminal import counted
 from diptych_shards.crew import Crew
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
@@ -46,7 +47,9 @@ def _index_all(tars: Sequence[Path], processes: int) -> None:
     finally:
         progress.close()
     if len(mistakes) > 1:
-        raise ShardError(f"{len(mistakes)} of {len(tars)} tars without an index cannot be indexed; {mistakes[0]}")
+        raise ShardError(
+            f"{len(mistakes)} of {counted(len(tars), 'tar')} without an index cannot be indexed; {mistakes[0]}"
+        )
     if mistakes:
         raise mistakes[0]
 

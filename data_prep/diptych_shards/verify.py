@@ -9,6 +9,7 @@ from pathlib import Path
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table, index_path
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import sha256_of
+from diptych.terminal import counted
 from diptych_shards.begun import read_state
 from diptych_shards.build.check import BuildCheck
 from diptych_shards.progress import Progress
@@ -129,8 +130,10 @@ def _check_pack(folder: Path, index: ShardIndex) -> None:
         raise ShardError(f"the pack in {shown(folder)} has not finished; start the same command again")
     there = len(index.shards), len(index)
     if there != (state.get("shards"), state.get("packed")):
-        raise ShardError(f"{folder} has {there[0]} shards, {there[1]} samples; packed were {state.get('shards')} "
-                         f"and {state.get('packed')}; pack it again")  # fmt: skip
+        has = f"{counted(there[0], 'shard')}, {counted(there[1], 'sample')}"
+        raise ShardError(
+            f"{folder} has {has}; packed were {state.get('shards')} and {state.get('packed')}; pack it again"
+        )
 
 
 def _verify_shard(index: ShardIndex, number: int, shard: Shard) -> None:

@@ -44,11 +44,11 @@ def model_folder(path: str | Path) -> Path:
     path = local_path(path)
     if not path.is_dir():
         raise UserError(f"{path} is no folder; expected a model folder, a run directory or one of its checkpoints")
-    if is_model_folder(path):
-        return path
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() and (path / "model").is_dir():  # a checkpoint, which has a config.json too
         verify(path, "model/")
         return path / "model"
+    if is_model_folder(path):
+        return path
     newest, faults = newest_valid(path / "checkpoints", "model/")
     if newest is not None:
         for fault in faults:
@@ -103,6 +103,7 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     if (folder / interop.CONFIG_FILE).is_file():
         config, vocab_size = interop.read_open_clip_config(folder)
     else:
+        _refuse_hugging_face(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} is no whole model folder: {name} is missing")
@@ -154,6 +155,19 @@ def _refuse_pickled(folder: Path) -> None:
         raise UserError(
             f"{folder} has no {interop.WEIGHTS_FILE}, and {pickled[0].name} may hold code, which is never run; convert "
             f"it with `{conversion_of(pickled[0])}` and name the result {interop.WEIGHTS_FILE}"
+        )
+
+
+def _refuse_hugging_face(folder: Path) -> None:
+    """Whoever has a model as Hugging Face's transformers saves it is told which layout is read."""
+    try:
+        document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return  # what is wrong is said where it is read
+    if isinstance(document, dict) and {"model_type", "architectures"} & set(document):
+        raise UserError(
+            f"{folder} is a model of Hugging Face's transformers ({document.get('model_type')}), whose layout is not "
+            f"read; take the same model in open_clip's layout, with {interop.CONFIG_FILE} and {interop.WEIGHTS_FILE}"
         )
 
 

@@ -30,6 +30,7 @@ from diptych.config.schema import RunConfig
 from diptych.config.values import differing_keys, dump_config
 from diptych.errors import UserError
 from diptych.files import LockedError, check_writable, commit_file, locked
+from diptych.terminal import counted
 from diptych.yaml_documents import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def describe_environment() -> str:
     installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
     lines = [
         f"started {datetime.now().isoformat(timespec='seconds')}",
-        f"machine {platform.platform()}, {os.cpu_count()} cores",
+        f"machine {platform.platform()}, {counted(os.cpu_count() or 1, 'core')}",
         f"python {platform.python_version()}",
         *installed,
     ]

@@ -89,9 +89,12 @@ def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 shard`, `2,000 shards`, `2 classes`."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
+    """`1 shard`, `2,000 shards`, `3 classes`, `4 queries`."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def unknown_word(what: str, word: str, known: Sequence[str]) -> str:

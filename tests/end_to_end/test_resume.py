@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(warm, recipe,
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 0
     assert f"skipped a damaged checkpoint: {weights}: has changed since it was written" in command.said
-    assert f"going on after {(STEPS - 10) * 32} samples" in command.said
+    assert f"going on after {(STEPS - 10) * 32:,} samples" in command.said
     assert outcome(run_dir) == outcome(alone)
 
 
@@ -104,7 +104,7 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(warm, recipe, 
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 0
     assert command.said == (
-        f"{run_dir}: finished: all {STEPS * 32} samples were seen; for another run set run_dir to a new one\n"
+        f"{run_dir}: finished: all {STEPS * 32:,} samples were seen; for another run set run_dir to a new one\n"
     )
     assert (run_dir / "metrics.jsonl").read_text() == record
     assert outcome(run_dir) == outcome(alone)

@@ -147,7 +147,7 @@ def test_class_numbers_in_shards_of_another_writer_become_the_names_of_the_class
     assert opened.labels == ("0", "1", "1")
     assert named(opened, ["blue", "red"]).labels == ("blue", "red", "red")
     assert named(named(opened, ["blue", "red"]), ["x"]).labels == ("blue", "red", "red")
-    with pytest.raises(ValueError, match="class number 1, and there are 1 classes, numbered from 0"):
+    with pytest.raises(ValueError, match="class number 1 beside 1 class, numbered from 0"):
         named(opened, ["blue"])
 
 
@@ -213,7 +213,7 @@ def test_large_pictures_are_embedded_a_few_at_a_time(tmp_path, monkeypatch):
 def test_no_picture_that_decodes_is_an_error(tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "one.jpg").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"none of the 1 pictures .* can be decoded; red/one\.jpg"):
+    with pytest.raises(ValueError, match=r"none of the 1 picture .* can be decoded; red/one\.jpg"):
         embed(ColourEncoder(), open_labelled(str(tmp_path)))
 
 
@@ -335,7 +335,7 @@ def no_pictures(folder):
         (missing, "nowhere does not exist; expected a folder with one subfolder for each class"),
         (empty, "has no pictures in subfolders; expected CLASS/PICTURE.jpg"),
         (loose, "but 1 beside one another"),
-        (without_caption, "none of the 1 pictures of "),
+        (without_caption, "none of the 1 picture of "),
         (without_caption, "has a caption that can be used: 1 no_caption (for example one.png); expected PICTURE.txt"),
         (without_column, "has no column 'label'. Its columns: path, class"),
         (without_file, "one row cannot be used: 1 missing_file (for example line 2: a.png); expected the path"),

@@ -12,6 +12,7 @@ import xxhash
 
 from diptych.data.shard_index_file import INDEX_FOLDER, PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex
+from diptych.terminal import counted
 from diptych_shards.begun import damaged, read_state
 from diptych_shards.build.output import (
     FAILED_TO_DOWNLOAD,
@@ -66,7 +67,7 @@ class BuildCheck:
         _check_files(out, index, set(stats))
         rows, successes = sum(s.count for _, s in stats.values()), sum(s.successes for _, s in stats.values())
         if (rows, successes) != (outcomes.total(), outcomes[SUCCESS]):
-            raise ShardError(f"{shown(out)} has shards of {rows:,} rows, {successes:,} stored; the build left "
+            raise ShardError(f"{shown(out)} has shards of {counted(rows, 'row')}, {successes:,} stored; the build left "
                              f"{outcomes.total():,} and {outcomes[SUCCESS]:,}: one is missing; {_WAY_OUT}")  # fmt: skip
         return cls(out, options, stats)
 
@@ -94,7 +95,7 @@ class BuildCheck:
         if told != there:
             raise ShardError(f"{name}_stats.json counts {_counts(told)}; {name}.parquet has {_counts(there)}")
         if statuses[SUCCESS] != index.shards[shard].samples:
-            raise ShardError(f"{name}.tar holds {index.shards[shard].samples:,} samples, {name}.parquet says "
+            raise ShardError(f"{name}.tar holds {counted(index.shards[shard].samples, 'sample')}, {name}.parquet says "
                              f"{statuses[SUCCESS]:,}; {_WAY_OUT}")  # fmt: skip
         if not is_done(self.out, number, self.options):
             raise ShardError(f"{shown(parquet)} has another size than it was written with; {_WAY_OUT}")
@@ -124,7 +125,7 @@ class BuildCheck:
             if status != SUCCESS:
                 continue
             if sample >= index.shards[shard].samples:
-                raise ShardError(f"{place} is not in {name}.tar, which holds {sample:,} samples; {_WAY_OUT}")
+                raise ShardError(f"{place} is not in {name}.tar, which holds {counted(sample, 'sample')}; {_WAY_OUT}")
             found, members = index.sample(shard, sample)
             if found != key:
                 raise ShardError(f"{place} is not in {name}.tar, where {shown(found)} stands instead; {_WAY_OUT}")

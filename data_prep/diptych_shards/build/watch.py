@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diptych.terminal import printable
+from diptych.terminal import counted, printable
 from diptych.wandb_run import find_mode, is_silent, location, open_run, reason, refuse_unknown_mode, user_command
 from diptych_shards.build.options import BuildError
 from diptych_shards.build.output import SUCCESS
@@ -62,7 +62,7 @@ class Watch:
 
     def shard_is_done(self, report: ShardReport) -> None:
         if self._bar is None:
-            print(f"shard {report.number}: {report.successes:,} of {report.rows:,} rows stored; {self.line}",
+            print(f"shard {report.number}: {report.successes:,} of {counted(report.rows, 'row')} stored; {self.line}",
                   file=sys.stderr, flush=True)  # fmt: skip
 
     @property

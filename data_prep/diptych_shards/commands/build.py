@@ -66,7 +66,7 @@ def run(chosen: argparse.Namespace) -> None:
         watch.close()
     total, stored = report.outcomes.total(), report.outcomes[SUCCESS]
     if total:
-        print(f"stored {stored:,} of {total:,} rows in {counted(report.shards, 'shard')}: {shown(chosen.out)}")
+        print(f"stored {stored:,} of {counted(total, 'row')} in {counted(report.shards, 'shard')}: {shown(chosen.out)}")
         print(_table(report.outcomes))
     else:
         print(f"the table has no rows: nothing to store in {shown(chosen.out)}")

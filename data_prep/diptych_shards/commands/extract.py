@@ -122,7 +122,7 @@ def _unread(failures: Sequence[Failure], num_files: int) -> str:
     missing = [failure.why for failure in failures if failure.is_missing]
     others = [failure.why for failure in failures if not failure.is_missing]
     return "; ".join(
-        f"{len(why):,} of {num_files:,} files {what}, the first is {why[0]}; {way_out}"
+        f"{len(why):,} of {counted(num_files, 'file')} {what}, the first is {why[0]}; {way_out}"
         for why, what, way_out in (
             (missing, "are not there", "leave them out, or correct their addresses"),
             (others, "could not be read", "start the same command again to try them once more"),

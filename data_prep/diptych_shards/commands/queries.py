@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
+from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import shown
 
@@ -61,12 +62,12 @@ def run(chosen: argparse.Namespace) -> None:
             raise CurateError(f"no word occurs {options.min_count} times among {counts.num_words:,}; lower --min-count "
                               f"({shown(chosen.out)}.counts has what was counted)")  # fmt: skip
         commit_file(chosen.out, "".join(f"{query}\n" for query in found.queries).encode())
-    print(f"wrote {len(found.queries):,} queries from {found.num_words:,} words: {shown(chosen.out)}")
+    print(f"wrote {counted(len(found.queries), 'query')} from {counted(found.num_words, 'word')}: {shown(chosen.out)}")
     for number, source in ((found.given, "given"), (found.words, "words"), (found.pairs, "pairs of words"),
                            (found.titles, "titles")):  # fmt: skip
         if number:
             print(f"  {number:>9,}  {source}")
     reachable = highest_pmi(found.num_words, options)
     if reachable < options.min_pmi:
-        print(f"no pair of words can reach --min-pmi {options.min_pmi:g} in {found.num_words:,} words; "
+        print(f"no pair of words can reach --min-pmi {options.min_pmi:g} in {counted(found.num_words, 'word')}; "
               f"{reachable:.1f} is the highest that one could have")  # fmt: skip

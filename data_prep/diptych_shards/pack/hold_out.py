@@ -7,6 +7,7 @@ from pathlib import Path
 
 import xxhash
 
+from diptych.terminal import counted
 from diptych_shards.pack.candidates import Candidate, PackError, PackInput
 
 _COMPARED_BYTES = 64 << 10
@@ -30,7 +31,7 @@ def hold_out(found: PackInput, folder: Path, share: float) -> tuple[PackInput, P
         (held_out if _place(candidate, folder) < share else train).append(candidate)
     if not train or not held_out:
         nothing = "trains on" if held_out else "holds out"
-        raise PackError(f"--hold-out {share:g} of {len(found.candidates):,} pictures {nothing} none of them; "
+        raise PackError(f"--hold-out {share:g} of {counted(len(found.candidates), 'picture')} {nothing} none of them; "
                         f"give another share, or leave it out")  # fmt: skip
     return replace(found, candidates=train), replace(found, candidates=held_out, refusals=[])
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
+from diptych.terminal import counted
 
 Keys = str | tuple[str, ...]
 Problem = tuple[Keys, str]
@@ -51,13 +52,15 @@ def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
     training = config.training
     if training.global_batch_size > num_samples:
         yield (
-            f"training.global_batch_size {training.global_batch_size} is more than the {num_samples} samples of "
+            f"training.global_batch_size {training.global_batch_size} is more than the "
+            f"{counted(num_samples, 'sample')} of "
             f"data.train, so every batch has some of them several times, each as its own negative; set it to "
             f"{num_samples} or less"
         )
     if (epochs := training.total_samples / max(num_samples, 1)) > MANY_EPOCHS:
         yield (
-            f"training.total_samples {training.total_samples} is {epochs:,.0f} epochs of the {num_samples} samples of "
+            f"training.total_samples {training.total_samples} is {epochs:,.0f} epochs of the "
+            f"{counted(num_samples, 'sample')} of "
             f"data.train (CLIP had 32); {32 * num_samples} would be 32"
         )
 

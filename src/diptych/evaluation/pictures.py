@@ -24,6 +24,7 @@ from diptych.errors import UserError
 from diptych.evaluation.similarity import Array
 from diptych.files import read_file
 from diptych.machine import usable_cpus
+from diptych.terminal import counted
 
 PICTURES_AT_ONCE = 64
 UNREADABLE = "make it readable, or take it out of the data"
@@ -139,8 +140,8 @@ def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
     highest = max(map(int, pictures.labels))
     if highest >= len(class_names):
         raise UserError(
-            f"{pictures.location} has class number {highest}, and there are {len(class_names)} classes, numbered from "
-            "0; give --classes with all of them, in the order of the numbers"
+            f"{pictures.location} has class number {highest} beside {counted(len(class_names), 'class')}, numbered "
+            "from 0; give --classes with all of them, in the order of the numbers"
         )
     labels = tuple(class_names[int(label)] for label in pictures.labels)
     return replace(pictures, labels=labels, labels_are_numbers=False)
@@ -176,7 +177,7 @@ def _by_reason(unit: str, refusals: Iterable[tuple[str, str, str]]) -> dict[str,
 def check_some_are_captioned(location: str, kept: int, refused: Mapping[str, CaptionError], expected: str) -> None:
     if not kept:
         raise UserError(
-            f"none of the {len(refused):,} pictures of {location} has a caption that can be used: "
+            f"none of the {counted(len(refused), 'picture')} of {location} has a caption that can be used: "
             f"{in_words(by_reason(refused))}; expected {expected}"
         )
 
@@ -208,7 +209,9 @@ def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:
             progress.update()
     if not kept:
         name, reason = next(iter(rejected.items()))
-        raise UserError(f"none of the {len(pictures)} pictures of {pictures.location} can be decoded; {name}: {reason}")
+        raise UserError(
+            f"none of the {counted(len(pictures), 'picture')} of {pictures.location} can be decoded; {name}: {reason}"
+        )
     return Embedded(np.concatenate(parts), np.array(kept), rejected)
 
 

@@ -14,6 +14,7 @@ import yaml
 from diptych.errors import UserError
 from diptych.evaluation.similarity import Array, unit_norm
 from diptych.files import read_text
+from diptych.terminal import counted
 from diptych.yaml_documents import parse_yaml
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
     counts = Counter(entry.name for entry in entries)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise UserError(
-            f"class {twice[0]!r} is listed {counts[twice[0]]} times ({len(twice)} such classes); keep one "
+            f"class {twice[0]!r} is listed {counts[twice[0]]} times ({counted(len(twice), 'such class')}); keep one "
             "entry each, and tell classes of the same name apart by `{name: ..., names: [...]}`"
         )
     for template in templates:

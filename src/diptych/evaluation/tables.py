@@ -8,7 +8,7 @@ from typing import Any
 from diptych.evaluation import METHODS
 from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
-from diptych.terminal import printable, table
+from diptych.terminal import counted, printable, table
 
 
 def readable(evaluation: Mapping[str, Any]) -> str:
@@ -35,8 +35,8 @@ def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
                 )
     rows.append(["", "chance", "", *_percentages(first["chance"])])
     templates = evaluation["templates"]
-    title = f"zero-shot over {len(first['classes'])} classes, {len(templates)} prompt template"
-    yield f"{title}{'' if len(templates) == 1 else 's'}\n" + table(rows, align="<<>>>>")
+    title = f"zero-shot over {counted(len(first['classes']), 'class')}, {counted(len(templates), 'prompt template')}"
+    yield f"{title}\n" + table(rows, align="<<>>>>")
     for name, result in evaluation.get("pixel_baseline", {}).items():
         if result["share_of_known_classes"] < 1:
             known = result["share_of_known_classes"]
@@ -52,7 +52,7 @@ def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
         for title, shares in (("", result["metrics"]), ("chance, ", result["chance"])):
             for way, arrow in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
                 rows.append([title + arrow, *(_percent(shares[f"{way}_r{k}"]) for k in RECALL_AT)])
-        about = f"{result['pictures']:,} pictures, {result['captions']:,} captions"
+        about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
         if result["distinct_captions"] != result["captions"]:
             about += f" ({result['distinct_captions']:,} distinct)"
         heading = "retrieval" if name == "retrieval" else f"retrieval, {printable(name, 24)}"
@@ -77,7 +77,7 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
             if result["rejected"]:
                 picture, reason = next(iter(result["rejected"].items()))
                 yield printable(
-                    f"{name}: {len(result['rejected'])} pictures could not be decoded and are not counted; "
+                    f"{name}: {counted(len(result['rejected']), 'picture')} could not be decoded and not counted; "
                     f"the first: {picture}: {reason}"
                 )
             if reasons := result.get("refused"):

@@ -14,6 +14,7 @@ from diptych.errors import UserError
 from diptych.evaluation.pictures import Embedded, Pictures, embed
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.pages.thumbnail import thumbnail_uri
+from diptych.terminal import counted
 
 if TYPE_CHECKING:
     from diptych.encoder import Encoder
@@ -130,8 +131,8 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
     if unknown := sorted(set(pictures.labels) - places.keys()):
         near = difflib.get_close_matches(unknown[0], class_names, n=1)
         raise UserError(
-            f"{pictures.location}: label {unknown[0]!r} is none of the {len(class_names)} classes "
-            f"({len(unknown)} such {'label' if len(unknown) == 1 else 'labels'}); "
+            f"{pictures.location}: label {unknown[0]!r} is none of the {counted(len(class_names), 'class')} "
+            f"({counted(len(unknown), 'such label')}); "
             + (f"did you mean {near[0]!r}? " if near else "")
             + "Labels must equal the class names, or their `name` where a class has several `names`"
         )

@@ -12,6 +12,7 @@ from diptych.config.schema import ModelConfig
 from diptych.errors import UserError
 from diptych.model.image_tower import ImageTower
 from diptych.model.text_tower import TextTower
+from diptych.terminal import counted
 
 
 class DualEncoder(nn.Module):
@@ -122,11 +123,12 @@ def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int,
     """Refuse a state that does not hold exactly the expected tensors (name → shape)."""
     if missing := sorted(expected.keys() - state.keys()):
         raise UserError(
-            f"tensor {missing[0]} is missing, and {len(missing) - 1} more: "
-            f"got {len(state)} tensors, expected {len(expected)}"
+            f"tensor {missing[0]} is missing{f', and {len(missing) - 1} more' if missing[1:] else ''}: "
+            f"got {counted(len(state), 'tensor')}, expected {len(expected)}"
         )
     if unknown := sorted(state.keys() - expected.keys()):
-        raise UserError(f"tensor {unknown[0]} is not part of this model, nor are {len(unknown) - 1} more")
+        more = f", nor are {len(unknown) - 1} more" if unknown[1:] else ""
+        raise UserError(f"tensor {unknown[0]} is not part of this model{more}")
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
             raise UserError(f"tensor {name} has shape {list(state[name].shape)}, expected {list(shape)}")

@@ -88,6 +88,24 @@ class ImageTower(nn.Module):
         return torch.contiguous_format if is_unsafe else torch.channels_last
 
 
+_SIZES = {"s": "small", "m": "medium", "b": "base", "l": "large", "h": "huge", "g": "giant", "bigg": "gigantic"}
+"""What timm calls the sizes in OpenAI's and open_clip's names."""
+
+
+def _nearest(name: str) -> str:
+    """The timm model that is probably meant: of ViT-B/32, ViT-B-32 or RN50, the tower of that model."""
+    towers = timm.list_models()
+    if found := re.match(r"vit-(s|m|b|l|h|g|bigg)[-/](\d+)(?:[-@](\d{3}))?", name, re.IGNORECASE):
+        size, patch, image_size = found.groups()
+        quick = "quickgelu_" if "/" in name or "quickgelu" in name else ""  # OpenAI's are
+        name = f"vit_{_SIZES[size.lower()]}_patch{patch}_clip_{quick}{image_size or 224}"
+    elif found := re.match(r"rn(\d+(?:x\d+)?)", name, re.IGNORECASE):
+        name = f"resnet{found[1]}_clip"
+    if "_clip" in name:
+        towers = [tower for tower in towers if "_clip" in tower]
+    return difflib.get_close_matches(name, towers, n=1, cutoff=0)[0]
+
+
 def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
     """The timm model that the config describes, randomly initialised.
 
@@ -95,8 +113,7 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
         ValueError: no such model, or overrides it cannot be built with.
     """
     if not timm.is_model(config.name):
-        nearest = difflib.get_close_matches(config.name, timm.list_models(), n=1, cutoff=0)[0]
-        raise UserError(f"model.image.name {config.name!r} is no timm model; the nearest is {nearest!r}")
+        raise UserError(f"model.image.name {config.name!r} is no timm model; the nearest is {_nearest(config.name)!r}")
     check_overrides(config)
     overrides = dict(config.overrides)
     if "blocks" in overrides:

@@ -22,6 +22,7 @@ from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
 from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
 from diptych.tensor_files import read_tensors, save_tensors
+from diptych.terminal import counted
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
@@ -374,7 +375,7 @@ def without_text_prefix(name: str) -> str:
 
 def state_vocab_size(state: Mapping[str, Tensor], name: str) -> int:
     if name not in state:
-        raise UserError(f"tensor {name} is missing: got {len(state)} tensors, none of that name")
+        raise UserError(f"tensor {name} is missing: got {counted(len(state), 'tensor')}, none of that name")
     return state[name].shape[0]
 
 

@@ -27,6 +27,7 @@ from diptych.errors import UserError
 from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
+from diptych.terminal import counted
 from diptych.training.accumulate import backward_in_parts
 from diptych.training.deepspeed_config import deepspeed_config
 from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
@@ -115,13 +116,14 @@ class Engine:
         scale_used = float(scale.detach().exp())
         if not math.isfinite(mean_loss):
             raise NonFiniteError(
-                f"the loss after {samples_seen} samples is {mean_loss}; nothing was changed or saved. {self._way_on}"
+                f"the loss after {counted(samples_seen, 'sample')} is {mean_loss}; nothing was changed or saved. "
+                f"{self._way_on}"
             )
         norm = self._step_optimizer()
         # Where DeepSpeed sees a norm that is not finite it may also say -1.
         if not 0 <= norm < math.inf:
             raise NonFiniteError(
-                f"the gradient after {samples_seen} samples is not finite (norm {norm}) while the loss is "
+                f"the gradient after {counted(samples_seen, 'sample')} is not finite (norm {norm}) while the loss is "
                 f"{mean_loss}; the weights are lost, the last checkpoint is not. {self._way_on}"
             )
         self._clamp_logit_scale()

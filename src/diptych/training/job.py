@@ -84,7 +84,7 @@ class Job:
             f"{counted(len(self.index.shards), 'shard')}\n"
             f"  {config.total_samples / max(self.order.total, 1):.1f} epochs, batch {config.global_batch_size} over "
             f"{counted(self.world.size, 'rank')} on {self.world.device.type}"
-            + (f", going on after {seen} samples" if seen else "")
+            + (f", going on after {counted(seen, 'sample')}" if seen else "")
         )
 
 

@@ -79,7 +79,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
                 save(job, progress, stop)
             if stopping and not is_last:
                 console.say(describe_rejects(progress))
-                console.say(f"stopped after {done * size} samples; the same command goes on from there")
+                console.say(f"stopped after {counted(done * size, 'sample')}; the same command goes on from there")
                 break
             if is_last:
                 console.say(describe_rejects(progress))
@@ -115,7 +115,8 @@ def describe_end(run: RunDir, progress: Progress, steps: int) -> str:
 def say_finished(run: RunDir, num_samples: int, world: World) -> None:
     with closing(Console(total_samples=num_samples, samples_seen=num_samples, shown=world.is_first)) as console:
         console.say(
-            f"{run.path}: finished: all {num_samples} samples were seen; for another run set run_dir to a new one"
+            f"{run.path}: finished: all {counted(num_samples, 'sample')} were seen; for another run set run_dir "
+            "to a new one"
         )
 
 
@@ -150,7 +151,7 @@ def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
     allowed = config.data.max_rejected_fraction
     if rejected > allowed * max(progress.samples_seen, MIN_SAMPLES_FOR_VERDICT):
         raise TooManyRejectsError(
-            f"{rejected} of {progress.samples_seen} samples were rejected ({_reasons(progress)}); "
+            f"{rejected} of {counted(progress.samples_seen, 'sample')} were rejected ({_reasons(progress)}); "
             f"data.max_rejected_fraction allows {allowed:g}. The log names each; mend the shards or allow more"
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diptych.checkpoint_folder import CheckpointError
 from diptych.files import lacks_room
+from diptych.terminal import counted
 from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, save_checkpoint
 from diptych.training.job import Job
 from diptych.training.signals import StopRequest
@@ -110,7 +111,8 @@ def _report(job: Job, progress: Progress, fault: str | None) -> None:
         logger.warning("the checkpoint after %d samples is written; training goes on", progress.samples_seen)
         return
     raise CheckpointError(
-        f"stopped after {progress.samples_seen} samples without a checkpoint of them: {fault}; then the same command "
+        f"stopped after {counted(progress.samples_seen, 'sample')} without a checkpoint of them: {fault}; then "
+        "the same command "
         f"goes on from {_newest(job)}"
     )
 

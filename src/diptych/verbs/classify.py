@@ -18,7 +18,7 @@ from diptych.evaluation.pictures import in_words, left_out_by_reason
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 from diptych.files import read_lines
-from diptych.terminal import bar, printable, table
+from diptych.terminal import bar, counted, printable, table
 
 BAR_COLUMNS = 30
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(("\n" if place else "") + _shown(name, best), flush=True)
     if failures:
         if len(pictures) > 1:
-            failures.append(f"{len(failures)} of {len(pictures):,} pictures could not be classified")
+            failures.append(f"{len(failures)} of {counted(len(pictures), 'picture')} could not be classified")
         raise UserError("\n".join(failures))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import diptych.demo
 from diptych.command_line import path_argument
 from diptych.config.load import ConfigError
+from diptych.terminal import counted
 
 RANKS = 2
 VOCABULARY_SIZE = 800
@@ -125,7 +126,7 @@ def from_crawl_to_shards(cards: Path, data: Path, seed: int) -> None:
     with serve_at_remembered_port(site, data / "port.txt", [warc, pairs, curated, shards]) as address:
         if not warc.exists():
             print(f"\nthe cards are a web site now, at {address}: crawling it into {warc}", flush=True)
-            print(f"{crawl(address, warc)} pages", flush=True)
+            print(f"{counted(crawl(address, warc), 'page')}", flush=True)
         command("diptych-shards", "extract", warc, pairs)
         command("diptych-shards", "curate", pairs, curated)
         command(

@@ -55,3 +55,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     num_parameters = sum(tensor.numel() for tensor in state.values())
     print(f"{arguments.out}: {num_parameters:,} parameters of {source}, in the layout of {arguments.layout}")
+    if arguments.layout == "open_clip" and not tokenizer.is_clips:
+        print("its tokenizer is its own: open_clip reads it with transformers (pip install transformers)")

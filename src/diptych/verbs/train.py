@@ -202,12 +202,14 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
     start, stop = world.rows(size)
     epochs = total / max(index.total_samples, 1)
+    data = f"{counted(index.total_samples, 'sample')} in {counted(len(index.shards), 'shard')}"
+    warmup = config.optimizer.warmup_samples // size
     lines += [
         "",
         f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
-        f"data      {index.total_samples} samples in {counted(len(index.shards), 'shard')}, {epochs:.1f} epochs",
-        f"steps     {total // size} of {size} samples; warm-up {config.optimizer.warmup_samples // size} steps",
-        f"ranks     {world.size} on {world.device.type}, {stop - start} samples each, "
+        f"data      {data}, {epochs:.1f} epochs",
+        f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}",
+        f"ranks     {world.size} on {world.device.type}, {counted(stop - start, 'sample')} each, "
         f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(machine.loader_workers, 'loader worker')} each",
     ]

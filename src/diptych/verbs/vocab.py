@@ -11,6 +11,7 @@ from diptych.data.captions import all_captions, caption_of, clean_caption
 from diptych.data.tokenizer import Tokenizer, train_vocabulary
 from diptych.errors import UserError
 from diptych.files import check_writable
+from diptych.terminal import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +41,11 @@ def run(arguments: argparse.Namespace) -> None:
     tokenizer.save(arguments.output)
 
     print(
-        f"{arguments.output}: {tokenizer.vocab_size:,} tokens from {num_captions:,} captions, "
+        f"{arguments.output}: {counted(tokenizer.vocab_size, 'token')} from {counted(num_captions, 'caption')}, "
         f"{num_bytes / num_tokens:.2f} bytes a token"
     )
     if tokenizer.vocab_size < arguments.size:
-        print(f"{arguments.size:,} tokens were asked for; these captions have no more pairs that occur twice")
+        print(f"{counted(arguments.size, 'token')} were asked for; these captions have no more pairs that occur twice")
 
 
 def _measure(tokenizer: Tokenizer, captions: Iterable[str]) -> tuple[int, int, int]:
