@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.data.augment import AUGMENTATIONS, centre_crop, crop_and_resize
+from diptych.data.augment import AUGMENTATIONS, LONGEST_STRIP, centre_crop, crop_and_resize
 
 
 def photograph(width, height):
@@ -33,13 +33,15 @@ def test_the_centre_crop_of_a_square_of_the_right_size_is_the_picture():
 @pytest.mark.parametrize(
     "shape",
     [(640, 427), (427, 640), (641, 428), (224, 224), (225, 224), (224, 1000), (335, 337), (336, 336), (1024, 768)]
-    + [(100, 75), (75, 100), (3, 2), (1, 1), (1, 30), (300, 1), (2000, 30), (30, 2000)],
+    + [(100, 75), (75, 100), (3, 2), (1, 1), (1, 30), (300, 1), (2000, 30), (30, 2000)]
+    + [(244, 607), (266, 565), (238, 651), (607, 244), (333, 999)],  # Pillow 13 takes some of these by rows first
 )
 def test_the_centre_crop_has_the_pixels_of_open_clips_evaluation(shape, size):
     transform = pytest.importorskip("open_clip").image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     for picture in (noise(*shape), photograph(*shape) if min(shape) >= 30 else Image.new("RGB", shape, "orange")):
         theirs = (transform(picture) * 255).round().to(torch.int64)
-        assert (centre_crop(picture, size) - theirs).abs().max() <= 1  # the edges of the crop in float32
+        is_strip = max(shape) > LONGEST_STRIP * min(shape)  # the edges of its part are rounded to float32
+        assert (centre_crop(picture, size) - theirs).abs().max() <= (1 if is_strip else 0)
 
 
 @pytest.mark.parametrize("shape", [(640, 427), (427, 641), (50, 30)])

@@ -17,6 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+LONGEST_STRIP = 16
+"""How many times longer than wide a picture may be that is resized as a whole: a thin one would become gigabytes."""
+
 Box = tuple[int, int, int, int]
 """left, top, width, height in pixels of the source."""
 
@@ -24,19 +27,17 @@ Box = tuple[int, int, int, int]
 def centre_crop(picture: Image.Image, size: int) -> Tensor:
     """u8[3, size, size]: the shorter side resized to `size`, then the middle, as OpenAI's and open_clip's evaluation.
 
-    Their rounding too: torchvision truncates the longer side and rounds the corner of the crop half to even. Only the
-    part of the picture that the crop shows is resized, so that a thin strip does not become gigabytes of pixels.
+    Their rounding too: torchvision truncates the longer side and rounds the corner of the crop half to even.
     """
     width, height = picture.size
-    shorter = min(width, height)
-    columns = _resampled(width, int(size * width / shorter), size)
-    rows = _resampled(height, int(size * height / shorter), size)
-    crop = picture.crop((columns.first, rows.first, columns.stop, rows.stop))
-
-    # One direction at a time: Pillow chooses which goes first by the shape of the result, and would not choose here as
-    # it does for the whole picture.
-    crop = crop.resize((size, crop.height), Image.Resampling.BICUBIC, box=(columns.begin, 0, columns.end, crop.height))
-    crop = crop.resize((size, size), Image.Resampling.BICUBIC, box=(0, rows.begin, size, rows.end))
+    shorter, longer = sorted(picture.size)
+    resized = int(size * width / shorter), int(size * height / shorter)
+    if longer > LONGEST_STRIP * shorter:
+        crop = _crop_of_a_strip(picture, resized, size)
+    else:
+        left, top = (round((length - size) / 2) for length in resized)
+        whole = picture.resize(resized, Image.Resampling.BICUBIC)
+        crop = whole.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
 
 
@@ -88,6 +89,18 @@ def crop_and_resize(picture: Image.Image, box: Box, size: int) -> Tensor:
     if (width, height) == (size, size):
         return crop
     return interpolate(crop[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False)[0]
+
+
+def _crop_of_a_strip(picture: Image.Image, resized: tuple[int, int], size: int) -> Image.Image:
+    """The middle of the picture at that size, by resizing the part alone that the crop shows.
+
+    One direction at a time: which one Pillow 13 takes first depends on the shape, and the part has another than the
+    picture. So a value can differ by a few levels from that of the whole.
+    """
+    columns, rows = (_resampled(length, new, size) for length, new in zip(picture.size, resized, strict=True))
+    crop = picture.crop((columns.first, rows.first, columns.stop, rows.stop))
+    crop = crop.resize((size, crop.height), Image.Resampling.BICUBIC, box=(columns.begin, 0, columns.end, crop.height))
+    return crop.resize((size, size), Image.Resampling.BICUBIC, box=(0, rows.begin, size, rows.end))
 
 
 @dataclass(frozen=True)
