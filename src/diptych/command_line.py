@@ -16,7 +16,6 @@ import importlib.metadata
 import importlib.util
 import os
 import pkgutil
-import re
 import shutil
 import sys
 import textwrap
@@ -28,14 +27,11 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from diptych.errors import UserError
-from diptych.files import local_path
+from diptych.files import PARTIAL, local_path
 from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
 
 PATIENCE_SECONDS = 30.0
 """How long another rank lets the first speak."""
-
-_PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
-"""What the names of files end in until they are whole."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def _user_message(error: Exception) -> str | None:
         return str(error)
     if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
         return None
-    path = _PARTIAL.sub("", os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else ""
+    path = PARTIAL.sub("", os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f" at {path}" if path else ""
         return f"{error.strerror}{where}: make room, start the same command again; what is finished is kept"

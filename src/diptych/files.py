@@ -17,6 +17,8 @@ from urllib.parse import unquote
 from diptych.errors import UserError
 
 LOCK_FILE = "lock"
+PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
+"""What the names of files end in until they are whole."""
 
 _COPIED_WITH = {
     "s3": "`aws s3 sync`",
@@ -249,4 +251,5 @@ def read_lines(path: str | os.PathLike[str], way_out: str) -> list[str]:
 
 def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str) -> UserError:
     """What the system refused, as a user's mistake; `error.filename` tells more than the path where it is set."""
-    return UserError(f"{error.filename or os.fspath(path)} cannot be {done}: {error.strerror or error}; {way_out}")
+    name = PARTIAL.sub("", os.fsdecode(error.filename or path))
+    return UserError(f"{name} cannot be {done}: {error.strerror or error}; {way_out}")

@@ -275,6 +275,8 @@ def test_folders_are_read_whatever_the_format_and_the_rest_is_counted_and_named(
         "class_folder_without_pictures": 1,
     }
     said = capsys.readouterr().out
+    assert sum(result["formats"].values()) == 9
+    assert "set: other formats are read too, of each the first frame or page: " in said
     assert "left out of the folder: 5 hidden (for example .ipynb_checkpoints)" in said
     assert "1 class_folder_without_pictures (for example dog/)" in said
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from diptych.files import local_path
 from diptych_shards.extract.download import Download
 from diptych_shards.extract.options import ExtractError
 from diptych_shards.stores import is_missing, is_remote, what_failed, why_unreadable
@@ -40,6 +41,8 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
     """
     found: list[str] = []
     for location in locations:
+        if not is_remote(location):
+            location = str(local_path(location))
         if location.endswith(_PATHS):
             found += _listed(location, prefix)
         elif is_remote(location):

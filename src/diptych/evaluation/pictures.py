@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from diptych.data.caption_files import CaptionError
 from diptych.data.picture_files import Refusal
+from diptych.data.picture_formats import ENDINGS
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.errors import UserError
 from diptych.evaluation.similarity import Array
@@ -145,6 +146,13 @@ def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
         )
     labels = tuple(class_names[int(label)] for label in pictures.labels)
     return replace(pictures, labels=labels, labels_are_numbers=False)
+
+
+def formats_by_name(pictures: Pictures) -> dict[str, int]:
+    """How many pictures have names of each format, most first; names without an ending, as in shards, have none."""
+    format_of_ending = {ending: name for name, endings in ENDINGS.items() for ending in endings}
+    endings = (os.path.splitext(name)[1].lower() for name in pictures.names)
+    return dict(Counter(format_of_ending[each] for each in endings if each in format_of_ending).most_common())
 
 
 def by_reason(refused: Mapping[str, CaptionError]) -> dict[str, dict[str, Any]]:

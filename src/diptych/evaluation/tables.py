@@ -10,6 +10,8 @@ from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
 from diptych.terminal import counted, printable, table
 
+USUAL_FORMATS = ("JPEG", "PNG", "WEBP")
+
 
 def readable(evaluation: Mapping[str, Any]) -> str:
     """The numbers as tables of 80 columns, chance beside them."""
@@ -84,6 +86,10 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
                 number = sum(each["pictures"] for each in reasons.values())
                 are = "picture has" if number == 1 else "pictures have"
                 yield printable(f"{name}: {number:,} {are} no usable caption and are not counted: {in_words(reasons)}")
+            others = {kind: n for kind, n in result.get("formats", {}).items() if kind not in USUAL_FORMATS}
+            if others:
+                numbers = ", ".join(f"{number:,} {kind}" for kind, number in others.items())
+                yield f"{printable(name)}: other formats are read too, of each the first frame or page: {numbers}"
             if reasons := result.get("left_out"):
                 yield printable(f"{name}: left out of the folder: {in_words(reasons)}")
 

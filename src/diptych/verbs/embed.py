@@ -99,6 +99,7 @@ def _texts(path: Path) -> list[str]:
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with committed(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:

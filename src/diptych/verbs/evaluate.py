@@ -21,6 +21,7 @@ from diptych.evaluation.pictures import (
     Embedder,
     PictureEncoder,
     Pictures,
+    formats_by_name,
     in_utf8,
     left_out_by_reason,
     named,
@@ -184,8 +185,9 @@ def _evaluate(
 
 
 def _facts(pictures: Pictures, embedded: Embedded, training: ShardIndex | None) -> dict[str, Any]:
-    """What else is known of the pictures: what was left out of them, and whether the run was trained on them."""
+    """What else is known of the pictures: their formats, what was left out, whether the run was trained on them."""
     return {
+        "formats": formats_by_name(pictures),
         "left_out": left_out_by_reason(pictures.left_out),
         **seen_in_training(pictures, embedded.kept, training),
     }

@@ -71,6 +71,12 @@ def row_length(table, row: int) -> int:
     return offsets[row + 1] - offsets[row]
 
 
+def test_the_home_folder_is_meant_by_a_tilde_among_the_files_too(crawl, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(crawl.parent))
+    assert extract(f"~/{crawl.name}", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
+
+
 def test_wat_and_warc_of_the_same_name_lie_side_by_side(crawl, tmp_path):
     links = [{"path": "IMG@/src", "url": "x.jpg", "alt": "a house"}]
     wat = write(tmp_path, "part-0.warc.wat.gz", warc_gz(wat_record({"Links": links})))
@@ -364,7 +370,7 @@ def test_a_server_that_is_not_there_is_given_up_soon_and_said_at_once(tmp_path):
         status, (told, error) = run(address, tmp_path / "out")
     assert status == 2
     assert told == f"{address}: Connection refused; trying again for 3 s"
-    assert "1 of 1 files" in error and error.count(address) == 1 and "Connection refused (3 tries)" in error
+    assert "1 of 1 file could" in error and error.count(address) == 1 and "Connection refused (3 tries)" in error
     status, (told, error) = run("http://no-such-host.invalid/x.warc.gz", tmp_path / "out")
     assert status == 2 and "trying again for 3 s" in told
 
