@@ -389,6 +389,16 @@ async def opted_out_of_all(exchange: Exchange) -> None:
 
 
 @behaviour
+async def reserved(exchange: Exchange) -> None:
+    await exchange.answer(b"picture", "TDM-Reservation: 1", "TDM-Policy: https://reserved.test/policy.json")
+
+
+@behaviour
+async def not_reserved(exchange: Exchange) -> None:
+    await exchange.answer(b"picture", "tdm-reservation: 0")
+
+
+@behaviour
 async def gzip_bomb(exchange: Exchange) -> None:
     await exchange.answer(await asyncio.to_thread(_packed_zeros), "Content-Encoding: gzip")
 

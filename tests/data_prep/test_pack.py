@@ -198,12 +198,13 @@ def test_several_captions_of_a_picture_are_all_kept_the_first_as_its_text(tmp_pa
 
 def test_several_captions_come_from_a_list_or_several_rows_of_a_table(folder, tmp_path):
     rows = [
-        {"file_name": "part 0/p0.png", "text": ["one", "two"], "label": 1},
+        {"file_name": "part 0/p0.png", "text": ["one", " ", "two", None], "label": 1},
         {"file_name": "part 1/p1.png", "text": "eins"},
         {"file_name": "part 0/p0.png", "text": ["two", "three"], "label": 2},
         {"file_name": "part 1/p1.png", "text": "eins"},
         {"file_name": "part 2/p2.png", "text": float("nan")},
         {"file_name": "part 0/p3.png", "text": {"en": "x"}},
+        {"file_name": "part 1/p4.png", "text": [" ", None]},
     ]
     table = tmp_path / "metadata.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
@@ -218,7 +219,8 @@ def test_several_captions_come_from_a_list_or_several_rows_of_a_table(folder, tm
         "part 1/p1.png": "duplicate_path",
         "part 2/p2.png": "no_caption",
         "part 0/p3.png": "caption_not_text",
-        "metadata.jsonl, line 7": "malformed_row",
+        "part 1/p4.png": "empty_caption",
+        "metadata.jsonl, line 8": "malformed_row",
     }
 
 

@@ -148,7 +148,8 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
         help="who you are and where to reach you: 'mybot/1.0 (+https://…)' (default %(default)s)")  # fmt: skip
     add("--ignore-robots-txt", action="store_true", help="for hosts that are your own")
     add("--opt-out", metavar="A,B", default=",".join(usual.opt_out_directives),
-        help="X-Robots-Tag directives by which a picture is refused (default %(default)s; '' for none)")  # fmt: skip
+        help="what a picture's X-Robots-Tag may not say, and whether its reservation of text and data mining"
+             " holds (default %(default)s; '' for none)")  # fmt: skip
     add("--allow-network", action="append", default=[], metavar="CIDR",
         help="connect to these addresses (or `localhost`) although not public; may be given again")  # fmt: skip
     add("--block-domains", type=path_argument, metavar="FILE", help="one a line, all below them included")

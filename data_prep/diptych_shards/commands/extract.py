@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from diptych.command_line import path_argument
 from diptych.terminal import counted
 from diptych_shards.arguments import add_engine, engine_of, positive
-from diptych_shards.extract.opt_out import OPT_OUTS
+from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
 from diptych_shards.progress import Progress
 from diptych_shards.refusals import shown
 
@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--icon-side", type=int, default=32, metavar="N",
         help="drop pictures whose page says they are no larger than N by N (default %(default)s)")  # fmt: skip
-    add("--opt-out", type=_names, default=OPT_OUTS, metavar="A,B",
-        help="drop pages that say one of these in a robots meta or an X-Robots-Tag header, or reserve text and data "
-             f"mining (default {','.join(OPT_OUTS)}; '' for none)")  # fmt: skip
+    add("--opt-out", type=_names, default=OPT_OUT_DIRECTIVES, metavar="A,B",
+        help="drop pages that say one of these in a robots meta or an X-Robots-Tag header, or by their reservation of "
+             f"text and data mining (default {','.join(OPT_OUT_DIRECTIVES)}; '' for none)")  # fmt: skip
     add_engine(parser, "one file each at a time")
 
 

@@ -1,18 +1,12 @@
-"""What the owner of a page forbids: in its robots metas, in X-Robots-Tag headers, by the TDM reservation protocol.
-
-https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/
-"""
+"""What the owner of a page forbids: in its metas and its headers."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from diptych_shards.fetch.opt_out import forbids, product_token
+from diptych_shards.fetch.opt_out import RESERVATION, forbids, is_reserved, product_token
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES, default_user_agent
 
-RESERVATION = "tdm-reservation"
-OPT_OUTS = (*OPT_OUT_DIRECTIVES, RESERVATION)
-"""By which the pairs of a page are dropped, unless the user says otherwise."""
 _META_NAMES = ("robots", product_token(default_user_agent()))
 """Of metas that speak to us; those of `googlebot` and the like speak to others."""
 _ALL, _PARTS_OF_ALL = "none", ("noindex", "nofollow")
@@ -24,21 +18,23 @@ class OptOuts:
     def __init__(self, robots_tags: Iterable[str] = (), reservation: str = ""):
         """The page's headers: the lines of X-Robots-Tag, and TDM-Reservation."""
         self._robots = list(robots_tags)
-        self._is_reserved = reservation.strip() == "1"
+        self._is_reserved = is_reserved(reservation)
 
     def see_meta(self, name: str, content: str) -> None:
         """name: in lower case."""
         if name in _META_NAMES:
             self._robots.append(content)
         elif name == RESERVATION:
-            self._is_reserved = self._is_reserved or content.strip() == "1"
+            self._is_reserved = self._is_reserved or is_reserved(content)
 
     def found(self, directives: Collection[str]) -> tuple[str, ...]:
         """Those of `directives`, and of those we know, that the page states."""
         stated = {RESERVATION} if self._is_reserved else set()
         if self._robots:
             agent = _META_NAMES[1]
-            stated |= {name for name in (*OPT_OUTS, *directives, _ALL) if forbids(self._robots, agent, (name,))}
+            stated |= {
+                name for name in (*OPT_OUT_DIRECTIVES, *directives, _ALL) if forbids(self._robots, agent, (name,))
+            }
             if _ALL in stated:
                 stated.update(_PARTS_OF_ALL)
-        return tuple(name for name in dict.fromkeys((*OPT_OUTS, *directives)) if name in stated)
+        return tuple(name for name in dict.fromkeys((*OPT_OUT_DIRECTIVES, *directives)) if name in stated)

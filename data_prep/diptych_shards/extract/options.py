@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.errors import UserError
-from diptych_shards.extract.opt_out import OPT_OUTS
+from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
 
 
 class ExtractError(UserError):
@@ -23,7 +23,7 @@ class ExtractOptions:
     """Longer captions are cut."""
     icon_side: int = 32
     """Pictures said to be no larger than this, in pixels, are icons."""
-    opt_outs: tuple[str, ...] = OPT_OUTS
+    opt_outs: tuple[str, ...] = OPT_OUT_DIRECTIVES
     """Pages that state one of these yield no pair."""
 
     def __post_init__(self) -> None:

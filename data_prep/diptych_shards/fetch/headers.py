@@ -9,7 +9,8 @@ from dataclasses import dataclass
 _STATUS_LINE = re.compile(rb"HTTP/[0-9.]+ +([2-9][0-9]{2})\b").match
 _BLANK = (b"\r\n", b"\n")
 _WANTED = re.compile(
-    rb"(?im)^(x-robots-tag|content-encoding|content-length|location|retry-after)[ \t]*:[ \t]*(.*?)[ \t\r]*$"
+    rb"(?im)^(x-robots-tag|tdm-reservation|content-encoding|content-length|location|retry-after)"
+    rb"[ \t]*:[ \t]*(.*?)[ \t\r]*$"
 )
 
 
@@ -23,6 +24,8 @@ class Headers:
     """In lower case; empty if there is none."""
     content_length: int | None
     robots_tags: Sequence[str]
+    tdm_reservation: str
+    """Empty if there is none."""
 
 
 def read_headers(lines: Sequence[bytes]) -> tuple[int, Headers] | None:
@@ -44,6 +47,7 @@ def read_headers(lines: Sequence[bytes]) -> tuple[int, Headers] | None:
         content_encoding=",".join(values.get(b"content-encoding", [])).lower().strip(),
         content_length=int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None,
         robots_tags=values.get(b"x-robots-tag", []),
+        tdm_reservation=values.get(b"tdm-reservation", [""])[-1],
     )
 
 

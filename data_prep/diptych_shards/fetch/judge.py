@@ -23,7 +23,7 @@ from diptych_shards.fetch.frontier import Frontier
 from diptych_shards.fetch.headers import Headers
 from diptych_shards.fetch.job import Job
 from diptych_shards.fetch.memory import BodyMemory
-from diptych_shards.fetch.opt_out import forbids, product_token
+from diptych_shards.fetch.opt_out import RESERVATION, forbids, is_reserved, product_token
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, body_bytes
 from diptych_shards.fetch.politeness import GIVEN_UP_SECONDS, Site, retry_delay_seconds
@@ -131,6 +131,8 @@ class Judge:
         return outcome
 
     def _is_opted_out(self, headers: Headers) -> bool:
+        if RESERVATION in self._directives and is_reserved(headers.tdm_reservation):
+            return True
         return bool(headers.robots_tags) and forbids(headers.robots_tags, self._agent, self._directives)
 
     def _take_silence(self, job: Job, failure: FetchFailure, started: float, now: float, *, is_final: bool) -> None:

@@ -1,9 +1,14 @@
-"""The X-Robots-Tag header: what the owner of a picture forbids."""
+"""What the owner of a picture or a page forbids: in X-Robots-Tag, by the TDM reservation protocol.
+
+https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+
+RESERVATION = "tdm-reservation"
 
 _WITH_VALUE = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 _BETWEEN_WORDS = re.compile(r"[\s;]+")
@@ -20,6 +25,11 @@ def forbids(lines: Iterable[str], agent: str, directives: Collection[str]) -> bo
     agent: our product token, in lower case; directives: in lower case.
     """
     return any(_line_forbids(line.lower(), agent, directives) for line in lines)
+
+
+def is_reserved(value: str) -> bool:
+    """Whether a TDM-Reservation header, or a meta of that name, reserves text and data mining."""
+    return value.strip() == "1"
 
 
 def product_token(user_agent: str) -> str:

@@ -9,9 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from diptych.errors import UserError
 from diptych_shards.fetch.address import parse_networks
-from diptych_shards.fetch.opt_out import product_token
+from diptych_shards.fetch.opt_out import RESERVATION, product_token
 
-OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex")
+OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", RESERVATION)
+"""What is obeyed unless the user says otherwise: of pages by `extract`, of pictures by `build`."""
 
 
 def default_user_agent() -> str:

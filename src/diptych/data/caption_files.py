@@ -112,13 +112,21 @@ def captions_in(fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def captions_of(value: Any) -> tuple[str, ...]:
     """The one caption or the list of captions that a value of a table or of a json is, each checked.
 
+    Of a list, what is nothing or blank is passed over while there are others, as blank lines of a .txt are.
+
     Raises:
         CaptionError: the value or one of the list is nothing that can be used.
     """
-    captions = value if isinstance(value, list) else [value]
+    if not isinstance(value, list):
+        return (check_caption(value),)
+    captions = [caption for caption in value if not _is_blank(caption)] or value[:1]
     if not captions:
         raise CaptionError(CaptionReason.NO_CAPTION)
     return tuple(check_caption(caption) for caption in captions)
+
+
+def _is_blank(caption: Any) -> bool:
+    return caption is None or caption != caption or (isinstance(caption, str) and not caption.strip())
 
 
 def read_fields(path: Path) -> dict[str, Any]:

@@ -49,6 +49,8 @@ HOSTILE = {
     "retry_next_hour": "http_429",
     "opted_out": "opt_out",
     "opted_out_of_all": "opt_out",
+    "reserved": "opt_out",
+    "not_reserved": b"picture",
     "other_protocol": "bad_answer",
     "robots_broken": "robots_txt",
     "tls_self_signed": "tls_failed",
@@ -447,8 +449,8 @@ def test_what_robots_txt_disallows_is_not_asked_for(web, name):
 
 
 def test_robots_txt_and_opt_outs_can_be_left_aside(web):
-    urls = [web.url("robots_disallow", "/private/1.jpg"), web.url("opted_out")]
-    assert shown(fetch(web, urls, respect_robots_txt=False, opt_out_directives=())) == [b"picture", b"picture"]
+    urls = [web.url("robots_disallow", "/private/1.jpg"), web.url("opted_out"), web.url("reserved")]
+    assert shown(fetch(web, urls, respect_robots_txt=False, opt_out_directives=())) == [b"picture"] * 3
     assert "/robots.txt" not in [path for _, path in web.requests]
 
 
