@@ -19,12 +19,14 @@ def smallest_of(family: str) -> str | None:
 
 
 LARGEST_PICTURE = 256
-"""Pixels a side: some families were made for 1,024, which takes minutes."""
+"""Pixels a side: some families were made for 1,024, which takes minutes; those are tried at 224."""
 
 
 def tower_of(name: str) -> tuple[ImageTower, int]:
     trained = timm.get_pretrained_cfg(name)
-    size = min(trained.input_size[-1] if trained else 224, LARGEST_PICTURE)
+    size = trained.input_size[-1] if trained else 224
+    if size > LARGEST_PICTURE:
+        size = 224
     return ImageTower(ImageTowerConfig(name=name, image_size=size), 8), size
 
 
