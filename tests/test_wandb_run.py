@@ -229,6 +229,25 @@ def test_results_of_an_evaluation_go_into_the_run_of_the_training(tmp_path, serv
     assert "`wandb sync " in capsys.readouterr().out and server == []
 
 
+def test_a_run_that_is_trained_meanwhile_is_left_alone(tmp_path, server, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracked(tmp_path / "run")
+    runs = len(records(tmp_path)["run"])
+    lock = "import sys; from pathlib import Path; from diptych.files import locked\n"
+    lock += "with locked(Path(sys.argv[1]), 'training'): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", lock, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as training:
+        assert training.stdout is not None and training.stdout.readline()
+        capsys.readouterr()
+        log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
+        assert "not logged while the run is trained" in capsys.readouterr().out
+        training.communicate()
+    assert len(records(tmp_path)["run"]) == runs
+    log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
+    assert len(records(tmp_path)["run"]) == runs + 1
+
+
 def test_an_untracked_run_stays_untracked_and_a_broken_record_fails_no_evaluation(tmp_path, server, capsys):
     tracked(tmp_path / "run", wandb="off")
     log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)

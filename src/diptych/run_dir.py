@@ -102,6 +102,16 @@ class RunDir:
         except OSError:
             raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None
 
+    def is_training(self) -> bool:
+        """Whether a process trains here now; of a directory that cannot be locked it is not known, and taken for no."""
+        try:
+            with locked(self.path, "training"):
+                return False
+        except LockedError:
+            return True
+        except (UserError, OSError):
+            return False
+
     def _keep_others_out(self) -> None:
         try:
             _until_the_end.enter_context(locked(self.path, "training"))

@@ -40,6 +40,10 @@ def log_results(run: RunDir, evaluation: Mapping[str, Any], page: Path | None) -
         known, config = remembered(run), run.read_config()
         if not known or is_disabled(config.tracking.wandb):
             return
+        if run.is_training():
+            # Two writers of one wandb run end it for one another.
+            say("wandb: the results are not logged while the run is trained; evaluate again once it has ended")
+            return
         tracked = tracked_run(run, config, known["id"])
         same = {"run_id": known["id"], "run_name": known["name"], "project": known["project"]}
         same["entity"] = known["entity"] or None
