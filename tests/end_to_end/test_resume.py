@@ -50,7 +50,7 @@ def test_a_run_stopped_at_any_step_and_started_with_other_workers_ends_bit_ident
         command.signal_group(number)
         assert command.wait() == 0
         assert gone(family)
-        assert command.said.endswith(f"stopped after {stopped_step(run_dir) * 32} samples; {GOES_ON}\n")
+        assert command.said.endswith(f"stopped after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}\n")
 
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 0
@@ -176,7 +176,7 @@ def test_two_ranks_stop_at_the_same_step_when_one_is_told_to(warm, recipe, on_tw
     ranks[1].signal(signal.SIGTERM)
     assert [rank.wait() for rank in ranks] == [0, 0]
     assert gone(family)
-    assert f"stopped after {stopped_step(run_dir) * 32} samples; {GOES_ON}" in ranks[0].said
+    assert f"stopped after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}" in ranks[0].said
 
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
     assert [rank.wait() for rank in ranks] == [0, 0]
@@ -240,7 +240,7 @@ def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, recipe, r
     command.signal_group(signal.SIGINT)
     ended = command.wait()
     assert gone(family)
-    assert f"stopped after {stopped_step(run_dir) * 32} samples; {GOES_ON}" in command.said
+    assert f"stopped after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}" in command.said
     # torchrun reports the signal, whatever its ranks do.
     assert ended == (0 if launcher == "alone" else 1)
 
