@@ -178,7 +178,7 @@ def test_what_is_being_written_is_not_listed(tmp_path):
     "location, told",
     [
         ("nowhere", "does not exist"),
-        ("empty", "holds no .tar file"),
+        ("empty", "holds no .tar file; `diptych-shards pack` or `diptych-shards build` makes shards"),
         ("{0..3}.tar", "does not exist"),
         ("{0..3", "unbalanced"),
         ("{0..9999999999}.tar", "more than"),

@@ -184,7 +184,7 @@ def _tars_in(folder: Path) -> list[Path]:
 
 
 def _way_from_folder(folder: Path) -> str:
-    """What to do with a folder that holds something else; empty where nobody knows."""
+    """What to do with a folder that holds something else, or nothing."""
     with suppress(OSError):
         inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
         if with_tars := [path for path in inner if any(path.glob("*.tar"))]:
@@ -192,7 +192,7 @@ def _way_from_folder(folder: Path) -> str:
         for place in (folder, *inner):
             if any(path.name.lower().endswith(PICTURE_ENDINGS) for path in place.iterdir()):
                 return f", but pictures; `diptych-shards pack {shown(folder)} SHARDS` makes shards of them: name those"
-    return ""
+    return "; `diptych-shards pack` or `diptych-shards build` makes shards"
 
 
 def _way_from_file(path: str) -> str:
