@@ -46,7 +46,6 @@ def model_folder(path: str | Path) -> Path:
         raise UserError(f"{path} is no folder; expected a model folder, a run directory or one of its checkpoints")
     if (path / MANIFEST).is_file() and (path / "model").is_dir():  # a checkpoint, which has a config.json too
         verify(path, "model/")
-        logger.warning("%s is a checkpoint; its model is %s", path, path / "model")
         return path / "model"
     if is_model_folder(path):
         return path

@@ -350,6 +350,13 @@ def test_what_the_run_was_trained_on_is_marked(run_dir, tmp_path, capsys):
     assert "files (*): 75.0 %" in said and "unseen (*)" not in said
     assert "chance, text → image" in said
 
+    (checkpoint,) = (run_dir / "checkpoints").iterdir()
+    (run_dir / "evaluation.json").unlink()
+    held = sorted(checkpoint.rglob("*"))
+    cli.main([str(word) for word in ["evaluate", checkpoint, "--retrieval", tmp_path / "train"]])
+    results = json.loads((run_dir / "evaluation.json").read_text())
+    assert results["retrieval"]["train"]["seen_in_training"] is True and sorted(checkpoint.rglob("*")) == held
+
     (tmp_path / "train").rename(tmp_path / "moved")
     cli.main([str(word) for word in ["evaluate", run_dir, "--zero-shot", unseen]])
     assert json.loads((run_dir / "evaluation.json").read_text())["zero_shot"]["unseen"]["seen_in_training"] is None

@@ -194,9 +194,13 @@ def _facts(pictures: Pictures, embedded: Embedded, training: ShardIndex | None) 
 
 
 def _run_dir(model: Path) -> Path | None:
-    """The run directory that the user named, None for a model folder."""
+    """The run directory that the user named, by itself or by one of its checkpoints; None for a model folder."""
+    from diptych.checkpoint_folder import MANIFEST
     from diptych.model_folder import model_folder
 
+    if (model / MANIFEST).is_file():
+        run = model.absolute().parent.parent
+        return run if (run / "config.yaml").is_file() else None
     return model if model_folder(model) != model else None
 
 
