@@ -33,6 +33,7 @@ LAYERS = [
         "documents",
         "yaml_documents",
         "tensor_files",
+        "tensor_hashes",
         "errors",
     ),
 ]

@@ -78,6 +78,12 @@ class LossConfig:
     name: str = "softmax"
     """softmax: each pair of the global batch against all others (paper, section 2.3); sigmoid: each two of it a yes or
     no of their own (SigLIP, arXiv 2303.15343)."""
+    duplicates: Literal["negatives", "positives"] = "negatives"
+    """What pairs of a batch with the same caption are to one another: negatives, as in the paper, or positives.
+
+    For crawls whose captions repeat. It decides what the sigmoid loss learns and what the accuracies count; the softmax
+    loss learns the same either way, since equal captions have equal embeddings.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from diptych.errors import UserError
 from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
+from diptych.tensor_hashes import caption_identities
 from diptych.terminal import counted
 from diptych.training.accumulate import backward_in_parts
 from diptych.training.deepspeed_config import deepspeed_config
@@ -139,6 +140,9 @@ class Engine:
     def _backward(self, batch: Batch, samples_seen: int) -> tuple[LossOutput, Tensor]:
         """The loss, its gradients on their way into the parameters; and logit_scale."""
         device, seed = self._world.device, self._config.training.seed
+        captions = None
+        if self._config.loss.duplicates == "positives":
+            captions = caption_identities(batch.tokens.to(device, non_blocking=True))
 
         def forward(number: int, part: Batch) -> tuple[Tensor, ...]:
             # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
@@ -147,7 +151,7 @@ class Engine:
             return self._engine(images, tokens, part.lengths)
 
         def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
-            return self._loss(image, text, scale, bias, None)
+            return self._loss(image, text, scale, bias, captions)
 
         parts = batch.parts(self._config.machine.pairs_per_forward)
         if len(parts) == 1:
