@@ -55,11 +55,15 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def save_checkpoint(run_dir, step, seed=0):
-    """A checkpoint as far as its reader looks: the model folder, and the hash of each of its files."""
+def save_checkpoint(run_dir, step, seed=0, ema_seed=None):
+    """A checkpoint as far as its reader looks: the model folders, and the hash of each of their files."""
     checkpoint = run_dir / "checkpoints" / f"step_{step:08d}"
-    save_model_folder(checkpoint / "model", dual_encoder(model_config(), seed).state_dict(), model_config(), TOKENIZER)
-    files = {f"model/{name}": describe(checkpoint / "model" / name) for name in FILES}
+    files = {}
+    for part, each in {"model": seed, "ema": ema_seed}.items():
+        if each is not None:
+            weights = dual_encoder(model_config(), each).state_dict()
+            save_model_folder(checkpoint / part, weights, model_config(), TOKENIZER)
+            files |= {f"{part}/{name}": describe(checkpoint / part / name) for name in FILES}
     (checkpoint / "config.json").write_text("{}")  # the run's; its name is that of a model's
     (checkpoint / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}))
     return checkpoint
@@ -298,6 +302,27 @@ def test_one_checkpoint_of_a_run_can_be_named(tmp_path):
     flip_a_byte(older / "model" / WEIGHTS_FILE)
     with pytest.raises(ValueError, match="has changed since it was written"):
         diptych.load(older)
+
+
+def test_averaged_weights_are_loaded_where_they_are_asked_for(tmp_path):
+    run = tmp_path / "run"
+    older, newer = (save_checkpoint(run, step, seed=step, ema_seed=10 * step) for step in (1, 2))
+    starts = {(path, ema): diptych.load(path, "cpu", ema=ema) for path in (run, older) for ema in (False, True)}
+    for (path, ema), encoder in starts.items():
+        seed = (2 if path == run else 1) * (10 if ema else 1)
+        expected = dual_encoder(model_config(), seed=seed).state_dict()["image.proj"]
+        assert torch.equal(encoder.model.state_dict()["image.proj"], expected), (path, ema)
+    flip_a_byte(newer / "ema" / WEIGHTS_FILE)
+    assert model_folder(run, ema=True) == older / "ema" and model_folder(run) == newer / "model"
+
+
+def test_averaged_weights_that_are_not_there_are_refused(tmp_path, folder):
+    checkpoint = save_checkpoint(tmp_path / "run", 1)
+    for path in (tmp_path / "run", checkpoint):
+        with pytest.raises(ValueError, match="has no averaged weights .EMA.: its run was not given training.ema_decay"):
+            diptych.load(path, ema=True)
+    with pytest.raises(ValueError, match="is a model folder; averaged weights .EMA. are in a run"):
+        diptych.load(folder, ema=True)
 
 
 def test_a_checkpoint_with_a_changed_byte_gives_way_to_the_one_before(tmp_path, caplog):

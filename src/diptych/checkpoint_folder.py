@@ -18,6 +18,9 @@ from diptych.files import sha256_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MODEL = "model"
+EMA = "ema"
+"""Folders of a checkpoint, each a model folder: the weights; and their averages, where the run keeps them."""
 
 
 class CheckpointError(UserError):

@@ -138,6 +138,13 @@ def path_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def add_ema_argument(parser: argparse.ArgumentParser) -> None:
+    """To every command that reads a model."""
+    parser.add_argument(
+        "--ema", action="store_true", help="take the averaged weights of RUN, which it has with training.ema_decay"
+    )
+
+
 def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
     module = importlib.import_module(f"{program.verbs.__name__}.{verb}")
     parser = OneLineParser(

@@ -134,14 +134,16 @@ def _text(text: str) -> str:
     return text
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> Encoder:
+def load(path: str | Path, device: str | torch.device | None = None, *, ema: bool = False) -> Encoder:
     """The encoder of a model folder or of a run's newest checkpoint; on the GPU where there is one.
 
+    ema: the averaged weights of a run that keeps them (`training.ema_decay`).
+
     Raises:
-        ValueError: no model there, or a damaged one; no such device.
+        ValueError: no model there, or a damaged one; no averaged weights; no such device.
     """
     chosen = choose_device(device)
-    state, config, tokenizer = read_model_folder(model_folder(path))
+    state, config, tokenizer = read_model_folder(model_folder(path, ema=ema))
     model = DualEncoder(config, tokenizer.vocab_size, 0.0, 0.0 if "logit_bias" in state else None)
     load_weights(model, state)
     return Encoder(model, tokenizer, config, chosen)

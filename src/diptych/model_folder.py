@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from diptych.checkpoint_folder import MANIFEST, newest_valid, verify
+from diptych.checkpoint_folder import EMA, MANIFEST, MODEL, newest_valid, verify
 from diptych.config.schema import ModelConfig
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.documents import parse_json
@@ -34,32 +34,43 @@ FORMAT = "diptych-model"
 FORMAT_VERSION = 1
 
 
-def model_folder(path: str | Path) -> Path:
+def model_folder(path: str | Path, *, ema: bool = False) -> Path:
     """The model folder that a path means: itself, that of a checkpoint, or that of a run's newest whole checkpoint.
 
+    ema: that of the averaged weights, which only checkpoints have besides the others.
+
     Raises:
-        ValueError: none of the three.
+        ValueError: none of the three, or without averaged weights.
         OSError: a file of the checkpoint cannot be read.
     """
     path = local_path(path)
+    part = EMA if ema else MODEL
     if not path.is_dir():
         raise UserError(f"{path} is no folder; expected a model folder, a run directory or one of its checkpoints")
-    if (path / MANIFEST).is_file() and (path / "model").is_dir():  # a checkpoint, which has a config.json too
-        verify(path, "model/")
-        return path / "model"
+    if (path / MANIFEST).is_file() and (path / MODEL).is_dir():  # a checkpoint, which has a config.json too
+        verify(path, f"{part}/")
+        return _part_of(path, part)
     if is_model_folder(path):
+        if ema:
+            raise UserError(f"{path} is a model folder; averaged weights (EMA) are in a run or one of its checkpoints")
         return path
-    newest, faults = newest_valid(path / "checkpoints", "model/")
+    newest, faults = newest_valid(path / "checkpoints", f"{part}/")
     if newest is not None:
         for fault in faults:
             logger.warning("skipped a damaged checkpoint: %s", fault)
-        return newest / "model"
+        return _part_of(newest, part)
     if faults:
         raise UserError(f"{path} has no checkpoint that is whole; the newest: {faults[0]}")
     raise UserError(
         f"{path} holds neither a model ({CONFIG_FILE}, {WEIGHTS_FILE}, {VOCABULARY_FILE}) "
         f"nor a complete checkpoint (checkpoints/step_*/{MANIFEST})"
     )
+
+
+def _part_of(checkpoint: Path, part: str) -> Path:
+    if part == EMA and not (checkpoint / EMA).is_dir():
+        raise UserError(f"{checkpoint} has no averaged weights (EMA): its run was not given training.ema_decay")
+    return checkpoint / part
 
 
 def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer) -> None:

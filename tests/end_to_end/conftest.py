@@ -30,7 +30,7 @@ model:
     image_size: 32
     overrides: {{patch_size: 8, embed_dim: 32, depth: 1, num_heads: 2}}
   text: {{context_length: 16, width: 32, heads: 2, layers: 1}}
-training: {{total_samples: {samples}, global_batch_size: 32}}
+training: {{total_samples: {samples}, global_batch_size: 32, ema_decay: 0.9}}
 optimizer: {{learning_rate: 1e-3, warmup_samples: 320}}
 checkpoint: {{every_samples: 320}}
 tracking: {{log_every_steps: 1, wandb: "off"}}
@@ -42,7 +42,7 @@ class Outcome:
     """What a run came to; equal runs are equal in all of it."""
 
     files: dict[str, dict]
-    """Of the last checkpoint: weights and optimizer state → size and sha256."""
+    """Of the last checkpoint: weights, their averages and the optimizer's state → size and sha256."""
     losses: list[tuple[int, float]]
     """After how many samples, of every step in the order of the record."""
 
@@ -51,7 +51,7 @@ def outcome(run_dir: Path) -> Outcome:
     last = checkpoints(run_dir / "checkpoints")[0]
     assert last.name == f"step_{STEPS:08d}"
     manifest = verify_whole(last)
-    names = ("model/model.safetensors", "optimizer.safetensors")
+    names = ("model/model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
     return Outcome({name: manifest[name] for name in names}, losses(run_dir))
 
 

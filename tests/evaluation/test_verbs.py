@@ -148,6 +148,34 @@ def test_results_of_an_earlier_model_keep_its_name(run_dir, tmp_path, capsys):
     assert "4 pictures, 2 classes; of " in page
 
 
+def test_every_command_takes_the_averaged_weights_where_told_to(tmp_path, capsys):
+    run, tree = tmp_path / "run", write_tree(tmp_path / "tree", ["red", "cyan"])
+    ema = save_checkpoint(run, 7, ema_seed=1) / "ema"
+    for flag in ("", "--ema"):
+        cli.main(f"evaluate {run} --zero-shot {tree} --report {flag}".split())
+    results = json.loads((run / "evaluation.json").read_text())["zero_shot"]
+    assert {name: Path(result["model"]).name for name, result in results.items()} == {
+        "tree (EMA)": "ema",
+        "tree": "model",
+    }
+
+    out = {name: tmp_path / f"{name}.npz" for name in ("run", "ema", "same")}
+    for words in (
+        f"{run} --output {out['run']}",
+        f"{run} --ema --output {out['ema']}",
+        f"{ema} --output {out['same']}",
+    ):
+        cli.main(f"embed {words} --pictures {tree}".split())
+    embedded = {name: arrays_in(path)["picture_embeddings"] for name, path in out.items()}
+    assert np.array_equal(embedded["ema"], embedded["same"]) and not np.array_equal(embedded["ema"], embedded["run"])
+
+    cli.main(f"export {run} {tmp_path / 'exported'} --ema".split())
+    weights = "model.safetensors"
+    assert (tmp_path / "exported" / weights).read_bytes() == (ema / weights).read_bytes()
+    save_checkpoint(tmp_path / "other", 7)
+    assert "has no averaged weights" in fails(capsys, "classify", tmp_path / "other", tree, "--labels", "a,b", "--ema")
+
+
 def test_a_file_that_is_no_evaluation_is_not_overwritten(model, tmp_path, capsys):
     tree = write_tree(tmp_path / "tree", ["red", "cyan"])
     for content in ("{", "[]", '{"format": 2}', '{"format": 1, "zero_shot": []}'):

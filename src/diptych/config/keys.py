@@ -40,6 +40,7 @@ OTHER_WORDS = {
     "tokenizer.vocabulary": "bpe vocab vocab_file vocab_path",
     "tracking.log_every_steps": "log_every log_freq log_interval logging_steps",
     "tracking.wandb_project": "project",
+    "training.ema_decay": "ema model_ema model_ema_decay moving_average",
     "training.global_batch_size": "batch batch_size bs per_device_train_batch_size train_batch_size",
     "training.initial_logit_scale": "logit_scale temperature",
     "training.precision": "amp bf16 dtype fp16 mixed_precision",

@@ -36,7 +36,7 @@ AT_LEAST_0 = (
     "checkpoint.max_wait_seconds",
     "machine.loader_workers",
 )
-BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "data.max_rejected_fraction")
+BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "training.ema_decay", "data.max_rejected_fraction")
 MANY_EPOCHS = 100
 """Beyond which a run mostly learns its data by heart; CLIP was trained for 32."""
 
@@ -75,7 +75,7 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
             yield key, f"{key} is {value}; it must be above 0"
         if key in AT_LEAST_0 and not value >= 0:
             yield key, f"{key} is {value}; it must be 0 or more"
-        if key in BETWEEN_0_AND_1 and (not 0 <= value <= 1 or (value == 1 and "beta" in key)):
+        if key in BETWEEN_0_AND_1 and (not 0 <= value <= 1 or (value == 1 and key != "data.max_rejected_fraction")):
             yield key, f"{key} is {value}; it must lie between 0 and 1"
         if isinstance(value, float) and not math.isfinite(value):
             yield key, f"{key} is {value}; it must be a finite number"

@@ -119,6 +119,9 @@ class TrainingConfig:
     """Of the sigmoid loss, which starts from SigLIP's values: scale ln 10, bias -10; the softmax loss has no bias."""
     max_logit_scale: float = math.log(100)
     """At which it is held."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, of which each step leaves this share, such as 0.9999; it is
+    saved with them, for `diptych evaluate --ema`. null: keep none."""
     seed: int = 0
     """Of weights, order and augmentation; equal seeds give equal runs."""
 

@@ -3,7 +3,7 @@
 A checkpoint is written to `step_N.partial/` and hashed; the manifest goes last, all is fsynced, and the directory is
 renamed. What has no valid manifest is not a checkpoint. Weights and moments are safetensors by
 parameter name, so nothing is unpickled and any number of ranks or ZeRO stage can resume; `model/` inside is a model
-folder, whole by itself.
+folder, whole by itself, and so is `ema/`, with the averaged weights of a run that keeps them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.checkpoint_folder import (
+    EMA,
     FORMAT,
     MANIFEST,
+    MODEL,
     CheckpointError,
     checkpoints,
     describe,
@@ -36,7 +38,7 @@ from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict
 from diptych.data.tokenizer import Tokenizer
 from diptych.files import flush
-from diptych.model_folder import save_model_folder
+from diptych.model_folder import WEIGHTS_FILE, save_model_folder
 from diptych.tensor_files import save_tensors
 from diptych.training.deepspeed_config import zero_stage
 from diptych.training.engine import MOMENTS, OptimizerState
@@ -65,11 +67,13 @@ class Checkpoint:
     progress: Progress
     weights: dict[str, Tensor]
     optimizer: OptimizerState
+    averages: dict[str, Tensor] | None = None
+    """Of the weights (EMA); None where none are kept."""
 
     @property
     def num_bytes(self) -> int:
         """What its tensors take on the disk, which is nearly all of it."""
-        tensors = [self.weights, *self.optimizer.moments.values()]
+        tensors = [self.weights, *self.optimizer.moments.values(), self.averages or {}]
         return sum(tensor.nbytes for named in tensors for tensor in named.values())
 
 
@@ -87,7 +91,9 @@ def save_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_model_folder(partial / "model", checkpoint.weights, config.model, tokenizer)
+        save_model_folder(partial / MODEL, checkpoint.weights, config.model, tokenizer)
+        if checkpoint.averages is not None:
+            save_model_folder(partial / EMA, checkpoint.averages, config.model, tokenizer)
         _save_optimizer(partial / "optimizer.safetensors", checkpoint.optimizer)
         _write(partial / "progress.json", _json(asdict(checkpoint.progress)))
         _write(partial / "config.json", _json(config_to_dict(config)))
@@ -100,8 +106,7 @@ def save_checkpoint(
             "files": {str(path.relative_to(partial)): describe(path) for path in _files(partial)},
         }
         _write(partial / MANIFEST, _json(manifest))
-        for directory in (partial / "model", partial):
-            flush(directory)
+        flush(partial)
         # A step saved twice (resumed, nothing lost) is the same bytes; the newer replaces the older.
         if final.exists():
             remove_checkpoint(final)
@@ -122,7 +127,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         moments[kind][name] = tensor
-    return Checkpoint(progress, load_file(path / "model" / "model.safetensors"), OptimizerState(step, moments))
+    averages = load_file(path / EMA / WEIGHTS_FILE) if (path / EMA).is_dir() else None
+    return Checkpoint(progress, load_file(path / MODEL / WEIGHTS_FILE), OptimizerState(step, moments), averages)
 
 
 def is_whole(folder: Path, step: int) -> bool:

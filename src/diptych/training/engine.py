@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import deepspeed
 import numpy as np
@@ -31,7 +30,9 @@ from diptych.tensor_hashes import caption_identities
 from diptych.terminal import counted
 from diptych.training.accumulate import backward_in_parts
 from diptych.training.deepspeed_config import deepspeed_config
+from diptych.training.fragments import Beside, collect, fragments_of, hand_out
 from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
+from diptych.training.weight_average import WeightAverage
 from diptych.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -89,8 +90,10 @@ class Engine:
             dist_init_required=False,
         )
         self._stage = int(self._engine.zero_optimization_stage())
-        self._fragments = dict(self._make_fragments())
+        self._fragments = dict(fragments_of(self.model, self._engine.optimizer, self._stage, world.rank))
         self._start_optimizer_state()
+        decay = config.training.ema_decay
+        self._average = WeightAverage(self.model, self._fragments, world, decay) if decay is not None else None
         self._way_on = (
             f"Where no checkpoint was saved yet, start again with, for example, optimizer.learning_rate below "
             f"{config.optimizer.learning_rate:g}; to go on from one with other settings, start a new run: a new "
@@ -128,6 +131,8 @@ class Engine:
                 f"{mean_loss}; the weights are lost, the last checkpoint is not. {self._way_on}"
             )
         self._clamp_logit_scale()
+        if self._average is not None:
+            self._average.update(samples_seen // training.global_batch_size)
         return StepStats(
             loss=mean_loss,
             learning_rate=rate,
@@ -182,33 +187,29 @@ class Engine:
                 return {}
             return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
 
+    def averaged_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """`weights()` with the average (EMA) of each weight in its place; None where none is kept. As `weights()`."""
+        return self._average.collect(weights, is_shared=self._stage > 0) if self._average is not None else None
+
+    def restore_average(self, averages: dict[str, Tensor] | None) -> None:
+        """Take up what rank 0 holds, where averages are kept. Every rank must call it."""
+        if self._average is not None:
+            self._average.restore(averages)
+
     def optimizer_state(self) -> OptimizerState:
         """Every rank must call it; the tensors are gathered one by one and kept on rank 0."""
-        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
-        for name, fragment in self._fragments.items():
-            for kind in MOMENTS:
-                whole = torch.zeros(fragment.numel, dtype=torch.float32, device=self._world.device)
-                whole[fragment.start : fragment.stop] = fragment.of(kind)
-                if self._stage > 0:
-                    # Zeros from everybody else: the sum is exact.
-                    dist.reduce(whole, dst=0)
-                if self._world.is_first:
-                    moments[kind][name] = whole.view(fragment.shape).cpu()
+        moments = {
+            kind: collect(self._fragments, self._moment(kind), self._world, is_shared=self._stage > 0)
+            for kind in MOMENTS
+        }
         return OptimizerState(self._steps_taken(), moments)
 
     def restore_optimizer(self, state: OptimizerState | None) -> None:
         """Take up what rank 0 holds; the others may pass None. Every rank must call it."""
         step = torch.tensor([state.step if state else 0], device=self._world.device)
         dist.broadcast(step, src=0)
-        for name, fragment in self._fragments.items():
-            for kind in MOMENTS:
-                if self._world.is_first:
-                    assert state is not None
-                    whole = state.moments[kind][name].to(self._world.device).contiguous().view(-1)
-                else:
-                    whole = torch.empty(fragment.numel, dtype=torch.float32, device=self._world.device)
-                dist.broadcast(whole, src=0)
-                fragment.of(kind).copy_(whole[fragment.start : fragment.stop])
+        for kind in MOMENTS:
+            hand_out(self._fragments, self._moment(kind), state.moments[kind] if state else None, self._world)
         for entry in self._torch_optimizer().state.values():
             entry["step"].fill_(int(step))
 
@@ -262,37 +263,6 @@ class Engine:
             if optimizer.param_groups[zero.sub_group_to_group_id[sub_group]]["name"] == group_name:
                 yield flat
 
-    def _make_fragments(self) -> Iterator[tuple[str, _Fragment]]:
-        """Where this rank's share of each parameter's moments lies."""
-        zero = self._engine.optimizer
-        state = self._torch_optimizer().state
-        # DeepSpeed hangs its bookkeeping on the parameters, of which the type checker knows nothing.
-        named: list[tuple[str, Any]] = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        if self._stage == 0:
-            for name, parameter in named:
-                yield name, _Fragment(parameter.shape, 0, parameter.numel(), parameter, 0, state)
-        elif self._stage == 3:
-            for name, parameter in named:
-                group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
-                start = min(self._world.rank * size, parameter.ds_numel)
-                stop = min(start + size, parameter.ds_numel)
-                flat = zero.fp32_partitioned_groups_flat[group]
-                yield name, _Fragment(parameter.ds_shape, start, stop, flat, offset, state)
-        else:
-            group_of = {id(p): group for group, params in enumerate(zero.bit16_groups) for p in params}
-            for name, parameter in named:
-                flat = zero.single_partition_of_fp32_groups[group_of[id(parameter)]]
-                mapping = parameter._hp_mapping
-                if mapping is None:
-                    yield name, _Fragment(parameter.shape, 0, 0, flat, 0, state)
-                    continue
-                start = mapping.lp_fragment_address.start
-                stop = start + mapping.lp_fragment_address.numel
-                yield (
-                    name,
-                    _Fragment(parameter.shape, start, stop, flat, mapping.hp_fragment_address.start, state),
-                )
-
     def _start_optimizer_state(self) -> None:
         """Zero moments before the first step, where torch would make them during it: resuming can then fill them."""
         state = self._torch_optimizer().state
@@ -303,28 +273,12 @@ class Engine:
                     **{kind: torch.zeros_like(fragment.flat) for kind in MOMENTS},
                 }
 
+    def _moment(self, kind: str) -> Beside:
+        state = self._torch_optimizer().state
+        return lambda flat: state[flat][kind]
+
     def _steps_taken(self) -> int:
         return int(next(iter(self._torch_optimizer().state.values()))["step"])
-
-
-@dataclass(frozen=True)
-class _Fragment:
-    """Elements [start, stop) of a parameter of `shape` are ours; they lie in `flat`, from `offset` on."""
-
-    shape: torch.Size
-    start: int
-    stop: int
-    flat: Tensor
-    offset: int
-    state: dict[Tensor, dict[str, Tensor]]
-
-    @property
-    def numel(self) -> int:
-        return self.shape.numel()
-
-    def of(self, kind: str) -> Tensor:
-        moments = self.state[self.flat][kind].view(-1)
-        return moments[self.offset : self.offset + self.stop - self.start]
 
 
 class _Towers(nn.Module):

@@ -136,6 +136,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
     engine = Engine(model, config, world)
     if progress.samples_seen:
         engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
+        engine.restore_average(taken_up[0].averages if taken_up else None)
     metrics = None
     if world.is_first:
         run.record_start(config)

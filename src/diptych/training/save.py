@@ -31,7 +31,9 @@ def save(job: Job, progress: Progress, stop: StopRequest) -> None:
     Raises:
         CheckpointError: it could not be written within `checkpoint.max_wait_seconds`, or a signal ended the wait.
     """
-    checkpoint = Checkpoint(progress, job.engine.weights(), job.engine.optimizer_state())
+    weights = job.engine.weights()
+    averages = job.engine.averaged_weights(weights)
+    checkpoint = Checkpoint(progress, weights, job.engine.optimizer_state(), averages)
     fault = first_decides(job.world, lambda: _try(job, checkpoint))
     if fault is None:
         return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.command_line import path_argument
+from diptych.command_line import add_ema_argument, path_argument
 from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", metavar="N", type=int, default=5, help="labels to show (5)")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each picture")
+    add_ema_argument(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     if pictures.left_out:
         print(printable(f"left out: {in_words(left_out_by_reason(pictures.left_out))}"), file=sys.stderr)
 
-    encoder = load(arguments.model, arguments.device)
+    encoder = load(arguments.model, arguments.device, ema=arguments.ema)
     classifier = build_classifier(encoder, prompts.classes, prompts.templates)
     failures: list[str] = []
     for place, name in enumerate(pictures.names):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.command_line import path_argument
+from diptych.command_line import add_ema_argument, path_argument
 from diptych.data.caption_files import MAX_CAPTION_BYTES
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the arrays go: pictures and picture_embeddings, captions and caption_embeddings, texts and "
         "text_embeddings, logit_scale. `diptych-shards dedup --embeddings` reads it",
     )
+    add_ema_argument(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     texts = _texts(arguments.texts) if arguments.texts else None
     check_writable(arguments.output, WAY_OUT)
 
-    encoder = load(arguments.model, arguments.device)
+    encoder = load(arguments.model, arguments.device, ema=arguments.ema)
     arrays: dict[str, np.ndarray] = {}
     if pictures is not None:
         embedded = embed(encoder, pictures)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from diptych.command_line import path_argument
+from diptych.command_line import add_ema_argument, path_argument
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'what became of the data before training, to open the report with: a JSON list of '
         '{"stage": NAME, "kept": N, "dropped": {REASON: N}}'
     ))  # fmt: skip
+    add_ema_argument(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
@@ -86,8 +87,9 @@ def run(arguments: argparse.Namespace) -> None:
     funnel = _funnel(arguments.funnel) if arguments.funnel else []
 
     # All data are opened first: a mistake in the last of them should not cost the time of the others.
-    labelled = _open(arguments.zero_shot, lambda location: open_labelled(location, arguments.label_key))
-    captioned = _open(arguments.retrieval, lambda location: open_captioned(location, arguments.caption_key))
+    suffix = " (EMA)" if arguments.ema else ""  # beside the results of the weights themselves, not in their place
+    labelled = _open(arguments.zero_shot, lambda location: open_labelled(location, arguments.label_key), suffix)
+    captioned = _open(arguments.retrieval, lambda location: open_captioned(location, arguments.caption_key), suffix)
     if not labelled and not captioned:
         raise UserError("nothing to evaluate; give --zero-shot DATA, --retrieval DATA or both")
     if (arguments.linear_probe or arguments.pixel_baseline) and not labelled:
@@ -137,10 +139,10 @@ def _evaluate(
     from diptych.encoder import load
     from diptych.model_folder import model_folder
 
-    encoder = load(arguments.model, arguments.device)
+    encoder = load(arguments.model, arguments.device, ema=arguments.ema)
     embedded = Embedder(encoder)
     about = {
-        "model": str(model_folder(arguments.model)),
+        "model": str(model_folder(arguments.model, ema=arguments.ema)),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     run_dir = _run_dir(arguments.model)
@@ -204,12 +206,13 @@ def _run_dir(model: Path) -> Path | None:
     return model if model_folder(model) != model else None
 
 
-def _open(arguments: Sequence[str], opened: Callable[[str], Pictures]) -> dict[str, Pictures]:
+def _open(arguments: Sequence[str], opened: Callable[[str], Pictures], suffix: str) -> dict[str, Pictures]:
+    """suffix: of a name that the user did not give."""
     found: dict[str, Pictures] = {}
     for argument in arguments:
         name, equals, location = argument.partition("=")
         if not equals or os.sep in name or os.path.exists(argument):
-            name, location = Path(argument).stem, argument
+            name, location = Path(argument).stem + suffix, argument
         name = writable(name)
         if name in found:
             raise UserError(f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}")

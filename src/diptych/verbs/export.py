@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 
-from diptych.command_line import path_argument
+from diptych.command_line import add_ema_argument, path_argument
 from diptych.errors import UserError
 
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run", type=path_argument, metavar="RUN", help="a run directory (its newest checkpoint) or a model folder"
     )
     parser.add_argument("out", type=path_argument, metavar="OUT", help="the folder to write; new or empty")
+    add_ema_argument(parser)
     parser.add_argument(
         "--layout",
         choices=("diptych", "open_clip"),
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{arguments.out} is not empty; give the name of a folder that is not there yet")
     check_writable(out / "config.json", "name one that can be")
-    source = model_folder(arguments.run)
+    source = model_folder(arguments.run, ema=arguments.ema)
     state, config, tokenizer = read_model_folder(source)
 
     # Whoever sees OUT sees all of it: it gets its name when its files are on the disk.

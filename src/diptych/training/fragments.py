@@ -1,0 +1,99 @@
+"""Which part of each parameter this rank updates, and whole tensors from everybody's parts and back.
+
+ZeRO shares parameters out in flat fp32 tensors. What the optimizer keeps of a parameter (its moments, its average) lies
+in tensors of the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from diptych.world import World
+
+Beside = Callable[[Tensor], Tensor]
+"""What is kept of a flat tensor, in its form: for example `lambda flat: state[flat]["exp_avg"]`."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Elements [start, stop) of a parameter of `shape` are ours; they lie in `flat`, from `offset` on."""
+
+    shape: torch.Size
+    start: int
+    stop: int
+    flat: Tensor
+    offset: int
+
+    @property
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def of(self, values: Tensor) -> Tensor:
+        """Ours of what has the form of `flat`."""
+        return values.view(-1)[self.offset : self.offset + self.stop - self.start]
+
+
+def fragments_of(model: nn.Module, optimizer: Any, stage: int, rank: int) -> Iterator[tuple[str, Fragment]]:
+    """The name and fragment of every parameter that is trained; optimizer: DeepSpeed's, of a ZeRO stage above 0."""
+    # DeepSpeed hangs its bookkeeping on the parameters, of which the type checker knows nothing.
+    named: list[tuple[str, Any]] = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    if stage == 0:
+        for name, parameter in named:
+            yield name, Fragment(parameter.shape, 0, parameter.numel(), parameter, 0)
+    elif stage == 3:
+        for name, parameter in named:
+            group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            start = min(rank * size, parameter.ds_numel)
+            stop = min(start + size, parameter.ds_numel)
+            flat = optimizer.fp32_partitioned_groups_flat[group]
+            yield name, Fragment(parameter.ds_shape, start, stop, flat, offset)
+    else:
+        group_of = {id(p): group for group, params in enumerate(optimizer.bit16_groups) for p in params}
+        for name, parameter in named:
+            flat = optimizer.single_partition_of_fp32_groups[group_of[id(parameter)]]
+            mapping = parameter._hp_mapping
+            if mapping is None:
+                yield name, Fragment(parameter.shape, 0, 0, flat, 0)
+                continue
+            start = mapping.lp_fragment_address.start
+            stop = start + mapping.lp_fragment_address.numel
+            yield name, Fragment(parameter.shape, start, stop, flat, mapping.hp_fragment_address.start)
+
+
+def collect(fragments: Mapping[str, Fragment], beside: Beside, world: World, *, is_shared: bool) -> dict[str, Tensor]:
+    """Whole tensors by name, on the CPU of rank 0 and nowhere else; every rank must call it.
+
+    They are gathered one by one. is_shared: whether each rank has a part of its own, rather than all of it.
+    """
+    wholes = {}
+    for name, fragment in fragments.items():
+        values = beside(fragment.flat)
+        whole = torch.zeros(fragment.numel, dtype=values.dtype, device=world.device)
+        whole[fragment.start : fragment.stop] = fragment.of(values)
+        if is_shared:
+            # Zeros from everybody else: the sum is exact.
+            dist.reduce(whole, dst=0)
+        if world.is_first:
+            wholes[name] = whole.view(fragment.shape).cpu()
+    return wholes
+
+
+def hand_out(
+    fragments: Mapping[str, Fragment], beside: Beside, wholes: Mapping[str, Tensor] | None, world: World
+) -> None:
+    """Every rank takes its parts of the whole tensors that rank 0 has; every rank must call it."""
+    for name, fragment in fragments.items():
+        values = beside(fragment.flat)
+        if world.is_first:
+            assert wholes is not None
+            whole = wholes[name].to(world.device, values.dtype).contiguous().view(-1)
+        else:
+            whole = torch.empty(fragment.numel, dtype=values.dtype, device=world.device)
+        dist.broadcast(whole, src=0)
+        fragment.of(values).copy_(whole[fragment.start : fragment.stop])
