@@ -84,7 +84,7 @@ def test_any_harm_to_any_file_is_found_and_the_file_named(tmp_path, harm):
         victim.write_bytes(data)
         if harm == "remove":
             victim.unlink()
-        named = victim.name
+        named: str | None = victim.name
         if victim.name == "manifest.json" and harm in ("flip", "truncate"):
             # A manifest that still says the same of every file is as good; one that does not, of one file or at all, is
             # refused.
@@ -93,7 +93,7 @@ def test_any_harm_to_any_file_is_found_and_the_file_named(tmp_path, harm):
                 if json.loads(bytes(data))["files"] == before["files"]:
                     shutil.rmtree(path)
                     continue
-                named = ""
+                named = None
             except ValueError:
                 pass
         with pytest.raises(CheckpointError, match=named):
