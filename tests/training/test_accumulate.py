@@ -12,6 +12,7 @@ from diptych.config.schema import ImageTowerConfig
 from diptych.config.values import dump_config
 from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder
+from diptych.model.image_tower import ImageTower
 from diptych.run_dir import RunDir
 from diptych.training.accumulate import random_layer
 from diptych.training.engine import Engine
@@ -52,6 +53,29 @@ def test_pairs_in_parts_give_the_step_of_all_at_once(size, pairs_per_forward):
             assert largest_difference(in_parts, weights) < 1e-5, (stage, pairs)
 
 
+def train_with_patch_dropout(rank: int, size: int, pairs_per_forward: list[int | None]) -> dict[Any, Any]:
+    """Stage and pairs at once → the weights after all steps of towers that see half of the patches."""
+    config, results = tiny_config(), {}
+    overrides = {**config.model.image.overrides, "patch_drop_rate": 0.5}
+    model = replace(config.model, image=replace(config.model.image, overrides=overrides))
+    for stage, pairs in itertools.product((0, 3), pairs_per_forward):
+        machine = replace(config.machine, zero_stage=stage, pairs_per_forward=pairs)
+        engine = make_engine(rank, size, replace(config, model=model, machine=machine))
+        stats = take_steps(engine, rank, size, 0, STEPS)
+        results[stage, pairs] = [s.loss for s in stats], engine.weights()
+    return results
+
+
+def test_patch_dropout_gives_the_same_weights_on_any_ranks_and_in_any_parts():
+    alone, shared = (run_ranks(size, train_with_patch_dropout, size, [None, 6 // size, 4])[0] for size in (1, 2))
+    losses, weights = alone[0, None]
+    for how, (others, other_weights) in [*alone.items(), *shared.items()]:
+        assert others == pytest.approx(losses, rel=1e-5), how
+        assert largest_difference(other_weights, weights) < 1e-5, how
+    plain, _ = run_ranks(1, train, 1, [None])[0][0, None]
+    assert abs(plain[0].loss - losses[0]) > 1e-3, "there were masks"
+
+
 def features_of_both_passes(rank: int, dropout: float) -> dict[int, list[torch.Tensor]]:
     """Stage → the picture features of each part of one step, of the first pass and then of the second."""
     seen: dict[int, list[torch.Tensor]] = {}
@@ -76,6 +100,26 @@ def test_a_layer_that_draws_masks_is_found_by_its_name():
     plain = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.LayerNorm(2))
     assert random_layer(plain) is None
     assert random_layer(nn.Sequential(plain, nn.Dropout(0.1))) == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "overrides", "found"),
+    [
+        ("vit_base_patch32_clip_224", 32, {"patch_drop_rate": 0.5, "patch_size": 8, "depth": 1}, None),
+        (
+            "vit_base_patch32_clip_224",
+            32,
+            {"drop_path_rate": 0.5, "patch_size": 8, "depth": 2},
+            "trunk.blocks.1.drop_p",
+        ),
+        ("hiera_tiny_224", 224, {"patch_drop_rate": 0.5}, "trunk"),
+    ],
+)
+def test_masks_that_are_keyed_by_row_are_not_random(name, image_size, overrides, found):
+    with torch.device("meta"):
+        tower = ImageTower(ImageTowerConfig(name=name, image_size=image_size, overrides=overrides), 8)
+    said = random_layer(tower)
+    assert said == found or (found and said and said.startswith(found))
 
 
 def test_another_number_of_pairs_at_once_is_another_run_where_layers_draw_masks(tmp_path):

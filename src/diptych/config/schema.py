@@ -19,7 +19,10 @@ class ImageTowerConfig:
     image_size: int = 224
     """Pixels, height and width."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Keywords for `timm.create_model`, so that any size of a family can be written in YAML."""
+    """Keywords for `timm.create_model`, so that any size of a family can be written in YAML.
+
+    `patch_drop_rate: 0.5` leaves out half of each picture's patches in training (FLIP, arXiv 2212.00794).
+    """
     mean: tuple[float, float, float] = CLIP_MEAN
     """Of red, green and blue from 0 to 1; pixels are (value - mean) / std."""
     std: tuple[float, float, float] = CLIP_STD
@@ -170,7 +173,8 @@ class MachineConfig:
     pairs_per_forward: int | None = None
     """How many of a rank's pairs go through the towers at once; None: all. Fewer take less memory and a second forward.
 
-    The gradient is the same, unless layers such as dropout draw random masks: then the value decides the run.
+    The gradient is the same, unless layers such as dropout draw random masks: then the value decides the run. (Those of
+    patch dropout are keyed by each pair's place in the run.)
     """
     checkpoint_blocks: bool = False
     """Keep of each tower block only what goes in, and compute it again in the backward: a fraction of the memory, for a

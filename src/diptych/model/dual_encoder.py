@@ -35,13 +35,18 @@ class DualEncoder(nn.Module):
         bias = None if initial_logit_bias is None else nn.Parameter(torch.tensor([initial_logit_bias]))
         self.register_parameter("logit_bias", bias)
 
-    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """images u8[batch 3 H W], tokens i[batch context], lengths i[batch] → two f32[batch dim]."""
-        return self.encode_image(images), self.encode_text(tokens, lengths)
+    def forward(
+        self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """images u8[batch 3 H W], tokens i[batch context], lengths i[batch] → two f32[batch dim].
 
-    def encode_image(self, images: Tensor) -> Tensor:
+        row_keys: i64[batch], for the masks of patch dropout.
+        """
+        return self.encode_image(images, row_keys), self.encode_text(tokens, lengths)
+
+    def encode_image(self, images: Tensor, row_keys: Tensor | None = None) -> Tensor:
         """u8[batch 3 H W] → f32[batch dim] of unit norm."""
-        return unit_norm(self.image(images))
+        return unit_norm(self.image(images, row_keys))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens i[batch context], lengths i[batch] with both control tokens → f32[batch dim] of unit norm."""

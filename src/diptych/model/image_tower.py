@@ -11,12 +11,14 @@ from typing import Any
 import timm
 import torch
 from timm.layers import AttentionPool2d
+from timm.layers import PatchDropout as TimmPatchDropout
 from timm.models.byobnet import ByoBlockCfg, ByobNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from diptych.config.schema import ImageTowerConfig
 from diptych.errors import UserError
+from diptych.model.patch_dropout import PatchDropout
 
 OURS = {
     "img_size": "set model.image.image_size",
@@ -60,6 +62,7 @@ class ImageTower(nn.Module):
             width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
             self.proj = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
         initialise_as_openai(trunk)
+        _key_patch_dropout(trunk)
         self.trunk = trunk
         self._has_grouped_convolutions = any(getattr(each, "groups", 1) != 1 for each in trunk.modules())
 
@@ -68,7 +71,9 @@ class ImageTower(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, row_keys: Tensor | None = None) -> Tensor:
+        """row_keys: i64[batch], of which patch dropout makes each picture's mask in training; else not needed."""
+        self.key_rows(row_keys)
         if images.dtype != torch.uint8:
             raise UserError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
         pixels = images.float().sub_(self.mean).div_(self.std)
@@ -78,6 +83,11 @@ class ImageTower(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # bf16 here costs 0.2 % of the gradient
             return features.float() @ self.proj
 
+    def key_rows(self, row_keys: Tensor | None) -> None:
+        patch_dropout = getattr(self.trunk, "patch_drop", None)
+        if isinstance(patch_dropout, PatchDropout):
+            patch_dropout.row_keys = row_keys
+
     def _layout(self, device: torch.device) -> torch.memory_format:
         """Convolutions take channels_last up to a fifth faster, on a CPU too; transformers do not mind.
 
@@ -86,6 +96,15 @@ class ImageTower(nn.Module):
         """
         is_unsafe = device.type == "cpu" and self._has_grouped_convolutions
         return torch.contiguous_format if is_unsafe else torch.channels_last
+
+
+def _key_patch_dropout(trunk: Any) -> None:
+    """Put ours, whose masks depend on each row's key, in the place of timm's, which draws for all rows together."""
+    theirs = getattr(trunk, "patch_drop", None)
+    with_indices = getattr(timm.layers, "PatchDropoutWithIndices", TimmPatchDropout)  # one class before timm 1.0.21
+    if isinstance(theirs, (TimmPatchDropout, with_indices)):
+        gives_indices = getattr(theirs, "return_indices", not isinstance(theirs, TimmPatchDropout))
+        trunk.patch_drop = PatchDropout(theirs.prob, theirs.num_prefix_tokens, gives_indices=gives_indices)
 
 
 _SIZES = {"s": "small", "m": "medium", "b": "base", "l": "large", "h": "huge", "g": "giant", "bigg": "gigantic"}
@@ -144,6 +163,7 @@ def check_picture_size(config: ImageTowerConfig) -> None:
             tower = ImageTower(config, 8)
         except UserError:
             return
+        tower.key_rows(torch.arange(2))
         try:
             tower.trunk(torch.zeros(2, 3, size, size))
         except BUILD_ERRORS as error:

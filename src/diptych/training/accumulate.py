@@ -52,9 +52,14 @@ def backward_in_parts(
 
 
 def random_layer(model: nn.Module) -> str | None:
-    """The name of a layer that draws random numbers in training, such as dropout; None if there is none."""
+    """The name of a layer that draws random numbers in training, such as dropout; None if there is none.
+
+    Patch dropout, of which timm's is replaced by ours, draws nothing: its masks are keyed by the rows.
+    """
     for name, module in model.named_modules():
-        chance = next((getattr(module, key, None) for key in ("p", "drop_prob", "prob") if hasattr(module, key)), None)
-        if isinstance(chance, float) and chance > 0 and "drop" in type(module).__name__.lower():
+        is_dropout = "drop" in type(module).__name__.lower()
+        keys = ("p", "drop_prob", "prob", "drop") if is_dropout else ("drop_rate", "patch_drop_rate")
+        chances = [getattr(module, key, None) for key in keys]
+        if any(isinstance(chance, float) and chance > 0 for chance in chances):
             return name
     return None

@@ -5,6 +5,7 @@ Parameters are fp32 at every precision (bf16 is autocast), so the weights that a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -149,16 +150,22 @@ class Engine:
         if self._config.loss.duplicates == "positives":
             captions = caption_identities(batch.tokens.to(device, non_blocking=True))
 
+        parts = batch.parts(self._config.machine.pairs_per_forward)
+        first = samples_seen + self._world.rows(self._config.training.global_batch_size)[0]
+        firsts = list(itertools.accumulate(map(len, parts), initial=first))
+        masks = int(hashes(np.zeros(1), seed, 4).view(np.int64)[0])
+
         def forward(number: int, part: Batch) -> tuple[Tensor, ...]:
             # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
             torch.manual_seed(int(hashes(np.array([self._world.rank]), seed, samples_seen, number)[0] >> 1))
             images, tokens = (each.to(device, non_blocking=True) for each in (part.images, part.tokens))
-            return self._engine(images, tokens, part.lengths)
+            # Masks that can be keyed by a row's place in the run are the same on any ranks and in any parts.
+            row_keys = torch.arange(firsts[number], firsts[number + 1], device=device) + masks
+            return self._engine(images, tokens, part.lengths, row_keys)
 
         def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
             return self._loss(image, text, scale, bias, captions)
 
-        parts = batch.parts(self._config.machine.pairs_per_forward)
         if len(parts) == 1:
             outputs = forward(0, batch)
             output = loss(*outputs)
@@ -292,13 +299,13 @@ class _Towers(nn.Module):
             if hasattr(scalar, "ds_id"):
                 deepspeed.zero.register_external_parameter(self, scalar)
 
-    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor) -> tuple[Tensor, ...]:
         """Both embeddings, then logit_scale and logit_bias, if there is one, as values of the graph.
 
         ZeRO-3 takes the parameters themselves away again.
         """
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            image, text = self.model(images, tokens, lengths)
+            image, text = self.model(images, tokens, lengths, row_keys)
         return image, text, *(scalar.clone() for scalar in self._scalars())
 
     def _scalars(self) -> list[nn.Parameter]:
