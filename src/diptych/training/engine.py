@@ -26,6 +26,7 @@ from diptych.data.order import hashes
 from diptych.errors import UserError
 from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
+from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
 from diptych.tensor_hashes import caption_identities
 from diptych.terminal import counted
@@ -76,6 +77,8 @@ class Engine:
 
     def __init__(self, model: DualEncoder, config: RunConfig, world: World):
         _prepare_deepspeed(world)
+        if world.device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(world.device)
         self._config = config
         self._world = world
@@ -91,6 +94,9 @@ class Engine:
             dist_init_required=False,
         )
         self._stage = int(self._engine.zero_optimization_stage())
+        if self._stage == 0 and world.size == 1:
+            # With nobody to average with, DeepSpeed would still copy all gradients into one row, and back.
+            self._engine.enable_backward_allreduce = False
         self._fragments = dict(fragments_of(self.model, self._engine.optimizer, self._stage, world.rank))
         self._start_optimizer_state()
         decay = config.training.ema_decay
