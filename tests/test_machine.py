@@ -2,8 +2,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from diptych.machine import usable_cpus
 
 
@@ -32,23 +30,3 @@ sys.exit(main(["pack", "in", "out", "--processes", "2"]))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "00000.tar").exists()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told to keep memory")
-def test_memory_that_was_freed_is_taken_again_without_the_kernel():
-    code = """
-import resource
-from diptych.machine import keep_freed_memory
-def page_faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
-        bytearray(2**26)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-given_back = page_faults()
-keep_freed_memory()
-page_faults()
-print(given_back, page_faults())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    given_back, kept = map(int, done.stdout.split())
-    assert given_back > 3 * 2**26 / 2**21 and kept < given_back / 10

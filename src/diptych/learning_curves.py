@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from diptych.pages.charts import Chart, line_chart, short_number
@@ -12,6 +13,7 @@ from diptych.pages.template import percent
 
 DOUBLE_WIDTH = 514
 """Of a chart over half of the page, where others take a third."""
+PHASES = ("forward", "backward", "update")
 MOST_EPOCHS = 12
 """More than these would be a hatching."""
 
@@ -62,10 +64,21 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
             {"own pair": "positive_similarity", "nearest other": "hardest_negative_similarity"},
             width=DOUBLE_WIDTH,
         ),
-        chart("Gradient norm", {"gradient norm": "gradient_norm"}, y_from_zero=True, width=DOUBLE_WIDTH),
+        chart(
+            "Gradient norm",
+            {"image tower": "image_gradient_norm", "text tower": "text_gradient_norm", "all": "gradient_norm"},
+            y_from_zero=True,
+            width=DOUBLE_WIDTH,
+        ),
+        chart(
+            "Update of a step / weights",
+            {"image tower": "image_update_ratio", "text tower": "text_update_ratio"},
+            y_from_zero=True,
+        ),
         chart("Logit scale", {"logit scale": "logit_scale"}),
         chart("Learning rate", {"learning rate": "learning_rate"}, y_from_zero=True),
         chart("Samples per second", {"samples per second": "samples_per_second"}, y_from_zero=True),
+        chart("Seconds of a step", {"median": "step_seconds_p50", "95 of 100": "step_seconds_p95"}, y_from_zero=True),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -87,6 +100,17 @@ def training_facts(
     waits = [record["data_wait_fraction"] for record in metrics if _is_number(record.get("data_wait_fraction"))]
     if waits:
         facts.append(("waiting for data", percent(sum(waits) / len(waits))))
+    slowest = [rank for r in metrics if isinstance(rank := r.get("data_wait_slowest_rank"), int)]
+    if waits and slowest and len(set(slowest)) > 1:
+        facts.append(("rank that waited longest", f"{max(set(slowest), key=slowest.count)}"))
+    if _is_number(metrics[-1].get("mfu")):
+        facts.append(("model FLOPs utilisation", percent(median(r["mfu"] for r in metrics if "mfu" in r))))
+    split = {phase: [r[key] for r in metrics if _is_number(r.get(key := f"{phase}_seconds"))] for phase in PHASES}
+    if all(split.values()):
+        whole = sum(sum(seconds) for seconds in split.values())
+        facts.append(("of a step", ", ".join(f"{phase} {percent(sum(s) / whole)}" for phase, s in split.items())))
+    if skipped := metrics[-1].get("skipped_steps"):
+        facts.append(("steps without finite numbers, passed over", f"{skipped:,}"))
     if _is_number(metrics[-1].get("rejected_samples")):
         facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}"))
     if _is_number(metrics[-1].get("loss")):

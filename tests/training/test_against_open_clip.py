@@ -104,7 +104,7 @@ def our_losses(rank, size, activation):
     losses = []
     for step, b in enumerate(batches()):
         rows = Batch(b.images[start:stop], b.tokens[start:stop], b.lengths[start:stop], b.samples[start:stop])
-        losses.append(engine.step(rows, step * BATCH).loss)
+        losses.append(engine.step(rows, step * BATCH).read().loss)
     return losses
 
 

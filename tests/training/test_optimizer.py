@@ -6,7 +6,7 @@ import pytest
 from diptych.config.schema import ImageTowerConfig, ModelConfig, OptimizerConfig, TextTowerConfig
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model.interop import to_open_clip
-from diptych.training.optimizer import learning_rate_at, parameter_groups
+from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, parameter_groups
 
 TEXT = TextTowerConfig(context_length=8, width=32, heads=2, layers=1, activation="gelu")
 VIT = ImageTowerConfig(
@@ -46,7 +46,8 @@ def names_by_decay(image):
     groups = parameter_groups(model, OptimizerConfig(weight_decay=0.2))
     found = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
     assert found.keys() == dict(model.named_parameters()).keys()
-    assert groups[-1]["name"] == "scale" and len(groups[-1]["params"]) == 1
+    [scale] = [group for group in groups if group["name"] == SCALE_GROUP]
+    assert len(scale["params"]) == 1
     return model, found
 
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from diptych.config.schema import TextTowerConfig
 from diptych.errors import UserError
 from diptych.model.packed_captions import PackedCaptions
+from diptych.model.precision import full_precision
 
 
 def quick_gelu(inputs: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class TextTower(nn.Module):
         hidden = self.token_embedding(packed) + F.embedding(captions.positions, self.positional_embedding)
         hidden = self.transformer(hidden, captions)
         # Read off by length, not by OpenAI's argmax: a vocabulary of one's own need not give the end the largest id.
-        with torch.autocast(tokens.device.type, enabled=False):  # bf16 here costs 0.2 % of the gradient
+        with full_precision(tokens.device):
             return self.ln_final(hidden[captions.ends].float()) @ self.text_projection
 
     @torch.no_grad()

@@ -60,6 +60,10 @@ class Progress:
     """Fingerprint of the tokenizer."""
     seconds: float = 0.0
     """Time spent training so far."""
+    skipped_steps: int = 0
+    """Without finite numbers, since the start of the run."""
+    skipped_in_a_row: int = 0
+    """The last of them, where no good step came since."""
 
 
 @dataclass(frozen=True)

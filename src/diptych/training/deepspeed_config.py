@@ -39,10 +39,10 @@ def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
         raise UserError(f"machine.deepspeed.zero_optimization is {zero!r}; expected a mapping of its settings")
     if "stage" in zero:
         raise UserError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
-    generated = {
+    generated: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.training.global_batch_size // num_ranks,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.optimizer.gradient_clip_norm or 0.0,
+        "gradient_clipping": 0.0 if clips_on_device(config, num_ranks) else config.optimizer.gradient_clip_norm or 0.0,
         "zero_optimization": {
             "stage": zero_stage(config, num_ranks),
             # An all-reduce of each bucket: ZeRO's own way slices it once for every rank, in Python.
@@ -57,6 +57,9 @@ def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**40,
     }
+    if clips_on_device(config, num_ranks) and zero_stage(config, num_ranks):
+        # Ours does not wait for the device.
+        generated["zero_optimization"]["compute_grad_norm"] = False
     merged = _merged(generated, config.machine.deepspeed)
     _check_with_deepspeed(merged)
     return merged
@@ -69,6 +72,16 @@ def zero_stage(config: RunConfig, num_ranks: int) -> int:
     """
     alone = num_ranks == 1 and "zero_optimization" not in config.machine.deepspeed
     return 0 if alone else config.machine.zero_stage
+
+
+def clips_on_device(config: RunConfig, num_ranks: int) -> bool:
+    """Whether the engine clips the gradient itself; at stage 3, or with its optimizer offloaded, DeepSpeed does."""
+    return zero_stage(config, num_ranks) < 3 and not offloads_optimizer(config)
+
+
+def offloads_optimizer(config: RunConfig) -> bool:
+    """Whether moments and master weights are kept in the host's memory."""
+    return "offload_optimizer" in config.machine.deepspeed.get("zero_optimization", {})
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

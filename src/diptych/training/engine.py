@@ -10,9 +10,10 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import deepspeed
 import numpy as np
@@ -23,41 +24,59 @@ from torch import Tensor, nn
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.order import hashes
-from diptych.errors import UserError
 from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
-from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
 from diptych.tensor_hashes import caption_identities
-from diptych.terminal import counted
 from diptych.training.accumulate import backward_in_parts
-from diptych.training.deepspeed_config import deepspeed_config
+from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
 from diptych.training.fragments import Beside, collect, fragments_of, hand_out
-from diptych.training.optimizer import SCALE_GROUP, learning_rate_at, make_optimizer
+from diptych.training.in_flight import Readout, StopWatch, to_device
+from diptych.training.optimizer import SCALE_GROUP, TOWERS, learning_rate_at, make_optimizer, tower_of
 from diptych.training.weight_average import WeightAverage
 from diptych.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class NonFiniteError(UserError):
-    """The loss or the gradient is not a number; the run stops before it can reach a checkpoint."""
+PARTS = (*TOWERS, None)
+"""Of the model, as norms are measured: the towers, and what is in neither."""
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one step did, equal on all ranks."""
+    """What one step did; equal on all ranks but for `seconds`."""
 
+    samples_seen: int
+    """After it."""
     loss: float
     learning_rate: float
     logit_scale: float
     """What multiplies the cosines: the exponential of the parameter, before this step's update."""
     gradient_norm: float
     """Of the whole model, before clipping."""
+    tower_gradient_norms: dict[str, float]
+    """The same of each tower alone."""
+    update_ratios: dict[str, float]
+    """How much the step changed each tower: |new - old| / |old| of its weights; empty where that was not asked for."""
+    is_skipped: bool
+    """Whether loss or gradient were not finite on some rank, so that no rank changed weights or moments."""
     similarities: dict[str, float]
     """The fields of `BatchStatistics`, over the global batch."""
     tallies: tuple[int, ...]
     """The sums over ranks of what each rank passed in."""
+    waits: tuple[float, ...]
+    """Seconds that each rank had waited for this batch."""
+    seconds: dict[str, float] = field(compare=False)
+    """Of this rank's device, by phase: forward (with the loss), backward, update."""
+
+
+@dataclass(frozen=True)
+class StepInFlight:
+    """A step that the device may still be working on."""
+
+    read: Callable[[], StepStats]
+    """What it did; waits until it is done."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +96,6 @@ class Engine:
 
     def __init__(self, model: DualEncoder, config: RunConfig, world: World):
         _prepare_deepspeed(world)
-        if world.device.type == "cpu":
-            keep_freed_memory()
         self.model = model.to(world.device)
         self._config = config
         self._world = world
@@ -94,62 +111,79 @@ class Engine:
             dist_init_required=False,
         )
         self._stage = int(self._engine.zero_optimization_stage())
-        if self._stage == 0 and world.size == 1:
-            # With nobody to average with, DeepSpeed would still copy all gradients into one row, and back.
-            self._engine.enable_backward_allreduce = False
+        self._clips_itself = clips_on_device(config, world.size)
+        self._offloads = offloads_optimizer(config)
         self._fragments = dict(fragments_of(self.model, self._engine.optimizer, self._stage, world.rank))
         self._start_optimizer_state()
         decay = config.training.ema_decay
         self._average = WeightAverage(self.model, self._fragments, world, decay) if decay is not None else None
-        self._way_on = (
-            f"Where no checkpoint was saved yet, start again with, for example, optimizer.learning_rate below "
-            f"{config.optimizer.learning_rate:g}; to go on from one with other settings, start a new run: a new "
-            f"run_dir and model.initial_weights={config.run_dir}"
-        )
 
-    def step(self, batch: Batch, samples_seen: int, *, tallies: tuple[int, ...] = ()) -> StepStats:
-        """Train on this rank's rows of one global batch.
+    def step(
+        self,
+        batch: Batch,
+        samples_seen: int,
+        *,
+        tallies: tuple[int, ...] = (),
+        waited_seconds: float = 0.0,
+        measures_update: bool = False,
+    ) -> StepInFlight:
+        """Train on this rank's rows of one global batch; at ZeRO stages 0 to 2 nothing here waits for the device.
 
-        samples_seen: before this batch. tallies: numbers to be summed over ranks on the way.
+        Where loss or gradient are not finite on any rank, no rank changes its weights or moments.
 
-        Raises:
-            NonFiniteError: on every rank, when the loss on any is not finite (before the weights change) or the
-                gradient is not (after: the weights are lost and must not be saved).
+        samples_seen: before this batch. tallies: numbers to be summed over ranks on the way. waited_seconds: for this
+        batch, by this rank. measures_update: for a second pass over weights, and a copy of them for as long.
         """
+        watch = StopWatch(self._world.device)
         training = self._config.training
         rate = learning_rate_at(
             samples_seen, training.global_batch_size, training.total_samples, self._config.optimizer
         )
         self._set_learning_rate(rate)
-        (loss, statistics), scale = self._backward(batch, samples_seen)
-        # Only now that the backward is queued may anything wait for the device.
-        (mean_loss, *similarities), sums = self._agree((loss.detach(), *statistics), tallies)
-        scale_used = float(scale.detach().exp())
-        if not math.isfinite(mean_loss):
-            raise NonFiniteError(
-                f"the loss after {counted(samples_seen, 'sample')} is {mean_loss}; nothing was changed or saved. "
-                f"{self._way_on}"
-            )
-        norm = self._step_optimizer()
-        # Where DeepSpeed sees a norm that is not finite it may also say -1.
-        if not 0 <= norm < math.inf:
-            raise NonFiniteError(
-                f"the gradient after {counted(samples_seen, 'sample')} is not finite (norm {norm}) while the loss is "
-                f"{mean_loss}; the weights are lost, the last checkpoint is not. {self._way_on}"
-            )
+        (loss, statistics), scale = self._backward(batch, samples_seen, watch)
+        watch.mark("backward")
+        agreed = self._agree(loss, statistics, tallies, waited_seconds)
+        used = scale.detach().exp().double()
+        before = [master.detach().clone() for master in self._masters()] if measures_update else None
+        norm, skips = self._step_optimizer(agreed)
         self._clamp_logit_scale()
         if self._average is not None:
             self._average.update(samples_seen // training.global_batch_size)
+        updates = self._squares_of_update(before) if before else agreed[:0]
+        watch.mark("update")
+        readout = Readout(torch.cat([norm[None], skips[None], used, agreed, updates]))
+        seen = samples_seen + training.global_batch_size
+        return StepInFlight(lambda: self._stats(readout.read(), rate, seen, len(tallies), watch))
+
+    def _stats(self, numbers: list[float], rate: float, seen: int, num_tallies: int, watch: StopWatch) -> StepStats:
+        """From the numbers that `step` put together, in its order."""
+        number = iter(numbers)
+
+        def take(count: int) -> list[float]:
+            return list(itertools.islice(number, count))
+
+        norm, skips, scale, loss = take(4)
+        similarities, squares = take(len(BatchStatistics._fields)), take(len(PARTS))
+        tallies, waits = take(num_tallies), take(self._world.size)
+        changes, sizes = take(len(PARTS)), take(len(PARTS))
         return StepStats(
-            loss=mean_loss,
+            samples_seen=seen,
+            loss=loss,
             learning_rate=rate,
-            logit_scale=scale_used,
+            logit_scale=scale,
             gradient_norm=norm,
+            tower_gradient_norms={tower: _root(square) for tower, square in zip(TOWERS, squares, strict=False)},
+            update_ratios={
+                tower: _root(change / size) for tower, change, size in zip(TOWERS, changes, sizes, strict=False) if size
+            },
+            is_skipped=skips > 0,
             similarities=dict(zip(BatchStatistics._fields, similarities, strict=True)),
-            tallies=tuple(int(number) for number in sums),
+            tallies=tuple(int(tally) for tally in tallies),
+            waits=tuple(waits),
+            seconds=watch.seconds(),
         )
 
-    def _backward(self, batch: Batch, samples_seen: int) -> tuple[LossOutput, Tensor]:
+    def _backward(self, batch: Batch, samples_seen: int, watch: StopWatch) -> tuple[LossOutput, Tensor]:
         """The loss, its gradients on their way into the parameters; and logit_scale."""
         device, seed = self._world.device, self._config.training.seed
         captions = None
@@ -170,7 +204,9 @@ class Engine:
             return self._engine(images, tokens, part.lengths, row_keys)
 
         def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
-            return self._loss(image, text, scale, bias, captions)
+            output = self._loss(image, text, scale, bias, captions)
+            watch.mark("forward")
+            return output
 
         if len(parts) == 1:
             outputs = forward(0, batch)
@@ -226,33 +262,79 @@ class Engine:
         for entry in self._torch_optimizer().state.values():
             entry["step"].fill_(int(step))
 
-    def _agree(self, values: tuple[Tensor, ...], tallies: tuple[int, ...]) -> tuple[list[float], list[float]]:
-        """The means of the values over ranks, and the sums of the tallies, in one collective."""
-        numbers = [*(float(value) / self._world.size for value in values), *tallies]
-        vector = torch.tensor(numbers, dtype=torch.float64, device=self._world.device)
+    def _agree(
+        self, loss: Tensor, statistics: BatchStatistics, tallies: tuple[int, ...], waited_seconds: float
+    ) -> Tensor:
+        """In one collective, f64: the means over ranks of loss and statistics, the squared norms of the gradients of
+        PARTS, the sums of the tallies, and what each rank waited.
+        """
+        world = self._world
+        means = torch.stack([loss.detach(), *statistics]).double() / world.size
+        squares = self._squares((tower_of(group), gradients) for group, gradients in self._gradients())
+        waits = [0.0] * world.size
+        waits[world.rank] = waited_seconds
+        vector = torch.cat([means, squares, to_device([*map(float, tallies), *waits], world.device)])
         dist.all_reduce(vector)
-        agreed = vector.tolist()
-        return agreed[: len(values)], agreed[len(values) :]
+        return vector
+
+    def _squares(self, tensors: Iterable[tuple[str | None, list[Tensor]]]) -> Tensor:
+        """f64[PARTS]: the squared norm of each part's tensors, so that the sum over ranks is that of the whole."""
+        norms: dict[str | None, list[Tensor]] = {part: [] for part in PARTS}
+        for part, ours in tensors:
+            norms[part] += torch._foreach_norm(ours) if ours else []
+        nothing = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        squares = torch.stack([torch.stack(n).double().square().sum() if n else nothing for n in norms.values()])
+        # At stage 0 every rank has all of it.
+        return squares / self._world.size if self._stage == 0 else squares
+
+    def _squares_of_update(self, before: list[Tensor]) -> Tensor:
+        """f64[2 PARTS]: of what the step changed, and of the weights before it."""
+        towers = [tower_of(group) for group in self._groups_of_masters()]
+        changes = torch._foreach_sub([master.detach() for master in self._masters()], before)
+        vector = torch.cat([self._squares(zip(towers, ([t] for t in side), strict=True)) for side in (changes, before)])
+        dist.all_reduce(vector)
+        return vector
+
+    def _gradients(self) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+        """Each parameter group and this rank's share of its gradients, averaged over ranks; padding is zero."""
+        if self._stage == 0:
+            for group in self._torch_optimizer().param_groups:
+                yield group, [p.grad for p in group["params"] if p.grad is not None]
+            return
+        groups = self._groups_of_masters()
+        for number, gradients in self._engine.optimizer.averaged_gradients.items():
+            yield groups[number], list(gradients or ())
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._torch_optimizer().param_groups:
             group["lr"] = rate
 
-    def _step_optimizer(self) -> float:
-        if self._stage == 0:
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
-            self._engine.step()
-            return norm
+    def _step_optimizer(self, agreed: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip and step; the norm of the gradient and whether the step was skipped, f64[] each.
+
+        AdamW's own kernel divides by `grad_scale`, and changes nothing where `found_inf` is 1.
+        """
+        first = 1 + len(BatchStatistics._fields)
+        norm = agreed[first : first + len(PARTS)].sum().sqrt()
+        skips = ~(agreed[0].isfinite() & norm.isfinite())
+        optimizer: Any = self._torch_optimizer()  # its scaling of gradients is not in torch's stubs
+        optimizer.found_inf = skips.float().to(self._masters()[0].device)
+        clip = self._config.optimizer.gradient_clip_norm
+        if self._clips_itself and clip is not None:
+            optimizer.grad_scale = (norm / clip).clamp(min=1).float()
         self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        if self._offloads:  # then DeepSpeed alone has the gradients, and says inf or -1 where it skipped the step
+            norm = torch.as_tensor(self._engine.get_global_grad_norm()).to(agreed)
+            skips = skips | ~(norm.isfinite() & (norm >= 0))
+        return norm, skips.double()
 
     def _clamp_logit_scale(self) -> None:
         """Hold logit_scale ≤ its maximum on the fp32 master, which would else grow on behind a clamped copy."""
         maximum = self._config.training.max_logit_scale
         with torch.no_grad():
-            for master in self._masters(SCALE_GROUP):
-                master.clamp_(max=maximum)
+            for group, master in zip(self._groups_of_masters(), self._masters(), strict=True):
+                if group["name"] == SCALE_GROUP:
+                    master.clamp_(max=maximum)
             scale = self.model.logit_scale
             if self._stage == 3:
                 with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
@@ -263,18 +345,18 @@ class Engine:
     def _torch_optimizer(self) -> torch.optim.Optimizer:
         return self._engine.optimizer.optimizer if self._stage else self._engine.optimizer
 
-    def _masters(self, group_name: str) -> Iterator[Tensor]:
-        """The flat fp32 tensors of this rank that hold a group's parameters."""
-        optimizer = self._torch_optimizer()
-        if self._stage < 3:
-            for group in optimizer.param_groups:
-                if group["name"] == group_name:
-                    yield from group["params"]
-            return
-        zero = self._engine.optimizer
-        for sub_group, flat in enumerate(zero.fp32_partitioned_groups_flat):
-            if optimizer.param_groups[zero.sub_group_to_group_id[sub_group]]["name"] == group_name:
-                yield flat
+    def _masters(self) -> list[Tensor]:
+        """The fp32 tensors of this rank that the optimizer updates: parameters, or the flat shares of some."""
+        if self._stage == 3:
+            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
+        return [tensor for group in self._torch_optimizer().param_groups for tensor in group["params"]]
+
+    def _groups_of_masters(self) -> list[dict[str, Any]]:
+        """The parameter group of each of `_masters`."""
+        groups = self._torch_optimizer().param_groups
+        if self._stage == 3:
+            return [groups[number] for _, number in sorted(self._engine.optimizer.sub_group_to_group_id.items())]
+        return [group for group in groups for _ in group["params"]]
 
     def _start_optimizer_state(self) -> None:
         """Zero moments before the first step, where torch would make them during it: resuming can then fill them."""
@@ -292,6 +374,11 @@ class Engine:
 
     def _steps_taken(self) -> int:
         return int(next(iter(self._torch_optimizer().state.values()))["step"])
+
+
+def _root(square: float) -> float:
+    """Also of what is not a number, or less than nothing by rounding."""
+    return math.sqrt(square) if 0 <= square else math.nan
 
 
 class _Towers(nn.Module):

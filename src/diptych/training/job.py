@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
+from diptych.model.flops import TrainingFlops
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
@@ -63,6 +65,10 @@ class Job:
             workers=config.machine.loader_workers,
             pin_memory=self.world.device.type == "cuda",
         )
+
+    @cached_property
+    def flops(self) -> TrainingFlops:
+        return TrainingFlops(self.config.model, self.tokenizer.vocab_size)
 
     def record_samples(self) -> None:
         if self.metrics is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +20,12 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.loader import REASONS, killed_loaders_named
 from diptych.errors import UserError
+from diptych.machine import peak_teraflops
 from diptych.run_dir import RunDir, log_to
 from diptych.terminal import counted
 from diptych.training.checkpoint import Progress, is_whole
 from diptych.training.console import Console
-from diptych.training.engine import StepStats
+from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.job import Job, prepare
 from diptych.training.metrics import SAMPLES_SEEN
 from diptych.training.pace import Pace
@@ -33,8 +36,16 @@ from diptych.world import World, first_decides
 
 logger = logging.getLogger(__name__)
 
+STEPS_IN_FLIGHT = {"cpu": 0, "cuda": 2}
+"""How many steps are given to a device before the host reads what the first of them did."""
+MAX_SKIPPED_STEPS = 10
+"""In a row, without finite numbers, until the run ends: one bad batch passes, lost weights do not."""
 MIN_SAMPLES_FOR_VERDICT = 1_000
 """Rejected samples are judged as a share of at least this many, so that the first few do not end a run."""
+
+
+class NonFiniteError(UserError):
+    """Step after step, the loss or the gradient is not a number."""
 
 
 class TooManyRejectsError(UserError):
@@ -60,22 +71,39 @@ def train(loaded: LoadedConfig, world: World) -> None:
     console = Console(total_samples=last * size, samples_seen=progress.samples_seen, shown=world.is_first)
     console.say(str(job))
     pace = Pace(progress.samples_seen, progress.seconds)
+    in_flight: deque[StepInFlight] = deque()
+    steps: list[StepStats] = []
+    """Those that were read since the last report."""
+
+    def is_logged(done: int) -> bool:
+        return done % config.tracking.log_every_steps == 0 or done in (1, last)
 
     named = killed_loaders_named(config.machine.loader_workers)
     with named, closing(job), stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
         for number, batch in enumerate(pace.timed(loader), start=first):
             if number == 0 and world.is_first:
                 draw(batch, job)
-            done, is_last = number + 1, number + 1 == last
-            is_logged = done % config.tracking.log_every_steps == 0 or done == 1 or is_last
-            stats = job.engine.step(batch, number * size, tallies=(stop.requested, *count(batch)))
-            progress = advance(progress, stats, done * size, pace)
-            refuse_bad_data(config, progress)
-            if is_logged:
-                report(job, progress, stats, pace, console)
+            done, is_last, stopping = number + 1, number + 1 == last, False
+            is_saved = is_last or save_is_due(config, number * size, done * size)
+            tallies = (stop.requested, int(batch.lengths.sum()), *count(batch))
+            waited = pace.waited_seconds
+            in_flight.append(
+                job.engine.step(
+                    batch, number * size, tallies=tallies, waited_seconds=waited, measures_update=is_logged(done)
+                )
+            )
+            while len(in_flight) > (0 if is_saved or stopping else STEPS_IN_FLIGHT[world.device.type]):
+                steps.append(in_flight.popleft().read())
+                pace.step_is_done()
+                progress = advance(progress, steps[-1], pace)
+                refuse_bad_data(config, progress)
+                refuse_no_numbers(config, steps[-1], progress)
+                stopping = stopping or steps[-1].tallies[0] > 0
+                if is_logged(progress.samples_seen // size):
+                    report(job, progress, steps, pace, console)
+                    steps.clear()
             console.move(done * size)
-            stopping = stats.tallies[0] > 0
-            if stopping or is_last or save_is_due(config, number * size, done * size):
+            if is_saved or stopping:
                 save(job, progress, stop)
             if stopping and not is_last:
                 console.say(describe_rejects(progress))
@@ -138,12 +166,19 @@ def count(batch: Batch) -> list[int]:
     return [counts[reason] for reason in REASONS]
 
 
-def advance(progress: Progress, stats: StepStats, samples_seen: int, pace: Pace) -> Progress:
+def advance(progress: Progress, stats: StepStats, pace: Pace) -> Progress:
     rejected = Counter(progress.rejected)
-    for reason, number in zip(REASONS, stats.tallies[1:], strict=True):
+    for reason, number in zip(REASONS, stats.tallies[2:], strict=True):
         if number:
             rejected[reason] += number
-    return replace(progress, samples_seen=samples_seen, rejected=dict(rejected), seconds=pace.seconds)
+    return replace(
+        progress,
+        samples_seen=stats.samples_seen,
+        rejected=dict(rejected),
+        seconds=pace.seconds,
+        skipped_steps=progress.skipped_steps + stats.is_skipped,
+        skipped_in_a_row=progress.skipped_in_a_row + 1 if stats.is_skipped else 0,
+    )
 
 
 def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
@@ -156,27 +191,60 @@ def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
         )
 
 
-def report(job: Job, progress: Progress, stats: StepStats, pace: Pace, console: Console) -> None:
-    """To the console and into the record, where this rank has them."""
-    samples_per_second, data_wait_fraction = pace.measure(progress.samples_seen)
-    console.show(stats.loss, samples_per_second, data_wait_fraction)
+def refuse_no_numbers(config: RunConfig, stats: StepStats, progress: Progress) -> None:
+    """A step without finite numbers changed nothing, and is passed over; many in a row mean that the run is lost.
+
+    Raises:
+        NonFiniteError: MAX_SKIPPED_STEPS in a row; on every rank.
+    """
+    if not stats.is_skipped:
+        return
+    what = "loss" if not math.isfinite(stats.loss) else "gradient"
+    before = counted(stats.samples_seen - config.training.global_batch_size, "sample")
+    said = f"the {what} of the step after {before} is not finite (loss {stats.loss:g}, norm {stats.gradient_norm:g})"
+    if progress.skipped_in_a_row < MAX_SKIPPED_STEPS:
+        logger.warning("%s: no rank took that step, and training goes on with the next", said)
+        return
+    raise NonFiniteError(
+        f"{said}, as it was in the {MAX_SKIPPED_STEPS - 1} steps before, so the weights cannot learn any more. The "
+        f"same command goes on from the newest checkpoint; where it ends here again, start a new run with, for "
+        f"example, optimizer.learning_rate below {config.optimizer.learning_rate:g}: a new run_dir and, to keep what "
+        f"was learned, model.initial_weights={config.run_dir}"
+    )
+
+
+def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace, console: Console) -> None:
+    """To the console and into the record, where this rank has them; steps: all since the last report."""
+    speed, stats = pace.measure(steps), steps[-1]
+    console.show(stats.loss, speed["samples_per_second"], speed["data_wait_fraction"])
     if job.metrics is None:
         return
+    num_pairs = job.config.training.global_batch_size
+    flops = job.flops.of_pair(stats.tallies[1] / num_pairs) * speed["samples_per_second"] / job.world.size
+    at_limit = math.exp(job.config.training.max_logit_scale) * (1 - 1e-6)
     values: dict[str, float] = {
         SAMPLES_SEEN: progress.samples_seen,
         "epoch": progress.samples_seen / job.order.total,
         "loss": stats.loss,
         "learning_rate": stats.learning_rate,
         "logit_scale": stats.logit_scale,
+        "logit_scale_at_limit": sum(step.logit_scale >= at_limit for step in steps) / len(steps),
         "gradient_norm": stats.gradient_norm,
-        "samples_per_second": round(samples_per_second, 2),
-        "data_wait_fraction": round(data_wait_fraction, 4),
+        **{f"{tower}_gradient_norm": norm for tower, norm in stats.tower_gradient_norms.items()},
+        **{f"{tower}_update_ratio": ratio for tower, ratio in stats.update_ratios.items()},
+        "skipped_steps": progress.skipped_steps,
+        **speed,
+        "teraflops_per_rank": round(flops / 1e12, 4),
         "rejected_samples": sum(progress.rejected.values()),
         **stats.similarities,
     }
     if job.world.device.type == "cuda":
         values["gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
-    job.metrics.log(values)
+        peak = peak_teraflops(torch.cuda.get_device_name(job.world.device))
+        if peak is not None:
+            values["mfu"] = round(flops / 1e12 / peak, 4)
+    # A step that was passed over has no loss; JSON has no NaN.
+    job.metrics.log({name: value for name, value in values.items() if math.isfinite(value)})
 
 
 def save_is_due(config: RunConfig, before: int, after: int) -> bool:

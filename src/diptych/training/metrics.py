@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 SAMPLES_SEEN = "samples_seen"
 PANELS: dict[str, tuple[str, ...]] = {
     "learning": ("loss", "i2t_accuracy", "t2i_accuracy", "positive_similarity", "hardest_negative_similarity"),
-    "health": ("learning_rate", "logit_scale", "gradient_norm"),
-    "speed": ("samples_per_second", "data_wait_fraction", "gpu_memory_gib"),
+    "health": ("learning_rate", "logit_scale", "logit_scale_at_limit", "gradient_norm")
+    + ("image_gradient_norm", "text_gradient_norm", "image_update_ratio", "text_update_ratio", "skipped_steps"),
+    "speed": ("samples_per_second", "teraflops_per_rank", "mfu", "gpu_memory_gib")
+    + ("step_seconds_p50", "step_seconds_p95", "forward_seconds", "backward_seconds", "update_seconds")
+    + ("data_wait_fraction", "data_wait_fraction_of_mean_rank", "data_wait_slowest_rank"),
     "data": ("rejected_samples", "epoch"),
 }
 """Dashboard section → the metrics it plots against samples seen."""

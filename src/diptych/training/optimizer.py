@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,32 +11,33 @@ from torch import nn
 
 from diptych.config.schema import OptimizerConfig
 
-SCALE_GROUP = "scale"
+TOWERS = ("image", "text")
+SCALE_GROUP = "logit_scale"
 """The group of logit_scale alone, so that its fp32 master can be found and clamped at every ZeRO stage."""
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Decayed parameters, the others, and logit_scale.
+    """Decayed parameters and others of each tower, and logit_scale.
 
     Decoupled decay acts on "all weights that are not gains or biases" (section 2.5): on parameters with at least two
     dimensions, embeddings included. A dimension of size one does not count: timm's class token is [1, 1, width].
     """
-    decayed, others, scale = [], [], []
+    groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name == "logit_scale":
-            scale.append(parameter)
-        elif sum(size > 1 for size in parameter.shape) >= 2:
-            decayed.append(parameter)
-        else:
-            others.append(parameter)
-    groups = [
-        {"name": "decayed", "params": decayed, "weight_decay": config.weight_decay},
-        {"name": "others", "params": others, "weight_decay": 0.0},
-        {"name": SCALE_GROUP, "params": scale, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+        is_decayed = sum(size > 1 for size in parameter.shape) >= 2
+        tower = name.partition(".")[0]
+        group = f"{tower} {'decayed' if is_decayed else 'others'}" if tower in TOWERS else name
+        decay = config.weight_decay if is_decayed else 0.0
+        groups.setdefault(group, {"name": group, "params": [], "weight_decay": decay})["params"].append(parameter)
+    return list(groups.values())
+
+
+def tower_of(group: Mapping[str, Any]) -> str | None:
+    """The tower whose parameters a group holds; None for logit_scale and logit_bias."""
+    tower = group["name"].partition(" ")[0]
+    return tower if tower in TOWERS else None
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

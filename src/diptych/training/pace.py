@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from statistics import quantiles
 
 from diptych.data.batch import Batch
+from diptych.training.engine import StepStats
+
+WINDOW = 200
+"""Steps whose median and 95th percentile are taken."""
 
 
 class Pace:
-    """Samples per second and waiting for data, between two looks.
+    """Samples per second, how steps differ, and waiting for data, between two looks.
 
     seconds_before: training time of earlier starts of the run.
     """
 
     def __init__(self, samples_seen: int, seconds_before: float):
         self._seconds_before = seconds_before
-        self._start = self._last = time.monotonic()
+        self._start = self._last_look = self._last_step = time.monotonic()
         self._last_samples = samples_seen
-        self._waited = 0.0
+        self._durations: deque[float] = deque(maxlen=WINDOW)
+        self.waited_seconds = 0.0
+        """For the newest batch."""
 
     @property
     def seconds(self) -> float:
@@ -30,15 +38,36 @@ class Pace:
         while True:
             began = time.monotonic()
             batch = next(loader, None)
-            self._waited += time.monotonic() - began
+            self.waited_seconds = time.monotonic() - began
             if batch is None:
                 return
             yield batch
 
-    def measure(self, samples_seen: int) -> tuple[float, float]:
-        """Samples per second and the share of time spent waiting for data, since the last call."""
+    def step_is_done(self) -> None:
         now = time.monotonic()
-        elapsed = max(now - self._last, 1e-9)
-        result = (samples_seen - self._last_samples) / elapsed, self._waited / elapsed
-        self._last, self._last_samples, self._waited = now, samples_seen, 0.0
-        return result
+        self._durations.append(now - self._last_step)
+        self._last_step = now
+
+    def measure(self, steps: Sequence[StepStats]) -> dict[str, float]:
+        """By name in the record; steps: those since the last call, at least one."""
+        now = time.monotonic()
+        elapsed = max(now - self._last_look, 1e-9)
+        samples_seen = steps[-1].samples_seen
+        samples_per_second = (samples_seen - self._last_samples) / elapsed
+        self._last_look, self._last_samples = now, samples_seen
+        by_rank = [sum(waits) for waits in zip(*(step.waits for step in steps), strict=True)]
+        cuts = quantiles([*self._durations] * 2, n=20)
+        return {
+            "samples_per_second": round(samples_per_second, 2),
+            "step_seconds_p50": round(cuts[9], 5),
+            "step_seconds_p95": round(cuts[18], 5),
+            **{f"{phase}_seconds": _mean([step.seconds[phase] for step in steps]) for phase in steps[-1].seconds},
+            # All ranks wait for the one that waits longest.
+            "data_wait_fraction": round(sum(max(step.waits) for step in steps) / elapsed, 4),
+            "data_wait_fraction_of_mean_rank": round(sum(by_rank) / len(by_rank) / elapsed, 4),
+            "data_wait_slowest_rank": max(range(len(by_rank)), key=by_rank.__getitem__),
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 5)

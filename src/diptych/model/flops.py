@@ -1,0 +1,43 @@
+"""What a training step computes, counted operation by operation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych.config.schema import ModelConfig
+from diptych.model.dual_encoder import without_memory
+
+BACKWARD_AND_FORWARD = 3
+"""Times the forward's: the backward multiplies by the weights once for each of its two gradients."""
+
+
+class TrainingFlops:
+    """Floating point operations of the towers in one forward and backward; a multiply-add counts as two.
+
+    What is computed again to save memory does not count, as usual for model FLOPs utilisation (PaLM, arXiv 2204.02311,
+    appendix B); nor does the loss.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int):
+        self._config = config
+        self._model = without_memory(config, vocab_size).eval()
+        size = config.image.image_size
+        self._of_picture = _counted(self._model.image, torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta"))
+        self._of_caption: dict[int, int] = {}
+        """By its length in tokens."""
+
+    def of_pair(self, num_tokens: float) -> int:
+        """num_tokens: of the mean caption; padding is not computed."""
+        length = max(2, min(round(num_tokens), self._config.text.context_length))
+        if length not in self._of_caption:
+            tokens = torch.empty(1, length, dtype=torch.int32, device="meta")
+            self._of_caption[length] = _counted(self._model.text, tokens, torch.tensor([length]))
+        return BACKWARD_AND_FORWARD * (self._of_picture + self._of_caption[length])
+
+
+def _counted(tower: nn.Module, *inputs: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tower(*inputs)
+    return counter.get_total_flops()
