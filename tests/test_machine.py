@@ -2,7 +2,9 @@ import os
 import subprocess
 import sys
 
-from diptych.machine import usable_cpus
+import pytest
+
+from diptych.machine import peak_teraflops, usable_cpus
 
 
 def test_the_cpus_are_those_that_we_may_use():
@@ -30,3 +32,20 @@ sys.exit(main(["pack", "in", "out", "--processes", "2"]))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "00000.tar").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA TITAN V", None),
+    ],
+)
+def test_a_gpu_is_known_by_the_words_of_its_name(name, teraflops):
+    assert peak_teraflops(name) == teraflops

@@ -1,0 +1,48 @@
+"""What a step computes, against torch's own count of a forward and a backward, and against the field's numbers."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.model.dual_encoder import DualEncoder
+from diptych.model.flops import TrainingFlops
+
+SMALL = ModelConfig(
+    embed_dim=64,
+    image=ImageTowerConfig(
+        name="vit_base_patch32_clip_224",
+        image_size=64,
+        overrides={"patch_size": 8, "embed_dim": 64, "depth": 8, "num_heads": 2},
+    ),
+    text=TextTowerConfig(context_length=16, width=64, heads=2, layers=8),
+)
+
+
+@pytest.mark.parametrize("num_tokens", [2, 9, 16])
+def test_flops_of_a_pair_are_those_of_its_forward_and_backward(num_tokens):
+    model = DualEncoder(SMALL, 100, 2.6)
+    images, tokens = torch.zeros(3, 3, 64, 64, dtype=torch.uint8), torch.ones(3, 16, dtype=torch.int32)
+    # torch does not count the CPU's own attention kernel.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        image, text = model(images, tokens, torch.full((3,), num_tokens))
+        (image.sum() + text.sum()).backward()
+    # The first layer needs no gradient of its input.
+    assert 3 * TrainingFlops(SMALL, 100).of_pair(num_tokens) == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "embed_dim", "width", "gigaflops"),
+    [
+        ("vit_base_patch32_clip_quickgelu_224", 512, 512, 14.78),
+        ("vit_base_patch16_clip_quickgelu_224", 512, 512, 41.09),
+        ("vit_large_patch14_clip_quickgelu_224", 768, 768, 175.33),
+    ],
+)
+def test_flops_of_the_papers_models_are_three_times_open_clips_table(name, embed_dim, width, gigaflops):
+    model = ModelConfig(
+        embed_dim=embed_dim, image=ImageTowerConfig(name=name), text=TextTowerConfig(width=width, heads=width // 64)
+    )
+    # open_clip's docs/model_profile.csv: a forward with 77 tokens.
+    assert TrainingFlops(model, 49408).of_pair(77) / 1e9 == pytest.approx(3 * gigaflops, rel=0.01)
