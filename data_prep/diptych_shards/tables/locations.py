@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import io
 import os
@@ -28,16 +29,25 @@ FORMATS = {
     ".txt": "txt",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_BEGINNINGS = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
 _NO_TEXT = {
-    b"\x1f\x8b": ("gzip", "name it {}.gz"),
-    b"BZh": ("bzip2", "name it {}.bz2"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "name it {}.zst"),
+    _BEGINNINGS["gzip"]: ("gzip", "name it {}.gz"),
+    _BEGINNINGS["bz2"]: ("bzip2", "name it {}.bz2"),
+    _BEGINNINGS["zstd"]: ("zstd", "name it {}.zst"),
     b"PAR1": ("parquet", "name it .parquet"),
     b"PK\x03\x04": ("a ZIP archive, perhaps Excel's", "save it as CSV in UTF-8"),
 }
 """What a file of text may be instead, by its first bytes, with the way out."""
 PICTURE_TABLE_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 """A .txt is a list of URLs, or the caption of a picture."""
+_TOLD_BY_BYTES = 8
+_BY_ZEROS = {
+    (False, True) * 4: "utf-16-le",
+    (True, False) * 4: "utf-16-be",
+    (False, True, True, True) * 2: "utf-32-le",
+    (True, True, True, False) * 2: "utf-32-be",
+}
+"""Encodings by which of the first bytes are zero."""
 _SAMPLED_BYTES = 64 << 10
 _BUFFER_BYTES = 1 << 20
 _MEASURED_BYTES = 8 * _BUFFER_BYTES
@@ -106,9 +116,21 @@ class TableFile:
             stream.close()
             raise
         newline = None if b"\r" in start and b"\n" not in start else "\n"
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return io.TextIOWrapper(stream, encoding="utf-16", errors="replace", newline=newline)
+        if wide := _wide_encoding(start):
+            return io.TextIOWrapper(stream, encoding=wide, errors="replace", newline=newline)
         return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+    def why_not_unpacked(self) -> str:
+        """What is wrong with a file that cannot be unpacked as its name says."""
+        with self.open() as stored:
+            start = stored.read(8)
+        if start.startswith(_BEGINNINGS[self.compression or ""]):
+            return f"its {self.compression} data end too early or are damaged"
+        bare = self.shown.rpartition(".")[0]
+        for magic, (what, way_out) in _NO_TEXT.items():
+            if start.startswith(magic):
+                return f"it is no {self.compression} but {what}; {way_out.format(bare)}"
+        return f"it is no {self.compression}, as its name says; if it is plain text, name it {bare}"
 
     def lines_per_byte(self) -> float:
         """Of its bytes as they are stored, told from its first megabytes of text."""
@@ -249,6 +271,19 @@ def _cannot_read(location: str, error: Exception) -> TableError:
     return TableError(f"{shown(location)} {what_failed(location, error)}")
 
 
+def _wide_encoding(start: bytes) -> str | None:
+    """The encoding of a text whose characters take two or four bytes each; None for UTF-8.
+
+    Without a mark at its beginning it is told by its zero bytes: a table begins with letters of ASCII.
+    """
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = [not byte for byte in start[:_TOLD_BY_BYTES]]
+    return _BY_ZEROS.get(tuple(zeros))
+
+
 class _Raw(io.RawIOBase):
     """A stream that tells what is wrong with its file in one line."""
 
@@ -270,7 +305,7 @@ class _Raw(io.RawIOBase):
         except self._file.errors as error:
             why = told(error)
             if self._file.compression and not is_remote(self._file.location):
-                why = f"its {self._file.compression} data end too early or are damaged"
+                why = self._file.why_not_unpacked()
             raise TableError(f"{self._file.shown} cannot be read: {why}") from error
         buffer[: len(data)] = data
         return len(data)

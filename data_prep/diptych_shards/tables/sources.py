@@ -232,14 +232,16 @@ class TextSource:
         return read_rows(self.file, self._layout, malformed)
 
     def _look(self, *, is_first: bool) -> pyarrow.Schema:
-        rows = map(itemgetter(1), self._rows(Malformed()))
+        malformed = Malformed()
+        rows = map(itemgetter(1), self._rows(malformed))
         head: list[Any] = list(islice(rows, HEAD_ROWS if is_first else 1))
         if self._layout is not None:
             columns = zip(*head, strict=True) if head else [()] * len(self._layout.names)
             kinds = map(type_of_texts, columns)
             return pyarrow.schema(list(zip(self._layout.names, kinds, strict=True)))
         if not head and is_first:
-            raise TableError(f"{self.file.shown} has no rows, and so no columns")
+            why = "no line that is a JSON object" if malformed.counts else "no rows, and so no columns"
+            raise TableError(f"{self.file.shown} has {why}")
         names = list(dict.fromkeys(name for row in head for name in row))
         return pyarrow.schema([(name, type_of_values([row.get(name) for row in head])) for name in names])
 

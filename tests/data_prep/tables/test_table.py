@@ -170,6 +170,10 @@ def test_tables_are_read_through_fsspec(two_files):
         memory.rm("/tables", recursive=True)
 
 
+ENDS = ("", "-le", "-be")
+"""With a mark of byte order, and the two orders without one."""
+
+
 def parquet_bytes():
     file = io.BytesIO()
     pyarrow.parquet.write_table(of_urls([1]), file)
@@ -229,9 +233,22 @@ def test_files_of_several_formats_are_no_table(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_what_is_no_packed_file_is_told(tmp_path, kind):
-    with pytest.raises(TableError, match="its gzip data end too early or are damaged"):
-        open_table([write(tmp_path / f"t.{kind}.gz", "url\nhttp://a/1\n")])
+@pytest.mark.parametrize(("suffix", "packing"), [("gz", "gzip"), ("bz2", "bz2"), ("zst", "zstd")])
+def test_what_is_no_packed_file_is_told_with_its_right_name(tmp_path, kind, suffix, packing):
+    bare = tmp_path / f"t.{kind}"
+    told = f"it is no {packing}, as its name says; if it is plain text, name it {bare}$"
+    with pytest.raises(TableError, match=told):
+        open_table([write(tmp_path / f"t.{kind}.{suffix}", "url\nhttp://a/1\n")])
+
+
+def test_what_is_packed_otherwise_than_its_name_says_is_told_with_its_right_name(tmp_path):
+    with pytest.raises(TableError, match=r"it is no zstd but gzip; name it .*/t\.csv\.gz$"):
+        open_table([write(tmp_path / "t.csv.zst", gzip.compress(b"url\nhttp://a/1\n"))])
+
+
+def test_lines_of_which_none_is_an_object_are_told_as_such(tmp_path):
+    with pytest.raises(TableError, match="t.jsonl has no line that is a JSON object"):
+        open_table([write(tmp_path / "t.jsonl", "url\nhttp://a/1\n")])
 
 
 def test_what_is_no_parquet_file_is_told(tmp_path):
@@ -364,8 +381,8 @@ class TestBrokenCsv:
         assert [row["caption"] for row in rows_of(table)] == captions
         assert not table.malformed.counts
 
-    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-    def test_marks_of_byte_order_are_understood(self, tmp_path, encoding):
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", *(f"utf-{bits}{end}" for bits in (16, 32) for end in ENDS)])
+    def test_wide_characters_are_read_with_and_without_a_mark_of_byte_order(self, tmp_path, encoding):
         data = "url,caption\nhttp://a/1,häuser\n".encode(encoding)
         assert rows_of(open_table([write(tmp_path / "t.csv", data)])) == [{"url": "http://a/1", "caption": "häuser"}]
 
