@@ -32,7 +32,7 @@ def index(location: str, processes: int) -> ShardIndex:
 
 def _index_all(tars: Sequence[Path], processes: int) -> None:
     mistakes = []
-    progress = Progress(len(tars), "shards")
+    progress = Progress(len(tars), "shard")
     # A large tar on a slow disk is silent for as long as it takes.
     crew = Crew(_index_one, min(processes, len(tars)), give_up=_process_died, silence_seconds=math.inf)
     try:
@@ -40,7 +40,8 @@ def _index_all(tars: Sequence[Path], processes: int) -> None:
             for outcome in crew.map([tar] for tar in tars):
                 if isinstance(outcome, ShardError):
                     mistakes.append(outcome)
-                    progress.note(shown(outcome))
+                    if len(tars) > 1:  # else it is the last line
+                        progress.note(shown(outcome))
                 elif outcome:
                     progress.note(shown(outcome))
                 progress.add(1)
@@ -61,7 +62,8 @@ def _index_one(tar: Path) -> str | ShardError:
     except ShardError as error:
         return error
     except OSError as error:
-        return ShardError(f"{shown(error.filename or tar)}: {error.strerror}")
+        way_out = "mend that, then start the same command again"
+        return ShardError(f"{shown(tar)} cannot be indexed: {error.strerror}; {way_out}")
 
 
 def _process_died(tar: Path) -> ShardError:

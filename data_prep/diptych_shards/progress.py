@@ -7,22 +7,24 @@ import time
 
 from tqdm import tqdm
 
+from diptych.terminal import counted
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
     """Counts pictures that are done, and those of them that are told apart."""
 
-    def __init__(self, total: int, what: str = "pictures", *, apart: str = "refused"):
-        """apart: what became of those that are told apart."""
-        self._total = total
-        self._what = what
+    def __init__(self, total: int, what: str = "picture", *, apart: str = "refused"):
+        """what: one of them, perhaps with what is done: `pair examined`. apart: what became of those told apart."""
+        noun, _, done = what.partition(" ")
+        self._of_total = f"{counted(total, noun)} {done}".rstrip()
         self._apart = apart
         self._done = 0
         self._num_apart = 0
         self._last_line = time.monotonic()
         self._on_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit=f" {what}", disable=not self._on_terminal)
+        self._bar = tqdm(total=total, unit=f" {self._of_total.partition(' ')[2]}", disable=not self._on_terminal)
 
     def add(self, number: int, *, apart: int = 0) -> None:
         self._done += number
@@ -48,4 +50,4 @@ class Progress:
 
     def _count(self) -> str:
         apart = f", {self._num_apart:,} {self._apart}" if self._num_apart else ""
-        return f"{self._done:,} of {self._total:,} {self._what}{apart}"
+        return f"{self._done:,} of {self._of_total}{apart}"

@@ -41,7 +41,7 @@ def verify(folder: Path) -> ShardIndex:
     index = _open(folder)
     _check_pack(folder, index)
     build = BuildCheck.of(folder, index)
-    progress = Progress(len(index), "samples")
+    progress = Progress(len(index), "sample")
     try:
         for number, shard in enumerate(index.shards):
             _verify_shard(index, number, shard)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import errno
 import importlib
 import importlib.metadata
 import importlib.util
@@ -27,7 +26,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from diptych.errors import UserError
-from diptych.files import PARTIAL, local_path
+from diptych.files import NO_ROOM, PARTIAL, local_path
 from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
 
 PATIENCE_SECONDS = 30.0
@@ -165,7 +164,7 @@ def _user_message(error: Exception) -> str | None:
     if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
         return None
     path = PARTIAL.sub("", os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in NO_ROOM:
         where = f" at {path}" if path else ""
         return f"{error.strerror}{where}: make room, start the same command again; what is finished is kept"
     return f"{path}: {error.strerror}" if path else None

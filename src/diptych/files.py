@@ -20,6 +20,9 @@ LOCK_FILE = "lock"
 PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
 """What the names of files end in until they are whole."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with on a full disk, beyond a quota, or beyond the size that a file may have."""
+
 _COPIED_WITH = {
     "s3": "`aws s3 sync`",
     "gs": "`gcloud storage rsync -r`",
@@ -74,8 +77,9 @@ def committed(path: Path) -> Iterator[Path]:
         yield partial
         flush(partial)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        name_full_disk(error, path)
         raise
     flush(path.parent)
 
@@ -84,6 +88,12 @@ def commit_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and durably."""
     with committed(path) as partial:
         partial.write_bytes(data)
+
+
+def name_full_disk(error: BaseException, path: Path) -> None:
+    """Put the path into an error that says that there is no room: of a write the system does not say where."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM and not error.filename:
+        error.filename = str(path)
 
 
 def check_writable(path: Path, way_out: str) -> None:

@@ -97,6 +97,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
+def is_or_are(number: int) -> str:
+    """The verb after so many."""
+    return "is" if number == 1 else "are"
+
+
 def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
     """A line for someone who mistyped one of the known words."""
     near = difflib.get_close_matches(word, known, n=1)

@@ -1,10 +1,12 @@
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 
 import pytest
 
@@ -175,6 +177,31 @@ def write_tar(path, members):
             tar.addfile(header)
 
 
+def test_index_says_what_a_sample_is_where_there_is_none(tmp_path, capsys):
+    write_tar(tmp_path / "a.tar", ["readme.md"])
+    assert main(["index", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"1 shard, 0 samples: {tmp_path}"
+    write_tar(tmp_path / "b.tar", ["1.jpg"])
+    assert main(["index", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"2 shards, 1 sample: {tmp_path}\n"
+
+
+def test_index_names_the_one_broken_tar_once(tmp_path, capsys):
+    (tmp_path / "a.tar").write_bytes(b"")
+    assert main(["index", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"diptych-shards: {tmp_path}/a.tar: at byte 0: the file is empty\n"
+
+
+def test_index_on_a_full_disk_names_the_tar_and_the_way_out(tmp_path):
+    write_tar(tmp_path / "a.tar", ["1.jpg", "1.txt"])
+    command = [sys.executable, "-m", "diptych_shards", "index", str(tmp_path)]
+    no_files = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (16, 16))
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=no_files)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{tmp_path}/a.tar cannot be indexed: File too large; mend that" in line
+
+
 def test_index_says_nothing_of_folders(tmp_path, capsys):
     write_tar(tmp_path / "a.tar", ["./", "./b/", "b/a.txt"])
     assert main(["index", str(tmp_path)]) == 0
@@ -315,3 +342,16 @@ def test_a_home_that_no_shell_has_expanded_is_expanded(tmp_path, monkeypatch, ca
     assert main(["pack", "~/in", "~/out"]) == 0
     assert main(["report", "~/out", "--to=~/page.html"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "page.html"]
+
+
+def test_one_sample_is_spoken_of_in_the_singular(tmp_path, capsys):
+    pack(fill(tmp_path / "in", 1), tmp_path / "shards")
+    capsys.readouterr()
+    shards = str(tmp_path / "shards")
+    assert main(["filter", shards, "--where", "width > 1", "--processes", "1"]) == 0
+    assert main(["dedup", shards, "--processes", "1"]) == 0
+    assert main(["select", shards, str(tmp_path / "out"), "--processes", "1"]) == 0
+    said = capsys.readouterr()
+    assert "filter: 1 of 1 sample is kept" in said.out and "dedup: 1 of 1 sample is kept" in said.out
+    assert "1 of 1 sample is kept by dedup, filter" in said.out
+    assert said.err.splitlines() == [f"00000.tar: 1 of 1 {noun}" for noun in ("sample", "picture", "sample")]

@@ -598,7 +598,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(folder, pack
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
     )
     assert limited.returncode == 2
-    assert "make room" in limited.stderr.splitlines()[-1] and "Traceback" not in limited.stderr
+    assert f"at {out}/00000.tar: make room" in limited.stderr.splitlines()[-1]
+    assert "Traceback" not in limited.stderr
     assert not list(out.glob("*.tar*"))
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert tree(out) == tree(packed)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted
+from diptych.terminal import counted, is_or_are
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
 from diptych_shards.progress import Progress
@@ -74,7 +74,7 @@ def run(chosen: argparse.Namespace) -> None:
         opt_outs=chosen.opt_out,
     )
     locations = expand(chosen.inputs, chosen.prefix)[: chosen.first]
-    progress = Progress(len(locations), "files")
+    progress = Progress(len(locations), "file")
     without_record: list[str] = []
     cut: list[str] = []
 
@@ -84,7 +84,8 @@ def run(chosen: argparse.Namespace) -> None:
             without_record.append(location)
         if report.files_cut:
             pages = counted(report.pages_with_pairs, "page")
-            cut.append(f"{location}: its {counted(sum(report.pairs.values()), 'pair')} of {pages} are kept")
+            num_kept = sum(report.pairs.values())
+            cut.append(f"{location}: its {counted(num_kept, 'pair')} of {pages} {is_or_are(num_kept)} kept")
 
     try:
         total, failures = extract(locations, chosen.out, options, engine_of(chosen), is_finished)

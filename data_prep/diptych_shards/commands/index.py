@@ -21,3 +21,5 @@ def run(chosen: argparse.Namespace) -> None:
     for folder in chosen.folder:
         indexed = index(folder, chosen.processes)
         print(f"{counted(len(indexed.shards), 'shard')}, {counted(len(indexed), 'sample')}: {shown(folder)}")
+        if not len(indexed):
+            print("a sample is a picture, such as KEY.jpg, and its caption, KEY.txt or KEY.json, one after the other")

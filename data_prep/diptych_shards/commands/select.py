@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted
+from diptych.terminal import counted, is_or_are
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.refusals import shown
 
@@ -40,5 +40,5 @@ def run(chosen: argparse.Namespace) -> None:
     verdicts = verdicts_that_hold(shards, index, chosen.verdict)
     written = rewrite(index, verdicts, out, chosen.samples_per_shard, engine_of(chosen))
     names = ", ".join(verdict.name for verdict in verdicts)
-    print(f"{written.samples:,} of {counted(len(index), 'sample')} are kept by {names}; "
+    print(f"{written.samples:,} of {counted(len(index), 'sample')} {is_or_are(len(index))} kept by {names}; "
           f"{counted(written.shards, 'shard')}, {counted(written.num_bytes, 'byte')}: {shown(out)}")  # fmt: skip

@@ -63,7 +63,7 @@ def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: 
         try:
             _begin(folder, request)
             numbered = list(enumerate(path.resolve() for path in texts))
-            num_words = sum(each(engine, partial(_count_file, folder, column), numbered, "files counted"))
+            num_words = sum(each(engine, partial(_count_file, folder, column), numbered, "file counted"))
             words, pairs = (
                 merge_to_few(
                     engine,

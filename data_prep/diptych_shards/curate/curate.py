@@ -66,13 +66,13 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: En
 
 def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, output: Output, engine: Engine) -> None:
     setup = Setup(output.out.resolve(), options, pairs.url, pairs.caption, pairs.sides)
-    progress = Progress(pairs.num_rows, "pairs examined")
+    progress = Progress(pairs.num_rows, "pair examined")
     for num_rows in engine.map(partial(examine, setup), pairs.units):
         progress.add(num_rows)
     progress.close()
     counts, decided = decide(setup, pairs.units, len(queries or ()), engine)
     parts = plan_parts(pairs.units, decided.kept_by_unit, options.pairs_per_part)
-    for _ in each(engine, partial(write_part, setup, pairs.schema), parts, "parts written"):
+    for _ in each(engine, partial(write_part, setup, pairs.schema), parts, "part written"):
         pass
     examples = (json.loads(output.examples(part.number).read_text(encoding="utf-8")) for part in parts)
     facts = read_kept_facts(output.kept_facts(part.number) for part in parts)

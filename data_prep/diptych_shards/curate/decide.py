@@ -54,12 +54,12 @@ def decide(setup: Setup, units: Sequence[Unit], num_queries: int, engine: Engine
     groups = [tuple(units[first : first + UNITS_AT_ONCE]) for first in range(0, len(units), UNITS_AT_ONCE)]
     if not output.counts().exists():
         counts = np.zeros(num_queries, np.int64)
-        for of_group in each(engine, partial(_count, setup, duplicates, num_queries), groups, "groups counted"):
+        for of_group in each(engine, partial(_count, setup, duplicates, num_queries), groups, "group counted"):
             counts += of_group
         commit_array(output.counts(), counts)
 
     decided = _nothing(num_queries)
-    for decided_of_group in each(engine, partial(_decide, setup, duplicates, num_queries), groups, "groups decided"):
+    for decided_of_group in each(engine, partial(_decide, setup, duplicates, num_queries), groups, "group decided"):
         decided.add(decided_of_group)
     return np.load(output.counts()), decided
 
@@ -74,7 +74,7 @@ def _find_duplicates(setup: Setup, units: Sequence[Unit], engine: Engine) -> lis
         partial(output.merged, "records"),
     )
     shares = range(num_shares(num_records(records, RECORD)))
-    found = list(each(engine, partial(_search, setup, records, len(shares)), shares, "shares searched for duplicates"))
+    found = list(each(engine, partial(_search, setup, records, len(shares)), shares, "share searched for duplicates"))
     return merge_to_few(engine, found, partial(merge_records, FOUND), partial(output.merged, "duplicates"))
 
 

@@ -243,7 +243,7 @@ class _Embedded:
 
     def add_to(self, found: Duplicates, options: DedupOptions) -> None:
         pairs = approximate_pairs if options.approximate else similar_pairs
-        progress = Progress(len(self._vectors), "embeddings")
+        progress = Progress(len(self._vectors), "embedding")
         try:
             for one, other in pairs(self._vectors, options.min_cosine, progress.add):
                 found.add_pairs(self._positions[one], self._positions[other])

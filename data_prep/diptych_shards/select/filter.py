@@ -67,7 +67,7 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
 def _judge_all(judge: _Judge, engine: Engine) -> None:
     shards = judge.index.shards
     pending = [number for number in range(len(shards)) if judge.reasons(number) is None]
-    progress = Progress(len(judge.index), "samples", apart="left out")
+    progress = Progress(len(judge.index), "sample", apart="left out")
     try:
         progress.add(len(judge.index) - sum(shards[number].samples for number in pending))
         for number, left_out in zip(pending, engine.map(judge, pending, lost=judge.lost), strict=True):

@@ -74,7 +74,7 @@ def rewrite(
     with alone_in(out / INDEX_FOLDER):
         identity = _begin(out, index, verdicts, samples_per_shard)
         total = sum(shard.samples for shard in planned)
-        progress = Progress(total, "samples")
+        progress = Progress(total, "sample")
         pending = [shard for shard in planned if not _stands(index, out, shard)]
         progress.add(total - sum(shard.samples for shard in pending))
         try:

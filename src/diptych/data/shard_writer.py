@@ -25,7 +25,7 @@ from diptych.data.shard_index_file import (
     write_index,
 )
 from diptych.data.tar_scan import BLOCK_BYTES
-from diptych.files import flush
+from diptych.files import flush, name_full_disk
 
 _KEY = re.compile(r"[A-Za-z0-9_/-]{1,256}")
 
@@ -94,11 +94,13 @@ class ShardWriter:
     def __exit__(self, kind, error, traceback) -> None:
         if error is not None:
             self.discard()
+            name_full_disk(error, self._path)
             return
         try:
             self.close()
-        except BaseException:
+        except BaseException as failure:
             self.discard()
+            name_full_disk(failure, self._path)
             raise
 
     def _check(self, key: str, members: Mapping[str, bytes]) -> None:
