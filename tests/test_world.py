@@ -25,9 +25,14 @@ def test_ranks_share_the_global_batch_in_contiguous_slices():
     assert [World(rank=rank, size=3).rows(12) for rank in range(3)] == [(0, 4), (4, 8), (8, 12)]
 
 
-def test_a_batch_that_cannot_be_shared_names_the_nearest_that_can():
-    with pytest.raises(ValueError, match="100 cannot be split over 3 ranks; the nearest that can is 99"):
-        World(size=3).rows(100)
+def test_ranks_take_as_many_rows_or_one_more_where_their_number_does_not_divide_the_batch():
+    assert [World(rank=rank, size=3).rows(10) for rank in range(3)] == [(0, 4), (4, 7), (7, 10)]
+    assert World(rank=2, size=3).rows(3) == (2, 3)
+
+
+def test_a_batch_of_fewer_pairs_than_ranks_is_refused():
+    with pytest.raises(ValueError, match=r"^training.global_batch_size 2 cannot be split over 3 ranks.*set it to 3 or"):
+        World(size=3).rows(2)
 
 
 def decisions(rank):

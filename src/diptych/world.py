@@ -38,16 +38,25 @@ class World:
         """The first and the last-plus-one row of the global batch that this rank takes.
 
         Raises:
-            UserError: the batch cannot be split evenly.
+            UserError: there are more ranks than rows.
         """
-        if global_batch_size % self.size:
-            nearest = max(1, round(global_batch_size / self.size)) * self.size
+        rows_of_ranks = self.rows_of_ranks(global_batch_size)
+        first = sum(rows_of_ranks[: self.rank])
+        return first, first + rows_of_ranks[self.rank]
+
+    def rows_of_ranks(self, global_batch_size: int) -> list[int]:
+        """How many rows of the global batch each rank takes: as many as the next one, or one more.
+
+        Raises:
+            UserError: there are more ranks than rows.
+        """
+        if global_batch_size < self.size:
             raise UserError(
-                f"training.global_batch_size {global_batch_size} cannot be split over {self.size} ranks; "
-                f"the nearest that can is {nearest}"
+                f"training.global_batch_size {global_batch_size} cannot be split over {self.size} ranks, each of which "
+                f"needs a pair; set it to {self.size} or more, or start fewer ranks"
             )
-        share = global_batch_size // self.size
-        return self.rank * share, (self.rank + 1) * share
+        share, left = divmod(global_batch_size, self.size)
+        return [share + 1] * left + [share] * (self.size - left)
 
 
 def read_world() -> World:

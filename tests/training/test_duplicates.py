@@ -45,7 +45,7 @@ def first_steps(rank: int, size: int) -> dict[Any, tuple[StepStats, dict[str, to
         machine = replace(settings.machine, pairs_per_forward=pairs)
         engine = make_engine(rank, size, replace(settings, machine=machine))
         rows = World(rank, rank, size).rows(PAIRS)
-        stats = engine.step(rows_of(batch_with_duplicates(), rows), 0)
+        stats = engine.step(rows_of(batch_with_duplicates(), rows), 0).read()
         moments = engine.optimizer_state().moments["exp_avg"]
         result[loss, stage, pairs] = stats, {name: each / (1 - BETA1) for name, each in moments.items()}
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +36,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def parts(self, num_rows: int | None) -> list[Batch]:
-        """The rows in pieces of `num_rows`, the last one perhaps smaller; None: all in one. Rejects stay behind."""
-        if num_rows is None or num_rows >= len(self):
+    def parts(self, number: int) -> list[Batch]:
+        """The rows in so many parts, whose sizes differ by one at most. Rejects stay behind."""
+        if number == 1:
             return [self]
-        parts = [slice(start, start + num_rows) for start in range(0, len(self), num_rows)]
+        edges = [-(-part * len(self) // number) for part in range(number + 1)]
+        parts = [slice(*pair) for pair in itertools.pairwise(edges)]
         return [Batch(self.images[p], self.tokens[p], self.lengths[p], self.samples[p]) for p in parts]
 
     def pin_memory(self) -> Batch:

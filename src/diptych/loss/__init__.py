@@ -1,9 +1,10 @@
-"""The losses a config can name: (image, text, logit_scale, logit_bias, captions) → `LossOutput`.
+"""The losses a config can name.
 
 Contract: the mean over ranks of the gradients is the gradient of one process on the concatenated batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,6 +12,18 @@ from diptych.loss.sigmoid import sigmoid_loss
 from diptych.loss.softmax import softmax_loss
 from diptych.loss.tiles import LossOutput
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], LossOutput]
+
+class Loss(Protocol):
+    def __call__(
+        self,
+        image: Tensor,
+        text: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor | None,
+        captions: Tensor | None,
+        rows_of_ranks: Sequence[int] | None = None,
+        /,
+    ) -> LossOutput: ...
+
 
 LOSSES: dict[str, Loss] = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -16,12 +18,13 @@ def sigmoid_loss(
     logit_scale: Tensor,
     logit_bias: Tensor | None,
     captions: Tensor | None = None,
+    rows_of_ranks: Sequence[int] | None = None,
 ) -> LossOutput:
     """-log sigmoid(±(scale * cosine + bias)) of this rank's pictures with all texts, summed over texts, in fp32.
 
-    Shapes, `captions` and the promise about ranks are those of `softmax_loss`. logit_bias: f32[1].
+    Shapes, `captions`, `rows_of_ranks` and the promise about ranks are those of `softmax_loss`. logit_bias: f32[1].
     """
-    return with_gradients_computed_forward(_sigmoid, image, text, logit_scale, logit_bias, captions)
+    return with_gradients_computed_forward(_sigmoid, image, text, logit_scale, logit_bias, captions, rows_of_ranks)
 
 
 def _sigmoid(
@@ -30,10 +33,11 @@ def _sigmoid(
     logit_scale: Tensor,
     bias: Tensor,
     captions: Tensor | None,
+    rows_of_ranks: Sequence[int] | None,
     with_gradients: bool,
 ) -> tuple[Tensor, BatchStatistics, Gradients | None]:
     scale = logit_scale.exp()
-    block = Block(image, text, scale, captions)
+    block = Block(image, text, scale, captions, rows_of_ranks)
     of_image, of_texts = torch.zeros_like(image), torch.zeros_like(block.texts)
     row_negatives = torch.full_like(block.own, -torch.inf)
     column_negatives = torch.full_like(block.texts[:, 0], -torch.inf)
@@ -53,12 +57,12 @@ def _sigmoid(
     # softplus(-x) = softplus(x) - x: every pair was counted as a negative; the positives lose their logit again.
     positives = block.sum_of_positive_texts()
     positive_logits = (block.scaled * positives).sum(1) + bias * block.num_positives
-    loss = (row_sums - positive_logits).mean()
+    loss = (row_sums - positive_logits).sum() / block.mean_rows
     statistics = block.statistics(row_negatives, column_negatives)
     if not with_gradients:
         return loss, statistics, None
-    of_image.sub_(positives).mul_(scale / len(image))
+    of_image.sub_(positives).mul_(scale / block.mean_rows)
     block.add_to_positive_texts(of_texts, -block.scaled)
-    of_text = reduce_scatter(of_texts).div_(len(image))
-    of_bias = (row_gradients - block.num_positives).mean()[None]
+    of_text = reduce_scatter(of_texts, rows_of_ranks).div_(block.mean_rows)
+    of_bias = (row_gradients - block.num_positives).sum()[None] / block.mean_rows
     return loss, statistics, Gradients(of_image, of_text, (of_image * image).sum()[None], of_bias)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,28 +17,36 @@ def softmax_loss(
     logit_scale: Tensor,
     logit_bias: Tensor | None = None,
     captions: Tensor | None = None,
+    rows_of_ranks: Sequence[int] | None = None,
 ) -> LossOutput:
     """InfoNCE of this rank's pairs against the global batch, in fp32.
 
     image, text: f32[batch, dim] of unit norm; row i of both is one pair. logit_scale: f32[1], the logarithm of what
     multiplies the cosines. A bias would cancel in the softmax and is not used. captions: i64[batch], where equal
     captions are positives of one another: the target is then uniform over a row's positives (UniCL, arXiv 2204.03610,
-    equations 2 and 3).
+    equations 2 and 3). rows_of_ranks: the batch of each rank, where not all have as many as this one.
 
     The mean over ranks of the value, and of its gradients, is that of one process on the concatenated batch: what
     data parallelism averages is therefore exact, at every number of ranks. Every rank must call it.
     """
-    return with_gradients_computed_forward(_softmax, image, text, logit_scale, None, captions)
+    return with_gradients_computed_forward(_softmax, image, text, logit_scale, None, captions, rows_of_ranks)
 
 
 def _softmax(
-    image: Tensor, text: Tensor, logit_scale: Tensor, bias: None, captions: Tensor | None, with_gradients: bool
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    bias: None,
+    captions: Tensor | None,
+    rows_of_ranks: Sequence[int] | None,
+    with_gradients: bool,
 ) -> tuple[Tensor, BatchStatistics, Gradients | None]:
     scale = logit_scale.exp()
-    block = Block(image, text, scale, captions)
+    block = Block(image, text, scale, captions, rows_of_ranks)
     row_sums, column_sums, statistics = _log_sums(block)
     positives = block.sum_of_positive_texts() / block.num_positives[:, None]
-    loss = (row_sums + column_sums[block.own_columns]).mean() / 2 - (block.scaled * positives).sum(1).mean()
+    losses = (row_sums + column_sums[block.own_columns]) / 2 - (block.scaled * positives).sum(1)
+    loss = losses.sum() / block.mean_rows
     if not with_gradients:
         return loss, statistics, None
 
@@ -46,9 +56,9 @@ def _softmax(
         gradient.add_(logits.sub_(column_sums[columns]).exp_())
         of_image[rows].addmm_(gradient, block.texts[columns])
         of_texts[columns].addmm_(gradient.T, block.scaled[rows])
-    of_image.sub_(positives, alpha=2).mul_(scale / (2 * len(image)))
+    of_image.sub_(positives, alpha=2).mul_(scale / (2 * block.mean_rows))
     block.add_to_positive_texts(of_texts, block.scaled * (-2 / block.num_positives[:, None]))
-    of_text = reduce_scatter(of_texts).div_(2 * len(image))
+    of_text = reduce_scatter(of_texts, rows_of_ranks).div_(2 * block.mean_rows)
     return loss, statistics, Gradients(of_image, of_text, (of_image * image).sum()[None], None)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from diptych.loss.gather import gathered, maximum_over_ranks, rank
+from diptych.loss.gather import gathered, maximum_over_ranks, num_ranks, rank
 
 TILES = {"cpu": (512, 512)}
 """Rows and columns by kind of device: on the CPU a tile stays in the cache of its core."""
@@ -24,7 +24,7 @@ class LossOutput(NamedTuple):
 
 
 class BatchStatistics(NamedTuple):
-    """f32[] each: means over this rank's pairs, each compared with the whole global batch."""
+    """f32[] each, of which the mean over ranks is that over all pairs of the global batch."""
 
     i2t_accuracy: Tensor
     """The share of pictures that are closer to their caption than to any negative; a tie is a miss."""
@@ -49,22 +49,32 @@ class Block:
 
     captions: i64[batch], equal where two pairs have the same caption, whatever their rank; then each is a positive
     of the other. None: a pair's only positive is itself, as in the paper.
+    rows_of_ranks: how many rows each rank has; None: all as many as this one.
     """
 
-    def __init__(self, image: Tensor, text: Tensor, scale: Tensor, captions: Tensor | None):
+    def __init__(
+        self,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        captions: Tensor | None,
+        rows_of_ranks: Sequence[int] | None,
+    ):
         self.scaled = image * scale
-        self.texts = gathered(text)
+        self.texts = gathered(text, rows_of_ranks)
+        self.mean_rows = len(self.texts) / num_ranks()
+        """What sums over this rank's rows are divided by, so that their mean over ranks is that of the whole batch."""
         self.own = (self.scaled * text).sum(1)
         """f32[batch]: the logit of each pair."""
         self._scale = scale
         self._tile = TILES.get(image.device.type, LARGE_TILE)
-        self._first = rank() * len(image)
+        self._first = rank() * len(image) if rows_of_ranks is None else sum(rows_of_ranks[: rank()])
         self._has_duplicates = captions is not None
         if captions is None:
             captions = self._first + torch.arange(len(image), device=image.device)
             everyone = torch.arange(len(self.texts), device=image.device)
         else:
-            everyone = gathered(captions[:, None])[:, 0]
+            everyone = gathered(captions[:, None], rows_of_ranks)[:, 0]
         # A group is the place of a caption in the sorted captions of this rank; texts of no group here get one more.
         ordered = captions.sort().values
         self._row_group = torch.searchsorted(ordered, captions)
@@ -117,13 +127,13 @@ class Block:
         Every rank must call it.
         """
         column_negatives = maximum_over_ranks(column_negatives)[self.own_columns]
-        means = [
+        values = [
             (self.own > row_negatives).float(),
             (self.own > column_negatives).float(),
             self.own / self._scale,
             row_negatives / self._scale,
         ]
-        return BatchStatistics(*(each.mean() for each in means))
+        return BatchStatistics(*(each.sum() / self.mean_rows for each in values))
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -131,7 +141,7 @@ class Block:
 
 
 Compute = Callable[..., tuple[Tensor, BatchStatistics, Gradients | None]]
-"""(image, text, logit_scale, logit_bias, captions, with_gradients) → the loss and all that follows from it."""
+"""(image, text, logit_scale, logit_bias, captions, rows_of_ranks, with_gradients) → the loss and what follows."""
 
 
 def with_gradients_computed_forward(
@@ -141,6 +151,7 @@ def with_gradients_computed_forward(
     logit_scale: Tensor,
     logit_bias: Tensor | None,
     captions: Tensor | None,
+    rows_of_ranks: Sequence[int] | None,
 ) -> LossOutput:
     """The loss as a node of autograd's graph, in fp32 whatever autocast says.
 
@@ -149,13 +160,14 @@ def with_gradients_computed_forward(
     """
     with torch.autocast(image.device.type, enabled=False):
         bias = None if logit_bias is None else logit_bias.float()
-        loss, *statistics = _Loss.apply(compute, image.float(), text.float(), logit_scale.float(), bias, captions)
+        inputs = image.float(), text.float(), logit_scale.float(), bias, captions
+        loss, *statistics = _Loss.apply(compute, *inputs, rows_of_ranks)
         return LossOutput(loss, BatchStatistics(*statistics))
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, compute: Compute, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, compute: Compute, *inputs: Any) -> tuple[Tensor, ...]:
         loss, statistics, gradients = compute(*inputs, any(ctx.needs_input_grad))
         ctx.mark_non_differentiable(*statistics)
         if gradients is not None:
@@ -165,4 +177,4 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [None if each is None else each * of_outputs[0] for each in ctx.saved_tensors]
-        return None, *gradients, None
+        return None, *gradients, None, None

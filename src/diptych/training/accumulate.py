@@ -14,6 +14,16 @@ Forward = Callable[[int, Batch], tuple[Tensor, ...]]
 """(number of the part, part) → image and text features, f32[rows dim]; logit_scale and perhaps logit_bias, f32[1]."""
 
 
+def num_parts(rows_of_ranks: Sequence[int], pairs_per_forward: int | None) -> int:
+    """In how many parts each rank takes its rows; in as many as the others, since ranks meet in every forward.
+
+    One pair at a time is more parts than a rank with a pair fewer has; then those with more take two at first.
+    """
+    if pairs_per_forward is None:
+        return 1
+    return min(-(-max(rows_of_ranks) // pairs_per_forward), min(rows_of_ranks))
+
+
 def backward_in_parts(
     parts: Sequence[Batch],
     forward: Forward,

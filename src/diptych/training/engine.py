@@ -28,7 +28,7 @@ from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
 from diptych.tensor_hashes import caption_identities
-from diptych.training.accumulate import backward_in_parts
+from diptych.training.accumulate import backward_in_parts, num_parts
 from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
 from diptych.training.fragments import Beside, collect, fragments_of, hand_out
 from diptych.training.in_flight import Readout, StopWatch, to_device
@@ -100,6 +100,8 @@ class Engine:
         self._config = config
         self._world = world
         self._loss = LOSSES[config.loss.name]
+        self._rows_of_ranks = world.rows_of_ranks(config.training.global_batch_size)
+        self._num_parts = num_parts(self._rows_of_ranks, config.machine.pairs_per_forward)
         if config.machine.checkpoint_blocks:
             checkpoint_blocks(self.model)
         for tensor in self.model.state_dict().values():
@@ -190,8 +192,8 @@ class Engine:
         if self._config.loss.duplicates == "positives":
             captions = caption_identities(batch.tokens.to(device, non_blocking=True))
 
-        parts = batch.parts(self._config.machine.pairs_per_forward)
-        first = samples_seen + self._world.rows(self._config.training.global_batch_size)[0]
+        parts = batch.parts(self._num_parts)
+        first = samples_seen + sum(self._rows_of_ranks[: self._world.rank])
         firsts = list(itertools.accumulate(map(len, parts), initial=first))
         masks = int(hashes(np.zeros(1), seed, 4).view(np.int64)[0])
 
@@ -204,7 +206,7 @@ class Engine:
             return self._engine(images, tokens, part.lengths, row_keys)
 
         def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
-            output = self._loss(image, text, scale, bias, captions)
+            output = self._loss(image, text, scale, bias, captions, self._rows_of_ranks)
             watch.mark("forward")
             return output
 

@@ -200,7 +200,8 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     shapes = expected_shapes(config.model, load_tokenizer(config.tokenizer.vocabulary).vocab_size)
     parameters = sum(math.prod(shape) for shape in shapes.values())
     size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
-    start, stop = world.rows(size)
+    shares = sorted(set(world.rows_of_ranks(size)))
+    each = counted(shares[0], "sample") if shares[1:] == [] else f"{shares[0]:,} or {counted(shares[1], 'sample')}"
     epochs = total / max(index.total_samples, 1)
     data = f"{counted(index.total_samples, 'sample')} in {counted(len(index.shards), 'shard')}"
     warmup = config.optimizer.warmup_samples // size
@@ -209,7 +210,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
         f"data      {data}, {epochs:.1f} epochs",
         f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}",
-        f"ranks     {world.size} on {world.device.type}, {counted(stop - start, 'sample')} each, "
+        f"ranks     {world.size} on {world.device.type}, {each} each, "
         f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(machine.loader_workers, 'loader worker')} each",
     ]
