@@ -1,7 +1,16 @@
 import pytest
+import torch
 
-from diptych.errors import UserError
-from diptych.world import MEETING, World, choose_device, first_decides, process_group, read_world
+from diptych.errors import OneRankError, UserError
+from diptych.world import (
+    MEETING,
+    World,
+    choose_device,
+    first_decides,
+    full_memory_named,
+    process_group,
+    read_world,
+)
 from tests.end_to_end.commands import free_port
 from tests.ranks import run_ranks
 
@@ -104,3 +113,14 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
 
 def test_without_a_name_there_is_always_a_device():
     assert choose_device().type in ("cpu", "cuda") and choose_device("cpu").type == "cpu"
+
+
+def test_a_tensor_that_finds_no_room_is_one_line_with_the_way_out():
+    with pytest.raises(OneRankError, match="^out of memory on cpu: take less$"):
+        with full_memory_named(torch.device("cpu"), "take less"):
+            torch.empty(2**46)
+
+
+def test_other_errors_of_torch_are_bugs_still():
+    with pytest.raises(RuntimeError, match="shape"), full_memory_named(torch.device("cpu"), "take less"):
+        torch.ones(2).reshape(3)

@@ -25,12 +25,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from diptych.errors import UserError
+from diptych.errors import LostRankError, OneRankError, UserError
 from diptych.files import NO_ROOM, PARTIAL, local_path
 from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
 
 PATIENCE_SECONDS = 30.0
 """How long another rank lets the first speak."""
+LAST_WORDS_SECONDS = 2.0
+"""How long a rank that has lost another lets that one say why, before a launcher ends them all."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Program:
 
 @ends_with_its_reader()
 def run(program: Program, words: Sequence[str]) -> int:
-    """The exit status: 0, 2 after a user's mistake, 130 after Ctrl-C; a bug is raised.
+    """The exit status: 0, 2 after a user's mistake, 1 after another rank's end, 130 after Ctrl-C; a bug is raised.
 
     Raises:
         SystemExit: after help or version was printed, as argparse does.
@@ -85,19 +87,22 @@ def run(program: Program, words: Sequence[str]) -> int:
         return 130
     except SystemExit as error:
         if program.has_ranks and error.code:
-            _wait_for_rank_0()
+            _wait_for_rank_0(PATIENCE_SECONDS)
         raise
     except Exception as error:
         message = _user_message(error)
         if message is None:
             raise
-        if program.has_ranks:
-            _wait_for_rank_0()
+        if program.has_ranks and not isinstance(error, OneRankError):
+            _wait_for_rank_0(LAST_WORDS_SECONDS if isinstance(error, LostRankError) else PATIENCE_SECONDS)
         # Another rank that nobody has ended is alone with its mistake, such as a disk that its machine lacks.
         rank = f"rank {_rank()}: " if program.has_ranks and _rank() else ""
         prefix = program.prefix.format(name=program.name, verb=verb)
         for line in message.splitlines():
-            print(f"{prefix}{rank}{printable(line)}", file=sys.stderr)
+            print(f"{prefix}{rank}{printable(line)}", file=sys.stderr, flush=True)
+        if isinstance(error, LostRankError):
+            time.sleep(0 if _rank() else LAST_WORDS_SECONDS)
+            return 1
         return 2
     return 0
 
@@ -176,13 +181,13 @@ def _rank() -> int:
     return int(rank) if rank.isdecimal() else 0
 
 
-def _wait_for_rank_0() -> None:
+def _wait_for_rank_0(seconds: float) -> None:
     """Where this is another rank than the first, wait to be ended by the launcher when the first has ended.
 
     A launcher ends all ranks as soon as one of them has; the first may still be about to say what is wrong.
     """
     if _rank():
-        time.sleep(PATIENCE_SECONDS)
+        time.sleep(seconds)
 
 
 def _with_dashes(word: str) -> str:

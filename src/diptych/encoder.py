@@ -18,10 +18,15 @@ from diptych.data.picture_values import Picture, pictures_in, rgb_image
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model_folder import model_folder, read_model_folder
-from diptych.world import choose_device
+from diptych.world import choose_device, full_memory_named
 
 Value = TypeVar("Value")
 Made = TypeVar("Made")
+
+FEWER = (
+    "free some, embed fewer at once (batch_size), or use another device, such as the CPU (device='cpu', --device cpu)"
+)
+"""What to do where the device's memory is full."""
 
 
 class Encoder:
@@ -55,7 +60,8 @@ class Encoder:
                 f"got a tensor [{shape}]; expected [batch 3 {size} {size}], the model's picture size; "
                 "embed_pictures resizes pictures of any size"
             )
-        return self.model.encode_image(images.to(self.device)).cpu()
+        with full_memory_named(self.device, FEWER):
+            return self.model.encode_image(images.to(self.device)).cpu()
 
     def embed_pictures(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> Tensor:
         """Pictures in any form of `Picture` → f32[n dim] of unit norm, on the CPU; of a single picture [1 dim].
@@ -81,8 +87,9 @@ class Encoder:
         embeddings = [torch.empty(0, self.config.embed_dim)]
         for batch in _batches(_texts_in(texts), batch_size, _text):
             rows = self.tokenizer(batch, self.config.text.context_length)
-            tokens, lengths = (torch.from_numpy(array).to(self.device) for array in rows)
-            embeddings.append(self.model.encode_text(tokens, lengths).cpu())
+            with full_memory_named(self.device, FEWER):
+                tokens, lengths = (torch.from_numpy(array).to(self.device) for array in rows)
+                embeddings.append(self.model.encode_text(tokens, lengths).cpu())
         return torch.cat(embeddings)
 
     def _pixels(self, picture: Picture) -> Tensor:
@@ -146,4 +153,5 @@ def load(path: str | Path, device: str | torch.device | None = None, *, ema: boo
     state, config, tokenizer = read_model_folder(model_folder(path, ema=ema))
     model = DualEncoder(config, tokenizer.vocab_size, 0.0, 0.0 if "logit_bias" in state else None)
     load_weights(model, state)
-    return Encoder(model, tokenizer, config, chosen)
+    with full_memory_named(chosen, FEWER):
+        return Encoder(model, tokenizer, config, chosen)

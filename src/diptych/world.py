@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from diptych.errors import UserError
+from diptych.errors import LostRankError, OneRankError, UserError
 from diptych.terminal import counted
 
 Answer = TypeVar("Answer")
 
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What every launcher sets."""
+
+FULL_MEMORY = re.compile(r"out of memory|can't allocate memory|_STATUS_ALLOC_FAILED")
+"""How CUDA, its libraries and the CPU's allocator say so, of which torch makes a RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,48 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
             f"all ranks together with torchrun or deepspeed"
         ) from error
     try:
-        yield
+        with _lost_ranks_named():
+            yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _lost_ranks_named() -> Iterator[None]:
+    """One line where the backend breaks off, wherever that is.
+
+    Raises:
+        LostRankError: another rank has ended, or has not answered in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
+        why = str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0] or type(error).__name__
+        raise LostRankError(
+            f"lost the other ranks ({why}): one has ended or hangs, and it or the launcher says why; "
+            "the same command goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
+def full_memory_named(device: torch.device, way_out: str) -> Iterator[None]:
+    """One line where a tensor finds no room on the device, or in this machine's memory.
+
+    Raises:
+        OneRankError: it did not.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not FULL_MEMORY.search(str(error)):
+            raise
+        where = str(device)
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            where += f", of whose {total / 2**30:.1f} GiB {free / 2**30:.1f} are free"
+        raise OneRankError(f"out of memory on {where}: {way_out}") from error
 
 
 def on_any_rank(world: World, claim: bool) -> bool:

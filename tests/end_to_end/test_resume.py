@@ -300,3 +300,34 @@ def test_a_killed_loader_process_is_one_line(warm, recipe, tmp_path):
     assert command.wait() == 2, command.said
     assert "loader process" in command.said and " was killed or died" in command.said
     assert "Traceback" not in command.said
+
+
+@pytest.mark.parametrize("whose", ["a loader process of rank 1", "rank 1"])
+def test_what_ends_one_rank_is_told_before_the_first_rank_ends(whose, warm, recipe, tmp_path):
+    run_dir = tmp_path / "run"
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}", "machine.loader_workers=1")
+    try:
+        after_some_steps(ranks[0], run_dir, 2)
+        rank, loader = ranks[1].family()[:2]
+        killed = rank if whose == "rank 1" else loader
+        killed.kill()
+        # A launcher ends all ranks as soon as one has ended: what is not told by then is not told at all.
+        assert ranks[0].wait() == 1
+        (told,) = [line for line in ranks[0].said.splitlines() if line.startswith("diptych train: ")]
+        assert "lost the other ranks (" in told and "by peer" in told and "the same command goes on" in told
+        assert "Traceback" not in ranks[0].said + ranks[1].said
+        if killed is loader:
+            assert "diptych train: rank 1: " in ranks[1].said and " was killed or died" in ranks[1].said
+    finally:
+        for command in ranks:
+            command.kill()
+
+
+def test_a_model_that_finds_no_memory_is_one_line_with_ways_out(warm, recipe, tmp_path):
+    command = warm.start("train", recipe, f"run_dir={tmp_path / 'run'}", "model.embed_dim=10000000000000")
+    assert command.wait() == 2, command.said
+    told = command.said.splitlines()[-1]
+    assert told.startswith("diptych train: out of memory on cpu: 32 of its 32 pairs a batch go through")
+    for way in ("machine.pairs_per_forward=16", "machine.checkpoint_blocks=true", "more ranks"):
+        assert way in told
+    assert "Traceback" not in command.said

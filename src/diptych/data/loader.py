@@ -35,7 +35,7 @@ from diptych.data.picture_safety import PictureError, PictureReason, open_pictur
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
 from diptych.data.shards import ShardIndex, read_member
 from diptych.data.tokenizer import Tokenizer
-from diptych.errors import UserError
+from diptych.errors import OneRankError
 
 PREFETCHED_BATCHES = 2
 """Finished batches that a worker holds ready."""
@@ -253,7 +253,7 @@ def killed_loaders_named(workers: int) -> Iterator[None]:
     """One line where torch's handler of SIGCHLD raises, wherever the training process is at that moment.
 
     Raises:
-        UserError: a loader process was killed or died.
+        OneRankError: a loader process was killed or died.
     """
     try:
         yield
@@ -264,8 +264,8 @@ def killed_loaders_named(workers: int) -> Iterator[None]:
         raise _killed(f"loader process {killed.group(1)}", workers) from error
 
 
-def _killed(who: str, workers: int) -> UserError:
-    return UserError(
+def _killed(who: str, workers: int) -> OneRankError:
+    return OneRankError(
         f"{who} was killed or died, as where memory or /dev/shm runs out; give the machine more, or set "
         f"machine.loader_workers below {workers}; the same command goes on from the last checkpoint"
     )

@@ -18,7 +18,7 @@ from diptych.checkpoint_folder import name_of
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
-from diptych.data.loader import REASONS, killed_loaders_named
+from diptych.data.loader import REASONS
 from diptych.errors import UserError
 from diptych.machine import peak_teraflops
 from diptych.run_dir import RunDir, log_to
@@ -78,8 +78,8 @@ def train(loaded: LoadedConfig, world: World) -> None:
     def is_logged(done: int) -> bool:
         return done % config.tracking.log_every_steps == 0 or done in (1, last)
 
-    named = killed_loaders_named(config.machine.loader_workers)
-    with named, closing(job), stop_on_signals() as stop, closing(job.batches(last)) as loader, closing(console):
+    # The signals first: a launcher's SIGTERM, when another rank is lost, must not keep this one from saying so.
+    with stop_on_signals() as stop, closing(job), closing(job.batches(last)) as loader, closing(console):
         for number, batch in enumerate(pace.timed(loader), start=first):
             if number == 0 and world.is_first:
                 draw(batch, job)

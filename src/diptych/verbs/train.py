@@ -77,9 +77,11 @@ def run(arguments: argparse.Namespace) -> None:
         if world.is_first:
             load_checked()  # names these mistakes and whatever else is wrong
         raise
+    from diptych.training.faults import faults_named
     from diptych.training.loop import train
 
-    with process_group(world, loaded.config.machine.process_group_timeout_seconds):
+    timeout_seconds = loaded.config.machine.process_group_timeout_seconds
+    with process_group(world, timeout_seconds), faults_named(loaded.config, world):
         # Rank 0 looks first and alone: it may have to index shards that come without an index.
         train(first_decides(world, load_checked), world)
 
