@@ -41,7 +41,7 @@ _NO_TEXT = {
 PICTURE_TABLE_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 """A .txt is a list of URLs, or the caption of a picture."""
 _TOLD_BY_BYTES = 8
-_BY_ZEROS = {
+_BY_ZEROS: dict[tuple[bool, ...], str] = {
     (False, True) * 4: "utf-16-le",
     (True, False) * 4: "utf-16-be",
     (False, True, True, True) * 2: "utf-32-le",
