@@ -155,7 +155,7 @@ def our_step(precision: str, pairs: int = PAIRS, pairs_per_forward: int | None =
     model = DualEncoder(config.model, VOCABULARY, config.training.initial_logit_scale)
     load_weights(model, from_open_clip(peer_model().state_dict(), config.model))
     engine, batch = Engine(model, config, World()), make_batch(pairs)
-    return lambda number: engine.step(batch, number * pairs).loss
+    return lambda number: engine.step(batch, number * pairs).read().loss
 
 
 def peer_step(precision: str) -> Step:

@@ -49,3 +49,23 @@ sys.exit(main(["pack", "in", "out", "--processes", "2"]))
 )
 def test_a_gpu_is_known_by_the_words_of_its_name(name, teraflops):
     assert peak_teraflops(name) == teraflops
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told to keep memory")
+def test_memory_that_was_freed_is_taken_again_without_the_kernel():
+    code = """
+import resource
+from diptych.machine import keep_freed_memory
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        bytearray(2**26)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = page_faults()
+keep_freed_memory()
+page_faults()
+print(given_back, page_faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert given_back > 3 * 2**26 / 2**21 and kept < given_back / 10

@@ -20,7 +20,6 @@ HOSTILE_CAPTIONS = (
     "\u202egnp.exe\u202c",
     "one\nline, and \x1b[31manother\x07",
     "{{ 7 * 7 }}{% include 'x' %}",
-    "",
 )
 HOSTILE_URLS = (
     "javascript:alert(1)//\"><script>alert('url')</script>",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diptych.data.caption_files import CaptionError, check_caption
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych_shards.build.finished import read_finished
@@ -176,6 +177,7 @@ class _OpenShard:
         self._refuse_deadly_row()
         there = Counter(_outcome(self._journal.facts(row)) for row in self._journal.rows)
         self._count(there - task.told)
+        self._refuse_rows_without_caption()
 
     @property
     def is_complete(self) -> bool:
@@ -252,6 +254,19 @@ class _OpenShard:
         if journal.num_lost >= LOSSES_PER_ROW and journal.lost_row not in journal:
             crashed = RowResult(journal.lost_row, FAILED_TO_RESIZE, "the decoder crashed", "decoder_crashed")
             journal.append(journal.lost_row, crashed.facts())
+
+    def _refuse_rows_without_caption(self) -> None:
+        """Nobody is asked for their pictures: no pair can come of them. A table without captions is another matter."""
+        if self._task.columns.caption is None:
+            return
+        for row, caption in enumerate(self._task.rows[self._task.columns.caption].to_pylist()):
+            if row in self._journal:
+                continue
+            try:
+                check_caption(caption)
+            except CaptionError as error:
+                reason = error.reason.value
+                self._note(RowResult(row, FAILED_TO_DOWNLOAD, reason.replace("_", " "), reason))
 
     def _keep_all_but(self, retry: frozenset[str]) -> None:
         """Take over what a finished shard holds, without the failures that are tried once more.

@@ -246,13 +246,14 @@ def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
 
 def _reasons(text: str) -> frozenset[str]:
     """Of failures, as the report names them; `all` for every one."""
+    from diptych.data.caption_files import CAPTION_REASONS
     from diptych.data.picture_safety import PictureReason
     from diptych.terminal import unknown_word
     from diptych_shards.build.options import BuildError
     from diptych_shards.fetch.outcome import FetchReason
 
     known = ["all", *(reason.value for kind in (FetchReason, PictureReason) for reason in kind)]
-    known += ["hash_mismatch", "blocked_picture", "decoder_crashed"]
+    known += ["hash_mismatch", "blocked_picture", "decoder_crashed", *CAPTION_REASONS]
     reasons = frozenset(filter(None, map(str.strip, text.split(","))))
     for reason in sorted(reasons):
         if reason not in known and not re.fullmatch("http_[0-9]{3}", reason):
@@ -285,12 +286,15 @@ def _malformed(malformed: Malformed) -> str:
 
 def _way_out(outcomes: Counter[str]) -> str:
     """What to do where nothing was stored."""
+    from diptych.data.caption_files import CAPTION_REASONS
     from diptych_shards.fetch.outcome import FetchReason
 
     refused = FetchReason.address_not_public.value
     if outcomes[refused]:
         networks = "--allow-network localhost (or another network of yours, such as 10.1.0.0/16)"
         return f"To fetch from such addresses, add {networks} and --retry-failed {refused}"
+    if outcomes.keys() <= set(CAPTION_REASONS):
+        return "Name the column of captions with --caption-column, and another folder"
     return "When that is mended, add --retry-failed all: what is done is not tried again without"
 
 

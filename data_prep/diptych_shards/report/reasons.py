@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from diptych.data.caption_files import CAPTION_REASONS
+
 MEANINGS: Mapping[str, str] = {
     "bad_url": "no URL that can be asked for",
     "scheme_not_allowed": "neither http nor https",
@@ -47,7 +49,7 @@ MEANINGS: Mapping[str, str] = {
     "encode_error": "could not be stored in the chosen format",
     "bad_box": "its boxes to blur cannot be read",
     "no_caption": "no caption beside it or in its row",
-    "empty_caption": "white space only",
+    "empty_caption": "empty, or white space only",
     "caption_too_long": "a caption over 64 KiB",
     "caption_not_utf8": "a caption in another encoding",
     "caption_not_text": "a caption that is no text",
@@ -78,6 +80,7 @@ _NOT_THE_ONE = ("hash_mismatch", "blocked_picture")
 _NO_PICTURE = ("not_a_picture", "format_not_allowed", "too_many_pixels", "truncated", "decode_error",
                "decoder_crashed")  # fmt: skip
 _STAGES = (
+    ("with a caption", CAPTION_REASONS),
     ("allowed to be asked for", _NOT_ASKED),
     ("answered", _NOT_ANSWERED),
     ("gave a file", _NO_FILE),

@@ -39,6 +39,19 @@ class CaptionReason(enum.Enum):
     UNREADABLE = "unreadable"
 
 
+CAPTION_REASONS = tuple(
+    reason.value
+    for reason in (
+        CaptionReason.NO_CAPTION,
+        CaptionReason.EMPTY_CAPTION,
+        CaptionReason.CAPTION_TOO_LONG,
+        CaptionReason.CAPTION_NOT_UTF8,
+        CaptionReason.CAPTION_NOT_TEXT,
+    )
+)
+"""Why `check_caption` refuses one."""
+
+
 class CaptionError(UserError):
     """A caption that cannot be used; `reason` is what is counted, `detail` what is shown beside it."""
 

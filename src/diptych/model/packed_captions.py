@@ -6,6 +6,7 @@ the web have a quarter of the context's tokens, so that most of what a padded te
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ class PackedCaptions:
     """i32[batch + 1]: the first token of each packed caption, then the number of all."""
     groups: tuple[tuple[int, int], ...]
     """How many captions of which length follow one another."""
+    has_varlen_kernel: bool
+    """Whether the device can attend within all of them at once, in half precision."""
 
     @staticmethod
     def of(lengths: Tensor, padded_length: int, device: torch.device) -> PackedCaptions:
@@ -51,11 +54,13 @@ class PackedCaptions:
             ends=ends.to(device, non_blocking=True),
             bounds=F.pad(stops, (1, 0)).int().to(device, non_blocking=True),
             groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
+            has_varlen_kernel=has_varlen_kernel(device),
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention within each caption; all of f[tokens heads head_width]."""
-        if varlen_attn is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        is_half = query.dtype in (torch.bfloat16, torch.float16)
+        if self.has_varlen_kernel and is_half and query.shape[-1] % 8 == 0:
             longest = self.groups[-1][1]
             mixed = varlen_attn(query, key, value, self.bounds, self.bounds, longest, longest, window_size=(-1, 0))
             assert isinstance(mixed, Tensor)
@@ -63,6 +68,14 @@ class PackedCaptions:
         sizes = [count * length for count, length in self.groups]
         parts = zip(self.groups, *(each.split(sizes) for each in (query, key, value)), strict=True)
         return torch.cat([_attend_to_equals(*group, *part) for group, *part in parts])
+
+
+def has_varlen_kernel(device: torch.device) -> bool:
+    """Whether the device attends within captions of any lengths at once, which GPUs do since Ampere."""
+    if device.type != "cuda" or varlen_attn is None:
+        return False
+    is_causal_by_window = "window_size" in inspect.signature(varlen_attn).parameters  # not yet in torch 2.10
+    return is_causal_by_window and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _attend_to_equals(count: int, length: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from diptych.data.batch import Batch
 from diptych.data.order import hashes
 from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
+from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
 from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
@@ -96,6 +97,8 @@ class Engine:
 
     def __init__(self, model: DualEncoder, config: RunConfig, world: World):
         _prepare_deepspeed(world)
+        if world.device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(world.device)
         self._config = config
         self._world = world
@@ -113,6 +116,9 @@ class Engine:
             dist_init_required=False,
         )
         self._stage = int(self._engine.zero_optimization_stage())
+        if self._stage == 0 and world.size == 1:
+            # With nobody to average with, DeepSpeed would still copy all gradients into one row, and back.
+            self._engine.enable_backward_allreduce = False
         self._clips_itself = clips_on_device(config, world.size)
         self._offloads = offloads_optimizer(config)
         self._fragments = dict(fragments_of(self.model, self._engine.optimizer, self._stage, world.rank))

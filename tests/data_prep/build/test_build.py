@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import hashlib
+import json
 import os
 import random
 import re
@@ -400,6 +401,20 @@ def test_a_url_with_many_captions_is_fetched_once(web, tmp_path):
     build(web, table, tmp_path / "out")
     assert Counter(path for _, path in web.requests)[f"/{name}"] == 1
     assert [row["caption"] for row in rows_of(tmp_path / "out")] == [f"caption {n}" for n in range(5)]
+
+
+def test_nobody_is_asked_for_a_picture_without_a_caption(web, tmp_path):
+    asked, *others = sorted(web.pictures)[: ROWS_PER_SHARD + 3]
+    rows = [{"url": web.url(asked), "caption": "a caption"}]
+    rows += [{"url": web.url(name), "caption": None if n % 2 else "\t "} for n, name in enumerate(others)]
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    web.requests.clear()
+    told = build(web, table, tmp_path / "out").stdout
+    assert {path for _, path in web.requests} == {"/robots.txt", f"/{asked}"}
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["success"] + ["failed_to_download"] * len(others)
+    assert "empty_caption" in told and "no_caption" in told
+    assert len(open_index(tmp_path / "out")) == 1
 
 
 def test_pictures_on_a_block_list_are_refused(web, tmp_path):

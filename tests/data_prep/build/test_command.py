@@ -36,6 +36,16 @@ def test_a_table_none_of_whose_lines_is_a_row_is_a_mistake(tmp_path, capsys):
     assert said.err.splitlines()[-1] == "diptych-shards: no line of the table is a row; the reasons are above"
 
 
+def test_a_column_without_a_caption_is_told_with_the_option_that_names_another(tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("url,caption,label\nhttp://127.0.0.1:1/1.jpg,,a dog\n")
+    out = tmp_path / "out"
+    assert main(["build", str(tmp_path / "table.csv"), str(out), "--processes", "1"]) == 2
+    said = capsys.readouterr()
+    assert "100.0 %  empty_caption" in said.out and "--caption-column" in said.err
+    assert main(["build", str(tmp_path / "table.csv"), str(out), "--retry-failed", "empty_caption"]) == 2
+    assert "100.0 %  empty_caption" in capsys.readouterr().out
+
+
 def test_a_long_block_list_is_remembered_by_its_digest_and_any_change_of_it_is_seen():
     digests = [f"{number:064x}" for number in range(1_000)]
     phashes = tuple(range(1_000))

@@ -139,10 +139,11 @@ def test_an_empty_tally_has_no_chart():
 
 
 def test_every_stage_of_the_funnel_loses_its_own_reasons():
-    stages = funnel("build", 5, Counter(robots_txt=1, timeout=2, http_404=3, too_many_bytes=1, hash_mismatch=1,
-                                        truncated=4, too_small=1, something_new=1))  # fmt: skip
+    stages = funnel("build", 5, Counter(empty_caption=2, robots_txt=1, timeout=2, http_404=3, too_many_bytes=1,
+                                        hash_mismatch=1, truncated=4, too_small=1, something_new=1))  # fmt: skip
     assert [(stage.title, stage.rows) for stage in stages] == [
-        ("rows of the table", 19),
+        ("rows of the table", 21),
+        ("with a caption", 19),
         ("allowed to be asked for", 18),
         ("answered", 16),
         ("gave a file", 12),
