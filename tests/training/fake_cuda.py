@@ -27,6 +27,7 @@ from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
 from torch import Tensor, nn
 from torch._C._distributed_c10d import FakeWork
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -59,6 +60,9 @@ class NoStream:
 
     def query(self) -> bool:
         return True
+
+    def elapsed_time(self, other: Any) -> float:
+        return 1.0
 
 
 class NoGpu(CUDA_Accelerator):
@@ -144,12 +148,20 @@ class Observer(TorchDispatchMode):
         return (args[0], work) if len(function._schema.returns) == 2 else work
 
 
+class Unpinned(TorchFunctionMode):
+    """Pinned memory comes from a driver."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **{name: value for name, value in (kwargs or {}).items() if name != "pin_memory"})
+
+
 def without_driver() -> None:
     """Put aside what asks a driver for leave before it does what needs none."""
     deepspeed.accelerator.set_accelerator(NoGpu())
     torch.cuda.get_device_capability = lambda *_: (9, 0)  # type: ignore[assignment]
     torch.cuda.is_bf16_supported = lambda *_, **__: True  # type: ignore[assignment]
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    torch.cuda.Event = NoStream  # type: ignore[assignment, misc]
     torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign, assignment]
     nn.Module.to = lambda self, *_, **__: self  # type: ignore[method-assign, assignment]
     F.scaled_dot_product_attention = flash_attention
@@ -202,27 +214,32 @@ def main(stage: int, precision: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     without_driver()
-    config = tiny_config(stage=stage, precision=precision)
+    config = tiny_config(stage=stage, precision=precision, ema_decay=0.9)
+    config = replace(config, loss=replace(config.loss, duplicates="positives"))
     world = World(0, 0, RANKS, GPU)
     batch = rows_of(global_batches(1)[0], world.rows(PAIRS))
     PackedOnHost.lengths = batch.lengths
-    with FakeTensorMode(allow_non_fake_inputs=True), Observer() as seen:
+    with FakeTensorMode(allow_non_fake_inputs=True), Observer() as seen, Unpinned():
         with GPU:
             model = DualEncoder(config.model, VOCABULARY, config.training.initial_logit_scale)
         torch.Tensor.backward = backward_by_hooks(model)  # type: ignore[method-assign]
         engine = Engine(model, config, world)
-        engine.step(batch, 0, tallies=(1, 2))
+        engine.step(batch, 0, tallies=(1, 2), measures_update=True).read()
         state = engine.optimizer_state()
         weights = engine.weights()
+        averages = engine.averaged_weights(weights)
         engine.restore_optimizer(state)
+        engine.restore_average(averages)
         engine.step(batch, PAIRS)
+    assert averages is not None
+    saved = [*weights.values(), *averages.values(), *state.moments["exp_avg"].values()]
     moments = [tensor for each in engine._torch_optimizer().state.values() for tensor in each.values()]
     print(
         json.dumps(
             {
                 "parameters": sorted({str(parameter.device) for parameter in model.parameters()}),
                 "moments": sorted({str(tensor.device) for tensor in moments}),
-                "saved": sorted({str(t.device) for t in [*weights.values(), *state.moments["exp_avg"].values()]}),
+                "saved": sorted({str(tensor.device) for tensor in saved}),
                 "has_all_weights": sorted(weights) == sorted(model.state_dict()),
                 "collectives": seen.collectives,
                 "varlen_attentions": seen.operations["torch_attn._varlen_attn.default"],
