@@ -66,12 +66,14 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
         ),
         chart(
             "Gradient norm",
-            {"image tower": "image_gradient_norm", "text tower": "text_gradient_norm", "all": "gradient_norm"},
+            {"image tower": "image_gradient_norm", "text tower": "text_gradient_norm"}
+            if series("image_gradient_norm")
+            else {"gradient norm": "gradient_norm"},
             y_from_zero=True,
             width=DOUBLE_WIDTH,
         ),
         chart(
-            "Update of a step / weights",
+            "Update / weights",
             {"image tower": "image_update_ratio", "text tower": "text_update_ratio"},
             y_from_zero=True,
         ),
@@ -108,7 +110,7 @@ def training_facts(
     split = {phase: [r[key] for r in metrics if _is_number(r.get(key := f"{phase}_seconds"))] for phase in PHASES}
     if all(split.values()):
         whole = sum(sum(seconds) for seconds in split.values())
-        facts.append(("of a step", ", ".join(f"{phase} {percent(sum(s) / whole)}" for phase, s in split.items())))
+        facts.append(("of a step", ", ".join(f"{phase} {sum(s) / whole:.0%}" for phase, s in split.items())))
     if skipped := metrics[-1].get("skipped_steps"):
         facts.append(("steps without finite numbers, passed over", f"{skipped:,}"))
     if _is_number(metrics[-1].get("rejected_samples")):
