@@ -30,6 +30,8 @@ LAYERS = [
         "pages",
         "files",
         "machine",
+        "device",
+        "slurm",
         "documents",
         "yaml_documents",
         "tensor_files",

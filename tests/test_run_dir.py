@@ -3,9 +3,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from diptych.config.load import ConfigError, load_config
 from diptych.run_dir import RunDir
+from diptych.verbs.train import settle_precision
+from diptych.world import World
 
 HOLD = """
 import sys, time
@@ -66,6 +69,21 @@ def test_another_run_is_refused_naming_every_differing_key(loaded):
     assert any("optimizer.beta2 = 0.98, this one has 0.9" in line for line in lines)
     assert len(lines) == 3 and "set run_dir" in lines[2]
     assert run.config_file.read_bytes() == before
+
+
+def test_the_precision_of_auto_is_recorded_and_stays_where_the_run_goes_on_elsewhere(loaded):
+    run, world = RunDir(Path(loaded().config.run_dir)), World(device=torch.device("cpu"))
+    assert loaded().config.training.precision == "auto"
+    settled = settle_precision(loaded(), world)
+    assert settled.config.training.precision == "fp32" and "cpu" in settled.source_of("training.precision")
+    run.prepare(loaded("training.precision=bf16"))  # as on a GPU
+    assert settle_precision(loaded(), world).config.training.precision == "fp32", "nothing was saved yet"
+    (run.checkpoints / "step_00000001").mkdir()
+    settled = settle_precision(loaded(), world)
+    assert settled.config.training.precision == "bf16" and "started with" in settled.source_of("training.precision")
+    run.prepare(settled)
+    with pytest.raises(ConfigError, match="training.precision = 'bf16', this one has 'fp32'"):
+        run.prepare(settle_precision(loaded("training.precision=fp32"), world))
 
 
 def test_one_process_at_a_time_trains_in_a_directory(loaded, tmp_path):

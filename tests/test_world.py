@@ -124,3 +124,14 @@ def test_a_tensor_that_finds_no_room_is_one_line_with_the_way_out():
 def test_other_errors_of_torch_are_bugs_still():
     with pytest.raises(RuntimeError, match="shape"), full_memory_named(torch.device("cpu"), "take less"):
         torch.ones(2).reshape(3)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "sharing", "device", "workers"),
+    [(16, 1, "cuda:0", 12), (16, 8, "cuda:0", 1), (64, 8, "cuda:0", 7), (1, 1, "cuda:0", 1), (64, 1, "cpu", 1)],
+)
+def test_loader_workers_share_the_cpus_of_the_machine_with_the_ranks(monkeypatch, cpus, sharing, device, workers):
+    monkeypatch.setattr("diptych.world.usable_cpus", lambda: cpus)
+    world = World(device=torch.device(device), num_sharing_cpus=sharing)
+    assert world.loader_workers("auto") == workers
+    assert world.loader_workers(0) == 0

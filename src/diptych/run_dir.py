@@ -71,7 +71,7 @@ class RunDir:
         """
         if self.config_file.exists():
             # A start that never saved has nothing to lose, and its config may be what was wrong.
-            if self.checkpoints.is_dir() and any(self.checkpoints.glob("step_*")):
+            if self.has_checkpoints():
                 self._refuse_another_run(loaded.config)
         elif left := [path.name for path in (self.checkpoints, self.metrics, self.log) if path.exists()]:
             raise ConfigError(
@@ -101,6 +101,10 @@ class RunDir:
             return config_from_dict(values)
         except OSError:
             raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None
+
+    def has_checkpoints(self) -> bool:
+        """Whether the run was ever saved, so that there is something to go on from."""
+        return self.config_file.exists() and any(self.checkpoints.glob("step_*"))
 
     def is_training(self) -> bool:
         """Whether a process trains here now; of a directory that cannot be locked it is not known, and taken for no."""

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from diptych.device import refuse_unusable_gpu, unusable_gpu
 from diptych.errors import LostRankError, OneRankError, UserError
-from diptych.terminal import counted
+from diptych.machine import usable_cpus
+from diptych.slurm import launcher_variables
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What every launcher sets."""
+
+MAX_LOADER_WORKERS = 12
+"""Of a rank, unless more are asked for: each holds two batches in shared memory."""
 
 FULL_MEMORY = re.compile(r"out of memory|can't allocate memory|_STATUS_ALLOC_FAILED")
 """How CUDA, its libraries and the CPU's allocator say so, of which torch makes a RuntimeError."""
@@ -33,6 +42,8 @@ class World:
     local_rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
+    num_sharing_cpus: int = 1
+    """How many ranks, this one included, may use the CPUs that this process may use."""
 
     @property
     def is_first(self) -> bool:
@@ -62,24 +73,39 @@ class World:
         share, left = divmod(global_batch_size, self.size)
         return [share + 1] * left + [share] * (self.size - left)
 
+    def loader_workers(self, asked: int | Literal["auto"]) -> int:
+        """How many processes load for this rank; `auto` leaves a CPU of its share to the rank itself."""
+        if asked != "auto":
+            return asked
+        if self.device.type == "cpu":
+            return 1
+        return min(max(usable_cpus() // self.num_sharing_cpus - 1, 1), MAX_LOADER_WORKERS)
+
 
 def read_world() -> World:
-    """From what torchrun or deepspeed put into the environment; alone where there is no launcher.
+    """From what torchrun, deepspeed or srun put into the environment; alone where there is no launcher.
 
     Raises:
-        UserError: what is there makes no sense. Whether it is enough to meet the others, `process_group` sees.
+        UserError: what is there makes no sense, or there is a GPU and it cannot be used. Whether it is enough to meet
+            the others, `process_group` sees.
     """
+    os.environ.update(launcher_variables(os.environ))
     size, rank, local_rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0), _whole_number("LOCAL_RANK", 0)
     if rank >= size:
         raise UserError(left_over() or f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
-    if not torch.cuda.is_available():
-        return World(rank=rank, local_rank=local_rank, size=size)
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"the environment has LOCAL_RANK={local_rank}, and this machine has "
-            f"{counted(torch.cuda.device_count(), 'GPU')}; start no more ranks on it than it has GPUs"
-        )
-    return World(rank=rank, local_rank=local_rank, size=size, device=torch.device("cuda", local_rank))
+    refuse_unusable_gpu()
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        # A launcher may show each rank a GPU of its own as the only one.
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    return World(rank, local_rank, size, device, _num_sharing_cpus(size))
+
+
+def _num_sharing_cpus(size: int) -> int:
+    if os.environ.get("SLURM_CPUS_PER_TASK") and os.environ.get("SLURM_NTASKS") == str(size):
+        return 1  # a rank is a task, and Slurm bound it to CPUs of its own
+    of_torchrun, of_deepspeed = "LOCAL_WORLD_SIZE", "LOCAL_SIZE"
+    return max(1, _whole_number(of_torchrun if os.environ.get(of_torchrun) else of_deepspeed, 1))
 
 
 def left_over() -> str | None:
@@ -112,6 +138,8 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         UserError: there is no such device, or it cannot be used.
     """
     if name is None:
+        if why := unusable_gpu():
+            logger.warning("computing on the CPU: %s", why)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -157,10 +185,29 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
             f"all ranks together with torchrun or deepspeed"
         ) from error
     try:
+        refuse_shared_gpu(world)
         with _lost_ranks_named():
             yield
     finally:
         dist.destroy_process_group()
+
+
+def refuse_shared_gpu(world: World) -> None:
+    """Raise UserError if another rank has this rank's GPU; NCCL would fail with less to say, or wait."""
+    if world.size == 1 or world.device.type != "cuda":
+        return
+    gpu = str(torch.cuda.get_device_properties(world.device).uuid)
+    owner = first_to_claim(dist.distributed_c10d._get_default_store(), f"{socket.gethostname()} {gpu}", world.rank)
+    if owner != world.rank:
+        raise UserError(
+            f"ranks {owner} and {world.rank} have the same GPU ({world.device} of {socket.gethostname()}); start no "
+            f"more ranks on a machine than it has GPUs"
+        )
+
+
+def first_to_claim(store: dist.Store, what: str, rank: int) -> int:
+    """The rank that claimed it first, of those that meet at this store."""
+    return int(store.compare_set(f"claim {what}", "", str(rank)))
 
 
 @contextmanager

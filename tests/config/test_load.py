@@ -90,7 +90,7 @@ def test_all_mistakes_are_named_at_once_with_who_made_them(write):
         f"{path}: data.augmentation is 'flip'; it should be 'random_square_crop'",
         f"{path}: training.total_samples is 'many'; it should be a valid integer",
         f"{path}: training.global_batch_size is 12.5; it should be a valid integer",
-        f"{path}: training.precision is 'fp16'; it should be 'fp32' or 'bf16'",
+        f"{path}: training.precision is 'fp16'; it should be 'auto', 'fp32' or 'bf16'",
         f"{path}: optimizer is 4; expected a mapping",
         f"{path}: checkpoint.keep is 1; it must be at least 2",
         "command line: model.text.width 512 cannot be split over 3 heads",

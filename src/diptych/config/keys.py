@@ -20,6 +20,7 @@ OTHER_WORDS = {
     "checkpoint.every_samples": "checkpoint_every save_every save_every_steps save_freq save_frequency save_steps",
     "data.augmentation": "aug augment augmentations transform transforms",
     "data.train": "data_dir dataset shards train_data train_dir train_path train_shards",
+    "machine.deterministic": "cudnn_deterministic use_deterministic_algorithms",
     "machine.loader_workers": "dataloader_num_workers loader_threads num_workers workers",
     "machine.process_group_timeout_seconds": "ddp_timeout dist_timeout timeout",
     "machine.zero_stage": "stage zero",
@@ -48,6 +49,9 @@ OTHER_WORDS = {
     "training.total_samples": "epochs max_epochs max_steps num_epochs num_samples num_steps samples steps total_steps",
 }
 """Key → what other trainers call it."""
+
+UNIONS = (types.UnionType, typing.Union)
+"""What `int | None` is, and with a Literal in it."""
 
 WIDTH = 79
 """Columns of the page of all keys."""
@@ -145,7 +149,7 @@ def _kind(hint: Any) -> str:
     options = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(str, options))
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in UNIONS:
         return " or ".join("null" if option is type(None) else _kind(option) for option in options)
     if typing.get_origin(hint) is tuple:
         return f"list of {_kind(options[0])}" if options[-1] is ... else f"{len(options)} {_kind(options[0])}s"

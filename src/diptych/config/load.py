@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from diptych.config.keys import all_keys, did_you_mean, meant_by
+from diptych.config.keys import UNIONS, all_keys, did_you_mean, meant_by
 from diptych.config.rules import Keys, Problem, impossible
 from diptych.config.schema import SIGLIP_START, RunConfig
 from diptych.config.values import config_to_dict, flatten
@@ -300,7 +299,7 @@ def _as_meant(schema: Any, values: Any) -> Any:
     if dataclasses.is_dataclass(schema) and isinstance(values, dict):
         hints = typing.get_type_hints(schema)
         return {key: _as_meant(hints[key], value) for key, value in values.items()}
-    options = typing.get_args(schema) if isinstance(schema, types.UnionType) else (schema,)
+    options = typing.get_args(schema) if typing.get_origin(schema) in UNIONS else (schema,)
     if float in options and not isinstance(values, bool):
         try:
             return float(values) if isinstance(values, (int, str)) else values

@@ -66,10 +66,10 @@ def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
 
 
 def _out_of_range(config: RunConfig) -> Iterator[Problem]:
-    """Of one value each; None stands for a default and is in order."""
+    """Of one value each; None and auto stand for a default and are in order."""
     values = dict(flatten(config_to_dict(config)))
     for key, value in values.items():
-        if value is None:
+        if value is None or value == "auto":
             continue
         if key in ABOVE_0 and not value > 0:
             yield key, f"{key} is {value}; it must be above 0"

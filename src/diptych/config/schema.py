@@ -114,8 +114,9 @@ class TrainingConfig:
     """Epochs x the samples of data.train; 2e6 may be written for 2000000."""
     global_batch_size: int
     """Pairs of a batch over all ranks together, each the others' negative."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 means fp32 parameters with autocast."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on a GPU that has it, else fp32; a run keeps what it was started with, wherever it goes on. bf16 means
+    fp32 parameters with autocast."""
     initial_logit_scale: float = math.log(1 / 0.07)
     """Natural logarithm of what cosines are multiplied by; learned from here."""
     initial_logit_bias: float | None = None
@@ -168,8 +169,9 @@ class TrackingConfig:
 class MachineConfig:
     """How this machine carries the run out; no field here changes what is computed beyond rounding."""
 
-    loader_workers: int = 1
-    """Loader processes per rank; 0 loads in the training process."""
+    loader_workers: int | Literal["auto"] = "auto"
+    """Loader processes per rank; 0 loads in the training process. auto: with a GPU as many as a rank has CPUs, less
+    one, and at most 12; without a GPU 1, since training itself takes the CPUs."""
     pairs_per_forward: int | None = None
     """How many of a rank's pairs go through the towers at once; None: all. Fewer take less memory and a second forward.
 
@@ -179,6 +181,9 @@ class MachineConfig:
     checkpoint_blocks: bool = False
     """Keep of each tower block only what goes in, and compute it again in the backward: a fraction of the memory, for a
     third more computing."""
+    deterministic: bool = False
+    """Kernels that give the same bits each time, where CUDA's fastest do not: for runs that must be repeated bit by
+    bit. Costs some speed."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """On several ranks: optimizer state (1), gradients too (2), weights too (3) are shared out; 0, and alone: whole."""
     """What DeepSpeed spreads over ranks; 1: the optimizer's state."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.order import hashes
+from diptych.device import precision_on, set_arithmetic
 from diptych.loss import LOSSES, LossOutput
 from diptych.loss.tiles import BatchStatistics
 from diptych.machine import keep_freed_memory
@@ -96,6 +97,7 @@ class Engine:
     """
 
     def __init__(self, model: DualEncoder, config: RunConfig, world: World):
+        set_arithmetic(world.device, deterministic=config.machine.deterministic)
         _prepare_deepspeed(world)
         if world.device.type == "cpu":
             keep_freed_memory()
@@ -110,7 +112,7 @@ class Engine:
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, src=0)
         self._engine, *_ = deepspeed.initialize(
-            model=_Towers(self.model, config.training.precision),
+            model=_Towers(self.model, precision_on(world.device, config.training.precision)),
             optimizer=make_optimizer(self.model, config.optimizer),
             config=deepspeed_config(config, world.size),
             dist_init_required=False,

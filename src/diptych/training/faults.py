@@ -20,7 +20,10 @@ def faults_named(config: RunConfig, world: World) -> Iterator[None]:
         OneRankError: a full memory, a killed loader process, a shard that this machine lacks or that changed.
     """
     try:
-        with killed_loaders_named(config.machine.loader_workers), full_memory_named(world.device, _less(config, world)):
+        with (
+            killed_loaders_named(world.loader_workers(config.machine.loader_workers)),
+            full_memory_named(world.device, _less(config, world)),
+        ):
             yield
     except ShardError as error:
         raise OneRankError(str(error)) from error

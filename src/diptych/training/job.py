@@ -62,7 +62,7 @@ class Job:
             rows=self.world.rows(config.training.global_batch_size),
             first=self.progress.samples_seen // config.training.global_batch_size,
             stop=stop,
-            workers=config.machine.loader_workers,
+            workers=self.world.loader_workers(config.machine.loader_workers),
             pin_memory=self.world.device.type == "cuda",
         )
 

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     def load_checked() -> LoadedConfig:
         checks = (lambda config: check_run(config, world),)
-        return load_config(files, overrides, checks, defaults=_of_initial_weights(files, overrides))
+        loaded = load_config(files, overrides, checks, defaults=_of_initial_weights(files, overrides))
+        return settle_precision(loaded, world)
 
     if arguments.dry_run:
         if world.is_first:
@@ -84,6 +86,21 @@ def run(arguments: argparse.Namespace) -> None:
     with process_group(world, timeout_seconds), faults_named(loaded.config, world):
         # Rank 0 looks first and alone: it may have to index shards that come without an index.
         train(first_decides(world, load_checked), world)
+
+
+def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
+    """With training.precision `auto` decided and so recorded: as the run was started, or as suits the device."""
+    from diptych.device import precision_on
+
+    config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
+    if config.training.precision != "auto":
+        return loaded
+    if run.has_checkpoints():
+        settled, reason = run.read_config().training.precision, f"auto: {run.path} was started with it"
+    else:
+        settled, reason = precision_on(world.device, "auto"), f"auto: on {world.device.type}"
+    config = replace(config, training=replace(config.training, precision=settled))
+    return LoadedConfig(config, {**loaded.sources, "training.precision": reason})
 
 
 def _of_initial_weights(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
@@ -214,7 +231,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}",
         f"ranks     {world.size} on {world.device.type}, {each} each, "
         f"ZeRO stage {zero_stage(config, world.size)}, "
-        f"{counted(machine.loader_workers, 'loader worker')} each",
+        f"{counted(world.loader_workers(machine.loader_workers), 'loader worker')} each",
     ]
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
     notes += [left_over()] if world.size > 1 else []
