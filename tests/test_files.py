@@ -36,6 +36,13 @@ def test_what_is_not_finished_leaves_the_file_as_it_was_and_nothing_beside_it(tm
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_cannot_be_made_is_told_with_a_way_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/out cannot be made: Not a directory; name another folder$"):
+        with locked(tmp_path / "file" / "out", "build"):
+            pass
+
+
 def test_a_disk_without_room_is_named_by_the_file_that_was_written(tmp_path):
     with pytest.raises(OSError, match="No space") as caught, committed(tmp_path / "model.npz"):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -154,8 +154,8 @@ def locked(folder: Path, who: str) -> Iterator[None]:
 
     Raises:
         LockedError: somebody is at work there.
-        UserError: the disk has no locks.
-        OSError: the folder or the file cannot be made.
+        UserError: the folder cannot be made, or the disk has no locks.
+        OSError: the file cannot be made, or there is no room.
     """
     descriptor = _open_locked(folder, who)
     try:
@@ -170,7 +170,12 @@ def locked(folder: Path, who: str) -> Iterator[None]:
 def _open_locked(folder: Path, who: str) -> int:
     path = folder / LOCK_FILE
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            raise cannot(error, folder, "made", "name another folder") from error
         # Before it is opened: to close it would give up the lock that this process has.
         if path.exists() and _identity(path) in _locked:
             raise LockedError(folder, who, "this process", is_ours=True)
