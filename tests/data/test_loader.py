@@ -1,7 +1,11 @@
 import io
 import json
+import multiprocessing
+import os
 import pickle
 import signal
+from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,8 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys
 
 from diptych.config.schema import DataConfig
-from diptych.data.loader import REASONS, Decoder, RowsIntoBatches, Source, batches
+from diptych.data import loader
+from diptych.data.loader import REASONS, Decoder, RowsIntoPieces, Source, batches
 from diptych.data.order import SampleOrder
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
@@ -83,7 +88,7 @@ def test_the_pipeline_travels_to_a_process_that_was_not_forked(shards):
     source, decode = pickle.loads(
         pickle.dumps((Source(index, order, (0, BATCH), 0, 6), Decoder(DataConfig(train=str(shards)), SIZE, 3)))
     )
-    make = RowsIntoBatches(source, decode, TOKENIZER, 12, BATCH)
+    make = RowsIntoPieces(source, decode, TOKENIZER, 12)
     made = make(map(decode, group_by_keys(iter(source))))
     assert [content(b) for b in made] == [content(b) for b in load(shards)]
 
@@ -94,6 +99,46 @@ def test_ranks_share_the_rows_of_the_same_batches(shards):
     for batch, one, other in zip(whole, *halves, strict=True):
         assert torch.equal(batch.images, torch.cat([one.images, other.images]))
         assert torch.equal(batch.tokens, torch.cat([one.tokens, other.tokens]))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("rows", [(0, BATCH), (3, BATCH)])
+def test_a_large_batch_comes_in_pieces_and_is_the_same(tmp_path, monkeypatch, workers, rows):
+    broken(tmp_path)
+    whole = load(tmp_path, rows=rows, first=1)
+    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", 3)
+    in_pieces = load(tmp_path, rows=rows, first=1, workers=workers)
+    assert [content(b) for b in in_pieces] == [content(b) for b in whole]
+    assert [b.rejects for b in in_pieces] == [b.rejects for b in whole]
+    assert sum(len(b.rejects) for b in whole) > 3
+
+
+def shared_bytes():
+    """Of the tensors in shared memory that this process and those it started hold open."""
+    files = {}
+    for process in ["self", *(child.pid for child in multiprocessing.active_children())]:
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                if os.readlink(descriptor).startswith("/dev/shm/torch"):
+                    files[descriptor.stat().st_ino] = descriptor.stat().st_size
+    return sum(files.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux says which files a process holds open")
+def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
+    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", 4)
+    workers, batch = 2, 128
+    index = open_index(shards)
+    order = SampleOrder(index.counts, seed=3, global_batch_size=batch, shuffle_window=5)
+    decode = Decoder(DataConfig(train=str(shards)), SIZE, 3)
+    loading = batches(
+        index, order, decode, TOKENIZER, context_length=12, rows=(0, batch), first=0, stop=6, workers=workers
+    )
+    with closing(loading):
+        peak = max(shared_bytes() for _ in loading)
+    piece = 4 * (3 * SIZE * SIZE + 12 * 4 + 4)
+    # Of each worker those held ready and one being made, and here the one being copied and the one before it.
+    assert 0 < peak <= piece * (workers * (loader.PREFETCHED_PIECES + 1) + 2)
 
 
 def test_resuming_gives_the_batches_that_were_to_come(shards):
@@ -206,17 +251,17 @@ def test_a_damaged_index_rejects_the_samples_of_its_shard(shards, workers):
     assert {reject.sample for reject in rejects} == set(range(COUNTS[0]))
 
 
-def test_ending_early_leaves_no_worker_behind(shards):
-    import multiprocessing
-
+@pytest.mark.parametrize("max_piece_rows", [4, 1])
+def test_ending_early_leaves_no_worker_behind(shards, monkeypatch, max_piece_rows):
+    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", max_piece_rows)
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
     decode = Decoder(DataConfig(train=str(shards)), SIZE, 0)
-    loader = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 4), first=0, stop=10**6, workers=2)
-    next(loader)
+    loading = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 4), first=0, stop=10**6, workers=2)
+    next(loading)
     assert len(multiprocessing.active_children()) >= 2
     handler = signal.getsignal(signal.SIGCHLD)
-    loader.close()
+    loading.close()
     assert signal.getsignal(signal.SIGCHLD) is handler
     for process in multiprocessing.active_children():
         process.join(5)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -35,6 +37,29 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @staticmethod
+    def joined(parts: Iterable[Batch], num_rows: int, *, pin_memory: bool) -> Batch | None:
+        """The rows of all parts, each of which is let go once it is copied; None if there are none."""
+        sides: tuple[Tensor, ...] = ()
+        samples = np.empty(num_rows, dtype=np.int64)
+        rejects: list[Reject] = []
+        start = 0
+        for part in parts:
+            given = part.images, part.tokens, part.lengths
+            sides = sides or tuple(
+                torch.empty((num_rows, *side.shape[1:]), dtype=side.dtype, pin_memory=pin_memory) for side in given
+            )
+            rows = slice(start, start + len(part))
+            for side, of_part in zip(sides, given, strict=True):
+                side[rows] = of_part
+            samples[rows] = part.samples
+            rejects += part.rejects
+            start = rows.stop
+        if not sides:
+            return None
+        images, tokens, lengths = sides
+        return Batch(images, tokens, lengths, samples, tuple(rejects))
 
     def parts(self, number: int) -> list[Batch]:
         """The rows in so many parts, whose sizes differ by one at most. Rejects stay behind."""

@@ -1,7 +1,8 @@
 """From shards to batches, as a webdataset pipeline; the whole of it is in `batches`.
 
 Members are read by offset in the order that `order.py` plans, so there is no shuffle buffer and no worker state: worker
-w of n builds the batches b ≡ w (mod n), and any number of ranks and workers gives the same ones.
+w of n builds the pieces p ≡ w (mod n), and any number of ranks and workers gives the same batches. A piece is a batch,
+or of a large one so many rows as may lie in shared memory at a time.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -37,8 +40,10 @@ from diptych.data.shards import ShardIndex, read_member
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import OneRankError
 
-PREFETCHED_BATCHES = 2
-"""Finished batches that a worker holds ready."""
+MAX_PIECE_ROWS = 512
+"""77 MB of pictures at 224 pixels. Of 32,768 pairs that came whole, a worker would hold 10 GB of /dev/shm ready."""
+PREFETCHED_PIECES = 2
+"""Finished pieces that a worker holds ready."""
 MAX_FILLERS = 100
 REASONS = ("damaged_shard", "no_caption", "no_picture", *(reason.value for reason in PictureReason))
 """Why a sample can be rejected."""
@@ -117,12 +122,19 @@ class Source(IterableDataset):
         """Loader processes that are not forked open files of their own."""
         return Source, (self._index, self._order, self._rows, self._first, self._stop)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Members as webdataset's tar expander would give them; `{}` ends a sample, two keys may be equal."""
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """Batch number, first and last-plus-one row of each piece that this worker builds."""
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for batch_number in range(self._first + offset, self._stop, stride):
-            planned = self._order.rows(batch_number, *self._rows)
+        of_a_batch = _pieces(self._rows)
+        for piece in range(self._first * len(of_a_batch) + offset, self._stop * len(of_a_batch), stride):
+            batch_number, place = divmod(piece, len(of_a_batch))
+            yield batch_number, *of_a_batch[place]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Members as webdataset's tar expander would give them; `{}` ends a sample, two keys may be equal."""
+        for batch_number, start, stop in self.pieces():
+            planned = self._order.rows(batch_number, start, stop)
             for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
                 yield from self.members(Picked(sample, epoch, batch_number))
                 yield {}
@@ -150,24 +162,27 @@ class Source(IterableDataset):
         return Picked(outside[0] if outside else int(drawn[0]), picked.epoch, picked.batch_number)
 
 
-class RowsIntoBatches:
-    """Rows → batches; a rejected sample's row is filled, its reason travels along."""
+def _pieces(rows: tuple[int, int]) -> list[tuple[int, int]]:
+    """The rows of a batch in as few pieces as hold no more than they may, alike in size."""
+    start, stop = rows
+    number = -(-(stop - start) // MAX_PIECE_ROWS)
+    return list(pairwise(start + piece * (stop - start) // number for piece in range(number + 1)))
 
-    def __init__(self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int, num_rows: int):
+
+class RowsIntoPieces:
+    """Rows → pieces of batches; a rejected sample's row is filled, its reason travels along."""
+
+    def __init__(self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int):
         self._source = source
         self._decode = decode
         self._tokenizer = tokenizer
         self._context_length = context_length
-        self._num_rows = num_rows
 
     def __call__(self, rows: Iterator[Row]) -> Iterator[Batch]:
-        held: list[Row] = []
-        rejects: list[Reject] = []
-        for row in rows:
-            held.append(self._filled(row, rejects))
-            if len(held) == self._num_rows:
-                yield self._batch(held, tuple(rejects))
-                held, rejects = [], []
+        for _, start, stop in self._source.pieces():
+            rejects: list[Reject] = []
+            held = [self._filled(row, rejects) for row in islice(rows, stop - start)]
+            yield self._batch(held, tuple(rejects))
 
     def _filled(self, row: Row, rejects: list[Reject]) -> Row:
         planned = row.picked
@@ -215,11 +230,12 @@ def batches(
     workers: processes that load; 0 loads in this one. Close the generator, or they stay.
     """
     source = Source(index, order, rows, first, stop)
+    is_whole = len(_pieces(rows)) == 1
     pipeline = wds.DataPipeline(
         source,
         group_by_keys,
         wds.map(decode),
-        RowsIntoBatches(source, decode, tokenizer, context_length, rows[1] - rows[0]),
+        RowsIntoPieces(source, decode, tokenizer, context_length),
         _mistakes_as_values,
     )
     others = set(multiprocessing.active_children())
@@ -227,16 +243,15 @@ def batches(
         pipeline,
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=PREFETCHED_BATCHES if workers else None,
+        prefetch_factor=PREFETCHED_PIECES if workers else None,
         worker_init_fn=_leave_signals_to_the_rank if workers else None,
-        pin_memory=pin_memory,
+        pin_memory=pin_memory and is_whole,
     )
     loading = iter(loader)
+    pieces = _mistakes_raised(loading)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
-        for batch in loading:
-            if isinstance(batch, ShardError):
-                raise ShardError(str(batch))
-            yield batch
+        yield from pieces if is_whole else _joined(pieces, rows, pin_memory, thread)
     except (ConnectionError, EOFError) as error:  # it died while a batch was handed over
         raise _killed("a loader process", workers) from error
     finally:
@@ -245,7 +260,23 @@ def batches(
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
                 process.join()
+            thread.shutdown()  # waits for its last piece, which either is there or never comes
             loading.close()
+
+
+def _joined(
+    pieces: Iterator[Batch], rows: tuple[int, int], pin_memory: bool, thread: ThreadPoolExecutor
+) -> Iterator[Batch]:
+    """Whole batches, each while the thread puts together the one after it: pieces wait in small numbers only."""
+    sizes = [stop - start for start, stop in _pieces(rows)]
+
+    def join() -> Batch | None:
+        return Batch.joined(islice(pieces, len(sizes)), sum(sizes), pin_memory=pin_memory)
+
+    coming = thread.submit(join)
+    while (batch := coming.result()) is not None:
+        coming = thread.submit(join)
+        yield batch
 
 
 @contextmanager
@@ -277,6 +308,13 @@ def _mistakes_as_values(batches: Iterator[Batch]) -> Iterator[Batch | ShardError
         yield from batches
     except ShardError as error:
         yield error
+
+
+def _mistakes_raised(batches: Iterator[Batch | ShardError]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, ShardError):
+            raise ShardError(str(batch))
+        yield batch
 
 
 @contextmanager
