@@ -148,6 +148,22 @@ def test_results_of_an_earlier_model_keep_its_name(run_dir, tmp_path, capsys):
     assert "4 pictures, 2 classes; of " in page
 
 
+def test_an_older_checkpoint_takes_no_place_of_the_results_of_its_run(run_dir, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", ["red", "cyan"])
+    (run_dir / "config.yaml").write_text("data: {train: nowhere}")
+    older, newest = run_dir / "checkpoints" / "step_00000007", save_checkpoint(run_dir, 9)
+    for model in (run_dir, newest, older):
+        cli.main(f"evaluate {model} --zero-shot {tree} --pixel-baseline {tree} --report".split())
+    results = json.loads((run_dir / "evaluation.json").read_text())
+    for evaluator in ("zero_shot", "pixel_baseline"):
+        models = {name: Path(result["model"]).parent.name for name, result in results[evaluator].items()}
+        assert models == {"tree": "step_00000009", "tree (step_00000007)": "step_00000007"}
+    assert "zero-shot · tree (step_00000007)" in (run_dir / "report.html").read_text()
+
+    cli.main(f"evaluate {older} --zero-shot {tree} --json {tmp_path / 'own.json'}".split())
+    assert list(json.loads((tmp_path / "own.json").read_text())["zero_shot"]) == ["tree"]
+
+
 def test_every_command_takes_the_averaged_weights_where_told_to(tmp_path, capsys):
     run, tree = tmp_path / "run", write_tree(tmp_path / "tree", ["red", "cyan"])
     ema = save_checkpoint(run, 7, ema_seed=1) / "ema"

@@ -24,6 +24,15 @@ def merged(earlier: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[st
     return both
 
 
+def named_after(checkpoint: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The results with the checkpoint in the name of each data set, so that those of the run stay beside them."""
+    named = {
+        evaluator: {f"{name} ({checkpoint})": result for name, result in evaluation[evaluator].items()}
+        for evaluator in _evaluators(evaluation)
+    }
+    return {**evaluation, **named}
+
+
 def read_results(path: Path) -> dict[str, Any]:
     """What was measured earlier; empty where there is no file yet.
 

@@ -28,7 +28,7 @@ from diptych.evaluation.pictures import (
     writable,
 )
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
-from diptych.evaluation.results_file import FORMAT, merged, read_results, write_results
+from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
 from diptych.evaluation.tables import readable
 from diptych.evaluation.training_data import seen_in_training, training_index
 from diptych.evaluation.zero_shot import label_numbers
@@ -116,6 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
     measured = evaluation = _evaluate(arguments, labelled, captioned, prompts, trains)
     print(readable(evaluation))
     if destination is not None:
+        if arguments.json is None and (older := _older_checkpoint(arguments.model)):
+            evaluation = named_after(older, evaluation)
         # Read anew: another evaluation may have ended meanwhile.
         evaluation = merged(read_results(destination), evaluation)
         write_results(destination, evaluation)
@@ -204,6 +206,15 @@ def _run_dir(model: Path) -> Path | None:
         run = model.absolute().parent.parent
         return run if (run / "config.yaml").is_file() else None
     return model if model_folder(model) != model else None
+
+
+def _older_checkpoint(model: Path) -> str | None:
+    """The name of a checkpoint that the user named and that is not its run's newest."""
+    from diptych.checkpoint_folder import checkpoints
+
+    model = model.absolute()
+    newer = [each.name for each in checkpoints(model.parent)]
+    return model.name if model.name in newer[1:] else None
 
 
 def _open(arguments: Sequence[str], opened: Callable[[str], Pictures], suffix: str) -> dict[str, Pictures]:
