@@ -69,6 +69,13 @@ def test_the_launchers_environment_is_the_world(launched):
     assert (read_world().rank, read_world().size) == (1, 2)
 
 
+@pytest.mark.parametrize(("num_here", "spans"), [("1", True), ("2", False)])
+def test_a_world_that_is_larger_than_its_part_here_spans_machines(launched, monkeypatch, num_here, spans):
+    launched(**WHOLE)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", num_here)
+    assert read_world().spans_machines == spans
+
+
 @pytest.mark.parametrize(
     "left", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}, {"MASTER_ADDR": "head"}, {"WORLD_SIZE": ""}]
 )

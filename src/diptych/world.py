@@ -44,6 +44,8 @@ class World:
     device: torch.device = torch.device("cpu")
     num_sharing_cpus: int = 1
     """How many ranks, this one included, may use the CPUs that this process may use."""
+    spans_machines: bool = False
+    """Whether some rank runs on another machine, behind a slower network."""
 
     @property
     def is_first(self) -> bool:
@@ -98,14 +100,11 @@ def read_world() -> World:
     if torch.cuda.is_available():
         # A launcher may show each rank a GPU of its own as the only one.
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    return World(rank, local_rank, size, device, _num_sharing_cpus(size))
-
-
-def _num_sharing_cpus(size: int) -> int:
-    if os.environ.get("SLURM_CPUS_PER_TASK") and os.environ.get("SLURM_NTASKS") == str(size):
-        return 1  # a rank is a task, and Slurm bound it to CPUs of its own
     of_torchrun, of_deepspeed = "LOCAL_WORLD_SIZE", "LOCAL_SIZE"
-    return max(1, _whole_number(of_torchrun if os.environ.get(of_torchrun) else of_deepspeed, 1))
+    num_here = max(1, _whole_number(of_torchrun if os.environ.get(of_torchrun) else of_deepspeed, 1))
+    # Where a rank is a task of Slurm's, it is bound to CPUs of its own.
+    is_bound = os.environ.get("SLURM_CPUS_PER_TASK") and os.environ.get("SLURM_NTASKS") == str(size)
+    return World(rank, local_rank, size, device, 1 if is_bound else num_here, spans_machines=num_here < size)
 
 
 def left_over() -> str | None:

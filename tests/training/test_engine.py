@@ -339,6 +339,8 @@ def test_zero_stage_is_refused_in_the_experts_section_and_the_rest_is_merged():
     tuned = replace(
         config, machine=MachineConfig(zero_stage=2, deepspeed={"zero_optimization": {"overlap_comm": True}})
     )
+    assert deepspeed_config(config, 2, spans_machines=True)["zero_optimization"]["overlap_comm"]
+    assert not deepspeed_config(config, 2)["zero_optimization"]["overlap_comm"]
     merged = deepspeed_config(tuned, 3)
     assert merged["zero_optimization"].items() >= {"stage": 2, "overlap_comm": True}.items()
     assert merged["train_micro_batch_size_per_gpu"] == PAIRS // 3

@@ -25,8 +25,10 @@ OWNED_DEEPSPEED_KEYS = {
 }
 
 
-def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
+def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool = False) -> dict[str, Any]:
     """DeepSpeed's JSON: ours, with the expert's `machine.deepspeed` merged last.
+
+    spans_machines: whether gradients pass a network slower than that of the GPUs of one machine.
 
     Raises:
         ValueError: the expert sets a key that is ours, one that DeepSpeed does not know, or a value it refuses.
@@ -49,6 +51,8 @@ def deepspeed_config(config: RunConfig, num_ranks: int) -> dict[str, Any]:
             "reduce_scatter": False,
             # DeepSpeed's 5e8 is never full before the backward ends, and takes 2 GB when activations take most.
             "reduce_bucket_size": 50_000_000,
+            # While the backward still runs. It costs a wait at the end of it, and memory for a second bucket.
+            "overlap_comm": spans_machines,
         },
         # It waits for the device twice a step.
         "timers": {"throughput": {"enabled": False}},

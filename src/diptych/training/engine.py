@@ -114,7 +114,7 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=_Towers(self.model, precision_on(world.device, config.training.precision)),
             optimizer=make_optimizer(self.model, config.optimizer),
-            config=deepspeed_config(config, world.size),
+            config=deepspeed_config(config, world.size, spans_machines=world.spans_machines),
             dist_init_required=False,
         )
         self._stage = int(self._engine.zero_optimization_stage())
