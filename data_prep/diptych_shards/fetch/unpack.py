@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 
+from diptych.data.picture_formats import format_of
 from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -23,7 +24,9 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
     for name in reversed(names):
         unpacked = _unpack(body, name, max_bytes)
         if isinstance(unpacked, FetchFailure):
-            return unpacked
+            # A picture as it is, under a header that is wrong: what was packed does not begin as one does.
+            is_bare = unpacked.reason == FetchReason.bad_encoding.value and format_of(body) is not None
+            return body if is_bare else unpacked
         body = unpacked
     return body
 

@@ -5,6 +5,7 @@ import zlib
 import pytest
 
 from diptych_shards.fetch.unpack import unpack
+from tests.data_prep.made_pictures import encoded, scene
 
 BODY = b"picture" * 1000
 
@@ -36,6 +37,12 @@ def raw_deflate(data):
 )
 def test_bodies_are_unpacked(packed, encoding):
     assert unpack(packed, encoding, len(BODY)) == BODY
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, br"])
+def test_a_picture_that_is_not_packed_is_taken_whatever_the_header_says(encoding):
+    picture = encoded(scene(20, 30))
+    assert unpack(picture, encoding, len(picture)) == picture
 
 
 @pytest.mark.parametrize(
