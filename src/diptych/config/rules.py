@@ -37,6 +37,8 @@ AT_LEAST_0 = (
     "machine.loader_workers",
 )
 BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "training.ema_decay", "data.max_rejected_fraction")
+LARGEST_BF16_BETA = 1 - 2**-8
+"""Beyond which what fades of a moment in a step can be less than rounding to bf16 restores, half of its spacing."""
 MANY_EPOCHS = 100
 """Beyond which a run mostly learns its data by heart; CLIP was trained for 32."""
 
@@ -117,6 +119,15 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
             ("training.initial_logit_bias", "loss.name"),
             f"training.initial_logit_bias is {training.initial_logit_bias}; the {config.loss.name} loss has {has} bias",
         )
+    optimizer = config.optimizer
+    for key, beta in (("optimizer.beta1", optimizer.beta1), ("optimizer.beta2", optimizer.beta2)):
+        if optimizer.moments == "bf16" and LARGEST_BF16_BETA < beta < 1:
+            yield (
+                (key, "optimizer.moments"),
+                f"{key} {beta:g}: of a moment in bf16 (optimizer.moments) a share of {1 - beta:.2g} a step is lost in "
+                f"rounding, so that it would never fall; set {key} to {LARGEST_BF16_BETA:.2f} or less, or "
+                f"optimizer.moments to fp32",
+            )
     if 0 < training.total_samples < training.global_batch_size:
         yield (
             ("training.total_samples", "training.global_batch_size"),

@@ -104,6 +104,9 @@ class OptimizerConfig:
     """How many samples the learning rate takes to rise from 0."""
     gradient_clip_norm: float | None = 1.0
     """Gradients of a larger norm are scaled down to it; null: none are."""
+    moments: Literal["fp32", "bf16"] = "fp32"
+    """How AdamW's two moments are kept: bf16 takes 4 bytes a parameter instead of 8, as the paper's half-precision ones
+    do, and rounds them at each step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +184,18 @@ class MachineConfig:
     checkpoint_blocks: bool = False
     """Keep of each tower block only what goes in, and compute it again in the backward: a fraction of the memory, for a
     third more computing."""
+    compile_blocks: bool = False
+    """Pass the blocks of both towers through `torch.compile`: minutes at the start, faster steps on a GPU. Needs a C
+    compiler, and a ZeRO stage below 3; blocks that cannot be compiled run as they are."""
     deterministic: bool = False
     """Kernels that give the same bits each time, where CUDA's fastest do not: for runs that must be repeated bit by
     bit. Costs some speed."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """On several ranks: optimizer state (1), gradients too (2), weights too (3) are shared out; 0, and alone: whole."""
     """What DeepSpeed spreads over ranks; 1: the optimizer's state."""
+    offload_optimizer: bool = False
+    """Keep what the optimizer has (moments, and another copy of the weights) in the host's memory and let its cores
+    update them, where GPUs are too few to share it out: 8 bytes less a parameter over the ranks, and a slower step."""
     process_group_timeout_seconds: int = 600
     """How long ranks wait for one another before the run ends."""
     deepspeed: dict[str, Any] = field(default_factory=dict)

@@ -31,10 +31,11 @@ from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
 from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
+from diptych.training.compiled_blocks import compile_blocks
 from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
 from diptych.training.fragments import Beside, collect, fragments_of, hand_out
 from diptych.training.in_flight import Readout, StopWatch, to_device
-from diptych.training.optimizer import SCALE_GROUP, TOWERS, learning_rate_at, make_optimizer, tower_of
+from diptych.training.optimizer import SCALE_GROUP, TOWERS, learning_rate_at, make_optimizer, start_state, tower_of
 from diptych.training.weight_average import WeightAverage
 from diptych.world import World
 
@@ -87,7 +88,7 @@ class OptimizerState:
 
     step: int
     moments: dict[str, dict[str, Tensor]]
-    """`exp_avg` and `exp_avg_sq`, each name → f32 of the parameter's shape, on the CPU; empty but on rank 0."""
+    """`exp_avg` and `exp_avg_sq`, each name → f32 or bf16 of the parameter's shape, on the CPU; empty but on rank 0."""
 
 
 class Engine:
@@ -111,8 +112,11 @@ class Engine:
             checkpoint_blocks(self.model)
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, src=0)
+        towers = _Towers(self.model, precision_on(world.device, config.training.precision))
+        if config.machine.compile_blocks:
+            compile_blocks(self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), world)
         self._engine, *_ = deepspeed.initialize(
-            model=_Towers(self.model, precision_on(world.device, config.training.precision)),
+            model=towers,
             optimizer=make_optimizer(self.model, config.optimizer),
             config=deepspeed_config(config, world.size, spans_machines=world.spans_machines),
             dist_init_required=False,
@@ -182,7 +186,9 @@ class Engine:
             learning_rate=rate,
             logit_scale=scale,
             gradient_norm=norm,
-            tower_gradient_norms={tower: _root(square) for tower, square in zip(TOWERS, squares, strict=False)},
+            tower_gradient_norms={
+                tower: _root(square) for tower, square in zip(TOWERS, squares, strict=False) if not self._offloads
+            },
             update_ratios={
                 tower: _root(change / size) for tower, change, size in zip(TOWERS, changes, sizes, strict=False) if size
             },
@@ -373,10 +379,7 @@ class Engine:
         state = self._torch_optimizer().state
         for fragment in self._fragments.values():
             if fragment.flat not in state:
-                state[fragment.flat] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=fragment.flat.device),
-                    **{kind: torch.zeros_like(fragment.flat) for kind in MOMENTS},
-                }
+                state[fragment.flat] = start_state(fragment.flat, self._config.optimizer)
 
     def _moment(self, kind: str) -> Beside:
         state = self._torch_optimizer().state

@@ -74,13 +74,13 @@ def collect(fragments: Mapping[str, Fragment], beside: Beside, world: World, *, 
     wholes = {}
     for name, fragment in fragments.items():
         values = beside(fragment.flat)
-        whole = torch.zeros(fragment.numel, dtype=values.dtype, device=world.device)
+        whole = torch.zeros(fragment.numel, dtype=torch.float32, device=world.device)
         whole[fragment.start : fragment.stop] = fragment.of(values)
         if is_shared:
             # Zeros from everybody else: the sum is exact.
             dist.reduce(whole, dst=0)
         if world.is_first:
-            wholes[name] = whole.view(fragment.shape).cpu()
+            wholes[name] = whole.view(fragment.shape).to("cpu", values.dtype)
     return wholes
 
 
@@ -89,11 +89,10 @@ def hand_out(
 ) -> None:
     """Every rank takes its parts of the whole tensors that rank 0 has; every rank must call it."""
     for name, fragment in fragments.items():
-        values = beside(fragment.flat)
         if world.is_first:
             assert wholes is not None
-            whole = wholes[name].to(world.device, values.dtype).contiguous().view(-1)
+            whole = wholes[name].to(world.device, torch.float32).contiguous().view(-1)
         else:
-            whole = torch.empty(fragment.numel, dtype=values.dtype, device=world.device)
+            whole = torch.empty(fragment.numel, dtype=torch.float32, device=world.device)
         dist.broadcast(whole, src=0)
-        fragment.of(values).copy_(whole[fragment.start : fragment.stop])
+        fragment.of(beside(fragment.flat)).copy_(whole[fragment.start : fragment.stop])

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diptych.config.schema import OptimizerConfig
+from diptych.training.half_moments import HalfMomentsAdamW, zero_state
 
 TOWERS = ("image", "text")
 SCALE_GROUP = "logit_scale"
@@ -41,13 +42,19 @@ def tower_of(group: Mapping[str, Any]) -> str | None:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
+    kind = HalfMomentsAdamW if config.moments == "bf16" else torch.optim.AdamW
+    return kind(
         parameter_groups(model, config),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
     )
+
+
+def start_state(parameter: Tensor, config: OptimizerConfig) -> dict[str, Tensor]:
+    """What AdamW keeps of a parameter, before its first step."""
+    return zero_state(parameter, torch.bfloat16 if config.moments == "bf16" else torch.float32)
 
 
 def learning_rate_at(samples_seen: int, batch: int, total_samples: int, config: OptimizerConfig) -> float:

@@ -134,6 +134,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config),
         "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config),
+        "machine.compile_blocks": lambda: refuse_blocks_that_cannot_be_compiled(config, world),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
         "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
         "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
@@ -166,6 +167,21 @@ def refuse_blocks_that_cannot_be_checkpointed(config: RunConfig) -> None:
 
     if config.machine.checkpoint_blocks:
         checkpoint_blocks(without_memory(config.model, 1024))
+
+
+def refuse_blocks_that_cannot_be_compiled(config: RunConfig, world: World) -> None:
+    from diptych.model.dual_encoder import without_memory
+    from diptych.training.compiled_blocks import image_blocks
+    from diptych.training.deepspeed_config import zero_stage
+
+    if not config.machine.compile_blocks:
+        return
+    if zero_stage(config, world.size) == 3:
+        raise UserError(
+            "machine.compile_blocks: at ZeRO stage 3 a block's weights come and go while it runs, which cannot be "
+            "compiled; set machine.zero_stage to 2 or less, or leave it out"
+        )
+    image_blocks(without_memory(config.model, 1024))
 
 
 def refuse_missing_tensorboard(config: RunConfig) -> None:

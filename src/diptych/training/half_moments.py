@@ -1,0 +1,102 @@
+"""AdamW whose moments are kept in bf16: half their memory ("half-precision Adam statistics", paper, section 2.5).
+
+A step computes in fp32 and rounds the moments to the nearest bf16. No moment gets stuck as long as what fades of it in
+a step, 1 - beta, is more than rounding may restore (`LARGEST_BF16_BETA`). For beta2 = 0.98 it is five times that; with
+beta2 = 0.999 a second moment would never fall again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+ELEMENTS_AT_ONCE = 2**24
+"""Of which the moments are there in fp32 too while they are updated: 128 MB."""
+
+Piece = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Of one parameter: its values, gradients and moments, and the count of its steps."""
+
+
+class HalfMomentsAdamW(torch.optim.AdamW):
+    """Steps by torch's fused kernel, which takes moments in bf16 itself on CUDA alone, and not before torch 2.14.
+
+    What that kernel reads of `grad_scale` and `found_inf` holds here too.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            for pieces in _in_batches(self._pieces(group)):
+                values, gradients, first, second, counts = (list(column) for column in zip(*pieces, strict=True))
+                whole_first, whole_second = ([each.float() for each in moments] for moments in (first, second))
+                adamw(
+                    values,
+                    gradients,
+                    whole_first,
+                    whole_second,
+                    [],
+                    [count.clone() for count in counts],
+                    fused=True,
+                    grad_scale=getattr(self, "grad_scale", None),
+                    found_inf=getattr(self, "found_inf", None),
+                    amsgrad=False,
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                )
+                torch._foreach_copy_(first, whole_first)
+                torch._foreach_copy_(second, whole_second)
+            self._count(group)
+
+    def _pieces(self, group: dict[str, Any]) -> Iterator[Piece]:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            if not self.state[parameter]:
+                self.state[parameter] = zero_state(parameter, torch.bfloat16)
+            state = self.state[parameter]
+            columns = [parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"]]
+            if parameter.numel() <= ELEMENTS_AT_ONCE:
+                yield *columns, state["step"]
+                continue
+            for piece in zip(*(column.view(-1).split(ELEMENTS_AT_ONCE) for column in columns), strict=True):
+                yield *piece, state["step"]
+
+    def _count(self, group: dict[str, Any]) -> None:
+        counts = [self.state[parameter]["step"] for parameter in group["params"] if parameter.grad is not None]
+        if not counts:
+            return
+        torch._foreach_add_(counts, 1)
+        if (found_inf := getattr(self, "found_inf", None)) is not None:
+            torch._foreach_sub_(counts, [found_inf.to(counts[0].device)] * len(counts))
+
+
+def zero_state(parameter: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What AdamW keeps of a parameter, before its first step."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter, dtype=dtype),
+        "exp_avg_sq": torch.zeros_like(parameter, dtype=dtype),
+    }
+
+
+def _in_batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    """Of so many elements at once that few kernels are started and little memory is taken."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if batch and size + piece[0].numel() > ELEMENTS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+        batch.append(piece)
+        size += piece[0].numel()
+    if batch:
+        yield batch
