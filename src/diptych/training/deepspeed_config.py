@@ -61,6 +61,13 @@ def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool 
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**40,
     }
+    if config.machine.offload_optimizer:
+        if not config.machine.zero_stage:
+            raise UserError(
+                "machine.offload_optimizer needs ZeRO, which moves the optimizer's share of each rank to the host; set "
+                "machine.zero_stage to 1, 2 or 3, or leave it out"
+            )
+        generated["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if clips_on_device(config, num_ranks) and zero_stage(config, num_ranks):
         # Ours does not wait for the device.
         generated["zero_optimization"]["compute_grad_norm"] = False
@@ -72,10 +79,10 @@ def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool 
 def zero_stage(config: RunConfig, num_ranks: int) -> int:
     """The stage that is run: alone, a rank has nobody to share with, and ZeRO would cost a second copy of the weights.
 
-    An expert's own ZeRO settings, such as offloading, may need the stage that the config names.
+    Offloading, and an expert's own ZeRO settings, need the stage that the config names.
     """
-    alone = num_ranks == 1 and "zero_optimization" not in config.machine.deepspeed
-    return 0 if alone else config.machine.zero_stage
+    needs_zero = config.machine.offload_optimizer or "zero_optimization" in config.machine.deepspeed
+    return 0 if num_ranks == 1 and not needs_zero else config.machine.zero_stage
 
 
 def clips_on_device(config: RunConfig, num_ranks: int) -> bool:
@@ -85,7 +92,8 @@ def clips_on_device(config: RunConfig, num_ranks: int) -> bool:
 
 def offloads_optimizer(config: RunConfig) -> bool:
     """Whether moments and master weights are kept in the host's memory."""
-    return "offload_optimizer" in config.machine.deepspeed.get("zero_optimization", {})
+    by_expert = "offload_optimizer" in config.machine.deepspeed.get("zero_optimization", {})
+    return config.machine.offload_optimizer or by_expert
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
