@@ -169,6 +169,7 @@ def test_training_on_ranks_gives_the_weights_of_one_process(size, stage):
     assert [s.loss for s in ranks[0].stats] == pytest.approx(alone()["losses"], abs=1e-5)
     assert [s.gradient_norm for s in ranks[0].stats] == pytest.approx(alone()["norms"], rel=1e-4)
     assert {s.tallies for s in ranks[0].stats} == {(size * (size + 1) // 2,)}
+    assert {s.waits for s in ranks[0].stats} == {tuple(rank + 0.5 for rank in range(size))}
     assert all(rank.stats == ranks[0].stats for rank in ranks), "every rank knows the same"
     assert all(not rank.weights for rank in ranks[1:])
 
@@ -181,6 +182,31 @@ def test_going_on_from_collected_state_is_bit_identical_to_never_stopping(size, 
     assert largest_difference(once.weights, again.weights) == 0
     assert_equal(once.optimizer, again.optimizer)
     assert once.optimizer.step == STEPS
+
+
+def measured(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[StepStats, list[dict[str, torch.Tensor]]]]:
+    """Stage → the second step, and the weights before and after it."""
+    result = {}
+    for stage in stages:
+        engine = make_engine(rank, 2, tiny_config(stage=stage))
+        take_steps(engine, rank, 2, 0, 1)
+        weights = [engine.weights()]
+        batch = rows_of(global_batches(2)[1], World(rank, rank, 2).rows(PAIRS))
+        stats = engine.step(batch, PAIRS, measures_update=True).read()
+        result[stage] = stats, [*weights, engine.weights()]
+    return result
+
+
+def test_each_towers_gradient_and_update_are_measured_over_all_ranks():
+    for stage, (stats, (before, after)) in run_ranks(2, measured, STAGES)[0].items():
+        squares = [norm**2 for norm in stats.tower_gradient_norms.values()]
+        # logit_scale, in neither tower, has the rest.
+        assert 0.9 < sum(squares) / stats.gradient_norm**2 < 1, stage
+        assert stats.gradient_norm == pytest.approx(alone()["norms"][1], rel=1e-4), stage
+        for tower, ratio in stats.update_ratios.items():
+            names = [name for name in before if name.startswith(f"{tower}.") and before[name].is_floating_point()]
+            flat = [torch.cat([weights[name].flatten() for name in names]) for weights in (before, after)]
+            assert ratio == pytest.approx(float((flat[1] - flat[0]).norm() / flat[0].norm()), rel=1e-3), (stage, tower)
 
 
 def train_with_dropout(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[Trained, Trained]]:
