@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from diptych.command_line import path_argument
 from diptych.files import read_text
 from diptych.terminal import counted
-from diptych_shards.arguments import add_engine, engine_of
+from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace) -> None:
         extra=None if chosen.columns is None else tuple(chosen.columns.split(",")),
     )
     retry = _reasons(chosen.retry_failed or "")
-    table = open_table(chosen.table, columns, subset=chosen.subset)
+    table = open_table(chosen.table, columns, subset=chosen.subset, out=chosen.out)
     options = _options(chosen)
     watch = Watch(chosen.wandb)
     try:
@@ -100,7 +100,7 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
 
     usual = PictureOptions()
     add = group.add_argument
-    add("--for-training", type=int, metavar="SIZE", help=(
+    add("--for-training", type=positive, metavar="SIZE", help=(
         "pictures that training need not resize: shorter side SIZE, JPEG 4:2:0 of quality 90; in place of the next five"
     ))  # fmt: skip
     add("--image-size", type=int, metavar="N", help=f"pixels (default {usual.image_size})")

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import IO, Any
 
 import xxhash
@@ -169,15 +170,17 @@ class TableFile:
             raise _cannot_read(self.location, error) from error
 
 
-def find_table_files(locations: Sequence[str]) -> list[TableFile]:
+def find_table_files(locations: Sequence[str], out: Path | None = None) -> list[TableFile]:
     """The files of a table: those of a folder or a pattern in the order of their names.
+
+    out: what a pattern finds below it was written there before, and is not the table's.
 
     Raises:
         TableError: nothing is there, a format is not known, or formats are mixed.
     """
     files = []
     for location in locations:
-        found = _expand(location)
+        found = _expand(location, out)
         if isinstance(found, list):
             files += found
         else:
@@ -224,7 +227,7 @@ def _known(location: str) -> TableFile | None:
     return TableFile(location, kind, compression)
 
 
-def _expand(location: str) -> list[TableFile] | str:
+def _expand(location: str, out: Path | None) -> list[TableFile] | str:
     """The files of a folder or a pattern; the location itself if it names a file."""
     if not is_remote(location):
         location = os.path.expanduser(location)
@@ -233,7 +236,9 @@ def _expand(location: str) -> list[TableFile] | str:
         if os.path.isdir(location):
             return _tables_of(location, [entry.path for entry in os.scandir(location) if entry.is_file()])
         if glob.has_magic(location):
-            return _tables_of(location, [p for p in glob.glob(location, recursive=True) if os.path.isfile(p)])
+            found = [path for path in glob.glob(location, recursive=True) if os.path.isfile(path)]
+            ours = None if out is None else out.resolve()
+            return _tables_of(location, [p for p in found if ours is None or ours not in Path(p).resolve().parents])
         raise TableError(f"{shown(location)} does not exist")
     file_system, path = _file_system(location)
     try:

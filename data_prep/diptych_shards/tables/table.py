@@ -169,16 +169,20 @@ class Table:
 
 
 def open_table(
-    locations: Sequence[str], options: ColumnOptions | None = None, *, subset: str | Path | None = None
+    locations: Sequence[str],
+    options: ColumnOptions | None = None,
+    *,
+    subset: str | Path | None = None,
+    out: Path | None = None,
 ) -> Table:
     """The table in these files, folders, patterns or URLs.
 
-    subset: a .npy of uids; only their rows are taken.
+    subset: a .npy of uids; only their rows are taken. out: where its shards go; no pattern looks there.
 
     Raises:
         TableError: nothing is there, it cannot be read, or its columns cannot be told.
     """
-    files = find_table_files(locations)
+    files = find_table_files(locations, out)
     choice = Choice(None if subset is None else Subset(Path(subset)))
     malformed = Malformed()
     sources = [open_source(files[0], malformed, is_first=True)]

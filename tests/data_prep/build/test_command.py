@@ -4,6 +4,9 @@ import os
 import subprocess
 import sys
 
+import pyarrow
+import pyarrow.parquet as parquet
+
 from diptych_shards.build.options import BuildOptions
 from diptych_shards.cli import main
 
@@ -44,6 +47,16 @@ def test_a_column_without_a_caption_is_told_with_the_option_that_names_another(t
     assert "100.0 %  empty_caption" in said.out and "--caption-column" in said.err
     assert main(["build", str(tmp_path / "table.csv"), str(out), "--retry-failed", "empty_caption"]) == 2
     assert "100.0 %  empty_caption" in capsys.readouterr().out
+
+
+def test_what_was_written_to_a_folder_that_the_pattern_looks_into_is_no_table(tmp_path, capsys):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    parquet.write_table(pyarrow.table({"url": ["ftp://a/1"], "caption": ["one"]}), folder / "a.parquet")
+    command = ["build", str(folder / "**" / "*.parquet"), str(folder / "out"), "--processes", "1"]
+    for _ in range(2):
+        assert main(command) == 2  # no picture comes of that address
+        assert "stored 0 of 1 row in 1 shard" in capsys.readouterr().out
 
 
 def test_a_long_block_list_is_remembered_by_its_digest_and_any_change_of_it_is_seen():
