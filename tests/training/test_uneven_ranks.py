@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from diptych.training.accumulate import num_parts
+from diptych.training.deepspeed_config import deepspeed_config
 from diptych.training.engine import StepStats
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import STAGES, largest_difference, make_engine
-from tests.training.tiny import global_batches, rows_of, tiny_config
+from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
 
 STEPS = 10
 BETA1 = 0.9
@@ -71,6 +72,11 @@ def test_ranks_with_unequal_shares_take_the_step_of_one_process(size, batch):
             assert step.loss == pytest.approx(expected.loss, rel=1e-5), (pairs, *how)
             assert step.similarities == pytest.approx(expected.similarities, abs=1e-5), (pairs, *how)
             assert step.tallies == (pairs,)
+
+
+def test_deepspeed_has_nothing_to_say_of_a_batch_and_its_ranks():
+    assert deepspeed_config(tiny_config(), 5)["train_micro_batch_size_per_gpu"] == 3
+    deepspeed_config(tiny_config(), PAIRS + 1)  # the check of the batch says it
 
 
 def test_every_rank_has_as_many_parts_and_none_is_empty():
