@@ -97,6 +97,7 @@ for words in (["train", "a\udcff…"], ["help", "train"]):
     [
         ("--verison", "diptych: no option '--verison'; did you mean --version?"),
         ("trian", "diptych: no verb 'trian'; did you mean train?"),
+        ("version", "diptych: no verb 'version'; did you mean --version?"),
         ("my.yaml", f"diptych: no verb 'my.yaml'; there are {', '.join(VERBS)}"),
     ],
 )

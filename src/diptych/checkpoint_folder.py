@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def verify(checkpoint: Path, within: str = "") -> None:
             raise _unreadable(error, checkpoint / name) from error
         if found != expected:
             raise CheckpointError(
-                f"{checkpoint / name}: has changed since it was written ({found}, expected {expected})"
+                f"{checkpoint / name}: has changed since it was written ({_difference(found, expected)})"
             )
 
 
@@ -99,6 +100,14 @@ def newest_valid(folder: Path, within: str = "") -> tuple[Path | None, list[str]
 def describe(path: Path) -> dict[str, Any]:
     """Size and sha256 of a file, as the manifest holds them."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _difference(found: Mapping[str, Any], expected: Any) -> str:
+    """The first that differs, short enough for a line: the beginning of a hash tells as much as all of it."""
+    if isinstance(expected, Mapping) and expected.keys() == found.keys():
+        what = next(key for key in found if found[key] != expected[key])
+        return f"{what} {str(found[what])[:12]}, expected {str(expected[what])[:12]}"
+    return f"{found}, expected {expected}"
 
 
 def _read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:

@@ -77,7 +77,7 @@ def run(program: Program, words: Sequence[str]) -> int:
         sys.exit(0)
     if verb not in program.verb_names:
         noun = "option" if verb.startswith("-") else program.noun
-        known = ("--help", "--version") if verb.startswith("-") else program.verb_names
+        known = ("--help", "--version") if verb.startswith("-") or verb == "version" else program.verb_names
         print(f"{program.name}: {unknown_word(noun, verb, known)}", file=sys.stderr)
         return 2
     try:

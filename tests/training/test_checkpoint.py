@@ -290,3 +290,15 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_half(tmp_path, pages_free):
         assert newest_valid(disk)[0] == disk / "step_00000002"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_of_a_changed_file_the_first_difference_is_told_in_short(tmp_path):
+    path = save(tmp_path, 1)
+    file = path / "progress.json"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b" ")
+    with pytest.raises(CheckpointError, match=r"\(sha256 [0-9a-f]{12}, expected [0-9a-f]{12}\)$"):
+        verify(path)
+    file.write_bytes(content[:-1])
+    with pytest.raises(CheckpointError, match=rf"\(bytes {len(content) - 1}, expected {len(content)}\)$"):
+        verify(path)
