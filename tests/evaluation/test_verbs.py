@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -404,6 +405,20 @@ def test_what_the_run_was_trained_on_is_marked(run_dir, tmp_path, capsys):
     (tmp_path / "train").rename(tmp_path / "moved")
     cli.main([str(word) for word in ["evaluate", run_dir, "--zero-shot", unseen]])
     assert json.loads((run_dir / "evaluation.json").read_text())["zero_shot"]["unseen"]["seen_in_training"] is None
+
+
+def test_a_picture_that_was_stored_smaller_is_known_by_its_original(run_dir, tmp_path, capsys):
+    files = captioned(tmp_path / "files")
+    with ShardWriter(tmp_path / "train", 0) as writer:
+        for colour, pixels in COLOURS.items():
+            original = (files / f"{colour}.png").read_bytes()
+            facts = {"caption": colour, "sha256": hashlib.sha256(original).hexdigest()}
+            writer.add(colour, {"png": picture(pixels, 8), "json": json.dumps(facts).encode()})
+        writer.add("strange", {"png": picture((1, 2, 3)), "json": b"[1]"})
+    (run_dir / "config.yaml").write_text(f"data: {{train: {tmp_path / 'train'}}}")
+    cli.main(["evaluate", str(run_dir), "--retrieval", str(files)])
+    (result,) = json.loads((run_dir / "evaluation.json").read_text())["retrieval"].values()
+    assert result["share_seen_in_training"] == 1.0
 
 
 def test_names_that_are_no_utf8_cost_nothing(run_dir, tmp_path, capsys):
