@@ -40,6 +40,13 @@ def test_a_paper_recipe_has_the_papers_size_and_length(name, shards, tmp_path, c
     assert f"{steps} of 32,768 samples; warm-up 2,000 steps" in said
 
 
+def test_a_dry_run_has_its_sources_in_one_column(shards, tmp_path, capsys):
+    train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    said = dry_run(capsys, "demo", f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
+    starts = {line.rindex(" default") for line in said.splitlines() if line.endswith(" default")}
+    assert len(starts) == 1
+
+
 def test_the_demos_recipe_can_be_run(shards, tmp_path, capsys):
     train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
     said = dry_run(capsys, "demo", f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")

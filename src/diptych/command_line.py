@@ -149,6 +149,23 @@ def add_ema_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def as_typed(text: str) -> str:
+    """A word of the command line that a model reads.
+
+    Python keeps bytes that the locale does not know, such as UTF-8 in the C locale, as half surrogate pairs, which a
+    model would read as nothing.
+
+    Raises:
+        UserError: it is no UTF-8.
+    """
+    if not any("\udc80" <= letter <= "\udcff" for letter in text):
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{text!r} is no UTF-8; type it in UTF-8, or name a file in UTF-8 that holds it") from error
+
+
 def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
     module = importlib.import_module(f"{program.verbs.__name__}.{verb}")
     parser = OneLineParser(

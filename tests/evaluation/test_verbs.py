@@ -516,6 +516,18 @@ def test_a_bad_picture_ends_nothing_and_the_status_tells(model, tmp_path, capsys
     assert all(list(row["labels"][0]) == ["label", "probability"] for row in rows if "labels" in row)
 
 
+def test_labels_and_templates_in_utf8_are_read_as_typed_whatever_the_locale(model, tmp_path, capsys):
+    (tmp_path / "red.png").write_bytes(picture((255, 0, 0)))
+    words = ["classify", str(model), str(tmp_path / "red.png"), "--json"]
+    typed = ["größe,cat", "größe of {}"]
+    kept = [text.encode("utf-8").decode("ascii", "surrogateescape") for text in typed]
+    cli.main([*words, "--labels", typed[0], "--template", typed[1]])
+    cli.main([*words, "--labels", kept[0], "--template", kept[1]])
+    one, other = lines_of_json(capsys)
+    assert one == other
+    assert "is no UTF-8" in fails(capsys, *words, "--labels", "gr\udcf6sse,cat")
+
+
 def test_labels_hold_commas_where_each_is_given_alone_or_on_a_line(model, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(picture(COLOURS["red"]))
     (tmp_path / "labels.txt").write_text("salt, pepper\n\ncat\r\n")

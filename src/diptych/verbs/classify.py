@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.command_line import add_ema_argument, path_argument
+from diptych.command_line import add_ema_argument, as_typed, path_argument
 from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
@@ -90,20 +90,21 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prompts(arguments: argparse.Namespace) -> Prompts:
+    templates = [as_typed(template) for template in arguments.template or []]
     if arguments.classes is not None:
         prompts = load_prompts(arguments.classes)
-        return make_prompts(prompts.classes, arguments.template or prompts.templates)
-    return make_prompts(_labels(arguments.labels), arguments.template or [DEFAULT_TEMPLATE])
+        return make_prompts(prompts.classes, templates or prompts.templates)
+    return make_prompts(_labels(arguments.labels), templates or [DEFAULT_TEMPLATE])
 
 
 def _labels(given: Sequence[str]) -> list[str]:
     """The labels of `--labels`: given one by one, in a file, or separated by commas."""
     if len(given) > 1:
-        labels = list(given)
+        labels = [as_typed(label) for label in given]
     elif os.path.isfile(given[0]):
         labels = read_lines(given[0], "name a readable text file with --labels")
     else:
-        labels = given[0].split(",")
+        labels = as_typed(given[0]).split(",")
     labels = [label.strip() for label in labels if label.strip()]
     if len(labels) < 2:
         raise UserError(

@@ -229,7 +229,8 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     config = loaded.config
     values = list(flatten(config_to_dict(config)))
     width = max(len(key) for key, _ in values)
-    lines = [f"{key:<{width}}  {value!s:<28}  {loaded.source_of(key)}" for key, value in values]
+    value_width = max(28, *(len(shown) for _, value in values if len(shown := str(value)) <= 44))  # not a long path
+    lines = [f"{key:<{width}}  {value!s:<{value_width}}  {loaded.source_of(key)}" for key, value in values]
 
     index = open_index(config.data.train)
     shapes = expected_shapes(config.model, load_tokenizer(config.tokenizer.vocabulary).vocab_size)
