@@ -1,5 +1,7 @@
 """What a step computes, against torch's own count of a forward and a backward, and against the field's numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,16 +22,19 @@ SMALL = ModelConfig(
 )
 
 
+@pytest.mark.parametrize("patch_drop_rate", [0.0, 0.5])
 @pytest.mark.parametrize("num_tokens", [2, 9, 16])
-def test_flops_of_a_pair_are_those_of_its_forward_and_backward(num_tokens):
-    model = DualEncoder(SMALL, 100, 2.6)
+def test_flops_of_a_pair_are_those_of_its_forward_and_backward(num_tokens, patch_drop_rate):
+    overrides = {**SMALL.image.overrides, "patch_drop_rate": patch_drop_rate}
+    config = replace(SMALL, image=replace(SMALL.image, overrides=overrides))
+    model = DualEncoder(config, 100, 2.6)
     images, tokens = torch.zeros(3, 3, 64, 64, dtype=torch.uint8), torch.ones(3, 16, dtype=torch.int32)
     # torch does not count the CPU's own attention kernel.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        image, text = model(images, tokens, torch.full((3,), num_tokens))
+        image, text = model(images, tokens, torch.full((3,), num_tokens), torch.arange(3))
         (image.sum() + text.sum()).backward()
     # The first layer needs no gradient of its input.
-    assert 3 * TrainingFlops(SMALL, 100).of_pair(num_tokens) == pytest.approx(counter.get_total_flops(), rel=0.03)
+    assert 3 * TrainingFlops(config, 100).of_pair(num_tokens) == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
 @pytest.mark.parametrize(

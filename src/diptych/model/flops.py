@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.config.schema import ModelConfig
 from diptych.model.dual_encoder import without_memory
+from diptych.model.patch_dropout import PatchDropout
 
 BACKWARD_AND_FORWARD = 3
 """Times the forward's: the backward multiplies by the weights once for each of its two gradients."""
@@ -23,8 +24,12 @@ class TrainingFlops:
     def __init__(self, config: ModelConfig, vocab_size: int):
         self._config = config
         self._model = without_memory(config, vocab_size).eval()
+        for module in self._model.modules():
+            if isinstance(module, PatchDropout):
+                module.train()  # patches that are left out are not computed
         size = config.image.image_size
-        self._of_picture = _counted(self._model.image, torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta"))
+        picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
+        self._of_picture = _counted(self._model.image, picture, torch.empty(1, dtype=torch.int64, device="meta"))
         self._of_caption: dict[int, int] = {}
         """By its length in tokens."""
 

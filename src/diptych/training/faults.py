@@ -31,7 +31,7 @@ def faults_named(config: RunConfig, world: World) -> Iterator[None]:
 
 def _less(config: RunConfig, world: World) -> str:
     """What takes less memory: the same run, in smaller parts or over more ranks."""
-    share = config.training.global_batch_size // world.size
+    share = world.rows_of_ranks(config.training.global_batch_size)[world.rank]
     at_once = min(config.machine.pairs_per_forward or share, share)
     ways = [f"machine.pairs_per_forward={at_once // 2}"] if at_once > 1 else []
     ways += [] if config.machine.checkpoint_blocks else ["machine.checkpoint_blocks=true"]
