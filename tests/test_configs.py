@@ -1,7 +1,10 @@
 """Every recipe loads, and comes to what its paper says."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,27 @@ def test_a_dry_run_has_its_sources_in_one_column(shards, tmp_path, capsys):
     said = dry_run(capsys, "demo", f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
     starts = {line.rindex(" default") for line in said.splitlines() if line.endswith(" default")}
     assert len(starts) == 1
+
+
+def test_what_may_not_be_read_is_told_as_that(shards, tmp_path):
+    """By the system's permissions, which root has to give up for it."""
+    vocabulary, run, tar = tmp_path / "vocabulary.json", tmp_path / "run", next(shards.glob("*.tar"))
+    train_vocabulary(["a black square"], 520).save(vocabulary)
+    (run / "checkpoints" / "step_1").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    words = [CONFIGS / "demo.yaml", f"data.train={shards}", f"tokenizer.vocabulary={vocabulary}", f"run_dir={run}"]
+    without = "-dac_override,-dac_read_search"
+    permitted = ["setpriv", "--inh-caps", without, "--bounding-set", without] if os.geteuid() == 0 else []
+    for file in (vocabulary, tar, run / "config.yaml"):
+        file.chmod(0)
+    train = [*permitted, sys.executable, "-m", "diptych", "train", *words]
+    told = subprocess.run([*train, "--dry-run"], capture_output=True, text=True).stderr
+    assert f"{vocabulary}: Permission denied; make it readable" in told
+    assert f"{tar}: Permission denied; make it readable" in told and "Errno" not in told
+    for file in (vocabulary, tar):
+        file.chmod(0o644)
+    told = subprocess.run(train, capture_output=True, text=True).stderr
+    assert f"{run / 'config.yaml'}: cannot be read (Permission denied)" in told
 
 
 def test_the_demos_recipe_can_be_run(shards, tmp_path, capsys):

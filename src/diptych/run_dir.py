@@ -95,12 +95,14 @@ class RunDir:
             file.write(describe_environment())
 
     def read_config(self) -> RunConfig:
-        """Raises ConfigError where there is no run."""
+        """Raises ConfigError where there is no run, or it may not be read."""
         try:
             values: Any = parse_yaml(self.config_file.read_text(encoding="utf-8"))
             return config_from_dict(values)
-        except OSError:
+        except FileNotFoundError:
             raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None
+        except OSError as error:
+            raise ConfigError(f"{self.config_file}: cannot be read ({error.strerror}); make it readable") from None
 
     def has_checkpoints(self) -> bool:
         """Whether the run was ever saved, so that there is something to go on from."""

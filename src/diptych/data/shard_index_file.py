@@ -92,7 +92,8 @@ def index_path(tar: Path) -> Path:
 def read_shard(path: Path) -> Shard:
     with open(index_path(path), "rb") as file:
         header = _read_header(file, path)
-    size = path.stat().st_size
+    with open(path, "rb") as tar:  # what cannot be opened is found now, not as so many damaged samples
+        size = os.fstat(tar.fileno()).st_size
     if size != header.bytes:
         kind = "truncated" if size < header.bytes else "longer than it was"
         raise ShardError(f"{shown(path)} has {size} bytes, its index says {header.bytes}: it is {kind}; "

@@ -144,6 +144,9 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             attempt()
         except (UserError, OSError) as error:
             said = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                way_out = "; make it readable" if isinstance(error, PermissionError) else ""
+                said = f"{os.fsdecode(error.filename)}: {error.strerror}{way_out}"
             subject = said.partition(" ")[0].rstrip(":")
             within = subject == key or subject.startswith(f"{key}.")
             yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
