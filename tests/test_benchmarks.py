@@ -1,6 +1,8 @@
 """The benchmarks' own machinery, without the peers."""
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,3 +35,32 @@ def test_shards_are_built_from_a_web_of_good_and_bad_hosts_over_tls_and_without_
     assert num_stored(tmp_path / "out") == 3, (tmp_path / "log.txt").read_text()
     assert Quality(pictures).psnr(tmp_path / "out", numbers)["5th_percentile"] > 30
     assert cost.cpu_seconds > 0 and cost.wall_seconds > 0 and cost.peak_megabytes > 20
+
+
+def gpu_benchmark(*words):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", *words]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine():
+    sections = ("no_waiting", "losses", "resume", "loss", "towers.vit_b_32", "largest", "loader")
+    lines = gpu_benchmark("--seconds", "300", "--section", *sections)
+    measured = {name: value for line in lines for name, value in line["measured"].items()}
+    assert not {name: value for name, value in measured.items() if "error" in str(value)}
+    assert {measured[name] for name in ("stage_0", "stage_1", "stage_2", "stage_0_in_parts")} == {"none waited"}
+    assert measured["difference_fp32"] <= 1e-4
+    assert measured["deterministic"]["identical"] and measured["deterministic"]["largest_change_by_training"] > 0
+    for kind in ("softmax_8k", "sigmoid_64k"):
+        assert abs(measured[kind]["ours_value"] - measured[kind]["peer_value"]) < 1e-4
+    for side in ("ours", "peer", "ours_compiled", "peer_compiled"):
+        assert measured[side]["samples_per_second"] > 0
+    assert measured["whole"]["pairs"] == measured["checkpoint_blocks"]["pairs"] == measured["in_parts"]["pairs"] == 16
+    assert 0 <= measured["train"]["data_wait_fraction"] <= 1
+
+
+def test_a_section_without_time_costs_its_own_numbers_only():
+    [result] = gpu_benchmark("--seconds", "8", "--only", "resume", "loader")
+    assert result["resume"]["error"].startswith("ended after")
+    assert result["loader"] == {"error": "no time was left for it"}

@@ -1,11 +1,14 @@
 """The text tower: causal, read off at the end token, and started as OpenAI's code does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.model.dual_encoder import DualEncoder
+from diptych.model.packed_captions import PackedCaptions
 from diptych.model.text_tower import TextTower
 
 CONFIG = TextTowerConfig(context_length=16, width=32, heads=2, layers=2)
@@ -113,3 +116,13 @@ def test_weights_start_with_the_papers_deviations():
 def test_a_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="width 30 cannot be split over model.text.heads 4"):
         text_tower(TextTowerConfig(width=30, heads=4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_kernel_for_any_lengths_gives_what_groups_of_equal_lengths_give():
+    lengths = torch.tensor([3, 7, 7, 1, 12])
+    captions = PackedCaptions.of(lengths, 16, torch.device("cuda"))
+    query, key, value = torch.randn(3, int(lengths.sum()), 2, 64, device="cuda", dtype=torch.bfloat16)
+    in_groups = replace(captions, has_varlen_kernel=False).attend(query, key, value)
+    # Eight bits of mantissa, sums in another order.
+    torch.testing.assert_close(captions.attend(query, key, value), in_groups, atol=1e-2, rtol=1e-2)

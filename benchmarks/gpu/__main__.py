@@ -1,0 +1,98 @@
+"""One GPU: is what it computes right, what does it cost, beside open_clip on the same GPU; one line of JSON.
+
+`python -m benchmarks.gpu` takes at most eight minutes and needs the extra `clip`. Each section is a process of its own
+with a share of the time, and each of its measurements is kept as soon as it is there: what fails or runs out of time is
+recorded with its reason, and the rest goes on. `--tiny` runs the same code on small models, on the CPU too; its numbers
+say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from benchmarks.gpu.sections import SECTIONS, Section
+from benchmarks.gpu.setting import FULL, TINY, Scale, world
+
+from diptych.world import process_group
+
+TOTAL_SECONDS = 480
+SECONDS = {
+    "no_waiting": 70,
+    "losses": 80,
+    "resume": 80,
+    "loss": 70,
+    **{f"towers.{name}": 120 for name in FULL.pairs},
+    "largest": 90,
+    "loader": 80,
+}
+"""At most, in this order: together more than there is, since few sections will take all that they may."""
+TO_REPORT = 5
+"""Seconds that are left for the line at the end."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="small models, on the CPU where there is no GPU")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", choices=SECONDS, help="these sections")
+    parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, help="for all (%(default)s)")
+    parser.add_argument("--section", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.section:
+        until = arguments.until or time.time() + arguments.seconds
+        run_sections(arguments.section, TINY if arguments.tiny else FULL, until)
+        return
+    began = time.time()
+    result: dict[str, Any] = {"benchmark": "gpu", "tiny": arguments.tiny}
+    for name in arguments.only or SECONDS:
+        left = min(SECONDS[name], began + arguments.seconds - TO_REPORT - time.time())
+        result[name] = in_a_process(name, arguments.tiny, left) if left > 0 else {"error": "no time was left for it"}
+    result["seconds"] = round(time.time() - began, 1)
+    print(json.dumps(result))
+
+
+def in_a_process(name: str, is_tiny: bool, seconds: float) -> dict[str, Any]:
+    """What the section measured until it ended, was ended, or failed."""
+    began = time.time()
+    command = [sys.executable, "-m", "benchmarks.gpu", "--section", name, "--until", str(began + seconds)]
+    command += ["--tiny"] if is_tiny else []
+    # A session of its own, so that nothing that it started is left to disturb the next one.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    problem = None
+    try:
+        output, errors = process.communicate(timeout=seconds)
+        if process.returncode:
+            problem = f"exit status {process.returncode}: {last_line(errors)}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        problem = f"ended after {seconds:.0f} seconds"
+    result = Section.measured_in(output.decode(errors="replace"))
+    if problem:
+        result["error"] = problem
+    return {**result, "seconds": round(time.time() - began, 1)}
+
+
+def last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "nothing was said"
+
+
+def run_sections(names: list[str], scale: Scale, until: float) -> None:
+    """In this process; each measurement is a line on stdout."""
+    place = world()
+    with process_group(place, timeout_seconds=60):
+        for name in names:
+            kind, _, detail = name.partition(".")
+            SECTIONS[kind](Section(scale, detail, until, place))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Is it right: the same losses as on the CPU, the same bits after a resume, no step that waits for the device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from benchmarks.gpu.setting import CPU, Scale, make_batch, our_engine, recipe, synchronize, take_steps
+
+from diptych.world import World
+
+if TYPE_CHECKING:
+    from benchmarks.gpu.sections import Section
+
+RECIPE = "vit_b_32"
+
+
+def steps_without_waiting(scale: Scale, place: World, stage: int, *, in_parts: bool = False) -> str:
+    """`none` of five steps waited; else torch raises at the first operation that does."""
+    pairs = scale.pairs_of_checks
+    # Alone, a rank takes stage 0 unless an expert has settings of ZeRO.
+    expert = {"zero_optimization": {"contiguous_gradients": True}} if stage else {}
+    config = recipe(
+        RECIPE, scale, pairs, zero_stage=stage, deepspeed=expert, pairs_per_forward=pairs // 2 if in_parts else None
+    )
+    engine = our_engine(config, place)
+    batches = [make_batch(config, place, seed) for seed in range(8)]
+    for flight in take_steps(engine, batches[:3]):
+        flight.read()
+    synchronize(place)
+    with no_wait_allowed(place):
+        flights = take_steps(engine, batches[3:], first=3)
+    losses = [flight.read().loss for flight in flights]
+    assert all(map(torch.isfinite, map(torch.tensor, losses))), losses
+    return "none waited"
+
+
+@contextmanager
+def no_wait_allowed(place: World) -> Iterator[None]:
+    if place.device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def losses_of_steps(scale: Scale, place: World, precision: str, *, tf32: bool) -> list[float]:
+    """Of some steps on batches of their own, from weights that are made on the CPU."""
+    config = recipe(RECIPE, scale, scale.pairs_of_checks, precision)
+    engine = our_engine(config, place, CPU)
+    if place.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    batches = (make_batch(config, place, seed) for seed in range(scale.steps_of_checks))
+    return [engine.step(b, number * len(b)).read().loss for number, b in enumerate(batches)]
+
+
+def compare_losses(section: Section) -> None:
+    """The largest difference from the CPU's, which computes meanwhile."""
+    words = [sys.executable, "-m", "benchmarks.gpu", "--section", "losses_on_cpu", "--until", str(section.until)]
+    words += ["--tiny"] if section.scale.overrides else []
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    on_cpu = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    kinds = {"fp32": ("fp32", False), "tf32": ("fp32", True), "bf16": ("bf16", True)}
+    ours: dict[str, list[float]] = {}
+
+    def compute(name: str) -> list[float]:
+        ours[name] = losses_of_steps(section.scale, section.place, kinds[name][0], tf32=kinds[name][1])
+        return [ours[name][0], ours[name][-1]]
+
+    for name in kinds:
+        section.record(f"first_and_last_{name}", lambda name=name: compute(name))
+    try:
+        output, errors = on_cpu.communicate(timeout=section.seconds_left())
+    except subprocess.TimeoutExpired:
+        on_cpu.kill()
+        output, errors = on_cpu.communicate()
+    expected: Any = section.measured_in(output).get("losses", {"error": errors[-300:]})
+    if not isinstance(expected, list):
+        section.record("cpu", lambda: expected)
+        return
+    for name, losses in ours.items():
+        section.record(
+            f"difference_{name}", lambda losses=losses: max(abs(a - b) for a, b in zip(losses, expected, strict=True))
+        )
+
+
+def resumed_run_differs_by(scale: Scale, place: World, deterministic: bool) -> dict[str, Any]:
+    """Weights of a run at once against those of one that went on half-way in an engine of its own."""
+    config = recipe(RECIPE, scale, scale.pairs_of_checks, deterministic=deterministic)
+    half = scale.steps_of_checks // 2
+    batches = [make_batch(config, place, seed) for seed in range(2 * half)]
+    engine = our_engine(config, place, CPU)
+    take_steps(engine, batches[:half])
+    weights, state = engine.weights(), engine.optimizer_state()
+    take_steps(engine, batches[half:], first=half)
+    whole = engine.weights()
+    del engine
+    again = our_engine(config, place, CPU)
+    again.model.load_state_dict(weights)
+    again.restore_optimizer(state)
+    take_steps(again, batches[half:], first=half)
+    resumed = again.weights()
+    changed = max(float((whole[name] - weights[name]).abs().max()) for name in whole)
+    return {
+        "identical": all(torch.equal(whole[name], resumed[name]) for name in whole),
+        "largest_difference": max(float((whole[name] - resumed[name]).abs().max()) for name in whole),
+        "largest_change_by_training": changed,
+    }
