@@ -168,3 +168,20 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     safetensors.torch.save_file(state, config.initial_weights)
     with pytest.raises(UserError, match=r"initial_weights .* text\.token_embedding\.weight has shape"):
         start_from(dual_encoder(config), config)
+
+
+@pytest.mark.parametrize("lone", [True, False], ids=["file", "folder"])
+@pytest.mark.parametrize("harm", ["cut", "another shape"])
+def test_weights_that_cannot_be_taken_are_refused_before_anything_is_begun(tmp_path, shards, folder, harm, lone):
+    file = tmp_path / "lone.safetensors" if lone else folder / "model.safetensors"
+    state = dual_encoder(model_config()).state_dict()
+    if harm == "another shape":
+        state["text.token_embedding.weight"] = state["text.token_embedding.weight"][1:].clone()
+    file.unlink(missing_ok=True)
+    safetensors.torch.save_file(state, file)
+    if harm == "cut":
+        file.write_bytes(file.read_bytes()[:-1000])
+    TOKENIZER.save(tmp_path / "v.json")
+    words = (f"model.initial_weights={file if lone else folder}", f"tokenizer.vocabulary={tmp_path / 'v.json'}")
+    with pytest.raises(ConfigError, match=r"model\.initial_weights.*(cannot be read|has shape)"):
+        resolved(tmp_path, shards, *words, model=MODEL)

@@ -42,7 +42,7 @@ def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool 
     if "stage" in zero:
         raise UserError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
     generated: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": -(-config.training.global_batch_size // num_ranks),
+        "train_micro_batch_size_per_gpu": max(1, -(-config.training.global_batch_size // num_ranks)),
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if clips_on_device(config, num_ranks) else config.optimizer.gradient_clip_norm or 0.0,
         "zero_optimization": {

@@ -22,7 +22,14 @@ from diptych.data.tokenizer import load_tokenizer
 from diptych.errors import UserError
 from diptych.files import local_path
 from diptych.model import interop
-from diptych.model.dual_encoder import DualEncoder, expected_shapes, load_weights
+from diptych.model.dual_encoder import (
+    DualEncoder,
+    check_tensors,
+    expected_shapes,
+    load_weights,
+    shapes_of,
+    without_memory,
+)
 from diptych.model_folder import (
     PICKLED,
     conversion_of,
@@ -65,10 +72,10 @@ def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
 
 
 def check_initial_weights(config: RunConfig) -> None:
-    """Whether they can be had, and fit the model, as far as it shows without reading them.
+    """Whether they can be had, and fit the model.
 
     Raises:
-        UserError: no such folder or file, or one line for each difference.
+        UserError: no such folder or file, a damaged one, or one line for each difference.
     """
     if config.model.initial_weights is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
         return
@@ -87,6 +94,8 @@ def check_initial_weights(config: RunConfig) -> None:
                 "leave out `tokenizer:` and all of `model:` but initial_weights and image_size to take what is there"
             )
             raise UserError("\n".join([*lines, way_out]))
+    vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
+    _weights_for(without_memory(config.model, vocab_size), config.model)
 
 
 def start_from(model: DualEncoder, config: ModelConfig) -> None:
@@ -94,6 +103,15 @@ def start_from(model: DualEncoder, config: ModelConfig) -> None:
 
     Raises:
         UserError: there are none, or of another shape.
+    """
+    load_weights(model, _weights_for(model, config))
+
+
+def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
+    """A whole state dict of the model, which keeps its own logit_bias.
+
+    Raises:
+        UserError: it cannot be read, or lacks a tensor or has one of another shape.
     """
     assert config.initial_weights is not None
     place = _place_of(config.initial_weights)
@@ -103,9 +121,11 @@ def start_from(model: DualEncoder, config: ModelConfig) -> None:
     if model.logit_bias is not None:
         state["logit_bias"] = model.logit_bias.data
     try:
-        load_weights(model, interop.resize_image_positions(state, model))
+        state = interop.resize_image_positions(state, model)
+        check_tensors(state, shapes_of(model))
     except UserError as error:
         raise UserError(f"model.initial_weights {place} does not fit the model: {error}") from error
+    return state
 
 
 def _place_of(named: str) -> Path:
