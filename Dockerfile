@@ -17,6 +17,10 @@ ENV PATH=/opt/diptych/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# torch.compile (machine.compile_blocks) needs a compiler, which slim images lack.
+# hadolint ignore=DL3008
+RUN command -v g++ || ! command -v apt-get \
+    || (apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*)
 RUN python3 -m venv --system-site-packages /opt/diptych \
     && useradd --create-home --uid 10001 diptych \
     && mkdir -p /diptych/runs \

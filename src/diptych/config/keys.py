@@ -22,6 +22,7 @@ OTHER_WORDS = {
     "data.train": "data_dir dataset shards train_data train_dir train_path train_shards",
     "machine.compile_blocks": "compile torch_compile torchcompile",
     "machine.deterministic": "cudnn_deterministic use_deterministic_algorithms",
+    "machine.gpu_memory_gib": "gpu_memory gpu_mem vram",
     "machine.loader_workers": "dataloader_num_workers loader_threads num_workers workers",
     "machine.offload_optimizer": "cpu_offload offload optimizer_offload",
     "machine.process_group_timeout_seconds": "ddp_timeout dist_timeout timeout",

@@ -27,6 +27,7 @@ ABOVE_0 = (
     "optimizer.gradient_clip_norm",
     "checkpoint.every_samples",
     "tracking.log_every_steps",
+    "machine.gpu_memory_gib",
     "machine.pairs_per_forward",
     "machine.process_group_timeout_seconds",
 )

@@ -193,6 +193,9 @@ class MachineConfig:
     zero_stage: Literal[0, 1, 2, 3] = 1
     """On several ranks: optimizer state (1), gradients too (2), weights too (3) are shared out; 0, and alone: whole."""
     """What DeepSpeed spreads over ranks; 1: the optimizer's state."""
+    gpu_memory_gib: float | None = None
+    """Of each GPU that the run is meant for, such as 79 for an H100 of 80 GB, so that `--dry-run` anywhere says whether
+    a rank fits; null: of this machine's."""
     offload_optimizer: bool = False
     """Keep what the optimizer has (moments, and another copy of the weights) in the host's memory and let its cores
     update them, where GPUs are too few to share it out: 8 bytes less a parameter over the ranks, and a slower step."""

@@ -108,6 +108,13 @@ def _key_patch_dropout(trunk: Any) -> None:
         trunk.patch_drop = PatchDropout(theirs.prob, theirs.num_prefix_tokens, gives_indices=gives_indices)
 
 
+def blocks_of(trunk: nn.Module) -> list[nn.Module]:
+    """The innermost blocks of a tower, by the names that timm gives their lists; none where it gives others."""
+    pattern = re.compile(r"(^|\.)(blocks|stages|layers?\d*)\.\d+$")
+    named = {name: module for name, module in trunk.named_modules() if pattern.search(name)}
+    return [each for name, each in named.items() if not any(other.startswith(f"{name}.") for other in named)]
+
+
 _SIZES = {"s": "small", "m": "medium", "b": "base", "l": "large", "h": "huge", "g": "giant", "bigg": "gigantic"}
 """What timm calls the sizes in OpenAI's and open_clip's names."""
 

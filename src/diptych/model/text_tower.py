@@ -46,7 +46,10 @@ class TextTower(nn.Module):
         self.initialise()
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        captions = PackedCaptions.of(lengths, tokens.shape[1], tokens.device)
+        return self.read_off(tokens, PackedCaptions.of(lengths, tokens.shape[1], tokens.device))
+
+    def read_off(self, tokens: Tensor, captions: PackedCaptions) -> Tensor:
+        """The same, of captions whose places in the tokens are known."""
         packed = tokens.reshape(-1)[captions.places]
         hidden = self.token_embedding(packed) + F.embedding(captions.positions, self.positional_embedding)
         hidden = self.transformer(hidden, captions)

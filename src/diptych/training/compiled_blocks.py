@@ -7,13 +7,13 @@ that equal blocks are compiled once, and so that no name of a parameter changes.
 from __future__ import annotations
 
 import logging
-import re
 
 import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder
+from diptych.model.image_tower import blocks_of
 from diptych.model.packed_captions import PackedCaptions
 from diptych.model.text_tower import CausalAttention
 from diptych.world import World, on_any_rank
@@ -25,14 +25,12 @@ MOST_VARIANTS = 64
 
 
 def image_blocks(model: DualEncoder) -> list[nn.Module]:
-    """The innermost blocks of the image tower, by the names that timm gives their lists.
+    """Those of the image tower.
 
     Raises:
         UserError: there are none.
     """
-    pattern = re.compile(r"(^|\.)(blocks|stages|layers?\d*)\.\d+$")
-    named = {name: module for name, module in model.image.trunk.named_modules() if pattern.search(name)}
-    innermost = [each for name, each in named.items() if not any(other.startswith(f"{name}.") for other in named)]
+    innermost = blocks_of(model.image.trunk)
     if not innermost:
         raise UserError(
             f"machine.compile_blocks: the image tower ({type(model.image.trunk).__name__}) has no blocks that are "

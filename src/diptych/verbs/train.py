@@ -253,9 +253,37 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(world.loader_workers(machine.loader_workers), 'loader worker')} each",
     ]
+    memory, too_large = describe_memory(config, world, parameters)
+    lines.append(f"memory    {memory}")
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
+    notes += [too_large] if too_large else []
     notes += [left_over()] if world.size > 1 else []
     if why := why_not_in_open_clips_layout(config.model):
         notes.append(f"`diptych export --layout open_clip` will refuse this model: {why}")
     lines += [f"note      {note}" for note in notes if note]
     return "\n".join(lines)
+
+
+def describe_memory(config: RunConfig, world: World, num_parameters: int) -> tuple[str, str | None]:
+    """What a rank takes, and what to do where that is more than its GPU has."""
+    import torch
+
+    from diptych.device import precision_on
+    from diptych.model.activations import activations
+    from diptych.model.image_tower import BUILD_ERRORS
+    from diptych.training.memory import GIB, memory_of, what_would_fit
+
+    limit, is_here = config.machine.gpu_memory_gib, world.device.type == "cuda"
+    if limit is None and is_here:
+        limit = torch.cuda.get_device_properties(world.device).total_memory / GIB
+    precision = config.training.precision
+    if precision == "auto":
+        precision = precision_on(world.device, "auto") if limit is None or is_here else "bf16"
+    try:
+        towers = activations(config.model, 1024, "cpu" if limit is None else "cuda", precision)
+    except BUILD_ERRORS as error:
+        return f"not known of this image tower ({(str(error) or type(error).__name__).splitlines()[0]})", None
+    memory = memory_of(config, world, num_parameters, towers)
+    if limit is None:
+        return str(memory), None
+    return str(memory), what_would_fit(memory, limit, config, world, num_parameters, towers)

@@ -1,0 +1,150 @@
+"""What the towers keep of a pair for the backward, tensor by tensor: found by a forward of tensors without numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from diptych.config.schema import ModelConfig
+from diptych.model.dual_encoder import DualEncoder, without_memory
+from diptych.model.image_tower import blocks_of
+from diptych.model.packed_captions import PackedCaptions
+
+
+@dataclass(frozen=True)
+class Activations:
+    """In bytes; of a picture and a caption as long as the context."""
+
+    of_pair: int
+    of_pair_checkpointed: int
+    """With blocks of which only what goes in is kept."""
+    of_pair_in_largest_block: int
+    """What a block keeps inside, which is there for one block at a time where blocks are checkpointed."""
+    of_weights: int
+    """However many pairs there are: autocast's copies of the weights."""
+
+
+def activations(config: ModelConfig, vocab_size: int, device_type: str, precision: str) -> Activations:
+    """By the operations of the device that is named, which need not be there.
+
+    Raises:
+        RuntimeError and others: the image tower looks at numbers as it computes.
+    """
+    model = without_memory(config, vocab_size)
+    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a device that is not there
+        model.to_empty(device=device_type)
+        one, two = (_Kept(model, pairs, device_type, precision) for pairs in (1, 2))
+    return Activations(
+        of_pair=two.all - one.all,
+        of_pair_checkpointed=two.outside - one.outside,
+        of_pair_in_largest_block=two.largest_block - one.largest_block,
+        of_weights=2 * one.all - two.all,
+    )
+
+
+class _Kept:
+    """The storages that are kept for a backward of so many pairs."""
+
+    def __init__(self, model: DualEncoder, pairs: int, device_type: str, precision: str):
+        self._parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        self._by_block: dict[nn.Module | None, dict[int, Any]] = {None: {}}
+        self._block: nn.Module | None = None
+        size, length = model.image.image_size, model.text.context_length
+        images = torch.zeros(pairs, 3, size, size, dtype=torch.uint8, device=device_type)
+        tokens = torch.zeros(pairs, length, dtype=torch.int32, device=device_type)
+        row_keys = torch.zeros(pairs, dtype=torch.long, device=device_type)
+        captions = _equal_captions(pairs, length, device_type)
+        with self._watching(model), _autocast(device_type, precision), _AttentionOf(device_type):
+            with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
+                features = model.encode_image(images, row_keys), model.text.read_off(tokens, captions)
+        self.all = _bytes({key: each for kept in self._by_block.values() for key, each in kept.items()})
+        self.outside = _bytes(self._by_block[None])
+        self.largest_block = max((_bytes(kept) for block, kept in self._by_block.items() if block), default=0)
+        del features  # until here it kept the storages
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self._add(tensor, self._block)
+        return tensor
+
+    def _add(self, tensor: Tensor, block: nn.Module | None) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._parameters:
+            self._by_block.setdefault(block, {})[storage._cdata] = storage
+
+    @contextmanager
+    def _watching(self, model: DualEncoder) -> Iterator[None]:
+        """What goes into a block counts as outside of it: checkpointed, it stays."""
+
+        def enter(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._block = block
+            self._add(inputs[0], None)
+
+        def leave(*_: Any) -> None:
+            self._block = None
+
+        with ExitStack() as hooks:
+            for block in (*blocks_of(model.image.trunk), *model.text.transformer.resblocks):
+                hooks.callback(block.register_forward_pre_hook(enter).remove)
+                hooks.callback(block.register_forward_hook(leave).remove)
+            yield
+
+
+class _AttentionOf(TorchFunctionMode):
+    """Attention by the kernel that CUDA has for the type of number: torch would ask a device whether it can."""
+
+    def __init__(self, device_type: str):
+        super().__init__()
+        self._is_cuda = device_type == "cuda"
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self._is_cuda or function is not F.scaled_dot_product_attention or len(args) > 3:
+            return function(*args, **kwargs)
+        is_causal = kwargs.get("is_causal", False)
+        if kwargs.get("attn_mask") is None and torch.is_autocast_enabled("cuda"):
+            halves = (each.to(torch.bfloat16) for each in args)
+            return torch.ops.aten._scaled_dot_product_flash_attention(*halves, 0.0, is_causal)[0]
+        mask = kwargs.get("attn_mask")
+        return torch.ops.aten._scaled_dot_product_efficient_attention(*args, mask, True, 0.0, is_causal)[0]
+
+
+@contextmanager
+def _autocast(device_type: str, precision: str) -> Iterator[None]:
+    """bf16 where that is the precision; `torch.autocast` itself refuses a device that is not there."""
+    before = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
+    torch.set_autocast_enabled(device_type, precision == "bf16")
+    torch.set_autocast_dtype(device_type, torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device_type, before[0])
+        torch.set_autocast_dtype(device_type, before[1])
+        torch.clear_autocast_cache()
+
+
+def _equal_captions(number: int, length: int, device_type: str) -> PackedCaptions:
+    def indices(size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.long, device=device_type)
+
+    return PackedCaptions(
+        places=indices(number * length),
+        positions=indices(number * length),
+        ends=indices(number),
+        bounds=indices(number + 1).int(),
+        groups=((number, length),),
+        has_varlen_kernel=False,
+    )
+
+
+def _bytes(storages: dict[int, Any]) -> int:
+    return sum(storage.nbytes() for storage in storages.values())

@@ -1,0 +1,137 @@
+"""What a rank's device has to hold, by arithmetic, and whether it can.
+
+Bytes by part: of a parameter 4 each for weights, gradient, ZeRO's second copy, average and moments (2 each in bf16),
+shared out over ranks as the ZeRO stage says; of a pair what the towers keep for the backward (`Activations`); of the
+global batch the features, and the tiles of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diptych.config.schema import RunConfig
+from diptych.loss.tiles import LARGE_TILE, TILES
+from diptych.model.activations import Activations
+from diptych.terminal import counted
+from diptych.training.accumulate import num_parts
+from diptych.training.deepspeed_config import deepspeed_config, offloads_optimizer, zero_stage
+from diptych.world import World
+
+GIB = 2**30
+RESERVED_GIB = 3.0
+"""Of a GPU, for CUDA's context, NCCL's buffers, kernels' workspaces, and gaps between tensors."""
+LIVE_PARAMETERS = 1_000_000_000
+"""That ZeRO-3 gathers at once (DeepSpeed's stage3_max_live_parameters)."""
+REDUCED_AT_ONCE = 500_000_000
+"""Gradients, by DeepSpeed at stage 0."""
+TILES_AT_ONCE = 4
+"""Logits, their exponentials and what is made of both."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """In bytes, of the rank with most rows."""
+
+    parts: Mapping[str, int]
+    """By what they hold; those of a step at the moment when they take most together."""
+    on_host: int
+    """Of an offloaded optimizer, besides."""
+    pairs: int
+    """That go through the towers at once."""
+    bytes_per_pair: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.parts.items() if size >= GIB / 200)
+        return (
+            f"{self.total / GIB:.2f} GiB a rank: {parts} ({counted(self.pairs, 'pair')} at once, "
+            f"{self.bytes_per_pair / 2**20:.1f} MiB each)"
+            + (f"; {self.on_host / GIB:.2f} GiB on the host" if self.on_host else "")
+        )
+
+
+def memory_of(config: RunConfig, world: World, num_parameters: int, of_towers: Activations) -> Memory:
+    stage, ranks = zero_stage(config, world.size), world.size
+    zero = deepspeed_config(config, ranks, spans_machines=world.spans_machines)["zero_optimization"]
+    whole, share = 4 * num_parameters, 4 * num_parameters // ranks
+    of_optimizer = {
+        "ZeRO's copy of the weights": share if stage else 0,
+        "moments": (2 if config.optimizer.moments == "fp32" else 1) * (share if stage else whole),
+        "average": 0 if config.training.ema_decay is None else share if stage else whole,
+    }
+    offloads = offloads_optimizer(config)
+    standing = {
+        "weights": whole if stage < 3 else share + min(whole, 4 * LIVE_PARAMETERS),
+        **({} if offloads else of_optimizer),
+        "buckets": _buckets(whole, zero) if stage else 0,
+    }
+    gradients = share if stage > 1 else whole
+    rows = world.rows_of_ranks(config.training.global_batch_size)
+    parts = num_parts(rows, config.machine.pairs_per_forward)
+    pairs = -(-max(rows) // parts)
+    checkpoints = config.machine.checkpoint_blocks
+    per_pair = of_towers.of_pair
+    if checkpoints:  # and one block at a time with all that it keeps
+        per_pair = of_towers.of_pair_checkpointed + of_towers.of_pair_in_largest_block
+    forward = {
+        "activations": pairs * per_pair + of_towers.of_weights,
+        "pictures": _pictures(config, max(rows), pairs),
+        "features and tiles": _loss(config, world, max(rows)),
+    }
+    # Gradients come as activations go; those of earlier parts are there already.
+    backward = {"gradients": gradients if parts > 1 else max(0, gradients - forward["activations"]), **forward}
+    # Copies: stage 0 reduces one of so many gradients; and one of the weights is there while their change is measured.
+    reduced = min(whole, 4 * REDUCED_AT_ONCE) if not stage and ranks > 1 else 0
+    update = {"gradients": gradients, "copies": max(reduced, share if stage else whole)}
+    largest = max((backward, update), key=lambda step: sum(step.values()))
+    on_host = sum(of_optimizer.values()) + share if offloads else 0
+    return Memory({**standing, **largest}, on_host, pairs, per_pair)
+
+
+def what_would_fit(memory: Memory, limit_gib: float, config: RunConfig, world: World, *towers: Any) -> str | None:
+    """The line that says that it does not fit a device of so much memory, and what would; None if it does."""
+    limit = (limit_gib - RESERVED_GIB) * GIB
+    if memory.total <= limit:
+        return None
+
+    def fits(**machine: Any) -> bool:
+        tried = replace(config, machine=replace(config.machine, **machine))
+        return memory_of(tried, world, *towers).total <= limit
+
+    ways = []
+    if not config.machine.checkpoint_blocks and fits(checkpoint_blocks=True):
+        ways.append("machine.checkpoint_blocks=true")
+    sizes = [2**power for power in range(memory.pairs.bit_length() - 1, -1, -1) if 2**power < memory.pairs]
+    if pairs := next((size for size in sizes if fits(pairs_per_forward=size)), None):
+        ways.append(f"machine.pairs_per_forward={pairs}")
+    way_out = " or ".join(ways) or "more ranks, a smaller model or machine.offload_optimizer=true"
+    return (
+        f"a rank needs {memory.total / GIB:.1f} GiB and {RESERVED_GIB:g} for CUDA itself, its GPU has {limit_gib:g} "
+        f"(machine.gpu_memory_gib): set {way_out}"
+    )
+
+
+def _buckets(whole: int, zero: Mapping[str, Any]) -> int:
+    bucket = 4 * int(zero["reduce_bucket_size"])
+    # Whole however small the model: one that is filled, with overlap another. Where the model fills it before the
+    # backward ends, there is a copy of it then.
+    return bucket * ((2 if zero["overlap_comm"] else 1) + (whole > bucket))
+
+
+def _pictures(config: RunConfig, rows: int, pairs: int) -> int:
+    """All rows as bytes, and in fp32 those that go through at once."""
+    pixels = 3 * config.model.image.image_size**2
+    return rows * pixels + pairs * pixels * 4
+
+
+def _loss(config: RunConfig, world: World, rows: int) -> int:
+    """Features of this rank's rows and of all texts, with gradients; the numbers of rows and columns; and tiles."""
+    everyone, numbers = config.training.global_batch_size, config.model.embed_dim
+    height, width = LARGE_TILE if config.machine.gpu_memory_gib else TILES.get(world.device.type, LARGE_TILE)
+    tile = min(height, rows) * min(width, everyone)
+    return 4 * (3 * everyone * numbers + 8 * rows * numbers + 8 * (rows + everyone) + TILES_AT_ONCE * tile)
