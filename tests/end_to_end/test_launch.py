@@ -39,6 +39,26 @@ def test_deepspeed_with_a_hostfile_has_the_losses_of_torchrun(recipe, on_two_ran
     assert losses(tmp_path / "run") == losses(on_two_ranks)
 
 
+def test_tasks_of_slurm_have_the_losses_of_torchrun_without_a_launcher(warm, recipe, on_two_ranks, tmp_path):
+    step = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_TASKS_PER_NODE": "2",
+        "SLURM_JOB_NODELIST": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    tasks = [
+        warm.start(
+            *("train", recipe, f"run_dir={tmp_path / 'run'}"),
+            environment={**step, "SLURM_PROCID": task, "SLURM_LOCALID": task},
+        )
+        for task in ("0", "1")
+    ]
+    finish(*tasks)
+    assert losses(tmp_path / "run") == losses(on_two_ranks)
+
+
 def test_ranks_that_start_at_once_index_foreign_shards_once(warm, recipe, alone, tmp_path):
     shards = shutil.copytree(recipe.parent / "shards", tmp_path / "shards")
     shutil.rmtree(shards / "_index")
@@ -74,9 +94,16 @@ def test_the_kubernetes_job_runs_a_command_that_exists():
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
-def test_the_slurm_job_is_sound_shell_and_tells_its_usage():
-    script = LAUNCH / "build_on_slurm.sbatch"
-    assert subprocess.run(["bash", "-n", script], timeout=60).returncode == 0
-    ended = subprocess.run(["bash", script], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize(
+    ("script", "last"),
+    [
+        ("build_on_slurm.sbatch", 'diptych-shards build --engine ray --ray-address "$head" "$@"'),
+        ("train_on_slurm.sbatch", 'python -m diptych train "$@"'),
+    ],
+)
+def test_a_slurm_job_is_sound_shell_and_tells_its_usage(script, last):
+    path = LAUNCH / script
+    assert subprocess.run(["bash", "-n", path], timeout=60).returncode == 0
+    ended = subprocess.run(["bash", path], capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0 and "usage: sbatch" in ended.stderr
-    assert script.read_text().splitlines()[-1] == 'diptych-shards build --engine ray --ray-address "$head" "$@"'
+    assert path.read_text().splitlines()[-1].endswith(last)

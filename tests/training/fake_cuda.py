@@ -1,4 +1,4 @@
-"""The engine with every tensor on CUDA and no GPU: `python -m tests.training.fake_cuda ZERO_STAGE PRECISION`.
+"""The engine with every tensor on CUDA and no GPU: `python -m tests.training.fake_cuda ZERO_STAGE PRECISION PARTS`.
 
 Tensors have a device, a type and a shape, and no numbers (torch's FakeTensorMode). One process stands for rank 0 of
 four: no collective sends anything, and each must be of contiguous CUDA tensors, which is what NCCL takes. Streams,
@@ -8,11 +8,13 @@ gradients are put where it would put them. Prints, as JSON, what is where at the
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -182,47 +184,59 @@ def flash_attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: boo
 class PackedOnHost(PackedCaptions):
     """Computed with numbers on the host, as ever, then taken to CUDA, where there are none."""
 
-    lengths: ClassVar[Tensor]
-    """Of the batch; those that arrive may have lost their numbers in a hook of DeepSpeed's."""
+    lengths: ClassVar[Iterator[Tensor]]
+    """Of each part in turn; those that arrive may have lost their numbers in a hook of DeepSpeed's."""
 
     @staticmethod
     def of(lengths: Tensor, padded_length: int, device: torch.device) -> PackedCaptions:
         assert lengths.device.type == "cpu", "to read them would wait for the device"
         with unset_fake_temporarily():
-            host = PackedCaptions.of(PackedOnHost.lengths, padded_length, torch.device("cpu"))
+            host = PackedCaptions.of(next(PackedOnHost.lengths), padded_length, torch.device("cpu"))
         moved = {name: getattr(host, name).to(device) for name in ("places", "positions", "ends", "bounds")}
         return replace(host, **moved, has_varlen_kernel=has_varlen_kernel(device))
 
 
-def backward_by_hooks(model: DualEncoder) -> Any:
-    """A stand-in for `Tensor.backward`: each parameter gets a gradient, and those who wait for it are called."""
-
-    def backward(loss: Tensor, *_: Any, **__: Any) -> None:
-        assert loss.device == GPU and loss.dtype == torch.float32 and loss.requires_grad, loss
-        for parameter in reversed(list(model.parameters())):
-            whole = getattr(parameter, "ds_shape", parameter.shape)
-            parameter.data = torch.zeros(whole, device=GPU)  # as ZeRO-3 would have gathered it again
-            parameter.grad = torch.zeros(whole, device=GPU)
-            for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
-                hook(parameter)
-
-    return backward
+def backward(loss: Tensor, *_: Any, **__: Any) -> None:
+    """A stand-in for `Tensor.backward`: each leaf of the graph gets a gradient, and who waits for it is called."""
+    assert loss.device == GPU and loss.dtype == torch.float32, loss
+    for leaf in leaves(loss.grad_fn):
+        whole = getattr(leaf, "ds_shape", leaf.shape)
+        if leaf.shape != whole:
+            leaf.data = torch.zeros(whole, device=GPU)  # as ZeRO-3 would have gathered it again
+        leaf.grad = torch.zeros(whole, device=GPU)
+        for hook in list((leaf._post_accumulate_grad_hooks or {}).values()):
+            hook(leaf)
 
 
-def main(stage: int, precision: str) -> None:
+def leaves(node: Any) -> list[Any]:
+    """What the graph below this node computes gradients for."""
+    found, seen, todo = [], set(), [node]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        todo += [below for below, _ in node.next_functions]
+    return found
+
+
+def main(stage: int, precision: str, num_parts: int) -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     without_driver()
     config = tiny_config(stage=stage, precision=precision, ema_decay=0.9)
-    config = replace(config, loss=replace(config.loss, duplicates="positives"))
+    machine = replace(config.machine, pairs_per_forward=PAIRS // RANKS // num_parts, checkpoint_blocks=num_parts > 1)
+    config = replace(config, loss=replace(config.loss, duplicates="positives"), machine=machine)
     world = World(0, 0, RANKS, GPU)
     batch = rows_of(global_batches(1)[0], world.rows(PAIRS))
-    PackedOnHost.lengths = batch.lengths
+    PackedOnHost.lengths = itertools.cycle([part.lengths for part in batch.parts(num_parts)])
     with FakeTensorMode(allow_non_fake_inputs=True), Observer() as seen, Unpinned():
         with GPU:
             model = DualEncoder(config.model, VOCABULARY, config.training.initial_logit_scale)
-        torch.Tensor.backward = backward_by_hooks(model)  # type: ignore[method-assign]
+        torch.Tensor.backward = backward  # type: ignore[method-assign]
         engine = Engine(model, config, world)
         engine.step(batch, 0, tallies=(1, 2), measures_update=True).read()
         state = engine.optimizer_state()
@@ -249,4 +263,4 @@ def main(stage: int, precision: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -17,7 +17,7 @@ from diptych.command_line import path_argument
 from diptych.config.load import ConfigError
 from diptych.terminal import counted
 
-RANKS = 2
+MAX_RANKS = 2
 VOCABULARY_SIZE = 800
 GUESSES = (
     "a panda on a blue background",
@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=path_argument, help="another recipe than configs/demo.yaml")
 
 
+def num_ranks() -> int:
+    """One for each GPU of this machine, or for each of two cores."""
+    import torch
+
+    return min(torch.cuda.device_count() or MAX_RANKS, MAX_RANKS)
+
+
 def run(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     folder, seed = arguments.folder, arguments.seed
@@ -56,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     from_crawl_to_shards(cards / "train", data, seed)
     command("diptych", "vocab", shards, "--size", VOCABULARY_SIZE, "--output", vocabulary)
     command(
-        *("torchrun", "--standalone", "--nproc-per-node", RANKS, "-m", "diptych", "train", config),
+        *("torchrun", "--standalone", "--nproc-per-node", num_ranks(), "-m", "diptych", "train", config),
         *(
             f"run_dir={folder}",
             f"data.train={shards}",
