@@ -70,7 +70,7 @@ def compile_blocks(model: DualEncoder, towers: nn.Module, num_pairs: int, world:
     try:
         _try(model, towers, num_pairs)
     except Exception as error:  # a compiler may fail in any way
-        fault = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        fault = f"{type(error).__name__}: " + str(error).strip().partition("\n")[0]
     if on_any_rank(world, fault is not None):
         for block in (*images, *texts):
             block._compiled_call_impl = None

@@ -93,15 +93,17 @@ def memory_of(config: RunConfig, world: World, num_parameters: int, of_towers: A
     return Memory({**standing, **largest}, on_host, pairs, per_pair)
 
 
-def what_would_fit(memory: Memory, limit_gib: float, config: RunConfig, world: World, *towers: Any) -> str | None:
-    """The line that says that it does not fit a device of so much memory, and what would; None if it does."""
+def what_would_fit(
+    memory: Memory, limit_gib: float, config: RunConfig, world: World, num_parameters: int, of_towers: Activations
+) -> str | None:
+    """The line that says that it does not fit a GPU of so much memory, and what would; None if it does."""
     limit = (limit_gib - RESERVED_GIB) * GIB
     if memory.total <= limit:
         return None
 
     def fits(**machine: Any) -> bool:
         tried = replace(config, machine=replace(config.machine, **machine))
-        return memory_of(tried, world, *towers).total <= limit
+        return memory_of(tried, world, num_parameters, of_towers).total <= limit
 
     ways = []
     if not config.machine.checkpoint_blocks and fits(checkpoint_blocks=True):
