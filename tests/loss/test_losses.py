@@ -129,3 +129,13 @@ def test_a_tie_for_first_place_is_a_miss():
     statistics = LOSSES["softmax"](image, text, torch.tensor([1.0]), None, None).statistics
     assert statistics.i2t_accuracy == pytest.approx(1 / 3)  # the first picture's two captions tie, the second has none
     assert statistics.t2i_accuracy == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("seed", range(4))
+def test_towers_that_give_everything_one_embedding_are_never_right(name, seed):
+    torch.manual_seed(seed)
+    one = torch.nn.functional.normalize(torch.randn(1, 33)).expand(700, -1).contiguous()
+    statistics = LOSSES[name](one, one.clone(), torch.tensor([2.66]), torch.tensor([-3.0]), None).statistics
+    # Though rounding may set a few apart, where a tile has another width.
+    assert max(statistics.i2t_accuracy, statistics.t2i_accuracy) < 0.01

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from diptych.loss.gather import reduce_scatter
-from diptych.loss.tiles import BatchStatistics, Block, Gradients, LossOutput, with_gradients_computed_forward
+from diptych.loss.tiles import BatchStatistics, Block, Gradients, LossOutput, Ranking, with_gradients_computed_forward
 
 
 def sigmoid_loss(
@@ -39,13 +39,9 @@ def _sigmoid(
     scale = logit_scale.exp()
     block = Block(image, text, scale, captions, rows_of_ranks)
     of_image, of_texts = torch.zeros_like(image), torch.zeros_like(block.texts)
-    row_negatives = torch.full_like(block.own, -torch.inf)
-    column_negatives = torch.full_like(block.texts[:, 0], -torch.inf)
-    row_sums, row_gradients = torch.zeros_like(block.own), torch.zeros_like(block.own)
+    row_sums, row_gradients, ranking = torch.zeros_like(image[:, 0]), torch.zeros_like(image[:, 0]), Ranking(block)
     for rows, columns, logits in block.tiles():
-        negatives = block.negatives(rows, columns, logits)
-        torch.maximum(row_negatives[rows], negatives.amax(1), out=row_negatives[rows])
-        torch.maximum(column_negatives[columns], negatives.amax(0), out=column_negatives[columns])
+        ranking.add(rows, columns, logits)
         logits.add_(bias)
         row_sums[rows] += softplus(logits).sum(1)
         if with_gradients:
@@ -58,7 +54,7 @@ def _sigmoid(
     positives = block.sum_of_positive_texts()
     positive_logits = (block.scaled * positives).sum(1) + bias * block.num_positives
     loss = (row_sums - positive_logits).sum() / block.mean_rows
-    statistics = block.statistics(row_negatives, column_negatives)
+    statistics = ranking.statistics()
     if not with_gradients:
         return loss, statistics, None
     of_image.sub_(positives).mul_(scale / block.mean_rows)

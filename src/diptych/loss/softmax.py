@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diptych.loss.gather import maximum_over_ranks, reduce_scatter, sum_over_ranks
-from diptych.loss.tiles import BatchStatistics, Block, Gradients, LossOutput, with_gradients_computed_forward
+from diptych.loss.tiles import BatchStatistics, Block, Gradients, LossOutput, Ranking, with_gradients_computed_forward
 
 
 def softmax_loss(
@@ -64,18 +64,14 @@ def _softmax(
 
 def _log_sums(block: Block) -> tuple[Tensor, Tensor, BatchStatistics]:
     """The logarithm of the sum of exponentials of each row, f32[batch], and of each column over all ranks, f32[N]."""
-    rows_, columns_ = _RunningSum(block.own), _RunningSum(block.texts[:, 0])
-    row_negatives, column_negatives = rows_.largest.clone(), columns_.largest.clone()
+    rows_, columns_, ranking = _RunningSum(block.scaled[:, 0]), _RunningSum(block.texts[:, 0]), Ranking(block)
     for rows, columns, logits in block.tiles():
-        negatives = block.negatives(rows, columns, logits)
-        torch.maximum(row_negatives[rows], negatives.amax(1), out=row_negatives[rows])
-        torch.maximum(column_negatives[columns], negatives.amax(0), out=column_negatives[columns])
+        ranking.add(rows, columns, logits)
         rows_.add(rows, logits, 1)
         columns_.add(columns, logits, 0)
-    statistics = block.statistics(row_negatives, column_negatives)
     largest = maximum_over_ranks(columns_.largest)
     sums = sum_over_ranks(columns_.sums * (columns_.largest - largest).exp())
-    return rows_.largest + rows_.sums.log(), largest + sums.log(), statistics
+    return rows_.largest + rows_.sums.log(), largest + sums.log(), ranking.statistics()
 
 
 class _RunningSum:

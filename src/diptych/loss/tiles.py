@@ -64,9 +64,7 @@ class Block:
         self.texts = gathered(text, rows_of_ranks)
         self.mean_rows = len(self.texts) / num_ranks()
         """What sums over this rank's rows are divided by, so that their mean over ranks is that of the whole batch."""
-        self.own = (self.scaled * text).sum(1)
-        """f32[batch]: the logit of each pair."""
-        self._scale = scale
+        self.scale = scale
         self._tile = TILES.get(image.device.type, LARGE_TILE)
         self._first = rank() * len(image) if rows_of_ranks is None else sum(rows_of_ranks[: rank()])
         self._has_duplicates = captions is not None
@@ -121,23 +119,45 @@ class Block:
             columns = slice(left, left + self._tile[1])
             gradient[columns] += sums[self._column_group[columns]]
 
-    def statistics(self, row_negatives: Tensor, column_negatives: Tensor) -> BatchStatistics:
-        """From the largest logits of negatives: of this rank's rows, f32[batch], and of all columns, f32[N].
-
-        Every rank must call it.
-        """
-        column_negatives = maximum_over_ranks(column_negatives)[self.own_columns]
-        values = [
-            (self.own > row_negatives).float(),
-            (self.own > column_negatives).float(),
-            self.own / self._scale,
-            row_negatives / self._scale,
-        ]
-        return BatchStatistics(*(each.sum() / self.mean_rows for each in values))
-
     @property
     def _shape(self) -> tuple[int, int]:
         return len(self.scaled), len(self.texts)
+
+
+class Ranking:
+    """How near each pair is, and its nearest negatives, as the tiles pass.
+
+    All are read from the tiles: a pair's own logit computed in another way would be, by rounding, above or below that
+    of the same caption elsewhere, and towers that give everything one embedding could be right every time.
+    """
+
+    def __init__(self, block: Block):
+        self._block = block
+        self._own = torch.zeros_like(block.scaled[:, 0])
+        self._row_negatives = torch.full_like(self._own, -torch.inf)
+        self._column_negatives = torch.full_like(block.texts[:, 0], -torch.inf)
+
+    def add(self, rows: slice, columns: slice, logits: Tensor) -> None:
+        offset = self._block.own_columns.start + rows.start - columns.start
+        if -logits.shape[0] < offset < logits.shape[1]:
+            own = logits.diagonal(offset)
+            first = rows.start + max(0, -offset)
+            self._own[first : first + len(own)] = own
+        negatives = self._block.negatives(rows, columns, logits)
+        torch.maximum(self._row_negatives[rows], negatives.amax(1), out=self._row_negatives[rows])
+        torch.maximum(self._column_negatives[columns], negatives.amax(0), out=self._column_negatives[columns])
+
+    def statistics(self) -> BatchStatistics:
+        """Once all tiles have passed; every rank must call it."""
+        block = self._block
+        column_negatives = maximum_over_ranks(self._column_negatives)[block.own_columns]
+        values = [
+            (self._own > self._row_negatives).float(),
+            (self._own > column_negatives).float(),
+            self._own / block.scale,
+            self._row_negatives / block.scale,
+        ]
+        return BatchStatistics(*(each.sum() / block.mean_rows for each in values))
 
 
 Compute = Callable[..., tuple[Tensor, BatchStatistics, Gradients | None]]
