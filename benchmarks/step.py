@@ -28,6 +28,7 @@ import numpy as np
 import open_clip
 import torch
 from benchmarks.loss import peak_mebibytes
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diptych.config.schema import DataConfig, MachineConfig, OptimizerConfig, RunConfig, TrainingConfig
 from diptych.data.batch import Batch
@@ -171,11 +172,14 @@ def peer_step(precision: str) -> Step:
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (config.model.image.mean, config.model.image.std))
     images, tokens = (batch.images / 255 - mean) / std, batch.tokens.long()
 
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+
     def step(number: int) -> float:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(number * PAIRS, PAIRS, config.training.total_samples, config.optimizer)
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        # Attention as torch chooses it by itself, also where our engine has chosen for the process.
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]), autocast:
             loss = loss_of(*model(images, tokens))
         loss.backward()
         optimizer.step()

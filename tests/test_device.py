@@ -80,9 +80,9 @@ def test_kernels_are_chosen_for_the_device_before_cuda_starts():
     code = """
 import os, torch
 from diptych.device import set_arithmetic
-set_arithmetic(torch.device("cpu"), deterministic=False)
+set_arithmetic(torch.device("cpu"), "fp32", deterministic=False)
 before = torch.backends.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled()
-set_arithmetic(torch.device("cuda", 0), deterministic=True)
+set_arithmetic(torch.device("cuda", 0), "bf16", deterministic=True)
 now = torch.backends.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled()
 print(*before, *now, os.environ["CUBLAS_WORKSPACE_CONFIG"], torch.cuda.is_initialized())
 """

@@ -44,7 +44,7 @@ STEP = 32
 
 def loss_beside_peer(kind: str, pairs: int, place: World) -> dict[str, Any]:
     """Forward and backward on one rank: milliseconds, and MiB beyond the features."""
-    set_arithmetic(place.device, deterministic=False)
+    set_arithmetic(place.device, "fp32", deterministic=False)
     theirs: Callable[..., Tensor] = SigLipLoss() if kind == "sigmoid" else ClipLoss()
 
     def ours(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def our_speed(name: str, scale: Scale, place: World, *, compiled: bool = False) 
 def peer_speed(name: str, scale: Scale, place: World, *, compiled: bool = False) -> dict[str, Any]:
     """open_clip's model and loss as its training loop calls them, with the same optimizer; its pictures are ready."""
     start_memory(place)
-    set_arithmetic(place.device, deterministic=False)
+    set_arithmetic(place.device, "fp32", deterministic=False)
     config = recipe(name, scale, scale.pairs[name])
     began = time.perf_counter()
     model, loss_of = peer_model(config, place.device), open_clip.ClipLoss()

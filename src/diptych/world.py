@@ -192,13 +192,13 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
 
 
 def refuse_shared_gpu(world: World) -> None:
-    """Raise UserError if another rank has this rank's GPU; NCCL would fail with less to say, or wait."""
+    """Raise OneRankError if another rank has this rank's GPU; NCCL would fail with less to say, or wait."""
     if world.size == 1 or world.device.type != "cuda":
         return
     gpu = str(torch.cuda.get_device_properties(world.device).uuid)
     owner = first_to_claim(dist.distributed_c10d._get_default_store(), f"{socket.gethostname()} {gpu}", world.rank)
     if owner != world.rank:
-        raise UserError(
+        raise OneRankError(
             f"ranks {owner} and {world.rank} have the same GPU ({world.device} of {socket.gethostname()}); start no "
             f"more ranks on a machine than it has GPUs"
         )

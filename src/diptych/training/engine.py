@@ -98,7 +98,8 @@ class Engine:
     """
 
     def __init__(self, model: DualEncoder, config: RunConfig, world: World):
-        set_arithmetic(world.device, deterministic=config.machine.deterministic)
+        precision = precision_on(world.device, config.training.precision)
+        set_arithmetic(world.device, precision, deterministic=config.machine.deterministic)
         _prepare_deepspeed(world)
         if world.device.type == "cpu":
             keep_freed_memory()
@@ -112,7 +113,7 @@ class Engine:
             checkpoint_blocks(self.model)
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, src=0)
-        towers = _Towers(self.model, precision_on(world.device, config.training.precision))
+        towers = _Towers(self.model, precision)
         if config.machine.compile_blocks:
             compile_blocks(self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), world)
         self._engine, *_ = deepspeed.initialize(
