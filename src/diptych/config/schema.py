@@ -192,7 +192,6 @@ class MachineConfig:
     bit. Costs some speed."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """On several ranks: optimizer state (1), gradients too (2), weights too (3) are shared out; 0, and alone: whole."""
-    """What DeepSpeed spreads over ranks; 1: the optimizer's state."""
     gpu_memory_gib: float | None = None
     """Of each GPU that the run is meant for, such as 79 for an H100 of 80 GB, so that `--dry-run` anywhere says whether
     a rank fits; null: of this machine's."""

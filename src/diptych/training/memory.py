@@ -47,11 +47,11 @@ class Memory:
         return sum(self.parts.values())
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.parts.items() if size >= GIB / 200)
+        shown = sorted(((size, name) for name, size in self.parts.items() if size >= self.total / 100), reverse=True)
+        parts = ", ".join(f"{name} {_size(size)}" for size, name in shown)
         return (
-            f"{self.total / GIB:.2f} GiB a rank: {parts} ({counted(self.pairs, 'pair')} at once, "
-            f"{self.bytes_per_pair / 2**20:.1f} MiB each)"
-            + (f"; {self.on_host / GIB:.2f} GiB on the host" if self.on_host else "")
+            f"{_size(self.total)} a rank: {parts} ({counted(self.pairs, 'pair')} at once, "
+            f"{_size(self.bytes_per_pair)} each)" + (f"; {_size(self.on_host)} on the host" if self.on_host else "")
         )
 
 
@@ -116,6 +116,10 @@ def what_would_fit(
         f"a rank needs {memory.total / GIB:.1f} GiB and {RESERVED_GIB:g} for CUDA itself, its GPU has {limit_gib:g} "
         f"(machine.gpu_memory_gib): set {way_out}"
     )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def _buckets(whole: int, zero: Mapping[str, Any]) -> int:
