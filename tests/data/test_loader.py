@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -266,3 +267,30 @@ def test_ending_early_leaves_no_worker_behind(shards, monkeypatch, max_piece_row
     for process in multiprocessing.active_children():
         process.join(5)
     assert not multiprocessing.active_children()
+
+
+class SlowDecoder(Decoder):
+    def __call__(self, members):
+        time.sleep(0.1)
+        return super().__call__(members)
+
+
+def test_ending_early_waits_for_the_piece_that_is_being_built(shards, monkeypatch):
+    joined, joins = loader.Batch.joined, []
+
+    def watched(*arguments, **keywords):
+        joins.append("interrupted")
+        batch = joined(*arguments, **keywords)
+        joins[-1] = "done"
+        return batch
+
+    monkeypatch.setattr(loader.Batch, "joined", watched)
+    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", 2)
+    index = open_index(shards)
+    order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
+    decode = SlowDecoder(DataConfig(train=str(shards)), SIZE, 0)
+    loading = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 8), first=0, stop=9, workers=1)
+    next(loading)
+    loading.close()
+    # Its process killed under it, the thread would ask for five seconds whether it is still there.
+    assert joins == ["done", "done"]

@@ -14,11 +14,11 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ MAX_PIECE_ROWS = 512
 """77 MB of pictures at 224 pixels. Of 32,768 pairs that came whole, a worker would hold 10 GB of /dev/shm ready."""
 PREFETCHED_PIECES = 2
 """Finished pieces that a worker holds ready."""
+LAST_PIECE_SECONDS = 5
+"""How long the loader waits at its end for the piece that is being built; nobody uses it."""
 MAX_FILLERS = 100
 REASONS = ("damaged_shard", "no_caption", "no_picture", *(reason.value for reason in PictureReason))
 """Why a sample can be rejected."""
@@ -260,7 +262,7 @@ def batches(
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
                 process.join()
-            thread.shutdown()  # waits for its last piece, which either is there or never comes
+            thread.shutdown()
             loading.close()
 
 
@@ -269,14 +271,21 @@ def _joined(
 ) -> Iterator[Batch]:
     """Whole batches, each while the thread puts together the one after it: pieces wait in small numbers only."""
     sizes = [stop - start for start, stop in _pieces(rows)]
+    is_over = threading.Event()
 
     def join() -> Batch | None:
-        return Batch.joined(islice(pieces, len(sizes)), sum(sizes), pin_memory=pin_memory)
+        wanted = takewhile(lambda _: not is_over.is_set(), islice(pieces, len(sizes)))
+        return Batch.joined(wanted, sum(sizes), pin_memory=pin_memory)
 
     coming = thread.submit(join)
-    while (batch := coming.result()) is not None:
-        coming = thread.submit(join)
-        yield batch
+    try:
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(join)
+            yield batch
+    finally:
+        # From a loader process that is ended under it, the thread would wait five seconds for a piece.
+        is_over.set()
+        wait([coming], LAST_PIECE_SECONDS)
 
 
 @contextmanager
