@@ -329,6 +329,40 @@ def test_what_is_not_finite_on_one_rank_changes_nothing_on_any():
             assert seen["good"].loss == pytest.approx(alone()["losses"][1], abs=1e-5)
 
 
+def with_batch_statistics(stage: int) -> RunConfig:
+    config = tiny_config(stage=stage, ema_decay=0.5)
+    small = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+    image = replace(config.model.image, name="resnet18", overrides=small)
+    return replace(config, model=replace(config.model, image=image))
+
+
+def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]:
+    """Stage → weights and their averages after a good step, one whose activations are no numbers, and a good one."""
+    result = {}
+    for stage in STAGES:
+        config = with_batch_statistics(stage)
+        engine = make_engine(rank, 2, config, new_model(config).state_dict())
+        result[stage] = []
+        for number in range(3):
+            first_layer = engine.model.image.trunk.conv1
+            poison = first_layer.register_forward_hook(lambda *others: others[-1] * math.nan) if number == 1 else None
+            [stats] = take_steps(engine, rank, 2, number, number + 1)
+            assert stats.is_skipped == (number == 1)
+            if poison:
+                poison.remove()
+            weights = engine.weights()
+            result[stage].append((weights, engine.averaged_weights(weights)))
+    return result
+
+
+def test_a_step_that_is_passed_over_leaves_no_trace_in_running_statistics():
+    for stage, (first, second, third) in run_ranks(2, skipped_with_batch_statistics)[0].items():
+        assert largest_difference(first[0], second[0]) == 0, stage
+        assert all(tensor.isfinite().all() for weights in third for tensor in weights.values()), stage
+        name = "image.trunk.bn1.running_mean"
+        assert not torch.equal(second[0][name], third[0][name]), "statistics are kept"
+
+
 @pytest.mark.parametrize("key", OWNED_DEEPSPEED_KEYS)
 def test_deepspeed_key_that_follows_from_the_config_is_refused(key):
     config = replace(tiny_config(), machine=MachineConfig(deepspeed={key: 1}))

@@ -113,6 +113,9 @@ class Engine:
             checkpoint_blocks(self.model)
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, src=0)
+        names = self.model.state_dict().keys()
+        self._running_statistics = [buffer for name, buffer in self.model.named_buffers() if name in names]
+        """Of batch normalisation, which a forward changes."""
         towers = _Towers(self.model, precision)
         if config.machine.compile_blocks:
             compile_blocks(self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), world)
@@ -144,7 +147,7 @@ class Engine:
     ) -> StepInFlight:
         """Train on this rank's rows of one global batch; at ZeRO stages 0 to 2 nothing here waits for the device.
 
-        Where loss or gradient are not finite on any rank, no rank changes its weights or moments.
+        Where loss or gradient are not finite on any rank, no rank changes its weights, moments or running statistics.
 
         samples_seen: before this batch. tallies: numbers to be summed over ranks on the way. waited_seconds: for this
         batch, by this rank. measures_update: for a second pass over weights, and a copy of them for as long.
@@ -155,12 +158,15 @@ class Engine:
             samples_seen, training.global_batch_size, training.total_samples, self._config.optimizer
         )
         self._set_learning_rate(rate)
+        running = [buffer.clone() for buffer in self._running_statistics]
         (loss, statistics), scale = self._backward(batch, samples_seen, watch)
         watch.mark("backward")
         agreed = self._agree(loss, statistics, tallies, waited_seconds)
         used = scale.detach().exp().double()
         before = [master.detach().clone() for master in self._masters()] if measures_update else None
         norm, skips = self._step_optimizer(agreed)
+        for buffer, unchanged in zip(self._running_statistics, running, strict=True):
+            buffer.copy_(torch.where(skips > 0, unchanged, buffer))
         self._clamp_logit_scale()
         if self._average is not None:
             self._average.update(samples_seen // training.global_batch_size)
