@@ -139,7 +139,7 @@ def test_a_worker_that_dies_is_replaced_and_its_file_read_again(tmp_path):
         next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
         printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    assert "of 800 pages from 2 files" in printed
+    assert "of 300 pages from 2 files" in printed
 
 
 def test_other_options_in_the_same_folder_are_refused(crawl, tmp_path, capsys):
