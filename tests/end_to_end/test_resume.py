@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -230,11 +229,13 @@ def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_
 
 
 @pytest.mark.parametrize("launcher", ["alone", "torchrun"])
-def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, recipe, request, tmp_path):
+def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, warm, recipe, request, tmp_path):
     run_dir = tmp_path / "run"
-    by_launcher = {"alone": [sys.executable], "torchrun": ["torchrun", "--standalone", "--nproc-per-node", 2]}
-    words = [*by_launcher[launcher], "-m", "diptych", "train", recipe, f"run_dir={run_dir}"]
-    command = start(tmp_path, *words)
+    words = ["train", recipe, f"run_dir={run_dir}"]
+    if launcher == "alone":
+        command = warm.start(*words)
+    else:
+        command = start(tmp_path, "torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych", *words)
     after_some_steps(command, run_dir, 2)
     family = command.family()
     command.signal_group(signal.SIGINT)
@@ -244,8 +245,8 @@ def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, recipe, r
     # torchrun reports the signal, whatever its ranks do.
     assert ended == (0 if launcher == "alone" else 1)
 
-    command = start(tmp_path, *words)
-    assert command.wait() == 0
+    ranks = [warm.start(*words)] if launcher == "alone" else warm.start_ranks(2, *words)
+    assert {rank.wait() for rank in ranks} == {0}
     uninterrupted = request.getfixturevalue("alone" if launcher == "alone" else "on_two_ranks")
     assert outcome(run_dir) == outcome(uninterrupted)
 
