@@ -60,8 +60,10 @@ def test_open_clip_gives_the_same_ids_to_every_kind_of_text(both):
 
 def test_open_clip_gives_the_same_ids_to_every_character(both):
     characters = [chr(n) for n in range(sys.maxunicode + 1) if unicodedata.category(chr(n)) != "Cs"]
-    step = 1 if os.environ.get("NIGHTLY") else 7
-    assert_equal_ids(both, [f"a{c}1{c}'s" for c in characters[::step]])
+    named = [c for c in characters if unicodedata.category(c) not in ("Cn", "Co")]
+    others = [c for c in characters if unicodedata.category(c) in ("Cn", "Co")]  # 8 of 10, and all alike
+    steps = (1, 1) if os.environ.get("NIGHTLY") else (7, 97)
+    assert_equal_ids(both, [f"a{c}1{c}'s" for c in [*named[:: steps[0]], *others[:: steps[1]]]])
 
 
 @given(st.lists(st.text(), min_size=1, max_size=20))
