@@ -128,7 +128,7 @@ def test_a_worker_that_dies_is_replaced_and_its_file_read_again(tmp_path):
     folder = tmp_path / "crawl"
     folder.mkdir()
     for number in range(2):
-        write(folder, f"part-{number}.warc.gz", warc_gz(*[page_record("<p>text</p>" * 9000 + img("x"))] * 400))
+        write(folder, f"part-{number}.warc.gz", warc_gz(*[page_record("<p>text</p>" * 9000 + img("x"))] * 150))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "2", folder, out]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
