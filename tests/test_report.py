@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from diptych.evaluation.confusion import confusion_matrix, factorise, whole
-from diptych.learning_curves import by_samples
+from diptych.learning_curves import by_samples, training_facts
 from diptych.pages.charts import line_chart, logarithmic_ticks, short_number, thin, ticks
 from diptych.report import strip, write_report
 from diptych.run_dir import read_metrics
@@ -164,6 +164,26 @@ def test_metrics_measured_again_after_a_resume_replace_the_first(tmp_path):
     lines += [{"samples_seen": 20, "loss": 3}, {"samples_seen": 30, "loss": 2}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert [record["loss"] for record in by_samples(read_metrics(tmp_path / "metrics.jsonl"))] == [5, 3, 2]
+
+
+def test_facts_of_the_training_are_those_that_the_record_has():
+    first = {"samples_seen": 10, "samples_per_second": 90.0, "data_wait_fraction": 0.1, "data_wait_slowest_rank": 3}
+    last = {"samples_seen": 20, "samples_per_second": 90.0, "data_wait_fraction": 0.3, "data_wait_slowest_rank": 1}
+    phases = {"forward_seconds": 1.0, "backward_seconds": 2.5, "update_seconds": 0.5}
+    facts = dict(training_facts([first, {**first, **phases, "logit_scale_at_limit": 0.0}, last]))
+    assert facts == {
+        "samples seen": "20",
+        "samples per second, median": "90",
+        "waiting for data": "16.7\u202f%",
+        "rank that waited longest": "3",
+        "of a step": "forward 25%, backward 62%, update 12%",
+    }
+    of_a_gpu = {"mfu": 0.4, "teraflops_per_rank": 400.0, "logit_scale_at_limit": 0.5, "skipped_steps": 2}
+    facts = dict(training_facts([first, {**last, **of_a_gpu}]))
+    assert facts["model FLOPs utilisation"] == "40.0\u202f%" and not any("teraFLOPs" in name for name in facts)
+    assert facts["steps with the logit scale at its limit"] == "50.0\u202f%"
+    assert facts["steps without finite numbers, passed over"] == "2"
+    assert dict(training_facts([{**last, "teraflops_per_rank": 0.5}]))["teraFLOPs a second and rank"] == "0.5"
 
 
 def test_class_names_that_are_combinations_are_taken_apart():

@@ -96,23 +96,27 @@ def training_facts(
     seconds = ends[-1] if ends else _seconds(metrics)
     if seconds > 0:
         facts.append(("training time", _duration(seconds)))
-    rates = sorted(record["samples_per_second"] for record in metrics if _is_number(record.get("samples_per_second")))
+    rates = sorted(_numbers(metrics, "samples_per_second"))
     if rates:
         facts.append(("samples per second, median", short_number(rates[len(rates) // 2])))
-    waits = [record["data_wait_fraction"] for record in metrics if _is_number(record.get("data_wait_fraction"))]
+    waits = _numbers(metrics, "data_wait_fraction")
     if waits:
         facts.append(("waiting for data", percent(sum(waits) / len(waits))))
     slowest = [rank for r in metrics if isinstance(rank := r.get("data_wait_slowest_rank"), int)]
     if waits and slowest and len(set(slowest)) > 1:
         facts.append(("rank that waited longest", f"{max(set(slowest), key=slowest.count)}"))
-    if _is_number(metrics[-1].get("mfu")):
-        facts.append(("model FLOPs utilisation", percent(median(r["mfu"] for r in metrics if "mfu" in r))))
-    split = {phase: [r[key] for r in metrics if _is_number(r.get(key := f"{phase}_seconds"))] for phase in PHASES}
+    if utilisation := _numbers(metrics, "mfu"):
+        facts.append(("model FLOPs utilisation", percent(median(utilisation))))
+    elif teraflops := _numbers(metrics, "teraflops_per_rank"):
+        facts.append(("teraFLOPs a second and rank", short_number(median(teraflops))))
+    split = {phase: _numbers(metrics, f"{phase}_seconds") for phase in PHASES}
     if all(split.values()):
         whole = sum(sum(seconds) for seconds in split.values())
         facts.append(("of a step", ", ".join(f"{phase} {sum(s) / whole:.0%}" for phase, s in split.items())))
     if skipped := metrics[-1].get("skipped_steps"):
         facts.append(("steps without finite numbers, passed over", f"{skipped:,}"))
+    if any(shares := _numbers(metrics, "logit_scale_at_limit")):
+        facts.append(("steps with the logit scale at its limit", percent(sum(shares) / len(shares))))
     if _is_number(metrics[-1].get("rejected_samples")):
         facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}"))
     if _is_number(metrics[-1].get("loss")):
@@ -120,6 +124,10 @@ def training_facts(
     if restarts := sum(bool(samples) for samples in _events(records, "start")):
         facts.append(("began again", f"{restarts} times" if restarts > 1 else "once"))
     return facts
+
+
+def _numbers(metrics: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [record[key] for record in metrics if _is_number(record.get(key))]
 
 
 def epoch_samples(metrics: Sequence[Mapping[str, Any]]) -> int | None:

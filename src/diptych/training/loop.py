@@ -105,6 +105,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
             console.move(done * size)
             if is_saved or stopping:
                 save(job, progress, stop)
+                pace.pause_is_over()
             if stopping and not is_last:
                 console.say(describe_rejects(progress))
                 console.say(f"stopped after {counted(done * size, 'sample')}; the same command goes on from there")
@@ -234,7 +235,7 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
         **{f"{tower}_update_ratio": ratio for tower, ratio in stats.update_ratios.items()},
         "skipped_steps": progress.skipped_steps,
         **speed,
-        "teraflops_per_rank": round(flops / 1e12, 4),
+        "teraflops_per_rank": flops / 1e12,
         "rejected_samples": sum(progress.rejected.values()),
         **stats.similarities,
     }

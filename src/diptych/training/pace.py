@@ -44,9 +44,14 @@ class Pace:
             yield batch
 
     def step_is_done(self) -> None:
+        """It began when the step before it was done, or the last pause was over."""
         now = time.monotonic()
         self._durations.append(now - self._last_step)
         self._last_step = now
+
+    def pause_is_over(self) -> None:
+        """What was done since the last step, such as a save, is no part of the next one."""
+        self._last_step = time.monotonic()
 
     def measure(self, steps: Sequence[StepStats]) -> dict[str, float]:
         """By name in the record; steps: those since the last call, at least one."""
