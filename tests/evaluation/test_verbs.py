@@ -489,13 +489,14 @@ def lines_of_json(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_bad_picture_ends_nothing_and_the_status_tells(model, tmp_path, capsys):
+def test_a_bad_picture_ends_nothing_and_the_status_tells(model, tmp_path, monkeypatch, capsys):
     """Also a folder of pictures, whose hidden files are not looked at."""
-    folder = captioned(tmp_path / "many")
+    monkeypatch.chdir(tmp_path)  # names longer than 80 characters are cut
+    folder = captioned(Path("many"))
     (folder / "broken.png").write_bytes(picture(COLOURS["red"])[:40])
     (folder / ".hidden.png").write_bytes(picture(COLOURS["red"]))
-    (tmp_path / "late.png").write_bytes(picture(COLOURS["red"]))
-    words = ["classify", str(model), str(folder), str(tmp_path / "late.png"), "--labels", "cat,dog"]
+    Path("late.png").write_bytes(picture(COLOURS["red"]))
+    words = ["classify", str(model), str(folder), "late.png", "--labels", "cat,dog"]
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)
     assert stopped.value.code == 2
