@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
+# Processes that `make test` deals the tests to. Many wait for a command or a server: one more than cores, if those are two.
+WORKERS ?= 3
 
 .PHONY: demo test check
 
@@ -9,7 +11,7 @@ demo: $(VENV)/demo
 	$(VENV)/bin/diptych demo $(RUN)
 
 test: $(VENV)/test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS)
 
 check: $(VENV)/test
 	$(VENV)/bin/ruff check .
