@@ -96,7 +96,8 @@ def config_of(moments: Any = "fp32", ema_decay: float | None = None, **machine: 
             text=TextTowerConfig(context_length=16, width=128, heads=2, layers=3),
         ),
         optimizer=OptimizerConfig(moments=moments),
-        machine=MachineConfig(**machine),
+        # Small buckets: how many of them gloo holds at a time is a matter of chance.
+        machine=MachineConfig(deepspeed={"zero_optimization": {"reduce_bucket_size": 1_000_000}}, **machine),
     )
 
 

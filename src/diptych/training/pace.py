@@ -67,9 +67,10 @@ class Pace:
             "step_seconds_p50": round(cuts[9], 5),
             "step_seconds_p95": round(cuts[18], 5),
             **{f"{phase}_seconds": _mean([step.seconds[phase] for step in steps]) for phase in steps[-1].seconds},
-            # All ranks wait for the one that waits longest.
-            "data_wait_fraction": round(sum(max(step.waits) for step in steps) / elapsed, 4),
-            "data_wait_fraction_of_mean_rank": round(sum(by_rank) / len(by_rank) / elapsed, 4),
+            # All ranks wait for the one that waits longest. Steps in flight that are read together, before a save, may
+            # have waited before the last look.
+            "data_wait_fraction": round(min(1.0, sum(max(step.waits) for step in steps) / elapsed), 4),
+            "data_wait_fraction_of_mean_rank": round(min(1.0, sum(by_rank) / len(by_rank) / elapsed), 4),
             "data_wait_slowest_rank": max(range(len(by_rank)), key=by_rank.__getitem__),
         }
 
