@@ -125,4 +125,4 @@ def _best(shares: Array, number: int) -> Array:
 
 def _shown(name: str, best: Sequence[tuple[str, float]]) -> str:
     rows = [[label, bar(share, BAR_COLUMNS), f"{share * 100:.1f} %"] for label, share in best]
-    return f"{printable(name, 80)}\n{table(rows, align='<<>')}"
+    return f"{printable(name)}\n{table(rows, align='<<>')}"
