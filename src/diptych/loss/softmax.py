@@ -57,6 +57,7 @@ def _softmax(
         of_image[rows].addmm_(gradient, block.texts[columns])
         of_texts[columns].addmm_(gradient.T, block.scaled[rows])
     of_image.sub_(positives, alpha=2).mul_(scale / (2 * block.mean_rows))
+    del positives  # what follows takes most memory
     block.add_to_positive_texts(of_texts, block.scaled * (-2 / block.num_positives[:, None]))
     of_text = reduce_scatter(of_texts, rows_of_ranks).div_(2 * block.mean_rows)
     return loss, statistics, Gradients(of_image, of_text, (of_image * image).sum()[None], None)
