@@ -1,4 +1,4 @@
-"""One GPU: is what it computes right, what does it cost, beside open_clip on the same GPU; one line of JSON.
+"""One GPU: whether what it computes is right, and what it costs compared with open_clip there; one line of JSON.
 
 `python -m benchmarks.gpu` takes at most eight minutes and needs the extra `clip`. Each section is a process of its own
 with a share of the time, and each of its measurements is kept as soon as it is there: what fails or runs out of time is

@@ -1,4 +1,4 @@
-"""What it costs: losses, whole steps, and the largest batch, beside open_clip in the same process."""
+"""What losses, whole steps and the largest batch cost, compared with open_clip in the same process."""
 
 from __future__ import annotations
 
