@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.machine import usable_cpus
-from diptych_shards.engines import Engine, EngineError, LocalEngine, RayEngine
+from diptych_shards.run.engine import Engine, EngineError, LocalEngine, RayEngine
 
 
 def positive(text: str) -> int:

@@ -10,9 +10,9 @@ from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import sha256_of
 from diptych.terminal import counted
-from diptych_shards.begun import read_state
-from diptych_shards.build.check import BuildCheck
-from diptych_shards.progress import Progress
+from diptych_shards.run.out_folder import read_state
+from diptych_shards.shard_build.check import BuildCheck
+from diptych_shards.run.progress import Progress
 from diptych_shards.refusals import shown
 
 _MAKERS = ("build", "pack", "select")

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from diptych_shards import progress
+from diptych_shards.run import progress
 from diptych_shards.cli import main
 from tests.data_prep.test_pack import fill, pack
 

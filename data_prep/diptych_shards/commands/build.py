@@ -20,7 +20,7 @@ from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
-    from diptych_shards.build.options import BuildOptions
+    from diptych_shards.shard_build.options import BuildOptions
     from diptych_shards.fetch.options import FetchOptions
     from diptych_shards.pictures.picture import PictureOptions
     from diptych_shards.tables.delimited import Malformed
@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Read the table, build, print the table of outcomes."""
-    from diptych_shards.build.build import build
-    from diptych_shards.build.options import BuildError
-    from diptych_shards.build.output import SUCCESS
-    from diptych_shards.build.watch import Watch
+    from diptych_shards.shard_build.build import build
+    from diptych_shards.shard_build.options import BuildError
+    from diptych_shards.shard_build.output import SUCCESS
+    from diptych_shards.shard_build.watch import Watch
     from diptych_shards.tables.columns import ColumnOptions
     from diptych_shards.tables.table import open_table
 
@@ -173,8 +173,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
 
 
 def _options(chosen: argparse.Namespace) -> BuildOptions:
-    from diptych_shards.build.options import BuildOptions
-    from diptych_shards.build.output import OutputOptions
+    from diptych_shards.shard_build.options import BuildOptions
+    from diptych_shards.shard_build.output import OutputOptions
 
     phashes = _lines(chosen.block_phash, "perceptual hashes of 16 hex digits", 16)
     return BuildOptions(
@@ -194,7 +194,7 @@ def _options(chosen: argparse.Namespace) -> BuildOptions:
 def _picture_options(chosen: argparse.Namespace, hash_perceptually: bool) -> PictureOptions:
     from dataclasses import replace
 
-    from diptych_shards.build.options import BuildError
+    from diptych_shards.shard_build.options import BuildError
     from diptych_shards.pictures.picture import PictureOptions, for_training
 
     options = PictureOptions() if chosen.for_training is None else for_training(chosen.for_training)
@@ -249,7 +249,7 @@ def _reasons(text: str) -> frozenset[str]:
     from diptych.data.caption_files import CAPTION_REASONS
     from diptych.data.picture_safety import PictureReason
     from diptych.terminal import unknown_word
-    from diptych_shards.build.options import BuildError
+    from diptych_shards.shard_build.options import BuildError
     from diptych_shards.fetch.outcome import FetchReason
 
     known = ["all", *(reason.value for kind in (FetchReason, PictureReason) for reason in kind)]
@@ -265,7 +265,7 @@ def _reasons(text: str) -> frozenset[str]:
 
 def _lines(path: Path | None, what: str, num_digits: int) -> list[str]:
     """The hex numbers of a file, one a line."""
-    from diptych_shards.build.options import BuildError
+    from diptych_shards.shard_build.options import BuildError
 
     if path is None:
         return []

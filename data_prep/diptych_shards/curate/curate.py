@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow
 
-from diptych_shards.begun import read_state
+from diptych_shards.run.out_folder import read_state
 from diptych_shards.curate.decide import decide
 from diptych_shards.curate.examine import Setup, examine
 from diptych_shards.curate.kept_facts import read_kept_facts
@@ -34,8 +34,8 @@ from diptych_shards.curate.parts import plan_parts, write_part
 from diptych_shards.curate.passes import each
 from diptych_shards.curate.report import write_report
 from diptych_shards.curate.state import Output
-from diptych_shards.engines import Engine
-from diptych_shards.progress import Progress
+from diptych_shards.run.engine import Engine
+from diptych_shards.run.progress import Progress
 
 FORMAT = "diptych-curate-3"
 

@@ -19,7 +19,7 @@ from diptych_shards.curate.passes import each
 from diptych_shards.curate.reasons import CODES, REASONS
 from diptych_shards.curate.sorted_files import merge_records, num_records, read_range, write_sorted
 from diptych_shards.curate.state import Output, commit_array
-from diptych_shards.engines import Engine
+from diptych_shards.run.engine import Engine
 
 UNITS_AT_ONCE = 16
 """Whose duplicates are read together."""

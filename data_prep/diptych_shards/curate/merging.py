@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from diptych_shards.curate.state import committed_in_its_folder
-from diptych_shards.engines import Engine
+from diptych_shards.run.engine import Engine
 
 MOST_FILES = 128
 

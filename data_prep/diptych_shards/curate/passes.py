@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from diptych_shards.engines import Engine
-from diptych_shards.progress import Progress
+from diptych_shards.run.engine import Engine
+from diptych_shards.run.progress import Progress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -18,7 +18,7 @@ from diptych_shards.curate.corpus_counts import corpus_counts, segments
 from diptych_shards.curate.counting import DiskCounter
 from diptych_shards.curate.matching import spaced
 from diptych_shards.curate.queries import QueryOptions, build_queries, title_query
-from diptych_shards.engines import LocalEngine
+from diptych_shards.run.engine import LocalEngine
 from tests.data_prep.curate.pairs import write_lines
 
 TEXTS = ["new york is new", "New York, new york", "the york of old", "(new york) and the new"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diptych_shards.curate import merging, sorted_files
 from diptych_shards.curate.merging import merge_to_few
 from diptych_shards.curate.sorted_files import merge_records, num_records, read_range, write_sorted
-from diptych_shards.engines import LocalEngine
+from diptych_shards.run.engine import LocalEngine
 
 DTYPE = np.dtype([("key", "<u8"), ("from", "<u2"), ("number", "<u2")])
 KEYS = st.one_of(st.integers(0, 5), st.integers(0, 2**64 - 1))

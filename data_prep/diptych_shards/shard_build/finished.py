@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import open_index, read_member
-from diptych_shards.build.output import SUCCESS, OutputOptions, RowResult, read_failures, shard_name
+from diptych_shards.shard_build.output import SUCCESS, OutputOptions, RowResult, read_failures, shard_name
 
 
 def read_finished(out: Path, number: int, options: OutputOptions) -> Iterator[tuple[RowResult, bytes]]:

@@ -12,10 +12,10 @@ from contextlib import ExitStack
 import pyarrow
 import pytest
 
-from diptych_shards.build import worker
-from diptych_shards.build.options import BuildOptions
-from diptych_shards.build.shard import ShardTask
-from diptych_shards.engines import LocalEngine
+from diptych_shards.shard_build import worker
+from diptych_shards.shard_build.options import BuildOptions
+from diptych_shards.shard_build.shard import ShardTask
+from diptych_shards.run.engine import LocalEngine
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.tables.columns import Columns
 
@@ -90,7 +90,7 @@ def test_a_worker_that_was_not_listened_to_is_kept(sites, options, tmp_path, mon
 
 SLOW_DISK = """
 import time
-from diptych_shards.build.shard import Journal, ShardOutput
+from diptych_shards.shard_build.shard import Journal, ShardOutput
 write, take_up = ShardOutput.write, Journal._take_up
 def write_slowly(*arguments, **others):
     time.sleep({seconds})

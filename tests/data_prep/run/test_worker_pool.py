@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from diptych_shards.crew import Crew
+from diptych_shards.run.worker_pool import Crew
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,8 +119,8 @@ def test_a_bug_in_the_work_is_raised_with_its_traceback():
 
 CREW = """
 import os, sys, time
-from diptych_shards.crew import Crew
-from tests.data_prep.test_crew import give_up, tell_and_hang
+from diptych_shards.run.worker_pool import Crew
+from tests.data_prep.run.test_worker_pool import give_up, tell_and_hang
 if __name__ == "__main__":
     with Crew(tell_and_hang, 2, give_up=give_up) as crew:
         list(crew.map([["one"], ["two"]]))
@@ -146,7 +146,7 @@ def test_processes_end_with_their_parent_however_it_ends(tmp_path):
 
 ORPHAN = """
 import ctypes, multiprocessing, os, sys, time
-from diptych_shards.crew import end_with_parent
+from diptych_shards.run.worker_pool import end_with_parent
 
 def outlive(parent):
     while os.getppid() == parent:
@@ -177,8 +177,8 @@ def test_a_process_whose_parent_ended_first_ends_whoever_adopts_it(tmp_path):
 
 FIRST = """
 import os
-from diptych_shards.crew import Crew
-from tests.data_prep.test_crew import give_up, square
+from diptych_shards.run.worker_pool import Crew
+from tests.data_prep.run.test_worker_pool import give_up, square
 if __name__ == "__main__":
     assert os.getpid() == 1
     with Crew(square, 2, give_up=give_up) as crew:

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from diptych_shards.build.shard import News
-from diptych_shards.build.watch import Watch
+from diptych_shards.shard_build.shard import News
+from diptych_shards.shard_build.watch import Watch
 
 
 def news(fetched_bytes, **rows):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data.shards import open_index
-from diptych_shards.build.output import (
+from diptych_shards.shard_build.output import (
     OutputOptions,
     RowResult,
     ShardOutput,

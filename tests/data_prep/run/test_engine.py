@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from diptych_shards.cli import main
-from diptych_shards.engines import EngineError, LocalEngine, RayEngine
+from diptych_shards.run.engine import EngineError, LocalEngine, RayEngine
 
 
 def die(number):

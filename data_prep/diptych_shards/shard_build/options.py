@@ -13,7 +13,7 @@ import xxhash
 
 from diptych.errors import UserError
 from diptych.terminal import counted
-from diptych_shards.build.output import OutputOptions
+from diptych_shards.shard_build.output import OutputOptions
 from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
 

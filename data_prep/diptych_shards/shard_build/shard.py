@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from diptych.data.caption_files import CaptionError, check_caption
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych_shards.build.finished import read_finished
-from diptych_shards.build.journal import Journal
-from diptych_shards.build.options import BuildOptions
-from diptych_shards.build.output import (
+from diptych_shards.shard_build.finished import read_finished
+from diptych_shards.shard_build.journal import Journal
+from diptych_shards.shard_build.options import BuildOptions
+from diptych_shards.shard_build.output import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
     RowResult,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych_shards.build.journal import Journal
+from diptych_shards.shard_build.journal import Journal
 
 TASK, ANOTHER = b"a" * 32, b"b" * 32
 
@@ -87,6 +87,6 @@ def test_a_kill_by_the_user_is_held_against_no_row(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych_shards.build.journal.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("diptych_shards.shard_build.journal.LOCK_SECONDS", 0.1)
     with Journal(tmp_path / "j", TASK), pytest.raises(BlockingIOError):
         Journal(tmp_path / "j", TASK)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from diptych.errors import UserError
-from diptych_shards.crew import end_with_parent
+from diptych_shards.run.worker_pool import end_with_parent
 
 if TYPE_CHECKING:
-    from diptych_shards.build.options import BuildOptions
-    from diptych_shards.build.shard import News, ShardReport, ShardTask
+    from diptych_shards.shard_build.options import BuildOptions
+    from diptych_shards.shard_build.shard import News, ShardReport, ShardTask
 
 SILENCE_SECONDS = 300.0
 """A worker tells news twice a second; one that says nothing for so long hangs. Not so while it is at files: they take
@@ -122,7 +122,7 @@ def heard(workers: list[Worker]) -> list[Worker]:
 def _serve(connection: Connection, out: Path, options: BuildOptions) -> None:
     """A worker's life; it ends when it is told to, or when the pipe does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    from diptych_shards.build.shard import ShardBuilder, ShardTask
+    from diptych_shards.shard_build.shard import ShardBuilder, ShardTask
 
     become_worker()
     end_with_parent()

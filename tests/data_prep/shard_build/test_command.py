@@ -7,7 +7,7 @@ import sys
 import pyarrow
 import pyarrow.parquet as parquet
 
-from diptych_shards.build.options import BuildOptions
+from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.cli import main
 
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from diptych.data.shards import open_index
-from diptych_shards.build.output import OutputOptions, read_failures
+from diptych_shards.shard_build.output import OutputOptions, read_failures
 from diptych_shards.cli import main
 from tests.data_prep.hostile_web import BEHAVIOURS, ELSEWHERE, HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
@@ -183,7 +183,7 @@ def test_a_killed_worker_costs_nothing(web, table, tmp_path, uninterrupted):
 
 DEADLY = """
 import os, signal
-import diptych_shards.build.shard as shard
+import diptych_shards.shard_build.shard as shard
 process = shard.process_picture
 def deadly(data, *rest):
     if b"deadly" in data:
@@ -289,10 +289,10 @@ def test_what_no_worker_could_start_with_is_one_line_before_there_is_a_folder(we
 UNGUARDED = """
 import sys
 from pathlib import Path
-from diptych_shards.build.build import build
-from diptych_shards.build.options import BuildOptions
-from diptych_shards.build.watch import Watch
-from diptych_shards.engines import LocalEngine
+from diptych_shards.shard_build.build import build
+from diptych_shards.shard_build.options import BuildOptions
+from diptych_shards.shard_build.watch import Watch
+from diptych_shards.run.engine import LocalEngine
 from diptych_shards.tables.columns import ColumnOptions
 from diptych_shards.tables.table import open_table
 table = open_table([sys.argv[1]], ColumnOptions())
@@ -334,7 +334,7 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monk
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
     options = ("--ignore-robots-txt", "--rows-per-shard=100")
     build(web, table, whole, *options)
-    kill_at = "from diptych_shards.build.journal import Journal as J\nimport os\nappend = J.append\nleft = [{}]\n" \
+    kill_at = "from diptych_shards.shard_build.journal import Journal as J\nimport os\nappend = J.append\nleft = [{}]\n" \
         "def dying(*a, **k):\n    left[0] -= 1\n    if left[0] < 0: os.kill(os.getppid(), 9); os._exit(9)\n" \
         "    append(*a, **k)\nJ.append = dying\n"  # fmt: skip
     for moment in (0, 1, 17, 30):

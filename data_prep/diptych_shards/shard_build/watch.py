@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from diptych.terminal import counted, printable
 from diptych.wandb_run import find_mode, is_silent, location, open_run, reason, refuse_unknown_mode, user_command
-from diptych_shards.build.options import BuildError
-from diptych_shards.build.output import SUCCESS
-from diptych_shards.build.shard import News, ShardReport
+from diptych_shards.shard_build.options import BuildError
+from diptych_shards.shard_build.output import SUCCESS
+from diptych_shards.shard_build.shard import News, ShardReport
 
 SECONDS_BETWEEN_LINES = 10.0
 WINDOW_SECONDS = 20.0

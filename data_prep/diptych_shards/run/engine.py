@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from diptych.errors import UserError
-from diptych_shards.crew import CANNOT_START, MAX_FAILED_STARTS, Crew
+from diptych_shards.run.worker_pool import CANNOT_START, MAX_FAILED_STARTS, Crew
 
 if TYPE_CHECKING:
-    from diptych_shards.build.options import BuildOptions
-    from diptych_shards.build.shard import News, ShardBuilder, ShardReport, ShardTask
+    from diptych_shards.shard_build.options import BuildOptions
+    from diptych_shards.shard_build.shard import News, ShardBuilder, ShardReport, ShardTask
 
 TASK_SECONDS = 6 * 3600.0
 """For one task of `map`: a large WARC file on a slow disk takes minutes."""
@@ -96,7 +96,7 @@ class LocalEngine:
             yield from map(_result_of, crew.map([task] for task in tasks))
 
     def build(self, tasks: Iterable[ShardTask], out: Path, options: BuildOptions, tell: Tell) -> Iterator[ShardReport]:
-        from diptych_shards.build.worker import Worker, heard
+        from diptych_shards.shard_build.worker import Worker, heard
 
         share = max(1, options.fetch.per_host // self._processes)
         options = replace(options, fetch=replace(options.fetch, per_host=share))
@@ -244,8 +244,8 @@ def _refuse_silent_address(address: str | None) -> None:
 
 
 def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[ShardReport, News]:
-    from diptych_shards.build.shard import News
-    from diptych_shards.build.worker import become_worker, end_without_memory
+    from diptych_shards.shard_build.shard import News
+    from diptych_shards.shard_build.worker import become_worker, end_without_memory
 
     total = News()
 
@@ -266,7 +266,7 @@ def _build_on_ray(setup: tuple[Path, BuildOptions], task: ShardTask) -> tuple[Sh
 @lru_cache(maxsize=1)
 def _kept_builder(out: Path, options: BuildOptions) -> ShardBuilder:
     """Ray runs many tasks in one process: connections and what is known of hosts stay."""
-    from diptych_shards.build.shard import ShardBuilder
+    from diptych_shards.shard_build.shard import ShardBuilder
 
     return ShardBuilder(out, options)
 
@@ -305,7 +305,7 @@ _WAY_OUT = "see whether memory runs out, then start the same command again"
 
 def _after_loss(out: Path, options: BuildOptions, task: ShardTask) -> ShardTask:
     """The shard for another process to go on with."""
-    from diptych_shards.build.shard import journal_path
+    from diptych_shards.shard_build.shard import journal_path
 
     journal = journal_path(out, task.number, options)
     num_bytes = journal.stat().st_size if journal.exists() else 0
