@@ -10,9 +10,9 @@ from diptych.data.foreign_shards import index_silently
 from diptych.data.shard_index_file import ShardError, index_path
 from diptych.data.shards import ShardIndex, open_index, tars_at
 from diptych.terminal import counted
-from diptych_shards.run.worker_pool import Crew
-from diptych_shards.run.progress import Progress
 from diptych_shards.refusals import shown
+from diptych_shards.run.progress import Progress
+from diptych_shards.run.worker_pool import Crew
 
 
 def index(location: str, processes: int) -> ShardIndex:

@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from diptych_shards.run import progress
 from diptych_shards.cli import main
+from diptych_shards.run import progress
 from tests.data_prep.test_pack import fill, pack
 
 

@@ -20,9 +20,9 @@ from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
-    from diptych_shards.shard_build.options import BuildOptions
     from diptych_shards.fetch.options import FetchOptions
     from diptych_shards.pictures.picture import PictureOptions
+    from diptych_shards.shard_build.options import BuildOptions
     from diptych_shards.tables.delimited import Malformed
 
 
@@ -194,8 +194,8 @@ def _options(chosen: argparse.Namespace) -> BuildOptions:
 def _picture_options(chosen: argparse.Namespace, hash_perceptually: bool) -> PictureOptions:
     from dataclasses import replace
 
-    from diptych_shards.shard_build.options import BuildError
     from diptych_shards.pictures.picture import PictureOptions, for_training
+    from diptych_shards.shard_build.options import BuildError
 
     options = PictureOptions() if chosen.for_training is None else for_training(chosen.for_training)
     given = {
@@ -249,8 +249,8 @@ def _reasons(text: str) -> frozenset[str]:
     from diptych.data.caption_files import CAPTION_REASONS
     from diptych.data.picture_safety import PictureReason
     from diptych.terminal import unknown_word
-    from diptych_shards.shard_build.options import BuildError
     from diptych_shards.fetch.outcome import FetchReason
+    from diptych_shards.shard_build.options import BuildError
 
     known = ["all", *(reason.value for kind in (FetchReason, PictureReason) for reason in kind)]
     known += ["hash_mismatch", "blocked_picture", "decoder_crashed", *CAPTION_REASONS]

@@ -22,8 +22,8 @@ from diptych_shards.curate.merging import merge_to_few
 from diptych_shards.curate.options import CurateError
 from diptych_shards.curate.passes import each
 from diptych_shards.curate.state import committed_in_its_folder
-from diptych_shards.run.engine import Engine
 from diptych_shards.refusals import shown
+from diptych_shards.run.engine import Engine
 
 # What separates words so that they are no pair; quotation marks count only at a word's end.
 _BREAKS = re.compile(r"""[,.;:?!`\t\r\n"“”„«»()\[\]{}<>|*=]+|  +|(?<!\w)['‘’]+|['‘’]+(?!\w)""")

@@ -23,7 +23,6 @@ from typing import Any
 
 import pyarrow
 
-from diptych_shards.run.out_folder import read_state
 from diptych_shards.curate.decide import decide
 from diptych_shards.curate.examine import Setup, examine
 from diptych_shards.curate.kept_facts import read_kept_facts
@@ -35,6 +34,7 @@ from diptych_shards.curate.passes import each
 from diptych_shards.curate.report import write_report
 from diptych_shards.curate.state import Output
 from diptych_shards.run.engine import Engine
+from diptych_shards.run.out_folder import read_state
 from diptych_shards.run.progress import Progress
 
 FORMAT = "diptych-curate-3"

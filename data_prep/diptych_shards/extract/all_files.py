@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from diptych.files import commit_file, locked
-from diptych_shards.run.out_folder import begun_otherwise, read_state
-from diptych_shards.run.engine import Engine
 from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.sources import require_readable
 from diptych_shards.extract.writer import naming
+from diptych_shards.run.engine import Engine
+from diptych_shards.run.out_folder import begun_otherwise, read_state
 
 
 @dataclass(frozen=True)

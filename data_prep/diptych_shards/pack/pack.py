@@ -23,12 +23,12 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
 from diptych.files import commit_file, locked, sha256_of
-from diptych_shards.run.out_folder import begun_otherwise, read_state
-from diptych_shards.run.worker_pool import Crew
 from diptych_shards.pack.candidates import Candidate, PackError, PackInput
 from diptych_shards.pack.examine import Examiner
-from diptych_shards.run.progress import Progress
 from diptych_shards.refusals import Reason, Refusal
+from diptych_shards.run.out_folder import begun_otherwise, read_state
+from diptych_shards.run.progress import Progress
+from diptych_shards.run.worker_pool import Crew
 
 _FORMAT = "diptych-pack-1"
 _BATCH_ITEMS, _BATCH_BYTES = 32, 8 << 20

@@ -10,8 +10,8 @@ from PIL import Image
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
 from diptych.pages.thumbnail import thumbnail_uri
-from diptych_shards.run.worker_pool import Crew
 from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
+from diptych_shards.run.worker_pool import Crew
 from diptych_shards.select.pictures import Place, decoded
 
 LONGER_SIDE = 240

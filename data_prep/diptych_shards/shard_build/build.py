@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.files import commit_file, locked
+from diptych_shards.fetch.outcome import FetchReason
+from diptych_shards.fetch.resolver import parse_entry
+from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import begun_otherwise, holds_something_else, read_state
 from diptych_shards.shard_build.options import BuildError, BuildOptions
 from diptych_shards.shard_build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
 from diptych_shards.shard_build.shard import News, ShardReport, ShardTask
-from diptych_shards.run.engine import Engine
-from diptych_shards.fetch.outcome import FetchReason
-from diptych_shards.fetch.resolver import parse_entry
 from diptych_shards.tables.table import Table
 
 _FORMAT = "diptych-build-1"

@@ -13,6 +13,7 @@ import xxhash
 from diptych.data.shard_index_file import INDEX_FOLDER, PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex
 from diptych.terminal import counted
+from diptych_shards.refusals import shown
 from diptych_shards.run.out_folder import damaged, read_state
 from diptych_shards.shard_build.output import (
     FAILED_TO_DOWNLOAD,
@@ -25,7 +26,6 @@ from diptych_shards.shard_build.output import (
     read_stats,
     shard_name,
 )
-from diptych_shards.refusals import shown
 from diptych_shards.tables.json_text import json_texts, template
 
 if TYPE_CHECKING:

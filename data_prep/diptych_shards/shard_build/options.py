@@ -13,9 +13,9 @@ import xxhash
 
 from diptych.errors import UserError
 from diptych.terminal import counted
-from diptych_shards.shard_build.output import OutputOptions
 from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
+from diptych_shards.shard_build.output import OutputOptions
 
 
 class BuildError(UserError):

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 from diptych.data.caption_files import CaptionError, check_caption
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import INDEX_FOLDER
+from diptych_shards.fetch.fetcher import Fetcher
+from diptych_shards.fetch.outcome import Fetched, FetchFailure
+from diptych_shards.pictures.picture import IMG2DATASET_MESSAGES, process_picture
 from diptych_shards.shard_build.finished import read_finished
 from diptych_shards.shard_build.journal import Journal
 from diptych_shards.shard_build.options import BuildOptions
@@ -32,9 +35,6 @@ from diptych_shards.shard_build.output import (
     read_failures,
     shard_name,
 )
-from diptych_shards.fetch.fetcher import Fetcher
-from diptych_shards.fetch.outcome import Fetched, FetchFailure
-from diptych_shards.pictures.picture import IMG2DATASET_MESSAGES, process_picture
 from diptych_shards.tables.columns import Columns
 
 if TYPE_CHECKING:

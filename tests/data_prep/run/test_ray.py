@@ -11,21 +11,21 @@ from pathlib import Path
 import psutil
 import pytest
 
+from diptych_shards.cli import main
+from diptych_shards.fetch.options import FetchOptions
+from diptych_shards.pictures.picture import PictureOptions
+from diptych_shards.run.engine import EngineError, LocalEngine, RayEngine
 from diptych_shards.shard_build.build import build
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.output import OutputOptions
-from diptych_shards.cli import main
-from diptych_shards.run.engine import EngineError, LocalEngine, RayEngine
-from diptych_shards.fetch.options import FetchOptions
-from diptych_shards.pictures.picture import PictureOptions
 from diptych_shards.tables.columns import ColumnOptions
 from diptych_shards.tables.table import open_table
-from tests.data_prep.shard_build.test_build import contents, write_table
 from tests.data_prep.curate.pairs import write_lines
 from tests.data_prep.extract.crawls import img, page_record, warc_gz, write
 from tests.data_prep.hostile_web import HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
 from tests.data_prep.select.shards import jpeg, tree, write_shards
+from tests.data_prep.shard_build.test_build import contents, write_table
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning")

@@ -26,8 +26,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from diptych.data.shards import open_index
-from diptych_shards.shard_build.output import OutputOptions, read_failures
 from diptych_shards.cli import main
+from diptych_shards.shard_build.output import OutputOptions, read_failures
 from tests.data_prep.hostile_web import BEHAVIOURS, ELSEWHERE, HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
 
@@ -334,7 +334,8 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monk
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
     options = ("--ignore-robots-txt", "--rows-per-shard=100")
     build(web, table, whole, *options)
-    kill_at = "from diptych_shards.shard_build.journal import Journal as J\nimport os\nappend = J.append\nleft = [{}]\n" \
+    kill_at = "from diptych_shards.shard_build.journal import Journal as J\nimport os\n" \
+        "append = J.append\nleft = [{}]\n" \
         "def dying(*a, **k):\n    left[0] -= 1\n    if left[0] < 0: os.kill(os.getppid(), 9); os._exit(9)\n" \
         "    append(*a, **k)\nJ.append = dying\n"  # fmt: skip
     for moment in (0, 1, 17, 30):

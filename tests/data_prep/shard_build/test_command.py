@@ -7,8 +7,8 @@ import sys
 import pyarrow
 import pyarrow.parquet as parquet
 
-from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.cli import main
+from diptych_shards.shard_build.options import BuildOptions
 
 
 def test_wandb_without_a_login_is_one_line_before_anything_is_written(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.pictures.perceptual_hash import distance
+from diptych_shards.shard_build.options import BuildOptions
 
 hashes = st.integers(0, 2**64 - 1)
 

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 import pyarrow
 import pytest
 
+from diptych_shards.fetch.options import FetchOptions
+from diptych_shards.run.engine import LocalEngine
 from diptych_shards.shard_build import worker
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.shard import ShardTask
-from diptych_shards.run.engine import LocalEngine
-from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.tables.columns import Columns
 
 ROWS = 20
