@@ -44,7 +44,7 @@ HOMES = {
     "wandb": {"wandb_run.py", "training/wandb_follower.py", "training/wandb_results.py"},
     "timm": {"model/image_tower.py"},
     "webdataset": {"data/loader.py"},
-    "braceexpand": {"data/shards.py"},
+    "braceexpand": {"data/shard_locations.py"},
     "ftfy": {"data/captions.py"},
     "regex": {"data/tokenizer.py", "data/tokenizer_files.py", "data/captions.py", "training/typeface.py"},
     "tokenizers": {"data/tokenizer.py"},
@@ -56,6 +56,7 @@ HOMES = {
 TORCH_FREE = [
     "shards",
     "shard_index_file",
+    "shard_locations",
     "shard_writer",
     "foreign_shards",
     "tar_scan",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from diptych.data.foreign_shards import index_silently
 from diptych.data.shard_index_file import ShardError, index_path
-from diptych.data.shards import ShardIndex, open_index, tars_at
+from diptych.data.shard_locations import tars_at
+from diptych.data.shards import ShardIndex, open_index
 from diptych.terminal import counted
 from diptych_shards.refusals import shown
 from diptych_shards.run.progress import Progress

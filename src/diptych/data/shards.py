@@ -12,42 +12,28 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import itertools
-import json
-import logging
 import os
-import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import xxhash
-from braceexpand import braceexpand
 
 from diptych.data.foreign_shards import index_shard
-from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.data.shard_index_file import (
-    INDEX_FOLDER,
     Member,
     Shard,
     ShardError,
     Table,
     index_path,
     read_shard,
-    shown,
 )
-from diptych.files import local_path
+from diptych.data.shard_locations import tars_at
 
 TABLE_CACHE_BYTES = 128 << 20
 """Member tables held in memory per process; a shard of 10,000 samples takes about 0.9 MB."""
-
-_TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
-_MAX_SHARDS = 1_000_000
-
-logger = logging.getLogger(__name__)
 
 
 class ShardIndex:
@@ -115,25 +101,6 @@ def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     return ShardIndex([read_shard(tar) if index_path(tar).exists() else index_shard(tar) for tar in paths])
 
 
-def tars_at(location: str) -> list[Path]:
-    """The tars of one folder, tar file or brace pattern, by name.
-
-    Raises:
-        ShardError: if there is none, or one is missing.
-    """
-    if re.match(r"(?!file:/)[a-z0-9+.-]{2,}:", location, re.IGNORECASE):
-        raise ShardError(f"{location!r}: shards are read from local paths; copy them here first")
-    location = os.fspath(local_path(location))
-    if os.path.isdir(location):
-        return _tars_in(Path(location))
-    if os.path.exists(location) or "{" not in location:
-        if "*" in location and not os.path.exists(location):
-            raise ShardError(f"{location!r} does not exist; * is no pattern here: name the folder, or a range in "
-                             f"braces, shards/{{00000..00099}}.tar")  # fmt: skip
-        return [_existing_tar(location)]
-    return sorted((_existing_tar(path) for path in _expanded(location)), key=lambda path: path.name)
-
-
 def read_member(fd: int, member: Member) -> bytes:
     """The member's bytes, checked, from an open tar.
 
@@ -146,73 +113,6 @@ def read_member(fd: int, member: Member) -> bytes:
     if xxhash.xxh3_64_intdigest(data) != member.xxh3:
         raise ShardError(f"at byte {member.offset}: the {member.size} bytes are not those that were indexed")
     return data
-
-
-def _expanded(pattern: str) -> list[str]:
-    too_many = ShardError(f"{pattern!r} names more than {_MAX_SHARDS} shards")
-    for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern):
-        if abs(int(last) - int(first)) >= _MAX_SHARDS:  # braceexpand would hold the whole range in memory
-            raise too_many
-    try:
-        expanded = list(itertools.islice(braceexpand(pattern), _MAX_SHARDS + 1))
-    except ValueError as error:  # braceexpand.UnbalancedBracesError
-        raise ShardError(f"{pattern!r}: unbalanced braces") from error
-    if len(expanded) > _MAX_SHARDS:
-        raise too_many
-    return expanded
-
-
-def _existing_tar(path: str) -> Path:
-    if not os.path.exists(path):
-        raise ShardError(f"{path!r} does not exist")
-    if not path.endswith(".tar") or not os.path.isfile(path):
-        raise ShardError(f"{path!r} is neither a folder of shards nor a .tar file{_way_from_file(path)}")
-    return Path(path)
-
-
-def _tars_in(folder: Path) -> list[Path]:
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".tar") and not name.startswith("."))
-    index_folder = folder / INDEX_FOLDER
-    indexed = {path.name.removesuffix(".index") for path in index_folder.glob("*.tar.index")}
-    if missing := sorted(indexed - set(names)):
-        raise ShardError(f"{shown(folder)}: {missing[0]!r} is indexed but not there ({len(missing)} such). "
-                         f"Bring it back, or delete {INDEX_FOLDER}/{missing[0]}.index")  # fmt: skip
-    if not names:
-        raise ShardError(f"{shown(folder)} holds no .tar file{_way_from_folder(folder)}")
-    _warn_if_unfinished(index_folder)
-    return [folder / name for name in names]
-
-
-def _way_from_folder(folder: Path) -> str:
-    """What to do with a folder that holds something else, or nothing."""
-    with suppress(OSError):
-        inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
-        if with_tars := [path for path in inner if any(path.glob("*.tar"))]:
-            return f", but {' and '.join(map(shown, with_tars[:2]))} do; name one of them"
-        for place in (folder, *inner):
-            if any(path.name.lower().endswith(PICTURE_ENDINGS) for path in place.iterdir()):
-                return f", but pictures; `diptych-shards pack {shown(folder)} SHARDS` makes shards of them: name those"
-    return "; `diptych-shards pack` or `diptych-shards build` makes shards"
-
-
-def _way_from_file(path: str) -> str:
-    ending = os.path.splitext(path)[1].lower()
-    if ending in PICTURE_ENDINGS:
-        return "; make shards of the pictures of its folder with `diptych-shards pack FOLDER SHARDS`"
-    if ending in _TABLE_ENDINGS:
-        return ("; make shards of what it names: `diptych-shards build` fetches URLs, "
-                "`diptych-shards pack FOLDER SHARDS --table FILE` takes files")  # fmt: skip
-    return ""
-
-
-def _warn_if_unfinished(index_folder: Path) -> None:
-    """`diptych-shards pack` keeps its state there; shards that are complete are good to use meanwhile."""
-    try:
-        state = json.loads((index_folder / "pack.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return
-    if isinstance(state, dict) and state.get("finished") is False:
-        logger.warning("%s: its packing has not finished; these are the shards so far", index_folder.parent)
 
 
 class _TableCache:
