@@ -10,8 +10,7 @@ from diptych.data.foreign_shards import index_silently
 from diptych.data.shard_index_file import ShardError, index_path
 from diptych.data.shard_locations import tars_at
 from diptych.data.shards import ShardIndex, open_index
-from diptych.terminal import counted
-from diptych_shards.refusals import shown
+from diptych.terminal import counted, shown
 from diptych_shards.run.progress import Progress
 from diptych_shards.run.worker_pool import Crew
 

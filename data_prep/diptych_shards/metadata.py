@@ -22,7 +22,7 @@ import xxhash
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex, read_member
 from diptych.errors import UserError
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 
 _END_BYTES = 64 << 10
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from diptych.data.picture_files import Refusal
+from diptych.terminal import shown
 
-__all__ = ["Reason", "Refusal", "shown", "table_of_reasons"]
+__all__ = ["Reason", "Refusal", "table_of_reasons"]
 
 
 class Reason(enum.Enum):
@@ -26,11 +27,6 @@ class Reason(enum.Enum):
     DECODER_CRASHED = "decoder_crashed"
 
 
-def shown(name: object) -> str:
-    """The name on one line: control characters escaped, bytes that are no UTF-8 as \\xNN."""
-    return "".join(char if char.isprintable() else _escaped(char) for char in str(name))
-
-
 def table_of_reasons(refusals: Iterable[Refusal]) -> str:
     """One line a reason, most frequent first, with one example each."""
     refusals = list(refusals)
@@ -41,9 +37,3 @@ def table_of_reasons(refusals: Iterable[Refusal]) -> str:
         detail = f" ({shown(example[reason].detail)})" if example[reason].detail else ""
         lines.append(f"  {times:>9,}  {reason:<18}  for example {shown(example[reason].path)}{detail}")
     return "\n".join(lines)
-
-
-def _escaped(char: str) -> str:
-    if "\udc80" <= char <= "\udcff":  # what Python makes of a byte that is not UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()

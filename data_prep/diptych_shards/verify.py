@@ -9,8 +9,7 @@ from pathlib import Path
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table, index_path
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import sha256_of
-from diptych.terminal import counted
-from diptych_shards.refusals import shown
+from diptych.terminal import counted, shown
 from diptych_shards.run.out_folder import read_state
 from diptych_shards.run.progress import Progress
 from diptych_shards.shard_build.check import BuildCheck

@@ -49,6 +49,12 @@ def printable(text: str, width: int | None = None) -> str:
     return line if width is None else fit(line, width)
 
 
+def shown(name: object) -> str:
+    """The name on one line, nothing of it lost: control characters escaped, bytes that are no UTF-8 as \\xNN."""
+    text = str(name)
+    return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
 def columns(text: str) -> int:
     """How many terminal columns the text takes: two for a wide character, none for a combining mark."""
     return sum(_width(character) for character in text)
@@ -78,11 +84,11 @@ def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
 
     align: `<` or `>` for each column.
     """
-    shown = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(columns(row[column]) for row in shown) for column in range(len(align))]
+    cells_of_rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(columns(row[column]) for row in cells_of_rows) for column in range(len(align))]
     widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1)))
     lines = []
-    for row in shown:
+    for row in cells_of_rows:
         cells = [_pad(fit(cell, size), size, side) for cell, size, side in zip(row, widths, align, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
@@ -146,6 +152,12 @@ def ends_with_its_reader() -> Iterator[None]:
         for descriptor in broken:
             os.dup2(nowhere, descriptor)
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # what Python makes of a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def _flush_unless_full() -> None:

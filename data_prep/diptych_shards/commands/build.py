@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from diptych.command_line import path_argument
 from diptych.files import read_text
-from diptych.terminal import counted
+from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_engine, engine_of, positive
-from diptych_shards.refusals import shown
 
 if TYPE_CHECKING:
     from diptych_shards.fetch.options import FetchOptions

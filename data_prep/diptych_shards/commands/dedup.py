@@ -21,8 +21,9 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
+from diptych.terminal import shown
 from diptych_shards.arguments import add_engine, engine_of
-from diptych_shards.refusals import shown, table_of_reasons
+from diptych_shards.refusals import table_of_reasons
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

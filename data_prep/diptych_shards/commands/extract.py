@@ -13,10 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted, is_or_are
+from diptych.terminal import counted, is_or_are, shown
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
-from diptych_shards.refusals import shown
 from diptych_shards.run.progress import Progress
 
 if TYPE_CHECKING:

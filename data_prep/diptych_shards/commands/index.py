@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from diptych.terminal import counted
+from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_processes
-from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

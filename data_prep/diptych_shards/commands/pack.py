@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted
+from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_processes
 from diptych_shards.pack.pack import PackOptions, PackReport
-from diptych_shards.refusals import shown, table_of_reasons
+from diptych_shards.refusals import table_of_reasons
 from diptych_shards.tables.locations import is_picture_table
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
+from diptych.terminal import shown
 from diptych_shards.arguments import add_processes
-from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

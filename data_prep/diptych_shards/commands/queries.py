@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted
+from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_engine, engine_of
-from diptych_shards.refusals import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import argparse
 
 from diptych.command_line import path_argument
 from diptych.errors import UserError
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

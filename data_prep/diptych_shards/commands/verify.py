@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted
-from diptych_shards.refusals import shown
+from diptych.terminal import counted, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diptych.terminal import unknown_word
+from diptych.terminal import shown, unknown_word
 from diptych_shards.curate.options import CurateError
-from diptych_shards.refusals import shown
 from diptych_shards.tables.columns import find_column
 
 

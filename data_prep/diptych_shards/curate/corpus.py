@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
+from diptych.terminal import shown
 from diptych_shards.curate.columns import wanted_column
 from diptych_shards.curate.options import CurateError
 from diptych_shards.curate.pairs import is_text
-from diptych_shards.refusals import shown
 from diptych_shards.tables.columns import CAPTION_COLUMNS
 
 

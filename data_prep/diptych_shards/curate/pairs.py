@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
+from diptych.terminal import shown
 from diptych_shards.curate.columns import wanted_column
 from diptych_shards.curate.options import CurateError
-from diptych_shards.refusals import shown
 from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS
 
 ROWS_PER_UNIT = 131_072

@@ -18,8 +18,8 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.files import commit_file, committed, locked
+from diptych.terminal import shown
 from diptych_shards.curate.options import CurateError
-from diptych_shards.refusals import shown
 from diptych_shards.run.out_folder import begun_otherwise, read_state
 
 

@@ -14,9 +14,10 @@ from diptych.data.caption_files import CaptionError, CaptionFiles, captions_of, 
 from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, check_picture
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
+from diptych.terminal import shown
 from diptych_shards.pack.candidates import Candidate
 from diptych_shards.pictures.picture import PictureOptions, for_training, process_picture
-from diptych_shards.refusals import Reason, Refusal, shown
+from diptych_shards.refusals import Reason, Refusal
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path
 from diptych.data.shards import ShardIndex, open_index
+from diptych.terminal import shown
 from diptych_shards.metadata import columns_of_shard, facts_of_samples, parquet_of
-from diptych_shards.refusals import shown
 from diptych_shards.run.out_folder import damaged, read_state
 from diptych_shards.shard_build.output import SUCCESS, OutputOptions, is_done, read_failures, read_stats, shard_name
 

@@ -10,8 +10,7 @@ from typing import Any
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.errors import UserError
 from diptych.files import LOCK_FILE
-from diptych.terminal import printable
-from diptych_shards.refusals import shown
+from diptych.terminal import printable, shown
 
 _LONGEST_VALUE = 80
 

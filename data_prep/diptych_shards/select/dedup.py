@@ -14,7 +14,8 @@ import numpy as np
 
 from diptych.data.picture_safety import PictureReason
 from diptych.data.shards import ShardIndex
-from diptych_shards.refusals import Refusal, shown
+from diptych.terminal import shown
+from diptych_shards.refusals import Refusal
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.duplicates import (

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from diptych.files import local_path
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.select.errors import SelectError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow.compute as compute
 
 from diptych.data.shards import ShardIndex
+from diptych.terminal import shown
 from diptych_shards.metadata import columns_of_shard, identity_of_tables, table_identity
-from diptych_shards.refusals import shown
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.errors import SelectError

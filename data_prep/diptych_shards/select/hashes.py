@@ -19,9 +19,9 @@ import numpy as np
 
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
+from diptych.terminal import shown
 from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.pictures.resize import resize
-from diptych_shards.refusals import shown
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.errors import SelectError

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.near import MAX_DISTANCE
 from diptych_shards.select.verdicts import checked_name, replaced

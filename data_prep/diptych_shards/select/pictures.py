@@ -19,9 +19,10 @@ from diptych.data.picture_formats import MAX_PIXELS, PICTURE_ENDINGS
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.files import local_path
+from diptych.terminal import shown
 from diptych_shards.pictures.decode import open_file
 from diptych_shards.pictures.resize import upright
-from diptych_shards.refusals import Refusal, shown, table_of_reasons
+from diptych_shards.refusals import Refusal, table_of_reasons
 from diptych_shards.select.errors import SelectError
 
 FILES_AT_ONCE = 10_000

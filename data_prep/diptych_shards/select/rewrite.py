@@ -22,8 +22,8 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
 from diptych.files import commit_file, committed
+from diptych.terminal import shown
 from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
-from diptych_shards.refusals import shown
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import begun_otherwise, holds_something_else, read_state
 from diptych_shards.run.progress import Progress

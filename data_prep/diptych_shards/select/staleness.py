@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 from diptych.data.shards import ShardIndex
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.select.errors import SelectError
 from diptych_shards.select.verdicts import (
     Verdict,

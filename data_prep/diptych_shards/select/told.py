@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from diptych.terminal import counted, is_or_are
-from diptych_shards.refusals import shown
+from diptych.terminal import counted, is_or_are, shown
 from diptych_shards.select.verdicts import select_folder
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.data.shards import ShardIndex, open_index
 from diptych.files import flush, locked, sha256_of
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.select.errors import SelectError
 
 if TYPE_CHECKING:

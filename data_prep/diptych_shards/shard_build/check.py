@@ -12,8 +12,7 @@ import xxhash
 
 from diptych.data.shard_index_file import INDEX_FOLDER, PICTURE_SUFFIXES, Member, ShardError
 from diptych.data.shards import ShardIndex
-from diptych.terminal import counted
-from diptych_shards.refusals import shown
+from diptych.terminal import counted, shown
 from diptych_shards.run.out_folder import damaged, read_state
 from diptych_shards.shard_build.output import (
     FAILED_TO_DOWNLOAD,

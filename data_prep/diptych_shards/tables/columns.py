@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diptych.errors import UserError
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 
 URL_COLUMNS = ("url", "image_url", "image_urls", "img_url")
 """LAION, COYO, DataComp, img2dataset and cc2dataset say url, in any case; SBU says image_urls."""

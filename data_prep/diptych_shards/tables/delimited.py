@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from diptych.data.picture_formats import PICTURE_ENDINGS
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.tables.columns import TableError
 from diptych_shards.tables.locations import TableFile
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import xxhash
 
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.stores import is_remote, told, what_failed, why_unreadable
 from diptych_shards.tables.columns import TableError
 

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import xxhash
 
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.tables.column_types import (
     array_of_texts,
     array_of_values,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.tables.columns import TableError
 from diptych_shards.tables.locations import TableFile
 

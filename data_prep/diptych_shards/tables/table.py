@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.types as kinds
 
-from diptych_shards.refusals import shown
+from diptych.terminal import shown
 from diptych_shards.tables.column_types import (
     BOXES,
     as_text,
