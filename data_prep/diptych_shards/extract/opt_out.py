@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from diptych_shards.fetch.opt_out import RESERVATION, forbids, is_reserved, product_token
+from diptych_shards.fetch.opt_out import RESERVATION, directives_in, is_reserved, product_token
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES, default_user_agent
 
 _META_NAMES = ("robots", product_token(default_user_agent()))
 """Of metas that speak to us; those of `googlebot` and the like speak to others."""
-_ALL, _PARTS_OF_ALL = "none", ("noindex", "nofollow")
 
 
 class OptOuts:
@@ -29,12 +28,10 @@ class OptOuts:
 
     def found(self, directives: Collection[str]) -> tuple[str, ...]:
         """Those of `directives`, and of those we know, that the page states."""
-        stated = {RESERVATION} if self._is_reserved else set()
-        if self._robots:
-            agent = _META_NAMES[1]
-            stated |= {
-                name for name in (*OPT_OUT_DIRECTIVES, *directives, _ALL) if forbids(self._robots, agent, (name,))
-            }
-            if _ALL in stated:
-                stated.update(_PARTS_OF_ALL)
-        return tuple(name for name in dict.fromkeys((*OPT_OUT_DIRECTIVES, *directives)) if name in stated)
+        if not self._robots and not self._is_reserved:
+            return ()
+        known = dict.fromkeys((*OPT_OUT_DIRECTIVES, *directives))
+        stated = directives_in(self._robots, _META_NAMES[1], frozenset(known))
+        if self._is_reserved:
+            stated.add(RESERVATION)
+        return tuple(name for name in known if name in stated)

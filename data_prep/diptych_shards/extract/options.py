@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from diptych.errors import UserError
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
@@ -29,3 +30,8 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         if self.icon_side < 0:
             raise ExtractError(f"icon_side is {self.icon_side}; it must be at least 0, by which no picture is an icon")
+
+    @cached_property
+    def stated_opt_outs(self) -> tuple[bytes, ...]:
+        """The words by which a page states something to us, in lower case."""
+        return tuple(word.lower().encode() for word in dict.fromkeys((*OPT_OUT_DIRECTIVES, *self.opt_outs, "none")))

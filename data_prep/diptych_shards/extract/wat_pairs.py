@@ -33,7 +33,7 @@ def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[Reason]) ->
     Raises:
         WatError: it is no JSON.
     """
-    record = read_record(block)
+    record = read_record(block, options.stated_opt_outs)
     headers = headers_of(block)
     opt_outs = OptOuts(headers.get("x-robots-tag", ()), *headers.get(RESERVATION, ())[:1])
     metas = _Metas.of(record.metas, opt_outs) if record.metas else _NO_METAS

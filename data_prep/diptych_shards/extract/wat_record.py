@@ -28,8 +28,10 @@ _END_OF_LIST = b"}]"
 _WITHIN_TEXT = (b"\\", b":", b",", b"{")
 """Where these stand before a quote, it does not end a text, or may not."""
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
-_HINTS_OF_METAS = (b"og:image", b"ang", b"obots", b"OBOTS", b"iptych", b"reservation", b"RESERVATION")
-"""Of a picture, of the language, of what the owner forbids: what some metas hold that are wanted, in any usual case."""
+_HINTS_OF_METAS = (b"og:image", b"ang", b"reservation", b"RESERVATION")
+"""Of a picture, of the language, of a reservation: what metas hold that are wanted, in any usual case."""
+_ROBOTS = (b"robots", b"diptych")
+_ESCAPE = b"\\u"
 _HTTP, _HEADERS, _HTML = b'"HTTP-Response-Metadata"', b'"Headers":{', b'"HTML-Metadata"'
 _HINTS_OF_HEADERS = (b"-robots-tag", b"tdm-reservation")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -58,14 +60,16 @@ def is_of_page(block: bytes) -> bool:
     return b'"HTML-Metadata"' in block
 
 
-def read_record(block: bytes) -> WatRecord:
+def read_record(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
     """What is in the record.
+
+    directives: without one of these, in lower case, a meta for robots is not wanted.
 
     Raises:
         WatError: it is no JSON.
     """
     try:
-        return _read_parts(block)
+        return _read_parts(block, directives)
     except ValueError:
         return _read_whole(block)
 
@@ -140,7 +144,7 @@ def _read_whole(block: bytes) -> WatRecord:
     )
 
 
-def _read_parts(block: bytes) -> WatRecord:
+def _read_parts(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
     """The same.
 
     Raises:
@@ -151,7 +155,7 @@ def _read_parts(block: bytes) -> WatRecord:
     page_url = _text_of(block, header, _end_of(block, _TARGET, header))
     if not page_url or not block.endswith(b"}"):
         raise ValueError("no whole record")
-    metas = _metas(block, head, places.get(_METAS, -1))
+    metas = _metas(block, head, places.get(_METAS, -1), directives)
     return WatRecord(
         page_url,
         _text_of(block, head, places.get(_BASE, -1)),
@@ -191,16 +195,23 @@ def _found_in(block: bytes) -> tuple[dict[bytes, int], list[bytes], bool]:
     return places, pictures, may_have_licence
 
 
-def _metas(block: bytes, head: int, start: int) -> list[dict[str, Any]]:
+def _metas(block: bytes, head: int, start: int, directives: tuple[bytes, ...]) -> list[dict[str, Any]]:
     if not 0 <= head < start or block[start : start + 1] == b"]":
         return []
     metas = block[start + 1 : block.find(_END_OF_LIST, start)]
     if metas[-1:] != b'"' or metas[-2:-1] in _WITHIN_TEXT:
         raise ValueError("an end of the list within a text")
-    if not any(hint in metas for hint in _HINTS_OF_METAS):
+    if not any(hint in metas for hint in _HINTS_OF_METAS) and not _may_forbid(metas.lower(), directives):
         return []
     found: list[dict[str, Any]] = orjson.loads(b"[{%b}]" % metas)
     return found
+
+
+def _may_forbid(metas: bytes, directives: tuple[bytes, ...]) -> bool:
+    """Whether some metas, in lower case, may state a directive to robots; an escape may hide anything."""
+    if _ESCAPE in metas:
+        return True
+    return any(name in metas for name in _ROBOTS) and any(directive in metas for directive in directives)
 
 
 def _end_of(block: bytes, key: bytes, mapping: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 RESERVATION = "tdm-reservation"
 
@@ -16,15 +17,22 @@ _AGENT = re.compile(r"[a-z0-9_.*/-]*[a-z_*][a-z0-9_.*/-]*").fullmatch
 
 
 def forbids(lines: Iterable[str], agent: str, directives: Collection[str]) -> bool:
-    """Whether one of these directives stands in the header's lines, for every agent or for ours.
-
-    `none` says noindex and nofollow. `otherbot: noai` speaks to another agent, and so does all that follows in its
-    line; `max-snippet:5, noai` and
-    `unavailable_after: Wed, 01 Jan 2031 00:00:00 GMT, noai` name no agent.
+    """Whether the header's lines state one of these directives, for every agent or for ours.
 
     agent: our product token, in lower case; directives: in lower case.
     """
-    return any(_line_forbids(line.lower(), agent, directives) for line in lines)
+    return bool(directives_in(lines, agent, frozenset(directives)))
+
+
+def directives_in(lines: Iterable[str], agent: str, known: frozenset[str]) -> set[str]:
+    """Those of the known directives that the header's lines state, for every agent or for ours.
+
+    `none` states noindex and nofollow too. `otherbot: noai` is for another agent, and so is all that follows in its
+    line; `max-snippet:5, noai` and `unavailable_after: Wed, 01 Jan 2031 00:00:00 GMT, noai` name no agent.
+
+    agent: our product token, in lower case; known: in lower case.
+    """
+    return {name for line in lines for name in _directives_of(line.lower(), agent, known)}
 
 
 def is_reserved(value: str) -> bool:
@@ -37,22 +45,24 @@ def product_token(user_agent: str) -> str:
     return re.split(r"[/\s(]", user_agent.strip(), maxsplit=1)[0].lower()
 
 
-def _line_forbids(line: str, agent: str, directives: Collection[str]) -> bool:
+@lru_cache(maxsize=1_000)  # a few lines, such as `index, follow`, are those of most pages
+def _directives_of(line: str, agent: str, known: frozenset[str]) -> frozenset[str]:
+    found: set[str] = set()
     is_for_us = True
     for piece in line.split(","):
         name, colon, rest = piece.partition(":")
         name = name.strip()
-        if colon and name not in _WITH_VALUE and name not in directives:
+        if colon and name not in _WITH_VALUE and name not in known:
             if _AGENT(name) is None:
                 continue  # the rest of a date: `01 Jan 2031 00:00:00 GMT`
             is_for_us = name in ("*", agent)
             name = rest.partition(":")[0].strip()
-        if is_for_us and any(word in directives for word in _words(name)):
-            return True
-    return False
+        if is_for_us:
+            found.update(_words(name))
+    return known & found
 
 
 def _words(text: str) -> list[str]:
     """The directives of a piece that should have one, but where commas were forgotten."""
     words = _BETWEEN_WORDS.split(text)
-    return [*words, "noindex"] if "none" in words else words
+    return [*words, "noindex", "nofollow"] if "none" in words else words

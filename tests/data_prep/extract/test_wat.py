@@ -12,6 +12,7 @@ from tests.data_prep.extract.crawls import extracted, record, warc_gz
 from tests.data_prep.extract.crawls import wat_record as made
 
 A = "https://a.example"
+DIRECTIVES = ExtractOptions().stated_opt_outs
 LINKS = [
     {"path": "A@/href", "url": "/elsewhere", "text": "IMG@/src"},
     {"path": "IMG@/src", "url": "x.jpg", "alt": "a house"},
@@ -136,7 +137,7 @@ def test_reading_parts_of_the_record_gives_what_parsing_all_of_it_gives(
     block = json.dumps(whole_record, separators=(",", ":"), ensure_ascii=ascii_only).encode("utf-8", "replace")
     whole = wat_record._read_whole(block)
     try:
-        short = wat_record._read_parts(block)
+        short = wat_record._read_parts(block, DIRECTIVES)
     except ValueError:
         return  # then the whole record is read
     told = [[(link.get("url"), link.get("alt")) for link in one.pictures] for one in (short, whole)]
@@ -151,7 +152,7 @@ def test_reading_parts_of_the_record_gives_what_parsing_all_of_it_gives(
 def test_a_record_as_crawls_have_them_is_not_parsed_whole():
     block = made({"Head": {"Title": "t", "Metas": [{"property": "og:image", "content": "o.jpg"}]}, "Links": LINKS[1:2]})
     block = block.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n\r\n")
-    short, whole = wat_record._read_parts(block), wat_record._read_whole(block)
+    short, whole = wat_record._read_parts(block, DIRECTIVES), wat_record._read_whole(block)
     assert short == whole._replace(pictures=short.pictures, may_have_licence=False)
     assert [(link["url"], link["alt"]) for link in short.pictures] == [("x.jpg", "a house")]
 
