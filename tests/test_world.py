@@ -11,7 +11,7 @@ from diptych.world import (
     process_group,
     read_world,
 )
-from tests.end_to_end.commands import free_port
+from tests.commands import free_port
 from tests.ranks import run_ranks
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from diptych.checkpoint_folder import checkpoints, verify
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
 from diptych.run_dir import read_metrics
-from tests.end_to_end.commands import ROOT, Warm, start
+from tests.commands import ROOT, forked_ranks, start
 
 STEPS = 80
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
@@ -94,13 +93,6 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory) -> Iterator[Warm]:
-    server = Warm(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
 def alone(warm, recipe, tmp_path_factory) -> Path:
     """The run directory of an uninterrupted run of one process."""
     run_dir = tmp_path_factory.mktemp("runs") / "alone"
@@ -114,6 +106,7 @@ def on_two_ranks(recipe, tmp_path_factory) -> Path:
     """The run directory of an uninterrupted run of two ranks, started by launch/one_node.sh."""
     folder = tmp_path_factory.mktemp("runs")
     script = ROOT / "launch" / "one_node.sh"
-    command = start(folder, script, recipe, f"run_dir={folder / 'two'}", environment={"RANKS": "2"})
+    environment = {"RANKS": "2", **forked_ranks(folder)}
+    command = start(folder, script, recipe, f"run_dir={folder / 'two'}", environment=environment)
     assert command.wait() == 0, command.said
     return folder / "two"

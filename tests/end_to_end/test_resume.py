@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diptych.checkpoint_folder import checkpoints
-from tests.end_to_end.commands import Command, gone, start
+from tests.commands import Command, gone, start
 from tests.end_to_end.conftest import STEPS, losses, outcome, verify_whole
 
 GOES_ON = "the same command goes on from there"

@@ -1,9 +1,10 @@
-"""The engine with every tensor on CUDA and no GPU: `python -m tests.training.fake_cuda ZERO_STAGE PRECISION PARTS`.
+"""The engine with every tensor on CUDA and no GPU: `python -m tests.training.fake_cuda STAGE,PRECISION,PARTS ...`.
 
 Tensors have a device, a type and a shape, and no numbers (torch's FakeTensorMode). One process stands for rank 0 of
 four: no collective sends anything, and each must be of contiguous CUDA tensors, which is what NCCL takes. Streams,
 events and memory counters, which need a driver, do nothing. Autograd cannot run backward without a device, so that
-gradients are put where it would put them. Prints, as JSON, what is where at the end.
+gradients are put where it would put them. Prints a line of JSON for each case: what is where at the end. The imports,
+most of the time, are shared: each case runs in a fork.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, ClassVar
 os.environ.update(DS_ACCELERATOR="cuda", RANK="0", WORLD_SIZE="4", LOCAL_RANK="0")
 
 import deepspeed
+import deepspeed.runtime.zero.muon.muon_optimizer  # as `initialize` would, with torch's compiler
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -251,6 +253,7 @@ def main(stage: int, precision: str, num_parts: int) -> None:
     print(
         json.dumps(
             {
+                "case": f"{stage},{precision},{num_parts}",
                 "parameters": sorted({str(parameter.device) for parameter in model.parameters()}),
                 "moments": sorted({str(tensor.device) for tensor in moments}),
                 "saved": sorted({str(tensor.device) for tensor in saved}),
@@ -263,4 +266,9 @@ def main(stage: int, precision: str, num_parts: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    for case in sys.argv[1:]:
+        stage, precision, num_parts = case.split(",")
+        if os.fork() == 0:
+            main(int(stage), precision, int(num_parts))
+            sys.exit()
+        os.wait()

@@ -2,15 +2,12 @@
 
 import os
 import re
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from diptych.training import console as console_module
 from diptych.training.console import Console
-from tests.end_to_end.commands import ENVIRONMENT, ROOT
 from tests.end_to_end.conftest import recipe
 
 __all__ = ["recipe"]
@@ -75,20 +72,10 @@ def terminal():
     os.close(ours)
 
 
-def test_on_a_terminal_the_bar_moves_between_logged_steps(recipe, tmp_path, terminal):
+def test_on_a_terminal_the_bar_moves_between_logged_steps(warm, recipe, tmp_path, terminal):
     fd, shown = terminal
-    command = [sys.executable, "-m", "diptych", "train", recipe, f"run_dir={tmp_path}/run"]
-    try:
-        subprocess.run(
-            [*command, "tracking.log_every_steps=1000"],
-            check=True,
-            timeout=120,
-            cwd=ROOT,
-            env=os.environ | ENVIRONMENT,
-            stderr=fd,
-            stdout=subprocess.DEVNULL,
-        )
-    finally:
-        os.close(fd)
+    command = warm.start("train", recipe, f"run_dir={tmp_path}/run", "tracking.log_every_steps=1000", errors=fd)
+    os.close(fd)
+    assert command.wait() == 0
     positions = {int(percent) for percent in re.findall(rb"(\d+)% ", shown)}
     assert {0, 100} < positions and positions - {0, 1, 100}, shown.decode()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +12,30 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    ("stage", "precision", "num_parts"),
-    [(0, "bf16", 1), (1, "fp32", 1), (1, "bf16", 3), (2, "bf16", 1), (3, "bf16", 3)],
-)
-def test_a_step_save_and_restore_keep_everything_on_cuda(stage, precision, num_parts):
-    command = [sys.executable, "-m", "tests.training.fake_cuda", str(stage), precision, str(num_parts)]
+CASES = {
+    f"{stage},{precision},{num_parts}": (precision, num_parts)
+    for stage, precision, num_parts in [(0, "bf16", 1), (1, "fp32", 1), (1, "bf16", 3), (2, "bf16", 1), (3, "bf16", 3)]
+}
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, dict]:
+    """What each case reports; one that failed has none, and its traceback is shown."""
+    command = [sys.executable, "-m", "tests.training.fake_cuda", *CASES]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["parameters"] == told["moments"] == ["cuda:0"]
-    assert told["saved"] == ["cpu"] and told["has_all_weights"]
-    collectives = told["collectives"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return {line["case"]: line for line in map(json.loads, re.findall(r"^{.*", done.stdout, re.MULTILINE))}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_save_and_restore_keep_everything_on_cuda(case, reports):
+    precision, num_parts = CASES[case]
+    report = reports[case]
+    assert report["parameters"] == report["moments"] == ["cuda:0"]
+    assert report["saved"] == ["cpu"] and report["has_all_weights"]
+    collectives = report["collectives"]
     assert collectives["_allgather_base_"] >= 2, "the texts of two steps"
     assert collectives["_reduce_scatter_base_"] == 2, "and the gradients of their features"
     assert collectives["allreduce_"] >= 2 and collectives["broadcast_"] > 0
     passes = 1 if num_parts == 1 else 2 * num_parts
-    assert told["varlen_attentions"] == (2 * passes if precision == "bf16" else 0), "one layer, two steps"
+    assert report["varlen_attentions"] == (2 * passes if precision == "bf16" else 0), "one layer, two steps"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -15,19 +14,19 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+from tests.warm import ADDRESS, ENVIRONMENT, ROOT, Warm, address
+
 PATIENCE_SECONDS = 120
 """How long anything may take on a loaded machine before it counts as hung."""
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Command:
     """A process that leads a session of its own; what it says goes to a file."""
 
-    def __init__(self, pid: int, output: Path, poll: Callable[[], int | None]):
-        self.pid = pid
+    def __init__(self, process: Warm | subprocess.Popen[bytes], output: Path):
+        self.pid = process.pid
         self._output = output
-        self._poll = poll
+        self._poll = process.poll
 
     @property
     def said(self) -> str:
@@ -74,46 +73,35 @@ class Command:
                 pass
 
 
-class Warm:
+class WarmCommands:
     """Starts `diptych` commands in a tenth of a second each; see `warm.py`."""
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("warm.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | ENVIRONMENT,
-        )
-        self._started = 0
 
-    def start(self, *words: object, environment: dict[str, str] | None = None) -> Command:
-        self._started += 1
-        output = self._folder / f"command_{self._started}"
-        request = {
-            "arguments": [str(word) for word in words],
-            "environment": environment or {},
-            "output": str(output),
-        }
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        pid = int(self._server.stdout.readline())
-        status = output.with_name(f"{output.name}.status")
-        return Command(pid, output, lambda: int(status.read_text()) if status.exists() else None)
+    def start(
+        self,
+        *words: object,
+        program: str = "diptych",
+        environment: dict[str, str] | None = None,
+        errors: int | None = None,
+    ) -> Command:
+        """errors: an open file for the standard error, which else goes where the output does."""
+        output = self._folder / f"command_{len(list(self._folder.iterdir()))}"
+        with output.open("wb") as file, open(os.devnull, "rb") as nothing:
+            process = Warm(
+                f"{program}.cli:main",
+                [str(word) for word in words],
+                files=(nothing.fileno(), file.fileno(), file.fileno() if errors is None else errors),
+                environment=os.environ | ENVIRONMENT | (environment or {}),
+            )
+        return Command(process, output)
 
     def start_ranks(self, size: int, *words: object) -> list[Command]:
         """As a launcher would."""
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
         places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
         return [self.start(*words, environment=meeting | place) for place in places]
-
-    def close(self) -> None:
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.stdout.close()
-        self._server.wait()
 
 
 def start(folder: Path, *words: object, environment: dict[str, str] | None = None) -> Command:
@@ -133,7 +121,23 @@ def start(folder: Path, *words: object, environment: dict[str, str] | None = Non
             | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
             | (environment or {}),
         )
-    return Command(process.pid, output, process.poll)
+    return Command(process, output)
+
+
+STAND_IN = """
+import os, signal, sys
+from tests.warm import Warm
+rank = Warm("diptych.cli:main", sys.argv[1:], environment=os.environ)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: os.kill(rank.pid, number))
+sys.exit(rank.wait())
+"""
+
+
+def forked_ranks(folder: Path) -> dict[str, str]:
+    """The environment in which `python -m diptych` of a launcher is forked, and imports nothing itself."""
+    (folder / "diptych.py").write_text(STAND_IN)
+    return {"PYTHONPATH": str(folder), ADDRESS: address()}
 
 
 def free_port() -> int:

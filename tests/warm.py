@@ -1,0 +1,170 @@
+"""Processes forked from one that has imported torch, DeepSpeed and Diptych: each starts in a tenth of a second.
+
+Each is a process like any other, the leader of its own session: a `diptych` command, a rank (`ranks.py`), or a process
+of `pytest -n` (`conftest.py`). Who first needs the server starts it, and it ends with them; the environment variable
+ADDRESS names its socket to the processes below. A request is a line of JSON with three open files, which become the
+process's standard input, output and error. The answers are its process id and, when it has ended, its exit status.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+ADDRESS = "DIPTYCH_TESTS_WARM"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+MODULES = (
+    "diptych.training.loop",
+    "diptych.verbs.train",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # by `initialize`, and with it torch's compiler
+    "diptych_shards.cli",
+    "open_clip",
+    "pytest",
+)
+
+
+class Warm:
+    """A process that was forked for us."""
+
+    def __init__(
+        self,
+        target: str,
+        *arguments: Any,
+        files: tuple[int, int, int] = (0, 1, 2),
+        environment: Mapping[str, str] | None = None,
+    ):
+        """target: the function to call, as "module:function", with arguments that JSON can hold."""
+        request = {
+            "target": target,
+            "arguments": arguments,
+            "environment": dict(os.environ | ENVIRONMENT if environment is None else environment),
+            "folder": os.getcwd(),
+        }
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(address())
+        socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], files)
+        self._answers = self._connection.makefile()
+        self.pid = int(self._answers.readline())
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for the signal that ended it; None while it runs."""
+        return self.wait(0)
+
+    def wait(self, timeout_seconds: float | None = None) -> int | None:
+        """As `poll`, once it has ended or after this time."""
+        if self._status is None and select.select([self._connection], [], [], timeout_seconds)[0]:
+            self._status = int(self._answers.readline())
+            self._answers.close()
+            self._connection.close()
+        return self._status
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def address() -> str:
+    """The socket of the server, which is started if there is none."""
+    if ADDRESS not in os.environ:
+        folder = tempfile.mkdtemp()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.warm"],
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT | {ADDRESS: f"{folder}/socket"},
+            stdin=subprocess.PIPE,  # closed when we end, which ends the server
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+        os.environ[ADDRESS] = f"{folder}/socket"
+        _servers.append(server)
+    return os.environ[ADDRESS]
+
+
+_servers: list[subprocess.Popen[bytes]] = []
+
+
+def serve() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for module in MODULES:
+            importlib.import_module(module)
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.environ[ADDRESS])
+        listener.listen(64)
+        print("ready", flush=True)
+        while 0 not in select.select([listener, 0], [], [])[0]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                return keep(connection)
+            connection.close()
+    os.unlink(os.environ[ADDRESS])
+    os.rmdir(os.path.dirname(os.environ[ADDRESS]))
+
+
+def keep(connection: socket.socket) -> None:
+    """In a process of its own: start the one that is asked for and say how it ended."""
+    line, files, *_ = socket.recv_fds(connection, 1 << 16, 3)
+    while not line.endswith(b"\n"):
+        line += connection.recv(1 << 16)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        return become(json.loads(line), files)
+    for file in files:
+        os.close(file)
+    connection.sendall(f"{pid}\n".encode())
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        connection.sendall(f"{status}\n".encode())
+    except OSError:  # nobody waits for it
+        pass
+    os._exit(0)
+
+
+def become(request: dict[str, Any], files: list[int]) -> None:
+    os.setsid()
+    os.chdir(request["folder"])
+    for descriptor, file in enumerate(files):
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.modules["__main__"] = ModuleType("__main__")
+    module, _, function = request["target"].partition(":")
+    sys.exit(getattr(importlib.import_module(module), function)(*request["arguments"]))
+
+
+def interpret(code: str) -> None:
+    """As `python -c` does."""
+    exec(code, vars(sys.modules["__main__"]))
+
+
+def stand_in(code: str) -> int | None:
+    """In a process that somebody else started: have the work done by one that was forked."""
+    return Warm("tests.warm:interpret", code, environment=os.environ).wait()
+
+
+if __name__ == "__main__":
+    sys.exit(stand_in(sys.argv[-1]) if sys.argv[1:] else serve())
