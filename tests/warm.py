@@ -8,9 +8,11 @@ process's standard input, output and error. The answers are its process id and, 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -92,11 +94,8 @@ def address() -> str:
         )
         assert server.stdout is not None and server.stdout.readline() == b"ready\n"
         os.environ[ADDRESS] = f"{folder}/socket"
-        _servers.append(server)
+        atexit.register(server.communicate)
     return os.environ[ADDRESS]
-
-
-_servers: list[subprocess.Popen[bytes]] = []
 
 
 def serve() -> None:
@@ -105,7 +104,7 @@ def serve() -> None:
         for module in MODULES:
             importlib.import_module(module)
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    num_kept = 0
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.environ[ADDRESS])
         listener.listen(64)
@@ -113,10 +112,12 @@ def serve() -> None:
         while 0 not in select.select([listener, 0], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
                 return keep(connection)
             connection.close()
+            num_kept += 1
+            while num_kept and os.waitpid(-1, os.WNOHANG) != (0, 0):
+                num_kept -= 1
     os.unlink(os.environ[ADDRESS])
     os.rmdir(os.path.dirname(os.environ[ADDRESS]))
 
@@ -126,22 +127,22 @@ def keep(connection: socket.socket) -> None:
     line, files, *_ = socket.recv_fds(connection, 1 << 16, 3)
     while not line.endswith(b"\n"):
         line += connection.recv(1 << 16)
-    pid = os.fork()
-    if pid == 0:
-        connection.close()
-        return become(json.loads(line), files)
+    # This ends it without clearing a million objects away, which would take a second.
+    process = multiprocessing.get_context("fork").Process(target=become, args=(connection, json.loads(line), files))
+    process.start()
     for file in files:
         os.close(file)
-    connection.sendall(f"{pid}\n".encode())
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    connection.sendall(f"{process.pid}\n".encode())
+    process.join()
     try:
-        connection.sendall(f"{status}\n".encode())
+        connection.sendall(f"{process.exitcode}\n".encode())
     except OSError:  # nobody waits for it
         pass
     os._exit(0)
 
 
-def become(request: dict[str, Any], files: list[int]) -> None:
+def become(connection: socket.socket, request: dict[str, Any], files: list[int]) -> None:
+    connection.close()
     os.setsid()
     os.chdir(request["folder"])
     for descriptor, file in enumerate(files):
