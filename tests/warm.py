@@ -75,6 +75,10 @@ class Warm:
             self._connection.close()
         return self._status
 
+    def __del__(self) -> None:
+        self._answers.close()
+        self._connection.close()
+
     def kill(self) -> None:
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
