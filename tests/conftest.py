@@ -1,7 +1,8 @@
-"""How `pytest -n` deals the tests to several processes: by file, but for those that share what takes long to make."""
+"""How `pytest -n` starts processes and deals the tests to them: by file."""
 
 from __future__ import annotations
 
+import random
 import shlex
 import sys
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 from tests import warm
 from tests.commands import WarmCommands
 
-TOGETHER = {
-    "tests/end_to_end/": "runs",  # of `end_to_end/conftest.py`
-    "tests/loss/": "ranks",  # forked from a process that has imported DeepSpeed
-    "tests/training/": "ranks",
-}
+LONGEST = (
+    "tests/end_to_end/",
+    "tests/test_benchmarks.py",
+    "tests/training/",
+    "tests/data_prep/shard_build/",
+    "tests/data_prep/select/",
+)
+"""These begin first, so that no process is left with one of them at the end."""
 
 
 @pytest.fixture(scope="session", name="warm")
@@ -24,14 +28,24 @@ def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> WarmCommands:
     return WarmCommands(tmp_path_factory.mktemp("commands"))
 
 
+@pytest.fixture
+def draw() -> random.Random:
+    """For tests that kill at random; a failure shows the seed."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
 def group_of(test_id: str) -> str:
-    shared = [group for folder, group in TOGETHER.items() if test_id.startswith(folder)]
-    return shared[0] if shared else test_id.partition("::")[0]
+    # The tests end to end share uninterrupted runs.
+    return "end_to_end" if test_id.startswith("tests/end_to_end/") else test_id.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The groups that take longest begin first."""
-    items.sort(key=lambda item: group_of(item.nodeid) not in TOGETHER.values())
+    def place(item: pytest.Item) -> int:
+        return next((at for at, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -17,7 +17,8 @@ from diptych.data.tokenizer import train_vocabulary
 from diptych.run_dir import read_metrics
 from tests.commands import ROOT, forked_ranks, start
 
-STEPS = 80
+STEPS = 40
+"""Four epochs, and a checkpoint at each fifth step."""
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 RECIPE = """
 data: {{train: {folder}/shards}}
@@ -30,8 +31,8 @@ model:
     overrides: {{patch_size: 8, embed_dim: 32, depth: 1, num_heads: 2}}
   text: {{context_length: 16, width: 32, heads: 2, layers: 1}}
 training: {{total_samples: {samples}, global_batch_size: 32, ema_decay: 0.9}}
-optimizer: {{learning_rate: 1e-3, warmup_samples: 320}}
-checkpoint: {{every_samples: 320}}
+optimizer: {{learning_rate: 1e-3, warmup_samples: 160}}
+checkpoint: {{every_samples: 160}}
 tracking: {{log_every_steps: 1, wandb: "off"}}
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 from pathlib import Path
@@ -39,12 +38,12 @@ def stopped_step(run_dir: Path) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stopped_at_any_step_and_started_with_other_workers_ends_bit_identical(
-    number, warm, recipe, alone, tmp_path
+    number, warm, recipe, alone, tmp_path, draw
 ):
     run_dir = tmp_path / "run"
     for workers in (0, 2):
         command = warm.start("train", recipe, f"run_dir={run_dir}", f"machine.loader_workers={workers}")
-        after_some_steps(command, run_dir, random.randint(1, 25))
+        after_some_steps(command, run_dir, draw.randint(1, 12))
         family = command.family()
         command.signal_group(number)
         assert command.wait() == 0
@@ -81,18 +80,18 @@ def test_a_run_killed_in_the_middle_of_saves_ends_bit_identical(warm, recipe, al
     assert outcome(run_dir) == outcome(alone)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(warm, recipe, alone, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(warm, recipe, alone, tmp_path, draw):
     run_dir = tmp_path / "run"
     shutil.copytree(alone, run_dir)
     weights = checkpoints(run_dir / "checkpoints")[0] / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
-    content[random.randrange(len(content))] ^= 1
+    content[draw.randrange(len(content))] ^= 1
     weights.write_bytes(content)
 
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 0
     assert f"skipped a damaged checkpoint: {weights}: has changed since it was written" in command.said
-    assert f"going on after {(STEPS - 10) * 32:,} samples" in command.said
+    assert f"going on after {(STEPS - 5) * 32:,} samples" in command.said
     assert outcome(run_dir) == outcome(alone)
 
 
@@ -167,10 +166,10 @@ def test_two_ranks_compute_what_one_does(alone, on_two_ranks):
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-5)
 
 
-def test_two_ranks_stop_at_the_same_step_when_one_is_told_to(warm, recipe, on_two_ranks, tmp_path):
+def test_two_ranks_stop_at_the_same_step_when_one_is_told_to(warm, recipe, on_two_ranks, tmp_path, draw):
     run_dir = tmp_path / "run"
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
-    after_some_steps(ranks[0], run_dir, random.randint(1, 25))
+    after_some_steps(ranks[0], run_dir, draw.randint(1, 12))
     family = [process for rank in ranks for process in rank.family()]
     ranks[1].signal(signal.SIGTERM)
     assert [rank.wait() for rank in ranks] == [0, 0]
@@ -182,11 +181,11 @@ def test_two_ranks_stop_at_the_same_step_when_one_is_told_to(warm, recipe, on_tw
     assert outcome(run_dir) == outcome(on_two_ranks)
 
 
-def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, recipe, on_two_ranks, tmp_path):
+def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, recipe, on_two_ranks, tmp_path, draw):
     run_dir = tmp_path / "run"
     for victim in (0, 1):
         ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
-        after_some_steps(ranks[0], run_dir, random.randint(1, 25))
+        after_some_steps(ranks[0], run_dir, draw.randint(1, 12))
         family = [process for rank in ranks for process in rank.family()]
         ranks[victim].signal(signal.SIGKILL)
         assert ranks[victim].wait() == -signal.SIGKILL
@@ -199,7 +198,7 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, re
 
 
 def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_identical(
-    warm, recipe, on_two_ranks, tmp_path
+    warm, recipe, on_two_ranks, tmp_path, draw
 ):
     run_dir = tmp_path / "run"
     saves = run_dir / "checkpoints"
@@ -220,7 +219,7 @@ def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_
 
     weights = checkpoints(saves)[0] / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
-    content[random.randrange(len(content))] ^= 1
+    content[draw.randrange(len(content))] ^= 1
     weights.write_bytes(content)
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
     assert [rank.wait() for rank in ranks] == [0, 0]
@@ -288,7 +287,7 @@ def test_lines_of_steps_that_are_taken_again_are_kept_aside(warm, recipe, alone,
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 0
     aside = (run_dir / "metrics_redone.jsonl").read_bytes().splitlines()
-    assert aside == [line for line in record if json.loads(line).get("samples_seen", 0) > (STEPS - 10) * 32]
+    assert aside == [line for line in record if json.loads(line).get("samples_seen", 0) > (STEPS - 5) * 32]
     assert outcome(run_dir) == outcome(alone)
 
 

@@ -14,7 +14,7 @@ from diptych.loss import LOSSES, LossOutput
 from diptych.run_dir import read_metrics
 from diptych.training.loop import MAX_SKIPPED_STEPS, NonFiniteError, train
 from diptych.world import World
-from tests.end_to_end.conftest import losses, outcome
+from tests.end_to_end.conftest import STEPS, losses, outcome
 from tests.ranks import run_ranks
 
 
@@ -39,7 +39,7 @@ def stop_and_go_on(rank: int, recipe: Path, run_dir: Path) -> list[tuple[int, fl
 def test_a_run_two_steps_ahead_of_its_numbers_stops_and_ends_bit_identical(recipe, alone, tmp_path):
     [stopped] = run_ranks(1, stop_and_go_on, recipe, tmp_path / "run")
     # The signal came with two steps in flight, which are given to the record and the checkpoint too.
-    assert stopped[-1][0] in range(31 * 32, 36 * 32) and len(stopped) < 80
+    assert stopped[-1][0] in range(31 * 32, 36 * 32) and len(stopped) < STEPS
     assert outcome(tmp_path / "run") == outcome(alone)
 
 
