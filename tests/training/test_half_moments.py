@@ -13,7 +13,7 @@ from diptych.config.schema import OptimizerConfig, RunConfig
 from diptych.training import half_moments
 from diptych.training.half_moments import HalfMomentsAdamW
 from tests.ranks import run_ranks
-from tests.training.test_engine import HALF, STAGES, STEPS, assert_equal, go_on, largest_difference, make_engine
+from tests.training.test_engine import HALF, STAGES_OF, STEPS, assert_equal, go_on, largest_difference, make_engine
 from tests.training.test_engine import take_steps as steps_of
 from tests.training.tiny import tiny_config
 
@@ -91,7 +91,7 @@ def half(stage: int) -> RunConfig:
 def train(rank: int, size: int) -> dict[int, Any]:
     """Stage → what six steps gave at once, and the last three again; and the bytes of this rank's moments."""
     result: dict[int, Any] = {}
-    for stage in STAGES:
+    for stage in STAGES_OF[size]:
         engine = make_engine(rank, size, half(stage))
         stats = steps_of(engine, rank, size, 0, HALF)
         taken = engine.weights(), engine.optimizer_state()
@@ -114,7 +114,7 @@ def trained(size: int) -> dict[int, Any]:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_runs_go_on_bit_identical_with_moments_of_half_the_size(size):
-    for stage in STAGES:
+    for stage in STAGES_OF[size]:
         (stats, weights, state), again, _, num_bytes = trained(size)[stage]
         assert again.stats == stats[HALF:], stage
         assert largest_difference(again.weights, weights) == 0, stage
