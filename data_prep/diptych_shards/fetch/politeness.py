@@ -23,7 +23,7 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SHARE = 1 / 4
 """Of the patience."""
 LEAST_PROBES = 3
-"""Before a site that is waited for is given up, however long each of them takes."""
+"""Before a site that has answered once is given up, however long each of them takes; one that never has needs one."""
 BACK_OFFS = 5
 """In a row, and for as long as the patience lasts, before a site that keeps sending 429 is given up."""
 GIVEN_UP_SECONDS = 300.0
@@ -46,6 +46,7 @@ class Site:
         self._patience_seconds = patience_seconds
         self._allowed = 1  # until it has answered: ten thousand URLs do not knock at a dead host together
         self._urls_in_vain = 0  # that failed since its last good answer
+        self._in_vain_since = 0.0  # when the first of them was started
         self._bad_urls = 0  # that failed again while others were answered, counted once for each time
         self._num_probes = 0  # that failed since it is waited for
         self._give_up_at = math.inf  # the next failure from then on is the last
@@ -130,12 +131,15 @@ class Site:
 
     def note_silence(self, failure: FetchFailure, started: float, now: float, *, is_counted: bool) -> None:
         """It gave no answer to what was started then; is_counted: for a URL that failed before."""
+        if self._urls_in_vain == 0:
+            self._in_vain_since = started
         self._count(is_counted)
         if not self.is_waited_for or started < self.quiet_until:
             return
         if self._give_up_at == math.inf:
-            self._give_up_at = now + self._patience_seconds
-        if self._num_probes >= LEAST_PROBES and now >= self._give_up_at:
+            self._give_up_at = self._in_vain_since + self._patience_seconds
+        least_probes = LEAST_PROBES if self.has_answered else 1
+        if self._num_probes >= least_probes and now >= self._give_up_at:
             self.give_up(host_given_up(failure), now, GIVEN_UP_SECONDS)
         else:
             self._wait(now)

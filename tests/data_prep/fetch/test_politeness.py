@@ -72,12 +72,17 @@ def test_one_url_that_fails_again_and_again_says_nothing_of_its_site():
     assert not flaky.is_waited_for
 
 
-def test_a_site_whose_failures_take_long_is_not_given_up_without_probes():
+@pytest.mark.parametrize(("has_answered", "probes"), [(True, LEAST_PROBES), (False, 1)])
+def test_a_site_whose_failures_take_long_is_not_given_up_without_probes(has_answered, probes):
     slow = site()
-    for number in range(URLS_IN_VAIN + LEAST_PROBES - 1):
+    if has_answered:
+        slow.note_answer()
+    for number in range(URLS_IN_VAIN + probes - 1):
         now = 100.0 * number
         slow.note_silence(FAILURE, now, now, is_counted=False)
         assert slow.given_up(now) is None
+    slow.note_silence(FAILURE, now + 100.0, now + 100.0, is_counted=False)
+    assert slow.given_up(now + 100.0) == GIVEN_UP
 
 
 def test_a_site_with_many_bad_urls_is_waited_for_after_more_of_them():
