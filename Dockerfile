@@ -26,10 +26,10 @@ RUN python3 -m venv --system-site-packages /opt/diptych \
     && mkdir -p /diptych/runs \
     && chown -R diptych /diptych
 WORKDIR /diptych
-COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src src
 COPY data_prep data_prep
-# setup.cfg says which versions.
+# pyproject.toml says which versions.
 # hadolint ignore=DL3013
 RUN pip install '.[clip,demo]' && rm -rf build ./*.egg-info
 COPY configs configs

@@ -12,17 +12,13 @@ if sys.platform == "win32":
 if TYPE_CHECKING:
     from diptych.encoder import Encoder, load
 
-    __version__: str
+__version__ = "0.1.0"
 
 __all__ = ["Encoder", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """The encoder loads torch, and so only when it is asked for."""
-    if name == "__version__":
-        from diptych.command_line import version
-
-        return version()
     if name not in __all__:
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     return getattr(importlib.import_module("diptych.encoder"), name)

@@ -11,7 +11,6 @@ import argparse
 import ast
 import difflib
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import pkgutil
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from diptych import __version__
 from diptych.errors import LostRankError, OneRankError, UserError
 from diptych.files import NO_ROOM, PARTIAL, local_path
 from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
@@ -73,7 +73,7 @@ def run(program: Program, words: Sequence[str]) -> int:
         print(_help(program), end="")
         sys.exit(0)
     if verb == "--version":
-        print(f"{program.name} {version()}")
+        print(f"{program.name} {__version__}")
         sys.exit(0)
     if verb not in program.verb_names:
         noun = "option" if verb.startswith("-") else program.noun
@@ -105,11 +105,6 @@ def run(program: Program, words: Sequence[str]) -> int:
             return 1
         return 2
     return 0
-
-
-def version() -> str:
-    """Of Diptych, as setup.cfg gives it."""
-    return importlib.metadata.version("diptych")
 
 
 class OneLineParser(argparse.ArgumentParser):

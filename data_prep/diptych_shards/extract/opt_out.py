@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from diptych_shards.fetch.opt_out import RESERVATION, directives_in, is_reserved, product_token
-from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES, default_user_agent
+from diptych_shards.fetch.options import DEFAULT_USER_AGENT, OPT_OUT_DIRECTIVES
 
-_META_NAMES = ("robots", product_token(default_user_agent()))
+_META_NAMES = ("robots", product_token(DEFAULT_USER_AGENT))
 """Of metas that speak to us; those of `googlebot` and the like speak to others."""
 
 

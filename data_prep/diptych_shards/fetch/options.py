@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import ssl
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
+from diptych import __version__
 from diptych.errors import UserError
 from diptych_shards.fetch.address import parse_networks
 from diptych_shards.fetch.opt_out import RESERVATION, product_token
@@ -15,19 +15,15 @@ OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", RE
 """What is obeyed unless the user says otherwise: of pages by `extract`, of pictures by `build`."""
 
 
-def default_user_agent() -> str:
-    """What servers are told: the program, by a name that robots.txt can use."""
-    try:
-        return f"diptych-shards/{version('diptych')}"
-    except PackageNotFoundError:  # run from its source
-        return "diptych-shards/0"
+DEFAULT_USER_AGENT = f"diptych-shards/{__version__}"
+"""What servers are told: the program, by a name that robots.txt can use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions:
     """Raises: ValueError for a value that makes no sense."""
 
-    user_agent: str = default_user_agent()
+    user_agent: str = DEFAULT_USER_AGENT
     """Begins with the name that robots.txt and X-Robots-Tag call us by; add an address: `mybot/1.0 (+https://…)`."""
     timeout_seconds: float = 30.0
     """For which a URL may be in transfer, redirects and repetitions included; waiting for its turn does not count."""
