@@ -49,15 +49,15 @@ def ignored(path: str) -> bool:
 
 def test_the_base_image_is_the_builders_choice():
     assert instructions()[0][0] == "ARG" and instructions()[0][1].startswith("BASE=")
-    assert instructions()[1] == ("FROM", "${BASE} AS installed")
+    assert instructions()[1] == ("FROM", "${BASE} AS source")
     assert re.fullmatch(r"BASE=\S+:\S*\d\S*", instructions()[0][1]), "a tag with a version, so not `latest`"
 
 
 def test_there_is_a_stage_to_test_and_the_stage_to_run_is_what_a_plain_build_makes():
-    assert list(stages()) == ["installed", "test", "run"]
+    assert list(stages()) == ["source", "shards", "installed", "test", "run"]
 
 
-@pytest.mark.parametrize("stage", ["test", "run"])
+@pytest.mark.parametrize("stage", ["shards", "test", "run"])
 def test_a_container_is_nobodys_root(stage):
     user = last(stage, "USER")
     assert user.isdigit() and user != "0"
@@ -67,6 +67,7 @@ def test_a_container_is_nobodys_root(stage):
 def test_signals_reach_the_trainer_and_not_a_shell():
     assert json.loads(last("run", "ENTRYPOINT")) == ["diptych"]
     assert f'diptych = "{cli.main.__module__}:main"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert json.loads(last("shards", "ENTRYPOINT")) == ["diptych-shards"]
     assert json.loads(last("test", "ENTRYPOINT"))[:3] == ["python", "-m", "pytest"]
 
 

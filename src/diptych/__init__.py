@@ -21,7 +21,15 @@ def __getattr__(name: str) -> Any:
     """The encoder loads torch, and so only when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
-    return getattr(importlib.import_module("diptych.encoder"), name)
+    try:
+        return getattr(importlib.import_module("diptych.encoder"), name)
+    except ModuleNotFoundError as error:
+        from diptych.extras import way_out
+
+        line = way_out(error)
+        if line is None:
+            raise
+        raise ModuleNotFoundError(f"diptych.{name}: {line}", name=error.name) from error
 
 
 def __dir__() -> list[str]:

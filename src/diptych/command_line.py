@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from diptych import __version__
+from diptych import __version__, extras
 from diptych.errors import LostRankError, OneRankError, UserError
 from diptych.files import NO_ROOM, PARTIAL, local_path
 from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
@@ -178,6 +178,8 @@ def _user_message(error: Exception) -> str | None:
     """What to print of the error, a line for each mistake; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return extras.way_out(error)
     if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
         return None
     path = PARTIAL.sub("", os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else ""

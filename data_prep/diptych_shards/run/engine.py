@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from diptych.errors import UserError
+from diptych.extras import pip_install
 from diptych_shards.run.worker_pool import CANNOT_START, MAX_FAILED_STARTS, Crew
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise EngineError("--engine ray needs Ray: pip install 'diptych[ray]'") from error
+            raise EngineError(f"--engine ray needs Ray: {pip_install('ray')}") from error
         if not ray.is_initialized():
             _refuse_silent_address(self._address)
             try:

@@ -44,6 +44,7 @@ from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FOR
 from diptych.data.png_chunks import with_colour_key, without_text
 from diptych.data.tiff_page import TIFF_ORDERS, first_page
 from diptych.errors import UserError
+from diptych.extras import pip_install
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     # The plugins themselves, not Image.open: it warns of large pictures instead of refusing them, and takes a
@@ -245,7 +246,7 @@ def why_not_decodable(format: str) -> str | None:
     if format == "AVIF" and not AvifImagePlugin.SUPPORTED:
         return "this Pillow reads no AVIF; install one with AVIF (its wheels from 11.3 on have it)"
     if format == "HEIC" and importlib.util.find_spec("pillow_heif") is None:
-        return "HEIC needs an extra; run `pip install 'diptych[heic]'`"
+        return f"HEIC needs an extra; run `{pip_install('heic')}`"
     return None
 
 
