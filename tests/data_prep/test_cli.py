@@ -40,7 +40,7 @@ def said(capsys):
         (["pack", "in", "linked/out"], "inside"),
         (["pack", "in", "file/out"], "file"),
         (["pack", "in", "other"], "something else"),
-        (["pack", "in", "tars"], "pack did not write"),
+        (["pack", "in", "tars"], "tars holds files of something else; name a new or empty folder"),
         (["pack", "in", "out", "--samples-per-shard", "0"], "samples_per_shard is 0"),
         (["pack", "in", "out", "--table", "no.csv"], "no.csv does not exist"),
         (["pack", "in", "out", "--table", "file"], "a table of pictures is .parquet"),

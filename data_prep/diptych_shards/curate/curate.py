@@ -16,6 +16,7 @@ What N pairs in U units cost, with M matches of queries a pair:
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from diptych_shards.curate.passes import each
 from diptych_shards.curate.report import write_report
 from diptych_shards.curate.state import Output
 from diptych_shards.run.engine import Engine
-from diptych_shards.run.out_folder import read_state
+from diptych_shards.run.out_folder import OutFolder, read_state
 from diptych_shards.run.progress import Progress
 
 FORMAT = "diptych-curate-3"
@@ -44,7 +45,7 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: En
     """Write the pairs worth keeping to OUT, and give what OUT/_index/report.json holds.
 
     Raises:
-        ValueError: the tables or the options do not do, or OUT holds something else.
+        UserError: the tables or the options do not do, or OUT holds something else.
     """
     if any(table.resolve() == out.resolve() for table in tables):
         raise CurateError(f"{out} is where the pairs are; name another folder for the result")
@@ -53,14 +54,13 @@ def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: En
     unknown = sorted(set(options.languages) - LanguageIdentifier().known()) if options.languages else []
     if unknown:
         raise CurateError(f"no language {unknown[0]!r}; give codes such as en, de, zh, or {UNDETERMINED}: not sure")
-    request = _request(pairs, options)
     output = Output(out)
-    output.check(request)
-    with output.kept_to_ourselves():
-        output.prepare(request)
+    inputs = {"files": pairs.files, "pyarrow": pyarrow.__version__}
+    with OutFolder(out, "curate", format=FORMAT, options=options.record(), inputs=inputs).opened():
         if not output.report.exists():
+            output.work.mkdir(exist_ok=True)
             _carry_out(pairs, options, queries, output, engine)
-        output.finish()
+        shutil.rmtree(output.work, ignore_errors=True)
     return read_state(output.report, "rules")
 
 
@@ -78,13 +78,3 @@ def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, 
     facts = read_kept_facts(output.kept_facts(part.number) for part in parts)
     changed = max(file[2] for file in pairs.files) / 1e9
     write_report(output, options, decided, queries, counts, examples, facts, changed)
-
-
-def _request(pairs: Pairs, options: CurateOptions) -> dict[str, Any]:
-    """What decides the bytes of the result."""
-    return {
-        "format": FORMAT,
-        "files": [list(file) for file in pairs.files],
-        "pyarrow": pyarrow.__version__,
-        "options": options.record(),
-    }

@@ -7,20 +7,14 @@ At the top of OUT there are parts of the result and `_index/`; all else is in th
 from __future__ import annotations
 
 import io
-import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych.files import commit_file, committed, locked
-from diptych.terminal import shown
-from diptych_shards.curate.options import CurateError
-from diptych_shards.run.out_folder import begun_otherwise, read_state
+from diptych.files import commit_file, committed
 
 
 class Output:
@@ -31,7 +25,6 @@ class Output:
         self.index = out / INDEX_FOLDER
         self.work = self.index / "work"
         self.dropped = self.index / "dropped"
-        self.request = self.index / "curate.json"
         self.report = self.index / "report.json"
         self.page = self.index / "report.html"
         self.queries = self.index / "queries.parquet"
@@ -65,45 +58,6 @@ class Output:
 
     def kept_facts(self, number: int) -> Path:
         return self.work / f"{number:05}.kept.json"
-
-    def check(self, request: dict[str, Any]) -> None:
-        """See that OUT is new, or that a run of the same request was stopped or completed there.
-
-        Raises:
-            CurateError: it holds something else.
-        """
-        if self.request.exists():
-            before = read_state(self.request, "options")
-            differing = [name for name in request if name != "options" and before.get(name) != request[name]]
-            if differing:
-                raise CurateError(
-                    f"{shown(self.out)} was begun with other {', '.join(differing)}; give those again, or another OUT"
-                )
-            if told := begun_otherwise(self.out, before["options"], request["options"]):
-                raise CurateError(told)
-        elif self.out.is_dir():
-            if any(child.name != INDEX_FOLDER for child in self.out.iterdir()) or self.report.exists():
-                raise CurateError(f"{shown(self.out)} holds something else; name a new or empty folder")
-        elif self.out.exists():
-            raise CurateError(f"{shown(self.out)} is not a folder")
-
-    def prepare(self, request: dict[str, Any]) -> None:
-        """Write down what is to be done."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        if not self.request.exists():
-            commit_file(self.request, json.dumps(request, indent=1, sort_keys=True).encode())
-
-    @contextmanager
-    def kept_to_ourselves(self) -> Iterator[None]:
-        """Until the end, however it comes; then what a killed process left half-written is removed."""
-        with locked(self.index, "curate"):
-            for folder in (self.out, self.index, self.work, self.dropped):
-                for partial in folder.glob("*.partial"):
-                    partial.unlink()
-            yield
-
-    def finish(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
 
 
 @contextmanager

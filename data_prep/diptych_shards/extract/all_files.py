@@ -3,20 +3,16 @@ the number of processes, on kills, or on the order in which files finish."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from diptych.files import commit_file, locked
-from diptych_shards.extract.one_file import INDEX_FOLDER, FileReport, extract_file, finished_report, name_of
+from diptych_shards.extract.one_file import FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.sources import require_readable
-from diptych_shards.extract.writer import naming
 from diptych_shards.run.engine import Engine
-from diptych_shards.run.out_folder import begun_otherwise, read_state
+from diptych_shards.run.out_folder import OutFolder
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,13 @@ def extract(
     """What came of all files together, and the files that could not be read, each with what went wrong.
 
     Raises:
-        ExtractError: two files would get the same name, or one got it before; `out` was made with other options, or
-            is in use; nothing reads from where a file is.
+        ExtractError: two files would get the same name, or one got it before; nothing reads from where a file is.
+        UserError: `out` was begun with other options, holds something else, or is in use.
         OSError: a full disk.
     """
     _check_names(locations)
     require_readable(locations)
-    with _locked(out):
-        _begin(out, options)
+    with OutFolder(out, "extract", options=asdict(options), state_name="extract.options").opened():
         reports = {location: finished_report(location, out) for location in locations}
         missing = [location for location, report in reports.items() if report is None]
         total = FileReport()
@@ -91,23 +86,3 @@ def _check_names(locations: Sequence[str]) -> None:
                 f"{other} and {location} would both become {name_of(location)}.parquet; rename one, or extract them "
                 f"into two folders"
             )
-
-
-def _begin(out: Path, options: ExtractOptions) -> None:
-    path = out / INDEX_FOLDER / "extract.options"
-    if path.exists():
-        if told := begun_otherwise(out, read_state(path), json.loads(json.dumps(asdict(options)))):
-            raise ExtractError(told)
-    else:
-        with naming(path):
-            commit_file(path, json.dumps(asdict(options), sort_keys=True).encode())
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    try:
-        (out / INDEX_FOLDER).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ExtractError(f"{out} is not a folder") from None
-    with locked(out / INDEX_FOLDER, "extract"):
-        yield

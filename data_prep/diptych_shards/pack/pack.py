@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from typing import Any
 import xxhash
 
 from diptych.data.picture_formats import MAX_PIXELS
-from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
+from diptych.data.shard_index_file import ShardError, index_path
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
-from diptych.files import commit_file, locked, sha256_of
+from diptych.files import commit_file, sha256_of
+from diptych.terminal import shown
 from diptych_shards.pack.candidates import Candidate, PackError, PackInput
 from diptych_shards.pack.examine import Examiner
 from diptych_shards.refusals import Reason, Refusal
-from diptych_shards.run.out_folder import begun_otherwise, read_state
+from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.run.progress import Progress
 from diptych_shards.run.worker_pool import Crew
 
@@ -78,22 +79,37 @@ def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, proces
     """Make, or go on making, the shards of `found` in `out`.
 
     Raises:
-        PackError: if `out` holds something else, or the pack of another input or with other options.
+        UserError: `out` holds something else, or the pack of another input or with other options.
     """
-    state = _State(out)
-    with state.locked():
-        state.begin(found, options)
+    place = OutFolder(
+        out,
+        "pack",
+        format=_FORMAT,
+        options=_as_recorded(options),
+        inputs={"input": {"fingerprint": found.fingerprint, "candidates": len(found.candidates)}},
+        if_input_differs=f"the input is not what {shown(out)} was begun with: files were added, removed or changed; "
+        f"put them back, or pack what is new into another folder: data.train takes a list of them, "
+        f"[{shown(out)}, ...]",
+    )
+    with place.opened(finished=False):
+        refused = _Refusals(place.index)
         planned = _plan(found.candidates, options)
         progress = Progress(len(found.candidates) + len(found.refusals))
         progress.add(len(found.refusals), apart=len(found.refusals))
         try:
-            pending = [n for n, candidates in enumerate(planned) if not state.keeps(n, candidates, progress)]
+            pending = [n for n, candidates in enumerate(planned) if not _keeps(out, n, candidates, refused, progress)]
             if pending:
-                state.mark_unfinished()
-            _write_shards(pending, planned, state, folder, options, processes, progress)
+                place.record(finished=False)
+            _write_shards(pending, planned, out, refused, folder, options, processes, progress)
         finally:
             progress.close()
-        return state.finish(found, planned)
+        shards = open_index([out / f"{number:05d}.tar" for number in range(len(planned))]).shards
+        refusals = refused.gather(found.refusals, len(planned))
+        packed = sum(shard.samples for shard in shards)
+        by_reason = Counter(refusal.reason for refusal in refusals)
+        place.record(finished=True, packed=packed, shards=len(shards), refused=dict(sorted(by_reason.items())))
+        refused.forget_shards()
+        return PackReport(packed, len(shards), sum(shard.num_bytes for shard in shards), refusals)
 
 
 def _plan(candidates: Sequence[Candidate], options: PackOptions) -> list[list[Candidate]]:
@@ -121,7 +137,8 @@ def _plan(candidates: Sequence[Candidate], options: PackOptions) -> list[list[Ca
 def _write_shards(
     pending: Sequence[int],
     planned: Sequence[Sequence[Candidate]],
-    state: _State,
+    out: Path,
+    refused: _Refusals,
     folder: Path,
     options: PackOptions,
     processes: int,
@@ -135,7 +152,7 @@ def _write_shards(
         results = crew.map(batch for number in pending for batch in _batches(planned[number]))
         for number in pending:
             refusals = []
-            with ShardWriter(state.out, number) as writer:
+            with ShardWriter(out, number) as writer:
                 for row in range(len(planned[number])):
                     result = next(results)
                     if isinstance(result, Refusal):
@@ -144,8 +161,27 @@ def _write_shards(
                         writer.add(f"{number:05d}{row:0{digits}d}", result)
                     progress.add(1, apart=isinstance(result, Refusal))
                 # Before the shard's own commit: a shard that stands has its refusals told.
-                state.write_refusals(number, refusals)
+                refused.write(number, refusals)
             progress.shard_is_done(f"{number:05d}.tar")
+
+
+def _keeps(out: Path, number: int, candidates: Sequence[Candidate], refused: _Refusals, progress: Progress) -> bool:
+    """Whether the shard is already there, whole and unharmed; what is left of a broken one is removed."""
+    tar = out / f"{number:05d}.tar"
+    index = index_path(tar)
+    if index.exists() and tar.exists():
+        refusals = refused.of(number)
+        try:
+            (shard,) = open_index(tar).shards
+            if refusals is not None and shard.samples + len(refusals) == len(candidates) \
+                    and sha256_of(tar) == shard.sha256:  # fmt: skip
+                progress.add(len(candidates), apart=len(refusals))
+                return True
+        except ShardError:
+            pass
+        progress.note(f"{tar.name} is not as it was written; packing it again")
+    index.unlink(missing_ok=True)
+    return False
 
 
 def _batches(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
@@ -166,116 +202,41 @@ def _decoder_crashed(candidate: Candidate) -> Refusal:
     return Refusal(candidate.path, Reason.DECODER_CRASHED.value)
 
 
-class _State:
-    """What OUT/_index/ remembers between starts: pack.json, and who was refused."""
+class _Refusals:
+    """Who was refused, as OUT/_index remembers: a file a shard until the pack is done, then `rejected.jsonl` of all."""
 
-    def __init__(self, out: Path):
-        self.out = out
-        self._index = out / INDEX_FOLDER
-        self._state = self._index / "pack.json"
-        self._all_refusals = self._index / "rejected.jsonl"
-        self._refusals_of_shards = self._index / "rejected"
-        self._identity: dict[str, Any] = {}
-        self._known_refusals: dict[int, list[Refusal]] = {}
+    def __init__(self, index: Path):
+        self._all = index / "rejected.jsonl"
+        self._of_shards = index / "rejected"
+        self._known = self._read_all()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone in OUT, which is made if need be."""
-        if self.out.is_dir() and not self._index.is_dir() and any(self.out.iterdir()):
-            raise PackError(f"{self.out} holds files of something else; name an empty folder")
-        with locked(self._index, "pack"):
-            yield
+    def write(self, number: int, refusals: Sequence[Refusal]) -> None:
+        self._of_shards.mkdir(exist_ok=True)
+        commit_file(self._of_shards / f"{number:05d}.jsonl", _lines(refusals, number))
 
-    def begin(self, found: PackInput, options: PackOptions) -> None:
-        """Check that OUT is ours to go on with; write down what is being packed."""
-        self._identity = {
-            "format": _FORMAT,
-            "options": _as_recorded(options),
-            "input": {"fingerprint": found.fingerprint, "candidates": len(found.candidates)},
-        }
-        if not self._state.exists():
-            if any(path.name != INDEX_FOLDER for path in self.out.iterdir()):
-                raise PackError(f"{self.out} holds shards that pack did not write; name an empty folder")
-            self._write_state(finished=False)
-        self._compare(read_state(self._state, "options"))
-        for partial in [*self.out.glob("*.partial"), *self._index.rglob("*.partial")]:
-            partial.unlink()
-        self._refusals_of_shards.mkdir(exist_ok=True)
-        self._known_refusals = self._read_all_refusals()
-
-    def keeps(self, number: int, candidates: Sequence[Candidate], progress: Progress) -> bool:
-        """Whether the shard is already there, whole and unharmed; what is left of a broken one is removed."""
-        name = f"{number:05d}.tar"
-        tar, index = self.out / name, self._index / f"{name}.index"
-        if index.exists() and tar.exists():
-            refused = self._refusals_of(number)
-            try:
-                (shard,) = open_index(tar).shards
-                if refused is not None and shard.samples + len(refused) == len(candidates) \
-                        and sha256_of(tar) == shard.sha256:  # fmt: skip
-                    progress.add(len(candidates), apart=len(refused))
-                    return True
-            except ShardError:
-                pass
-            progress.note(f"{name} is not as it was written; packing it again")
-        index.unlink(missing_ok=True)
-        return False
-
-    def mark_unfinished(self) -> None:
-        self._write_state(finished=False)
-
-    def write_refusals(self, number: int, refusals: Sequence[Refusal]) -> None:
-        commit_file(self._refusals_of_shards / f"{number:05d}.jsonl", _lines(refusals, number))
-
-    def finish(self, found: PackInput, planned: Sequence[Sequence[Candidate]]) -> PackReport:
-        """Gather all refusals into one file, and say in pack.json that all is done."""
-        per_shard = [self._refusals_of(number) or [] for number in range(len(planned))]
-        shards = open_index([self.out / f"{number:05d}.tar" for number in range(len(planned))]).shards
-        report = PackReport(
-            packed=sum(shard.samples for shard in shards),
-            shards=len(shards),
-            num_bytes=sum(shard.num_bytes for shard in shards),
-            refusals=[*found.refusals, *(refusal for refusals in per_shard for refusal in refusals)],
-        )
-        lines = _lines(found.refusals, None) + b"".join(map(_lines, per_shard, range(len(per_shard))))
-        commit_file(self._all_refusals, lines)
-        self._write_state(finished=True, report=report)
-        for path in self._refusals_of_shards.iterdir():
-            path.unlink()
-        self._refusals_of_shards.rmdir()
-        return report
-
-    def _compare(self, before: dict[str, Any]) -> None:
-        for part in ("format", "options", "input"):
-            was, now = before.get(part), self._identity[part]
-            if was == now:
-                continue
-            if part == "options" and isinstance(was, dict) and (told := begun_otherwise(self.out, was, now)):
-                raise PackError(told)
-            raise PackError(f"the input is not what {self.out} was begun with: files were added, removed or "
-                            f"changed; put them back, or pack what is new into another folder: data.train takes a "
-                            f"list of them, [{self.out}, ...]")  # fmt: skip
-
-    def _write_state(self, *, finished: bool, report: PackReport | None = None) -> None:
-        state = {**self._identity, "finished": finished}
-        if report is not None:
-            state["packed"], state["shards"] = report.packed, report.shards
-            state["refused"] = dict(sorted(Counter(refusal.reason for refusal in report.refusals).items()))
-        commit_file(self._state, json.dumps(state, indent=1).encode() + b"\n")
-
-    def _refusals_of(self, number: int) -> list[Refusal] | None:
+    def of(self, number: int) -> list[Refusal] | None:
         """Those of a shard that is done; None where nothing is written down."""
         try:
-            lines = (self._refusals_of_shards / f"{number:05d}.jsonl").read_bytes()
+            lines = (self._of_shards / f"{number:05d}.jsonl").read_bytes()
         except FileNotFoundError:
-            return self._known_refusals.get(number, [] if self._all_refusals.exists() else None)
+            return self._known.get(number, [] if self._all.exists() else None)
         return [_refusal(line) for line in map(json.loads, lines.splitlines())]
 
-    def _read_all_refusals(self) -> dict[int, list[Refusal]]:
+    def gather(self, before: Sequence[Refusal], num_shards: int) -> list[Refusal]:
+        """All of them, now in one file. before: those that no shard was planned for."""
+        per_shard = [self.of(number) or [] for number in range(num_shards)]
+        commit_file(self._all, _lines(before, None) + b"".join(map(_lines, per_shard, range(num_shards))))
+        return [*before, *(refusal for refusals in per_shard for refusal in refusals)]
+
+    def forget_shards(self) -> None:
+        """Remove the files of the shards, once the pack is done."""
+        shutil.rmtree(self._of_shards, ignore_errors=True)
+
+    def _read_all(self) -> dict[int, list[Refusal]]:
         """By shard, from a pack that had been finished."""
         known: dict[int, list[Refusal]] = {}
-        if self._all_refusals.exists():
-            for line in map(json.loads, self._all_refusals.read_bytes().splitlines()):
+        if self._all.exists():
+            for line in map(json.loads, self._all.read_bytes().splitlines()):
                 known.setdefault(line["shard"], []).append(_refusal(line))
         return known
 

@@ -1,28 +1,99 @@
-"""Whether a command may go on in its OUT: what is there, and what it was begun with."""
+"""The folder that a command writes to: whether it may go on there, and what it was begun with."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.errors import UserError
-from diptych.files import LOCK_FILE
+from diptych.files import LOCK_FILE, commit_file, locked
 from diptych.terminal import printable, shown
 
 _LONGEST_VALUE = 80
 
 
-def holds_something_else(out: Path) -> bool:
-    """Anything but what a process leaves that ended before it wrote down what it does."""
-    ours = out / INDEX_FOLDER
-    found = [*out.iterdir()] if out.is_dir() else []
-    inside = [*ours.iterdir()] if ours.is_dir() else []
-    return any(path != ours for path in found) or any(
-        path.suffix != ".partial" and path.name != LOCK_FILE for path in inside
-    )
+class OutFolder:
+    """OUT, for one process at a time, which goes on from where the last one stopped.
+
+    OUT/_index/COMMAND.json records what decides the bytes of the result. OUT is refused, and stays as it was, if it was
+    begun with anything else, or holds something else.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        command: str,
+        *,
+        options: Mapping[str, Any],
+        format: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        if_input_differs: str = "",
+        state_name: str | None = None,
+    ):
+        """options: by name; each one that differs is named to the user.
+
+        format: of the result; None: the options alone are recorded, without a name for the whole of them.
+        inputs: what identifies the input, by what it is called.
+        if_input_differs: what to say then, if there is more to say than which of them does.
+        state_name: of the file that records all this, if not COMMAND.json.
+        """
+        self.path = path
+        self.index = path / INDEX_FOLDER
+        self._command = command
+        self._state = self.index / (state_name or f"{command}.json")
+        identity = options if format is None else {"format": format, **(inputs or {}), "options": options}
+        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._inputs = tuple(inputs or ())
+        self._if_input_differs = if_input_differs
+
+    @contextmanager
+    def opened(self, **progress: Any) -> Iterator[None]:
+        """Lock OUT until the end. It is made if need be, or left as the last process left it, less its partial files.
+
+        progress: what to `record` where OUT is new.
+
+        Raises:
+            LockedError: another process is at work there.
+            UserError: OUT is no folder, holds something else, or was begun with another input or other options.
+        """
+        if not self._state.exists():
+            if self.path.exists() and not self.path.is_dir():
+                raise UserError(f"{shown(self.path)} is not a folder; name another one")
+            if _holds_something_else(self.path):
+                raise UserError(f"{shown(self.path)} holds files of something else; name a new or empty folder")
+        with locked(self.index, self._command):
+            if self._state.exists():
+                self._compare(read_state(self._state, *(["options"] if "options" in self._identity else [])))
+            else:
+                self.record(**progress)
+            for partial in [*self.path.glob("*.partial"), *self.index.rglob("*.partial")]:
+                partial.unlink(missing_ok=True)
+            yield
+
+    def record(self, **progress: Any) -> None:
+        """Write down how far the result is, such as `finished=True`, next to what decides it."""
+        commit_file(self._state, json.dumps({**self._identity, **progress}, indent=1).encode() + b"\n")
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
+        now = self._identity
+        if before.get("format") != now.get("format"):
+            raise UserError(f"{shown(self.path)} was begun by another version; name another folder")
+        was, is_now = (state.get("options", state) for state in (before, now))
+        if differing := _differences(was, is_now):
+            raise UserError(
+                f"{shown(self.path)} was begun with other options ({differing}); use the same ones, "
+                f"or name another folder"
+            )
+        if others := [name for name in self._inputs if before.get(name) != now[name]]:
+            raise UserError(
+                self._if_input_differs
+                or f"{shown(self.path)} was begun with other {' and '.join(others)}; give those again, "
+                f"or name another folder"
+            )
 
 
 def read_state(file: Path, *parts: str) -> dict[str, Any]:
@@ -51,17 +122,21 @@ def damaged(file: Path, why: object) -> UserError:
     return UserError(f"{shown(file)} is damaged ({shown(why)}); {way_out}")
 
 
-def begun_otherwise(out: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """A line that names the options that differ, with both values; None if none does.
-
-    was: as JSON gave them back. now: as it would.
-    """
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The names that have other values, with both."""
     names = [name for name in dict.fromkeys((*now, *was)) if was.get(name) != now.get(name)]
-    differing = "; ".join(f"{name} {_short(was.get(name))}, now {_short(now.get(name))}" for name in names)
-    if not differing:
-        return None
-    return f"{shown(out)} was begun with other options ({differing}); use the same ones, or name another folder"
+    return "; ".join(f"{name} {_short(was.get(name))}, now {_short(now.get(name))}" for name in names)
 
 
 def _short(value: object) -> str:
     return printable(str(value), _LONGEST_VALUE)
+
+
+def _holds_something_else(out: Path) -> bool:
+    """Anything but what a process leaves that ended before it recorded what it does."""
+    ours = out / INDEX_FOLDER
+    found = [*out.iterdir()] if out.is_dir() else []
+    inside = [*ours.iterdir()] if ours.is_dir() else []
+    return any(path != ours for path in found) or any(
+        path.suffix != ".partial" and path.name != LOCK_FILE for path in inside
+    )

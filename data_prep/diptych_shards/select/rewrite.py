@@ -6,29 +6,27 @@ itself: one that stands is kept, the others are written again, and the bytes com
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path, read_shard
+from diptych.data.shard_index_file import ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
-from diptych.files import commit_file, committed
+from diptych.files import committed
 from diptych.terminal import shown
 from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.run.engine import Engine
-from diptych_shards.run.out_folder import begun_otherwise, holds_something_else, read_state
+from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.errors import SelectError
-from diptych_shards.select.verdicts import Verdict, alone_in, kept_by_all
+from diptych_shards.select.verdicts import Verdict, kept_by_all
 
 _FORMAT = "diptych-select-2"
 
@@ -63,16 +61,16 @@ def rewrite(
     samples_per_shard: None: as many shards as there were, of the same names, less those of which nothing is kept.
 
     Raises:
-        SelectError: nothing is kept, or `out` holds something else.
+        SelectError: nothing is kept.
+        UserError: `out` holds something else, or other samples.
         ShardError: a shard is damaged.
     """
     planned = _plan(index, verdicts, samples_per_shard)
     if not planned:
         raise SelectError(f"{', '.join(verdict.name for verdict in verdicts)} together keep no sample")
-    if not _state(out).exists() and holds_something_else(out):
-        raise SelectError(f"{shown(out)} holds files of something else; name an empty folder")
-    with alone_in(out / INDEX_FOLDER):
-        identity = _begin(out, index, verdicts, samples_per_shard)
+    inputs = {"shards": index.fingerprint, "verdicts": {verdict.name: verdict.sha256 for verdict in verdicts}}
+    folder = OutFolder(out, "select", format=_FORMAT, options={"samples_per_shard": samples_per_shard}, inputs=inputs)
+    with folder.opened(finished=False):
         total = sum(shard.samples for shard in planned)
         progress = Progress(total, "sample")
         pending = [shard for shard in planned if not _stands(index, out, shard)]
@@ -88,7 +86,7 @@ def rewrite(
         finally:
             progress.close()
         written = [read_shard(out / shard.name) for shard in planned]
-        _write_state(out, identity, finished=True)
+        folder.record(finished=True)
         return Written(len(written), sum(s.samples for s in written), sum(s.num_bytes for s in written))
 
 
@@ -110,37 +108,6 @@ def _plan(index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int
     if pending:
         planned.append(_Planned(f"{len(planned):05d}.tar", pending))
     return planned
-
-
-def _begin(out: Path, index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int | None) -> dict[str, Any]:
-    """Write down what goes to `out`, or check that it is what was going there; remove what a killed process left."""
-    identity: dict[str, Any] = {
-        "format": _FORMAT,
-        "shards": index.fingerprint,
-        "verdicts": {verdict.name: verdict.sha256 for verdict in verdicts},
-        "options": {"samples_per_shard": samples_per_shard},
-    }
-    state = _state(out)
-    if state.exists():
-        before = read_state(state, "options")
-        differing = [name for name, value in identity.items() if name != "options" and before.get(name) != value]
-        if differing:
-            raise SelectError(f"{shown(out)} was begun with other {' and '.join(differing)}; name another folder")
-        if told := begun_otherwise(out, before["options"], identity["options"]):
-            raise SelectError(told)
-    else:
-        _write_state(out, identity, finished=False)
-    for path in out.glob("*.partial"):
-        path.unlink()
-    return identity
-
-
-def _state(out: Path) -> Path:
-    return out / INDEX_FOLDER / "select.json"
-
-
-def _write_state(out: Path, identity: dict[str, Any], *, finished: bool) -> None:
-    commit_file(_state(out), json.dumps({**identity, "finished": finished}, indent=1).encode() + b"\n")
 
 
 def _stands(index: ShardIndex, out: Path, planned: _Planned) -> bool:

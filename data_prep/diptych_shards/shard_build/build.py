@@ -6,22 +6,18 @@ again; all others are begun, or taken up from their journals.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych.files import commit_file, locked
+from diptych.terminal import shown
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.resolver import parse_entry
 from diptych_shards.run.engine import Engine
-from diptych_shards.run.out_folder import begun_otherwise, holds_something_else, read_state
-from diptych_shards.shard_build.options import BuildError, BuildOptions
-from diptych_shards.shard_build.output import SUCCESS, is_done, read_failures, read_stats, remove_leftovers
+from diptych_shards.run.out_folder import OutFolder
+from diptych_shards.shard_build.options import BuildOptions
+from diptych_shards.shard_build.output import SUCCESS, is_done, read_failures, read_stats
 from diptych_shards.shard_build.shard import News, ShardReport, ShardTask
 from diptych_shards.tables.table import Table
 
@@ -59,7 +55,7 @@ def build(
         `host_given_up`, since most of those URLs were never asked for.
 
     Raises:
-        BuildError: if `out` holds something else, or the build of another table or with other options.
+        UserError: `out` holds something else, or the build of another table or with other options.
         ValueError: for an entry of `resolve` that is none; `out` is as it was.
         OSError: a disk that is full, a folder that cannot be written.
     """
@@ -67,13 +63,19 @@ def build(
         retry |= {FetchReason.host_given_up.value}
     for entry in options.resolve:
         parse_entry(entry)
-    state = _State(out)
-    with state.locked():
-        state.begin(table, options)
+    folder = OutFolder(
+        out,
+        "build",
+        format=_FORMAT,
+        options=options.deciding,
+        inputs={"table": table.fingerprint},
+        if_input_differs=f"the table is not the one that {shown(out)} was begun with: it was changed, or columns are "
+        f"chosen otherwise; put it back, or name another folder",
+    )
+    with folder.opened(finished=False):
         done = _outcomes_of_done(out, options)
         again = {number for number, outcomes in done.items() if _failures(outcomes, retry)}
-        state.write(finished=False)
-        remove_leftovers(out)
+        folder.record(finished=False)
         keep = done.keys() - again
         about_rows = table.about_rows if table.num_rows is None else None
         watcher.begin(table.num_rows, about_rows, sum((done[number] for number in keep), Counter()))
@@ -86,7 +88,9 @@ def build(
             finished[report.number] = _outcomes(out, report.number, report.successes, options)
             watcher.shard_is_done(report)
         total: Counter[str] = sum(finished.values(), Counter())
-        state.finish(total)
+        for journal in folder.index.glob("*.journal"):  # of a shard that was finished as its process was killed
+            journal.unlink()
+        folder.record(finished=True, outcomes=dict(total.most_common()))
         return BuildReport(len(finished), total)
 
 
@@ -108,48 +112,3 @@ def _failures(outcomes: Counter[str], retry: frozenset[str]) -> set[str]:
     """The failures among the outcomes that are to be tried once more."""
     failures = outcomes.keys() - {SUCCESS}
     return failures if "all" in retry else failures & retry
-
-
-class _State:
-    """What OUT/_index/build.json remembers between starts."""
-
-    def __init__(self, out: Path):
-        self._out = out
-        self._index = out / INDEX_FOLDER
-        self._file = self._index / "build.json"
-        self._identity: dict[str, Any] = {}
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone in OUT, which is made if need be."""
-        if not self._file.exists() and holds_something_else(self._out):
-            raise BuildError(f"{self._out} holds files of something else; name an empty folder")
-        with locked(self._index, "build"):
-            yield
-
-    def begin(self, table: Table, options: BuildOptions) -> None:
-        """Check that OUT is ours to go on with."""
-        self._identity = {"format": _FORMAT, "options": options.deciding, "table": table.fingerprint}
-        if self._file.exists():
-            self._compare(read_state(self._file, "options"))
-
-    def write(self, *, finished: bool, outcomes: Counter[str] | None = None) -> None:
-        state = {**self._identity, "finished": finished}
-        if outcomes is not None:
-            state["outcomes"] = dict(outcomes.most_common())
-        commit_file(self._file, json.dumps(state, indent=1).encode() + b"\n")
-
-    def finish(self, outcomes: Counter[str]) -> None:
-        for journal in self._index.glob("*.journal"):  # of a shard that was finished as its process was killed
-            journal.unlink()
-        self.write(finished=True, outcomes=outcomes)
-
-    def _compare(self, before: dict[str, Any]) -> None:
-        now = json.loads(json.dumps(self._identity))
-        if before.get("format") != now["format"]:
-            raise BuildError(f"{self._out} was begun by another version; name another folder")
-        if told := begun_otherwise(self._out, before["options"], now["options"]):
-            raise BuildError(told)
-        if before.get("table") != now["table"]:
-            raise BuildError(f"the table is not the one that {self._out} was begun with: it was changed, or columns "
-                             f"are chosen otherwise; put it back, or name another folder")  # fmt: skip

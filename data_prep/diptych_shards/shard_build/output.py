@@ -247,13 +247,6 @@ def read_failures(out: Path, number: int, options: OutputOptions) -> dict[str, l
     return _Files(out, shard_name(number, options)).read_failures()
 
 
-def remove_leftovers(out: Path) -> None:
-    """Delete what killed processes had begun to write; only for one who knows that no other writes to `out`."""
-    for folder in (out, out / INDEX_FOLDER):
-        for path in folder.glob("*.partial"):
-            path.unlink(missing_ok=True)
-
-
 class _Files:
     """Where the files of one shard are."""
 

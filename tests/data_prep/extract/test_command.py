@@ -298,7 +298,11 @@ def test_a_full_disk_is_one_line_that_names_the_table_and_the_same_command_goes_
     "taken", ["part-0.warc.gz.parquet", "part-0.warc.gz.parquet.partial", "_index/part-0.warc.gz.json"]
 )
 def test_a_folder_where_a_result_should_be_is_one_line(crawl, taken, tmp_path, capsys):
+    assert extract(crawl, tmp_path / "out") == 0
+    for result in (*(tmp_path / "out").glob("*.parquet"), *(tmp_path / "out").glob("_index/*.json")):
+        result.unlink()
     (tmp_path / "out" / taken / "x").mkdir(parents=True)
+    capsys.readouterr()
     assert extract(crawl, tmp_path / "out") == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert "Is a directory" in error and "part-0.warc.gz" in error and ".partial" not in error

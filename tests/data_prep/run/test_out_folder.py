@@ -1,7 +1,11 @@
-"""What each command wrote down of itself in OUT: damaged, it is one line that names it and the way out."""
+"""The output folder of five commands: one process at a time, only what it was begun with, and nothing half-written."""
+
+import json
+import shutil
 
 import pytest
 
+from diptych.files import locked
 from diptych_shards.cli import main
 from tests.data_prep.curate.pairs import write_pairs
 from tests.data_prep.extract.crawls import img, page_record, warc_gz, write
@@ -20,6 +24,7 @@ def inputs(tmp_path, monkeypatch):
     (tmp_path / "crawl").mkdir()
     write(tmp_path / "crawl", "a.warc.gz", warc_gz(page_record(img("a"))))
     write_shards(tmp_path / "shards", [[(jpeg(1), "one", {"width": 64})]])
+    assert main(["filter", "shards", "--where", "width > 1"]) == 0
     return tmp_path
 
 
@@ -38,8 +43,6 @@ def inputs(tmp_path, monkeypatch):
     ],
 )
 def test_a_damaged_file_of_options_is_one_line(inputs, capsys, words, name, content):
-    if words.startswith("select"):
-        assert main(["filter", "shards", "--where", "width > 1"]) == 0
     if name == "extract.options" and content == DAMAGED["number"]:
         content = b"5"
     file = inputs / "out" / "_index" / name
@@ -50,3 +53,117 @@ def test_a_damaged_file_of_options_is_one_line(inputs, capsys, words, name, cont
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"diptych-shards: out/_index/{name} is damaged (") and line.endswith("in another folder")
     assert file.read_bytes() == content
+
+
+COMMANDS = {
+    "build": ("build table.csv out", "build.json", {"format", "options", "table", "finished", "outcomes"}),
+    "pack": ("pack pictures out", "pack.json",
+             {"format", "options", "input", "finished", "packed", "shards", "refused"}),
+    "select": ("select shards out", "select.json", {"format", "options", "shards", "verdicts", "finished"}),
+    "curate": ("curate pairs.parquet out", "curate.json", {"format", "options", "files", "pyarrow"}),
+    "extract": ("extract crawl out", "extract.options",
+                {"surrounding_text", "max_page_bytes", "max_pictures_per_page", "icon_side", "opt_outs",
+                 "max_caption_characters"}),
+}  # fmt: skip
+of_each_command = pytest.mark.parametrize(("words", "name", "layout"), COMMANDS.values(), ids=COMMANDS)
+
+
+def finish(words):
+    """Nobody answers `build`, which says so at the end."""
+    assert main(words.split()) == (2 if words.startswith("build") else 0)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@of_each_command
+def test_what_an_earlier_version_recorded_is_gone_on_with(inputs, words, name, layout):
+    finish(words)
+    file = inputs / "out" / "_index" / name
+    state = json.loads(file.read_bytes())
+    assert state.keys() == layout
+    if "finished" in layout:
+        assert state["finished"] is True
+    before = contents(inputs / "out")
+    file.write_bytes(json.dumps(dict(sorted(state.items()))).encode())
+    finish(words)
+    assert contents(inputs / "out").keys() == before.keys()
+    assert json.loads(file.read_bytes()) == state
+
+
+@of_each_command
+def test_only_one_process_works_in_a_folder(inputs, capsys, words, name, layout):
+    command = words.split()[0]
+    with locked(inputs / "out" / "_index", command):
+        assert main(words.split()) == 2
+    assert f"another {command} is at work in out/_index (this process); let it finish" in capsys.readouterr().err
+
+
+@of_each_command
+def test_a_folder_of_something_else_is_refused_and_stays_as_it_was(inputs, capsys, words, name, layout):
+    for path in ("out/mine", "out/_index/mine"):
+        file = inputs / path
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+        assert main(words.split()) == 2
+        assert "out holds files of something else; name a new or empty folder" in capsys.readouterr().err
+        assert contents(inputs / "out") == {file: b"mine"}
+        shutil.rmtree(inputs / "out")
+    (inputs / "out").write_text("mine")
+    assert main(words.split()) == 2
+    assert "out is not a folder; name another one" in capsys.readouterr().err
+
+
+@of_each_command
+def test_what_a_killed_process_left_is_removed(inputs, words, name, layout):
+    index = inputs / "out" / "_index"
+    index.mkdir(parents=True)
+    (index / "lock").touch()
+    (index / f"{name}.0123abcd.partial").touch()  # killed before it recorded anything
+    finish(words)
+    whole = contents(inputs / "out").keys()
+    for path in (inputs / "out" / "00000.tar.partial", index / "00000.tar.index.77.partial"):
+        path.touch()
+    finish(words)
+    assert contents(inputs / "out").keys() == whole
+
+
+@of_each_command
+def test_other_options_are_named_with_both_values_and_other_formats_refused(inputs, capsys, words, name, layout):
+    finish(words)
+    file = inputs / "out" / "_index" / name
+    state = json.loads(file.read_bytes())
+    options = state.get("options", state)
+    option, now = next(iter(options.items()))
+    options |= {option: "other", "gone": 5}
+    file.write_text(json.dumps(state))
+    before = contents(inputs / "out")
+    capsys.readouterr()
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    differing = f"({option} other, now {now}; gone 5, now None)"
+    assert f"out was begun with other options {differing}; use the same ones, or name another folder" in line
+    if "format" in layout:
+        file.write_text(json.dumps(state | {"format": "other"}))
+        before = contents(inputs / "out")
+        assert main(words.split()) == 2
+        assert "out was begun by another version; name another folder" in capsys.readouterr().err
+    assert contents(inputs / "out") == before
+
+
+@of_each_command
+def test_other_input_is_refused(inputs, capsys, words, name, layout):
+    finish(words)
+    if name == "extract.options":  # files may be added to what was extracted
+        return
+    (inputs / "table.csv").write_text("url,caption\nhttp://127.0.0.1:1/2.jpg,two\n")
+    fill(inputs / "pictures", 3)
+    write_pairs(inputs / "pairs.parquet", [("http://a/2.jpg", "a red dog")])
+    assert main(["filter", "shards", "--where", "width > 2"]) == 0
+    before = contents(inputs / "out")
+    capsys.readouterr()
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "begun with" in line and "other options" not in line
+    assert contents(inputs / "out") == before

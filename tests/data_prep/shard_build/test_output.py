@@ -27,7 +27,6 @@ from diptych_shards.shard_build.output import (
     output_schema,
     read_failures,
     read_stats,
-    remove_leftovers,
     shard_key,
 )
 from diptych_shards.tables.columns import Columns
@@ -408,14 +407,6 @@ class TestDone:
         write(cut)
         for name in ("00000.tar", "00000.parquet", "_index/00000.tar.index", "_index/00000.outcomes"):
             assert (cut / name).read_bytes() == (whole / name).read_bytes()
-
-    def test_what_killed_processes_left_is_removed(self, tmp_path):
-        write(tmp_path)
-        whole = {path for path in tmp_path.rglob("*") if path.is_file()}
-        for name in ("00001.tar.partial", "00002.parquet.partial", "_index/00001.tar.index.77.partial"):
-            (tmp_path / name).touch()
-        remove_leftovers(tmp_path)
-        assert {path for path in tmp_path.rglob("*") if path.is_file()} == whole
 
 
 def test_why_each_row_failed_is_remembered(tmp_path):
