@@ -2,12 +2,19 @@
 
     diptych-shards filter SHARDS --where "width >= 256 and length(caption) > 5"
 
-Columns are those of the parquet beside each tar, else what the json members hold, with key and
-caption. There are and, or, not, = <> < <= > >=, between, in, is null, like, + - * /, and the
-functions length, words, lower, upper, contains, starts_with, ends_with, matches (a regular
-expression), number, abs, round, floor, least, greatest, coalesce. Texts stand in 'single
-quotes', odd column names in "double" ones. What is not known is not true: such samples are left
-out.
+EXPRESSION is SQL about one sample, as DuckDB reads it: and or not, = <> < <= > >=, between, in, is
+null, like, ilike, + - * / %, case, casts, and these functions (no others, so that none reads files,
+waits, or depends on the day):
+
+    abs ceil exp floor greatest if least ln log10 log2 mod nullif number pow round sign sqrt
+    coalesce contains ends_with left length lower ltrim matches md5 position regexp_extract reverse
+    right rtrim split_part starts_with strip_accents strlen substring trim upper words
+    day hour minute month second year date_part date_diff strptime list_contains json_extract_string
+
+matches(text, 'regular expression'), words(text) and number(text) are our own. Columns are those of
+the parquet beside each tar, else what the json members hold, with key and caption. Texts are in
+'single quotes', odd column names in "double" ones. What is not known is not true: such samples are
+left out.
 
 Nothing is deleted: the verdict goes to SHARDS/_index/select/NAME.parquet, with key, kept and
 reason. `preview` shows it, `select` writes shards without what verdicts leave out. Filter first,

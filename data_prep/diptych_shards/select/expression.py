@@ -1,289 +1,233 @@
-"""Reading expressions such as `width >= 256 and length(caption) > 5`.
+"""SQL about one sample, such as `width >= 256 and length(caption) > 5`, answered by DuckDB for many samples at once.
 
-SQL's words for what can be asked of one row, and nothing else: no statement, no table, no file, no code. What is read
-is a tree of the classes below; `evaluate.py` knows what it means.
-
-    or, and, not     = <> != < <= > >=     between A and B     in (A, B)     is null     like 'a%'     + - * /
-    12.5   'text'   true   false   null   name   "a name with spaces"   name(A, B)
+An expression reads no file, no setting and no table but the samples, and always gives the same answer: DuckDB parses it
+first, and what is neither an operator nor one of FUNCTIONS is refused.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
+import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from diptych_shards.select.errors import SelectError
+import duckdb
+import pyarrow
+import pyarrow.compute as compute
+
+from diptych.errors import UserError
+from diptych.terminal import printable
 
 MOST_CHARACTERS = 10_000
-MOST_NESTED = 30
-MOST_DEEP = 100
 
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
-      | (?P<text>'(?:[^']|'')*')
-      | (?P<quoted>"(?:[^"]|"")+")
-      | (?P<word>[^\W\d]\w*)
-      | (?P<sign><=|>=|<>|!=|==|[-+*/=<>(),]))""",
-    re.VERBOSE,
+_LIMITS = {
+    "threads": 1,
+    "memory_limit": "1GB",
+    "temp_directory": "",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
+_MACROS = {
+    "words(text)": r"len(regexp_extract_all(text, '\S+'))",
+    "matches(text, pattern)": "regexp_matches(text, pattern)",
+    "number(text)": "nullif(try_cast(trim(text) as double), 'nan'::double)",
+}
+"""Functions of our own."""
+FUNCTIONS = (
+    "abs ceil exp floor greatest if least ln log10 log2 mod nullif number pow round sign sqrt "
+    "contains ends_with left length lower ltrim matches md5 position regexp_extract reverse right rtrim split_part "
+    "starts_with strip_accents strlen substring trim upper words "
+    "day hour minute month second year date_part date_diff strptime list_contains json_extract_string"
+).split()
+"""All there are, besides operators. None gives more than it takes, reads anything else, or depends on the day: DuckDB's
+limit of memory does not hold for what functions such as `repeat` and `replace` can make of a short text."""
+_OPERATORS = frozenset(
+    "+ - * / // % ^ ** || ~~ !~~ ~~* !~~* like_escape not_like_escape ilike_escape not_ilike_escape ->> "
+    "list_value list_extract regexp_full_match substr len ceiling power ucase lcase".split()
 )
-_COMPARISONS = {"=": "=", "==": "=", "<>": "<>", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-_WORDS = frozenset(("and", "or", "not", "in", "is", "null", "between", "like", "true", "false"))
+"""Functions that DuckDB makes of operators and of other names for the same."""
+_KINDS = frozenset(
+    "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION OPERATOR TYPE".split()
+)
+"""Parts of an expression that are about one row; subqueries, windows, lambdas, parameters and `*` are not."""
+_BEFORE, _AFTER = "select (", "\n)"
+_WORDS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\w+|[^\w\s]""", re.DOTALL)
+
+Columns = Mapping[str, pyarrow.Array]
 
 
 @dataclass(frozen=True)
-class Literal:
-    value: float | int | str | bool | None
+class Expression:
+    """One that was parsed and may be asked."""
 
-
-@dataclass(frozen=True)
-class Column:
-    name: str
-
-
-@dataclass(frozen=True)
-class Call:
-    """An operator or a function, by name, on its operands."""
-
-    name: str
-    operands: tuple[Node, ...]
-    depth: int = field(init=False, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        depth = 1 + max(operand.depth if isinstance(operand, Call) else 0 for operand in self.operands)
-        if depth > MOST_DEEP:
-            raise SelectError(f"the expression is more than {MOST_DEEP} operations deep")
-        object.__setattr__(self, "depth", depth)
-
-
-Node = Literal | Column | Call
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One of those that must all hold, and the words it was asked in."""
-
-    node: Node
     source: str
+    columns: tuple[str, ...]
+    """The names of those that it asks for, each once."""
+    is_and: bool = False
+    is_or: bool = False
+    """Whether its outermost operator is this one."""
+
+    def truths(self, columns: Columns, num_rows: int) -> pyarrow.BooleanArray:
+        """Of each row: true, false, or null for unknown.
+
+        Raises:
+            UserError: an operator or a function is applied to values of the wrong type, or does not give these.
+        """
+        return self._of_rows(columns, num_rows, "true or false", pyarrow.types.is_boolean).cast(pyarrow.bool_())
+
+    def numbers(self, columns: Columns, num_rows: int) -> pyarrow.DoubleArray:
+        """Of each row: f64, or null for unknown.
+
+        Raises:
+            UserError: as above.
+        """
+
+        def is_number(kind: pyarrow.DataType) -> bool:
+            types = pyarrow.types
+            return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+
+        return self._of_rows(columns, num_rows, "a number", is_number).cast(pyarrow.float64())
+
+    def _of_rows(self, columns: Columns, num_rows: int, wanted: str, is_wanted: Any) -> pyarrow.Array:
+        by_name = {name.casefold(): name for name in columns}
+        if alike := sorted(set(columns) - set(by_name.values())):
+            other = by_name[alike[0].casefold()]
+            raise UserError(f"columns {alike[0]!r} and {other!r} are one to SQL; rename one of them")
+        rows = pyarrow.table({"": pyarrow.nulls(num_rows), **{name: _plain(each) for name, each in columns.items()}})
+        connection = _connection()
+        connection.register("samples", rows)
+        try:
+            found = connection.sql(f"{_BEFORE}{self.source}{_AFTER} from samples").to_arrow_table().column(0)
+        except duckdb.Error as error:
+            raise UserError(f"{self.source[:200]!r}: {_one_line(error)}") from error
+        finally:
+            connection.unregister("samples")
+        if found.null_count < len(found) and not is_wanted(found.type):
+            raise UserError(f"{self.source[:200]!r} gives values of type {found.type}, not {wanted}")
+        return pyarrow.concat_arrays(found.chunks) if found.num_chunks else pyarrow.array([], found.type)
 
 
-def parse_conditions(source: str) -> list[Condition]:
-    """The expression as conditions that stand between its outermost `and`s.
+def parse(source: str) -> Expression:
+    """Raises:
+    UserError: it is not one expression about one row.
+    """
+    if len(source) > MOST_CHARACTERS:
+        raise UserError(f"an expression of {len(source):,} characters; at most {MOST_CHARACTERS:,}")
+    if not source.strip():
+        raise UserError("an empty expression; write one such as 'width >= 256'")
+    statement = f"{_BEFORE}{source}{_AFTER}"
+    try:
+        tree = _tree(statement)
+    except (duckdb.Error, RecursionError, UnicodeEncodeError) as error:
+        raise UserError(f"{source[:200]!r}: {_one_line(error)}") from error
+    if tree["error"]:
+        before = statement.encode()[: int(tree.get("position", 0))].decode(errors="ignore")
+        at = f", at character {min(len(before) - len(_BEFORE) + 1, len(source))}" if before else ""
+        raise UserError(f"{source[:200]!r}: {_one_line(tree['error_message'])}{at}")
+    select = [statement["node"].pop("select_list", []) for statement in tree["statements"]]
+    if len(select) != 1 or len(select[0]) != 1 or tree != _empty_tree():
+        raise UserError(f"{source[:200]!r} is more than one expression")
+    (outermost,) = select[0]
+    columns: list[str] = []
+    for node in _nodes(outermost):
+        if node["class"] not in _KINDS:
+            kind = node["class"].lower().replace("_", " ")
+            raise UserError(f"{source[:200]!r}: a {kind} has no place in an expression about one sample")
+        if node["class"] == "FUNCTION":
+            _check_function(node["function_name"].lower())
+        if node["class"] == "COLUMN_REF":
+            columns.append(node["column_names"][0])
+    kind = outermost["type"]
+    return Expression(source, tuple(dict.fromkeys(columns)), kind == "CONJUNCTION_AND", kind == "CONJUNCTION_OR")
+
+
+def parse_conditions(source: str) -> list[Expression]:
+    """The expressions between the outermost `and`s, which must all be true.
 
     Raises:
-        SelectError: it is no such expression, with the place where that shows.
+        UserError: as above.
     """
-    parser = _Parser(source)
-    conditions = parser.conditions()
-    parser.end()
-    return conditions
+    whole = parse(source)
+    if not whole.is_and:
+        return [whole]
+    starts, ends, depth, open_betweens = [0], [], 0, 0
+    for word in _WORDS.finditer(source):
+        text = word[0].lower()
+        depth += (text in ("(", "[", "{", "case")) - (text in (")", "]", "}", "end"))
+        if depth == 0 and text == "between":
+            open_betweens += 1
+        elif depth == 0 and text == "and" and open_betweens:
+            open_betweens -= 1
+        elif depth == 0 and text == "and":
+            ends.append(word.start())
+            starts.append(word.end())
+    try:
+        return [parse(source[start:end].strip()) for start, end in zip(starts, [*ends, None], strict=True)]
+    except UserError:  # quotes of another kind
+        return [whole]
 
 
-def parse(source: str) -> Node:
-    """The expression as one tree.
-
-    Raises:
-        SelectError: it is none.
-    """
-    parser = _Parser(source)
-    node = parser.any_of()
-    parser.end()
-    return node
-
-
-def columns_of(node: Node) -> list[str]:
-    """The names of the columns that it asks for, in order, each once."""
-
-    def names(node: Node) -> Iterator[str]:
-        if isinstance(node, Column):
-            yield node.name
-        elif isinstance(node, Call):
-            for operand in node.operands:
-                yield from names(operand)
-
-    return list(dict.fromkeys(names(node)))
+@functools.cache
+def _connection() -> duckdb.DuckDBPyConnection:
+    """That of this process: no file, no more settings, one thread."""
+    connection = duckdb.connect(":memory:", config=_LIMITS)
+    for macro, definition in _MACROS.items():
+        connection.execute(f"create macro {macro} as {definition}")
+    connection.execute("set max_expression_depth = 100")
+    connection.execute("set enable_external_access = false")  # last: it forbids a choice of `temp_directory`, even none
+    connection.execute("set lock_configuration = true")
+    return connection
 
 
-@dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
-    """Words of the language in lower case."""
-    start: int
-    end: int
+def _check_function(name: str) -> None:
+    if name not in FUNCTIONS and name not in _OPERATORS:
+        near = difflib.get_close_matches(name, FUNCTIONS, n=1, cutoff=0.7)
+        hint = f"did you mean {near[0]}?" if near else "`diptych-shards filter -h` names those that there are"
+        raise UserError(f"no function {name!r}; {hint}")
 
 
-class _Parser:
-    """Recursive descent, one method a level of the grammar, loosest first."""
-
-    def __init__(self, source: str):
-        if len(source) > MOST_CHARACTERS:
-            raise SelectError(f"an expression of {len(source):,} characters; at most {MOST_CHARACTERS:,}")
-        self._source = source
-        self._tokens = list(_tokens(source))
-        self._at = 0
-        self._depth = 0
-
-    def conditions(self) -> list[Condition]:
-        found = [self._condition()]
-        while self._take("and"):
-            found.append(self._condition())
-        if self._peek("or"):  # then `and` was not outermost after all
-            self._at = 0
-            return [Condition(self.any_of(), self._source.strip())]
-        return found
-
-    def any_of(self) -> Node:
-        self._depth += 1
-        if self._depth > MOST_NESTED:
-            raise SelectError(f"the expression is nested more than {MOST_NESTED} deep")
-        operands = [self._all_of()]
-        while self._take("or"):
-            operands.append(self._all_of())
-        self._depth -= 1
-        return operands[0] if len(operands) == 1 else Call("or", tuple(operands))
-
-    def end(self) -> None:
-        if self._token.kind != "end":
-            raise self._unexpected("the end")
-
-    def _condition(self) -> Condition:
-        start = self._token.start
-        node = self._negation()
-        return Condition(node, self._source[start : self._tokens[self._at - 1].end])
-
-    def _all_of(self) -> Node:
-        operands = [self._negation()]
-        while self._take("and"):
-            operands.append(self._negation())
-        return operands[0] if len(operands) == 1 else Call("and", tuple(operands))
-
-    def _negation(self) -> Node:
-        times = 0
-        while self._take("not"):
-            times += 1
-        node = self._comparison()
-        return Call("not", (node,)) if times % 2 else node
-
-    def _comparison(self) -> Node:
-        left = self._sum()
-        if self._token.text in _COMPARISONS and self._token.kind == "sign":
-            return Call(_COMPARISONS[self._next().text], (left, self._sum()))
-        if self._take("is"):
-            negated = self._take("not")
-            self._expect("null")
-            node: Node = Call("is null", (left,))
-            return Call("not", (node,)) if negated else node
-        negated = self._take("not")
-        if self._take("in"):
-            node = Call("in", (left, *self._list()))
-        elif self._take("between"):
-            low = self._sum()
-            self._expect("and")
-            node = Call("and", (Call(">=", (left, low)), Call("<=", (left, self._sum()))))
-        elif self._take("like"):
-            node = Call("like", (left, self._sum()))
-        elif negated:
-            raise self._unexpected("in, between or like")
-        else:
-            return left
-        return Call("not", (node,)) if negated else node
-
-    def _sum(self) -> Node:
-        node = self._product()
-        while self._token.kind == "sign" and self._token.text in "+-":
-            node = Call(self._next().text, (node, self._product()))
-        return node
-
-    def _product(self) -> Node:
-        node = self._signed()
-        while self._token.kind == "sign" and self._token.text in "*/":
-            node = Call(self._next().text, (node, self._signed()))
-        return node
-
-    def _signed(self) -> Node:
-        negative = False
-        while self._token.kind == "sign" and self._token.text in "+-":
-            negative ^= self._next().text == "-"
-        node = self._one()
-        if not negative:
-            return node
-        if isinstance(node, Literal) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-            return Literal(-node.value)
-        return Call("-", (Literal(0), node))
-
-    def _one(self) -> Node:
-        token = self._next()
-        if token.kind == "number":
-            return Literal(_number(token.text))
-        if token.kind == "text":
-            return Literal(token.text[1:-1].replace("''", "'"))
-        if token.kind == "quoted":
-            return Column(token.text[1:-1].replace('""', '"'))
-        if token.text in ("true", "false", "null") and token.kind == "keyword":
-            return Literal({"true": True, "false": False, "null": None}[token.text])
-        if token.kind == "word":
-            return Call(token.text.lower(), self._list()) if self._peek("(") else Column(token.text)
-        if token.text == "(" and token.kind == "sign":
-            node = self.any_of()
-            self._expect(")")
-            return node
-        raise self._unexpected("a value", token)
-
-    def _list(self) -> tuple[Node, ...]:
-        self._expect("(")
-        found = [self.any_of()]
-        while self._take(","):
-            found.append(self.any_of())
-        self._expect(")")
-        return tuple(found)
-
-    @property
-    def _token(self) -> _Token:
-        return self._tokens[self._at]
-
-    def _next(self) -> _Token:
-        token = self._token
-        self._at += token.kind != "end"
-        return token
-
-    def _peek(self, text: str) -> bool:
-        return self._token.text == text and self._token.kind in ("sign", "keyword")
-
-    def _take(self, text: str) -> bool:
-        taken = self._peek(text)
-        self._at += taken
-        return taken
-
-    def _expect(self, text: str) -> None:
-        if not self._take(text):
-            raise self._unexpected(f"{text!r}")
-
-    def _unexpected(self, wanted: str, token: _Token | None = None) -> SelectError:
-        token = token or self._token
-        got = "it ends" if token.kind == "end" else f"there is {token.text[:40]!r}"
-        return SelectError(f"{self._source[:200]!r}: {wanted} was expected at character {token.start + 1}, but {got}")
+def _tree(statement: str) -> dict[str, Any]:
+    """As DuckDB parses it."""
+    ((tree,),) = (
+        _connection().execute("select json_serialize_sql(?::varchar)", [statement.encode().decode()]).fetchall()
+    )
+    return json.loads(tree)
 
 
-def _tokens(source: str) -> Iterator[_Token]:
-    at = 0
-    stripped = len(source.rstrip())
-    while at < stripped:
-        match = _TOKEN.match(source, at)
-        if match is None:
-            start = at + len(source[at:]) - len(source[at:].lstrip())
-            what = "a text that does not end" if source[start] in "'\"" else f"{source[start : start + 20]!r}"
-            raise SelectError(f"{source[:200]!r}: at character {start + 1} stands {what}, which cannot be read")
-        kind = str(match.lastgroup)
-        text, start = match.group(kind), match.start(kind)
-        if kind == "word" and text.lower() in _WORDS:
-            kind, text = "keyword", text.lower()
-        yield _Token(kind, text, start, match.end())
-        at = match.end()
-    yield _Token("end", "", len(source), len(source))
+@functools.cache
+def _empty_tree() -> dict[str, Any]:
+    tree = _tree(f"{_BEFORE}true{_AFTER}")
+    del tree["statements"][0]["node"]["select_list"]
+    return tree
 
 
-def _number(text: str) -> float | int:
-    value: Any = int(text) if text.isdecimal() and len(text) < 19 else float(text)
-    return value
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """This one and all below it."""
+    if isinstance(node, dict) and "class" in node:
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _nodes(child)
+
+
+def _plain(column: pyarrow.Array) -> pyarrow.Array:
+    """In types that calculate as one expects: integers do not overflow, NaN is unknown."""
+    types, kind = pyarrow.types, column.type
+    if types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if types.is_integer(kind) and not types.is_uint64(kind):
+        return column.cast(pyarrow.int64())
+    if types.is_floating(kind):
+        numbers = column.cast(pyarrow.float64())
+        return compute.if_else(compute.is_nan(numbers), pyarrow.scalar(None, pyarrow.float64()), numbers)
+    return column
+
+
+def _one_line(error: object) -> str:
+    """What DuckDB says, without the expression that it repeats."""
+    text = re.split(r'\n+LINE \d+:| Use "SET', str(error))[0]
+    way_out = "; number(...) reads one from a text" if "Cannot compare" in text and "VARCHAR" in text else ""
+    return printable(text.replace(" You might need to add explicit type casts.", ""), 300) + way_out

@@ -24,12 +24,11 @@ from diptych_shards.metadata import columns_of_shard, identity_of_tables, table_
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.errors import SelectError
-from diptych_shards.select.evaluate import check, truths
-from diptych_shards.select.expression import Call, Condition, columns_of, parse_conditions
+from diptych_shards.select.expression import Expression, parse_conditions
 from diptych_shards.select.row_file import read_rows, write_rows
 from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, alone_in, replaced, select_folder
 
-_FORMAT = "diptych-reasons-1"
+_FORMAT = "diptych-reasons-2"
 _NOTS = re.compile(r"(?:not\b\s*)+", re.IGNORECASE)
 
 
@@ -40,13 +39,11 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
     `unknown width >= 256` where it cannot be told.
 
     Raises:
-        SelectError: the expression does not fit these samples.
+        UserError: the expression does not fit these samples.
         ShardError: a shard is damaged.
     """
     replaced(shards, name, "filter")
     conditions = parse_conditions(where)
-    for condition in conditions:
-        check(condition.node)
     counts: Counter[str] = Counter()
     tables = identity_of_tables(index)
     facts = {"command": "filter", "options": {"where": where}, "meanings": {}, "tables": tables}
@@ -83,13 +80,13 @@ class _Judge:
 
     index: ShardIndex
     where: str
-    conditions: Sequence[Condition]
+    conditions: Sequence[Expression]
     parts: Path
 
     def __call__(self, number: int) -> int:
         """How many are left out; the reasons are written."""
         of = self._of(number)
-        names = list(dict.fromkeys(name for condition in self.conditions for name in columns_of(condition.node)))
+        names = list(dict.fromkeys(name for condition in self.conditions for name in condition.columns))
         columns = columns_of_shard(self.index, number, names)
         reasons = _reasons(self.conditions, columns, self.index.shards[number].samples)
         write_rows(self._path(number), of, json.dumps(reasons).encode())
@@ -116,11 +113,11 @@ class _Judge:
         }
 
 
-def _in_words(condition: Condition) -> tuple[str, str]:
+def _in_words(condition: Expression) -> tuple[str, str]:
     """The condition as it was asked, and its opposite without one `not` after another."""
     words = " ".join(condition.source.split())[:MOST_REASON_CHARACTERS]
     nots = _NOTS.match(words)
-    if isinstance(condition.node, Call) and condition.node.name == "or":
+    if condition.is_or or condition.is_and:
         opposite = f"not ({words})"
     elif nots and len(nots[0].lower().split("not")) % 2 == 0:  # an odd number of them
         opposite = words[nots.end() :]
@@ -129,10 +126,10 @@ def _in_words(condition: Condition) -> tuple[str, str]:
     return words, opposite
 
 
-def _reasons(conditions: Sequence[Condition], columns: dict, num_rows: int) -> list[str]:
+def _reasons(conditions: Sequence[Expression], columns: dict, num_rows: int) -> list[str]:
     reasons = np.full(num_rows, "", dtype=object)
     for condition in conditions:
-        found = truths(condition.node, columns, num_rows)
+        found = condition.truths({name: columns[name] for name in condition.columns}, num_rows)
         holds, fails = _in_words(condition)
         is_true = compute.fill_null(found, False).to_numpy(zero_copy_only=False)
         is_unknown = compute.is_null(found).to_numpy(zero_copy_only=False)

@@ -355,7 +355,7 @@ def test_options_that_make_no_sense_are_refused_in_one_line(folder, capsys):
         (["--against", str(folder / "_index" / "select")], "holds no picture"),
         (["--against", str(folder)], "the shards themselves"),
         (["--prefer", "wdth"], "did you mean width?"),
-        (["--prefer", "caption"], "a number was expected"),
+        (["--prefer", "caption"], "values of type string, not a number"),
     ):
         (folder / "_index" / "select").mkdir(exist_ok=True)
         assert dedup(folder, *options) == 2
