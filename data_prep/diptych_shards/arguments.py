@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from diptych.errors import UserError
 from diptych.machine import usable_cpus
-from diptych_shards.run.engine import Engine, EngineError, LocalEngine, RayEngine
+from diptych_shards.run.engine import Engine, LocalEngine, RayEngine
 
 
 def positive(text: str) -> int:
@@ -29,11 +30,13 @@ def add_engine(add: argparse._ActionsContainer, what: str) -> None:
 
 
 def engine_of(chosen: argparse.Namespace) -> Engine:
-    """Raises:
-    EngineError: an address for Ray without Ray.
+    """The engine that the options name.
+
+    Raises:
+        UserError: an address for Ray without Ray.
     """
     if chosen.engine == "ray":
         return RayEngine(chosen.ray_address)
     if chosen.ray_address is not None:
-        raise EngineError(f"--ray-address {chosen.ray_address} is for --engine ray; add that, or leave it out")
+        raise UserError(f"--ray-address {chosen.ray_address} is for --engine ray; add that, or leave it out")
     return LocalEngine(chosen.processes)

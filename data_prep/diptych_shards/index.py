@@ -12,7 +12,7 @@ from diptych.data.shard_locations import tars_at
 from diptych.data.shards import ShardIndex, open_index
 from diptych.terminal import counted, shown
 from diptych_shards.run.progress import Progress
-from diptych_shards.run.worker_pool import Crew
+from diptych_shards.run.worker_pool import WorkerPool, for_each, results_in_order
 
 
 def index(location: str, processes: int) -> ShardIndex:
@@ -34,10 +34,10 @@ def _index_all(tars: Sequence[Path], processes: int) -> None:
     mistakes = []
     progress = Progress(len(tars), "shard")
     # A large tar on a slow disk is silent for as long as it takes.
-    crew = Crew(_index_one, min(processes, len(tars)), give_up=_process_died, silence_seconds=math.inf)
+    pool = WorkerPool(for_each(_index_one), min(processes, len(tars)), silence_seconds=math.inf)
     try:
-        with crew:
-            for outcome in crew.map([tar] for tar in tars):
+        with pool:
+            for outcome in results_in_order(pool, ([tar] for tar in tars), give_up=_process_died):
                 if isinstance(outcome, ShardError):
                     mistakes.append(outcome)
                     if len(tars) > 1:  # else it is the last line

@@ -29,7 +29,7 @@ from diptych_shards.pack.examine import Examiner
 from diptych_shards.refusals import Reason, Refusal
 from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.run.progress import Progress
-from diptych_shards.run.worker_pool import Crew
+from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 
 _FORMAT = "diptych-pack-1"
 _BATCH_ITEMS, _BATCH_BYTES = 32, 8 << 20
@@ -148,8 +148,9 @@ def _write_shards(
         return
     examiner = Examiner(folder, options.max_pixels, options.min_side, options.for_training)
     digits = len(str(options.samples_per_shard - 1))
-    with Crew(examiner, processes, give_up=_decoder_crashed) as crew:
-        results = crew.map(batch for number in pending for batch in _batches(planned[number]))
+    batches = (batch for number in pending for batch in _batches(planned[number]))
+    with WorkerPool(for_each(examiner), processes, silence_seconds=PICTURE_SILENCE_SECONDS) as pool:
+        results = results_in_order(pool, batches, give_up=_decoder_crashed)
         for number in pending:
             refusals = []
             with ShardWriter(out, number) as writer:

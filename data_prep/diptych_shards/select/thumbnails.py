@@ -11,7 +11,7 @@ from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
 from diptych.pages.thumbnail import thumbnail_uri
 from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
-from diptych_shards.run.worker_pool import Crew
+from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 from diptych_shards.select.pictures import Place, decoded
 
 LONGER_SIDE = 240
@@ -30,8 +30,10 @@ class Thumbnail:
 def thumbnails(places: Sequence[Place], processes: int) -> dict[Place, Thumbnail | None]:
     """None for a picture that cannot be shown."""
     distinct = list(dict.fromkeys(places))
-    with Crew(thumbnail, min(processes, max(len(distinct), 1)), give_up=_cannot_be_shown) as crew:
-        found = list(crew.map(distinct[start : start + 8] for start in range(0, len(distinct), 8)))
+    batches = (distinct[start : start + 8] for start in range(0, len(distinct), 8))
+    size = min(processes, max(len(distinct), 1))
+    with WorkerPool(for_each(thumbnail), size, silence_seconds=PICTURE_SILENCE_SECONDS) as pool:
+        found = list(results_in_order(pool, batches, give_up=_cannot_be_shown))
     return dict(zip(distinct, found, strict=True))
 
 

@@ -19,6 +19,7 @@ from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.output import SUCCESS, is_done, read_failures, read_stats
 from diptych_shards.shard_build.shard import News, ShardReport, ShardTask
+from diptych_shards.shard_build.workers import build_shards
 from diptych_shards.tables.table import Table
 
 _FORMAT = "diptych-build-1"
@@ -84,7 +85,7 @@ def build(
             for number, rows in table.shards(options.output.rows_per_shard, skip=keep.__contains__)
         )
         finished = {number: done[number] for number in keep}
-        for report in engine.build(tasks, out, options, watcher.tell):
+        for report in build_shards(tasks, out, options, engine, watcher.tell):
             finished[report.number] = _outcomes(out, report.number, report.successes, options)
             watcher.shard_is_done(report)
         total: Counter[str] = sum(finished.values(), Counter())

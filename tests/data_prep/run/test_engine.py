@@ -5,8 +5,9 @@ import socket
 
 import pytest
 
+from diptych.errors import UserError
 from diptych_shards.cli import main
-from diptych_shards.run.engine import EngineError, LocalEngine, RayEngine
+from diptych_shards.run.engine import LocalEngine, RayEngine
 
 
 def die(number):
@@ -34,7 +35,7 @@ def test_of_work_that_does_not_crash_one_process_is_this_one():
 def test_an_address_where_no_ray_cluster_listens_is_told_at_once():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(EngineError, match=rf"no Ray cluster at 127\.0\.0\.1:{port}: .*refused"):
+    with pytest.raises(UserError, match=rf"no Ray cluster at 127\.0\.0\.1:{port}: .*refused"):
         list(RayEngine(f"127.0.0.1:{port}").map(own_process, [1]))
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from diptych.errors import UserError
 from diptych_shards.cli import main
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
-from diptych_shards.run.engine import EngineError, LocalEngine, RayEngine
+from diptych_shards.run.engine import LocalEngine, RayEngine
 from diptych_shards.shard_build.build import build
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.output import OutputOptions
@@ -95,7 +96,7 @@ def cluster():
 def workers_of_ray() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if any("ray::_build_on_ray" in word for word in process.info["cmdline"] or ()):
+        if any("ray::_run_on_ray" in word for word in process.info["cmdline"] or ()):
             found.append(process)
     return found
 
@@ -149,7 +150,7 @@ def test_a_task_that_kills_its_worker_ends_ray_map_with_one_line(cluster):
     engine = RayEngine(cluster.address)
     assert list(engine.map(abs, [-3, 2, -1])) == [3, 2, 1]
     assert list(engine.map(os._exit, [1], lost=lambda task: "lost")) == ["lost"]
-    with pytest.raises(EngineError, match="processes were lost, again and again, at 1; see whether memory runs out"):
+    with pytest.raises(UserError, match="processes were lost, again and again, at 1; see whether memory runs out"):
         list(engine.map(os._exit, [1]))
 
 

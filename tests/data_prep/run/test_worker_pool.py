@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from diptych_shards.run.worker_pool import Crew
+from diptych_shards.run.worker_pool import WorkerPool, for_each, results_in_order
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,9 +68,13 @@ def give_up(item):
     return f"gave up {item}"
 
 
+def results(work, size, batches, silence_seconds=60.0):
+    with WorkerPool(for_each(work), size, silence_seconds=silence_seconds) as pool:
+        yield from results_in_order(pool, batches, give_up=give_up)
+
+
 def test_results_come_in_the_order_of_the_items():
-    with Crew(square, 3, give_up=give_up) as crew:
-        assert list(crew.map(numbers(100, 3))) == [number * number for number in range(100)]
+    assert list(results(square, 3, numbers(100, 3))) == [number * number for number in range(100)]
 
 
 def test_batches_are_taken_as_they_are_needed():
@@ -81,60 +85,48 @@ def test_batches_are_taken_as_they_are_needed():
             taken.append(batch)
             yield batch
 
-    with Crew(square, 1, give_up=give_up) as crew:
-        results = crew.map(batches())
-        next(results)
-        assert len(taken) <= 4
+    next(results(square, 1, batches()))
+    assert len(taken) <= 4
 
 
 def test_large_results_pass_without_a_deadlock():
-    with Crew(large, 2, give_up=give_up) as crew:
-        assert [result[:1] for result in crew.map(numbers())] == [b"%d" % number for number in range(10)]
+    assert [result[:1] for result in results(large, 2, numbers())] == [b"%d" % number for number in range(10)]
 
 
 @pytest.mark.parametrize("work", [die_at_three, lack_memory_at_three])
 def test_an_item_at_which_processes_die_is_given_up_and_no_other(work):
-    with Crew(work, 2, give_up=give_up) as crew:
-        assert list(crew.map(numbers())) == [0, 1, 2, "gave up 3", 4, 5, 6, 7, 8, 9]
+    assert list(results(work, 2, numbers())) == [0, 1, 2, "gave up 3", 4, 5, 6, 7, 8, 9]
 
 
 def test_an_item_is_tried_once_more_before_it_is_given_up(tmp_path):
     paths = [str(tmp_path / str(number)) for number in range(3)]
-    with Crew(die_once, 1, give_up=give_up) as crew:
-        assert list(crew.map([paths])) == paths
+    assert list(results(die_once, 1, [paths])) == paths
 
 
 def test_an_item_at_which_a_process_hangs_is_given_up():
-    with Crew(hang_at_three, 1, give_up=give_up, silence_seconds=1.5) as crew:
-        assert list(crew.map([[1, 2, 3, 4]])) == [1, 2, "gave up 3", 4]
+    assert list(results(hang_at_three, 1, [[1, 2, 3, 4]], silence_seconds=1.5)) == [1, 2, "gave up 3", 4]
 
 
 def test_a_bug_in_the_work_is_raised_with_its_traceback():
-    with (
-        Crew(raise_at_three, 1, give_up=give_up) as crew,
-        pytest.raises(RuntimeError, match="raise_at_three"),
-    ):
-        list(crew.map(numbers()))
+    with pytest.raises(RuntimeError, match="raise_at_three"):
+        list(results(raise_at_three, 1, numbers()))
 
 
-CREW = """
-import os, sys, time
-from diptych_shards.run.worker_pool import Crew
-from tests.data_prep.run.test_worker_pool import give_up, tell_and_hang
+HANGING = """
+from tests.data_prep.run.test_worker_pool import print_and_hang, results
 if __name__ == "__main__":
-    with Crew(tell_and_hang, 2, give_up=give_up) as crew:
-        list(crew.map([["one"], ["two"]]))
+    list(results(print_and_hang, 2, [["one"], ["two"]]))
 """
 
 
-def tell_and_hang(item):
+def print_and_hang(item):
     print(os.getpid(), flush=True)
     time.sleep(1000)
 
 
 def test_processes_end_with_their_parent_however_it_ends(tmp_path):
-    script = tmp_path / "crew.py"
-    script.write_text(CREW)
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
@@ -177,12 +169,10 @@ def test_a_process_whose_parent_ended_first_ends_whoever_adopts_it(tmp_path):
 
 FIRST = """
 import os
-from diptych_shards.run.worker_pool import Crew
-from tests.data_prep.run.test_worker_pool import give_up, square
+from tests.data_prep.run.test_worker_pool import results, square
 if __name__ == "__main__":
     assert os.getpid() == 1
-    with Crew(square, 2, give_up=give_up) as crew:
-        print(*crew.map([[2], [3]]))
+    print(*results(square, 2, [[2], [3]]))
 """
 IN_CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
 
@@ -195,7 +185,7 @@ def can_be_first_process() -> bool:
 
 
 @pytest.mark.skipif(not can_be_first_process(), reason="unshare is not allowed here")
-def test_the_first_process_of_a_container_has_a_crew_too(tmp_path):
+def test_the_first_process_of_a_container_has_workers_too(tmp_path):
     script = tmp_path / "first.py"
     script.write_text(FIRST)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
@@ -205,8 +195,5 @@ def test_the_first_process_of_a_container_has_a_crew_too(tmp_path):
 
 
 def test_processes_that_cannot_start_end_the_work():
-    with (
-        pytest.raises(ValueError, match="end before they have started"),
-        Crew(EndsTheProcess(), 2, give_up=give_up) as crew,
-    ):
-        list(crew.map(numbers()))
+    with pytest.raises(ValueError, match="end before they have started"):
+        list(results(EndsTheProcess(), 2, numbers()))

@@ -14,9 +14,9 @@ import pytest
 
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.run.engine import LocalEngine
-from diptych_shards.shard_build import worker
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.shard import ShardTask
+from diptych_shards.shard_build.workers import build_shards
 from diptych_shards.tables.columns import Columns
 
 ROWS = 20
@@ -64,13 +64,12 @@ def test_a_row_is_news_once_also_where_a_worker_is_lost(sites, options, tmp_path
             worker.kill()
             killed.append(worker.pid)
 
-    (report,) = LocalEngine(1).build([task], tmp_path, options, tell)
+    (report,) = build_shards([task], tmp_path, options, LocalEngine(1), tell)
     assert killed and report.rows == ROWS + 1
     assert rows.total() == ROWS + 1, rows
 
 
-def test_a_worker_that_was_not_listened_to_is_kept(sites, options, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "SILENCE_SECONDS", SILENCE_SECONDS)
+def test_a_worker_that_was_not_listened_to_is_kept(sites, options, tmp_path):
     closed, _ = sites
     workers = set()
 
@@ -84,7 +83,7 @@ def test_a_worker_that_was_not_listened_to_is_kept(sites, options, tmp_path, mon
     def tell(news):
         workers.update(workers_now())
 
-    reports = list(LocalEngine(1).build(tasks(), tmp_path, options, tell))
+    reports = list(build_shards(tasks(), tmp_path, options, LocalEngine(1), tell, silence_seconds=SILENCE_SECONDS))
     assert len(reports) == 3 and len(workers) == 1
 
 
@@ -103,7 +102,6 @@ ShardOutput.write, Journal._take_up = write_slowly, take_up_slowly
 
 
 def test_a_shard_whose_files_take_long_is_finished(sites, options, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "SILENCE_SECONDS", SILENCE_SECONDS)
     (tmp_path / "sitecustomize.py").write_text(SLOW_DISK.format(seconds=SILENCE_SECONDS + 2))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     closed, _ = sites
@@ -112,5 +110,6 @@ def test_a_shard_whose_files_take_long_is_finished(sites, options, tmp_path, mon
     def tell(news):
         workers.update(workers_now())
 
-    (report,) = LocalEngine(1).build([shard(0, [f"{closed}/"])], tmp_path, options, tell)
+    task = shard(0, [f"{closed}/"])
+    (report,) = build_shards([task], tmp_path, options, LocalEngine(1), tell, silence_seconds=SILENCE_SECONDS)
     assert report.rows == 1 and len(workers) == 1
