@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, status_failure
-from diptych_shards.fetch.politeness import retry_after_seconds
 from diptych_shards.fetch.transfer import Transfer
 from diptych_shards.fetch.unpack import unpack
 from diptych_shards.fetch.url import Url, parse_url
@@ -76,6 +77,22 @@ def asked_pause(transfer: Transfer) -> Pause | None:
     if transfer.status == 429 or (transfer.status == 503 and seconds is not None):
         return Pause(status_failure(transfer.status), seconds)
     return None
+
+
+def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> float | None:
+    """What a Retry-After header says, as seconds or as a date; None where it says nothing that can be read."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        until = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=timezone.utc)
+    return max(0.0, (until - (now or datetime.now(timezone.utc))).total_seconds())
 
 
 def is_silence(transfer: Transfer) -> bool:

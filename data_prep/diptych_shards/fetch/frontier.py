@@ -12,10 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import count
 
-from diptych_shards.fetch.job import Job
 from diptych_shards.fetch.options import FetchOptions
-from diptych_shards.fetch.politeness import Site
-from diptych_shards.fetch.sites import Sites
+from diptych_shards.fetch.site import Job, Site, Sites
 from diptych_shards.fetch.url import parse_url
 
 

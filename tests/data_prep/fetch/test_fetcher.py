@@ -134,7 +134,7 @@ def test_pauses_that_a_host_asks_for_are_kept(web):
 
 
 def test_pauses_are_not_waited_for_without_end(web, monkeypatch):
-    monkeypatch.setattr("diptych_shards.fetch.job.MAX_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr("diptych_shards.fetch.site.MAX_WAIT_SECONDS", 0.5)
     urls = [web.url("retry_always", f"/{number}") for number in range(20)]
     options = {"retries": 10, "timeout_seconds": 1.0, "respect_robots_txt": False, "per_host": 1}
     reasons = set(shown(fetch(web, urls, **options)))
@@ -408,7 +408,7 @@ def test_blocked_domains_are_not_asked_not_even_after_a_redirect(web):
 
 
 def test_robots_txt_that_was_forgotten_is_asked_for_again(web, monkeypatch):
-    monkeypatch.setattr("diptych_shards.fetch.sites.MAX_ROBOTS_KEPT", 60)
+    monkeypatch.setattr("diptych_shards.fetch.site.MAX_ROBOTS_KEPT", 60)
     names = ["robots_disallow", "robots_moved"]
     with open_fetcher(web) as fetcher:
         for _ in range(2):
@@ -422,10 +422,10 @@ def test_robots_txt_that_was_forgotten_is_asked_for_again(web, monkeypatch):
 
 
 def test_a_robots_txt_that_is_gone_takes_no_room_from_others(web, monkeypatch):
-    monkeypatch.setattr("diptych_shards.fetch.sites.MAX_ROBOTS_KEPT", 60)
+    monkeypatch.setattr("diptych_shards.fetch.site.MAX_ROBOTS_KEPT", 60)
     with open_fetcher(web) as fetcher:
         with monkeypatch.context() as patch:
-            patch.setattr("diptych_shards.fetch.politeness.ROBOTS_SECONDS", 0.2)
+            patch.setattr("diptych_shards.fetch.site.ROBOTS_SECONDS", 0.2)
             list(fetcher.fetch([(0, web.url("robots_gone"))]))
         time.sleep(0.2)
         list(fetcher.fetch([(0, web.url("robots_gone"))]))

@@ -1,20 +1,20 @@
-"""How much a site is asked for at a time, and when it is left alone."""
+"""Sites and the URLs that wait for them: how much a site is asked for at a time, and when it is left alone."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections import deque
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 from diptych_shards.fetch.robots import Robots
+from diptych_shards.fetch.url import Url
 
-if TYPE_CHECKING:
-    from diptych_shards.fetch.job import Job
-
+LEAST_SECONDS = 0.05
+"""With less left, a URL is not asked for again."""
+MAX_WAIT_SECONDS = 600.0
+"""For the pauses that hosts ask for, beside the time a URL has; in queues behind other URLs it may wait longer."""
 URLS_IN_VAIN = 3
 """Different ones, one after the other: then the fault is the site's, and it is waited for. Fewer are bad URLs."""
 MAX_URLS_IN_VAIN = 32
@@ -29,6 +29,62 @@ BACK_OFFS = 5
 GIVEN_UP_SECONDS = 300.0
 ROBOTS_SECONDS = 86_400.0
 """RFC 9309: no copy of robots.txt is used longer."""
+MAX_SITES = 5_000
+"""Whose robots.txt and manners are remembered."""
+MAX_ROBOTS_KEPT = 2 * 2**20
+"""Characters of robots.txt in all; parsed, they take eighteen times as much."""
+
+
+class Job:
+    """A URL of the caller's, or the robots.txt of a site."""
+
+    __slots__ = (
+        "attempt",
+        "deadline",
+        "failure",
+        "paused_before",
+        "redirects",
+        "robots_of",
+        "seconds_left",
+        "site",
+        "ticket",
+        "url",
+    )
+
+    def __init__(self, ticket: int, url: Url, seconds: float, robots_of: Site | None = None):
+        """seconds: for which it may be in transfer."""
+        self.ticket = ticket
+        self.url = url
+        self.robots_of = robots_of
+        """Whose robots.txt it is; it belongs to no caller, and waits at no site."""
+        self.site: Site | None = None
+        """Where it waits, or is asked for."""
+        self.seconds_left = seconds
+        self.redirects = 0
+        self.attempt = 0
+        self.failure: FetchFailure | None = None
+        """Its last, if that may be its site's fault; the first counts against the site."""
+        self.deadline = math.inf
+        """Once it has been asked for: then it waits for nothing but pauses, names and redirects."""
+        self.paused_before = 0.0
+        """The pauses of its site until it came."""
+
+    @property
+    def was_in_vain(self) -> bool:
+        """Whether it was asked for, and may have failed by the fault of its site."""
+        return self.failure is not None
+
+    def begin(self, now: float) -> None:
+        """It is asked for, for the first time or again."""
+        self.deadline = min(self.deadline, now + self.seconds_left + MAX_WAIT_SECONDS)
+
+    def has_time(self, now: float) -> bool:
+        """Whether it may be asked for again."""
+        return self.seconds_left > LEAST_SECONDS and now < self.deadline
+
+    def is_late(self, site: Site, now: float) -> bool:
+        """Whether it has waited at this site, or at several, for longer than anybody would."""
+        return now > self.deadline or site.paused_seconds(now) - self.paused_before > MAX_WAIT_SECONDS
 
 
 class Site:
@@ -214,20 +270,43 @@ class Site:
         return self._pauses - max(0.0, self._quiet_until - now)
 
 
-def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> float | None:
-    """What a Retry-After header says, as seconds or as a date; None where it says nothing that can be read."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        until = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=timezone.utc)
-    return max(0.0, (until - (now or datetime.now(timezone.utc))).total_seconds())
+class Sites:
+    """Sites by their origin; those that were not used for longest are forgotten."""
+
+    def __init__(self, connections: int, patience_seconds: float):
+        """connections: to one site at a time; patience_seconds: for which one is waited for when it fails."""
+        self._connections = connections
+        self._patience_seconds = patience_seconds
+        self._sites: dict[str, Site] = {}  # in the order of use
+        self._with_robots: dict[Site, int] = {}  # in the order of their answers, with the size
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites.values())
+
+    def at(self, origin: str) -> Site:
+        site = self._sites.pop(origin, None) or Site(origin, self._connections, self._patience_seconds)
+        self._sites[origin] = site
+        if len(self._sites) > MAX_SITES:
+            oldest = next(iter(self._sites))
+            if self._sites[oldest].is_idle:
+                self._with_robots.pop(self._sites.pop(oldest), None)
+            else:
+                self._sites[oldest] = self._sites.pop(oldest)
+        return site
+
+    def keep_robots(self, site: Site, robots: Robots | None, now: float) -> None:
+        """Remember what a site allows, and forget the oldest of the others that there is no room for.
+
+        robots: None if it has no robots.txt.
+        """
+        site.learn_robots(robots, now)
+        self._with_robots.pop(site, None)
+        if robots is not None:
+            self._with_robots[site] = robots.size
+        while sum(self._with_robots.values()) > MAX_ROBOTS_KEPT and len(self._with_robots) > 1:
+            oldest = next(iter(self._with_robots))
+            del self._with_robots[oldest]
+            oldest.forget_robots()
 
 
 def retry_delay_seconds(attempt: int) -> float:

@@ -2,14 +2,14 @@ from datetime import datetime, timezone
 
 import pytest
 
+from diptych_shards.fetch.answer import retry_after_seconds
 from diptych_shards.fetch.outcome import FetchFailure
-from diptych_shards.fetch.politeness import (
+from diptych_shards.fetch.site import (
     BACK_OFFS,
     GIVEN_UP_SECONDS,
     LEAST_PROBES,
     URLS_IN_VAIN,
     Site,
-    retry_after_seconds,
 )
 
 FAILURE = FetchFailure("connect_failed", "connection failed")
