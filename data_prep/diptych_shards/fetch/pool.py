@@ -10,8 +10,7 @@ import pycurl
 
 from diptych_shards.fetch.address import AddressGate
 from diptych_shards.fetch.curl_loop import CurlLoop
-from diptych_shards.fetch.memory import BodyMemory
-from diptych_shards.fetch.transfer import Limits, Transfer, Wanted
+from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer, Wanted
 from diptych_shards.fetch.url import Url
 
 TELL_AGAIN_SECONDS = 600.0

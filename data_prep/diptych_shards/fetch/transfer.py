@@ -7,7 +7,8 @@ answer means is decided elsewhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,14 @@ import pycurl
 
 from diptych_shards.fetch.curl_errors import explain_curl_error
 from diptych_shards.fetch.headers import Headers, read_headers
-from diptych_shards.fetch.memory import BodyMemory
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.url import Url
 
 MAX_UNWANTED_BYTES = 65_536
 """So much of the body of an answer that is not wanted (a 404's page) is read, to keep the connection."""
 DNS_CACHE_SECONDS = 1800
+MAX_HELD_BYTES = 256 * 2**20
+"""Bodies in memory, finished or not."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,45 @@ class Transfer:
 
     def _open_window(self, now: float) -> None:
         self._window_start, self._window_size = now, self._size
+
+
+class BodyMemory:
+    """Counts the bytes of bodies, and says who has to wait for room."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        """Whoever keeps a body adds its bytes, and takes them off when it is gone."""
+        self._paused: deque[Transfer] = deque()
+        self._spared: Transfer | None = None  # the one that does not pause, so that something gets done
+
+    @property
+    def is_full(self) -> bool:
+        return self.held_bytes > MAX_HELD_BYTES
+
+    def must_pause(self, transfer: Transfer) -> bool:
+        """Whether it pauses now; asked when there is no room for what comes."""
+        if self._spared is None:
+            self._spared = transfer
+        if transfer is self._spared:
+            return False
+        transfer.pause()
+        self._paused.append(transfer)
+        return True
+
+    def note_end(self, transfer: Transfer) -> None:
+        """It will keep nothing more."""
+        if transfer is self._spared:
+            self._spared = None
+
+    def resume(self, in_flight: Container[object]) -> None:
+        """Let go on what there is room for; in_flight: the transfers that have not ended."""
+        while self._paused and (not self.is_full or self._spared is None):
+            transfer = self._paused.popleft()
+            if not transfer.is_paused or transfer not in in_flight:
+                continue
+            if self._spared is None:
+                self._spared = transfer
+            transfer.resume()
 
 
 def _make_handle(limits: Limits, user_agent: str) -> pycurl.Curl:

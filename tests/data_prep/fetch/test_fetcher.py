@@ -384,7 +384,7 @@ def test_a_caller_that_takes_its_time_makes_no_host_late(web):
 def test_bodies_beyond_the_memory_wait_and_none_is_lost(web, monkeypatch):
     body = bytes(range(256)) * 2000
     web.pictures |= {f"{number}.jpg": body + b"%d" % number for number in range(40)}
-    monkeypatch.setattr("diptych_shards.fetch.memory.MAX_HELD_BYTES", 2 * len(body))
+    monkeypatch.setattr("diptych_shards.fetch.transfer.MAX_HELD_BYTES", 2 * len(body))
     with open_fetcher(web, per_host=20) as fetcher:
         outcomes = []
         for number, outcome in fetcher.fetch((number, web.url(f"{number}.jpg")) for number in range(40)):
