@@ -10,6 +10,7 @@ import pycurl
 
 from diptych_shards.fetch.address import AddressGate
 from diptych_shards.fetch.curl_loop import CurlLoop
+from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer, Wanted
 from diptych_shards.fetch.url import Url
 
@@ -112,7 +113,7 @@ class TransferPool:
         if len(self._told) > MAX_TOLD:
             del self._told[next(iter(self._told))]
 
-    def _end(self, transfer: Transfer, error: tuple[int, str] | None = None) -> None:
+    def _end(self, transfer: Transfer, error: tuple[FetchReason, str] | None = None) -> None:
         """Take it out of flight; error: curl's, if it gave up."""
         handle = transfer.handle
         transfer.end(error)

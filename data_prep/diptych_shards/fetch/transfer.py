@@ -15,7 +15,6 @@ from typing import Any
 import certifi
 import pycurl
 
-from diptych_shards.fetch.curl_errors import explain_curl_error
 from diptych_shards.fetch.headers import Headers, read_headers
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.url import Url
@@ -103,7 +102,7 @@ class Transfer:
     def held_bytes(self) -> int:
         return sum(map(len, self.chunks))
 
-    def end(self, error: tuple[int, str] | None = None) -> None:
+    def end(self, error: tuple[FetchReason, str] | None = None) -> None:
         """Nothing more will come; error: curl's, if it gave up."""
         self._read_headers()
         if error is None or self.is_cut:  # cut off, curl only did what it was told
@@ -111,7 +110,7 @@ class Transfer:
         if self._address_was_refused and not self.status:
             self.reason, self.message = FetchReason.address_not_public, "address is not public"
         else:
-            self.reason, self.message = explain_curl_error(*error)
+            self.reason, self.message = error
 
     def overdue(self, now: float) -> tuple[FetchReason, str] | None:
         """Which of its times is over; None if it may go on."""
