@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
+from diptych_shards.fetch.http_format import unpack
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, status_failure
 from diptych_shards.fetch.transfer import Transfer
-from diptych_shards.fetch.unpack import unpack
 from diptych_shards.fetch.url import Url, parse_url
 
 OPTED_OUT = FetchFailure(FetchReason.opt_out.value, "Use of image disallowed by X-Robots-Tag directive")

@@ -14,7 +14,7 @@ from typing import Any
 from diptych_shards.fetch.address import AddressGate
 from diptych_shards.fetch.curl_loop import CurlLoop
 from diptych_shards.fetch.frontier import Frontier
-from diptych_shards.fetch.headers import Headers
+from diptych_shards.fetch.http_format import Headers
 from diptych_shards.fetch.judge import Judge
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, body_bytes

@@ -20,7 +20,7 @@ from diptych_shards.fetch.answer import (
     robots_verdict,
 )
 from diptych_shards.fetch.frontier import Frontier
-from diptych_shards.fetch.headers import Headers
+from diptych_shards.fetch.http_format import Headers
 from diptych_shards.fetch.opt_out import RESERVATION, forbids, is_reserved, product_token
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, body_bytes

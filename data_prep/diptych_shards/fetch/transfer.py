@@ -15,7 +15,7 @@ from typing import Any
 import certifi
 import pycurl
 
-from diptych_shards.fetch.headers import Headers, read_headers
+from diptych_shards.fetch.http_format import Headers, read_headers
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.url import Url
 

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from diptych_shards.fetch.unpack import unpack
+from diptych_shards.fetch.http_format import unpack
 from tests.data_prep.made_pictures import encoded, scene
 
 BODY = b"picture" * 1000
