@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from diptych_shards.fetch.opt_out import RESERVATION, directives_in, is_reserved, product_token
+from diptych_shards.fetch.permission import RESERVATION, directives_in, is_reserved, product_token
 from diptych_shards.fetch.options import DEFAULT_USER_AGENT, OPT_OUT_DIRECTIVES
 
 _META_NAMES = ("robots", product_token(DEFAULT_USER_AGENT))

@@ -18,9 +18,9 @@ from diptych_shards.fetch.http_format import Headers
 from diptych_shards.fetch.judge import Judge
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, body_bytes
+from diptych_shards.fetch.permission import MAX_ROBOTS_BYTES
 from diptych_shards.fetch.pool import TransferPool
 from diptych_shards.fetch.resolver import OFTEN_SECONDS, Resolver
-from diptych_shards.fetch.robots import MAX_BYTES as MAX_ROBOTS_BYTES
 from diptych_shards.fetch.site import Job, Sites
 from diptych_shards.fetch.transfer import BodyMemory, Limits, Wanted
 from diptych_shards.fetch.url import parse_url

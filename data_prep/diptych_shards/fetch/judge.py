@@ -21,10 +21,9 @@ from diptych_shards.fetch.answer import (
 )
 from diptych_shards.fetch.frontier import Frontier
 from diptych_shards.fetch.http_format import Headers
-from diptych_shards.fetch.opt_out import RESERVATION, forbids, is_reserved, product_token
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, body_bytes
-from diptych_shards.fetch.robots import Robots, decode_robots
+from diptych_shards.fetch.permission import RESERVATION, Robots, decode_robots, forbids, is_reserved, product_token
 from diptych_shards.fetch.site import GIVEN_UP_SECONDS, Job, Site, Sites, retry_delay_seconds
 from diptych_shards.fetch.transfer import BodyMemory, Transfer
 from diptych_shards.fetch.url import Url, is_within, normalise_domain

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from diptych import __version__
 from diptych.errors import UserError
 from diptych_shards.fetch.address import parse_networks
-from diptych_shards.fetch.opt_out import RESERVATION, product_token
+from diptych_shards.fetch.permission import RESERVATION, product_token
 
 OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", RESERVATION)
 """What is obeyed unless the user says otherwise: of pages by `extract`, of pictures by `build`."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from diptych_shards.fetch.outcome import FetchFailure, FetchReason
-from diptych_shards.fetch.robots import Robots
+from diptych_shards.fetch.permission import Robots
 from diptych_shards.fetch.url import Url
 
 LEAST_SECONDS = 0.05
