@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from diptych_shards.fetch.permission import RESERVATION, directives_in, is_reserved, product_token
 from diptych_shards.fetch.options import DEFAULT_USER_AGENT, OPT_OUT_DIRECTIVES
+from diptych_shards.fetch.permission import RESERVATION, directives_in, is_reserved, product_token
 
 _META_NAMES = ("robots", product_token(DEFAULT_USER_AGENT))
 """Of metas that speak to us; those of `googlebot` and the like speak to others."""

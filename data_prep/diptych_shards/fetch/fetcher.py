@@ -1,7 +1,7 @@
 """URLs in, bodies out: the loop around who waits, what is in transfer, and what follows from an answer.
 
 A URL waits at its site until its turn comes (`frontier`), its host is looked up (`resolver`), it is asked for
-(`pool`), and what came is looked at (`judge`): either that is its outcome, or it waits once more.
+(`pool`), and what came is looked at (`dispatch`): either that is its outcome, or it waits once more.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from diptych_shards.fetch.address import AddressGate
 from diptych_shards.fetch.curl_loop import CurlLoop
+from diptych_shards.fetch.dispatch import Dispatch
 from diptych_shards.fetch.frontier import Frontier
 from diptych_shards.fetch.http_format import Headers
-from diptych_shards.fetch.judge import Judge
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, body_bytes
 from diptych_shards.fetch.permission import MAX_ROBOTS_BYTES
@@ -75,12 +75,12 @@ class Fetcher:
         self._memory = BodyMemory()
         sites = Sites(options.per_host, options.patience_seconds)
         self._frontier = Frontier(options, sites)
-        self._judge = Judge(options, sites, self._frontier, self._memory)
+        self._dispatch = Dispatch(options, sites, self._frontier, self._memory)
         gate = AddressGate(options.allow_networks)
         self._resolver = Resolver(gate, options.connect_timeout_seconds, resolve)
         self._loop = CurlLoop(options.in_flight, self._resolver.wake_descriptor)
         self._pool = TransferPool(gate, _limits(options), options.user_agent, self._memory, self._loop)
-        self._picture = Wanted(self._judge.wants_body, options.max_bytes)
+        self._picture = Wanted(self._dispatch.wants_body, options.max_bytes)
         self._robots = Wanted(_is_success, 2 * MAX_ROBOTS_BYTES, takes_part=True)
         self._next_idle = self._next_look = 0.0
         self._is_fetching = False
@@ -102,7 +102,7 @@ class Fetcher:
             yield from self._fetch(iter(urls))
         finally:
             self._pool.abandon()
-            self._judge.clear()
+            self._dispatch.clear()
             self._frontier.clear()
             self._is_fetching = False
 
@@ -118,7 +118,7 @@ class Fetcher:
         self.close()
 
     def _fetch(self, source: Iterator[tuple[int, str] | None]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
-        outcomes = self._judge.outcomes
+        outcomes = self._dispatch.outcomes
         is_exhausted = False
         last_turn = 0.0
         while True:
@@ -142,7 +142,7 @@ class Fetcher:
 
     def _fill(self, source: Iterator[tuple[int, str] | None], is_exhausted: bool) -> bool:
         """Start what may be started; whether the source has ended."""
-        while len(self._pool) + len(self._judge.outcomes) < self._options.in_flight and not self._memory.is_full:
+        while len(self._pool) + len(self._dispatch.outcomes) < self._options.in_flight and not self._memory.is_full:
             now = time.monotonic()
             job = self._frontier.next(now)
             if job is not None:
@@ -169,13 +169,13 @@ class Fetcher:
         try:
             url = parse_url(text)
         except UrlError as error:
-            self._judge.outcomes.append((ticket, error.failure))
+            self._dispatch.outcomes.append((ticket, error.failure))
             return
-        self._judge.admit(Job(ticket, url, self._options.timeout_seconds), now)
+        self._dispatch.admit(Job(ticket, url, self._options.timeout_seconds), now)
 
     def _start(self, job: Job, now: float) -> None:
         """Ask for it, if that is allowed, as soon as its host is looked up."""
-        if not self._judge.allows(job, now):
+        if not self._dispatch.allows(job, now):
             return
         url = job.url
         addresses: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ class Fetcher:
                 self._resolver.ask(url.host)
                 return
             if resolution.failure is not None:
-                self._judge.take_failed_lookup(job, resolution.failure, now, is_final=resolution.is_final)
+                self._dispatch.take_failed_lookup(job, resolution.failure, now, is_final=resolution.is_final)
                 return
             addresses = resolution.addresses
         wanted = self._picture if job.robots_of is None else self._robots
@@ -199,16 +199,16 @@ class Fetcher:
         ended = self._pool.wait(min(seconds, self._frontier.next_due - time.monotonic()))
         now = self._loop.now
         for transfer in ended:
-            self._judge.take_answer(transfer.tag, transfer, now)
+            self._dispatch.take_answer(transfer.tag, transfer, now)
             self._pool.give_back(transfer)
         if self._frontier.num_nameless or self._loop.was_woken:
             for host in self._resolver.answered(now):
                 self._take_lookup(host, now)
         for job in self._frontier.take_due(now):
-            self._judge.admit(job, now)
+            self._dispatch.admit(job, now)
         if now >= self._next_look:
             self._next_look = now + LATE_SECONDS
-            self._judge.fail_late_jobs(now)
+            self._dispatch.fail_late_jobs(now)
         if self.on_idle is not None and now >= self._next_idle:
             self._next_idle = now + IDLE_SECONDS
             self.on_idle()
@@ -220,7 +220,7 @@ class Fetcher:
             resolution = self._resolver.known(host, job.url.port, now)
             if resolution is not None and resolution.failure is not None:
                 # At once: a failure that may pass is not remembered until it is their turn.
-                self._judge.take_failed_lookup(job, resolution.failure, now, is_final=resolution.is_final)
+                self._dispatch.take_failed_lookup(job, resolution.failure, now, is_final=resolution.is_final)
             else:
                 self._frontier.add_urgent(job)
 

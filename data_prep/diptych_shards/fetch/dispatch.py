@@ -29,7 +29,7 @@ from diptych_shards.fetch.transfer import BodyMemory, Transfer
 from diptych_shards.fetch.url import Url, is_within, normalise_domain
 
 
-class Judge:
+class Dispatch:
     """Sends jobs to the frontier until there is an outcome, by what is known of their sites."""
 
     def __init__(self, options: FetchOptions, sites: Sites, frontier: Frontier, memory: BodyMemory):
