@@ -154,7 +154,7 @@ def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
     times = [record["time"] for record in metrics if _is_number(record.get("time"))]
     steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
     usual = sorted(steps)[len(steps) // 2] if steps else 0.0
-    return sum(step for step in steps if step <= 20 * usual)
+    return float(sum(step for step in steps if step <= 20 * usual))
 
 
 def _duration(seconds: float) -> str:

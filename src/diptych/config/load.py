@@ -138,9 +138,10 @@ def _parse_override(override: str) -> dict[str, Any]:
         value: Any = parse_yaml(text) if _is_utf8(text) else text
     except yaml.YAMLError:
         raise ConfigError(f"command line: the value of {key} is not valid YAML: {text!r}") from None
-    for part in reversed(key.split(".")):
+    first, *parts = key.split(".")
+    for part in reversed(parts):
         value = {part: value}
-    return value
+    return {first: value}
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, source: str, prefix: str = "") -> None:

@@ -13,7 +13,8 @@ from diptych.config.schema import RunConfig
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain values, as YAML holds them."""
-    return _lists(dataclasses.asdict(config))
+    values: dict[str, Any] = _lists(dataclasses.asdict(config))
+    return values
 
 
 def dump_config(config: RunConfig) -> str:

@@ -186,14 +186,14 @@ def check_caption(caption: Any) -> str:
         raise CaptionError(CaptionReason.NO_CAPTION)
     if not isinstance(caption, str):
         raise CaptionError(CaptionReason.CAPTION_NOT_TEXT, type(caption).__name__)
-    caption = caption.strip()
-    if not caption:
+    text = caption.strip()
+    if not text:
         raise CaptionError(CaptionReason.EMPTY_CAPTION)
-    if any("\ud800" <= char <= "\udfff" for char in caption):
+    if any("\ud800" <= char <= "\udfff" for char in text):
         raise CaptionError(CaptionReason.CAPTION_NOT_UTF8)
-    if len(caption.encode()) > MAX_CAPTION_BYTES:
+    if len(text.encode()) > MAX_CAPTION_BYTES:
         raise CaptionError(CaptionReason.CAPTION_TOO_LONG)
-    return caption
+    return text
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

@@ -109,7 +109,7 @@ class Decoder:
         return self._crop(picture, self._image_size, np.random.Generator(np.random.Philox(key=key)))
 
 
-class Source(IterableDataset):
+class Source(IterableDataset[dict[str, Any]]):
     """The planned members of this worker's batches, read by offset, checked against the index."""
 
     def __init__(self, index: ShardIndex, order: SampleOrder, rows: tuple[int, int], first: int, stop: int):
@@ -120,7 +120,7 @@ class Source(IterableDataset):
         self._stop = stop
         self._files = lru_cache(maxsize=128)(_File)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         """Loader processes that are not forked open files of their own."""
         return Source, (self._index, self._order, self._rows, self._first, self._stop)
 

@@ -45,14 +45,14 @@ class SampleOrder:
         edges = -(-np.arange(self.num_streams + 1) * global_batch_size // self.num_streams)
         self._first_rows, self._widths = edges[:-1].tolist(), np.diff(edges).tolist()
         self._counts = np.asarray(counts, dtype=np.int64)
-        self._firsts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
+        self._firsts: np.ndarray = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._seed = seed
         self._window = shuffle_window
         # A window is asked for once per batch that crosses it; a stream needs its current one and the next.
         self._permutation = lru_cache(maxsize=4 * MAX_STREAMS)(self._make_permutation)
         self._shards_of_epoch = lru_cache(maxsize=4)(self._make_shards_of_epoch)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         """Loader processes that are not forked get a fresh one, without caches."""
         again = partial(
             SampleOrder, seed=self._seed, global_batch_size=self.global_batch_size, shuffle_window=self._window
@@ -87,12 +87,13 @@ class SampleOrder:
         """How many of the run's first `attempt` attempts belong to the stream."""
         width = self._widths[stream]
         batches, row = divmod(attempt, self.global_batch_size)
-        return batches * width + min(max(row - self._first_rows[stream], 0), width)
+        return int(batches * width + min(max(row - self._first_rows[stream], 0), width))
 
     def _turns(self, attempts: np.ndarray, stream: int) -> np.ndarray:
         """The stream's own running number of each of its attempts."""
         batches, rows = np.divmod(attempts, self.global_batch_size)
-        return batches * self._widths[stream] + rows - self._first_rows[stream]
+        turns: np.ndarray = batches * self._widths[stream] + rows - self._first_rows[stream]
+        return turns
 
     def _stream_first(self, epoch: int, stream: int) -> int:
         """Where the stream begins in the epoch's list."""
@@ -120,7 +121,8 @@ class SampleOrder:
     def _sample_at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         shards, ends = self._shards_of_epoch(epoch)
         turn = np.searchsorted(ends, positions, side="right")
-        return self._firsts[shards[turn]] + positions - (ends[turn] - self._counts[shards[turn]])
+        samples: np.ndarray = self._firsts[shards[turn]] + positions - (ends[turn] - self._counts[shards[turn]])
+        return samples
 
 
 def permutation(size: int, *key: int) -> np.ndarray:
@@ -143,4 +145,5 @@ def _mix(state: np.ndarray) -> np.ndarray:
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    state ^= state >> np.uint64(31)
+    return state

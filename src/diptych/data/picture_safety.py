@@ -103,7 +103,7 @@ class PictureError(UserError):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return PictureError, (self.reason, str(self))
 
 
@@ -261,7 +261,7 @@ def exif_orientation(exif: bytes | None) -> int:
         for entry in range(num_entries):
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, directory + 2 + 12 * entry)
             if tag == _ORIENTATION_TAG and kind == 3 and 1 <= value <= 8:
-                return value
+                return int(value)
     except (KeyError, struct.error):
         pass
     return 1

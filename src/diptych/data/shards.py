@@ -135,5 +135,5 @@ class _TableCache:
                 self._tables.move_to_end(shard.path)
         return table
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return _TableCache, ()

@@ -81,9 +81,9 @@ class _StrictTarInfo(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictTarInfo:
-        position = archive.fileobj.tell()  # type: ignore[union-attr]
-        header = archive.fileobj.read(BLOCK_BYTES)  # type: ignore[union-attr]
-        archive.fileobj.seek(position)  # type: ignore[union-attr]
+        position = archive.fileobj.tell()
+        header = archive.fileobj.read(BLOCK_BYTES)
+        archive.fileobj.seek(position)
         if not header:
             raise _without_end(position)
         _check_size(header, position)
@@ -103,7 +103,7 @@ class _translated_errors:
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         hostile = (tarfile.TarError, ValueError, IndexError, KeyError, OverflowError, RecursionError)
         if isinstance(error, hostile) and not isinstance(error, BrokenTarError):
             raise BrokenTarError(f"at byte {self._offset}: the header cannot be read ({error})") from error

@@ -82,7 +82,7 @@ class Tokenizer:
         self.vocab_size = len(ids) + 2
         self._words = _WordCache(self._encode_word)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return Tokenizer, (self.merges,)
 
     def __call__(self, texts: str | Sequence[str], context_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The whole text's ids, without start and end token."""
-        return np.frombuffer(self._encode_packed(text), dtype=np.int32).tolist()
+        ids: list[int] = np.frombuffer(self._encode_packed(text), dtype=np.int32).tolist()
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a row, or of bare ids, up to the end token: lower-cased, its pieces a space apart."""

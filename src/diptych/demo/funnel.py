@@ -39,4 +39,5 @@ def _stage(name: str, kept: int, dropped: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    counts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return counts

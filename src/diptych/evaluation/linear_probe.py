@@ -57,7 +57,8 @@ class Probe:
     facts: dict[str, Any]
 
     def predict(self, features: Array) -> Array:
-        return self.model.predict((features - self.centre) / self.scale)
+        classes: Array = self.model.predict((features - self.centre) / self.scale)
+        return classes
 
 
 def fit_linear_probe(

@@ -44,11 +44,12 @@ def read_results(path: Path) -> dict[str, Any]:
         return {}
     text = read_text(path, way_out)
     try:
-        results = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):
-        results = None
-    is_ours = isinstance(results, dict) and results.get("format") == FORMAT
-    if not is_ours or not all(isinstance(results[evaluator], dict) for evaluator in _evaluators(results)):
+        document = None
+    results: dict[str, Any] = document if isinstance(document, dict) else {}
+    are_mappings = (isinstance(results[evaluator], dict) for evaluator in _evaluators(results))
+    if results.get("format") != FORMAT or not all(are_mappings):
         raise UserError(f"{path} is no evaluation of format {FORMAT}, to which results could be added; {way_out}")
     return results
 

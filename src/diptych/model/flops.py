@@ -45,4 +45,4 @@ class TrainingFlops:
 def _counted(tower: nn.Module, *inputs: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tower(*inputs)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())

@@ -78,7 +78,7 @@ class ImageTower(nn.Module):
         if images.dtype != torch.uint8:
             raise UserError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
         pixels = images.float().sub_(self.mean).div_(self.std)
-        features = self.trunk(pixels.contiguous(memory_format=self._layout(pixels.device)))
+        features: Tensor = self.trunk(pixels.contiguous(memory_format=self._layout(pixels.device)))
         if self.proj is None:
             return features
         with full_precision(images.device):

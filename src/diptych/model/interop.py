@@ -264,9 +264,10 @@ def config_from_open_clip(document: Any) -> ModelConfig:
 
 
 def section(document: Any, name: str) -> dict[str, Any]:
-    if not isinstance(document, dict) or not isinstance(document.get(name), dict):
+    found = document.get(name) if isinstance(document, dict) else None
+    if not isinstance(found, dict):
         raise UserError(f"there is no mapping {name}, as an open_clip config has")
-    return document[name]
+    return found
 
 
 def size(settings: dict[str, Any], key: str, default: int | None) -> int:

@@ -55,7 +55,8 @@ class TextTower(nn.Module):
         hidden = self.transformer(hidden, captions)
         # Read off by length, not by OpenAI's argmax: a vocabulary of one's own need not give the end the largest id.
         with full_precision(tokens.device):
-            return self.ln_final(hidden[captions.ends].float()) @ self.text_projection
+            embeddings: Tensor = self.ln_final(hidden[captions.ends].float()) @ self.text_projection
+            return embeddings
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -102,7 +103,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden: Tensor, captions: PackedCaptions) -> Tensor:
         hidden = hidden + self.attn(self.ln_1(hidden), captions)
-        return hidden + self.mlp(self.ln_2(hidden))
+        hidden = hidden + self.mlp(self.ln_2(hidden))
+        return hidden
 
 
 class CausalAttention(nn.Module):
@@ -120,7 +122,8 @@ class CausalAttention(nn.Module):
     def forward(self, hidden: Tensor, captions: PackedCaptions) -> Tensor:
         fused = F.linear(hidden, self.in_proj_weight, self.in_proj_bias)
         query, key, value = fused.unflatten(1, (3, self.heads, -1)).unbind(1)
-        return self.out_proj(self.attend(captions, query, key, value).flatten(1))
+        attended: Tensor = self.out_proj(self.attend(captions, query, key, value).flatten(1))
+        return attended
 
 
 class Mlp(nn.Module):
@@ -131,4 +134,5 @@ class Mlp(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.c_proj(self.activation(self.c_fc(hidden)))
+        hidden = self.c_proj(self.activation(self.c_fc(hidden)))
+        return hidden

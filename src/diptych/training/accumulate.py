@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.data.batch import Batch
-from diptych.loss import LossOutput
+from diptych.loss.tiles import LossOutput
 
 Forward = Callable[[int, Batch], tuple[Tensor, ...]]
 """(number of the part, part) → image and text features, f32[rows dim]; logit_scale and perhaps logit_bias, f32[1]."""
@@ -71,5 +71,5 @@ def random_layer(model: nn.Module) -> str | None:
         keys = ("p", "drop_prob", "prob", "drop") if is_dropout else ("drop_rate", "patch_drop_rate")
         chances = [getattr(module, key, None) for key in keys]
         if any(isinstance(chance, float) and chance > 0 for chance in chances):
-            return name
+            return str(name)
     return None

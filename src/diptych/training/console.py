@@ -80,4 +80,4 @@ class Console:
             return "?"
         first, since = self._start
         seconds = (time.monotonic() - since) / max(samples_seen - first, 1) * (self._total - samples_seen)
-        return tqdm.format_interval(seconds)
+        return str(tqdm.format_interval(seconds))

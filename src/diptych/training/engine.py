@@ -25,8 +25,8 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.order import hashes
 from diptych.device import precision_on, set_arithmetic
-from diptych.loss import LOSSES, LossOutput
-from diptych.loss.tiles import BatchStatistics
+from diptych.loss import LOSSES
+from diptych.loss.tiles import BatchStatistics, LossOutput
 from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
 from diptych.tensor_hashes import caption_identities
@@ -224,7 +224,8 @@ class Engine:
             images, tokens = (each.to(device, non_blocking=True) for each in (part.images, part.tokens))
             # Masks that can be keyed by a row's place in the run are the same on any ranks and in any parts.
             row_keys = torch.arange(firsts[number], firsts[number + 1], device=device) + masks
-            return self._engine(images, tokens, part.lengths, row_keys)
+            embeddings: tuple[Tensor, ...] = self._engine(images, tokens, part.lengths, row_keys)
+            return embeddings
 
         def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
             output = self._loss(image, text, scale, bias, captions, self._rows_of_ranks)
@@ -366,7 +367,9 @@ class Engine:
                 scale.data.clamp_(max=maximum)
 
     def _torch_optimizer(self) -> torch.optim.Optimizer:
-        return self._engine.optimizer.optimizer if self._stage else self._engine.optimizer
+        optimizer = self._engine.optimizer
+        inner: torch.optim.Optimizer = optimizer.optimizer if self._stage else optimizer
+        return inner
 
     def _masters(self) -> list[Tensor]:
         """The fp32 tensors of this rank that the optimizer updates: parameters, or the flat shares of some."""

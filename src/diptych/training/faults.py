@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from diptych.config.schema import RunConfig
 from diptych.data.loader import killed_loaders_named
-from diptych.data.shards import ShardError
+from diptych.data.shard_index_file import ShardError
 from diptych.errors import OneRankError
 from diptych.world import World, full_memory_named
 

@@ -54,7 +54,7 @@ def _seconds_between(before: torch.cuda.Event | float, now: torch.cuda.Event | f
     if isinstance(before, float) or isinstance(now, float):
         assert isinstance(before, float) and isinstance(now, float)
         return now - before
-    return before.elapsed_time(now) / 1000
+    return float(before.elapsed_time(now)) / 1000
 
 
 def to_device(numbers: list[float], device: torch.device) -> Tensor:

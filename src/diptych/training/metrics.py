@@ -161,6 +161,6 @@ def _set_aside_lines_after(file: Path, samples_seen: int) -> None:
 
 def _is_before(line: bytes, samples_seen: int) -> bool:
     try:
-        return json.loads(line).get(SAMPLES_SEEN, 0) <= samples_seen
+        return bool(json.loads(line).get(SAMPLES_SEEN, 0) <= samples_seen)
     except (ValueError, AttributeError, TypeError):
         return False

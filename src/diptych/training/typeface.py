@@ -92,7 +92,8 @@ class Typeface:
 
 def _letters_of(text: str) -> list[str]:
     """What a reader takes for one letter each: a character with its marks."""
-    return regex.findall(r"\X", text)
+    letters: list[str] = regex.findall(r"\X", text)
+    return letters
 
 
 def _is_seen(character: str) -> bool:

@@ -115,8 +115,9 @@ def _labels(given: Sequence[str]) -> list[str]:
 
 
 def _probabilities(logits: Array) -> Array:
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    weights: Array = np.exp(logits - logits.max())
+    weights /= weights.sum()
+    return weights
 
 
 def _best(shares: Array, number: int) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,7 +123,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.training.deepspeed_config import deepspeed_config
     from diptych.training.initial_weights import check_initial_weights
 
-    attempts = {
+    attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
         "data.train": lambda: _refuse_empty(open_index(config.data.train)),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
