@@ -18,6 +18,7 @@ LONGEST = (
     "tests/test_benchmarks.py",
     "tests/training/",
     "tests/data_prep/shard_build/",
+    "tests/data_prep/fetch/",
     "tests/data_prep/select/",
 )
 """These begin first, so that no process is left with one of them at the end."""

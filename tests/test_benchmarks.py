@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from benchmarks.shards.measure import measure
 from benchmarks.shards.pictures import make_pictures
 from benchmarks.shards.quality import Quality, num_stored
 from benchmarks.shards.server import Host, Web
+
+from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = sorted((Path(sklearn.__file__).parent / "datasets" / "images").glob("*.jpg"))
@@ -37,16 +38,17 @@ def test_shards_are_built_from_a_web_of_good_and_bad_hosts_over_tls_and_without_
     assert cost.cpu_seconds > 0 and cost.wall_seconds > 0 and cost.peak_megabytes > 20
 
 
-def gpu_benchmark(*words):
-    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", *words]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def gpu_benchmark(folder, *words):
+    code = f"import sys; sys.argv[1:] = {['--tiny', *words]}; from benchmarks.gpu.__main__ import main; main()"
+    with (folder / "output").open("wb") as output, (folder / "errors").open("wb") as errors:
+        benchmark = Warm("tests.warm:interpret", code, files=(0, output.fileno(), errors.fileno()))
+    assert benchmark.wait() == 0, (folder / "errors").read_text()
+    return [json.loads(line) for line in (folder / "output").read_text().splitlines() if line.startswith("{")]
 
 
-def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine():
+def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine(tmp_path):
     sections = ("no_waiting", "losses", "resume", "loss", "towers.vit_b_32", "largest", "loader")
-    lines = gpu_benchmark("--seconds", "300", "--section", *sections)
+    lines = gpu_benchmark(tmp_path, "--seconds", "300", "--section", *sections)
     measured = {name: value for line in lines for name, value in line["measured"].items()}
     assert not {name: value for name, value in measured.items() if "error" in str(value)}
     assert {measured[name] for name in ("stage_0", "stage_1", "stage_2", "stage_0_in_parts")} == {"none waited"}
@@ -60,7 +62,7 @@ def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine():
     assert 0 <= measured["train"]["data_wait_fraction"] <= 1
 
 
-def test_a_section_without_time_costs_its_own_numbers_only():
-    [result] = gpu_benchmark("--seconds", "8", "--only", "resume", "loader")
+def test_a_section_without_time_costs_its_own_numbers_only(tmp_path):
+    [result] = gpu_benchmark(tmp_path, "--seconds", "6", "--only", "resume", "loader")
     assert result["resume"]["error"].startswith("ended after")
     assert result["loader"] == {"error": "no time was left for it"}

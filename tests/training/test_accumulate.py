@@ -56,7 +56,7 @@ WAYS: dict[int, list[How]] = {
     # Each stage with parts of unequal and of equal size, though not with all of them. One rank alone is at stage 0.
     1: [(0, 12), (0, 6), (0, 4), (0, 5)],
     2: [(0, 4), (0, 3), (1, 4), (1, 2), (2, 4), (2, 3), (3, 4), (3, 2)],
-    4: [(1, 2), (3, 2)],
+    4: [(2, 2)],
 }
 
 

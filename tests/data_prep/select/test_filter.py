@@ -12,7 +12,7 @@ SHARDS = [
 
 
 def keep(folder, where, *options):
-    return main(["filter", str(folder), "--where", where, *options])
+    return main(["filter", str(folder), "--where", where, "--processes", "1", *options])
 
 
 @pytest.mark.parametrize("parquet", [True, False])
