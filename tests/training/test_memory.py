@@ -109,7 +109,6 @@ def expected(config: RunConfig, world: World) -> Memory:
 
 def measured(rank: int, size: int) -> list[int]:
     """The most bytes that torch had allocated at once on this rank, from before the model was made."""
-    gc.unfreeze()
     return [most_allocated(config_of(**setting), World(rank, rank, size)) for setting in SETTINGS[size]]
 
 
