@@ -61,13 +61,22 @@ def test_what_may_not_be_read_is_told_as_that(shards, tmp_path):
     permitted = ["setpriv", "--inh-caps", without, "--bounding-set", without] if os.geteuid() == 0 else []
     for file in (vocabulary, tar, run / "config.yaml"):
         file.chmod(0)
-    train = [*permitted, sys.executable, "-m", "diptych", "train", *words]
-    told = subprocess.run([*train, "--dry-run"], capture_output=True, text=True).stderr
-    assert f"{vocabulary}: Permission denied; make it readable" in told
-    assert f"{tar}: Permission denied; make it readable" in told and "Errno" not in told
-    for file in (vocabulary, tar):
-        file.chmod(0o644)
-    told = subprocess.run(train, capture_output=True, text=True).stderr
+    code = """
+import os, sys
+from diptych.cli import main
+vocabulary, tar, *words = sys.argv[1:]
+try:
+    main(["train", *words, "--dry-run"])
+except SystemExit:
+    print("again", file=sys.stderr)
+os.chmod(vocabulary, 0o644)
+os.chmod(tar, 0o644)
+main(["train", *words])
+"""
+    command = [*permitted, sys.executable, "-c", code, vocabulary, tar, *words]
+    first, _, told = subprocess.run(command, capture_output=True, text=True).stderr.partition("again\n")
+    assert f"{vocabulary}: Permission denied; make it readable" in first
+    assert f"{tar}: Permission denied; make it readable" in first and "Errno" not in first
     assert f"{run / 'config.yaml'}: cannot be read (Permission denied)" in told
 
 

@@ -10,6 +10,7 @@ import torch
 from diptych import device
 from diptych.device import precision_on, refuse_unusable_gpu, unusable_gpu
 from diptych.errors import UserError
+from tests.warm import Warm
 
 CPU = torch.device("cpu")
 has_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU of this machine")
@@ -55,16 +56,20 @@ def test_a_container_is_known_by_the_gpus_it_was_started_for(bare, monkeypatch, 
 
 @has_no_gpu
 def test_a_run_does_not_go_to_the_cpu_of_a_machine_that_has_a_gpu(tmp_path):
-    command = [sys.executable, "-m", "diptych", "train", "training.total_samples=8", f"run_dir={tmp_path / 'run'}"]
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     environment["NVIDIA_VISIBLE_DEVICES"] = "all"
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "NVIDIA_VISIBLE_DEVICES=all" in done.stderr and "Traceback" not in done.stderr
+
+    def said(environment):
+        with (tmp_path / "said").open("wb") as file:
+            words = ["train", "training.total_samples=8", f"run_dir={tmp_path / 'run'}"]
+            command = Warm("diptych.cli:main", words, files=(0, 1, file.fileno()), environment=environment)
+        assert command.wait() == 2
+        return (tmp_path / "said").read_text()
+
+    refused = said(environment)
+    assert "NVIDIA_VISIBLE_DEVICES=all" in refused and "Traceback" not in refused
     assert not (tmp_path / "run").exists()
-    on_purpose = subprocess.run(
-        command, env={**environment, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
-    )
-    assert on_purpose.returncode == 2 and "data is not set" in on_purpose.stderr
+    assert "data is not set" in said({**environment, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def test_auto_is_bf16_where_the_device_computes_in_it(monkeypatch):
