@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--pairs-per-query", type=int, metavar="T", help="t of the paper's balancing (default 20,000)")
     add("--seed", type=int, metavar="N", help="of the choice among a query's pairs (default 0)")
-    add("--languages", type=_names, metavar="LIST", help="to keep: en,de ... (und: not sure); default: all")
+    add(
+        "--languages",
+        type=_names,
+        metavar="LIST",
+        help="to keep: en,de ... (und: not sure); default: all, and no caption is identified",
+    )
     add("--min-characters", type=int, metavar="N", help="of a caption (default 3); a Chinese letter counts as 3")
     add("--max-characters", type=int, metavar="N", help="of a caption (default 1,000)")
     add("--min-words", type=int, metavar="N", help="of a caption (default 1); estimated where no spaces are between")
@@ -34,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="drop captions that hold one of its lines")  # fmt: skip
     add("--block-hosts", dest="blocked_hosts", type=path_argument, action="append", metavar="FILE",
         help="drop addresses at one of its lines, or below")  # fmt: skip
-    add("--skip", action="append", metavar="RULE", help="do not apply this caption rule, or `language`")
+    add("--skip", action="append", metavar="RULE", help="do not apply this caption rule")
     add("--duplicates", metavar="WHICH", help="to drop: near (default; the largest stays), exact, or keep all: keep")
     add("--dropped", dest="writes_dropped", action="store_true", default=None,
         help="also write the dropped pairs, with their reasons, to OUT/_index/dropped")  # fmt: skip

@@ -38,7 +38,7 @@ from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder, read_state
 from diptych_shards.run.progress import Progress
 
-FORMAT = "diptych-curate-3"
+FORMAT = "diptych-curate-4"
 
 
 def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: Engine) -> dict[str, Any]:

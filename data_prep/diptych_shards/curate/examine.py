@@ -36,7 +36,7 @@ class Setup:
 
 @dataclass
 class Examined:
-    """Of each pair of a unit; what no rule has dropped has a language, matches and hashes."""
+    """Of each pair of a unit; what no rule has dropped has matches, hashes, and a language if languages are chosen."""
 
     reasons: np.ndarray
     """uint8: places in REASONS."""
@@ -95,7 +95,7 @@ class _Examiner:
         self._hosts = options.hosts()
         self._rules = {name: rule for name, rule in RULES.items() if name not in options.skip}
         self._matcher = Matcher(read_queries(options.queries)) if options.queries else None
-        self._identifier = None if "language" in options.skip else LanguageIdentifier()
+        self._identifier = LanguageIdentifier() if options.languages else None
 
     def examine(self, unit: Unit) -> tuple[Examined, np.ndarray]:
         """What is known of the pairs, and the RECORDs of those that are left, in any order."""

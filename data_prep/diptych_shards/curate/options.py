@@ -40,14 +40,14 @@ class CurateOptions:
     """t of the formula in `balance`."""
     seed: int = 0
     languages: tuple[str, ...] = ()
-    """To keep, `und` among them if pairs of no sure language are to stay; none: all."""
+    """To keep, with `und` pairs of no sure language too; none: all stay, and no caption is identified."""
     min_characters: int = CaptionLimits.min_characters
     max_characters: int = CaptionLimits.max_characters
     min_words: int = CaptionLimits.min_words
     blocked_phrases: tuple[Path, ...] = ()
     blocked_hosts: tuple[Path, ...] = ()
     skip: tuple[str, ...] = ()
-    """Caption rules that are not applied; `language`: captions are not identified."""
+    """Caption rules that are not applied."""
     duplicates: str = "near"
     """Which are dropped; `exact` leaves near-duplicates, `keep` leaves all."""
     writes_dropped: bool = False
@@ -67,11 +67,9 @@ class CurateOptions:
             raise CurateError(f"max_characters {self.max_characters} is below min_characters {self.min_characters}")
         if self.duplicates not in DUPLICATES:
             raise CurateError(unknown_word("kind of duplicates", self.duplicates, DUPLICATES))
-        unknown = sorted(set(self.skip) - {*RULES, "language"})
+        unknown = sorted(set(self.skip) - set(RULES))
         if unknown:
-            raise CurateError(unknown_word("rule", unknown[0], [*RULES, "language"]))
-        if "language" in self.skip and self.languages:
-            raise CurateError("languages cannot be chosen where they are not identified; drop one of the two")
+            raise CurateError(unknown_word("rule", unknown[0], [*RULES]))
 
     def limits(self) -> CaptionLimits:
         return CaptionLimits(

@@ -81,7 +81,7 @@ def write_part(setup: Setup, schema: pyarrow.Schema, part: Part) -> int:
 
 def _schema(setup: Setup, schema: pyarrow.Schema, *, has_reason: bool) -> pyarrow.Schema:
     """The tables' columns, with ours at their end; a column of theirs by one of our names gives way."""
-    ours = [] if "language" in setup.options.skip else [(LANGUAGE, pyarrow.string()), (SCORE, pyarrow.float32())]
+    ours = [(LANGUAGE, pyarrow.string()), (SCORE, pyarrow.float32())] if setup.options.languages else []
     if has_reason:
         ours.append((REASON, pyarrow.string()))
     theirs = [(field.name, pyarrow.string() if field.name == setup.caption else field.type) for field in schema]
@@ -112,7 +112,7 @@ def _with_ours(
     rows = rows.take(chosen)
     languages = examined.languages[chosen]
     values: dict[str, Any] = {setup.caption: [clean_caption(text) or None for text in texts_of(rows, setup.caption)]}
-    if "language" not in setup.options.skip:
+    if setup.options.languages:
         values[LANGUAGE] = pyarrow.array(languages.tolist(), mask=languages == "", type=pyarrow.string())
         values[SCORE] = pyarrow.array(examined.scores[chosen], mask=languages == "")
     if has_reason:

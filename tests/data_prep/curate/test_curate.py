@@ -96,7 +96,7 @@ def test_the_order_of_the_pairs_and_their_files_changes_nothing(made, tmp_path, 
 
 
 def test_processes_and_parts_do_not_change_the_pairs(made, tmp_path, capsys):
-    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped", "--skip", "language"]
+    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped"]
     assert curate(made / "pairs", tmp_path / "one", *options) == 0
     assert curate(made / "pairs", tmp_path / "two", *options, processes=2) == 0
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -116,7 +116,7 @@ def test_columns_are_carried_and_captions_cleaned(tmp_path):
     rows = parquet.read_table(tmp_path / "out" / "00000.parquet").to_pylist()
     assert rows[0]["caption"] == "a cat&dog"
     assert [row["width"] for row in rows] == [3, None] and [row["tags"] for row in rows] == [["x"], []]
-    assert rows[1]["caption_language"] == "de" and rows[1]["caption_language_score"] > 0.5
+    assert "caption_language" not in rows[0] and report(tmp_path / "out")["languages"] == {}
 
 
 ROOM = "a room with a view"
@@ -213,6 +213,9 @@ def test_languages_are_chosen(tmp_path):
     assert [caption for _, caption in kept(tmp_path / "de")] == captions[:1]
     assert curate(table, tmp_path / "some", "--languages", "en,und") == 0
     assert [caption for _, caption in kept(tmp_path / "some")] == captions[1:]
+    (row,) = parquet.read_table(tmp_path / "de" / "00000.parquet").to_pylist()
+    assert row["caption_language"] == "de" and row["caption_language_score"] > 0.5
+    assert report(tmp_path / "some")["languages"] == {"en": 1, "und": 1}
 
 
 def test_what_is_no_utf8_costs_its_characters_only(tmp_path):
@@ -232,7 +235,7 @@ def test_four_times_the_pairs_open_four_times_the_files(tmp_path, small):
     for size in (3_000, 12_000):
         table = write_pairs(tmp_path / f"{size}.parquet", made_pairs(size // 2) * 2, row_group_size=100)
         opened.clear()
-        assert curate(table, tmp_path / str(size), "--skip", "language") == 0
+        assert curate(table, tmp_path / str(size)) == 0
         numbers.append(sum("work" in os.fspath(path) for path in opened if isinstance(path, (str, os.PathLike))))
     is_counting = False
     assert numbers[1] / numbers[0] < 6, numbers  # merging adds a little, a search of all by each would be 16
@@ -262,7 +265,7 @@ def test_stopped_at_any_file_it_ends_with_the_same_bytes(made, tmp_path, monkeyp
     monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 300)
     monkeypatch.setattr(merging, "MOST_FILES", 2)
     table = write_pairs(tmp_path / "pairs.parquet", made_pairs(600) + made_pairs(20), row_group_size=300)
-    options = ["--queries", made / "queries.txt", "--pairs-per-query", 20, "--dropped", "--skip", "language"]
+    options = ["--queries", made / "queries.txt", "--pairs-per-query", 20, "--dropped"]
     with monkeypatch.context() as patched:
         named = stop_at(patched, 0)
         assert curate(table, tmp_path / "whole", *options) == 0
@@ -293,7 +296,7 @@ def curate_until_killed(seed, arguments):
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, small):
-    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped", "--skip", "language"]
+    options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped"]
     assert curate(made / "pairs", tmp_path / "whole", *options) == 0
     context = multiprocessing.get_context("spawn")
     statuses = []
@@ -352,7 +355,7 @@ def test_columns_of_the_views_that_newer_tools_write_are_read_and_kept_as_texts(
         (["in.parquet", "out", "--block-phrases", "nowhere.txt"], "nowhere.txt"),
         (["in.parquet", "out", "--pairs-per-query", "0"], "at least 1"),
         (["in.parquet", "out", "--pairs-per-query", str(2**63)], "it must be below 2**63"),
-        (["in.parquet", "out", "--languages", "de", "--skip", "language"], "languages"),
+        (["in.parquet", "out", "--skip", "language"], "no rule 'language'"),
         (["in.parquet", "out", "--duplicates", "all"], "near, exact, keep"),
         (["in.parquet", "out", "--languages", "en,english"], "no language 'english'; give codes such as en"),
         (["in.parquet", "out", "--languages", "eu"], "no pair is left"),
