@@ -16,7 +16,7 @@ from diptych_shards.curate.examine import Examined, Setup
 from diptych_shards.curate.merging import merge_to_few
 from diptych_shards.curate.pairs import Unit
 from diptych_shards.curate.passes import each
-from diptych_shards.curate.reasons import CODES, REASONS
+from diptych_shards.curate.rules import CODES, REASONS
 from diptych_shards.curate.sorted_files import merge_records, num_records, read_range, write_sorted
 from diptych_shards.curate.state import Output, commit_array
 from diptych_shards.run.engine import Engine

@@ -15,8 +15,7 @@ from diptych_shards.curate.language import LanguageIdentifier
 from diptych_shards.curate.matching import Matcher, Matches
 from diptych_shards.curate.options import CurateOptions, read_queries
 from diptych_shards.curate.pairs import Rows, Unit, read_pairs
-from diptych_shards.curate.reasons import CODES
-from diptych_shards.curate.rules import RULES, first_broken
+from diptych_shards.curate.rules import CODES, RULES, first_broken
 from diptych_shards.curate.sorted_files import write_sorted
 from diptych_shards.curate.state import Output, commit_arrays
 

@@ -19,7 +19,7 @@ from diptych.files import commit_file
 from diptych_shards.curate.examine import Examined, Setup
 from diptych_shards.curate.kept_facts import KeptFacts
 from diptych_shards.curate.pairs import Unit, read_rows, texts_of
-from diptych_shards.curate.reasons import KEPT, REASONS
+from diptych_shards.curate.rules import KEPT, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
 
 LANGUAGE, SCORE, REASON = "caption_language", "caption_language_score", "reason"

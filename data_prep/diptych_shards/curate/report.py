@@ -18,7 +18,7 @@ from diptych_shards.curate.curves import Curves, head_and_tail
 from diptych_shards.curate.decide import Decided
 from diptych_shards.curate.kept_facts import KeptFacts
 from diptych_shards.curate.options import CurateOptions
-from diptych_shards.curate.reasons import KEPT, MEANINGS, REASONS
+from diptych_shards.curate.rules import KEPT, MEANINGS, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
 from diptych_shards.report.charts import length_histogram
 

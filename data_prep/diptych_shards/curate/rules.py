@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import regex
+
 from diptych_shards.curate.blocking import PhraseList
 from diptych_shards.curate.boilerplate import BOILERPLATE, BOILERPLATE_BEGINNINGS, words_of
-from diptych_shards.curate.lengths import num_characters, num_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,28 @@ def first_broken(caption: str, limits: CaptionLimits, rules: dict[str, Rule]) ->
 
 def is_empty(caption: str, limits: CaptionLimits) -> bool:
     return not caption
+
+
+CHARACTERS_PER_DENSE_LETTER = 3
+_DENSE_LETTER = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
+_WORD = regex.compile(
+    r"\p{Han}"  # 1.5 to 2 make a word of Chinese, but many a word is one
+    r"|[\p{Katakana}ー]+|\p{Hiragana}+"  # Japanese changes between them, and to Han, where a word ends
+    r"|[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]{1,4}"  # with their vowel signs; a word of Thai has 3 to 4
+    r"|[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u3000-\u303f\uff00-\uff0f]+"
+)
+
+
+def num_characters(caption: str) -> int:
+    """Each letter of Chinese, Japanese and Korean counts as three: 猫 says what `cat` says."""
+    if caption.isascii():
+        return len(caption)
+    return len(caption) + (CHARACTERS_PER_DENSE_LETTER - 1) * len(_DENSE_LETTER.findall(caption))
+
+
+def num_words(caption: str) -> int:
+    """Between spaces; about right where there are none: Chinese, Japanese, Thai, Lao, Khmer, Burmese."""
+    return caption.count(" ") + 1 if caption.isascii() else len(_WORD.findall(caption))
 
 
 def is_too_short(caption: str, limits: CaptionLimits) -> bool:
@@ -141,4 +164,39 @@ RULES: dict[str, Rule] = {
     "few_letters": has_few_letters,
     "repetition": is_repetition,
     "blocked_phrase": is_blocked,
+}
+
+KEPT = "kept"
+REASONS = (
+    KEPT,
+    "no_url",
+    "blocked_host",
+    *RULES,
+    "no_query",
+    "language",
+    "exact_duplicate",
+    "near_duplicate",
+    "balanced_away",
+)
+"""A pair's reason is stored as its place here."""
+CODES = {reason: code for code, reason in enumerate(REASONS)}
+MEANINGS = {
+    "kept": "stays",
+    "no_url": "its address is not one of the web (http, https)",
+    "blocked_host": "its address is on a list of hosts",
+    "empty": "it has no caption",
+    "too_short": "its caption has too few characters or words",
+    "too_long": "its caption has too many characters",
+    "file_name": "its caption is the name of a file",
+    "address": "its caption is an address of the web or of mail",
+    "markup": "its caption has pieces of HTML, templates or scripts",
+    "boilerplate": "its caption says that there is a picture, not what is on it",
+    "few_letters": "its caption is numbers and signs for the most part",
+    "repetition": "its caption says the same again and again",
+    "blocked_phrase": "its caption has a phrase of a list",
+    "no_query": "no query stands in its caption",
+    "language": "its language is not one of those to keep",
+    "exact_duplicate": "the same address with the same caption is there already",
+    "near_duplicate": "the same picture, most likely, with nearly the same caption is there already",
+    "balanced_away": "its queries have more pairs than they keep",
 }

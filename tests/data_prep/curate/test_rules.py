@@ -3,8 +3,7 @@
 import pytest
 
 from diptych_shards.curate.blocking import HostList, PhraseList
-from diptych_shards.curate.lengths import num_characters, num_words
-from diptych_shards.curate.rules import RULES, CaptionLimits, first_broken
+from diptych_shards.curate.rules import RULES, CaptionLimits, first_broken, num_characters, num_words
 
 LIMITS = CaptionLimits(min_characters=3, max_characters=60, min_words=1, blocked=PhraseList.of(["very Bad", "übel"]))
 DROPPED = {
