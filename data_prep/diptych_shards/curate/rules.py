@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import regex
 
-from diptych_shards.curate.blocking import PhraseList
-from diptych_shards.curate.boilerplate import BOILERPLATE, BOILERPLATE_BEGINNINGS, words_of
+from diptych_shards.curate.blocking import BOILERPLATE, BOILERPLATE_BEGINNINGS, PhraseList, words_of
 
 
 @dataclass(frozen=True, kw_only=True)
