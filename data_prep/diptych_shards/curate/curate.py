@@ -25,9 +25,8 @@ from typing import Any
 import pyarrow
 
 from diptych_shards.curate.decide import decide
-from diptych_shards.curate.examine import Setup, examine
+from diptych_shards.curate.examine import UNDETERMINED, LanguageIdentifier, Setup, examine
 from diptych_shards.curate.kept_facts import read_kept_facts
-from diptych_shards.curate.language import UNDETERMINED, LanguageIdentifier
 from diptych_shards.curate.options import CurateError, CurateOptions, read_queries
 from diptych_shards.curate.pairs import Pairs, open_pairs
 from diptych_shards.curate.parts import plan_parts, write_part

