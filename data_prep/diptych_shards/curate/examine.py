@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from diptych.data.captions import clean_caption
-from diptych_shards.curate.duplicates import RECORD, exact_copies, place, row_of
-from diptych_shards.curate.identity import near_hash, pair_hash, pair_hash_128, size_of
+from diptych_shards.curate.duplicates import (
+    RECORD,
+    exact_copies,
+    near_hash,
+    pair_hash,
+    pair_hash_128,
+    place,
+    row_of,
+    size_of,
+)
 from diptych_shards.curate.matching import Matcher, Matches
 from diptych_shards.curate.options import CurateOptions, read_queries
 from diptych_shards.curate.pairs import Rows, Unit, read_pairs

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from diptych_shards.curate import decide, duplicates, merging
 from diptych_shards.curate import pairs as pairs_module
 from diptych_shards.curate.balance import uniforms
-from diptych_shards.curate.identity import pair_hash
+from diptych_shards.curate.duplicates import pair_hash
 from diptych_shards.curate.matching import spaced
 from tests.data_prep.curate.pairs import curate, files, kept, report, write_lines, write_pairs
 

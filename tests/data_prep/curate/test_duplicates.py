@@ -5,8 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, place
-from diptych_shards.curate.identity import near_hash, pair_hash, size_of
+from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, near_hash, pair_hash, place, size_of
 from diptych_shards.curate.sorted_files import write_sorted
 
 CAT = ("https://a.org/cat.jpg", "A cat on a mat.")
