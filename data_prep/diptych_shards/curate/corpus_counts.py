@@ -18,8 +18,7 @@ from pathlib import Path
 from diptych.files import LOCK_FILE, commit_file, locked
 from diptych.terminal import shown
 from diptych_shards.curate.corpus import read_corpus
-from diptych_shards.curate.counting import DiskCounter, merge_counts, read_counts, write_counts
-from diptych_shards.curate.merging import merge_to_few
+from diptych_shards.curate.external_sort import DiskCounter, merge_counts, merge_to_few, read_counts, write_counts
 from diptych_shards.curate.options import CurateError
 from diptych_shards.curate.passes import each
 from diptych_shards.curate.state import committed_in_its_folder

@@ -13,11 +13,10 @@ import numpy as np
 from diptych_shards.curate.balance import keep_probabilities, query_probabilities, uniforms
 from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, num_shares, place, row_of
 from diptych_shards.curate.examine import Examined, Setup
-from diptych_shards.curate.merging import merge_to_few
+from diptych_shards.curate.external_sort import merge_records, merge_to_few, num_records, read_range, write_sorted
 from diptych_shards.curate.pairs import Unit
 from diptych_shards.curate.passes import each
 from diptych_shards.curate.rules import CODES, REASONS
-from diptych_shards.curate.sorted_files import merge_records, num_records, read_range, write_sorted
 from diptych_shards.curate.state import Output, commit_array
 from diptych_shards.run.engine import Engine
 

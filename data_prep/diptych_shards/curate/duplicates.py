@@ -17,7 +17,7 @@ import numpy as np
 import regex
 import xxhash
 
-from diptych_shards.curate.sorted_files import read_range
+from diptych_shards.curate.external_sort import read_range
 
 RECORD = np.dtype([("key", "<u8"), ("key_low", "<u8"), ("pair", "<u8"), ("size", "<u4"), ("place", "<u8")])
 """Of a pair: 128 bits that its near-duplicates share, 64 bits of itself, its `size_of`, its `place`."""

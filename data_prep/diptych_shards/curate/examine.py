@@ -19,11 +19,11 @@ from diptych_shards.curate.duplicates import (
     row_of,
     size_of,
 )
+from diptych_shards.curate.external_sort import write_sorted
 from diptych_shards.curate.matching import Matcher, Matches
 from diptych_shards.curate.options import CurateOptions, read_queries
 from diptych_shards.curate.pairs import Rows, Unit, read_pairs
 from diptych_shards.curate.rules import CODES, RULES, first_broken
-from diptych_shards.curate.sorted_files import write_sorted
 from diptych_shards.curate.state import Output, commit_arrays
 
 NO_LANGUAGE = ""

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from diptych_shards.curate import decide, duplicates, merging
+from diptych_shards.curate import decide, duplicates, external_sort
 from diptych_shards.curate import pairs as pairs_module
 from diptych_shards.curate.balance import uniforms
 from diptych_shards.curate.duplicates import pair_hash
@@ -51,7 +51,7 @@ SMALL = [
     (pairs_module, "ROWS_PER_UNIT", 300),
     (decide, "UNITS_AT_ONCE", 2),
     (duplicates, "PAIRS_AT_ONCE", 200),
-    (merging, "MOST_FILES", 4),
+    (external_sort, "MOST_FILES", 4),
 ]
 """So that little is as much as a crawl."""
 
@@ -263,7 +263,7 @@ def stop_at(monkeypatch, moment):
 
 def test_stopped_at_any_file_it_ends_with_the_same_bytes(made, tmp_path, monkeypatch):
     monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 300)
-    monkeypatch.setattr(merging, "MOST_FILES", 2)
+    monkeypatch.setattr(external_sort, "MOST_FILES", 2)
     table = write_pairs(tmp_path / "pairs.parquet", made_pairs(600) + made_pairs(20), row_group_size=300)
     options = ["--queries", made / "queries.txt", "--pairs-per-query", 20, "--dropped"]
     with monkeypatch.context() as patched:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, near_hash, pair_hash, place, size_of
-from diptych_shards.curate.sorted_files import write_sorted
+from diptych_shards.curate.external_sort import write_sorted
 
 CAT = ("https://a.org/cat.jpg", "A cat on a mat.")
 

@@ -13,9 +13,9 @@ from pyarrow import parquet
 
 from diptych_shards.cli import main
 from diptych_shards.curate import corpus_counts as corpus_counts_module
-from diptych_shards.curate import counting, merging
+from diptych_shards.curate import external_sort
 from diptych_shards.curate.corpus_counts import corpus_counts, segments
-from diptych_shards.curate.counting import DiskCounter
+from diptych_shards.curate.external_sort import DiskCounter
 from diptych_shards.curate.matching import spaced
 from diptych_shards.curate.queries import QueryOptions, build_queries, title_query
 from diptych_shards.run.engine import LocalEngine
@@ -89,10 +89,10 @@ def test_counting_on_disk_is_counting(tmp_path_factory, texts):
 
 def test_many_runs_are_merged_to_few_files(tmp_path):
     counter = DiskCounter(tmp_path / "counts", most_in_memory=1)
-    for number in range(3 * counting.MOST_RUNS):
+    for number in range(3 * external_sort.MOST_RUNS):
         counter.add([str(number), "x"])
-    assert len(list((tmp_path / "counts").iterdir())) < counting.MOST_RUNS
-    assert dict(counter.items())["x"] == 3 * counting.MOST_RUNS
+    assert len(list((tmp_path / "counts").iterdir())) < external_sort.MOST_RUNS
+    assert dict(counter.items())["x"] == 3 * external_sort.MOST_RUNS
 
 
 def test_the_command_reads_lines_gzip_and_columns(tmp_path, capsys):
@@ -108,7 +108,7 @@ def test_the_command_reads_lines_gzip_and_columns(tmp_path, capsys):
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     """Seven files, counted in two rounds of merging."""
-    monkeypatch.setattr(merging, "MOST_FILES", 2)
+    monkeypatch.setattr(external_sort, "MOST_FILES", 2)
     draw = random.Random(0)
     texts = [" ".join(draw.choices("abcdefgh", k=9)) for _ in range(70)]
     return [write_lines(tmp_path / f"{number}.txt", texts[number * 10 :][:10]) for number in range(7)]

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych_shards.curate import merging, sorted_files
-from diptych_shards.curate.merging import merge_to_few
-from diptych_shards.curate.sorted_files import merge_records, num_records, read_range, write_sorted
+from diptych_shards.curate import external_sort
+from diptych_shards.curate.external_sort import merge_records, merge_to_few, num_records, read_range, write_sorted
 from diptych_shards.run.engine import LocalEngine
 
 DTYPE = np.dtype([("key", "<u8"), ("from", "<u2"), ("number", "<u2")])
@@ -19,8 +18,8 @@ KEYS = st.one_of(st.integers(0, 5), st.integers(0, 2**64 - 1))
 @pytest.fixture(scope="module", autouse=True)
 def small():
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(merging, "MOST_FILES", 3)
-        patched.setattr(sorted_files, "BLOCK_RECORDS", 4)
+        patched.setattr(external_sort, "MOST_FILES", 3)
+        patched.setattr(external_sort, "BLOCK_RECORDS", 4)
         yield
 
 
