@@ -39,7 +39,7 @@ def run(chosen: argparse.Namespace) -> None:
     """Count, choose, and print where the queries come from."""
     from diptych.files import commit_file
     from diptych_shards.curate.blocking import read_lines
-    from diptych_shards.curate.corpus_counts import corpus_counts
+    from diptych_shards.curate.corpus import corpus_counts
     from diptych_shards.curate.options import CurateError
     from diptych_shards.curate.queries import QueryOptions, build_queries, highest_pmi
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from diptych_shards.curate.corpus_counts import CorpusCounts
+from diptych_shards.curate.corpus import CorpusCounts
 from diptych_shards.curate.matching import spaced
 from diptych_shards.curate.options import CurateError
 

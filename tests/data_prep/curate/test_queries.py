@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from diptych_shards.cli import main
-from diptych_shards.curate import corpus_counts as corpus_counts_module
+from diptych_shards.curate import corpus as corpus_module
 from diptych_shards.curate import external_sort
-from diptych_shards.curate.corpus_counts import corpus_counts, segments
+from diptych_shards.curate.corpus import corpus_counts, segments
 from diptych_shards.curate.external_sort import DiskCounter
 from diptych_shards.curate.matching import spaced
 from diptych_shards.curate.queries import QueryOptions, build_queries, title_query
@@ -130,7 +130,7 @@ def test_a_stopped_run_counts_only_the_other_files(corpus, tmp_path, monkeypatch
     arguments = ["queries", *map(str, corpus), str(tmp_path / "out"), *OPTIONS, "1"]
     assert main([*arguments[:8], str(tmp_path / "whole"), *OPTIONS, "1"]) == 0
     counted = []
-    read = corpus_counts_module.read_corpus
+    read = corpus_module.read_corpus
 
     def read_or_stop(path, column):
         counted.append(path)
@@ -138,7 +138,7 @@ def test_a_stopped_run_counts_only_the_other_files(corpus, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return read(path, column)
 
-    monkeypatch.setattr(corpus_counts_module, "read_corpus", read_or_stop)
+    monkeypatch.setattr(corpus_module, "read_corpus", read_or_stop)
     assert main(arguments) == 130
     assert not (tmp_path / "out").exists()
     assert main(arguments) == 0
