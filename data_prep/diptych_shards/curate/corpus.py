@@ -22,10 +22,9 @@ from pyarrow import parquet
 
 from diptych.files import LOCK_FILE, commit_file, locked
 from diptych.terminal import shown
-from diptych_shards.curate.columns import wanted_column
 from diptych_shards.curate.external_sort import DiskCounter, merge_counts, merge_to_few, read_counts, write_counts
 from diptych_shards.curate.options import CurateError
-from diptych_shards.curate.pairs import is_text
+from diptych_shards.curate.pairs import is_text, wanted_column
 from diptych_shards.curate.passes import each
 from diptych_shards.curate.state import committed_in_its_folder
 from diptych_shards.run.engine import Engine

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from diptych.terminal import shown
-from diptych_shards.curate.columns import wanted_column
+from diptych.terminal import shown, unknown_word
 from diptych_shards.curate.options import CurateError
-from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS
+from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS, find_column
 
 ROWS_PER_UNIT = 131_072
 ROWS_AT_ONCE = 8_192
@@ -109,6 +108,22 @@ def read_rows(unit: Unit, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
 def texts_of(table: pyarrow.Table, name: str) -> list[str]:
     """A column as `read_texts` gives it."""
     return _texts(table.column(name))
+
+
+def wanted_column(kind: str, given: str | None, usual: Sequence[str], texts: Sequence[str], path: object) -> str:
+    """Its name. given: what the user says; usual: names in lower case, tried otherwise; texts: columns of text.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    table = shown(path)
+    if given is not None and given.strip().lower() not in [name.strip().lower() for name in texts]:
+        raise CurateError(f"{table}: {unknown_word('column of text', given, texts)}")
+    found = find_column(kind, given, usual, texts, table)
+    if found is None:
+        raise CurateError(f"{table} has no column of text that could be the {kind}; name it with --{kind}-column. "
+                          f"Its columns of text: {', '.join(map(shown, texts)) or 'none'}")  # fmt: skip
+    return found
 
 
 def _sides(schema: pyarrow.Schema) -> tuple[str, ...]:
