@@ -25,9 +25,9 @@ from diptych.terminal import shown
 from diptych_shards.curate.external_sort import DiskCounter, merge_counts, merge_to_few, read_counts, write_counts
 from diptych_shards.curate.options import CurateError
 from diptych_shards.curate.pairs import is_text, wanted_column
-from diptych_shards.curate.passes import each
 from diptych_shards.curate.state import committed_in_its_folder
 from diptych_shards.run.engine import Engine
+from diptych_shards.run.progress import map_with_progress
 from diptych_shards.tables.columns import CAPTION_COLUMNS
 
 # What separates words so that they are no pair; quotation marks count only at a word's end.
@@ -68,7 +68,7 @@ def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: 
         try:
             _begin(folder, request)
             numbered = list(enumerate(path.resolve() for path in texts))
-            num_words = sum(each(engine, partial(_count_file, folder, column), numbered, "file counted"))
+            num_words = sum(map_with_progress(engine, partial(_count_file, folder, column), numbered, "file counted"))
             words, pairs = (
                 merge_to_few(
                     engine,

@@ -30,12 +30,11 @@ from diptych_shards.curate.kept_facts import read_kept_facts
 from diptych_shards.curate.options import CurateError, CurateOptions, read_queries
 from diptych_shards.curate.pairs import Pairs, open_pairs
 from diptych_shards.curate.parts import plan_parts, write_part
-from diptych_shards.curate.passes import each
 from diptych_shards.curate.report import write_report
 from diptych_shards.curate.state import Output
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder, read_state
-from diptych_shards.run.progress import Progress
+from diptych_shards.run.progress import Progress, map_with_progress
 
 FORMAT = "diptych-curate-4"
 
@@ -71,7 +70,7 @@ def _carry_out(pairs: Pairs, options: CurateOptions, queries: list[str] | None, 
     progress.close()
     counts, decided = decide(setup, pairs.units, len(queries or ()), engine)
     parts = plan_parts(pairs.units, decided.kept_by_unit, options.pairs_per_part)
-    for _ in each(engine, partial(write_part, setup, pairs.schema), parts, "part written"):
+    for _ in map_with_progress(engine, partial(write_part, setup, pairs.schema), parts, "part written"):
         pass
     examples = (json.loads(output.examples(part.number).read_text(encoding="utf-8")) for part in parts)
     facts = read_kept_facts(output.kept_facts(part.number) for part in parts)

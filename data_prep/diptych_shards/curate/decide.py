@@ -15,10 +15,10 @@ from diptych_shards.curate.duplicates import FOUND, RECORD, find_duplicates, num
 from diptych_shards.curate.examine import Examined, Setup
 from diptych_shards.curate.external_sort import merge_records, merge_to_few, num_records, read_range, write_sorted
 from diptych_shards.curate.pairs import Unit
-from diptych_shards.curate.passes import each
 from diptych_shards.curate.rules import CODES, REASONS
 from diptych_shards.curate.state import Output, commit_array
 from diptych_shards.run.engine import Engine
+from diptych_shards.run.progress import map_with_progress
 
 UNITS_AT_ONCE = 16
 """Whose duplicates are read together."""
@@ -53,12 +53,16 @@ def decide(setup: Setup, units: Sequence[Unit], num_queries: int, engine: Engine
     groups = [tuple(units[first : first + UNITS_AT_ONCE]) for first in range(0, len(units), UNITS_AT_ONCE)]
     if not output.counts().exists():
         counts = np.zeros(num_queries, np.int64)
-        for of_group in each(engine, partial(_count, setup, duplicates, num_queries), groups, "group counted"):
+        for of_group in map_with_progress(
+            engine, partial(_count, setup, duplicates, num_queries), groups, "group counted"
+        ):
             counts += of_group
         commit_array(output.counts(), counts)
 
     decided = _nothing(num_queries)
-    for decided_of_group in each(engine, partial(_decide, setup, duplicates, num_queries), groups, "group decided"):
+    for decided_of_group in map_with_progress(
+        engine, partial(_decide, setup, duplicates, num_queries), groups, "group decided"
+    ):
         decided.add(decided_of_group)
     return np.load(output.counts()), decided
 
@@ -73,7 +77,11 @@ def _find_duplicates(setup: Setup, units: Sequence[Unit], engine: Engine) -> lis
         partial(output.merged, "records"),
     )
     shares = range(num_shares(num_records(records, RECORD)))
-    found = list(each(engine, partial(_search, setup, records, len(shares)), shares, "share searched for duplicates"))
+    found = list(
+        map_with_progress(
+            engine, partial(_search, setup, records, len(shares)), shares, "share searched for duplicates"
+        )
+    )
     return merge_to_few(engine, found, partial(merge_records, FOUND), partial(output.merged, "duplicates"))
 
 

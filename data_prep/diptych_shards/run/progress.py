@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
 from diptych.terminal import counted
+
+if TYPE_CHECKING:
+    from diptych_shards.run.engine import Engine
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -51,3 +59,16 @@ class Progress:
     def _count(self) -> str:
         apart = f", {self._num_apart:,} {self._apart}" if self._num_apart else ""
         return f"{self._done:,} of {self._of_total}{apart}"
+
+
+def map_with_progress(
+    engine: Engine, work: Callable[[Task], Result], tasks: Sequence[Task], what: str
+) -> Iterator[Result]:
+    """The results in the tasks' order. what: the tasks, as in `parts written`."""
+    progress = Progress(len(tasks), what)
+    try:
+        for result in engine.map(work, tasks):
+            progress.add(1)
+            yield result
+    finally:
+        progress.close()
