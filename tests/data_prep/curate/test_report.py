@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from diptych_shards.cli import main
-from diptych_shards.curate.curves import head_and_tail
+from diptych_shards.curate.report import head_and_tail
 from tests.data_prep.curate.pairs import curate, report, write_lines, write_pairs
 
 HOSTILE = [
