@@ -26,10 +26,9 @@ import pyarrow
 
 from diptych_shards.curate.decide import decide
 from diptych_shards.curate.examine import UNDETERMINED, LanguageIdentifier, Setup, examine
-from diptych_shards.curate.kept_facts import read_kept_facts
 from diptych_shards.curate.options import CurateError, CurateOptions, read_queries
 from diptych_shards.curate.pairs import Pairs, open_pairs
-from diptych_shards.curate.parts import plan_parts, write_part
+from diptych_shards.curate.parts import plan_parts, read_kept_facts, write_part
 from diptych_shards.curate.report import write_report
 from diptych_shards.curate.state import Output
 from diptych_shards.run.engine import Engine

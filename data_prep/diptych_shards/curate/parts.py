@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from pyarrow import parquet
 from diptych.data.captions import clean_caption
 from diptych.files import commit_file
 from diptych_shards.curate.examine import Examined, Setup
-from diptych_shards.curate.kept_facts import KeptFacts
 from diptych_shards.curate.pairs import Unit, read_rows, texts_of
 from diptych_shards.curate.rules import KEPT, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
+from diptych_shards.report.hosts import Domains
+from diptych_shards.report.tally import LONGEST_CAPTION, Tally, add_lengths
 
 LANGUAGE, SCORE, REASON = "caption_language", "caption_language_score", "reason"
 ROWS_PER_GROUP = 65_536
@@ -167,3 +168,38 @@ def _writer(path: Path, schema: pyarrow.Schema) -> Iterator[_Writer]:
         writer = _Writer(partial, schema)
         yield writer
         writer.close()
+
+
+DOMAINS_PER_PART = 1_000
+"""The most frequent ones of each part are added up; all that is rarer is `the rest`."""
+
+
+class KeptFacts:
+    """Of the pairs of one part, or of all parts."""
+
+    def __init__(self) -> None:
+        self.domains: Counter[str] = Counter()
+        self.characters = Tally(LONGEST_CAPTION)
+        self.words = Tally(LONGEST_CAPTION)
+        self._seen = Domains()
+
+    def add(self, urls: pyarrow.Array, captions: pyarrow.Array) -> None:
+        self._seen.add(urls, np.ones(len(urls), bool))
+        add_lengths(captions, self.characters, self.words)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        domains = {domain.name: domain.kept for domain in self._seen.most_frequent(DOMAINS_PER_PART)}
+        return {"domains": domains, "characters": self.characters.nonzero, "words": self.words.nonzero}
+
+
+def read_kept_facts(files: Iterable[Path]) -> KeptFacts:
+    """Of all parts; those that were written before parts had such files count nothing."""
+    facts = KeptFacts()
+    for file in files:
+        if file.exists():
+            part = json.loads(file.read_bytes())
+            facts.domains.update(part["domains"])
+            facts.characters.add_counts(part["characters"])
+            facts.words.add_counts(part["words"])
+    return facts

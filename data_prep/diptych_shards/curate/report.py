@@ -17,8 +17,8 @@ from diptych.pages.charts import short_number
 from diptych.pages.template import day, template
 from diptych_shards.curate.balance import query_probabilities
 from diptych_shards.curate.decide import Decided
-from diptych_shards.curate.kept_facts import KeptFacts
 from diptych_shards.curate.options import CurateOptions
+from diptych_shards.curate.parts import KeptFacts
 from diptych_shards.curate.rules import KEPT, MEANINGS, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
 from diptych_shards.report.charts import length_histogram
