@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from diptych_shards.extract import entities
 from diptych_shards.extract.lazy import Copy, Image, best_candidate, copy_of, image_of
 from diptych_shards.extract.licence import LicenceFinder
 from diptych_shards.extract.opt_out import OptOuts
@@ -14,7 +13,7 @@ from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.pairs import Captions, Page, Picture, Reason, Source, pairs_of
 from diptych_shards.extract.srcset import Candidate, largest
 from diptych_shards.extract.surrounding import surrounding_texts, text_of
-from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, value
+from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, unescape_text, value
 from diptych_shards.extract.urls import Resolver
 
 MAX_FIGCAPTION_BYTES = 16_384
@@ -199,7 +198,7 @@ class _Reader:
 
     def _read_title(self, tag: Tag) -> None:
         if self._title is None:
-            self._title = entities.of_text(raw_text_after(self._html, tag)[:MAX_FIGCAPTION_BYTES])
+            self._title = unescape_text(raw_text_after(self._html, tag)[:MAX_FIGCAPTION_BYTES])
 
     def _end_of_head(self, tag: Tag) -> None:
         self._title = self._title or ""  # a title from here on is a drawing's

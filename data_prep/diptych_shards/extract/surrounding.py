@@ -7,8 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import chain
 
-from diptych_shards.extract import entities
-from diptych_shards.extract.tags import EVERY, RAW_TEXT, Tag, end_of_raw_text, tags
+from diptych_shards.extract.tags import EVERY, RAW_TEXT, Tag, end_of_raw_text, tags, unescape_text
 
 REACH_BYTES = 1000
 MAX_CHARACTERS = 300
@@ -91,7 +90,7 @@ def _near(block: list[tuple[int, bytes]], start: int) -> str:
 
 
 def _joined(pieces: list[bytes]) -> str:
-    return " ".join(entities.of_text(b"".join(pieces)).split())
+    return " ".join(unescape_text(b"".join(pieces)).split())
 
 
 def _seen(page: bytes) -> Iterator[Part]:

@@ -1,4 +1,4 @@
-"""The start and end tags of a page, found in one pass over its bytes.
+"""The start and end tags of a page, found in one pass over its bytes, and the values of their attributes.
 
 No tree is built. Every parser that builds one by the rules of HTML takes quadratic time on some pages (20,000 open
 elements or attributes take lexbor seconds, a megabyte of them minutes), and what pictures and captions need of the
@@ -7,11 +7,11 @@ tree is which `figure` and which `picture` is open. Each byte is looked at a bou
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Container, Generator, Iterator
+from html.entities import html5
 from typing import NamedTuple
-
-from diptych_shards.extract import entities
 
 
 class Tag(NamedTuple):
@@ -31,6 +31,7 @@ _TOKEN = re.compile(
 _PART_OF_TAG = re.compile(rb"""[^>=]*(?:(>)|=\s*(?:"[^"]*"|'[^']*'|[^\s>"'][^\s>]*|(?=>)))""")
 _ATTRIBUTE = re.compile(rb"""([^\s/>=][^\s/>=]*)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>"'][^\s>]*)))?""")
 _COMMENT_END = re.compile(rb"--!?>")
+_REFERENCE = re.compile(r"&(?:#[0-9]{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[a-zA-Z][a-zA-Z0-9]{1,31}(?:;|(?![=a-zA-Z0-9])))")
 RAW_TEXT = {
     name: re.compile(rb"</" + b"".join(b"[%c%c]" % (c, c - 32) for c in name) + rb"(?=[\s/>])")
     for name in (b"script", b"style", b"textarea", b"title", b"xmp", b"iframe", b"noembed", b"noframes")
@@ -64,7 +65,24 @@ def attributes_of(tag: Tag) -> dict[bytes, bytes]:
 def value(attributes: dict[bytes, bytes], name: bytes) -> str:
     """As a reader sees it; empty if there is none."""
     raw = attributes.get(name)
-    return entities.of_attribute(raw) if raw else ""
+    return unescape_attribute(raw) if raw else ""
+
+
+def unescape_attribute(value: bytes) -> str:
+    """The value of an attribute. `?a=1&copy=2` stays as it is: no semicolon, and a letter or `=` follows."""
+    text = value.decode("utf-8", "replace")
+    return _REFERENCE.sub(_character, text) if "&" in text else text
+
+
+def unescape_text(value: bytes) -> str:
+    text = value.decode("utf-8", "replace")
+    return html.unescape(text) if "&" in text else text
+
+
+def _character(match: re.Match[str]) -> str:
+    if match[0][1] == "#":
+        return html.unescape(match[0])
+    return html5.get(match[0][1:], match[0])
 
 
 def raw_text_after(page: bytes, tag: Tag) -> bytes:
