@@ -9,7 +9,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 from resiliparse.parse.encoding import bytes_to_str, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
-from diptych_shards.extract.lazy import LAZY_ADDRESSES, LAZY_SRCSETS
+from diptych_shards.extract.image_element import LAZY_ADDRESSES, LAZY_SRCSETS
 
 _AMBIGUOUS = ("data-url", "data-img", "data-image", "data-echo", "data-lazy")
 _META_CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)

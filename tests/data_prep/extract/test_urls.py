@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diptych_shards.extract.srcset import candidates, largest
+from diptych_shards.extract.image_element import candidates, largest
 from diptych_shards.extract.urls import BadUrlError, Resolver, last_segment
 
 

@@ -1,7 +1,7 @@
-"""Where a picture that a script loads keeps its address, and which of its copies counts.
+"""The addresses of an `<img>`: in `src`, in `srcset`, and where scripts keep them; and which of its copies counts.
 
-Such a picture has a placeholder in `src` and its address in an attribute of the script's; beside it often stands a
-`noscript` with the picture as browsers without scripts shall see it.
+A picture that a script loads has a placeholder in `src` and its address in an attribute of the script's; next to it
+often stands a `noscript` with the picture for browsers without scripts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,14 @@ import enum
 import re
 from typing import NamedTuple
 
-from diptych_shards.extract.srcset import Candidate, candidates, largest
 from diptych_shards.extract.tags import value
+
+# A URL runs to the next white space and may hold commas; those at its end close the candidate.
+# In the descriptors that follow, a comma closes the candidate unless it stands in parentheses.
+_CANDIDATE = re.compile(r"[\s,]*([^\s,]\S*)((?:[^(),]|\([^)]*\))*)")
+_WIDTH = re.compile(r"(?<!\S)(\d{1,7})w(?!\S)")
+_DENSITY = re.compile(r"(?<!\S)(\d{1,4}(?:\.\d{1,40})?|\.\d{1,40})x(?!\S)")
+MAX_CANDIDATES = 100
 
 LAZY_SRCSETS = (b"data-srcset", b"data-lazy-srcset", b"data-src-set", b"data-original-set", b"lazy-srcset")
 LAZY_ADDRESSES = (
@@ -54,6 +60,38 @@ _ABSOLUTE = re.compile(r"(?:https?:)?//[^\s{}\"'<>]+", re.IGNORECASE)
 _NOSCRIPT = re.compile(rb"\s*<(/?)noscript\b[^>]*>\s*", re.IGNORECASE)
 _NEAR_BYTES = 256
 _TINY_SIDES = (b"0", b"1", b"2", b"3")
+
+
+class Candidate(NamedTuple):
+    url: str
+    width: int | None
+    density: float
+
+    @property
+    def size(self) -> tuple[int, float]:
+        """Grows with the picture; a stated width says more than a density."""
+        return self.width or 0, self.density
+
+
+def candidates(srcset: str) -> list[Candidate]:
+    """In their order; of a list without end the first hundred."""
+    found: list[Candidate] = []
+    position = 0
+    while len(found) < MAX_CANDIDATES:
+        match = _CANDIDATE.match(srcset, position)
+        if not match:
+            break
+        url, descriptors, position = match[1], match[2], match.end()
+        if url.endswith(","):
+            url, descriptors, position = url.rstrip(","), "", match.end(1)
+        width, density = _WIDTH.search(descriptors), _DENSITY.search(descriptors)
+        found.append(Candidate(url, int(width[1]) if width else None, float(density[1]) if density else 1.0))
+    return found
+
+
+def largest(found: list[Candidate]) -> Candidate | None:
+    """The first of the largest."""
+    return max(found, key=lambda candidate: candidate.size, default=None)
 
 
 class Image(NamedTuple):
