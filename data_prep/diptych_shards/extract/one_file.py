@@ -16,11 +16,11 @@ from typing import IO
 from diptych.files import commit_file
 from diptych_shards.extract.charset import as_utf8
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
-from diptych_shards.extract.opt_out import RESERVATION, OptOuts
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import FoundPage, Page, Reason, Source
 from diptych_shards.extract.records import ENDS_EARLY, Record, read_records
+from diptych_shards.extract.rights import RESERVATION, OptOuts
 from diptych_shards.extract.sources import Origin, open_location, told_of
 from diptych_shards.extract.wat_pairs import read_wat
 from diptych_shards.extract.wat_record import WatError, is_of_page

@@ -7,10 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from diptych_shards.extract.image_element import Candidate, Copy, Image, best_candidate, copy_of, image_of, largest
-from diptych_shards.extract.licence import LicenceFinder
-from diptych_shards.extract.opt_out import OptOuts
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.pairs import Captions, Page, Picture, Reason, Source, pairs_of
+from diptych_shards.extract.rights import LicenceFinder, OptOuts
 from diptych_shards.extract.surrounding import surrounding_texts, text_of
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, unescape_text, value
 from diptych_shards.extract.urls import Resolver

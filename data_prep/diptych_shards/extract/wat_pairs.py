@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
-from diptych_shards.extract.licence import LicenceFinder
-from diptych_shards.extract.opt_out import RESERVATION, OptOuts
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, og_pictures
 from diptych_shards.extract.pairs import Captions, FoundPage, Page, Reason, Source, pairs_of
+from diptych_shards.extract.rights import RESERVATION, LicenceFinder, OptOuts
 from diptych_shards.extract.urls import Resolver
 from diptych_shards.extract.wat_record import (
     WatRecord,
