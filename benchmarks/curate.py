@@ -52,7 +52,7 @@ def main() -> None:
 
 def compare() -> dict[str, float]:
     """Medians over paired rounds."""
-    source = CaptionSource()
+    source = DrawnCaptions()
     queries = source.queries()
     start = time.process_time()
     matcher = Matcher(queries)
@@ -107,7 +107,7 @@ def memory_megabytes(which: str) -> float:
 
 
 def print_memory(which: str) -> None:
-    queries = CaptionSource().queries()
+    queries = DrawnCaptions().queries()
     Matcher(["compiled before it is measured"]).match(["compiled"])
     before = psutil.Process().memory_info().rss
     if which == "ours":
@@ -118,7 +118,7 @@ def print_memory(which: str) -> None:
     del kept
 
 
-class CaptionSource:
+class DrawnCaptions:
     """Queries, and captions like a crawl's; the same ones every time."""
 
     def __init__(self) -> None:

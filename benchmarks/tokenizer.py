@@ -54,7 +54,7 @@ def main() -> None:
 
 def compare(ours: Tokenizer, peer: SimpleTokenizer, *, non_ascii_share: float) -> dict[str, float]:
     """Medians over paired rounds."""
-    captions = CaptionSource(ours, non_ascii_share)
+    captions = DrawnCaptions(ours, non_ascii_share)
     for _ in range(WARM_UP_BATCHES):
         texts = captions.draw(BATCH)
         tokens, _ = ours(texts, CONTEXT_LENGTH)
@@ -83,7 +83,7 @@ def compare(ours: Tokenizer, peer: SimpleTokenizer, *, non_ascii_share: float) -
     }
 
 
-class CaptionSource:
+class DrawnCaptions:
     """Captions like a crawl's, the same ones every time."""
 
     def __init__(self, tokenizer: Tokenizer, non_ascii_share: float):

@@ -30,12 +30,12 @@ from warcio.statusandheaders import StatusAndHeadersParser
 
 from diptych_shards.extract.one_file import FileReport, pages_of
 from diptych_shards.extract.options import ExtractOptions
-from diptych_shards.extract.pairs import Source, Told, junk
+from diptych_shards.extract.pairs import CaptionSource, PairDetails, junk
 from diptych_shards.extract.records import BROKEN, read_records
 from diptych_shards.extract.urls import MAX_URL_CHARACTERS
 
 OPTIONS = ExtractOptions()
-Pairs = dict[tuple[str, str], Told]
+Pairs = dict[tuple[str, str], PairDetails]
 
 
 class OtherRecord(NamedTuple):
@@ -142,14 +142,14 @@ def compare_page(page: OtherPage, ours: Pairs, where: str, findings: Findings) -
             rule = "copy of the picture beside it" if is_copy else None
             findings.missed(f"{image.url} {image.caption!r}", where, rule)
     by_alt = {(image.url, image.caption) for image in dom.images}
-    for (url, caption), told in ours.items():
+    for (url, caption), details in ours.items():
         is_there = {
-            Source.ALT: (url, caption) in by_alt,
-            Source.FIGCAPTION: "".join(caption.split()) in dom.figcaptions,
-            Source.OG: url in dom.og_pictures,
+            CaptionSource.ALT: (url, caption) in by_alt,
+            CaptionSource.FIGCAPTION: "".join(caption.split()) in dom.figcaptions,
+            CaptionSource.OG: url in dom.og_pictures,
         }
-        if not is_there[told.source]:
-            findings.extra(f"{told.source.value} {url} {caption!r}", where)
+        if not is_there[details.source]:
+            findings.extra(f"{details.source.value} {url} {caption!r}", where)
 
 
 def _rule(image: DomImage) -> str | None:

@@ -62,7 +62,7 @@ _NEAR_BYTES = 256
 _TINY_SIDES = (b"0", b"1", b"2", b"3")
 
 
-class Candidate(NamedTuple):
+class ImageCandidate(NamedTuple):
     url: str
     width: int | None
     density: float
@@ -73,9 +73,9 @@ class Candidate(NamedTuple):
         return self.width or 0, self.density
 
 
-def candidates(srcset: str) -> list[Candidate]:
+def candidates(srcset: str) -> list[ImageCandidate]:
     """In their order; of a list without end the first hundred."""
-    found: list[Candidate] = []
+    found: list[ImageCandidate] = []
     position = 0
     while len(found) < MAX_CANDIDATES:
         match = _CANDIDATE.match(srcset, position)
@@ -85,11 +85,11 @@ def candidates(srcset: str) -> list[Candidate]:
         if url.endswith(","):
             url, descriptors, position = url.rstrip(","), "", match.end(1)
         width, density = _WIDTH.search(descriptors), _DENSITY.search(descriptors)
-        found.append(Candidate(url, int(width[1]) if width else None, float(density[1]) if density else 1.0))
+        found.append(ImageCandidate(url, int(width[1]) if width else None, float(density[1]) if density else 1.0))
     return found
 
 
-def largest(found: list[Candidate]) -> Candidate | None:
+def largest(found: list[ImageCandidate]) -> ImageCandidate | None:
     """The first of the largest."""
     return max(found, key=lambda candidate: candidate.size, default=None)
 
@@ -140,7 +140,7 @@ def copy_of(page: bytes, first: Image, second: Image) -> Copy | None:
     return Copy.FIRST if useless is first else Copy.SECOND
 
 
-def best_candidate(attributes: dict[bytes, bytes]) -> Candidate | None:
+def best_candidate(attributes: dict[bytes, bytes]) -> ImageCandidate | None:
     """The largest of an element's own addresses. Where a script's stand, the others are placeholders."""
     found = _lazy_candidates(attributes) or _plain_candidates(attributes)
     usable = [candidate for candidate in found if not is_inline(candidate.url)]
@@ -151,19 +151,19 @@ def is_inline(url: str) -> bool:
     return url.lstrip()[:5].lower() == "data:" or not url.strip()
 
 
-def _lazy_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
+def _lazy_candidates(attributes: dict[bytes, bytes]) -> list[ImageCandidate]:
     """Usable ones."""
     found = [] if _KNOWN.isdisjoint(attributes) else _known_candidates(attributes)
     return found or ([] if _has_own_address(attributes) else _likely_candidates(attributes))
 
 
-def _known_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
+def _known_candidates(attributes: dict[bytes, bytes]) -> list[ImageCandidate]:
     lists = [value(attributes, name) for name in LAZY_SRCSETS if name in attributes]
     found = [candidate for srcset in lists for candidate in candidates(srcset)]
     for name in LAZY_ADDRESSES:
         url = value(attributes, name)
         if url and (name not in _AMBIGUOUS or _PICTURE_NAME.fullmatch(url)):
-            found.append(Candidate(url, None, 1.0))
+            found.append(ImageCandidate(url, None, 1.0))
     return [candidate for candidate in found if not is_inline(candidate.url)]
 
 
@@ -172,18 +172,18 @@ def _has_own_address(attributes: dict[bytes, bytes]) -> bool:
     return b"srcset" in attributes or src != b"" and src[:5].lower() != b"data:"
 
 
-def _likely_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
+def _likely_candidates(attributes: dict[bytes, bytes]) -> list[ImageCandidate]:
     """Of attributes that nobody knows: those that are addresses, by their name or by their end those of a picture."""
     for name, raw in attributes.items():
         if b"//" not in raw or _NO_ADDRESS.fullmatch(name):
             continue
         url = value(attributes, name).strip()
         if _ABSOLUTE.fullmatch(url) and (b"src" in name or _PICTURE_NAME.fullmatch(url)):
-            return [Candidate(url, None, 1.0)]
+            return [ImageCandidate(url, None, 1.0)]
     return []
 
 
-def _plain_candidates(attributes: dict[bytes, bytes]) -> list[Candidate]:
+def _plain_candidates(attributes: dict[bytes, bytes]) -> list[ImageCandidate]:
     found = candidates(value(attributes, b"srcset"))
     src = value(attributes, b"src")
-    return [*found, Candidate(src, None, 1.0)] if src else found
+    return [*found, ImageCandidate(src, None, 1.0)] if src else found

@@ -18,7 +18,7 @@ from diptych_shards.extract.charset import as_utf8
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
-from diptych_shards.extract.pairs import FoundPage, Page, Reason, Source
+from diptych_shards.extract.pairs import CaptionSource, DropReason, FoundPage, Page
 from diptych_shards.extract.records import ENDS_EARLY, Record, read_records
 from diptych_shards.extract.rights import RESERVATION, OptOuts
 from diptych_shards.extract.sources import Origin, open_location, told_of
@@ -120,8 +120,8 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
     Raises:
         OSError: the file cannot be read to its end.
     """
-    dropped: Counter[Reason] = Counter()
-    sources: Counter[Source] = Counter()
+    dropped: Counter[DropReason] = Counter()
+    sources: Counter[CaptionSource] = Counter()
     for record in read_records(file, report.records, max_block_bytes=options.max_page_bytes + _HTTP_ROOM_BYTES):
         kind = record.kind
         if kind == b"metadata":
@@ -131,10 +131,10 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
             found = FoundPage(page, None, record.offset) if page is not None else None
         if found is not None and found.page.pairs:
             if not set(options.opt_outs).isdisjoint(found.page.opt_outs):
-                dropped[Reason.OPTED_OUT] += len(found.page.pairs)
+                dropped[DropReason.OPTED_OUT] += len(found.page.pairs)
                 continue
             report.pages_with_pairs += 1
-            sources.update([told.source for told in found.page.pairs.values()])
+            sources.update([details.source for details in found.page.pairs.values()])
             yield found
     report.files_cut += report.records.pop(ENDS_EARLY, 0) > 0
     report.records += Counter()  # without what did not occur
@@ -146,7 +146,9 @@ def _report_path(location: str, out: Path) -> Path:
     return out / INDEX_FOLDER / f"{name_of(location)}.json"
 
 
-def _of_wat(record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]) -> FoundPage | None:
+def _of_wat(
+    record: Record, options: ExtractOptions, report: FileReport, dropped: Counter[DropReason]
+) -> FoundPage | None:
     if not is_of_page(record.block):
         report.records["metadata of no page"] += 1
         return None
@@ -160,7 +162,7 @@ def _of_wat(record: Record, options: ExtractOptions, report: FileReport, dropped
 
 
 def _of_warc(
-    record: Record, kind: bytes, options: ExtractOptions, report: FileReport, dropped: Counter[Reason]
+    record: Record, kind: bytes, options: ExtractOptions, report: FileReport, dropped: Counter[DropReason]
 ) -> Page | None:
     if kind not in (b"response", b"resource"):
         report.records["of another type"] += 1

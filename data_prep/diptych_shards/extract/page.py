@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from diptych_shards.extract.image_element import Candidate, Copy, Image, best_candidate, copy_of, image_of, largest
+from diptych_shards.extract.image_element import Copy, Image, ImageCandidate, best_candidate, copy_of, image_of, largest
 from diptych_shards.extract.options import ExtractOptions
-from diptych_shards.extract.pairs import Captions, Page, Picture, Reason, Source, pairs_of
+from diptych_shards.extract.pairs import Captions, CaptionSource, DropReason, Page, Picture, pairs_of
 from diptych_shards.extract.rights import LicenceFinder, OptOuts
 from diptych_shards.extract.surrounding import surrounding_texts, text_of
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, unescape_text, value
@@ -34,7 +34,7 @@ def read_page(
     page_url: str,
     language: str | None,
     options: ExtractOptions,
-    dropped: Counter[Reason],
+    dropped: Counter[DropReason],
     opt_outs: OptOuts | None = None,
 ) -> Page:
     """The pairs of a page in UTF-8.
@@ -68,7 +68,7 @@ class _Figure:
 class _Reader:
     """What has been seen of a page so far."""
 
-    def __init__(self, html: bytes, options: ExtractOptions, dropped: Counter[Reason], opt_outs: OptOuts):
+    def __init__(self, html: bytes, options: ExtractOptions, dropped: Counter[DropReason], opt_outs: OptOuts):
         self.base_href: str | None = None
         self.language: str | None = None
         self.content_language: str | None = None
@@ -119,16 +119,16 @@ class _Reader:
         for number in bare:
             text = texts.get(self._starts[number])
             if text:
-                self._pictures[number] = self._pictures[number]._replace(captions=((text, Source.SURROUNDING),))
+                self._pictures[number] = self._pictures[number]._replace(captions=((text, CaptionSource.SURROUNDING),))
 
     def _read_img(self, tag: Tag) -> None:
         if len(self._pictures) >= self._options.max_pictures_per_page:
-            self._dropped[Reason.TOO_MANY_PICTURES] += 1
+            self._dropped[DropReason.TOO_MANY_PICTURES] += 1
             return
         attributes = attributes_of(tag)
         image, before = image_of(tag.start, tag.end, attributes), self._last_image
         self._last_image = image
-        captions: Captions = ((value(attributes, b"alt"), Source.ALT),) if image.alt else ()
+        captions: Captions = ((value(attributes, b"alt"), CaptionSource.ALT),) if image.alt else ()
         picture = picture_of(attributes, captions, [one for tag in self._sources or () for one in _of_source(tag)])
         self._sources = None
         useless = copy_of(self._html, before, image) if before else None
@@ -138,7 +138,7 @@ class _Reader:
             self._starts.append(tag.start)
             self._pictures.append(picture)
             return
-        self._dropped[Reason.COPY] += 1
+        self._dropped[DropReason.COPY] += 1
         self._last_image = None  # it has found its copy
         other = self._pictures[-1]
         kept = picture if useless is Copy.FIRST else other
@@ -170,7 +170,9 @@ class _Reader:
             return
         for number in figure.pictures:
             picture = self._pictures[number]
-            self._pictures[number] = picture._replace(captions=(*picture.captions, (figure.caption, Source.FIGCAPTION)))
+            self._pictures[number] = picture._replace(
+                captions=(*picture.captions, (figure.caption, CaptionSource.FIGCAPTION))
+            )
 
     def _open_figcaption(self, tag: Tag) -> None:
         if self._figures and self._figures[-1].caption_start is None:
@@ -216,7 +218,7 @@ class _Reader:
             self.licence.see(value(attributes, b"rel"), value(attributes, b"href"))
 
 
-def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list[Candidate]) -> Picture:
+def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list[ImageCandidate]) -> Picture:
     """The largest candidate of an `<img>` and of the `<source>`s before it, with what is said of its size."""
     width, height = _pixels(attributes, b"width"), _pixels(attributes, b"height")
     own = best_candidate(attributes)
@@ -229,7 +231,7 @@ def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list
     return Picture(best.url, captions, width, height)
 
 
-def _of_source(tag: Tag) -> list[Candidate]:
+def _of_source(tag: Tag) -> list[ImageCandidate]:
     """The candidate of a `<source>`, if it has one that we can use."""
     attributes = attributes_of(tag)
     is_photograph = not value(attributes, b"type").strip().lower().startswith(_NOT_PHOTOGRAPHS)
@@ -247,10 +249,10 @@ def og_pictures(metas: list[tuple[str, str]], title: str) -> list[Picture]:
                 continue
             if len(pictures) == MAX_OG_PICTURES:
                 break
-            pictures.append(Picture(content, ((og_title, Source.OG),)))
+            pictures.append(Picture(content, ((og_title, CaptionSource.OG),)))
         elif pictures and name == "og:image:alt":
             last = pictures[-1]
-            pictures[-1] = last._replace(captions=(*last.captions, (content, Source.OG)))
+            pictures[-1] = last._replace(captions=(*last.captions, (content, CaptionSource.OG)))
         elif pictures and name in ("og:image:width", "og:image:height") and content.strip().isdecimal():
             side = int(content.strip()[:5])
             last = pictures[-1]

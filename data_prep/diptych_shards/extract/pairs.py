@@ -12,8 +12,8 @@ from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.urls import BadUrlError, Resolver, last_segment
 
 
-class Source(str, enum.Enum):
-    """Where a caption stood. A text too: it is hashed for every pair, and the hash of a mere Enum is slow."""
+class CaptionSource(str, enum.Enum):
+    """Where a caption was found. A str too: it is hashed for every pair, and the hash of a mere Enum is slow."""
 
     ALT = "alt"
     FIGCAPTION = "figcaption"
@@ -21,7 +21,7 @@ class Source(str, enum.Enum):
     SURROUNDING = "surrounding"
 
 
-class Reason(str, enum.Enum):
+class DropReason(str, enum.Enum):
     """Why a picture, a page or a record yields no pair."""
 
     NO_CAPTION = "no caption"
@@ -40,15 +40,15 @@ class Reason(str, enum.Enum):
     OPTED_OUT = "the page opts out"
 
 
-class Told(NamedTuple):
-    """What a page tells of a pair."""
+class PairDetails(NamedTuple):
+    """What a page says of a pair."""
 
-    source: Source
+    source: CaptionSource
     width: int | None
     height: int | None
 
 
-Captions = tuple[tuple[str, Source], ...]
+Captions = tuple[tuple[str, CaptionSource], ...]
 
 
 class Picture(NamedTuple):
@@ -66,7 +66,7 @@ class Page(NamedTuple):
     url: str
     language: str | None
     licence_url: str | None
-    pairs: dict[tuple[str, str], Told]
+    pairs: dict[tuple[str, str], PairDetails]
     """By url and caption, in the page's order."""
     opt_outs: tuple[str, ...] = ()
     """What the owner forbids, by the names of directives."""
@@ -89,17 +89,17 @@ _TRACKER = re.compile(
 )
 _PHOTOGRAPHS = frozenset((".jpg", "jpeg", "webp"))
 _DRAWINGS = (".gif", ".png")
-_REASON_OF_ENDING = {".svg": Reason.VECTOR_PICTURE, "svgz": Reason.VECTOR_PICTURE, ".ico": Reason.ICON}
+_REASON_OF_ENDING = {".svg": DropReason.VECTOR_PICTURE, "svgz": DropReason.VECTOR_PICTURE, ".ico": DropReason.ICON}
 
 
 def pairs_of(
     pictures: Iterable[tuple[str, Captions, int | None, int | None]],
     resolver: Resolver,
     options: ExtractOptions,
-    dropped: Counter[Reason],
-) -> dict[tuple[str, str], Told]:
+    dropped: Counter[DropReason],
+) -> dict[tuple[str, str], PairDetails]:
     """The pairs worth keeping, each url with each caption once; pictures: `Picture`s, or their fields."""
-    pairs: dict[tuple[str, str], Told] = {}
+    pairs: dict[tuple[str, str], PairDetails] = {}
     limit = options.max_caption_characters
     for address, captions, width, height in pictures:
         url, num_before = None, len(pairs)
@@ -117,24 +117,24 @@ def pairs_of(
                 if reason is not None:
                     dropped[reason] += 1
                     break
-            told = _ONLY_SOURCE[source] if width is height is None else Told(source, width, height)
-            pairs.setdefault((url, text), told)
+            details = _WITHOUT_SIZE[source] if width is height is None else PairDetails(source, width, height)
+            pairs.setdefault((url, text), details)
         else:
             if url is None:
-                dropped[Reason.NO_CAPTION] += 1
+                dropped[DropReason.NO_CAPTION] += 1
             elif len(pairs) == num_before:
-                dropped[Reason.REPEATED_ON_PAGE] += 1
+                dropped[DropReason.REPEATED_ON_PAGE] += 1
     return pairs
 
 
-def junk(url: str, width: int | None, height: int | None, options: ExtractOptions) -> Reason | None:
+def junk(url: str, width: int | None, height: int | None, options: ExtractOptions) -> DropReason | None:
     """Why nobody wants to see this picture, if so; what its page says of it decides, no byte of it is fetched."""
     if width is not None or height is not None:
         sides = [side for side in (width, height) if side is not None]
         if min(sides) <= _TINY_SIDE:
-            return Reason.TRACKING_PIXEL
+            return DropReason.TRACKING_PIXEL
         if max(sides) <= options.icon_side:
-            return Reason.ICON
+            return DropReason.ICON
     path = url.partition("?")[0]
     if path[-4:].lower() in _PHOTOGRAPHS:
         return None
@@ -143,10 +143,10 @@ def junk(url: str, width: int | None, height: int | None, options: ExtractOption
     if reason is not None:
         return reason
     if "favicon" in name:
-        return Reason.ICON
+        return DropReason.ICON
     if name[-4:] in _DRAWINGS and name[:-4].replace("_", "-").rpartition("-")[2] in _PLACEHOLDER_WORDS:
-        return Reason.PLACEHOLDER
-    return Reason.TRACKING_PIXEL if _TINY_NAME.match(name) or _TRACKER.match(url) else None
+        return DropReason.PLACEHOLDER
+    return DropReason.TRACKING_PIXEL if _TINY_NAME.match(name) or _TRACKER.match(url) else None
 
 
 def _cut(text: str, limit: int) -> str:
@@ -154,11 +154,11 @@ def _cut(text: str, limit: int) -> str:
     return " ".join(text[: 4 * limit].split())[:limit].rstrip()
 
 
-_ONLY_SOURCE = {source: Told(source, None, None) for source in Source}
+_WITHOUT_SIZE = {source: PairDetails(source, None, None) for source in CaptionSource}
 _REASON_OF_BAD_URL = {
-    "empty": Reason.NO_URL,
-    "data": Reason.DATA_URI,
-    "scheme": Reason.NOT_HTTP,
-    "long": Reason.URL_TOO_LONG,
-    "bad": Reason.BAD_URL,
+    "empty": DropReason.NO_URL,
+    "data": DropReason.DATA_URI,
+    "scheme": DropReason.NOT_HTTP,
+    "long": DropReason.URL_TOO_LONG,
+    "bad": DropReason.BAD_URL,
 }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, og_pictures
-from diptych_shards.extract.pairs import Captions, FoundPage, Page, Reason, Source, pairs_of
+from diptych_shards.extract.pairs import Captions, CaptionSource, DropReason, FoundPage, Page, pairs_of
 from diptych_shards.extract.rights import RESERVATION, LicenceFinder, OptOuts
 from diptych_shards.extract.urls import Resolver
 from diptych_shards.extract.wat_record import (
@@ -26,7 +26,7 @@ from diptych_shards.extract.wat_record import (
 )
 
 
-def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[Reason]) -> FoundPage:
+def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[DropReason]) -> FoundPage:
     """The pairs of one record.
 
     Raises:
@@ -78,16 +78,16 @@ class _Metas(NamedTuple):
 _NO_METAS = _Metas([], None)
 
 
-def _pictures(record: WatRecord, options: ExtractOptions, dropped: Counter[Reason]) -> list[_PictureFields]:
+def _pictures(record: WatRecord, options: ExtractOptions, dropped: Counter[DropReason]) -> list[_PictureFields]:
     links = record.pictures[: options.max_pictures_per_page]
     if len(links) < len(record.pictures):
-        dropped[Reason.TOO_MANY_PICTURES] += len(record.pictures) - len(links)
+        dropped[DropReason.TOO_MANY_PICTURES] += len(record.pictures) - len(links)
     pictures: list[_PictureFields] = []
     for link in links:
         alt, url = link.get("alt"), link.get("url")
         if isinstance(alt, str) and alt:
-            pictures.append((url if isinstance(url, str) else "", ((alt, Source.ALT),), None, None))
-    dropped[Reason.NO_CAPTION] += len(links) - len(pictures)
+            pictures.append((url if isinstance(url, str) else "", ((alt, CaptionSource.ALT),), None, None))
+    dropped[DropReason.NO_CAPTION] += len(links) - len(pictures)
     return pictures
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from diptych_shards.extract.pairs import Source
+from diptych_shards.extract.pairs import CaptionSource
 from tests.data_prep.extract.crawls import PAGE_URL, dropped, page, pairs
 
 A = "https://a.example"
@@ -8,7 +8,7 @@ A = "https://a.example"
 
 def test_a_picture_with_an_alt_is_a_pair():
     (pair,) = page('<img src="x.jpg" alt=" A  red\n house " width=640 height="480px">').pairs.items()
-    assert pair == ((f"{A}/dir/x.jpg", "A red house"), (Source.ALT, 640, 480))
+    assert pair == ((f"{A}/dir/x.jpg", "A red house"), (CaptionSource.ALT, 640, 480))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_og_image_takes_the_title_of_the_page_and_its_own_description():
         '<meta property="og:image:alt" content="What it shows">'
     )
     assert list(page(html).pairs.items()) == [
-        ((f"{A}/o.jpg", "Site & page"), (Source.OG, 1200, None)),
-        ((f"{A}/o.jpg", "What it shows"), (Source.OG, 1200, None)),
+        ((f"{A}/o.jpg", "Site & page"), (CaptionSource.OG, 1200, None)),
+        ((f"{A}/o.jpg", "What it shows"), (CaptionSource.OG, 1200, None)),
     ]
     assert pairs(html + '<meta property="og:title" content="Better">')[0][1] == "Better"
 
@@ -234,7 +234,7 @@ def test_text_around_a_picture_is_a_caption_only_if_asked_for():
     html = "<div>before</div><p><img src=x.jpg>The old <i>bridge</i></p><div><img src=y.jpg></div><h3>Next block</h3>"
     assert pairs(html) == []
     assert [caption for _, caption in pairs(html, surrounding_text=True)] == ["The old bridge", "Next block"]
-    assert {told.source for told in page(html, surrounding_text=True).pairs.values()} == {Source.SURROUNDING}
+    assert {told.source for told in page(html, surrounding_text=True).pairs.values()} == {CaptionSource.SURROUNDING}
 
 
 @pytest.mark.parametrize(
