@@ -20,7 +20,6 @@ MAX_HEADER_BYTES = 1 << 16
 _START = re.compile(rb"WARC/\d\.\d{1,2}[ \t]*\r?\n")
 _LONGEST_START = 16
 _LENGTH = re.compile(rb"\d{1,15}")
-_LENGTH_LINE = re.compile(rb"\nContent-Length: (\d{1,15})\r")
 
 
 class Record(NamedTuple):
@@ -57,11 +56,7 @@ def read_records(file: IO[bytes], counts: Counter[str], *, max_block_bytes: int)
     is_gzip = beginning.startswith(MAGIC)
     parser = _Parser(counts, max_block_bytes, is_gzip)
     for piece in members(file, beginning) if is_gzip else _chunks(file, beginning):
-        record = parser.only_record(piece) if piece.begins else None
-        if record is not None:
-            yield record
-        else:
-            yield from parser.feed(piece)
+        yield from parser.feed(piece)
     yield from parser.close()
 
 
@@ -82,20 +77,6 @@ class _Parser:
         self._rest_offset = 0
         self._to_skip = 0
         self._is_in_garbage = False
-
-    def only_record(self, piece: Piece) -> Record | None:
-        """The record that fills a gzip member from end to end, as nearly all do."""
-        content = piece.content
-        end = content.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
-        if end < 0 or self._rest or self._to_skip:
-            return None
-        lines = bytes(content[8 : end + 2])
-        stated = _LENGTH_LINE.search(lines)
-        length = int(stated[1]) if stated else -1
-        is_whole = end + 8 + length == len(content) and content.startswith(b"WARC/1.") and content.endswith(b"\r\n\r\n")
-        if not is_whole or length > self._max_block_bytes or b"WARC/" in lines:
-            return None
-        return Record(piece.offset, lines, bytes(memoryview(content)[end + 4 : -4]), False)
 
     def feed(self, piece: Piece) -> Iterator[Record]:
         is_cut_short = piece.begins and (self._rest or self._to_skip) and _START.match(piece.content)
