@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from diptych.data.order import SPLITMIX64_STEP, mix_bits
 from diptych_shards.curate.compiled import compiled
 from diptych_shards.curate.matching import Matches
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def query_probabilities(counts: np.ndarray, pairs_per_query: int) -> np.ndarray:
@@ -34,16 +33,8 @@ def uniforms(pair_hashes: np.ndarray, seed: int) -> np.ndarray:
 
     pair_hashes: uint64. Of different seeds the numbers of a pair have nothing to do with each other.
     """
-    with np.errstate(over="ignore"):
-        mixed = _mix(pair_hashes + _mix(np.array([seed], np.uint64) + _STEP))
+    mixed = mix_bits(pair_hashes + mix_bits(np.array([seed], np.uint64) + SPLITMIX64_STEP))
     return (mixed >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(numbers: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
 
 
 @compiled

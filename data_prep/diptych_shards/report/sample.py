@@ -7,16 +7,15 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from diptych.data.order import SPLITMIX64_STEP, mix_bits
+
 Item = TypeVar("Item")
 
 
 def shuffled_places(seed: int, shard: int, rows: np.ndarray) -> np.ndarray:
     """u64: for each row of a shard, its place in a random order of all rows that the seed alone decides."""
-    with np.errstate(over="ignore"):
-        value = rows.astype(np.uint64) + np.uint64((shard + 1) << 32) + np.uint64(seed % 2**31) * _GOLDEN
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64's finaliser
-            value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
-        return value ^ (value >> np.uint64(31))
+    of_seed = np.array([seed % 2**31], np.uint64) * SPLITMIX64_STEP
+    return mix_bits(rows.astype(np.uint64) + np.uint64((shard + 1) << 32) + of_seed)
 
 
 class Smallest(Generic[Item]):
@@ -44,6 +43,3 @@ class Smallest(Generic[Item]):
     @property
     def items(self) -> list[Item]:
         return [item for _, _, item in self._found]
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)

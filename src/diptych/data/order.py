@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+SPLITMIX64_STEP = np.uint64(0x9E3779B97F4A7C15)
 MAX_STREAMS = 64
 """Enough to mix many shards in a batch, few enough that a rank keeps a handful of files open; fewer for small data."""
 
@@ -134,16 +135,16 @@ def permutation(size: int, *key: int) -> np.ndarray:
 
 
 def hashes(values: np.ndarray, *key: int) -> np.ndarray:
-    """u64, one for each of `values`, keyed; the finaliser of SplitMix64 (Steele et al. 2014)."""
+    """u64, one for each of `values`, keyed; by SplitMix64 (Steele et al. 2014)."""
     state = np.zeros(1, dtype=np.uint64)
     for part in key:
-        state = _mix(state + np.uint64(part & 0xFFFFFFFFFFFFFFFF))
-    return _mix(np.asarray(values, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + state)
+        state = mix_bits(state + np.uint64(part & 0xFFFFFFFFFFFFFFFF) + SPLITMIX64_STEP)
+    return mix_bits(np.asarray(values, dtype=np.uint64) * SPLITMIX64_STEP + state + SPLITMIX64_STEP)
 
 
-def _mix(state: np.ndarray) -> np.ndarray:
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    return state
+def mix_bits(values: np.ndarray) -> np.ndarray:
+    """u64: the finaliser of SplitMix64, one-to-one, in which each bit of the input changes half of the output's."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
