@@ -32,7 +32,7 @@ from diptych_shards.extract.one_file import FileReport, pages_of
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.pairs import CaptionSource, PairDetails, junk
 from diptych_shards.extract.records import BROKEN, read_records
-from diptych_shards.extract.urls import MAX_URL_CHARACTERS
+from diptych_shards.web_address import MAX_URL_CHARACTERS
 
 OPTIONS = ExtractOptions()
 Pairs = dict[tuple[str, str], PairDetails]

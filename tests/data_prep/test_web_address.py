@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych_shards.extract.urls import Resolver
 from diptych_shards.fetch.outcome import UrlError
 from diptych_shards.fetch.url import parse_url
-from diptych_shards.web_address import absolute, is_plain, split, split_plain
+from diptych_shards.web_address import Resolver, absolute, is_plain, split, split_plain
 
 HOSTS = st.text("ab0.-_xn%A", min_size=1, max_size=9)
 RESTS = st.lists(

@@ -12,7 +12,7 @@ from diptych_shards.extract.pairs import Captions, CaptionSource, DropReason, Pa
 from diptych_shards.extract.rights import LicenceFinder, OptOuts
 from diptych_shards.extract.surrounding import surrounding_texts, text_of
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, unescape_text, value
-from diptych_shards.extract.urls import Resolver
+from diptych_shards.web_address import Resolver
 
 MAX_FIGCAPTION_BYTES = 16_384
 MAX_OPEN_FIGURES = 64

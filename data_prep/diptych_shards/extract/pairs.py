@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from diptych_shards.extract.options import ExtractOptions
-from diptych_shards.extract.urls import BadUrlError, Resolver, last_segment
+from diptych_shards.web_address import BadUrlError, Resolver, last_segment
 
 
 class CaptionSource(str, enum.Enum):

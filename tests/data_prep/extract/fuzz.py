@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["diptych_shards.extract"]):
     from diptych_shards.extract.one_file import FileReport, pages_of
     from diptych_shards.extract.options import ExtractOptions
     from diptych_shards.extract.page import read_page
-    from diptych_shards.extract.urls import BadUrlError, Resolver
+    from diptych_shards.web_address import BadUrlError, Resolver
     from tests.data_prep.extract.crawls import PAGE_URL, record
 
 OPTIONS = ExtractOptions(surrounding_text=True, max_page_bytes=1000)

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diptych_shards.extract.image_element import candidates, largest
-from diptych_shards.extract.urls import BadUrlError, Resolver, last_segment
+from diptych_shards.web_address import BadUrlError, Resolver, last_segment
 
 
 @pytest.mark.parametrize(
