@@ -1,12 +1,12 @@
 """How many pairs a query keeps: MetaCLIP's formula (Xu et al. 2023, "Demystifying CLIP Data", algorithm 1).
 
-A query that stands in count captions keeps each of them with probability p = t / max(count, t), independently; a pair
+A query that `count` captions contain keeps each of them with probability p = t / max(count, t), independently. A pair
 is kept if any of its queries keeps it: P = 1 - product(1 - p). The published code draws once for each query of a pair,
-without a seed. One number of the pair itself, compared with P, keeps a pair with the same probability, and the same
-pairs every time, whatever their order.
+without a seed. Here one number, hashed from the pair, is compared with P: the probability is the same, and the same
+pairs are kept every time, in whatever order they come.
 
-The formula is all there is: no cap is put on what a query keeps. A query of more than t captions keeps t of its own
-draws on average, and whatever rarer queries in the same captions keep beside that.
+Nothing else limits what a query keeps. A query of more than t captions keeps t of them on average by its own draws, and
+in addition those that rarer queries in the same captions keep.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from diptych_shards.curate.matching import Matches
 
 
 def query_probabilities(counts: np.ndarray, pairs_per_query: int) -> np.ndarray:
-    """Of each query, that it keeps a pair in which it stands. counts: captions that hold it."""
+    """The probability that each query keeps a pair whose caption contains it. counts: captions that contain it."""
     return pairs_per_query / np.maximum(counts, pairs_per_query)
 
 
 def keep_probabilities(matches: Matches, probabilities: np.ndarray) -> np.ndarray:
-    """Of each pair, that any of its queries keeps it; 0 where none stands in its caption."""
+    """The probability that any of a pair's queries keeps it, for each pair; 0 if its caption contains none."""
     return _keep_probabilities(matches.ids, matches.offsets, probabilities)
 
 
 def uniforms(pair_hashes: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) of each pair, from its hash and the seed alone.
+    """Draw a number in [0, 1) for each pair, from its hash and the seed alone; different seeds draw independently.
 
-    pair_hashes: uint64. Of different seeds the numbers of a pair have nothing to do with each other.
+    pair_hashes: uint64.
     """
     mixed = mix_bits(pair_hashes + mix_bits(np.array([seed], np.uint64) + SPLITMIX64_STEP))
     return (mixed >> np.uint64(11)) * 2.0**-53

@@ -15,13 +15,13 @@ _NOT_OF_WORDS = re.compile(r"[\W_]+")
 
 
 def words_of(caption: str) -> str:
-    """The caption in lower case, with single spaces for whatever is no letter or digit."""
+    """The caption in lower case, with a single space for each run of characters other than letters and digits."""
     return _NOT_OF_WORDS.sub(" ", caption.casefold()).strip()
 
 
 @dataclass(frozen=True)
 class PhraseList:
-    """Phrases that are looked for as whole words, whatever the case and the punctuation between them."""
+    """Phrases that are found as whole words, in any case and with any punctuation between the words."""
 
     phrases: frozenset[str] = frozenset()
 
@@ -46,7 +46,7 @@ class PhraseList:
 
 @dataclass(frozen=True)
 class HostList:
-    """Hosts, each with all below it: `example.org` is also `img.example.org`."""
+    """Hosts with all their subdomains: `example.org` also blocks `img.example.org`."""
 
     hosts: frozenset[str] = frozenset()
 
@@ -66,7 +66,7 @@ class HostList:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file in UTF-8 that are not empty."""
+    """Read the lines of a file in UTF-8 that are not empty."""
     lines = read_text(path, "name a file of one entry a line").split("\n")
     return [line.rstrip("\r") for line in lines if line.strip()]
 

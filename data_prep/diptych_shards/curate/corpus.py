@@ -1,6 +1,6 @@
-"""How often words, and pairs of words, occur in a corpus: each file counted by itself, on any engine.
+"""Count words, and pairs of words, in a corpus: each file by itself, on any engine.
 
-The counts of finished files stay in a folder, so that a stopped run, or one with other thresholds, goes on from there.
+The counts of finished files stay in a folder, from which a stopped run, or a run with other thresholds, goes on.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import map_with_progress
 from diptych_shards.tables.columns import CAPTION_COLUMNS
 
-# What separates words so that they are no pair; quotation marks count only at a word's end.
+# Words with one of these between them are no pair; quotation marks count only at the start or end of a word.
 _BREAKS = re.compile(r"""[,.;:?!`\t\r\n"“”„«»()\[\]{}<>|*=]+|  +|(?<!\w)['‘’]+|['‘’]+(?!\w)""")
 
 
 @dataclass(frozen=True)
 class CorpusCounts:
     num_words: int
-    """Read, all in all."""
+    """In all files together."""
     _words: Sequence[Path]
     _pairs: Sequence[Path]
 
     def words(self) -> Iterator[tuple[str, int]]:
-        """Each word with its count, in the order of code points."""
+        """Read each word with its count, in the order of code points."""
         return read_counts(self._words)
 
     def pairs(self) -> Iterator[tuple[str, int]]:
-        """The same of two words with a space between them, as they stand in the corpus."""
+        """Read each two words that follow each other, joined by a space, with their count, in the same order."""
         return read_counts(self._pairs)
 
 
 @contextmanager
 def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: Engine) -> Iterator[CorpusCounts]:
-    """The counts of all files; when all went well, the folder OUT.counts that holds them is removed at the end.
+    """Count all files. The folder OUT.counts holds the counts; it is removed at the end if nothing was raised.
 
-    column: of parquet files; None: found by name.
+    column: the column of parquet files to read; None: found by name.
 
     Raises:
         CurateError: a file cannot be read, or OUT.counts holds something else.
@@ -81,12 +81,12 @@ def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: 
             yield CorpusCounts(num_words, words, pairs)
             has_ended = True
         finally:
-            if has_ended or not any(folder.glob("*.total")):  # nothing is left to go on with
+            if has_ended or not any(folder.glob("*.total")):  # there are no counts to go on from
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def segments(text: str) -> Iterator[list[str]]:
-    """Words between which nothing stands but a space."""
+    """Yield runs of words that only spaces separate."""
     for part in _BREAKS.split(text):
         words = [word for word in part.split(" ") if word]
         if words:
@@ -105,7 +105,7 @@ def _identity(path: Path) -> list[str | int]:
 
 
 def _begin(folder: Path, request: bytes) -> None:
-    """Remove what was counted in other files, and what a killed process left half-written."""
+    """Remove counts of other files, and files that a killed process left half-written."""
     asked = folder / "counts.json"
     is_same = asked.exists() and asked.read_bytes() == request
     for path in folder.iterdir():
@@ -118,7 +118,7 @@ def _begin(folder: Path, request: bytes) -> None:
 
 
 def _count_file(folder: Path, column: str | None, numbered: tuple[int, Path]) -> int:
-    """Count the file, unless that is done; its words."""
+    """Count the file, unless its counts are there; return how many words it has."""
     number, path = numbered
     total = folder / f"{number:06}.total"
     if total.exists():
@@ -143,9 +143,9 @@ def _merged_path(folder: Path, kind: str, level: int, number: int) -> Path:
 
 
 def read_corpus(path: Path, column: str | None) -> Iterator[str]:
-    """What is no UTF-8 becomes U+FFFD.
+    """Read the texts of a file; bytes that are not UTF-8 become U+FFFD.
 
-    column: of a parquet file; None: found by name.
+    column: the column of a parquet file; None: found by name.
 
     Raises:
         CurateError: the file cannot be read.

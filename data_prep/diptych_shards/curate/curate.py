@@ -1,16 +1,16 @@
-"""Pairs worth fetching, out of more than fit in memory.
+"""Choose the pairs worth fetching, out of more than fit in memory.
 
-Each unit of the pairs (131,072, or a row group that is larger) is examined by itself; duplicates are found among hashes
-that are sorted on disk; each query's pairs are counted, and it is decided unit by unit; at last the kept ones are
-written. Every pass is a map over units, groups of them or shares of the hashes, on any engine. What is finished stays:
-a stopped run goes on from there, and ends with the same bytes.
+Each unit of pairs (131,072, or a larger row group) is examined by itself; duplicates are found among hashes that are
+sorted on disk; the pairs of each query are counted; each unit's pairs are kept or dropped; the kept ones are written.
+Every pass is a map over units, groups of units or shares of the hashes, on any engine. Finished work stays: a stopped
+run goes on from there, and ends with the same bytes.
 
-What N pairs in U units cost, with M matches of queries a pair:
-- the tables are read twice; what is known of each pair (29 + 4 M bytes) is written once and read three times;
-- its record (36 bytes) is written and read once, and once more for each time that U is divided by 128 until 128 or
-  fewer are left; what repeats another costs 9 bytes in the same way;
-- files are opened some 25 times a unit, and 128 times for each million of pairs: 320,000 times for a billion pairs;
-- memory is that of the queries, a unit, and a million records, for each process; the parent's that of the queries.
+The cost of N pairs in U units, with M matches of queries a pair:
+- the tables are read twice; 29 + 4 M bytes a pair are written once and read three times;
+- a record of 36 bytes a pair is written and read once, and once more for each division of U by 128 until 128 or fewer
+  are left; a pair that repeats another one costs 9 bytes in the same way;
+- files are opened about 25 times a unit, and 128 times for each million pairs: 320,000 times for a billion pairs;
+- each process holds the queries, a unit and a million records in memory; the parent holds the queries.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ FORMAT = "diptych-curate-4"
 
 
 def curate(tables: Sequence[Path], out: Path, options: CurateOptions, engine: Engine) -> dict[str, Any]:
-    """Write the pairs worth keeping to OUT, and give what OUT/_index/report.json holds.
+    """Write the pairs worth keeping to OUT, and return the content of OUT/_index/report.json.
 
     Raises:
-        UserError: the tables or the options do not do, or OUT holds something else.
+        UserError: the tables or the options cannot be used, or OUT holds something else.
     """
     if any(table.resolve() == out.resolve() for table in tables):
         raise CurateError(f"{out} is where the pairs are; name another folder for the result")

@@ -1,4 +1,4 @@
-"""What depends on all pairs: which are duplicates, how many each query has, and so which pairs stay."""
+"""Decide what depends on all pairs: which are duplicates, how many each query has, and so which pairs are kept."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import map_with_progress
 
 UNITS_AT_ONCE = 16
-"""Whose duplicates are read together."""
+"""Units whose duplicates are read together."""
 
 
 @dataclass
 class Decided:
-    """How many pairs there are of which kind."""
+    """Counts of pairs."""
 
     reasons: np.ndarray
-    """By place in REASONS."""
+    """Pairs by the place of their reason in REASONS."""
     query_kept: np.ndarray
-    """Of the pairs in whose captions a query stands, those that stay."""
+    """For each query, the kept pairs whose captions contain it."""
     kept_by_unit: list[int] = field(default_factory=list)
     languages: Counter[str] = field(default_factory=Counter)
-    """Of kept pairs."""
+    """Kept pairs by language."""
 
     def add(self, other: Decided) -> None:
         self.reasons += other.reasons
@@ -44,9 +44,11 @@ class Decided:
 
 
 def decide(setup: Setup, units: Sequence[Unit], num_queries: int, engine: Engine) -> tuple[np.ndarray, Decided]:
-    """How many captions hold each query once duplicates are gone, and what becomes of all pairs, unit by unit in OUT.
+    """Decide about all pairs, and write each unit's reasons to OUT; all units must have been examined.
 
-    All units must have been examined. num_queries: 0 where there is no list of queries.
+    Returns how many captions, without duplicates, contain each query, and counts of the pairs.
+
+    num_queries: 0 if there is no list of queries.
     """
     output = Output(setup.out)
     duplicates = _find_duplicates(setup, units, engine)
@@ -68,7 +70,7 @@ def decide(setup: Setup, units: Sequence[Unit], num_queries: int, engine: Engine
 
 
 def _find_duplicates(setup: Setup, units: Sequence[Unit], engine: Engine) -> list[Path]:
-    """Sorted files of FOUND, of all pairs."""
+    """Find all duplicates; return sorted files of FOUND."""
     output = Output(setup.out)
     records = merge_to_few(
         engine,
@@ -86,7 +88,7 @@ def _find_duplicates(setup: Setup, units: Sequence[Unit], engine: Engine) -> lis
 
 
 def _search(setup: Setup, records: Sequence[Path], num_shares: int, share: int) -> Path:
-    """The file of what is found in the share."""
+    """Find the duplicates in a share of the hashes, unless their file is there; return the file."""
     path = Output(setup.out).duplicates(share)
     if not path.exists():
         write_sorted(path, find_duplicates(records, share, num_shares))
@@ -94,7 +96,7 @@ def _search(setup: Setup, records: Sequence[Path], num_shares: int, share: int) 
 
 
 def _count(setup: Setup, duplicates: Sequence[Path], num_queries: int, group: Sequence[Unit]) -> np.ndarray:
-    """The pairs of the group in whose captions each query stands."""
+    """Count the pairs of the group whose captions contain each query."""
     counts = np.zeros(num_queries, np.int64)
     for _, examined in _without_duplicates(setup, duplicates, group):
         counts += _of_queries(examined, examined.reasons == 0, num_queries)
@@ -102,7 +104,7 @@ def _count(setup: Setup, duplicates: Sequence[Path], num_queries: int, group: Se
 
 
 def _decide(setup: Setup, duplicates: Sequence[Path], num_queries: int, group: Sequence[Unit]) -> Decided:
-    """What becomes of the pairs of the group; the reasons of each unit are kept in OUT."""
+    """Decide about the pairs of a group, and write the reasons of each unit to OUT."""
     output, options = Output(setup.out), setup.options
     probabilities = query_probabilities(np.load(output.counts()), options.pairs_per_query)
     decided = _nothing(num_queries)
@@ -121,7 +123,7 @@ def _decide(setup: Setup, duplicates: Sequence[Path], num_queries: int, group: S
 def _without_duplicates(
     setup: Setup, duplicates: Sequence[Path], group: Sequence[Unit]
 ) -> Iterator[tuple[Unit, Examined]]:
-    """Neighbouring units, with the reasons of the pairs that repeat others."""
+    """Yield neighbouring units, in which the pairs that repeat others have their reason."""
     found = read_range(duplicates, FOUND, place(group[0].number, 0), place(group[-1].number + 1, 0))
     found.sort(order="key")
     firsts = np.searchsorted(found["key"], [place(unit.number, 0) for unit in group])
@@ -138,7 +140,7 @@ def _nothing(num_queries: int) -> Decided:
 
 
 def _sums(examined: Examined, num_queries: int) -> Decided:
-    """Of one unit."""
+    """The counts of one unit."""
     is_kept = examined.reasons == 0
     languages, numbers = np.unique(examined.languages[is_kept], return_counts=True)
     return Decided(

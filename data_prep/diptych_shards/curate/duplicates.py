@@ -1,9 +1,9 @@
-"""What makes two pairs the same, and which pairs repeat another one, among more than fit in memory.
+"""Find the pairs that repeat another one, among more than fit in memory.
 
 Exact: the same URL with the same caption as cleaned. Near: captions equal but for case, punctuation and spaces, and
-addresses that are those of one picture in several sizes (scheme, `www.`, the query after a picture's name, a size as in
-`cat-300x200.jpg`). Of near-duplicates the largest stays, of equally large ones that of the smallest hash: the order of
-the pairs decides nothing but which of exact copies it is.
+addresses equal but for what differs between sizes of one picture (scheme, `www.`, the query after a picture's name, a
+size as in `cat-300x200.jpg`). Of near-duplicates the largest is kept, of equally large ones the one with the smallest
+hash. The order of the pairs decides only which of exact copies is kept.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import xxhash
 from diptych_shards.curate.external_sort import read_range
 
 RECORD = np.dtype([("key", "<u8"), ("key_low", "<u8"), ("pair", "<u8"), ("size", "<u4"), ("place", "<u8")])
-"""Of a pair: 128 bits that its near-duplicates share, 64 bits of itself, its `size_of`, its `place`."""
+"""A pair: 128 bits that its near-duplicates share, 64 bits of its own, its `size_of`, its `place`."""
 FOUND = np.dtype([("key", "<u8"), ("is_exact", "?")])
-"""Of a pair that repeats another one, by its `place`."""
+"""A pair that repeats another one; the key is its `place`."""
 PAIRS_AT_ONCE = 1_000_000
 
 WHOLE = 2**31
-"""Of `size_of` where the address names no size: more than any that it could name."""
+"""The least `size_of` if the address names no size: more than any size that an address can name."""
 
 _ASCII_WORDS_ONLY = {number: None for number in range(128) if not chr(number).isalnum()}
 _NOT_OF_WORDS = regex.compile(r"[\p{P}\p{S}\p{Z}\p{C}]+")
@@ -36,12 +36,12 @@ _ASKED_SIZE = re.compile(r"[?&](?:w|width|h|height|size|resize|fit)=(\d{1,5})(?:
 
 
 def pair_hash(url: str, caption: str) -> int:
-    """64 bits of a pair, with its caption as cleaned."""
+    """64 bits of a pair, whose caption is cleaned."""
     return xxhash.xxh3_64_intdigest(f"{url}\0{caption}".encode("utf-8", "surrogatepass"))
 
 
 def near_hash(url: str, caption: str) -> int:
-    """128 bits that near-duplicates have in common."""
+    """128 bits that near-duplicates share."""
     return pair_hash_128(normal_url(url), normal_caption(caption))
 
 
@@ -50,23 +50,23 @@ def pair_hash_128(url: str, caption: str) -> int:
 
 
 def size_of(url: str, hinted_area: int) -> int:
-    """Larger for the address of a larger picture, among near-duplicates; below 2**32.
+    """A number below 2**32 that is larger for the address of a larger picture, among near-duplicates.
 
-    hinted_area: pixels, as the table has it; it counts where the address names no size, for that is how large the
-    picture is and not how large a page shows it. 0: not known.
+    hinted_area: pixels, as the table gives them; 0: not known. It counts only if the address names no size: the
+    address says how large the picture is, the table how large a page shows it.
     """
     named = _named_area(url)
     return min(named, WHOLE - 1) if named is not None else WHOLE + min(hinted_area, WHOLE - 1)
 
 
 def normal_caption(caption: str) -> str:
-    """Letters and digits only, without case; the caption itself where it has none."""
+    """The letters and digits of the caption, without case; the caption itself if it has none."""
     folded = caption.casefold()
     return (folded.translate(_ASCII_WORDS_ONLY) if folded.isascii() else _NOT_OF_WORDS.sub("", folded)) or caption
 
 
 def normal_url(url: str) -> str:
-    """Equal for addresses that are most likely those of one picture."""
+    """A text that is equal for addresses that are most likely those of one picture."""
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").removeprefix("www."), parts.port
@@ -79,7 +79,7 @@ def normal_url(url: str) -> str:
 
 
 def _named_area(url: str) -> int | None:
-    """Pixels of `-300x200.jpg`, of `?w=300` (as high as wide), of `?w=300&h=200`; the smallest if there are several."""
+    """The pixels that `-300x200.jpg`, `?w=300` (a square) or `?w=300&h=200` name; the smallest if there are several."""
     areas = [int(width) * int(height) for width, height in _SIZE.findall(url)]
     if "?" in url and (sides := [int(side) for found in _ASKED_SIZE.findall(url) for side in found if side]):
         areas.append(sides[0] * sides[min(1, len(sides) - 1)])
@@ -87,24 +87,24 @@ def _named_area(url: str) -> int | None:
 
 
 def place(unit: int, row: int) -> int:
-    """A pair's number among all; those of a unit follow one another."""
+    """The number of a pair among all; the pairs of a unit have consecutive numbers."""
     return (unit << 32) + row
 
 
 def row_of(places: np.ndarray) -> np.ndarray:
-    """In their units."""
+    """The rows of pairs within their units."""
     return places & np.uint64(2**32 - 1)
 
 
 def num_shares(num_pairs: int) -> int:
-    """So many that each is searched in bounded memory; hashes share the pairs out evenly."""
+    """How many shares keep the memory of a search bounded; hashes spread the pairs evenly over them."""
     return num_pairs // PAIRS_AT_ONCE + 1
 
 
 def find_duplicates(paths: Sequence[Path], share: int, num_shares: int) -> np.ndarray:
-    """FOUND of the pairs that repeat another one.
+    """Find the pairs of a share that repeat another one, as FOUND.
 
-    paths: sorted files of RECORDs, of which only the share is read.
+    paths: sorted files of RECORDs; only the share is read.
     """
     records = read_range(paths, RECORD, 2**64 * share // num_shares, 2**64 * (share + 1) // num_shares)
     is_exact = np.zeros(len(records), bool)
@@ -122,13 +122,13 @@ def find_duplicates(paths: Sequence[Path], share: int, num_shares: int) -> np.nd
 
 
 def exact_copies(records: np.ndarray) -> np.ndarray:
-    """The numbers of those that are the same as another one, which is larger or stands before it."""
+    """The numbers of the records that equal another one, which is larger or, if equally large, comes first."""
     order = np.lexsort((records["place"], ~records["size"], records["pair"], records["key_low"], records["key"]))
     return order[_repeats(records[order], "key", "key_low", "pair")]
 
 
 def _repeats(records: np.ndarray, *fields: str) -> np.ndarray:
-    """Whether each has the same in these fields as the one before it."""
+    """Whether each record equals the one before it in these fields."""
     repeats = np.ones(len(records), bool)
     repeats[:1] = False
     for field in fields:

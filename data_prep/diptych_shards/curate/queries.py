@@ -1,8 +1,8 @@
-"""A list of queries from a corpus, as CLIP's was made: frequent words, pairs of words that belong together, titles.
+"""Make a list of queries from a corpus, as CLIP's was made: frequent words, then pairs of words, then titles.
 
 Radford et al. 2021, section 2.2, and Xu et al. 2023, table 1: words that occur 100 times in English Wikipedia, bigrams
-of high pointwise mutual information, titles of articles, cut at 500,000 in this order. Words are told apart by case, as
-matching does; memory is that of a million different words and pairs, and of the words that are not too rare to count.
+of high pointwise mutual information, titles of articles, cut at 500,000 in this order. Words of different case are
+different words, as in matching. Memory holds a million different words and pairs, and all frequent words.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MOST_CHARACTERS = 256
 @dataclass(frozen=True, kw_only=True)
 class QueryOptions:
     min_count: int = 100
-    """Of a word."""
+    """The least count of a word."""
     min_pmi: float = 30.0
-    """Of a pair of words: log2(count of the pair * all words / (count of one * count of the other))."""
+    """The least of a pair of words: log2(count of the pair * all words / (count of one * count of the other))."""
     min_pair_count: int = 2
-    """Of a pair; that of what was met once has no meaning, and is as high as can be."""
+    """The least count of a pair; the information of a pair that occurs once is as high as can be, and means nothing."""
     most: int = 500_000
 
     def __post_init__(self) -> None:
@@ -41,25 +41,25 @@ class QueryOptions:
 class QueryList:
     queries: list[str]
     num_words: int
-    """Read, all in all."""
+    """Words in the corpus."""
     given: int
     words: int
     pairs: int
     titles: int
-    """How many of the list come from where."""
+    """How many queries come from each source."""
 
 
 def highest_pmi(num_words: int, options: QueryOptions) -> float:
-    """What no pair can exceed in a corpus of so many words: that of two met only together, as rarely as is allowed."""
+    """The highest information of a pair in a corpus of so many words: of two rare words that occur only together."""
     return math.log2(max(num_words, 1) / options.min_pair_count)
 
 
 def build_queries(
     counts: CorpusCounts, options: QueryOptions, *, first: Iterable[str] = (), titles: Iterable[str] = ()
 ) -> QueryList:
-    """The list; its order decides what is cut.
+    """Build the list; what comes last is cut.
 
-    first: entries that go before all others (numbers, WordNet's lemmas). titles: of articles, the most viewed first.
+    first: entries before all others (numbers, WordNet's lemmas). titles: titles of articles, the most viewed first.
     """
     words = {word: n for word, n in counts.words() if n >= min(options.min_count, options.min_pair_count)}
     parts = [
@@ -81,7 +81,7 @@ def build_queries(
 
 
 def title_query(title: str) -> str:
-    """A title as captions are matched, `St .  Louis` for `St._Louis`: as it stands it would never be found."""
+    """The title as captions are spaced, `St .  Louis` for `St._Louis`; without the spaces it would never be found."""
     return "" if ":" in title else spaced(" ".join(title.replace("_", " ").split())).strip(" ")
 
 
@@ -109,5 +109,5 @@ def _fits(query: str) -> bool:
 
 
 def _has_letter(word: str) -> bool:
-    """Or a digit; signs alone are no query."""
+    """Whether the word has a letter or digit; signs alone are no query."""
     return any(map(str.isalnum, word))

@@ -1,4 +1,4 @@
-"""What was dropped and why, and what balancing did to the queries: report.json, report.html, queries.parquet."""
+"""Report what was dropped and why, and how balancing changed the queries: report.json, report.html, queries.parquet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diptych_shards.curate.state import Output, committed_in_its_folder
 from diptych_shards.report.charts import length_histogram
 
 MOST_QUERIES = 200
-"""In report.json and on the page; queries.parquet has all."""
+"""The most frequent queries are in report.json and on the page; queries.parquet has all."""
 MOST_EXAMPLES = 5
 MOST_LANGUAGES = 40
 MOST_DOMAINS = 20
@@ -40,10 +40,10 @@ def write_report(
     facts: KeptFacts,
     changed: float,
 ) -> None:
-    """Write all of it, report.json last.
+    """Write the three files, report.json last.
 
-    counts: captions that hold each query, before balancing. changed: when the newest table was written, in seconds
-    since 1970; the page has no clock of its own, so that a run that was stopped ends with the same bytes.
+    counts: captions that contain each query, before balancing. changed: when the newest table was written, in seconds
+    since 1970; the page shows this time, not that of the run, so that a stopped run ends with the same bytes.
     """
     captions = _examples(examples)
     report: dict[str, Any] = {
@@ -102,7 +102,7 @@ def _write_queries(
 
 
 def _examples(parts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Different captions of each reason and how often they come, the most frequent ones first."""
+    """The captions of each reason with their counts, the most frequent first."""
     examples: dict[str, Counter[str]] = {}
     for part in parts:
         for reason, captions in part.items():
@@ -130,7 +130,7 @@ def _page(
     ).render(
         title="Pairs",  # not OUT's name, so that equal inputs give equal pages
         report=report,
-        kept_examples=dict.fromkeys(examples.get(KEPT, {}), 1),  # of the first few: their counts say nothing
+        kept_examples=dict.fromkeys(examples.get(KEPT, {}), 1),  # these are the first few, whose counts mean nothing
         lengths=[
             length_histogram(title, title.lower(), tally)
             for title, tally in (("Characters", facts.characters), ("Words", facts.words))
@@ -153,13 +153,13 @@ MOST_POINTS = 120
 
 @dataclass(frozen=True)
 class Curves:
-    """Both axes logarithmic: queries from the most frequent one on, and their pairs."""
+    """Pairs over queries, from the most frequent query on; both axes are logarithmic."""
 
     before: str
-    """As SVG's `polyline` wants its points."""
+    """The points of an SVG `polyline`."""
     after: str
     limit: float | None
-    """The height of t, if it is in the picture."""
+    """The height of t; None if it is above the plot."""
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     width: int = WIDTH
@@ -171,7 +171,7 @@ class Curves:
 
 
 def head_and_tail(counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) -> Curves | None:
-    """Means over queries of neighbouring ranks by `counts`; None where fewer than two queries have pairs."""
+    """Plot means over queries of neighbouring ranks by `counts`; None if fewer than two queries have pairs."""
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     if len(order) < 2:
         return None
@@ -187,7 +187,7 @@ def head_and_tail(counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) ->
         return round(LEFT + float(np.log10(rank)) / x_high * (WIDTH - RIGHT - LEFT), 1)
 
     def down(pairs: float) -> float:
-        # Below one pair on average lies on the axis.
+        # Less than one pair on average is drawn on the axis.
         return round(HEIGHT - BOTTOM - float(np.log10(max(pairs, 1.0))) / y_high * (HEIGHT - BOTTOM - TOP), 1)
 
     def line(heights: np.ndarray) -> str:

@@ -1,6 +1,6 @@
-"""What a caption must not be. A rule is a function and a line in RULES; the first that applies is the reason.
+"""The rules that drop captions. A rule is a function and a line in RULES; the first that applies is the reason.
 
-They see captions as `clean_caption` leaves them, before anything is known of the picture.
+Rules get captions that `clean_caption` has cleaned, before anything is known of the picture.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from diptych_shards.curate.blocking import BOILERPLATE, BOILERPLATE_BEGINNINGS, 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionLimits:
-    """What the rules go by."""
+    """The limits that rules apply."""
 
     min_characters: int = 3
-    """As `num_characters` counts; DataComp's basic filter asks for 6, with 3 words."""
+    """Counted by `num_characters`; DataComp's basic filter asks for 6, and for 3 words."""
     max_characters: int = 1_000
-    """As they stand, of any script."""
+    """Counted as they are, in any script."""
     min_words: int = 1
-    """As `num_words` counts."""
+    """Counted by `num_words`."""
     blocked: PhraseList = PhraseList()
 
 
@@ -40,22 +40,22 @@ def is_empty(caption: str, limits: CaptionLimits) -> bool:
 CHARACTERS_PER_DENSE_LETTER = 3
 _DENSE_LETTER = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
 _WORD = regex.compile(
-    r"\p{Han}"  # 1.5 to 2 make a word of Chinese, but many a word is one
-    r"|[\p{Katakana}ー]+|\p{Hiragana}+"  # Japanese changes between them, and to Han, where a word ends
+    r"\p{Han}"  # a word of Chinese has 1.5 to 2, but many have one
+    r"|[\p{Katakana}ー]+|\p{Hiragana}+"  # Japanese changes between these scripts, and to Han, at the end of a word
     r"|[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]{1,4}"  # with their vowel signs; a word of Thai has 3 to 4
     r"|[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u3000-\u303f\uff00-\uff0f]+"
 )
 
 
 def num_characters(caption: str) -> int:
-    """Each letter of Chinese, Japanese and Korean counts as three: 猫 says what `cat` says."""
+    """The length of a caption, in which a letter of Chinese, Japanese or Korean counts as three: 猫 means `cat`."""
     if caption.isascii():
         return len(caption)
     return len(caption) + (CHARACTERS_PER_DENSE_LETTER - 1) * len(_DENSE_LETTER.findall(caption))
 
 
 def num_words(caption: str) -> int:
-    """Between spaces; about right where there are none: Chinese, Japanese, Thai, Lao, Khmer, Burmese."""
+    """Count the words between spaces; estimate them in Chinese, Japanese, Thai, Lao, Khmer and Burmese."""
     return caption.count(" ") + 1 if caption.isascii() else len(_WORD.findall(caption))
 
 
@@ -71,7 +71,7 @@ _RUN = re.compile(r"([^\W\d])\1{5}")
 
 
 def is_repetition(caption: str, limits: CaptionLimits) -> bool:
-    """A letter six times in a row, or hardly any word that is not said again."""
+    """A letter six times in a row, or words of which most are repeated."""
     if _RUN.search(caption):
         return True
     words = caption.casefold().split(" ")
@@ -85,19 +85,19 @@ _TYPE_NAME = re.compile(r"[^\W\d_]+[ -]?\d{1,4}[^\W\d_]*")
 
 
 def has_few_letters(caption: str, limits: CaptionLimits) -> bool:
-    """Numbers and signs for the most part, but for names of types: P-51, A380."""
+    """Mostly numbers and signs; not the name of a type, such as P-51 or A380."""
     if _TYPE_NAME.fullmatch(caption):
         return False
     letters = sum(map(str.isalpha, caption))
-    # Vowel signs of Indic scripts are no letters to Unicode, and up to half of a word.
+    # Vowel signs of Indic scripts, up to half of a word, are no letters in Unicode.
     return letters < 0.3 * (len(caption) - caption.count(" "))
 
 
 _SUFFIX = r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic|raw|psd|pdf)"
 _FILE_NAME = re.compile(
-    rf"\S*{_SUFFIX}(?:\?\S*)?"  # one word with a picture's suffix
+    rf"\S*{_SUFFIX}(?:\?\S*)?"  # one word with the suffix of a picture
     r"|(?:img|dsc[nf]?|dscf|pxl|mvimg|fb_img|gopr|dji|vid|wp|sam|cimg|imag|pict)[ _-]?\d{4,}[\d_ ().-]{0,40}"
-    r"|p\d{6,}"  # as cameras and telephones name them: IMG_2041, DSC00123, PXL_20210304_112233, P1010023
+    r"|p\d{6,}"  # names that cameras and telephones give: IMG_2041, DSC00123, PXL_20210304_112233, P1010023
     r"|(?:image|img|picture|pic|photo|scan|screenshot|untitled)[_-]?\d+(?:[_-]\d+)*"  # no space: image001, photo-3
     r"|(?:image|img|picture|pic|photo|scan|screen ?shot|untitled) ?\(\d+\)"  # a second file of that name
     r"|(?:screen ?shot|whatsapp image|photo|image|scan)[ _-]\d{4}-?\d\d-?\d\d\b[\d_ ().:-]{0,20}"
@@ -110,7 +110,7 @@ _DIGIT = re.compile(r"\d")
 
 
 def is_file_name(caption: str, limits: CaptionLimits) -> bool:
-    """A number behind a word is not enough (P-51, Photo 51); one word with an underscore and a digit is."""
+    """The name of a file. A word and a number are none (P-51, Photo 51); a word with an underscore and a digit is."""
     if " " not in caption and "_" in caption and _DIGIT.search(caption):
         return True
     return _FILE_NAME.fullmatch(caption) is not None
@@ -125,7 +125,7 @@ _ADDRESS = re.compile(
 
 
 def is_address(caption: str, limits: CaptionLimits) -> bool:
-    """Of the web or of mail, and nothing else."""
+    """An address of the web or of mail, and nothing else."""
     return _ADDRESS.fullmatch(caption) is not None
 
 
@@ -136,12 +136,12 @@ _MARKUP = re.compile(
 
 
 def is_markup(caption: str, limits: CaptionLimits) -> bool:
-    """Pieces of HTML, of templates, of scripts."""
+    """Pieces of HTML, templates or scripts."""
     return _MARKUP.search(caption) is not None
 
 
 def is_boilerplate(caption: str, limits: CaptionLimits) -> bool:
-    """What says that there is a picture, not what is on it."""
+    """A caption that says that there is a picture, not what it shows."""
     words = words_of(caption)
     return words in BOILERPLATE or words.startswith(BOILERPLATE_BEGINNINGS)
 
@@ -177,25 +177,25 @@ REASONS = (
     "near_duplicate",
     "balanced_away",
 )
-"""A pair's reason is stored as its place here."""
+"""The reason of a pair is stored as its place in this table."""
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 MEANINGS = {
     "kept": "stays",
-    "no_url": "its address is not one of the web (http, https)",
+    "no_url": "its address is not on the web (http, https)",
     "blocked_host": "its address is on a list of hosts",
     "empty": "it has no caption",
     "too_short": "its caption has too few characters or words",
     "too_long": "its caption has too many characters",
     "file_name": "its caption is the name of a file",
     "address": "its caption is an address of the web or of mail",
-    "markup": "its caption has pieces of HTML, templates or scripts",
-    "boilerplate": "its caption says that there is a picture, not what is on it",
-    "few_letters": "its caption is numbers and signs for the most part",
-    "repetition": "its caption says the same again and again",
-    "blocked_phrase": "its caption has a phrase of a list",
-    "no_query": "no query stands in its caption",
+    "markup": "its caption contains pieces of HTML, templates or scripts",
+    "boilerplate": "its caption says that there is a picture, not what it shows",
+    "few_letters": "its caption is mostly numbers and signs",
+    "repetition": "its caption repeats itself",
+    "blocked_phrase": "its caption contains a phrase of a list",
+    "no_query": "its caption contains no query",
     "language": "its language is not one of those to keep",
-    "exact_duplicate": "the same address with the same caption is there already",
-    "near_duplicate": "the same picture, most likely, with nearly the same caption is there already",
+    "exact_duplicate": "another pair has the same address and the same caption",
+    "near_duplicate": "another pair most likely has the same picture, and nearly the same caption",
     "balanced_away": "its queries have more pairs than they keep",
 }
