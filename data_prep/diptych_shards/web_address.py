@@ -1,4 +1,4 @@
-"""http(s) addresses as a browser writes and resolves them, by the URL standard (https://url.spec.whatwg.org)."""
+"""Write and resolve http(s) addresses as a browser does, by the URL standard (https://url.spec.whatwg.org)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_GIVEN_CHARACTERS = 4 * MAX_URL_CHARACTERS
 _AROUND = "".join(map(chr, range(0x21)))
 _ORIGIN = re.compile(r"https?://[^/?#]*").match
 _PLAIN = re.compile(
-    r"(https?)://((?:[a-z0-9_-]+\.)*[a-z][a-z0-9_-]*)"  # no number at the end: that may be an IPv4 address
+    r"(https?)://((?:[a-z0-9_-]+\.)*[a-z][a-z0-9_-]*)"  # no number at the end, which may be that of an IPv4 address
     r"(/[!$-;=@-\[\]_a-z|~]*(?:\?[!$-&(-;=?-\[\]_a-z|~]*)?)"
 ).fullmatch
 _PARTS = re.compile(r"(https?)://(?:[^/?@]*@)?([^/?:@\[]+|\[[0-9a-f:.]+\])(?::([0-9]+))?([/?].*)").fullmatch
@@ -24,11 +24,11 @@ _LEFT_OVER_ENTITY = re.compile("&(?:amp;)+")
 
 
 class SchemeError(ValueError):
-    """An address of another scheme than http and https."""
+    """The address has another scheme than http and https."""
 
 
 def is_plain(address: str) -> bool:
-    """Whether a browser would leave it as it is, which is true of most, and found in a tenth of the time."""
+    """Whether a browser would leave the address as it is; most are such, and need not be parsed."""
     return _PLAIN(address) is not None and "/." not in address and "/%2" not in address
 
 
@@ -40,13 +40,13 @@ def split_plain(address: str) -> tuple[str, str, str]:
 
 
 def absolute(text: str, base: str | None = None) -> str:
-    """The address in ASCII, without a fragment; `&amp;` left over from HTML becomes `&`.
+    """Write an address in ASCII, without its fragment; `&amp;` left over from HTML becomes `&`.
 
     base: the absolute address that a relative one is resolved against.
 
     Raises:
-        SchemeError: neither http nor https.
-        ValueError: no address, or none with a host that DNS could know.
+        SchemeError: it is neither http nor https.
+        ValueError: it is not an address, or its host is not a name that DNS can have.
     """
     if "&amp;" in text:
         text = without_entities(text)
@@ -62,10 +62,10 @@ def absolute(text: str, base: str | None = None) -> str:
 
 
 def split(address: str) -> tuple[str, str, int | None, str]:
-    """Scheme, host, port (None: the scheme's own) and path with query of what `absolute` gives.
+    """Scheme, host, port (None: the scheme's own) and path with query of a result of `absolute`.
 
     Raises:
-        ValueError: the host is none that DNS could know.
+        ValueError: its host is not a name that DNS can have.
     """
     parts = _PARTS(address)
     if parts is None or not is_host(parts[2]):
@@ -74,19 +74,19 @@ def split(address: str) -> tuple[str, str, int | None, str]:
 
 
 def is_host(name: str) -> bool:
-    """Whether it may be a host in an address: a name, or an address in its usual form."""
+    """Whether it may be the host of an address: a name, or an IP address in its usual form."""
     if len(name) > _MAX_HOST or _HOST(name) is None:
         return False
     return "xn--" not in name or all(len(label) <= _MAX_LABEL for label in name.split("."))
 
 
 def without_entities(text: str) -> str:
-    """The text with `&` for each `&amp;` that is left over from HTML."""
+    """Replace each `&amp;` that is left over from HTML by `&`."""
     return _LEFT_OVER_ENTITY.sub("&", text)
 
 
 class BadUrlError(ValueError):
-    """`why` is one of empty, data, scheme, long, bad."""
+    """The address cannot be used; `why` is one of empty, data, scheme, long, bad."""
 
     def __init__(self, why: str, url: str):
         super().__init__(f"{why}: {url[:100]!r}")
@@ -101,10 +101,10 @@ class Resolver:
         self._base_href = base_href
 
     def resolve(self, url: str) -> str:
-        """The absolute http(s) address, without its fragment, in ASCII.
+        """Resolve to an absolute http(s) address in ASCII, without its fragment.
 
         Raises:
-            BadUrlError: it has none.
+            BadUrlError: it cannot be resolved.
         """
         if not is_plain(url):
             url = self._base.resolve(url)
@@ -114,18 +114,18 @@ class Resolver:
 
     @cached_property
     def _base(self) -> _Base:
-        """Not before an address needs it: on most pages none does."""
+        """Made when an address first needs it: on most pages none does."""
         base = _Base(None)
         for address in (self._page_url, self._base_href):
             try:
                 base = base if address is None else _Base(base.resolve(address))
             except BadUrlError:
-                pass  # as a browser does: the page's own address stays
+                pass  # as in a browser, the page's own address is the base
         return base
 
 
 class _Base:
-    """What relative addresses are resolved against; None: there is nothing."""
+    """What relative addresses are resolved against; address: None if there is nothing."""
 
     def __init__(self, address: str | None):
         self._address = address
@@ -136,13 +136,13 @@ class _Base:
 
     def resolve(self, url: str) -> str:
         if ":" not in url and url[:1] not in ("", "?"):
-            # Most only have to be written after the base's scheme, origin or folder.
+            # Most only need the base's scheme, origin or folder before them.
             before = self._folder if url[0] != "/" else self._scheme if url[:2] == "//" else self._origin
             joined = before + url
             if is_plain(joined):
                 return joined
         url = url.strip(_AROUND)
-        if url[:5].lower() == "data:":  # before anything that takes time: they are as long as pictures
+        if url[:5].lower() == "data:":  # checked before anything that takes time: it is as long as a picture
             raise BadUrlError("data", url)
         if len(url) > _MAX_GIVEN_CHARACTERS:
             raise BadUrlError("long", url)
@@ -157,7 +157,7 @@ class _Base:
 
 
 def last_segment(url: str) -> str:
-    """The file's name in an absolute address."""
+    """The name of the file in an absolute address."""
     if "?" in url:
         url = url[: url.index("?")]
     return url[url.rfind("/") + 1 :]

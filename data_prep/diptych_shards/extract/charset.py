@@ -1,8 +1,8 @@
-"""Pages in UTF-8, whatever they were written in.
+"""Convert pages of any encoding to UTF-8.
 
-The bytes have the last word: what is UTF-8 is read as that, since no text of another encoding is by chance; a label
-that does not fit is not believed. Otherwise the byte order mark, the HTTP header, the `meta` element and a guess are
-asked in this order.
+Valid UTF-8 is read as UTF-8 whatever its label says, since text in another encoding is never valid UTF-8 by chance.
+Otherwise the byte order mark, the HTTP header, the `meta` element and a guess are tried in this order; a label that
+does not fit the bytes is not believed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _META = re.compile(rb"<meta[^>]{0,500}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", 
 _META_REACH = 4096
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
-# What browsers read under a label (encoding.spec.whatwg.org), where Python would read less.
+# The codec that browsers use for a label (encoding.spec.whatwg.org), if Python's of that name reads less.
 _READ_AS = {
     "iso8859-1": "cp1252",
     "ascii": "cp1252",
@@ -45,7 +45,7 @@ _LABELS = {
     "unicode": "utf-16-le",
 }
 _MULTI_BYTE = ("euc_jp", "cp932", "gb18030", "big5hkscs", "cp949")
-"""Text of one byte a character hardly ever passes for one of these."""
+"""Text with one byte a character is hardly ever valid in one of these."""
 _SEVEN_BIT = ("iso2022_jp", "hz", "iso2022_kr")
 _NO_TEXT = frozenset(
     "base64 bz2 hex quopri uu zlib rot13 idna punycode unicode_escape raw-unicode-escape unicode-escape undefined "
@@ -57,7 +57,7 @@ _GUESS_BYTES = 1 << 17
 
 
 def as_utf8(page: bytes, http_charset: str | None) -> bytes:
-    """The page in valid UTF-8; what cannot be read becomes U+FFFD."""
+    """Convert the page to valid UTF-8; bytes that cannot be read become U+FFFD."""
     for mark, marked in _MARKS:
         if page.startswith(mark):
             return page[len(mark) :].decode(marked, "replace").encode()
@@ -77,7 +77,7 @@ def as_utf8(page: bytes, http_charset: str | None) -> bytes:
 
 
 def codec_of(label: str) -> str | None:
-    """Python's name of the codec that browsers use for a label, if it is one of text."""
+    """Python's name of the codec that browsers use for a label; None if it is not a codec of text."""
     label = label.strip().lower()
     if label in _LABELS:
         return _LABELS[label]
@@ -91,12 +91,12 @@ def codec_of(label: str) -> str | None:
 def _meta_charset(page: bytes) -> str | None:
     found = _META.search(page, 0, _META_REACH)
     label = found[1].decode("ascii", "replace") if found else None
-    # A page in UTF-16 could not have been read so far.
+    # In a page in UTF-16 this label would not have been found.
     return "utf-8" if label and label.lower().startswith("utf-16") else label
 
 
 def _wide_codec(page: bytes) -> str | None:
-    """UTF-16 without a mark: in markup every other byte is 0."""
+    """The codec of UTF-16 without a byte order mark, in which every other byte of markup is 0; None otherwise."""
     if b"\0" not in page[:64]:
         return None
     start = page[:1024]
@@ -107,7 +107,7 @@ def _wide_codec(page: bytes) -> str | None:
 
 
 def _without_cut_character(page: bytes) -> bytes:
-    """A page that was cut may end within a character of UTF-8."""
+    """The page without the last character of UTF-8, if the page was cut within it."""
     try:
         page[-4:].decode()
     except UnicodeDecodeError as error:
@@ -125,7 +125,7 @@ def _is_utf8(page: bytes) -> bool:
 
 
 def _is_doubtful_utf8(page: bytes, labels: list[str]) -> bool:
-    """A few characters of GB can look like UTF-8; then the label counts."""
+    """Whether so few characters are not ASCII that they may be GB that looks like UTF-8; then the label decides."""
     if not labels or labels[0] in ("utf-8", "cp1252"):
         return False
     text = page.decode()
@@ -134,9 +134,9 @@ def _is_doubtful_utf8(page: bytes, labels: list[str]) -> bool:
 
 
 def _decoded(page: bytes, labels: list[str]) -> str:
-    """By the first codec that fits."""
+    """Decode the page by the first codec that fits, or else the one that fits best."""
     guess = codec_of(detect_encoding(page, _GUESS_BYTES) or "")
-    if labels[:1] == ["cp1252"]:  # many servers say so of everything
+    if labels[:1] == ["cp1252"]:  # many servers send this label with every page
         labels = [*labels[1:], *([guess] if guess in _MULTI_BYTE else []), "cp1252"]
     best, fewest = "", len(page) + 1
     for codec in dict.fromkeys([*labels, *([guess] if guess else []), "cp1252"]):

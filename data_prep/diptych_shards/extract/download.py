@@ -1,4 +1,4 @@
-"""A file on the web, read once from its first byte to its last."""
+"""Download a file from the web, reading it once from its first byte to its last."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from typing import Any, TypeVar
 
 _TIMEOUT_SECONDS = 60.0
 _PAUSES = (1, 5, 15, 60, 60)
-"""Seconds between tries while a server is there, but has too much to do."""
+"""Seconds between tries while a server answers, but is too busy."""
 _PAUSES_WITHOUT_SERVER = (1, 2)
-"""For names that do not resolve and ports where nobody listens: mostly a mistake in the address."""
+"""The same if the name does not resolve or nobody listens at the port: mostly a mistake in the address."""
 _MOST_PAUSES_SECONDS = 600
-"""For one file; a server that breaks every connection would be asked for ever."""
+"""The most for one file, or a server that breaks every connection would be asked for ever."""
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
 class Download(io.RawIOBase):
-    """A file on the web, read once; goes on where a connection broke.
+    """A file on the web, read once; after a broken connection it goes on where it was.
 
     Raises:
-        FileNotFoundError: the server says that it is not there.
-        OSError: it cannot be read, after trying again for a while if that may help.
+        FileNotFoundError: the server says that the file is not there.
+        OSError: the file cannot be read, after more tries for a while if they may help.
     """
 
     def __init__(self, url: str):
         self._url = url
         self._position = 0
         self.size: int | None = None
-        """In bytes, as the server says."""
+        """Bytes, as the server says."""
         self.version: str | None = None
-        """Its ETag, or else when it was changed."""
+        """Its ETag, or else its time of change."""
         self._tag: str | None = None
         self._answer: Any = None
         self._paused_seconds = 0
@@ -129,4 +129,4 @@ def _said(cause: object) -> str:
 
 
 class _LostError(OSError):
-    """Trying again does not help."""
+    """An error after which another try does not help."""

@@ -1,4 +1,4 @@
-"""What a server answered, as it stands in a record: status, headers, body without its encodings."""
+"""Read a server's answer from a record: status, headers, and the body without its encodings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _STATUS = re.compile(rb"(?:HTTP/\d(?:\.\d)?\s+){1,2}(\d{3})")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[^\r\n]{0,1000}\r?\n")
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _STEP_BYTES = 1 << 16
-"""Unpacked at a time: a few bytes of brotli or zstd can say gigabytes."""
+"""Bytes that are unpacked at a time: a few bytes of brotli or zstd can become gigabytes."""
 _OF_TEXT = b"\t\n\f\r\x1b" + bytes(range(0x20, 0x100))
 _HTML = (b"text/html", b"application/xhtml+xml")
 
 
 class EncodingError(ValueError):
-    """The body is packed in a way that cannot be undone."""
+    """The body cannot be unpacked."""
 
 
 class Answer(NamedTuple):
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
         return kind in _HTML or not kind and self.body[:512].lstrip()[:1] == b"<"
 
     def text_of(self, name: bytes) -> str:
-        """Of a header, by its name in lower case; empty if there is none."""
+        """The value of a header, by its name in lower case; empty if there is none."""
         return self.headers.get(name, b"").decode("ascii", "replace")
 
     @property
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 def read_answer(block: bytes) -> Answer:
-    """Status 0 if it does not look like HTTP."""
+    """Parse an answer; its status is 0 if the block does not look like HTTP."""
     status = _STATUS.match(block)
     ends = [(end, len(blank)) for blank in (b"\r\n\r\n", b"\n\n") if (end := block.find(blank, 0, 1 << 17)) >= 0]
     end, length = min(ends, default=(len(block), 0))
@@ -53,7 +53,7 @@ def read_answer(block: bytes) -> Answer:
     for line in block[:end].split(b"\n")[1:]:
         name, _, text = line.partition(b":")
         name = name.strip().lower()
-        if name == b"x-robots-tag" and name in headers:  # of which each line counts
+        if name == b"x-robots-tag" and name in headers:  # each of its lines counts
             headers[name] += b"\n" + text.strip()
         else:
             headers.setdefault(name, text.strip())
@@ -63,10 +63,10 @@ def read_answer(block: bytes) -> Answer:
 def decoded_body(answer: Answer, max_bytes: int) -> bytes:
     """The body without transfer and content encodings, cut at max_bytes.
 
-    Crawlers keep these headers after they have undone what they say, so a body that does not look encoded is not.
+    Crawlers keep these headers after they have decoded the body, so a body that looks like text is taken for decoded.
 
     Raises:
-        EncodingError: the encoding is unknown, or nothing comes out.
+        EncodingError: the encoding is unknown, or nothing can be decoded.
     """
     body = answer.body
     if answer.headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked"):
@@ -87,7 +87,7 @@ def decoded_body(answer: Answer, max_bytes: int) -> bytes:
 
 
 def _is_text(beginning: bytes) -> bool:
-    """Or markup with odd bytes in it. What is packed has control characters among its first bytes."""
+    """Whether it is text, or markup with odd bytes in it; packed bytes soon have a control character."""
     return not beginning.translate(None, _OF_TEXT) or beginning.lstrip()[:1] == b"<"
 
 
@@ -105,8 +105,8 @@ def _joined_chunks(body: bytes) -> bytes:
 
 
 def _inflated(body: bytes, max_bytes: int) -> bytes:
-    """As much as comes out: of a body that was cut, its beginning."""
-    for window_bits in (47, -15):  # gzip or zlib by its header; raw deflate, which some servers call deflate
+    """Inflate as much as possible; of a body that was cut, the beginning."""
+    for window_bits in (47, -15):  # gzip or zlib by the header; raw deflate, which some servers send as deflate
         decoder = zlib.decompressobj(window_bits)
         parts: list[bytes] = []
         size = 0

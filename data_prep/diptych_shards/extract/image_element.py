@@ -1,7 +1,7 @@
-"""The addresses of an `<img>`: in `src`, in `srcset`, and where scripts keep them; and which of its copies counts.
+"""Find the addresses of an `<img>`, in `src`, in `srcset` and where scripts keep them, and which of its copies counts.
 
-A picture that a script loads has a placeholder in `src` and its address in an attribute of the script's; next to it
-often stands a `noscript` with the picture for browsers without scripts.
+A picture that a script loads has a placeholder in `src` and its address in an attribute of the script's. Often a
+`noscript` next to it contains the picture again, for browsers without scripts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from diptych_shards.extract.tags import value
 
-# A URL runs to the next white space and may hold commas; those at its end close the candidate.
-# In the descriptors that follow, a comma closes the candidate unless it stands in parentheses.
+# A URL runs to the next white space and may contain commas; those at its end close the candidate.
+# In the descriptors that follow, a comma closes the candidate unless it is in parentheses.
 _CANDIDATE = re.compile(r"[\s,]*([^\s,]\S*)((?:[^(),]|\([^)]*\))*)")
 _WIDTH = re.compile(r"(?<!\S)(\d{1,7})w(?!\S)")
 _DENSITY = re.compile(r"(?<!\S)(\d{1,4}(?:\.\d{1,40})?|\.\d{1,40})x(?!\S)")
@@ -21,7 +21,7 @@ MAX_CANDIDATES = 100
 
 LAZY_SRCSETS = (b"data-srcset", b"data-lazy-srcset", b"data-src-set", b"data-original-set", b"lazy-srcset")
 LAZY_ADDRESSES = (
-    # The first are said to be larger than the others.
+    # The first name larger pictures than the others.
     b"data-orig-file",
     b"data-large-file",
     b"data-hi-res-src",
@@ -53,7 +53,7 @@ LAZY_ADDRESSES = (
 )
 _KNOWN = frozenset(LAZY_SRCSETS + LAZY_ADDRESSES)
 _AMBIGUOUS = frozenset((b"data-url", b"data-img", b"data-image", b"data-echo", b"data-lazy"))
-"""May hold the address of a page or a switch; those that end as pictures do count."""
+"""These may hold the address of a page, or a switch; only addresses with the suffix of a picture count."""
 _PICTURE_NAME = re.compile(r"[^?#]*\.(?:jpe?g|png|webp|gif|avif|bmp)(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
 _NO_ADDRESS = re.compile(rb"alt|title|on.*")
 _ABSOLUTE = re.compile(r"(?:https?:)?//[^\s{}\"'<>]+", re.IGNORECASE)
@@ -69,12 +69,12 @@ class ImageCandidate(NamedTuple):
 
     @property
     def size(self) -> tuple[int, float]:
-        """Grows with the picture; a stated width says more than a density."""
+        """A measure of the picture's size, in which a width counts before a density."""
         return self.width or 0, self.density
 
 
 def candidates(srcset: str) -> list[ImageCandidate]:
-    """In their order; of a list without end the first hundred."""
+    """The candidates in their order, at most the first hundred."""
     found: list[ImageCandidate] = []
     position = 0
     while len(found) < MAX_CANDIDATES:
@@ -90,7 +90,7 @@ def candidates(srcset: str) -> list[ImageCandidate]:
 
 
 def largest(found: list[ImageCandidate]) -> ImageCandidate | None:
-    """The first of the largest."""
+    """The largest candidate, the first of equally large ones; None if there is none."""
     return max(found, key=lambda candidate: candidate.size, default=None)
 
 
@@ -101,14 +101,14 @@ class Image(NamedTuple):
     end: int
     alt: str
     is_lazy: bool
-    """A script gives it its address, and we found where."""
+    """A script gives it its address, which was found."""
     is_placeholder: bool
-    """It shows nothing of its own: no address, a data: URI, or what is there until a script has found another."""
+    """It shows no picture: it has no address, a data: URI, or what a script replaces by another."""
     is_tiny: bool
 
 
 class Copy(enum.Enum):
-    """Which of two images of one picture is of no use."""
+    """Which of two images of one picture is useless."""
 
     FIRST = enum.auto()
     SECOND = enum.auto()
@@ -125,13 +125,13 @@ def image_of(start: int, end: int, attributes: dict[bytes, bytes]) -> Image:
 
 
 def copy_of(page: bytes, first: Image, second: Image) -> Copy | None:
-    """Whether two images that follow each other are one picture, with and without scripts."""
+    """Find the useless one of two consecutive images that show one picture, with and without scripts, if they do."""
     between = page[first.end : second.start] if second.start - first.end <= _NEAR_BYTES else b""
     noscript = _NOSCRIPT.fullmatch(between)
     if noscript is None:
         return None
     scripted, plain = (second, first) if noscript[1] else (first, second)
-    if plain.is_tiny:  # a tracker, which has nothing to do with the picture beside it
+    if plain.is_tiny:  # a tracker, which has nothing to do with the picture next to it
         return None
     is_same = scripted.alt == plain.alt if scripted.alt and plain.alt else scripted.is_placeholder
     if not is_same:
@@ -141,7 +141,7 @@ def copy_of(page: bytes, first: Image, second: Image) -> Copy | None:
 
 
 def best_candidate(attributes: dict[bytes, bytes]) -> ImageCandidate | None:
-    """The largest of an element's own addresses. Where a script's stand, the others are placeholders."""
+    """The largest of an element's own addresses; if scripts keep some, the others are placeholders."""
     found = _lazy_candidates(attributes) or _plain_candidates(attributes)
     usable = [candidate for candidate in found if not is_inline(candidate.url)]
     return largest(usable) or (found[-1] if found else None)
@@ -152,7 +152,7 @@ def is_inline(url: str) -> bool:
 
 
 def _lazy_candidates(attributes: dict[bytes, bytes]) -> list[ImageCandidate]:
-    """Usable ones."""
+    """The usable candidates that scripts keep."""
     found = [] if _KNOWN.isdisjoint(attributes) else _known_candidates(attributes)
     return found or ([] if _has_own_address(attributes) else _likely_candidates(attributes))
 
@@ -173,7 +173,7 @@ def _has_own_address(attributes: dict[bytes, bytes]) -> bool:
 
 
 def _likely_candidates(attributes: dict[bytes, bytes]) -> list[ImageCandidate]:
-    """Of attributes that nobody knows: those that are addresses, by their name or by their end those of a picture."""
+    """The address in an unknown attribute, if its name or the address's suffix says that it is a picture's."""
     for name, raw in attributes.items():
         if b"//" not in raw or _NO_ADDRESS.fullmatch(name):
             continue

@@ -1,7 +1,7 @@
-"""The work of one input file, in any process: (location, out, options) -> report.
+"""Extract one input file, in any process.
 
-`OUT/NAME.parquet` comes first, `OUT/_index/NAME.json` last: a file with its report is done, as long as it is the
-file that the report tells of.
+`OUT/NAME.parquet` is written first, `OUT/_index/NAME.json` last: a file that has its report is finished, as long as the
+report describes the same bytes.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _HTTP_ROOM_BYTES = 1 << 20
 
 @dataclass
 class FileReport:
-    """What came of a file, or, added up, of all."""
+    """Counts of one file, or the sums over all."""
 
     files: int = 0
     records: Counter[str] = field(default_factory=Counter)
-    """By what became of them."""
+    """Records by what became of them."""
     pages_with_pairs: int = 0
     pairs: Counter[str] = field(default_factory=Counter)
-    """By where the caption stood."""
+    """Pairs by the source of their caption."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Pictures of pages by the reason why they are no pair."""
+    """Pictures without a pair, by reason."""
     files_cut: int = 0
-    """Those that end within a record."""
+    """Files that end within a record."""
 
     def __add__(self, other: FileReport) -> FileReport:
         return FileReport(
@@ -74,15 +74,15 @@ class FileReport:
 
 
 def name_of(location: str) -> str:
-    """What the results of a file are named after; `x.warc.gz` and `x.warc.wat.gz` may lie side by side."""
+    """The name of a file's results; `x.warc.gz` and `x.warc.wat.gz` keep their suffixes, so both can be in OUT."""
     return location.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def finished_report(location: str, out: Path) -> FileReport | None:
-    """What came of the file, if it is done; none too if its bytes have changed since.
+    """The file's report; None if it is unfinished or if its bytes changed since.
 
     Raises:
-        ExtractError: what is done under its name is another file.
+        ExtractError: the results of its name are those of another file.
     """
     path, table = _report_path(location, out), out / f"{name_of(location)}.parquet"
     if not path.exists() or not table.exists():
@@ -101,7 +101,7 @@ def extract_file(location: str, out: Path, options: ExtractOptions) -> FileRepor
     """Write the pairs of one WARC or WAT file and their report; both are durable when it returns.
 
     Raises:
-        OSError: the file cannot be read to its end, or the results not be written.
+        OSError: the file cannot be read to its end, or the results cannot be written.
     """
     report = FileReport(files=1)
     file, origin = open_location(location)
@@ -115,7 +115,7 @@ def extract_file(location: str, out: Path, options: ExtractOptions) -> FileRepor
 
 
 def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> Iterator[FoundPage]:
-    """The pages that have pairs, in the file's order; `report` counts everything.
+    """Yield the pages that have pairs, in the file's order, and count everything in `report`.
 
     Raises:
         OSError: the file cannot be read to its end.
@@ -137,7 +137,7 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
             sources.update([details.source for details in found.page.pairs.values()])
             yield found
     report.files_cut += report.records.pop(ENDS_EARLY, 0) > 0
-    report.records += Counter()  # without what did not occur
+    report.records += Counter()  # drops what did not occur
     report.dropped.update({reason.value: count for reason, count in dropped.items() if count})
     report.pairs.update({source.value: count for source, count in sources.items()})
 

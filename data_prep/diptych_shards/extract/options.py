@@ -1,4 +1,4 @@
-"""Everything that decides what `extract` writes, beside the input."""
+"""The options that decide what `extract` writes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class ExtractError(UserError):
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
     surrounding_text: bool = False
-    """Take the text around a picture that has no other caption."""
+    """Take the text around a picture as its caption if it has no other."""
     max_page_bytes: int = 16 << 20
     """Longer pages are cut; crawls cut theirs at 1 to 5 MiB."""
     max_pictures_per_page: int = 10_000
     max_caption_characters: int = 4096
     """Longer captions are cut."""
     icon_side: int = 32
-    """Pictures said to be no larger than this, in pixels, are icons."""
+    """Pictures that the page shows at most this large, in pixels, are icons."""
     opt_outs: tuple[str, ...] = OPT_OUT_DIRECTIVES
     """Pages that state one of these yield no pair."""
 

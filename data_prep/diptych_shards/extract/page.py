@@ -1,4 +1,4 @@
-"""From the HTML of a page to its pictures and their captions."""
+"""Find the pictures of an HTML page, and their captions."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def read_page(
     dropped: Counter[DropReason],
     opt_outs: OptOuts | None = None,
 ) -> Page:
-    """The pairs of a page in UTF-8.
+    """Find the pairs of a page in UTF-8.
 
-    language: what the HTTP header says, for pages that say nothing.
-    opt_outs: what the HTTP headers say.
+    language: the language of the HTTP header, for pages that name none.
+    opt_outs: what the HTTP headers forbid.
     """
     if not _HAS_PICTURE.search(html):
         return Page(page_url, None, None, {})
@@ -66,7 +66,7 @@ class _Figure:
 
 
 class _Reader:
-    """What has been seen of a page so far."""
+    """Collects what the tags of a page say."""
 
     def __init__(self, html: bytes, options: ExtractOptions, dropped: Counter[DropReason], opt_outs: OptOuts):
         self.base_href: str | None = None
@@ -79,7 +79,7 @@ class _Reader:
         self._dropped = dropped
         self._pictures: list[Picture] = []
         self._starts: list[int] = []
-        """Of their tags."""
+        """Where the tags of the pictures start."""
         self._last_image: Image | None = None
         self._title: str | None = None
         self._og: list[tuple[str, str]] = []
@@ -139,14 +139,14 @@ class _Reader:
             self._pictures.append(picture)
             return
         self._dropped[DropReason.COPY] += 1
-        self._last_image = None  # it has found its copy
+        self._last_image = None  # it has its copy
         other = self._pictures[-1]
         kept = picture if useless is Copy.FIRST else other
         self._pictures[-1] = kept._replace(captions=other.captions if before and before.alt else captions)
 
     def _read_source(self, tag: Tag) -> None:
         if self._sources is not None and len(self._sources) < MAX_SOURCES:
-            self._sources.append(tag)  # looked at when there is an image
+            self._sources.append(tag)  # read when an image follows
 
     def _open_picture(self, sources: list[Tag] | None) -> None:
         self._sources = sources
@@ -158,7 +158,7 @@ class _Reader:
             self._figures_too_deep += 1
 
     def _close_figure(self, tag: Tag) -> None:
-        # Only a figure that is closed gives its caption: of one that is not, nobody knows where it ends.
+        # Only a closed figure gives its caption: nobody knows where an open one ends.
         if self._figures_too_deep:
             self._figures_too_deep -= 1
             return
@@ -201,7 +201,7 @@ class _Reader:
             self._title = unescape_text(raw_text_after(self._html, tag)[:MAX_FIGCAPTION_BYTES])
 
     def _end_of_head(self, tag: Tag) -> None:
-        self._title = self._title or ""  # a title from here on is a drawing's
+        self._title = self._title or ""  # a title from here on is that of a drawing
 
     def _read_base(self, tag: Tag) -> None:
         attributes = attributes_of(tag)
@@ -219,7 +219,7 @@ class _Reader:
 
 
 def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list[ImageCandidate]) -> Picture:
-    """The largest candidate of an `<img>` and of the `<source>`s before it, with what is said of its size."""
+    """The largest candidate of an `<img>` and of the `<source>`s before it, with its size if the page gives one."""
     width, height = _pixels(attributes, b"width"), _pixels(attributes, b"height")
     own = best_candidate(attributes)
     best = largest([*([own] if own else []), *sources])
@@ -232,7 +232,7 @@ def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list
 
 
 def _of_source(tag: Tag) -> list[ImageCandidate]:
-    """The candidate of a `<source>`, if it has one that we can use."""
+    """The candidate of a `<source>`; empty if it has none that we can use."""
     attributes = attributes_of(tag)
     is_photograph = not value(attributes, b"type").strip().lower().startswith(_NOT_PHOTOGRAPHS)
     found = best_candidate(attributes) if is_photograph else None
@@ -240,7 +240,7 @@ def _of_source(tag: Tag) -> list[ImageCandidate]:
 
 
 def og_pictures(metas: list[tuple[str, str]], title: str) -> list[Picture]:
-    """`og:image` with the title of the page, and with its own description if it has one."""
+    """The pictures of `og:image`, with the title of the page and with their own description if they have one."""
     og_title = next((content for name, content in metas if name == "og:title" and content.strip()), title)
     pictures: list[Picture] = []
     for name, content in metas:
@@ -261,7 +261,7 @@ def og_pictures(metas: list[tuple[str, str]], title: str) -> list[Picture]:
 
 
 def language_of(text: str) -> str | None:
-    """`en-US` of ` EN_us, fr`; none of what is no language."""
+    """The first language in a list, such as `en-us` in ` EN_us, fr`; None if it is not a language."""
     tag = text.partition(",")[0].strip().replace("_", "-")
     return tag.lower() if _LANGUAGE.fullmatch(tag) else None
 

@@ -1,4 +1,4 @@
-"""What extraction yields, and why a picture of a page yields nothing."""
+"""Turn the pictures of a page into pairs, or give the reason why they are none."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Captions = tuple[tuple[str, CaptionSource], ...]
 
 
 class Picture(NamedTuple):
-    """A picture of a page as its markup tells of it."""
+    """A picture of a page, as the markup describes it."""
 
     url: str
     captions: Captions
@@ -61,28 +61,28 @@ class Picture(NamedTuple):
 
 
 class Page(NamedTuple):
-    """The pairs of a page, and what is true of all of them."""
+    """The pairs of a page, and what all of them share."""
 
     url: str
     language: str | None
     licence_url: str | None
     pairs: dict[tuple[str, str], PairDetails]
-    """By url and caption, in the page's order."""
+    """The details by url and caption, in the page's order."""
     opt_outs: tuple[str, ...] = ()
-    """What the owner forbids, by the names of directives."""
+    """The directives by which the owner forbids something."""
 
 
 class FoundPage(NamedTuple):
     page: Page
     warc_file: str | None
-    """Where the record of the page stands; none: in the file that is read."""
+    """The file that contains the record of the page; None: the file that is read."""
     record_offset: int | None
 
 
 _TINY_SIDE = 3
 _TINY_NAME = re.compile(r"(?:spacer|blank\.|pixel\.|clear\.gif|cleardot|transparent\.|trans\.gif|1x1|dot\.gif)")
 _PLACEHOLDER_WORDS = frozenset("placeholder lazy lazyload loading loader grey gray".split())
-"""Last words of the names of .gif and .png files."""
+"""The last words of names of .gif and .png files that are placeholders."""
 _TRACKER = re.compile(
     r"https?://(?:pixel\.|www\.facebook\.com/tr\b|s?b\.scorecardresearch\.com/|bat\.bing\.com/|counter\.yadro\.ru/"
     r"|mc\.yandex\.ru/|(?:ad|stats\.g|googleads\.g|\d+\.fls)\.doubleclick\.net/|(?:www|ssl)\.google-analytics\.com/)"
@@ -98,7 +98,10 @@ def pairs_of(
     options: ExtractOptions,
     dropped: Counter[DropReason],
 ) -> dict[tuple[str, str], PairDetails]:
-    """The pairs worth keeping, each url with each caption once; pictures: `Picture`s, or their fields."""
+    """The pairs worth keeping, each url with each caption once.
+
+    pictures: `Picture`s, or tuples of their fields.
+    """
     pairs: dict[tuple[str, str], PairDetails] = {}
     limit = options.max_caption_characters
     for address, captions, width, height in pictures:
@@ -128,7 +131,7 @@ def pairs_of(
 
 
 def junk(url: str, width: int | None, height: int | None, options: ExtractOptions) -> DropReason | None:
-    """Why nobody wants to see this picture, if so; what its page says of it decides, no byte of it is fetched."""
+    """The reason why a picture is junk, by its address and the size on its page; None if it is not."""
     if width is not None or height is not None:
         sides = [side for side in (width, height) if side is not None]
         if min(sides) <= _TINY_SIDE:
@@ -150,7 +153,7 @@ def junk(url: str, width: int | None, height: int | None, options: ExtractOption
 
 
 def _cut(text: str, limit: int) -> str:
-    """On one line, no longer than that."""
+    """The text on one line, cut at `limit` characters."""
     return " ".join(text[: 4 * limit].split())[:limit].rstrip()
 
 

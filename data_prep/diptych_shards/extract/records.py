@@ -1,7 +1,7 @@
-"""The records of a WARC or WAT file, read so that a broken record costs no other.
+"""Read the records of a WARC or WAT file so that a broken record costs no other.
 
-Works on plain files, on files with a gzip member a record (a crawl's), and on those that were gzipped as a whole.
-After damage the next place is sought where a record begins.
+Files may be plain, have a gzip member for each record (as crawls have), or be gzipped as a whole. After damage, reading
+goes on where the next record starts.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _LENGTH = re.compile(rb"\d{1,15}")
 
 class Record(NamedTuple):
     offset: int
-    """In the file, of the record or of the gzip member that holds it."""
+    """Where in the file the record starts, or the gzip member that contains it."""
     header_lines: bytes
     block: bytes
     is_cut: bool
-    """It is longer than was asked for."""
+    """The block is longer than the caller allowed."""
 
     def header(self, name: bytes) -> bytes:
-        """Empty if there is none; name: as WARC writes it."""
+        """The value of a header; empty if there is none. name: as WARC writes it."""
         return _header(self.header_lines, name)
 
     @property
@@ -45,9 +45,10 @@ class Record(NamedTuple):
 
 
 def read_records(file: IO[bytes], counts: Counter[str], *, max_block_bytes: int) -> Iterator[Record]:
-    """Every whole record, in order; `counts[BROKEN]` grows by one for each place where there is none.
+    """Yield every whole record, in order.
 
-    `counts[ENDS_EARLY]` is more than 0 if the file ends within a record.
+    `counts[BROKEN]` grows by one for each place that is not a whole record; `counts[ENDS_EARLY]` is more than 0 if the
+    file ends within a record.
 
     Raises:
         OSError: the file cannot be read.
@@ -61,11 +62,11 @@ def read_records(file: IO[bytes], counts: Counter[str], *, max_block_bytes: int)
 
 
 class _IncompleteError(Exception):
-    """More bytes are needed to tell."""
+    """More bytes are needed to read the record."""
 
 
 class _BrokenError(Exception):
-    """Here is no record."""
+    """No record starts here."""
 
 
 class _Parser:
@@ -119,7 +120,7 @@ class _Parser:
         self._rest_offset = offset if self._is_gzip else offset + position
 
     def _record_at(self, data: bytes, position: int, offset: int) -> tuple[Record, int]:
-        """The record, and where the next one should be.
+        """Read a record; also return where the next one should be.
 
         Raises:
             _IncompleteError, _BrokenError
@@ -137,7 +138,7 @@ class _Parser:
             raise _IncompleteError if len(data) - position < MAX_HEADER_BYTES else _BrokenError
         header_lines = data[start.end() - 1 : headers_end + 1]
         stated = _header(header_lines, b"Content-Length")
-        if not _LENGTH.fullmatch(stated) or _START.search(header_lines):  # another record's
+        if not _LENGTH.fullmatch(stated) or _START.search(header_lines):  # that of another record
             raise _BrokenError
         length = int(stated)
         kept = min(length, self._max_block_bytes)
@@ -147,12 +148,12 @@ class _Parser:
         block = data[begin : begin + kept]
         after = _after_blank_lines(data, end)
         if after < len(data) and not _START.match(data, after) and _START.search(block):
-            raise _BrokenError  # its length is wrong, and other records lie in it
+            raise _BrokenError  # its length is wrong, and it contains other records
         self._to_skip = max(0, end - len(data))
         return Record(offset, header_lines, block, kept < length), min(end, len(data))
 
     def _after_broken(self, data: bytes, position: int, is_end: bool) -> int:
-        """Where the next record begins, or where it might."""
+        """Where the next record starts, or may start."""
         if not self._is_in_garbage:
             self._counts[BROKEN] += 1
         found = _START.search(data, position + 1)
@@ -172,7 +173,7 @@ def _after_blank_lines(data: bytes, position: int) -> int:
 
 
 def _end_of_headers(data: bytes, start: int) -> tuple[int, int]:
-    """Where they end, and where the block begins; -1 if that is not in sight."""
+    """Where the headers end, and where the block starts; -1 if neither is found."""
     limit = start + MAX_HEADER_BYTES
     for blank in (b"\r\n\r\n", b"\n\n"):
         end = data.find(blank, start - len(blank) // 2, limit)
@@ -182,7 +183,7 @@ def _end_of_headers(data: bytes, start: int) -> tuple[int, int]:
 
 
 def _header(lines: bytes, name: bytes) -> bytes:
-    """lines: each with a line feed before it."""
+    """The value of a header; lines: the header lines, each with a line feed before it."""
     start = lines.find(b"\n" + name + b":")
     if start < 0:
         start = lines.lower().find(b"\n" + name.lower() + b":")
@@ -194,7 +195,7 @@ def _header(lines: bytes, name: bytes) -> bytes:
 
 
 def _chunks(file: IO[bytes], chunk: bytes) -> Iterator[Piece]:
-    """Of a plain file."""
+    """Yield the pieces of a plain file."""
     offset = 0
     while chunk:
         yield Piece(offset, chunk, False, False)

@@ -1,4 +1,4 @@
-"""What the owner of a page allows and forbids: the licence it links to, and its opt-outs in metas and headers."""
+"""Find what the owner of a page allows and forbids: the licence that it links to, and its opt-outs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _COMMONS = re.compile(r"(?:https?:)?//(?:[\w-]+\.)?creativecommons\.org/(?:licen
 _HINT = re.compile(rb"creativecommons\.org/(?:licenses|publicdomain)|rel=[\"']?[^\"'>]{0,40}license")
 MAX_LINKS = 100
 _META_NAMES = ("robots", product_token(DEFAULT_USER_AGENT))
-"""Of metas that speak to us; those of `googlebot` and the like speak to others."""
+"""The names of metas that are meant for us; those of `googlebot` and the like are meant for others."""
 
 
 class LicenceFinder:
-    """The first link with rel=license, or else the first to a licence of Creative Commons.
+    """Finds the first link with rel=license, or else the first to a licence of Creative Commons.
 
-    It is about the page, and perhaps not about its pictures.
+    The licence is that of the page, and not necessarily that of its pictures.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class LicenceFinder:
 
     @staticmethod
     def may_find(html: bytes) -> bool:
-        """Whether the links of the page are worth a look."""
+        """Whether the page may link to a licence."""
         return b"creativecommons.org" in html or b"license" in html and _HINT.search(html) is not None
 
     @staticmethod
@@ -51,10 +51,10 @@ class LicenceFinder:
 
 
 class OptOuts:
-    """What the metas and headers of one page forbid."""
+    """Collects what the metas and headers of one page forbid."""
 
     def __init__(self, robots_tags: Iterable[str] = (), reservation: str = ""):
-        """The page's headers: the lines of X-Robots-Tag, and TDM-Reservation."""
+        """robots_tags: the lines of the header X-Robots-Tag. reservation: the header TDM-Reservation."""
         self._robots = list(robots_tags)
         self._is_reserved = is_reserved(reservation)
 
@@ -66,7 +66,7 @@ class OptOuts:
             self._is_reserved = self._is_reserved or is_reserved(content)
 
     def found(self, directives: Collection[str]) -> tuple[str, ...]:
-        """Those of `directives`, and of those we know, that the page states."""
+        """The directives that the page states, of `directives` and of those that we know."""
         if not self._robots and not self._is_reserved:
             return ()
         known = dict.fromkeys((*OPT_OUT_DIRECTIVES, *directives))

@@ -1,4 +1,4 @@
-"""Where crawls lie: files here, on the web, in a bucket; alone, in folders, or named in a crawl's list of paths."""
+"""Find and open the files of a crawl: local, on the web or in a bucket; alone, in folders, or in a list of paths."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Origin(NamedTuple):
     """The file that a table was made of."""
 
     location: str
-    """Absolute, links followed, if it lies here."""
+    """The address; of a local file, its absolute path without links."""
     size: int | None
-    """In bytes, as stored."""
+    """Bytes, as stored."""
     version: str | None
-    """What changes with its content: when it was written, in nanoseconds; from elsewhere its ETag, or a date."""
+    """Changes with the content: the time of change in nanoseconds; of a remote file its ETag, or a date."""
 
 
 def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
-    """The files meant: those of a folder, those that a `.paths[.gz]` lists, each other as it is.
+    """Replace folders by their files, and `.paths[.gz]` lists by the files that they name.
 
     Raises:
-        ExtractError: there is no such file, or nothing in the folder or the list.
+        ExtractError: a file does not exist, or a folder or a list is empty.
     """
     found: list[str] = []
     for location in locations:
@@ -60,7 +60,7 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
 
 
 def told_of(location: str) -> Origin:
-    """What is known without asking a server: at http(s):// and s3:// the address alone, as of what is gone."""
+    """What is known of a file without a request: only the address if it is remote, or gone."""
     if is_remote(location):
         return Origin(location, None, None)
     path = os.path.realpath(location)
@@ -72,8 +72,10 @@ def told_of(location: str) -> Origin:
 
 
 def require_readable(locations: Iterable[str]) -> None:
-    """Raises:
-    ExtractError: nothing installed can read from where one of them is.
+    """Check that the installed packages can read from all locations.
+
+    Raises:
+        ExtractError: they cannot read from one of them.
     """
     one_each = {location.partition("://")[0]: location for location in locations if is_remote(location)}
     for location in one_each.values():
@@ -82,10 +84,10 @@ def require_readable(locations: Iterable[str]) -> None:
 
 
 def open_location(location: str) -> tuple[IO[bytes], Origin]:
-    """Its bytes from the first on.
+    """Open a file for reading from its first byte.
 
     Raises:
-        ExtractError: nothing installed can read from there.
+        ExtractError: no installed package can read from there.
         OSError: it cannot be opened.
     """
     if location.startswith(_WEB):
@@ -129,10 +131,10 @@ class _StoredFile(io.RawIOBase):
 
 @contextmanager
 def _as_os_errors(location: str) -> Iterator[None]:
-    """Each store has errors of its own, and some say only half of the file's name.
+    """Raise one kind of error for all stores, with the file's name, which some leave out.
 
     Raises:
-        OSError: for any of them; a FileNotFoundError where the file is not there.
+        OSError: any error of the store; a FileNotFoundError if the file is not there.
     """
     try:
         yield

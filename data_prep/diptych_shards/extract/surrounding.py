@@ -1,4 +1,4 @@
-"""Text out of markup: of a caption, and around pictures that have none."""
+"""Take text out of markup: that of a caption, and that around pictures without one."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ _BLOCKS = frozenset(
 )
 _BLOCK_TAGS = _BLOCKS | {b"/" + name for name in _BLOCKS}
 _BREAKS = _BLOCK_TAGS | {b"br", b"/br", b"wbr", b"/wbr"}
-# Between start tags: comments, end tags, and at the end of the page what begins as a tag and does not end.
+# What is no text between start tags: comments, end tags, and a tag that does not end before the page does.
 _NO_TEXT = re.compile(
     rb"<!--(?:-?>|.*?(?:--!?>|\Z))|<(/[a-zA-Z][^\s/>]*)[^>]*(?:>|\Z)|<[/!?][^>]*(?:>|\Z)|<[a-zA-Z].*", re.DOTALL
 )
 
 
 Part = tuple[int, bytes, bytes]
-"""Where it starts; of a tag its name in lower case, a slash in front if it ends an element; or else text."""
+"""Where it starts; the name of a tag in lower case, with a slash in front of an end tag; or else text."""
 
 
 def text_of(markup: bytes) -> str:
-    """On one line."""
+    """The text of the markup, on one line."""
     return _joined([b" " if tag else text for _, tag, text in _seen(markup) if not tag or tag in _BREAKS])
 
 
 def surrounding_texts(page: bytes, starts: list[int]) -> dict[int, str]:
-    """What stands around pictures, by where their tags start: of the block they are in, or else of the next, if near.
+    """Find the text around pictures: that of their block, or else of the next block if it is near.
 
-    starts: ascending. Each costs as much as two kilobytes of page at most.
+    starts: where the tags of the pictures start, ascending; the keys of the result. A picture costs at most as much as
+    two kilobytes of page.
     """
     found: dict[int, str] = {}
     wanted = set(starts)
@@ -52,19 +53,19 @@ def surrounding_texts(page: bytes, starts: list[int]) -> dict[int, str]:
             block.append((start, text))
         elif tag in _BLOCK_TAGS:
             if block:
-                waiting = _told(block, inside, waiting, found)
+                waiting = _give(block, inside, waiting, found)
                 block, inside = [], []
         elif start in wanted:
             inside.append(start)
         elif tag in _BREAKS:
             block.append((start, b" "))
     if block:
-        _told(block, inside, waiting, found)
+        _give(block, inside, waiting, found)
     return found
 
 
-def _told(block: list[tuple[int, bytes]], inside: list[int], waiting: list[int], found: dict[int, str]) -> list[int]:
-    """Give the pictures the block's text; the pictures that still wait for some."""
+def _give(block: list[tuple[int, bytes]], inside: list[int], waiting: list[int], found: dict[int, str]) -> list[int]:
+    """Give the pictures the text of the block; return those that still wait for a text."""
     still = []
     for start in (*waiting, *inside):
         text = _near(block, start)
@@ -76,14 +77,14 @@ def _told(block: list[tuple[int, bytes]], inside: list[int], waiting: list[int],
 
 
 def _near(block: list[tuple[int, bytes]], start: int) -> str:
-    """The block's text within reach."""
+    """The text of the block that is near the picture."""
     low, high = start - REACH_BYTES, start + REACH_BYTES
     pieces = []
     for position, text in block[max(0, bisect_right(block, (low,)) - 1) :]:
         if position >= high:
             break
         if position < low:
-            _, _, text = text[low - position :].partition(b" ")  # what was cut may have been cut within a character
+            _, _, text = text[low - position :].partition(b" ")  # the cut may be within a character
             position = low
         pieces.append(text if position + len(text) <= high else text[: high - position].rpartition(b" ")[0])
     return _joined(pieces)
@@ -94,7 +95,7 @@ def _joined(pieces: list[bytes]) -> str:
 
 
 def _seen(page: bytes) -> Iterator[Part]:
-    """Tags and texts in order, as a browser with scripts shows them: without scripts and comments."""
+    """Yield tags and texts as a browser with scripts shows them: without scripts and comments."""
     position, is_hidden = 0, False
     for tag in chain(tags(page, EVERY), (Tag(b"", b"", len(page), len(page)),)):
         name, _, start, end = tag

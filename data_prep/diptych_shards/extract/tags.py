@@ -1,8 +1,8 @@
-"""The start and end tags of a page, found in one pass over its bytes, and the values of their attributes.
+"""Find the start and end tags of a page in one pass over its bytes, and the values of their attributes.
 
-No tree is built. Every parser that builds one by the rules of HTML takes quadratic time on some pages (20,000 open
-elements or attributes take lexbor seconds, a megabyte of them minutes), and what pictures and captions need of the
-tree is which `figure` and which `picture` is open. Each byte is looked at a bounded number of times.
+No tree is built. Every parser that builds one by the rules of HTML takes quadratic time on some pages: with 20,000 open
+elements or attributes lexbor takes seconds, with a megabyte of them minutes. All that pictures and captions need of the
+tree is which `figure` and which `picture` is open. Each byte is read a bounded number of times.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 class Tag(NamedTuple):
     name: bytes
-    """In lower case; with a slash in front if the tag ends an element."""
+    """In lower case; with a slash in front of the name of an end tag."""
     attributes: bytes
     start: int
     end: int
 
 
-# Between quotes, > is part of a value. Where a tag looks as if it ended within quotes, group 3 is empty, and
-# `_end_of_tag` reads it value by value. Of end tags, those of `figure`, `figcaption` and `picture` matter.
+# Between quotes, > is part of a value. If a tag seems to end within quotes, group 3 is empty, and
+# `_end_of_tag` reads it value by value. Only end tags of `figure`, `figcaption` and `picture` are found.
 _TOKEN = re.compile(
     rb"""<(?:((?:/(?=[fpFP][iI]))?[a-zA-Z][^\s/>]*)([^>"']*(?:"[^">]*"[^>"']*|'[^'>]*'[^>"']*)*)(>?)"""
     rb"""|(!--)|[!?][^>]*>)"""
@@ -44,18 +44,18 @@ class _Every:
 
 
 EVERY = _Every()
-"""All start tags, and the end tags that matter."""
+"""All start tags, and the end tags that are found at all."""
 
 
 def tags(page: bytes, wanted: Container[bytes]) -> Iterator[Tag]:
-    """The tags of these names, in order, outside comments and scripts. The page is UTF-8 without NUL."""
+    """Yield the tags of these names, in order, outside comments and scripts. page: UTF-8 without NUL."""
     position = 0
     while position >= 0:
         position = yield from _tags_from(page, position, wanted)
 
 
 def attributes_of(tag: Tag) -> dict[bytes, bytes]:
-    """By name in lower case; of equal names the first counts. The values still hold character references."""
+    """The attributes by name in lower case, the first of equal names; values still contain character references."""
     found: dict[bytes, bytes] = {}
     for name, double, single, bare in _ATTRIBUTE.findall(tag.attributes):
         found.setdefault(name.lower(), double or single or bare)
@@ -63,18 +63,22 @@ def attributes_of(tag: Tag) -> dict[bytes, bytes]:
 
 
 def value(attributes: dict[bytes, bytes], name: bytes) -> str:
-    """As a reader sees it; empty if there is none."""
+    """The value of an attribute, as a reader sees it; empty if there is none."""
     raw = attributes.get(name)
     return unescape_attribute(raw) if raw else ""
 
 
 def unescape_attribute(value: bytes) -> str:
-    """The value of an attribute. `?a=1&copy=2` stays as it is: no semicolon, and a letter or `=` follows."""
+    """Replace the character references in the value of an attribute.
+
+    `?a=1&copy=2` has none: a reference without a semicolon has no letter or `=` after it.
+    """
     text = value.decode("utf-8", "replace")
     return _REFERENCE.sub(_character, text) if "&" in text else text
 
 
 def unescape_text(value: bytes) -> str:
+    """Replace the character references in text."""
     text = value.decode("utf-8", "replace")
     return html.unescape(text) if "&" in text else text
 
@@ -86,19 +90,19 @@ def _character(match: re.Match[str]) -> str:
 
 
 def raw_text_after(page: bytes, tag: Tag) -> bytes:
-    """What stands between the start tag of a `title` or the like and its end tag; nothing if it does not end."""
+    """The text between the start tag of a `title` or the like and its end tag; empty if there is no end tag."""
     end = RAW_TEXT[tag.name].search(page, tag.end)
     return page[tag.end : end.start() if end else tag.end]
 
 
 def end_of_raw_text(page: bytes, tag: Tag) -> int:
-    """Where it stands; the page's end if there is none."""
+    """Where the end tag of a `title` or the like starts; the end of the page if there is none."""
     end = RAW_TEXT[tag.name].search(page, tag.end)
     return end.start() if end else len(page)
 
 
 def _tags_from(page: bytes, position: int, wanted: Container[bytes]) -> Generator[Tag, None, int]:
-    """Yields tags up to something that must be passed over as a whole; returns where to go on, or -1."""
+    """Yield tags up to something that is skipped as a whole; return where to go on, or -1 at the end."""
     for match in _TOKEN.finditer(page, position):
         name = match[1]
         if name is None:
@@ -114,7 +118,7 @@ def _tags_from(page: bytes, position: int, wanted: Container[bytes]) -> Generato
             continue
         end_of_tag = match.end() if match[3] else _end_of_tag(page, match.end(1))
         if end_of_tag < 0:
-            return -1  # a tag that does not end is none
+            return -1  # a tag without an end is not a tag
         if name in wanted:
             yield Tag(name, page[match.end(1) : end_of_tag - 1], match.start(), end_of_tag)
         if not is_raw:

@@ -1,7 +1,7 @@
-"""From a record of a WAT file to the pairs of its page.
+"""Find the pairs of a page in its record of a WAT file.
 
-A WAT holds `src`, `alt` and the head of a page; what only its HTML holds (`srcset`, lazy addresses, captions of
-figures, sizes) is lost there.
+A WAT contains `src`, `alt` and the head of a page, but not what else its HTML contains (`srcset`, lazy addresses,
+captions of figures, sizes).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from diptych_shards.web_address import Resolver
 
 
 def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[DropReason]) -> FoundPage:
-    """The pairs of one record.
+    """Find the pairs of one record.
 
     Raises:
-        WatError: it is no JSON.
+        WatError: it is not JSON.
     """
     record = read_record(block, options.stated_opt_outs)
     headers = headers_of(block)

@@ -1,8 +1,8 @@
-"""What matters of a WAT's record, without parsing the rest of it.
+"""Read the parts of a WAT record that pairs need, without parsing the rest of it.
 
-Nine links of ten are no pictures, and most of a page's head says nothing of pictures. What is wanted is looked for as
-bytes, and only that is parsed. Between quotes a quote is escaped, so `"path":"IMG@/src"` is no text. Where the bytes
-leave a doubt (a key that occurs twice, a brace within a text), the record is parsed whole.
+Nine links of ten are not pictures, and most of a page's head is not about pictures. The parts are sought as bytes, and
+only they are parsed. A quote within a text is escaped, so `"path":"IMG@/src"` is never part of a text. If the bytes
+leave a doubt (a key that occurs twice, a brace within a text), the whole record is parsed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _HEADER, _TARGET = b'"WARC-Header-Metadata":{', b'"WARC-Target-URI":"'
 _HEAD, _BASE, _TITLE, _METAS, _LINKS = b'"Head":{', b'"Base":"', b'"Title":"', b'"Metas":[', b'"Links":['
 _NEEDLES = (_PICTURE, _LICENCE, _COMMONS, _HEAD, _BASE, _TITLE, _METAS, _LINKS)
 _SEARCH = BytesAhoCorasick(_NEEDLES, matchkind=MatchKind.LeftmostFirst)
-"""One pass for all of them, with the processor's vectors, in less time than `bytes.find` takes for one. The keys of
-the other mappings are not among them: what stands at the beginning of a record is found at once."""
+"""One pass finds all of them, in less time than `bytes.find` takes for one. The keys of the other mappings are not
+among them: they are at the beginning of a record, where they are found at once."""
 _BEFORE_PICTURE = b'{"path":"'
 _END_OF_LIST = b"}]"
 _WITHIN_TEXT = (b"\\", b":", b",", b"{")
-"""Where these stand before a quote, it does not end a text, or may not."""
+"""After one of these, a quote may not be the end of a text."""
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _HINTS_OF_METAS = (b"og:image", b"ang", b"reservation", b"RESERVATION")
 """Of a picture, of the language, of a reservation: what metas hold that are wanted, in any usual case."""
@@ -38,35 +38,35 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class WatError(ValueError):
-    """The record does not hold what a WAT's record holds."""
+    """The record is not one of a WAT file."""
 
 
 class WatRecord(NamedTuple):
     page_url: str
     base: str
-    """Empty, as the others, if there is none."""
+    """Empty if there is none; so are the other texts."""
     title: str
     metas: list[dict[str, Any]]
-    """Those of the language, of `og:image` and of robots, perhaps others."""
+    """The metas of the language, of `og:image` and of robots, perhaps others too."""
     pictures: list[dict[str, Any]]
     may_have_licence: bool
-    """Then the links of the whole record are worth a look."""
+    """If so, the links of the whole record must be read."""
     warc_file: str
     offset: str
 
 
 def is_of_page(block: bytes) -> bool:
-    """Of a page's three records, one tells of its HTML."""
+    """Whether it is the one of a page's three records that describes its HTML."""
     return b'"HTML-Metadata"' in block
 
 
 def read_record(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
-    """What is in the record.
+    """Read the parts of a record.
 
     directives: without one of these, in lower case, a meta for robots is not wanted.
 
     Raises:
-        WatError: it is no JSON.
+        WatError: it is not JSON.
     """
     try:
         return _read_parts(block, directives)
@@ -75,15 +75,15 @@ def read_record(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
 
 
 def parsed(block: bytes) -> dict[str, Any]:
-    """The record with all its lists.
+    """Parse the whole record.
 
     Raises:
-        WatError: it is no JSON.
+        WatError: it is not JSON.
     """
     try:
         record = orjson.loads(block)
     except ValueError:
-        try:  # half of a surrogate pair, bytes that are not UTF-8, NaN: Python's parser is patient
+        try:  # Python's parser reads half of a surrogate pair, bytes that are not UTF-8, and NaN too
             record = json.loads(block.decode("utf-8", "replace"))
             record = json.loads(_HALF_PAIR.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
         except (ValueError, RecursionError) as error:
@@ -94,7 +94,7 @@ def parsed(block: bytes) -> dict[str, Any]:
 
 
 def headers_of(block: bytes) -> dict[str, list[str]]:
-    """The page's HTTP headers by name in lower case, each line of it; empty if none tells what the owner forbids."""
+    """The lines of each HTTP header of the page, by name in lower case; empty if no header can forbid anything."""
     start = max(0, block.find(_HEADERS, max(0, block.find(_HTTP))))
     end = block.find(_HTML, start)
     some = block[start : end if end >= 0 else None].lower()
@@ -145,10 +145,10 @@ def _read_whole(block: bytes) -> WatRecord:
 
 
 def _read_parts(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
-    """The same.
+    """Read the parts of a record, and parse only them.
 
     Raises:
-        ValueError: it takes the whole record to tell.
+        ValueError: the whole record must be parsed.
     """
     places, pictures, may_have_licence = _found_in(block)
     head, header, container = places.get(_HEAD, -1), block.find(_HEADER), block.find(_CONTAINER)
@@ -161,7 +161,7 @@ def _read_parts(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
         _text_of(block, head, places.get(_BASE, -1)),
         _text_of(block, head, places.get(_TITLE, -1)) if metas else "",
         metas,
-        # A key in place of the path, so that what follows it may begin with a comma.
+        # A key in place of the path, because what follows starts with a comma.
         orjson.loads(b'[{"":0' + b',{"":0'.join(pictures) + b"]") if pictures else [],
         may_have_licence,
         _text_of(block, container, _end_of(block, _FILE, container)),
@@ -170,7 +170,7 @@ def _read_parts(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
 
 
 def _found_in(block: bytes) -> tuple[dict[bytes, int], list[bytes], bool]:
-    """Where each key ends, what follows the path of each link to a picture, and whether a licence may be linked.
+    """Find where each key ends, what follows the path of each link to a picture, and whether a licence may be linked.
 
     Raises:
         ValueError: as in `_read_parts`.
@@ -215,13 +215,13 @@ def _may_forbid(metas: bytes, directives: tuple[bytes, ...]) -> bool:
 
 
 def _end_of(block: bytes, key: bytes, mapping: int) -> int:
-    """Where the key's text begins in the mapping that begins there; -1 if there is none."""
+    """Where the text of the key starts, in the mapping that starts at `mapping`; -1 if there is none."""
     start = block.find(key, mapping) if mapping >= 0 else -1
     return start + len(key) if start >= 0 else -1
 
 
 def _text_of(block: bytes, mapping: int, start: int) -> str:
-    """The text that begins with the quote before `start`; empty if it is not behind the place where the mapping is."""
+    """The text that starts with the quote before `start`; empty if it comes before the mapping."""
     if not 0 <= mapping < start:
         return ""
     text = _TEXT.match(block, start - 1)

@@ -1,4 +1,4 @@
-"""The table of the pairs of one file: whole under its name, or not there."""
+"""Write the pairs of one file to a table, which is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ ROWS_PER_GROUP = 1 << 16
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What goes wrong is said of the file meant, whose name tells of the input, and not of a temporary one.
+    """Name the final file in errors, not the temporary one.
 
     Raises:
-        OSError: with `filename`, whatever was raised within.
+        OSError: any OSError raised within, with this `filename`.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class PairWriter:
-    """Used in `with`; leaves a file under the name only if nothing was raised. Equal pairs give equal bytes."""
+    """Writes the table in a `with` block, and leaves it only if nothing was raised. Equal pairs give equal bytes."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -85,7 +85,7 @@ class PairWriter:
             try:
                 if error is None:
                     self._write()
-                self._table.close()  # also what will be thrown away: left open, it complains when it is collected
+                self._table.close()  # even if the file is thrown away: an open writer complains when it is collected
                 if error is None:
                     self._file.flush()
                     os.fsync(self._file.fileno())
