@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 
 from diptych.data.order import SPLITMIX64_STEP, mix_bits
-from diptych_shards.curate.compiled import compiled
 from diptych_shards.curate.matching import Matches
 
 
@@ -25,7 +24,12 @@ def query_probabilities(counts: np.ndarray, pairs_per_query: int) -> np.ndarray:
 
 def keep_probabilities(matches: Matches, probabilities: np.ndarray) -> np.ndarray:
     """The probability that any of a pair's queries keeps it, for each pair; 0 if its caption contains none."""
-    return _keep_probabilities(matches.ids, matches.offsets, probabilities)
+    lost = np.ones(len(matches))
+    # One factor after the other: a product of a whole array may round differently on another processor.
+    for number in range(matches.counts.max(initial=0)):
+        pairs = np.flatnonzero(matches.counts > number)
+        lost[pairs] *= 1 - probabilities[matches.ids[matches.offsets[pairs] + number]]
+    return 1 - lost
 
 
 def uniforms(pair_hashes: np.ndarray, seed: int) -> np.ndarray:
@@ -35,15 +39,3 @@ def uniforms(pair_hashes: np.ndarray, seed: int) -> np.ndarray:
     """
     mixed = mix_bits(pair_hashes + mix_bits(np.array([seed], np.uint64) + SPLITMIX64_STEP))
     return (mixed >> np.uint64(11)) * 2.0**-53
-
-
-@compiled
-def _keep_probabilities(ids, offsets, probabilities):
-    # Multiplied one after the other: a vectorised product may round differently on another processor.
-    result = np.zeros(len(offsets) - 1)
-    for pair in range(len(result)):
-        lost = 1.0
-        for place in range(offsets[pair], offsets[pair + 1]):
-            lost *= 1.0 - probabilities[ids[place]]
-        result[pair] = 1.0 - lost
-    return result

@@ -53,8 +53,8 @@ class Examined:
 
     def rows(self, first: int, last: int) -> Examined:
         """Some of the pairs, without their matches."""
-        none = Matches(np.zeros(0, np.int32), np.zeros(last - first + 1, np.int64))
         place = slice(first, last)
+        none = Matches.none(last - first)
         return Examined(self.reasons[place], self.languages[place], self.scores[place], self.pair_hashes[place], none)
 
     @classmethod
@@ -151,7 +151,7 @@ class _Examiner:
     def _match(self, captions: list[str], reasons: np.ndarray) -> Matches:
         """Find the queries of each caption; give pairs without one their reason."""
         if self._matcher is None:
-            return Matches(np.zeros(0, np.int32), np.zeros(len(captions) + 1, np.int64))
+            return Matches.none(len(captions))
         matches = self._matcher.match(
             [caption if reason == 0 else "" for caption, reason in zip(captions, reasons, strict=True)]
         )

@@ -1,35 +1,37 @@
-"""Which queries stand in which captions, by MetaCLIP's rule, without ever writing the spaced text.
+"""Which queries captions contain, by MetaCLIP's rule.
 
 The rule (Xu et al. 2023, "Demystifying CLIP Data", section 3): a caption gets one space at both ends, a space on both
-sides of each of , . ; : ? ! and the backtick, and spaces for tabs and line ends; a query stands in it where
-`" " + query + " "` does, case-sensitively. Queries that overlap all count; each counts once a caption.
+sides of each of , . ; : ? ! and the backtick, and spaces for tabs and line ends. A query is found if the caption then
+contains `" " + query + " "`, case-sensitively. Queries that overlap all count; each counts once a caption.
 
-Both sides are thus lists of words between single spaces, some of them empty, and a query stands in a caption where its
-words follow one another. So one pass over the bytes looks up each word in a hash table, and goes on from there in a
-tree of words: the time does not depend on the number of queries.
+Both sides are thus lists of words between single spaces, some of them empty, and a caption contains a query if the
+query's words follow one another in it. So each word of many captions is looked up once, and arrays then follow all
+sequences of words in a tree of the queries: the time does not depend on the number of queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
-import pyarrow
 
-from diptych_shards.curate.word_tree import BLOCK_WORDS, build_tree, match_captions
-
-_SPACED = str.maketrans({**{mark: f" {mark} " for mark in ",.;:?!`"}, **dict.fromkeys("\t\r\n", " ")})
+_REPLACEMENTS = {**{mark: f" {mark} " for mark in ",.;:?!`"}, **dict.fromkeys("\t\r\n", " ")}
+_END = "\n"
+"""A word that no caption contains: it ends each of them."""
 
 
 def spaced(caption: str) -> str:
-    """The caption as queries are looked for in it."""
-    return f" {caption.translate(_SPACED)} "
+    """The caption in which queries are sought."""
+    for sign, replacement in _REPLACEMENTS.items():
+        caption = caption.replace(sign, replacement)
+    return f" {caption} "
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Of each caption the numbers of the queries that stand in it, none twice, in the order in which they end."""
+    """The numbers of the queries that each caption contains, ascending."""
 
     ids: np.ndarray
     """int32, caption after caption."""
@@ -42,52 +44,77 @@ class Matches:
     def __getitem__(self, caption: int) -> np.ndarray:
         return self.ids[self.offsets[caption] : self.offsets[caption + 1]]
 
+    @classmethod
+    def none(cls, num_captions: int) -> Matches:
+        return cls(np.zeros(0, np.int32), np.zeros(num_captions + 1, np.int64))
+
     @property
     def counts(self) -> np.ndarray:
-        """How many queries stand in each caption."""
+        """How many queries each caption contains."""
         return np.diff(self.offsets)
 
     def only(self, captions: np.ndarray) -> Matches:
-        """The same captions, but only some of them, a boolean for each, with what stands in them."""
+        """The matches of some captions, a boolean for each; the others have none."""
         counts = np.where(captions, self.counts, 0)
         return Matches(self.ids[np.repeat(captions, self.counts)], np.concatenate([[0], np.cumsum(counts)]))
 
 
 class Matcher:
-    """Finds queries in captions; the number of a query is its place in the list."""
+    """Finds queries in captions; the number of a query is its place in the list.
+
+    A node of the tree is a sequence of words with which a query starts. Nodes of one word are numbered as words, nodes
+    of n words as the sorted keys of their last step: the number of the node of n - 1 words, then that of the word.
+    """
 
     def __init__(self, queries: Sequence[str]):
-        """queries: each must be there once, none empty."""
-        self.num_queries = len(queries)
-        self._tree = build_tree(*_bytes_of(queries))
-        self._last_seen = np.full(len(queries), -1, np.int64)
-        """The number of the last caption that held the query."""
-        self._captions_seen = 0
+        """queries: different ones, none empty."""
+        self._num_queries = len(queries)
+        self._words: dict[str, int] = {}
+        numbers = [[self._words.setdefault(word, len(self._words)) for word in query.split(" ")] for query in queries]
+        self._words.pop(_END, None)
+        self._num_words = len(self._words) + 1
+        lengths = np.fromiter(map(len, numbers), np.int64, len(numbers))
+        words = np.fromiter(chain.from_iterable(numbers), np.int64)
+        starts = np.cumsum(lengths) - lengths
+        nodes = words[starts]
+        self._steps: list[np.ndarray] = []
+        self._ends = [_queries_at(nodes, lengths == 1, self._num_words)]
+        """For each node the query that is just these words, or -1; by the number of words."""
+        for length in range(2, lengths.max(initial=1) + 1):
+            longer = np.flatnonzero(lengths >= length)
+            keys = nodes[longer] * self._num_words + words[starts[longer] + length - 1]
+            steps, nodes[longer] = np.unique(keys, return_inverse=True)
+            self._steps.append(steps)
+            self._ends.append(_queries_at(nodes, lengths == length, len(steps)))
 
-    def match(self, captions: Sequence[str] | pyarrow.Array) -> Matches:
-        data, offsets = _bytes_of(captions)
-        ends = np.zeros(len(offsets), np.int64)
-        ids = np.empty(BLOCK_WORDS * self._tree.longest + len(data) // 4, np.int32)
-        done = 0
-        while True:
-            done = match_captions(data, offsets, self._tree, self._last_seen, self._captions_seen, ids, ends, done)
-            self._captions_seen += len(offsets)
-            if done == len(offsets) - 1:
-                return Matches(ids[: ends[done]].copy(), ends)
-            ids = np.concatenate([ids, np.empty_like(ids)])
+    def match(self, captions: Sequence[str]) -> Matches:
+        texts = [f"{spaced(caption)[1:]}{_END}" for caption in captions]
+        words = np.fromiter(map(self._words.get, " ".join(texts).split(" "), repeat(-1)), np.int64)
+        caption_of = np.repeat(np.arange(len(texts)), [text.count(" ") + 1 for text in texts])
+        places = np.flatnonzero(words[: len(caption_of)] >= 0)
+        nodes = words[places]
+        found = []
+        for ends, steps in zip(self._ends, [*self._steps, None], strict=True):
+            queries = ends[nodes]
+            is_query = queries >= 0
+            found.append(caption_of[places[is_query]] * self._num_queries + queries[is_query])
+            if steps is None:
+                break
+            places = places + 1
+            goes_on = words[places] >= 0
+            places = places[goes_on]
+            keys = nodes[goes_on] * self._num_words + words[places]
+            nodes = np.minimum(np.searchsorted(steps, keys), len(steps) - 1)
+            is_step = steps[nodes] == keys
+            places, nodes = places[is_step], nodes[is_step]
+        keys = np.sort(np.concatenate(found))
+        keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
+        offsets = np.searchsorted(keys, np.arange(len(texts) + 1) * self._num_queries)
+        return Matches((keys % max(self._num_queries, 1)).astype(np.int32), offsets)
 
-    @property
-    def num_bytes(self) -> int:
-        """Of memory."""
-        return sum(part.nbytes for part in self._tree if isinstance(part, np.ndarray)) + self._last_seen.nbytes
 
-
-def _bytes_of(texts: Sequence[str] | pyarrow.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The texts' UTF-8, one after the other, and where each begins, then where the last ends."""
-    array = texts if isinstance(texts, pyarrow.Array) else pyarrow.array(texts, pyarrow.large_string())
-    array = array.cast(pyarrow.large_string())
-    _, offsets, data = array.buffers()
-    if len(array) == 0:
-        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    starts = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    return np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8), starts
+def _queries_at(nodes: np.ndarray, is_end: np.ndarray, num_nodes: int) -> np.ndarray:
+    """For each node the query that ends there, or -1."""
+    queries = np.full(num_nodes, -1)
+    queries[nodes[is_end]] = np.flatnonzero(is_end)
+    return queries

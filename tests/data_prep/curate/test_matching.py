@@ -1,7 +1,6 @@
 """Matching against the rule as it is written down."""
 
 import numpy as np
-import pyarrow
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -54,17 +53,14 @@ def test_a_query_counts_once_a_caption_however_many_there_are():
     assert found(queries, [" ".join(queries * 3), "w7 w7"]) == [list(range(200)), [7]]
 
 
-def test_captions_longer_than_a_block_of_words_and_many_matches_are_found():
+def test_long_captions_with_many_matches_are_found():
     queries = [" ".join(["a"] * length) for length in range(1, 41)]
     captions = ["a " * 3000, "b", "a " * 700 + "b"] * 3
     assert found(queries, captions) == found_by_the_rule(queries, captions)
 
 
-def test_a_column_of_a_table_can_be_matched_from_anywhere():
-    column = pyarrow.array(["x", "a b", "a", "", "b a"])
-    matches = Matcher(["a", "b"]).match(column.slice(1, 3))
-    assert matches.offsets.tolist() == [0, 2, 3, 3]
-    assert len(Matcher(["a"]).match(column.slice(5))) == 0
+def test_no_captions_and_no_queries_have_no_matches():
+    assert len(Matcher(["a"]).match([])) == 0
     assert len(Matcher([]).match(["a"])[0]) == 0
 
 
