@@ -47,7 +47,7 @@ class Command:
                 family = self.family()
                 self.kill()
                 raise AssertionError(f"still running: {family}\nwhat it said:\n{self.said}")
-            time.sleep(0.001)
+            time.sleep(0.003)
 
     def family(self) -> list[psutil.Process]:
         """The process and all below it that are there now."""

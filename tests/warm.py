@@ -12,7 +12,6 @@ import atexit
 import gc
 import importlib
 import json
-import multiprocessing
 import os
 import select
 import signal
@@ -22,6 +21,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,45 +108,55 @@ def serve() -> None:
         for module in MODULES:
             importlib.import_module(module)
     gc.freeze()
-    num_kept = 0
+    running: dict[ForkProcess, socket.socket] = {}
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.environ[ADDRESS])
         listener.listen(64)
         print("ready", flush=True)
-        while 0 not in select.select([listener, 0], [], [])[0]:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                return keep(connection)
-            connection.close()
-            num_kept += 1
-            while num_kept and os.waitpid(-1, os.WNOHANG) != (0, 0):
-                num_kept -= 1
+        while 0 not in (ready := select.select([listener, woken, 0], [], [])[0]):
+            if listener in ready:
+                connection, _ = listener.accept()
+                running[start(connection, [listener, woken, wake, *running.values()])] = connection
+            if woken in ready:
+                woken.recv(1 << 12)
+                for process in [process for process in running if process.exitcode is not None]:
+                    answer(running[process], process.exitcode)
+                    running.pop(process).close()
     os.unlink(os.environ[ADDRESS])
     os.rmdir(os.path.dirname(os.environ[ADDRESS]))
+    os._exit(0)  # whoever still runs is not waited for
 
 
-def keep(connection: socket.socket) -> None:
-    """In a process of its own: start the one that is asked for and say how it ended."""
+def start(connection: socket.socket, others: list[socket.socket]) -> ForkProcess:
+    """The process that is asked for, which has none of our sockets."""
     line, files, *_ = socket.recv_fds(connection, 1 << 16, 3)
     while not line.endswith(b"\n"):
         line += connection.recv(1 << 16)
     # This ends it without clearing a million objects away, which would take a second.
-    process = multiprocessing.get_context("fork").Process(target=become, args=(connection, json.loads(line), files))
+    process = ForkProcess(target=become, args=(json.loads(line), files, [connection, *others]))
     process.start()
     for file in files:
         os.close(file)
-    connection.sendall(f"{process.pid}\n".encode())
-    process.join()
+    answer(connection, process.pid)
+    return process
+
+
+def answer(connection: socket.socket, number: int | None) -> None:
     try:
-        connection.sendall(f"{process.exitcode}\n".encode())
+        connection.sendall(f"{number}\n".encode())
     except OSError:  # nobody waits for it
         pass
-    os._exit(0)
 
 
-def become(connection: socket.socket, request: dict[str, Any], files: list[int]) -> None:
-    connection.close()
+def become(request: dict[str, Any], files: list[int], ours: list[socket.socket]) -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for each in ours:
+        each.close()
     os.setsid()
     os.chdir(request["folder"])
     for descriptor, file in enumerate(files):
