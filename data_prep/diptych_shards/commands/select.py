@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Write the shards, print how many."""
-    from diptych_shards.select.errors import SelectError
+    from diptych.errors import UserError
     from diptych_shards.select.rewrite import rewrite
     from diptych_shards.select.staleness import verdicts_that_hold
     from diptych_shards.select.verdicts import open_shards
@@ -35,7 +35,7 @@ def run(chosen: argparse.Namespace) -> None:
     shards, out = chosen.shards, chosen.out
     index = open_shards(chosen.shards)
     if out.resolve().is_relative_to(shards.resolve()):
-        raise SelectError(f"{shown(out)} lies inside {shown(shards)}; name a folder outside")
+        raise UserError(f"{shown(out)} lies inside {shown(shards)}; name a folder outside")
     verdicts = verdicts_that_hold(shards, index, chosen.verdict)
     written = rewrite(index, verdicts, out, chosen.samples_per_shard, engine_of(chosen))
     names = ", ".join(verdict.name for verdict in verdicts)

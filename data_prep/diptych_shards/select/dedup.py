@@ -14,6 +14,7 @@ import numpy as np
 
 from diptych.data.picture_safety import PictureReason
 from diptych.data.shards import ShardIndex
+from diptych.errors import UserError
 from diptych.terminal import shown
 from diptych_shards.refusals import Refusal
 from diptych_shards.run.engine import Engine
@@ -29,7 +30,6 @@ from diptych_shards.select.duplicates import (
     repeated,
 )
 from diptych_shards.select.embeddings import KeyTable, gather_embeddings
-from diptych_shards.select.errors import SelectError
 from diptych_shards.select.hashes import (
     FLAT,
     HASHED,
@@ -70,11 +70,11 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
     """Write the verdict `options.name` beside the shards.
 
     Raises:
-        SelectError: the options do not fit these shards, an evaluation set holds no pictures, or one cannot be read.
+        UserError: the options do not fit these shards, an evaluation set holds no pictures, or one cannot be read.
         ShardError: the index of a shard is damaged.
     """
     if any(os.path.realpath(location) == os.path.realpath(shards) for location in options.against):
-        raise SelectError("--against names the shards themselves: all of them would be left out")
+        raise UserError("--against names the shards themselves: all of them would be left out")
     folder = select_folder(shards)
     with alone_in(folder):
         refuse_to_lose(shards, options)
@@ -225,7 +225,7 @@ class _Pictures:
         for unit, path in self._units:
             rows = read_hashes(unit, path)
             if rows is None:
-                raise SelectError(f"{shown(path)} changed meanwhile; start the same command again")
+                raise UserError(f"{shown(path)} changed meanwhile; start the same command again")
             yield first, rows
             first += len(rows)
 

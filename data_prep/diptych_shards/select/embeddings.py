@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
+from diptych.errors import UserError
 from diptych.files import local_path
 from diptych.terminal import shown
-from diptych_shards.select.errors import SelectError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -59,7 +59,7 @@ def gather_embeddings(
     Of a key that is there twice the first one counts.
 
     Raises:
-        SelectError: a file holds no embeddings, or none for these keys, or they are of several lengths.
+        UserError: a file holds no embeddings, or none for these keys, or they are of several lengths.
     """
     is_open = wanted.copy()
     owners: list[np.ndarray] = []
@@ -68,13 +68,13 @@ def gather_embeddings(
     with tempfile.TemporaryFile(dir=scratch) as file:
         for location, keys, first in tables:
             if keys.has_repeats:
-                raise SelectError(f"keys are not unique, so that {shown(location)} cannot tell whose embeddings it has")
+                raise UserError(f"keys are not unique, so that {shown(location)} cannot tell whose embeddings it has")
             found = 0
             for names, vectors in _read(location, column):
                 places = keys.find(names)
                 dim = dim or vectors.shape[1]
                 if vectors.shape[1] != dim:
-                    raise SelectError(f"{shown(location)}: embeddings of {vectors.shape[1]} numbers, others of {dim}")
+                    raise UserError(f"{shown(location)}: embeddings of {vectors.shape[1]} numbers, others of {dim}")
                 lengths = np.linalg.norm(vectors, axis=1)
                 mine = np.flatnonzero((places >= 0) & (lengths > 0) & np.isfinite(lengths))
                 found += len(mine)
@@ -85,7 +85,7 @@ def gather_embeddings(
                 owners.append(places[mine] + first)
                 is_open[owners[-1]] = False
             if not found:
-                raise SelectError(f"{shown(location)} has no embedding for any of the keys; the first it has is "
+                raise UserError(f"{shown(location)} has no embedding for any of the keys; the first it has is "
                                   f"{_first_key(location, column)!r}")  # fmt: skip
         file.flush()
         owned = np.concatenate(owners)
@@ -101,7 +101,7 @@ def _read(location: str, column: str | None) -> Iterator[Batch]:
         return
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not paths or not paths[0].exists():
-        raise SelectError(f"{shown(location)}: no parquet file there; name one, a folder of them, or an .npz")
+        raise UserError(f"{shown(location)}: no parquet file there; name one, a folder of them, or an .npz")
     for each in paths:
         yield from _read_parquet(each, column)
 
@@ -114,7 +114,7 @@ def _read_npz(path: Path) -> Iterator[Batch]:
             if vectors.ndim != 2 or len(names) != len(vectors) or vectors.dtype.kind != "f":
                 raise ValueError(f"{len(names)} names, and embeddings {vectors.shape} of {vectors.dtype}")
         except (OSError, ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise SelectError(f"{shown(path)} does not hold what `diptych embed --pictures` writes") from error
+            raise UserError(f"{shown(path)} does not hold what `diptych embed --pictures` writes") from error
     for start in range(0, len(names), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         yield [str(name) for name in names[part]], vectors[part].astype(np.float32)
@@ -140,7 +140,7 @@ def _read_parquet(path: Path, column: str | None) -> Iterator[Batch]:
                 if names:
                     yield names, rows
     except (pyarrow.ArrowException, OSError) as error:
-        raise SelectError(f"{shown(path)}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{shown(path)}: {str(error).splitlines()[0]}") from error
 
 
 def _columns(schema: pyarrow.Schema, path: Path, column: str | None) -> tuple[str, str]:
@@ -151,14 +151,14 @@ def _columns(schema: pyarrow.Schema, path: Path, column: str | None) -> tuple[st
     candidates = [name for name in lists if name in _EMBEDDINGS] or lists
     keys = [name for name in _KEYS if name in schema.names]
     if column is not None and column not in lists:
-        raise SelectError(f"{shown(path)}: {column!r} is no column of lists; there are {', '.join(lists) or 'none'}")
+        raise UserError(f"{shown(path)}: {column!r} is no column of lists; there are {', '.join(lists) or 'none'}")
     if column is None and len(candidates) != 1:
         found = ", ".join(candidates) or "lists of numbers are needed"
-        raise SelectError(
+        raise UserError(
             f"{shown(path)} has {len(candidates)} columns of embeddings ({found}); name one with --embedding-column"
         )
     if not keys:
-        raise SelectError(f"{shown(path)} has no column of keys; call it key")
+        raise UserError(f"{shown(path)} has no column of keys; call it key")
     return keys[0], column or candidates[0]
 
 
@@ -172,7 +172,7 @@ def _batch(keys: pyarrow.Array, vectors: pyarrow.Array, path: Path) -> Batch:
     keys, vectors = keys.filter(has_both), vectors.filter(has_both)
     lengths = set(compute.list_value_length(vectors).to_pylist())
     if len(lengths) > 1 or 0 in lengths:
-        raise SelectError(f"{shown(path)}: its embeddings are of several lengths, or empty")
+        raise UserError(f"{shown(path)}: its embeddings are of several lengths, or empty")
     if not lengths:
         return [], np.zeros((0, 0), np.float32)
     numbers = vectors.flatten().cast(pyarrow.float32()).to_numpy(zero_copy_only=False)

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow.compute as compute
 
 from diptych.data.shards import ShardIndex
+from diptych.errors import UserError
 from diptych.terminal import shown
 from diptych_shards.metadata import columns_of_shard, identity_of_tables, table_identity
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
-from diptych_shards.select.errors import SelectError
 from diptych_shards.select.expression import Expression, parse_conditions
 from diptych_shards.select.row_file import read_rows, write_rows
 from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, alone_in, replaced, select_folder
@@ -54,7 +54,7 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
             for number in range(len(index.shards)):
                 reasons = judge.reasons(number)
                 if reasons is None:
-                    raise SelectError(f"{shown(judge.parts)} changed meanwhile; start the same command again")
+                    raise UserError(f"{shown(judge.parts)} changed meanwhile; start the same command again")
                 verdict.add(reasons, [None] * len(reasons))
                 counts.update(reasons)
         shutil.rmtree(judge.parts, ignore_errors=True)
@@ -98,7 +98,7 @@ class _Judge:
         return None if body is None else json.loads(body)
 
     def lost(self, number: int) -> int:
-        raise SelectError(f"{shown(self.index.shards[number].path)}: the process that read it died, twice; "
+        raise UserError(f"{shown(self.index.shards[number].path)}: the process that read it died, twice; "
                           f"see whether memory runs out")  # fmt: skip
 
     def _path(self, number: int) -> Path:

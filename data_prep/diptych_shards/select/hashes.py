@@ -19,12 +19,12 @@ import numpy as np
 
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import ShardError
+from diptych.errors import UserError
 from diptych.terminal import shown
 from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.pictures.resize import resize
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
-from diptych_shards.select.errors import SelectError
 from diptych_shards.select.pictures import Place, Unit, decoded
 from diptych_shards.select.row_file import read_rows, write_rows
 
@@ -49,7 +49,7 @@ def hash_missing(units: Sequence[tuple[Unit, Path]], engine: Engine, progress: P
     """Write the hash file of each unit, if it is not there yet; the tasks are parts of units.
 
     Raises:
-        SelectError: a picture cannot be read, or a tar is damaged there.
+        UserError: a picture cannot be read, or a tar is damaged there.
     """
     missing = [(unit, path) for unit, path in units if read_hashes(unit, path) is None]
     total = sum(unit.num_pictures for unit, _ in units)
@@ -110,9 +110,9 @@ def _hash_picture(place: Place) -> tuple[np.ndarray, int, int, np.ndarray]:
     except PictureError:
         return _NOT_DECODED
     except ShardError as error:
-        raise SelectError(f"{shown(place.path)}: {error}") from error
+        raise UserError(f"{shown(place.path)}: {error}") from error
     except OSError as error:
-        raise SelectError(f"{shown(place.path)}: {error.strerror}") from error
+        raise UserError(f"{shown(place.path)}: {error.strerror}") from error
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.errors import UserError
 from diptych.terminal import shown
-from diptych_shards.select.errors import SelectError
 from diptych_shards.select.near import MAX_DISTANCE
 from diptych_shards.select.verdicts import checked_name, replaced
 
@@ -38,11 +38,11 @@ class DedupOptions:
     def __post_init__(self) -> None:
         checked_name(self.name)
         if not 0 <= self.distance <= MAX_DISTANCE:
-            raise SelectError(f"a distance of {self.distance} bits; it must be 0 to {MAX_DISTANCE} of 64")
+            raise UserError(f"a distance of {self.distance} bits; it must be 0 to {MAX_DISTANCE} of 64")
         if self.cosine is not None and not 0.5 <= self.cosine < 1:
-            raise SelectError(f"a cosine of {self.cosine}; it must be at least 0.5 and below 1")
+            raise UserError(f"a cosine of {self.cosine}; it must be at least 0.5 and below 1")
         if self.against_embeddings and not self.against:
-            raise SelectError("--against-embeddings are of the pictures of --against; name these too")
+            raise UserError("--against-embeddings are of the pictures of --against; name these too")
         of_embeddings = {
             "--against-embeddings": self.against_embeddings,
             "--embedding-column": self.embedding_column,
@@ -51,7 +51,7 @@ class DedupOptions:
         }
         for option, value in of_embeddings.items():
             if value and not self.embeddings:
-                raise SelectError(f"{option} does nothing without --embeddings PATH; give both, or leave it out")
+                raise UserError(f"{option} does nothing without --embeddings PATH; give both, or leave it out")
 
     @property
     def min_cosine(self) -> float:
@@ -69,7 +69,7 @@ class DedupOptions:
 
 def refuse_to_lose(shards: Path, options: DedupOptions) -> None:
     """Raises:
-    SelectError: the verdict would take the place of one that keeps more away from evaluation sets.
+    UserError: the verdict would take the place of one that keeps more away from evaluation sets.
     """
     before = replaced(shards, options.name, "dedup")
     if before is None:
@@ -80,5 +80,5 @@ def refuse_to_lose(shards: Path, options: DedupOptions) -> None:
     if told.get("against_embeddings") and not options.against_embeddings:
         lost.append(("--against-embeddings", told["against_embeddings"]))
     for option, value in lost:
-        raise SelectError(f"the verdict {options.name!r} that stands was made with {option} {shown(value)}: give it "
+        raise UserError(f"the verdict {options.name!r} that stands was made with {option} {shown(value)}: give it "
                           f"again, choose another --name, or delete {shown(before.path)}")  # fmt: skip

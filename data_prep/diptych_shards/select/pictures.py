@@ -18,12 +18,12 @@ from diptych.data.picture_files import find_pictures
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_ENDINGS
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
 from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.errors import UserError
 from diptych.files import local_path
 from diptych.terminal import shown
 from diptych_shards.pictures.decode import open_file
 from diptych_shards.pictures.resize import upright
 from diptych_shards.refusals import Refusal, table_of_reasons
-from diptych_shards.select.errors import SelectError
 
 FILES_AT_ONCE = 10_000
 
@@ -142,7 +142,7 @@ def units_at(location: str) -> tuple[Sequence[Unit], list[Refusal]]:
     """The pictures of shards, or all picture files of a folder and those below it; and what is left out there.
 
     Raises:
-        SelectError: there is no picture.
+        UserError: there is no picture.
         ShardError: the shards are damaged.
     """
     path = local_path(location)
@@ -152,10 +152,10 @@ def units_at(location: str) -> tuple[Sequence[Unit], list[Refusal]]:
     try:
         found = find_pictures(path)
     except OSError as error:
-        raise SelectError(f"{shown(location)}: {error.strerror}") from error
+        raise UserError(f"{shown(location)}: {error.strerror}") from error
     if not found.paths:
         left_out = f"; left out are\n{table_of_reasons(found.refusals)}" if found.refusals else ""
-        raise SelectError(f"{shown(location)} holds no picture ({', '.join(PICTURE_ENDINGS)}) and no shard{left_out}")
+        raise UserError(f"{shown(location)} holds no picture ({', '.join(PICTURE_ENDINGS)}) and no shard{left_out}")
     files = [os.path.join(path, each) for each in found.paths]
     starts = range(0, len(files), FILES_AT_ONCE)
     return [FilesUnit(location, files[start : start + FILES_AT_ONCE]) for start in starts], found.refusals

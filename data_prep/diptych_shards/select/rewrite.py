@@ -19,13 +19,13 @@ import pyarrow.parquet
 from diptych.data.shard_index_file import ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, read_member
+from diptych.errors import UserError
 from diptych.files import committed
 from diptych.terminal import shown
 from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.run.progress import Progress
-from diptych_shards.select.errors import SelectError
 from diptych_shards.select.verdicts import Verdict, kept_by_all
 
 _FORMAT = "diptych-select-2"
@@ -61,13 +61,13 @@ def rewrite(
     samples_per_shard: None: as many shards as there were, of the same names, less those of which nothing is kept.
 
     Raises:
-        SelectError: nothing is kept.
+        UserError: nothing is kept.
         UserError: `out` holds something else, or other samples.
         ShardError: a shard is damaged.
     """
     planned = _plan(index, verdicts, samples_per_shard)
     if not planned:
-        raise SelectError(f"{', '.join(verdict.name for verdict in verdicts)} together keep no sample")
+        raise UserError(f"{', '.join(verdict.name for verdict in verdicts)} together keep no sample")
     inputs = {"shards": index.fingerprint, "verdicts": {verdict.name: verdict.sha256 for verdict in verdicts}}
     folder = OutFolder(out, "select", format=_FORMAT, options={"samples_per_shard": samples_per_shard}, inputs=inputs)
     with folder.opened(finished=False):
@@ -140,7 +140,7 @@ def _write(index: ShardIndex, out: Path, planned: _Planned) -> None:
 
 
 def _lost(planned: _Planned) -> None:
-    raise SelectError(f"{planned.name}: the process that wrote it died, twice; see whether memory runs out")
+    raise UserError(f"{planned.name}: the process that wrote it died, twice; see whether memory runs out")
 
 
 def _samples(index: ShardIndex, planned: _Planned) -> Iterator[tuple[str, dict[str, bytes]]]:

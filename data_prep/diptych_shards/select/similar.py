@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from diptych_shards.select.errors import SelectError
+from diptych.errors import UserError
 
 Pairs = tuple[np.ndarray, np.ndarray]
 """Positions (i64, i64)."""
@@ -66,12 +66,12 @@ def approximate_pairs(vectors: np.ndarray, threshold: float, tell: Callable[[int
     All vectors are in memory.
 
     Raises:
-        SelectError: faiss is not installed.
+        UserError: faiss is not installed.
     """
     try:
         import faiss
     except ImportError as error:
-        raise SelectError(
+        raise UserError(
             "faiss is not installed; pip install faiss-cpu, or search exactly (without --approximate)"
         ) from error
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from diptych.data.shards import ShardIndex
 from diptych.terminal import shown
-from diptych_shards.select.errors import SelectError
 from diptych_shards.select.verdicts import (
     Verdict,
+    VerdictError,
     names_of_verdicts,
     outdated,
     read_verdict,
@@ -36,7 +36,7 @@ def verdicts_to_consider(shards: Path, index: ShardIndex, name: str) -> list[Ver
     or is stale, has to be written again in any case.
 
     Raises:
-        SelectError: a verdict is damaged, or a filter is of the shards as they were.
+        VerdictError: a verdict is damaged, or a filter is of the shards as they were.
     """
     there = {other: read_verdict(shards, other) for other in names_of_verdicts(shards) if other != name}
     current = {other: verdict for other, verdict in there.items() if verdict.is_of(index)}
@@ -50,7 +50,7 @@ def verdicts_that_hold(shards: Path, index: ShardIndex, names: Sequence[str] | N
     """All verdicts by name, or those named.
 
     Raises:
-        SelectError: one cannot be read, or does not hold beside the others; the message says what to run.
+        VerdictError: one cannot be read, or does not hold beside the others; the message says what to run.
     """
     verdicts = read_verdicts(shards, index, names)
     _refuse_stale(shards, verdicts)
@@ -61,7 +61,7 @@ def what_is_stale(shards: Path, index: ShardIndex) -> str:
     """One line, empty if nothing is."""
     try:
         verdicts_that_hold(shards, index)
-    except SelectError as error:
+    except VerdictError as error:
         return str(error)
     return ""
 
@@ -72,7 +72,7 @@ def _refuse_stale(shards: Path, verdicts: Sequence[Verdict]) -> None:
     for verdict in choosing:
         left_out = [name for name in verdict.considered if name not in there]
         if left_out and (select_folder(shards) / f"{left_out[0]}.parquet").exists():
-            raise SelectError(f"the verdict {verdict.name!r} chose among the samples that {left_out[0]!r} keeps; "
+            raise VerdictError(f"the verdict {verdict.name!r} chose among the samples that {left_out[0]!r} keeps; "
                               f"add --verdict {left_out[0]}")  # fmt: skip
         if flaw := _flaw(verdict, there):
             raise _stale(shards, verdict, flaw)
@@ -100,8 +100,8 @@ def _holds(verdict: Verdict, there: Mapping[str, Verdict]) -> bool:
     return _flaw(verdict, there) is None and all(_holds(there[name], there) for name in verdict.considered)
 
 
-def _stale(shards: Path, verdict: Verdict, flaw: str) -> SelectError:
-    return SelectError(f"the verdict {verdict.name!r} {flaw}; run again: {_command(shards, verdict)}")
+def _stale(shards: Path, verdict: Verdict, flaw: str) -> VerdictError:
+    return VerdictError(f"the verdict {verdict.name!r} {flaw}; run again: {_command(shards, verdict)}")
 
 
 def _command(shards: Path, verdict: Verdict) -> str:

@@ -23,9 +23,9 @@ import numpy as np
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.data.shards import ShardIndex, open_index
+from diptych.errors import UserError
 from diptych.files import flush, locked, sha256_of
 from diptych.terminal import shown
-from diptych_shards.select.errors import SelectError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -34,6 +34,10 @@ SELECT_FOLDER = "select"
 MOST_REASON_CHARACTERS = 200
 
 _FORMAT = "diptych-verdict-1"
+
+
+class VerdictError(UserError):
+    """A verdict is missing, damaged, stale, or of other shards."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +158,12 @@ def open_shards(path: Path) -> ShardIndex:
     """The index of a folder of shards, which verdicts can stand beside.
 
     Raises:
-        SelectError: it is no folder.
+        UserError: it is no folder.
         ShardError: the shards are missing or damaged.
     """
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
-        raise SelectError(f"{shown(path)} {what}; name the folder of the shards, beside which the verdicts stand")
+        raise UserError(f"{shown(path)} {what}; name the folder of the shards, beside which the verdicts stand")
     return open_index(os.path.abspath(path))  # a worker elsewhere works in another folder
 
 
@@ -167,14 +171,14 @@ def read_verdicts(shards: Path, index: ShardIndex, names: Sequence[str] | None =
     """All verdicts by name, or those named.
 
     Raises:
-        SelectError: there is none, one is not there, is damaged, or belongs to the shards as they were.
+        VerdictError: there is none, one is not there, is damaged, or belongs to the shards as they were.
     """
     folder = select_folder(shards)
     there = names_of_verdicts(shards)
     if missing := [name for name in names or () if name not in there]:
-        raise SelectError(f"no verdict {missing[0]!r} in {shown(folder)}; there are {', '.join(there) or 'none'}")
+        raise VerdictError(f"no verdict {missing[0]!r} in {shown(folder)}; there are {', '.join(there) or 'none'}")
     if not there:
-        raise SelectError(f"{shown(shards)} has no verdict yet; `diptych-shards dedup` or `filter` writes one")
+        raise VerdictError(f"{shown(shards)} has no verdict yet; `diptych-shards dedup` or `filter` writes one")
     verdicts = [read_verdict(shards, name) for name in (there if names is None else dict.fromkeys(names))]
     for verdict in verdicts:
         if not verdict.is_of(index):
@@ -190,7 +194,7 @@ def read_verdict(shards: Path, name: str) -> Verdict:
     """One that is there, perhaps of the shards as they were.
 
     Raises:
-        SelectError: it is damaged.
+        VerdictError: it is damaged.
     """
     import pyarrow
 
@@ -208,22 +212,22 @@ def replaced(shards: Path, name: str, command: str) -> Verdict | None:
     """The verdict of the same name that a new one takes the place of, if there is one that can be read.
 
     Raises:
-        SelectError: another command wrote it.
+        VerdictError: another command wrote it.
     """
     if checked_name(name) not in names_of_verdicts(shards):
         return None
     try:
         before = read_verdict(shards, name)
-    except SelectError:
+    except VerdictError:
         return None
     if before.facts["command"] != command:
-        raise SelectError(f"the verdict {name!r} is one of `{before.facts['command']}`: "
+        raise VerdictError(f"the verdict {name!r} is one of `{before.facts['command']}`: "
                           f"choose another --name, or delete {shown(before.path)}")  # fmt: skip
     return before
 
 
-def outdated(verdict: Verdict) -> SelectError:
-    return SelectError(f"the verdict {verdict.name!r} is of these shards as they were before they changed: "
+def outdated(verdict: Verdict) -> VerdictError:
+    return VerdictError(f"the verdict {verdict.name!r} is of these shards as they were before they changed: "
                        f"write it again, or delete {shown(verdict.path)}")  # fmt: skip
 
 
@@ -241,10 +245,10 @@ def select_folder(shards: Path) -> Path:
 
 def checked_name(name: str) -> str:
     """Raises:
-    SelectError: the name would not do for a file.
+    UserError: the name would not do for a file.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise SelectError(f"the name {name!r} of a verdict must be letters, digits, - and _, 64 at most")
+        raise UserError(f"the name {name!r} of a verdict must be letters, digits, - and _, 64 at most")
     return name
 
 
@@ -257,8 +261,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _damaged(verdict: Verdict) -> SelectError:
-    return SelectError(f"the verdict {verdict.name!r} is damaged or something else: "
+def _damaged(verdict: Verdict) -> VerdictError:
+    return VerdictError(f"the verdict {verdict.name!r} is damaged or something else: "
                        f"write it again, or delete {shown(verdict.path)}")  # fmt: skip
 
 
