@@ -57,8 +57,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.select.dedup import dedup
     from diptych_shards.select.options import DedupOptions
     from diptych_shards.select.staleness import what_is_stale
-    from diptych_shards.select.told import verdict_table
-    from diptych_shards.select.verdicts import open_shards
+    from diptych_shards.select.verdicts import open_shards, verdict_table
 
     options = DedupOptions(
         name=chosen.name,

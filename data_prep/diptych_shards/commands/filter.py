@@ -43,8 +43,7 @@ def run(chosen: argparse.Namespace) -> None:
     """Write the verdict, print what it says."""
     from diptych_shards.select.filter import filter_samples
     from diptych_shards.select.staleness import what_is_stale
-    from diptych_shards.select.told import verdict_table
-    from diptych_shards.select.verdicts import open_shards, replaced
+    from diptych_shards.select.verdicts import open_shards, replaced, verdict_table
 
     shards, index = chosen.shards, open_shards(chosen.shards)
     before = replaced(shards, chosen.name, "filter")

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
 from diptych.files import flush, locked, sha256_of
-from diptych.terminal import shown
+from diptych.terminal import counted, is_or_are, shown
 
 if TYPE_CHECKING:
     import pyarrow
@@ -229,6 +229,16 @@ def replaced(shards: Path, name: str, command: str) -> Verdict | None:
 def outdated(verdict: Verdict) -> VerdictError:
     return VerdictError(f"the verdict {verdict.name!r} is of these shards as they were before they changed: "
                        f"write it again, or delete {shown(verdict.path)}")  # fmt: skip
+
+
+def verdict_table(shards: Path, name: str, counts: Mapping[str, int], passed_over: int = 0) -> str:
+    """counts: samples by reason; the empty one is that of what is kept, and of those that were passed over."""
+    total = sum(counts.values())
+    kept = counts.get("", 0) - passed_over
+    where = f"{shown(select_folder(shards) / name)}.parquet"
+    lines = [f"{name}: {kept:,} of {counted(total, 'sample')} {is_or_are(total)} kept: {where}"]
+    reasons = sorted(((number, reason) for reason, number in counts.items() if reason), key=lambda r: (-r[0], r[1]))
+    return "\n".join([*lines, *(f"  {number:>12,}  {shown(reason)}" for number, reason in reasons)])
 
 
 def kept_by_all(verdicts: Sequence[Verdict], index: ShardIndex, shard_number: int) -> np.ndarray:
