@@ -34,8 +34,9 @@ def run(chosen: argparse.Namespace) -> None:
     """Write the page, print its path."""
     from diptych.files import cannot, check_writable, commit_file
     from diptych_shards.select.preview import PREVIEW_FILE, render_preview
+    from diptych_shards.select.select_folder import select_folder
     from diptych_shards.select.staleness import verdicts_that_hold
-    from diptych_shards.select.verdicts import open_shards, select_folder
+    from diptych_shards.select.verdicts import open_shards
 
     shards = chosen.shards
     index = open_shards(shards)

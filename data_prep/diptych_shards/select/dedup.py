@@ -42,9 +42,10 @@ from diptych_shards.select.hashes import (
 from diptych_shards.select.options import DedupOptions, refuse_to_lose
 from diptych_shards.select.pictures import ShardUnit, Unit, units_at
 from diptych_shards.select.preference import preferences
+from diptych_shards.select.select_folder import alone_in, select_folder
 from diptych_shards.select.similar import approximate_pairs, similar_pairs
 from diptych_shards.select.staleness import verdicts_to_consider
-from diptych_shards.select.verdicts import Verdict, VerdictWriter, alone_in, kept_by_all, select_folder
+from diptych_shards.select.verdicts import Verdict, VerdictWriter, kept_by_all
 
 HASH_FOLDER = "hashes"
 

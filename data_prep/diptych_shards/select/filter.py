@@ -25,8 +25,8 @@ from diptych_shards.metadata import columns_of_shard, identity_of_tables, table_
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.expression import Expression, parse_conditions
-from diptych_shards.select.row_file import read_rows, write_rows
-from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, alone_in, replaced, select_folder
+from diptych_shards.select.select_folder import alone_in, read_rows, select_folder, write_rows
+from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, replaced
 
 _FORMAT = "diptych-reasons-2"
 _NOTS = re.compile(r"(?:not\b\s*)+", re.IGNORECASE)

@@ -26,7 +26,7 @@ from diptych_shards.pictures.resize import resize
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.pictures import Place, Unit, decoded
-from diptych_shards.select.row_file import read_rows, write_rows
+from diptych_shards.select.select_folder import read_rows, write_rows
 
 THUMBNAIL_SIDE = 16
 THUMBNAIL_NUMBERS = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3

@@ -11,7 +11,8 @@ from typing import Any
 from diptych.errors import UserError
 from diptych.terminal import shown
 from diptych_shards.select.near import MAX_DISTANCE
-from diptych_shards.select.verdicts import checked_name, replaced
+from diptych_shards.select.select_folder import checked_name
+from diptych_shards.select.verdicts import replaced
 
 DEFAULT_COSINE = 0.95
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
-from diptych.files import flush, locked, sha256_of
+from diptych.files import flush, sha256_of
 from diptych.terminal import counted, is_or_are, shown
+from diptych_shards.select.select_folder import checked_name, select_folder
 
 if TYPE_CHECKING:
     import pyarrow
 
-SELECT_FOLDER = "select"
 MOST_REASON_CHARACTERS = 200
 
 _FORMAT = "diptych-verdict-1"
@@ -247,28 +245,6 @@ def kept_by_all(verdicts: Sequence[Verdict], index: ShardIndex, shard_number: in
     for verdict in verdicts:
         kept &= verdict.kept(shard_number)
     return kept
-
-
-def select_folder(shards: Path) -> Path:
-    return shards / INDEX_FOLDER / SELECT_FOLDER
-
-
-def checked_name(name: str) -> str:
-    """Raises:
-    UserError: the name would not do for a file.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise UserError(f"the name {name!r} of a verdict must be letters, digits, - and _, 64 at most")
-    return name
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Lock the folder, and remove what a killed process was writing there."""
-    with locked(folder, "command"):
-        for path in folder.rglob("*.partial"):
-            path.unlink(missing_ok=True)
-        yield
 
 
 def _damaged(verdict: Verdict) -> VerdictError:
