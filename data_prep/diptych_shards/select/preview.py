@@ -9,27 +9,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shards import ShardIndex, open_index
 from diptych.pages.template import template
+from diptych.pages.thumbnail import thumbnail_uri
 from diptych_shards.metadata import facts_of_samples, keys_of
+from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
+from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 from diptych_shards.select.duplicates import IN_EVALUATION
 from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
-from diptych_shards.select.pictures import Place, place_of
-from diptych_shards.select.thumbnails import Thumbnail, thumbnails
+from diptych_shards.select.pictures import Place, decoded, place_of
 from diptych_shards.select.verdicts import Verdict
 
 PREVIEW_FILE = "preview.html"
 MOST_REASONS = 40
+_THUMBNAIL_SIDE = 240
 _CAPTION_LENGTH = 200
 _NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class _Thumbnail:
+    """A data: URI, and of the picture that it shows the size and the perceptual hash, which flat pictures lack."""
+
+    uri: str
+    width: int
+    height: int
+    look: int | None
 
 
 @dataclass(frozen=True)
 class _Card:
     """A picture as the page shows it."""
 
-    picture: Thumbnail | None
+    picture: _Thumbnail | None
     caption: str | None
     name: str
     origin: str = ""
@@ -118,7 +134,7 @@ class _Cards:
             if why == IN_EVALUATION and d.duplicate_of
         }
         wanted = [*self._places.values(), *self._evaluation.values()]
-        self._thumbnails = thumbnails([place for place in wanted if place is not None], processes)
+        self._thumbnails = _thumbnails([place for place in wanted if place is not None], processes)
 
     def of_sample(self, drawn: Drawn) -> _Card:
         return self._card(drawn.shard, drawn.row)
@@ -140,7 +156,7 @@ class _Cards:
         origin = str(facts.get("path") or facts.get("url") or "")
         return _Card(self._thumbnail(self._places[shard, row]), caption, key, origin)
 
-    def _thumbnail(self, place: Place | None) -> Thumbnail | None:
+    def _thumbnail(self, place: Place | None) -> _Thumbnail | None:
         return None if place is None else self._thumbnails[place]
 
     def _place(self, shard: int, row: int) -> Place | None:
@@ -173,3 +189,26 @@ def _evaluation_place(name: str) -> Place | None:
         return None
     sample = _find_keys(index, {key}).get(key)
     return None if sample is None else place_of(f"{tar}.tar", index.sample(*sample)[1])
+
+
+def _thumbnails(places: Sequence[Place], processes: int) -> dict[Place, _Thumbnail | None]:
+    """None for a picture that cannot be shown."""
+    distinct = list(dict.fromkeys(places))
+    batches = (distinct[start : start + 8] for start in range(0, len(distinct), 8))
+    size = min(processes, max(len(distinct), 1))
+    with WorkerPool(for_each(_thumbnail), size, silence_seconds=PICTURE_SILENCE_SECONDS) as pool:
+        found = list(results_in_order(pool, batches, give_up=_cannot_be_shown))
+    return dict(zip(distinct, found, strict=True))
+
+
+def _thumbnail(place: Place) -> _Thumbnail | None:
+    try:
+        pixels = decoded(place.read())
+    except (PictureError, ShardError, OSError):
+        return None
+    picture = Image.fromarray(pixels)
+    return _Thumbnail(thumbnail_uri(picture, _THUMBNAIL_SIDE), *picture.size, perceptual_hash(pixels, margin=STEADY))
+
+
+def _cannot_be_shown(place: Place) -> None:
+    return None
