@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Write the verdict, print what it says."""
     from diptych_shards.select.dedup import dedup
-    from diptych_shards.select.options import DedupOptions
+    from diptych_shards.select.dedup_options import DedupOptions
     from diptych_shards.select.staleness import what_is_stale
     from diptych_shards.select.verdicts import open_shards, verdict_table
 

@@ -19,6 +19,7 @@ from diptych.terminal import shown
 from diptych_shards.refusals import Refusal
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
+from diptych_shards.select.dedup_options import DedupOptions, preferences, refuse_to_lose
 from diptych_shards.select.duplicates import (
     MEANINGS,
     NOTHING,
@@ -39,9 +40,7 @@ from diptych_shards.select.hashes import (
     hash_missing,
     read_hashes,
 )
-from diptych_shards.select.options import DedupOptions, refuse_to_lose
 from diptych_shards.select.pictures import ShardUnit, Unit, units_at
-from diptych_shards.select.preference import preferences
 from diptych_shards.select.select_folder import alone_in, select_folder
 from diptych_shards.select.similar import approximate_pairs, similar_pairs
 from diptych_shards.select.staleness import verdicts_to_consider

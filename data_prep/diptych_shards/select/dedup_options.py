@@ -1,4 +1,4 @@
-"""What is a duplicate: the options of `dedup`."""
+"""The options of `dedup`: what is a duplicate, and which one of several stays."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.terminal import shown
+from diptych_shards.metadata import columns_of_shard
+from diptych_shards.select.expression import parse
 from diptych_shards.select.near import MAX_DISTANCE
 from diptych_shards.select.select_folder import checked_name
 from diptych_shards.select.verdicts import replaced
@@ -83,3 +88,19 @@ def refuse_to_lose(shards: Path, options: DedupOptions) -> None:
     for option, value in lost:
         raise UserError(f"the verdict {options.name!r} that stands was made with {option} {shown(value)}: give it "
                           f"again, choose another --name, or delete {shown(before.path)}")  # fmt: skip
+
+
+def preferences(index: ShardIndex, expression: str) -> np.ndarray:
+    """f64 of each sample in the order of the shards, NaN where it is not known.
+
+    Raises:
+        UserError: the expression gives no numbers for these samples.
+        ShardError: a shard is damaged.
+    """
+    wanted = parse(expression)
+    found = [np.zeros(0)]
+    for number, shard in enumerate(index.shards):
+        columns = columns_of_shard(index, number, wanted.columns)
+        numbers = wanted.numbers({name: columns[name] for name in wanted.columns}, shard.samples)
+        found.append(numbers.to_numpy(zero_copy_only=False))
+    return np.concatenate(found)
