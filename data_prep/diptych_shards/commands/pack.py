@@ -56,9 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Check the folders, read the input, pack it, print the report."""
-    from diptych_shards.pack.candidates import PackError
+    from diptych_shards.pack.candidates import PackError, hold_out
     from diptych_shards.pack.folder_input import read_folder
-    from diptych_shards.pack.hold_out import hold_out
     from diptych_shards.pack.pack import pack
     from diptych_shards.pack.table_input import read_table
     from diptych_shards.tables.picture_table import Wanted

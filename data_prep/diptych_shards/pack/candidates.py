@@ -1,13 +1,20 @@
-"""What a pack starts from: pictures that have a caption, and what is refused before a picture is opened."""
+"""What a pack starts from: pictures with a caption, what is refused before one is opened, and what is held out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from diptych.errors import UserError
+from diptych.terminal import counted
 from diptych_shards.refusals import Refusal
+
+_COMPARED_BYTES = 64 << 10
+_HASHES = 1 << 64
 
 
 class PackError(UserError):
@@ -36,3 +43,35 @@ class PackInput:
     fingerprint: str
     """Of names, sizes, modification times, and the table's bytes: what a continued pack must find
     unchanged."""
+
+
+def hold_out(found: PackInput, folder: Path, share: float) -> tuple[PackInput, PackInput]:
+    """What is for training, with all that was refused, and what is held out.
+
+    The picture's bytes decide, each by itself: copies of a picture are on one side, and so it stays when others come or
+    go, or files are renamed. Of a large file its size and its beginning count.
+
+    Raises:
+        PackError: one of the two would be empty.
+    """
+    if not 0 < share < 1:
+        raise PackError(f"--hold-out {share:g}: give the share that is held out, such as 0.05")
+    train: list[Candidate] = []
+    held_out: list[Candidate] = []
+    for candidate in found.candidates:
+        (held_out if _place(candidate, folder) < share else train).append(candidate)
+    if not train or not held_out:
+        nothing = "trains on" if held_out else "holds out"
+        raise PackError(f"--hold-out {share:g} of {counted(len(found.candidates), 'picture')} {nothing} none of them; "
+                        f"give another share, or leave it out")  # fmt: skip
+    return replace(found, candidates=train), replace(found, candidates=held_out, refusals=[])
+
+
+def _place(candidate: Candidate, folder: Path) -> float:
+    """Evenly spread between 0 and 1; 1 for what cannot be read, and will be refused where it is packed."""
+    try:
+        with open(folder / candidate.path, "rb") as file:
+            beginning = file.read(_COMPARED_BYTES)
+    except OSError:
+        return 1
+    return xxhash.xxh3_64_intdigest(candidate.num_bytes.to_bytes(8, "little") + beginning) / _HASHES
