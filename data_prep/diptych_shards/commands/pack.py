@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Check the folders, read the input, pack it, print the report."""
-    from diptych_shards.pack.candidates import PackError, hold_out
+    from diptych.errors import UserError
+    from diptych_shards.pack.candidates import hold_out
     from diptych_shards.pack.folder_input import read_folder
     from diptych_shards.pack.pack import pack
     from diptych_shards.pack.table_input import read_table
@@ -64,11 +65,11 @@ def run(chosen: argparse.Namespace) -> None:
 
     folder, out = chosen.folder, chosen.out
     if not folder.is_dir():
-        raise PackError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+        raise UserError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
-        raise PackError(f"{out} lies inside {folder}: the shards would become input; name a folder outside")
+        raise UserError(f"{out} lies inside {folder}: the shards would become input; name a folder outside")
     if chosen.table is not None and chosen.caption_template is not None:
-        raise PackError("--caption-template is for a folder of pictures, --table has captions; leave one of them out")
+        raise UserError("--caption-template is for a folder of pictures, --table has captions; leave one of them out")
     options = PackOptions(
         samples_per_shard=chosen.samples_per_shard,
         shard_bytes=chosen.shard_bytes,
@@ -87,12 +88,12 @@ def run(chosen: argparse.Namespace) -> None:
     if not found.candidates:
         if found.refusals:
             print(table_of_reasons(found.refusals))
-        raise PackError(f"{chosen.table or folder} holds no picture with a caption; {_way_to_captions(chosen)}")
+        raise UserError(f"{chosen.table or folder} holds no picture with a caption; {_way_to_captions(chosen)}")
     if options.hold_out is None:
         parts = {out: found}
     else:
         if out.is_dir() and {path.name for path in out.iterdir()} - {"train", "held_out"}:
-            raise PackError(f"{out} holds something else, perhaps shards without --hold-out; name an empty folder")
+            raise UserError(f"{out} holds something else, perhaps shards without --hold-out; name an empty folder")
         train, held_out = hold_out(found, folder, options.hold_out)
         parts = {out / "train": train, out / "held_out": held_out}
     for part, pictures in parts.items():
@@ -101,9 +102,9 @@ def run(chosen: argparse.Namespace) -> None:
 
 def _print(report: PackReport, out: Path) -> None:
     """Raises:
-    PackError: nothing was packed.
+    UserError: nothing was packed.
     """
-    from diptych_shards.pack.candidates import PackError
+    from diptych.errors import UserError
 
     into = counted(report.shards, "shard")
     print(f"packed {counted(report.packed, 'sample')} into {into}, {report.num_bytes:,} bytes: {shown(out)}")
@@ -111,7 +112,7 @@ def _print(report: PackReport, out: Path) -> None:
         print(f"refused {len(report.refusals):,}, each named in {shown(out / '_index' / 'rejected.jsonl')}:")
         print(table_of_reasons(report.refusals))
     if not report.packed:
-        raise PackError("no picture could be packed; the reasons are above")
+        raise UserError("no picture could be packed; the reasons are above")
 
 
 def _way_to_captions(chosen: argparse.Namespace) -> str:

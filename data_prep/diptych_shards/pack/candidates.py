@@ -17,10 +17,6 @@ _COMPARED_BYTES = 64 << 10
 _HASHES = 1 << 64
 
 
-class PackError(UserError):
-    """The command cannot be carried out; the message is one line for its user."""
-
-
 @dataclass(frozen=True)
 class Candidate:
     """A picture and where its caption is: in files beside it, or given by a table."""
@@ -52,17 +48,17 @@ def hold_out(found: PackInput, folder: Path, share: float) -> tuple[PackInput, P
     go, or files are renamed. Of a large file its size and its beginning count.
 
     Raises:
-        PackError: one of the two would be empty.
+        UserError: one of the two would be empty.
     """
     if not 0 < share < 1:
-        raise PackError(f"--hold-out {share:g}: give the share that is held out, such as 0.05")
+        raise UserError(f"--hold-out {share:g}: give the share that is held out, such as 0.05")
     train: list[Candidate] = []
     held_out: list[Candidate] = []
     for candidate in found.candidates:
         (held_out if _place(candidate, folder) < share else train).append(candidate)
     if not train or not held_out:
         nothing = "trains on" if held_out else "holds out"
-        raise PackError(f"--hold-out {share:g} of {counted(len(found.candidates), 'picture')} {nothing} none of them; "
+        raise UserError(f"--hold-out {share:g} of {counted(len(found.candidates), 'picture')} {nothing} none of them; "
                         f"give another share, or leave it out")  # fmt: skip
     return replace(found, candidates=train), replace(found, candidates=held_out, refusals=[])
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from diptych.data.caption_files import CAPTION_ENDINGS, CaptionReason, sort_captions
 from diptych.data.picture_files import Folder, Refusal, refusal_by_name, walk
-from diptych_shards.pack.candidates import Candidate, PackError, PackInput
+from diptych.errors import UserError
+from diptych_shards.pack.candidates import Candidate, PackInput
 from diptych_shards.refusals import Reason
 
 
@@ -32,7 +33,7 @@ def read_folder(folder: Path, caption_template: str | None = None) -> PackInput:
             refusals += each.refusals
             _sort_out(each, candidates, refusals, caption_template)
     except OSError as error:
-        raise PackError(f"{folder}: {error.strerror}") from error
+        raise UserError(f"{folder}: {error.strerror}") from error
     refusals += [Refusal(path, Reason.EMPTY_FOLDER.value) for path in bare - above]
     candidates.sort(key=lambda candidate: os.fsencode(candidate.path))
     refusals.sort(key=lambda refusal: (os.fsencode(refusal.path), refusal.reason))

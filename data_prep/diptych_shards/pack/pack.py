@@ -22,9 +22,10 @@ from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.shard_index_file import ShardError, index_path
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
+from diptych.errors import UserError
 from diptych.files import commit_file, sha256_of
 from diptych.terminal import shown
-from diptych_shards.pack.candidates import Candidate, PackError, PackInput
+from diptych_shards.pack.candidates import Candidate, PackInput
 from diptych_shards.pack.examine import Examiner
 from diptych_shards.refusals import Reason, Refusal
 from diptych_shards.run.out_folder import OutFolder
@@ -57,12 +58,12 @@ class PackOptions:
         for name in ("samples_per_shard", "shard_bytes", "max_pixels", "min_side", "for_training"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise PackError(f"{name} is {value}; it must be at least 1")
+                raise UserError(f"{name} is {value}; it must be at least 1")
         if self.caption_template is not None and self.caption_template.count("{}") != 1:
-            raise PackError(f"caption_template {self.caption_template!r} must hold {{}} once, where the name of the "
+            raise UserError(f"caption_template {self.caption_template!r} must hold {{}} once, where the name of the "
                             f"folder goes: 'a photo of a {{}}.'")  # fmt: skip
         if self.max_pixels > MAX_PIXELS:
-            raise PackError(f"max_pixels is {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
+            raise UserError(f"max_pixels is {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
 
 
 @dataclass(frozen=True)
