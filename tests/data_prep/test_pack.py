@@ -105,18 +105,27 @@ def test_two_packs_are_equal_byte_for_byte_whatever_the_number_of_processes(fold
     assert tree(tmp_path / "out") == tree(packed)
 
 
-def test_samples_are_mixed_by_seed_or_kept_in_the_order_of_their_paths(folder, packed, tmp_path):
-    def order(*options):
-        out = tmp_path / "-".join(options)
-        assert pack(folder, out, *options) == 0
-        return list(samples(out))
-
-    kept, other = order("--keep-order"), order("--seed", "1")
-    assert kept == sorted(kept) and len({tuple(kept), tuple(other), tuple(samples(packed))}) == 3
+def test_samples_are_mixed_or_kept_in_the_order_of_their_paths(folder, packed, tmp_path):
+    assert pack(folder, tmp_path / "out", "--keep-order") == 0
+    kept, mixed = list(samples(tmp_path / "out")), list(samples(packed))
+    assert kept == sorted(mixed) and kept != mixed
 
 
-def test_shards_are_bounded_in_bytes(folder, tmp_path):
-    assert pack(folder, tmp_path / "out", "--shard-bytes", str(3 * len(picture()) + 60)) == 0
+def test_the_record_of_the_options_stays_what_it_was(folder, tmp_path):
+    for name, options, seed in (("mixed", (), 0), ("kept", ("--keep-order",), None)):
+        assert pack(folder, tmp_path / name, *options) == 0
+        assert json.loads((tmp_path / name / "_index" / "pack.json").read_bytes())["options"] == {
+            "samples_per_shard": 10_000,
+            "shard_bytes": 1_000_000_000,
+            "seed": seed,
+            "max_pixels": 100_000_000,
+            "min_side": 2,
+        }
+
+
+def test_shards_are_bounded_in_bytes(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("diptych_shards.pack.pack.SHARD_BYTES", 3 * len(picture()) + 60)
+    assert pack(folder, tmp_path / "out") == 0
     assert [shard.samples for shard in open_index(tmp_path / "out").shards] == [3, 3, 3, 1]
 
 
@@ -384,7 +393,7 @@ def test_parquet_values_of_every_type_become_json(folder, tmp_path):
 # -- what is refused ----------------------------------------------------------------------------------
 
 
-def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys):
+def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, monkeypatch, capsys):
     here = fill(tmp_path / "in", 3)
     good = picture()
     pictures = {
@@ -428,7 +437,8 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, capsys)
     (here / "dangling.png").symlink_to("nowhere")
     (here / "loop").symlink_to(".")
     (here / "empty" / "class").mkdir(parents=True)
-    assert pack(here, tmp_path / "out", "--max-pixels", "10000") == 0
+    monkeypatch.setattr("diptych_shards.pack.pack.MAX_PIXELS", 10_000)
+    assert pack(here, tmp_path / "out") == 0
     expected = {
         "html.jpg": "not_a_picture",
         "gif.png": "decode_error",

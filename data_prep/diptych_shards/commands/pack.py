@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from diptych.command_line import path_argument
+from diptych.errors import UserError
 from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_processes
 from diptych_shards.pack.pack import PackOptions, PackReport
@@ -44,10 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
     add("--keep-order", action="store_true", help="order the samples by path instead of shuffling them")
     for name, default, meaning in (
-        ("--seed", usual.seed, "of the shuffled order of the samples"),
         ("--samples-per-shard", usual.samples_per_shard, "pictures that a shard is planned for"),
-        ("--shard-bytes", usual.shard_bytes, "bytes of pictures that a shard is planned for at most"),
-        ("--max-pixels", usual.max_pixels, "refuse larger pictures"),
         ("--min-side", usual.min_side, "refuse pictures with a shorter side"),
     ):
         add(name, type=int, default=default, metavar="N", help=f"{meaning} (default {default})")
@@ -56,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Check the folders, read the input, pack it, print the report."""
-    from diptych.errors import UserError
     from diptych_shards.pack.candidates import hold_out
     from diptych_shards.pack.folder_input import read_folder
     from diptych_shards.pack.pack import pack
@@ -72,9 +69,7 @@ def run(chosen: argparse.Namespace) -> None:
         raise UserError("--caption-template is for a folder of pictures, --table has captions; leave one of them out")
     options = PackOptions(
         samples_per_shard=chosen.samples_per_shard,
-        shard_bytes=chosen.shard_bytes,
-        seed=None if chosen.keep_order else chosen.seed,
-        max_pixels=chosen.max_pixels,
+        shuffle=not chosen.keep_order,
         min_side=chosen.min_side,
         for_training=chosen.for_training,
         caption_template=chosen.caption_template,
@@ -101,11 +96,11 @@ def run(chosen: argparse.Namespace) -> None:
 
 
 def _print(report: PackReport, out: Path) -> None:
-    """Raises:
-    UserError: nothing was packed.
-    """
-    from diptych.errors import UserError
+    """Print what was packed, and what was refused.
 
+    Raises:
+        UserError: nothing was packed.
+    """
     into = counted(report.shards, "shard")
     print(f"packed {counted(report.packed, 'sample')} into {into}, {report.num_bytes:,} bytes: {shown(out)}")
     if report.refusals:

@@ -32,6 +32,9 @@ from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.run.progress import Progress
 from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 
+SHARD_BYTES = 1_000_000_000
+"""Of pictures, at most, that a shard is planned for."""
+
 _FORMAT = "diptych-pack-1"
 _BATCH_ITEMS, _BATCH_BYTES = 32, 8 << 20
 
@@ -41,10 +44,8 @@ class PackOptions:
     """Everything that decides the bytes of a pack, beside its input."""
 
     samples_per_shard: int = 10_000
-    shard_bytes: int = 1_000_000_000
-    seed: int | None = 0
-    """Orders the samples by a hash of seed and path, so that shards are mixed; None: by path."""
-    max_pixels: int = MAX_PIXELS
+    shuffle: bool = True
+    """Order the samples by a hash of their paths, so that each shard is a mixture; otherwise by path."""
     min_side: int = 2
     """Pixels; a picture one pixel wide is a tracker or a ruler."""
     for_training: int | None = None
@@ -55,15 +56,13 @@ class PackOptions:
     """The share of the pictures that is packed apart."""
 
     def __post_init__(self) -> None:
-        for name in ("samples_per_shard", "shard_bytes", "max_pixels", "min_side", "for_training"):
+        for name in ("samples_per_shard", "min_side", "for_training"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
         if self.caption_template is not None and self.caption_template.count("{}") != 1:
             raise UserError(f"caption_template {self.caption_template!r} must hold {{}} once, where the name of the "
                             f"folder goes: 'a photo of a {{}}.'")  # fmt: skip
-        if self.max_pixels > MAX_PIXELS:
-            raise UserError(f"max_pixels is {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
 
 
 @dataclass(frozen=True)
@@ -116,19 +115,18 @@ def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, proces
 def _plan(candidates: Sequence[Candidate], options: PackOptions) -> list[list[Candidate]]:
     """The candidates of each shard, in their order."""
     ordered = list(candidates)
-    if options.seed is not None:
-        seed = str(options.seed).encode()
+    if options.shuffle:
 
         def place(candidate: Candidate) -> tuple[bytes, bytes]:
             path = os.fsencode(candidate.path)
-            return xxhash.xxh3_64_digest(seed + b"\0" + path), path
+            return xxhash.xxh3_64_digest(b"0\0" + path), path
 
         ordered.sort(key=place)
     shards: list[list[Candidate]] = []
     num_bytes = 0
     for candidate in ordered:
         num_bytes += candidate.num_bytes
-        if not shards or len(shards[-1]) == options.samples_per_shard or num_bytes > options.shard_bytes:
+        if not shards or len(shards[-1]) == options.samples_per_shard or num_bytes > SHARD_BYTES:
             shards.append([])
             num_bytes = candidate.num_bytes
         shards[-1].append(candidate)
@@ -147,7 +145,7 @@ def _write_shards(
 ) -> None:
     if not pending:
         return
-    examiner = Examiner(folder, options.max_pixels, options.min_side, options.for_training)
+    examiner = Examiner(folder, MAX_PIXELS, options.min_side, options.for_training)
     digits = len(str(options.samples_per_shard - 1))
     batches = (batch for number in pending for batch in _batches(planned[number]))
     with WorkerPool(for_each(examiner), processes, silence_seconds=PICTURE_SILENCE_SECONDS) as pool:
@@ -244,8 +242,12 @@ class _Refusals:
 
 
 def _as_recorded(options: PackOptions) -> dict[str, Any]:
-    """What is not asked for is not written down: packs begun before there was such an option go on."""
-    return {name: value for name, value in asdict(options).items() if value is not None or name == "seed"}
+    """The options as packs have always recorded them, so that those begun earlier go on.
+
+    What is not asked for is left out; some have become constants.
+    """
+    asked = {name: value for name, value in asdict(options).items() if value is not None and name != "shuffle"}
+    return {**asked, "seed": 0 if options.shuffle else None, "shard_bytes": SHARD_BYTES, "max_pixels": MAX_PIXELS}
 
 
 def _lines(refusals: Sequence[Refusal], shard: int | None) -> bytes:
