@@ -23,7 +23,7 @@ from diptych.terminal import printable
 
 MOST_CHARACTERS = 10_000
 
-_LIMITS = {
+_LIMITS: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     "memory_limit": "1GB",
     "temp_directory": "",
