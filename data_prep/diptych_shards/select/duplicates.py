@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych_shards.curate.compiled import compiled
 from diptych_shards.select.near import near_pairs
 
 SAME_PIXELS = "same_pixels"
@@ -37,6 +36,9 @@ Measured on 16 x 16 pixels: photographs and drawings that are recoded (JPEG of q
 stay below 17 and 3, both at once below 34 and 6. Drawings of other things or in other colours whose hashes agree begin
 at 34 and 3.5 (another tone of skin); nearly all are above 47 and 7.
 """
+
+_NUMBERS_PER_SAMPLED = 48
+_FEW = 32
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,20 @@ class Duplicates:
         place[looks.positions] = np.arange(len(looks.positions))
         is_met = self.is_first & ((place != NOTHING) | (starts[1:] > starts[:-1]))
         like, codes = np.full(total, NOTHING, np.int64), np.zeros(total, np.uint8)
-        _choose(
-            self._order[is_met[self._order]], self._rank, self._num_evaluation, starts, others, place,
-            looks.positions, looks.groups, looks.starts, looks.near, thumbnails, like, codes,
-        )  # fmt: skip
+        stayed = _Stayed(looks, thumbnails)
+        for picture in self._order[is_met[self._order]].tolist():
+            own = int(place[picture])
+            if picture >= self._num_evaluation:
+                best = NOTHING if own == NOTHING else stayed.first_like(own, self._rank)
+                codes[picture] = _LOOKS_THE_SAME
+                for other in others[starts[picture] : starts[picture + 1]].tolist():
+                    is_free = like[other] == NOTHING and self._rank[other] < self._rank[picture]
+                    if is_free and (best == NOTHING or self._rank[other] < self._rank[best]):
+                        best, codes[picture] = other, _SIMILAR_EMBEDDING
+                like[picture] = best
+            if own != NOTHING and like[picture] == NOTHING:
+                stayed.add(own)
+        codes[like == NOTHING] = 0
         return self._of_all(like, codes)
 
     def _of_all(self, like: np.ndarray, codes: np.ndarray) -> Decision:
@@ -137,46 +149,44 @@ _SAME_PIXELS, _LOOKS_THE_SAME, _SIMILAR_EMBEDDING = (
 )
 
 
-@compiled
-def _choose(
-    order, rank, num_evaluation, starts, others, place, positions, groups, near_starts, near, thumbnails, like, codes
-):
-    """Fill `like` and `codes` of the pictures in `order`: each is compared with those before it that stayed."""
-    last_of_group = np.full(len(near_starts) - 1, NOTHING, np.int64)
-    before = np.full(len(positions), NOTHING, np.int64)
-    for picture in order:
-        own = place[picture]
-        if picture >= num_evaluation:
-            best = NOTHING
-            if own != NOTHING:
-                for number in range(near_starts[groups[own]], near_starts[groups[own] + 1]):
-                    candidate = last_of_group[near[number]]
-                    while candidate != NOTHING:
-                        other = positions[candidate]
-                        if best == NOTHING or rank[other] < rank[best]:
-                            if _look_the_same(thumbnails[own], thumbnails[candidate]):
-                                best, codes[picture] = other, _LOOKS_THE_SAME
-                        candidate = before[candidate]
-            for number in range(starts[picture], starts[picture + 1]):
-                other = others[number]
-                if rank[other] < rank[picture] and like[other] == NOTHING:
-                    if best == NOTHING or rank[other] < rank[best]:
-                        best, codes[picture] = other, _SIMILAR_EMBEDDING
-            like[picture] = best
-        if own != NOTHING and like[picture] == NOTHING:
-            before[own] = last_of_group[groups[own]]
-            last_of_group[groups[own]] = own
+class _Stayed:
+    """The pictures of `looks` that stayed so far."""
+
+    def __init__(self, looks: LookAlikes, thumbnails: np.ndarray):
+        """thumbnails: u8[n, numbers], one of each of the n pictures of `looks`."""
+        self._looks = looks
+        self._thumbnails = thumbnails
+        self._few_numbers = np.ascontiguousarray(thumbnails[:, ::_NUMBERS_PER_SAMPLED])
+        """These rule out most of a crowd of pictures whose hashes agree."""
+        self._of_group: list[list[int]] = [[] for _ in looks.starts[1:]]
+
+    def add(self, own: int) -> None:
+        """own: place in `looks`."""
+        self._of_group[self._looks.groups[own]].append(own)
+
+    def first_like(self, own: int, rank: np.ndarray) -> int:
+        """The position of the preferred picture that looks the same; NOTHING if there is none."""
+        looks, group = self._looks, self._looks.groups[own]
+        groups = looks.near[looks.starts[group] : looks.starts[group + 1]].tolist()
+        places = np.array([each for near in groups for each in self._of_group[near]], np.int64)
+        if len(places) > _FEW:
+            differences = np.abs(self._few_numbers[places].astype(np.int16) - self._few_numbers[own])
+            places = places[differences.max(axis=1) <= MOST_DIFFERENCE]
+        places = places[np.argsort(rank[looks.positions[places]])]
+        for start in range(0, len(places), _FEW):
+            some = places[start : start + _FEW]
+            is_like = _look_the_same(self._thumbnails[own], self._thumbnails[some])
+            if is_like.any():
+                return int(looks.positions[some[is_like.argmax()]])
+        return NOTHING
 
 
-@compiled
-def _look_the_same(one, other):
-    squares = 0
-    for number in range(len(one)):
-        difference = abs(np.int64(one[number]) - np.int64(other[number]))
-        if difference > MOST_DIFFERENCE:
-            return False
-        squares += difference * difference
-    return squares <= MEAN_DIFFERENCE**2 * len(one)
+def _look_the_same(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool of each of the others."""
+    differences = np.abs(others.astype(np.int32) - one)
+    return (differences.max(axis=1) <= MOST_DIFFERENCE) & (
+        (differences**2).sum(axis=1) <= MEAN_DIFFERENCE**2 * len(one)
+    )
 
 
 def _neighbours(total: int, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
