@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
-from diptych.terminal import shown
+from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import table_of_reasons
 
@@ -75,17 +75,18 @@ def run(chosen: argparse.Namespace) -> None:
     report = dedup(shards, index, options, engine_of(chosen))
     print(verdict_table(shards, chosen.name, report.counts, report.passed_over))
     for number, what in (
-        (report.passed_over, "take no part: left out by other verdicts"),
-        (report.largest_group - 1, "at most are left out for one and the same sample"),
-        (report.flat, "pictures are too flat for a perceptual hash; only equal pixels count"),
-        (report.not_decoded, "pictures do not decode and are kept; see diptych-shards verify"),
-        (report.without_embedding, "samples have no embedding"),
+        (report.passed_over, "without part: left out by other verdicts"),
+        (report.largest_group - 1, "the most that are left out for one and the same sample"),
+        (report.flat, "too flat for a perceptual hash: only equal pixels count"),
+        (report.not_decoded, "not decoded, and kept; see diptych-shards verify"),
+        (report.without_embedding, "without an embedding"),
     ):
         if number:
             print(f"  {number:>12,}  {what}")
     for location in chosen.against:
         print(f"compared with {shown(location)}")
     if report.not_compared:
-        print(f"not compared with {len(report.not_compared):,} things there:\n{table_of_reasons(report.not_compared)}")
+        files = counted(len(report.not_compared), "file")
+        print(f"not compared with {files} there:\n{table_of_reasons(report.not_compared)}")
     if line := what_is_stale(shards, index):
         print(line)
