@@ -31,8 +31,6 @@ from benchmarks.shards.pictures import make_pictures
 from benchmarks.shards.quality import Quality, num_stored
 from benchmarks.shards.server import Host, Web
 
-from diptych_shards.pictures.decode import CAREFUL, FAST, Saving
-
 PROCESSES = 2
 SHARDS = 8
 """A power of two, so that neither process has to wait long for the other. Each shard of the peer's ends with a wait for
@@ -70,8 +68,8 @@ class Case:
     costs: dict[str, list[Cost]] = field(default_factory=dict)
     stored: dict[str, int] = field(default_factory=dict)
 
-    def ratios(self, quantity: Callable[[Cost], float], ours: str = "ours", peer: str = "peer") -> float:
-        pairs = zip(self.costs[peer], self.costs[ours], strict=True)
+    def ratios(self, quantity: Callable[[Cost], float]) -> float:
+        pairs = zip(self.costs["peer"], self.costs["ours"], strict=True)
         return statistics.median(quantity(theirs) / quantity(own) for theirs, own in pairs)
 
     def median(self, name: str, quantity: Callable[[Cost], float]) -> float:
@@ -102,8 +100,8 @@ def compare(folder: Path, num_pictures: int, rounds: int) -> dict[str, object]:
         mixed = contest.case("mixed", num_pictures, mixed=True)
         for number in range(rounds):
             for case in (start, main):
-                contest.round(case, ("ours", "peer", "fast"), turn=number, all_stored=True)
-        psnr = {name: quality.psnr(contest.out(main, name), main.numbers) for name in ("ours", "peer", "fast")}
+                contest.round(case, ("ours", "peer"), turn=number, all_stored=True)
+        psnr = {name: quality.psnr(contest.out(main, name), main.numbers) for name in ("ours", "peer")}
         for number in range(min(rounds, ROUNDS_OF_TLS)):
             contest.round(tls, ("ours", "peer"), turn=number, all_stored=True)
         contest.round(mixed, ("ours", "peer"), turn=0)  # once: its time is that of hosts that wait by the clock
@@ -111,19 +109,12 @@ def compare(folder: Path, num_pictures: int, rounds: int) -> dict[str, object]:
     return {
         "benchmark": "shards",
         "speedup_cpu": round(main.ratios(_cpu), 2),
-        "speedup_cpu_net": round(net_speedup(main, start, "ours"), 2),
+        "speedup_cpu_net": round(net_speedup(main, start), 2),
         "memory_ratio": round(1 / main.ratios(_memory), 2),
         "speedup_wall": round(main.ratios(_wall), 2),
         "speedup_wall_mixed_hosts": round(mixed.ratios(_wall), 2),
         "speedup_cpu_tls": round(tls.ratios(_cpu), 2),
-        "speedup_cpu_fast": round(net_speedup(main, start, "fast"), 2),
-        "decode_mode": {
-            "ours": _decode_mode(CAREFUL),
-            "fast": _decode_mode(FAST) + "; speedup_cpu_fast is net of start-up",
-            "peer": "in full, in every ratio",
-        },
         "psnr_db": psnr,
-        "fast_loss_db": round(psnr["ours"]["mean"] - psnr["fast"]["mean"], 2),
         "cpu_milliseconds_a_picture": {
             "decode_resize_encode_alone": floors(pictures, IMAGE_SIZE, QUALITY),
             "net_of_start": {
@@ -185,8 +176,6 @@ class Contest:
             shutil.rmtree(out, ignore_errors=True)
             num_rows = len(case.numbers)
             command = (_peer if name == "peer" else _ours)(case.table, out, num_rows, self._web.ca_file)
-            if name == "fast":
-                command.append("--fast-decode")
             environment = {
                 **os.environ,
                 "SSL_CERT_FILE": str(self._web.ca_file),  # the peer has no option for whom it trusts
@@ -211,14 +200,14 @@ def photographs() -> list[Path]:
     return [*peer.photographs(), *sorted((Path(sklearn.__file__).parent / "datasets" / "images").glob("*.jpg")), hopper]
 
 
-def net_speedup(case: Case, start: Case, ours: str) -> float:
+def net_speedup(case: Case, start: Case) -> float:
     """Of processor time, without that of starting."""
 
     def net(name: str, cost: Cost) -> float:
         return cost.cpu_seconds - start.median(name, _cpu)
 
-    pairs = zip(case.costs["peer"], case.costs[ours], strict=True)
-    return statistics.median(net("peer", theirs) / net(ours, own) for theirs, own in pairs)
+    pairs = zip(case.costs["peer"], case.costs["ours"], strict=True)
+    return statistics.median(net("peer", theirs) / net("ours", own) for theirs, own in pairs)
 
 
 def _ours(table: Path, out: Path, num_rows: int, ca_file: Path) -> list[str]:
@@ -241,13 +230,6 @@ def _peer(table: Path, out: Path, num_rows: int, ca_file: Path) -> list[str]:
         "--resize_mode=keep_ratio", f"--image_size={IMAGE_SIZE}", f"--encode_quality={QUALITY}",
         f"--timeout={TIMEOUT_SECONDS}", "--retries=0",
     ]  # fmt: skip
-
-
-def _decode_mode(saving: Saving) -> str:
-    return (
-        f"JPEGs at a half, a quarter, an eighth where that is {saving.margin} times the stored size; progressive ones "
-        f"of {saving.no_last_bit_from} times the stored size without the last bit of detail"
-    )
 
 
 def _rows_per_shard(num_rows: int) -> int:

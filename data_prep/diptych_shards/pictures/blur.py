@@ -52,34 +52,30 @@ def upright_box(box: Box, orientation: int) -> Box:
     return left, top, right, bottom
 
 
-def blur(pixels: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
-    """u8[height, width, 3] with the boxes blurred, each by a Gaussian of its own size; their grown edges fade."""
-    height, width = pixels.shape[:2]
-    if boxes:
-        pixels = pixels.copy()
+def blur(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """The picture (RGB) with the boxes blurred, each by a Gaussian of its own size; their grown edges fade."""
+    width, height = picture.size
+    blurred = picture.copy()
     for left, top, right, bottom in boxes:
         left, top, right, bottom = left * width, top * height, right * width, bottom * height
         side = max(right - left, bottom - top)
         growth, deviation = _GROWTH * side, _DEVIATION * side
         # One mask for all boxes, faded by the largest one's Gaussian, would leave the small ones sharp.
-        grown = _pixel_box(left - growth, top - growth, right + growth, bottom + growth, width, height)
+        grown = _pixel_box(left - growth, top - growth, right + growth, bottom + growth, picture.size)
         reach = growth + 3 * deviation
-        around = _pixel_box(left - reach, top - reach, right + reach, bottom + reach, width, height)
-        mask = np.zeros((around[0].stop - around[0].start, around[1].stop - around[1].start), np.uint8)
-        mask[_within(grown, around)] = 255
-        faded = Image.fromarray(mask).filter(ImageFilter.GaussianBlur(growth / 2))
-        picture = Image.fromarray(np.ascontiguousarray(pixels[around]))
-        blurred = picture.filter(ImageFilter.GaussianBlur(deviation))
-        pixels[around] = np.asarray(Image.composite(blurred, picture, faded))
-    return pixels
+        around = _pixel_box(left - reach, top - reach, right + reach, bottom + reach, picture.size)
+        mask = Image.new("L", (around[2] - around[0], around[3] - around[1]))
+        mask.paste(255, (grown[0] - around[0], grown[1] - around[1], grown[2] - around[0], grown[3] - around[1]))
+        faded = mask.filter(ImageFilter.GaussianBlur(growth / 2))
+        blurred.paste(blurred.crop(around).filter(ImageFilter.GaussianBlur(deviation)), around, faded)
+    return blurred
 
 
-def _pixel_box(left: float, top: float, right: float, bottom: float, width: int, height: int) -> tuple[slice, slice]:
-    """Rows and columns of every pixel that the box touches."""
-    rows = slice(max(math.floor(top), 0), min(math.ceil(bottom), height))
-    columns = slice(max(math.floor(left), 0), min(math.ceil(right), width))
-    return rows, columns
-
-
-def _within(inner: tuple[slice, slice], outer: tuple[slice, slice]) -> tuple[slice, ...]:
-    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))
+def _pixel_box(
+    left: float, top: float, right: float, bottom: float, size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """The smallest box of whole pixels around one, cut to the picture."""
+    return (
+        max(math.floor(left), 0), max(math.floor(top), 0),
+        min(math.ceil(right), size[0]), min(math.ceil(bottom), size[1]),
+    )  # fmt: skip

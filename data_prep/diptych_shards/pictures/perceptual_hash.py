@@ -24,13 +24,13 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _COSINES = 2 * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5)).astype(np.float32)
 
 
-def perceptual_hash(picture: np.ndarray | Image.Image, *, margin: float = 0) -> int | None:
-    """The hash of an RGB picture (u8[height, width, 3]); None if it is too flat to be told from others.
+def perceptual_hash(picture: Image.Image, *, margin: float = 0) -> int | None:
+    """The hash of a picture in mode RGB; None if it is too flat to be told from others.
 
     margin: a frequency counts as above the median only from so much on. `STEADY` is above the noise of an encoder: the
     hash is then the same for copies of symmetric drawings, which have exact zeros at half of their frequencies.
     """
-    luma = resize(picture, (_SIDE, _SIDE)).astype(np.float32) @ _LUMA
+    luma = np.asarray(resize(picture, (_SIDE, _SIDE)), np.float32) @ _LUMA
     difference = (luma - luma.mean()).ravel()
     if difference @ difference < difference.size * _FLAT**2:
         return None

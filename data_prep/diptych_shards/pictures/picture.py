@@ -11,17 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from diptych.data import colour_profile
 from diptych.data.jpeg_segments import with_exif
 from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.picture_safety import (
     PictureError,
-    PictureFacts,
     PictureFile,
     PictureReason,
+    as_seen,
     too_many_pixels,
     why_not_decodable,
 )
@@ -29,8 +25,7 @@ from diptych.data.shard_index_file import MAX_MEMBER_BYTES
 from diptych.errors import UserError
 from diptych_shards.pictures import resize as shape
 from diptych_shards.pictures.bare_file import bare_file
-from diptych_shards.pictures.blur import Box, blur, read_boxes, upright_box
-from diptych_shards.pictures.decode import JpegFile, open_file
+from diptych_shards.pictures.blur import blur, read_boxes, upright_box
 from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, ENCODINGS, encode
 from diptych_shards.pictures.exif import exif_json, kept_exif
 from diptych_shards.pictures.perceptual_hash import perceptual_hash
@@ -72,8 +67,6 @@ class PictureOptions:
     """Keep EXIF (its orientation reset, its thumbnail dropped) in the stored file; never where boxes are blurred."""
     read_exif: bool = True
     """Give EXIF as a JSON string."""
-    fast_decode: bool = False
-    """Decode of JPEGs little more than the stored size needs: quicker, at a loss of some dB."""
     hash_perceptually: bool = False
 
     def __post_init__(self) -> None:
@@ -140,7 +133,7 @@ def process_picture(
     Raises:
         PictureError: if it is refused, with the reason.
     """
-    file = open_file(data, max_pixels=options.max_pixels)
+    file = PictureFile(data, max_pixels=options.max_pixels)
     size = file.width, file.height
     _filter(size, options)
     resized = shape.resized_size(
@@ -154,34 +147,34 @@ def process_picture(
     if largest is not None and math.prod(largest) > MAX_PIXELS:
         raise too_many_pixels(*largest, MAX_PIXELS)
     blurred = read_boxes(boxes) if boxes else []
-    if isinstance(file, JpegFile) and resized is not None:
-        picture, facts = file.decode(resized, fast=options.fast_decode)
-        covered = file.covered
-    else:
-        picture, facts = file.decode()
-        covered = None
-
-    pixels = _upright_pixels(picture, facts, resized, covered)
-    hashed = perceptual_hash(pixels) if options.hash_perceptually else None
-    pixels = _blur_crop_pad(pixels, blurred, facts.orientation, options, is_resized=resized is not None)
-    height, width = pixels.shape[:2]
+    picture, facts = file.decode(resized)
+    if resized is not None:
+        picture = shape.resize(picture, resized, facts.covered)
+    picture = as_seen(picture, facts)
+    hashed = perceptual_hash(picture) if options.hash_perceptually else None
+    if blurred:
+        picture = blur(picture, [upright_box(box, facts.orientation) for box in blurred])
+    if resized is not None and options.resize_mode == "center_crop":
+        picture = shape.crop_to_square(picture, options.image_size)
+    if resized is not None and options.resize_mode == "border":
+        picture = shape.pad_to_square(picture, options.image_size)
     original_width, original_height = size if facts.orientation < 5 else size[::-1]
 
-    changes_nothing = pixels.shape[1::-1] == size and facts.is_plain and facts.profile is None
+    changes_nothing = picture.size == size and facts.is_plain and facts.profile is None
     stored = None
     exif = kept_exif(facts.exif) if options.keep_exif and facts.exif is not None and not blurred else None
     if options.skip_reencode and changes_nothing and facts.orientation == 1 and not blurred:
         stored = _own_bytes(data, file.format, options, exif)
     if stored is None:
-        stored = encode(pixels, options.encode_format, options.quality, subsampling=options.subsampling, exif=exif)
+        stored = encode(picture, options.encode_format, options.quality, subsampling=options.subsampling, exif=exif)
     if len(stored) > MAX_MEMBER_BYTES:
         detail = f"{len(stored)} bytes as {options.encode_format}; at most {MAX_MEMBER_BYTES}"
         raise PictureError(PictureReason.ENCODE_ERROR, detail)
     return StoredPicture(
         data=stored,
         suffix=options.encode_format,
-        width=width,
-        height=height,
+        width=picture.width,
+        height=picture.height,
         original_width=original_width,
         original_height=original_height,
         exif=exif_json(facts.exif) if options.read_exif else None,
@@ -202,40 +195,13 @@ def _filter(size: shape.Size, options: PictureOptions) -> None:
         raise PictureError(PictureReason.ASPECT_RATIO_TOO_LARGE, detail)
 
 
-def _upright_pixels(
-    picture: np.ndarray | Image.Image,
-    facts: PictureFacts,
-    resized: shape.Size | None,
-    covered: tuple[float, float] | None,
-) -> np.ndarray:
-    pixels = np.asarray(picture) if resized is None else shape.resize(picture, resized, covered)
-    if facts.profile is not None:
-        pixels = np.asarray(colour_profile.to_srgb(Image.fromarray(pixels), facts.profile))
-    return shape.upright(pixels, facts.orientation)
-
-
-def _blur_crop_pad(
-    pixels: np.ndarray, boxes: Sequence[Box], orientation: int, options: PictureOptions, *, is_resized: bool
-) -> np.ndarray:
-    if boxes:
-        pixels = blur(pixels, [upright_box(box, orientation) for box in boxes])
-    if is_resized and options.resize_mode == "center_crop":
-        return shape.crop_to_square(pixels, options.image_size)
-    if is_resized and options.resize_mode == "border":
-        return shape.pad_to_square(pixels, options.image_size)
-    return pixels
-
-
 def _own_bytes(data: bytes, format: str, options: PictureOptions, exif: bytes | None) -> bytes | None:
-    """The file as it came, bare; None if it is of another format, has a flaw that other readers refuse, or its EXIF is
-    to be kept in one that must be encoded anew for that.
+    """The file as it came, without metadata; None if it must be encoded again.
+
+    That is so if it has another format or a flaw that other readers refuse, and if its EXIF is to be kept and it is no
+    JPEG.
     """
     if format != ENCODINGS[options.encode_format] or (exif is not None and format != "JPEG"):
         return None
     bare = bare_file(data, format)
-    if bare is not None and format == "PNG":
-        try:
-            PictureFile(bare, max_pixels=options.max_pixels).load()
-        except PictureError:
-            return None
     return bare if bare is None or exif is None else with_exif(bare, exif)

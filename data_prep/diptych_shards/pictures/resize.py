@@ -8,13 +8,8 @@ from __future__ import annotations
 import functools
 
 import cykooz_resizer
-import numpy as np
 from PIL import Image
 
-from diptych_shards.pictures.four_bytes import four_of, three_of
-
-Pixels = np.ndarray
-"""u8[height, width, 3], RGB."""
 Size = tuple[int, int]
 """width, height"""
 
@@ -36,60 +31,34 @@ def resized_size(size: Size, mode: str, image_size: int, *, only_if_bigger: bool
     return round(size[0] * scale), round(size[1] * scale)
 
 
-def resize(picture: Pixels | Image.Image, size: Size, covered: tuple[float, float] | None = None) -> Pixels:
-    """The picture (RGB) in this size; quickest for a view on an array of four bytes a pixel, and for Pillow's.
+def resize(picture: Image.Image, size: Size, covered: tuple[float, float] | None = None) -> Image.Image:
+    """The picture (RGB) in this size.
 
     covered: width and height that are the picture, from the upper left corner on; by default all.
     """
-    source = _four_bytes_a_pixel(picture)
-    covered = covered or source.size
-    if source.size == size == covered:
-        return np.asarray(picture)
-    target = Image.new(source.mode, size)
+    covered = covered or picture.size
+    if picture.size == size == covered:
+        return picture
+    target = Image.new(picture.mode, size)
     resizer, options = _catmull_rom()
-    if source.size != covered:
+    if picture.size != covered:
         options = options.copy()
         options.crop_box = cykooz_resizer.CropBox(0, 0, *covered)
-    resizer.resize_pil(source, target, options)
-    resized = np.asarray(target)
-    return resized if resized.shape[2] == 3 else three_of(resized)
+    resizer.resize_pil(picture, target, options)
+    return target
 
 
-def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """A view of the pixels, turned as EXIF's orientation (1 to 8) asks."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    rows = slice(None, None, -1) if orientation in (3, 4, 7, 8) else slice(None)
-    columns = slice(None, None, -1) if orientation in (2, 3, 6, 7) else slice(None)
-    return pixels[rows, columns]
+def crop_to_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle square; `side` is not above the shorter side."""
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
 
 
-def crop_to_square(pixels: Pixels, side: int) -> Pixels:
-    """A view of the middle square; `side` is not above the shorter side."""
-    height, width = pixels.shape[:2]
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
-
-
-def pad_to_square(pixels: Pixels, side: int) -> Pixels:
+def pad_to_square(picture: Image.Image, side: int) -> Image.Image:
     """The picture in the middle of a white square; `side` is not below the longer side."""
-    height, width = pixels.shape[:2]
-    top, left = (side - height) // 2, (side - width) // 2
-    four_bytes = four_of(pixels)
-    square = np.full((side, side, 3 if four_bytes is None else 4), 255, np.uint8)
-    square[top : top + height, left : left + width] = pixels if four_bytes is None else four_bytes
-    return square if four_bytes is None else three_of(square)
-
-
-def _four_bytes_a_pixel(picture: Pixels | Image.Image) -> Image.Image:
-    """As Pillow holds RGB, and as the resizer is quickest; without a copy, where there is a fourth byte in memory."""
-    if isinstance(picture, Image.Image):
-        return picture
-    four_bytes = four_of(picture)
-    if four_bytes is not None and four_bytes.flags.c_contiguous:
-        # Of the modes for which Pillow takes memory as it is, the one that the resizer does not take for transparent.
-        return Image.frombuffer("CMYK", (picture.shape[1], picture.shape[0]), four_bytes, "raw", "CMYK", 0, 1)
-    return Image.fromarray(np.ascontiguousarray(picture))
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 @functools.cache

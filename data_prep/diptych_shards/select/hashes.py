@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.data.picture_safety import PictureError
+from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.shard_index_file import ShardError
 from diptych.errors import UserError
 from diptych.terminal import shown
@@ -25,7 +25,7 @@ from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.pictures.resize import resize
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
-from diptych_shards.select.pictures import Place, Unit, decoded
+from diptych_shards.select.pictures import Place, Unit
 from diptych_shards.select.select_folder import read_rows, write_rows
 
 THUMBNAIL_SIDE = 16
@@ -106,18 +106,17 @@ def _hash_task(command: int, task: _Task) -> np.ndarray:
 
 def _hash_picture(place: Place) -> tuple[np.ndarray, int, int, np.ndarray]:
     try:
-        pixels = decoded(place.read())
+        picture = open_picture(place.read())
     except PictureError:
         return _NOT_DECODED
     except ShardError as error:
         raise UserError(f"{shown(place.path)}: {error}") from error
     except OSError as error:
         raise UserError(f"{shown(place.path)}: {error.strerror}") from error
-    height, width = pixels.shape[:2]
-    digest = hashlib.sha256(f"{width}x{height}:".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    look = perceptual_hash(pixels, margin=STEADY)
-    thumbnail = np.ravel(resize(pixels, (THUMBNAIL_SIDE, THUMBNAIL_SIDE)))
+    digest = hashlib.sha256(f"{picture.width}x{picture.height}:".encode())
+    digest.update(picture.tobytes())
+    look = perceptual_hash(picture, margin=STEADY)
+    thumbnail = np.asarray(resize(picture, (THUMBNAIL_SIDE, THUMBNAIL_SIDE))).ravel()
     return np.frombuffer(digest.digest(), "<u8"), look or 0, FLAT if look is None else HASHED, thumbnail
 
 

@@ -9,20 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import xxhash
-from PIL import Image
 
-from diptych.data import colour_profile
 from diptych.data.picture_files import find_pictures
-from diptych.data.picture_formats import MAX_PIXELS, PICTURE_ENDINGS
+from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
 from diptych.data.shards import ShardIndex, open_index, read_member
 from diptych.errors import UserError
 from diptych.files import local_path
 from diptych.terminal import shown
-from diptych_shards.pictures.decode import open_file
-from diptych_shards.pictures.resize import upright
 from diptych_shards.refusals import Refusal, table_of_reasons
 
 FILES_AT_ONCE = 10_000
@@ -159,16 +154,3 @@ def units_at(location: str) -> tuple[Sequence[Unit], list[Refusal]]:
     files = [os.path.join(path, each) for each in found.paths]
     starts = range(0, len(files), FILES_AT_ONCE)
     return [FilesUnit(location, files[start : start + FILES_AT_ONCE]) for start in starts], found.refusals
-
-
-def decoded(data: bytes) -> np.ndarray:
-    """u8[height, width, 3] as a viewer would show the picture.
-
-    Raises:
-        PictureError: if it is none, or not whole.
-    """
-    picture, facts = open_file(data, max_pixels=MAX_PIXELS).decode()
-    pixels = np.asarray(picture)
-    if facts.profile is not None:
-        pixels = np.asarray(colour_profile.to_srgb(Image.fromarray(pixels), facts.profile))
-    return upright(pixels, facts.orientation)

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from diptych.data.picture_safety import PictureError
+from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shards import ShardIndex, open_index
 from diptych.pages.template import template
@@ -21,7 +19,7 @@ from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 from diptych_shards.select.duplicates import IN_EVALUATION
 from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
-from diptych_shards.select.pictures import Place, decoded, place_of
+from diptych_shards.select.pictures import Place, place_of
 from diptych_shards.select.verdicts import Verdict
 
 PREVIEW_FILE = "preview.html"
@@ -203,11 +201,10 @@ def _thumbnails(places: Sequence[Place], processes: int) -> dict[Place, _Thumbna
 
 def _thumbnail(place: Place) -> _Thumbnail | None:
     try:
-        pixels = decoded(place.read())
+        picture = open_picture(place.read())
     except (PictureError, ShardError, OSError):
         return None
-    picture = Image.fromarray(pixels)
-    return _Thumbnail(thumbnail_uri(picture, _THUMBNAIL_SIDE), *picture.size, perceptual_hash(pixels, margin=STEADY))
+    return _Thumbnail(thumbnail_uri(picture, _THUMBNAIL_SIDE), *picture.size, perceptual_hash(picture, margin=STEADY))
 
 
 def _cannot_be_shown(place: Place) -> None:

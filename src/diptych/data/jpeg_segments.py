@@ -140,11 +140,16 @@ def without_metadata(data: bytes) -> bytes:
     return b"".join(kept)
 
 
+def fits_segment(exif: bytes) -> bool:
+    """Whether a JPEG can hold this EXIF (as in a TIFF file)."""
+    return 2 + len(_EXIF) + len(exif) <= _MAX_SEGMENT_BYTES
+
+
 def with_exif(data: bytes, exif: bytes) -> bytes:
     """The JPEG with this EXIF (as in a TIFF file) at its front; without, where it is too long for a segment."""
-    length = 2 + len(_EXIF) + len(exif)
-    if length > _MAX_SEGMENT_BYTES:
+    if not fits_segment(exif):
         return data
+    length = 2 + len(_EXIF) + len(exif)
     return data[:2] + b"\xff\xe1" + length.to_bytes(2, "big") + _EXIF + exif + data[2:]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 
 import numpy as np
-from kornia_rs.io import decode_image_png_u16
 from PIL import Image, ImageFile, PngImagePlugin
 
 from diptych.data.colour_profile import MAX_PROFILE_BYTES
-from diptych.errors import UserError
 
 _SIGNATURE_BYTES = 8
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
@@ -42,7 +41,7 @@ def with_colour_key(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
         return picture
     if colours == _COLOUR:
         seen: Image.Image = picture.copy()
-        is_key = (_deep(data, picture.size) == key).all(axis=2)
+        is_key = (_deep(data, picture) == key).all(axis=2)
     elif bits == 16:
         values = np.asarray(picture).astype(np.int64)
         seen = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -64,10 +63,10 @@ def _is_too_large(profile: bytes) -> bool:
         return True
 
 
-def _deep(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """u16[height, width, 3], of which Pillow keeps the upper bytes."""
-    try:
-        pixels: np.ndarray = decode_image_png_u16(data, size[::-1], "rgb")
-    except Exception as error:  # the only type of error that it knows
-        raise UserError("the PNG of 16 bits does not decode") from error
-    return pixels
+def _deep(data: bytes, picture: ImageFile.ImageFile) -> np.ndarray:
+    """u16[height, width, 3] of a PNG of 16 bits in colour, of which the loaded picture has the upper bytes."""
+    lower = PngImagePlugin.PngImageFile(io.BytesIO(without_text(data)))
+    # Read as if the lower byte came first: Pillow then keeps the other one.
+    lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+    lower.load()
+    return np.asarray(picture).astype(np.uint16) << 8 | np.asarray(lower)

@@ -113,6 +113,17 @@ def test_every_reason_has_a_word_for_the_status_table():
     assert set(IMG2DATASET_MESSAGES) == set(PictureReason)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(1000, 752), (1001, 753), (1005, 757), (1007, 759)])
+def test_a_picture_is_nowhere_shifted_where_it_is_decoded_smaller(size, mode):
+    picture = scene(*size).convert(mode)
+    for times in (5.4, 10.7, 21.5):
+        options = {"resize_mode": "keep_ratio", "image_size": round(size[1] / times), "encode_format": "png"}
+        reduced = pixels(encoded(picture), **options)
+        whole = opened(encoded(picture)).convert("RGB")
+        assert psnr(reduced, whole.resize(reduced.shape[1::-1], Image.Resampling.BICUBIC)) > 47
+
+
 # -- formats ------------------------------------------------------------------------------------------
 
 
@@ -255,32 +266,7 @@ def test_options_travel_between_processes():
     assert pickle.loads(pickle.dumps(for_training(224))) == for_training(224)
 
 
-# -- fast decoding ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [50, 75, 90, 149, 150, 151, 300, 500])
-def test_fast_decoding_loses_little_and_changes_no_size(size):
-    data = encoded(scene(801, 601))
-    options = {"resize_mode": "keep_ratio", "image_size": size, "encode_format": "png"}
-    exact, fast = processed(data, **options), processed(data, **options, fast_decode=True)
-    assert (fast.width, fast.height, fast.original_width) == (exact.width, exact.height, 801)
-    assert psnr(opened(fast.data), opened(exact.data)) > 25
-    assert (fast.data == exact.data) == (size > 300)
-
-
 # -- orientation and EXIF -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("size", [(1000, 752), (1001, 753), (1005, 757), (1007, 759)])
-def test_a_picture_is_nowhere_shifted_where_it_is_decoded_smaller(size, mode, fast):
-    picture = scene(*size).convert(mode)
-    for times in (5.4, 10.7, 21.5):
-        options = {"resize_mode": "keep_ratio", "image_size": round(size[1] / times), "encode_format": "png"}
-        reduced = pixels(encoded(picture), fast_decode=fast, **options)
-        whole = opened(encoded(picture)).convert("RGB")
-        assert psnr(reduced, whole.resize(reduced.shape[1::-1], Image.Resampling.BICUBIC)) > (44 if fast else 47)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
