@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diptych.data.exif import exif_json, kept_exif
 from diptych.data.jpeg_segments import with_exif
 from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.picture_safety import (
@@ -27,7 +28,6 @@ from diptych_shards.pictures import resize as shape
 from diptych_shards.pictures.bare_file import bare_file
 from diptych_shards.pictures.blur import blur, read_boxes, upright_box
 from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, ENCODINGS, encode
-from diptych_shards.pictures.exif import exif_json, kept_exif
 from diptych_shards.pictures.perceptual_hash import perceptual_hash
 
 IMG2DATASET_MESSAGES = {

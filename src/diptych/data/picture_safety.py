@@ -32,7 +32,8 @@ from PIL import (
 )
 
 from diptych.data import colour_profile
-from diptych.data.coded_size import coded_size
+from diptych.data.avif_boxes import coded_size
+from diptych.data.exif import exif_orientation
 from diptych.data.jpeg_segments import (
     JpegMetadata,
     JpegStructureError,
@@ -42,7 +43,7 @@ from diptych.data.jpeg_segments import (
 )
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FORMATS, format_of
 from diptych.data.png_chunks import with_colour_key, without_text
-from diptych.data.tiff_page import TIFF_ORDERS, first_page
+from diptych.data.tiff_page import first_page
 from diptych.errors import UserError
 from diptych.extras import pip_install
 
@@ -82,7 +83,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION_TAG = 0x0112
 _GREY_MODES = ("1", "L", "LA", "I", "I;16")
 
 
@@ -264,23 +264,6 @@ def why_not_decodable(format: str) -> str | None:
     if format == "HEIC" and importlib.util.find_spec("pillow_heif") is None:
         return f"HEIC needs an extra; run `{pip_install('heic')}`"
     return None
-
-
-def exif_orientation(exif: bytes | None) -> int:
-    """1 to 8; 1 if there is none or it cannot be read. `exif` begins with the byte order of a TIFF file."""
-    if exif is None:
-        return 1
-    try:
-        order = TIFF_ORDERS[exif[:4]]
-        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
-        (num_entries,) = struct.unpack_from(f"{order}H", exif, directory)
-        for entry in range(num_entries):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, directory + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG and kind == 3 and 1 <= value <= 8:
-                return int(value)
-    except (KeyError, struct.error):
-        pass
-    return 1
 
 
 def too_many_pixels(width: int, height: int, max_pixels: int) -> PictureError:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diptych.data.coded_size import coded_size
+from diptych.data.avif_boxes import coded_size
 from diptych.data.picture_safety import PictureError, PictureReason, open_picture
 
 

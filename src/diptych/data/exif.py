@@ -1,6 +1,6 @@
-"""EXIF: as a JSON string for the metadata table, and as the bytes that a stored picture may keep.
+"""EXIF: the orientation, a JSON string for the metadata table, the bytes that a stored picture may keep.
 
-All functions take EXIF as it stands in a TIFF file, from its byte order on, and trust none of it.
+All functions take EXIF as a TIFF file contains it, from its byte order on, and trust none of it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,25 @@ class _Entry:
     position: int
     """Of the entry."""
     value: int
-    """Where the values stand."""
+    """Position of the values."""
+
+
+def exif_orientation(exif: bytes | None) -> int:
+    """1 to 8; 1 if there is no EXIF or it cannot be read."""
+    order = TIFF_ORDERS.get((exif or b"")[:4])
+    if exif is None or order is None:
+        return 1
+    for entry in _entries(exif, order, _number(exif, 4, f"{order}I")):
+        value = _number(exif, entry.value, f"{order}H")
+        if entry.tag == _ORIENTATION and entry.kind == _SHORT and 1 <= value <= 8:
+            return value
+    return 1
 
 
 def exif_json(exif: bytes | None) -> str:
-    """A JSON object of strings, keyed as img2dataset does (`Image Make`, `EXIF ISOSpeedRatings`, `GPS GPSLatitude`).
+    """A JSON object of strings with img2dataset's keys (`Image Make`, `EXIF ISOSpeedRatings`, `GPS GPSLatitude`).
 
-    `{}` where there is none; what cannot be read is left out, as are maker notes.
+    `{}` if there is no EXIF. Maker notes and what cannot be read are left out.
     """
     found: dict[str, str] = {}
     order = TIFF_ORDERS.get((exif or b"")[:4])
@@ -74,7 +86,7 @@ def exif_json(exif: bytes | None) -> str:
 
 
 def kept_exif(exif: bytes) -> bytes | None:
-    """What a stored picture keeps: all but the orientation, which is applied and so reset, and the thumbnail.
+    """The EXIF without its thumbnail, and with the orientation 1, since stored pictures are upright.
 
     None if it cannot be read.
     """
@@ -121,7 +133,7 @@ def _next_directory(exif: bytes, order: str, start: int) -> int:
 
 
 def _number(exif: bytes, position: int, format: str) -> int:
-    """0 where the bytes end before."""
+    """The number at this position; 0 if the bytes end before it does."""
     if position + struct.calcsize(format) > len(exif):
         return 0
     return struct.unpack_from(format, exif, position)[0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from diptych_shards.pictures.exif import exif_json, kept_exif
+from diptych.data.exif import exif_json, kept_exif
 from tests.data_prep.made_pictures import encoded, scene
 
 
