@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _EXIF = b"Exif\0\0"
-_ICC = b"ICC_PROFILE\0"
-_SOI, _EOI, _SOS, _DQT = 0xD8, 0xD9, 0xDA, 0xDB
-_APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_LOW_COEFFICIENTS = 6
-"""The mean and the five lowest frequencies: most of what is left of a block that becomes two pixels wide."""
-_SMALL_STEP = 12
-"""Of these five, from libjpeg's quality 56 on. Without their last bit coarser ones cost up to 3 dB."""
-_UNKNOWN_STEPS = b"\xff" * 64
 _PIXELS = 0
 _MAX_SEGMENT_BYTES = 65533
 MAX_SEGMENTS = 10_000
@@ -34,18 +28,6 @@ class TooManySegmentsError(JpegStructureError):
 
 
 @dataclass(frozen=True)
-class JpegMetadata:
-    """What stands beside the pixels, before the first scan."""
-
-    exif: bytes | None
-    """As in a TIFF file, from its byte order on."""
-    profile: bytes
-    """ICC; empty without one."""
-    has_many_scans: bool
-    """Whether the decoder goes over the picture more than once."""
-
-
-@dataclass(frozen=True)
 class _Segment:
     marker: int
     """`_PIXELS` for what follows the header of a scan."""
@@ -55,24 +37,18 @@ class _Segment:
     end: int
 
 
-def read_metadata(data: bytes) -> JpegMetadata:
-    """Raises:
-    JpegStructureError: if the segments do not lead to a scan.
+def has_many_scans(data: bytes) -> bool:
+    """Whether the decoder goes over the picture more than once.
+
+    Raises:
+        JpegStructureError: if the segments do not lead to a scan.
     """
-    exif = None
-    pieces: dict[int, bytes] = {}
     num_components = 0
     is_progressive = False
     for segment in _segments(data):
-        if segment.marker == _APP1 and exif is None and data.startswith(_EXIF, segment.body):
-            exif = data[segment.body + len(_EXIF) : segment.end]
-        elif segment.marker == _APP2 and data.startswith(_ICC, segment.body):
-            number = segment.body + len(_ICC)  # of the piece; their count follows
-            pieces.setdefault(data[number], data[number + 2 : segment.end])
-        elif segment.marker == _SOS:
-            has_many_scans = is_progressive or data[segment.body] < num_components
-            return JpegMetadata(exif, b"".join(pieces[number] for number in sorted(pieces)), has_many_scans)
-        elif 0xC0 <= segment.marker <= 0xCF and segment.marker not in _NO_FRAMES:
+        if segment.marker == _SOS:
+            return is_progressive or data[segment.body] < num_components
+        if 0xC0 <= segment.marker <= 0xCF and segment.marker not in _NO_FRAMES:
             num_components = int.from_bytes(data[segment.body + 5 : segment.body + 6], "big")
             is_progressive = segment.marker in _PROGRESSIVE
     raise JpegStructureError("no scan")
@@ -87,44 +63,6 @@ def num_scans(data: bytes, enough: int) -> int:
         return sum(segment.marker == _SOS for segment in _segments(data))
     except JpegStructureError:
         return possible
-
-
-def without_last_bit(data: bytes) -> bytes:
-    """A progressive JPEG without its last scan, if all that this one does is to add a last bit to detail (ITU T.81,
-    G.1.2.3: a refinement of AC coefficients) of small steps; else the JPEG as it is.
-
-    As libjpeg writes them, that scan is a third of the file, and of the time that decoding takes.
-    """
-    end = before_last = 0
-    last = None
-    steps: dict[int, bytes] = {}
-    table_of: dict[int, int] = {}
-    try:
-        for segment in _segments(data):
-            if segment.marker == _SOS:
-                last, before_last = segment, end
-            elif segment.marker == _PIXELS:
-                end = segment.end
-            elif segment.marker == _DQT:
-                steps.update(_steps(data[segment.body : segment.end]))
-            elif segment.marker in _PROGRESSIVE:
-                components = data[segment.body + 6 : segment.end]
-                table_of.update(zip(components[::3], components[2::3], strict=False))
-    except JpegStructureError:
-        return data
-    if last is None or not before_last:
-        return data
-    component, first_coefficient, bits = data[last.body + 1], data[last.end - 3], data[last.end - 1]
-    refines_last_bit = first_coefficient > 0 and bits == 0x10  # from bit 1 to bit 0
-    largest = max(steps.get(table_of.get(component, -1), _UNKNOWN_STEPS)[1:_LOW_COEFFICIENTS])
-    return data[:before_last] + b"\xff\xd9" if refines_last_bit and largest <= _SMALL_STEP else data
-
-
-def _steps(tables: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and quantiser steps, in zigzag order, of the tables of 8 bits in a segment, up to one of 16."""
-    while len(tables) >= 65 and tables[0] < 16:
-        yield tables[0], tables[1:65]
-        tables = tables[65:]
 
 
 def without_metadata(data: bytes) -> bytes:

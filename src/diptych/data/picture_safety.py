@@ -35,11 +35,10 @@ from diptych.data import colour_profile
 from diptych.data.avif_boxes import coded_size
 from diptych.data.exif import exif_orientation
 from diptych.data.jpeg_segments import (
-    JpegMetadata,
     JpegStructureError,
     TooManySegmentsError,
+    has_many_scans,
     num_scans,
-    read_metadata,
 )
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FORMATS, format_of
 from diptych.data.png_chunks import with_colour_key, without_text
@@ -137,6 +136,7 @@ class PictureFile:
         """
         self._data = data
         self.format = _format(data, formats)
+        many_scans = self.format == "JPEG" and _has_many_scans(data)
         plugin = _plugin(self.format)
         try:
             self._file = plugin(io.BytesIO(_what_is_read(data, self.format)))
@@ -148,8 +148,8 @@ class PictureFile:
         width, height = max(sizes, key=math.prod)
         if width * height > max_pixels:
             raise too_many_pixels(width, height, max_pixels)
-        if self.format == "JPEG":
-            check_scans(data, self.width * self.height)
+        if many_scans:
+            _check_scans(data, self.width * self.height)
 
     def load(self) -> ImageFile.ImageFile:
         """The first frame in the mode of the file.
@@ -238,25 +238,6 @@ def check_picture(
     return width, height, file.format
 
 
-def check_scans(data: bytes, num_pixels: int, metadata: JpegMetadata | None = None) -> None:
-    """Whether a JPEG makes its decoder go over the picture only so often as it may.
-
-    Raises:
-        PictureError: more often.
-    """
-    try:
-        if not (metadata or read_metadata(data)).has_many_scans:
-            return
-    except TooManySegmentsError as error:
-        raise PictureError(PictureReason.DECODE_ERROR, str(error)) from error
-    except JpegStructureError:
-        pass
-    most = min(MAX_SCANS, max(MAX_SCANNED_PIXELS // max(num_pixels, 1), 1))
-    scans = num_scans(data, most)
-    if scans > most:
-        raise PictureError(PictureReason.DECODE_ERROR, f"{scans} scans of {num_pixels} pixels; at most {most}")
-
-
 def why_not_decodable(format: str) -> str | None:
     """What this installation lacks to read a format, and how to get it; None if it reads it."""
     if format == "AVIF" and not AvifImagePlugin.SUPPORTED:
@@ -264,6 +245,22 @@ def why_not_decodable(format: str) -> str | None:
     if format == "HEIC" and importlib.util.find_spec("pillow_heif") is None:
         return f"HEIC needs an extra; run `{pip_install('heic')}`"
     return None
+
+
+def _has_many_scans(data: bytes) -> bool:
+    try:
+        return has_many_scans(data)
+    except TooManySegmentsError as error:
+        raise PictureError(PictureReason.DECODE_ERROR, str(error)) from error
+    except JpegStructureError:
+        return True
+
+
+def _check_scans(data: bytes, num_pixels: int) -> None:
+    most = min(MAX_SCANS, max(MAX_SCANNED_PIXELS // max(num_pixels, 1), 1))
+    scans = num_scans(data, most)
+    if scans > most:
+        raise PictureError(PictureReason.DECODE_ERROR, f"{scans} scans of {num_pixels} pixels; at most {most}")
 
 
 def too_many_pixels(width: int, height: int, max_pixels: int) -> PictureError:
@@ -350,14 +347,14 @@ def as_seen(rgb: Image.Image, facts: PictureFacts) -> Image.Image:
     if facts.profile is not None:
         rgb = colour_profile.to_srgb(rgb, facts.profile)
     turn = _TURNS.get(facts.orientation)
-    seen = rgb if turn is None else rgb.transpose(turn)
+    seen = rgb.copy() if turn is None else rgb.transpose(turn)
     seen.info = {}
     return seen
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture.copy()  # a plain Image, free of the file
+        return picture
     if picture.mode == "F":
         return _from_floats(np.asarray(picture))
     if picture.mode.startswith("I"):
