@@ -25,10 +25,10 @@ from diptych.data.picture_safety import (
 from diptych.data.shard_index_file import MAX_MEMBER_BYTES
 from diptych.errors import UserError
 from diptych_shards.pictures import resize as shape
-from diptych_shards.pictures.bare_file import bare_file
 from diptych_shards.pictures.blur import blur, read_boxes, upright_box
 from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, ENCODINGS, encode
 from diptych_shards.pictures.perceptual_hash import perceptual_hash
+from diptych_shards.pictures.strip_metadata import strip_metadata
 
 IMG2DATASET_MESSAGES = {
     PictureReason.NOT_A_PICTURE: "Image decoding error",
@@ -203,5 +203,5 @@ def _own_bytes(data: bytes, format: str, options: PictureOptions, exif: bytes | 
     """
     if format != ENCODINGS[options.encode_format] or (exif is not None and format != "JPEG"):
         return None
-    bare = bare_file(data, format)
+    bare = strip_metadata(data, format)
     return bare if bare is None or exif is None else with_exif(bare, exif)

@@ -1,9 +1,13 @@
-"""What Pillow makes wrong of PNGs: much text is refused, and colour keys of other depths than 8 bits are missed."""
+"""The chunks of a PNG: the picture without its metadata, and what Pillow makes wrong of some.
+
+Pillow refuses much text, and misses transparent colours ("colour keys") of other depths than 8 bits.
+"""
 
 from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
@@ -12,25 +16,42 @@ from diptych.data.colour_profile import MAX_PROFILE_BYTES
 
 _SIGNATURE_BYTES = 8
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _MOST_CHUNKS = 1_000_000
 _GREY, _COLOUR = 0, 2
 
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # of profiles too; no text gets there
 
 
+class PngStructureError(ValueError):
+    """The bytes are not a chain of chunks from a beginning to an end."""
+
+
 def without_text(data: bytes) -> bytes:
-    """The PNG without texts (workflows, XMP) and without a profile that is too large, unpacked, to be used."""
-    kept, start, position = [], 0, _SIGNATURE_BYTES
-    for _ in range(_MOST_CHUNKS):
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        name = data[position + 4 : position + 8]
-        if end > len(data) or name == b"IEND":
-            break
+    """The PNG without texts (workflows, XMP), and without a profile that is too large to be used when unpacked."""
+    kept, start = [], 0
+    for name, position, end in _chunks(data):
         if name in _TEXT or name == b"iCCP" and _is_too_large(data[position + 8 : end - 4]):
             kept.append(data[start:position])
             start = end
-        position = end
     return data if start == 0 else b"".join([*kept, data[start:]])
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The picture alone: header, palette, pixels and end.
+
+    Raises:
+        PngStructureError: if there is no end, or if a chunk of these has a wrong checksum.
+    """
+    kept = [data[:_SIGNATURE_BYTES]]
+    for name, position, end in _chunks(data):
+        if name in _NEEDED:
+            if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                raise PngStructureError("a checksum that other decoders would refuse")
+            kept.append(data[position:end])
+        if name == b"IEND":
+            return b"".join(kept)
+    raise PngStructureError("no end")
 
 
 def with_colour_key(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
@@ -52,6 +73,20 @@ def with_colour_key(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
     seen.putalpha(Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8)))
     seen.info = {name: value for name, value in picture.info.items() if name != "transparency"}
     return seen
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of each chunk in order, up to the end of the picture or the first chunk that is cut."""
+    position = _SIGNATURE_BYTES
+    for _ in range(_MOST_CHUNKS):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
+        if end > len(data):
+            return
+        yield name, position, end
+        if name == b"IEND":
+            return
+        position = end
 
 
 def _is_too_large(profile: bytes) -> bool:
