@@ -69,6 +69,7 @@ TORCH_FREE = [
     "jpeg_segments",
     "picture_files",
     "picture_formats",
+    "picture_rgb",
     "picture_safety",
     "png_chunks",
     "tiff_page",

@@ -16,9 +16,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -31,7 +29,6 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from diptych.data import colour_profile
 from diptych.data.avif_boxes import coded_size
 from diptych.data.exif import exif_orientation
 from diptych.data.jpeg_segments import (
@@ -40,7 +37,8 @@ from diptych.data.jpeg_segments import (
     has_many_scans,
     num_scans,
 )
-from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, STORED_FORMATS, format_of
+from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, format_of
+from diptych.data.picture_rgb import PictureFacts, as_seen, exif_of, to_rgb
 from diptych.data.png_chunks import with_colour_key, without_text
 from diptych.data.tiff_page import first_page
 from diptych.errors import UserError
@@ -73,17 +71,6 @@ _REDUCTION_MARGIN = 2.5
 400 photographs those that it concerns come out as well as by full decoding and an area filter.
 """
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_GREY_MODES = ("1", "L", "LA", "I", "I;16")
-
 
 class PictureReason(enum.Enum):
     """Why a picture is refused."""
@@ -109,22 +96,6 @@ class PictureError(UserError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return PictureError, (self.reason, str(self))
-
-
-@dataclass(frozen=True)
-class PictureFacts:
-    """What is left to do to the pixels that a file stores, and what else it says."""
-
-    covered: tuple[float, float]
-    """Width and height of the picture in decoded pixels: half of 101 pixels are 50.5 of 51."""
-    orientation: int
-    """Of EXIF, 1 to 8; see `upright`."""
-    profile: bytes | None
-    """The ICC profile that leads these pixels to sRGB; None if they are there."""
-    exif: bytes | None
-    """As in a TIFF file, from its byte order on."""
-    is_plain: bool
-    """Whether a reader that knows nothing of transparency, CMYK, palettes and animation sees the same."""
 
 
 class PictureFile:
@@ -182,7 +153,7 @@ class PictureFile:
         picture = self.load()
         try:
             seen = with_colour_key(picture, self._data) if self.format == "PNG" else picture
-            return _decoded(seen, self.format, covered)
+            return to_rgb(seen, self.format, covered)
         except _DECODER_ERRORS as error:
             raise _decoder_refusal(self._data, self.format, error) from error
 
@@ -211,7 +182,7 @@ def convert_picture(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Im
         raise too_many_pixels(picture.width, picture.height, max_pixels)
     try:
         picture.load()
-        return as_seen(*_decoded(picture, picture.format or "", picture.size))
+        return as_seen(*to_rgb(picture, picture.format or "", picture.size))
     except PictureError:
         raise
     except _DECODER_ERRORS as error:
@@ -233,7 +204,7 @@ def check_picture(
     picture = file.load()
     if file.format == "PNG":
         _check_png_checksums(data)
-    if exif_orientation(_exif(picture)) >= 5:
+    if exif_orientation(exif_of(picture)) >= 5:
         width, height = height, width
     return width, height, file.format
 
@@ -323,59 +294,3 @@ def _check_png_checksums(data: bytes) -> None:
         PngImagePlugin.PngImageFile(io.BytesIO(without_text(data))).verify()
     except _DECODER_ERRORS as error:
         raise PictureError(PictureReason.DECODE_ERROR, "a checksum of the PNG is wrong") from error
-
-
-def _decoded(picture: Image.Image, format_name: str, covered: tuple[float, float]) -> tuple[Image.Image, PictureFacts]:
-    exif = _exif(picture)
-    profile = picture.info.get("icc_profile") or b""
-    if colour_profile.fits(profile, "CMYK") and picture.mode == "CMYK":
-        rgb, profile = colour_profile.to_srgb(picture, profile), b""
-    elif colour_profile.fits(profile, "L") and picture.mode in _GREY_MODES:
-        rgb, profile = colour_profile.to_srgb(_to_rgb(picture).getchannel(0), profile), b""
-    else:
-        rgb = _to_rgb(picture)
-    if picture.mode in ("CMYK", *_GREY_MODES) or colour_profile.is_srgb(profile):
-        profile = b""
-    # Of formats that are stored alone: a GIF or a TIFF counts its frames by reading them all.
-    is_still = format_name in STORED_FORMATS and getattr(picture, "n_frames", 1) == 1
-    is_plain = picture.mode in ("RGB", "L") and "transparency" not in picture.info and is_still
-    return rgb, PictureFacts(covered, exif_orientation(exif), profile or None, exif, is_plain)
-
-
-def as_seen(rgb: Image.Image, facts: PictureFacts) -> Image.Image:
-    """A decoded picture upright and in sRGB, without its EXIF and its profile."""
-    if facts.profile is not None:
-        rgb = colour_profile.to_srgb(rgb, facts.profile)
-    turn = _TURNS.get(facts.orientation)
-    seen = rgb.copy() if turn is None else rgb.transpose(turn)
-    seen.info = {}
-    return seen
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode == "F":
-        return _from_floats(np.asarray(picture))
-    if picture.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit values: pictures come out white.
-        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data or picture.mode == "PA":
-        with_alpha = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, with_alpha).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _from_floats(values: np.ndarray) -> Image.Image:
-    """Grey of Pillow's mode F, where white is 255; what may have another white is refused."""
-    lowest, highest = values.min(), values.max()
-    if not (lowest >= 0 and highest <= 255) or (highest <= 1 and bool((values % 1).any())):
-        raise UserError(f"floating point from {lowest:g} to {highest:g}; expected 0 to 255, which is white")
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
-
-
-def _exif(picture: Image.Image) -> bytes | None:
-    exif = picture.info.get("exif")
-    return exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else None
