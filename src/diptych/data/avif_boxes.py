@@ -1,7 +1,8 @@
-"""How large the frames are that the codec in an AVIF decodes: not what the box around them says.
+"""The size of the frames in an AVIF, which can be larger than its boxes claim.
 
-A box may claim 64 x 64 pixels, which is what a reader is told and what comes out, scaled; the frame in it has its own
-size, and that is what is decoded. (ISO/IEC 14496-12; AV1 bitstream specification, 5.5.) libheif compares them itself.
+A box may claim 64 x 64 pixels, and readers report and return a picture of that size; but the coded frame inside has a
+size of its own, and that is what the codec decodes. (ISO/IEC 14496-12; AV1 bitstream specification, 5.5.) libheif
+compares the two itself.
 """
 
 from __future__ import annotations
@@ -10,25 +11,25 @@ from collections.abc import Iterator
 
 _MOST_BOXES = 10_000
 _MOST_PIECES = 1_000
-"""Pictures in one file, extents of one, units of one bitstream."""
+"""Pictures in one file, extents of a picture, units of a bitstream."""
 _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"iprp", b"ipco")
 _SEQUENCE_HEADER = 1
 
 Box = tuple[bytes, int, int]
-"""Name, where its content begins, where it ends."""
+"""Name, start of its content, end of its content."""
 
 
 def coded_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the largest frame that is coded anywhere in the file; 0, 0 if none is found.
+    """Width and height of the largest coded frame anywhere in the file; 0, 0 if there is none.
 
-    What is broken is passed over: the decoder refuses it.
+    Broken parts are skipped: the decoder refuses them.
     """
     sizes = [(0, 0)]
     boxes = list(_boxes(data, 0, len(data)))
     for meta in [box for box in boxes if box[0] == b"meta"]:
         sizes += [size for item in _items(data, meta) for size in _sizes_of_av1(item)]
     for name, start, end in boxes:
-        if name in (b"stco", b"co64"):  # of an animation: where its first samples are
+        if name in (b"stco", b"co64"):  # positions of an animation's samples
             width = 4 if name == b"stco" else 8
             first = int.from_bytes(data[start + 8 : min(start + 8 + width, end)], "big")
             sizes += _sizes_of_av1(data[first:] if first else b"")
@@ -36,7 +37,7 @@ def coded_size(data: bytes) -> tuple[int, int]:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[Box]:
-    """All boxes from here on, and those within `_CONTAINERS` and `meta`."""
+    """All boxes between start and end, and those inside `_CONTAINERS` and `meta`."""
     pending = [(start, end)]
     for _ in range(_MOST_BOXES):
         if not pending:
@@ -83,7 +84,7 @@ def _items(data: bytes, meta: Box) -> Iterator[bytes]:
 
 
 def _sizes_of_av1(units: bytes) -> Iterator[tuple[int, int]]:
-    """Of every sequence header in a row of open bitstream units."""
+    """The sizes in all sequence headers of a series of open bitstream units."""
     position = 0
     for _ in range(_MOST_PIECES):
         if position >= len(units):
@@ -99,7 +100,7 @@ def _sizes_of_av1(units: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _leb128(data: bytes, position: int) -> tuple[int, int]:
-    """The number, and where it ends."""
+    """The number at this position, and the position after it."""
     value = 0
     for place in range(8):
         byte = data[position + place] if position + place < len(data) else 0
@@ -139,7 +140,7 @@ def _size_of_sequence(bits: _Numbers) -> tuple[int, int]:
 
 
 class _Numbers:
-    """Numbers of so many bits, one after the other; zeros behind the end."""
+    """Reads numbers of a given number of bits one after another; zeros after the end."""
 
     def __init__(self, data: bytes):
         self._data = data
@@ -152,7 +153,7 @@ class _Numbers:
         return int.from_bytes(part, "big") >> (-end % 8) & ((1 << bits) - 1)
 
     def unsigned(self) -> int:
-        """AV1's `uvlc`."""
+        """The next number in AV1's `uvlc` code."""
         zeros = 0
         while zeros < 32 and self._position < 8 * len(self._data) and not self.take(1):
             zeros += 1

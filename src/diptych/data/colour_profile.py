@@ -1,7 +1,7 @@
-"""ICC profiles: pixels of another colour space become sRGB, which is what every reader of a picture assumes.
+"""ICC profiles: convert pixels of other colour spaces to sRGB, which training assumes.
 
-Most profiles in the wild are sRGB itself under one of many names. What a profile is called proves nothing (there are
-linear ones named sRGB), so each is tried once on a grid of colours and, where nothing moves, forgotten.
+Most profiles in the wild are sRGB itself under one of many names. The name proves nothing (some linear profiles are
+named sRGB), so each profile is tried once on a grid of colours, and ignored if it changes none.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 4 << 20
-"""The largest press profiles have 3 MB; what is larger is ignored."""
+"""The largest press profiles have 3 MB; larger ones are ignored."""
 
 _SPACE_OF_MODE = {"RGB": b"RGB ", "L": b"GRAY", "CMYK": b"CMYK"}
 _INVISIBLE = 2
-"""Differences up to this (of 255) over the whole grid are the rounding of sRGB's many editions."""
+"""Differences up to this (of 255) over the whole grid come from rounding in the many editions of sRGB."""
 
 
 def fits(profile: bytes, mode: str) -> bool:
-    """Whether the profile speaks of pixels of this mode (`RGB`, `L`, `CMYK`)."""
+    """Whether the profile is for pixels of this mode (`RGB`, `L`, `CMYK`)."""
     return len(profile) <= MAX_PROFILE_BYTES and profile[16:20] == _SPACE_OF_MODE.get(mode)
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Whether nothing is to be done for RGB pixels: the profile is sRGB's, or useless."""
+    """Whether RGB pixels need no conversion: the profile is sRGB's, or useless."""
     return _transform(_Profile.of(profile), "RGB") is None
 
 
 def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """The picture (mode `RGB`, `L` or `CMYK`) in sRGB, mode `RGB`; without regard to a broken profile."""
+    """Convert a picture of mode `RGB`, `L` or `CMYK` to sRGB, mode `RGB`; a broken profile is ignored."""
     transform = _transform(_Profile.of(profile), picture.mode)
     if transform is None:
         return picture.convert("RGB")
     converted = ImageCms.applyTransform(picture, transform)
-    assert converted is not None  # it is None only where the picture itself is changed
+    assert converted is not None  # it is None only if the picture itself is changed
     return converted
 
 
 @dataclass(frozen=True)
 class _Profile:
-    """A profile as a key of a cache: told apart by its digest, which is quicker than by its bytes."""
+    """A profile as the key of a cache, compared by its digest, which is quicker than by its bytes."""
 
     digest: bytes
     data: bytes = field(compare=False, repr=False)
@@ -56,7 +56,7 @@ class _Profile:
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: _Profile, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """What turns pixels of this mode into sRGB; None if they are to stay as they are."""
+    """The conversion from pixels of this mode to sRGB; None if they can stay as they are."""
     if not fits(profile.data, mode):
         return None
     try:

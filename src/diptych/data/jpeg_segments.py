@@ -1,4 +1,4 @@
-"""The segments of a JPEG: what they say beside the pixels, and the picture without it."""
+"""The segments of a JPEG: how many scans there are, and the picture with and without metadata."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MAX_SEGMENT_BYTES = 65533
 MAX_SEGMENTS = 10_000
 """Cameras write tens, with a profile of 4 MB."""
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-"""Within a scan FF is followed by 00, by the number of a restart, or by padding."""
+"""Within a scan, FF is followed by 00, by the number of a restart, or by padding."""
 
 
 class JpegStructureError(ValueError):
-    """The bytes are not a chain of segments from a beginning to an end."""
+    """The bytes are not a chain of segments from start to end."""
 
 
 class TooManySegmentsError(JpegStructureError):
-    """Millions of empty ones would take every reader many seconds."""
+    """The file has so many segments that every reader would take seconds."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Segment:
 
 
 def has_many_scans(data: bytes) -> bool:
-    """Whether the decoder goes over the picture more than once.
+    """Whether the decoder goes over the picture more than once (progressive, or a scan for each colour).
 
     Raises:
         JpegStructureError: if the segments do not lead to a scan.
@@ -55,7 +55,7 @@ def has_many_scans(data: bytes) -> bool:
 
 
 def num_scans(data: bytes, enough: int) -> int:
-    """How often the decoder would go over the picture: never less than the truth, which it is above `enough`."""
+    """How often the decoder goes over the picture; up to `enough` perhaps too high, never too low."""
     possible = data.count(b"\xff\xda")
     if possible <= enough:
         return possible
@@ -66,10 +66,10 @@ def num_scans(data: bytes, enough: int) -> int:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The picture alone: no EXIF, XMP, IPTC, profile, comment, thumbnail, second picture; nothing behind its end.
+    """The JPEG without metadata: EXIF, XMP, IPTC, profile, comments, thumbnail, second picture, bytes after its end.
 
     Raises:
-        JpegStructureError: if the segments do not lead from the beginning to the end.
+        JpegStructureError: if the segments do not lead from the start to the end.
     """
     kept = [b"\xff\xd8"]
     for segment in _segments(data):
@@ -84,7 +84,7 @@ def fits_segment(exif: bytes) -> bool:
 
 
 def with_exif(data: bytes, exif: bytes) -> bytes:
-    """The JPEG with this EXIF (as in a TIFF file) at its front; without, where it is too long for a segment."""
+    """The JPEG with this EXIF (as in a TIFF file) at its front; without it if it is too long for a segment."""
     if not fits_segment(exif):
         return data
     length = 2 + len(_EXIF) + len(exif)
@@ -93,13 +93,13 @@ def with_exif(data: bytes, exif: bytes) -> bytes:
 
 def _is_metadata(segment: _Segment) -> bool:
     if segment.marker == _APP0:
-        return segment.end - segment.start != 18  # what is longer holds a thumbnail
-    # APP14 tells the decoder how colours are written.
+        return segment.end - segment.start != 18  # a longer one contains a thumbnail
+    # The decoder needs APP14: it says how colours are written.
     return segment.marker == _COMMENT or (_APP1 <= segment.marker <= _APP15 and segment.marker != _APP14)
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
-    """Every segment behind the first marker, the end included, in order."""
+    """Every segment after the first marker, in order, including the end."""
     position = 2
     for _ in range(MAX_SEGMENTS):
         start = position

@@ -1,4 +1,4 @@
-"""Picture files below a folder: what is found, and what is left out and why."""
+"""Find picture files in a folder and below it, and say what is left out and why."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diptych.data.caption_files import CAPTION_ENDINGS
 from diptych.data.picture_formats import PICTURE_ENDINGS, UNREAD_ENDINGS
 
 SYSTEM_FOLDERS = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-"""Hidden to the systems that make them, not by their names; they hold copies and thumbnails of the pictures beside."""
+"""Folders that systems hide without a dot in their names; they contain copies and thumbnails of the other pictures."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One thing that was refused."""
+    """A file, folder or row that was refused."""
 
     path: str
     reason: str
@@ -39,10 +39,10 @@ class FileReason(enum.Enum):
 
 @dataclass
 class Folder:
-    """The plain files of one folder, links to files included."""
+    """The plain files of one folder, including links to files."""
 
     path: str
-    """From where the walk began: empty, or with a `/` at its end."""
+    """Relative to the root of the walk: empty, or with a `/` at its end."""
     files: dict[str, os.stat_result] = field(default_factory=dict)
     """By name, in the order of the names' bytes."""
     refusals: list[Refusal] = field(default_factory=list)
@@ -54,21 +54,21 @@ class PictureFiles:
     """The picture files of a folder and of those below it."""
 
     paths: list[str]
-    """From the folder, with `/`, in the order of their bytes."""
+    """Relative to the folder, with `/`, in the order of their bytes."""
     refusals: list[Refusal]
-    """All else but captions, in the same order."""
+    """Everything else except captions, in the same order."""
 
 
 def is_hidden(name: str) -> bool:
-    """Whether the system or a tool keeps something of its own under this name: thumbnails, copies, settings."""
+    """Whether systems or tools use this name for files of their own: thumbnails, copies, settings."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def walk(root: Path) -> Iterator[Folder]:
-    """The folder and all below it that are neither hidden nor links.
+    """Visit the folder and all folders below it, except hidden ones and links.
 
     Raises:
-        OSError: the folder itself cannot be read; one below it that cannot is a refusal.
+        OSError: if the folder itself cannot be read; an unreadable one below it becomes a refusal.
     """
     pending = [""]
     while pending:
@@ -94,7 +94,7 @@ def walk(root: Path) -> Iterator[Folder]:
 
 
 def find_pictures(root: Path) -> PictureFiles:
-    """All files below the folder whose names end as a picture's does.
+    """Find all files below the folder whose names end like a picture's.
 
     Raises:
         OSError: as `walk`.
@@ -115,7 +115,7 @@ def find_pictures(root: Path) -> PictureFiles:
 
 
 def refusal_by_name(path: str) -> Refusal | None:
-    """Why a file with this name is not opened as a picture; None if it is."""
+    """Why a file with this name is not opened as a picture; None if it is opened."""
     ending = os.path.splitext(path)[1].lower()
     if ending in PICTURE_ENDINGS:
         return None

@@ -1,13 +1,13 @@
-"""Which pictures are read and stored: their formats, the endings of their names, their largest size.
+"""Which pictures are read and stored: formats, endings of names, largest size.
 
-One table for every reader and every writer, so that nothing is stored which another part refuses.
+All readers and writers share this table, so that none stores a picture that another refuses.
 """
 
 from __future__ import annotations
 
 MAX_PIXELS = 100_000_000
-"""Of a picture that is decoded or stored, anywhere; decoding takes ten bytes a pixel at its peak. A writer may be asked
-for less, never for more.
+"""Of a picture that is decoded or stored, anywhere. Decoding takes up to ten bytes a pixel. A command may set a lower
+limit, never a higher one.
 """
 
 ENDINGS = {
@@ -20,17 +20,17 @@ ENDINGS = {
     "AVIF": (".avif",),
     "HEIC": (".heic", ".heif"),
 }
-"""Of file names, by format. The content decides which format a file has; the ending, whether it is a picture's."""
+"""Of file names, by format. The ending decides whether a file is opened as a picture; the content gives the format."""
 PICTURE_FORMATS = tuple(ENDINGS)
-"""What is read. Where a decoder is missing (HEIC needs an extra), such a picture is refused with the way to get it."""
+"""Formats that are read. If a decoder is missing (HEIC needs an extra), the refusal says how to install it."""
 PICTURE_ENDINGS = tuple(ending for endings in ENDINGS.values() for ending in endings)
 UNREAD_ENDINGS = (*(".svg", ".jp2", ".jxl", ".psd", ".ico", ".ppm", ".pgm", ".dng", ".cr2", ".nef", ".arw"),)
-"""Of pictures in other formats, which are refused as such."""
+"""Endings of other picture formats; these files are refused as such."""
 
 STORED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
-"""What is stored in shards; what comes in another format is encoded again."""
+"""Formats that are stored in shards; pictures of other formats are encoded again."""
 SUFFIXES = {name: ENDINGS[name][0][1:] for name in PICTURE_FORMATS}
-"""Of a member of a shard, by its format."""
+"""Of a shard's members, by format."""
 
 _BMP_HEADER_SIZES = frozenset(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))
 # In a run-length encoded one, four bytes skip 255 lines, each as long as it says: 25 GB of zeros.
@@ -55,7 +55,7 @@ _MOST_BRANDS = 32
 
 
 def format_of(data: bytes) -> str | None:
-    """The format that the file's first bytes have, one of `PICTURE_FORMATS` or another; None if they have none."""
+    """The format that the first bytes show, one of `PICTURE_FORMATS` or another; None if it is unknown."""
     for beginning, name in _BEGINNINGS.items():
         if data.startswith(beginning):
             return name
@@ -69,7 +69,7 @@ def format_of(data: bytes) -> str | None:
 
 
 def _format_by_brand(data: bytes) -> str:
-    """Of an ISO media file: its own brand, else the first known one of those it is compatible with."""
+    """The format of an ISO media file: by its own brand, else by the first known brand that it is compatible with."""
     end = min(int.from_bytes(data[:4], "big"), 16 + 4 * _MOST_BRANDS)
     brands = [data[8:12], *(data[start : start + 4] for start in range(16, end, 4))]
     return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "a video, or a picture of another codec")

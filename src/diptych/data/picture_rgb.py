@@ -30,21 +30,22 @@ _GREY_MODES = ("1", "L", "LA", "I", "I;16")
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is left to do to the pixels that a file stores, and what else it says."""
+    """What is left to do to decoded pixels, and what else the file contains."""
 
     covered: tuple[float, float]
     """Width and height of the picture in decoded pixels: half of 101 pixels are 50.5 of 51."""
     orientation: int
-    """Of EXIF, 1 to 8; see `upright`."""
+    """From EXIF, 1 to 8."""
     profile: bytes | None
-    """The ICC profile that leads these pixels to sRGB; None if they are there."""
+    """The ICC profile of these pixels; None if they are sRGB."""
     exif: bytes | None
     """As in a TIFF file, from its byte order on."""
     is_plain: bool
-    """Whether a reader that knows nothing of transparency, CMYK, palettes and animation sees the same."""
+    """Whether a reader that ignores transparency, CMYK, palettes and animation sees the same picture."""
 
 
 def to_rgb(picture: Image.Image, format_name: str, covered: tuple[float, float]) -> tuple[Image.Image, PictureFacts]:
+    """The loaded picture in mode RGB, transparency over white, and what is left to do for `as_seen`."""
     exif = exif_of(picture)
     profile = picture.info.get("icc_profile") or b""
     if colour_profile.fits(profile, "CMYK") and picture.mode == "CMYK":
@@ -55,7 +56,7 @@ def to_rgb(picture: Image.Image, format_name: str, covered: tuple[float, float])
         rgb = _converted(picture)
     if picture.mode in ("CMYK", *_GREY_MODES) or colour_profile.is_srgb(profile):
         profile = b""
-    # Of formats that are stored alone: a GIF or a TIFF counts its frames by reading them all.
+    # Only stored formats can be plain; a GIF or a TIFF would count its frames by reading them all.
     is_still = format_name in STORED_FORMATS and getattr(picture, "n_frames", 1) == 1
     is_plain = picture.mode in ("RGB", "L") and "transparency" not in picture.info and is_still
     return rgb, PictureFacts(covered, exif_orientation(exif), profile or None, exif, is_plain)
@@ -88,7 +89,7 @@ def _converted(picture: Image.Image) -> Image.Image:
 
 
 def _from_floats(values: np.ndarray) -> Image.Image:
-    """Grey of Pillow's mode F, where white is 255; what may have another white is refused."""
+    """The picture of mode F in RGB. White must be 255; values that suggest another white are refused."""
     lowest, highest = values.min(), values.max()
     if not (lowest >= 0 and highest <= 255) or (highest <= 1 and bool((values % 1).any())):
         raise UserError(f"floating point from {lowest:g} to {highest:g}; expected 0 to 255, which is white")
@@ -96,5 +97,6 @@ def _from_floats(values: np.ndarray) -> Image.Image:
 
 
 def exif_of(picture: Image.Image) -> bytes | None:
+    """The picture's EXIF as in a TIFF file, from its byte order on; None if it has none."""
     exif = picture.info.get("exif")
     return exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else None

@@ -1,9 +1,7 @@
-"""Opening a picture that nobody vouches for.
+"""Open a picture from an untrusted source.
 
 Only the formats of `picture_formats` reach a decoder; the size in the header is checked before a pixel is decoded; a
-picture that is not whole is refused. What comes out is the first frame in sRGB as a viewer would show it: turned by its
-EXIF orientation, transparency over white, 16-bit values scaled, ICC profiles applied (broken ones ignored), CMYK by its
-profile or else by Pillow's plain conversion.
+picture that is not whole is refused. The result is the first frame as a viewer would show it (see `picture_rgb`).
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ from diptych.extras import pip_install
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     # The plugins themselves, not Image.open: it warns of large pictures instead of refusing them, and takes a
-    # JPEG with a second picture behind it (as phones write) for a format of its own.
+    # JPEG with a second picture behind it (phones write these) for another format.
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
@@ -62,13 +60,13 @@ _DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeE
 """What Pillow's decoders are known to raise on hostile bytes."""
 
 MAX_SCANS = 100
-"""A progressive JPEG needs ten or so; each takes the time of a whole picture and next to no bytes."""
+"""A progressive JPEG needs about ten. Each takes as long as decoding a whole picture, and hardly any bytes."""
 MAX_SCANNED_PIXELS = 2_000_000_000
 """Scans times pixels: 20 scans of the largest picture, two seconds of a decoder."""
 
 _REDUCTION_MARGIN = 2.5
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves at least so many times the size that the picture becomes. Of
-400 photographs those that it concerns come out as well as by full decoding and an area filter.
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 if that is at least so many times the size that it is resized to. Over 400
+photographs, those decoded smaller were as good as with full decoding and an area filter.
 """
 
 
@@ -99,11 +97,13 @@ class PictureError(UserError):
 
 
 class PictureFile:
-    """A picture whose header is read and found acceptable, and whose pixels are not decoded yet."""
+    """A picture with an accepted header, not decoded yet."""
 
     def __init__(self, data: bytes, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = PICTURE_FORMATS):
-        """Raises:
-        PictureError: if it is none of `formats`, or has more than `max_pixels`.
+        """Read the header.
+
+        Raises:
+            PictureError: if the file has none of the `formats`, or more than `max_pixels`.
         """
         self._data = data
         self.format = _format(data, formats)
@@ -123,10 +123,10 @@ class PictureFile:
             _check_scans(data, self.width * self.height)
 
     def load(self) -> ImageFile.ImageFile:
-        """The first frame in the mode of the file.
+        """Decode the first frame, in the file's own mode.
 
         Raises:
-            PictureError: if it is not whole or does not decode.
+            PictureError: if the file is not whole or does not decode.
         """
         try:
             self._file.load()
@@ -137,13 +137,13 @@ class PictureFile:
         return self._file
 
     def decode(self, resized: tuple[int, int] | None = None) -> tuple[Image.Image, PictureFacts]:
-        """The pixels as the file stores them, in mode RGB, transparency over white.
+        """Decode the first frame to mode RGB, transparency over white; `as_seen` does the rest.
 
-        resized: the width and height that the picture gets afterwards; a much larger JPEG is decoded at 1/2, 1/4 or
+        resized: the width and height that the picture will be resized to. A much larger JPEG is decoded at 1/2, 1/4 or
         1/8 of its size.
 
         Raises:
-            PictureError: as `load`.
+            PictureError: if the file is not whole or does not decode.
         """
         covered: tuple[float, float] = self.width, self.height
         if resized is not None and self.format == "JPEG":
@@ -168,13 +168,13 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def convert_picture(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Another image: what `open_picture` gives for the file of this one, whatever its mode.
+    """A copy of the picture, of any mode, as `open_picture` would give it.
 
-    EXIF and ICC profile are those of `picture.info`, where Pillow puts them; what was turned by
+    EXIF and ICC profile are read from `picture.info`, where Pillow puts them. A picture that was turned by
     `ImageOps.exif_transpose` is not turned again.
 
     Raises:
-        PictureError: if it has no pixels or more than `max_pixels`, does not load, or is of a mode without a meaning.
+        PictureError: if it has no pixels or more than `max_pixels`, does not load, or has a mode without a meaning.
     """
     if not picture.width * picture.height:
         raise PictureError(PictureReason.TOO_SMALL, f"{picture.width} x {picture.height} pixels; at least 1 a side")
@@ -192,10 +192,10 @@ def convert_picture(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Im
 def check_picture(
     data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, formats: Sequence[str] = PICTURE_FORMATS
 ) -> tuple[int, int, str]:
-    """Width and height (upright) and format, one of `formats`, of a picture that decodes whole.
+    """Decode a picture to check it, and return its width and height (upright) and its format, one of `formats`.
 
     Raises:
-        PictureError: as `open_picture`; also for a PNG with a wrong checksum, and a side below `min_side`.
+        PictureError: as `open_picture`; also if a PNG has a wrong checksum, or a side is below `min_side`.
     """
     file = PictureFile(data, max_pixels=max_pixels, formats=formats)
     width, height = file.width, file.height
@@ -210,7 +210,7 @@ def check_picture(
 
 
 def why_not_decodable(format: str) -> str | None:
-    """What this installation lacks to read a format, and how to get it; None if it reads it."""
+    """What this installation lacks to read a format, and how to install it; None if it reads the format."""
     if format == "AVIF" and not AvifImagePlugin.SUPPORTED:
         return "this Pillow reads no AVIF; install one with AVIF (its wheels from 11.3 on have it)"
     if format == "HEIC" and importlib.util.find_spec("pillow_heif") is None:
@@ -276,20 +276,20 @@ def _decoder_refusal(data: bytes, name: str, error: Exception) -> PictureError:
 
 
 def _is_whole(data: bytes, name: str) -> bool:
-    """Whether the file has its end; decoders accept some that lack it."""
+    """Whether the file has its end. Decoders accept some files without one."""
     if name == "PNG":
         return b"IEND\xaeB`\x82" in data
     if name == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     if name != "JPEG":
-        return True  # their decoders refuse what breaks off
-    # Bytes after the end are common (second pictures, padding), so the marker need not be the last thing; one
-    # inside the EXIF thumbnail cannot mislead, as the decoder itself refuses a scan that breaks off.
+        return True  # the other decoders refuse files without an end
+    # Bytes after the end are common (second pictures, padding), so the marker need not be the last thing. A marker
+    # inside the EXIF thumbnail does no harm: the decoder itself refuses a scan that breaks off.
     return b"\xff\xd9" in data
 
 
 def _check_png_checksums(data: bytes) -> None:
-    # The decoder skips them, so a flipped bit would pass as another colour.
+    # The decoder does not check them, so a flipped bit would pass as another colour.
     try:
         PngImagePlugin.PngImageFile(io.BytesIO(without_text(data))).verify()
     except _DECODER_ERRORS as error:

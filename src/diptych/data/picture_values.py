@@ -1,4 +1,4 @@
-"""Pictures as Python values (paths, encoded bytes, Pillow images, arrays, tensors), each to one RGB image."""
+"""Convert pictures given as paths, encoded bytes, Pillow images, arrays or tensors to RGB images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPECTED = (
 
 
 def pictures_in(value: Any) -> Iterable[Picture]:
-    """A list of the value where it is one picture, or an open file, rather than several pictures."""
+    """The value itself if it contains several pictures; a list of the value if it is one picture, or an open file."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return [value.item()]
     if isinstance(value, np.ndarray | Tensor):
@@ -33,12 +33,12 @@ def pictures_in(value: Any) -> Iterable[Picture]:
 
 
 def rgb_image(picture: Picture) -> Image.Image:
-    """The picture in mode RGB, upright, in sRGB, transparency over white, whatever it is given as.
+    """The picture in mode RGB, upright, in sRGB, transparency over white.
 
     Raises:
-        PictureError: it is no readable picture.
-        OSError: its file cannot be read.
-        TypeError, ValueError: it is not a picture in one of the forms of `Picture`.
+        PictureError: if it is not a readable picture.
+        OSError: if its file cannot be read.
+        TypeError, ValueError: if it is not in one of the forms of `Picture`.
     """
     if isinstance(picture, str | os.PathLike):
         return _opened(picture)

@@ -24,11 +24,11 @@ PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # of profiles too; no text ge
 
 
 class PngStructureError(ValueError):
-    """The bytes are not a chain of chunks from a beginning to an end."""
+    """The chunks do not lead to an end, or one is damaged."""
 
 
 def without_text(data: bytes) -> bytes:
-    """The PNG without texts (workflows, XMP), and without a profile that is too large to be used when unpacked."""
+    """The PNG without texts (workflows, XMP), and without a profile that is too large when unpacked."""
     kept, start = [], 0
     for name, position, end in _chunks(data):
         if name in _TEXT or name == b"iCCP" and _is_too_large(data[position + 8 : end - 4]):
@@ -38,7 +38,7 @@ def without_text(data: bytes) -> bytes:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The picture alone: header, palette, pixels and end.
+    """The PNG with its header, palette, pixels and end alone.
 
     Raises:
         PngStructureError: if there is no end, or if a chunk of these has a wrong checksum.
@@ -55,7 +55,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def with_colour_key(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """The loaded picture of a PNG; where Pillow would miss its transparent colour, with an alpha channel instead."""
+    """The loaded picture of a PNG, with an alpha channel if Pillow would miss its transparent colour."""
     key = picture.info.get("transparency")
     bits, colours = data[24], data[25]
     if key is None or bits == 8 or colours not in (_GREY, _COLOUR):
@@ -76,7 +76,7 @@ def with_colour_key(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end of each chunk in order, up to the end of the picture or the first chunk that is cut."""
+    """Name, start and end of each chunk, in order, up to the end of the picture or the first chunk that is cut."""
     position = _SIGNATURE_BYTES
     for _ in range(_MOST_CHUNKS):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
@@ -90,7 +90,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_too_large(profile: bytes) -> bool:
-    """Whether what follows the profile's name and its method is above the limit, or cannot be unpacked."""
+    """Whether a profile exceeds the limit when unpacked, or cannot be unpacked."""
     _, _, packed = profile.partition(b"\0")
     try:
         return len(zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES + 1)) > MAX_PROFILE_BYTES

@@ -1,4 +1,4 @@
-"""The first page of a TIFF, as a file that has no other and costs no more than its pixels to open."""
+"""Reduce a TIFF to its first page, and refuse one that would cost far more to open than its pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diptych.data.picture_formats import MAX_PIXELS
 from diptych.errors import UserError
 
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-"""Of bytes in a number, by the first four bytes of the file; EXIF begins as a TIFF does."""
+"""Byte orders of numbers, by the first four bytes of the file; EXIF starts as a TIFF does."""
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 0x0111, 0x0117, 0x0144, 0x0145
 _TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
 _NUMBERS = (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TILE_WIDTH, _TILE_HEIGHT)
@@ -20,14 +20,14 @@ _BYTES_OF_TYPE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 1
 _SHORT, _LONG = 3, 4
 _MOST_TAGS = 1000
 _MOST_PIECES = 100_000
-"""Strips or tiles: one a line of the tallest picture. Each costs its reader a step, however empty."""
+"""Strips or tiles: one for each line of the tallest picture. Each costs the reader a step, even if it is empty."""
 
 
 def first_page(data: bytes) -> bytes:
-    """The file with the link from its first page to the next cut: a chain of pages would be followed for minutes.
+    """Cut the link from the first page to the next: Pillow would follow a chain of pages for minutes.
 
     Raises:
-        ValueError: it has no first page, one of too many tags or pieces, or one that is not whole.
+        ValueError: if there is no first page, or if it has too many tags or pieces or is not whole.
     """
     try:
         order = TIFF_ORDERS[data[:4]]
@@ -45,7 +45,7 @@ def first_page(data: bytes) -> bytes:
 
 
 def _values(data: bytes, order: str, start: int, num_tags: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The numbers that say where the pieces are, by tag."""
+    """The numbers that locate strips and tiles, by tag."""
     for tag in range(num_tags):
         at = start + 2 + 12 * tag
         name, kind, count, offset = struct.unpack_from(f"{order}HHII", data, at)
@@ -60,7 +60,7 @@ def _values(data: bytes, order: str, start: int, num_tags: int) -> Iterator[tupl
 
 
 def _check_pieces(data: bytes, values: dict[int, np.ndarray]) -> None:
-    # A tile may be larger than the picture, and is decoded whole.
+    # A tile may be larger than the picture, and it is decoded whole.
     sides = [int(values[side].max(initial=0)) for side in (_TILE_WIDTH, _TILE_HEIGHT) if side in values]
     if len(sides) == 2 and math.prod(sides) > MAX_PIXELS:
         raise UserError(f"tiles of {sides[0]} x {sides[1]} pixels; at most {MAX_PIXELS}")
