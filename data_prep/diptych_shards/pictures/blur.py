@@ -1,4 +1,4 @@
-"""Blurring of boxes (faces, number plates), so strong that nobody recognises what they held."""
+"""Blur boxes (faces, number plates) so strongly that nobody recognises their contents."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image, ImageFilter
 from diptych.data.picture_safety import PictureError, PictureReason
 
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom as fractions of the picture's width and height."""
+"""Left, top, right, bottom, as fractions of the picture's width and height."""
 
 _GROWTH = 0.1
-"""Of the longer side, on every side, as img2dataset grows them."""
+"""Growth of a box on each side, as a fraction of its longer side; the same as img2dataset's."""
 _DEVIATION = 0.1
-"""Of the longer side: the Gaussian's."""
+"""The Gaussian's standard deviation, as a fraction of the longer side."""
 
 
 def read_boxes(rows: Sequence[Sequence[Any]]) -> list[Box]:
-    """The boxes of a table's cell, cut to the picture; those without an area left out.
+    """Read the boxes of a table's cell: cut to the picture, without those of no area.
 
     Raises:
-        PictureError: if one is not four finite numbers: what should be blurred must not be stored as it is.
+        PictureError: if a box is not four finite numbers, as the picture must not be stored without its blur.
     """
     boxes = []
     for row in rows:
@@ -41,7 +41,7 @@ def read_boxes(rows: Sequence[Sequence[Any]]) -> list[Box]:
 
 
 def upright_box(box: Box, orientation: int) -> Box:
-    """The box on the picture turned as EXIF's orientation (1 to 8) asks."""
+    """The same box on the picture after it is turned by EXIF's orientation (1 to 8)."""
     left, top, right, bottom = box
     if orientation >= 5:
         left, top, right, bottom = top, left, bottom, right
@@ -53,14 +53,14 @@ def upright_box(box: Box, orientation: int) -> Box:
 
 
 def blur(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
-    """The picture (RGB) with the boxes blurred, each by a Gaussian of its own size; their grown edges fade."""
+    """A copy of the picture (RGB) with the boxes blurred, each by a Gaussian of its own size, with soft edges."""
     width, height = picture.size
     blurred = picture.copy()
     for left, top, right, bottom in boxes:
         left, top, right, bottom = left * width, top * height, right * width, bottom * height
         side = max(right - left, bottom - top)
         growth, deviation = _GROWTH * side, _DEVIATION * side
-        # One mask for all boxes, faded by the largest one's Gaussian, would leave the small ones sharp.
+        # One mask for all boxes, softened by the largest one's Gaussian, would leave the small ones sharp.
         grown = _pixel_box(left - growth, top - growth, right + growth, bottom + growth, picture.size)
         reach = growth + 3 * deviation
         around = _pixel_box(left - reach, top - reach, right + reach, bottom + reach, picture.size)

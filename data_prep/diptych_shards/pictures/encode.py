@@ -1,4 +1,4 @@
-"""From pixels to the bytes of a stored picture."""
+"""Encode a picture for storage."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, PictureReason
 
 ENCODINGS = {SUFFIXES[name]: name for name in STORED_FORMATS}
-"""Formats that a picture can be stored in, by the suffix of what is written."""
+"""Formats that a picture can be stored in, by file suffix."""
 DEFAULT_QUALITY = 95
 DEFAULT_PNG_COMPRESSION = 6
 _SUBSAMPLINGS = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
 
 
 def encode(picture: Image.Image, suffix: str, quality: int, *, subsampling: str, exif: bytes | None) -> bytes:
-    """The picture (RGB) as `jpg` (baseline), `png`, `webp` or `avif`; `exif` as in a TIFF file.
+    """Encode a picture (RGB) as `jpg` (baseline), `png`, `webp` or `avif`.
+
+    exif: as in a TIFF file; left out if it is too long for a JPEG.
 
     Raises:
-        PictureError: if the format cannot hold the picture.
+        PictureError: if the format cannot store the picture.
     """
-    options: dict[str, Any] = {
+    options_of: dict[str, dict[str, Any]] = {
         "jpg": {"quality": quality, "subsampling": _SUBSAMPLINGS[subsampling]},
         "png": {"compress_level": quality},
         "webp": {"quality": quality},
         "avif": {"quality": quality, "max_threads": 1},
-    }[suffix]
+    }
+    options = options_of[suffix]
     if exif is not None and (suffix != "jpg" or fits_segment(exif)):
         options["exif"] = b"Exif\0\0" + exif
     file = io.BytesIO()

@@ -1,7 +1,8 @@
-"""One fetched picture becomes a stored one: checked, decoded, filtered, resized, encoded.
+"""Turn a fetched picture into a stored one.
 
-Order: size filters (on the header), decode, resize, colour profile to sRGB, EXIF orientation, blur, crop or padding,
-encode. Profile and orientation come after resizing because there are fewer pixels then; what is seen is the same.
+The steps: size filters (on the header), decode, resize, colour profile to sRGB, EXIF orientation, blur, crop or
+padding, encode. Profile and orientation come after resizing because there are fewer pixels then; the result looks the
+same.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 from diptych.data.exif import exif_json, kept_exif
 from diptych.data.jpeg_segments import with_exif
 from diptych.data.picture_formats import MAX_PIXELS
+from diptych.data.picture_rgb import PictureFacts, as_seen
 from diptych.data.picture_safety import (
     PictureError,
     PictureFile,
     PictureReason,
-    as_seen,
     too_many_pixels,
     why_not_decodable,
 )
@@ -42,31 +43,31 @@ IMG2DATASET_MESSAGES = {
     PictureReason.ENCODE_ERROR: "Image encoding error",
     PictureReason.BAD_BOX: "bounding boxes not readable",
 }
-"""What img2dataset's `error_message` says, with the status `failed_to_resize`; the last two are ours."""
+"""img2dataset's `error_message` for each reason, with the status `failed_to_resize`; the last two are ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions:
-    """What becomes of every picture; the defaults are img2dataset's."""
+    """How pictures are processed; the defaults are img2dataset's."""
 
     image_size: int = 256
     resize_mode: str = "border"
     resize_only_if_bigger: bool = False
     encode_format: str = "jpg"
     encode_quality: int | None = None
-    """0 to 100, by default 95; of a png the compression, 0 to 9, by default 6."""
+    """0 to 100, by default 95; for png the compression, 0 to 9, by default 6."""
     subsampling: str = "420"
-    """Of the colours of a jpg: 420, 422 or 444."""
+    """Chroma subsampling of a jpg: 420, 422 or 444."""
     skip_reencode: bool = False
-    """Keep the file's own bytes where no pixel changes, without its metadata and what stands behind its end."""
+    """Keep the file's own bytes if no pixel changes, without metadata and bytes after the end."""
     min_image_size: int = 0
     max_image_area: float = math.inf
     max_aspect_ratio: float = math.inf
     max_pixels: int = MAX_PIXELS
     keep_exif: bool = False
-    """Keep EXIF (its orientation reset, its thumbnail dropped) in the stored file; never where boxes are blurred."""
+    """Keep EXIF (orientation reset, thumbnail removed) in the stored file; never if boxes are blurred."""
     read_exif: bool = True
-    """Give EXIF as a JSON string."""
+    """Return EXIF as a JSON string."""
     hash_perceptually: bool = False
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class PictureOptions:
             ("max_aspect_ratio", 1),
             ("max_pixels", 1),
         ):
-            if not getattr(self, limit) >= least:  # so that NaN is none
+            if not getattr(self, limit) >= least:  # refuses NaN too
                 raise UserError(f"{limit} {getattr(self, limit)}; at least {least}")
         if self.encode_quality is not None and not 0 <= self.encode_quality <= highest:
             raise UserError(f"encode_quality {self.encode_quality}; 0 to {highest} for {self.encode_format}")
@@ -101,75 +102,65 @@ class PictureOptions:
 
 
 def for_training(size: int) -> PictureOptions:
-    """Pictures that training reads without resizing: the shorter side is `size`; 4:2:0 baseline JPEG of quality 90."""
+    """Options for pictures that training need not resize: shorter side `size`, baseline 4:2:0 JPEG of quality 90."""
     return PictureOptions(image_size=size, resize_mode="keep_ratio", encode_format="jpg", encode_quality=90)
 
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """A picture as it goes into the shard."""
+    """A picture ready for its shard."""
 
     data: bytes
     suffix: str
     width: int
     height: int
     original_width: int
-    """Upright, as all sizes here."""
+    """Upright, like all sizes here."""
     original_height: int
     exif: str | None
-    """JSON as img2dataset writes it, `{}` where there is none; None if it was not asked for."""
+    """JSON as img2dataset writes it, `{}` if there is no EXIF; None if it was not asked for."""
     perceptual_hash: int | None
-    """Of the whole picture, before blur, crop and padding; None if flat, or not asked for."""
+    """Of the whole picture, before blur, crop and padding; None if it is flat, or if the hash was not asked for."""
 
 
 def process_picture(
     data: bytes, options: PictureOptions, boxes: Sequence[Sequence[Any]] | None = None
 ) -> StoredPicture:
-    """The picture as `options` want it.
+    """Process a picture as the options say.
 
-    `boxes` to be blurred are (left, top, right, bottom), as fractions of the picture as it is stored in the file: they
-    turn with its EXIF orientation.
+    boxes: to be blurred; (left, top, right, bottom) as fractions of the picture as the file stores it. They turn with
+    its EXIF orientation.
 
     Raises:
-        PictureError: if it is refused, with the reason.
+        PictureError: if the picture is refused, with the reason.
     """
     file = PictureFile(data, max_pixels=options.max_pixels)
     size = file.width, file.height
     _filter(size, options)
-    resized = shape.resized_size(
-        size, options.resize_mode, options.image_size, only_if_bigger=options.resize_only_if_bigger
-    )
-    if resized is not None and min(resized) == 0:
-        detail = f"{size[0]} x {size[1]} pixels; a side would become {resized[0]} x {resized[1]}"
-        raise PictureError(PictureReason.TOO_SMALL, detail)
-    # A narrow picture can become very long where its shorter side is enlarged.
-    largest = (options.image_size,) * 2 if resized is not None and options.resize_mode == "border" else resized
-    if largest is not None and math.prod(largest) > MAX_PIXELS:
-        raise too_many_pixels(*largest, MAX_PIXELS)
-    blurred = read_boxes(boxes) if boxes else []
+    resized = _resized_size(size, options)
+    to_blur = read_boxes(boxes) if boxes else []
+
     picture, facts = file.decode(resized)
     if resized is not None:
         picture = shape.resize(picture, resized, facts.covered)
     picture = as_seen(picture, facts)
     hashed = perceptual_hash(picture) if options.hash_perceptually else None
-    if blurred:
-        picture = blur(picture, [upright_box(box, facts.orientation) for box in blurred])
+    if to_blur:
+        picture = blur(picture, [upright_box(box, facts.orientation) for box in to_blur])
     if resized is not None and options.resize_mode == "center_crop":
         picture = shape.crop_to_square(picture, options.image_size)
     if resized is not None and options.resize_mode == "border":
         picture = shape.pad_to_square(picture, options.image_size)
-    original_width, original_height = size if facts.orientation < 5 else size[::-1]
 
-    changes_nothing = picture.size == size and facts.is_plain and facts.profile is None
-    stored = None
-    exif = kept_exif(facts.exif) if options.keep_exif and facts.exif is not None and not blurred else None
-    if options.skip_reencode and changes_nothing and facts.orientation == 1 and not blurred:
-        stored = _own_bytes(data, file.format, options, exif)
+    exif = kept_exif(facts.exif) if options.keep_exif and facts.exif is not None and not to_blur else None
+    is_unchanged = picture.size == size and not to_blur and _is_stored_as_seen(facts)
+    stored = _own_bytes(data, file.format, options, exif) if options.skip_reencode and is_unchanged else None
     if stored is None:
         stored = encode(picture, options.encode_format, options.quality, subsampling=options.subsampling, exif=exif)
     if len(stored) > MAX_MEMBER_BYTES:
         detail = f"{len(stored)} bytes as {options.encode_format}; at most {MAX_MEMBER_BYTES}"
         raise PictureError(PictureReason.ENCODE_ERROR, detail)
+    original_width, original_height = size if facts.orientation < 5 else size[::-1]
     return StoredPicture(
         data=stored,
         suffix=options.encode_format,
@@ -193,6 +184,26 @@ def _filter(size: shape.Size, options: PictureOptions) -> None:
     if longer / shorter > options.max_aspect_ratio:
         detail = f"{size[0]} x {size[1]} pixels; at most {options.max_aspect_ratio} to 1"
         raise PictureError(PictureReason.ASPECT_RATIO_TOO_LARGE, detail)
+
+
+def _resized_size(size: shape.Size, options: PictureOptions) -> shape.Size | None:
+    resized = shape.resized_size(
+        size, options.resize_mode, options.image_size, only_if_bigger=options.resize_only_if_bigger
+    )
+    if resized is None:
+        return None
+    if min(resized) == 0:
+        detail = f"{size[0]} x {size[1]} pixels; a side would become {resized[0]} x {resized[1]}"
+        raise PictureError(PictureReason.TOO_SMALL, detail)
+    # A narrow picture can become very long if its shorter side is enlarged.
+    largest = (options.image_size,) * 2 if options.resize_mode == "border" else resized
+    if math.prod(largest) > MAX_PIXELS:
+        raise too_many_pixels(*largest, MAX_PIXELS)
+    return resized
+
+
+def _is_stored_as_seen(facts: PictureFacts) -> bool:
+    return facts.is_plain and facts.profile is None and facts.orientation == 1
 
 
 def _own_bytes(data: bytes, format: str, options: PictureOptions, exif: bytes | None) -> bytes | None:

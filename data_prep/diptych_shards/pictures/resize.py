@@ -1,6 +1,7 @@
-"""From the decoded raster to the one that is stored: size, orientation, crop and padding.
+"""Resize, crop and pad pictures.
 
-One antialiased Catmull-Rom kernel shrinks and enlarges; it is Pillow's bicubic (above 55 dB) in a tenth of its time.
+One antialiased Catmull-Rom kernel shrinks and enlarges; the result is that of Pillow's bicubic (above 55 dB) in a tenth
+of its time.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop
 
 
 def resized_size(size: Size, mode: str, image_size: int, *, only_if_bigger: bool) -> Size | None:
-    """What the picture is resized to, before crop and padding; None if the mode leaves it as it is.
+    """The size before crop and padding; None if the mode leaves the picture as it is.
 
-    The shorter side (`keep_ratio`, `center_crop`) or the longer (`border`, `keep_ratio_largest`) becomes `image_size`,
-    the other is rounded as img2dataset does, to 0 where it would be below half a pixel.
+    The shorter side (`keep_ratio`, `center_crop`) or the longer side (`border`, `keep_ratio_largest`) becomes
+    `image_size`. The other side is rounded as img2dataset rounds it, to 0 if it is below half a pixel.
     """
     if mode == "no":
         return None
@@ -32,9 +33,9 @@ def resized_size(size: Size, mode: str, image_size: int, *, only_if_bigger: bool
 
 
 def resize(picture: Image.Image, size: Size, covered: tuple[float, float] | None = None) -> Image.Image:
-    """The picture (RGB) in this size.
+    """Resize a picture (RGB).
 
-    covered: width and height that are the picture, from the upper left corner on; by default all.
+    covered: the width and height, from the upper left corner, of the part that is resized; all of it by default.
     """
     covered = covered or picture.size
     if picture.size == size == covered:
@@ -49,13 +50,13 @@ def resize(picture: Image.Image, size: Size, covered: tuple[float, float] | None
 
 
 def crop_to_square(picture: Image.Image, side: int) -> Image.Image:
-    """The middle square; `side` is not above the shorter side."""
+    """Cut out the middle square; `side` is at most the shorter side."""
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     return picture.crop((left, top, left + side, top + side))
 
 
 def pad_to_square(picture: Image.Image, side: int) -> Image.Image:
-    """The picture in the middle of a white square; `side` is not below the longer side."""
+    """Put the picture in the middle of a white square; `side` is at least the longer side."""
     square = Image.new("RGB", (side, side), "white")
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return square
