@@ -1,8 +1,8 @@
-"""Pictures a processor-second from a table of URLs to shards, ours and img2dataset 1.47's; one line of JSON.
+"""Compare ours with img2dataset 1.47 in pictures per processor-second, from a table of URLs to shards; prints JSON.
 
-Both fetch the same photographs from the same server on this machine, with two processes and the same settings; rounds
-are paired and their order alternates. Processor time is that of all processes of a command, the server's not counted;
-`net` is without what the same command takes for two pictures.
+Both fetch the same photographs from the same server on this machine, with two processes and the same settings. Rounds
+are paired and their order alternates. Processor time is that of all processes of a command, without the server's; `net`
+subtracts what the same command takes for two pictures.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from benchmarks.shards.server import Host, Web
 
 PROCESSES = 2
 SHARDS = 8
-"""A power of two, so that neither process has to wait long for the other. Each shard of the peer's ends with a wait for
-its slowest host; ours begins the next meanwhile.
+"""A power of two, so that neither process waits long for the other. The peer waits at the end of each shard for its
+slowest host; ours starts the next one meanwhile.
 """
 IMAGE_SIZE = 256
 QUALITY = 95
@@ -55,16 +55,16 @@ MIXED_HOSTS = {
 ROUNDS = 3
 ROUNDS_OF_TLS = 2
 TLS_SHARE = 1 / 5
-"""Of the pictures: this case takes the peer long."""
+"""Of the pictures; this case takes the peer a long time."""
 
 
 @dataclass
 class Case:
-    """A table, and what each contestant took for it."""
+    """A table, and the costs of each contestant."""
 
     table: Path
     numbers: list[int]
-    """Which picture each row has."""
+    """The number of each row's picture."""
     costs: dict[str, list[Cost]] = field(default_factory=dict)
     stored: dict[str, int] = field(default_factory=dict)
 
@@ -104,7 +104,7 @@ def compare(folder: Path, num_pictures: int, rounds: int) -> dict[str, object]:
         psnr = {name: quality.psnr(contest.out(main, name), main.numbers) for name in ("ours", "peer")}
         for number in range(min(rounds, ROUNDS_OF_TLS)):
             contest.round(tls, ("ours", "peer"), turn=number, all_stored=True)
-        contest.round(mixed, ("ours", "peer"), turn=0)  # once: its time is that of hosts that wait by the clock
+        contest.round(mixed, ("ours", "peer"), turn=0)  # once: its time is spent waiting for hosts
     sizes = [len(picture.data) for picture in pictures]
     return {
         "benchmark": "shards",
@@ -170,7 +170,7 @@ class Contest:
         return self._folder / f"{case.table.stem}-{name}"
 
     def round(self, case: Case, names: tuple[str, ...], *, turn: int, all_stored: bool = False) -> None:
-        """Each once; who begins depends on the turn."""
+        """Run each contestant once; the turn decides who starts."""
         for name in names if turn % 2 == 0 else reversed(names):
             out = self.out(case, name)
             shutil.rmtree(out, ignore_errors=True)
@@ -178,8 +178,8 @@ class Contest:
             command = (_peer if name == "peer" else _ours)(case.table, out, num_rows, self._web.ca_file)
             environment = {
                 **os.environ,
-                "SSL_CERT_FILE": str(self._web.ca_file),  # the peer has no option for whom it trusts
-                "NO_ALBUMENTATIONS_UPDATE": "1",  # it would ask the network when it starts
+                "SSL_CERT_FILE": str(self._web.ca_file),  # the peer has no option for certificate authorities
+                "NO_ALBUMENTATIONS_UPDATE": "1",  # it would use the network when it starts
             }
             cost = measure(command, environment, self._folder / "log.txt")
             case.costs.setdefault(name, []).append(cost)
@@ -195,13 +195,13 @@ class Contest:
 
 
 def photographs() -> list[Path]:
-    """In colour, from packages that have some."""
+    """Photographs in colour that installed packages contain."""
     hopper = Path(matplotlib.__file__).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"
     return [*peer.photographs(), *sorted((Path(sklearn.__file__).parent / "datasets" / "images").glob("*.jpg")), hopper]
 
 
 def net_speedup(case: Case, start: Case) -> float:
-    """Of processor time, without that of starting."""
+    """The ratio of processor times, without that of starting."""
 
     def net(name: str, cost: Cost) -> float:
         return cost.cpu_seconds - start.median(name, _cpu)
@@ -249,7 +249,7 @@ def _memory(cost: Cost) -> float:
 
 
 def _table(cases: tuple[Case, ...], quantity: Callable[[Cost], float]) -> dict[str, dict[str, float]]:
-    """Medians, by case and contestant."""
+    """Medians by case and contestant."""
     return {case.table.stem: {name: round(case.median(name, quantity), 1) for name in case.costs} for case in cases}
 
 

@@ -1,4 +1,4 @@
-"""What fetching and writing cannot save: decoding, resizing and encoding alone, with what this package uses."""
+"""Measure decoding, resizing and encoding alone: what no improvement of fetching and writing can save."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from diptych_shards.pictures.picture import PictureOptions, process_picture
 from diptych_shards.pictures.resize import resize, resized_size
 
 REPETITIONS = 2
-"""The quicker one counts, as the other may have been disturbed."""
+"""The quicker one counts, since the other may have been disturbed."""
 
 
 def floors(pictures: list[Picture], size: int, quality: int) -> dict[str, float]:
-    """Milliseconds of processor for a picture, in one thread: with full decoding, and as ours decodes."""
+    """Processor milliseconds per picture, in one thread: with full decoding, and with ours."""
 
     def full(data: bytes) -> None:
         file = PictureFile(data, max_pixels=options.max_pixels)

@@ -1,4 +1,4 @@
-"""What a command costs: seconds of processor of all its processes, seconds by the clock, memory at its peak."""
+"""Measure a command: processor seconds of all its processes, wall-clock seconds, peak memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Cost:
     cpu_seconds: float
     wall_seconds: float
     peak_megabytes: float
-    """Proportional set sizes, summed over all processes at the moment when the sum was highest."""
+    """The highest sum of the proportional set sizes of all processes."""
 
 
 class Adoption:
-    """Makes orphans of measured commands children of this process, so that their times are counted too.
+    """Adopts orphans of measured commands as children of this process, so that their times are counted too.
 
-    No other child of this process may end while something is measured.
+    No other child of this process may end during a measurement.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -
     """Run the command to its end.
 
     Raises:
-        RuntimeError: it failed, or took too long; with the end of what it said.
+        RuntimeError: if it fails or takes too long; with the end of its output.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
@@ -65,7 +65,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -
 
 
 class _MemoryWatcher:
-    """Samples the memory of a session's processes from a thread."""
+    """Samples the memory of a session's processes in a thread."""
 
     def __init__(self, session: int):
         self._session = session
@@ -85,7 +85,7 @@ class _MemoryWatcher:
 
 
 def _members(session: int) -> list[int]:
-    """The processes of a session, those that have ended and wait to be reaped included."""
+    """The processes of a session, including those that have ended and wait to be reaped."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
@@ -106,7 +106,7 @@ def _proportional_bytes(process: int) -> int:
 
 
 def _reap(session: int) -> None:
-    """Wait until no process of the session is left; a command may end before the last of its processes."""
+    """Wait until no process of the session is left, since a command may end before its last process."""
     deadline = time.monotonic() + 10
     while members := _members(session):
         for member in members:

@@ -1,4 +1,4 @@
-"""The installed img2dataset, in a virtual environment of its own, which is made if it is not there."""
+"""Install img2dataset in a virtual environment of its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ REQUIREMENTS = ROOT / "benchmarks" / "peers" / "img2dataset.txt"
 ENVIRONMENT = ROOT / ".venv-peers" / "img2dataset"
 NEWEST_PYTHON = 3, 12
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
-"""Of scikit-image's, those that are photographs in colour."""
+"""The colour photographs among scikit-image's pictures."""
 
 
 def ensure_environment() -> None:
-    """Install it, unless what is there was installed from the same requirements."""
+    """Install it, unless it is already installed from the same requirements."""
     stamp = ENVIRONMENT / "installed-from.txt"
     if stamp.exists() and stamp.read_bytes() == REQUIREMENTS.read_bytes():
         return

@@ -1,7 +1,7 @@
-"""Pictures as a crawl finds them, made of real photographs: many sizes, formats and qualities, the same ones each time.
+"""Make pictures like those of a crawl from real photographs: many sizes, formats and qualities, always the same.
 
-A photograph is continued by its mirror images to a canvas; a picture is a crop of it, scaled: small pictures down, as
-they are made of larger ones, large ones up, as cameras see less in a pixel.
+Mirror images continue a photograph to a canvas, and a picture is a scaled crop of the canvas: small pictures are scaled
+down, as they usually come from larger ones; large ones are scaled up, as a pixel of a camera has less detail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEDIAN_SHORTER_SIDE = 620
 SHORTER_SIDES = 130, 2400
 ASPECT_RATIOS = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)
 MOST_PNG_PIXELS = 300_000
-"""Photographs in PNG are small on the web, as they would be large files."""
+"""Photographs in PNG are small on the web, since the files would be large."""
 ZOOMS = 0.6, 1.6
 UNZOOMED_SHORTER_SIDE = 500
 CANVAS = 3200
@@ -40,7 +40,7 @@ class Picture:
 
 
 def make_pictures(number: int, photographs: list[Path]) -> list[Picture]:
-    """So many different ones."""
+    """Make this many different pictures."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn) as processes:
         return list(processes.map(partial(_make, photographs=tuple(photographs)), range(number), chunksize=8))

@@ -1,4 +1,4 @@
-"""How like stored pictures are to what they were made of: PSNR against full decoding and Pillow's bicubic resize."""
+"""Measure the quality of stored pictures: PSNR against full decoding and Pillow's bicubic resize."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 
 class Quality:
-    """Compares stored pictures; what they are compared with is made once."""
+    """Compares stored pictures with references, which are made once."""
 
     def __init__(self, pictures: list[Picture]):
         self._pictures = pictures
         self._wanted: dict[tuple[int, tuple[int, int]], np.ndarray] = {}
 
     def psnr(self, out: Path, numbers: list[int]) -> dict[str, float]:
-        """Of one stored picture for each that was served; `numbers` has the picture of each row of the table."""
+        """Compare one stored picture for each served one; `numbers` maps rows of the table to pictures."""
         found: dict[int, float] = {}
         for row, stored in _stored(out):
             number = numbers[row]
@@ -46,7 +46,7 @@ def num_stored(out: Path) -> int:
 
 
 def _stored(out: Path) -> Iterator[tuple[int, bytes]]:
-    """The row in the table and the bytes of each stored picture; captions hold the row."""
+    """The row in the table and the bytes of each stored picture; the caption ends with the row."""
     for tar in sorted(out.glob("*.tar")):
         with tarfile.open(tar) as members:
             pictures: dict[str, bytes] = {}

@@ -1,7 +1,7 @@
-"""A web on loopback addresses, in a process of its own: `with Web(pictures, folder) as web`.
+"""Serve a web on loopback addresses in a process of its own: `with Web(pictures, folder) as web`.
 
-Every host is an address of its own in 127.0.0.0/8, all at one port (a second for TLS). What a host is like stands in
-the third part of its address. The answers are made beforehand and written in one piece; connections are kept.
+Every host has an address in 127.0.0.0/8; all use one port, and a second one for TLS. The third part of the address
+decides how the host behaves. Answers are prepared in advance and written in one piece; connections are kept.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ SLOW_BODY_PIECES = 8
 
 
 class Host(enum.IntEnum):
-    """What a host is like; the third part of its address."""
+    """How a host behaves; the third part of its address."""
 
     GOOD = 1
     SLOW = 2
-    """The first byte after some seconds, then the body in pieces."""
+    """Sends the first byte after some seconds, then the body in pieces."""
     SILENT = 3
-    """Takes the connection and says nothing."""
+    """Accepts the connection and sends nothing."""
     REFUSING = 4
     """Nothing listens."""
     GONE = 5
@@ -41,7 +41,7 @@ class Host(enum.IntEnum):
     BROKEN = 6
     """500."""
     RESETTING = 7
-    """Breaks the connection off in the middle of the body."""
+    """Resets the connection in the middle of the body."""
     PARKED = 8
     """200, with a page of HTML."""
 
@@ -50,11 +50,11 @@ class Web:
     """The server process, and the addresses of what it serves."""
 
     def __init__(self, pictures: list[Picture], folder: Path, *, num_hosts: int):
-        """num_hosts: good ones; folder: for the certificates."""
+        """num_hosts: the number of good hosts; folder: for the certificates."""
         self._num_hosts = num_hosts
         self._suffixes = [picture.suffix for picture in pictures]
         self.ca_file = folder / "authorities.pem"
-        """The usual authorities', and that of this web."""
+        """Certificates of the usual authorities and of this web."""
         certificate = _make_certificate(folder)
         self.ca_file.write_bytes(Path(certifi.where()).read_bytes() + certificate.read_bytes())
         ours, theirs = multiprocessing.Pipe()
@@ -74,19 +74,19 @@ class Web:
         self._connection.close()
 
     def url(self, row: int, kind: Host = Host.GOOD, *, tls: bool = False) -> str:
-        """Where row `row` of a table has its picture, which is `picture_number(row)`; no two have the same."""
+        """The URL of a row's picture, which is `picture_number(row)`; every row has a different one."""
         number = self.picture_number(row)
         scheme, port = ("https", self._tls_port) if tls else ("http", self._port)
         host = row % (self._num_hosts if kind is Host.GOOD else HOSTS_OF_A_KIND)
         return f"{scheme}://127.0.{kind:d}.{host + 1}:{port}/{number}.{self._suffixes[number]}?row={row}"
 
     def picture_number(self, row: int) -> int:
-        # Not by the same count as the hosts, or each host would serve few pictures again and again.
+        # Hosts are numbered by row too; the factor keeps a host from serving the same few pictures again and again.
         return (row * 7919) % len(self._suffixes)
 
 
 class _Answers:
-    """What is sent, ready made."""
+    """Prepared answers."""
 
     def __init__(self, pictures: list[Picture]):
         self.pictures = [_answer(b"200 OK", TYPES[picture.suffix], picture.data) for picture in pictures]
@@ -130,7 +130,7 @@ class _Client(asyncio.Protocol):
         else:
             answer = answers.pictures[int(name)]
         if kind is Host.SLOW:
-            self._begin_slowly(answer, is_last, random.Random(path))
+            self._answer_slowly(answer, is_last, random.Random(path))
         elif kind is Host.RESETTING and name.isdecimal():
             transport.write(answer[: len(answer) // 2])
             transport.close()
@@ -139,7 +139,7 @@ class _Client(asyncio.Protocol):
             if is_last:
                 transport.close()
 
-    def _begin_slowly(self, answer: bytes, is_last: bool, draw: random.Random) -> None:
+    def _answer_slowly(self, answer: bytes, is_last: bool, draw: random.Random) -> None:
         step = -(-len(answer) // SLOW_BODY_PIECES)
         pause = draw.uniform(*SLOW_BODY_SECONDS) / SLOW_BODY_PIECES
 
@@ -190,7 +190,7 @@ def _free_port() -> int:
 
 
 def _make_certificate(folder: Path) -> Path:
-    """Key and certificate of all hosts in one file; signed by itself."""
+    """Make one self-signed certificate for all hosts; the file contains the key too."""
     names = ",".join(f"IP:127.0.{Host.GOOD:d}.{host + 1}" for host in range(254))
     made = folder / "web.pem"
     subprocess.run(
