@@ -277,15 +277,16 @@ def _decoder_refusal(data: bytes, name: str, error: Exception) -> PictureError:
 
 def _is_whole(data: bytes, name: str) -> bool:
     """Whether the file has its end. Decoders accept some files without one."""
+    # The end is usually near the last byte, so searching backwards takes no time.
     if name == "PNG":
-        return b"IEND\xaeB`\x82" in data
+        return data.rfind(b"IEND\xaeB`\x82") >= 0
     if name == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     if name != "JPEG":
         return True  # the other decoders refuse files without an end
     # Bytes after the end are common (second pictures, padding), so the marker need not be the last thing. A marker
     # inside the EXIF thumbnail does no harm: the decoder itself refuses a scan that breaks off.
-    return b"\xff\xd9" in data
+    return data.rfind(b"\xff\xd9") >= 0
 
 
 def _check_png_checksums(data: bytes) -> None:
