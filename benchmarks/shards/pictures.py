@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SHARES = {"jpg": 0.53, "progressive jpg": 0.24, "png": 0.11, "webp": 0.12}
+SHARES = {"jpg": 0.62, "progressive jpg": 0.26, "png": 0.07, "webp": 0.05}
+"""About those of a web crawl."""
 MEDIAN_SHORTER_SIDE = 620
 SHORTER_SIDES = 130, 2400
 ASPECT_RATIOS = (1.0, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)
