@@ -38,14 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put before each line of a .paths list; s3://commoncrawl/ inside AWS (default %(default)s)")  # fmt: skip
     add("--first", type=positive, metavar="N", help="only the first N files")
     add("--surrounding-text", action="store_true", help="caption a picture that has nothing else by the text around it")
-    add("--max-page-bytes", type=positive, default=16 << 20, metavar="N", help="cut longer pages (default %(default)s)")
-    add(
-        "--max-pictures-per-page",
-        type=positive,
-        default=10_000,
-        metavar="N",
-        help="drop the others (default %(default)s)",
-    )
     add("--icon-side", type=int, default=32, metavar="N",
         help="drop pictures whose page says they are no larger than N by N (default %(default)s)")  # fmt: skip
     add("--opt-out", type=_names, default=OPT_OUT_DIRECTIVES, metavar="A,B",
@@ -67,8 +59,6 @@ def run(chosen: argparse.Namespace) -> None:
 
     options = ExtractOptions(
         surrounding_text=chosen.surrounding_text,
-        max_page_bytes=chosen.max_page_bytes,
-        max_pictures_per_page=chosen.max_pictures_per_page,
         icon_side=chosen.icon_side,
         opt_outs=chosen.opt_out,
     )
