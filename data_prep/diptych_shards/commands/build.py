@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [OPTIONS] TABLE [TABLE ...] OUT"
     parser.add_argument("table", nargs="+", metavar="TABLE")
     parser.add_argument(
-        "out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command"
+        "out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or started by the same command"
     )
     _add_columns(parser.add_argument_group("columns, where their names do not say it"))
     _add_pictures(parser.add_argument_group("pictures"))

@@ -17,7 +17,7 @@ from diptych_shards.arguments import add_engine, engine_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("pairs", nargs="+", type=path_argument, metavar="PAIRS", help=".parquet files, or folders of them")
-    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or started by the same command")
     add(
         "--queries",
         type=path_argument,

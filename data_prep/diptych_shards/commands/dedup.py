@@ -1,4 +1,4 @@
-"""leave out pictures that are there twice, and those of evaluation sets
+"""leave out repeated pictures, and those of evaluation sets
 
 Three ways to be the same: the same pixels; the same look (perceptual hashes a few bits apart,
 and small copies in colour that agree: the same picture, recoded or resized); and, where somebody

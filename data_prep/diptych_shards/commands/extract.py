@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WARC",
         help="files, folders, addresses, .paths[.gz] lists; WARC or WAT, gzip or not",
     )
-    add("out", type=path_argument, metavar="OUT", help="a folder that is new or begun by the same command")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new or started by the same command")
     add("--prefix", default=_COMMON_CRAWL, metavar="URL",
         help="put before each line of a .paths list; s3://commoncrawl/ inside AWS (default %(default)s)")  # fmt: skip
     add("--first", type=positive, metavar="N", help="only the first N files")

@@ -1,4 +1,4 @@
-"""leave out samples of which an expression on their metadata is not true
+"""leave out samples for which an expression on their metadata is not true
 
     diptych-shards filter SHARDS --where "width >= 256 and length(caption) > 5"
 
@@ -12,7 +12,7 @@ waits, or depends on the day):
     day hour minute month second year date_part date_diff strptime list_contains json_extract_string
 
 matches(text, 'regular expression'), words(text) and number(text) are our own. Columns are those of
-the parquet beside each tar, else what the json members hold, with key and caption. Texts are in
+the parquet next to each tar, or what the json members hold, with key and caption. Texts are in
 'single quotes', odd column names in "double" ones. What is not known is not true: such samples are
 left out.
 

@@ -1,6 +1,6 @@
 """pictures with captions, in a folder or named by a table -> shards
 
-A folder tree of pictures, each with its caption in a .txt or .json of the same name beside it, or those named by a
+A folder tree of pictures, each with its caption in a .txt or .json of the same name next to it, or those named by a
 table. Stopped at any moment, the same command goes on where it was. Pictures are stored as they are, unless
 --for-training resizes them; GIF, BMP, TIFF and HEIC become JPEGs.
 """
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual = PackOptions()
     add = parser.add_argument
     add("folder", type=path_argument, metavar="FOLDER", help="the pictures")
-    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or started by the same command")
     add("--table", type=path_argument, metavar="FILE", help=(
         "with the path of a picture and a caption in each row, in any format that build reads (.csv, .tsv, .parquet, "
         ".json, .jsonl, also .gz, .zst); a relative path is looked for in the table's folder, then in FOLDER; several "

@@ -1,6 +1,6 @@
 """one page that shows what verdicts keep and leave out, side by side
 
-Examples of each reason are drawn at random; a duplicate stands beside what it duplicates. The page
+Examples of each reason are drawn at random; a duplicate is shown next to what it repeats. The page
 is one file without scripts that loads nothing, so that it can be sent around. Captions of strangers
 are shown as text, whatever they hold.
 """

@@ -1,7 +1,7 @@
 """write new shards of the samples that all verdicts keep
 
 The verdicts are those of `dedup` and `filter` in SHARDS/_index/select/. One of `dedup` that a later
-filter made stale is refused: filter first, dedup last. SHARDS stays as it is.
+filter made stale is refused: filter first, dedup last. SHARDS is not changed.
 Stopped at any moment, the same command goes on where it was, and the bytes come out the same.
 """
 
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("shards", type=path_argument, metavar="SHARDS", help="a folder of shards")
-    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or begun by the same command")
+    add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or started by the same command")
     add("--verdict", action="append", metavar="NAME", help="only this one; may be given several times (default: all)")
     add("--samples-per-shard", type=positive, metavar="N",
-        help="cut anew, by N samples (default: shards of the same names, each with fewer samples)")  # fmt: skip
+        help="cut again, by N samples (default: shards of the same names, each with fewer samples)")  # fmt: skip
     add_engine(parser, "one shard each at a time")
 
 

@@ -36,7 +36,7 @@ def extract(
 
     Raises:
         ExtractError: two files would get the same name, or one got it before; nothing reads from where a file is.
-        UserError: `out` was begun with other options, holds something else, or is in use.
+        UserError: `out` was started with other options, holds something else, or is in use.
         OSError: a full disk.
     """
     _check_names(locations)

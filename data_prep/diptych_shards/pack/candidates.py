@@ -19,7 +19,7 @@ _HASHES = 1 << 64
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture and where its caption is: in files beside it, or given by a table."""
+    """A picture and where its caption is: in files next to it, or in a table."""
 
     path: str
     """Relative to the folder, with `/`."""
@@ -42,10 +42,10 @@ class PackInput:
 
 
 def hold_out(found: PackInput, folder: Path, share: float) -> tuple[PackInput, PackInput]:
-    """What is for training, with all that was refused, and what is held out.
+    """Split the input into what is for training, with all that was refused, and what is held out.
 
-    The picture's bytes decide, each by itself: copies of a picture are on one side, and so it stays when others come or
-    go, or files are renamed. Of a large file its size and its beginning count.
+    A picture's bytes decide, so copies of it are on one side, and stay there when other pictures are added or removed,
+    or files are renamed. Of a large file its size and its first bytes count.
 
     Raises:
         UserError: one of the two would be empty.
@@ -64,7 +64,7 @@ def hold_out(found: PackInput, folder: Path, share: float) -> tuple[PackInput, P
 
 
 def _place(candidate: Candidate, folder: Path) -> float:
-    """Evenly spread between 0 and 1; 1 for what cannot be read, and will be refused where it is packed."""
+    """Evenly spread between 0 and 1; 1 for what cannot be read, which `pack` refuses later."""
     try:
         with open(folder / candidate.path, "rb") as file:
             beginning = file.read(_COMPARED_BYTES)

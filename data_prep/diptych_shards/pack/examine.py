@@ -22,7 +22,7 @@ from diptych_shards.refusals import Reason, Refusal
 
 @dataclass(frozen=True)
 class Examiner:
-    """What is asked of every picture."""
+    """Examines pictures, with the limits that hold for all of them."""
 
     folder: Path
     max_pixels: int
@@ -108,7 +108,7 @@ class _Refused(Exception):
 
 
 def _free_name(key: str, facts: Mapping[str, Any]) -> str:
-    """What is measured here keeps its name; what the input said under the same name stands beside it."""
+    """The name of a field of the input; another one if something that is measured here has that name."""
     return f"given_{key}" if key in facts else key
 
 

@@ -1,4 +1,4 @@
-"""A folder tree of pictures, each with its caption in a .txt or .json beside it."""
+"""A folder tree of pictures, each with its caption in a .txt or .json next to it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from diptych_shards.refusals import Reason
 
 
 def read_folder(folder: Path, caption_template: str | None = None) -> PackInput:
-    """Every file below the folder, as a candidate or a refusal.
+    """Read every file below the folder as a candidate or a refusal.
 
-    caption_template: makes the caption of a picture without one, of the name of the folder that it is in.
+    caption_template: the caption of a picture without one, with {} for the name of its folder.
     """
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []

@@ -41,7 +41,7 @@ _BATCH_ITEMS, _BATCH_BYTES = 32, 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
-    """Everything that decides the bytes of a pack, beside its input."""
+    """Everything that decides the bytes of a pack, besides its input."""
 
     samples_per_shard: int = 10_000
     shuffle: bool = True
@@ -76,7 +76,7 @@ class PackReport:
 
 
 def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, processes: int) -> PackReport:
-    """Make, or go on making, the shards of `found` in `out`.
+    """Make the shards of `found` in `out`, or go on making them.
 
     Raises:
         UserError: `out` holds something else, or the pack of another input or with other options.
@@ -87,7 +87,7 @@ def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, proces
         format=_FORMAT,
         options=_as_recorded(options),
         inputs={"input": {"fingerprint": found.fingerprint, "candidates": len(found.candidates)}},
-        if_input_differs=f"the input is not what {shown(out)} was begun with: files were added, removed or changed; "
+        if_input_differs=f"the input is not what {shown(out)} was started with: files were added, removed or changed; "
         f"put them back, or pack what is new into another folder: data.train takes a list of them, "
         f"[{shown(out)}, ...]",
     )
@@ -160,7 +160,7 @@ def _write_shards(
                     else:
                         writer.add(f"{number:05d}{row:0{digits}d}", result)
                     progress.add(1, apart=isinstance(result, Refusal))
-                # Before the shard's own commit: a shard that stands has its refusals told.
+                # Before the shard's own commit: a finished shard has its refusals recorded.
                 refused.write(number, refusals)
             progress.shard_is_done(f"{number:05d}.tar")
 
@@ -215,7 +215,7 @@ class _Refusals:
         commit_file(self._of_shards / f"{number:05d}.jsonl", _lines(refusals, number))
 
     def of(self, number: int) -> list[Refusal] | None:
-        """Those of a shard that is done; None where nothing is written down."""
+        """Those of a finished shard; None if nothing is recorded."""
         try:
             lines = (self._of_shards / f"{number:05d}.jsonl").read_bytes()
         except FileNotFoundError:
@@ -242,9 +242,9 @@ class _Refusals:
 
 
 def _as_recorded(options: PackOptions) -> dict[str, Any]:
-    """The options as packs have always recorded them, so that those begun earlier go on.
+    """The options as packs have always recorded them, so that earlier ones go on.
 
-    What is not asked for is left out; some have become constants.
+    What is not asked for is left out; three have become constants.
     """
     asked = {name: value for name, value in asdict(options).items() if value is not None and name != "shuffle"}
     return {**asked, "seed": 0 if options.shuffle else None, "shard_bytes": SHARD_BYTES, "max_pixels": MAX_PIXELS}

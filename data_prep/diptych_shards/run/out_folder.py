@@ -1,4 +1,4 @@
-"""The folder that a command writes to: whether it may go on there, and what it was begun with."""
+"""The folder that a command writes to: whether it may go on there, and what it was started with."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LONGEST_VALUE = 80
 class OutFolder:
     """OUT, for one process at a time, which goes on from where the last one stopped.
 
-    OUT/_index/COMMAND.json records what decides the bytes of the result. OUT is refused, and stays as it was, if it was
-    begun with anything else, or holds something else.
+    OUT/_index/COMMAND.json records what decides the bytes of the result. A folder that was started with other options
+    or another input, or that holds something else, is refused and stays as it was.
     """
 
     def __init__(
@@ -34,11 +34,13 @@ class OutFolder:
         if_input_differs: str = "",
         state_name: str | None = None,
     ):
-        """options: by name; each one that differs is named to the user.
+        """Describe the folder; nothing is read or written yet.
+
+        options: by name; the user reads which of them differ.
 
         format: of the result; None: the options alone are recorded, without a name for the whole of them.
-        inputs: what identifies the input, by what it is called.
-        if_input_differs: what to say then, if there is more to say than which of them does.
+        inputs: what identifies the input, each under a name for the user.
+        if_input_differs: the message then, if more can be said than which of them differs.
         state_name: of the file that records all this, if not COMMAND.json.
         """
         self.path = path
@@ -52,13 +54,13 @@ class OutFolder:
 
     @contextmanager
     def opened(self, **progress: Any) -> Iterator[None]:
-        """Lock OUT until the end. It is made if need be, or left as the last process left it, less its partial files.
+        """Lock OUT until the end: a new folder, or the results of the last process without its partial files.
 
         progress: what to `record` where OUT is new.
 
         Raises:
             LockedError: another process is at work there.
-            UserError: OUT is no folder, holds something else, or was begun with another input or other options.
+            UserError: OUT is no folder, holds something else, or was started with another input or other options.
         """
         if not self._state.exists():
             if self.path.exists() and not self.path.is_dir():
@@ -81,29 +83,29 @@ class OutFolder:
     def _compare(self, before: Mapping[str, Any]) -> None:
         now = self._identity
         if before.get("format") != now.get("format"):
-            raise UserError(f"{shown(self.path)} was begun by another version; name another folder")
+            raise UserError(f"{shown(self.path)} was started by another version; name another folder")
         was, is_now = (state.get("options", state) for state in (before, now))
         if differing := _differences(was, is_now):
             raise UserError(
-                f"{shown(self.path)} was begun with other options ({differing}); use the same ones, "
+                f"{shown(self.path)} was started with other options ({differing}); use the same ones, "
                 f"or name another folder"
             )
         if others := [name for name in self._inputs if before.get(name) != now[name]]:
             raise UserError(
                 self._if_input_differs
-                or f"{shown(self.path)} was begun with other {' and '.join(others)}; give those again, "
+                or f"{shown(self.path)} was started with other {' and '.join(others)}; give those again, "
                 f"or name another folder"
             )
 
 
 def read_state(file: Path, *parts: str) -> dict[str, Any]:
-    """What a command wrote down of itself.
+    """Read what a command recorded of itself.
 
-    parts: names under which there are objects in it.
+    parts: names of objects that it must contain.
 
     Raises:
         ValueError: it is damaged; one line with the way out.
-        OSError: it is not there, or may not be read.
+        OSError: it does not exist, or may not be read.
     """
     try:
         state = json.loads(file.read_bytes())
@@ -118,7 +120,7 @@ def read_state(file: Path, *parts: str) -> dict[str, Any]:
 
 
 def damaged(file: Path, why: object) -> UserError:
-    way_out = "restore it from a copy, or begin anew in another folder"
+    way_out = "restore it from a copy, or start again in another folder"
     return UserError(f"{shown(file)} is damaged ({shown(why)}); {way_out}")
 
 
@@ -133,7 +135,7 @@ def _short(value: object) -> str:
 
 
 def _holds_something_else(out: Path) -> bool:
-    """Anything but what a process leaves that ended before it recorded what it does."""
+    """Whether there is more than a process leaves that ended before it recorded anything."""
     ours = out / INDEX_FOLDER
     found = [*out.iterdir()] if out.is_dir() else []
     inside = [*ours.iterdir()] if ours.is_dir() else []

@@ -1,4 +1,4 @@
-"""Leave out pictures that are there twice, and those that a model will be evaluated on."""
+"""Leave out repeated pictures, and those that a model will be evaluated on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ HASH_FOLDER = "hashes"
 
 @dataclass(frozen=True)
 class DedupReport:
-    """What came of it."""
+    """The outcome of `dedup`."""
 
     counts: Counter[str]
     """Samples by reason; the empty one is that of what is kept."""
@@ -61,13 +61,13 @@ class DedupReport:
     passed_over: int
     """Samples that other verdicts leave out."""
     largest_group: int
-    """How many are like the one sample that most are like, itself included."""
+    """The size of the largest group: a kept sample with all that are left out for it."""
     not_compared: list[Refusal]
-    """Of evaluation sets: what is no picture that is read, and what does not decode."""
+    """Files of evaluation sets that are not pictures, or do not decode."""
 
 
 def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine) -> DedupReport:
-    """Write the verdict `options.name` beside the shards.
+    """Write the verdict `options.name` next to the shards.
 
     Raises:
         UserError: the options do not fit these shards, an evaluation set holds no pictures, or one cannot be read.
@@ -82,7 +82,7 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
         takes_part = np.ones(pictures.total, bool)
         takes_part[pictures.num_evaluation :] = _kept(considered, index)
-        # Hashing takes hours: before it, all that may be wrong with the options.
+        # Hashing takes hours: all that may be wrong with the options comes first.
         preference = preferences(index, options.prefer) if options.prefer else None
         embedded = _Embedded(pictures, options, takes_part, folder) if options.embeddings else None
         pictures.hash(engine)
@@ -125,7 +125,7 @@ def _decide(
         return found.decide()
     looking = np.flatnonzero((hashes.states == HASHED) & found.is_first)
     looks = LookAlikes(looking, hashes.looks[looking], options.distance)
-    # Not named anywhere: nothing is left of it when this process ends, however that happens.
+    # A file without a name: nothing of it remains when this process ends, even by a kill.
     with tempfile.TemporaryFile(dir=scratch) as file:
         return found.decide(looks, pictures.thumbnails_of(looks.positions, file))
 
@@ -189,7 +189,7 @@ class _Pictures:
         return positions, np.concatenate(found)
 
     def not_compared(self, hashes: _Hashes) -> list[Refusal]:
-        """What evaluation sets hold that no sample was compared with."""
+        """The files of evaluation sets that no sample was compared with."""
         broken = np.flatnonzero(hashes.states[: self.num_evaluation] == NOT_DECODED)
         return self._left_out + [Refusal(name, PictureReason.DECODE_ERROR.value) for name in self.names(broken)]
 
@@ -225,7 +225,7 @@ class _Pictures:
         for unit, path in self._units:
             rows = read_hashes(unit, path)
             if rows is None:
-                raise UserError(f"{shown(path)} changed meanwhile; start the same command again")
+                raise UserError(f"{shown(path)} changed during the run; start the same command again")
             yield first, rows
             first += len(rows)
 

@@ -64,29 +64,31 @@ class DedupOptions:
         return DEFAULT_COSINE if self.cosine is None else self.cosine
 
     def given(self) -> dict[str, Any]:
-        """What is said of them in the verdict, by the names that they have on the command line."""
-        told = asdict(self)
+        """The options as the verdict records them, under their names on the command line."""
+        options = asdict(self)
         if self.exact_only:
-            del told["distance"]
+            del options["distance"]
         if self.embeddings:
-            told["cosine"] = self.min_cosine
-        return told
+            options["cosine"] = self.min_cosine
+        return options
 
 
 def refuse_to_lose(shards: Path, options: DedupOptions) -> None:
-    """Raises:
-    UserError: the verdict would take the place of one that keeps more away from evaluation sets.
+    """Refuse to replace a verdict by one that keeps less away from evaluation sets.
+
+    Raises:
+        UserError: it would; the message names the option that is missing.
     """
     before = replaced(shards, options.name, "dedup")
     if before is None:
         return
-    told = before.facts["options"]
+    earlier = before.facts["options"]
     now = {os.path.realpath(location) for location in options.against}
-    lost = [("--against", each) for each in told.get("against", ()) if os.path.realpath(each) not in now]
-    if told.get("against_embeddings") and not options.against_embeddings:
-        lost.append(("--against-embeddings", told["against_embeddings"]))
+    lost = [("--against", each) for each in earlier.get("against", ()) if os.path.realpath(each) not in now]
+    if earlier.get("against_embeddings") and not options.against_embeddings:
+        lost.append(("--against-embeddings", earlier["against_embeddings"]))
     for option, value in lost:
-        raise UserError(f"the verdict {options.name!r} that stands was made with {option} {shown(value)}: give it "
+        raise UserError(f"the verdict {options.name!r} on disk was made with {option} {shown(value)}: give it "
                           f"again, choose another --name, or delete {shown(before.path)}")  # fmt: skip
 
 

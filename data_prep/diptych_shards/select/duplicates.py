@@ -2,7 +2,7 @@
 
 Positions number all pictures: first those of evaluation sets, then the samples in the order of their shards. They are
 taken in order of preference, evaluation pictures first; a sample is left out if it is like one that stayed. So what is
-left out is always like the very one that it is said to be like: nothing is chained.
+left out is like a sample that stays, never only like another that is left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEAN_DIFFERENCE = 6
 """Root of the mean square.
 
 Measured on 16 x 16 pixels: photographs and drawings that are recoded (JPEG of quality 50 and more) or at half the size
-stay below 17 and 3, both at once below 34 and 6. Drawings of other things or in other colours whose hashes agree begin
+stay below 17 and 3, both at once below 34 and 6. Drawings of other things or in other colours whose hashes agree start
 at 34 and 3.5 (another tone of skin); nearly all are above 47 and 7.
 """
 
@@ -52,7 +52,7 @@ class Decision:
 
 
 class LookAlikes:
-    """Pictures with perceptual hashes of which others are near: those that are worth a second look."""
+    """Pictures whose perceptual hashes are near that of another: those that are worth a second look."""
 
     def __init__(self, positions: np.ndarray, hashes: np.ndarray, max_distance: int):
         """hashes: u64, one of each position; max_distance: bits in which those of the same picture may differ."""
@@ -93,9 +93,9 @@ class Duplicates:
         """Pictures whose pixels are the same where their classes are. To be called once, before the others."""
         order = np.lexsort([self._rank[positions], classes])
         positions, classes = positions[order], classes[order]
-        begins = np.flatnonzero(np.diff(classes, prepend=classes[:1] - 1))
-        sizes = np.diff(np.append(begins, len(positions)))
-        self._first[positions] = np.repeat(positions[begins], sizes)
+        starts = np.flatnonzero(np.diff(classes, prepend=classes[:1] - 1))
+        sizes = np.diff(np.append(starts, len(positions)))
+        self._first[positions] = np.repeat(positions[starts], sizes)
 
     @property
     def is_first(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Embeddings that something else computed, put in the order of the pictures that they belong to.
+"""Embeddings from another program, in the order of the pictures that they belong to.
 
 A parquet file or a folder of them: a column of keys, a column of lists of numbers. Or the .npz that `diptych embed`
 writes. They are gathered in a scratch file, so that memory does not grow with them.
@@ -64,11 +64,11 @@ def gather_embeddings(
     is_open = wanted.copy()
     owners: list[np.ndarray] = []
     dim = 0
-    # It is not named anywhere: nothing is left of it when this process ends, however that happens.
+    # A file without a name: nothing of it remains when this process ends, even by a kill.
     with tempfile.TemporaryFile(dir=scratch) as file:
         for location, keys, first in tables:
             if keys.has_repeats:
-                raise UserError(f"keys are not unique, so that {shown(location)} cannot tell whose embeddings it has")
+                raise UserError(f"keys are not unique, so that {shown(location)} may belong to several pictures")
             found = 0
             for names, vectors in _read(location, column):
                 places = keys.find(names)

@@ -62,11 +62,11 @@ Columns = Mapping[str, pyarrow.Array]
 
 @dataclass(frozen=True)
 class Expression:
-    """One that was parsed and may be asked."""
+    """A parsed expression."""
 
     source: str
     columns: tuple[str, ...]
-    """The names of those that it asks for, each once."""
+    """The names of the columns in it, each once."""
     is_and: bool = False
     is_or: bool = False
     """Whether its outermost operator is this one."""
@@ -112,8 +112,10 @@ class Expression:
 
 
 def parse(source: str) -> Expression:
-    """Raises:
-    UserError: it is not one expression about one row.
+    """Parse an expression, and check that it asks only about one row.
+
+    Raises:
+        UserError: it does not.
     """
     if len(source) > MOST_CHARACTERS:
         raise UserError(f"an expression of {len(source):,} characters; at most {MOST_CHARACTERS:,}")

@@ -1,7 +1,7 @@
-"""Leave out samples of which an expression is not true.
+"""Leave out samples for which an expression is not true.
 
-Each shard is judged by itself, wherever the engine has hands for it. What came of it stands in `NAME.parts/` until the
-verdict does, so that a killed command goes on where it was.
+Each shard is judged by itself, in whichever process the engine chooses. The results are in `NAME.parts/` until the
+verdict is written, so that a killed command goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _NOTS = re.compile(r"(?:not\b\s*)+", re.IGNORECASE)
 
 
 def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engine: Engine) -> Counter[str]:
-    """Write the verdict `name` beside the shards; samples by reason (the empty one: kept).
+    """Write the verdict `name` next to the shards; return the samples by reason (the empty one: kept).
 
     A sample's reason is the first of the conditions between `and`s that does not hold: `not width >= 256`, or
-    `unknown width >= 256` where it cannot be told.
+    `unknown width >= 256` where the answer is unknown.
 
     Raises:
         UserError: the expression does not fit these samples.
@@ -54,7 +54,7 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
             for number in range(len(index.shards)):
                 reasons = judge.reasons(number)
                 if reasons is None:
-                    raise UserError(f"{shown(judge.parts)} changed meanwhile; start the same command again")
+                    raise UserError(f"{shown(judge.parts)} changed during the run; start the same command again")
                 verdict.add(reasons, [None] * len(reasons))
                 counts.update(reasons)
         shutil.rmtree(judge.parts, ignore_errors=True)
@@ -93,7 +93,7 @@ class _Judge:
         return sum(map(bool, reasons))
 
     def reasons(self, number: int) -> list[str] | None:
-        """Of each sample; None if they are not there."""
+        """Of each sample; None if the shard is not judged yet."""
         body = read_rows(self._path(number), self._of(number))
         return None if body is None else json.loads(body)
 

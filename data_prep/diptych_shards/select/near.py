@@ -5,7 +5,7 @@ sorting by each choice of B - d blocks in turn brings every such pair together: 
 d = 4, five blocks (five sorts by 12 or 13 bits) are the fewest that are exact; with more hashes, more blocks make
 longer keys and fewer false neighbours: six blocks are 15 sorts by 21 bits, seven 35 by 27, eight 70 by 32.
 
-Hashes of drawings share half their bits. So the bits are dealt to the blocks by how much they tell the hashes apart,
+Hashes of drawings share half their bits. So the bits are dealt to the blocks by how well they distinguish the hashes,
 and the number of blocks is chosen by the neighbours that these hashes really have.
 """
 
@@ -73,7 +73,7 @@ def num_blocks(hashes: np.ndarray, max_distance: int) -> int:
 
 
 def cut(hashes: np.ndarray, blocks: int) -> list[np.uint64]:
-    """The bits of each block; the blocks tell the hashes apart about equally well."""
+    """The bits of each block; the blocks distinguish the hashes about equally well."""
     sample = hashes[:: max(1, len(hashes) // _SAMPLED)]
     shares = [np.count_nonzero(sample & np.uint64(1 << bit)) / max(len(sample), 1) for bit in range(64)]
     by_use = sorted(range(64), key=lambda bit: abs(shares[bit] - 0.5))

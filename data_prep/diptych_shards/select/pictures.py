@@ -1,4 +1,4 @@
-"""Pictures by where they lie: members of shards, or files of a folder."""
+"""Where pictures are: members of shards, or files of a folder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ class Place:
     """Of a tar; None for a file by itself."""
 
     def read(self) -> bytes:
-        """Raises:
-        OSError: it cannot be read.
-        ShardError: the tar is damaged there.
+        """The bytes of the picture.
+
+        Raises:
+            OSError: it cannot be read.
+            ShardError: the tar is damaged there.
         """
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
@@ -54,7 +56,7 @@ class Unit(Protocol):
 
     @property
     def identity(self) -> str:
-        """Another one when the pictures are others."""
+        """Changes when the pictures do."""
 
     @property
     def num_pictures(self) -> int: ...
@@ -63,7 +65,7 @@ class Unit(Protocol):
         """None for a sample without a picture."""
 
     def names(self) -> list[str]:
-        """By which people know the pictures."""
+        """What users call the pictures."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _shown(of: JudgedSamples, cards: _Cards, title: str) -> dict[str, Any]:
                 "name": reason,
                 "meaning": meanings.get(reason, ""),
                 "samples": times,
-                "beside": "evaluation picture" if reason == IN_EVALUATION else "stays",
+                "shown_with": "evaluation picture" if reason == IN_EVALUATION else "stays",
                 "examples": [
                     (cards.of_sample(drawn), cards.of_original(drawn, reason)) for drawn in of.dropped[reason].items
                 ],
@@ -138,7 +138,7 @@ class _Cards:
         return self._card(drawn.shard, drawn.row)
 
     def of_original(self, drawn: Drawn, reason: str) -> _Card | None:
-        """What a duplicate is shown beside; None for what is none."""
+        """What a duplicate is shown next to; None for a sample that is not a duplicate."""
         if drawn.duplicate_of is None:
             return None
         if reason == IN_EVALUATION:

@@ -1,7 +1,7 @@
 """New shards of the samples that verdicts keep.
 
 Which sample goes where follows from the verdicts alone, before a picture is read. So every shard can be written by
-itself: one that stands is kept, the others are written again, and the bytes come out the same.
+itself: a finished one is kept, the others are written again, and the bytes come out the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FORMAT = "diptych-select-2"
 
 @dataclass(frozen=True)
 class Written:
-    """What stands in the new folder."""
+    """The contents of the new folder."""
 
     shards: int
     samples: int
@@ -56,9 +56,9 @@ class _Planned:
 def rewrite(
     index: ShardIndex, verdicts: Sequence[Verdict], out: Path, samples_per_shard: int | None, engine: Engine
 ) -> Written:
-    """Write, or go on writing, the samples that all the verdicts keep to `out`.
+    """Write the samples that all the verdicts keep to `out`, or go on writing them.
 
-    samples_per_shard: None: as many shards as there were, of the same names, less those of which nothing is kept.
+    samples_per_shard: None: as many shards as there were, of the same names, without those of which nothing is kept.
 
     Raises:
         UserError: nothing is kept.
@@ -73,7 +73,7 @@ def rewrite(
     with folder.opened(finished=False):
         total = sum(shard.samples for shard in planned)
         progress = Progress(total, "sample")
-        pending = [shard for shard in planned if not _stands(index, out, shard)]
+        pending = [shard for shard in planned if not _is_finished(index, out, shard)]
         progress.add(total - sum(shard.samples for shard in pending))
         try:
             for shard, _ in zip(
@@ -110,8 +110,8 @@ def _plan(index: ShardIndex, verdicts: Sequence[Verdict], samples_per_shard: int
     return planned
 
 
-def _stands(index: ShardIndex, out: Path, planned: _Planned) -> bool:
-    """Whether the shard is there, of the size that its index gives, with the rows beside it."""
+def _is_finished(index: ShardIndex, out: Path, planned: _Planned) -> bool:
+    """Whether the shard is there, of the size that its index gives, with the rows of its parquet file."""
     tar = out / planned.name
     try:
         return read_shard(tar).samples == planned.samples and _num_rows(tar) == sum(
@@ -129,10 +129,10 @@ def _num_rows(tar: Path) -> int:
 
 
 def _write(index: ShardIndex, out: Path, planned: _Planned) -> None:
-    if _stands(index, out, planned):  # by a process that was lost before it could say so
+    if _is_finished(index, out, planned):  # by a process that was lost before it could say so
         return
     index_path(out / planned.name).unlink(missing_ok=True)
-    # The parquet first: the shard stands when its index does, which the writer commits last.
+    # The parquet first: a shard is finished when its index exists, which the writer commits last.
     _write_parquet(index, planned, (out / planned.name).with_suffix(".parquet"))
     with ShardWriter(out, planned.name) as writer:
         for key, members in _samples(index, planned):
@@ -159,7 +159,7 @@ def _samples(index: ShardIndex, planned: _Planned) -> Iterator[tuple[str, dict[s
 
 
 def _write_parquet(index: ShardIndex, planned: _Planned, path: Path) -> None:
-    """The rows of the samples in their order; nothing where no shard had a parquet file beside it."""
+    """The rows of the samples in their order; nothing where no shard had a parquet file."""
     tables = []
     for number, rows in planned.parts:
         file = parquet_of(index, number)

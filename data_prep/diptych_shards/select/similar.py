@@ -27,11 +27,11 @@ _ROUNDING = 1e-3
 _PAIRS_AT_ONCE = 100_000
 
 
-def similar_pairs(vectors: np.ndarray, threshold: float, tell: Callable[[int], object]) -> Iterator[Pairs]:
+def similar_pairs(vectors: np.ndarray, threshold: float, report: Callable[[int], object]) -> Iterator[Pairs]:
     """Positions (i64, i64), the smaller first, of the pairs with a cosine above `threshold`; each once.
 
     vectors: f32[n, dim] of unit length, perhaps mapped from a file; of the n rows r + 1 numbers each are in memory.
-    tell: is told of every so many rows that are done.
+    report: called with the number of rows that were compared, again and again.
     """
     sketch = _sketch(vectors)
     starts = range(0, len(vectors), ROWS_AT_ONCE)
@@ -48,7 +48,7 @@ def similar_pairs(vectors: np.ndarray, threshold: float, tell: Callable[[int], o
             is_similar = cosines(ours, np.asarray(vectors[others]), one, other) > threshold
             if is_similar.any():
                 yield one[is_similar] + start, other[is_similar] + other_start
-        tell(len(ours))
+        report(len(ours))
 
 
 def cosines(ours: np.ndarray, others: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def cosines(ours: np.ndarray, others: np.ndarray, one: np.ndarray, other: np.nda
     return found
 
 
-def approximate_pairs(vectors: np.ndarray, threshold: float, tell: Callable[[int], object]) -> Iterator[Pairs]:
+def approximate_pairs(vectors: np.ndarray, threshold: float, report: Callable[[int], object]) -> Iterator[Pairs]:
     """Most of the same pairs by faiss, which looks only at neighbouring cells: for many millions of embeddings.
 
     All vectors are in memory.
@@ -88,7 +88,7 @@ def approximate_pairs(vectors: np.ndarray, threshold: float, tell: Callable[[int
         limits, _, neighbours = index.range_search(np.asarray(vectors[start : start + ROWS_AT_ONCE]), threshold)
         one = np.repeat(np.arange(len(limits) - 1), (limits[1:] - limits[:-1]).astype(np.int64)) + start
         yield one[one < neighbours], neighbours[one < neighbours]
-        tell(len(limits) - 1)
+        report(len(limits) - 1)
 
 
 def _sketch(vectors: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Whether a verdict of `dedup` still holds beside the others.
+"""Whether a verdict of `dedup` still holds next to the others.
 
-Of several samples that are the same, `dedup` keeps one. Were it one that a filter leaves out, all would be lost. So
+Of several samples that are the same, `dedup` keeps one. If a filter left that one out, all of them would be lost. So
 `dedup` chooses among the samples that the other verdicts keep; those left out take no part, connect nothing, and are
-kept as far as it is concerned. It writes down which verdicts these were, by name and sha256. Its own verdict is stale
+kept as far as it is concerned. It records which verdicts these were, by name and sha256. Its own verdict is stale
 when one of them is missing or has changed, and when there is a filter that it does not know.
 
-Of two verdicts of `dedup`, the later one takes the earlier one into account. Written again, the earlier one passes
-over all that stand on it, so that there is no cycle; they are stale then, unless it came out the same.
+Of two verdicts of `dedup`, the later one takes the earlier one into account. Written again, the earlier one
+ignores all that depend on it, so that there is no cycle; those are stale then, unless its result is the same.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from diptych_shards.select.verdicts import (
 
 
 def verdicts_to_consider(shards: Path, index: ShardIndex, name: str) -> list[Verdict]:
-    """Among whose samples a verdict of `dedup` of this name is to choose.
+    """The verdicts among whose samples the `dedup` of this name chooses.
 
-    They are all filters, and those of other verdicts of `dedup` that hold without this one. What stands on this one,
+    They are all filters, and those of other verdicts of `dedup` that hold without this one. What depends on this one,
     or is stale, has to be written again in any case.
 
     Raises:
@@ -50,7 +50,7 @@ def verdicts_that_hold(shards: Path, index: ShardIndex, names: Sequence[str] | N
     """All verdicts by name, or those named.
 
     Raises:
-        VerdictError: one cannot be read, or does not hold beside the others; the message says what to run.
+        VerdictError: one cannot be read, or does not hold next to the others; the message says what to run.
     """
     verdicts = read_verdicts(shards, index, names)
     _refuse_stale(shards, verdicts)
@@ -78,11 +78,11 @@ def _refuse_stale(shards: Path, verdicts: Sequence[Verdict]) -> None:
             raise _stale(shards, verdict, flaw)
     for one, other in combinations(choosing, 2):
         if one.name not in other.considered and other.name not in one.considered:
-            raise _stale(shards, other, f"knows nothing of {one.name!r}")
+            raise _stale(shards, other, f"does not know {one.name!r}")
 
 
 def _flaw(verdict: Verdict, there: Mapping[str, Verdict]) -> str | None:
-    """Why one that chooses is stale by itself, however those hold that it stands on."""
+    """Why a verdict that chooses is stale; None if it is not. Those that it depends on are not examined."""
     for name, sha256 in verdict.considered.items():
         if name not in there:
             return f"chose among the samples that {name!r} keeps, which is gone"
@@ -90,7 +90,7 @@ def _flaw(verdict: Verdict, there: Mapping[str, Verdict]) -> str | None:
             return f"chose among the samples that {name!r} keeps, which has changed"
     for other in there.values():
         if not other.chooses and other.name not in verdict.considered:
-            return f"knows nothing of {other.name!r}"
+            return f"does not know {other.name!r}"
     return None
 
 

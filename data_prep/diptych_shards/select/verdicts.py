@@ -3,7 +3,7 @@
 `SHARDS/_index/select/NAME.parquet` has one row a sample, in the order of the shards, a row group a shard: `shard`,
 `key`, `kept`, `reason` (empty for what is kept), `duplicate_of` (what a duplicate is like). A sample is kept when all
 verdicts keep it; a verdict that is deleted no longer counts. The shards themselves are never changed. One of `dedup`
-holds only beside those that it took into account (`staleness.py`).
+holds only together with those that it took into account (`staleness.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class VerdictError(UserError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One that stands on disk."""
+    """A verdict on disk."""
 
     name: str
     path: Path
@@ -65,7 +65,7 @@ class Verdict:
         return sha256_of(self.path)
 
     def is_of(self, index: ShardIndex) -> bool:
-        """Whether the shards are still those that it judged; of a filter, also the files beside them."""
+        """Whether the shards are still those that it judged; of a filter, also the parquet files next to them."""
         from diptych_shards.metadata import identity_of_tables
 
         if self._file.num_row_groups != len(index.shards) or self.facts["shards"] != index.fingerprint:
@@ -98,7 +98,7 @@ class Verdict:
 
 
 class VerdictWriter:
-    """Writes one verdict, shard by shard; it stands, whole, when the block is left without an exception."""
+    """Writes one verdict, shard by shard; the file appears, whole, when the block is left without an exception."""
 
     def __init__(self, shards: Path, name: str, index: ShardIndex, facts: dict[str, Any]):
         """facts: which command writes it, and with which options."""
@@ -153,7 +153,7 @@ class VerdictWriter:
 
 
 def open_shards(path: Path) -> ShardIndex:
-    """The index of a folder of shards, which verdicts can stand beside.
+    """The index of a folder of shards, which verdicts can be written next to.
 
     Raises:
         UserError: it is no folder.
@@ -161,7 +161,7 @@ def open_shards(path: Path) -> ShardIndex:
     """
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
-        raise UserError(f"{shown(path)} {what}; name the folder of the shards, beside which the verdicts stand")
+        raise UserError(f"{shown(path)} {what}; name the folder of the shards, which contains the verdicts")
     return open_index(os.path.abspath(path))  # a worker elsewhere works in another folder
 
 
@@ -189,7 +189,7 @@ def names_of_verdicts(shards: Path) -> list[str]:
 
 
 def read_verdict(shards: Path, name: str) -> Verdict:
-    """One that is there, perhaps of the shards as they were.
+    """Read a verdict that exists, perhaps of shards that have changed since.
 
     Raises:
         VerdictError: it is damaged.
@@ -207,7 +207,7 @@ def read_verdict(shards: Path, name: str) -> Verdict:
 
 
 def replaced(shards: Path, name: str, command: str) -> Verdict | None:
-    """The verdict of the same name that a new one takes the place of, if there is one that can be read.
+    """The verdict of the same name that a new one replaces, if there is one that can be read.
 
     Raises:
         VerdictError: another command wrote it.

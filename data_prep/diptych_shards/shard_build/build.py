@@ -70,7 +70,7 @@ def build(
         format=_FORMAT,
         options=options.deciding,
         inputs={"table": table.fingerprint},
-        if_input_differs=f"the table is not the one that {shown(out)} was begun with: it was changed, or columns are "
+        if_input_differs=f"the table is not the one that {shown(out)} was started with: it was changed, or columns are "
         f"chosen otherwise; put it back, or name another folder",
     )
     with folder.opened(finished=False):

@@ -387,7 +387,7 @@ def test_a_complete_run_is_told_again_and_other_options_are_refused(made, tmp_pa
     assert curate(made / "pairs", tmp_path / "out") == 0
     assert capsys.readouterr().out == first
     assert curate(made / "pairs", tmp_path / "out", "--seed", 1, "--min-words", 2) == 2
-    assert "begun with other options (seed 0, now 1; min_words 1, now 2); use the same" in capsys.readouterr().err
+    assert "started with other options (seed 0, now 1; min_words 1, now 2); use the same" in capsys.readouterr().err
     assert curate(made / "pairs" / "a.parquet", tmp_path / "out") == 2
-    assert "begun with other files; give those again" in capsys.readouterr().err
+    assert "started with other files; give those again" in capsys.readouterr().err
     assert files(tmp_path / "out") == before

@@ -147,7 +147,7 @@ def test_other_options_in_the_same_folder_are_refused(crawl, tmp_path, capsys):
     extract(crawl, out)
     assert extract("--surrounding-text", "--icon-side", 8, crawl, out) == 2
     told = "surrounding_text False, now True; icon_side 32, now 8"
-    assert f"{out} was begun with other options ({told}); use the same ones, or name" in capsys.readouterr().err
+    assert f"{out} was started with other options ({told}); use the same ones, or name" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_named_after_the_others_are_done(crawl, tmp_path, capsys):

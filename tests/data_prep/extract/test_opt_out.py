@@ -114,4 +114,4 @@ def test_a_folder_of_another_choice_is_refused(tmp_path, capsys):
     assert main(["extract", str(tmp_path / "a.warc.gz"), str(tmp_path / "out")]) == 0
     assert main(["extract", str(tmp_path / "a.warc.gz"), str(tmp_path / "out")]) == 0
     assert main(["extract", str(tmp_path / "a.warc.gz"), str(tmp_path / "out"), "--opt-out", "noai"]) == 2
-    assert "begun with other options (opt_outs" in capsys.readouterr().err
+    assert "started with other options (opt_outs" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The output folder of five commands: one process at a time, only what it was begun with, and nothing half-written."""
+"""The output folder of five commands: for one process, one input and the same options, without partial files."""
 
 import json
 import shutil
@@ -143,12 +143,12 @@ def test_other_options_are_named_with_both_values_and_other_formats_refused(inpu
     assert main(words.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     differing = f"({option} other, now {now}; gone 5, now None)"
-    assert f"out was begun with other options {differing}; use the same ones, or name another folder" in line
+    assert f"out was started with other options {differing}; use the same ones, or name another folder" in line
     if "format" in layout:
         file.write_text(json.dumps(state | {"format": "other"}))
         before = contents(inputs / "out")
         assert main(words.split()) == 2
-        assert "out was begun by another version; name another folder" in capsys.readouterr().err
+        assert "out was started by another version; name another folder" in capsys.readouterr().err
     assert contents(inputs / "out") == before
 
 
@@ -165,5 +165,5 @@ def test_other_input_is_refused(inputs, capsys, words, name, layout):
     capsys.readouterr()
     assert main(words.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "begun with" in line and "other options" not in line
+    assert "started with" in line and "other options" not in line
     assert contents(inputs / "out") == before

@@ -374,7 +374,7 @@ def test_decontamination_is_not_lost_to_a_later_dedup_of_the_same_name(folder, t
     for options in ([], ["--against", two], ["--exact-only"]):
         assert dedup(folder, *options) == 2
         assert capsys.readouterr().err == (
-            f"diptych-shards: the verdict 'dedup' that stands was made with --against {one}: give it again, "
+            f"diptych-shards: the verdict 'dedup' on disk was made with --against {one}: give it again, "
             f"choose another --name, or delete {folder}/_index/select/dedup.parquet\n"
         )
     assert verdict(folder, "dedup") == before

@@ -130,7 +130,7 @@ def test_a_folder_that_holds_something_else_is_refused(shards, tmp_path, capsys)
     assert select(shards, shards / "inside") == 2
     assert select(shards, tmp_path / "out") == 0
     assert select(shards, tmp_path / "out", "--verdict", "odd") == 2
-    assert "was begun with other verdicts" in capsys.readouterr().err
+    assert "was started with other verdicts" in capsys.readouterr().err
 
 
 def test_verdicts_on_shards_that_changed_since_do_not_count(tmp_path, capsys):

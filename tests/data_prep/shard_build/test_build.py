@@ -265,7 +265,7 @@ def test_other_options_another_table_and_a_foreign_folder_are_refused(web, table
     out = tmp_path / "out"
     build(web, table, out)
     done = build(web, table, out, "--image-size=32", status=2)
-    assert "begun with other options (image_size 64, now 32)" in done.stderr
+    assert "started with other options (image_size 64, now 32)" in done.stderr
     table.write_text(table.read_text() + "http://another.test/,more\n")
     assert "the table is not the one" in build(web, table, out, status=2).stderr
     (tmp_path / "full").mkdir()
