@@ -78,7 +78,7 @@ def test_a_picture_opens_as_pillow_decodes_it(options):
 
 
 def blocks():
-    """Of large flat blocks, which every encoder keeps nearly as they are."""
+    """A picture of large flat blocks, which every encoder keeps nearly as they are."""
     colours = np.random.default_rng(1).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(colours.repeat(32, axis=0).repeat(32, axis=1))
 
@@ -120,7 +120,7 @@ def test_every_tiff_mode_comes_out_as_rgb(mode):
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_a_tiff_stands_upright(orientation, compression):
+def test_a_tiff_is_turned_upright(orientation, compression):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(noise(), format="TIFF", exif=exif, compression=compression)
@@ -285,6 +285,23 @@ def test_a_jpeg_with_a_second_picture_behind_it_is_a_jpeg():
     assert check_picture(data) == (40, 30, "JPEG")
 
 
+@pytest.mark.parametrize(
+    ("format", "resized", "decoded"),
+    [
+        ("JPEG", (160, 120), (401, 301)),
+        ("JPEG", (161, 120), (801, 601)),
+        ("JPEG", (80, 60), (201, 151)),
+        ("JPEG", (4, 3), (101, 76)),
+        ("PNG", (4, 3), (801, 601)),
+    ],
+)
+def test_a_jpeg_is_decoded_smaller_where_that_leaves_two_and_a_half_times_what_it_becomes(format, resized, decoded):
+    data = encoded(noise(size=(801, 601)), format=format)
+    picture, facts = PictureFile(data).decode(resized)
+    factor = round(801 / decoded[0])
+    assert (picture.size, facts.covered) == (decoded, (801 / factor, 601 / factor))
+
+
 # -- what is refused ----------------------------------------------------------------------------------
 
 
@@ -354,7 +371,7 @@ def test_a_jpeg_of_many_scans_is_refused_by_scans_times_pixels(open_it, monkeypa
 
 
 def with_other_size(name):
-    """A file whose outer size is 64 x 64, and a larger one within."""
+    """A file whose outer size is 64 x 64, with a larger one inside."""
     large = Image.new("RGB", (4000, 3000), "red")
     if name == "WEBP":
         frame = encoded(large, format="WEBP")[12:]
@@ -378,8 +395,8 @@ def with_other_size(name):
 @pytest.mark.parametrize("open_it", [open_picture, check_picture])
 def test_a_frame_or_tile_larger_than_its_picture_is_refused_before_it_is_decoded(name, open_it):
     reason = reason_of(with_other_size(name), open_it, max_pixels=1_000_000)
-    is_told = name in ("GIF", "JPEG")  # by Pillow; the others are refused by what reads them
-    assert reason is (PictureReason.TOO_MANY_PIXELS if is_told else PictureReason.DECODE_ERROR)
+    is_known = name in ("GIF", "JPEG")  # to Pillow; the others are refused by their decoders
+    assert reason is (PictureReason.TOO_MANY_PIXELS if is_known else PictureReason.DECODE_ERROR)
 
 
 def test_a_tiff_whose_tiles_are_larger_than_any_picture_never_reaches_its_decoder():
@@ -417,5 +434,5 @@ def test_other_formats_never_reach_their_decoder(name):
         (b"RIFF\x08\0\0\0WEBPVP8 ", PictureReason.DECODE_ERROR),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_reason(data, reason):
+def test_files_that_are_no_pictures_are_refused_with_a_reason(data, reason):
     assert reason_of(data) is reason

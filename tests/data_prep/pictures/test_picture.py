@@ -1,4 +1,4 @@
-"""What becomes of a fetched picture."""
+"""Fetched pictures become stored ones."""
 
 import io
 import json
@@ -100,7 +100,7 @@ def test_a_side_that_would_vanish_is_refused(mode):
     assert reason_of(encoded(Image.new("RGB", (5000, 1)), "PNG"), resize_mode=mode) is PictureReason.TOO_SMALL
 
 
-def test_the_filters_speak_of_the_original_size():
+def test_the_filters_apply_to_the_original_size():
     data = encoded(scene(400, 100))
     assert reason_of(data, min_image_size=101) is PictureReason.TOO_SMALL
     assert reason_of(data, max_image_area=39_999) is PictureReason.AREA_TOO_LARGE
@@ -109,7 +109,7 @@ def test_the_filters_speak_of_the_original_size():
     processed(data, min_image_size=100, max_image_area=40_000, max_aspect_ratio=4, max_pixels=40_000)
 
 
-def test_every_reason_has_a_word_for_the_status_table():
+def test_every_reason_has_a_message_for_the_status_table():
     assert set(IMG2DATASET_MESSAGES) == set(PictureReason)
 
 
@@ -271,7 +271,7 @@ def test_options_travel_between_processes():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_pictures_stand_upright_and_their_sizes_with_them(orientation, format):
+def test_pictures_and_their_sizes_are_upright(orientation, format):
     data = encoded(scene(80, 60), format, exif=with_orientation(orientation))
     expected = ImageOps.exif_transpose(opened(data).convert("RGB"))
     stored = processed(data, **AS_IT_IS)
@@ -283,7 +283,7 @@ def test_pictures_stand_upright_and_their_sizes_with_them(orientation, format):
 def test_boxes_turn_with_the_orientation(orientation):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
     data = encoded(noise, "PNG", exif=with_orientation(orientation))
-    # A white picture with a black corner where the box lies, turned by Pillow, says where the box must be.
+    # A white picture with a black rectangle in place of the box, turned by Pillow, shows where the box must be.
     marker = Image.new("L", (80, 60), 255)
     marker.paste(0, (4, 6, 24, 21))
     marker.getexif()[0x0112] = orientation
@@ -304,7 +304,7 @@ def test_exif_is_dropped_unless_kept_and_never_with_its_orientation():
         assert (kept.get(0x010F), kept.get(0x8298), kept.get(0x0112, 1)) == ("Maker", "Somebody", 1)
 
 
-def test_exif_is_told_as_img2dataset_tells_it():
+def test_exif_is_written_as_img2dataset_writes_it():
     stored = processed(encoded(scene(), exif=with_orientation(6, x010F="Maker")))
     assert json.loads(stored.exif) == {"Image Make": "Maker", "Image Orientation": "Rotated 90 CW"}
     assert processed(encoded(scene())).exif == "{}"
@@ -359,7 +359,7 @@ def test_bytes_are_not_kept_where_a_plain_reader_would_see_something_else(format
     assert psnr(opened(stored.data), pixels(data)) > 28
 
 
-def test_a_png_with_a_wrong_checksum_is_encoded_anew():
+def test_a_png_with_a_wrong_checksum_is_encoded_again():
     data = bytearray(encoded(scene(40, 30), "PNG"))
     data[data.rindex(b"IEND") - 6] ^= 1  # in the checksum of the pixels
     stored = processed(bytes(data), encode_format="png", **KEEP).data
