@@ -1,6 +1,6 @@
 """Pairs out of a crawl: a WAT through ours and cc2dataset's parser, a WARC through ours; one line of JSON.
 
-The pages are drawn (`pages.py`), so that the true pairs are known: both must find all that the WAT tells of, and ours
+The pages are drawn (`pages.py`), so that the true pairs are known: both must find all that the WAT contains, and ours
 all that only the HTML does. Both parse gzipped bytes in memory to pairs in memory, each in one thread; times are of
 the processor, medians over paired rounds. `*_to_parquet` is ours with the table written.
 """

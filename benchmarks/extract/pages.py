@@ -44,7 +44,7 @@ class DrawnPage:
     scripts: list[dict[str, str]] = field(default_factory=list)
     title: str = ""
     in_wat: PairSet = field(default_factory=set)
-    """True pairs that the WAT tells of."""
+    """True pairs that the WAT contains."""
     in_html: PairSet = field(default_factory=set)
 
     def html(self) -> bytes:

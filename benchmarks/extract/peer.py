@@ -27,7 +27,7 @@ def ensure_environment() -> None:
 
 
 class Peer:
-    """Its parser in a process that holds the WAT in memory and parses it when told to."""
+    """Its parser in a process that holds the WAT in memory and parses it on demand."""
 
     def __init__(self, wat: Path):
         worker = Path(__file__).with_name("peer_worker.py")

@@ -2,7 +2,7 @@
 
 The files come from `samples.py`. The records are read a second time by warcio, their pages by `dom.py`. Each `<img>`
 with an alt and an http(s) address, unless a rule of ours leaves it out, must be among the pairs, with that address and
-caption (`compared`); and each pair must stand in its page. Each difference has a line of its own, with the rule that
+caption (`compared`); and its page must contain each pair. Each difference has a line of its own, with the rule that
 makes it; the status is 1 if there is one without a rule.
 """
 

@@ -77,10 +77,12 @@ def test_the_kept_pairs_are_those_of_the_formula(made, tmp_path, small):
 
     assert 200 < len(wanted) < 1500
     assert kept(tmp_path / "out") == wanted
-    told = {entry["query"]: (entry["pairs"], entry["kept"]) for entry in report(tmp_path / "out")["queries"]["largest"]}
+    listed = {
+        entry["query"]: (entry["pairs"], entry["kept"]) for entry in report(tmp_path / "out")["queries"]["largest"]
+    }
     stays = [any(f" {query} " in spaced(caption) for _, caption in [pair]) for pair in wanted for query in QUERIES]
-    assert {query: pair_counts[0] for query, pair_counts in told.items()} == {q: n for q, n in counts.items() if n}
-    assert sum(pair_counts[1] for pair_counts in told.values()) == sum(stays)
+    assert {query: pair_counts[0] for query, pair_counts in listed.items()} == {q: n for q, n in counts.items() if n}
+    assert sum(pair_counts[1] for pair_counts in listed.values()) == sum(stays)
     table = parquet.read_table(tmp_path / "out" / "_index" / "queries.parquet")
     assert table["query"].to_pylist() == QUERIES
     assert table["pairs"].to_pylist() == [counts[query] for query in QUERIES]
@@ -172,8 +174,8 @@ def test_dropped_pairs_are_written_with_their_reason(tmp_path):
         ["no_url", "blocked_host", "empty", "file_name", "blocked_phrase", "no_query", "exact_duplicate",
          "near_duplicate", "no_url"]
     )  # fmt: skip
-    told = report(tmp_path / "out")
-    assert told["pairs"] == 10 and told["kept"] == 1 and sum(told["rules"].values()) == 9
+    summary = report(tmp_path / "out")
+    assert summary["pairs"] == 10 and summary["kept"] == 1 and sum(summary["rules"].values()) == 9
 
 
 def test_a_query_list_may_have_blanks_and_repetitions(tmp_path):
@@ -194,10 +196,10 @@ def test_a_query_list_may_be_that_of_metaclip(tmp_path, capsys):
     queries.write_text('["cat", "dog", " "]', encoding="utf-8")
     assert curate(table, tmp_path / "out", "--queries", queries) == 0
     assert len(kept(tmp_path / "out")) == 2
-    for text, told in (("cat", "is no JSON"), ('{"cat": 1}', "is no list of texts")):
+    for text, message in (("cat", "is no JSON"), ('{"cat": 1}', "is no list of texts")):
         queries.write_text(text, encoding="utf-8")
         assert curate(table, tmp_path / "other", "--queries", queries) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_number_of_pairs_for_each_query_needs_queries(tmp_path, capsys):
@@ -330,7 +332,7 @@ def test_columns_of_the_views_that_newer_tools_write_are_read_and_kept_as_texts(
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["urls.csv", "out"], "curate reads parquet, such as extract writes"),
         (["nowhere", "out"], "nowhere does not exist"),
@@ -361,7 +363,7 @@ def test_columns_of_the_views_that_newer_tools_write_are_read_and_kept_as_texts(
         (["in.parquet", "out", "--languages", "eu"], "no pair is left"),
     ],
 )
-def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, told):
+def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "other"):
         (tmp_path / name).mkdir()
@@ -378,7 +380,7 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
     parquet.write_table(pyarrow.table({"url": pyarrow.array([], pyarrow.string())}), tmp_path / "none.parquet")
     assert curate(*arguments) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and told in lines[0], lines
+    assert len(lines) == 1 and message in lines[0], lines
 
 
 def test_a_complete_run_is_told_again_and_other_options_are_refused(made, tmp_path, capsys):

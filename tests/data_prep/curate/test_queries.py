@@ -163,12 +163,12 @@ def test_a_mutual_information_that_no_pair_can_reach_is_told(tmp_path, monkeypat
     assert main(["queries", "a.txt", "out", "--min-count", "2"]) == 0
     assert "no pair of words can reach --min-pmi 30 in 8 words; 2.0 is the highest" in capsys.readouterr().out
     assert main(["queries", "a.txt", "two", "--min-count", "2", "--min-pmi", "2"]) == 0
-    told = capsys.readouterr().out
-    assert "can reach" not in told and "2  pairs of words" in told
+    output = capsys.readouterr().out
+    assert "can reach" not in output and "2  pairs of words" in output
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["a.txt", "a.txt"], "a.txt exists"),
         (["nowhere.txt", "out"], "nowhere.txt does not exist"),
@@ -187,7 +187,7 @@ def test_a_mutual_information_that_no_pair_can_reach_is_told(tmp_path, monkeypat
         (["a.txt", "out", "--titles", "nowhere.txt"], "nowhere.txt"),
     ],
 )
-def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, told):
+def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "a.txt", ["one two"])
     (tmp_path / "bad.gz").write_bytes(gzip.compress(b"one two" * 99)[:-9])
@@ -198,7 +198,7 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
     (tmp_path / "used.counts" / "mine").write_text("x")
     assert main(["queries", *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and told in lines[0], lines
+    assert len(lines) == 1 and message in lines[0], lines
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "used.counts" / "mine").exists()
-    assert (tmp_path / "out.counts").exists() == ("no word" in told)
+    assert (tmp_path / "out.counts").exists() == ("no word" in message)

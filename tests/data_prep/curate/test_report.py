@@ -63,9 +63,9 @@ def test_examples_are_different_captions_and_say_how_often_they_come(tmp_path):
     pairs = [(f"https://host{n % 3}.org/{n}", text) for n, text in enumerate(texts)]
     table = write_pairs(tmp_path / "in.parquet", pairs)
     assert curate(table, tmp_path / "out", "--seed", "7") == 0
-    told = report(tmp_path / "out")
-    assert told["examples"]["file_name"] == ["IMG_0815.jpg", "IMG_2.jpg"]
-    assert told["examples"]["boilerplate"] == ["click here"]
+    summary = report(tmp_path / "out")
+    assert summary["examples"]["file_name"] == ["IMG_0815.jpg", "IMG_2.jpg"]
+    assert summary["examples"]["boilerplate"] == ["click here"]
     page = Page()
     page.feed((tmp_path / "out" / "_index" / "report.html").read_text(encoding="utf-8"))
     text = " ".join(page.text.split())
@@ -79,9 +79,9 @@ def test_the_report_counts_every_pair_once(tmp_path):
     table = write_pairs(tmp_path / "in.parquet", pairs)
     queries = write_lines(tmp_path / "queries.txt", ["dog", "cat", "number 7"])
     assert curate(table, tmp_path / "out", "--queries", queries, "--pairs-per-query", "5") == 0
-    told = report(tmp_path / "out")
-    assert told["pairs"] == told["kept"] + sum(told["rules"].values()) == 22
-    about = told["queries"]
+    summary = report(tmp_path / "out")
+    assert summary["pairs"] == summary["kept"] + sum(summary["rules"].values()) == 22
+    about = summary["queries"]
     assert (about["queries"], about["without_a_pair"], about["over_pairs_per_query"]) == (3, 1, 1)
     assert about["matches"] == 21
     assert [entry["query"] for entry in about["largest"]] == ["dog", "number 7"]

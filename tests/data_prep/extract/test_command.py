@@ -146,8 +146,8 @@ def test_other_options_in_the_same_folder_are_refused(crawl, tmp_path, capsys):
     out = tmp_path / "out"
     extract(crawl, out)
     assert extract("--surrounding-text", "--icon-side", 8, crawl, out) == 2
-    told = "surrounding_text False, now True; icon_side 32, now 8"
-    assert f"{out} was started with other options ({told}); use the same ones, or name" in capsys.readouterr().err
+    changed = "surrounding_text False, now True; icon_side 32, now 8"
+    assert f"{out} was started with other options ({changed}); use the same ones, or name" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_named_after_the_others_are_done(crawl, tmp_path, capsys):
@@ -185,8 +185,8 @@ def test_a_file_that_ends_early_is_named_with_what_is_kept_of_it(crawl, tmp_path
     part.write_bytes(part.read_bytes()[:-100])
     for _ in range(2):  # the second time, nothing is left to do
         assert extract(crawl, tmp_path / "out") == 0
-        told = f"1 file that ended early, within a record, the first is {part}: its 39 pairs of 39 pages are kept"
-        assert told in capsys.readouterr().out
+        message = f"1 file that ended early, within a record, the first is {part}: its 39 pairs of 39 pages are kept"
+        assert message in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_a_file_whose_name_another_crawl_took_before_is_refused_and_nothing_is_l
     assert extract(tmp_path / "b", out) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    for told in (tmp_path / "a" / "x.warc", tmp_path / "b" / "x.warc", "new folder", out / "_index" / "x.warc.json"):
-        assert str(told) in error
+    for message in (tmp_path / "a" / "x.warc", tmp_path / "b" / "x.warc", "new folder", out / "_index" / "x.warc.json"):
+        assert str(message) in error
     assert files_of(out) == before
     with served(tmp_path / "a") as address:
         assert extract(f"{address}/x.warc", out) == 2
@@ -371,12 +371,12 @@ def test_a_server_that_is_not_there_is_given_up_soon_and_said_at_once(tmp_path):
     with socket.socket() as bound:  # and does not listen
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/x.warc.gz"
-        status, (told, error) = run(address, tmp_path / "out")
+        status, (message, error) = run(address, tmp_path / "out")
     assert status == 2
-    assert told == f"{address}: Connection refused; trying again for 3 s"
+    assert message == f"{address}: Connection refused; trying again for 3 s"
     assert "1 of 1 file could" in error and error.count(address) == 1 and "Connection refused (3 tries)" in error
-    status, (told, error) = run("http://no-such-host.invalid/x.warc.gz", tmp_path / "out")
-    assert status == 2 and "trying again for 3 s" in told
+    status, (message, error) = run("http://no-such-host.invalid/x.warc.gz", tmp_path / "out")
+    assert status == 2 and "trying again for 3 s" in message
 
 
 def test_a_server_that_has_too_much_to_do_is_asked_again(crawl, tmp_path):
@@ -388,9 +388,9 @@ def test_a_server_that_has_too_much_to_do_is_asked_again(crawl, tmp_path):
             super().do_GET() if status == 200 else self.send_error(status)
 
     with served(crawl, functools.partial(Busy, directory=str(crawl))) as address:
-        status, (told,) = run(f"{address}/part-0.warc.gz", tmp_path / "out")
+        status, (message,) = run(f"{address}/part-0.warc.gz", tmp_path / "out")
     assert status == 0
-    assert "HTTP Error 503: Service Unavailable; trying again for 141 s" in told and statuses == []
+    assert "HTTP Error 503: Service Unavailable; trying again for 141 s" in message and statuses == []
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:port/x.warc", "http://a..b/x.warc", "http://127.0.0.1/a b.warc"])
@@ -421,10 +421,10 @@ def test_what_a_store_calls_its_errors_is_one_line_with_the_address(crawl, tmp_p
             return Stored((crawl / path).read_bytes())
 
     fsspec.register_implementation("tired", Store, clobber=True)
-    for name, told in (("part-0.warc.gz", "RuntimeError: the store is tired"), ("gone.warc.gz", "does not exist")):
+    for name, message in (("part-0.warc.gz", "RuntimeError: the store is tired"), ("gone.warc.gz", "does not exist")):
         assert extract(f"tired://{name}", tmp_path / "out") == 2
         (error,) = capsys.readouterr().err.splitlines()
-        assert error.count(f"tired://{name}") == 1 and told in error
+        assert error.count(f"tired://{name}") == 1 and message in error
     assert not list((tmp_path / "out").glob("*.parquet*"))
 
 
@@ -453,15 +453,15 @@ def test_files_that_are_not_there_and_others_that_cannot_be_read_are_told_apart(
 
 @pytest.mark.parametrize("name", ["x.warc.gz", "warc.paths.gz"])
 @pytest.mark.parametrize(
-    ("scheme", "told"),
+    ("scheme", "message"),
     [
         ("abfs", "to read abfs://, pip install adlfs"),
         ("smb", "smbprotocol"),
         ("s4", "s4:// cannot be read; name a path, or an address at http(s)://, s3://, gs:// or the like"),
     ],
 )
-def test_an_address_that_nothing_installed_can_open_says_what_to_install(name, scheme, told, tmp_path, capsys):
+def test_an_address_that_nothing_installed_can_open_says_what_to_install(name, scheme, message, tmp_path, capsys):
     assert extract(f"{scheme}://bucket/{name}", tmp_path / "out") == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith(f"diptych-shards: {scheme}://bucket/{name}: ") and told in error and "again" not in error
+    assert error.startswith(f"diptych-shards: {scheme}://bucket/{name}: ") and message in error and "again" not in error
     assert not (tmp_path / "out").exists()

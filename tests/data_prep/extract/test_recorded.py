@@ -16,7 +16,7 @@ from warcio.capture_http import capture_http
 from diptych_shards.extract.one_file import extract_file
 from diptych_shards.extract.options import ExtractOptions
 
-import http.client  # isort: skip  # after warcio, which stands between it and its users
+import http.client  # isort: skip  # after warcio, which replaces parts of it
 import pyarrow.parquet as parquet  # isort: skip
 
 

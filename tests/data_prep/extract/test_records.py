@@ -140,7 +140,7 @@ def test_what_holds_no_record_gives_none(content):
 
 
 def test_members_with_names_times_and_a_beginning_of_one_within_give_their_records():
-    stored = zlib.compressobj(0, zlib.DEFLATED, 31)  # nothing is packed, so that the text stands in the file
+    stored = zlib.compressobj(0, zlib.DEFLATED, 31)  # nothing is packed, so the file contains the text
     within = stored.compress(page_record(img("n0") + "\x1f\x8b\x08 ").replace(b"\xc2\x8b", b"\x8b")) + stored.flush()
     assert gzip_members.MAGIC in within[3:]
     named = io.BytesIO()

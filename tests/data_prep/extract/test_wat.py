@@ -52,12 +52,12 @@ def test_the_head_tells_of_base_og_language_and_licence(order):
 
 
 @pytest.mark.parametrize(
-    "told", [{"url": "http://creativecommons.org/licenses/by-sa/3.0/"}, {"url": f"{A}/our-terms", "rel": "license"}]
+    "licence", [{"url": "http://creativecommons.org/licenses/by-sa/3.0/"}, {"url": f"{A}/our-terms", "rel": "license"}]
 )
 @pytest.mark.parametrize("others", [LINKS, LINKS[1:2]], ids=["parsed whole", "parsed in parts"])
-def test_a_licence_that_a_link_in_the_text_names_is_found(told, others):
-    links = [*others, {"path": "A@/href", **told}]
-    assert found_in(made({"Links": links})).page.licence_url == told["url"]
+def test_a_licence_that_a_link_in_the_text_names_is_found(licence, others):
+    links = [*others, {"path": "A@/href", **licence}]
+    assert found_in(made({"Links": links})).page.licence_url == licence["url"]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_reading_parts_of_the_record_gives_what_parsing_all_of_it_gives(
         short = wat_record._read_parts(block, DIRECTIVES)
     except ValueError:
         return  # then the whole record is read
-    told = [[(link.get("url"), link.get("alt")) for link in one.pictures] for one in (short, whole)]
-    assert told[0] == told[1]
+    pictures = [[(link.get("url"), link.get("alt")) for link in one.pictures] for one in (short, whole)]
+    assert pictures[0] == pictures[1]
     assert short.page_url == whole.page_url == "https://a.example/"
     assert (short.base, short.warc_file, short.offset) == (whole.base, whole.warc_file, whole.offset)
     og = [[meta for meta in one.metas if str(meta.get("property")).startswith("og:")] for one in (short, whole)]
@@ -158,13 +158,13 @@ def test_a_record_as_crawls_have_them_is_not_parsed_whole():
 
 
 def test_headers_named_as_keys_of_the_record_are_not_taken_for_them():
-    told = {"WARC-Target-URI": "https://evil.example/", "Filename": "evil", "Offset": "666", "path": "IMG@/src"}
+    headers = {"WARC-Target-URI": "https://evil.example/", "Filename": "evil", "Offset": "666", "path": "IMG@/src"}
     block = made({"Links": LINKS[:2]}).partition(b"\r\n\r\n")[2].removesuffix(b"\r\n\r\n")
-    record_told = json.loads(block)
-    response = record_told["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
-    response["Headers"] = told
-    container = record_told.pop("Container")
-    for shown in ({"Container": container, **record_told}, {**record_told, "Container": container}):
+    record = json.loads(block)
+    response = record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
+    response["Headers"] = headers
+    container = record.pop("Container")
+    for shown in ({"Container": container, **record}, {**record, "Container": container}):
         page = read_wat(json.dumps(shown, separators=(",", ":")).encode(), ExtractOptions(), Counter())
         assert list(page.page.pairs) == [(f"{A}/dir/x.jpg", "a house")]
         assert (page.page.url[: len(A)], page.warc_file, page.record_offset) == (A, "crawl.warc.gz", 77)
