@@ -37,10 +37,9 @@ class OutFolder:
         """Describe the folder; nothing is read or written yet.
 
         options: by name; the user reads which of them differ.
-
         format: of the result; None: the options alone are recorded, without a name for the whole of them.
         inputs: what identifies the input, each under a name for the user.
-        if_input_differs: the message then, if more can be said than which of them differs.
+        if_input_differs: the message where one of them differs; "": its name is all that can be said.
         state_name: of the file that records all this, if not COMMAND.json.
         """
         self.path = path
