@@ -120,8 +120,8 @@ def test_a_missing_folder_of_initial_weights_is_one_line(shards, tmp_path, capsy
             f"run_dir={tmp_path}",
         )
     assert capsys.readouterr().err.splitlines() == [
-        f"diptych train: command line: model.initial_weights {tmp_path / 'nowhere'} is no folder; give a model folder "
-        "or a run directory, or null to start from random weights"
+        f"diptych train: command line: model.initial_weights {tmp_path / 'nowhere'} is not a folder; "
+        "give a model folder or a run directory, or null to start from random weights"
     ]
 
 

@@ -16,7 +16,7 @@ from diptych.yaml_documents import parse_yaml
     ],
 )
 def test_a_key_twice_in_json_is_refused_with_its_line(text, line, key):
-    with pytest.raises(json.JSONDecodeError, match=f"the key '{key}' is there twice.*: line {line} column"):
+    with pytest.raises(json.JSONDecodeError, match=f"the key '{key}' appears twice.*: line {line} column"):
         parse_json(text)
 
 
@@ -37,7 +37,7 @@ def test_json_without_repeats_is_read_as_ever():
     ],
 )
 def test_a_key_twice_in_yaml_is_refused_with_its_line(text, line, key):
-    with pytest.raises(yaml.YAMLError, match=f"the key '{key}' is there twice") as caught:
+    with pytest.raises(yaml.YAMLError, match=f"the key '{key}' appears twice") as caught:
         parse_yaml(text)
     assert caught.value.problem_mark.line + 1 == line
 

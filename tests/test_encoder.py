@@ -369,7 +369,7 @@ def test_weights_cut_short_are_refused(folder):
 def test_a_place_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds neither a model"):
         diptych.load(tmp_path)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         diptych.load(tmp_path / "nowhere")
 
 
@@ -390,7 +390,7 @@ def test_a_place_without_a_model_is_refused(tmp_path):
         ),
         (["model", "text", "heads"], True, "model.text.heads is True, expected int"),
         (["model", "image", "mean"], [0.5, 0.5], "model.image.mean .* expected a list of 3"),
-        (["model", "image", "name"], "vit_nothing", "is no timm model"),
+        (["model", "image", "name"], "vit_nothing", "is not a timm model"),
         (["model", "image", "overrides"], {"checkpoint_path": "x.pt"}, "checkpoint_path is refused"),
         (["model", "image"], None, "model.image is None, expected a mapping"),
         (["model", "text", "layers"], 2, r"resblocks\.1\.\S+ is missing"),

@@ -1,4 +1,4 @@
-"""CLIP pretraining. `diptych.load(path)` gives the encoder of a model folder or of a run directory."""
+"""CLIP pretraining. `diptych.load(path)` loads the encoder of a model folder or of a run directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Encoder", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """The encoder loads torch, and so only when it is asked for."""
+    """Import the encoder, and torch with it, only when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     try:

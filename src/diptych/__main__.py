@@ -1,4 +1,4 @@
-"""`python -m diptych VERB …`, and so `torchrun … -m diptych VERB …`."""
+"""Entry point for `python -m diptych VERB …` and `torchrun … -m diptych VERB …`."""
 
 from diptych.cli import main
 

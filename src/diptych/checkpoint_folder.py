@@ -1,8 +1,8 @@
-"""The folders of a run's checkpoints: which are there, and whether each is what was written.
+"""Find and verify the checkpoints of a run.
 
-The manifest makes a checkpoint: it is written last and lists every file with its size and hash. A file that is missing
-or differs is damage, and the checkpoint before it may serve. A file that the system cannot read is not: it may be
-whole, so its OSError goes to the caller.
+A folder is a checkpoint once it has a manifest, which is written last and lists every file with its size and hash. If
+a file is missing or differs, the checkpoint is damaged and an older one may be used instead. A file that the system
+cannot read may still be intact, so its OSError is raised to the caller.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MODEL = "model"
 EMA = "ema"
-"""Folders of a checkpoint, each a model folder: the weights; and their averages, where the run keeps them."""
+"""Subfolders of a checkpoint, each a model folder: the weights, and their moving averages if the run keeps them."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is not whole, or cannot be written; the message names file and fault."""
+    """A checkpoint that is incomplete or cannot be written; the message names the file and what is wrong with it."""
 
 
 def name_of(step: int) -> str:
@@ -33,7 +33,7 @@ def name_of(step: int) -> str:
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """Every checkpoint under its final name, newest first; whole or not.
+    """Every checkpoint folder under its final name, newest first, complete or not.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -47,7 +47,7 @@ def step_folders(folder: Path) -> list[Path]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints, newest first; valid or not."""
+    """The checkpoints that have a manifest, newest first; their files are not verified."""
     return [path for path in step_folders(folder) if has_manifest(path)]
 
 
@@ -60,10 +60,10 @@ def has_manifest(checkpoint: Path) -> bool:
 
 
 def verify(checkpoint: Path, within: str = "") -> None:
-    """Compare every file, or those below the folder `within`, with the manifest.
+    """Compare every file with the manifest; with `within`, only the files whose path starts with it.
 
     Raises:
-        CheckpointError: the first file that is missing, of another size, or changed.
+        CheckpointError: a file is missing, has another size, or has changed.
         OSError: a file cannot be read.
     """
     for name, expected in _read_manifest(checkpoint).items():
@@ -82,10 +82,10 @@ def verify(checkpoint: Path, within: str = "") -> None:
 
 
 def newest_valid(folder: Path, within: str = "") -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and what was wrong with the newer ones.
+    """The newest checkpoint that verifies, and what is wrong with each newer one.
 
     Raises:
-        OSError: one that may be whole cannot be read.
+        OSError: a checkpoint that may be intact cannot be read.
     """
     faults: list[str] = []
     for path in step_folders(folder):
@@ -98,12 +98,12 @@ def newest_valid(folder: Path, within: str = "") -> tuple[Path | None, list[str]
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, as the manifest holds them."""
+    """Size and sha256 of a file, as recorded in the manifest."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _difference(found: Mapping[str, Any], expected: Any) -> str:
-    """The first that differs, short enough for a line: the beginning of a hash tells as much as all of it."""
+    """The first value that differs, with hashes shortened to fit on a line."""
     if isinstance(expected, Mapping) and expected.keys() == found.keys():
         what = next(key for key in found if found[key] != expected[key])
         return f"{what} {str(found[what])[:12]}, expected {str(expected[what])[:12]}"
@@ -121,13 +121,13 @@ def _read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error})") from None
     if version != FORMAT:
-        raise CheckpointError(f"{checkpoint}: is of format {version}; this version reads {FORMAT}")
+        raise CheckpointError(f"{checkpoint}: has format {version}; this version reads {FORMAT}")
     if not isinstance(files, dict):
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read (it lists no files)")
     return files
 
 
 def _unreadable(error: OSError, file: Path) -> OSError:
-    """The system's error with the file's name, which a failed read lacks."""
-    why = f"{error.strerror}; this checkpoint may be whole, so none before it is taken: make the file readable"
+    """The same error with the file's name, which the error of a failed read lacks."""
+    why = f"{error.strerror}; this checkpoint may be intact, so no older one is used instead: make the file readable"
     return OSError(error.errno, why, str(file))

@@ -1,8 +1,8 @@
-"""A command of several verbs: find the verb, read its words, run it, and report mistakes on one line.
+"""Run a command made of verbs: find the verb, parse its arguments, run it, and report mistakes on one line.
 
-A verb is a module with a docstring, `add_arguments(parser)`, `run(arguments)` and, where an unknown option may mean
-something else, `explain_option(option)`. It is imported when it is called, and only its source is read for the list of
-verbs, so that help appears at once.
+A verb is a module with a docstring, `add_arguments(parser)` and `run(arguments)`. It may also have
+`explain_option(option)`, which says what the user may have meant by an unknown option. A verb is imported only when it
+is called; the list of verbs is made from their source, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from diptych.files import NO_ROOM, PARTIAL, local_path
 from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
 
 PATIENCE_SECONDS = 30.0
-"""How long another rank lets the first speak."""
+"""How long other ranks wait for rank 0 to print its error before they exit."""
 LAST_WORDS_SECONDS = 2.0
-"""How long a rank that has lost another lets that one say why, before a launcher ends them all."""
+"""How long a rank that lost another waits for that one to print why, before the launcher ends them all."""
 
 
 @dataclass(frozen=True)
 class Program:
     """What distinguishes one command from another.
 
-    noun: what it calls its verbs.
-    if_interrupted: what to say after Ctrl-C.
-    prefix: what a line about a mistake begins with.
-    has_ranks: a launcher may start it many times at once; then the first rank speaks for all.
+    noun: what the command calls its verbs.
+    if_interrupted: what is printed after Ctrl-C.
+    prefix: the beginning of each line about a mistake.
+    has_ranks: a launcher may start many processes of it at once; then only rank 0 prints mistakes that all share.
     """
 
     name: str
@@ -60,10 +60,13 @@ class Program:
 
 @ends_with_its_reader()
 def run(program: Program, words: Sequence[str]) -> int:
-    """The exit status: 0, 2 after a user's mistake, 1 after another rank's end, 130 after Ctrl-C; a bug is raised.
+    """Run the verb that the words name, and return the exit status.
+
+    The status is 0 on success, 2 after a user's mistake, 1 if another rank ended, and 130 after Ctrl-C. Any other
+    exception is a bug and is raised.
 
     Raises:
-        SystemExit: after help or version was printed, as argparse does.
+        SystemExit: help or the version was printed, as argparse does.
     """
     write_plainly_where_needed()
     verb, *words = words or ["help"]
@@ -95,7 +98,7 @@ def run(program: Program, words: Sequence[str]) -> int:
             raise
         if program.has_ranks and not isinstance(error, OneRankError):
             _wait_for_rank_0(LAST_WORDS_SECONDS if isinstance(error, LostRankError) else PATIENCE_SECONDS)
-        # Another rank that nobody has ended is alone with its mistake, such as a disk that its machine lacks.
+        # A rank that is still running now is the only one with this mistake, such as a disk missing on its machine.
         rank = f"rank {_rank()}: " if program.has_ranks and _rank() else ""
         prefix = program.prefix.format(name=program.name, verb=verb)
         for line in message.splitlines():
@@ -108,9 +111,9 @@ def run(program: Program, words: Sequence[str]) -> int:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the words on one line, where argparse would list all options before it.
+    """A parser that raises UserError with one line, where argparse would print all options first.
 
-    explain: a verb's own way out for an unknown option, None where it knows none. Parsing raises UserError.
+    explain: what to suggest for an unknown option; it returns None if it has no suggestion.
     """
 
     def __init__(self, *, explain: Callable[[str], str | None] = lambda option: None, **named: Any):
@@ -130,7 +133,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def path_argument(text: str) -> Path:
-    """`local_path` as an argparse type, for each path that is read or written without fsspec."""
+    """`local_path` as an argparse type, for paths that are read or written without fsspec."""
     try:
         return local_path(text)
     except UserError as error:
@@ -138,27 +141,27 @@ def path_argument(text: str) -> Path:
 
 
 def add_ema_argument(parser: argparse.ArgumentParser) -> None:
-    """To every command that reads a model."""
+    """Add `--ema`, which every command that reads a model has."""
     parser.add_argument(
-        "--ema", action="store_true", help="take the averaged weights of RUN, which it has with training.ema_decay"
+        "--ema", action="store_true", help="use the averaged weights of RUN, if it was trained with training.ema_decay"
     )
 
 
 def as_typed(text: str) -> str:
-    """A word of the command line that a model reads.
+    """Decode a command-line argument that a model will read as text.
 
-    Python keeps bytes that the locale does not know, such as UTF-8 in the C locale, as half surrogate pairs, which a
-    model would read as nothing.
+    Python represents bytes that the locale cannot decode, such as UTF-8 in the C locale, as lone surrogates, which a
+    tokenizer would drop.
 
     Raises:
-        UserError: it is no UTF-8.
+        UserError: it is not UTF-8.
     """
     if not any("\udc80" <= letter <= "\udcff" for letter in text):
         return text
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{text!r} is no UTF-8; type it in UTF-8, or name a file in UTF-8 that holds it") from error
+        raise UserError(f"{text!r} is not UTF-8; type it in UTF-8, or name a UTF-8 file that contains it") from error
 
 
 def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
@@ -170,12 +173,12 @@ def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    # Intermixed: `extract A B --first 2 OUT` has an option among its files, `train my.yaml --dry-run seed=1` too.
+    # Intermixed, so that options may come between files: `extract A B --first 2 OUT`, `train my.yaml --dry-run seed=1`.
     module.run(parser.parse_intermixed_args([_with_dashes(word) for word in words]))
 
 
 def _user_message(error: Exception) -> str | None:
-    """What to print of the error, a line for each mistake; None for a bug."""
+    """The text to print for a user's mistake, one line for each; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
@@ -185,27 +188,27 @@ def _user_message(error: Exception) -> str | None:
     path = PARTIAL.sub("", os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else ""
     if error.errno in NO_ROOM:
         where = f" at {path}" if path else ""
-        return f"{error.strerror}{where}: make room, start the same command again; what is finished is kept"
+        return f"{error.strerror}{where}: make room, then start the same command again; finished work is kept"
     return f"{path}: {error.strerror}" if path else None
 
 
 def _rank() -> int:
-    """As launchers set it; here without `diptych.world`, which loads torch."""
+    """This process's rank, as launchers set it; read here, since `diptych.world` would load torch."""
     rank = os.environ.get("RANK", "")
     return int(rank) if rank.isdecimal() else 0
 
 
 def _wait_for_rank_0(seconds: float) -> None:
-    """Where this is another rank than the first, wait to be ended by the launcher when the first has ended.
+    """On any rank but 0, sleep until the launcher ends this process because rank 0 has exited.
 
-    A launcher ends all ranks as soon as one of them has; the first may still be about to say what is wrong.
+    A launcher ends all ranks as soon as one exits, and rank 0 may not have printed its error yet.
     """
     if _rank():
         time.sleep(seconds)
 
 
 def _with_dashes(word: str) -> str:
-    """`--image_size=256` as `--image-size=256`: options as other shard builders spell them."""
+    """`--image_size=256` becomes `--image-size=256`: other shard builders spell options with underscores."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
@@ -213,7 +216,7 @@ def _with_dashes(word: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Its paragraphs, as wide as the terminal is."""
+    """The text with each paragraph wrapped to the terminal's width."""
     width = shutil.get_terminal_size().columns - 2
     return "\n\n".join(textwrap.fill(paragraph, width) for paragraph in text.strip().split("\n\n"))
 
@@ -234,7 +237,7 @@ def _help(program: Program) -> str:
 
 
 def _summary(program: Program, verb: str) -> str:
-    """The verb and the first line of its docstring, which is read without importing it."""
+    """The verb and the first line of its docstring, read without importing the module."""
     spec = importlib.util.find_spec(f"{program.verbs.__name__}.{verb}")
     assert spec is not None and spec.origin is not None
     with open(spec.origin, encoding="utf-8") as source:

@@ -1,4 +1,4 @@
-"""What this process can compute on, and how it computes there."""
+"""Choose precision and kernels for a device, and explain why a GPU cannot be used."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from diptych.errors import UserError
 
 DEVICE_FILES = Path("/dev")
 HIDDEN = ("", "-1", "NoDevFiles")
-"""Of CUDA_VISIBLE_DEVICES: no GPU on purpose; the last is Slurm's."""
+"""Values of CUDA_VISIBLE_DEVICES that hide all GPUs on purpose; the last is set by Slurm."""
 NO_GPU_OF_CONTAINER = ("", "void", "none")
-"""Of NVIDIA_VISIBLE_DEVICES: what a container is given where it asks for no GPU, or for none to compute on."""
+"""Values of NVIDIA_VISIBLE_DEVICES in a container that was started without a GPU to compute on."""
 
 
 def unusable_gpu() -> str | None:
-    """Why torch cannot use the NVIDIA GPU of this machine, and the way out; None if it can, or if there is none.
+    """Why torch cannot use this machine's NVIDIA GPU, and the way out; None if it can, or if there is no GPU.
 
-    There is one too where a container was started for one, and none where CUDA_VISIBLE_DEVICES hides it.
+    A container that was started with GPUs counts as having one, even if none is visible in it. A GPU that
+    CUDA_VISIBLE_DEVICES hides does not count.
     """
     if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES", "all") in HIDDEN:
         return None
@@ -48,13 +49,13 @@ def _torchs_reason() -> str:
 
 
 def refuse_unusable_gpu() -> None:
-    """Raise UserError if a run would go to the CPU of a machine that has a GPU."""
+    """Raise UserError if a run would use the CPU because the machine's GPU does not work."""
     if why := unusable_gpu():
         raise UserError(why)
 
 
 def precision_on(device: torch.device, asked: Literal["auto", "fp32", "bf16"]) -> Literal["fp32", "bf16"]:
-    """The precision asked for; for `auto`, bf16 where the device computes in it, not where it pretends to."""
+    """The precision asked for; `auto` means bf16 if the device supports it natively (not by emulation), else fp32."""
     if asked != "auto":
         return asked
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -62,15 +63,16 @@ def precision_on(device: torch.device, asked: Literal["auto", "fp32", "bf16"]) -
 
 
 def set_arithmetic(device: torch.device, precision: Literal["fp32", "bf16"], *, deterministic: bool) -> None:
-    """Choose kernels for the whole process, before the first is started on the device.
+    """Choose kernels for the whole process; call it before anything runs on the device.
 
-    Products of fp32 matrices are computed in TF32 on CUDA (ten bits of mantissa, sums in fp32): several times as fast,
-    and of the loss's gradient less than 5e-4 away. On a CPU attention in bf16 is taken apart into plain products: up to
-    some 200 tokens torch's kernel for it is slower, at 50 by half (EPYC with AVX-512; in fp32 it is faster).
+    On CUDA, products of fp32 matrices are computed in TF32 (ten bits of mantissa, sums in fp32). This is several times
+    as fast, and changes the gradient of the loss by less than 5e-4. On a CPU in bf16, attention is computed with plain
+    matrix products: torch's fused kernel is slower up to some 200 tokens, by half at 50 (EPYC with AVX-512). In fp32
+    the fused kernel is faster and stays.
     """
-    torch.backends.cuda.enable_flash_sdp(device.type != "cpu" or precision != "bf16")  # of CPUs too
+    torch.backends.cuda.enable_flash_sdp(device.type != "cpu" or precision != "bf16")  # the switch covers CPUs too
     if device.type == "cuda":
-        # The newer names of the same settings cannot be mixed with these, which others read.
+        # The new names of these settings cannot be mixed with the old ones, which other libraries read.
         warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32 behavior")
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -1,4 +1,4 @@
-"""JSON that people write: a key that is there twice is a mistake, not the last one's victory."""
+"""Read JSON that people write: a repeated key is an error, where Python's parser would keep the last one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
     """The value of a JSON document.
 
-    parse_constant: what becomes of `NaN`, `Infinity` and `-Infinity`; by default the float.
+    parse_constant: converts `NaN`, `Infinity` and `-Infinity`; by default they become floats.
 
     Raises:
-        json.JSONDecodeError: it is no JSON, has a key twice, or too many digits or levels; with line and key where they
-            are known.
+        json.JSONDecodeError: it is not JSON, repeats a key, or has too many digits or levels. The error gives the line
+            and the key if they are known.
     """
     try:
         return json.loads(text, parse_constant=parse_constant, object_pairs_hook=_without_repeats)
@@ -29,12 +29,12 @@ def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) ->
 
 
 def why_not_read(error: Exception) -> str:
-    """What a parser's ValueError or RecursionError says to whoever wrote the document."""
-    return "too many levels, one in another" if isinstance(error, RecursionError) else str(error)
+    """A parser's ValueError or RecursionError in words for the author of the document."""
+    return "too many levels of nesting" if isinstance(error, RecursionError) else str(error)
 
 
 class _RepeatedKeyError(Exception):
-    """Somewhere in the document."""
+    """A key is repeated somewhere in the document."""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -45,7 +45,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _located(text: str) -> json.JSONDecodeError:
-    """The mistake with its place, for which the document is read again by the slower scanner, which knows places."""
+    """The error for a repeated key, with its position.
+
+    Reads the document again with Python's slower scanner, which knows the position of each value.
+    """
 
     def read_object(start: tuple[str, int], strict: bool, scan_once: Any, *others: Any) -> Any:
         places: list[int] = []
@@ -58,7 +61,7 @@ def _located(text: str) -> json.JSONDecodeError:
         seen: set[str] = set()
         for (key, _), place in zip(pairs, places, strict=True):
             if key in seen:
-                raise json.JSONDecodeError(f"the key {key!r} is there twice; keep one of the two", text, place)
+                raise json.JSONDecodeError(f"the key {key!r} appears twice; keep one of the two", text, place)
             seen.add(key)
         return dict(pairs), end
 
@@ -69,4 +72,4 @@ def _located(text: str) -> json.JSONDecodeError:
         decoder.decode(text)
     except json.JSONDecodeError as error:
         return error
-    raise AssertionError("a key was there twice")
+    raise AssertionError("no key is repeated")

@@ -69,8 +69,8 @@ class Encoder:
         A file, its bytes, the Pillow image of it and an array or a tensor of its pixels have equal embeddings.
 
         Raises:
-            PictureError, OSError: one of them is no readable picture.
-            TypeError, ValueError: one is no picture at all, or the batch size is below 1.
+            PictureError, OSError: one of them is not a readable picture.
+            TypeError, ValueError: one is not a picture at all, or the batch size is below 1.
         """
         embeddings = [torch.empty(0, self.config.embed_dim)]
         for batch in _batches(pictures_in(pictures), batch_size, self._pixels):

@@ -40,7 +40,7 @@ def local_path(text: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(text)
     if not text or "\0" in text:
-        raise UserError(f"{text!r} is no path; name a file or a folder")
+        raise UserError(f"{text!r} is not a path; name a file or a folder")
     if on_this_machine := re.match(r"file:(?://(?:localhost)?(?=/)|(?=/[^/]))", text, re.IGNORECASE):
         return Path(unquote(text[on_this_machine.end() :]))
     # One slash is what is left of an address that has been a Path.
@@ -54,7 +54,7 @@ def local_path(text: str | os.PathLike[str]) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         user = text.partition("/")[0]
-        raise UserError(f"{text}: {user} is no user of this machine; write ./{text} if it is a name") from error
+        raise UserError(f"{text}: {user} is not a user of this machine; write ./{text} if it is a name") from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -255,7 +255,7 @@ def read_text(path: str | os.PathLike[str], way_out: str) -> str:
     try:
         return read_file(path, way_out).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{os.fspath(path)} is no UTF-8 at byte {error.start}; save it as UTF-8") from error
+        raise UserError(f"{os.fspath(path)} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
 def read_lines(path: str | os.PathLike[str], way_out: str) -> list[str]:

@@ -46,7 +46,7 @@ def model_folder(path: str | Path, *, ema: bool = False) -> Path:
     path = local_path(path)
     part = EMA if ema else MODEL
     if not path.is_dir():
-        raise UserError(f"{path} is no folder; expected a model folder, a run directory or one of its checkpoints")
+        raise UserError(f"{path} is not a folder; expected a model folder, a run directory or one of its checkpoints")
     if (path / MANIFEST).is_file() and (path / MODEL).is_dir():  # a checkpoint, which has a config.json too
         verify(path, f"{part}/")
         return _part_of(path, part)
@@ -187,7 +187,7 @@ def read_config(path: Path) -> tuple[ModelConfig, int]:
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f'{path} describes no Diptych model: expected "format": "{FORMAT}"')
     if document.get("version") != FORMAT_VERSION:

@@ -75,7 +75,7 @@ class RunDir:
                 self._refuse_another_run(loaded.config)
         elif left := [path.name for path in (self.checkpoints, self.metrics, self.log) if path.exists()]:
             raise ConfigError(
-                f"{self.path}: holds {', '.join(left)} but no config.yaml, so it is no run of ours; set run_dir"
+                f"{self.path}: holds {', '.join(left)} but no config.yaml, so it is not a run of ours; set run_dir"
             )
         try:
             for folder in (self.path, self.log, self.checkpoints):

@@ -118,7 +118,7 @@ def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
 def write_plainly_where_needed() -> None:
     """Let standard output and error write anything, whatever their encoding.
 
-    A letter that it lacks becomes a plain one or `?`: a bar in Latin-1, a byte of a file name that is no UTF-8 at all.
+    A letter that it lacks becomes a plain one or `?`: a bar in Latin-1, a byte of a file name that is not UTF-8 at all.
     """
     codecs.register_error("diptych.plain", _plainly)
     for stream in (sys.stdout, sys.stderr):

@@ -38,7 +38,7 @@ def is_silent() -> bool:
 
 
 def refuse_unknown_mode(mode: str = "auto") -> None:
-    """Raise UserError if WANDB_MODE decides and is no mode of wandb, which would then fail late."""
+    """Raise UserError if WANDB_MODE decides and is not a mode of wandb, which would then fail late."""
     said = os.environ.get("WANDB_MODE")
     if mode == "auto" and said and said not in MODES:
         raise UserError(f"WANDB_MODE is {said!r} in the environment; it must be online, offline or disabled")

@@ -1,4 +1,4 @@
-"""YAML that people write, as `documents` reads JSON; by itself, since the data side does without PyYAML."""
+"""Read YAML that people write; a file apart from `documents`, since the data side does not need PyYAML."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def parse_yaml(text: str) -> Any:
     """The plain values of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is no YAML, has a key twice, a value that its type cannot have, or too many levels; with
-            line, key and the way out where they are known.
+        yaml.YAMLError: it is not YAML, repeats a key, has an impossible value (such as a 13th month), or too many
+            levels. The error gives line, key and way out if they are known.
     """
     try:
         return yaml.load(text, _Loader)
@@ -23,7 +23,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Merged keys (`<<`) may repeat what is written out: that is what they are for."""
+    """A loader that refuses repeated keys; only a merge key (`<<`) may repeat a key that is written out."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[tuple[str, str], int] = {}
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
             if before := lines.get((key.tag, key.value)):
-                problem = f"the key {key.value!r} is there twice, first in line {before}; keep one of the two"
+                problem = f"the key {key.value!r} appears twice, first in line {before}; keep one of the two"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             lines[key.tag, key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)

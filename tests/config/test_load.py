@@ -195,7 +195,7 @@ def test_an_impossible_value_is_refused(write, override, complaint):
             "data: {train: x}\noptimizer: {}\ndata: {}\n",
             "my.yaml:3: not valid YAML: the key 'data' is",
         ),
-        ("data: {train: x,\n  train: y}\n", "my.yaml:2: not valid YAML: the key 'train' is there twice"),
+        ("data: {train: x,\n  train: y}\n", "my.yaml:2: not valid YAML: the key 'train' appears twice"),
         ("- a", "holds a list; expected a mapping"),
         ("", "data is not set"),
     ],

@@ -149,7 +149,7 @@ def test_folders_files_and_brace_patterns_give_the_shards_in_name_order(tmp_path
         ("photos", "but pictures; `diptych-shards pack photos SHARDS` makes shards of them"),
         ("classes", "but pictures; `diptych-shards pack classes SHARDS` makes shards of them"),
         ("packed", "holds no .tar file, but packed/held_out and packed/train do; name one of them"),
-        ("packed/train/*.tar", "* is no pattern here: name the folder, or a range in braces"),
+        ("packed/train/*.tar", "* is not a pattern here: name the folder, or a range in braces"),
         ("photos/a.jpg", "`diptych-shards pack FOLDER SHARDS`"),
         ("pairs.csv", "`diptych-shards build` fetches URLs"),
     ],

@@ -473,7 +473,7 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, monkeyp
     assert f"{len(expected) + 3} of {len(expected) + 3} pictures, {len(expected)} refused" in progress
     assert all(reason in told for reason in expected.values())
     details = (tmp_path / "out" / "_index" / "rejected.jsonl").read_text()
-    assert "the key 'caption' is there twice; keep one of the two: line 2" in details
+    assert "the key 'caption' appears twice; keep one of the two: line 2" in details
     state = json.loads((tmp_path / "out" / "_index" / "pack.json").read_text())
     assert state["packed"] == 3 and sum(state["refused"].values()) == len(expected)
 

@@ -44,7 +44,7 @@ def test_a_run_two_steps_ahead_of_its_numbers_stops_and_ends_bit_identical(recip
 
 
 def poisoned(rank: int, recipe: Path, run_dir: Path, bad_steps: range) -> str | None:
-    """Train with a loss that is no number in some steps; the error that ended it."""
+    """Train with a loss that is not a number in some steps; the error that ended it."""
     healthy, number = LOSSES["softmax"], iter(range(10_000))
 
     def loss(*inputs: Any) -> LossOutput:

@@ -62,8 +62,8 @@ def test_classes_with_synonyms_and_templates_come_from_yaml(tmp_path):
         ("classes: [cat]\ntemplates: [a photo]", "must hold {} exactly once"),
         ("classes: [cat]\ntemplates: ['{} and {}']", "must hold {} exactly once"),
         ("classes: [yes]", "in quotes"),
-        ("classes: [{name: cat, names: []}]", "is no name"),
-        ("classes: [{name: cat, synonyms: [kitten]}]", "is no name"),
+        ("classes: [{name: cat, names: []}]", "is not a name"),
+        ("classes: [{name: cat, synonyms: [kitten]}]", "is not a name"),
         ("clases: [cat]", "expected the two keys classes and templates"),
         ("[cat, dog]", "expected the two keys classes and templates"),
         ("classes: {0: cat, 1: dog}", "classes is a mapping; expected a list"),
@@ -72,7 +72,7 @@ def test_classes_with_synonyms_and_templates_come_from_yaml(tmp_path):
         ("classes: [cat]\ntemplates: a photo of a {}.", "templates is 'a photo of a {}.'; expected a list"),
         ("classes: [cat, cat]", "(1 such class)"),
         ("classes: [cat", "cannot be read as YAML"),
-        ("classes: [cat]\ntemplates: ['{}']\nclasses: [dog]", "the key 'classes' is there twice, first in line 1"),
+        ("classes: [cat]\ntemplates: ['{}']\nclasses: [dog]", "the key 'classes' appears twice, first in line 1"),
     ],
 )
 def test_a_mistake_in_the_yaml_is_named_with_its_file(tmp_path, text, expected):

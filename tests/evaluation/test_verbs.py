@@ -198,7 +198,7 @@ def test_a_file_that_is_no_evaluation_is_not_overwritten(model, tmp_path, capsys
     for content in ("{", "[]", '{"format": 2}', '{"format": 1, "zero_shot": []}'):
         (tmp_path / "mine.json").write_text(content)
         error = fails(capsys, "evaluate", model, "--zero-shot", tree, "--json", tmp_path / "mine.json")
-        assert "mine.json is no evaluation of format 1" in error and "--json" in error
+        assert "mine.json is not an evaluation of format 1" in error and "--json" in error
         assert (tmp_path / "mine.json").read_text() == content
 
 
@@ -216,14 +216,14 @@ def test_files_that_cannot_be_read_or_written_are_one_line_with_a_way_out(model,
             "--json",
         ),
         (["embed", model, "--texts", tmp_path / "no", "--output", "o.npz"], "no cannot be read: No such", "--texts"),
-        (["embed", model, "--texts", tmp_path / "latin.txt", "--output", "o.npz"], "is no UTF-8 at byte 3", "save it"),
+        (["embed", model, "--texts", tmp_path / "latin.txt", "--output", "o.npz"], "is not UTF-8 at byte 3", "save it"),
         (["embed", model, "--pictures", tmp_path / ("x" * 300), "--output", "o.npz"], "does not exist", "expected"),
         (
             ["embed", model, "--pictures", tree, "--output", tmp_path / "latin.txt" / "o.npz"],
             "latin.txt cannot be written: File exists",
             "--output",
         ),
-        (["classify", model, tmp_path / ("x" * 300), "--labels", "a,b"], "is no file", "expected a picture"),
+        (["classify", model, tmp_path / ("x" * 300), "--labels", "a,b"], "is not a file", "expected a picture"),
     ):
         error = fails(capsys, *words)
         assert where in error and way_out in error and "Errno" not in error
@@ -294,7 +294,7 @@ def test_mistakes_of_evaluate_are_one_line(model, tmp_path, capsys):
     assert "give that too" in fails(
         capsys, "evaluate", model, "--retrieval", captioned(tmp_path / "p"), "--pixel-baseline", tree
     )
-    assert "is no folder" in fails(capsys, "evaluate", tmp_path / "nowhere", "--zero-shot", tree)
+    assert "is not a folder" in fails(capsys, "evaluate", tmp_path / "nowhere", "--zero-shot", tree)
 
 
 def test_folders_are_read_whatever_the_format_and_the_rest_is_counted_and_named(model, tmp_path, capsys):
@@ -476,7 +476,7 @@ def test_classify_shows_no_control_characters_of_names_and_labels(model, tmp_pat
 def test_mistakes_of_classify_are_one_line(model, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(picture(COLOURS["red"]))
     (tmp_path / "b.png").write_bytes(b"not a picture")
-    assert "is no file" in fails(capsys, "classify", model, tmp_path / "no.png", "--labels", "a,b")
+    assert "is not a file" in fails(capsys, "classify", model, tmp_path / "no.png", "--labels", "a,b")
     assert "two or more" in fails(capsys, "classify", model, tmp_path / "a.png", "--labels", "cat")
     assert "listed 2 times" in fails(capsys, "classify", model, tmp_path / "a.png", "--labels", "cat,cat")
     assert "exactly once" in fails(
@@ -526,7 +526,7 @@ def test_labels_and_templates_in_utf8_are_read_as_typed_whatever_the_locale(mode
     cli.main([*words, "--labels", kept[0], "--template", kept[1]])
     one, other = lines_of_json(capsys)
     assert one == other
-    assert "is no UTF-8" in fails(capsys, *words, "--labels", "gr\udcf6sse,cat")
+    assert "is not UTF-8" in fails(capsys, *words, "--labels", "gr\udcf6sse,cat")
 
 
 def test_labels_hold_commas_where_each_is_given_alone_or_on_a_line(model, tmp_path, capsys):

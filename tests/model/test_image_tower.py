@@ -162,9 +162,9 @@ def test_a_clip_resnet_starts_as_openais_does():
         (
             "vit_base_patch32_clp_224",
             {},
-            "'vit_base_patch32_clp_224' is no timm model; the nearest is 'vit_base_p",
+            "'vit_base_patch32_clp_224' is not a timm model; the nearest is 'vit_base_p",
         ),
-        ("hf-hub:someone/model", {}, "is no timm model"),
+        ("hf-hub:someone/model", {}, "is not a timm model"),
         ("ViT-B-32", {}, "the nearest is 'vit_base_patch32_clip_224'"),
         ("ViT-L/14@336px", {}, "the nearest is 'vit_large_patch14_clip_quickgelu_336'"),
         ("ViT-H-14-378-quickgelu", {}, "the nearest is 'vit_huge_patch14_clip_quickgelu_378'"),

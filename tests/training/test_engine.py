@@ -336,7 +336,7 @@ def with_batch_statistics(stage: int) -> RunConfig:
 
 
 def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]:
-    """Stage → weights and their averages after a good step, one whose activations are no numbers, and a good one."""
+    """Stage → weights and their averages after a good step, one whose activations are not numbers, and a good one."""
     result = {}
     for stage in STAGES:
         config = with_batch_statistics(stage)
@@ -372,9 +372,9 @@ def test_deepspeed_key_that_follows_from_the_config_is_refused(key):
 @pytest.mark.parametrize(
     ("expert", "complaint"),
     [
-        ({"gradient_cliping": 1}, r"gradient_cliping is no key of DeepSpeed's; did you mean gradient_clipping\?"),
-        ({"flops_profilr": {}}, r"flops_profilr is no key of DeepSpeed's; did you mean flops_profiler\?"),
-        ({"offload_optimizer": {}}, "offload_optimizer is no key of DeepSpeed's; see its documentation"),
+        ({"gradient_cliping": 1}, r"gradient_cliping is not a key of DeepSpeed's; did you mean gradient_clipping\?"),
+        ({"flops_profilr": {}}, r"flops_profilr is not a key of DeepSpeed's; did you mean flops_profiler\?"),
+        ({"offload_optimizer": {}}, "offload_optimizer is not a key of DeepSpeed's; see its documentation"),
         ({"zero_optimization": {"offlod": 3}}, "offlod = 3: is not known to DeepSpeed"),
         ({"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size = 'many': Input should be a valid"),
         ({"zero_optimization": 3}, "zero_optimization is 3; expected a mapping"),

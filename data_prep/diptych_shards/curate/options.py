@@ -102,9 +102,11 @@ def _list_in(path: Path) -> list[str]:
     try:
         queries = parse_json(read_text(path, "give a file of queries"))
     except json.JSONDecodeError as error:
-        raise CurateError(f"{path} is no JSON: {error}; give a list of texts, or a file of one query a line") from error
+        raise CurateError(
+            f"{path} is not JSON: {error}; give a list of texts, or a file with a query a line"
+        ) from error
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        raise CurateError(f"{path} is no list of texts; give one, or a file of one query a line")
+        raise CurateError(f"{path} is not a list of texts; give one, or a file of one query a line")
     return queries
 
 

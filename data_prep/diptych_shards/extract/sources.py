@@ -150,7 +150,7 @@ def _listed(location: str, prefix: str) -> list[str]:
     try:
         lines = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode().split()
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ExtractError(f"{location} is no list of paths: {error}") from None
+        raise ExtractError(f"{location} is not a list of paths: {error}") from None
     if not lines:
         raise ExtractError(f"{location} lists no path")
     return [line if is_remote(line) else f"{prefix.rstrip('/')}/{line.lstrip('/')}" for line in lines]

@@ -87,7 +87,7 @@ def read_domains(path: Path) -> frozenset[str]:
     """The domains of a block list: one a line, `#` starts a comment.
 
     Raises:
-        ValueError: for a line that is no domain; the file cannot be read.
+        ValueError: for a line that is not a domain; the file cannot be read.
     """
     domains = set()
     for number, line in enumerate(read_text(path, "name a file of domains").splitlines(), start=1):

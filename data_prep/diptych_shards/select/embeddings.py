@@ -56,7 +56,7 @@ def gather_embeddings(
     """f32[n, dim] of unit length, mapped from a file without a name; and i64[n], to whose position each belongs.
 
     tables: (file, keys, position of the first key) for each source. wanted: bool of each position.
-    Of a key that is there twice the first one counts.
+    Of a key that appears twice the first one counts.
 
     Raises:
         UserError: a file holds no embeddings, or none for these keys, or they are of several lengths.

@@ -162,7 +162,7 @@ class _Cards:
 
 
 def _find_keys(index: ShardIndex, keys: Iterable[str | None]) -> dict[str, tuple[int, int]]:
-    """Shard and row of each; of a key that is there twice, the first."""
+    """Shard and row of each; of a key that appears twice, the first."""
     wanted = set(keys)
     found: dict[str, tuple[int, int]] = {}
     for number in range(len(index.shards)):

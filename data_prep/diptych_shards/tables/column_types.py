@@ -85,7 +85,7 @@ def type_of_values(values: Sequence[Any]) -> pyarrow.DataType:
 
 
 def array_of_values(values: Sequence[Any], kind: pyarrow.DataType, on_misfit: OnMisfit) -> pyarrow.Array:
-    """JSON values as values of the type; in a text column what is no text is written as JSON."""
+    """JSON values as values of the type; in a text column what is not text is written as JSON."""
     if is_text(kind):
         return strings([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])
     try:
@@ -95,7 +95,7 @@ def array_of_values(values: Sequence[Any], kind: pyarrow.DataType, on_misfit: On
 
 
 def strings(values: Sequence[str | None]) -> pyarrow.Array:
-    """Texts; as bytes if some of them held bytes that are no UTF-8 (lone surrogates)."""
+    """Texts; as bytes if some of them held bytes that are not UTF-8 (lone surrogates)."""
     try:
         return pyarrow.array(values, pyarrow.string())
     except UnicodeEncodeError:
@@ -107,12 +107,12 @@ def as_text(data: bytes) -> str:
 
 
 def as_url(data: bytes) -> str:
-    """Bytes that are no UTF-8 as %XX, as a browser asks for them."""
+    """Bytes that are not UTF-8 as %XX, as a browser asks for them."""
     return _SURROGATE.sub(lambda found: f"%{ord(found.group()) - 0xDC00:02X}", data.decode("utf-8", "surrogateescape"))
 
 
 def texts(column: pyarrow.ChunkedArray, decode: Callable[[bytes], str]) -> pyarrow.ChunkedArray:
-    """The column as text; decode: for values that are no UTF-8."""
+    """The column as text; decode: for values that are not UTF-8."""
     if is_text(column.type):
         try:
             column.validate(full=True)
@@ -175,7 +175,7 @@ def plain_column(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
 
 
 def as_values(column: pyarrow.ChunkedArray) -> list[Any]:
-    """The values as Python has them; bytes in text that are no UTF-8 are lone surrogates."""
+    """The values as Python has them; bytes in text that are not UTF-8 are lone surrogates."""
     column = plain_column(column)
     if _is_valid_text(column):
         return as_python(column)
@@ -183,7 +183,7 @@ def as_values(column: pyarrow.ChunkedArray) -> list[Any]:
 
 
 def with_valid_text(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    """The column with bytes that are no UTF-8 replaced, wherever text stands in it."""
+    """The column with bytes that are not UTF-8 replaced, wherever text stands in it."""
     if _is_valid_text(column):
         return column
     return pyarrow.chunked_array([pyarrow.array(_decoded_column(column, "replace"), column.type)])

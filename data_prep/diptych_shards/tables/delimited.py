@@ -23,7 +23,7 @@ _IS_URL = re.compile(r"\s*(?:https?:)?//[^\s/]", re.IGNORECASE).match
 
 @dataclass
 class Malformed:
-    """What of the table's lines is no row, by reason, with an example of each."""
+    """What of the table's lines is not a row, by reason, with an example of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Layout:
 
 
 def find_layout(file: TableFile) -> Layout:
-    """The delimiter, and the names of the columns; a first row that holds a URL is no header.
+    """The delimiter, and the names of the columns; a first row that holds a URL is not a header.
 
     Without a header, two columns are called url and caption, whichever comes first; more are column_1, column_2, ….
     """
@@ -75,7 +75,7 @@ def find_layout(file: TableFile) -> Layout:
 
 
 def read_rows(file: TableFile, layout: Layout, malformed: Malformed) -> Iterator[tuple[int, list[str]]]:
-    """Each row's first line and fields, as many as there are names; bytes that are no UTF-8 are lone surrogates."""
+    """Each row's first line and fields, as many as there are names; bytes that are not UTF-8 are lone surrogates."""
     with file.open_text() as text:
         lines = _Lines(text)
         if layout.has_header:

@@ -15,7 +15,7 @@ _NOT_AN_OBJECT = "not a JSON object"
 
 
 def read_objects(file: TableFile, malformed: Malformed) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number and values of each row; a line that is no JSON object, or has a key twice, costs that line."""
+    """The number and values of each row; a line that is not a JSON object, or has a key twice, costs that line."""
     with file.open_text() as text:
         number = 0
         while line := text.readline(MAX_LINE_CHARS):
@@ -42,7 +42,7 @@ def read_objects(file: TableFile, malformed: Malformed) -> Iterator[tuple[int, d
 
 
 def _parsed(line: str) -> tuple[Any, str]:
-    """The value, and why it is no row where it is none."""
+    """The value, and why it is not a row where it is none."""
     try:
         return parse_json(line), _NOT_AN_OBJECT
     except json.JSONDecodeError as error:

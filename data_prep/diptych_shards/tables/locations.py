@@ -89,7 +89,7 @@ class TableFile:
             raise _cannot_read(self.location, error) from error
 
     def open_text(self) -> io.TextIOWrapper:
-        """Its text, unpacked; bytes that are no UTF-8 as lone surrogates.
+        """Its text, unpacked; bytes that are not UTF-8 as lone surrogates.
 
         Lines end at \\n; in a file without one, at \\r.
         """
@@ -112,7 +112,7 @@ class TableFile:
             start = stream.peek(8)
             for magic, (what, way_out) in _NO_TEXT.items():
                 if start.startswith(magic):
-                    raise TableError(f"{self.shown} is no text but {what}; {way_out.format(self.shown)}")
+                    raise TableError(f"{self.shown} is not text but {what}; {way_out.format(self.shown)}")
         except TableError:
             stream.close()
             raise

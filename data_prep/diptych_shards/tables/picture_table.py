@@ -97,7 +97,7 @@ def _columns(file: TableFile, source: Source, wanted: Wanted) -> tuple[str, str]
     # The plain word wins where several columns could be meant: `path` beside `filename`, `caption` beside `text`.
     path = find_column("path", wanted.path or ("path" if "path" in names else None), PATH_COLUMNS, names, table)
     if path is None:
-        hint = "its first line is no header; " if any(n.lower().endswith(PICTURE_ENDINGS) for n in names) else ""
+        hint = "its first line is not a header; " if any(n.lower().endswith(PICTURE_ENDINGS) for n in names) else ""
         raise TableError(f"{table} has no column that could be the path; {hint}call it path, or name it with "
                          f"--path-column where there is one. {list_columns(names)}")  # fmt: skip
     if wanted.label is not None:

@@ -292,13 +292,13 @@ class TextSource:
 
 def _check_names(file: TableFile, names: Sequence[str]) -> None:
     """Raises:
-    TableError: a name is no UTF-8.
+    TableError: a name is not UTF-8.
     """
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise TableError(f"{file.shown}: the name of a column, {shown(name[:40])}, is no UTF-8; "
+            raise TableError(f"{file.shown}: the name of a column, {shown(name[:40])}, is not UTF-8; "
                              f"save the table as UTF-8") from None  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Subset:
     def __init__(self, path: Path):
         """
         Raises:
-            TableError: the file is no sorted array of pairs of 64-bit numbers.
+            TableError: the file is not a sorted array of pairs of 64-bit numbers.
         """
         try:
             uids = np.load(path, mmap_mode="r", allow_pickle=False)

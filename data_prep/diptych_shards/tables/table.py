@@ -50,7 +50,7 @@ class Table:
         self._sources = sources
         self._choice = choice
         self.malformed = malformed
-        """Lines that are no rows, and values that do not fit their column: those met so far."""
+        """Lines that are not rows, and values that do not fit their column: those met so far."""
         name = sources[0].file.shown if len(sources) == 1 else f"the table ({len(sources)} files)"
         whole = _schema_of_all(sources)
         of_text = [field.name for field in whole if is_text(field.type)]

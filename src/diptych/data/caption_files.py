@@ -154,7 +154,7 @@ def read_fields(path: Path) -> dict[str, Any]:
 def fields_of(data: bytes) -> dict[str, Any]:
     """The JSON object that a sample's json member is.
 
-    Of a key that is there twice the last holds, as in every other reader of shards: no person wrote it, and what is
+    Of a key that appears twice the last holds, as in every other reader of shards: no person wrote it, and what is
     trained on must not change.
 
     Raises:
@@ -166,7 +166,7 @@ def fields_of(data: bytes) -> dict[str, Any]:
 def _object(data: bytes, parse: Callable[..., Any]) -> dict[str, Any]:
     text = _text(data)
     try:
-        fields = parse(text, parse_constant=lambda name: None)  # NaN is no JSON
+        fields = parse(text, parse_constant=lambda name: None)  # NaN is not JSON
     except json.JSONDecodeError as error:
         raise CaptionError(CaptionReason.BAD_JSON, str(error)) from error
     except (ValueError, RecursionError) as error:
@@ -180,7 +180,7 @@ def check_caption(caption: Any) -> str:
     """The caption without surrounding white space.
 
     Raises:
-        CaptionError: it is no text, empty, too long or not to be written as UTF-8.
+        CaptionError: it is not text, empty, too long or not to be written as UTF-8.
     """
     if caption is None or caption != caption:  # NaN: what tables have where there is none
         raise CaptionError(CaptionReason.NO_CAPTION)

@@ -33,7 +33,7 @@ def index_shard(path: str | os.PathLike[str]) -> Shard:
     """Index a tar that something else wrote, grouping its members as webdataset does.
 
     Neighbours whose names agree up to the first dot of the file name are one sample. Members that are no
-    plain files, have another suffix or a key that is no safe relative name are skipped and counted.
+    plain files, have another suffix or a key that is not a safe relative name are skipped and counted.
 
     Raises:
         ShardError: if the tar is compressed, damaged or truncated, or its folder is not writable.
@@ -163,7 +163,7 @@ def _group(
         elif entry.size > MAX_MEMBER_BYTES:
             skipped["too_large"] += 1
         elif suffix in members:
-            raise ShardError(f"{shown(path)}: at byte {entry.offset}: {entry.name!r} is there twice")
+            raise ShardError(f"{shown(path)}: at byte {entry.offset}: {entry.name!r} appears twice")
         else:
             members[suffix] = _hash_member(suffix, entry, file)
     if members:

@@ -35,7 +35,7 @@ def tars_at(location: str) -> list[Path]:
         return _tars_in(Path(location))
     if os.path.exists(location) or "{" not in location:
         if "*" in location and not os.path.exists(location):
-            raise ShardError(f"{location!r} does not exist; * is no pattern here: name the folder, or a range in "
+            raise ShardError(f"{location!r} does not exist; * is not a pattern here: name the folder, or a range in "
                              f"braces, shards/{{00000..00099}}.tar")  # fmt: skip
         return [_existing_tar(location)]
     return sorted((_existing_tar(path) for path in _expanded(location)), key=lambda path: path.name)

@@ -52,7 +52,7 @@ class Pictures:
     refused: Mapping[str, CaptionError] = field(default_factory=dict)
     """By name, what is left out here for want of a usable caption."""
     left_out: tuple[Refusal, ...] = ()
-    """What else is there that is no picture to evaluate, or cannot be read as one."""
+    """What else is there that is not a picture to evaluate, or cannot be read as one."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -111,7 +111,7 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
 
 
 def in_utf8(pictures: Pictures) -> Pictures:
-    """The same with names that can be written anywhere: bytes of file names that are no UTF-8 become escapes."""
+    """The same with names that can be written anywhere: bytes of file names that are not UTF-8 become escapes."""
     return replace(
         pictures,
         location=writable(pictures.location),

@@ -128,7 +128,7 @@ def _class_prompt(entry: Any) -> ClassPrompt:
         name, names = entry, [entry]
     if not names or not all(isinstance(each, str) and each.strip() for each in [name, *names]):
         raise UserError(
-            f"class {entry!r} is no name; expected a text (in quotes where YAML takes it for another type) "
+            f"class {entry!r} is not a name; expected a text (in quotes where YAML takes it for another type) "
             "or {name: label in the data, names: [what prompts call it, ...]}"
         )
     return ClassPrompt(name, tuple(names))

@@ -37,7 +37,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """What was measured earlier; empty where there is no file yet.
 
     Raises:
-        ValueError: the file cannot be read, or is no evaluation.
+        ValueError: the file cannot be read, or is not an evaluation.
     """
     way_out = "move it away, or name another file with --json"
     if not os.path.lexists(path):
@@ -61,7 +61,7 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
         ValueError: it cannot be written.
     """
     try:
-        # Half of a surrogate pair, as in a file's name that is no UTF-8, becomes its JSON escape.
+        # Half of a surrogate pair, as in a file's name that is not UTF-8, becomes its JSON escape.
         document = (json.dumps(results, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
         path.parent.mkdir(parents=True, exist_ok=True)
         commit_file(path, document)

@@ -152,7 +152,7 @@ def _captions(sample: _Sample, key: str | None) -> tuple[str, ...]:
     if key is not None:
         return captions_in(fields_of(sample.read("json")) if "json" in sample.suffixes else {}, key)
     texts: dict[str, bytes] = {suffix: sample.read(suffix) for suffix in ("txt", "json") if suffix in sample.suffixes}
-    # As in training, where bytes that are no UTF-8 are replaced.
+    # As in training, where bytes that are not UTF-8 are replaced.
     caption = caption_of(texts)
     if "json" not in texts:
         return captions_of(text_lines(caption) if "txt" in texts else None)

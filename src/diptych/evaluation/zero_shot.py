@@ -56,7 +56,7 @@ def zero_shot(
     embedded: the pictures as the encoder embeds them, where that is known already.
 
     Raises:
-        ValueError: a label that is no class, or no picture that decodes.
+        ValueError: a label that is not a class, or no picture that decodes.
     """
     labels = label_numbers(pictures, class_names)
     embedded = embedded or embed(encoder, pictures)

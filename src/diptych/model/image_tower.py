@@ -140,7 +140,8 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
         ValueError: no such model, or overrides it cannot be built with.
     """
     if not timm.is_model(config.name):
-        raise UserError(f"model.image.name {config.name!r} is no timm model; the nearest is {_nearest(config.name)!r}")
+        nearest = _nearest(config.name)
+        raise UserError(f"model.image.name {config.name!r} is not a timm model; the nearest is {nearest!r}")
     check_overrides(config)
     overrides = dict(config.overrides)
     if "blocks" in overrides:
@@ -191,7 +192,7 @@ def _size_of(trunk: nn.Module) -> str:
 
 
 def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
-    """Refuse a picture that is no whole number of patches wide: timm would leave its right and lower edges unseen."""
+    """Refuse a picture size that is not a multiple of the patch size: timm would ignore the right and lower edges."""
     embed = getattr(trunk, "patch_embed", None)
     sides = getattr(embed, "patch_size", 1)
     patch = max(sides) if isinstance(sides, (tuple, list)) else sides

@@ -122,7 +122,7 @@ def _check_with_deepspeed(values: dict[str, Any]) -> None:
         if key not in asked.keys_asked:
             near = difflib.get_close_matches(key, asked.keys_asked, 1, 0.75)
             way_out = f"did you mean {near[0]}?" if near else "see its documentation of the configuration JSON"
-            raise UserError(f"machine.deepspeed.{key} is no key of DeepSpeed's; {way_out}")
+            raise UserError(f"machine.deepspeed.{key} is not a key of DeepSpeed's; {way_out}")
 
 
 class _Asked(dict[str, Any]):

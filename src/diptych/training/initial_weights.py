@@ -139,7 +139,7 @@ def _place_of(named: str) -> Path:
         return path.parent if is_model_folder(path.parent) else path
     if not path.is_dir():
         raise UserError(
-            f"model.initial_weights {named} is no folder; give a model folder or a run directory, "
+            f"model.initial_weights {named} is not a folder; give a model folder or a run directory, "
             f"or null to start from random weights"
         )
     try:

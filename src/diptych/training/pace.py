@@ -50,7 +50,7 @@ class Pace:
         self._last_step = now
 
     def pause_is_over(self) -> None:
-        """What was done since the last step, such as a save, is no part of the next one."""
+        """What was done since the last step, such as a save, is not part of the next one."""
         self._last_step = time.monotonic()
 
     def measure(self, steps: Sequence[StepStats]) -> dict[str, float]:

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--top is {arguments.top}; expected at least 1")
     for picture in arguments.pictures:
         if not os.path.exists(picture):
-            raise UserError(f"{picture} is no file; expected a picture or a folder of pictures")
+            raise UserError(f"{picture} is not a file; expected a picture or a folder of pictures")
     prompts = _prompts(arguments)
     pictures = open_pictures([str(picture) for picture in arguments.pictures])
     if pictures.left_out:

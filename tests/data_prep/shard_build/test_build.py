@@ -325,7 +325,7 @@ def test_a_second_pass_tries_chosen_failures_and_keeps_the_rest(web, tmp_path):
     web.requests[:] = [("truncated-once.test", "/picture.jpg")]  # what the first pass had asked for
     build(web, table, out, "--retries=0", "--ignore-robots-txt", "--retry-failed=truncated_body")
     assert [host for host, _ in web.requests[1:]] == ["truncated-once.test"]
-    messages = [row["error_message"] for row in rows_of(out)]  # what comes whole at last is no picture
+    messages = [row["error_message"] for row in rows_of(out)]  # what comes whole at last is not a picture
     assert messages == [None] * 12 + ["Image decoding error", "HTTP Error 404: Not Found"]
     assert len(open_index(out)) == 12
 

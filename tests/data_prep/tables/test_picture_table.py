@@ -96,7 +96,7 @@ def test_a_row_that_is_none_is_named_by_its_line(tmp_path):
     rows, bad = read(write(tmp_path / "t.jsonl", '{"path": "0.jpg", "caption": "x"}\n' + "\n".join(lines)))
     assert rows == [("0.jpg", "x"), ("b.jpg", None)]
     assert [place for place, _ in bad] == ["line 2", "line 3", "line 4", "line 6"]
-    assert "'caption' is there twice" in bad[0][1] and bad[1][1] == "not a JSON object" and "'3'" in bad[2][1]
+    assert "'caption' appears twice" in bad[0][1] and bad[1][1] == "not a JSON object" and "'3'" in bad[2][1]
 
 
 def test_a_quote_that_is_never_closed_takes_no_other_row_with_it(tmp_path):
@@ -109,7 +109,7 @@ def test_a_quote_that_is_never_closed_takes_no_other_row_with_it(tmp_path):
     ("name", "data", "wanted", "message"),
     [
         ("t.csv", "path,label,label\na,b,c\n", {"label": "label"}, "2 columns named 'label'"),
-        ("t.csv", "a.jpg,a dog\n", {}, "its first line is no header"),
+        ("t.csv", "a.jpg,a dog\n", {}, "its first line is not a header"),
         (
             "t.csv",
             "file;words\n",

@@ -184,10 +184,10 @@ def parquet_bytes():
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (gzip.compress(b"url,caption\nhttp://a/1,a\n"), "is no text but gzip; name it {}.gz"),
-        (bz2.compress(b"url,caption\nhttp://a/1,a\n"), "is no text but bzip2; name it {}.bz2"),
-        (pyarrow.compress(b"url,caption\n", "zstd", asbytes=True), "is no text but zstd; name it {}.zst"),
-        (parquet_bytes(), "is no text but parquet; name it .parquet"),
+        (gzip.compress(b"url,caption\nhttp://a/1,a\n"), "is not text but gzip; name it {}.gz"),
+        (bz2.compress(b"url,caption\nhttp://a/1,a\n"), "is not text but bzip2; name it {}.bz2"),
+        (pyarrow.compress(b"url,caption\n", "zstd", asbytes=True), "is not text but zstd; name it {}.zst"),
+        (parquet_bytes(), "is not text but parquet; name it .parquet"),
         (b"PK\x03\x04\x14\x00", "a ZIP archive, perhaps Excel's; save it as CSV"),
     ],
     ids=["gzip", "bz2", "zstd", "parquet", "zip"],
@@ -205,7 +205,7 @@ def test_a_file_that_is_something_else_than_its_name_says_is_one_line_with_the_w
 )
 def test_a_header_that_is_no_utf_8_is_one_line_with_the_way_out(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(TableError, match="the name of a column, .*, is no UTF-8; save the table as UTF-8"):
+    with pytest.raises(TableError, match="the name of a column, .*, is not UTF-8; save the table as UTF-8"):
         open_table([str(tmp_path / "t.csv")])
 
 
@@ -242,7 +242,7 @@ def test_what_is_no_packed_file_is_told_with_its_right_name(tmp_path, kind, suff
 
 
 def test_what_is_packed_otherwise_than_its_name_says_is_told_with_its_right_name(tmp_path):
-    with pytest.raises(TableError, match=r"it is no zstd but gzip; name it .*/t\.csv\.gz$"):
+    with pytest.raises(TableError, match=r"it is not zstd but gzip; name it .*/t\.csv\.gz$"):
         open_table([write(tmp_path / "t.csv.zst", gzip.compress(b"url\nhttp://a/1\n"))])
 
 
@@ -320,7 +320,7 @@ class TestBrokenCsv:
         lines = '{"url": "http://a/1", "caption": "x", "caption": "y"}\n{"url": "http://a/2", "caption": "two"}\n'
         table = open_table([write(tmp_path / "t.jsonl", lines)])
         assert [row["caption"] for row in rows_of(table)] == ["two"]
-        assert table.malformed.counts == {"the key 'caption' is there twice; keep one of the two": 1}
+        assert table.malformed.counts == {"the key 'caption' appears twice; keep one of the two": 1}
 
     def test_captions_may_hold_newlines_quotes_and_delimiters(self, tmp_path):
         data = 'url,caption\nhttp://a/1,"one\n\n""two"", three\r\nfour"\nhttp://a/2,five "six" seven\n'
