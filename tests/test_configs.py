@@ -98,7 +98,7 @@ def test_shards_without_samples_are_refused_before_anything_is_begun(shards, tmp
     train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
     with pytest.raises(SystemExit, match="2"):
         dry_run(capsys, "demo", "data.train=[]", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
-    assert "data.train: the shards hold no samples" in capsys.readouterr().err
+    assert "data.train: the shards contain no samples" in capsys.readouterr().err
 
 
 def test_what_stands_in_a_runs_way_is_named_by_its_key(shards, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A trained model as others use it: load a model folder or a run, embed pictures and texts."""
+"""Use a trained model: load a model folder or a run, embed pictures and texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Made = TypeVar("Made")
 FEWER = (
     "free some, embed fewer at once (batch_size), or use another device, such as the CPU (device='cpu', --device cpu)"
 )
-"""What to do where the device's memory is full."""
+"""What to do if the device's memory is full."""
 
 
 class Encoder:
@@ -40,15 +40,15 @@ class Encoder:
 
     @property
     def logit_scale(self) -> float:
-        """What cosine similarities are multiplied by before a softmax (1 / temperature)."""
+        """The factor on cosine similarities before a softmax (1 / temperature)."""
         return float(self.model.logit_scale.detach().exp())
 
     @torch.inference_mode()
     def embed_images(self, images: Tensor) -> Tensor:
-        """u8[batch 3 H W] of the model's size → f32[batch dim] of unit norm, on the CPU.
+        """Embed pictures u8[batch 3 H W] of the model's size as f32[batch dim] of unit norm, on the CPU.
 
         Raises:
-            TypeError, ValueError: the images are not of this type, shape or size.
+            TypeError, ValueError: the images have another type, shape or size.
         """
         size = self.config.image.image_size
         if not isinstance(images, Tensor) or images.dtype != torch.uint8:
@@ -64,13 +64,13 @@ class Encoder:
             return self.model.encode_image(images.to(self.device)).cpu()
 
     def embed_pictures(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> Tensor:
-        """Pictures in any form of `Picture` → f32[n dim] of unit norm, on the CPU; of a single picture [1 dim].
+        """Embed pictures in any form of `Picture` as f32[n dim] of unit norm, on the CPU; one picture as [1 dim].
 
-        A file, its bytes, the Pillow image of it and an array or a tensor of its pixels have equal embeddings.
+        A file, its bytes, its Pillow image and an array or tensor of its pixels have equal embeddings.
 
         Raises:
-            PictureError, OSError: one of them is not a readable picture.
-            TypeError, ValueError: one is not a picture at all, or the batch size is below 1.
+            PictureError, OSError: one of them cannot be read as a picture.
+            TypeError, ValueError: one is something other than a picture, or the batch size is below 1.
         """
         embeddings = [torch.empty(0, self.config.embed_dim)]
         for batch in _batches(pictures_in(pictures), batch_size, self._pixels):
@@ -79,7 +79,7 @@ class Encoder:
 
     @torch.inference_mode()
     def embed_texts(self, texts: str | Iterable[str], batch_size: int = 256) -> Tensor:
-        """Texts → f32[n dim] of unit norm, on the CPU; of a single text [1 dim].
+        """Embed texts as f32[n dim] of unit norm, on the CPU; one text as [1 dim].
 
         Raises:
             TypeError, ValueError: one of them is not a str, or the batch size is below 1.
@@ -97,10 +97,10 @@ class Encoder:
 
 
 def _batches(values: Iterable[Value], size: int, made: Callable[[Value], Made]) -> Iterator[list[Made]]:
-    """What is made of the values, `size` at a time; an error names the place of its value.
+    """Apply `made` to each value and yield the results in lists of `size`; an error names the position of its value.
 
     Raises:
-        TypeError, ValueError: the values have no order, or the size is below 1; and what `made` raises.
+        TypeError, ValueError: the values have no order (a set or a mapping), the size is below 1, or `made` raised it.
     """
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
         raise ValueError(f"batch_size is {size!r}; expected a whole number from 1")
@@ -129,7 +129,7 @@ def _with_place(error: TypeError | ValueError, place: int) -> TypeError | ValueE
 
 
 def _texts_in(value: Any) -> Iterable[str]:
-    """A list of the value where it is one text, rather than several of them."""
+    """The texts of the value; one text becomes a list of one."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return [value.item()]
     return [value] if isinstance(value, str) else value
@@ -142,12 +142,12 @@ def _text(text: str) -> str:
 
 
 def load(path: str | Path, device: str | torch.device | None = None, *, ema: bool = False) -> Encoder:
-    """The encoder of a model folder or of a run's newest checkpoint; on the GPU where there is one.
+    """Load the encoder of a model folder or of a run's newest checkpoint, onto the GPU if there is one.
 
-    ema: the averaged weights of a run that keeps them (`training.ema_decay`).
+    ema: load the averaged weights, of a run that keeps them (`training.ema_decay`).
 
     Raises:
-        ValueError: no model there, or a damaged one; no averaged weights; no such device.
+        ValueError: the model is missing or damaged, it has no averaged weights, or there is no such device.
     """
     chosen = choose_device(device)
     state, config, tokenizer = read_model_folder(model_folder(path, ema=ema))

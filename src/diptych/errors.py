@@ -1,19 +1,19 @@
-"""The mistakes that a person can mend, told apart from bugs by their type."""
+"""Errors that a user can fix; every other exception is a bug."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake of whoever called: in their words, their files or their machine.
+    """A user's mistake: in the arguments, the files or the machine.
 
-    The message is a line for each mistake, with the value and the way out. Commands print it and exit with status 2;
-    every other ValueError is a bug and keeps its traceback.
+    The message has one line for each mistake, with the value and the way out. Commands print it and exit with status 2;
+    any other ValueError is a bug and keeps its traceback.
     """
 
 
 class OneRankError(UserError):
-    """What happens to one rank of many, such as a full memory. The other ranks do not know it, so this one says it."""
+    """An error of this rank alone, such as full memory; it prints the message, since the other ranks do not know it."""
 
 
 class LostRankError(UserError):
-    """Another rank has ended or does not answer. It, or its launcher, knows why: no mistake, the exit status is 1."""
+    """Another rank ended or does not answer, and reports the reason itself; this rank exits with status 1, not 2."""

@@ -1,4 +1,4 @@
-"""Paths of this machine, files that appear whole or not at all and stay after a power cut, and locks."""
+"""Local paths, files that are written completely or not at all and survive a power cut, and locks on folders."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from diptych.errors import UserError
 
 LOCK_FILE = "lock"
 PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
-"""What the names of files end in until they are whole."""
+"""The suffix of a file's name until the file is complete."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write fails with on a full disk, beyond a quota, or beyond the size that a file may have."""
+"""Errors of a write on a full disk, above a quota, or above the maximum size of a file."""
 
 _COPIED_WITH = {
     "s3": "`aws s3 sync`",
@@ -29,21 +29,21 @@ _COPIED_WITH = {
     "hf": "`hf upload` or `hf download`",
     "az": "`azcopy sync`",
 }
-"""The tools of some stores, by the scheme of their addresses."""
+"""URL scheme of a store → the command that copies to and from it."""
 
 
 def local_path(text: str | os.PathLike[str]) -> Path:
     """The path that a user meant: `~` and `~user` are expanded, `file:///x` is `/x`.
 
     Raises:
-        UserError: it is empty, an address of another machine, or names a user who is not known here.
+        UserError: it is empty, is a URL of another machine, or names an unknown user.
     """
     text = os.fspath(text)
     if not text or "\0" in text:
         raise UserError(f"{text!r} is not a path; name a file or a folder")
     if on_this_machine := re.match(r"file:(?://(?:localhost)?(?=/)|(?=/[^/]))", text, re.IGNORECASE):
         return Path(unquote(text[on_this_machine.end() :]))
-    # One slash is what is left of an address that has been a Path.
+    # A Path reduces the two slashes of a URL to one.
     if "://" in text or re.match(r"[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE):
         scheme = text.partition(":/")[0].rpartition("::")[2].lower()
         raise UserError(
@@ -58,7 +58,7 @@ def local_path(text: str | os.PathLike[str]) -> Path:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file."""
+    """The SHA-256 of a file, as hex digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -68,9 +68,10 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def committed(path: Path) -> Iterator[Path]:
-    """A path to write to; the file is there under its own name, whole and durably, once this ends well.
+    """Yield a temporary path to write to, and at the end of the block rename it to `path`, durably.
 
-    An exception leaves nothing behind. Whoever writes the same file meanwhile has another path; the last rename wins.
+    After an exception nothing is left. Two processes that write the same file use different temporary paths; the last
+    rename wins.
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -85,21 +86,21 @@ def committed(path: Path) -> Iterator[Path]:
 
 
 def commit_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and durably."""
+    """Write a file completely or not at all, and durably."""
     with committed(path) as partial:
         partial.write_bytes(data)
 
 
 def name_full_disk(error: BaseException, path: Path) -> None:
-    """Put the path into an error that says that there is no room: of a write the system does not say where."""
+    """Add the path to an error about a full disk, since the system does not give the path of a failed write."""
     if isinstance(error, OSError) and error.errno in NO_ROOM and not error.filename:
         error.filename = str(path)
 
 
 def check_writable(path: Path, way_out: str) -> None:
-    """Try at the start what `committed` will need at the end: a folder, made if need be, and a file in it.
+    """Check at the start of a command that `committed` will be able to write the file at its end.
 
-    Leaves nothing behind.
+    Creates missing folders and a test file, and removes both again.
 
     Raises:
         UserError: the file could not be written.
@@ -127,7 +128,7 @@ def check_writable(path: Path, way_out: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Return only when the file, or the folder's list of files, is on the disk."""
+    """Wait until the file, or the list of files of a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -136,7 +137,7 @@ def flush(path: Path) -> None:
 
 
 class LockedError(UserError):
-    """Somebody holds the lock of a folder: another process, or this one already."""
+    """The lock of a folder is taken, by another process or by this one."""
 
     def __init__(self, folder: Path, who: str, holder: str, *, is_ours: bool):
         super().__init__(f"another {who} is at work in {folder} ({holder}); let it finish")
@@ -146,24 +147,25 @@ class LockedError(UserError):
 
 @contextmanager
 def locked(folder: Path, who: str) -> Iterator[None]:
-    """Keep all others that lock the folder out of it until the end; the folder is made if need be.
+    """Hold the lock of a folder during the block; a missing folder is created.
 
-    who: of whom only one may be there, such as `pack`.
+    who: the name of the command, for messages, such as `pack`.
 
-    FOLDER/lock stays. Only with the whole folder may who holds the lock remove it.
+    The file FOLDER/lock stays after the block. Only the holder of the lock may remove it, and only with the whole
+    folder.
 
     Raises:
-        LockedError: somebody is at work there.
-        UserError: the folder cannot be made, or the disk has no locks.
-        OSError: the file cannot be made, or there is no room.
+        LockedError: another process, or another block of this one, holds the lock.
+        UserError: the folder cannot be created, or the disk cannot lock files.
+        OSError: the lock file cannot be created, or the disk is full.
     """
     descriptor = _open_locked(folder, who)
     try:
-        with suppress(OSError):  # a name is not worth an end on a full disk
+        with suppress(OSError):  # a full disk must not end the run for the sake of the holder's name
             os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
         yield
     finally:
-        os.ftruncate(descriptor, 0)  # equal runs leave equal files
+        os.ftruncate(descriptor, 0)  # so that equal runs leave equal files
         unlock_file(descriptor)
 
 
@@ -176,7 +178,7 @@ def _open_locked(folder: Path, who: str) -> int:
             if error.errno in NO_ROOM:
                 raise
             raise cannot(error, folder, "made", "name another folder") from error
-        # Before it is opened: to close it would give up the lock that this process has.
+        # Check this before opening the file: closing it would release the lock that this process holds.
         if path.exists() and _identity(path) in _locked:
             raise LockedError(folder, who, "this process", is_ours=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -189,7 +191,7 @@ def _open_locked(folder: Path, who: str) -> int:
         if not is_alone:
             os.close(descriptor)
             raise LockedError(folder, who, holder, is_ours=False)
-        # Whoever held it before may have removed it since it was opened: then nobody else would see this lock.
+        # The last holder may have removed the file after we opened it; then nobody else would see this lock.
         if path.exists() and _identity(path) == _identity(descriptor):
             os.ftruncate(descriptor, 0)
             return descriptor
@@ -197,17 +199,17 @@ def _open_locked(folder: Path, who: str) -> int:
 
 
 _locked: set[tuple[int, int]] = set()
-"""Device and inode of the files that this process has locked."""
+"""(device, inode) of each file that this process has locked."""
 
 
 def lock_file(descriptor: int) -> bool:
-    """Lock an open file until `unlock_file`, or until this process ends; False if somebody holds it.
+    """Lock an open file until `unlock_file` or the end of this process; False if the lock is taken.
 
-    A record lock: other machines see it over NFS, and child processes, which may outlive this one, do not inherit it.
-    It keeps out other processes only, so what this one holds is remembered.
+    This is a record lock: other machines see it over NFS, and child processes, which may outlive this one, do not
+    inherit it. It does not exclude a second lock by the same process, so `_locked` remembers what this process holds.
 
     Raises:
-        OSError: the disk cannot lock files, or not now.
+        OSError: the disk cannot lock files, or cannot at the moment.
     """
     if _identity(descriptor) in _locked:
         return False
@@ -222,7 +224,7 @@ def lock_file(descriptor: int) -> bool:
 
 
 def unlock_file(descriptor: int) -> None:
-    """Give up the lock and close the file."""
+    """Release the lock and close the file."""
     _locked.discard(_identity(descriptor))
     os.close(descriptor)
 
@@ -233,15 +235,15 @@ def _identity(file: int | Path) -> tuple[int, int]:
 
 
 def lacks_room(error: OSError) -> bool:
-    """Whether a write failed for want of room: a full disk or a used-up quota."""
+    """Whether a write failed because the disk is full or a quota is used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def read_file(path: str | os.PathLike[str], way_out: str) -> bytes:
-    """The bytes of a file that the user named or pointed at.
+    """The bytes of a file that the user named.
 
     Raises:
-        ValueError: it cannot be read; the message says which, why, and the way out.
+        ValueError: it cannot be read; the message names the file, the reason and the way out.
     """
     try:
         with open(local_path(path), "rb") as file:
@@ -251,7 +253,7 @@ def read_file(path: str | os.PathLike[str], way_out: str) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], way_out: str) -> str:
-    """The same as text in UTF-8."""
+    """The text of a UTF-8 file that the user named; raises as `read_file` does."""
     try:
         return read_file(path, way_out).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -259,12 +261,12 @@ def read_text(path: str | os.PathLike[str], way_out: str) -> str:
 
 
 def read_lines(path: str | os.PathLike[str], way_out: str) -> list[str]:
-    """The lines of a text in UTF-8, which end at LF or CRLF and at no other character."""
+    """The lines of a UTF-8 file that the user named; only LF and CRLF end a line."""
     lines = [line.removesuffix("\r") for line in read_text(path, way_out).split("\n")]
     return lines[:-1] if not lines[-1] else lines
 
 
 def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str) -> UserError:
-    """What the system refused, as a user's mistake; `error.filename` tells more than the path where it is set."""
+    """Turn the system's error into a user's mistake; it names `error.filename` if set, since that is more precise."""
     name = PARTIAL.sub("", os.fsdecode(error.filename or path))
     return UserError(f"{name} cannot be {done}: {error.strerror or error}; {way_out}")

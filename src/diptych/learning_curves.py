@@ -1,4 +1,4 @@
-"""How a run learned, from its record: charts against samples seen, with restarts and checkpoints, and some facts."""
+"""Charts and facts about how a run learned, made from its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from diptych.pages.charts import Chart, line_chart, short_number
 from diptych.pages.template import percent
 
 DOUBLE_WIDTH = 514
-"""Of a chart over half of the page, where others take a third."""
+"""Width of a chart that takes half of the page; others take a third."""
 PHASES = ("forward", "backward", "update")
 MOST_EPOCHS = 12
-"""More than these would be a hatching."""
+"""Epochs are marked in the charts only up to this number: more lines would fill the chart."""
 
 
 def by_samples(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The logged steps by samples seen; what a resumed run measured again replaces the first."""
+    """The logged steps in order of samples seen; if a resumed run logged a step again, the later record counts."""
     steps: dict[int, Mapping[str, Any]] = {}
     for record in records:
         if isinstance(record, dict) and "event" not in record and isinstance(record.get("samples_seen"), int):
@@ -28,7 +28,10 @@ def by_samples(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()) -> list[Chart]:
-    """Charts against samples seen, those that the metrics have numbers for; records: with the events."""
+    """Line charts over samples seen, one for each quantity that the metrics contain.
+
+    records: the whole record of the run, for its events: restarts and checkpoints are marked in the charts.
+    """
 
     def series(key: str) -> list[tuple[float, float]]:
         return [(record["samples_seen"], record[key]) for record in metrics if _is_number(record.get(key))]
@@ -88,7 +91,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
 def training_facts(
     metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()
 ) -> list[tuple[str, str]]:
-    """(what, value) of the whole training, in reading order."""
+    """(name, value) of each fact about the whole training, in the order in which the page shows them."""
     if not metrics:
         return []
     facts = [("samples seen", f"{metrics[-1]['samples_seen']:,}")]
@@ -131,13 +134,13 @@ def _numbers(metrics: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def epoch_samples(metrics: Sequence[Mapping[str, Any]]) -> int | None:
-    """Samples of an epoch, where the run saw more than one."""
+    """Samples in an epoch; None if the run saw at most one epoch."""
     epochs = metrics[-1].get("epoch", 0) if metrics else 0
     return round(metrics[-1]["samples_seen"] / epochs) if _is_number(epochs) and epochs > 1 else None
 
 
 def _events(records: Sequence[Mapping[str, Any]], name: str) -> list[int]:
-    """Samples seen at each event of that name."""
+    """Samples seen at each event with this name."""
     return [
         record["samples_seen"]
         for record in records
@@ -150,7 +153,7 @@ def _is_event(record: Any, name: str) -> bool:
 
 
 def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
-    """Time between the records, pauses between a stop and its resume not counted."""
+    """Time between the first and the last record, without the pauses between a stop and its resume."""
     times = [record["time"] for record in metrics if _is_number(record.get("time"))]
     steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
     usual = sorted(steps)[len(steps) // 2] if steps else 0.0

@@ -1,4 +1,4 @@
-"""Models on disk: a folder with weights, config and vocabulary, ours or open_clip's, and where a run keeps its own."""
+"""Read and write model folders (weights, config, vocabulary), in Diptych's layout or open_clip's."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "vocabulary.json"
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-"""How files are called that torch pickles: to read one may run code, so none is read."""
+"""Suffixes of files that torch pickles. Reading one may run code, so none is read."""
 
 FORMAT = "diptych-model"
 FORMAT_VERSION = 1
 
 
 def model_folder(path: str | Path, *, ema: bool = False) -> Path:
-    """The model folder that a path means: itself, that of a checkpoint, or that of a run's newest whole checkpoint.
+    """The model folder at a path: the path itself, or inside a checkpoint, or inside a run's newest valid checkpoint.
 
-    ema: that of the averaged weights, which only checkpoints have besides the others.
+    ema: give the folder of the averaged weights, which only checkpoints have.
 
     Raises:
-        ValueError: none of the three, or without averaged weights.
+        ValueError: the path is none of the three, or has no averaged weights.
         OSError: a file of the checkpoint cannot be read.
     """
     path = local_path(path)
@@ -60,27 +60,27 @@ def model_folder(path: str | Path, *, ema: bool = False) -> Path:
             logger.warning("skipped a damaged checkpoint: %s", fault)
         return _part_of(newest, part)
     if faults:
-        raise UserError(f"{path} has no checkpoint that is whole; the newest: {faults[0]}")
+        raise UserError(f"{path} has no valid checkpoint; the newest: {faults[0]}")
     raise UserError(
-        f"{path} holds neither a model ({CONFIG_FILE}, {WEIGHTS_FILE}, {VOCABULARY_FILE}) "
+        f"{path} contains neither a model ({CONFIG_FILE}, {WEIGHTS_FILE}, {VOCABULARY_FILE}) "
         f"nor a complete checkpoint (checkpoints/step_*/{MANIFEST})"
     )
 
 
 def _part_of(checkpoint: Path, part: str) -> Path:
     if part == EMA and not (checkpoint / EMA).is_dir():
-        raise UserError(f"{checkpoint} has no averaged weights (EMA): its run was not given training.ema_decay")
+        raise UserError(f"{checkpoint} has no averaged weights (EMA): its run was trained without training.ema_decay")
     return checkpoint / part
 
 
 def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Write weights, config and vocabulary into a folder, made if need be; return when the disk has them."""
+    """Write weights, config and vocabulary into a folder and wait until they are on the disk; create the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_tensors(weights, folder / WEIGHTS_FILE)
 
-    # Where a run started from says nothing to the reader of its result, and is a path on another's machine.
+    # The path of a run's initial weights is of no use to others who read the model, and lies on another machine.
     described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
     document = {
         "format": FORMAT,
@@ -99,7 +99,7 @@ def is_model_folder(path: Path) -> bool:
 
 
 def vocabulary_of(folder: Path) -> str:
-    """Of a model folder, as `load_tokenizer` takes it; CLIP's where a folder of open_clip's layout brings none."""
+    """The vocabulary of a model folder, as `load_tokenizer` takes it; CLIP's if open_clip's folder contains none."""
     file = folder / VOCABULARY_FILE
     is_clips = (folder / interop.CONFIG_FILE).is_file() and not file.is_file()
     return "clip" if is_clips else str(file)
@@ -117,20 +117,20 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
         _refuse_hugging_face(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
             if not (folder / name).is_file():
-                raise UserError(f"{folder} is no whole model folder: {name} is missing")
+                raise UserError(f"{folder} is not a complete model folder: {name} is missing")
         config, vocab_size = read_config(folder / CONFIG_FILE)
     vocabulary = vocabulary_of(folder)
     tokenizer = load_tokenizer(vocabulary)
     if tokenizer.vocab_size != vocab_size:
         raise UserError(
-            f"{folder} is of {vocab_size} tokens, its vocabulary {vocabulary} has {tokenizer.vocab_size}: put the one "
-            f"that it was trained with there as {VOCABULARY_FILE}"
+            f"{folder} has a model of {vocab_size} tokens, and its vocabulary {vocabulary} has {tokenizer.vocab_size}: "
+            f"put the vocabulary that it was trained with there as {VOCABULARY_FILE}"
         )
     return config, tokenizer
 
 
 def conversion_of(file: Path) -> str:
-    """The shell command that makes a safetensors file of a pickled one."""
+    """The shell command that converts a pickled file to safetensors."""
     return (
         f'python -c "from torch import load; from safetensors.torch import save_file; '
         f"w = load('{file}', map_location='cpu'); w = w.get('state_dict', w); "
@@ -140,7 +140,7 @@ def conversion_of(file: Path) -> str:
 
 
 def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
-    """Weights, config and tokenizer of a model folder, ours or open_clip's, checked against one another.
+    """Weights, config and tokenizer of a model folder, ours or open_clip's, checked against each other.
 
     Raises:
         ValueError: a file is missing or damaged, or they do not fit together.
@@ -160,7 +160,7 @@ def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfi
 
 
 def _refuse_pickled(folder: Path) -> None:
-    """Whoever has open_clip's folder with weights as torch pickles them is told how to convert them."""
+    """Raise UserError, with the command that converts them, if the folder's weights are pickled."""
     pickled = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLED]
     if pickled:
         raise UserError(
@@ -170,11 +170,11 @@ def _refuse_pickled(folder: Path) -> None:
 
 
 def _refuse_hugging_face(folder: Path) -> None:
-    """Whoever has a model as Hugging Face's transformers saves it is told which layout is read."""
+    """Raise UserError, naming the layout to use instead, if transformers saved the model."""
     try:
         document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        return  # what is wrong is said where it is read
+        return  # `read_config` reports what is wrong
     if isinstance(document, dict) and {"model_type", "architectures"} & set(document):
         raise UserError(
             f"{folder} is a model of Hugging Face's transformers ({document.get('model_type')}), whose layout is not "
@@ -189,7 +189,7 @@ def read_config(path: Path) -> tuple[ModelConfig, int]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f'{path} describes no Diptych model: expected "format": "{FORMAT}"')
+        raise UserError(f'{path} does not describe a Diptych model: expected "format": "{FORMAT}"')
     if document.get("version") != FORMAT_VERSION:
         version = document.get("version")
         raise UserError(f"{path} has format version {version}, this Diptych reads {FORMAT_VERSION}")
@@ -201,10 +201,10 @@ def read_config(path: Path) -> tuple[ModelConfig, int]:
 
 
 def rebuild(wanted: Any, value: Any, where: str) -> Any:
-    """The value as a field's type: a dataclass from its mapping, a tuple from its list, the rest as it is.
+    """Convert a JSON value to a field's type: a mapping to its dataclass, a list to a tuple; the rest stays.
 
     Raises:
-        ValueError: the value is no such thing.
+        ValueError: the value does not have this type.
     """
     if dataclasses.is_dataclass(wanted):
         return rebuild_dataclass(wanted, value, where)

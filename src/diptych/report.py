@@ -1,4 +1,4 @@
-"""One self-contained page about a run: what it reached, how it learned, what it still gets wrong."""
+"""Write a self-contained page about a run: its results, how it learned, and what it still gets wrong."""
 
 from __future__ import annotations
 
@@ -43,16 +43,18 @@ def write_report(
     funnel: Sequence[Mapping[str, Any]] = (),
     title: str | None = None,
 ) -> Path:
-    """Write RUN/report.html, which needs neither network nor scripts, and give its path.
+    """Write RUN/report.html, which needs neither network nor scripts, and return its path.
 
-    evaluation: what `diptych evaluate` writes as JSON. funnel: what became of the data before training, stage by stage:
-    {`stage`, `kept`, `dropped`: reason → number}. What is missing there or in the run directory (metrics.jsonl,
-    config.yaml, samples.png) is left out of the page.
+    evaluation: what `diptych evaluate` writes as JSON.
+    funnel: how many samples each stage before training kept: {`stage`, `kept`, `dropped`: reason → number}.
+
+    Parts that are missing in the evaluation or in the run directory (metrics.jsonl, config.yaml, samples.png) are left
+    out of the page.
     """
     records = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").is_file() else []
     metrics = by_samples(records)
     zero_shot = evaluation.get("zero_shot", {})
-    # Errors are added up over data sets: those of one and the same model.
+    # The errors of several data sets are added up, so they must come from the same model.
     of_the_model = {name: result for name, result in zero_shot.items() if not _other_model(result, evaluation)}
     page = template("diptych", "report.html.jinja", number=_number, picture=_picture).render(
         title=title or run_dir.resolve().name,
@@ -86,10 +88,10 @@ def write_report(
 
 
 def parse_funnel(text: str) -> list[dict[str, Any]]:
-    """The stages in a JSON text, as `write_report` takes them.
+    """Read the stages of a funnel from JSON, as `write_report` takes them.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: the text is something else.
     """
     try:
         stages = [
@@ -111,7 +113,7 @@ def parse_funnel(text: str) -> list[dict[str, Any]]:
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:
-    """One sentence that says what was shown and how it was answered."""
+    """One sentence about the first result: how many pictures were shown, how many answers were right, and chance."""
     if zero_shot := evaluation.get("zero_shot"):
         name, result = _shown_first(zero_shot)
         top1, chance = percent(result["metrics"]["top1"]), percent(result["chance"]["top1"])
@@ -134,7 +136,7 @@ def summary(evaluation: Mapping[str, Any]) -> str:
 
 
 def strip(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Six pictures, what the model said of each and what it is: drawn evenly from those that `summary` is about."""
+    """Six of the pictures that `summary` is about, evenly spaced, each with the model's answer and the truth."""
     if zero_shot := evaluation.get("zero_shot"):
         _, result = _shown_first(zero_shot)
         classes = result["classes"]
@@ -162,7 +164,7 @@ def strip(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The key numbers, zero-shot accuracy and recall at 1, beside what they are to be compared with."""
+    """The key numbers, zero-shot accuracy and recall at 1, each with the numbers to compare it with."""
     cards = []
     for name, result in evaluation.get("zero_shot", {}).items():
         beside = []
@@ -199,7 +201,10 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Accuracy of classes that are combinations of two parts: the longer part across, worst first."""
+    """Accuracy by both parts of the class names, if each class combines two parts; None otherwise.
+
+    The part with more values runs across, worst first.
+    """
     parts = _parts(zero_shot)
     if parts is None:
         return None
@@ -231,7 +236,7 @@ def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Confusion matrices of the classes, or of the parts of their names, and the most confused pairs."""
+    """Confusion matrices of the classes, or of each part of their names, and the pairs confused most often."""
     results = _same_classes(zero_shot)
     if not results:
         return None
@@ -246,7 +251,7 @@ def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | No
 
 
 def _other_model(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """Which model an earlier result is of, where the newest ones are of another."""
+    """`; of MODEL` for a result of another model than the newest results; else empty."""
     model = result.get("model", evaluation.get("model"))
     return "" if model == evaluation.get("model") else f"; of {printable(str(model))}"
 
@@ -304,13 +309,13 @@ def _limited(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown_first(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
-    """The data set that the page begins with: the last that the model was not trained on, or else the last."""
+    """The data set at the top of the page: the last that the model was not trained on, else the last."""
     unseen = [item for item in results.items() if not item[1].get("seen_in_training")]
     return (unseen or list(results.items()))[-1]
 
 
 def _tiles(path: Path) -> list[dict[str, str]]:
-    """Pictures and captions of the first batch; empty where a run did not write them."""
+    """Pictures and captions of the first batch; empty if the run did not write them."""
     try:
         tiles = json.loads(_read_text(path) or "[]")
         return [{"picture": str(tile["picture"]), "caption": str(tile["caption"])} for tile in tiles]
@@ -333,7 +338,7 @@ def _number(value: float) -> str:
 
 
 def _picture(value: Any) -> str:
-    """The data URI, if it is one of a picture; an evaluation file is not trusted to name other addresses."""
+    """Check that a value from the evaluation file, which is not trusted, is the data URI of a picture."""
     if not PICTURE_URI.fullmatch(str(value)):
         raise UserError(f"the evaluation holds {str(value)[:40]!r} where a picture as a data URI is expected")
     return str(value)

@@ -1,14 +1,14 @@
-"""One directory is the whole record of a run.
+"""The directory of a run, which holds its whole record.
 
-config.yaml       resolved; deciding settings must be equal when the run goes on
+config.yaml       the resolved configuration; a resumed run must agree with it in every setting that decides results
 environment.txt   versions and machine of every start
-metrics.jsonl     every number, one line a logged step; the record that all dashboards are fed from
-metrics_redone.jsonl   lines of steps that were taken again after a restart
+metrics.jsonl     all numbers, one line a logged step; every dashboard is fed from it
+metrics_redone.jsonl   lines of steps that were repeated after a restart
 log/              rank_N.log
 checkpoints/      step_N/
 lock              held by the process that trains here
 samples.png       the first batch as the model sees it, samples.txt its captions, samples.json both for the report
-wandb.json        which wandb run this is, where there is one
+wandb.json        which wandb run belongs to it, if any
 report.html
 """
 
@@ -36,12 +36,12 @@ from diptych.yaml_documents import parse_yaml
 logger = logging.getLogger(__name__)
 
 FREE_KEYS = ("run_dir", "machine", "tracking", "checkpoint", "data.train", "tokenizer.vocabulary")
-"""How a run is carried out and watched may change from start to start, and where its input lies; what it computes may
-not. (That the input is the same is checked by content, against the checkpoint.)"""
+"""Keys and sections that may change from one start to the next: how the run is executed and watched, and where its
+input is stored. What it computes may not change. (The content of the input is compared with the checkpoint.)"""
 
 
 _until_the_end = ExitStack()
-"""Of this process, however it ends."""
+"""Holds the lock of the run directory until this process ends."""
 
 
 class RunDir:
@@ -55,22 +55,22 @@ class RunDir:
         self.wandb = path / "wandb.json"
 
     def check_writable(self) -> None:
-        """Try whether a run could be kept here, and leave no trace.
+        """Check that a run can be written here, without leaving any file.
 
         Raises:
-            UserError: it could not.
+            UserError: it cannot.
         """
         for place in (self.config_file, self.log / "rank_0.log", self.checkpoints / "step_0"):
             check_writable(place, "set run_dir to one that can be")
 
     def prepare(self, loaded: LoadedConfig) -> None:
-        """Make the directory, or check that it holds this very run, and keep others out; rank 0 calls it.
+        """Create the directory, or check that it belongs to this run, and lock it; only rank 0 calls it.
 
         Raises:
-            ConfigError: it holds another run; one line per differing key. Or another process is training in it.
+            ConfigError: it contains another run (one line per differing key), or another process is training in it.
         """
         if self.config_file.exists():
-            # A start that never saved has nothing to lose, and its config may be what was wrong.
+            # A run without a checkpoint has nothing to lose, and its config may have been the mistake.
             if self.has_checkpoints():
                 self._refuse_another_run(loaded.config)
         elif left := [path.name for path in (self.checkpoints, self.metrics, self.log) if path.exists()]:
@@ -89,13 +89,17 @@ class RunDir:
             commit_file(self.config_file, dump_config(loaded.config).encode())
 
     def record_start(self, config: RunConfig) -> None:
-        """Write down what is about to run, once nothing stands in its way; rank 0 calls it."""
+        """Write config and environment once all checks have passed; only rank 0 calls it."""
         commit_file(self.config_file, dump_config(config).encode())
         with (self.path / "environment.txt").open("a", encoding="utf-8") as file:
             file.write(describe_environment())
 
     def read_config(self) -> RunConfig:
-        """Raises ConfigError where there is no run, or it may not be read."""
+        """The configuration of the run.
+
+        Raises:
+            ConfigError: there is no run here, or its config cannot be read.
+        """
         try:
             values: Any = parse_yaml(self.config_file.read_text(encoding="utf-8"))
             return config_from_dict(values)
@@ -105,11 +109,11 @@ class RunDir:
             raise ConfigError(f"{self.config_file}: cannot be read ({error.strerror}); make it readable") from None
 
     def has_checkpoints(self) -> bool:
-        """Whether the run was ever saved, so that there is something to go on from."""
+        """Whether the run was ever saved, so that it can be resumed."""
         return self.config_file.exists() and any(self.checkpoints.glob("step_*"))
 
     def is_training(self) -> bool:
-        """Whether a process trains here now; of a directory that cannot be locked it is not known, and taken for no."""
+        """Whether a process is training here now; False also if the directory cannot be locked."""
         try:
             with locked(self.path, "training"):
                 return False
@@ -128,7 +132,7 @@ class RunDir:
                     f"or set run_dir to a new directory"
                 ) from None
         except UserError as error:
-            logger.warning("%s; see that only one command trains here", error)
+            logger.warning("%s; make sure that only one command trains here", error)
 
     def _refuse_another_run(self, config: RunConfig) -> None:
         differing = [
@@ -141,7 +145,7 @@ class RunDir:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that a full disk cuts short without a traceback for every line."""
+    """A log file that drops lines when the disk is full, instead of printing a traceback for each."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -149,7 +153,7 @@ class _LogFile(logging.FileHandler):
 
 
 def log_to(run_dir: RunDir, rank: int) -> None:
-    """Every rank to its own file; warnings of rank 0 to stderr too."""
+    """Write the log of each rank to its own file, and warnings of rank 0 to stderr as well."""
     root = logging.getLogger("diptych")
     root.setLevel(logging.INFO)
     root.propagate = False
@@ -165,7 +169,7 @@ def log_to(run_dir: RunDir, rank: int) -> None:
 
 
 def describe_environment() -> str:
-    """A paragraph a start: when, on what, with which versions."""
+    """A paragraph for environment.txt: when the run was started, on which machine, with which versions."""
     installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
     lines = [
         f"started {datetime.now().isoformat(timespec='seconds')}",
@@ -177,7 +181,7 @@ def describe_environment() -> str:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Every whole line of a record; the last may have been cut by a kill."""
+    """The records in metrics.jsonl; a line that a kill cut short is left out."""
     lines = []
     for text in file.read_text(encoding="utf-8").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Slurm's variables as those of a launcher: `srun diptych train CONFIG` starts the ranks itself."""
+"""Translate Slurm's variables to a launcher's, so that `srun diptych train CONFIG` needs no other launcher."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 
 FIRST_PORT, NUM_PORTS = 15000, 15000
-"""Below the ports that systems hand out for connections."""
+"""A range below the ports that systems assign to outgoing connections."""
 
 
 def launcher_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a launcher would have set for this task of a job step; empty outside of one, or where a launcher did.
+    """The variables that a launcher would set for this task of a job step; empty outside of a step or under a launcher.
 
-    The ranks meet at the node that `srun` was called on, which in a batch job is the first, at a port that follows from
-    the numbers of job and step; a MASTER_ADDR or MASTER_PORT of the user's stays.
+    The ranks meet at the node on which `srun` was called, which in a batch job is the first node. The port is computed
+    from the numbers of job and step. A MASTER_ADDR or MASTER_PORT that the user set is kept.
     """
     if any(environment.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")):
         return {}
@@ -35,7 +35,7 @@ def launcher_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_host(nodes: str) -> str:
-    """`gpu03` of Slurm's list `gpu[03-05,9],login1`; the first of each list is what has the first rank."""
+    """The first host of a list of Slurm's, where rank 0 runs: `gpu03` of `gpu[03-05,9],login1`."""
     name = re.match(r"[^,\[]*(?:\[[^\]]*\][^,\[]*)*", nodes)
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", name[0]) if name else ""
 
@@ -46,7 +46,7 @@ def _nodes(environment: Mapping[str, str]) -> str:
 
 
 def _tasks_on_this_node(environment: Mapping[str, str]) -> int:
-    """From a list such as `4(x2),3`, a number for each node and how many nodes have it."""
+    """Tasks on this node, from a list such as `4(x2),3`: four tasks on each of two nodes, three on the next."""
     listed = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or "1"
     counts = [
         int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed) for _ in range(int(times or 1))

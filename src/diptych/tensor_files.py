@@ -1,4 +1,4 @@
-"""Safetensors files, written and read with the modes and the errors of all other files."""
+"""Read and write safetensors files, with the file modes and errors of ordinary files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a safetensors file.
 
     Raises:
-        OSError: it cannot be written, for example for want of room.
+        OSError: it cannot be written, for example because the disk is full.
     """
-    # safetensors gives its files mode 0600; one that we make gets what umask and folder allow.
+    # safetensors creates files with mode 0600; a file that we create first has the mode that umask and folder give.
     path.touch()
     mode = path.stat().st_mode
     try:
@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        ValueError: it cannot be read, or is no such file.
+        ValueError: it cannot be read, or is not a safetensors file.
     """
     try:
         return safetensors.torch.load_file(path)

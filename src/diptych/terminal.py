@@ -1,4 +1,4 @@
-"""Text from the crawl, from file names and from users, made fit for a terminal line."""
+"""Make text from crawls, file names and users safe and short enough for a terminal line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PLAIN = {
     "×": "x",
     "·": "*",
 }
-"""What our own lines are written with where the terminal has no such letter."""
+"""Letters of our own output → what replaces them on a terminal that lacks them."""
 
 
 def printable(text: str, width: int | None = None) -> str:
     """The text on one line, without control characters, cut to `width` columns.
 
     C0 and C1 control characters (an escape sequence starts with one) are left out; line ends and tabs become
-    spaces; bidirectional controls, which can reorder what stands around them, are shown as `<U+202E>`.
+    spaces; bidirectional controls, which can reorder the text around them, are shown as `<U+202E>`.
     """
     kept = []
     for character in text:
@@ -61,7 +61,7 @@ def columns(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """The text, or as much of it as leaves room for `…`."""
+    """The text, cut to `width` columns with `…` at the end if it is wider."""
     if columns(text) <= width:
         return text
     kept, used = "", 0
@@ -73,14 +73,14 @@ def fit(text: str, width: int) -> str:
 
 
 def bar(fraction: float, width: int) -> str:
-    """A bar of `width` columns, to an eighth of a column."""
-    # In this order a NaN becomes 0.
+    """A bar of `width` columns, filled to `fraction` with the precision of an eighth of a column."""
+    # max(0.0, …) in this order turns a NaN into 0.
     eighths = round(min(max(0.0, fraction), 1.0) * width * 8)
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
 
 
 def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
-    """Rows as lines of at most `width` columns; the first column gives way.
+    """Rows as lines of at most `width` columns; the first column is shortened to fit.
 
     align: `<` or `>` for each column.
     """
@@ -104,21 +104,22 @@ def counted(number: int, noun: str) -> str:
 
 
 def is_or_are(number: int) -> str:
-    """The verb after so many."""
+    """The verb that agrees with the number."""
     return "is" if number == 1 else "are"
 
 
 def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
-    """A line for someone who mistyped one of the known words."""
+    """The message for a word that is not known: it suggests the nearest known word, or lists them all."""
     near = difflib.get_close_matches(word, known, n=1)
     way_out = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     return f"no {what} {printable(word, 40)!r}; {way_out}"
 
 
 def write_plainly_where_needed() -> None:
-    """Let standard output and error write anything, whatever their encoding.
+    """Make standard output and error accept any text, whatever their encoding.
 
-    A letter that it lacks becomes a plain one or `?`: a bar in Latin-1, a byte of a file name that is not UTF-8 at all.
+    A letter that the encoding lacks, such as a bar in Latin-1 or a byte of a file name that is not UTF-8, is replaced
+    by a plain one or by `?`.
     """
     codecs.register_error("diptych.plain", _plainly)
     for stream in (sys.stdout, sys.stderr):
@@ -134,10 +135,10 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """End quietly, as SIGPIPE ends other tools, when whoever read what we print has gone (`| head`).
+    """Exit quietly when the reader of our output has gone (`| head`), as SIGPIPE ends other tools.
 
-    As the notes on SIGPIPE in Python's `signal` have it: to leave the signal to the system would also end us when a
-    connection breaks. A broken pipe that is neither standard output nor standard error is raised on.
+    This follows the notes on SIGPIPE in Python's `signal` module: the signal's default action would also end the
+    process when a network connection breaks. A broken pipe other than standard output and error is raised.
     """
     try:
         try:
@@ -161,7 +162,10 @@ def _escaped(char: str) -> str:
 
 
 def _flush_unless_full() -> None:
-    """Now rather than at Python's end, where a broken pipe is told; a full disk may be told there."""
+    """Flush standard output now, since Python would print an error for a broken pipe when it exits.
+
+    An error such as a full disk is ignored: Python may report that when it exits.
+    """
     try:
         print(end="", flush=True)
     except BrokenPipeError:

@@ -1,6 +1,6 @@
-"""wandb, opened in one way for training, evaluation and shard building.
+"""Open a wandb run, the same way for training, evaluation and shard building.
 
-What the caller asks for wins over the environment (`WANDB_…` and wandb's settings files), which wins over our defaults.
+The caller's settings override the environment (`WANDB_…` and wandb's settings files), which overrides our defaults.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from diptych.errors import UserError
 from diptych.terminal import printable
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
-"""What WANDB_MODE may be → what it means."""
+"""Value of WANDB_MODE → what it means."""
 FALSE_WORDS = ("", "0", "n", "no", "f", "false", "off")
 LONGEST_REASON = 120
 
 
 def is_disabled(mode: str = "auto") -> bool:
-    """Whether wandb is to be left out altogether; known without loading it."""
+    """Whether wandb is switched off; does not import it."""
     if mode != "auto":
         return mode == "off"
     disabled = os.environ.get("WANDB_DISABLED", "").lower() not in FALSE_WORDS
@@ -33,22 +33,26 @@ def is_disabled(mode: str = "auto") -> bool:
 
 
 def is_silent() -> bool:
-    """Whether the user wants no lines about wandb."""
+    """Whether WANDB_SILENT asks for no output about wandb."""
     return os.environ.get("WANDB_SILENT", "").lower() not in FALSE_WORDS
 
 
 def refuse_unknown_mode(mode: str = "auto") -> None:
-    """Raise UserError if WANDB_MODE decides and is not a mode of wandb, which would then fail late."""
+    """Raise UserError if the mode comes from WANDB_MODE and wandb does not know it, since wandb would fail late."""
     said = os.environ.get("WANDB_MODE")
     if mode == "auto" and said and said not in MODES:
         raise UserError(f"WANDB_MODE is {said!r} in the environment; it must be online, offline or disabled")
 
 
 def find_mode(mode: str = "auto", *, without_key: str = "offline") -> str:
-    """`online`, `offline` or `disabled`: the caller's word, else the environment's, else whether there is a key."""
+    """`online`, `offline` or `disabled`.
+
+    The caller's mode counts first, then the environment's. Without either it is `online` if there is an API key, else
+    `without_key`.
+    """
     for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
-        del os.environ[name]  # an empty value is how a script unsets one; wandb would refuse or use it
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else wandb's failures go to its makers, offline too
+        del os.environ[name]  # scripts unset a variable by making it empty; wandb would refuse the value or use it
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else wandb sends its failures to its makers, offline too
     if is_disabled(mode):
         return "disabled"
     if mode != "auto":
@@ -68,11 +72,14 @@ def open_run(
     process: int | None = None,
     **keywords: Any,
 ) -> Any:
-    """A wandb run.
+    """Start a wandb run, or continue one.
 
-    mode: `online` or `offline`, as `find_mode` gives it. wanted, defaults: names of `wandb.Settings` → values that win
-    over the environment, or give way to it; None is not set. command: the user's, for the run's overview. process:
-    whose system metrics are taken, with its children's (this process). keywords: for `wandb.init`.
+    mode: `online` or `offline`, as `find_mode` gives it.
+    wanted: name in `wandb.Settings` → value that overrides the environment; None leaves it unset.
+    defaults: the same, where the environment overrides the value.
+    command: what the user typed, for the run's overview.
+    process: the process whose system metrics are recorded, with those of its children; by default this one.
+    keywords: passed to `wandb.init`.
     """
     import wandb
 
@@ -97,7 +104,7 @@ def open_run(
 
 
 def user_command() -> list[str]:
-    """The command that the user called, as words; `python -m diptych` is `diptych`."""
+    """The command that the user typed, as a list of words; `python -m diptych` becomes `diptych`."""
     path = Path(sys.argv[0])
     name = path.parent.name.replace("_", "-") if path.name == "__main__.py" else path.name
     return [name, *sys.argv[1:]]
@@ -108,32 +115,32 @@ def is_offline(run: Any) -> bool:
 
 
 def folder_of(run: Any) -> Path:
-    """Where the run's files are."""
+    """The folder with the run's files."""
     return Path(run.dir).parent
 
 
 def location(run: Any) -> str:
-    """Where to look at the run, or what sends it there."""
+    """The URL of the run, or the command that uploads it if it is offline."""
     if is_offline(run):
         return f"offline; `wandb sync {shlex.quote(printable(str(folder_of(run))))}` sends it"
     return f"{run.url}"
 
 
 def reason(error: Exception) -> str:
-    """What is wrong, in one short line: a server's answer may be a whole HTML page."""
+    """The error in one short line; a server's answer may be a whole HTML page."""
     lines = re.split(r"\s*[<{]", str(error))[0].strip().splitlines() or [type(error).__name__]
     return printable(lines[0], LONGEST_REASON).rstrip(" .:")
 
 
 def _known_settings() -> Any:
-    """What the environment and wandb's settings files say."""
+    """The settings from the environment and wandb's settings files."""
     from wandb.sdk import wandb_setup
 
     return wandb_setup.singleton().settings  # wandb.setup() would start its service, which writes and connects
 
 
 def _has_key(known: Any) -> bool:
-    """Whether the environment holds a key for the server that is asked, or `wandb login` left one."""
+    """Whether there is an API key for the server, in the environment or saved by `wandb login`."""
     if known.api_key or known.identity_token_file:
         return True
     server = urlsplit(known.base_url).netloc

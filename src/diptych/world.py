@@ -1,4 +1,7 @@
-"""Who we are among the processes of a run; the only reader of the launcher's environment."""
+"""The rank of this process in a run, and what the ranks do together.
+
+This is the only file that reads the launcher's environment variables.
+"""
 
 from __future__ import annotations
 
@@ -25,34 +28,34 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What every launcher sets."""
+"""Variables that every launcher sets so that the ranks can meet."""
 
 MAX_LOADER_WORKERS = 12
-"""Of a rank, unless more are asked for: each holds two batches in shared memory."""
+"""Loader processes of a rank unless the user asks for more: each holds two batches in shared memory."""
 
 FULL_MEMORY = re.compile(r"out of memory|can't allocate memory|_STATUS_ALLOC_FAILED")
-"""How CUDA, its libraries and the CPU's allocator say so, of which torch makes a RuntimeError."""
+"""The words with which CUDA, its libraries and the CPU's allocator report full memory in a RuntimeError."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A process's place: `rank` of `size`, `local_rank` on this machine, and the device it computes on."""
+    """The place of this process: `rank` of `size`, `local_rank` on this machine, and its device."""
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
     num_sharing_cpus: int = 1
-    """How many ranks, this one included, may use the CPUs that this process may use."""
+    """The number of ranks, with this one, that share this process's CPUs."""
     spans_machines: bool = False
-    """Whether some rank runs on another machine, behind a slower network."""
+    """Whether some ranks run on other machines, over a slower network."""
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def rows(self, global_batch_size: int) -> tuple[int, int]:
-        """The first and the last-plus-one row of the global batch that this rank takes.
+        """The rows [first, stop) of the global batch that this rank processes.
 
         Raises:
             UserError: there are more ranks than rows.
@@ -62,7 +65,7 @@ class World:
         return first, first + rows_of_ranks[self.rank]
 
     def rows_of_ranks(self, global_batch_size: int) -> list[int]:
-        """How many rows of the global batch each rank takes: as many as the next one, or one more.
+        """How many rows of the global batch each rank processes; the numbers differ by at most one.
 
         Raises:
             UserError: there are more ranks than rows.
@@ -76,7 +79,7 @@ class World:
         return [share + 1] * left + [share] * (self.size - left)
 
     def loader_workers(self, asked: int | Literal["auto"]) -> int:
-        """How many processes load for this rank; `auto` leaves a CPU of its share to the rank itself."""
+        """The number of loader processes for this rank; `auto` leaves one CPU of its share to the rank itself."""
         if asked != "auto":
             return asked
         if self.device.type == "cpu":
@@ -85,11 +88,11 @@ class World:
 
 
 def read_world() -> World:
-    """From what torchrun, deepspeed or srun put into the environment; alone where there is no launcher.
+    """Read the place of this process from the variables of torchrun, deepspeed or srun; one rank without a launcher.
 
     Raises:
-        UserError: what is there makes no sense, or there is a GPU and it cannot be used. Whether it is enough to meet
-            the others, `process_group` sees.
+        UserError: the variables contradict one another, or the machine's GPU cannot be used. `process_group` checks
+            whether the ranks can meet.
     """
     os.environ.update(launcher_variables(os.environ))
     size, rank, local_rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0), _whole_number("LOCAL_RANK", 0)
@@ -98,19 +101,19 @@ def read_world() -> World:
     refuse_unusable_gpu()
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        # A launcher may show each rank a GPU of its own as the only one.
+        # A launcher may make one GPU visible to each rank.
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
     of_torchrun, of_deepspeed = "LOCAL_WORLD_SIZE", "LOCAL_SIZE"
     num_here = max(1, _whole_number(of_torchrun if os.environ.get(of_torchrun) else of_deepspeed, 1))
-    # Where a rank is a task of Slurm's, it is bound to CPUs of its own.
+    # Slurm binds each task to its own CPUs; this rank is such a task.
     is_bound = os.environ.get("SLURM_CPUS_PER_TASK") and os.environ.get("SLURM_NTASKS") == str(size)
     return World(rank, local_rank, size, device, 1 if is_bound else num_here, spans_machines=num_here < size)
 
 
 def left_over() -> str | None:
-    """What is wrong with an environment in which nobody can be met, as with a WORLD_SIZE left over in a shell.
+    """The message for a shell with a leftover RANK or WORLD_SIZE but no address to meet at; None if all is well.
 
-    Alone, such a process would train on its share of each batch, and nobody on the rest.
+    Such a process would train alone on its share of each batch, and the rest would be missing.
     """
     missing = [name for name in MEETING if not os.environ.get(name)]
     left = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
@@ -131,7 +134,7 @@ def _whole_number(name: str, default: int) -> int:
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """The device of that name, once it has proved that it can hold numbers; None: the GPU where there is one.
+    """The device with this name, after a test that it works; for None the GPU if there is one, else the CPU.
 
     Raises:
         UserError: there is no such device, or it cannot be used.
@@ -160,12 +163,12 @@ def _devices() -> Iterator[str]:
 
 @contextmanager
 def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
-    """The default process group for the time of the block: NCCL on CUDA, gloo on the CPU.
+    """Open torch's default process group during the block: NCCL on CUDA, gloo on the CPU.
 
-    One process needs no launcher: its group meets in memory, on no port.
+    A single process needs no launcher and no port: its group exists in memory.
 
     Raises:
-        UserError: the ranks do not meet in time, or cannot.
+        UserError: the ranks cannot meet, or not in time.
     """
     if world.size > 1 and (why := left_over()):
         raise UserError(why)
@@ -192,7 +195,7 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
 
 
 def refuse_shared_gpu(world: World) -> None:
-    """Raise OneRankError if another rank has this rank's GPU; NCCL would fail with less to say, or wait."""
+    """Raise OneRankError if another rank uses this rank's GPU; NCCL would hang or fail with a vaguer message."""
     if world.size == 1 or world.device.type != "cuda":
         return
     gpu = str(torch.cuda.get_device_properties(world.device).uuid)
@@ -205,16 +208,16 @@ def refuse_shared_gpu(world: World) -> None:
 
 
 def first_to_claim(store: dist.Store, what: str, rank: int) -> int:
-    """The rank that claimed it first, of those that meet at this store."""
+    """Claim `what` for a rank, and return the rank that claimed it first in this store."""
     return int(store.compare_set(f"claim {what}", "", str(rank)))
 
 
 @contextmanager
 def _lost_ranks_named() -> Iterator[None]:
-    """One line where the backend breaks off, wherever that is.
+    """Turn an error of the communication backend anywhere in the block into one line.
 
     Raises:
-        LostRankError: another rank has ended, or has not answered in time.
+        LostRankError: another rank ended, or did not answer in time.
     """
     try:
         yield
@@ -230,10 +233,10 @@ def _lost_ranks_named() -> Iterator[None]:
 
 @contextmanager
 def full_memory_named(device: torch.device, way_out: str) -> Iterator[None]:
-    """One line where a tensor finds no room on the device, or in this machine's memory.
+    """Turn an error about full memory, of the device or this machine, into one line that ends with `way_out`.
 
     Raises:
-        OneRankError: it did not.
+        OneRankError: the memory is full.
     """
     try:
         yield
@@ -248,16 +251,17 @@ def full_memory_named(device: torch.device, way_out: str) -> Iterator[None]:
 
 
 def on_any_rank(world: World, claim: bool) -> bool:
-    """Whether it holds on at least one rank; every rank must call it."""
+    """Whether the claim is true on at least one rank; every rank must call it."""
     flag = torch.tensor([int(claim)], device=world.device)
     dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag)
 
 
 def first_decides(world: World, decide: Callable[[], Answer]) -> Answer:
-    """What `decide` gives on rank 0, on every rank; for what touches the run directory. Every rank must call it.
+    """Call `decide` on rank 0 and return its result on every rank; every rank must call this.
 
-    A user's mistake that it raises there ends the other ranks quietly: one process says it, all stop.
+    It is for decisions that need the run directory. If `decide` raises a user's mistake, rank 0 reports it and the
+    other ranks exit silently.
     """
     answer: list[Answer | None] = [None]
     mistake: Exception | None = None

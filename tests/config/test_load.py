@@ -162,12 +162,15 @@ def test_the_key_that_was_meant_is_named(write, key, meant):
         ("optimizer.warmup_samples=1000", "the run would end while warming up"),
         ("training.global_batch_size=2000", "less than one global batch"),
         ("training.global_batch_size=0", "must be above 0"),
-        ("optimizer.beta2=1", "must lie between 0 and 1"),
+        ("optimizer.beta2=1", "must be between 0 and 1"),
         ("optimizer.weight_decay=-0.1", "must be 0 or more"),
-        ("model.text.context_length=2", "start, one token and end need 3"),
+        ("model.text.context_length=2", "it must be at least 3, for start, one token and end"),
         ("optimizer.learning_rate=-.5", "must be above 0"),
         ("optimizer.weight_decay=.inf", "must be a finite number"),
-        ("training.initial_logit_scale=5", "training.initial_logit_scale 5 is above training.max_logit_scale 4.6"),
+        (
+            "training.initial_logit_scale=5",
+            "training.initial_logit_scale 5 is above its maximum, training.max_logit_scale 4.6",
+        ),
         ("optimizer.learning_rate=.inf", "must be a finite number"),
         ("training.seed=18446744073709551617", "must be 0 or more and below 2^63"),
         ("training.seed=-1", "must be 0 or more and below 2^63"),
@@ -176,7 +179,7 @@ def test_the_key_that_was_meant_is_named(write, key, meant):
         ("data.train=3", "data.train is 3"),
         ("training.seed=true", "training.seed is True"),
         ("seed", "write key=value"),
-        ("model.image.mean=[1, 2]", "model.image.mean is [1.0, 2.0]; it holds too few numbers"),
+        ("model.image.mean=[1, 2]", "model.image.mean is [1.0, 2.0]; it contains too few numbers"),
         ("model.image.mean=[1, 2, 3, 4]", "model.image.mean is [1.0, 2.0, 3.0, 4.0]; "),
         ("optimizer=null", "optimizer is None; expected a mapping of its settings"),
         ("tracking.wandb=on", "tracking.wandb is True; it should be 'auto'"),
@@ -193,10 +196,10 @@ def test_an_impossible_value_is_refused(write, override, complaint):
         ("a: [", "my.yaml:1: not valid YAML"),
         (
             "data: {train: x}\noptimizer: {}\ndata: {}\n",
-            "my.yaml:3: not valid YAML: the key 'data' is",
+            "my.yaml:3: not valid YAML: the key 'data' appears",
         ),
         ("data: {train: x,\n  train: y}\n", "my.yaml:2: not valid YAML: the key 'train' appears twice"),
-        ("- a", "holds a list; expected a mapping"),
+        ("- a", "contains a list; expected a mapping"),
         ("", "data is not set"),
     ],
 )
@@ -254,7 +257,7 @@ def test_the_page_of_all_keys_says_what_each_is():
         "# random_square_crop | random_resized_crop | none",
         "gradient_clip_norm: 1.0  # number or null",
         "mean: [0.48145466, 0.4578275, 0.40821073]  # 3 numbers",
-        "# Newest valid checkpoints that stay; at least 2.",
+        "# Number of newest valid checkpoints that are kept; at least 2.",
     ):
         assert line in lines
 

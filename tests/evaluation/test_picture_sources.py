@@ -147,7 +147,7 @@ def test_class_numbers_in_shards_of_another_writer_become_the_names_of_the_class
     assert opened.labels == ("0", "1", "1")
     assert named(opened, ["blue", "red"]).labels == ("blue", "red", "red")
     assert named(named(opened, ["blue", "red"]), ["x"]).labels == ("blue", "red", "red")
-    with pytest.raises(ValueError, match="class number 1 beside 1 class, numbered from 0"):
+    with pytest.raises(ValueError, match="class number 1, beyond the 1 class, numbered from 0"):
         named(opened, ["blue"])
 
 
@@ -334,7 +334,7 @@ def no_pictures(folder):
     [
         (missing, "nowhere does not exist; expected a folder with one subfolder for each class"),
         (empty, "has no pictures in subfolders; expected CLASS/PICTURE.jpg"),
-        (loose, "but 1 beside one another"),
+        (loose, "but 1 outside of subfolders"),
         (without_caption, "none of the 1 picture of "),
         (without_caption, "has a caption that can be used: 1 no_caption (for example one.png); expected PICTURE.txt"),
         (without_column, "has no column 'label'. Its columns: path, class"),
@@ -343,7 +343,7 @@ def no_pictures(folder):
         (without_json, "no class number in a cls member; it has png"),
         (without_key, "no 'label' in a json member and no class number in a cls member; its json member has class"),
         (without_key, "--label-key"),
-        (with_a_name_for_a_number, "its cls member holds b'cat'; expected the number of a class, from 0"),
+        (with_a_name_for_a_number, "its cls member is b'cat'; expected the number of a class, from 0"),
         (with_numbers_in_some, "00001.tar/b has no cls member, unlike the first sample; it has png"),
         (unreadable_folder, "red cannot be read: Permission denied; make it readable"),
         (unreadable_tree, "tree cannot be read: Permission denied; make it readable"),
@@ -351,7 +351,7 @@ def no_pictures(folder):
         (vanished_picture, "red/0.png cannot be read: No such file or directory; make it readable, or take it out"),
         (vanished_shard, "00000.tar cannot be read: No such file or directory; bring it back"),
         (name_too_long, "does not exist"),
-        (no_pictures, "holds no pictures"),
+        (no_pictures, "contains no pictures"),
     ],
 )
 def test_mistakes_are_named(tmp_path, attempt, expected):

@@ -321,7 +321,7 @@ def test_folders_are_read_whatever_the_format_and_the_rest_is_counted_and_named(
     }
     said = capsys.readouterr().out
     assert sum(result["formats"].values()) == 9
-    assert "set: other formats are read too, of each the first frame or page: " in said
+    assert "set: other formats were read too, the first frame or page of each: " in said
     assert "left out of the folder: 5 hidden (for example .ipynb_checkpoints)" in said
     assert "1 class_folder_without_pictures (for example dog/)" in said
 
@@ -645,4 +645,6 @@ def test_names_of_pictures_are_read_by_dedup_in_either_form():
 def test_mistakes_of_embed_are_one_line(model, tmp_path, capsys):
     assert "nothing to embed" in fails(capsys, "embed", model, "--output", tmp_path / "o.npz")
     assert ".npz" in fails(capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.txt")
-    assert "holds no pictures" in fails(capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.npz")
+    assert "contains no pictures" in fails(
+        capsys, "embed", model, "--pictures", tmp_path, "--output", tmp_path / "o.npz"
+    )

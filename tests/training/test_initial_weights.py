@@ -135,7 +135,7 @@ def test_a_lone_safetensors_file_is_read_with_the_model_that_the_config_gives(tm
 
 def test_a_file_without_a_model_in_the_config_is_refused(tmp_path, shards):
     safetensors.torch.save_file(dual_encoder(model_config()).state_dict(), tmp_path / "some.safetensors")
-    with pytest.raises(ConfigError, match="says nothing of its towers"):
+    with pytest.raises(ConfigError, match="does not describe its towers"):
         resolved(tmp_path, shards, f"model.initial_weights={tmp_path / 'some.safetensors'}")
 
 

@@ -1,4 +1,4 @@
-"""The keys of a configuration: all of them, what each means, and which one was meant by another word."""
+"""List the keys of a configuration, describe them, and guess which key an unknown word means."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ OTHER_WORDS = {
 """Key → what other trainers call it."""
 
 UNIONS = (types.UnionType, typing.Union)
-"""What `int | None` is, and with a Literal in it."""
+"""The types of `int | None`, and of a union that contains a Literal."""
 
 WIDTH = 79
-"""Columns of the page of all keys."""
+"""Columns of the output of `diptych train --keys`."""
 
 
 def all_keys(part: Any = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Every key, dotted, sections included, in the order of the schema."""
+    """Every key and section with its dotted name, in the order of the schema."""
     for key, hint in typing.get_type_hints(part).items():
         yield f"{prefix}{key}"
         if dataclasses.is_dataclass(hint):
@@ -70,10 +70,10 @@ def all_keys(part: Any = RunConfig, prefix: str = "") -> Iterator[str]:
 
 
 def meant_by(word: str) -> str | None:
-    """The key that an unknown one probably stands for; None if it resembles nothing.
+    """The key that an unknown one probably means; None if it resembles no key.
 
-    In this order: a near spelling in the same section, the same name elsewhere, another trainer's name for it, a near
-    spelling anywhere.
+    It tries, in this order: a near spelling in the same section, the same name in another section or another trainer's
+    name for a key, and a near spelling anywhere.
     """
     section, _, name = word.lower().replace("-", "_").rpartition(".")
     known = {key: [key.rpartition(".")[2], *OTHER_WORDS.get(key, "").split()] for key in all_keys()}
@@ -92,7 +92,7 @@ def meant_by(word: str) -> str | None:
 
 
 def did_you_mean(word: str) -> str | None:
-    """`did you mean KEY?`, with the unit where the word suggests another."""
+    """`did you mean KEY?`, and that it counts samples if the unknown word did not say so; None without a guess."""
     key = meant_by(word)
     if key is None:
         return None
@@ -101,7 +101,7 @@ def did_you_mean(word: str) -> str | None:
 
 def describe_keys() -> str:
     """All keys as a YAML file to start from, 80 columns wide, each with its default, its type and what it means."""
-    heading = "# Every key of `diptych train`. What is empty here has no default; any other line may be left out."
+    heading = "# Every key of `diptych train`. Keys that are empty here have no default; other lines may be left out."
     return "\n".join([*_comment(heading, ""), "", *_described(RunConfig, "")])
 
 
@@ -123,7 +123,7 @@ def _described(part: Any, indent: str) -> Iterator[str]:
 
 
 def _comments(part: Any) -> dict[str, str]:
-    """Field → the text below it in the schema."""
+    """Field → the docstring below it in the schema."""
     body = ast.parse(inspect.getsource(part)).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -149,7 +149,7 @@ def _default(field: Any) -> str:
 
 
 def _kind(hint: Any) -> str:
-    """The type in words."""
+    """A type in words, such as `number or null`."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(str, options))

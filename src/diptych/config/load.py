@@ -1,7 +1,7 @@
-"""YAML files and key=value overrides become a RunConfig, or one ConfigError that names every mistake.
+"""Load YAML files and key=value overrides into a RunConfig, or raise one ConfigError that names every mistake.
 
-Files are merged left to right, then the overrides; an empty mapping empties what was set before. pydantic checks types
-strictly. For each value we remember who set it, so that an error and `diptych train --dry-run` can say so.
+Files are merged left to right, then the overrides; an empty mapping removes what was set before. pydantic checks types
+strictly. The origin of each value is recorded, so that errors and `diptych train --dry-run` can show it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from diptych.files import local_path
 from diptych.yaml_documents import parse_yaml
 
 Sources = dict[str, str]
-"""Dotted key → who set it: a file name or `command line`."""
+"""Dotted key → where it was set: a file name, `command line`, `initial weights` or `loss.name sigmoid`."""
 
 
 STAND_INS = {
@@ -52,7 +52,7 @@ class LoadedConfig:
     sources: Sources
 
     def source_of(self, key: str) -> str:
-        """Who set the value: the key itself or the mapping around it; `default` when nobody did."""
+        """Where the value, or the mapping that contains it, was set; `default` if it was not set."""
         while key:
             if key in self.sources:
                 return self.sources[key]
@@ -71,12 +71,12 @@ def load_config(
 ) -> LoadedConfig:
     """The resolved configuration of a run.
 
-    overrides: `training.seed=3`, the value in YAML. checks: what else may be wrong, of which this layer knows nothing
-    (a missing shard, a batch that the ranks cannot share). defaults: values that all else overrides, from where the
-    run's initial weights are.
+    overrides: such as `training.seed=3`; the value is YAML.
+    checks: further checks that this layer cannot make, such as for a missing shard.
+    defaults: values from the run's initial weights, which files and overrides replace.
 
     Raises:
-        ConfigError: unreadable file, unknown key, wrong type, bad value or impossible combination; all at once.
+        ConfigError: unreadable files, unknown keys, wrong types, bad values, impossible combinations; all in one error.
     """
     merged: dict[str, Any] = {}
     sources: Sources = {}
@@ -108,7 +108,7 @@ def is_override(word: str) -> bool:
 
 
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
-    """A RunConfig from what `config_to_dict` gave."""
+    """The RunConfig that `config_to_dict` converted."""
     return _validate(values)
 
 
@@ -126,7 +126,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{file}: holds a {type(values).__name__}; expected a mapping such as `training: …`")
+        raise ConfigError(f"{file}: contains a {type(values).__name__}; expected a mapping such as `training: …`")
     return values
 
 
@@ -160,7 +160,7 @@ def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, sourc
 
 
 def _said_by(sources: Sources, keys: Keys) -> str:
-    """Who set the keys; of a mapping, all who set something in it."""
+    """The prefix of an error with all places where the keys, or keys inside them, were set; empty for defaults."""
     by = [source for key in _each(keys) for known, source in sources.items() if f"{known}.".startswith(f"{key}.")]
     return f"{' and '.join(dict.fromkeys(by))}: " if by else ""
 
@@ -198,13 +198,13 @@ def _without_unknown(schema: Any, values: Any) -> Any:
 
 
 def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, list[Problem]]:
-    """The configuration and everything wrong with it; valid only when nothing is."""
+    """The configuration and all its problems; the configuration may only be used if there are none."""
     problems = list(_unknown_keys(RunConfig, values))
     mistyped: dict[str, str] = {}
     values = _as_meant(RunConfig, _without_unknown(RunConfig, values))
     for key, value in list(flatten(values)):
         if not _is_utf8(value):
-            mistyped[key] = f"{key} is {value!r}, with bytes that are not UTF-8; a config is UTF-8 text: set another"
+            mistyped[key] = f"{key} is {value!r}, with bytes that are not UTF-8; set a value in UTF-8"
             _replace(values, key, STAND_INS.get(key))
     try:
         config = _validate(values)
@@ -212,7 +212,7 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"] if _is_key(str(part)))
             mistyped.setdefault(key, _explain(key, problem))
-        # The rest is checked with stand-ins for what was mistyped, so that all mistakes are named at once.
+        # Replace mistyped values by stand-ins and check the rest, so that all mistakes are reported at once.
         for key in mistyped:
             _replace(values, key, STAND_INS.get(key))
         config = _validate(values)
@@ -226,7 +226,7 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
 
 
 def _with_local_paths(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
-    """`~` expanded in every path, and what is an address instead of a path; all others as they were written."""
+    """Expand `~` in every path; return the new config, and a problem for each URL where a path is expected."""
     values = config_to_dict(config)
     problems: list[Problem] = []
 
@@ -246,7 +246,7 @@ def _with_local_paths(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
 
 
 def _concerns(keys: Keys, bad: Sequence[str]) -> bool:
-    """Whether one of the keys, the mapping around it or something in it is known to be wrong, or holds a stand-in."""
+    """Whether one of the keys, the mapping that contains it or a key inside it is known to be bad."""
     return any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for key in _each(keys) for other in bad)
 
 
@@ -255,7 +255,7 @@ def _each(keys: Keys) -> tuple[str, ...]:
 
 
 def _is_utf8(value: Any) -> bool:
-    """False for text in which bytes of a file name, or half of a UTF-16 pair, stand for themselves."""
+    """Whether a value can be written as UTF-8; False for text with lone surrogates, such as undecodable bytes."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
@@ -264,12 +264,12 @@ def _is_utf8(value: Any) -> bool:
 
 
 def _validate(values: dict[str, Any]) -> RunConfig:
-    """By way of JSON, where pydantic's strict mode takes a mapping for a dataclass and a list for a tuple."""
+    """Validate the values as JSON, where pydantic's strict mode accepts mappings for dataclasses, lists for tuples."""
     return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str), strict=True)
 
 
 def _replace(values: dict[str, Any], key: str, stand_in: Any) -> None:
-    """Put the stand-in at the key, or take the key away where a default will do."""
+    """Set the key to the stand-in; None removes the key, so that its default is used."""
     *parents, name = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
@@ -280,14 +280,14 @@ def _replace(values: dict[str, Any], key: str, stand_in: Any) -> None:
 
 
 def _is_key(part: str) -> bool:
-    """pydantic adds the names of union branches (`tuple[str, ...]`) to a location; keys are identifiers."""
+    """Whether a part of a location is a key; pydantic also adds names of union branches (`tuple[str, ...]`)."""
     return part.isidentifier() and part not in ("str", "int", "float", "bool", "dict", "none")
 
 
 def _explain(key: str, problem: Any) -> str:
     kind = problem["type"]
     if kind == "missing" and isinstance(problem["loc"][-1], int):
-        return f"{key} is {problem['input']!r}; it holds too few numbers"
+        return f"{key} is {problem['input']!r}; it contains too few numbers"
     if kind in ("missing", "missing_keyword_only_argument", "missing_argument"):
         return f"{key} is not set; it has no default, so a file or `{key}=…` must give it"
     if kind == "dataclass_type":
@@ -296,7 +296,10 @@ def _explain(key: str, problem: Any) -> str:
 
 
 def _as_meant(schema: Any, values: Any) -> Any:
-    """What YAML 1.1 reads otherwise than people write it: `1e-3` is text to it, `off` is false; 1 may be a float."""
+    """Convert values that YAML 1.1 reads differently from what people mean, as the schema requires.
+
+    YAML reads `1e-3` as text and `off` as false; and an integer such as 1 may be meant as a float.
+    """
     if dataclasses.is_dataclass(schema) and isinstance(values, dict):
         hints = typing.get_type_hints(schema)
         return {key: _as_meant(hints[key], value) for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""What no configuration may say, whatever the data, the ranks and the machine."""
+"""Check a configuration for values that are invalid with any data, on any number of ranks and any machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diptych.terminal import counted
 
 Keys = str | tuple[str, ...]
 Problem = tuple[Keys, str]
-"""The key, or all keys that contradict one another, and what is wrong."""
+"""The key, or all keys that contradict one another, and the message."""
 
 ABOVE_0 = (
     "training.total_samples",
@@ -39,25 +39,26 @@ AT_LEAST_0 = (
 )
 BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "training.ema_decay", "data.max_rejected_fraction")
 LARGEST_BF16_BETA = 1 - 2**-8
-"""Beyond which what fades of a moment in a step can be less than rounding to bf16 restores, half of its spacing."""
+"""Above this value the share that a moment loses in a step, 1 - beta, can be less than rounding to bf16 adds back,
+which is half the distance between two bf16 numbers."""
 MANY_EPOCHS = 100
-"""Beyond which a run mostly learns its data by heart; CLIP was trained for 32."""
+"""With more epochs than this a run mostly learns its data by heart; CLIP was trained for 32."""
 
 
 def impossible(config: RunConfig) -> Iterator[Problem]:
-    """Values that are of the right type and cannot be run."""
+    """Yield values that have the right type but cannot work."""
     yield from _out_of_range(config)
     yield from _contradictions(config)
 
 
 def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
-    """What can be run on so many samples and is rarely meant, a line each."""
+    """Yield a line for each setting that works but is rarely meant, given the number of samples."""
     training = config.training
     if training.global_batch_size > num_samples:
         yield (
             f"training.global_batch_size {training.global_batch_size} is more than the "
             f"{counted(num_samples, 'sample')} of "
-            f"data.train, so every batch has some of them several times, each as its own negative; set it to "
+            f"data.train, so every batch contains some of them several times, each as its own negative; set it to "
             f"{num_samples} or less"
         )
     if (epochs := training.total_samples / max(num_samples, 1)) > MANY_EPOCHS:
@@ -69,7 +70,7 @@ def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
 
 
 def _out_of_range(config: RunConfig) -> Iterator[Problem]:
-    """Of one value each; None and auto stand for a default and are in order."""
+    """Yield each value outside its range; None and auto mean a default and are skipped."""
     values = dict(flatten(config_to_dict(config)))
     for key, value in values.items():
         if value is None or value == "auto":
@@ -79,29 +80,32 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
         if key in AT_LEAST_0 and not value >= 0:
             yield key, f"{key} is {value}; it must be 0 or more"
         if key in BETWEEN_0_AND_1 and (not 0 <= value <= 1 or (value == 1 and key != "data.max_rejected_fraction")):
-            yield key, f"{key} is {value}; it must lie between 0 and 1"
+            yield key, f"{key} is {value}; it must be between 0 and 1"
         if isinstance(value, float) and not math.isfinite(value):
             yield key, f"{key} is {value}; it must be a finite number"
     if config.training.global_batch_size == 1:
         yield (
             "training.global_batch_size",
-            "training.global_batch_size is 1; a pair alone has no negatives, so that its loss is always 0: at least 2",
+            "training.global_batch_size is 1; it must be at least 2: a single pair has no negatives and a loss of 0",
         )
     if not 0 <= config.training.seed < 2**63:
         yield "training.seed", f"training.seed is {config.training.seed}; it must be 0 or more and below 2^63"
     length = config.model.text.context_length
     if length < 3:
-        yield "model.text.context_length", f"model.text.context_length is {length}; start, one token and end need 3"
+        yield (
+            "model.text.context_length",
+            f"model.text.context_length is {length}; it must be at least 3, for start, one token and end",
+        )
     if config.checkpoint.keep < 2:
         yield (
             "checkpoint.keep",
-            f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, so that a damaged newest checkpoint "
-            f"leaves one to resume from",
+            f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, so that the run can resume if the "
+            f"newest checkpoint is damaged",
         )
 
 
 def _contradictions(config: RunConfig) -> Iterator[Problem]:
-    """Between two values."""
+    """Yield each pair of values that contradict each other."""
     training, text, warmup = config.training, config.model.text, config.optimizer.warmup_samples
     if min(text.heads, text.width) > 0 and text.width % text.heads:
         yield (
@@ -111,8 +115,8 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
     if training.initial_logit_scale > training.max_logit_scale:
         yield (
             ("training.initial_logit_scale", "training.max_logit_scale"),
-            f"training.initial_logit_scale {training.initial_logit_scale:g} is above training.max_logit_scale "
-            f"{training.max_logit_scale:g}, at which it is held",
+            f"training.initial_logit_scale {training.initial_logit_scale:g} is above its maximum, "
+            f"training.max_logit_scale {training.max_logit_scale:g}",
         )
     if (training.initial_logit_bias is None) == (config.loss.name == "sigmoid"):
         has = "a" if config.loss.name == "sigmoid" else "no"
@@ -125,8 +129,8 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
         if optimizer.moments == "bf16" and LARGEST_BF16_BETA < beta < 1:
             yield (
                 (key, "optimizer.moments"),
-                f"{key} {beta:g}: of a moment in bf16 (optimizer.moments) a share of {1 - beta:.2g} a step is lost in "
-                f"rounding, so that it would never fall; set {key} to {LARGEST_BF16_BETA:.2f} or less, or "
+                f"{key} {beta:g}: a moment in bf16 (optimizer.moments) would never shrink, since rounding undoes the "
+                f"{1 - beta:.2g} that it loses in a step; set {key} to {LARGEST_BF16_BETA:.2f} or less, or "
                 f"optimizer.moments to fp32",
             )
     if 0 < training.total_samples < training.global_batch_size:

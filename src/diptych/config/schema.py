@@ -1,4 +1,4 @@
-"""Everything that decides a run, as frozen dataclasses: equal configs give equal runs."""
+"""The configuration of a run, as frozen dataclasses: equal configs give equal runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTowerConfig:
-    """A timm model and the square picture it takes."""
+    """A timm model and the size of the square pictures that it takes."""
 
     name: str = "vit_base_patch32_clip_quickgelu_224"
-    """A timm model without its tag: towers start at random."""
+    """The name of a timm model without its tag: towers start from random weights."""
     image_size: int = 224
-    """Pixels, height and width."""
+    """Height and width of a picture in pixels."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Keywords for `timm.create_model`, so that any size of a family can be written in YAML.
+    """Keywords for `timm.create_model`, so that any size of a model family can be described in YAML.
 
     `patch_drop_rate: 0.5` leaves out half of each picture's patches in training (FLIP, arXiv 2212.00794).
     """
     mean: tuple[float, float, float] = CLIP_MEAN
-    """Of red, green and blue from 0 to 1; pixels are (value - mean) / std."""
+    """Means of red, green and blue, between 0 and 1; the tower receives (value - mean) / std."""
     std: tuple[float, float, float] = CLIP_STD
 
 
@@ -33,7 +33,7 @@ class TextTowerConfig:
     """The paper's causal transformer (section 2.4)."""
 
     context_length: int = 77
-    """Tokens of a caption, with start and end; what is longer is cut."""
+    """Tokens of a caption, with start and end; longer captions are cut."""
     width: int = 512
     heads: int = 8
     layers: int = 12
@@ -42,14 +42,14 @@ class TextTowerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The two towers, and where their weights come from."""
+    """The two towers, and the weights that they start from."""
 
     embed_dim: int = 512
-    """Numbers of an embedding, of pictures and texts alike."""
+    """Length of an embedding, of a picture or a text."""
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     initial_weights: str | None = None
-    """A model folder to start from (the paper's L/14@336 continues L/14); null: random, as in the paper."""
+    """A model folder to start from (the paper's L/14@336 continues L/14); null: random weights, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,35 +57,36 @@ class TokenizerConfig:
     """How captions become tokens."""
 
     vocabulary: str = "clip"
-    """`clip`: CLIP's 49,408 tokens, from the installed open_clip_torch; else the path of a vocabulary file."""
+    """`clip`: CLIP's 49,408 tokens, from the installed open_clip_torch; or the path of a vocabulary file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is trained on, and how a batch is drawn from it."""
+    """The data to train on, and how samples are shuffled, augmented and rejected."""
 
     train: str | tuple[str, ...]
     """Shard folders, tar files or brace patterns (`shards/{00000..00099}.tar`)."""
     shuffle_window: int = 10_000
-    """Each stream permutes within this many consecutive samples."""
+    """Samples are shuffled within windows of this many consecutive samples."""
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
-    """The paper's only one (section 2.3); open_clip's scale 0.9-1; or the centre crop."""
+    """random_square_crop: the paper's only augmentation (section 2.3); random_resized_crop: open_clip's, of scale 0.9
+    to 1; none: the centre crop."""
     max_rejected_fraction: float = 0.01
-    """Above this share of rejected samples the run stops with the table of reasons."""
+    """If a larger share of the samples is rejected, the run stops and prints the reasons."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What is minimised."""
+    """The loss that is minimised."""
 
     name: str = "softmax"
-    """softmax: each pair of the global batch against all others (paper, section 2.3); sigmoid: each two of it a yes or
-    no of their own (SigLIP, arXiv 2303.15343)."""
+    """softmax: each pair of the global batch is classified against all others (paper, section 2.3); sigmoid: each
+    picture with each caption is a yes-or-no question of its own (SigLIP, arXiv 2303.15343)."""
     duplicates: Literal["negatives", "positives"] = "negatives"
-    """What pairs of a batch with the same caption are to one another: negatives, as in the paper, or positives.
+    """Whether pairs with the same caption in a batch count as negatives of one another, as in the paper, or positives.
 
-    For crawls whose captions repeat. It decides what the sigmoid loss learns and what the accuracies count; the softmax
-    loss learns the same either way, since equal captions have equal embeddings.
+    It matters in crawls whose captions repeat. It changes what the sigmoid loss learns, and what the accuracies count;
+    the softmax loss learns the same either way, since equal captions have equal embeddings.
     """
 
 
@@ -94,47 +95,49 @@ class OptimizerConfig:
     """AdamW and the cosine schedule with linear warm-up (paper, section 2.5 and table 18)."""
 
     learning_rate: float = 5e-4
-    """At its highest, after the warm-up."""
+    """The highest learning rate, at the end of the warm-up."""
     weight_decay: float = 0.2
-    """Of weights with two or more dimensions."""
+    """Applied to weights with two or more dimensions."""
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-6
     warmup_samples: int = 0
-    """How many samples the learning rate takes to rise from 0."""
+    """Number of samples over which the learning rate rises from 0."""
     gradient_clip_norm: float | None = 1.0
-    """Gradients of a larger norm are scaled down to it; null: none are."""
+    """Gradients with a larger norm are scaled down to this norm; null: no clipping."""
     moments: Literal["fp32", "bf16"] = "fp32"
-    """How AdamW's two moments are kept: bf16 takes 4 bytes a parameter instead of 8, as the paper's half-precision ones
-    do, and rounds them at each step."""
+    """The precision of AdamW's two moments: bf16 takes 4 bytes a parameter instead of 8, as the paper's half-precision
+    moments do, and rounds them at each step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long, in what batches, how precisely."""
+    """Length of the run, batch size, precision, and start values."""
 
     total_samples: int
-    """Epochs x the samples of data.train; 2e6 may be written for 2000000."""
+    """Epochs x the samples of data.train; 2000000 may be written as 2e6."""
     global_batch_size: int
-    """Pairs of a batch over all ranks together, each the others' negative."""
+    """Pairs in a batch over all ranks together; each is a negative for the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 on a GPU that has it, else fp32; a run keeps what it was started with, wherever it goes on. bf16 means
-    fp32 parameters with autocast."""
+    """auto: bf16 on a GPU that supports it, else fp32; a resumed run keeps the precision it was started with. bf16
+    means fp32 parameters with autocast."""
     initial_logit_scale: float = math.log(1 / 0.07)
-    """Natural logarithm of what cosines are multiplied by; learned from here."""
+    """Natural logarithm of the factor on the cosines at the start; it is learned."""
     initial_logit_bias: float | None = None
-    """Of the sigmoid loss, which starts from SigLIP's values: scale ln 10, bias -10; the softmax loss has no bias."""
+    """The bias of the sigmoid loss at the start. That loss starts from SigLIP's values (scale ln 10, bias -10) unless
+    set otherwise; the softmax loss has no bias."""
     max_logit_scale: float = math.log(100)
-    """At which it is held."""
+    """The largest value that the learned logit scale may take."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the weights, of which each step leaves this share, such as 0.9999; it is
-    saved with them, for `diptych evaluate --ema`. null: keep none."""
+    """Keep an exponential moving average of the weights; each step keeps this share of it, such as 0.9999. It is saved
+    with the weights, for `diptych evaluate --ema`. null: no average."""
     seed: int = 0
-    """Of weights, order and augmentation; equal seeds give equal runs."""
+    """Seed of weights, order and augmentation; equal seeds give equal runs."""
 
 
 SIGLIP_START = {"initial_logit_scale": math.log(10), "initial_logit_bias": -10.0}
-"""Of arXiv 2303.15343, section 3.2: most pairs of a batch are negatives, and nothing has to unlearn that."""
+"""Start values from arXiv 2303.15343, section 3.2. Most pairs of a batch are negatives; with this bias the model
+predicts that from the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,25 +145,25 @@ class CheckpointConfig:
     """When the run is saved."""
 
     every_samples: int | None = None
-    """null: a tenth of the run."""
+    """Samples between two checkpoints; null: a tenth of the run."""
     keep: int = 3
-    """Newest valid checkpoints that stay; at least 2."""
+    """Number of newest valid checkpoints that are kept; at least 2."""
     max_wait_seconds: int = 3600
-    """How long training waits for room on the disk where a checkpoint cannot be written, before the run ends."""
+    """How long training waits when a checkpoint cannot be written, such as on a full disk, before the run ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where the numbers of the run can be watched, besides its metrics.jsonl."""
+    """Where the numbers of the run can be watched, in addition to its metrics.jsonl."""
 
     log_every_steps: int = 10
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """auto: what WANDB_MODE says; without it online where a key is present, offline otherwise."""
+    """auto: the mode in WANDB_MODE; if that is not set, online if there is an API key, else offline."""
     wandb_project: str | None = None
-    """None, here and below: what wandb's own environment variables say; a project of theirs or `diptych`."""
+    """null, here and below: taken from wandb's environment variables; for the project the default is `diptych`."""
     wandb_entity: str | None = None
     wandb_name: str | None = None
-    """Without WANDB_NAME: the name of the run directory."""
+    """null: WANDB_NAME, or else the name of the run directory."""
     wandb_group: str | None = None
     wandb_tags: tuple[str, ...] | None = None
     wandb_notes: str | None = None
@@ -170,44 +173,45 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
-    """How this machine carries the run out; no field here changes what is computed beyond rounding."""
+    """How the run is executed on this machine; no setting here changes the results beyond rounding."""
 
     loader_workers: int | Literal["auto"] = "auto"
-    """Loader processes per rank; 0 loads in the training process. auto: with a GPU as many as a rank has CPUs, less
-    one, and at most 12; without a GPU 1, since training itself takes the CPUs."""
+    """Loader processes per rank; 0 loads in the training process. auto: with a GPU one less than the rank has CPUs, and
+    at most 12; without a GPU 1, since training itself uses the CPUs."""
     pairs_per_forward: int | None = None
-    """How many of a rank's pairs go through the towers at once; None: all. Fewer take less memory and a second forward.
+    """How many of a rank's pairs go through the towers at once; null: all. Fewer need less memory and a second forward.
 
-    The gradient is the same, unless layers such as dropout draw random masks: then the value decides the run. (Those of
-    patch dropout are keyed by each pair's place in the run.)
+    The gradient is the same, unless layers such as dropout draw random masks: then the value changes the run. (Patch
+    dropout does not: its masks depend on each pair's place in the run.)
     """
     checkpoint_blocks: bool = False
-    """Keep of each tower block only what goes in, and compute it again in the backward: a fraction of the memory, for a
-    third more computing."""
+    """Keep only the input of each tower block, and compute the block again in the backward: a fraction of the memory,
+    for a third more computation."""
     compile_blocks: bool = False
-    """Pass the blocks of both towers through `torch.compile`: minutes at the start, faster steps on a GPU. Needs a C
-    compiler, and a ZeRO stage below 3; blocks that cannot be compiled run as they are."""
+    """Compile the blocks of both towers with `torch.compile`: takes minutes at the start, and makes steps on a GPU
+    faster. Needs a C compiler, and a ZeRO stage below 3; blocks that cannot be compiled run uncompiled."""
     deterministic: bool = False
-    """Kernels that give the same bits each time, where CUDA's fastest do not: for runs that must be repeated bit by
-    bit. Costs some speed."""
+    """Use only kernels that give the same bits each time, for runs that must be repeated bit by bit. Costs some speed
+    on CUDA."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """On several ranks: optimizer state (1), gradients too (2), weights too (3) are shared out; 0, and alone: whole."""
+    """What is divided among ranks: the optimizer state (1), also gradients (2), also weights (3); 0: nothing. A single
+    rank keeps everything."""
     gpu_memory_gib: float | None = None
-    """Of each GPU that the run is meant for, such as 79 for an H100 of 80 GB, so that `--dry-run` anywhere says whether
-    a rank fits; null: of this machine's."""
+    """Memory of each GPU that the run is meant for, such as 79 for an H100 of 80 GB, so that `--dry-run` on any machine
+    can check whether a rank fits; null: that of this machine's GPU."""
     offload_optimizer: bool = False
-    """Keep what the optimizer has (moments, and another copy of the weights) in the host's memory and let its cores
-    update them, where GPUs are too few to share it out: 8 bytes less a parameter over the ranks, and a slower step."""
+    """Keep the optimizer's state (moments, and another copy of the weights) in host memory and update it on the CPU,
+    for runs on too few GPUs: saves 8 bytes a parameter, divided by the number of ranks, and makes steps slower."""
     process_group_timeout_seconds: int = 600
     """How long ranks wait for one another before the run ends."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
-    """Merged last into the generated DeepSpeed JSON; keys that we own are refused."""
+    """Merged last into the generated DeepSpeed configuration; keys that other settings decide are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     run_dir: str
-    """Where all of the run is kept; empty: runs/NAME, of the last file NAME.yaml."""
+    """The directory of the run; empty: runs/NAME, where NAME.yaml is the last config file."""
     data: DataConfig
     training: TrainingConfig
     model: ModelConfig = field(default_factory=ModelConfig)

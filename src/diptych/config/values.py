@@ -1,4 +1,4 @@
-"""A configuration as plain values: for YAML, for records, for comparing two."""
+"""Convert a configuration to plain values, for YAML, for records, and for comparing two of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; an empty mapping is a leaf."""
+    """(dotted key, value) of every leaf; an empty mapping counts as a leaf."""
     for key, value in values.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, dict) and value:
@@ -32,7 +32,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def differing_keys(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
-    """(key, its value in one, in other) wherever two configurations differ."""
+    """(key, value in one, value in other) for each key in which two configurations differ."""
     left, right = dict(flatten(config_to_dict(one))), dict(flatten(config_to_dict(other)))
     keys = list(dict.fromkeys([*left, *right]))
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]

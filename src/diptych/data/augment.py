@@ -1,7 +1,7 @@
-"""From a decoded picture to the square that the image tower sees, as uint8.
+"""Crop and resize a decoded picture to the square that the image tower sees, as uint8.
 
 Training crops, then resizes with torch's antialiased bicubic kernel on uint8, which agrees with Pillow's to a PSNR of
-73 dB and takes a fifth of the time. Evaluation takes the pixels that CLIP takes: it resizes with Pillow, then crops.
+73 dB and takes a fifth of the time. Evaluation uses the same pixels as CLIP: it resizes with Pillow, then crops.
 Normalisation happens on the device, in the model.
 """
 
@@ -18,16 +18,17 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 LONGEST_STRIP = 16
-"""How many times longer than wide a picture may be that is resized as a whole: a thin one would become gigabytes."""
+"""The largest ratio of longer to shorter side at which a picture is resized as a whole; a thinner one would become
+gigabytes."""
 
 Box = tuple[int, int, int, int]
-"""left, top, width, height in pixels of the source."""
+"""left, top, width, height in pixels of the source picture."""
 
 
 def centre_crop(picture: Image.Image, size: int) -> Tensor:
-    """u8[3, size, size]: the shorter side resized to `size`, then the middle, as OpenAI's and open_clip's evaluation.
+    """Resize the shorter side to `size` and crop the middle to u8[3, size, size], as OpenAI and open_clip evaluate.
 
-    Their rounding too: torchvision truncates the longer side and rounds the corner of the crop half to even.
+    The rounding is theirs too: torchvision truncates the longer side and rounds the corner of the crop half to even.
     """
     width, height = picture.size
     shorter, longer = sorted(picture.size)
@@ -69,7 +70,7 @@ def random_resized_crop(picture: Image.Image, size: int, random: np.random.Gener
 
 
 def without_augmentation(picture: Image.Image, size: int, random: np.random.Generator) -> Tensor:
-    """The middle square, under the signature of the others."""
+    """The middle square of the picture; has the same signature as the random crops."""
     return middle_square(picture, size)
 
 
@@ -81,10 +82,10 @@ AUGMENTATIONS: dict[str, Callable[[Image.Image, int, np.random.Generator], Tenso
 
 
 def crop_and_resize(picture: Image.Image, box: Box, size: int) -> Tensor:
-    """u8[3, size, size] of the box, resized antialiased bicubic; `picture` is RGB."""
+    """Resize a box of an RGB picture to u8[3, size, size] with the antialiased bicubic kernel."""
     left, top, width, height = box
     pixels = torch.from_numpy(np.array(picture))
-    # A permuted height-width-channel view is what the fast kernel wants: no copy, no float.
+    # The fast kernel takes a permuted view of height, width, channel: no copy, no conversion to float.
     crop = pixels[top : top + height, left : left + width].permute(2, 0, 1)
     if (width, height) == (size, size):
         return crop
@@ -92,10 +93,10 @@ def crop_and_resize(picture: Image.Image, box: Box, size: int) -> Tensor:
 
 
 def _crop_of_a_strip(picture: Image.Image, resized: tuple[int, int], size: int) -> Image.Image:
-    """The middle of the picture at that size, by resizing the part alone that the crop shows.
+    """The middle of the resized picture, computed by resizing only the part that the crop shows.
 
-    One direction at a time: which one Pillow 13 takes first depends on the shape, and the part has another than the
-    picture. So a value can differ by a few levels from that of the whole.
+    It is resized in one direction at a time. Pillow 13 chooses which direction comes first by the shape, and the part
+    has another shape than the picture, so a value can differ by a few levels from that of the whole picture.
     """
     columns, rows = (_resampled(length, new, size) for length, new in zip(picture.size, resized, strict=True))
     crop = picture.crop((columns.first, rows.first, columns.stop, rows.stop))
@@ -105,21 +106,21 @@ def _crop_of_a_strip(picture: Image.Image, resized: tuple[int, int], size: int) 
 
 @dataclass(frozen=True)
 class _Resampled:
-    """One side of a crop out of a resized picture: the pixels of the source from which it is made."""
+    """The pixels of the source, along one side, that a crop of the resized picture is computed from."""
 
     first: int
     stop: int
-    """The pixels of the source that the kernel reaches."""
+    """The source pixels [first, stop) that the kernel reaches."""
     begin: float
     end: float
-    """The edges of the crop, counted from `first`."""
+    """The edges of the crop in source pixels, counted from `first`."""
 
 
 def _resampled(length: int, resized: int, size: int) -> _Resampled:
-    """Where the middle `size` pixels of a side come from that is resized from `length` to `resized` pixels."""
+    """The source of the middle `size` pixels of a side that is resized from `length` to `resized` pixels."""
     scale = length / resized
     corner = round((resized - size) / 2)
     begin, end = corner * scale, (corner + size) * scale
-    reach = 2 * max(1.0, scale) + 1  # of the bicubic kernel, and one for rounding
+    reach = 2 * max(1.0, scale) + 1  # the bicubic kernel's reach, and one pixel for rounding
     first, stop = max(0, math.floor(begin - reach)), min(length, math.ceil(end + reach))
     return _Resampled(first, stop, begin - first, min(end - first, stop - first))

@@ -1,4 +1,4 @@
-"""What a training step takes."""
+"""The batch that a training step processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Reject:
-    """A sample that could not be used, and why; another stands in its row."""
+    """A sample that could not be used, and why; another sample takes its row."""
 
     sample: int
     shard: str
@@ -23,7 +23,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's rows of one global batch; row i of all is one pair."""
+    """A rank's rows of one global batch; row i of each array belongs to the same pair."""
 
     images: Tensor
     """u8[rows, 3, height, width]"""
@@ -32,7 +32,7 @@ class Batch:
     lengths: Tensor
     """i32[rows], control tokens included"""
     samples: np.ndarray
-    """i64[rows], numbers in the index: of the sample that is really in the row"""
+    """i64[rows]: the number in the index of the sample in each row, after rejected ones were replaced"""
     rejects: tuple[Reject, ...] = ()
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Batch:
 
     @staticmethod
     def joined(parts: Iterable[Batch], num_rows: int, *, pin_memory: bool) -> Batch | None:
-        """The rows of all parts, each of which is let go once it is copied; None if there are none."""
+        """Copy the rows of all parts into one batch, freeing each part once copied; None if there are no parts."""
         sides: tuple[Tensor, ...] = ()
         samples = np.empty(num_rows, dtype=np.int64)
         rejects: list[Reject] = []
@@ -62,7 +62,7 @@ class Batch:
         return Batch(images, tokens, lengths, samples, tuple(rejects))
 
     def parts(self, number: int) -> list[Batch]:
-        """The rows in so many parts, whose sizes differ by one at most. Rejects stay behind."""
+        """Split the rows into `number` parts, whose sizes differ by at most one. The parts have no rejects."""
         if number == 1:
             return [self]
         edges = [-(-part * len(self) // number) for part in range(number + 1)]

@@ -1,4 +1,4 @@
-"""A sample's caption: where it stands, and how it is cleaned for the tokenizer."""
+"""Find a sample's caption in its members, and clean it for the tokenizer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from collections.abc import Mapping
 import ftfy
 
 _CLEANING_IS_IDENTITY = re.compile(r"[\t\n\f\r -%'-~]*").fullmatch
-"""ASCII without `&` and without the control characters that ftfy drops (NUL-BS, VT, SO-US with ESC, DEL).
+"""Matches texts that cleaning leaves as they are: ASCII without `&` and without the control characters that ftfy drops
+(NUL-BS, VT, SO-US with ESC, DEL).
 
-ftfy changes ASCII only through entities, control characters, terminal escapes and line ends (CR becomes LF,
-and either is a space once collapsed), and `html.unescape` acts on `&` alone.
+ftfy changes ASCII only in entities, control characters, terminal escapes and line ends (CR becomes LF, and both become
+a space in the end), and `html.unescape` acts only on `&`.
 """
 
 
 def clean_caption(text: str) -> str:
-    """The caption repaired by ftfy, HTML-unescaped twice, every run of whitespace made one space.
+    """Repair a caption with ftfy, unescape HTML twice, and replace every run of whitespace by one space.
 
     This is the cleaning of CLIP's tokenizer, without the lower-casing. Names of control tokens stay as they
     are: `diptych.data.tokenizer` reads them as ordinary text.
@@ -29,9 +30,10 @@ def clean_caption(text: str) -> str:
 
 
 def all_captions(caption: str, document: bytes) -> tuple[str, ...]:
-    """All captions of a sample that has several: `captions` of its `.json`, a list that begins with this caption.
+    """All captions of a sample that has several: the list `captions` in its `.json`, which starts with this caption.
 
-    Empty where it has only this one. What another tool keeps under that name without the caption is none of ours.
+    Empty if the sample has only one. A list that does not start with the caption was written by another tool for
+    another purpose, and is ignored.
     """
     if b'"captions"' not in document:
         return ()
@@ -46,7 +48,7 @@ def all_captions(caption: str, document: bytes) -> tuple[str, ...]:
 
 
 def caption_of(members: Mapping[str, bytes]) -> str:
-    """A sample's caption as stored: its `.txt` member, else `caption` in its `.json`, else nothing."""
+    """A sample's caption as stored: its `.txt` member, else `caption` in its `.json`, else an empty text."""
     if "txt" in members:
         return members["txt"].decode("utf-8", errors="replace").strip()
     try:

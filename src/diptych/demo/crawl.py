@@ -1,4 +1,4 @@
-"""A web server for the demo's site on this machine, and a crawler that records its pages as a WARC file."""
+"""Serve the demo's site on this machine, and crawl it into a WARC file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from diptych.files import flush
 
 USER_AGENT = "diptych-demo"
 MAX_CLICKS = 30
-"""From the first page; where a calendar has a next month for ever, this is where one turns back."""
+"""The largest distance from the first page, in links; it ends the crawl of a calendar that always has a next month."""
 _LINK = re.compile(rb'<a\s[^>]*?href="([^"]+)"')
 
 
 @contextmanager
 def serve(site: Site, port: int = 0) -> Iterator[str]:
-    """The site's address while the block runs: on this machine alone, at a free port where none is given."""
+    """Serve the site during the block, to this machine only, and yield its address; port 0 chooses a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -42,7 +42,7 @@ def serve(site: Site, port: int = 0) -> Iterator[str]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    Handler.wbufsize = -1  # one packet for head and body
+    Handler.wbufsize = -1  # send head and body in one packet
     ThreadingHTTPServer.daemon_threads = True
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -57,10 +57,10 @@ def serve(site: Site, port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def serve_at_remembered_port(site: Site, memory: Path, bound: Sequence[Path]) -> Iterator[str]:
-    """As `serve`, where an earlier call served it, so that addresses written down then are right still.
+    """Serve the site as `serve` does, at the port of an earlier call, so that addresses recorded then remain valid.
 
-    memory: the file that holds the port. bound: what was made from addresses; removed where another program has taken
-    the port meanwhile.
+    memory: the file in which the port is stored.
+    bound: files and folders that contain addresses; they are removed if another program now uses the port.
     """
     with ExitStack() as serving:
         try:
@@ -74,11 +74,11 @@ def serve_at_remembered_port(site: Site, memory: Path, bound: Sequence[Path]) ->
 
 
 def crawl(address: str, warc: Path) -> int:
-    """Record the site's pages, followed breadth first, in a WARC file; the number of pages.
+    """Crawl the site breadth first into a WARC file, and return the number of pages.
 
-    robots.txt is obeyed and no page is asked for twice. The file appears whole or not at all.
+    It obeys robots.txt and requests no page twice. The file is written completely or not at all.
     """
-    # Recording works by standing between http.client and whoever uses it: first warcio, then the user.
+    # warcio records by patching http.client, so it must be imported before http.client is used.
     from warcio.capture_http import capture_http
 
     import http.client  # isort: skip

@@ -1,4 +1,4 @@
-"""From the crawl to the shards: what each stage kept, and why it left the rest out."""
+"""Count what each stage from the crawl to the shards kept, and why it left out the rest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 def read_funnel(pairs: Path, curated: Path, shards: Path) -> list[dict[str, Any]]:
     """The stages in order, each {`stage`, `kept`, `dropped`: reason → number}.
 
-    All count pairs of a picture and a caption: a picture with an alt text and a figcaption is two from the first stage
-    on; one that has no caption, or that `extract` leaves out, is one. The folders are those that `diptych-shards`
-    extract, curate and build wrote.
+    All stages count pairs of a picture and a caption. A picture with both an alt text and a figcaption counts as two
+    from the first stage on; a picture without a caption, or one that `extract` leaves out, counts as one. The folders
+    are those that `diptych-shards` extract, curate and build wrote.
     """
     extracted: Counter[str] = Counter()
     left_out: Counter[str] = Counter()

@@ -1,12 +1,12 @@
-"""The demo's web: the picture cards as a small site, with what a crawler meets on every real one.
+"""The picture cards as a small web site, with the difficulties that a crawler meets on real sites.
 
     /                          the sections
-    /NOUN/1.html …             cards, each with its caption in one of the ways in which pages give one
-    /popular.html              cards that stand elsewhere already: duplicates
-    /calendar/2026-01.html …   a trap: every page has a next one, for ever
+    /SECTION/1.html …          cards, each with its caption written in one of the ways that are common on the web
+    /popular.html              cards that are also on other pages: duplicates
+    /calendar/2026-01.html …   a trap: every page links to a next one, without end
     /members/…                 disallowed by robots.txt
 
-Icons, counting pixels, data: URIs, file names as captions and advertisements stand on every page; a few pictures are
+Every page has icons, tracking pixels, data: URIs, file names as captions, and advertisements. A few pictures are
 broken, missing, of another kind than their name says, or served with `X-Robots-Tag: noai`.
 """
 
@@ -25,7 +25,7 @@ from diptych.errors import UserError
 CARDS_PER_PAGE = 100
 NUM_POPULAR = 200
 HARMED_PER_THOUSAND = 3
-"""Of each kind in `_HARMS`: that many cards of a thousand have a sister that cannot be used."""
+"""For each kind in `_HARMS`, how many cards of a thousand have a second picture that cannot be used."""
 
 ROBOTS = b"User-agent: *\nDisallow: /members/\n"
 _STYLE = "body{font-family:sans-serif;max-width:60em;margin:auto} figure{display:inline-block}"
@@ -42,7 +42,7 @@ _HARMS = ("missing", "broken", "page", "noai")
 
 @dataclass(frozen=True)
 class Answer:
-    """What the site says to a request."""
+    """The site's answer to a request."""
 
     status: int
     body: bytes
@@ -58,7 +58,7 @@ class _Card:
 
 
 class Site:
-    """Answers for paths; nothing is kept but names and captions."""
+    """Answers requests for the site's paths; keeps only names and captions in memory."""
 
     def __init__(self, cards: Path, seed: int):
         """cards: a folder of NAME.png, each with its caption in NAME.txt."""
@@ -66,7 +66,7 @@ class Site:
         self._random = np.random.default_rng((seed, 4))
         self._cards = {path.stem: _read_card(path) for path in sorted(cards.glob("*.txt"))}
         if not self._cards:
-            raise UserError(f"{cards} holds no captioned cards; draw them first")
+            raise UserError(f"{cards} contains no captioned cards; draw them first")
         self._pages = dict(self._lay_out())
 
     @property
@@ -74,7 +74,7 @@ class Site:
         return len(self._cards)
 
     def answer(self, path: str) -> Answer:
-        """path: without host and query."""
+        """The answer for a path, given without host and query."""
         if path == "/robots.txt":
             return Answer(200, ROBOTS, "text/plain")
         if path in self._pages:
@@ -98,7 +98,7 @@ class Site:
         return Answer(200, data, "image/png", (("X-Robots-Tag", "noai"),) if harm == "noai" else ())
 
     def _lay_out(self) -> Iterator[tuple[str, str]]:
-        """Each page's path and source."""
+        """Yield the path and the HTML of each page."""
         sections: dict[str, list[_Card]] = {}
         for card in self._cards.values():
             sections.setdefault(card.section, []).append(card)
@@ -113,8 +113,11 @@ class Site:
         cards = list(self._cards.values())
         popular = [cards[number] for number in self._random.permutation(len(cards))[:NUM_POPULAR]]
         yield "/popular.html", self._page("Popular", popular, "/popular.html", None)
-        more = ['<li><a href="popular.html">Popular</a>', '<li><a href="calendar/2026-01.html">Calendar</a>',
-                '<li><a href="/members/list.html">Members</a>']  # fmt: skip
+        more = [
+            '<li><a href="popular.html">Popular</a>',
+            '<li><a href="calendar/2026-01.html">Calendar</a>',
+            '<li><a href="/members/list.html">Members</a>',
+        ]
         yield "/", _document("Picture cards", f"<ul>{''.join([*links, *more])}</ul>")
 
     def _page(self, title: str, cards: Sequence[_Card], path: str, following: str | None) -> str:

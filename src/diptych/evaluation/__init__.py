@@ -1,4 +1,4 @@
-"""The evaluators by name: each gives its metrics, chance beside them, and what there is to show."""
+"""The evaluators by name; each returns its metrics, what chance would reach, and examples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,4 +16,4 @@ METHODS = {
     "linear_probe": "linear probe",
     "pixel_baseline": "pixels, log. regression",
 }
-"""What classifies pictures, by its name in an evaluation, with its title in a table."""
+"""Key of a classification method in an evaluation → its title in tables."""

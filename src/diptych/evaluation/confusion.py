@@ -1,4 +1,4 @@
-"""What a classifier mixes up, small enough to be looked at, also where there are hundreds of classes."""
+"""Confusion matrices that stay small enough to look at, even with hundreds of classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_FACTORS = 80
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two parts that class names are made of: its values, and the value that each class has."""
+    """One of the two parts that class names consist of: its values, and the number of each class's value."""
 
     names: tuple[str, ...]
     of_class: Array
@@ -26,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Pictures by true class (rows) and predicted class (columns); the last column may be `other`."""
+    """Numbers of pictures by true class (rows) and predicted class (columns); the last column may be `other`."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -34,9 +34,10 @@ class Matrix:
 
 
 def factorise(class_names: Sequence[str]) -> tuple[Part, Part] | None:
-    """The parts of names such as `a crab on a red background`; None where the classes are no such grid.
+    """Split names such as `a crab on a red background` into two parts; None if the classes do not form a grid.
 
-    A grid: one word stands inside of every name, and what is before and after it is combined nearly freely.
+    They form a grid if one word is inside every name, and nearly all combinations of what comes before and after it
+    occur.
     """
     split_names = [name.split() for name in class_names]
     inside = [set(words[1:-1]) for words in split_names]
@@ -55,14 +56,14 @@ def factorise(class_names: Sequence[str]) -> tuple[Part, Part] | None:
 
 
 def whole(class_names: Sequence[str]) -> Part:
-    """The class names as they are, as their only part."""
+    """The class names themselves, as one part."""
     return Part(tuple(class_names), np.arange(len(class_names)))
 
 
 def confusion_matrix(results: Sequence[Mapping[str, Any]], part: Part, most_shown: int = MOST_SHOWN) -> Matrix:
-    """Confusions of one part of the class names: right is where that part is right.
+    """Confusions of one part of the class names; an answer counts as right if that part is right.
 
-    All values of the part where they are few, else those with the most errors, and the rest as `other`.
+    If the part has more than `most_shown` values, only those with the most errors are shown, and the rest as `other`.
     """
     counts: Counter[tuple[int, int]] = Counter()
     for result in results:
@@ -90,7 +91,7 @@ def confusion_matrix(results: Sequence[Mapping[str, Any]], part: Part, most_show
 
 
 def most_confused(results: Sequence[Mapping[str, Any]], most: int = 10) -> list[tuple[int, int, int]]:
-    """(true class, predicted class, pictures), most frequent first."""
+    """(true class, predicted class, number of pictures) of the most frequent errors, most frequent first."""
     counts: Counter[tuple[int, int]] = Counter()
     for result in results:
         for shown, said, number in result["confusions"]:
@@ -108,7 +109,7 @@ def _part(values: Sequence[Sequence[str]]) -> Part:
 
 
 def _shared_ending(values: Sequence[Sequence[str]]) -> int:
-    """How many words all values end with, at least one word of each left over."""
+    """The number of words that all values end with, leaving at least one word of each."""
     shared = 0
     shortest = min(len(words) for words in values)
     while shared < shortest - 1 and len({words[-1 - shared] for words in values}) == 1:

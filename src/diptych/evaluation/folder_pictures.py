@@ -1,4 +1,4 @@
-"""Labelled or captioned pictures from folders, and what in them is left out and why."""
+"""Open labelled or captioned pictures from folders, and record which files are left out and why."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "t
 
 
 class ClassReason(enum.Enum):
-    """Why something in a folder of classes gives no labelled picture."""
+    """Why a file or folder in a folder of classes gives no labelled picture."""
 
     NOT_IN_A_CLASS = "not_in_a_class_folder"
     EMPTY_CLASS = "class_folder_without_pictures"
 
 
 def labelled_folder(location: str) -> Pictures:
-    """Pictures by the folder in `location` in which they are, at any depth; that is the name of their class.
+    """Open a folder with a subfolder for each class, named after it; pictures may be at any depth below.
 
     Raises:
-        UserError: there is none, or the folders are the parts of a data set (train, val) and not classes.
+        UserError: there is no picture, or the subfolders are parts of a data set (train, val) and not classes.
     """
     root = Path(location)
     classes, left_out = _class_folders(root)
@@ -84,10 +84,10 @@ def labelled_folder(location: str) -> Pictures:
 
 
 def captioned_folder(location: str, caption_key: str | None) -> Pictures:
-    """Pictures with the captions of the .txt or .json of the same name, as `diptych-shards pack` reads them.
+    """Open a folder of pictures with captions in .txt or .json files of the same name, as `diptych-shards pack` does.
 
     Raises:
-        UserError: there is none with a usable caption.
+        UserError: no picture has a usable caption.
     """
     root = Path(location)
     files: dict[str, CaptionFiles | None] = {}
@@ -106,32 +106,32 @@ def captioned_folder(location: str, caption_key: str | None) -> Pictures:
             refused[path] = error
     if not found and not refused:
         raise UserError(
-            f"{location} holds no pictures{_but_left_out(left_out)}"
+            f"{location} contains no pictures{_but_left_out(left_out)}"
             f"; expected PICTURE.jpg ({PICTURE_NAMES}) and PICTURE.txt or .json"
         )
     key = caption_key or "caption"
-    check_some_are_captioned(location, len(found), refused, f'PICTURE.txt or PICTURE.json with "{key}" beside it')
+    check_some_are_captioned(location, len(found), refused, f'PICTURE.txt or PICTURE.json with "{key}" next to it')
     return Pictures(
         location, *files_of(found, root), captions=tuple(captions), refused=refused, left_out=tuple(left_out)
     )
 
 
 def plain_folder(location: str) -> Pictures:
-    """All pictures of a folder, named by their whole paths.
+    """Open all pictures of a folder, named by their whole paths.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder contains no picture.
     """
     found = _found(Path(location))
     if not found.paths:
-        raise UserError(f"{location} holds no pictures ({PICTURE_NAMES}){_but_left_out(found.refusals)}")
+        raise UserError(f"{location} contains no pictures ({PICTURE_NAMES}){_but_left_out(found.refusals)}")
     names = tuple(os.path.join(location, path) for path in found.paths)
     left_out = tuple(Refusal(os.path.join(location, each.path), each.reason, each.detail) for each in found.refusals)
     return Pictures(location, names, lambda place: read_file(names[place], UNREADABLE), left_out=left_out)
 
 
 def _class_folders(root: Path) -> tuple[list[Path], list[Refusal]]:
-    """The folders of classes, which may be links, and what is beside them."""
+    """The folders of classes, which may be links, and the other entries, which are left out."""
     try:
         entries = sorted(root.iterdir())
     except OSError as error:
@@ -152,8 +152,8 @@ def _refuse_splits(location: str, names: Sequence[str], labels: Sequence[str]) -
     splits = sorted(set(labels))
     if all(split.lower() in SPLITS for split in splits) and all(name.count(os.sep) > 1 for name in names):
         raise UserError(
-            f"{location} has the folders {', '.join(splits)} with folders of classes in them, which are parts of a "
-            f"data set and not classes; give one of them: {os.path.join(location, splits[-1])}"
+            f"{location} has the folders {', '.join(splits)}, which contain folders of classes and so are parts of a "
+            f"data set, not classes; give one of them: {os.path.join(location, splits[-1])}"
         )
 
 
@@ -167,7 +167,7 @@ def _found(folder: Path) -> PictureFiles:
 
 
 def _sorted_out(folder: Folder) -> tuple[dict[str, CaptionFiles | None], list[Refusal]]:
-    """The paths of a folder's pictures, each with its caption files, and what is neither of the two."""
+    """The paths of a folder's pictures, each with its caption files, and the files that are neither."""
     beside = sort_captions(folder.files)[0]
     pictures: dict[str, CaptionFiles | None] = {}
     others = []
@@ -196,7 +196,7 @@ def _walked(root: Path) -> list[Folder]:
 
 
 def _refuse_unreadable(root: Path, refusals: Sequence[Refusal]) -> None:
-    """A folder that cannot be read is an error: what is measured on the others is another data set."""
+    """Raise UserError for a folder that cannot be read: without it the data set would be another one."""
     for refusal in refusals:
         if refusal.reason == FileReason.UNREADABLE.value:
             raise UserError(f"{(root / refusal.path)} cannot be read: {refusal.detail}; {UNREADABLE}")
@@ -210,7 +210,7 @@ def _captions(folder: Path, files: CaptionFiles | None, key: str | None) -> tupl
 
 def _but_loose(refusals: Sequence[Refusal]) -> str:
     loose = [each for each in refusals if each.reason == ClassReason.NOT_IN_A_CLASS.value]
-    return f", but {len(loose)} beside one another" if loose else _but_left_out(refusals)
+    return f", but {len(loose)} outside of subfolders" if loose else _but_left_out(refusals)
 
 
 def _but_left_out(refusals: Sequence[Refusal]) -> str:

@@ -1,7 +1,7 @@
-"""A linear probe: logistic regression on embeddings, or on raw pixels as the baseline (paper, appendix A.3).
+"""Fit and measure a linear probe: logistic regression on embeddings, or on pixels as a baseline (paper, appendix A.3).
 
-The paper's sweep has 96 values of λ and a binary search; ours is coarser, and limits the number of training
-pictures and, for pixels, their size, to stay within seconds. The result says what was used.
+The paper searches 96 values of λ; we search fewer, and limit the number of training pictures and, for pixels, their
+size, so that it takes seconds. The result records what was used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MOST_ITERATIONS = 1_000
 SEARCH_ITERATIONS = 40
 SEARCH = (1e-2, 1.0, 1e2)
-"""Inverse strengths of the L2 penalty (scikit-learn's C) tried first; then ten times as much and a tenth."""
+"""Inverse strengths of the L2 penalty (scikit-learn's C) to try first; then ten times and a tenth of the best."""
 VALIDATION_SHARE = 0.2
 
 MOST_WORK = 4_000_000_000
@@ -35,7 +35,7 @@ PIXEL_SIDES = (32, 24, 16, 12, 10, 8)
 
 @dataclass(frozen=True)
 class PixelEncoder:
-    """Embeds a picture as its own pixels, shrunk to a square of this side."""
+    """Embeds a picture as its own pixels, resized to a square with this side."""
 
     side: int
 
@@ -49,7 +49,7 @@ class PixelEncoder:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted logistic regression and how it came about."""
+    """A fitted logistic regression, the normalisation of its features, and facts about the fit."""
 
     model: LogisticRegression
     centre: Array
@@ -64,14 +64,14 @@ class Probe:
 def fit_linear_probe(
     encoder: PictureEncoder, train: Pictures, most_work: int = MOST_WORK, *, embedded: Embedded | None = None
 ) -> Probe:
-    """Logistic regression on the encoder's features (for CLIP the embedding, after the projection).
+    """Fit a logistic regression on the encoder's features (for CLIP the embedding, after the projection).
 
-    The strength of the penalty is chosen on a held-out fifth of the training pictures, then all are fitted.
+    The strength of the penalty is chosen on a held-out fifth of the training pictures; then all are used for the fit.
 
-    embedded: the training pictures as the encoder embeds them, where that is known already.
+    embedded: the embeddings of the training pictures, if they were computed before.
 
     Raises:
-        ValueError: labels of one class only, or no picture that decodes.
+        ValueError: there are fewer than two classes, or no picture can be decoded.
     """
     embedded = embedded or embed(encoder, train)
     features, labels = embedded.embeddings, np.array(train.labels)[embedded.kept]
@@ -107,9 +107,9 @@ def fit_linear_probe(
 def linear_probe(
     encoder: PictureEncoder, pictures: Pictures, probe: Probe, *, embedded: Embedded | None = None
 ) -> dict[str, Any]:
-    """The probe's accuracy, and the share of pictures whose class it was trained on and so can name.
+    """Measure the probe's accuracy, and the share of pictures whose class it was trained on.
 
-    embedded: the pictures as the encoder embeds them, where that is known already.
+    embedded: the embeddings of the pictures, if they were computed before.
     """
     embedded = embedded or embed(encoder, pictures)
     labels = np.array(pictures.labels)[embedded.kept]
@@ -127,19 +127,19 @@ def linear_probe(
 
 
 def fit_pixel_baseline(train: Pictures) -> tuple[PixelEncoder, Probe]:
-    """What needs no model: logistic regression on pixels, of as large a picture as a few seconds allow."""
+    """Fit a logistic regression on pixels, a baseline without a model, on the largest pictures that take seconds."""
     classes = len(set(train.labels))
     allowed = [side for side in PIXEL_SIDES if len(train) * classes * side * side * 3 <= MOST_PIXEL_WORK]
     encoder = PixelEncoder(allowed[0] if allowed else PIXEL_SIDES[-1])
     most_pictures = max(classes, MOST_PIXEL_WORK // (classes * encoder.side**2 * 3))
-    # Chosen before decoding: reading 100,000 pictures to use 5,000 would take longer than the fit.
+    # Choose before decoding: reading 100,000 pictures to use 5,000 would take longer than the fit.
     probe = fit_linear_probe(encoder, subset(train, evenly(np.array(train.labels), most_pictures)), MOST_PIXEL_WORK)
     probe.facts.update(train_pictures_available=len(train), pixels=f"{encoder.side}x{encoder.side}x3")
     return encoder, probe
 
 
 def evenly(labels: Array, most: int) -> Array:
-    """Sorted places of at most `most` pictures, of each class equally many; always the same ones."""
+    """Sorted places of at most `most` pictures, as many of each class as possible; always the same places."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
@@ -148,7 +148,7 @@ def evenly(labels: Array, most: int) -> Array:
 
 
 def _search(features: Array, labels: Array) -> tuple[float, float | None]:
-    """The inverse penalty best on held-out pictures, and its accuracy; 1 where none can be held out."""
+    """The inverse penalty that is best on held-out pictures, and its accuracy; (1, None) if none can be held out."""
     held_out = _validation(labels)
     if not held_out.any() or len(set(labels[~held_out].tolist())) < 2:
         return 1.0, None
@@ -168,7 +168,7 @@ def _search(features: Array, labels: Array) -> tuple[float, float | None]:
 
 
 def _validation(labels: Array) -> Array:
-    """bool[pictures]: about a fifth of each class that has two pictures or more."""
+    """bool[pictures]: True for about a fifth of each class that has two pictures or more."""
     held_out = np.zeros(len(labels), dtype=bool)
     random = np.random.default_rng(1)
     for each in np.unique(labels):
@@ -178,7 +178,7 @@ def _validation(labels: Array) -> Array:
 
 
 def _fit(features: Array, labels: Array, inverse_penalty: float, most_iterations: int) -> LogisticRegression:
-    # Imported here: scikit-learn takes a second to load, which every other verb would wait for.
+    # Imported here: scikit-learn takes a second to load, which would slow down every other verb.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

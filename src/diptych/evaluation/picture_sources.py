@@ -1,4 +1,4 @@
-"""Labelled or captioned pictures from where users keep them: folders and tables; shards are passed on."""
+"""Open labelled or captioned pictures wherever users keep them: in folders, tables or shards."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from diptych_shards.tables.locations import is_picture_table
 
 
 def open_labelled(location: str, label_key: str = "label") -> Pictures:
-    """Pictures with one label each: a folder with one subfolder for each class, a table, or shards.
+    """Open pictures with one label each: a folder with a subfolder for each class, a table, or shards.
 
-    A table (any that `diptych-shards build` reads) has a path in each row, relative to the table's folder, and
-    `label_key`; a sample in a shard has `label_key` in its json member, or the number of its class as its cls member.
+    A table (in any format that `diptych-shards build` reads) has in each row a path, relative to the table's folder,
+    and a label in the column `label_key`. A sample in a shard has `label_key` in its json member, or the number of its
+    class in its cls member.
 
     Raises:
-        ValueError: nothing there, or a picture without a label.
+        ValueError: the location is missing or empty, or a picture has no label.
     """
     path = local_path(location)
     location = os.fspath(path)
@@ -36,17 +37,17 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
 
 
 def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
-    """Pictures with one or more captions each: a folder, a table, or shards.
+    """Open pictures with one or more captions each: a folder, a table, or shards.
 
-    In a folder and in a table captions are where `diptych-shards pack` reads them: a picture has several in the
-    lines of its .txt, in a list, or in several rows. In a shard it is the txt member, else `caption` in the json
-    member; several are in `captions` there, or the lines of a txt without a json. With `caption_key` it is a text or
+    In folders and tables, captions are where `diptych-shards pack` reads them; a picture may have several, in the lines
+    of its .txt, in a list, or in several rows. In a shard the caption is the txt member, else `caption` in the json
+    member; several are in `captions` there, or in the lines of a txt without a json. With `caption_key` it is a text or
     a list of texts in the json.
 
     A picture or row without a usable caption is left out, with its reason in `refused`.
 
     Raises:
-        ValueError: nothing there, or no picture with a usable caption.
+        ValueError: the location is missing or empty, or no picture has a usable caption.
     """
     path = local_path(location)
     location = os.fspath(path)
@@ -54,17 +55,17 @@ def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
         return captioned_table(location, caption_key)
     if is_shards(location):
         return captioned_shards(location, caption_key)
-    _check_folder(path, "a folder of pictures with a .txt or .json beside each, a table, or shards")
+    _check_folder(path, "a folder of pictures with a .txt or .json for each, a table, or shards")
     return captioned_folder(location, caption_key)
 
 
 def open_pictures(locations: Sequence[str], *, with_captions: bool = False) -> Pictures:
-    """Pictures by their paths: files, and all that is in folders; those of shards by their keys.
+    """Open pictures in files and folders, named by their paths, and in shards, named by their keys.
 
-    with_captions: those of them that have one, as `open_captioned` finds it.
+    with_captions: open only pictures with captions, as `open_captioned` does.
 
     Raises:
-        ValueError: a location that does not exist, or no picture in any.
+        ValueError: a location does not exist or contains no picture.
     """
     return joined([_opened(os.fspath(local_path(location)), with_captions) for location in locations])
 

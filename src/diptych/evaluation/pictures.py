@@ -1,4 +1,4 @@
-"""What is evaluated on: pictures with labels or captions, read one at a time."""
+"""The pictures of an evaluation, with labels or captions, and their embeddings."""
 
 from __future__ import annotations
 
@@ -30,58 +30,58 @@ from diptych.terminal import counted
 PICTURES_AT_ONCE = 64
 UNREADABLE = "make it readable, or take it out of the data"
 PIXELS_AT_ONCE = 64_000_000
-"""Decoded pictures are held up to this, 192 MB: 64 photographs of a camera would take 4 GB."""
+"""Largest number of decoded pixels in memory (192 MB): 64 photographs of a camera would take 4 GB."""
 MOST_THREADS = 4
-"""They wait when one picture more than there are threads is decoded and not yet taken."""
+"""Largest number of threads that decode pictures; they decode at most one picture more than there are threads ahead."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Names, labels or captions of pictures, and how to read one; nothing is decoded before it is needed."""
+    """Names, labels or captions of pictures, and a function that reads one; nothing is decoded before it is needed."""
 
     location: str
     names: tuple[str, ...]
     read: Callable[[int], bytes]
-    """The encoded picture at this place in `names`."""
+    """Place in `names` → the encoded picture."""
     labels: tuple[str, ...] = ()
-    """One for each picture; empty where they have none."""
+    """One for each picture; empty if the pictures have no labels."""
     captions: tuple[tuple[str, ...], ...] = ()
-    """At least one for each picture; empty where they have none."""
+    """One or more for each picture; empty if the pictures have no captions."""
     labels_are_numbers: bool = False
-    """Each label is a place in the list of classes, from 0; `named` makes names of them."""
+    """Whether each label is a place in the list of classes, from 0; `named` replaces these by names."""
     refused: Mapping[str, CaptionError] = field(default_factory=dict)
-    """By name, what is left out here for want of a usable caption."""
+    """Name of a picture that was left out because it has no usable caption → the reason."""
     left_out: tuple[Refusal, ...] = ()
-    """What else is there that is not a picture to evaluate, or cannot be read as one."""
+    """Other files that were left out: they are not pictures, or cannot be read."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 class PictureEncoder(Protocol):
-    """Anything that makes rows of features of decoded RGB pictures, an `Encoder` above all."""
+    """Anything that turns decoded RGB pictures into rows of features, such as an `Encoder`."""
 
     def embed_pictures(self, pictures: Sequence[Image.Image], /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """f32[kept dim] as the encoder gives them, and the places of the pictures that they are of."""
+    """Embeddings f32[kept dim], and the places of their pictures."""
 
     embeddings: Array
     kept: Array
     rejected: dict[str, str] = field(default_factory=dict)
-    """Name and reason of every picture that could not be decoded."""
+    """Name of each picture that could not be decoded → the reason."""
 
 
 def files_of(paths: Sequence[Path], folder: Path) -> tuple[tuple[str, ...], Callable[[int], bytes]]:
-    """The names of picture files from their folder on, and how to read one."""
+    """The names of picture files relative to a folder, and a function that reads one."""
     names = tuple(os.path.relpath(path, folder) for path in paths)
     return names, lambda place: read_file(paths[place], UNREADABLE)
 
 
 def subset(pictures: Pictures, places: Array) -> Pictures:
-    """The pictures at these places, in this order."""
+    """The pictures at the given places, in that order."""
     chosen = [int(place) for place in places]
     return Pictures(
         pictures.location,
@@ -111,7 +111,7 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
 
 
 def in_utf8(pictures: Pictures) -> Pictures:
-    """The same with names that can be written anywhere: bytes of file names that are not UTF-8 become escapes."""
+    """Replace bytes that are not UTF-8 in all names and texts by escapes, so that they can be written anywhere."""
     return replace(
         pictures,
         location=writable(pictures.location),
@@ -124,49 +124,52 @@ def in_utf8(pictures: Pictures) -> Pictures:
 
 
 def writable(text: str) -> str:
-    """The text with an escape such as `\\udcff` for each half of a surrogate pair, which UTF-8 does not have."""
+    """Replace each lone surrogate, which UTF-8 cannot encode, by an escape such as `\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
-    """The pictures with class names for labels, also where the labels were numbers.
+    """Replace labels that are numbers of classes by class names.
 
     Raises:
-        ValueError: a number beyond the last class.
+        ValueError: a number is larger than that of the last class.
     """
     if not pictures.labels_are_numbers:
         return pictures
-    if set(pictures.labels) <= set(class_names):  # the digits of MNIST
+    if set(pictures.labels) <= set(class_names):  # the classes are called by numbers, as in MNIST
         return replace(pictures, labels_are_numbers=False)
     highest = max(map(int, pictures.labels))
     if highest >= len(class_names):
         raise UserError(
-            f"{pictures.location} has class number {highest} beside {counted(len(class_names), 'class')}, numbered "
-            "from 0; give --classes with all of them, in the order of the numbers"
+            f"{pictures.location} has class number {highest}, beyond the {counted(len(class_names), 'class')}, "
+            "numbered from 0; give --classes with all of them, in the order of the numbers"
         )
     labels = tuple(class_names[int(label)] for label in pictures.labels)
     return replace(pictures, labels=labels, labels_are_numbers=False)
 
 
 def formats_by_name(pictures: Pictures) -> dict[str, int]:
-    """How many pictures have names of each format, most first; names without an ending, as in shards, have none."""
+    """How many pictures have each format by the ending of their name, most frequent first.
+
+    Names without an ending, as in shards, are not counted.
+    """
     format_of_ending = {ending: name for name, endings in ENDINGS.items() for ending in endings}
     endings = (os.path.splitext(name)[1].lower() for name in pictures.names)
     return dict(Counter(format_of_ending[each] for each in endings if each in format_of_ending).most_common())
 
 
 def by_reason(refused: Mapping[str, CaptionError]) -> dict[str, dict[str, Any]]:
-    """How many pictures are refused for each reason, most first, with one example."""
+    """How many pictures were refused for each reason, most frequent first, with one example each."""
     return _by_reason("pictures", ((error.reason.value, name, error.detail) for name, error in refused.items()))
 
 
 def left_out_by_reason(refusals: Iterable[Refusal]) -> dict[str, dict[str, Any]]:
-    """The same of files."""
+    """How many files were left out for each reason, most frequent first, with one example each."""
     return _by_reason("files", ((each.reason, each.path, each.detail) for each in refusals))
 
 
 def in_words(reasons: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same on one line."""
+    """The counts of `by_reason` or `left_out_by_reason` on one line."""
     return ", ".join(
         f"{each.get('pictures') or each['files']:,} {reason} (for example {each['example']})"
         for reason, each in reasons.items()
@@ -191,10 +194,10 @@ def check_some_are_captioned(location: str, kept: int, refused: Mapping[str, Cap
 
 
 def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:
-    """Embeddings of all pictures that decode.
+    """Embed all pictures that can be decoded.
 
     Raises:
-        ValueError: none of them does, or one cannot be read.
+        ValueError: none can be decoded, or a file cannot be read.
     """
     parts: list[Array] = []
     kept: list[int] = []
@@ -224,7 +227,7 @@ def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:
 
 
 class Embedder:
-    """What one encoder makes of pictures; the same ones are embedded once."""
+    """Embeds pictures with one encoder, and remembers the results, so that a data set is embedded only once."""
 
     def __init__(self, encoder: PictureEncoder):
         self._encoder = encoder
@@ -238,7 +241,7 @@ class Embedder:
 
 
 def _decoded(pictures: Pictures) -> Generator[Image.Image | PictureError, None, None]:
-    """Every picture in order, read and decoded by threads that are a few pictures ahead."""
+    """Yield every picture in order, read and decoded a few pictures ahead by threads."""
 
     def decode(place: int) -> Image.Image | PictureError:
         try:

@@ -1,4 +1,4 @@
-"""Class names and prompt templates, and the zero-shot classifier made of them (paper, section 3.1.4)."""
+"""Read class names and prompt templates, and build a zero-shot classifier from them (paper, section 3.1.4)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PROMPTS_AT_ONCE = 8_192
 @dataclass(frozen=True)
 class ClassPrompt:
     name: str
-    """The label that the data bear."""
+    """The label in the data."""
     names: tuple[str, ...]
-    """What the prompts call it; synonyms are averaged."""
+    """The class's names in prompts; the embeddings of several names are averaged."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Prompts:
 
 
 def load_prompts(path: str | Path) -> Prompts:
-    """The classes and templates of a YAML file.
+    """Read the classes and templates of a YAML file:
 
         classes: [tench, {name: n01443537, names: [goldfish, Carassius auratus]}]
         templates: ["a photo of a {}.", "a drawing of a {}."]
 
     Raises:
-        ValueError: no such file, or not of this form; the message says where and what to write instead.
+        ValueError: the file does not exist or has another form; the message says what to write instead.
     """
     text = read_text(path, "expected a YAML file with classes and templates")
     try:
@@ -58,7 +58,7 @@ def load_prompts(path: str | Path) -> Prompts:
         raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not set(document) <= {"classes", "templates"}:
         found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
-        raise UserError(f"{path} holds {found}; expected the two keys classes and templates")
+        raise UserError(f"{path} contains {found}; expected the two keys classes and templates")
     try:
         return make_prompts(document.get("classes"), document.get("templates", [DEFAULT_TEMPLATE]))
     except UserError as error:
@@ -66,10 +66,10 @@ def load_prompts(path: str | Path) -> Prompts:
 
 
 def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
-    """Prompts of class entries (a name, or a mapping of name and names) and templates, checked.
+    """Check class entries (a name, or a mapping of name and names) and templates, and make prompts of them.
 
     Raises:
-        ValueError: none given, a class twice, or a template without `{}`.
+        ValueError: a list is empty, a class is listed twice, or a template has no `{}`.
     """
     _check_list("classes", classes, 'names such as ["cat", "dog"]')
     _check_list("templates", templates, f'texts such as ["{DEFAULT_TEMPLATE}"]')
@@ -78,21 +78,20 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
     if twice := [name for name, count in counts.items() if count > 1]:
         raise UserError(
             f"class {twice[0]!r} is listed {counts[twice[0]]} times ({counted(len(twice), 'such class')}); keep one "
-            "entry each, and tell classes of the same name apart by `{name: ..., names: [...]}`"
+            "entry each, and distinguish classes with the same name by `{name: ..., names: [...]}`"
         )
     for template in templates:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise UserError(
-                f'template {template!r} must hold {{}} exactly once, where the class name goes: "{DEFAULT_TEMPLATE}"'
+                f'template {template!r} must contain {{}} exactly once, in place of the name: "{DEFAULT_TEMPLATE}"'
             )
     return Prompts(entries, tuple(templates))
 
 
 def build_classifier(encoder: Encoder, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Array:
-    """f32[classes dim]: for each class the mean of its prompts' unit-norm embeddings, renormalised.
+    """f32[classes dim]: for each class the mean of its prompts' unit-norm embeddings, scaled to unit norm.
 
-    The ensemble is taken over embeddings, not over probabilities, so that it costs one classifier, however
-    many templates there are.
+    The average is taken over embeddings, not over probabilities, so that any number of templates makes one classifier.
     """
     prompts = [
         (number, template.replace("{}", name))
@@ -128,7 +127,7 @@ def _class_prompt(entry: Any) -> ClassPrompt:
         name, names = entry, [entry]
     if not names or not all(isinstance(each, str) and each.strip() for each in [name, *names]):
         raise UserError(
-            f"class {entry!r} is not a name; expected a text (in quotes where YAML takes it for another type) "
+            f"class {entry!r} is not a name; expected a text (in quotes if YAML would read it as another type) "
             "or {name: label in the data, names: [what prompts call it, ...]}"
         )
     return ClassPrompt(name, tuple(names))

@@ -1,4 +1,4 @@
-"""evaluation.json: all that was measured of a model, in one or several evaluations."""
+"""Read, merge and write evaluation.json, which contains all results of a model from one or more evaluations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 def merged(earlier: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """All results by evaluator and data set, the new ones first and in place of earlier ones of the same name."""
+    """All results by evaluator and data set; new ones come first, and replace earlier ones with the same name."""
     both = {**earlier, **evaluation}
     for evaluator in _evaluators(both):
         now, before = evaluation.get(evaluator, {}), earlier.get(evaluator, {})
@@ -25,7 +25,7 @@ def merged(earlier: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[st
 
 
 def named_after(checkpoint: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The results with the checkpoint in the name of each data set, so that those of the run stay beside them."""
+    """Add the checkpoint to the name of each data set, so that the run's own results are not replaced."""
     named = {
         evaluator: {f"{name} ({checkpoint})": result for name, result in evaluation[evaluator].items()}
         for evaluator in _evaluators(evaluation)
@@ -34,7 +34,7 @@ def named_after(checkpoint: str, evaluation: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What was measured earlier; empty where there is no file yet.
+    """The results of earlier evaluations; empty if the file does not exist yet.
 
     Raises:
         ValueError: the file cannot be read, or is not an evaluation.
@@ -55,13 +55,13 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """The file appears whole or not at all.
+    """Write the results, completely or not at all.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: the file cannot be written.
     """
     try:
-        # Half of a surrogate pair, as in a file's name that is not UTF-8, becomes its JSON escape.
+        # A lone surrogate, as in a file name that is not UTF-8, becomes its JSON escape.
         document = (json.dumps(results, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
         path.parent.mkdir(parents=True, exist_ok=True)
         commit_file(path, document)

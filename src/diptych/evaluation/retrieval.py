@@ -1,4 +1,4 @@
-"""Retrieval: does a picture find its captions among all captions, and a caption its pictures?"""
+"""Measure retrieval: whether a picture finds its captions among all captions, and a caption its pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEAREST = 5
 
 @dataclass(frozen=True)
 class Positives:
-    """For each query the gallery's right answers: `columns[starts[i]:starts[i + 1]]`, at least one each."""
+    """The right answers of each query i in the gallery: `columns[starts[i]:starts[i + 1]]`, at least one each."""
 
     columns: Array
     starts: Array
@@ -34,26 +34,26 @@ class Positives:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pictures and the captions they have, identical captions counted as one text.
+    """Which pictures have which captions; identical captions are one text.
 
-    Two pictures with the same caption are right answers to each other's caption: nothing in the text tells
-    them apart. Identical means the same to the tokenizer, after cleaning and lower-casing.
+    Two pictures with the same caption are both right answers to it, since the text cannot distinguish them. Identical
+    means equal after the tokenizer's cleaning and lower-casing.
     """
 
     texts: tuple[str, ...]
     weights: Array
-    """How many captions each text stands for; that many places it takes in a list of results."""
+    """How many captions are this text."""
     texts_of_picture: Positives
     pictures_of_text: Positives
 
 
 def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None = None) -> dict[str, Any]:
-    """Recall at 1, 5 and 10 both ways, with chance, and the captions nearest to some pictures.
+    """Measure recall at 1, 5 and 10 in both directions, with chance, and find the captions nearest to some pictures.
 
-    embedded: the pictures as the encoder embeds them, where that is known already.
+    embedded: the embeddings of the pictures, if they were computed before.
 
     Raises:
-        ValueError: no picture that decodes.
+        ValueError: no picture can be decoded.
     """
     embedded = embedded or embed(encoder, pictures)
     kept = subset(pictures, embedded.kept)
@@ -61,7 +61,7 @@ def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None
     images = unit_norm(embedded.embeddings)
     texts = unit_norm(encoder.embed_texts(list(pairing.texts)))
     one_each = np.ones(len(kept), dtype=np.int64)
-    # Each distinct text once: repeated ones would come as one block, and the first five be one text.
+    # Each distinct text counts once; otherwise copies of one text could fill the first five places.
     to_text = ranks(images, texts, pairing.texts_of_picture, np.ones(len(texts), dtype=np.int64))
     to_image = ranks(texts, images, pairing.pictures_of_text, one_each)
 
@@ -89,7 +89,7 @@ def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None
 
 
 def pair(captions: Sequence[Sequence[str]]) -> Pairing:
-    """The pairing of pictures that have these captions."""
+    """The pairing for pictures with the given captions."""
     numbers: dict[str, int] = {}
     texts: list[str] = []
     counts: list[int] = []
@@ -115,9 +115,9 @@ def pair(captions: Sequence[Sequence[str]]) -> Pairing:
 
 
 def ranks(queries: Array, gallery: Array, positives: Positives, weights: Array) -> Array:
-    """i64[queries]: the weight of the wrong answers that are at least as near as the best right one.
+    """i64[queries]: the total weight of wrong answers that are at least as near as the best right one.
 
-    0 is found first. Works in blocks of queries; ties and NaN count against the right answer.
+    With 0 the right answer comes first. Works in blocks of queries; ties and NaN count against the right answer.
     """
     found = []
     for rows in blocks(len(queries), len(gallery)):
@@ -134,7 +134,7 @@ def ranks(queries: Array, gallery: Array, positives: Positives, weights: Array) 
 
 
 def chance_at(k: int, gallery: int, right: Array) -> Array:
-    """f64[queries]: the probability that a random k of the gallery hold one of `right` answers."""
+    """f64[queries]: the probability that k random entries of the gallery contain one of `right` answers."""
     missed = np.ones(len(right))
     for drawn in range(min(k, gallery)):
         missed *= np.maximum(gallery - right - drawn, 0) / (gallery - drawn)
@@ -142,7 +142,7 @@ def chance_at(k: int, gallery: int, right: Array) -> Array:
 
 
 def _nearest_own(cosines: Array, pairing: Pairing, place: int) -> dict[str, Any]:
-    """The nearest of a picture's own captions, how near it is, and its rank among all; 1 is the nearest of all."""
+    """The nearest of a picture's own captions, its similarity, and its rank among all captions, from 1."""
     own = pairing.texts_of_picture.of(place)
     best = own[np.argmax(cosines[own])]
     rank = 1 + int(np.count_nonzero(cosines > cosines[best]))

@@ -1,4 +1,4 @@
-"""Labelled or captioned pictures from shards."""
+"""Open labelled or captioned pictures in shards."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from diptych.files import cannot
 
 
 def is_shards(location: str) -> bool:
-    """Whether this is a folder with tar files in it, a tar file or a brace pattern."""
+    """Whether the location is a folder with tar files, a tar file or a brace pattern."""
     if os.path.isdir(location):
         return any(Path(location).glob("*.tar"))
     return location.endswith(".tar") or "{" in location
 
 
 def keyed_shards(location: str, *, with_captions: bool = False) -> Pictures:
-    """The pictures, each by the key of its sample; with their captions, those that have one."""
+    """Open all pictures, named by the keys of their samples; with_captions: only those with captions."""
     if with_captions:
         captioned = captioned_shards(location, None)
         return replace(captioned, names=tuple(name.partition("/")[2] for name in captioned.names))
@@ -36,7 +36,10 @@ def keyed_shards(location: str, *, with_captions: bool = False) -> Pictures:
 
 
 def labelled_shards(location: str, label_key: str) -> Pictures:
-    """Each sample's label is `label_key` of its json member, or where the first has none, its cls member's number."""
+    """Open pictures with labels: `label_key` of the json member, or the number in the cls member.
+
+    Numbers are used if the first sample has a cls member and no `label_key`.
+    """
     index = _open(location)
     names, labels = [], []
     first = _sample(index, 0, 0)
@@ -50,7 +53,7 @@ def labelled_shards(location: str, label_key: str) -> Pictures:
 
 
 def captioned_shards(location: str, caption_key: str | None) -> Pictures:
-    """A sample's caption is its txt member, else `caption` in its json; or what the json has at `caption_key`."""
+    """Open pictures with captions: the txt member, else `caption` in the json; or `caption_key` in the json."""
     index = _open(location)
     names, captions, rows, refused = [], [], [], {}
     for row, sample in enumerate(_samples(index)):
@@ -81,7 +84,7 @@ class _Sample:
         return tuple(member.suffix for member in self.members)
 
     def read(self, *suffixes: str) -> bytes:
-        """The member that has one of the suffixes."""
+        """The bytes of the first member with one of the suffixes."""
         for member in self.members:
             if member.suffix in suffixes:
                 return _member_bytes(self.shard, member)
@@ -94,7 +97,7 @@ def _open(location: str) -> ShardIndex:
     except OSError as error:
         raise cannot(error, location, "read", "make the folder and its shards readable") from error
     if index.total_samples == 0:
-        raise UserError(f"{location}: the shards hold no samples; expected at least one picture")
+        raise UserError(f"{location}: the shards contain no samples; expected at least one picture")
     return index
 
 
@@ -131,7 +134,7 @@ def _json_label(sample: _Sample, key: str) -> str:
     if isinstance(label, (dict, list)) or label is None or not str(label).strip():
         raise UserError(
             f"{sample.name}: {key} is {label!r} in its json member; expected the name of a class. "
-            "Another json key is named with --label-key"
+            "Name another json key with --label-key"
         )
     return str(label).strip()
 
@@ -140,11 +143,11 @@ def _class_number(sample: _Sample) -> str:
     if "cls" not in sample.suffixes:
         raise UserError(
             f"{sample.name} has no cls member, unlike the first sample; it has {', '.join(sample.suffixes)}. "
-            "Labels of a json member are named with --label-key"
+            "To use labels in json members, name their key with --label-key"
         )
     text = sample.read("cls").strip()
     if not re.fullmatch(rb"[0-9]{1,9}", text):
-        raise UserError(f"{sample.name}: its cls member holds {text[:40]!r}; expected the number of a class, from 0")
+        raise UserError(f"{sample.name}: its cls member is {text[:40]!r}; expected the number of a class, from 0")
     return str(int(text))
 
 
@@ -160,7 +163,7 @@ def _captions(sample: _Sample, key: str | None) -> tuple[str, ...]:
 
 
 def _json_fields(sample: _Sample) -> dict[str, Any]:
-    """What its json member holds; empty where it has none."""
+    """The fields of the json member; empty if there is none."""
     try:
         return fields_of(sample.read("json")) if "json" in sample.suffixes else {}
     except CaptionError as error:

@@ -1,4 +1,4 @@
-"""Labelled or captioned pictures from a table, which is read as `diptych-shards` reads it."""
+"""Open labelled or captioned pictures listed in a table, which is read as `diptych-shards` reads it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ EXPECTED = "the path of a picture, relative to the table's folder, and its {} in
 
 
 def labelled_table(location: str, label_key: str) -> Pictures:
-    """One label for each row; where all are whole numbers, they are the numbers of classes.
+    """Open pictures with a label in each row; labels that are all whole numbers are the numbers of classes.
 
     Raises:
-        ValueError: a row that cannot be used: the accuracy over the others would be that of another data set.
+        ValueError: a row cannot be used. The accuracy without it would be that of another data set.
     """
     folder = Path(location).parent
     paths, labels = [], []
@@ -44,7 +44,7 @@ def labelled_table(location: str, label_key: str) -> Pictures:
 
 
 def captioned_table(location: str, caption_key: str | None) -> Pictures:
-    """The captions of each picture, of all its rows; rows that cannot be used are left out, with their reasons."""
+    """Open pictures with the captions of all their rows; rows that cannot be used are left out, with their reasons."""
     folder = Path(location).parent
     captions: dict[Path, tuple[str, ...]] = {}
     refused: dict[str, CaptionError] = {}
@@ -61,14 +61,14 @@ def captioned_table(location: str, caption_key: str | None) -> Pictures:
 
 
 def are_numbers(labels: Iterable[str]) -> bool:
-    """Whether the labels number the classes and do not name them: "a photo of a 0." is no prompt."""
+    """Whether the labels are numbers of classes and not their names, since "a photo of a 0." is a useless prompt."""
     return all(re.fullmatch("[0-9]{1,9}", label) for label in labels)
 
 
 def _rows(
     location: str, refused: dict[str, CaptionError], *, caption: str | None = None, label: str | None = None
 ) -> Iterator[tuple[Path, PictureRow]]:
-    """The rows whose picture is there; the others become reasons by their place in the table."""
+    """Yield the rows whose picture exists; the others are added to `refused`, by their place in the table."""
     from diptych_shards.tables.picture_table import BadRow, Wanted, read_picture_table  # here: loads pyarrow
 
     folder = Path(location).parent
@@ -82,7 +82,7 @@ def _rows(
 
 
 def _label(value: Any) -> str:
-    """The name of a class, or its number as text: pandas makes 3.0 of a 3 where another row has none."""
+    """The name of a class, or its number as text; pandas writes 3 as 3.0 if another row has no label."""
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):

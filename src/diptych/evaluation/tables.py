@@ -1,4 +1,4 @@
-"""An evaluation as tables of 80 columns."""
+"""Print an evaluation as tables 80 columns wide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USUAL_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 def readable(evaluation: Mapping[str, Any]) -> str:
-    """The numbers as tables of 80 columns, chance beside them."""
+    """The metrics, with chance, as tables 80 columns wide."""
     parts = [*_accuracy_tables(evaluation), *_retrieval_tables(evaluation), *_seen(evaluation), *_refused(evaluation)]
     return "\n\n".join(parts)
 
@@ -44,7 +44,7 @@ def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
             known = result["share_of_known_classes"]
             yield (
                 f"{printable(name, 30)}: {known:.0%} of the pictures belong to a class that logistic\n"
-                "regression was trained on; it has no answer for the others, zero-shot has."
+                "regression was trained on; it cannot name the others, zero-shot can."
             )
 
 
@@ -79,7 +79,7 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
             if result["rejected"]:
                 picture, reason = next(iter(result["rejected"].items()))
                 yield printable(
-                    f"{name}: {counted(len(result['rejected']), 'picture')} could not be decoded and not counted; "
+                    f"{name}: {counted(len(result['rejected']), 'picture')} could not be decoded and are not counted; "
                     f"the first: {picture}: {reason}"
                 )
             if reasons := result.get("refused"):
@@ -89,7 +89,7 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
             others = {kind: n for kind, n in result.get("formats", {}).items() if kind not in USUAL_FORMATS}
             if others:
                 numbers = ", ".join(f"{number:,} {kind}" for kind, number in others.items())
-                yield f"{printable(name)}: other formats are read too, of each the first frame or page: {numbers}"
+                yield f"{printable(name)}: other formats were read too, the first frame or page of each: {numbers}"
             if reasons := result.get("left_out"):
                 yield printable(f"{name}: left out of the folder: {in_words(reasons)}")
 

@@ -1,4 +1,4 @@
-"""Texts as arrays that `numpy.load` reads without pickle, and that one long text does not make huge."""
+"""Store texts as arrays that `numpy.load` reads without pickle, and that stay small even if one text is long."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from diptych.evaluation.similarity import Array
 
 SMALL_BYTES = 64 << 20
 MOST_PADDING = 8
-"""An array gives each text as many bytes as the longest has: where that is more than this many times their own, they
-are stored as UTF-8."""
+"""A numpy array gives every text the size of the longest one. If that is more than this many times the texts' own size,
+they are stored as UTF-8 instead."""
 
 
 def text_arrays(name: str, texts: Sequence[str]) -> dict[str, Array]:
-    """`{name}`: the texts; or, where they are many and one is much longer than the others, `{name}_utf8` and `_ends`.
+    """Arrays for the texts: `{name}`, or `{name}_utf8` and `{name}_ends` if one text is much longer than the others.
 
-    These are u8: the UTF-8 of all texts, and i64: where each of them ends in it.
+    The former is an array of str. The latter two are the UTF-8 of all texts, u8, and the place in it where each text
+    ends, i64.
     """
     lengths = [len(text) for text in texts]
     padded = 4 * len(texts) * max(lengths, default=0)

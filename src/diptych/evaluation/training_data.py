@@ -1,4 +1,4 @@
-"""Whether a run was trained on the pictures on which it is measured."""
+"""Find out whether a run was trained on the pictures with which it is evaluated."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from diptych.evaluation.similarity import Array
 from diptych.yaml_documents import parse_yaml
 
 MOST_SAMPLES = 50_000_000
-"""Of training data that are looked through, 25 bytes of index each; more are not."""
+"""Larger training data are not searched; a sample takes 25 bytes of index."""
 MOST_ORIGINALS = 1_000_000
-"""Of training data whose json members are read too, some 20 µs each, for what was made smaller before training."""
+"""In larger training data the json members are not read, at some 20 µs each; they identify pictures that were resized
+before training."""
 SEEN_SHARE = 0.1
-"""From this share on, results are marked: a few per cent change no accuracy (paper, section 5)."""
+"""Results are marked if at least this share was seen; a few per cent do not change the accuracy (paper, section 5)."""
 
 logger = logging.getLogger(__name__)
 
 
 def training_index(run_dir: Path) -> ShardIndex | None:
-    """The shards that a run was trained on; None where they are not here, or too many to look through."""
+    """The shards that a run was trained on; None if they are not on this machine or too many to search."""
     try:
         config = parse_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
         index = open_index(config["data"]["train"])
     except (OSError, UserError, KeyError, TypeError, ValueError) as error:
-        logger.info("the training data of %s are not here: %s", run_dir, error)
+        logger.info("the training data of %s cannot be found: %s", run_dir, error)
         return None
     return index if index.total_samples <= MOST_SAMPLES else None
 
 
 def seen_in_training(pictures: Pictures, places: Array, training: ShardIndex | None) -> dict[str, Any]:
-    """Which share of these pictures is in the training shards; None where that is not known.
+    """The share of these pictures that is in the training shards; None if unknown.
 
-    They are compared byte for byte: with what is stored, and with what it was made of where the json members have its
-    sha256, as `pack` and `build` write it.
+    Pictures are compared byte by byte with the stored ones, and with their originals if the json members record the
+    sha256 of those, as `pack` and `build` do.
     """
     if training is None or not len(places):
         return {"seen_in_training": None, "share_seen_in_training": None}
@@ -64,7 +65,7 @@ def seen_in_training(pictures: Pictures, places: Array, training: ShardIndex | N
 
 @lru_cache(maxsize=1)
 def sha256_of_originals(training: ShardIndex) -> frozenset[str]:
-    """Of the files that the stored pictures were made of, as far as json members that can be read say it."""
+    """The sha256 of the files from which the stored pictures were made, if the json members record it."""
     found: set[str] = set()
     for number, shard in enumerate(training.shards):
         try:

@@ -1,4 +1,4 @@
-"""Zero-shot classification: a picture belongs to the class whose prompts lie nearest (paper, section 3.1)."""
+"""Measure zero-shot classification: a picture gets the class with the nearest prompts (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MOST_CONFUSIONS = 10_000
 MOST_PREDICTIONS = 5_000
 EXAMPLES = 12
 SAMPLE = 6
-"""Pictures drawn evenly from all, right or wrong."""
+"""Number of evenly spaced pictures, right or wrong, in the result."""
 THUMBNAIL_PIXELS = 112
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a classifier says of each picture."""
+    """A classifier's answers for each picture."""
 
     predicted: Array
-    """i64[pictures]: the true class only where it beats every other one, else the best of the others."""
+    """i64[pictures]: the true class if it is nearer than every other one, else the nearest of the others."""
     above: Array
-    """i64[pictures]: how many other classes are at least as near as the true one; 0 is right."""
+    """i64[pictures]: how many other classes are at least as near as the true one; 0 means a right answer."""
     guesses: Array
     """i64[pictures guesses]: the nearest classes, nearest first."""
     probabilities: Array
@@ -50,13 +50,13 @@ def zero_shot(
     *,
     embedded: Embedded | None = None,
 ) -> dict[str, Any]:
-    """Top-1, top-5 (null below six classes) and mean per-class recall, with what the report shows of them.
+    """Measure top-1, top-5 (null below six classes) and mean per-class recall, with confusions and examples.
 
     classifier: f32[classes dim], from `build_classifier`.
-    embedded: the pictures as the encoder embeds them, where that is known already.
+    embedded: the embeddings of the pictures, if they were computed before.
 
     Raises:
-        ValueError: a label that is not a class, or no picture that decodes.
+        ValueError: a label is not a class, or no picture can be decoded.
     """
     labels = label_numbers(pictures, class_names)
     embedded = embedded or embed(encoder, pictures)
@@ -87,7 +87,7 @@ def zero_shot(
 
 
 def judge(embeddings: Array, classifier: Array, labels: Array, logit_scale: float) -> Judged:
-    """Logits in fp32 from fp32 unit-norm features; ties count against the true class, and so does NaN."""
+    """Classify pictures from unit-norm embeddings; ties and NaN count against the true class."""
     parts = []
     num_guesses = min(GUESSES, len(classifier))
     for rows in blocks(len(embeddings), len(classifier)):
@@ -109,7 +109,7 @@ def judge(embeddings: Array, classifier: Array, labels: Array, logit_scale: floa
 
 
 def accuracy(judged: Judged, labels: Array, num_classes: int) -> dict[str, float | None]:
-    """The three numbers; recall is averaged over the classes that have pictures."""
+    """The metrics; recall is averaged over the classes that have pictures."""
     right = judged.above == 0
     counts = np.bincount(labels, minlength=num_classes)
     hits = np.bincount(labels[right], minlength=num_classes)
@@ -125,7 +125,7 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
     """i64[pictures]: the place of each label among the classes.
 
     Raises:
-        ValueError: a label that is none of them.
+        ValueError: a label is not one of the classes.
     """
     places = {name: place for place, name in enumerate(class_names)}
     if unknown := sorted(set(pictures.labels) - places.keys()):
@@ -134,24 +134,24 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
             f"{pictures.location}: label {unknown[0]!r} is none of the {counted(len(class_names), 'class')} "
             f"({counted(len(unknown), 'such label')}); "
             + (f"did you mean {near[0]!r}? " if near else "")
-            + "Labels must equal the class names, or their `name` where a class has several `names`"
+            + "Labels must equal the class names, or the `name` of a class that has several `names`"
         )
     return np.array([places[label] for label in pictures.labels], dtype=np.int64)
 
 
 def thumbnail(encoded: bytes) -> str:
-    """The picture, small, as a data URI."""
+    """A small version of the picture, as a data URI."""
     return thumbnail_uri(open_picture(encoded), THUMBNAIL_PIXELS)
 
 
 def _per_class(labels: Array, right: Array) -> list[list[int]]:
-    """[class, pictures, right ones] of each class that has pictures."""
+    """[class, pictures, right answers] of each class that has pictures."""
     counts, hits = np.bincount(labels), np.bincount(labels[right], minlength=labels.max() + 1)
     return [[int(each), int(counts[each]), int(hits[each])] for each in np.flatnonzero(counts)]
 
 
 def _confusions(labels: Array, predicted: Array) -> tuple[list[list[int]], int]:
-    """[true class, predicted class, pictures] of the errors, most frequent first; and how many are cut."""
+    """[true class, predicted class, pictures] of the errors, most frequent first, and how many entries were cut."""
     wrong = labels != predicted
     pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -160,12 +160,12 @@ def _confusions(labels: Array, predicted: Array) -> tuple[list[list[int]], int]:
 
 
 def _spread(places: Array, most: int) -> Array:
-    """Up to `most` of the places, evenly spaced, so that they come from all classes."""
+    """Up to `most` of the places, evenly spaced, so that many classes are among them."""
     return places[np.unique(np.linspace(0, len(places) - 1, most).astype(np.int64))] if len(places) else places
 
 
 def _least_certain_right(labels: Array, judged: Judged) -> Array:
-    """Up to EXAMPLES right places, least certain first: one of each class, and more of them where classes are few."""
+    """The places of up to EXAMPLES right answers, one of each class first, then others; both least certain first."""
     right = np.flatnonzero(judged.above == 0)
     ordered = right[np.argsort(judged.probabilities[right, 0], kind="stable")]
     first = _one_of_each(labels, ordered)
@@ -173,7 +173,7 @@ def _least_certain_right(labels: Array, judged: Judged) -> Array:
 
 
 def _most_confident_errors(labels: Array, judged: Judged) -> Array:
-    """Up to EXAMPLES wrong places, most confident first, at most one of each class."""
+    """The places of up to EXAMPLES wrong answers, most confident first, at most one of each class."""
     wrong = np.flatnonzero(judged.above > 0)
     return _one_of_each(labels, wrong[np.argsort(-judged.probabilities[wrong, 0], kind="stable")])
 

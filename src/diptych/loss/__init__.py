@@ -1,6 +1,6 @@
-"""The losses a config can name.
+"""The losses that a config can name.
 
-Contract: the mean over ranks of the gradients is the gradient of one process on the concatenated batch.
+Contract: the mean over ranks of the gradients is the gradient of a single process on the concatenated batch.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Tensors of all ranks on every rank; the only place in `loss` that asks who we are.
+"""Gather and reduce tensors over ranks; the only file in `loss` that knows about ranks.
 
-Every rank must call each of these, and say the same of `rows_of_ranks`: how many rows each rank has; None: all as many
-as this one. Alone, a rank gets back what it gave.
+Every rank must call each function, with the same `rows_of_ranks`: the number of rows of each rank, or None if all have
+as many as this one. On a single rank each function returns its argument.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The names of torch 2.14 and later; before, the same collectives had longer ones.
+# torch 2.14 gave these collectives shorter names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
@@ -27,7 +27,7 @@ def rank() -> int:
 
 
 def gathered(rows: Tensor, rows_of_ranks: Sequence[int] | None = None) -> Tensor:
-    """[all rows, dim] from [batch, dim], in the order of the ranks."""
+    """Gather [batch, dim] of each rank as [all rows, dim], in the order of the ranks."""
     if num_ranks() == 1:
         return rows
     sizes = rows_of_ranks or [len(rows)] * num_ranks()
@@ -38,7 +38,7 @@ def gathered(rows: Tensor, rows_of_ranks: Sequence[int] | None = None) -> Tensor
 
 
 def reduce_scatter(rows: Tensor, rows_of_ranks: Sequence[int] | None = None) -> Tensor:
-    """[batch, dim] from [all rows, dim]: our part of the sum over ranks."""
+    """Sum [all rows, dim] over ranks and return this rank's part, [batch, dim]."""
     if num_ranks() == 1:
         return rows
     sizes = rows_of_ranks or [len(rows) // num_ranks()] * num_ranks()
@@ -49,7 +49,7 @@ def reduce_scatter(rows: Tensor, rows_of_ranks: Sequence[int] | None = None) -> 
 
 
 def _padded(rows: Tensor, sizes: Sequence[int], largest: int) -> Tensor:
-    """Each rank's rows followed by zeros up to the largest number: collectives want the same of all."""
+    """Pad each rank's rows with zeros to the largest number, since collectives need equal sizes."""
     if min(sizes) == largest:
         return rows.contiguous()
     padded = rows.new_zeros((len(sizes), largest, rows.shape[1]))
@@ -66,7 +66,10 @@ def _unpadded(padded: Tensor, sizes: Sequence[int], largest: int) -> Tensor:
 
 
 def _runs(sizes: Sequence[int]) -> Iterator[tuple[slice, int, slice]]:
-    """(ranks, rows of each, all their rows) of each run of ranks with as many rows: two runs, not a thousand ranks."""
+    """(ranks, rows of each, all their rows) for each run of ranks with equally many rows.
+
+    Usually there are at most two runs, so that a thousand ranks do not need a thousand copies.
+    """
     first_rank = first_row = 0
     for size, run in groupby(sizes):
         count = len(list(run))

@@ -1,4 +1,4 @@
-"""SigLIP's loss: each of the N² pairs of the global batch is a decision of its own (arXiv 2303.15343, algorithm 1)."""
+"""SigLIP's loss: each picture with each text of the global batch is a yes-or-no decision (arXiv 2303.15343, alg. 1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sigmoid_loss(
     captions: Tensor | None = None,
     rows_of_ranks: Sequence[int] | None = None,
 ) -> LossOutput:
-    """-log sigmoid(±(scale * cosine + bias)) of this rank's pictures with all texts, summed over texts, in fp32.
+    """The mean over this rank's pictures of -log sigmoid(±(scale * cosine + bias)), summed over all texts, in fp32.
 
     Shapes, `captions`, `rows_of_ranks` and the promise about ranks are those of `softmax_loss`. logit_bias: f32[1].
     """
@@ -50,7 +50,7 @@ def _sigmoid(
             of_image[rows].addmm_(gradient, block.texts[columns])
             of_texts[columns].addmm_(gradient.T, block.scaled[rows])
 
-    # softplus(-x) = softplus(x) - x: every pair was counted as a negative; the positives lose their logit again.
+    # softplus(-x) = softplus(x) - x: the sums count every pair as a negative, so subtract the logits of the positives.
     positives = block.sum_of_positive_texts()
     positive_logits = (block.scaled * positives).sum(1) + bias * block.num_positives
     loss = (row_sums - positive_logits).sum() / block.mean_rows

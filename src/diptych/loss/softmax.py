@@ -21,13 +21,15 @@ def softmax_loss(
 ) -> LossOutput:
     """InfoNCE of this rank's pairs against the global batch, in fp32.
 
-    image, text: f32[batch, dim] of unit norm; row i of both is one pair. logit_scale: f32[1], the logarithm of what
-    multiplies the cosines. A bias would cancel in the softmax and is not used. captions: i64[batch], where equal
-    captions are positives of one another: the target is then uniform over a row's positives (UniCL, arXiv 2204.03610,
-    equations 2 and 3). rows_of_ranks: the batch of each rank, where not all have as many as this one.
+    image, text: f32[batch, dim] of unit norm; row i of both is one pair.
+    logit_scale: f32[1], the logarithm of the factor on the cosines.
+    logit_bias: not used, since it would cancel in the softmax.
+    captions: i64[batch], if pairs with equal captions are positives of one another: the target is then uniform over a
+        row's positives (UniCL, arXiv 2204.03610, equations 2 and 3).
+    rows_of_ranks: the number of rows of each rank, if not all have as many as this one.
 
-    The mean over ranks of the value, and of its gradients, is that of one process on the concatenated batch: what
-    data parallelism averages is therefore exact, at every number of ranks. Every rank must call it.
+    The mean over ranks of the value, and of its gradients, is that of a single process on the concatenated batch, so
+    data parallelism is exact at any number of ranks. Every rank must call it.
     """
     return with_gradients_computed_forward(_softmax, image, text, logit_scale, None, captions, rows_of_ranks)
 
@@ -57,7 +59,7 @@ def _softmax(
         of_image[rows].addmm_(gradient, block.texts[columns])
         of_texts[columns].addmm_(gradient.T, block.scaled[rows])
     of_image.sub_(positives, alpha=2).mul_(scale / (2 * block.mean_rows))
-    del positives  # what follows takes most memory
+    del positives  # the next lines need most memory
     block.add_to_positive_texts(of_texts, block.scaled * (-2 / block.num_positives[:, None]))
     of_text = reduce_scatter(of_texts, rows_of_ranks).div_(2 * block.mean_rows)
     return loss, statistics, Gradients(of_image, of_text, (of_image * image).sum()[None], None)
@@ -76,7 +78,7 @@ def _log_sums(block: Block) -> tuple[Tensor, Tensor, BatchStatistics]:
 
 
 class _RunningSum:
-    """Sums of exponentials, relative to the largest exponent so far, which therefore never overflow."""
+    """Sums of exponentials, stored relative to the largest exponent so far, so that they never overflow."""
 
     def __init__(self, like: Tensor):
         self.largest = torch.full_like(like, -torch.inf)

@@ -1,4 +1,4 @@
-"""This rank's images against the texts of all ranks: b × N similarities, of which only a tile exists at a time."""
+"""Compute the similarities of this rank's images with the texts of all ranks, in tiles, so that memory stays small."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from diptych.loss.gather import gathered, maximum_over_ranks, num_ranks, rank
 
 TILES = {"cpu": (512, 512)}
-"""Rows and columns by kind of device: on the CPU a tile stays in the cache of its core."""
+"""Kind of device → rows and columns of a tile; on the CPU a tile fits into the cache of a core."""
 LARGE_TILE = (4096, 8192)
 
 
 class LossOutput(NamedTuple):
-    """What a loss gives; every number but the first is for looking at and has no gradient."""
+    """The loss, and statistics without gradient."""
 
     loss: Tensor
     """f32[]"""
@@ -24,19 +24,19 @@ class LossOutput(NamedTuple):
 
 
 class BatchStatistics(NamedTuple):
-    """f32[] each, of which the mean over ranks is that over all pairs of the global batch."""
+    """f32[] each, scaled so that the mean over ranks is the mean over all pairs of the global batch."""
 
     i2t_accuracy: Tensor
     """The share of pictures that are closer to their caption than to any negative; a tie is a miss."""
     t2i_accuracy: Tensor
     positive_similarity: Tensor
-    """Cosine of a pair."""
+    """The mean cosine of a picture and its caption."""
     hardest_negative_similarity: Tensor
-    """Cosine of a picture and the closest caption that is not one of its own."""
+    """The mean cosine of a picture and the closest caption among its negatives."""
 
 
 class Gradients(NamedTuple):
-    """Of the loss; those of image and text have the shape of this rank's rows and count the loss of every rank."""
+    """Gradients of the loss; those of this rank's image and text rows count the losses of all ranks."""
 
     image: Tensor
     text: Tensor
@@ -47,9 +47,9 @@ class Gradients(NamedTuple):
 class Block:
     """The logits of this rank's rows: `scale * image @ text.T` over the texts of all ranks.
 
-    captions: i64[batch], equal where two pairs have the same caption, whatever their rank; then each is a positive
-    of the other. None: a pair's only positive is itself, as in the paper.
-    rows_of_ranks: how many rows each rank has; None: all as many as this one.
+    captions: i64[batch], equal if two pairs of any ranks have the same caption; such pairs are positives of one
+        another. None: a pair's only positive is itself, as in the paper.
+    rows_of_ranks: the number of rows of each rank; None if all have as many as this one.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Block:
         self.scaled = image * scale
         self.texts = gathered(text, rows_of_ranks)
         self.mean_rows = len(self.texts) / num_ranks()
-        """What sums over this rank's rows are divided by, so that their mean over ranks is that of the whole batch."""
+        """Divisor of sums over this rank's rows, with which their mean over ranks is the mean over the whole batch."""
         self.scale = scale
         self._tile = TILES.get(image.device.type, LARGE_TILE)
         self._first = rank() * len(image) if rows_of_ranks is None else sum(rows_of_ranks[: rank()])
@@ -73,7 +73,7 @@ class Block:
             everyone = torch.arange(len(self.texts), device=image.device)
         else:
             everyone = gathered(captions[:, None], rows_of_ranks)[:, 0]
-        # A group is the place of a caption in the sorted captions of this rank; texts of no group here get one more.
+        # A group is the place of a caption among this rank's sorted captions; all other texts get one extra group.
         ordered = captions.sort().values
         self._row_group = torch.searchsorted(ordered, captions)
         group = torch.searchsorted(ordered, everyone).clamp_(max=len(captions) - 1)
@@ -81,14 +81,14 @@ class Block:
         counts = torch.zeros(len(captions) + 1, device=image.device)
         counts.index_add_(0, self._column_group, torch.ones(len(everyone), device=image.device))
         self.num_positives = counts[self._row_group]
-        """f32[batch]: how many texts of the global batch are positives of each row."""
+        """f32[batch]: for each row, how many texts of the global batch are its positives."""
 
     @property
     def own_columns(self) -> slice:
         return slice(self._first, self._first + len(self.scaled))
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, f32[rows columns]) of every tile; the memory of a tile is used again for the next."""
+        """Yield (rows, columns, logits f32[rows columns]) of each tile; the next tile overwrites its memory."""
         height, width = (min(side, size) for side, size in zip(self._tile, self._shape, strict=True))
         memory = self.scaled.new_empty(height * width)
         for left in range(0, self._shape[1], width):
@@ -101,19 +101,19 @@ class Block:
                 yield rows, columns, logits
 
     def negatives(self, rows: slice, columns: slice, logits: Tensor) -> Tensor:
-        """The tile with -inf in place of positives; the tile itself where it cannot hold any."""
+        """The tile with -inf in place of positives; the tile itself if it cannot contain any."""
         own = self.own_columns
         if not self._has_duplicates and (columns.stop <= own.start or own.stop <= columns.start):
             return logits
         return logits.masked_fill(self._row_group[rows, None] == self._column_group[columns], -torch.inf)
 
     def sum_of_positive_texts(self) -> Tensor:
-        """f32[batch dim]: for each row the sum of the texts that are its positives."""
+        """f32[batch dim]: for each row, the sum of the texts that are its positives."""
         sums = self.texts.new_zeros((len(self.scaled) + 1, self.texts.shape[1]))
         return sums.index_add_(0, self._column_group, self.texts)[self._row_group]
 
     def add_to_positive_texts(self, gradient: Tensor, rows: Tensor) -> None:
-        """Add each row of f32[batch dim] to the gradient, f32[N dim], of all texts that are its positives."""
+        """Add each row, f32[batch dim], to the gradient, f32[N dim], of all texts that are its positives."""
         sums = rows.new_zeros((len(rows) + 1, rows.shape[1])).index_add_(0, self._row_group, rows)
         for left in range(0, len(gradient), self._tile[1]):
             columns = slice(left, left + self._tile[1])
@@ -125,10 +125,10 @@ class Block:
 
 
 class Ranking:
-    """How near each pair is, and its nearest negatives, as the tiles pass.
+    """Collects from the tiles the logit of each pair and those of its nearest negatives.
 
-    All are read from the tiles: a pair's own logit computed in another way would be, by rounding, above or below that
-    of the same caption elsewhere, and towers that give everything one embedding could be right every time.
+    All logits must come from the tiles. Computed in another way, a pair's logit could differ by rounding from that of
+    an equal caption, and towers that give everything the same embedding could be right every time.
     """
 
     def __init__(self, block: Block):
@@ -148,7 +148,7 @@ class Ranking:
         torch.maximum(self._column_negatives[columns], negatives.amax(0), out=self._column_negatives[columns])
 
     def statistics(self) -> BatchStatistics:
-        """Once all tiles have passed; every rank must call it."""
+        """The statistics after all tiles were added; every rank must call it."""
         block = self._block
         column_negatives = maximum_over_ranks(self._column_negatives)[block.own_columns]
         values = [
@@ -161,7 +161,7 @@ class Ranking:
 
 
 Compute = Callable[..., tuple[Tensor, BatchStatistics, Gradients | None]]
-"""(image, text, logit_scale, logit_bias, captions, rows_of_ranks, with_gradients) → the loss and what follows."""
+"""(image, text, logit_scale, logit_bias, captions, rows_of_ranks, with_gradients) → loss, statistics, gradients."""
 
 
 def with_gradients_computed_forward(
@@ -173,10 +173,9 @@ def with_gradients_computed_forward(
     captions: Tensor | None,
     rows_of_ranks: Sequence[int] | None,
 ) -> LossOutput:
-    """The loss as a node of autograd's graph, in fp32 whatever autocast says.
+    """Compute a loss and its gradients in one pass over the tiles, as a node of autograd's graph; in fp32 always.
 
-    Its gradients are computed together with it, since they come from the same tiles: what is kept for the backward
-    pass has the shape of the features.
+    Only the gradients, which have the shape of the features, are kept for the backward.
     """
     with torch.autocast(image.device.type, enabled=False):
         bias = None if logit_bias is None else logit_bias.float()

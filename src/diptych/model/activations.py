@@ -1,4 +1,4 @@
-"""What the towers keep of a pair for the backward, tensor by tensor: found by a forward of tensors without numbers."""
+"""Measure how much memory the towers keep for the backward, by a forward of tensors that have shapes but no data."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from diptych.model.packed_captions import PackedCaptions
 
 @dataclass(frozen=True)
 class Activations:
-    """In bytes; of a picture and a caption as long as the context."""
+    """Bytes kept for the backward; a pair is a picture and a caption as long as the context."""
 
     of_pair: int
     of_pair_checkpointed: int
-    """With blocks of which only what goes in is kept."""
+    """Bytes of a pair if blocks are checkpointed, so that only the input of each block is kept."""
     of_pair_in_largest_block: int
-    """What a block keeps inside, which is there for one block at a time where blocks are checkpointed."""
+    """Bytes that the largest block keeps inside; with checkpointed blocks they exist for one block at a time."""
     of_weights: int
-    """However many pairs there are: autocast's copies of the weights."""
+    """Bytes that do not depend on the number of pairs: autocast's copies of the weights."""
 
 
 def activations(config: ModelConfig, vocab_size: int, device_type: str, precision: str) -> Activations:
-    """By the operations of the device that is named, which need not be there.
+    """Measure the activations with the operations of a kind of device, which this machine need not have.
 
     Raises:
-        RuntimeError and others: the image tower looks at numbers as it computes.
+        RuntimeError and others: the image tower's computation depends on the data of its tensors.
     """
     model = without_memory(config, vocab_size)
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a device that is not there
+        warnings.simplefilter("ignore")  # warnings about a device that this machine does not have
         model.to_empty(device=device_type)
         one, two = (_Kept(model, pairs, device_type, precision) for pairs in (1, 2))
     return Activations(
@@ -53,7 +53,7 @@ def activations(config: ModelConfig, vocab_size: int, device_type: str, precisio
 
 
 class _Kept:
-    """The storages that are kept for a backward of so many pairs."""
+    """The storages that are kept for the backward of a number of pairs."""
 
     def __init__(self, model: DualEncoder, pairs: int, device_type: str, precision: str):
         self._parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -70,7 +70,7 @@ class _Kept:
         self.all = _bytes({key: each for kept in self._by_block.values() for key, each in kept.items()})
         self.outside = _bytes(self._by_block[None])
         self.largest_block = max((_bytes(kept) for block, kept in self._by_block.items() if block), default=0)
-        del features  # until here it kept the storages
+        del features  # its graph kept the storages alive until here
 
     def _keep(self, tensor: Tensor) -> Tensor:
         self._add(tensor, self._block)
@@ -83,7 +83,7 @@ class _Kept:
 
     @contextmanager
     def _watching(self, model: DualEncoder) -> Iterator[None]:
-        """What goes into a block counts as outside of it: checkpointed, it stays."""
+        """Track which block runs; its input counts as outside of it, since a checkpointed block keeps its input too."""
 
         def enter(block: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._block = block
@@ -100,7 +100,7 @@ class _Kept:
 
 
 class _AttentionOf(TorchFunctionMode):
-    """Attention by the kernel that CUDA has for the type of number: torch would ask a device whether it can."""
+    """Uses CUDA's attention kernel for the type of number; torch would choose it by asking the device."""
 
     def __init__(self, device_type: str):
         super().__init__()
@@ -120,7 +120,7 @@ class _AttentionOf(TorchFunctionMode):
 
 @contextmanager
 def _autocast(device_type: str, precision: str) -> Iterator[None]:
-    """bf16 where that is the precision; `torch.autocast` itself refuses a device that is not there."""
+    """Autocast to bf16 if that is the precision; `torch.autocast` refuses a device that this machine does not have."""
     before = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
     torch.set_autocast_enabled(device_type, precision == "bf16")
     torch.set_autocast_dtype(device_type, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""CLIP's two towers and the learned temperature between them (paper, section 2.3)."""
+"""CLIP's two towers and the learned temperature (paper, section 2.3)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from diptych.terminal import counted
 
 
 class DualEncoder(nn.Module):
-    """Pictures and captions in one space of unit vectors.
+    """Embeds pictures and captions in one space of unit vectors.
 
-    `logit_scale` is the logarithm of what cosine similarities are multiplied by, of shape [1] because ZeRO
-    partitions no 0-dimensional parameter. `logit_bias`, of shape [1], is what the sigmoid loss adds; None for the
-    softmax loss, which has none.
+    `logit_scale` is the logarithm of the factor on cosine similarities; its shape is [1], because ZeRO cannot divide
+    a 0-dimensional parameter. `logit_bias`, of shape [1], is added to the logits of the sigmoid loss; it is None for
+    the softmax loss.
     """
 
     logit_bias: nn.Parameter | None
@@ -38,47 +38,47 @@ class DualEncoder(nn.Module):
     def forward(
         self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """images u8[batch 3 H W], tokens i[batch context], lengths i[batch] → two f32[batch dim].
+        """Embed images u8[batch 3 H W] and tokens i[batch context] of lengths i[batch] as two f32[batch dim].
 
         row_keys: i64[batch], for the masks of patch dropout.
         """
         return self.encode_image(images, row_keys), self.encode_text(tokens, lengths)
 
     def encode_image(self, images: Tensor, row_keys: Tensor | None = None) -> Tensor:
-        """u8[batch 3 H W] → f32[batch dim] of unit norm."""
+        """Embed u8[batch 3 H W] as f32[batch dim] of unit norm."""
         return unit_norm(self.image(images, row_keys))
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """tokens i[batch context], lengths i[batch] with both control tokens → f32[batch dim] of unit norm."""
+        """Embed tokens i[batch context] as f32[batch dim] of unit norm; lengths i[batch] count both control tokens."""
         return unit_norm(self.text(tokens, lengths))
 
 
 def checkpoint_blocks(model: DualEncoder) -> None:
-    """Have the towers keep only what goes into each of their blocks, for the backward to compute the rest again.
+    """Make the towers keep only the input of each block; the backward computes the rest again.
 
     Raises:
-        UserError: the image tower cannot, or has statistics that would be taken twice.
+        UserError: the image tower does not support it, or has running statistics that would count each batch twice.
     """
     name = type(model.image.trunk).__name__
     if has_batch_statistics(model.state_dict()):
         raise UserError(
             f"machine.checkpoint_blocks: the image tower ({name}) has batch normalisation, whose running statistics "
-            f"would count each batch twice; leave it out, or take an image tower without"
+            f"would count each batch twice; leave the key out, or use an image tower without it"
         )
     try:
         model.image.trunk.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError):
-        raise UserError(f"machine.checkpoint_blocks: timm's {name} does not offer it; leave it out") from None
+        raise UserError(f"machine.checkpoint_blocks: timm's {name} does not support it; leave it out") from None
     model.text.transformer.checkpoint_blocks = True
 
 
 def unit_norm(features: Tensor) -> Tensor:
-    """Rows of length one, in fp32 also where autocast made the features bf16."""
+    """Scale rows to length one, in fp32 even if autocast made the features bf16."""
     return F.normalize(features.float(), dim=-1)
 
 
 def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
-    """Fill every tensor of the model.
+    """Copy a state dict into the model.
 
     Raises:
         ValueError: a tensor is missing, unknown or of another shape.
@@ -90,13 +90,13 @@ def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
 def expected_shapes(
     config: ModelConfig, vocab_size: int, *, has_logit_bias: bool = False
 ) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor of this model, found without the memory to hold it."""
+    """The name and shape of every tensor of this model, found without allocating memory for it."""
     bias = {"logit_bias": (1,)} if has_logit_bias else {}
     return {**shapes_of(without_memory(config, vocab_size)), **bias}
 
 
 def without_memory(config: ModelConfig, vocab_size: int) -> DualEncoder:
-    """The model with tensors that have shapes and nothing else."""
+    """The model on torch's meta device: its tensors have shapes but no data."""
     with torch.device("meta"):
         return DualEncoder(config, vocab_size, 0.0)
 
@@ -106,26 +106,26 @@ def shapes_of(model: DualEncoder) -> dict[str, tuple[int, ...]]:
 
 
 def rank_dependence(names: Iterable[str], num_ranks: int) -> str | None:
-    """What to tell whoever trains these tensors on several ranks; None where the ranks' number changes nothing.
+    """A note that results depend on the number of ranks; None if they do not.
 
-    Batch normalisation takes its statistics over a rank's own rows (as PyTorch's DistributedDataParallel does by
-    default), so such a tower computes something else on another number of ranks.
+    Batch normalisation computes its statistics over a rank's own rows (as in PyTorch's DistributedDataParallel by
+    default), so a tower with it gives different results on another number of ranks.
     """
     if num_ranks == 1 or not has_batch_statistics(names):
         return None
     return (
-        f"the image tower has batch normalisation, whose statistics are over each of the {num_ranks} ranks' own rows: "
-        f"results will differ from those on another number of ranks"
+        f"the image tower has batch normalisation, whose statistics are computed over the rows of each of the "
+        f"{num_ranks} ranks: results will differ from those on another number of ranks"
     )
 
 
 def has_batch_statistics(names: Iterable[str]) -> bool:
-    """Whether a model with these tensors computes each row by all rows that go through it together."""
+    """Whether a model with these tensors has batch normalisation, so that each row depends on the rows next to it."""
     return any(name.endswith("running_mean") for name in names)
 
 
 def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a state that does not hold exactly the expected tensors (name → shape)."""
+    """Raise UserError unless a state contains exactly the expected tensors (name → shape)."""
     if missing := sorted(expected.keys() - state.keys()):
         raise UserError(
             f"tensor {missing[0]} is missing{f', and {len(missing) - 1} more' if missing[1:] else ''}: "
@@ -138,4 +138,4 @@ def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int,
         if tuple(state[name].shape) != shape:
             raise UserError(f"tensor {name} has shape {list(state[name].shape)}, expected {list(shape)}")
         if not state[name].is_floating_point() and not name.endswith("num_batches_tracked"):
-            raise UserError(f"tensor {name} holds {state[name].dtype}, expected floating point numbers")
+            raise UserError(f"tensor {name} contains {state[name].dtype}, expected floating point numbers")

@@ -1,4 +1,4 @@
-"""What a training step computes, counted operation by operation."""
+"""Count the floating point operations of a training step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from diptych.model.dual_encoder import without_memory
 from diptych.model.patch_dropout import PatchDropout
 
 BACKWARD_AND_FORWARD = 3
-"""Times the forward's: the backward multiplies by the weights once for each of its two gradients."""
+"""Forward and backward together take three times the forward: the backward multiplies once for each of two gradients,
+those of the weights and those of the inputs."""
 
 
 class TrainingFlops:
-    """Floating point operations of the towers in one forward and backward; a multiply-add counts as two.
+    """Counts the floating point operations of the towers in one forward and backward; a multiply-add counts as two.
 
-    What is computed again to save memory does not count, as usual for model FLOPs utilisation (PaLM, arXiv 2204.02311,
-    appendix B); nor does the loss.
+    Operations repeated to save memory are not counted, as usual for model FLOPs utilisation (PaLM, arXiv 2204.02311,
+    appendix B); nor are those of the loss.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int):
@@ -26,15 +27,15 @@ class TrainingFlops:
         self._model = without_memory(config, vocab_size).eval()
         for module in self._model.modules():
             if isinstance(module, PatchDropout):
-                module.train()  # patches that are left out are not computed
+                module.train()  # so that patches that are left out in training are not counted
         size = config.image.image_size
         picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
         self._of_picture = _counted(self._model.image, picture, torch.empty(1, dtype=torch.int64, device="meta"))
         self._of_caption: dict[int, int] = {}
-        """By its length in tokens."""
+        """Length of a caption in tokens → operations of its forward."""
 
     def of_pair(self, num_tokens: float) -> int:
-        """num_tokens: of the mean caption; padding is not computed."""
+        """Operations for a pair whose caption has `num_tokens` tokens; padding is not computed."""
         length = max(2, min(round(num_tokens), self._config.text.context_length))
         if length not in self._of_caption:
             tokens = torch.empty(1, length, dtype=torch.int32, device="meta")

@@ -1,4 +1,4 @@
-"""The image tower: any timm model, then one linear projection into the space that both towers share."""
+"""The image tower: any timm model, followed by a linear projection into the space that both towers share."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ OURS = {
     "num_classes": "set model.embed_dim",
     "in_chans": "pictures have three channels",
 }
-"""timm keywords that are decided elsewhere, and where."""
+"""Keyword of timm that is set by other means → what to do instead."""
 
 REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
-"""timm keywords that fetch or unpickle weights: a config may come from anyone."""
+"""Keywords of timm that download or unpickle weights; they are refused, since a config may come from anyone."""
 
 BUILD_ERRORS = (
     TypeError,
@@ -40,13 +40,13 @@ BUILD_ERRORS = (
     AssertionError,
     RuntimeError,
 )
-"""What timm's constructors raise at values that make no model."""
+"""Errors that timm's constructors raise for values that do not make a model."""
 
 
 class ImageTower(nn.Module):
-    """images u8[batch 3 H W] → f[batch embed_dim], not normalised.
+    """Embeds images u8[batch 3 H W] as f[batch embed_dim], not normalised.
 
-    CLIP-ResNets have no `proj`: their attention pooling ends in the projection (paper, section 2.4).
+    CLIP-ResNets have no `proj`, since their attention pooling ends with the projection (paper, section 2.4).
     """
 
     mean: Tensor
@@ -67,13 +67,16 @@ class ImageTower(nn.Module):
         self.trunk = trunk
         self._has_grouped_convolutions = any(getattr(each, "groups", 1) != 1 for each in trunk.modules())
 
-        # In units of pixel values, so that normalising is one subtraction and one division.
+        # In units of pixel values (0 to 255), so that normalising is one subtraction and one division.
         mean, std = (255 * torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, images: Tensor, row_keys: Tensor | None = None) -> Tensor:
-        """row_keys: i64[batch], of which patch dropout makes each picture's mask in training; else not needed."""
+        """Embed images.
+
+        row_keys: i64[batch], from which patch dropout computes each picture's mask; only needed in training with it.
+        """
         self.key_rows(row_keys)
         if images.dtype != torch.uint8:
             raise UserError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
@@ -90,17 +93,17 @@ class ImageTower(nn.Module):
             patch_dropout.row_keys = row_keys
 
     def _layout(self, device: torch.device) -> torch.memory_format:
-        """Convolutions take channels_last up to a fifth faster, on a CPU too; transformers do not mind.
+        """The memory layout of the pixels: channels_last, with which convolutions are up to a fifth faster.
 
-        On a CPU the backward of some grouped ones then writes past its memory (FastViT, with torch's oneDNN), and the
-        process dies.
+        The exception is grouped convolutions on a CPU: with channels_last the backward of some of them writes outside
+        its memory and kills the process (FastViT, with torch's oneDNN).
         """
         is_unsafe = device.type == "cpu" and self._has_grouped_convolutions
         return torch.contiguous_format if is_unsafe else torch.channels_last
 
 
 def _key_patch_dropout(trunk: Any) -> None:
-    """Put ours, whose masks depend on each row's key, in the place of timm's, which draws for all rows together."""
+    """Replace timm's patch dropout, which draws masks for all rows together, by ours, which uses each row's key."""
     theirs = getattr(trunk, "patch_drop", None)
     with_indices = getattr(timm.layers, "PatchDropoutWithIndices", TimmPatchDropout)  # one class before timm 1.0.21
     if isinstance(theirs, (TimmPatchDropout, with_indices)):
@@ -109,22 +112,22 @@ def _key_patch_dropout(trunk: Any) -> None:
 
 
 def blocks_of(trunk: nn.Module) -> list[nn.Module]:
-    """The innermost blocks of a tower, by the names that timm gives their lists; none where it gives others."""
+    """The innermost blocks of a tower, found by timm's usual names for lists of blocks; empty if it has other names."""
     pattern = re.compile(r"(^|\.)(blocks|stages|layers?\d*)\.\d+$")
     named = {name: module for name, module in trunk.named_modules() if pattern.search(name)}
     return [each for name, each in named.items() if not any(other.startswith(f"{name}.") for other in named)]
 
 
 _SIZES = {"s": "small", "m": "medium", "b": "base", "l": "large", "h": "huge", "g": "giant", "bigg": "gigantic"}
-"""What timm calls the sizes in OpenAI's and open_clip's names."""
+"""Size in OpenAI's and open_clip's names → timm's word for it."""
 
 
 def _nearest(name: str) -> str:
-    """The timm model that is probably meant: of ViT-B/32, ViT-B-32 or RN50, the tower of that model."""
+    """The timm model that a name probably means; names such as ViT-B/32, ViT-B-32 or RN50 mean that model's tower."""
     towers = timm.list_models()
     if found := re.match(r"vit-(s|m|b|l|h|g|bigg)[-/](\d+)(?:[-@](\d{3}))?", name, re.IGNORECASE):
         size, patch, image_size = found.groups()
-        quick = "quickgelu_" if "/" in name or "quickgelu" in name else ""  # OpenAI's are
+        quick = "quickgelu_" if "/" in name or "quickgelu" in name else ""  # names with / are OpenAI's, with QuickGELU
         name = f"vit_{_SIZES[size.lower()]}_patch{patch}_clip_{quick}{image_size or 224}"
     elif found := re.match(r"rn(\d+(?:x\d+)?)", name, re.IGNORECASE):
         name = f"resnet{found[1]}_clip"
@@ -134,10 +137,10 @@ def _nearest(name: str) -> str:
 
 
 def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
-    """The timm model that the config describes, randomly initialised.
+    """Create the timm model that the config describes, with random weights.
 
     Raises:
-        ValueError: no such model, or overrides it cannot be built with.
+        ValueError: there is no such model, or it cannot be built with the overrides.
     """
     if not timm.is_model(config.name):
         nearest = _nearest(config.name)
@@ -154,14 +157,16 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
     else:
         check_patches(config, trunk)
         return trunk
-    try:  # a convolutional family: it takes pictures of any size
+    try:  # a convolutional family, which has no img_size because it accepts any
         return timm.create_model(config.name, **ours, **overrides)
     except BUILD_ERRORS as error:
         raise override_error(config, error) from error
 
 
 def check_picture_size(config: ImageTowerConfig) -> None:
-    """Take two pictures through the tower without computing anything; one that cannot be built is another's to refuse.
+    """Pass two pictures without data through the tower, to check that it accepts their size.
+
+    A tower that cannot be built passes here; another check refuses it.
 
     Raises:
         UserError: the tower cannot take pictures of this size.
@@ -177,16 +182,16 @@ def check_picture_size(config: ImageTowerConfig) -> None:
             tower.trunk(torch.zeros(2, 3, size, size))
         except BUILD_ERRORS as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            if "meta" in reason:  # a tower that looks at values as it computes: nothing is known of it here
+            if "meta" in reason:  # the tower's computation depends on data, so it cannot be checked here
                 return
             raise UserError(
                 f"model.image.image_size {size}: {config.name} cannot take pictures of this size ({reason}); set the "
-                f"size that it is made for{_size_of(tower.trunk)}"
+                f"size that it was designed for{_size_of(tower.trunk)}"
             ) from error
 
 
 def _size_of(trunk: nn.Module) -> str:
-    """`, 224`, where timm knows."""
+    """`, 224`, the picture size of the tower in timm's records; empty if timm has none."""
     size = (getattr(trunk, "pretrained_cfg", None) or {}).get("input_size")
     return f", {size[-1]}" if size else ""
 
@@ -200,7 +205,7 @@ def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
     if size % patch and not getattr(embed, "dynamic_img_pad", False):
         raise UserError(
             f"model.image.image_size {size} is not a multiple of the patch size {patch} of {config.name}, so "
-            f"{size % patch} pixels at two edges would not be seen; set {size - size % patch or patch} or "
+            f"{size % patch} pixels at two edges would be ignored; set {size - size % patch or patch} or "
             f"{size - size % patch + patch}"
         )
 
@@ -208,16 +213,16 @@ def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
 def check_overrides(config: ImageTowerConfig) -> None:
     for key in config.overrides:
         if key in OURS:
-            raise UserError(f"model.image.overrides.{key} is not for overrides: {OURS[key]}")
+            raise UserError(f"model.image.overrides.{key} cannot be set here: {OURS[key]}")
         if key in REFUSED:
             raise UserError(
-                f"model.image.overrides.{key} is refused: towers start at random; "
-                f"to start from weights name a model folder in model.initial_weights"
+                f"model.image.overrides.{key} is refused: towers start from random weights; "
+                f"to start from others, name a model folder in model.initial_weights"
             )
 
 
 def byobnet_blocks(stages: Any, name: str) -> Any:
-    """timm's stage objects for YAML's mappings: `[{type: bottle, d: 3, c: 256, s: 1, br: 0.25}, …]`."""
+    """Convert mappings from YAML to timm's stage objects: `[{type: bottle, d: 3, c: 256, s: 1, br: 0.25}, …]`."""
     if isinstance(stages, Mapping):
         try:
             return ByoBlockCfg(**stages)
@@ -236,7 +241,7 @@ def unexpected_keyword(error: Exception) -> str | None:
 def override_error(config: ImageTowerConfig, error: Exception) -> ValueError:
     keyword = unexpected_keyword(error)
     if keyword is not None:
-        return UserError(f"model.image.overrides.{keyword}: {config.name} takes no such keyword")
+        return UserError(f"model.image.overrides.{keyword}: {config.name} has no such keyword")
     reason = str(error) or type(error).__name__
     return UserError(
         f"model.image {config.name} at {config.image_size} pixels cannot be built with "
@@ -246,7 +251,7 @@ def override_error(config: ImageTowerConfig, error: Exception) -> ValueError:
 
 @torch.no_grad()
 def initialise_as_openai(trunk: nn.Module) -> None:
-    """Start a vision transformer or a CLIP-ResNet as OpenAI's code does; others stay as timm made them."""
+    """Initialise a vision transformer or a CLIP-ResNet as OpenAI's code does; others stay as timm initialised them."""
     if isinstance(trunk, VisionTransformer):
         initialise_transformer(trunk)
     elif isinstance(trunk, ByobNet) and isinstance(trunk.head, AttentionPool2d):
@@ -265,7 +270,7 @@ def initialise_transformer(trunk: VisionTransformer) -> None:
         if not isinstance(module, nn.Linear):
             continue
         module.reset_parameters()
-        # As torch's MultiheadAttention starts; the two layers of the MLP are plain torch layers.
+        # Attention starts like torch's MultiheadAttention; the two layers of the MLP like torch's Linear.
         if name.endswith("attn.qkv"):
             nn.init.xavier_uniform_(module.weight)
         if name.endswith(("attn.qkv", "attn.proj")) and module.bias is not None:
@@ -273,7 +278,7 @@ def initialise_transformer(trunk: VisionTransformer) -> None:
 
 
 def initialise_clip_resnet(trunk: ByobNet) -> None:
-    """All but the zero gain that closes each residual branch, which timm has set."""
+    """Initialise all but the zero gain at the end of each residual branch, which timm has already set."""
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
@@ -296,9 +301,9 @@ class ClipTransformerShape:
 
 
 def clip_transformer_shape(trunk: nn.Module) -> ClipTransformerShape | None:
-    """The sizes of a trunk that computes what CLIP's vision transformer does; None where it does not.
+    """The sizes of a trunk that computes the same as CLIP's vision transformer; None if it does not.
 
-    What parameter names show (registers, layer scale, ...) is not looked at.
+    Features that have parameters of their own (registers, layer scale, ...) are not checked here.
     """
     if not isinstance(trunk, VisionTransformer) or not len(trunk.blocks):
         return None

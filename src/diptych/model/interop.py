@@ -1,6 +1,6 @@
-"""Weights in open_clip's layout, which is OpenAI's too: to and from ours, for vision transformers.
+"""Convert models between Diptych's layout and open_clip's, which is also OpenAI's; for vision transformers.
 
-A folder of that layout holds `open_clip_model.safetensors` and `open_clip_config.json`; open_clip loads it as
+A folder in open_clip's layout contains `open_clip_model.safetensors` and `open_clip_config.json`; open_clip loads it as
 `local-dir:FOLDER`.
 """
 
@@ -37,7 +37,7 @@ OUTSIDE_BLOCKS = {
     "ln_post.bias": "trunk.norm.bias",
     "proj": "proj",
 }
-"""open_clip's names under `visual.` → ours under `image.`."""
+"""open_clip's name under `visual.` → our name under `image.`."""
 
 IN_A_BLOCK = {
     "ln_1.weight": "norm1.weight",
@@ -53,18 +53,18 @@ IN_A_BLOCK = {
     "mlp.c_proj.weight": "mlp.fc2.weight",
     "mlp.c_proj.bias": "mlp.fc2.bias",
 }
-"""The same under `visual.transformer.resblocks.N.` → `image.trunk.blocks.N.`."""
+"""open_clip's name under `visual.transformer.resblocks.N.` → our name under `image.trunk.blocks.N.`."""
 
 LEADING_ONES = {"visual.class_embedding": 2, "visual.positional_embedding": 1}
-"""How many leading dimensions of size one our tensor has before open_clip's shape begins."""
+"""How many dimensions of size one our tensor has before the dimensions of open_clip's."""
 
 OPENAIS_NUMBERS = ("input_resolution", "context_length", "vocab_size")
-"""What OpenAI's files hold besides tensors; the shapes say the same."""
+"""Numbers in OpenAI's files that are not weights; they follow from the shapes of the others."""
 
 TEXT_NAMES = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
 
 SCALARS = ("logit_scale", "logit_bias")
-"""Of shape [1] with us, of none with open_clip."""
+"""Parameters with shape [1] in our layout and [] in open_clip's."""
 
 KNOWN_SETTINGS = {
     "model_cfg": (
@@ -86,10 +86,10 @@ NEUTRAL_SETTINGS = {
     "proj_type": "linear",
     "mlp_ratio": 4.0,
 }
-"""Settings that a config may spell out and that mean what our towers do anyway."""
+"""Settings that a config may spell out because they describe what our towers do."""
 
 VIT_B_32 = {"patch_size": 32, "embed_dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0}
-"""What timm's ViT-B/32 is without overrides."""
+"""Settings of timm's ViT-B/32 without overrides."""
 VIT_B_32_NAMES = {
     "gelu": "vit_base_patch32_clip_224",
     "quick_gelu": "vit_base_patch32_clip_quickgelu_224",
@@ -97,10 +97,10 @@ VIT_B_32_NAMES = {
 
 
 def to_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our tensors under open_clip's names and in its shapes.
+    """Convert our tensors to open_clip's names and shapes.
 
     Raises:
-        ValueError: open_clip's CLIP has no such image tower, or the state does not fit the config.
+        ValueError: open_clip's CLIP cannot have this image tower, or the state does not fit the config.
     """
     shapes = open_clip_shapes(state_vocab_size(state, "text.token_embedding.weight"), config, "logit_bias" in state)
     names = {our_name(name): name for name in shapes}
@@ -109,10 +109,10 @@ def to_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, 
 
 
 def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """open_clip's tensors under our names and in our shapes; precision as it came.
+    """Convert open_clip's tensors to our names and shapes; their precision is kept.
 
     Raises:
-        ValueError: the state is not that of a CLIP with this config; it names the tensor that does not fit.
+        ValueError: the state does not fit the config; the message names a tensor that does not fit.
     """
     state = {without_text_prefix(name): tensor for name, tensor in state.items() if name not in OPENAIS_NUMBERS}
     shapes = open_clip_shapes(state_vocab_size(state, "token_embedding.weight"), config, "logit_bias" in state)
@@ -129,17 +129,18 @@ def save_open_clip(
     config: ModelConfig,
     tokenizer_settings: dict[str, Any] | None = None,
 ) -> None:
-    """Write weights and config into a folder, which is made if need be.
+    """Write weights and config to a folder, which is created if it does not exist.
 
-    tokenizer_settings: for open_clip's HFTokenizer, which then reads the folder's `tokenizer.json`; None: CLIP's own.
+    tokenizer_settings: settings of open_clip's HFTokenizer, which then reads the folder's `tokenizer.json`; None if the
+        model uses CLIP's own vocabulary.
     """
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in to_open_clip(state, config).items()}
     document = open_clip_config(config, vocab_size=tensors["token_embedding.weight"].shape[0])
     if "logit_bias" in tensors:
-        document["model_cfg"]["init_logit_bias"] = float(tensors["logit_bias"])  # so that open_clip makes one
+        document["model_cfg"]["init_logit_bias"] = float(tensors["logit_bias"])  # so that open_clip creates a bias
     if tokenizer_settings is not None:
-        # Of a local folder open_clip takes the folder's own files, whatever the name.
+        # For a local folder open_clip reads the folder's own files, whatever the name is.
         text = document["model_cfg"]["text_cfg"]
         text |= {"hf_tokenizer_name": "tokenizer.json", "tokenizer_kwargs": tokenizer_settings}
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,15 +149,15 @@ def save_open_clip(
 
 
 def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
-    """Our tensors and our config from a folder of open_clip's layout.
+    """Read tensors and config, both converted to ours, from a folder in open_clip's layout.
 
     Raises:
-        ValueError: a file is missing or damaged, or the model is no CLIP with a vision transformer.
+        ValueError: a file is missing or damaged, or the model is not a CLIP with a vision transformer.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no whole folder of open_clip's layout: {name} is missing")
+            raise UserError(f"{folder} is not a complete folder in open_clip's layout: {name} is missing")
     config, _ = read_open_clip_config(folder)
     state = read_tensors(folder / WEIGHTS_FILE)
     try:
@@ -166,7 +167,7 @@ def load_open_clip(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfig]:
 
 
 def why_not_in_open_clips_layout(config: ModelConfig) -> str | None:
-    """What keeps a model of this config from being written so; None where it can be."""
+    """Why a model with this config cannot be written in open_clip's layout; None if it can."""
     try:
         open_clip_shapes(1, config)
     except UserError as error:
@@ -175,10 +176,10 @@ def why_not_in_open_clips_layout(config: ModelConfig) -> str | None:
 
 
 def read_open_clip_config(folder: Path) -> tuple[ModelConfig, int]:
-    """Our config and the size of the vocabulary.
+    """Read the config of a folder in open_clip's layout: our config and the size of the vocabulary.
 
     Raises:
-        UserError: the file is damaged, or the model is no CLIP with a vision transformer.
+        UserError: the file is damaged, or the model is not a CLIP with a vision transformer.
     """
     try:
         document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -188,14 +189,14 @@ def read_open_clip_config(folder: Path) -> tuple[ModelConfig, int]:
 
 
 def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """The document that tells open_clip how to build this model and to prepare its pictures.
+    """The config from which open_clip builds this model and prepares its pictures.
 
     Raises:
-        ValueError: it cannot be told.
+        ValueError: open_clip cannot describe this model.
     """
     shape = image_shape(config)
     mlp_ratio = shape.mlp_width / shape.width
-    if int(shape.width * mlp_ratio) != shape.mlp_width:  # the quotient was rounded down
+    if int(shape.width * mlp_ratio) != shape.mlp_width:  # the ratio was rounded down
         mlp_ratio = math.nextafter(mlp_ratio, math.inf)
     vision = {
         "image_size": config.image.image_size,
@@ -225,7 +226,7 @@ def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
 
 
 def config_from_open_clip(document: Any) -> ModelConfig:
-    """Our config for the model that an open_clip config describes.
+    """Convert an open_clip config to ours.
 
     Raises:
         ValueError: it describes something other than CLIP with a vision transformer.
@@ -294,12 +295,12 @@ def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         known = key in KNOWN_SETTINGS[where] or NEUTRAL_SETTINGS.get(key) == value or not value
         if not known:
-            raise UserError(f"{where}.{key} is {value!r}: Diptych's CLIP has no such thing, expected it unset")
+            raise UserError(f"{where}.{key} is {value!r}: Diptych's CLIP does not support it, expected it unset")
 
 
 def refuse_other_preprocessing(settings: dict[str, Any], image_size: int) -> None:
-    """Refuse pictures prepared otherwise than by `diptych.data.augment.centre_crop`."""
-    # open_clip takes random for bicubic outside training.
+    """Refuse settings that prepare pictures differently from `diptych.data.augment.centre_crop`."""
+    # Outside of training, open_clip treats `random` as bicubic.
     expected: dict[str, tuple[Any, ...]] = {
         "resize_mode": ("shortest",),
         "interpolation": ("bicubic", "random"),
@@ -312,7 +313,7 @@ def refuse_other_preprocessing(settings: dict[str, Any], image_size: int) -> Non
 
 
 def open_clip_shapes(vocab_size: int, config: ModelConfig, has_logit_bias: bool = False) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of open_clip's model with this config."""
+    """The name and shape of every tensor of open_clip's model with this config."""
     depth = image_shape(config).depth
     names = [f"visual.{name}" for name in OUTSIDE_BLOCKS]
     names += [f"visual.transformer.resblocks.{i}.{name}" for i in range(depth) for name in IN_A_BLOCK]
@@ -322,7 +323,7 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig, has_logit_bias: bool 
     left = ours.keys() - {our_name(name) for name in names}
     if left:
         raise UserError(
-            f"model.image {config.image.name} has {min(left)}, which open_clip's layout has no place for: "
+            f"model.image {config.image.name} has {min(left)}, for which open_clip's layout has no place: "
             f"only the vit_*_clip_* models of timm can be written in it"
         )
     shapes = {name: ours[our_name(name)][LEADING_ONES.get(name, 0) :] for name in names}
@@ -330,7 +331,7 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig, has_logit_bias: bool 
 
 
 def shape_of(config: ModelConfig) -> ClipTransformerShape | None:
-    """The sizes of an image tower that is CLIP's vision transformer; None of any other."""
+    """The sizes of an image tower that is CLIP's vision transformer; None for any other."""
     with torch.device("meta"):
         return clip_transformer_shape(DualEncoder(config, 1, 0.0).image.trunk)
 
@@ -369,22 +370,22 @@ def our_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def without_text_prefix(name: str) -> str:
-    """open_clip's CustomTextCLIP has the text tower's tensors under `text.`, its CLIP at the root."""
+    """A tensor's name in open_clip's CLIP; its CustomTextCLIP puts the text tower's tensors under `text.`."""
     bare = name.removeprefix("text.")
     return bare if bare.startswith(TEXT_NAMES) else name
 
 
 def state_vocab_size(state: Mapping[str, Tensor], name: str) -> int:
     if name not in state:
-        raise UserError(f"tensor {name} is missing: got {counted(len(state), 'tensor')}, none of that name")
+        raise UserError(f"tensor {name} is missing: got {counted(len(state), 'tensor')}, none with that name")
     return state[name].shape[0]
 
 
 def resize_image_positions(state: Mapping[str, Tensor], model: DualEncoder) -> dict[str, Tensor]:
-    """The state with a vision transformer's position grid resampled to the model's picture size.
+    """Resample the position grid of a vision transformer to the model's picture size; return a new state.
 
     The class token's position stays; the grid is resampled bicubically with antialiasing, as open_clip does.
-    So the paper's L/14@336 continues L/14 (section 2.5).
+    This is how the paper's L/14@336 continues L/14 (section 2.5).
     """
     name = "image.trunk.pos_embed"
     state, wanted = dict(state), model.state_dict().get(name)
@@ -393,7 +394,7 @@ def resize_image_positions(state: Mapping[str, Tensor], model: DualEncoder) -> d
     old, new = math.isqrt(state[name].shape[1]), math.isqrt(wanted.shape[1])
     prefix = state[name].shape[1] - old**2
     if prefix not in (0, 1) or wanted.shape[1] - new**2 != prefix:
-        return state  # no square grid: the shape check says what does not fit
+        return state  # not a square grid; the check of shapes will report it
     grid = state[name][:, prefix:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
     grid = grid.permute(0, 2, 3, 1).reshape(1, new * new, -1).to(state[name].dtype)

@@ -1,7 +1,8 @@
-"""Captions without padding: the tokens of a batch in one row after another, and causal attention within each caption.
+"""Process captions without padding: all tokens of a batch in one sequence, with causal attention within each caption.
 
-Under a causal mask nothing after a caption's end reaches it, so leaving the padding out changes no feature. Captions of
-the web have a quarter of the context's tokens, so that most of what a padded text tower computes is padding.
+Under a causal mask a caption's features do not depend on anything after its end, so leaving out the padding does not
+change them. Captions from the web fill about a quarter of the context, so most of what a text tower computes with
+padding would be for the padding.
 """
 
 from __future__ import annotations
@@ -21,24 +22,27 @@ except ImportError:  # before torch 2.10
 
 @dataclass(frozen=True)
 class PackedCaptions:
-    """Where the tokens of a batch stand once they are packed: shortest caption first, so that equals are neighbours."""
+    """The layout of packed tokens: captions sorted by length, so that equally long ones are next to each other."""
 
     places: Tensor
-    """i64[tokens]: each token's place in the flat i[batch * length] of the padded batch."""
+    """i64[tokens]: for each packed token, its place in the flat i[batch * length] of the padded batch."""
     positions: Tensor
-    """i64[tokens]: its position in its caption."""
+    """i64[tokens]: for each packed token, its position in its caption."""
     ends: Tensor
-    """i64[batch]: the packed token that ends each caption, in the order of the batch."""
+    """i64[batch]: for each caption of the batch, the packed token at its end."""
     bounds: Tensor
-    """i32[batch + 1]: the first token of each packed caption, then the number of all."""
+    """i32[batch + 1]: the first token of each packed caption, then the number of all tokens."""
     groups: tuple[tuple[int, int], ...]
-    """How many captions of which length follow one another."""
+    """(number of captions, their length) of each run of equally long captions."""
     has_varlen_kernel: bool
-    """Whether the device can attend within all of them at once, in half precision."""
+    """Whether the device has a kernel for captions of different lengths, in half precision."""
 
     @staticmethod
     def of(lengths: Tensor, padded_length: int, device: torch.device) -> PackedCaptions:
-        """lengths: i[batch], at least 1 each. On the CPU nothing has to wait for the device."""
+        """Compute the layout from the captions' lengths, i[batch], at least 1 each.
+
+        If the lengths are on the CPU, nothing waits for the device.
+        """
         host = lengths.cpu().long()
         order = host.argsort(stable=True)
         ordered = host[order]
@@ -58,7 +62,7 @@ class PackedCaptions:
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Causal attention within each caption; all of f[tokens heads head_width]."""
+        """Causal attention within each caption; inputs and result are f[tokens heads head_width]."""
         is_half = query.dtype in (torch.bfloat16, torch.float16)
         if self.has_varlen_kernel and is_half and query.shape[-1] % 8 == 0:
             longest = self.groups[-1][1]
@@ -71,7 +75,7 @@ class PackedCaptions:
 
 
 def has_varlen_kernel(device: torch.device) -> bool:
-    """Whether the device attends within captions of any lengths at once, which GPUs do since Ampere."""
+    """Whether torch has an attention kernel for sequences of different lengths on this device (GPUs since Ampere)."""
     if device.type != "cuda" or varlen_attn is None:
         return False
     is_causal_by_window = "window_size" in inspect.signature(varlen_attn).parameters  # not yet in torch 2.10
@@ -79,7 +83,7 @@ def has_varlen_kernel(device: torch.device) -> bool:
 
 
 def _attend_to_equals(count: int, length: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The same of `count` captions of the same length."""
+    """Causal attention within each of `count` captions of the same length."""
     if length == 1:
         return value
     query, key, value = (each.unflatten(0, (count, length)).transpose(1, 2) for each in (query, key, value))

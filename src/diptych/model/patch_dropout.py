@@ -1,4 +1,4 @@
-"""Towers that see a part of each picture's patches while they train (FLIP, arXiv 2212.00794)."""
+"""Leave out some of each picture's patches in training (FLIP, arXiv 2212.00794)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from diptych.tensor_hashes import hashes
 
 
 class PatchDropout(nn.Module):
-    """Tokens f[batch tokens width] → those that a picture keeps, with every prefix token, in their order.
+    """Keeps a random part of the patches among tokens f[batch tokens width], and all prefix tokens, in their order.
 
-    Which ones depends on the picture's key alone, not on the pictures beside it nor on a generator's state.
-    gives_indices: whether the numbers of the kept patches, i64[batch kept] or None, are given too.
+    The choice depends only on the picture's key, not on the other pictures or on the state of a random generator.
+
+    gives_indices: whether to return the numbers of the kept patches too, i64[batch kept] or None.
     """
 
     def __init__(self, rate: float, num_prefix_tokens: int, *, gives_indices: bool):
@@ -20,7 +21,7 @@ class PatchDropout(nn.Module):
         self.rate = rate
         self.num_prefix_tokens = num_prefix_tokens
         self.row_keys: Tensor | None = None
-        """i64[batch], to be set before each forward in training."""
+        """i64[batch]; must be set before each forward in training."""
         self._gives_indices = gives_indices
 
     def forward(self, tokens: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
@@ -33,7 +34,7 @@ class PatchDropout(nn.Module):
         return (tokens, kept) if self._gives_indices else tokens
 
     def _kept(self, num_patches: int) -> Tensor:
-        """i64[batch kept], ascending: the patches whose hashes, keyed by the row, are the smallest."""
+        """i64[batch kept], ascending: in each row the patches with the smallest hashes, keyed by the row."""
         assert self.row_keys is not None
         number = max(1, int(num_patches * (1 - self.rate)))
         scores = hashes(torch.arange(num_patches, device=self.row_keys.device), self.row_keys[:, None])

@@ -1,4 +1,4 @@
-"""Which parts of the towers are computed in fp32 whatever the run's precision."""
+"""Compute parts of the towers in fp32 at any precision of the run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A block outside autocast, for what stands last in a tower: bf16 there costs 0.2 % of the gradient."""
-    if device.type == "meta":  # which autocast does not know; nothing is computed on it
+    """Switch off autocast in a block, for the last layer of a tower: in bf16 it would change the gradient by 0.2 %."""
+    if device.type == "meta":  # autocast does not know this device, and nothing is computed on it
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""The paper's text tower: a causal pre-norm transformer, read off at the end-of-text token (section 2.4)."""
+"""The paper's text tower: a causal pre-norm transformer; its feature is that of the end-of-text token (section 2.4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diptych.model.precision import full_precision
 
 
 def quick_gelu(inputs: Tensor) -> Tensor:
-    """The sigmoid approximation of GELU that OpenAI's weights were trained with."""
+    """The sigmoid approximation of GELU with which OpenAI's weights were trained."""
     return inputs * torch.sigmoid(1.702 * inputs)
 
 
@@ -24,10 +24,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gel
 
 
 class TextTower(nn.Module):
-    """tokens i[batch length], lengths i[batch] → f[batch embed_dim], not normalised.
+    """Embeds tokens i[batch length] of lengths i[batch] as f[batch embed_dim], not normalised.
 
-    Parameter names are those of open_clip's text transformer. The length is at most the context length. Only the first
-    lengths[i] tokens of row i are computed; where the lengths are on the CPU, nothing waits for the device.
+    Parameters have the names of open_clip's text transformer. `length` is at most the context length. Only the first
+    lengths[i] tokens of row i are computed; if the lengths are on the CPU, nothing waits for the device.
     """
 
     def __init__(self, config: TextTowerConfig, vocab_size: int, embed_dim: int):
@@ -49,18 +49,18 @@ class TextTower(nn.Module):
         return self.read_off(tokens, PackedCaptions.of(lengths, tokens.shape[1], tokens.device))
 
     def read_off(self, tokens: Tensor, captions: PackedCaptions) -> Tensor:
-        """The same, of captions whose places in the tokens are known."""
+        """Embed tokens whose packed layout is known."""
         packed = tokens.reshape(-1)[captions.places]
         hidden = self.token_embedding(packed) + F.embedding(captions.positions, self.positional_embedding)
         hidden = self.transformer(hidden, captions)
-        # Read off by length, not by OpenAI's argmax: a vocabulary of one's own need not give the end the largest id.
+        # Find the end token by length, not by argmax as OpenAI does: in other vocabularies its id may not be largest.
         with full_precision(tokens.device):
             embeddings: Tensor = self.ln_final(hidden[captions.ends].float()) @ self.text_projection
             return embeddings
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """The standard deviations of OpenAI's released code; biases and gains as torch makes them."""
+        """Initialise with the standard deviations of OpenAI's code; biases and gains stay as torch sets them."""
         width, layers = self.text_projection.shape[0], len(self.transformer.resblocks)
         residual_std = width**-0.5 * (2 * layers) ** -0.5
         nn.init.normal_(self.token_embedding.weight, std=0.02)
@@ -82,7 +82,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.layers))
         self.checkpoint_blocks = False
-        """Whether to keep only what goes into each block for the backward."""
+        """Whether to keep only the input of each block for the backward."""
 
     def forward(self, hidden: Tensor, captions: PackedCaptions) -> Tensor:
         for block in self.resblocks:
@@ -108,7 +108,7 @@ class ResidualBlock(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention in which a token sees itself and what stands before it."""
+    """Multi-head self-attention in which a token sees only itself and the tokens before it."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -117,7 +117,7 @@ class CausalAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
         self.attend = PackedCaptions.attend
-        """Replaced where blocks are compiled."""
+        """The attention function; replaced when blocks are compiled."""
 
     def forward(self, hidden: Tensor, captions: PackedCaptions) -> Tensor:
         fused = F.linear(hidden, self.in_proj_weight, self.in_proj_bias)

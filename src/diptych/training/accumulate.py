@@ -1,4 +1,4 @@
-"""One exact step over more pairs than fit through the towers at once (GradCache, arXiv 2101.06983, section 3.2)."""
+"""Compute one exact step over more pairs than fit into memory at once (GradCache, arXiv 2101.06983, section 3.2)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Forward = Callable[[int, Batch], tuple[Tensor, ...]]
 
 
 def num_parts(rows_of_ranks: Sequence[int], pairs_per_forward: int | None) -> int:
-    """In how many parts each rank takes its rows; in as many as the others, since ranks meet in every forward.
+    """The number of parts into which every rank splits its rows.
 
-    One pair at a time is more parts than a rank with a pair fewer has; then those with more take two at first.
+    It is the same on all ranks, since they communicate in every forward, and never more than the rows of the rank with
+    the fewest. So with one pair a part, a rank that has one row more takes two in one of its parts.
     """
     if pairs_per_forward is None:
         return 1
@@ -30,14 +31,15 @@ def backward_in_parts(
     loss: Callable[..., LossOutput],
     backward: Callable[[Tensor, bool], None],
 ) -> tuple[LossOutput, Tensor]:
-    """The loss over all parts together, its gradients in the parameters; and logit_scale.
+    """Compute the loss over all parts together and its gradients in the parameters; return the loss and logit_scale.
 
-    The features of all parts come first, without a graph. The loss and the gradients of the features are computed
-    once, over the whole global batch. Then each part goes through the towers again and hands its features' gradients
-    on. Memory is that of one part and of everybody's features; the price is a second forward.
+    First the features of all parts are computed without a graph. Then the loss and the gradients of the features are
+    computed once, over the whole global batch. Last, each part goes through the towers again, and the gradients of its
+    features are propagated to the parameters. This needs memory for one part and for the features of the whole global
+    batch, and costs a second forward.
 
-    forward: must give the same features for the same part both times. backward: takes a scalar, and whether it is the
-    last; accumulates in the parameters.
+    forward: must return the same features for the same part both times.
+    backward: takes a scalar and whether it is the last one; accumulates gradients in the parameters.
     """
     with torch.no_grad():
         features = [forward(number, part) for number, part in enumerate(parts)]
@@ -53,7 +55,7 @@ def backward_in_parts(
         is_last = start == len(image)
         image_again, text_again, *scalars_again = forward(number, part)
         again = (image_again * image.grad[rows]).sum() + (text_again * text.grad[rows]).sum()
-        # Each part touches every parameter, as DeepSpeed expects; the gradients of scale and bias count once.
+        # DeepSpeed expects every backward to reach every parameter; the gradients of scale and bias must count once.
         for scalar_again, scalar in zip(scalars_again, scalars, strict=True):
             assert scalar.grad is not None
             again = again + (scalar_again * scalar.grad).sum() * is_last
@@ -64,7 +66,7 @@ def backward_in_parts(
 def random_layer(model: nn.Module) -> str | None:
     """The name of a layer that draws random numbers in training, such as dropout; None if there is none.
 
-    Patch dropout, of which timm's is replaced by ours, draws nothing: its masks are keyed by the rows.
+    Patch dropout does not count: ours, which replaces timm's, computes its masks from each row's place in the run.
     """
     for name, module in model.named_modules():
         is_dropout = "drop" in type(module).__name__.lower()

@@ -1,9 +1,10 @@
-"""Checkpoints that are whole or do not exist.
+"""Write and read checkpoints, each of which is complete or does not exist.
 
-A checkpoint is written to `step_N.partial/` and hashed; the manifest goes last, all is fsynced, and the directory is
-renamed. What has no valid manifest is not a checkpoint. Weights and moments are safetensors by
-parameter name, so nothing is unpickled and any number of ranks or ZeRO stage can resume; `model/` inside is a model
-folder, whole by itself, and so is `ema/`, with the averaged weights of a run that keeps them.
+A checkpoint is written to `step_N.partial/` and hashed; the manifest is written last, everything is fsynced, and the
+directory is renamed. A folder without a valid manifest is not a checkpoint. Weights and moments are safetensors by
+parameter name, so nothing is unpickled, and a run can resume on any number of ranks and at any ZeRO stage. `model/` in
+a checkpoint is a model folder that can be used by itself, and so is `ema/`, with the averaged weights of a run that
+keeps them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "num
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; all that resuming the data needs."""
+    """How far a run has come; with it the data can be resumed at the right sample."""
 
     samples_seen: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
@@ -61,9 +62,9 @@ class Progress:
     seconds: float = 0.0
     """Time spent training so far."""
     skipped_steps: int = 0
-    """Without finite numbers, since the start of the run."""
+    """Steps without finite numbers, since the start of the run."""
     skipped_in_a_row: int = 0
-    """The last of them, where no good step came since."""
+    """How many of them came since the last good step."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,11 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: OptimizerState
     averages: dict[str, Tensor] | None = None
-    """Of the weights (EMA); None where none are kept."""
+    """Moving averages of the weights (EMA); None if the run keeps none."""
 
     @property
     def num_bytes(self) -> int:
-        """What its tensors take on the disk, which is nearly all of it."""
+        """The size of its tensors on the disk, which is nearly all of the checkpoint."""
         tensors = [self.weights, *self.optimizer.moments.values(), self.averages or {}]
         return sum(tensor.nbytes for named in tensors for tensor in named.values())
 
@@ -84,10 +85,10 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, checkpoint: Checkpoint, config: RunConfig, tokenizer: Tokenizer, *, num_ranks: int
 ) -> Path:
-    """Write one under `folder` and return its path; rank 0 calls it.
+    """Write a checkpoint under `folder` and return its path; only rank 0 calls it.
 
     Raises:
-        OSError: nothing was changed under `folder` (disk full, no permission).
+        OSError: it cannot be written (full disk, no permission); nothing has changed under `folder`.
     """
     samples_seen = checkpoint.progress.samples_seen
     final = folder / name_of(samples_seen // config.training.global_batch_size)
@@ -111,7 +112,7 @@ def save_checkpoint(
         }
         _write(partial / MANIFEST, _json(manifest))
         flush(partial)
-        # A step saved twice (resumed, nothing lost) is the same bytes; the newer replaces the older.
+        # A step that is saved again after a resume has the same bytes; the newer replaces the older.
         if final.exists():
             remove_checkpoint(final)
         partial.rename(final)
@@ -123,7 +124,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The contents of a checkpoint that `verify` passed."""
+    """Read a checkpoint that has passed `verify`."""
     progress = Progress(**json.loads((path / "progress.json").read_text()))
     tensors = load_file(path / "optimizer.safetensors")
     step = int(tensors.pop("step"))
@@ -149,10 +150,10 @@ def is_whole(folder: Path, step: int) -> bool:
 
 
 def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
-    """Remove older checkpoints, and left-overs of interrupted saves and removals; the number of the former.
+    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves; return how many were removed.
 
-    Only valid ones are counted, so that broken ones never push out the last good one. `known_valid` are not hashed
-    again, and grows by those that were.
+    Only valid checkpoints count towards `keep`, so that damaged ones never push out the last good one. Checkpoints in
+    `known_valid` are not hashed again; those that are found valid are added to it.
     """
     removed = 0
     valid = 0
@@ -176,7 +177,7 @@ def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Marker first, so that a kill in between leaves no half checkpoint that looks whole."""
+    """Remove a checkpoint, its manifest first, so that a kill in between leaves nothing that looks complete."""
     (path / MANIFEST).unlink(missing_ok=True)
     flush(path)
     shutil.rmtree(path)

@@ -1,7 +1,7 @@
-"""The towers' blocks through `torch.compile`, one by one: fewer and larger kernels, and less kept for the backward.
+"""Compile the towers' blocks with `torch.compile`: fewer and larger kernels, and less memory for the backward.
 
-By blocks rather than whole, so that DeepSpeed can reduce the gradients of one while the backward of the next runs, so
-that equal blocks are compiled once, and so that no name of a parameter changes.
+Blocks are compiled one by one rather than the whole model, for three reasons: DeepSpeed can reduce the gradients of
+one block while the backward of the next runs, equal blocks are compiled once, and the names of parameters stay.
 """
 
 from __future__ import annotations
@@ -21,47 +21,48 @@ from diptych.world import World, on_any_rank
 logger = logging.getLogger(__name__)
 
 MOST_VARIANTS = 64
-"""Of one block's code, before torch runs further ones uncompiled: depths may differ in their drop rates, say."""
+"""How many versions of one block's code torch compiles before it runs further ones uncompiled. Blocks may differ, for
+example in their drop rates."""
 
 
 def image_blocks(model: DualEncoder) -> list[nn.Module]:
-    """Those of the image tower.
+    """The blocks of the image tower.
 
     Raises:
-        UserError: there are none.
+        UserError: it has no blocks.
     """
     innermost = blocks_of(model.image.trunk)
     if not innermost:
         raise UserError(
             f"machine.compile_blocks: the image tower ({type(model.image.trunk).__name__}) has no blocks that are "
-            f"known by name; leave it out"
+            f"known by name; leave the key out"
         )
     return innermost
 
 
 def compile_blocks(model: DualEncoder, towers: nn.Module, num_pairs: int, world: World) -> None:
-    """Compile the blocks of both towers, or leave them as they are and say why; every rank must call it.
+    """Compile the blocks of both towers; if that fails, leave them as they are and log why. Every rank must call it.
 
-    It is tried at once, by a forward and a backward of `towers` of as many pairs as training takes through them: what
-    is compiled then is what training uses, and a failure later could not be taken back. DeepSpeed must not have the
-    model yet.
+    Compilation is tested at once with a forward and a backward of `towers` on as many pairs as a training step uses:
+    training then uses the same compiled code, and a later failure could not be undone. DeepSpeed must not have wrapped
+    the model yet.
     """
-    # Imported with everything else it would cost each command two seconds.
+    # Imported at the top of the file these would cost every command two seconds.
     import torch._dynamo
     import torch._inductor.config
 
-    # Layers that draw masks draw those of uncompiled ones, also where a part goes through them twice.
+    # Layers with random masks must draw the same ones as uncompiled layers, also when a part goes through them twice.
     torch._inductor.config.fallback_random = True
     if hasattr(torch._inductor.config, "deterministic"):  # since torch 2.10
-        # Else kernels are chosen by their speed, and sums by their kernel.
+        # Without it kernels are chosen by measured speed, and their sums differ in the last bits.
         torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
     images, texts = image_blocks(model), list(model.text.transformer.resblocks)
     for block in images:
-        # Pictures come in batches of one size, perhaps two; each is then always the same code, also after a restart.
+        # Batches of pictures have one size or two. With static shapes the code for a size is the same after a restart.
         block.compile(dynamic=False)
     for block in texts:
-        # The tokens of a batch are never as many as before, nor the groups of captions of equal length.
+        # The numbers of tokens and of groups of equally long captions differ from batch to batch.
         block.compile(dynamic=True)
     for module in model.text.modules():
         if isinstance(module, CausalAttention):
@@ -81,7 +82,7 @@ def compile_blocks(model: DualEncoder, towers: nn.Module, num_pairs: int, world:
 
 
 def _try(model: DualEncoder, towers: nn.Module, num_pairs: int) -> None:
-    """One forward and one backward, that leave nothing behind."""
+    """Run one forward and one backward, then remove gradients and restore buffers."""
     device, size, length = model.logit_scale.device, model.image.image_size, model.text.context_length
     images = torch.zeros(num_pairs, 3, size, size, dtype=torch.uint8, device=device)
     tokens = torch.zeros(num_pairs, length, dtype=torch.int32, device=device)

@@ -1,4 +1,4 @@
-"""What a person watching sees: a progress bar on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE_EVERY_SECONDS = 5.0
 
 
 def say(line: str) -> None:
-    """A line to the user, above the progress bar where there is one."""
+    """Print a line for the user, above the progress bar if there is one."""
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stderr)
     else:
@@ -21,18 +21,18 @@ def say(line: str) -> None:
 
 
 class Console:
-    """On rank 0 the progress of a run; silent on the others."""
+    """The progress of a run on the console; silent on all ranks but 0."""
 
     def __init__(self, *, total_samples: int, samples_seen: int, shown: bool):
         self._shown = shown
         self._total = total_samples
         self._start: tuple[int, float] | None = None
-        """After the first step, which is slower than all others."""
+        """Samples and time after the first step, which is slower than all others and so not counted."""
         self._last_line = -math.inf
         self._numbers = ""
         self._bar: tqdm | None = None
         if shown and sys.stderr.isatty():
-            # In a container or under a recorder a terminal may have 0 columns and rows, and tqdm then shows nothing.
+            # In a container or a terminal recorder the size may be 0 columns and rows; tqdm would then show nothing.
             knows_size = os.get_terminal_size(sys.stderr.fileno()).columns > 0
             self._bar = tqdm(
                 total=total_samples,
@@ -42,23 +42,23 @@ class Console:
                 dynamic_ncols=knows_size,
                 ncols=None if knows_size else 80,
                 nrows=None if knows_size else 24,
-                miniters=1,  # else tqdm, once used to quick steps, stands still through slow ones
+                miniters=1,  # otherwise tqdm adapts to quick steps and stops updating during slow ones
                 bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}",
             )
 
     def say(self, line: str) -> None:
-        """An empty line is not said."""
+        """Print a line unless it is empty."""
         if self._shown and line:
             say(line)
 
     def show(self, loss: float, samples_per_second: float, data_wait_fraction: float) -> None:
-        """The numbers of a logged step; they stand beside the position until the next ones."""
+        """Show the numbers of a logged step next to the progress, until the next ones."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f} data-wait {data_wait_fraction:.0%}", refresh=False)
         self._numbers = f"loss {loss:.3f}  {samples_per_second:.0f} samples/s  data-wait {data_wait_fraction:.0%}  "
 
     def move(self, samples_seen: int) -> None:
-        """The position after a step, logged or not; cheap."""
+        """Show the progress after a step, logged or not; cheap."""
         if self._start is None:
             self._start = samples_seen, time.monotonic()
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""What DeepSpeed is told by the engine: what follows from the run's config, and the expert's `machine.deepspeed`."""
+"""Make DeepSpeed's configuration from the run's config and the user's own settings in `machine.deepspeed`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ OWNED_DEEPSPEED_KEYS = {
 
 
 def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool = False) -> dict[str, Any]:
-    """DeepSpeed's JSON: ours, with the expert's `machine.deepspeed` merged last.
+    """DeepSpeed's JSON: our settings, with the user's `machine.deepspeed` merged last.
 
-    spans_machines: whether gradients pass a network slower than that of the GPUs of one machine.
+    spans_machines: whether gradients travel between machines, over a slower network.
 
     Raises:
-        ValueError: the expert sets a key that is ours, one that DeepSpeed does not know, or a value it refuses.
+        ValueError: `machine.deepspeed` sets a key that the run's config decides, a key that DeepSpeed does not know, or
+            a value that it refuses.
     """
     for key, ours in OWNED_DEEPSPEED_KEYS.items():
         if key in config.machine.deepspeed:
@@ -47,16 +48,16 @@ def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool 
         "gradient_clipping": 0.0 if clips_on_device(config, num_ranks) else config.optimizer.gradient_clip_norm or 0.0,
         "zero_optimization": {
             "stage": zero_stage(config, num_ranks),
-            # An all-reduce of each bucket: ZeRO's own way slices it once for every rank, in Python.
+            # False all-reduces each bucket; ZeRO's reduce-scatter slices it once for every rank, in Python.
             "reduce_scatter": False,
-            # DeepSpeed's 5e8 is never full before the backward ends, and takes 2 GB when activations take most.
+            # DeepSpeed's default of 5e8 is never full before the backward ends, and takes 2 GB when memory is fullest.
             "reduce_bucket_size": 50_000_000,
-            # While the backward still runs. It costs a wait at the end of it, and memory for a second bucket.
+            # Reduces during the backward; costs a wait at its end and memory for a second bucket.
             "overlap_comm": spans_machines,
         },
-        # It waits for the device twice a step.
+        # The timer waits for the device twice a step.
         "timers": {"throughput": {"enabled": False}},
-        # Our own AdamW is torch's; DeepSpeed's compile for minutes at the first start.
+        # Use torch's AdamW; DeepSpeed's takes minutes to compile at the first start.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**40,
@@ -65,11 +66,11 @@ def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool 
         if not config.machine.zero_stage:
             raise UserError(
                 "machine.offload_optimizer needs ZeRO, which moves the optimizer's share of each rank to the host; set "
-                "machine.zero_stage to 1, 2 or 3, or leave it out"
+                "machine.zero_stage to 1, 2 or 3, or leave offload_optimizer out"
             )
         generated["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if clips_on_device(config, num_ranks) and zero_stage(config, num_ranks):
-        # Ours does not wait for the device.
+        # The engine computes the norm itself, without waiting for the device.
         generated["zero_optimization"]["compute_grad_norm"] = False
     merged = _merged(generated, config.machine.deepspeed)
     _check_with_deepspeed(merged)
@@ -77,21 +78,21 @@ def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool 
 
 
 def zero_stage(config: RunConfig, num_ranks: int) -> int:
-    """The stage that is run: alone, a rank has nobody to share with, and ZeRO would cost a second copy of the weights.
+    """The ZeRO stage that is used: 0 on a single rank, where ZeRO would only cost a second copy of the weights.
 
-    Offloading, and an expert's own ZeRO settings, need the stage that the config names.
+    Offloading, and ZeRO settings in `machine.deepspeed`, need the configured stage even on a single rank.
     """
     needs_zero = config.machine.offload_optimizer or "zero_optimization" in config.machine.deepspeed
     return 0 if num_ranks == 1 and not needs_zero else config.machine.zero_stage
 
 
 def clips_on_device(config: RunConfig, num_ranks: int) -> bool:
-    """Whether the engine clips the gradient itself; at stage 3, or with its optimizer offloaded, DeepSpeed does."""
+    """Whether our engine clips the gradient; DeepSpeed does at stage 3 and when the optimizer is offloaded."""
     return zero_stage(config, num_ranks) < 3 and not offloads_optimizer(config)
 
 
 def offloads_optimizer(config: RunConfig) -> bool:
-    """Whether moments and master weights are kept in the host's memory."""
+    """Whether moments and master weights are kept in host memory."""
     by_expert = "offload_optimizer" in config.machine.deepspeed.get("zero_optimization", {})
     return config.machine.offload_optimizer or by_expert
 
@@ -107,7 +108,10 @@ def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_with_deepspeed(values: dict[str, Any]) -> None:
-    """DeepSpeed itself checks inside its sections; of the sections it reads those it knows and passes over the rest."""
+    """Let DeepSpeed check the values, and refuse sections that it never looks up.
+
+    DeepSpeed refuses unknown keys inside its sections, but silently ignores unknown sections.
+    """
     asked = _Asked(values)
     try:
         DeepSpeedConfig(asked)
@@ -126,7 +130,7 @@ def _check_with_deepspeed(values: dict[str, Any]) -> None:
 
 
 class _Asked(dict[str, Any]):
-    """A configuration that remembers which of its keys it was asked for: there is no list of those DeepSpeed knows."""
+    """A configuration that records which keys are looked up: DeepSpeed has no list of the keys that it knows."""
 
     def __init__(self, values: dict[str, Any]):
         super().__init__(values)

@@ -1,4 +1,4 @@
-"""One training step on all ranks, by DeepSpeed, and the optimizer's state by parameter name.
+"""Train a step on all ranks with DeepSpeed, and read and restore the optimizer's state by parameter name.
 
 Parameters are fp32 at every precision (bf16 is autocast), so the weights that a forward uses are the master weights.
 """
@@ -43,35 +43,35 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 PARTS = (*TOWERS, None)
-"""Of the model, as norms are measured: the towers, and what is in neither."""
+"""The parts of the model whose norms are measured: each tower, and (None) the parameters outside of both."""
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one step did; equal on all ranks but for `seconds`."""
+    """What one step did; the same on all ranks except for `seconds`."""
 
     samples_seen: int
-    """After it."""
+    """Samples of the run after this step."""
     loss: float
     learning_rate: float
     logit_scale: float
-    """What multiplies the cosines: the exponential of the parameter, before this step's update."""
+    """The factor on the cosines (the exponential of the parameter), before this step's update."""
     gradient_norm: float
-    """Of the whole model, before clipping."""
+    """The norm over the whole model, before clipping."""
     tower_gradient_norms: dict[str, float]
-    """The same of each tower alone."""
+    """The norm over each tower, before clipping."""
     update_ratios: dict[str, float]
-    """How much the step changed each tower: |new - old| / |old| of its weights; empty where that was not asked for."""
+    """How much the step changed each tower: |new - old| / |old| of its weights; empty unless requested."""
     is_skipped: bool
     """Whether loss or gradient were not finite on some rank, so that no rank changed weights or moments."""
     similarities: dict[str, float]
     """The fields of `BatchStatistics`, over the global batch."""
     tallies: tuple[int, ...]
-    """The sums over ranks of what each rank passed in."""
+    """For each number that the ranks passed in, its sum over ranks."""
     waits: tuple[float, ...]
-    """Seconds that each rank had waited for this batch."""
+    """Seconds that each rank waited for this batch."""
     seconds: dict[str, float] = field(compare=False)
-    """Of this rank's device, by phase: forward (with the loss), backward, update."""
+    """Seconds on this rank's device by phase: forward (with the loss), backward, update."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,22 @@ class StepInFlight:
     """A step that the device may still be working on."""
 
     read: Callable[[], StepStats]
-    """What it did; waits until it is done."""
+    """Wait until the step is done and return what it did."""
 
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """AdamW's state, whole tensors by parameter name: any number of ranks and any ZeRO stage can take it up."""
+    """AdamW's state as whole tensors by parameter name, so that any number of ranks and any ZeRO stage can load it."""
 
     step: int
     moments: dict[str, dict[str, Tensor]]
-    """`exp_avg` and `exp_avg_sq`, each name → f32 or bf16 of the parameter's shape, on the CPU; empty but on rank 0."""
+    """`exp_avg` and `exp_avg_sq`, each: parameter name → f32 or bf16 of its shape, on the CPU; only on rank 0."""
 
 
 class Engine:
-    """A dual encoder under DeepSpeed.
+    """A dual encoder that is trained by DeepSpeed.
 
-    Every rank must construct it, step it, and collect and restore its state together. The weights of rank 0 win.
+    All ranks must construct it, step it, and collect and restore its state together. All start from rank 0's weights.
     """
 
     def __init__(self, model: DualEncoder, config: RunConfig, world: World):
@@ -115,7 +115,7 @@ class Engine:
             dist.broadcast(tensor, src=0)
         names = self.model.state_dict().keys()
         self._running_statistics = [buffer for name, buffer in self.model.named_buffers() if name in names]
-        """Of batch normalisation, which a forward changes."""
+        """The running statistics of batch normalisation, which a forward changes."""
         towers = _Towers(self.model, precision)
         if config.machine.compile_blocks:
             compile_blocks(self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), world)
@@ -127,7 +127,7 @@ class Engine:
         )
         self._stage = int(self._engine.zero_optimization_stage())
         if self._stage == 0 and world.size == 1:
-            # With nobody to average with, DeepSpeed would still copy all gradients into one row, and back.
+            # On a single rank DeepSpeed would still copy all gradients to a buffer and back.
             self._engine.enable_backward_allreduce = False
         self._clips_itself = clips_on_device(config, world.size)
         self._offloads = offloads_optimizer(config)
@@ -147,10 +147,12 @@ class Engine:
     ) -> StepInFlight:
         """Train on this rank's rows of one global batch; at ZeRO stages 0 to 2 nothing here waits for the device.
 
-        Where loss or gradient are not finite on any rank, no rank changes its weights, moments or running statistics.
+        If loss or gradient are not finite on any rank, no rank changes its weights, moments or running statistics.
 
-        samples_seen: before this batch. tallies: numbers to be summed over ranks on the way. waited_seconds: for this
-        batch, by this rank. measures_update: for a second pass over weights, and a copy of them for as long.
+        samples_seen: samples of the run before this batch.
+        tallies: numbers that are summed over ranks along with the step.
+        waited_seconds: how long this rank waited for this batch.
+        measures_update: compute `update_ratios`; costs another pass over the weights and a copy of them.
         """
         watch = StopWatch(self._world.device)
         training = self._config.training
@@ -177,7 +179,7 @@ class Engine:
         return StepInFlight(lambda: self._stats(readout.read(), rate, seen, len(tallies), watch))
 
     def _stats(self, numbers: list[float], rate: float, seen: int, num_tallies: int, watch: StopWatch) -> StepStats:
-        """From the numbers that `step` put together, in its order."""
+        """Unpack the numbers that `step` packed, in the same order."""
         number = iter(numbers)
 
         def take(count: int) -> list[float]:
@@ -207,7 +209,7 @@ class Engine:
         )
 
     def _backward(self, batch: Batch, samples_seen: int, watch: StopWatch) -> tuple[LossOutput, Tensor]:
-        """The loss, its gradients on their way into the parameters; and logit_scale."""
+        """Run forward, loss and backward; return the loss and logit_scale."""
         device, seed = self._world.device, self._config.training.seed
         captions = None
         if self._config.loss.duplicates == "positives":
@@ -219,10 +221,10 @@ class Engine:
         masks = int(hashes(np.zeros(1), seed, 4).view(np.int64)[0])
 
         def forward(number: int, part: Batch) -> tuple[Tensor, ...]:
-            # Randomness inside the towers depends on the place in the run alone, so there is no state to save.
+            # Randomness inside the towers depends only on the place in the run, so there is no state to save.
             torch.manual_seed(int(hashes(np.array([self._world.rank]), seed, samples_seen, number)[0] >> 1))
             images, tokens = (each.to(device, non_blocking=True) for each in (part.images, part.tokens))
-            # Masks that can be keyed by a row's place in the run are the same on any ranks and in any parts.
+            # Masks computed from a row's place in the run do not depend on the number of ranks or parts.
             row_keys = torch.arange(firsts[number], firsts[number + 1], device=device) + masks
             embeddings: tuple[Tensor, ...] = self._engine(images, tokens, part.lengths, row_keys)
             return embeddings
@@ -242,11 +244,11 @@ class Engine:
 
     @contextmanager
     def _one_reduction(self) -> Iterator[Callable[[Tensor, bool], None]]:
-        """A backward that may be called several times a step; gradients are reduced over ranks once, after the last."""
+        """Yield a backward that may be called several times a step; gradients are reduced over ranks once, at last."""
 
         def backward(scalar: Tensor, is_last: bool) -> None:
             if self._stage < 2:
-                # Unlike the other way this reduces while the last backward still runs; stages 2 and 3 would each time.
+                # This lets DeepSpeed reduce during the last backward; at stages 2 and 3 it would reduce in each one.
                 self._engine.set_gradient_accumulation_boundary(is_last)
             self._engine.backward(scalar, scale_wrt_gas=False)
 
@@ -261,16 +263,19 @@ class Engine:
             return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
 
     def averaged_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        """`weights()` with the average (EMA) of each weight in its place; None where none is kept. As `weights()`."""
+        """The moving averages (EMA) in place of `weights`; None if none are kept.
+
+        Complete on rank 0. Every rank must call it, with what `weights()` returned.
+        """
         return self._average.collect(weights, is_shared=self._stage > 0) if self._average is not None else None
 
     def restore_average(self, averages: dict[str, Tensor] | None) -> None:
-        """Take up what rank 0 holds, where averages are kept. Every rank must call it."""
+        """Load the averages that rank 0 passes, if averages are kept. Every rank must call it."""
         if self._average is not None:
             self._average.restore(averages)
 
     def optimizer_state(self) -> OptimizerState:
-        """Every rank must call it; the tensors are gathered one by one and kept on rank 0."""
+        """Collect the optimizer's state on rank 0, one tensor at a time. Every rank must call it."""
         moments = {
             kind: collect(self._fragments, self._moment(kind), self._world, is_shared=self._stage > 0)
             for kind in MOMENTS
@@ -278,7 +283,7 @@ class Engine:
         return OptimizerState(self._steps_taken(), moments)
 
     def restore_optimizer(self, state: OptimizerState | None) -> None:
-        """Take up what rank 0 holds; the others may pass None. Every rank must call it."""
+        """Load the state that rank 0 passes; the other ranks may pass None. Every rank must call it."""
         step = torch.tensor([state.step if state else 0], device=self._world.device)
         dist.broadcast(step, src=0)
         for kind in MOMENTS:
@@ -289,8 +294,10 @@ class Engine:
     def _agree(
         self, loss: Tensor, statistics: BatchStatistics, tallies: tuple[int, ...], waited_seconds: float
     ) -> Tensor:
-        """In one collective, f64: the means over ranks of loss and statistics, the squared norms of the gradients of
-        PARTS, the sums of the tallies, and what each rank waited.
+        """Reduce all numbers of a step over ranks in one collective.
+
+        Returns f64: the means of loss and statistics, the squared gradient norms of PARTS, the sums of the tallies, and
+        the seconds that each rank waited.
         """
         world = self._world
         means = torch.stack([loss.detach(), *statistics]).double() / world.size
@@ -302,17 +309,17 @@ class Engine:
         return vector
 
     def _squares(self, tensors: Iterable[tuple[str | None, list[Tensor]]]) -> Tensor:
-        """f64[PARTS]: the squared norm of each part's tensors, so that the sum over ranks is that of the whole."""
+        """f64[PARTS]: the squared norm of each part, scaled so that the sum over ranks is that of the whole tensor."""
         norms: dict[str | None, list[Tensor]] = {part: [] for part in PARTS}
         for part, ours in tensors:
             norms[part] += torch._foreach_norm(ours) if ours else []
         nothing = torch.zeros((), dtype=torch.float64, device=self._world.device)
         squares = torch.stack([torch.stack(n).double().square().sum() if n else nothing for n in norms.values()])
-        # At stage 0 every rank has all of it.
+        # At stage 0 every rank has the whole tensors.
         return squares / self._world.size if self._stage == 0 else squares
 
     def _squares_of_update(self, before: list[Tensor]) -> Tensor:
-        """f64[2 PARTS]: of what the step changed, and of the weights before it."""
+        """f64[2 PARTS]: squared norms of the change that the step made, and of the weights before it."""
         towers = [tower_of(group) for group in self._groups_of_masters()]
         changes = torch._foreach_sub([master.detach() for master in self._masters()], before)
         vector = torch.cat([self._squares(zip(towers, ([t] for t in side), strict=True)) for side in (changes, before)])
@@ -334,9 +341,9 @@ class Engine:
             group["lr"] = rate
 
     def _step_optimizer(self, agreed: Tensor) -> tuple[Tensor, Tensor]:
-        """Clip and step; the norm of the gradient and whether the step was skipped, f64[] each.
+        """Clip the gradient and step; return the gradient's norm and whether the step was skipped, f64[] each.
 
-        AdamW's own kernel divides by `grad_scale`, and changes nothing where `found_inf` is 1.
+        AdamW's fused kernel divides by `grad_scale`, and changes nothing if `found_inf` is 1.
         """
         first = 1 + len(BatchStatistics._fields)
         norm = agreed[first : first + len(PARTS)].sum().sqrt()
@@ -353,7 +360,7 @@ class Engine:
         return norm, skips.double()
 
     def _clamp_logit_scale(self) -> None:
-        """Hold logit_scale ≤ its maximum on the fp32 master, which would else grow on behind a clamped copy."""
+        """Keep logit_scale at its maximum or below, in the model and in the fp32 master, which would otherwise grow."""
         maximum = self._config.training.max_logit_scale
         with torch.no_grad():
             for group, master in zip(self._groups_of_masters(), self._masters(), strict=True):
@@ -372,7 +379,7 @@ class Engine:
         return inner
 
     def _masters(self) -> list[Tensor]:
-        """The fp32 tensors of this rank that the optimizer updates: parameters, or the flat shares of some."""
+        """The fp32 tensors that the optimizer updates on this rank: parameters, or flat shares of several."""
         if self._stage == 3:
             return list(self._engine.optimizer.fp32_partitioned_groups_flat)
         return [tensor for group in self._torch_optimizer().param_groups for tensor in group["params"]]
@@ -385,7 +392,7 @@ class Engine:
         return [group for group in groups for _ in group["params"]]
 
     def _start_optimizer_state(self) -> None:
-        """Zero moments before the first step, where torch would make them during it: resuming can then fill them."""
+        """Create zero moments before the first step, so that resuming can fill them; torch creates them in the step."""
         state = self._torch_optimizer().state
         for fragment in self._fragments.values():
             if fragment.flat not in state:
@@ -400,12 +407,12 @@ class Engine:
 
 
 def _root(square: float) -> float:
-    """Also of what is not a number, or less than nothing by rounding."""
+    """The square root; NaN for NaN, and for a number that rounding made negative."""
     return math.sqrt(square) if 0 <= square else math.nan
 
 
 class _Towers(nn.Module):
-    """The model's forward under autocast; outside of it DeepSpeed would switch autocast off."""
+    """The model with autocast inside its forward, since DeepSpeed switches off autocast that is set outside."""
 
     def __init__(self, model: DualEncoder, precision: str):
         super().__init__()
@@ -416,22 +423,25 @@ class _Towers(nn.Module):
                 deepspeed.zero.register_external_parameter(self, scalar)
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor) -> tuple[Tensor, ...]:
-        """Both embeddings, then logit_scale and logit_bias, if there is one, as values of the graph.
+        """Both embeddings, then logit_scale and logit_bias (if there is one).
 
-        ZeRO-3 takes the parameters themselves away again.
+        The two scalars are copies in the graph, since ZeRO-3 frees the parameters themselves after the forward.
         """
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             image, text = self.model(images, tokens, lengths, row_keys)
         return image, text, *(scalar.clone() for scalar in self._scalars())
 
     def _scalars(self) -> list[nn.Parameter]:
-        """By attribute each time: this is how ZeRO-3 notices that one is wanted."""
+        """Read the scalars as attributes each time: that is how ZeRO-3 notices that one is needed."""
         return [each for each in (self.model.logit_scale, self.model.logit_bias) if each is not None]
 
 
 def _prepare_deepspeed(world: World) -> None:
-    """No chatter on stdout, and no compiling of a shared-memory collective (minutes, and a stale lock when killed)."""
-    # DeepSpeed insists on the launcher's variable also where there is none.
+    """Silence DeepSpeed's output, and keep it from compiling its shared-memory collective.
+
+    Compiling takes minutes, and leaves a stale lock when it is killed.
+    """
+    # DeepSpeed needs this variable even without a launcher.
     os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
     # DeepSpeed 0.19 calls collectives by the names that torch 2.14 renames.
     warnings.filterwarnings("ignore", message="`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprec")

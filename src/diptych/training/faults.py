@@ -1,4 +1,4 @@
-"""What ends one rank of a run through no mistake in its configuration, on one line that this rank says."""
+"""Turn faults of a single rank, such as full memory or a missing shard, into one line that this rank prints."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from diptych.world import World, full_memory_named
 
 @contextmanager
 def faults_named(config: RunConfig, world: World) -> Iterator[None]:
-    """A block of training in which a fault of this rank alone is told as such.
+    """Turn a fault of this rank during the block into a OneRankError.
 
     Raises:
-        OneRankError: a full memory, a killed loader process, a shard that this machine lacks or that changed.
+        OneRankError: the memory is full, a loader process was killed, or a shard is missing or has changed.
     """
     try:
         with (
@@ -30,7 +30,7 @@ def faults_named(config: RunConfig, world: World) -> Iterator[None]:
 
 
 def _less(config: RunConfig, world: World) -> str:
-    """What takes less memory: the same run, in smaller parts or over more ranks."""
+    """How to run the same training with less memory: in smaller parts, or on more ranks."""
     share = world.rows_of_ranks(config.training.global_batch_size)[world.rank]
     at_once = min(config.machine.pairs_per_forward or share, share)
     ways = [f"machine.pairs_per_forward={at_once // 2}"] if at_once > 1 else []

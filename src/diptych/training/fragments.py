@@ -1,7 +1,7 @@
-"""Which part of each parameter this rank updates, and whole tensors from everybody's parts and back.
+"""Find the part of each parameter that this rank updates; gather whole tensors from the ranks' parts, and scatter them.
 
-ZeRO shares parameters out in flat fp32 tensors. What the optimizer keeps of a parameter (its moments, its average) lies
-in tensors of the same form.
+ZeRO divides parameters among ranks in flat fp32 tensors. What is kept for a parameter (its moments, its average) is
+stored in flat tensors of the same shape.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from diptych.world import World
 
 Beside = Callable[[Tensor], Tensor]
-"""What is kept of a flat tensor, in its form: for example `lambda flat: state[flat]["exp_avg"]`."""
+"""Gives the tensor that is kept for a flat tensor, of its shape: for example `lambda flat: state[flat]["exp_avg"]`."""
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """Elements [start, stop) of a parameter of `shape` are ours; they lie in `flat`, from `offset` on."""
+    """The elements [start, stop) of a parameter that this rank updates; they are stored in `flat` from `offset` on."""
 
     shape: torch.Size
     start: int
@@ -35,13 +35,16 @@ class Fragment:
         return self.shape.numel()
 
     def of(self, values: Tensor) -> Tensor:
-        """Ours of what has the form of `flat`."""
+        """The elements of this fragment in a tensor of the shape of `flat`."""
         return values.view(-1)[self.offset : self.offset + self.stop - self.start]
 
 
 def fragments_of(model: nn.Module, optimizer: Any, stage: int, rank: int) -> Iterator[tuple[str, Fragment]]:
-    """The name and fragment of every parameter that is trained; optimizer: DeepSpeed's, of a ZeRO stage above 0."""
-    # DeepSpeed hangs its bookkeeping on the parameters, of which the type checker knows nothing.
+    """The name and fragment of every trained parameter.
+
+    optimizer: DeepSpeed's, for a ZeRO stage above 0.
+    """
+    # Typed as Any: DeepSpeed stores its bookkeeping in attributes of the parameters.
     named: list[tuple[str, Any]] = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if stage == 0:
         for name, parameter in named:
@@ -67,9 +70,9 @@ def fragments_of(model: nn.Module, optimizer: Any, stage: int, rank: int) -> Ite
 
 
 def collect(fragments: Mapping[str, Fragment], beside: Beside, world: World, *, is_shared: bool) -> dict[str, Tensor]:
-    """Whole tensors by name, on the CPU of rank 0 and nowhere else; every rank must call it.
+    """Gather whole tensors by name on the CPU of rank 0, one at a time; every rank must call it.
 
-    They are gathered one by one. is_shared: whether each rank has a part of its own, rather than all of it.
+    is_shared: whether each rank has a different part, rather than all of each tensor.
     """
     wholes = {}
     for name, fragment in fragments.items():
@@ -77,7 +80,7 @@ def collect(fragments: Mapping[str, Fragment], beside: Beside, world: World, *, 
         whole = torch.zeros(fragment.numel, dtype=torch.float32, device=world.device)
         whole[fragment.start : fragment.stop] = fragment.of(values)
         if is_shared:
-            # Zeros from everybody else: the sum is exact.
+            # All other ranks have zeros there, so the sum is exact.
             dist.reduce(whole, dst=0)
         if world.is_first:
             wholes[name] = whole.view(fragment.shape).to("cpu", values.dtype)
@@ -87,7 +90,7 @@ def collect(fragments: Mapping[str, Fragment], beside: Beside, world: World, *, 
 def hand_out(
     fragments: Mapping[str, Fragment], beside: Beside, wholes: Mapping[str, Tensor] | None, world: World
 ) -> None:
-    """Every rank takes its parts of the whole tensors that rank 0 has; every rank must call it."""
+    """Copy each rank's parts from the whole tensors of rank 0; every rank must call it."""
     for name, fragment in fragments.items():
         if world.is_first:
             assert wholes is not None

@@ -1,8 +1,8 @@
-"""AdamW whose moments are kept in bf16: half their memory ("half-precision Adam statistics", paper, section 2.5).
+"""AdamW with moments in bf16, which halves their memory ("half-precision Adam statistics", paper, section 2.5).
 
-A step computes in fp32 and rounds the moments to the nearest bf16. No moment gets stuck as long as what fades of it in
-a step, 1 - beta, is more than rounding may restore (`LARGEST_BF16_BETA`). For beta2 = 0.98 it is five times that; with
-beta2 = 0.999 a second moment would never fall again.
+A step computes in fp32 and rounds the moments to the nearest bf16. A moment can always shrink if the share that it
+loses in a step, 1 - beta, is larger than what rounding may add back (`LARGEST_BF16_BETA`). With beta2 = 0.98 it is five
+times as large; with beta2 = 0.999 a second moment would never shrink again.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 ELEMENTS_AT_ONCE = 2**24
-"""Of which the moments are there in fp32 too while they are updated: 128 MB."""
+"""Elements that are updated at once; their two moments take another 128 MB in fp32 meanwhile."""
 
 Piece = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Of one parameter: its values, gradients and moments, and the count of its steps."""
+"""Part of a parameter: its values, gradients and two moments, and the parameter's count of steps."""
 
 
 class HalfMomentsAdamW(torch.optim.AdamW):
-    """Steps by torch's fused kernel, which takes moments in bf16 itself on CUDA alone, and not before torch 2.14.
+    """AdamW with bf16 moments that steps with torch's fused kernel.
 
-    What that kernel reads of `grad_scale` and `found_inf` holds here too.
+    That kernel accepts bf16 moments itself only on CUDA and from torch 2.14 on. `grad_scale` and `found_inf` have the
+    same meaning as in torch's AdamW.
     """
 
     @torch.no_grad()
@@ -80,7 +81,7 @@ class HalfMomentsAdamW(torch.optim.AdamW):
 
 
 def zero_state(parameter: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What AdamW keeps of a parameter, before its first step."""
+    """AdamW's state for a parameter before its first step."""
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
         "exp_avg": torch.zeros_like(parameter, dtype=dtype),
@@ -89,7 +90,7 @@ def zero_state(parameter: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _in_batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Of so many elements at once that few kernels are started and little memory is taken."""
+    """Group pieces into batches of up to ELEMENTS_AT_ONCE elements: few kernels to start, little memory."""
     batch: list[Piece] = []
     size = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Numbers and times of work that a device still does: read when it is done, so that nothing makes the device wait."""
+"""Copy numbers and times from a device without making it wait: they are read once its work is done."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Readout:
             self._event.record()
 
     def read(self) -> list[float]:
-        """The numbers; waits for them where they have not arrived."""
+        """Wait until the numbers have arrived and return them."""
         if self._event is not None:
             self._event.synchronize()
         return self._numbers.tolist()
 
 
 class StopWatch:
-    """How long the phases of a step take on the device that does them."""
+    """Measures how long each phase of a step takes on the device."""
 
     def __init__(self, device: torch.device):
         self._is_cuda = device.type == "cuda"
@@ -36,7 +36,7 @@ class StopWatch:
         self.mark("start")
 
     def mark(self, phase: str) -> None:
-        """`phase` ends here, and whatever comes next begins."""
+        """Mark the end of `phase` and the start of the next one."""
         if self._is_cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -45,7 +45,7 @@ class StopWatch:
             self._marks.append((phase, time.perf_counter()))
 
     def seconds(self) -> dict[str, float]:
-        """By phase. Call it once the last phase is known to be over."""
+        """Seconds by phase. Call it only after the last phase has ended on the device."""
         pairs = zip(self._marks, self._marks[1:], strict=False)
         return {phase: _seconds_between(before, now) for (_, before), (phase, now) in pairs}
 
@@ -58,6 +58,6 @@ def _seconds_between(before: torch.cuda.Event | float, now: torch.cuda.Event | f
 
 
 def to_device(numbers: list[float], device: torch.device) -> Tensor:
-    """f64[len(numbers)] on the device, which does not have to wait for it."""
+    """Copy numbers to the device as f64[len(numbers)], without waiting for it."""
     tensor = torch.tensor(numbers, dtype=torch.float64, pin_memory=device.type == "cuda")
     return tensor.to(device, non_blocking=True)

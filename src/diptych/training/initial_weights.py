@@ -1,8 +1,8 @@
-"""What a run starts from: the weights of a model folder, of another run, or of a safetensors file.
+"""Start a run from the weights of a model folder, of another run, or of a safetensors file.
 
-Weights mean what they were trained to mean only in the same towers, on the same token ids and the same pixels. So a
-run takes model and vocabulary from where its weights come from, and where its configuration says otherwise it is
-refused; the picture's size alone may change.
+Trained weights are only useful in the same towers, with the same token ids and the same pixel values. So a run takes
+its model and vocabulary from where its weights come from. A configuration that differs is refused; only the picture
+size may change.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from diptych.run_dir import RunDir
 from diptych.tensor_files import read_tensors
 
 FREE_KEYS = ("model.initial_weights", "model.image.image_size")
-"""What a configuration may say of the model and still take the rest from the folder."""
+"""Keys of the model that a configuration may set while the rest comes from the folder."""
 
 
 def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
-    """Model and vocabulary of the folder that the run starts from, where the configuration sets none of its own.
+    """Settings for model and vocabulary from the folder that the run starts from, unless the configuration has its own.
 
-    A run that has begun to save takes them from its own newest checkpoint: the folder may be gone.
+    A run that has a checkpoint takes them from its newest one, since the folder may have been removed.
 
     Raises:
-        UserError, OSError: there is no such folder, or it cannot be read.
+        UserError, OSError: the folder does not exist or cannot be read.
     """
     config = loaded.config
     if config.model.initial_weights is None:
@@ -72,16 +72,16 @@ def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
 
 
 def check_initial_weights(config: RunConfig) -> None:
-    """Whether they can be had, and fit the model.
+    """Check that the initial weights can be read and fit the model.
 
     Raises:
-        UserError: no such folder or file, a damaged one, or one line for each difference.
+        UserError: they are missing or damaged, or differ from the configuration (one line for each difference).
     """
     if config.model.initial_weights is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
         return
     place = _place_of(config.model.initial_weights)
     if place.is_file() and config.model == ModelConfig(initial_weights=config.model.initial_weights):
-        raise UserError(f"model.initial_weights {place} says nothing of its towers; describe them under `model:`")
+        raise UserError(f"model.initial_weights {place} does not describe its towers; describe them under `model:`")
     if place.is_dir():
         described, tokenizer = read_description(place)
         differing = list(_differences(described, config.model))
@@ -91,7 +91,7 @@ def check_initial_weights(config: RunConfig) -> None:
         if differing:
             lines = [f"model.initial_weights {config.model.initial_weights}: {line}" for line in differing]
             way_out = (
-                "leave out `tokenizer:` and all of `model:` but initial_weights and image_size to take what is there"
+                "to use what is there, leave out `tokenizer:` and all of `model:` except initial_weights and image_size"
             )
             raise UserError("\n".join([*lines, way_out]))
     vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
@@ -102,16 +102,16 @@ def start_from(model: DualEncoder, config: ModelConfig) -> None:
     """Fill a model with the weights that `config.initial_weights` names, resampled to the model's picture size.
 
     Raises:
-        UserError: there are none, or of another shape.
+        UserError: the weights are missing or have other shapes.
     """
     load_weights(model, _weights_for(model, config))
 
 
 def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
-    """A whole state dict of the model, which keeps its own logit_bias.
+    """A complete state dict for the model; the model keeps its own logit_bias.
 
     Raises:
-        UserError: it cannot be read, or lacks a tensor or has one of another shape.
+        UserError: the weights cannot be read, or a tensor is missing or has another shape.
     """
     assert config.initial_weights is not None
     place = _place_of(config.initial_weights)
@@ -129,7 +129,7 @@ def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
 
 
 def _place_of(named: str) -> Path:
-    """The model folder, or the safetensors file outside of one."""
+    """The path of the model folder, or of a safetensors file that is not in a model folder."""
     path = local_path(named)
     if path.suffix in PICKLED and path.is_file():
         raise UserError(
@@ -149,7 +149,10 @@ def _place_of(named: str) -> Path:
 
 
 def _read_file(file: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Of ours, or of open_clip's or OpenAI's layout; the file says nothing of activation, pictures and vocabulary."""
+    """Read a safetensors file in our layout, open_clip's or OpenAI's.
+
+    Such a file does not record the activation, the picture preprocessing or the vocabulary.
+    """
     state = read_tensors(file)
     if any(name.startswith("visual.") for name in state):
         try:
@@ -160,7 +163,10 @@ def _read_file(file: Path, config: ModelConfig) -> dict[str, Tensor]:
 
 
 def _differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
-    """What the two compute differently, picture sizes and what acts in training alone apart."""
+    """A line for each setting with which the two compute something different.
+
+    Picture sizes, and settings that only matter in training, are not compared.
+    """
     towers = ("image.name", "image.overrides")
     left, right = (dict(flatten(dataclasses.asdict(config))) for config in (there, here))
     for key in dict.fromkeys([*left, *right]):
@@ -174,7 +180,7 @@ def _tower_differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
     ours, theirs = here.image, there.image
     if ours.name == theirs.name and _computing(ours.overrides) == _computing(theirs.overrides):
         return
-    # Two names, or a name and overrides, may be one tower: compared at one picture size, tensor by tensor.
+    # Different names and overrides may describe the same tower; compare it tensor by tensor, at one picture size.
     same_size = dataclasses.replace(here, image=dataclasses.replace(ours, image_size=theirs.image_size))
     shapes = [interop.shape_of(config) for config in (there, same_size)]
     if shapes[0] is not None and shapes[0] == shapes[1]:
@@ -188,7 +194,7 @@ def _tower_differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
 
 
 def _computing(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Without dropout and stochastic depth, which leave the weights' meaning as it is."""
+    """The overrides without dropout and stochastic depth, which do not change what trained weights compute."""
     return {key: value for key, value in overrides.items() if "drop" not in key}
 
 

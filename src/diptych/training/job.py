@@ -1,4 +1,4 @@
-"""All that a run works with, made ready: data, model under its engine, and the newest valid checkpoint taken up."""
+"""Prepare a run: open its data, build model and engine, and load the newest valid checkpoint."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Job:
     tokenizer: Tokenizer
     engine: Engine
     progress: Progress
-    """Where the run stands as we take it up."""
+    """How far the run had come when this process started."""
     metrics: Metrics | None
-    """On rank 0."""
+    """None on all ranks but 0."""
     known_valid: set[Path] = field(default_factory=set)
     """Checkpoints that need not be hashed again."""
 
@@ -95,13 +95,15 @@ class Job:
 
 
 def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
-    """Every rank calls it; rank 0 alone reads checkpoints, and the others get what it read.
+    """Prepare everything that a run works with; every rank must call it.
+
+    Only rank 0 reads checkpoints; it passes their contents to the others.
 
     Raises:
-        ValueError: a missing shard, vocabulary or model; shards other than those the run was started with.
+        ValueError: a shard, vocabulary or model is missing, or the shards are not those the run was started with.
     """
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
-    # Rank 0 first, since it may have to index shards that come without one.
+    # Rank 0 goes first, since it may have to index shards that have no index.
     first_decides(world, lambda: open_index(config.data.train).total_samples)
     index = open_index(config.data.train)
     order = SampleOrder(
@@ -152,30 +154,34 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
 
 
 def _refuse_other_masks(config: RunConfig, run: RunDir, model: DualEncoder) -> None:
-    """Raises ConfigError if random layers would draw other masks than the run's before."""
+    """Refuse a change of machine.pairs_per_forward if layers draw random masks, since they would draw other ones.
+
+    Raises:
+        ConfigError: the value differs, and the model has such a layer.
+    """
     now, before = config.machine.pairs_per_forward, run.read_config().machine.pairs_per_forward
     if now != before and (layer := random_layer(model)):
         raise ConfigError(
             f"machine.pairs_per_forward is {now}, {run.path} was started with {before}: the layer {layer} draws its "
-            f"masks for as many pairs at a time, so another value is another run; set it back, or set run_dir to a "
-            f"new directory"
+            f"random masks for that many pairs at a time, so another value gives another run; set it back, or set "
+            f"run_dir to a new directory"
         )
 
 
 def _no_checkpoint_is_whole(run: RunDir) -> str:
     return (
-        f"no checkpoint of {run.path} is whole, so the run cannot go on, and it does not start over where it would "
-        f"replace them; to start over, move or delete {run.checkpoints}, or set run_dir to a new directory"
+        f"no checkpoint of {run.path} is valid, so the run cannot go on; it does not start over by itself, since that "
+        f"would replace them; to start over, move or delete {run.checkpoints}, or set run_dir to a new directory"
     )
 
 
 def _refuse_other_input(
     progress: Progress, config: RunConfig, index: ShardIndex, tokenizer: Tokenizer, run: RunDir
 ) -> None:
-    """By content, wherever it lies now: shards and vocabulary may move, not change.
+    """Refuse shards or a vocabulary whose content has changed since the run was started; their paths may change.
 
     Raises:
-        ConfigError: one line for each that is not what the run was started with.
+        ConfigError: one line for each of the two that has changed.
     """
     way_out = "put it back, or set run_dir to a new directory"
     differing = []

@@ -1,4 +1,4 @@
-"""Training, in one screen: resume, step, log, save."""
+"""The training loop: resume, step, log, save."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from diptych.world import World, first_decides
 logger = logging.getLogger(__name__)
 
 STEPS_IN_FLIGHT = {"cpu": 0, "cuda": 2}
-"""How many steps are given to a device before the host reads what the first of them did."""
+"""How many steps may be queued on a device before the host reads the result of the first one."""
 MAX_SKIPPED_STEPS = 10
-"""In a row, without finite numbers, until the run ends: one bad batch passes, lost weights do not."""
+"""A run ends after this many steps in a row without finite numbers: more than one bad batch, the weights are lost."""
 MIN_SAMPLES_FOR_VERDICT = 1_000
-"""Rejected samples are judged as a share of at least this many, so that the first few do not end a run."""
+"""The share of rejected samples is computed over at least this many, so that the first few do not end a run."""
 
 
 class NonFiniteError(UserError):
-    """Step after step, the loss or the gradient is not a number."""
+    """Loss or gradient were not finite for MAX_SKIPPED_STEPS steps in a row."""
 
 
 class TooManyRejectsError(UserError):
-    """The data is worse than the config allows."""
+    """More samples were rejected than the config allows."""
 
 
 def train(loaded: LoadedConfig, world: World) -> None:
-    """Run the config to its end or to a stop signal; called again, go on from the newest valid checkpoint.
+    """Train until the end of the run or a stop signal, starting from the newest valid checkpoint if there is one.
 
-    Every rank calls it, inside a process group.
+    Every rank must call it, inside a process group.
     """
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
     first_decides(world, lambda: run.prepare(loaded))
@@ -73,12 +73,13 @@ def train(loaded: LoadedConfig, world: World) -> None:
     pace = Pace(progress.samples_seen, progress.seconds)
     in_flight: deque[StepInFlight] = deque()
     steps: list[StepStats] = []
-    """Those that were read since the last report."""
+    """Steps whose results were read since the last report."""
 
     def is_logged(done: int) -> bool:
         return done % config.tracking.log_every_steps == 0 or done in (1, last)
 
-    # The signals first: a launcher's SIGTERM, when another rank is lost, must not keep this one from saying so.
+    # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
+    # before it reports the loss.
     with stop_on_signals() as stop, closing(job), closing(job.batches(last)) as loader, closing(console):
         for number, batch in enumerate(pace.timed(loader), start=first):
             if number == 0 and world.is_first:
@@ -117,7 +118,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
 
 
 def describe_rejects(progress: Progress) -> str:
-    """How many samples of the whole run were left out and why; empty where none were."""
+    """How many samples of the whole run were rejected and why; empty if none were."""
     rejected = sum(progress.rejected.values())
     if not rejected:
         return ""
@@ -133,7 +134,7 @@ def _reasons(progress: Progress) -> str:
 
 
 def describe_end(run: RunDir, progress: Progress, steps: int) -> str:
-    """In what time, where the checkpoint is, and what can be done with it."""
+    """The last lines of a run: how long it took, where its checkpoint is, and which commands use it."""
     return (
         f"finished {counted(progress.samples_seen, 'sample')} in {tqdm.format_interval(progress.seconds)}: "
         f"{run.checkpoints / name_of(steps)}\n"
@@ -150,7 +151,7 @@ def say_finished(run: RunDir, num_samples: int, world: World) -> None:
 
 
 def draw(batch: Batch, job: Job) -> None:
-    """The samples picture, into the run directory; a full disk costs the picture, not the run."""
+    """Draw the samples picture into the run directory; if that fails, log a warning and go on."""
     try:
         draw_samples(batch, job.tokenizer, job.run.samples)
     except OSError as error:
@@ -160,7 +161,7 @@ def draw(batch: Batch, job: Job) -> None:
 
 
 def count(batch: Batch) -> list[int]:
-    """This rank's rejects by reason, in the order of REASONS; each is named in the rank's log."""
+    """Count this rank's rejected samples by reason, in the order of REASONS, and write each to the log."""
     for reject in batch.rejects:
         logger.info("rejected %s of %s: %s", reject.key, reject.shard, reject.reason)
     counts = Counter(reject.reason for reject in batch.rejects)
@@ -188,15 +189,15 @@ def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
     if rejected > allowed * max(progress.samples_seen, MIN_SAMPLES_FOR_VERDICT):
         raise TooManyRejectsError(
             f"{rejected} of {counted(progress.samples_seen, 'sample')} were rejected ({_reasons(progress)}); "
-            f"data.max_rejected_fraction allows {allowed:g}. The log names each; mend the shards or allow more"
+            f"data.max_rejected_fraction allows {allowed:g}. The log names each; repair the shards or allow more"
         )
 
 
 def refuse_no_numbers(config: RunConfig, stats: StepStats, progress: Progress) -> None:
-    """A step without finite numbers changed nothing, and is passed over; many in a row mean that the run is lost.
+    """Log a step without finite numbers, which changed nothing; end the run after too many in a row.
 
     Raises:
-        NonFiniteError: MAX_SKIPPED_STEPS in a row; on every rank.
+        NonFiniteError: it was the last of MAX_SKIPPED_STEPS in a row; raised on every rank.
     """
     if not stats.is_skipped:
         return
@@ -207,15 +208,18 @@ def refuse_no_numbers(config: RunConfig, stats: StepStats, progress: Progress) -
         logger.warning("%s: no rank took that step, and training goes on with the next", said)
         return
     raise NonFiniteError(
-        f"{said}, as it was in the {MAX_SKIPPED_STEPS - 1} steps before, so the weights cannot learn any more. The "
-        f"same command goes on from the newest checkpoint; where it ends here again, start a new run with, for "
-        f"example, optimizer.learning_rate below {config.optimizer.learning_rate:g}: a new run_dir and, to keep what "
-        f"was learned, model.initial_weights={config.run_dir}"
+        f"{said}, as in the {MAX_SKIPPED_STEPS - 1} steps before, so the weights cannot learn any more. The same "
+        f"command goes on from the newest checkpoint; if it ends here again, start a new run with, for example, "
+        f"optimizer.learning_rate below {config.optimizer.learning_rate:g}: a new run_dir and, to keep what was "
+        f"learned, model.initial_weights={config.run_dir}"
     )
 
 
 def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace, console: Console) -> None:
-    """To the console and into the record, where this rank has them; steps: all since the last report."""
+    """Show the numbers on the console and write them to the record, on rank 0.
+
+    steps: all steps since the last report.
+    """
     speed, stats = pace.measure(steps), steps[-1]
     console.show(stats.loss, speed["samples_per_second"], speed["data_wait_fraction"])
     if job.metrics is None:
@@ -244,11 +248,11 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
         peak = peak_teraflops(torch.cuda.get_device_name(job.world.device))
         if peak is not None:
             values["mfu"] = round(flops / 1e12 / peak, 4)
-    # A step that was passed over has no loss; JSON has no NaN.
+    # A skipped step may have no finite loss, and JSON has no NaN.
     job.metrics.log({name: value for name, value in values.items() if math.isfinite(value)})
 
 
 def save_is_due(config: RunConfig, before: int, after: int) -> bool:
-    """Whether a multiple of the interval was passed between two counts of samples seen."""
+    """Whether a multiple of the interval between checkpoints lies between two counts of samples seen."""
     every = config.checkpoint.every_samples or max(1, config.training.total_samples // 10)
     return after // every > before // every

@@ -1,8 +1,8 @@
-"""What a rank's device has to hold, by arithmetic, and whether it can.
+"""Compute how much memory a rank's device needs, and whether it has that much.
 
-Bytes by part: of a parameter 4 each for weights, gradient, ZeRO's second copy, average and moments (2 each in bf16),
-shared out over ranks as the ZeRO stage says; of a pair what the towers keep for the backward (`Activations`); of the
-global batch the features, and the tiles of the loss.
+A parameter takes 4 bytes each for weight, gradient, ZeRO's second copy, average, and each of two moments (2 bytes in
+bf16), divided over ranks as the ZeRO stage determines. A pair takes what the towers keep for the backward
+(`Activations`). The global batch takes its features, and the tiles of the loss.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from diptych.world import World
 
 GIB = 2**30
 RESERVED_GIB = 3.0
-"""Of a GPU, for CUDA's context, NCCL's buffers, kernels' workspaces, and gaps between tensors."""
+"""Memory of a GPU for CUDA's context, NCCL's buffers, kernels' workspaces, and gaps between tensors."""
 LIVE_PARAMETERS = 1_000_000_000
-"""That ZeRO-3 gathers at once (DeepSpeed's stage3_max_live_parameters)."""
+"""Parameters that ZeRO-3 gathers at once (DeepSpeed's stage3_max_live_parameters)."""
 REDUCED_AT_ONCE = 500_000_000
-"""Gradients, by DeepSpeed at stage 0."""
+"""Gradients that DeepSpeed reduces at once at stage 0."""
 TILES_AT_ONCE = 4
-"""Logits, their exponentials and what is made of both."""
+"""Tiles of the loss in memory at once: logits, their exponentials, and temporaries."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """In bytes, of the rank with most rows."""
+    """The memory of the rank with most rows, in bytes."""
 
     parts: Mapping[str, int]
-    """By what they hold; those of a step at the moment when they take most together."""
+    """What it is used for → bytes, at the moment of a step when the sum is largest."""
     on_host: int
-    """Of an offloaded optimizer, besides."""
+    """Bytes in host memory, for an offloaded optimizer."""
     pairs: int
-    """That go through the towers at once."""
+    """Pairs that go through the towers at once."""
     bytes_per_pair: int
 
     @property
@@ -76,16 +76,16 @@ def memory_of(config: RunConfig, world: World, num_parameters: int, of_towers: A
     pairs = -(-max(rows) // parts)
     checkpoints = config.machine.checkpoint_blocks
     per_pair = of_towers.of_pair
-    if checkpoints:  # and one block at a time with all that it keeps
+    if checkpoints:  # one block at a time keeps all its activations
         per_pair = of_towers.of_pair_checkpointed + of_towers.of_pair_in_largest_block
     forward = {
         "activations": pairs * per_pair + of_towers.of_weights,
         "pictures": _pictures(config, max(rows), pairs),
         "features and tiles": _loss(config, world, max(rows)),
     }
-    # Gradients come as activations go; those of earlier parts are there already.
+    # Gradients are allocated while activations are freed; gradients of earlier parts exist already.
     backward = {"gradients": gradients if parts > 1 else max(0, gradients - forward["activations"]), **forward}
-    # Copies: stage 0 reduces one of so many gradients; and one of the weights is there while their change is measured.
+    # Copies: stage 0 reduces a copy of this many gradients; measuring the update keeps a copy of the weights.
     reduced = min(whole, 4 * REDUCED_AT_ONCE) if not stage and ranks > 1 else 0
     update = {"gradients": gradients, "copies": max(reduced, share if stage else whole)}
     largest = max((backward, update), key=lambda step: sum(step.values()))
@@ -96,7 +96,7 @@ def memory_of(config: RunConfig, world: World, num_parameters: int, of_towers: A
 def what_would_fit(
     memory: Memory, limit_gib: float, config: RunConfig, world: World, num_parameters: int, of_towers: Activations
 ) -> str | None:
-    """The line that says that it does not fit a GPU of so much memory, and what would; None if it does."""
+    """The message that it does not fit a GPU with this much memory, and which settings would; None if it fits."""
     limit = (limit_gib - RESERVED_GIB) * GIB
     if memory.total <= limit:
         return None
@@ -113,8 +113,8 @@ def what_would_fit(
         ways.append(f"machine.pairs_per_forward={pairs}")
     way_out = " or ".join(ways) or "more ranks, a smaller model or machine.offload_optimizer=true"
     return (
-        f"a rank needs {memory.total / GIB:.1f} GiB and {RESERVED_GIB:g} for CUDA itself, its GPU has {limit_gib:g} "
-        f"(machine.gpu_memory_gib): set {way_out}"
+        f"a rank needs {memory.total / GIB:.1f} GiB and {RESERVED_GIB:g} for CUDA itself, and its GPU has "
+        f"{limit_gib:g} (machine.gpu_memory_gib): set {way_out}"
     )
 
 
@@ -124,19 +124,20 @@ def _size(num_bytes: int) -> str:
 
 def _buckets(whole: int, zero: Mapping[str, Any]) -> int:
     bucket = 4 * int(zero["reduce_bucket_size"])
-    # Whole however small the model: one that is filled, with overlap another. Where the model fills it before the
-    # backward ends, there is a copy of it then.
+    # A bucket has full size however small the model is; with overlap there are two. If the model fills it before the
+    # backward ends, a copy of it is made.
     return bucket * ((2 if zero["overlap_comm"] else 1) + (whole > bucket))
 
 
 def _pictures(config: RunConfig, rows: int, pairs: int) -> int:
-    """All rows as bytes, and in fp32 those that go through at once."""
+    """Bytes of the pictures: all rows as u8, and the pairs that go through at once as fp32."""
     pixels = 3 * config.model.image.image_size**2
     return rows * pixels + pairs * pixels * 4
 
 
 def _loss(config: RunConfig, world: World, rows: int) -> int:
-    """Features of this rank's rows and of all texts, with gradients; the numbers of rows and columns; and tiles."""
+    """Bytes of the loss: features of this rank's rows and of all texts with gradients, numbers of each row and column,
+    and tiles."""
     everyone, numbers = config.training.global_batch_size, config.model.embed_dim
     height, width = LARGE_TILE if config.machine.gpu_memory_gib else TILES.get(world.device.type, LARGE_TILE)
     tile = min(height, rows) * min(width, everyone)

@@ -1,6 +1,6 @@
-"""Every number of a run: `metrics.jsonl` is the record; wandb follows it, TensorBoard is fed from the same call.
+"""Record the numbers of a run in `metrics.jsonl`, for wandb, which reads that file, and in TensorBoard.
 
-The x-axis is samples seen. A dead tracker never stops or delays training.
+The x-axis is samples seen. A tracker that fails never stops or delays training.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ PANELS: dict[str, tuple[str, ...]] = {
     + ("data_wait_fraction", "data_wait_fraction_of_mean_rank", "data_wait_slowest_rank"),
     "data": ("rejected_samples", "epoch"),
 }
-"""Dashboard section → the metrics it plots against samples seen."""
+"""Section of the dashboard → the metrics that it plots over samples seen."""
 
 Values = dict[str, float]
 Sink = Callable[[Values], None]
 
 
 class Metrics:
-    """The record of a run on rank 0; on other ranks nothing is constructed.
+    """Writes the record of a run; only rank 0 constructs it.
 
-    samples_seen: where the run goes on. Lines behind it were written after the checkpoint and make way, since their
-    steps will be taken again; they are kept in `metrics_redone.jsonl`.
+    samples_seen: where the run resumes. Lines with more samples were written after the checkpoint; since their steps
+    will be repeated, they are moved to `metrics_redone.jsonl`.
     """
 
     def __init__(self, file: Path, config: RunConfig, *, samples_seen: int, tracker_id: str):
@@ -57,14 +57,14 @@ class Metrics:
         if not is_disabled(config.tracking.wandb):
             run = RunDir(file.parent)
             tracked = tracked_run(run, config, tracker_id)
-            if samples_seen:  # else the run begins again, and its steps must not follow those of the last try
+            if samples_seen:  # otherwise the run starts over, and must not append to the wandb run of the last try
                 tracked = replace(tracked, known=remembered(run))
             self._start_wandb(replace(tracked, record=str(file), offset=file.stat().st_size, process=os.getpid()))
         if config.tracking.tensorboard:
             self._start("tensorboard", lambda: self._start_tensorboard(file.parent))
 
     def log(self, values: Values) -> None:
-        """One logged step; holds SAMPLES_SEEN."""
+        """Record a logged step; `values` must contain SAMPLES_SEEN."""
         self._write({**values, "time": round(time.time(), 3)})
         for name, sink in list(self._sinks.items()):
             try:
@@ -74,7 +74,7 @@ class Metrics:
                 del self._sinks[name]
 
     def event(self, name: str, **details: Any) -> None:
-        """Something that happened: a start, the picture of the first batch, a save, an end."""
+        """Record an event: a start, the picture of the first batch, a save, an end."""
         self._write({"event": name, "time": round(time.time(), 3), **details})
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class Metrics:
             )
 
     def _write_what_is_left(self) -> OSError | None:
-        """To the record, durably; what finds no room stays in memory, to the byte."""
+        """Write to the record, durably; bytes for which the disk has no room stay in memory."""
         try:
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
@@ -136,13 +136,13 @@ class Metrics:
 
 
 def in_panels(values: Values) -> Values:
-    """Names with their dashboard section: `loss` → `learning/loss`; samples seen stays the axis."""
+    """Add the section of the dashboard to each name: `loss` becomes `learning/loss`; samples seen keeps its name."""
     section_of = {metric: section for section, metrics in PANELS.items() for metric in metrics}
     return {f"{section_of[name]}/{name}" if name in section_of else name: value for name, value in values.items()}
 
 
 def _set_aside_lines_after(file: Path, samples_seen: int) -> None:
-    """Move the lines behind `samples_seen`, and any that a kill cut, to the end of `metrics_redone.jsonl`."""
+    """Move lines with more samples than `samples_seen`, or cut short by a kill, to `metrics_redone.jsonl`."""
     if not file.exists():
         return
     kept: list[bytes] = []
@@ -151,7 +151,7 @@ def _set_aside_lines_after(file: Path, samples_seen: int) -> None:
         (kept if _is_before(line, samples_seen) else redone).append(line + b"\n")
     if not redone:
         return
-    # First the copy: a kill in between leaves lines twice rather than nowhere.
+    # Write the copy first: a kill in between then duplicates lines instead of losing them.
     aside = file.with_name(f"{file.stem}_redone.jsonl")
     with aside.open("ab") as there:
         there.writelines(redone)

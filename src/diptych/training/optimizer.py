@@ -14,11 +14,11 @@ from diptych.training.half_moments import HalfMomentsAdamW, zero_state
 
 TOWERS = ("image", "text")
 SCALE_GROUP = "logit_scale"
-"""The group of logit_scale alone, so that its fp32 master can be found and clamped at every ZeRO stage."""
+"""The name of the parameter group with only logit_scale, so that its fp32 master can be clamped at every ZeRO stage."""
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Decayed parameters and others of each tower, and logit_scale.
+    """Groups for the optimizer: of each tower the parameters with and without weight decay, and logit_scale.
 
     Decoupled decay acts on "all weights that are not gains or biases" (section 2.5): on parameters with at least two
     dimensions, embeddings included. A dimension of size one does not count: timm's class token is [1, 1, width].
@@ -53,15 +53,15 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 
 def start_state(parameter: Tensor, config: OptimizerConfig) -> dict[str, Tensor]:
-    """What AdamW keeps of a parameter, before its first step."""
+    """AdamW's state for a parameter before its first step."""
     return zero_state(parameter, torch.bfloat16 if config.moments == "bf16" else torch.float32)
 
 
 def learning_rate_at(samples_seen: int, batch: int, total_samples: int, config: OptimizerConfig) -> float:
-    """The rate of the step that starts after `samples_seen` samples and takes `batch` more.
+    """The learning rate of the step that starts after `samples_seen` samples and processes `batch` more.
 
-    Linear warm-up that counts the step's own batch, then a half cosine that would reach 0 at `total_samples`:
-    open_clip's schedule, where warm-up and total are multiples of the batch.
+    A linear warm-up that counts the step's own batch, then a half cosine that would reach 0 at `total_samples`. It
+    equals open_clip's schedule if warm-up and total are multiples of the batch.
     """
     if samples_seen < config.warmup_samples:
         return config.learning_rate * min(1.0, (samples_seen + batch) / config.warmup_samples)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Measure the speed of a run and how long it waits for data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from diptych.data.batch import Batch
 from diptych.training.engine import StepStats
 
 WINDOW = 200
-"""Steps whose median and 95th percentile are taken."""
+"""Number of newest steps over which median and 95th percentile are computed."""
 
 
 class Pace:
-    """Samples per second, how steps differ, and waiting for data, between two looks.
+    """Measures samples per second, durations of steps, and waiting for data between two calls of `measure`.
 
     seconds_before: training time of earlier starts of the run.
     """
@@ -26,7 +26,7 @@ class Pace:
         self._last_samples = samples_seen
         self._durations: deque[float] = deque(maxlen=WINDOW)
         self.waited_seconds = 0.0
-        """For the newest batch."""
+        """How long the newest batch was waited for."""
 
     @property
     def seconds(self) -> float:
@@ -34,7 +34,7 @@ class Pace:
         return self._seconds_before + time.monotonic() - self._start
 
     def timed(self, loader: Iterator[Batch]) -> Iterator[Batch]:
-        """The loader's batches; what it makes us wait is counted."""
+        """Yield the loader's batches, and measure how long each is waited for."""
         while True:
             began = time.monotonic()
             batch = next(loader, None)
@@ -44,17 +44,20 @@ class Pace:
             yield batch
 
     def step_is_done(self) -> None:
-        """It began when the step before it was done, or the last pause was over."""
+        """Record a step, which started when the step before it was done or the last pause was over."""
         now = time.monotonic()
         self._durations.append(now - self._last_step)
         self._last_step = now
 
     def pause_is_over(self) -> None:
-        """What was done since the last step, such as a save, is not part of the next one."""
+        """Exclude the time since the last step, such as that of a save, from the next step."""
         self._last_step = time.monotonic()
 
     def measure(self, steps: Sequence[StepStats]) -> dict[str, float]:
-        """By name in the record; steps: those since the last call, at least one."""
+        """The measured values by their names in the record.
+
+        steps: the steps since the last call, at least one.
+        """
         now = time.monotonic()
         elapsed = max(now - self._last_look, 1e-9)
         samples_seen = steps[-1].samples_seen
@@ -67,8 +70,8 @@ class Pace:
             "step_seconds_p50": round(cuts[9], 5),
             "step_seconds_p95": round(cuts[18], 5),
             **{f"{phase}_seconds": _mean([step.seconds[phase] for step in steps]) for phase in steps[-1].seconds},
-            # All ranks wait for the one that waits longest. Steps in flight that are read together, before a save, may
-            # have waited before the last look.
+            # All ranks wait for the one that waits longest. Before a save several steps in flight are read at once;
+            # some of them may have waited before the last call, hence the limit of 1.
             "data_wait_fraction": round(min(1.0, sum(max(step.waits) for step in steps) / elapsed), 4),
             "data_wait_fraction_of_mean_rank": round(min(1.0, sum(by_rank) / len(by_rank) / elapsed), 4),
             "data_wait_slowest_rank": max(range(len(by_rank)), key=by_rank.__getitem__),

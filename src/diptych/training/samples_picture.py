@@ -1,4 +1,4 @@
-"""The first batch as the model sees it, for a person to look at before a week of training."""
+"""Draw the first batch as the model sees it, to be checked by eye before a week of training."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _CLOSED_UP = [
 
 
 def draw_samples(batch: Batch, tokenizer: Tokenizer, path: Path) -> None:
-    """A PNG of the batch's first rows: the pixels after augmentation, under each what the tokens say.
+    """Draw the batch's first rows as a PNG: the pixels after augmentation, and below each the decoded tokens.
 
-    Next to it, a .txt has the whole captions, numbered from left to right and from top to bottom, and a .json what the
-    report shows of both: [{`picture`: data URI, `caption`}].
+    Also writes a .txt with the whole captions, numbered from left to right and from top to bottom, and a .json for the
+    report: [{`picture`: data URI, `caption`}].
     """
     captions = [
         printable(joined(tokenizer.decode(tokens[1 : length - 1].tolist())))
@@ -67,9 +67,9 @@ def draw_samples(batch: Batch, tokenizer: Tokenizer, path: Path) -> None:
 
 
 def joined(pieces: str) -> str:
-    """What a tokenizer decoded, as people write it: it puts a space after each piece, and a space it read is none.
+    """Remove the spaces that a tokenizer puts between pieces where people write none.
 
-    Punctuation closes up to what is before it, brackets to what they hold, digits to digits, hyphens to both sides.
+    That is before punctuation, inside brackets, between digits, and on both sides of a hyphen.
     """
     for pattern, closed in _CLOSED_UP:
         pieces = pattern.sub(closed, pieces)

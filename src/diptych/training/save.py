@@ -1,4 +1,4 @@
-"""A checkpoint of all ranks, and what happens where the disk does not take it: training waits, nothing is lost."""
+"""Save a checkpoint of all ranks; if the disk cannot take it, training waits and tries again."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from diptych.world import first_decides, on_any_rank
 logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 0.5
-"""How often the ranks ask one another whether the wait is over: far below any timeout of a process group."""
+"""How often the ranks agree whether the wait is over; far below the timeout of a process group."""
 LONGEST_PAUSE = 120
-"""Rounds between two attempts."""
+"""Largest number of these rounds between two attempts."""
 
 
 def save(job: Job, progress: Progress, stop: StopRequest) -> None:
-    """Write a checkpoint, making room where there is none, and wait where there still is none; every rank calls it.
+    """Write a checkpoint; every rank must call it.
+
+    If the disk is full, older checkpoints are removed. If it still cannot be written, all ranks wait and try again.
 
     Raises:
         CheckpointError: it could not be written within `checkpoint.max_wait_seconds`, or a signal ended the wait.
@@ -63,7 +65,7 @@ def save(job: Job, progress: Progress, stop: StopRequest) -> None:
 
 
 def _try(job: Job, checkpoint: Checkpoint) -> str | None:
-    """Write it; on failure, what stands in the way and the way out."""
+    """Write the checkpoint; on failure return the reason and the way out, else None."""
     began = time.monotonic()
     try:
         path = _write(job, checkpoint)

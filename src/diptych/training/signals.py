@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM or Ctrl-C asks for a checkpoint and a stop; the step in progress is finished first."""
+"""Stop a run on SIGTERM or Ctrl-C: the step in progress is finished and a checkpoint saved first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 IMPATIENCE_SECONDS = 1.0
-"""A launcher passes the terminal's Ctrl-C on at once; a second one after this long is a person's."""
+"""A launcher repeats the terminal's Ctrl-C at once; a second one after this long comes from a person."""
 
 
 class StopRequest:
@@ -17,9 +17,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.times = 0
-        """How often; a signal soon after another is the same request."""
+        """Number of requests; a signal soon after another counts as the same request."""
         self.ends_a_wait = False
-        """Else a second Ctrl-C ends the process."""
+        """Whether a second Ctrl-C only ends a wait; otherwise it ends the process."""
         self._since = 0.0
 
     @property
@@ -28,7 +28,7 @@ class StopRequest:
 
     @contextmanager
     def ending_a_wait(self) -> Iterator[None]:
-        """A block that looks at `times` itself: no Ctrl-C ends the process in it."""
+        """During the block Ctrl-C does not end the process, since the block checks `times` itself."""
         self.ends_a_wait = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""wandb in a process of its own, which follows the record of a run: training neither waits for it nor falls with it."""
+"""Run wandb in a process of its own that reads the record of a run, so that it cannot delay or crash training."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from diptych.wandb_run import is_silent, user_command
 logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 20
-"""How long a tracker may take to say goodbye."""
+"""How long a tracker may take to finish at the end of a run."""
 
 OUT_OF_REACH = 75
 """Exit status of a process that could not reach wandb; EX_TEMPFAIL of sysexits.h."""
 
 WHERE = "where "
-"""Begins the line in which the process says where the run is; every other line is a warning."""
+"""The first word of the line that gives the run's location; every other line of the process is a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What wandb is told of a run."""
+    """The description of a run that is passed to wandb's process."""
 
     folder: str
     """The run directory."""
@@ -38,17 +38,17 @@ class TrackedRun:
     mode: str
     """auto, online or offline"""
     wanted: dict[str, Any]
-    """What the config says, in the words of `wandb.Settings`."""
+    """Settings from the config, by their names in `wandb.Settings`."""
     config: dict[str, Any]
     command: list[str]
     record: str = ""
-    """The file that is followed …"""
+    """The file to read, as it grows."""
     offset: int = 0
-    """… and from which byte on."""
+    """The byte at which to start reading."""
     process: int = 0
-    """Whose system metrics are taken."""
+    """The process whose system metrics are recorded."""
     known: dict[str, Any] = field(default_factory=dict)
-    """What `remembered` gave of an earlier start, which this one goes on with unless it is told otherwise."""
+    """The wandb run of an earlier start, from `remembered`; it is continued unless settings say otherwise."""
 
 
 def tracked_run(run: RunDir, config: RunConfig, tracker_id: str) -> TrackedRun:
@@ -71,7 +71,7 @@ def tracked_run(run: RunDir, config: RunConfig, tracker_id: str) -> TrackedRun:
 
 
 class Tracker:
-    """Starts `wandb_follower`; one that cannot reach wandb is replaced by one that keeps the run offline."""
+    """Starts the process `wandb_follower`; if it cannot reach wandb, starts another that keeps the run offline."""
 
     def __init__(self, run: TrackedRun):
         self._run = run
@@ -83,7 +83,7 @@ class Tracker:
         self._watch.start()
 
     def close(self) -> None:
-        """Give wandb the time to send what the record holds, and end it if that is too short."""
+        """Wait up to FINISH_SECONDS until wandb has sent the whole record, then end its process."""
         with self._lock:
             self._is_closing = True
             self._say_it_is_over()
@@ -105,18 +105,18 @@ class Tracker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # the terminal's Ctrl-C is ours to answer
+            start_new_session=True,  # so that the terminal's Ctrl-C reaches only the training process
         )
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(asdict(run)) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
-            pass  # its exit status will tell
+            pass  # `_watch_process` reports its exit status
         return process
 
     def _watch_process(self) -> None:
-        """Log what it says until it ends; once, start another that keeps the run offline."""
+        """Log the output of the process until it ends; if wandb is out of reach, start another offline, once."""
         status = self._listen()
         if status == OUT_OF_REACH:
             with self._lock:
@@ -143,7 +143,7 @@ class Tracker:
         return status
 
     def _say_where(self) -> None:
-        """At the start, so that one can watch, and at the end, when the first line is long gone."""
+        """Print the run's location: at the start, and again at the end, when the first line has scrolled away."""
         if self._where and not is_silent():
             say(f"wandb: {self._where}")
 
@@ -156,7 +156,7 @@ class Tracker:
 
 
 def remembered(run: RunDir) -> dict[str, Any]:
-    """The wandb run of a run directory: `id`, `name`, `project`, `entity`, `is_offline`, `command`; or empty."""
+    """The wandb run of a run directory (`id`, `name`, `project`, `entity`, `is_offline`, `command`); empty if none."""
     try:
         known = json.loads(run.wandb.read_text(encoding="utf-8"))
     except (OSError, ValueError):

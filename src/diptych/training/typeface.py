@@ -1,4 +1,4 @@
-"""Letters of any script, as far as the fonts of this machine reach, and lines of them that fit a width."""
+"""Draw text in any script for which this machine has a font, wrapped to a width."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
-# It comes with matplotlib and knows more scripts than Pillow's own font, but not those of East Asia.
+# DejaVu comes with matplotlib and covers more scripts than Pillow's own font, but not those of East Asia.
 DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 class Typeface:
-    """DejaVu, and for what it lacks the first fonts of the system that have it.
+    """DejaVu, and for characters that it lacks the first system fonts that have them.
 
-    missing: characters of the texts that no font has; each is shown as a box.
+    missing: characters of the texts that no font has; each is drawn as a box.
     """
 
     def __init__(self, texts: Iterable[str], size: int, system_fonts: Sequence[Path] | None = None):
@@ -33,11 +33,11 @@ class Typeface:
             self._add(path, size)
 
     def width(self, text: str) -> float:
-        """In pixels."""
+        """The width of the text in pixels."""
         return sum(font.getlength(run) for font, run in self._runs(text))
 
     def wrap(self, text: str, width: float, max_lines: int) -> list[str]:
-        """The text's words on lines no wider than `width`; `…` ends the last line where more would follow."""
+        """The text's words on lines no wider than `width`; if they need more than `max_lines`, the last ends in `…`."""
         lines = [""]
         for word in text.split():
             extended = f"{lines[-1]} {word}".lstrip()
@@ -55,25 +55,25 @@ class Typeface:
         return [*kept, "".join(letters) + "…"]
 
     def draw(self, draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
-        """One line; `place` is where its baseline begins."""
+        """Draw one line; `place` is the left end of its baseline."""
         left, baseline = place
         for font, run in self._runs(text):
             draw.text((left, baseline), run, fill="black", font=font, anchor="ls")
             left += font.getlength(run)
 
     def _add(self, path: Path, size: int) -> None:
-        """If it is any use."""
+        """Add the font if it is the first, or has some of the missing characters."""
         try:
             letters = frozenset(map(chr, FT2Font(str(path)).get_charmap()))
             if not self._fonts or self.missing & letters:
                 self._fonts.append(ImageFont.truetype(str(path), size))
                 self._letters.append(letters)
                 self.missing -= letters
-        except (OSError, RuntimeError):  # of pixels, or damaged
+        except (OSError, RuntimeError):  # a bitmap font, or a damaged file
             pass
 
     def _runs(self, text: str) -> Iterator[tuple[ImageFont.FreeTypeFont, str]]:
-        """The text in pieces that are of one font each."""
+        """Split the text into pieces that are drawn in one font each."""
         for font, letters in itertools.groupby(_letters_of(text), self._font_of):
             yield self._fonts[font], "".join(letters)
 
@@ -81,7 +81,7 @@ class Typeface:
         return next((number for number, known in enumerate(self._letters) if letter[0] in known), 0)
 
     def _broken(self, word: str, width: float) -> list[str]:
-        """The word, broken between letters where it is too wide."""
+        """Break a word that is too wide between letters."""
         pieces = [""]
         for letter in _letters_of(word):
             if pieces[-1] and self.width(pieces[-1] + letter) > width:

@@ -1,6 +1,6 @@
-"""The process that `Tracker` starts: feeds wandb from the record until its standard input ends.
+"""The process that `Tracker` starts: reads the record and logs it to wandb until its standard input is closed.
 
-Whatever wandb does, hang at the start, block at the end, or install hooks for the interpreter's exit, it does here.
+If wandb hangs at the start, blocks at the end or installs exit hooks in the interpreter, only this process is affected.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from diptych.wandb_run import find_mode, is_offline, location, open_run, reason
 INIT_SECONDS = 60
 """How long wandb may try to reach its server while the run goes on."""
 GRACE_SECONDS = 5
-"""How long it may go on trying after the run is over."""
+"""How long it may keep trying after the run is over."""
 
 
 def main() -> None:
-    """Never returns: what wandb leaves to be done at the interpreter's exit may wait for a dead server."""
+    """Follow a run, then end the process without wandb's exit hooks, which may wait for a dead server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["WANDB_SILENT"] = "true"  # what there is to say we say ourselves
+    os.environ["WANDB_SILENT"] = "true"  # we print the lines about wandb ourselves
     run = TrackedRun(**json.loads(sys.stdin.readline()))
     is_up, is_over = threading.Event(), threading.Event()
     mode = "offline"
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def follow(record: Path, offset: int, is_over: threading.Event) -> Iterator[dict[str, Any]]:
-    """The logged steps and the events behind `offset`, as they are written, until it is over."""
+    """Yield logged steps and events after byte `offset` as they are written, until `is_over` is set."""
     with record.open("rb") as file:
         file.seek(offset)
         held = b""
@@ -76,7 +76,7 @@ def follow(record: Path, offset: int, is_over: threading.Event) -> Iterator[dict
 
 
 def open_tracked(run: TrackedRun, mode: str, init_seconds: int) -> Any:
-    """The wandb run of a run directory, with samples seen as the axis of all that is logged."""
+    """Open the wandb run of a run directory, with samples seen as the x-axis of all metrics."""
     known = run.known
     tracked = open_run(
         mode,
@@ -101,7 +101,7 @@ def open_tracked(run: TrackedRun, mode: str, init_seconds: int) -> Any:
 
 
 def _remember(run: TrackedRun, tracked: Any) -> None:
-    """For later starts and for evaluations, which belong to the same wandb run."""
+    """Save which wandb run this is, for later starts and for evaluations of the same run."""
     known = {
         "id": tracked.id,
         "name": tracked.name,
@@ -121,12 +121,12 @@ def _log_samples(tracked: Any, picture: Path) -> None:
 
 
 def _wait_for_the_end(run: TrackedRun, mode: str, is_up: threading.Event, is_over: threading.Event) -> None:
-    """Of the run: then its process closes our standard input, or has died."""
+    """Wait until the training process closes our standard input or dies, then set `is_over`."""
     sys.stdin.read()
     is_over.set()
     if mode == "online" and not is_up.wait(GRACE_SECONDS):
         _end_out_of_reach(run, "no answer")
-    threading.Event().wait(2 * FINISH_SECONDS)  # only where nobody is left to end us sooner
+    threading.Event().wait(2 * FINISH_SECONDS)  # the training process normally ends us sooner
     os._exit(1)
 
 
@@ -142,7 +142,7 @@ def _end(status: int, line: str = "") -> None:
 
 
 def _tell(line: str) -> None:
-    """To the training process, which may have been killed."""
+    """Print a line for the training process, which may have been killed."""
     with suppress(BrokenPipeError):
         print(line, flush=True)
 

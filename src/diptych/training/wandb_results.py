@@ -1,6 +1,6 @@
-"""The results of an evaluation, logged into the wandb run that the training was tracked by.
+"""Log the results of an evaluation to the wandb run of the training.
 
-wandb works in a process of its own, as in training: whatever it does, the evaluation is done and written.
+wandb runs in a process of its own, as in training, so that it cannot harm the evaluation.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from diptych.training.wandb_follower import open_tracked
 from diptych.wandb_run import find_mode, is_disabled, is_silent, location, reason
 
 SECONDS = 90
-"""How long wandb may take in all …"""
+"""How long wandb may take in all."""
 INIT_SECONDS = 20
-"""… and until its server answers."""
+"""How long its server may take to answer."""
 
 
 def log_results(run: RunDir, evaluation: Mapping[str, Any], page: Path | None) -> None:
-    """Log numbers, a table of wrong answers and the report, if the run was tracked; never fails.
+    """Log numbers, a table of wrong answers and the report, if the run was tracked; never raises.
 
-    What was tracked offline stays offline until the user sends it.
+    A run that was tracked offline stays offline until the user uploads it.
     """
     try:
         known, config = remembered(run), run.read_config()
         if not known or is_disabled(config.tracking.wandb):
             return
         if run.is_training():
-            # Two writers of one wandb run end it for one another.
+            # If two processes write the same wandb run, each may end it for the other.
             say("wandb: the results are not logged while the run is trained; evaluate again once it has ended")
             return
         tracked = tracked_run(run, config, known["id"])
         same = {"run_id": known["id"], "run_name": known["name"], "project": known["project"]}
         same["entity"] = known["entity"] or None
-        # The run goes on being the training's: with its command, and without the system metrics of this process.
+        # The wandb run keeps the training's command, and gets no system metrics of this process.
         wanted = tracked.wanted | same | {"x_disable_stats": True}
         tracked = replace(tracked, wanted=wanted, command=known["command"])
         results = {
@@ -64,7 +64,7 @@ def log_results(run: RunDir, evaluation: Mapping[str, Any], page: Path | None) -
 
 
 def main() -> None:
-    """Log what standard input holds."""
+    """Read a run and its results from standard input and log them."""
     os.environ["WANDB_SILENT"] = "true"
     request = json.load(sys.stdin)
     run, results = TrackedRun(**request["run"]), request["results"]
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def _log_in_another_process(run: TrackedRun, results: Mapping[str, Any]) -> int:
-    """Its exit status; what it says is passed on."""
+    """Log in a child process, print its output, and return its exit status."""
     command = [sys.executable, "-m", "diptych.training.wandb_results"]
     request = json.dumps({"run": asdict(run), "results": results})
     try:
@@ -100,7 +100,7 @@ def _log_in_another_process(run: TrackedRun, results: Mapping[str, Any]) -> int:
 
 
 def _numbers(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every metric of every data set, by a name such as `evaluation/unseen/top1`."""
+    """(name, value) of every metric of every data set, with names such as `evaluation/unseen/top1`."""
     for method in (*METHODS, "retrieval"):
         section = "" if method in ("zero_shot", "retrieval") else f"{method}/"
         for name, result in evaluation.get(method, {}).items():
@@ -114,7 +114,7 @@ def _titled(name: str, result: Mapping[str, Any]) -> str:
 
 
 def _wrong(result: Mapping[str, Any]) -> list[list[Any]]:
-    """[picture as data URI, file, its class, the class it was taken for, how certainly] of the examples shown."""
+    """Each wrong example as [picture as data URI, file, its class, the class it was taken for, probability]."""
     classes = result["classes"]
     return [
         [each["picture"], each["name"], classes[each["label"]], classes[each["guesses"][0][0]], each["guesses"][0][1]]
@@ -123,7 +123,7 @@ def _wrong(result: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _samples_seen(model: Path) -> int:
-    """Of the checkpoint around a model folder."""
+    """Samples seen by the checkpoint that contains a model folder."""
     return int(json.loads((model.parent / "progress.json").read_text(encoding="utf-8"))["samples_seen"])
 
 
@@ -142,7 +142,7 @@ def _media(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _end(status: int, line: str = "") -> None:
-    """Now: what wandb leaves to be done at the interpreter's exit may wait for a dead server."""
+    """End the process without wandb's exit hooks, which may wait for a dead server."""
     if line:
         print(line, flush=True)
     os._exit(status)

@@ -1,4 +1,4 @@
-"""Say what pictures show, choosing among labels that you give."""
+"""Choose the label that fits each picture best, among labels that you give."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         metavar='"A, B"',
         action="append",
-        help="what to choose among: separated by commas; or a file with one a line; or repeat it, one label each "
-        "time, which may hold commas",
+        help="the labels to choose among, separated by commas; or a file with one a line; or repeat --labels with one "
+        "label each time, which may contain commas",
     )
     choice.add_argument("--classes", metavar="YAML", help="class names and prompt templates instead")
     parser.add_argument(
@@ -98,7 +98,7 @@ def _prompts(arguments: argparse.Namespace) -> Prompts:
 
 
 def _labels(given: Sequence[str]) -> list[str]:
-    """The labels of `--labels`: given one by one, in a file, or separated by commas."""
+    """The labels of `--labels`: one for each option, one a line of a file, or separated by commas."""
     if len(given) > 1:
         labels = [as_typed(label) for label in given]
     elif os.path.isfile(given[0]):

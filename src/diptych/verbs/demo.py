@@ -1,4 +1,4 @@
-"""From nothing to a model that names what it was never trained on: a crawl, shards, training, evaluation."""
+"""Go through all stages on drawn cards: crawl, shards, training, evaluation on combinations never trained on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Of the pictures of combinations that it was never trained on, {unseen_top1:.1%} 
 one out of {classes} (chance {chance:.2%}). All in {seconds:.0f} s.
 
 Look at it:      {folder}/report.html
-Your own data:   {activate}diptych-shards pack MY_PICTURES shards/    (a .txt beside each picture),
+Your own data:   {activate}diptych-shards pack MY_PICTURES shards/    (a .txt next to each picture),
                  or diptych-shards build URLS.parquet shards/
                  diptych vocab shards/ --size 8192 --output vocabulary.json
                  diptych train --keys > my.yaml             (then fill in what is empty)
@@ -40,12 +40,14 @@ Your own data:   {activate}diptych-shards pack MY_PICTURES shards/    (a .txt be
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=path_argument, metavar="FOLDER", help="where everything goes, e.g. runs/demo")
-    parser.add_argument("--seed", type=int, default=0, help="of the cards, the held-out combinations and the training")
-    parser.add_argument("--config", type=path_argument, help="another recipe than configs/demo.yaml")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the cards, the held-out combinations and the training"
+    )
+    parser.add_argument("--config", type=path_argument, help="the recipe to train with (configs/demo.yaml)")
 
 
 def num_ranks() -> int:
-    """One for each GPU of this machine, or for each of two cores."""
+    """Ranks to train with: one for each GPU, at most two; two on a machine without a GPU."""
     import torch
 
     return min(torch.cuda.device_count() or MAX_RANKS, MAX_RANKS)
@@ -88,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def how_to_activate() -> str:
-    """The line that puts the commands on PATH, where they are not there already."""
+    """The line that puts the commands on PATH; empty if they already are."""
     programs = Path(sys.executable).parent
     if shutil.which("diptych") == str(programs / "diptych"):
         return ""
@@ -98,16 +100,16 @@ def how_to_activate() -> str:
 
 
 def find_config() -> Path:
-    """configs/demo.yaml of the working directory, else the copy that is installed."""
+    """configs/demo.yaml of the working directory, else the installed copy."""
     here = Path("configs") / "demo.yaml"
     return here if here.exists() else Path(diptych.demo.__file__).with_name("demo.yaml")
 
 
 def claim(data: Path, seed: int) -> None:
-    """Begin the demo of this seed, or go on with it.
+    """Reserve the folder for the demo of this seed; an earlier start of the same seed is continued.
 
     Raises:
-        ConfigError: the folder holds that of another seed.
+        ConfigError: the folder contains the demo of another seed.
     """
     mark = data / "seed.txt"
     if mark.exists() and mark.read_text(encoding="utf-8").strip() != str(seed):
@@ -120,7 +122,7 @@ def claim(data: Path, seed: int) -> None:
 
 
 def from_crawl_to_shards(cards: Path, data: Path, seed: int) -> None:
-    """Show the cards as a web site on this machine, crawl it, and make shards of what the crawl finds."""
+    """Serve the cards as a web site on this machine, crawl it, and build shards from the pairs that are found."""
     from diptych.demo.crawl import crawl, serve_at_remembered_port
     from diptych.demo.funnel import read_funnel
     from diptych.demo.site import Site
@@ -145,7 +147,7 @@ def from_crawl_to_shards(cards: Path, data: Path, seed: int) -> None:
 
 
 def draw(cards: Path, seed: int) -> str:
-    """Draw the cards anew, the same for the same seed; returns whom the artwork is by."""
+    """Draw the cards, which depend only on the seed, and return the credit for the artwork."""
     from diptych.demo.cards import draw_cards
 
     print(f"drawing picture cards into {cards}", flush=True)
@@ -161,14 +163,14 @@ def draw(cards: Path, seed: int) -> str:
 def command(*words: object) -> None:
     """Print a command as a person would type it, and run it with this environment's programs.
 
-    A failure ends the demo with the command's own status; what it had to say stands above.
+    If it fails, the demo exits with the command's status; the command has printed its own message.
     """
     line = [str(word) for word in words]
     print(f"\n$ {shlex.join(line)}", flush=True)
     programs = Path(sys.executable).parent
     environment = os.environ | {
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
-        # Two ranks that each spin a pool of threads over all cores are many times slower than two with one.
+        # Two ranks that each use a thread for every core are many times slower than two with one thread each.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     status = subprocess.run(line, env=environment).returncode
@@ -177,7 +179,7 @@ def command(*words: object) -> None:
 
 
 def example(unseen: Path) -> Path:
-    """A picture of a class that was held out, an animal where there is one."""
+    """A picture of a held-out class, of a fox if there is one."""
     pictures = sorted(unseen.rglob("*.png"))
     return next((picture for picture in pictures if "fox" in picture.parent.name), pictures[0])
 

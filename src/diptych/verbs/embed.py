@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         nargs="+",
         default=[],
-        help="picture files, folders of pictures, and shards (a folder of them, a .tar, a brace pattern), whose "
-        "pictures are named by their keys",
+        help="picture files, folders of pictures, and shards (a folder of them, a .tar, a brace pattern); a picture "
+        "in a shard is named by its key",
     )
     parser.add_argument("--captions", action="store_true", help="embed the (first) caption of each picture too")
     parser.add_argument("--texts", metavar="FILE", type=path_argument, help="UTF-8 text, one line each")
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.pictures and arguments.texts is None:
         raise UserError("nothing to embed; give --pictures PATH..., --texts FILE or both")
     if arguments.captions and not arguments.pictures:
-        raise UserError("--captions are those of --pictures PATH...; give that too")
+        raise UserError("--captions embeds the captions of --pictures PATH...; give that too")
     if arguments.output.suffix != ".npz":
         raise UserError(f"--output {arguments.output} must end in .npz")
     pictures = open_pictures(arguments.pictures, with_captions=arguments.captions) if arguments.pictures else None

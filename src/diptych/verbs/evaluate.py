@@ -1,4 +1,4 @@
-"""Measure a model: zero-shot accuracy, retrieval, and what a linear classifier reaches beside it."""
+"""Measure a model: zero-shot accuracy, retrieval, and linear classifiers to compare with."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]DATA",
         action="append",
         default=[],
-        help="pictures with captions: folder with a .txt or .json beside each, table of path and caption, or shards",
+        help="pictures with captions: folder with a .txt or .json for each, table of path and caption, or shards",
     )
     parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
     parser.add_argument(
@@ -69,11 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pixel-baseline", metavar="TRAIN", help="labelled pictures to fit on raw pixels instead")
     parser.add_argument("--json", metavar="FILE", type=path_argument, help="where the numbers go (RUN/evaluation.json)")
     parser.add_argument("--report", action="store_true", help="write RUN/report.html")
-    parser.add_argument("--credits", metavar="FILE", type=path_argument, help="lines to credit in the report, one each")
-    parser.add_argument("--funnel", metavar="FILE", type=path_argument, help=(
-        'what became of the data before training, to open the report with: a JSON list of '
-        '{"stage": NAME, "kept": N, "dropped": {REASON: N}}'
-    ))  # fmt: skip
+    parser.add_argument("--credits", metavar="FILE", type=path_argument, help="text file of credits for the report")
+    parser.add_argument(
+        "--funnel",
+        metavar="FILE",
+        type=path_argument,
+        help="how many samples each stage before training kept, for the top of the report: a JSON list of "
+        '{"stage": NAME, "kept": N, "dropped": {REASON: N}}',
+    )
     add_ema_argument(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
@@ -86,8 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
     credits_lines = read_lines(arguments.credits, way_out) if arguments.credits else []
     funnel = _funnel(arguments.funnel) if arguments.funnel else []
 
-    # All data are opened first: a mistake in the last of them should not cost the time of the others.
-    suffix = " (EMA)" if arguments.ema else ""  # beside the results of the weights themselves, not in their place
+    # All data sets are opened first, so that a mistake in the last one does not cost the time of the others.
+    suffix = " (EMA)" if arguments.ema else ""  # kept apart from the results of the weights themselves
     labelled = _open(arguments.zero_shot, lambda location: open_labelled(location, arguments.label_key), suffix)
     captioned = _open(arguments.retrieval, lambda location: open_captioned(location, arguments.caption_key), suffix)
     if not labelled and not captioned:
@@ -118,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
     if destination is not None:
         if arguments.json is None and (older := _older_checkpoint(arguments.model)):
             evaluation = named_after(older, evaluation)
-        # Read anew: another evaluation may have ended meanwhile.
+        # Read again: another evaluation may have written its results meanwhile.
         evaluation = merged(read_results(destination), evaluation)
         write_results(destination, evaluation)
         print(f"\nnumbers: {printable(str(destination))}")
@@ -189,7 +192,7 @@ def _evaluate(
 
 
 def _facts(pictures: Pictures, embedded: Embedded, training: ShardIndex | None) -> dict[str, Any]:
-    """What else is known of the pictures: their formats, what was left out, whether the run was trained on them."""
+    """Facts about the pictures: their formats, what was left out, whether the run was trained on them."""
     return {
         "formats": formats_by_name(pictures),
         "left_out": left_out_by_reason(pictures.left_out),
@@ -198,7 +201,7 @@ def _facts(pictures: Pictures, embedded: Embedded, training: ShardIndex | None) 
 
 
 def _run_dir(model: Path) -> Path | None:
-    """The run directory that the user named, by itself or by one of its checkpoints; None for a model folder."""
+    """The run directory that the user named directly or by one of its checkpoints; None for a model folder."""
     from diptych.checkpoint_folder import MANIFEST
     from diptych.model_folder import model_folder
 
@@ -209,7 +212,7 @@ def _run_dir(model: Path) -> Path | None:
 
 
 def _older_checkpoint(model: Path) -> str | None:
-    """The name of a checkpoint that the user named and that is not its run's newest."""
+    """The name of the checkpoint that the user gave, if it is not its run's newest; else None."""
     from diptych.checkpoint_folder import checkpoints
 
     model = model.absolute()
@@ -218,7 +221,7 @@ def _older_checkpoint(model: Path) -> str | None:
 
 
 def _open(arguments: Sequence[str], opened: Callable[[str], Pictures], suffix: str) -> dict[str, Pictures]:
-    """suffix: of a name that the user did not give."""
+    """Open each `[NAME=]DATA`, by name; `suffix` is added to a name that the user did not give."""
     found: dict[str, Pictures] = {}
     for argument in arguments:
         name, equals, location = argument.partition("=")
@@ -226,7 +229,7 @@ def _open(arguments: Sequence[str], opened: Callable[[str], Pictures], suffix: s
             name, location = Path(argument).stem + suffix, argument
         name = writable(name)
         if name in found:
-            raise UserError(f"two data sets are called {name!r}; tell them apart by NAME=PATH: {name}2={location}")
+            raise UserError(f"two data sets are called {name!r}; name one differently: {name}2={location}")
         found[name] = in_utf8(opened(location))
     return found
 

@@ -1,4 +1,4 @@
-"""Write a trained model into a folder of its own, in our layout or in open_clip's."""
+"""Write a trained model to a new folder, in Diptych's layout or in open_clip's."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     out = arguments.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{arguments.out} is not empty; give the name of a folder that is not there yet")
-    check_writable(out / "config.json", "name one that can be")
+        raise UserError(f"{arguments.out} is not empty; give the name of a folder that does not exist yet")
+    check_writable(out / "config.json", "name a folder that can be")
     source = model_folder(arguments.run, ema=arguments.ema)
     state, config, tokenizer = read_model_folder(source)
 
-    # Whoever sees OUT sees all of it: it gets its name when its files are on the disk.
+    # OUT appears only when it is complete: the folder is renamed once its files are on the disk.
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""Train a dual encoder, or go on with a run: alone, under torchrun or under the deepspeed launcher."""
+"""Train a dual encoder, or resume a run: in one process, under torchrun or under the deepspeed launcher."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def explain_option(option: str) -> str | None:
-    """Of settings that were written as options."""
+    """The way to write a setting that was given as an option; None if the option resembles no setting."""
     key = meant_by(option.lstrip("-"))
     return key and f"settings are written without dashes: {key}=VALUE"
 
 
 class _PrintKeys(argparse.Action):
-    """Prints and exits, as --help does: no config has to be named."""
+    """Print all keys and exit, as --help does, so that no config has to be named."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diptych.world import first_decides, process_group, read_world
 
     world = read_world()
-    # DeepSpeed looks for its accelerator as it is imported, and complains where it has to guess.
+    # DeepSpeed chooses its accelerator when it is imported, and prints a warning if it has to guess.
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
     overrides = [word for word in arguments.config if is_override(word)]
     files = [Path(word) for word in arguments.config if not is_override(word)]
@@ -77,19 +77,19 @@ def run(arguments: argparse.Namespace) -> None:
         loaded = load_config(files, overrides)
     except ConfigError:
         if world.is_first:
-            load_checked()  # names these mistakes and whatever else is wrong
+            load_checked()  # raises these mistakes together with all others
         raise
     from diptych.training.faults import faults_named
     from diptych.training.loop import train
 
     timeout_seconds = loaded.config.machine.process_group_timeout_seconds
     with process_group(world, timeout_seconds), faults_named(loaded.config, world):
-        # Rank 0 looks first and alone: it may have to index shards that come without an index.
+        # Rank 0 goes first and alone, since it may have to index shards that have no index.
         train(first_decides(world, load_checked), world)
 
 
 def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
-    """With training.precision `auto` decided and so recorded: as the run was started, or as suits the device."""
+    """Replace training.precision `auto` by what the run was started with, or else by what suits the device."""
     from diptych.device import precision_on
 
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
@@ -104,17 +104,17 @@ def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
 
 
 def _of_initial_weights(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
-    """What the initial weights say of model and vocabulary; nothing where a mistake keeps it from being known."""
+    """The model and vocabulary that the initial weights imply; empty if a mistake prevents reading them."""
     from diptych.training.initial_weights import defaults_from_initial_weights
 
     try:
         return defaults_from_initial_weights(load_config(files, overrides))
     except (UserError, OSError):
-        return {}  # the check of the whole configuration says what is wrong
+        return {}  # the check of the whole configuration reports the mistake
 
 
 def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
-    """What stands in the way of this run on these ranks: data, vocabulary, model, batch."""
+    """Yield every reason why this run cannot start on these ranks: data, vocabulary, model, batch."""
     from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer
     from diptych.loss import LOSSES
@@ -161,7 +161,7 @@ def refuse_parts_with_batch_statistics(config: RunConfig) -> None:
     if pairs is not None and has_batch_statistics(expected_shapes(config.model, 1024)):
         raise UserError(
             f"machine.pairs_per_forward {pairs}: {config.model.image.name} has batch normalisation, whose statistics "
-            f"would be over {pairs} pairs at a time; leave it out, or take an image tower without"
+            f"would be computed over {pairs} pairs at a time; leave the key out, or use an image tower without it"
         )
 
 
@@ -181,8 +181,8 @@ def refuse_blocks_that_cannot_be_compiled(config: RunConfig, world: World) -> No
         return
     if zero_stage(config, world.size) == 3:
         raise UserError(
-            "machine.compile_blocks: at ZeRO stage 3 a block's weights come and go while it runs, which cannot be "
-            "compiled; set machine.zero_stage to 2 or less, or leave it out"
+            "machine.compile_blocks: at ZeRO stage 3 a block's weights are gathered and freed while it runs, which "
+            "cannot be compiled; set machine.zero_stage to 2 or less, or leave the key out"
         )
     image_blocks(without_memory(config.model, 1024))
 
@@ -198,14 +198,16 @@ def refuse_missing_tensorboard(config: RunConfig) -> None:
 
 def _refuse_empty(index: ShardIndex) -> None:
     if not index.total_samples:
-        raise UserError("the shards hold no samples; name some that do")
+        raise UserError("the shards contain no samples; name shards that do")
 
 
 def refuse_pretrained_tag(config: RunConfig) -> None:
-    """A tag such as `.openai` names weights, and none are downloaded; where others are given it says nothing wrong.
+    """Refuse a tag such as `.openai`, which names pretrained weights, in a run that starts from random weights.
+
+    Nothing is downloaded, so the name would promise too much. With `model.initial_weights` the tag does no harm.
 
     Raises:
-        ValueError: the tower would start at random, though its name says otherwise.
+        ValueError: the tower would start at random although its name has a tag.
     """
     name, _, tag = config.model.image.name.partition(".")
     if tag and config.model.initial_weights is None and not _is_started(config):
@@ -220,7 +222,7 @@ def _is_started(config: RunConfig) -> bool:
 
 
 def describe(loaded: LoadedConfig, world: World) -> str:
-    """The resolved config, each value with who set it, and what the run comes to."""
+    """The text of --dry-run: each resolved value with its origin, then the size, length and memory of the run."""
     from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import expected_shapes, rank_dependence
@@ -265,7 +267,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
 
 
 def describe_memory(config: RunConfig, world: World, num_parameters: int) -> tuple[str, str | None]:
-    """What a rank takes, and what to do where that is more than its GPU has."""
+    """The memory that a rank needs, and what to change if its GPU has less; None for the second if it fits."""
     import torch
 
     from diptych.device import precision_on

@@ -1,4 +1,4 @@
-"""Train a vocabulary on one's own captions."""
+"""Train a vocabulary on your own captions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _measure(tokenizer: Tokenizer, captions: Iterable[str]) -> tuple[int, int, int]:
-    """How many captions, bytes of them when cleaned, and tokens."""
+    """The numbers of captions, of bytes in the cleaned captions, and of their tokens."""
     num_captions = num_bytes = num_tokens = 0
     for caption in captions:
         num_captions += 1
