@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Many machines: the same command on each. RDZV_ENDPOINT is a free port of one of them, where they meet.
+# Many machines: run the same command on each. RDZV_ENDPOINT is a free port of one of them, where they meet.
 set -eu
 [ $# -gt 0 ] && [ -n "${NNODES:-}" ] && [ -n "${RDZV_ENDPOINT:-}" ] || {
     echo "usage: NNODES=N RDZV_ENDPOINT=HOST:PORT [RDZV_ID=NAME] [RANKS=N] $0 CONFIG.yaml [key=value ...]" >&2
