@@ -1,8 +1,8 @@
-"""Forward and backward of the losses as one of 8 ranks computes them, ours and open_clip's; one line of JSON.
+"""Compare forward and backward of our losses with open_clip's, on one of 8 ranks; prints one line of JSON.
 
-Each measurement is a process of its own with one thread, so that its peak memory is its own. The other seven ranks are
-torch's fake process group, which hands every rank's part of a collective back to this one: all is computed and nothing
-is sent. The peer runs in its exact mode (`local_loss` with `gather_with_grad`), for SigLIP in its default one.
+Each measurement runs in a process of its own with one thread, so that its peak memory can be read. The other seven
+ranks are replaced by torch's fake process group: everything is computed and nothing is sent. The peer, open_clip, runs
+in its exact mode (`local_loss` with `gather_with_grad`); its SigLIP loss runs in the default mode.
 """
 
 from __future__ import annotations
@@ -46,8 +46,14 @@ def main() -> None:
             result[f"speedup{suffix}_{size}"] = round(statistics.median(seconds), 2)
             result[f"memory_ratio{suffix}_{size}"] = round(statistics.median(memory), 3)
             result[f"ours{suffix}_{size}"], result[f"peer{suffix}_{size}"] = rounds[-1]["ours"], rounds[-1]["peer"]
-    result["settings"] = {"ranks": RANKS, "dim": DIM, "threads": 1, "rounds": ROUNDS, "torch": torch.__version__,
-                          "python": platform.python_version()}  # fmt: skip
+    result["settings"] = {
+        "ranks": RANKS,
+        "dim": DIM,
+        "threads": 1,
+        "rounds": ROUNDS,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     print(json.dumps(result))
 
 
@@ -57,14 +63,14 @@ def start(side: str, name: str, batch: int) -> dict[str, float]:
 
 
 def measure(side: str, name: str, batch: int) -> dict[str, float]:
-    """Processor seconds of a forward and a backward, and how much memory they took at most beyond the features."""
+    """Measure processor seconds of a forward and a backward, and their peak memory in addition to the features."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())
     step = {"ours": our_step, "peer": peer_step}[side](name)
-    step(*features(64))  # what is loaded and allocated once
+    step(*features(64))  # warm up: load libraries, allocate what is allocated once
     image, text, scale, bias = features(batch // RANKS)
     before = peak_mebibytes(reset=True)
     began = time.process_time()
@@ -101,7 +107,7 @@ def features(batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def peak_mebibytes(*, reset: bool = False) -> float:
-    """The process's largest resident memory since the last reset, on Linux."""
+    """The process's peak resident memory since the last reset, on Linux."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,11 +1,11 @@
-"""A whole training step of ViT-B/32, ours and open_clip's, from the same weights on the same batch; one line of JSON.
+"""Compare a whole training step of ViT-B/32 with open_clip's: same weights, same batch; prints one line of JSON.
 
-A step is forward, loss, backward and AdamW (torch's fused one on both sides), in one thread: ours by the engine that
-`diptych train` uses, the peer's by its model and loss as its own training loop calls them. The peer gets pictures that
-are normalised already; ours are normalised in the step. Captions have the lengths of alt texts: the logarithm of their
-number of tokens is normal, mean about 20. Each side runs in a process of its own, in turn; then both once more in one
-process, one after the other step by step. Times are of the processor. Last, the peak memory of a step over eight times
-as many pairs, which go through the towers in parts, relative to that of a step over one part.
+A step is forward, loss, backward and AdamW (torch's fused AdamW on both sides), in one thread. Ours uses the engine of
+`diptych train`; the peer's uses open_clip's model and loss as its training loop calls them. The peer gets normalised
+pictures; ours normalises them in the step. Captions have lengths like alt texts: the logarithm of their number of
+tokens is normally distributed, with a mean of about 20 tokens. The two sides run alternately, each in a process of its
+own, and then once more both in one process, alternating step by step. Times are processor times. Last, the peak memory
+of a step over eight times as many pairs, which go through the towers in parts, is compared with that of one part.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PEER = "ViT-B-32-quickgelu"
 PAIRS = 16
 ROUNDS = 3
 STEPS, STEPS_TOGETHER = 1, 2
-"""Measured in a process of one side, and of both, after one that is not."""
+"""Number of measured steps in a process of one side, and of both sides, after one step of warm-up."""
 CONTEXT, VOCABULARY = 77, 49408
 MEDIAN_TOKENS, SPREAD = 17.5, 0.5
 PARTS, PAIRS_OF_A_PART = 8, 8
@@ -88,14 +88,21 @@ def compare() -> dict[str, object]:
     result["memory_ratio_beyond_the_model"] = round(in_parts["beyond_the_model"] / once["beyond_the_model"], 3)
     result[f"mebibytes_{PAIRS_OF_A_PART}_pairs"] = once["mebibytes"]
     result[f"mebibytes_{PARTS * PAIRS_OF_A_PART}_pairs"] = in_parts["mebibytes"]
-    result["settings"] = {"pairs": PAIRS, "tokens_a_caption": tokens_a_caption(), "threads": 1, "rounds": ROUNDS,
-                          "steps_a_process": STEPS, "torch": torch.__version__, "open_clip": open_clip.__version__,
-                          "python": platform.python_version()}  # fmt: skip
+    result["settings"] = {
+        "pairs": PAIRS,
+        "tokens_a_caption": tokens_a_caption(),
+        "threads": 1,
+        "rounds": ROUNDS,
+        "steps_a_process": STEPS,
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "python": platform.python_version(),
+    }
     return result
 
 
 def start(*words: str) -> dict:
-    """What a process of its own prints, with one thread."""
+    """Run this benchmark with other arguments in a process with one thread, and return what it prints."""
     command = [sys.executable, "-m", "benchmarks.step", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -103,7 +110,7 @@ def start(*words: str) -> dict:
 
 
 def measure(side: str, precision: str) -> dict[str, object]:
-    """Processor seconds of a step, and the loss of each."""
+    """Measure the processor seconds of a step, and record the loss of each step."""
     with alone():
         step = {"ours": our_step, "peer": peer_step}[side](precision)
         losses, seconds = [step(0)], []
@@ -123,7 +130,7 @@ def measure_together(precision: str) -> dict[str, dict[str, float]]:
 
 
 def measure_memory(num_parts: int) -> dict[str, float]:
-    """Mebibytes at the peak of a step: of the whole process, and beyond what it held before."""
+    """Measure the peak memory of a step in MiB: of the whole process, and in addition to what it used before."""
     pairs = num_parts * PAIRS_OF_A_PART
     with alone():
         step = our_step("fp32", pairs, PAIRS_OF_A_PART)
@@ -148,7 +155,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 Step = Callable[[int], float]
-"""The number of the step → its loss."""
+"""Number of the step → its loss."""
 
 
 def our_step(precision: str, pairs: int = PAIRS, pairs_per_forward: int | None = None) -> Step:
@@ -178,7 +185,7 @@ def peer_step(precision: str) -> Step:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(number * PAIRS, PAIRS, config.training.total_samples, config.optimizer)
         optimizer.zero_grad()
-        # Attention as torch chooses it by itself, also where our engine has chosen for the process.
+        # Let torch choose the attention kernel, even if our engine has chosen one for this process.
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]), autocast:
             loss = loss_of(*model(images, tokens))
         loss.backward()
@@ -191,7 +198,7 @@ def peer_step(precision: str) -> Step:
 
 
 def run_config(precision: str, pairs: int = PAIRS, pairs_per_forward: int | None = None) -> RunConfig:
-    """Of ViT-B/32 with QuickGELU, which is what a config starts from."""
+    """The config of ViT-B/32 with QuickGELU, which is the default model."""
     return RunConfig(
         run_dir="",
         data=DataConfig(train=""),
@@ -207,7 +214,7 @@ def peer_model() -> open_clip.CLIP:
 
 
 def make_batch(pairs: int) -> Batch:
-    """Noise for pictures; captions of `<start>`, random tokens and `<end>`, padded with zeros."""
+    """A batch of noise pictures, and captions of `<start>`, random tokens and `<end>`, padded with zeros."""
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.integers(0, 256, (pairs, 3, 224, 224), dtype=np.uint8))
     lengths = np.clip(np.exp(random.normal(np.log(MEDIAN_TOKENS), SPREAD, pairs)).round(), 3, CONTEXT).astype(np.int32)

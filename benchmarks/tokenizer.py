@@ -1,8 +1,8 @@
-"""Captions a second through our tokenizer and open_clip's SimpleTokenizer, ids equal; one line of JSON.
+"""Compare captions a second of our tokenizer with open_clip's SimpleTokenizer; prints one line of JSON.
 
-Captions are drawn, not read: words of the vocabulary with Zipf frequencies, as many as alt texts have, an
-eighth with a file number never seen before. Both tokenizers first warm their caches on other captions;
-each round is of captions that neither has seen. Times are of the processor, for one thread.
+Both must give equal ids. The captions are generated: words of the vocabulary with Zipf frequencies, as many as in alt
+texts, an eighth of them with a unique file number. Both tokenizers first warm up their caches on other captions; each
+round uses captions that neither has seen. Times are processor times of one thread.
 """
 
 from __future__ import annotations

@@ -184,6 +184,6 @@ def test_missing_artwork_says_what_to_install(monkeypatch, tmp_path):
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "mine.png").write_bytes(b"mine")
-    with pytest.raises(ValueError, match="holds files that draw_cards did not write; give a new or an empty folder"):
+    with pytest.raises(ValueError, match="contains files that draw_cards did not write; give a new or an empty folder"):
         draw_cards(tmp_path, 0)
     assert files_of(tmp_path) == {"train/mine.png": b"mine"}

@@ -1,9 +1,9 @@
-"""One GPU: whether what it computes is right, and what it costs compared with open_clip there; one line of JSON.
+"""Check results on one GPU, and compare speed and memory with open_clip's; prints one line of JSON.
 
-`python -m benchmarks.gpu` takes at most eight minutes and needs the extra `clip`. Each section is a process of its own
-with a share of the time, and each of its measurements is kept as soon as it is there: what fails or runs out of time is
-recorded with its reason, and the rest goes on. `--tiny` runs the same code on small models, on the CPU too; its numbers
-say nothing.
+`python -m benchmarks.gpu` takes at most eight minutes and needs the extra `clip`. Each section runs in a process of its
+own with a share of the time. Each measurement is recorded as soon as it is made; one that fails or runs out of time is
+recorded with its reason, and the others continue. `--tiny` runs the same code with small models, on a CPU too; its
+numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ SECONDS = {
     "largest": 90,
     "loader": 80,
 }
-"""At most, in this order: together more than there is, since few sections will take all that they may."""
+"""Section → its limit in seconds, in the order of sections. Together they exceed the total, since few sections will
+need all of theirs."""
 TO_REPORT = 5
-"""Seconds that are left for the line at the end."""
+"""Seconds reserved for printing the result at the end."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="small models, on the CPU where there is no GPU")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", choices=SECONDS, help="these sections")
-    parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, help="for all (%(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="small models; runs on the CPU if there is no GPU")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", choices=SECONDS, help="run only these sections")
+    parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, help="time for all sections (%(default)s)")
     parser.add_argument("--section", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -59,11 +60,11 @@ def main() -> None:
 
 
 def in_a_process(name: str, is_tiny: bool, seconds: float) -> dict[str, Any]:
-    """What the section measured until it ended, was ended, or failed."""
+    """Run a section in a process, and return what it measured until it finished, failed or ran out of time."""
     began = time.time()
     command = [sys.executable, "-m", "benchmarks.gpu", "--section", name, "--until", str(began + seconds)]
     command += ["--tiny"] if is_tiny else []
-    # A session of its own, so that nothing that it started is left to disturb the next one.
+    # A session of its own, so that all its processes can be killed and none disturbs the next section.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     problem = None
     try:
@@ -82,11 +83,11 @@ def in_a_process(name: str, is_tiny: bool, seconds: float) -> dict[str, Any]:
 
 def last_line(text: bytes) -> str:
     lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "nothing was said"
+    return lines[-1] if lines else "no message"
 
 
 def run_sections(names: list[str], scale: Scale, until: float) -> None:
-    """In this process; each measurement is a line on stdout."""
+    """Run sections in this process; each measurement is printed as a line."""
     place = world()
     with process_group(place, timeout_seconds=60):
         for name in names:

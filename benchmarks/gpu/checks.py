@@ -1,4 +1,4 @@
-"""Is it right: the same losses as on the CPU, the same bits after a resume, no step that waits for the device."""
+"""Check that losses equal those on the CPU, that a resume gives the same bits, and that no step waits for the GPU."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RECIPE = "vit_b_32"
 
 
 def steps_without_waiting(scale: Scale, place: World, stage: int, *, in_parts: bool = False) -> str:
-    """`none` of five steps waited; else torch raises at the first operation that does."""
+    """Take five steps in which torch raises at the first operation that waits for the device."""
     pairs = scale.pairs_of_checks
-    # Alone, a rank takes stage 0 unless an expert has settings of ZeRO.
+    # A single rank uses stage 0 unless machine.deepspeed has settings of ZeRO.
     expert = {"zero_optimization": {"contiguous_gradients": True}} if stage else {}
     config = recipe(
         RECIPE, scale, pairs, zero_stage=stage, deepspeed=expert, pairs_per_forward=pairs // 2 if in_parts else None
@@ -53,7 +53,7 @@ def no_wait_allowed(place: World) -> Iterator[None]:
 
 
 def losses_of_steps(scale: Scale, place: World, precision: str, *, tf32: bool) -> list[float]:
-    """Of some steps on batches of their own, from weights that are made on the CPU."""
+    """The losses of some steps on different batches, from weights that were initialised on the CPU."""
     config = recipe(RECIPE, scale, scale.pairs_of_checks, precision)
     engine = our_engine(config, place, CPU)
     if place.device.type == "cuda":
@@ -63,7 +63,7 @@ def losses_of_steps(scale: Scale, place: World, precision: str, *, tf32: bool) -
 
 
 def compare_losses(section: Section) -> None:
-    """The largest difference from the CPU's, which computes meanwhile."""
+    """Compare the losses at each precision with those on the CPU, which are computed at the same time."""
     words = [sys.executable, "-m", "benchmarks.gpu", "--section", "losses_on_cpu", "--until", str(section.until)]
     words += ["--tiny"] if section.scale.overrides else []
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
@@ -93,7 +93,7 @@ def compare_losses(section: Section) -> None:
 
 
 def resumed_run_differs_by(scale: Scale, place: World, deterministic: bool) -> dict[str, Any]:
-    """Weights of a run at once against those of one that went on half-way in an engine of its own."""
+    """Compare the weights of an uninterrupted run with those of a run that is resumed halfway in a new engine."""
     config = recipe(RECIPE, scale, scale.pairs_of_checks, deterministic=deterministic)
     half = scale.steps_of_checks // 2
     batches = [make_batch(config, place, seed) for seed in range(2 * half)]

@@ -1,4 +1,4 @@
-"""A run with the real loader: how long does the GPU wait for pictures?"""
+"""Train with the real loader, and measure how long the GPU waits for pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARDS = 4
 
 
 def train_on_shards(section: Section) -> dict[str, Any]:
-    """`diptych train` on JPEGs of the size that it takes, with as many loader workers as it chooses."""
+    """Run `diptych train` on JPEGs of the model's picture size, with the default number of loader workers."""
     scale = section.scale
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder) / "shards", scale)
@@ -53,7 +53,7 @@ def train_on_shards(section: Section) -> dict[str, Any]:
 
 
 def write_shards(folder: Path, scale: Scale) -> None:
-    """Smooth noise: its JPEGs take about as long to decode as photographs do."""
+    """Write shards of smooth noise, whose JPEGs take about as long to decode as photographs."""
     folder.mkdir(parents=True)
     with ThreadPoolExecutor(usable_cpus()) as pool:
         pictures = list(pool.map(jpeg, range(scale.pictures)))

@@ -1,4 +1,4 @@
-"""What is measured, a function a section; each hands its numbers over one by one."""
+"""The sections of the benchmark, one function each; they record their numbers one by one."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ OURS = ("diptych", "deepspeed", "benchmarks", "open_clip", "timm")
 class Section:
     scale: Scale
     detail: str
-    """Of sections that there are several of: which."""
+    """What follows the dot in the name of a section, such as the model's name."""
     until: float
-    """When it has to be over, as `time.time` counts."""
+    """The time at which it must end, as `time.time` counts."""
     place: World
-    """Alone in its process group."""
+    """The only rank of its process group."""
 
     def seconds_left(self) -> float:
         return max(0.0, self.until - time.time())
 
     @staticmethod
     def measured_in(output: str) -> dict[str, Any]:
-        """What `record` printed."""
+        """The measurements that `record` printed."""
         whole = (line for line in output.splitlines() if line.startswith('{"measured": ') and line.endswith("}}"))
         lines = [json.loads(line) for line in whole]
         return {name: value for line in lines for name, value in line["measured"].items()}
 
     def record(self, name: str, measure: Callable[[], Any], *, seconds: float = 0) -> None:
-        """What `measure` gives, or why it gives nothing, unless less than so many seconds are left for it."""
+        """Print the result of `measure`, or why there is none; skip it if fewer than `seconds` are left."""
         if self.seconds_left() < seconds:
-            value: Any = {"error": f"{self.seconds_left():.0f} seconds were left, and it may take {seconds:.0f}"}
+            value: Any = {"error": f"{self.seconds_left():.0f} seconds were left, but it may take {seconds:.0f}"}
         else:
             try:
                 value = measure()
@@ -51,7 +51,7 @@ class Section:
 
 
 def where(error: Exception) -> list[str]:
-    """The last lines of the traceback in code that may have to be mended."""
+    """The last lines of the traceback that are in our code or in one of the libraries involved."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if any(f"/{name}/" in frame.filename for name in OURS)]
     return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in ours[-4:]]
@@ -83,19 +83,17 @@ def losses_on_cpu(section: Section) -> None:
 def resume(section: Section) -> None:
     from benchmarks.gpu.checks import resumed_run_differs_by
 
-    # First as by default: once they are chosen, deterministic kernels stay for the whole process.
+    # The default comes first, since deterministic kernels, once chosen, stay for the whole process.
     section.record("by_default", lambda: resumed_run_differs_by(section.scale, section.place, deterministic=False))
     section.record("deterministic", lambda: resumed_run_differs_by(section.scale, section.place, deterministic=True))
 
 
 def loss(section: Section) -> None:
-    from benchmarks.gpu.speed import loss_beside_peer
+    from benchmarks.gpu.speed import compare_loss
 
     for kind in ("softmax", "sigmoid"):
         for name, pairs in section.scale.loss_batches.items():
-            section.record(
-                f"{kind}_{name}", lambda kind=kind, pairs=pairs: loss_beside_peer(kind, pairs, section.place)
-            )
+            section.record(f"{kind}_{name}", lambda kind=kind, pairs=pairs: compare_loss(kind, pairs, section.place))
 
 
 def towers(section: Section) -> None:
@@ -105,7 +103,7 @@ def towers(section: Section) -> None:
     section.record("pairs", lambda: scale.pairs[name])
     section.record("ours", lambda: our_speed(name, scale, place))
     section.record("peer", lambda: peer_speed(name, scale, place))
-    # Compiling takes a while that depends on the machine more than on the model.
+    # The time for compiling depends more on the machine than on the model.
     section.record("ours_compiled", lambda: our_speed(name, scale, place, compiled=True), seconds=30)
     section.record("peer_compiled", lambda: peer_speed(name, scale, place, compiled=True), seconds=45)
 

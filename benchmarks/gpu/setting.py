@@ -1,4 +1,4 @@
-"""The models, batches and peers that are measured, as large as a GPU likes them or as small as a test does."""
+"""The models, batches and peers that are measured, in two sizes: full for a GPU, tiny for a test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[2] / "configs"
 VOCABULARY = 49408
 MEDIAN_TOKENS, SPREAD = 17.5, 0.5
-"""Of captions: the logarithm of their number of tokens is normal, mean about 20."""
+"""Lengths of captions: the logarithm of their number of tokens is normally distributed, mean about 20 tokens."""
 SMALL_MODEL = (
     "model.embed_dim=32",
     "model.image.image_size=32",
@@ -39,26 +39,27 @@ SMALL_MODEL = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything."""
+    """The sizes of all measurements."""
 
     pairs: dict[str, int]
-    """A batch of each recipe whose towers are timed, one that fits open_clip too."""
+    """Recipe whose towers are timed → a batch size that also fits into memory with open_clip."""
     pairs_of_checks: int
     steps_of_checks: int
     timed_steps: int
     loss_batches: dict[str, int]
     largest: int
-    """Pairs at which the search for the largest batch starts; `most`: at which it ends."""
+    """Pairs at which the search for the largest batch starts."""
     most: int
+    """Pairs at which it ends."""
     in_parts: tuple[int, int]
-    """Pairs of a batch, and of a part of it."""
+    """Pairs of a batch, and of each of its parts."""
     loader_pairs: int
     loader_steps: int
     pictures: int
     peer_backend: str = "inductor"
-    """That compiles the peer's model."""
+    """The backend of `torch.compile` for the peer's model."""
     overrides: tuple[str, ...] = ()
-    """Of every recipe."""
+    """Overrides of every recipe."""
 
 
 FULL = Scale(
@@ -92,12 +93,12 @@ TINY = Scale(
 
 
 def world() -> World:
-    """Alone, on the GPU where there is one."""
+    """A single rank, on the GPU if there is one."""
     return replace(read_world(), rank=0, size=1)
 
 
 def recipe(name: str, scale: Scale, pairs: int, precision: str = "bf16", **machine: Any) -> RunConfig:
-    """A recipe of `configs/` for batches of so many pairs, far from the end of its schedule."""
+    """A recipe from `configs/` with another batch size, and a schedule that is far from its end."""
     overrides = ["run_dir=none", "data.train=none", "model.initial_weights=null", *scale.overrides]
     config = load_config([CONFIGS / f"{name}.yaml"], overrides).config
     return replace(
@@ -111,7 +112,7 @@ def recipe(name: str, scale: Scale, pairs: int, precision: str = "bf16", **machi
 
 
 def peer_model(config: RunConfig, device: torch.device) -> open_clip.CLIP:
-    """open_clip's model of the same sizes; the same each time on the same kind of device, where it is made."""
+    """open_clip's model with the same sizes; its weights depend only on the kind of device on which it is made."""
     torch.manual_seed(0)
     described = open_clip_config(config.model, VOCABULARY)["model_cfg"]
     with device:
@@ -124,7 +125,7 @@ def peer_model(config: RunConfig, device: torch.device) -> open_clip.CLIP:
 
 
 def our_engine(config: RunConfig, place: World, device: torch.device | None = None) -> Engine:
-    """From the peer's weights, as they are made on that device; None: on the engine's own."""
+    """Our engine with the weights of the peer's model as made on `device` (by default the engine's own)."""
     training, device = config.training, device or place.device
     peer = peer_model(config, device)
     with device:
@@ -134,7 +135,7 @@ def our_engine(config: RunConfig, place: World, device: torch.device | None = No
 
 
 def make_batch(config: RunConfig, place: World, seed: int = 0) -> Batch:
-    """Noise for pictures; captions of `<start>`, random tokens and `<end>`; pinned for a GPU."""
+    """A batch of noise pictures, and captions of `<start>`, random tokens and `<end>`; in pinned memory for a GPU."""
     pairs, size = config.training.global_batch_size, config.model.image.image_size
     context = config.model.text.context_length
     random = np.random.default_rng(seed)
@@ -154,7 +155,7 @@ def take_steps(engine: Engine, batches: list[Batch], first: int = 0) -> list[Ste
 
 
 def seconds_a_step(step: Callable[[int], object], count: int, place: World, warm_up: int = 3) -> float:
-    """Of `count` steps in a row, after some that are not counted."""
+    """The mean time of `count` steps in a row, after some steps of warm-up."""
     for number in range(warm_up):
         step(number)
     synchronize(place)
@@ -171,7 +172,7 @@ def synchronize(place: World) -> None:
 
 
 def start_memory(place: World) -> None:
-    """Let go of what nobody holds, and begin to look for the peak."""
+    """Free unused memory, and start to record the peak."""
     gc.collect()
     if place.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -179,7 +180,7 @@ def start_memory(place: World) -> None:
 
 
 def peak_gib(place: World) -> float | None:
-    """Allocated at most since `start_memory`; not known of a CPU."""
+    """The peak of allocated memory since `start_memory`; None on a CPU."""
     if place.device.type != "cuda":
         return None
     return round(torch.cuda.max_memory_allocated(place.device) / 2**30, 3)

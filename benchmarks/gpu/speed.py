@@ -1,4 +1,4 @@
-"""What losses, whole steps and the largest batch cost, compared with open_clip in the same process."""
+"""Measure losses, whole steps and the largest batch, and compare them with open_clip's in the same process."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 DIM = 512
 ROUNDS = 5
 STEP = 32
-"""The largest batch is found to within so many pairs."""
+"""The precision of the search for the largest batch, in pairs."""
 
 
-def loss_beside_peer(kind: str, pairs: int, place: World) -> dict[str, Any]:
-    """Forward and backward on one rank: milliseconds, and MiB beyond the features."""
+def compare_loss(kind: str, pairs: int, place: World) -> dict[str, Any]:
+    """Measure forward and backward of our loss and the peer's on one rank: milliseconds, and MiB of extra memory."""
     set_arithmetic(place.device, "fp32", deterministic=False)
     theirs: Callable[..., Tensor] = SigLipLoss() if kind == "sigmoid" else ClipLoss()
 
@@ -110,7 +110,7 @@ def our_speed(name: str, scale: Scale, place: World, *, compiled: bool = False) 
 
 
 def peer_speed(name: str, scale: Scale, place: World, *, compiled: bool = False) -> dict[str, Any]:
-    """open_clip's model and loss as its training loop calls them, with the same optimizer; its pictures are ready."""
+    """Measure open_clip's model and loss as its training loop calls them, with the same optimizer."""
     start_memory(place)
     set_arithmetic(place.device, "fp32", deterministic=False)
     config = recipe(name, scale, scale.pairs[name])
@@ -146,7 +146,7 @@ def peer_speed(name: str, scale: Scale, place: World, *, compiled: bool = False)
 
 
 def _speed(config: RunConfig, seconds: float, tokens: float, place: World) -> dict[str, Any]:
-    """FLOPs are those that are needed for captions of so many tokens."""
+    """Speed and memory of a step; FLOPs are counted for captions of `tokens` tokens."""
     pairs = config.training.global_batch_size
     teraflops = TrainingFlops(config.model, VOCABULARY).of_pair(tokens) * pairs / seconds / 1e12
     peak = peak_teraflops(torch.cuda.get_device_name(place.device)) if place.device.type == "cuda" else None
@@ -160,7 +160,7 @@ def _speed(config: RunConfig, seconds: float, tokens: float, place: World) -> di
 
 
 def largest_batch(section: Section, **machine: Any) -> dict[str, Any]:
-    """Of ViT-L/14 in one step on this GPU: doubled until it does not fit, then halved in between."""
+    """Find the largest batch of ViT-L/14 on this GPU: double it until it does not fit, then bisect."""
     scale, place = section.scale, section.place
     start_memory(place)
     config = recipe("vit_l_14", scale, scale.largest, **machine)
@@ -172,7 +172,7 @@ def largest_batch(section: Section, **machine: Any) -> dict[str, Any]:
         is_fitting, peak = _try_step(engine, recipe("vit_l_14", scale, pairs, **machine), place)
         if is_fitting:
             fits[pairs] = peak
-        else:  # what broke off in the middle of a step is not used again
+        else:  # an engine whose step failed halfway cannot be used again
             too_large = pairs
             del engine
             start_memory(place)
@@ -186,7 +186,7 @@ def largest_batch(section: Section, **machine: Any) -> dict[str, Any]:
 
 
 def _try_step(engine: Engine, config: RunConfig, place: World) -> tuple[bool, float | None]:
-    """Whether it found the memory that it wanted, and its peak."""
+    """Whether the step fits into memory, and its peak."""
     batch = make_batch(config, place)
     start_memory(place)
     try:
@@ -197,7 +197,7 @@ def _try_step(engine: Engine, config: RunConfig, place: World) -> tuple[bool, fl
 
 
 def step_in_parts(scale: Scale, place: World) -> dict[str, Any]:
-    """An exact step of ViT-L/14 over many more pairs, in parts whose blocks are checkpointed."""
+    """Measure an exact step of ViT-L/14 over many more pairs, in parts and with checkpointed blocks."""
     start_memory(place)
     pairs, at_once = scale.in_parts
     config = recipe("vit_l_14", scale, pairs, pairs_per_forward=at_once, checkpoint_blocks=True)

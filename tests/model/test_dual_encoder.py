@@ -89,7 +89,7 @@ def test_blocks_that_are_checkpointed_keep_little_and_have_equal_gradients():
 
 
 def test_towers_whose_blocks_cannot_be_checkpointed_are_refused_by_name():
-    for name, why in (("resnet18", "batch normalisation"), ("sequencer2d_s", "does not offer it")):
+    for name, why in (("resnet18", "batch normalisation"), ("sequencer2d_s", "does not support it")):
         config = replace(CONFIG, image=ImageTowerConfig(name=name, image_size=224))
         with pytest.raises(UserError, match=f"machine.checkpoint_blocks: .*{why}"):
             checkpoint_blocks(without_memory(config, 50))

@@ -92,7 +92,7 @@ def test_every_difference_is_named(tmp_path, shards, folder, changed, line):
     overrides = [f"model.{key}={json.dumps(value)}" for key, value in changed.items()]
     with pytest.raises(ConfigError) as refusal:
         resolved(tmp_path, shards, f"model.initial_weights={folder}", *overrides, model=MODEL)
-    assert line in str(refusal.value) and "to take what is there" in str(refusal.value)
+    assert line in str(refusal.value) and "to use what is there" in str(refusal.value)
 
 
 def test_other_tokens_of_the_same_number_are_refused(tmp_path, shards, folder):
