@@ -14,7 +14,7 @@ from diptych.data.shards import open_index, read_member
 from diptych.demo.cards import draw_cards
 from diptych.demo.crawl import MAX_CLICKS, crawl, serve, serve_at_remembered_port
 from diptych.demo.funnel import read_funnel
-from diptych.demo.site import Site
+from diptych.demo.site import DemoSite
 from diptych.report import parse_funnel
 from diptych_shards.cli import main as diptych_shards
 from tests.data_prep.extract.crawls import page_record, warc_gz, write
@@ -37,7 +37,7 @@ def test_every_card_of_the_site_becomes_a_sample_and_nothing_else(cards, tmp_pat
         )
         assert done.returncode == 0, done.stderr
 
-    with serve(Site(cards, 3)) as address:
+    with serve(DemoSite(cards, 3)) as address:
         num_pages = crawl(address, warc)
         run("extract", warc, pairs)
         run("curate", pairs, kept)
@@ -80,7 +80,7 @@ def test_a_picture_with_two_captions_is_two_pairs_at_every_stage_of_the_funnel(t
 
 
 def test_an_address_is_remembered_while_it_can_be(cards, tmp_path):
-    site, memory, made = Site(cards, 3), tmp_path / "port.txt", tmp_path / "pairs"
+    site, memory, made = DemoSite(cards, 3), tmp_path / "port.txt", tmp_path / "pairs"
     with serve_at_remembered_port(site, memory, [made]) as first:
         made.mkdir()
     with serve_at_remembered_port(site, memory, [made]) as again:
@@ -90,7 +90,7 @@ def test_an_address_is_remembered_while_it_can_be(cards, tmp_path):
 
 
 def test_the_site_says_what_is_not_there(cards):
-    with serve(Site(cards, 3)) as address:
+    with serve(DemoSite(cards, 3)) as address:
         for path in ("nowhere.html", "cards/99999.png", "cards/00000_missing.png"):
             with pytest.raises(HTTPError, match="404") as caught:
                 urllib.request.urlopen(address + path)

@@ -6,8 +6,8 @@ from diptych.world import (
     MEETING,
     World,
     choose_device,
-    first_decides,
-    full_memory_named,
+    decide_on_first_rank,
+    explain_full_memory,
     process_group,
     read_world,
 )
@@ -50,9 +50,9 @@ def decisions(rank):
     def refuse():
         raise ValueError("no such thing")
 
-    answer = first_decides(world, lambda: f"said by {rank}")
+    answer = decide_on_first_rank(world, lambda: f"said by {rank}")
     try:
-        first_decides(world, refuse)
+        decide_on_first_rank(world, refuse)
     except (ValueError, SystemExit) as error:
         return answer, type(error).__name__, str(error)
 
@@ -124,12 +124,12 @@ def test_without_a_name_there_is_always_a_device():
 
 def test_a_tensor_that_finds_no_room_is_one_line_with_the_way_out():
     with pytest.raises(OneRankError, match="^out of memory on cpu: take less$"):
-        with full_memory_named(torch.device("cpu"), "take less"):
+        with explain_full_memory(torch.device("cpu"), "take less"):
             torch.empty(2**46)
 
 
 def test_other_errors_of_torch_are_bugs_still():
-    with pytest.raises(RuntimeError, match="shape"), full_memory_named(torch.device("cpu"), "take less"):
+    with pytest.raises(RuntimeError, match="shape"), explain_full_memory(torch.device("cpu"), "take less"):
         torch.ones(2).reshape(3)
 
 

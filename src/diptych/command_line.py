@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from diptych import __version__, extras
 from diptych.errors import LostRankError, OneRankError, UserError
 from diptych.files import NO_ROOM, PARTIAL, local_path
-from diptych.terminal import ends_with_its_reader, printable, unknown_word, write_plainly_where_needed
+from diptych.terminal import exit_on_broken_pipe, printable, replace_unencodable_letters, unknown_word
 
 PATIENCE_SECONDS = 30.0
 """How long other ranks wait for rank 0 to print its error before they exit."""
@@ -58,7 +58,7 @@ class Program:
         return tuple(module.name for module in pkgutil.iter_modules(self.verbs.__path__))
 
 
-@ends_with_its_reader()
+@exit_on_broken_pipe()
 def run(program: Program, words: Sequence[str]) -> int:
     """Run the verb that the words name, and return the exit status.
 
@@ -68,7 +68,7 @@ def run(program: Program, words: Sequence[str]) -> int:
     Raises:
         SystemExit: help or the version was printed, as argparse does.
     """
-    write_plainly_where_needed()
+    replace_unencodable_letters()
     verb, *words = words or ["help"]
     if verb == "help" and words:
         verb, words = words[0], ["--help"]
@@ -147,7 +147,7 @@ def add_ema_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def as_typed(text: str) -> str:
+def decode_argument(text: str) -> str:
     """Decode a command-line argument that a model will read as text.
 
     Python represents bytes that the locale cannot decode, such as UTF-8 in the C locale, as lone surrogates, which a

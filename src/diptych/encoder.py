@@ -18,7 +18,7 @@ from diptych.data.picture_values import Picture, pictures_in, rgb_image
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model_folder import model_folder, read_model_folder
-from diptych.world import choose_device, full_memory_named
+from diptych.world import choose_device, explain_full_memory
 
 Value = TypeVar("Value")
 Made = TypeVar("Made")
@@ -60,7 +60,7 @@ class Encoder:
                 f"got a tensor [{shape}]; expected [batch 3 {size} {size}], the model's picture size; "
                 "embed_pictures resizes pictures of any size"
             )
-        with full_memory_named(self.device, FEWER):
+        with explain_full_memory(self.device, FEWER):
             return self.model.encode_image(images.to(self.device)).cpu()
 
     def embed_pictures(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> Tensor:
@@ -87,7 +87,7 @@ class Encoder:
         embeddings = [torch.empty(0, self.config.embed_dim)]
         for batch in _batches(_texts_in(texts), batch_size, _text):
             rows = self.tokenizer(batch, self.config.text.context_length)
-            with full_memory_named(self.device, FEWER):
+            with explain_full_memory(self.device, FEWER):
                 tokens, lengths = (torch.from_numpy(array).to(self.device) for array in rows)
                 embeddings.append(self.model.encode_text(tokens, lengths).cpu())
         return torch.cat(embeddings)
@@ -153,5 +153,5 @@ def load(path: str | Path, device: str | torch.device | None = None, *, ema: boo
     state, config, tokenizer = read_model_folder(model_folder(path, ema=ema))
     model = DualEncoder(config, tokenizer.vocab_size, 0.0, 0.0 if "logit_bias" in state else None)
     load_weights(model, state)
-    with full_memory_named(chosen, FEWER):
+    with explain_full_memory(chosen, FEWER):
         return Encoder(model, tokenizer, config, chosen)

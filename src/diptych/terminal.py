@@ -115,26 +115,26 @@ def unknown_word(what: str, word: str, known: Sequence[str]) -> str:
     return f"no {what} {printable(word, 40)!r}; {way_out}"
 
 
-def write_plainly_where_needed() -> None:
+def replace_unencodable_letters() -> None:
     """Make standard output and error accept any text, whatever their encoding.
 
     A letter that the encoding lacks, such as a bar in Latin-1 or a byte of a file name that is not UTF-8, is replaced
     by a plain one or by `?`.
     """
-    codecs.register_error("diptych.plain", _plainly)
+    codecs.register_error("diptych.plain", _plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="diptych.plain")
 
 
-def _plainly(error: UnicodeError) -> tuple[str, int]:
+def _plain_letters(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 @contextmanager
-def ends_with_its_reader() -> Iterator[None]:
+def exit_on_broken_pipe() -> Iterator[None]:
     """Exit quietly when the reader of our output has gone (`| head`), as SIGPIPE ends other tools.
 
     This follows the notes on SIGPIPE in Python's `signal` module: the signal's default action would also end the

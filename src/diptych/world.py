@@ -97,7 +97,7 @@ def read_world() -> World:
     os.environ.update(launcher_variables(os.environ))
     size, rank, local_rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0), _whole_number("LOCAL_RANK", 0)
     if rank >= size:
-        raise UserError(left_over() or f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
+        raise UserError(leftover_variables() or f"the environment has RANK={rank}; it must be below WORLD_SIZE={size}")
     refuse_unusable_gpu()
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -110,7 +110,7 @@ def read_world() -> World:
     return World(rank, local_rank, size, device, 1 if is_bound else num_here, spans_machines=num_here < size)
 
 
-def left_over() -> str | None:
+def leftover_variables() -> str | None:
     """The message for a shell with a leftover RANK or WORLD_SIZE but no address to meet at; None if all is well.
 
     Such a process would train alone on its share of each batch, and the rest would be missing.
@@ -170,7 +170,7 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
     Raises:
         UserError: the ranks cannot meet, or not in time.
     """
-    if world.size > 1 and (why := left_over()):
+    if world.size > 1 and (why := leftover_variables()):
         raise UserError(why)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
@@ -188,7 +188,7 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
         ) from error
     try:
         refuse_shared_gpu(world)
-        with _lost_ranks_named():
+        with _explain_lost_ranks():
             yield
     finally:
         dist.destroy_process_group()
@@ -213,7 +213,7 @@ def first_to_claim(store: dist.Store, what: str, rank: int) -> int:
 
 
 @contextmanager
-def _lost_ranks_named() -> Iterator[None]:
+def _explain_lost_ranks() -> Iterator[None]:
     """Turn an error of the communication backend anywhere in the block into one line.
 
     Raises:
@@ -232,7 +232,7 @@ def _lost_ranks_named() -> Iterator[None]:
 
 
 @contextmanager
-def full_memory_named(device: torch.device, way_out: str) -> Iterator[None]:
+def explain_full_memory(device: torch.device, way_out: str) -> Iterator[None]:
     """Turn an error about full memory, of the device or this machine, into one line that ends with `way_out`.
 
     Raises:
@@ -257,7 +257,7 @@ def on_any_rank(world: World, claim: bool) -> bool:
     return bool(flag)
 
 
-def first_decides(world: World, decide: Callable[[], Answer]) -> Answer:
+def decide_on_first_rank(world: World, decide: Callable[[], Answer]) -> Answer:
     """Call `decide` on rank 0 and return its result on every rank; every rank must call this.
 
     It is for decisions that need the run directory. If `decide` raises a user's mistake, rank 0 reports it and the

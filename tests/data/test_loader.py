@@ -16,7 +16,7 @@ from webdataset.tariterators import group_by_keys
 
 from diptych.config.schema import DataConfig
 from diptych.data import loader
-from diptych.data.loader import REASONS, Decoder, RowsIntoPieces, Source, batches
+from diptych.data.loader import REASONS, Decoder, RowsIntoPieces, SampleReader, batches
 from diptych.data.order import SampleOrder
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
@@ -87,7 +87,7 @@ def test_the_pipeline_travels_to_a_process_that_was_not_forked(shards):
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=3, global_batch_size=BATCH, shuffle_window=5)
     source, decode = pickle.loads(
-        pickle.dumps((Source(index, order, (0, BATCH), 0, 6), Decoder(DataConfig(train=str(shards)), SIZE, 3)))
+        pickle.dumps((SampleReader(index, order, (0, BATCH), 0, 6), Decoder(DataConfig(train=str(shards)), SIZE, 3)))
     )
     make = RowsIntoPieces(source, decode, TOKENIZER, 12)
     made = make(map(decode, group_by_keys(iter(source))))

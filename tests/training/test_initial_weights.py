@@ -17,7 +17,7 @@ from diptych.errors import UserError
 from diptych.model.interop import to_open_clip
 from diptych.model_folder import save_model_folder
 from diptych.training.initial_weights import start_from
-from diptych.verbs.train import _of_initial_weights, check_run
+from diptych.verbs.train import _defaults_from_weights, check_run
 from diptych.world import World
 from tests.end_to_end.conftest import write_shards
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
@@ -53,7 +53,7 @@ def resolved(tmp_path, shards, *overrides, model=None):
     values = {"run_dir": str(tmp_path / "run"), "data": {"train": str(shards)}}
     values |= {"training": {"total_samples": 64, "global_batch_size": 8}} | ({"model": model} if model else {})
     file.write_text(json.dumps(values))
-    defaults = _of_initial_weights([file], overrides)
+    defaults = _defaults_from_weights([file], overrides)
     loaded = load_config([file], overrides, (lambda config: check_run(config, World()),), defaults=defaults)
     return loaded.config.model, loaded.config.tokenizer.vocabulary
 

@@ -59,7 +59,7 @@ class OutFolder:
 
         Raises:
             LockedError: another process is at work there.
-            UserError: OUT is no folder, holds something else, or was started with another input or other options.
+            UserError: OUT is not a folder, holds something else, or was started with another input or other options.
         """
         if not self._state.exists():
             if self.path.exists() and not self.path.is_dir():

@@ -156,7 +156,7 @@ def open_shards(path: Path) -> ShardIndex:
     """The index of a folder of shards, which verdicts can be written next to.
 
     Raises:
-        UserError: it is no folder.
+        UserError: it is not a folder.
         ShardError: the shards are missing or damaged.
     """
     if not path.is_dir():

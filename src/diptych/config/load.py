@@ -95,7 +95,7 @@ def load_config(
 
     config, problems = _check(merged, (impossible, *checks))
     if problems:
-        raise ConfigError("\n".join(f"{_said_by(sources, keys)}{problem}" for keys, problem in problems))
+        raise ConfigError("\n".join(f"{_origin(sources, keys)}{problem}" for keys, problem in problems))
     return LoadedConfig(config, sources)
 
 
@@ -159,7 +159,7 @@ def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, sourc
             sources[dotted] = source
 
 
-def _said_by(sources: Sources, keys: Keys) -> str:
+def _origin(sources: Sources, keys: Keys) -> str:
     """The prefix of an error with all places where the keys, or keys inside them, were set; empty for defaults."""
     by = [source for key in _each(keys) for known, source in sources.items() if f"{known}.".startswith(f"{key}.")]
     return f"{' and '.join(dict.fromkeys(by))}: " if by else ""
@@ -201,7 +201,7 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
     """The configuration and all its problems; the configuration may only be used if there are none."""
     problems = list(_unknown_keys(RunConfig, values))
     mistyped: dict[str, str] = {}
-    values = _as_meant(RunConfig, _without_unknown(RunConfig, values))
+    values = _coerce(RunConfig, _without_unknown(RunConfig, values))
     for key, value in list(flatten(values)):
         if not _is_utf8(value):
             mistyped[key] = f"{key} is {value!r}, with bytes that are not UTF-8; set a value in UTF-8"
@@ -295,14 +295,14 @@ def _explain(key: str, problem: Any) -> str:
     return f"{key} is {problem['input']!r}; {problem['msg'].replace('Input should', 'it should')}"
 
 
-def _as_meant(schema: Any, values: Any) -> Any:
+def _coerce(schema: Any, values: Any) -> Any:
     """Convert values that YAML 1.1 reads differently from what people mean, as the schema requires.
 
     YAML reads `1e-3` as text and `off` as false; and an integer such as 1 may be meant as a float.
     """
     if dataclasses.is_dataclass(schema) and isinstance(values, dict):
         hints = typing.get_type_hints(schema)
-        return {key: _as_meant(hints[key], value) for key, value in values.items()}
+        return {key: _coerce(hints[key], value) for key, value in values.items()}
     options = typing.get_args(schema) if typing.get_origin(schema) in UNIONS else (schema,)
     if float in options and not isinstance(values, bool):
         try:
@@ -317,5 +317,5 @@ def _as_meant(schema: Any, values: Any) -> Any:
     if values is False and "off" in typing.get_args(schema):
         return "off"
     if typing.get_origin(schema) is tuple and isinstance(values, list):
-        return [_as_meant(typing.get_args(schema)[0], value) for value in values]
+        return [_coerce(typing.get_args(schema)[0], value) for value in values]
     return values

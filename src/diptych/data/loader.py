@@ -111,7 +111,7 @@ class Decoder:
         return self._crop(picture, self._image_size, np.random.Generator(np.random.Philox(key=key)))
 
 
-class Source(IterableDataset[dict[str, Any]]):
+class SampleReader(IterableDataset[dict[str, Any]]):
     """The planned members of this worker's batches, read by offset, checked against the index."""
 
     def __init__(self, index: ShardIndex, order: SampleOrder, rows: tuple[int, int], first: int, stop: int):
@@ -124,7 +124,7 @@ class Source(IterableDataset[dict[str, Any]]):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Loader processes that are not forked open files of their own."""
-        return Source, (self._index, self._order, self._rows, self._first, self._stop)
+        return SampleReader, (self._index, self._order, self._rows, self._first, self._stop)
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """(batch number, start, stop) of the rows [start, stop) of each piece that this worker builds."""
@@ -176,7 +176,7 @@ def _pieces(rows: tuple[int, int]) -> list[tuple[int, int]]:
 class RowsIntoPieces:
     """Collects rows into pieces of batches; replaces rejected samples, and records them as the piece's rejects."""
 
-    def __init__(self, source: Source, decode: Decoder, tokenizer: Tokenizer, context_length: int):
+    def __init__(self, source: SampleReader, decode: Decoder, tokenizer: Tokenizer, context_length: int):
         self._source = source
         self._decode = decode
         self._tokenizer = tokenizer
@@ -233,14 +233,14 @@ def batches(
 
     workers: the number of loader processes; 0 loads in this process. Closing the generator ends them.
     """
-    source = Source(index, order, rows, first, stop)
+    source = SampleReader(index, order, rows, first, stop)
     is_whole = len(_pieces(rows)) == 1
     pipeline = wds.DataPipeline(
         source,
         group_by_keys,
         wds.map(decode),
         RowsIntoPieces(source, decode, tokenizer, context_length),
-        _mistakes_as_values,
+        _errors_as_items,
     )
     others = set(multiprocessing.active_children())
     loader = wds.WebLoader(
@@ -248,11 +248,11 @@ def batches(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=PREFETCHED_PIECES if workers else None,
-        worker_init_fn=_leave_signals_to_the_rank if workers else None,
+        worker_init_fn=_ignore_signals if workers else None,
         pin_memory=pin_memory and is_whole,
     )
     loading = iter(loader)
-    pieces = _mistakes_raised(loading)
+    pieces = _raise_errors(loading)
     thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
         yield from pieces if is_whole else _joined(pieces, rows, pin_memory, thread)
@@ -260,7 +260,7 @@ def batches(
         raise _killed("a loader process", workers) from error
     finally:
         # Loader processes ignore SIGTERM, so that they live until a stop has saved; they must be killed here.
-        with _ends_expected():
+        with _expect_process_ends():
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
                 process.join()
@@ -291,7 +291,7 @@ def _joined(
 
 
 @contextmanager
-def killed_loaders_named(workers: int) -> Iterator[None]:
+def explain_killed_loaders(workers: int) -> Iterator[None]:
     """Turn the error of torch's SIGCHLD handler, which may be raised anywhere in the block, into one line.
 
     Raises:
@@ -313,7 +313,7 @@ def _killed(who: str, workers: int) -> OneRankError:
     )
 
 
-def _mistakes_as_values(batches: Iterator[Batch]) -> Iterator[Batch | ShardError]:
+def _errors_as_items(batches: Iterator[Batch]) -> Iterator[Batch | ShardError]:
     """Yield a ShardError as the last item: raised in a loader process, its message would be buried in a traceback."""
     try:
         yield from batches
@@ -321,7 +321,7 @@ def _mistakes_as_values(batches: Iterator[Batch]) -> Iterator[Batch | ShardError
         yield error
 
 
-def _mistakes_raised(batches: Iterator[Batch | ShardError]) -> Iterator[Batch]:
+def _raise_errors(batches: Iterator[Batch | ShardError]) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, ShardError):
             raise ShardError(str(batch))
@@ -329,7 +329,7 @@ def _mistakes_raised(batches: Iterator[Batch | ShardError]) -> Iterator[Batch]:
 
 
 @contextmanager
-def _ends_expected() -> Iterator[None]:
+def _expect_process_ends() -> Iterator[None]:
     """Switch off torch's SIGCHLD handler during the block, since it treats the end of a loader process as a failure."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -359,7 +359,7 @@ class _File:
             pass
 
 
-def _leave_signals_to_the_rank(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the rank decides when its workers end."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):

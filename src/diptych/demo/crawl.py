@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from diptych.demo.site import Site
+from diptych.demo.site import DemoSite
 from diptych.files import flush
 
 USER_AGENT = "diptych-demo"
@@ -23,7 +23,7 @@ _LINK = re.compile(rb'<a\s[^>]*?href="([^"]+)"')
 
 
 @contextmanager
-def serve(site: Site, port: int = 0) -> Iterator[str]:
+def serve(site: DemoSite, port: int = 0) -> Iterator[str]:
     """Serve the site during the block, to this machine only, and yield its address; port 0 chooses a free port."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,7 +56,7 @@ def serve(site: Site, port: int = 0) -> Iterator[str]:
 
 
 @contextmanager
-def serve_at_remembered_port(site: Site, memory: Path, bound: Sequence[Path]) -> Iterator[str]:
+def serve_at_remembered_port(site: DemoSite, memory: Path, bound: Sequence[Path]) -> Iterator[str]:
     """Serve the site as `serve` does, at the port of an earlier call, so that addresses recorded then remain valid.
 
     memory: the file in which the port is stored.

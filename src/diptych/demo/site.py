@@ -57,7 +57,7 @@ class _Card:
     section: str
 
 
-class Site:
+class DemoSite:
     """Answers requests for the site's paths; keeps only names and captions in memory."""
 
     def __init__(self, cards: Path, seed: int):

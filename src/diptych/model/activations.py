@@ -66,7 +66,7 @@ class _Kept:
         captions = _equal_captions(pairs, length, device_type)
         with self._watching(model), _autocast(device_type, precision), _AttentionOf(device_type):
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
-                features = model.encode_image(images, row_keys), model.text.read_off(tokens, captions)
+                features = model.encode_image(images, row_keys), model.text.embed_packed(tokens, captions)
         self.all = _bytes({key: each for kept in self._by_block.values() for key, each in kept.items()})
         self.outside = _bytes(self._by_block[None])
         self.largest_block = max((_bytes(kept) for block, kept in self._by_block.items() if block), default=0)

@@ -46,9 +46,9 @@ class TextTower(nn.Module):
         self.initialise()
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return self.read_off(tokens, PackedCaptions.of(lengths, tokens.shape[1], tokens.device))
+        return self.embed_packed(tokens, PackedCaptions.of(lengths, tokens.shape[1], tokens.device))
 
-    def read_off(self, tokens: Tensor, captions: PackedCaptions) -> Tensor:
+    def embed_packed(self, tokens: Tensor, captions: PackedCaptions) -> Tensor:
         """Embed tokens whose packed layout is known."""
         packed = tokens.reshape(-1)[captions.places]
         hidden = self.token_embedding(packed) + F.embedding(captions.positions, self.positional_embedding)

@@ -33,7 +33,7 @@ from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
 from diptych.training.compiled_blocks import compile_blocks
 from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
-from diptych.training.fragments import Beside, collect, fragments_of, hand_out
+from diptych.training.fragments import CompanionOf, collect, fragments_of, hand_out
 from diptych.training.in_flight import Readout, StopWatch, to_device
 from diptych.training.optimizer import SCALE_GROUP, TOWERS, learning_rate_at, make_optimizer, start_state, tower_of
 from diptych.training.weight_average import WeightAverage
@@ -398,7 +398,7 @@ class Engine:
             if fragment.flat not in state:
                 state[fragment.flat] = start_state(fragment.flat, self._config.optimizer)
 
-    def _moment(self, kind: str) -> Beside:
+    def _moment(self, kind: str) -> CompanionOf:
         state = self._torch_optimizer().state
         return lambda flat: state[flat][kind]
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diptych.config.schema import RunConfig
-from diptych.data.loader import killed_loaders_named
+from diptych.data.loader import explain_killed_loaders
 from diptych.data.shard_index_file import ShardError
 from diptych.errors import OneRankError
-from diptych.world import World, full_memory_named
+from diptych.world import World, explain_full_memory
 
 
 @contextmanager
-def faults_named(config: RunConfig, world: World) -> Iterator[None]:
+def explain_faults(config: RunConfig, world: World) -> Iterator[None]:
     """Turn a fault of this rank during the block into a OneRankError.
 
     Raises:
@@ -21,15 +21,15 @@ def faults_named(config: RunConfig, world: World) -> Iterator[None]:
     """
     try:
         with (
-            killed_loaders_named(world.loader_workers(config.machine.loader_workers)),
-            full_memory_named(world.device, _less(config, world)),
+            explain_killed_loaders(world.loader_workers(config.machine.loader_workers)),
+            explain_full_memory(world.device, _way_out(config, world)),
         ):
             yield
     except ShardError as error:
         raise OneRankError(str(error)) from error
 
 
-def _less(config: RunConfig, world: World) -> str:
+def _way_out(config: RunConfig, world: World) -> str:
     """How to run the same training with less memory: in smaller parts, or on more ranks."""
     share = world.rows_of_ranks(config.training.global_batch_size)[world.rank]
     at_once = min(config.machine.pairs_per_forward or share, share)

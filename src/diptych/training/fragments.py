@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diptych.world import World
 
-Beside = Callable[[Tensor], Tensor]
+CompanionOf = Callable[[Tensor], Tensor]
 """Gives the tensor that is kept for a flat tensor, of its shape: for example `lambda flat: state[flat]["exp_avg"]`."""
 
 
@@ -69,14 +69,16 @@ def fragments_of(model: nn.Module, optimizer: Any, stage: int, rank: int) -> Ite
             yield name, Fragment(parameter.shape, start, stop, flat, mapping.hp_fragment_address.start)
 
 
-def collect(fragments: Mapping[str, Fragment], beside: Beside, world: World, *, is_shared: bool) -> dict[str, Tensor]:
+def collect(
+    fragments: Mapping[str, Fragment], companion_of: CompanionOf, world: World, *, is_shared: bool
+) -> dict[str, Tensor]:
     """Gather whole tensors by name on the CPU of rank 0, one at a time; every rank must call it.
 
     is_shared: whether each rank has a different part, rather than all of each tensor.
     """
     wholes = {}
     for name, fragment in fragments.items():
-        values = beside(fragment.flat)
+        values = companion_of(fragment.flat)
         whole = torch.zeros(fragment.numel, dtype=torch.float32, device=world.device)
         whole[fragment.start : fragment.stop] = fragment.of(values)
         if is_shared:
@@ -88,7 +90,7 @@ def collect(fragments: Mapping[str, Fragment], beside: Beside, world: World, *, 
 
 
 def hand_out(
-    fragments: Mapping[str, Fragment], beside: Beside, wholes: Mapping[str, Tensor] | None, world: World
+    fragments: Mapping[str, Fragment], companion_of: CompanionOf, wholes: Mapping[str, Tensor] | None, world: World
 ) -> None:
     """Copy each rank's parts from the whole tensors of rank 0; every rank must call it."""
     for name, fragment in fragments.items():
@@ -98,4 +100,4 @@ def hand_out(
         else:
             whole = torch.empty(fragment.numel, dtype=torch.float32, device=world.device)
         dist.broadcast(whole, src=0)
-        fragment.of(beside(fragment.flat)).copy_(whole[fragment.start : fragment.stop])
+        fragment.of(companion_of(fragment.flat)).copy_(whole[fragment.start : fragment.stop])

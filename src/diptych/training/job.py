@@ -29,7 +29,7 @@ from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.initial_weights import start_from
 from diptych.training.metrics import Metrics
-from diptych.world import World, first_decides
+from diptych.world import World, decide_on_first_rank
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
     """
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
     # Rank 0 goes first, since it may have to index shards that have no index.
-    first_decides(world, lambda: open_index(config.data.train).total_samples)
+    decide_on_first_rank(world, lambda: open_index(config.data.train).total_samples)
     index = open_index(config.data.train)
     order = SampleOrder(
         index.counts,
@@ -136,7 +136,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         taken_up.append(checkpoint)
         return checkpoint.progress
 
-    progress = first_decides(world, take_up)
+    progress = decide_on_first_rank(world, take_up)
     if world.is_first:
         for note in (*doubtful(config, index.total_samples), rank_dependence(model.state_dict(), world.size)):
             if note:

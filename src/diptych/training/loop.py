@@ -32,7 +32,7 @@ from diptych.training.pace import Pace
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import save
 from diptych.training.signals import stop_on_signals
-from diptych.world import World, first_decides
+from diptych.world import World, decide_on_first_rank
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ def train(loaded: LoadedConfig, world: World) -> None:
     Every rank must call it, inside a process group.
     """
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
-    first_decides(world, lambda: run.prepare(loaded))
+    decide_on_first_rank(world, lambda: run.prepare(loaded))
     log_to(run, world.rank)
     size = config.training.global_batch_size
     last = config.training.total_samples // size
-    if first_decides(world, lambda: is_whole(run.checkpoints, last)):
+    if decide_on_first_rank(world, lambda: is_whole(run.checkpoints, last)):
         say_finished(run, last * size, world)
         return
     job = prepare(config, run, world)

@@ -15,7 +15,7 @@ from diptych.terminal import counted
 from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, save_checkpoint
 from diptych.training.job import Job
 from diptych.training.signals import StopRequest
-from diptych.world import first_decides, on_any_rank
+from diptych.world import decide_on_first_rank, on_any_rank
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def save(job: Job, progress: Progress, stop: StopRequest) -> None:
     weights = job.engine.weights()
     averages = job.engine.averaged_weights(weights)
     checkpoint = Checkpoint(progress, weights, job.engine.optimizer_state(), averages)
-    fault = first_decides(job.world, lambda: _try(job, checkpoint))
+    fault = decide_on_first_rank(job.world, lambda: _try(job, checkpoint))
     if fault is None:
         return
     seconds = job.config.checkpoint.max_wait_seconds
@@ -60,8 +60,8 @@ def save(job: Job, progress: Progress, stop: StopRequest) -> None:
                 if is_over := on_any_rank(job.world, late or stop.times > before):
                     break
             pause = min(2 * pause, LONGEST_PAUSE)
-            fault = first_decides(job.world, lambda: _try(job, checkpoint))
-    first_decides(job.world, lambda: _report(job, progress, fault))
+            fault = decide_on_first_rank(job.world, lambda: _try(job, checkpoint))
+    decide_on_first_rank(job.world, lambda: _report(job, progress, fault))
 
 
 def _try(job: Job, checkpoint: Checkpoint) -> str | None:

@@ -38,7 +38,7 @@ def main() -> None:
         mode = find_mode(run.mode)
         if mode == "disabled":
             _end(0)
-        threading.Thread(target=_wait_for_the_end, args=(run, mode, is_up, is_over), daemon=True).start()
+        threading.Thread(target=_watch_for_the_end, args=(run, mode, is_up, is_over), daemon=True).start()
         tracked = open_tracked(run, mode, INIT_SECONDS)
         _remember(run, tracked)
     except Exception as error:  # wandb may fail in any way
@@ -46,7 +46,7 @@ def main() -> None:
             _end_out_of_reach(run, reason(error))
         _end(1, f"cannot start: {reason(error)}")
     is_up.set()
-    _tell(f"{WHERE}{location(tracked)}")
+    _print(f"{WHERE}{location(tracked)}")
     try:
         for line in follow(Path(run.record), run.offset, is_over):
             if line.get("event") == "samples":
@@ -120,7 +120,7 @@ def _log_samples(tracked: Any, picture: Path) -> None:
         tracked.log({"samples": wandb.Image(str(picture), caption="the first batch, as the model sees it")})
 
 
-def _wait_for_the_end(run: TrackedRun, mode: str, is_up: threading.Event, is_over: threading.Event) -> None:
+def _watch_for_the_end(run: TrackedRun, mode: str, is_up: threading.Event, is_over: threading.Event) -> None:
     """Wait until the training process closes our standard input or dies, then set `is_over`."""
     sys.stdin.read()
     is_over.set()
@@ -137,11 +137,11 @@ def _end_out_of_reach(run: TrackedRun, why: str) -> None:
 
 def _end(status: int, line: str = "") -> None:
     if line:
-        _tell(line)
+        _print(line)
     os._exit(status)
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     """Print a line for the training process, which may have been killed."""
     with suppress(BrokenPipeError):
         print(line, flush=True)

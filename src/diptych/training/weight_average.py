@@ -38,19 +38,19 @@ class WeightAverage:
 
     def collect(self, weights: Mapping[str, Tensor], *, is_shared: bool) -> dict[str, Tensor]:
         """A state dict with the averages in place of the weights; complete on rank 0. Every rank must call it."""
-        averages = collect(self._fragments, self._beside, self._world, is_shared=is_shared)
+        averages = collect(self._fragments, self._companion_of, self._world, is_shared=is_shared)
         if not self._world.is_first:
             return {}
         return {**weights, **averages, **{name: buffer.cpu().clone() for name, buffer in self._buffers.items()}}
 
     def restore(self, averages: Mapping[str, Tensor] | None) -> None:
         """Load the averages that rank 0 passes; the other ranks may pass None. Every rank must call it."""
-        hand_out(self._fragments, self._beside, averages, self._world)
+        hand_out(self._fragments, self._companion_of, averages, self._world)
         if averages is not None:  # only rank 0 needs the running statistics, since it saves them
             for name, buffer in self._buffers.items():
                 buffer.copy_(averages[name])
 
-    def _beside(self, flat: Tensor) -> Tensor:
+    def _companion_of(self, flat: Tensor) -> Tensor:
         return self._of[id(flat)]
 
 

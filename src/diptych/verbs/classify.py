@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.command_line import add_ema_argument, as_typed, path_argument
+from diptych.command_line import add_ema_argument, decode_argument, path_argument
 from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prompts(arguments: argparse.Namespace) -> Prompts:
-    templates = [as_typed(template) for template in arguments.template or []]
+    templates = [decode_argument(template) for template in arguments.template or []]
     if arguments.classes is not None:
         prompts = load_prompts(arguments.classes)
         return make_prompts(prompts.classes, templates or prompts.templates)
@@ -100,11 +100,11 @@ def _prompts(arguments: argparse.Namespace) -> Prompts:
 def _labels(given: Sequence[str]) -> list[str]:
     """The labels of `--labels`: one for each option, one a line of a file, or separated by commas."""
     if len(given) > 1:
-        labels = [as_typed(label) for label in given]
+        labels = [decode_argument(label) for label in given]
     elif os.path.isfile(given[0]):
         labels = read_lines(given[0], "name a readable text file with --labels")
     else:
-        labels = as_typed(given[0]).split(",")
+        labels = decode_argument(given[0]).split(",")
     labels = [label.strip() for label in labels if label.strip()]
     if len(labels) < 2:
         raise UserError(

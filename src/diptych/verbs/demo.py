@@ -125,13 +125,13 @@ def from_crawl_to_shards(cards: Path, data: Path, seed: int) -> None:
     """Serve the cards as a web site on this machine, crawl it, and build shards from the pairs that are found."""
     from diptych.demo.crawl import crawl, serve_at_remembered_port
     from diptych.demo.funnel import read_funnel
-    from diptych.demo.site import Site
+    from diptych.demo.site import DemoSite
 
     warc, pairs, curated, shards = (data / name for name in ("crawl.warc.gz", "pairs", "curated", "shards"))
     if (shards / "_index" / "build.json").exists() and (data / "funnel.json").exists():
         print(f"the shards of an earlier start are there: {shards}", flush=True)
         return
-    site = Site(cards, seed)
+    site = DemoSite(cards, seed)
     with serve_at_remembered_port(site, data / "port.txt", [warc, pairs, curated, shards]) as address:
         if not warc.exists():
             print(f"\nthe cards are a web site now, at {address}: crawling it into {warc}", flush=True)

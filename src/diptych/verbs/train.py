@@ -56,7 +56,7 @@ class _PrintKeys(argparse.Action):
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from diptych.world import first_decides, process_group, read_world
+    from diptych.world import decide_on_first_rank, process_group, read_world
 
     world = read_world()
     # DeepSpeed chooses its accelerator when it is imported, and prints a warning if it has to guess.
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     def load_checked() -> LoadedConfig:
         checks = (lambda config: check_run(config, world),)
-        loaded = load_config(files, overrides, checks, defaults=_of_initial_weights(files, overrides))
+        loaded = load_config(files, overrides, checks, defaults=_defaults_from_weights(files, overrides))
         return settle_precision(loaded, world)
 
     if arguments.dry_run:
@@ -79,13 +79,13 @@ def run(arguments: argparse.Namespace) -> None:
         if world.is_first:
             load_checked()  # raises these mistakes together with all others
         raise
-    from diptych.training.faults import faults_named
+    from diptych.training.faults import explain_faults
     from diptych.training.loop import train
 
     timeout_seconds = loaded.config.machine.process_group_timeout_seconds
-    with process_group(world, timeout_seconds), faults_named(loaded.config, world):
+    with process_group(world, timeout_seconds), explain_faults(loaded.config, world):
         # Rank 0 goes first and alone, since it may have to index shards that have no index.
-        train(first_decides(world, load_checked), world)
+        train(decide_on_first_rank(world, load_checked), world)
 
 
 def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
@@ -103,7 +103,7 @@ def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
     return LoadedConfig(config, {**loaded.sources, "training.precision": reason})
 
 
-def _of_initial_weights(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
+def _defaults_from_weights(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
     """The model and vocabulary that the initial weights imply; empty if a mistake prevents reading them."""
     from diptych.training.initial_weights import defaults_from_initial_weights
 
@@ -229,7 +229,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.model.interop import why_not_in_open_clips_layout
     from diptych.terminal import counted
     from diptych.training.deepspeed_config import zero_stage
-    from diptych.world import left_over
+    from diptych.world import leftover_variables
 
     config = loaded.config
     values = list(flatten(config_to_dict(config)))
@@ -259,7 +259,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     lines.append(f"memory    {memory}")
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
     notes += [too_large] if too_large else []
-    notes += [left_over()] if world.size > 1 else []
+    notes += [leftover_variables()] if world.size > 1 else []
     if why := why_not_in_open_clips_layout(config.model):
         notes.append(f"`diptych export --layout open_clip` will refuse this model: {why}")
     lines += [f"note      {note}" for note in notes if note]
