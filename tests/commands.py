@@ -1,4 +1,4 @@
-"""Real commands for tests to watch, signal and wait for."""
+"""Start real commands, which tests watch, signal and wait for."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import psutil
 from tests.warm import ADDRESS, ENVIRONMENT, ROOT, Warm, address
 
 PATIENCE_SECONDS = 120
-"""How long anything may take on a loaded machine before it counts as hung."""
+"""How long anything may take on a busy machine before it counts as hung."""
 
 
 class Command:
-    """A process that leads a session of its own; what it says goes to a file."""
+    """A process with a session of its own, whose output goes to a file."""
 
     def __init__(self, process: Warm | subprocess.Popen[bytes], output: Path):
         self.pid = process.pid
@@ -33,14 +33,14 @@ class Command:
         return self._output.read_text(encoding="utf-8") if self._output.exists() else ""
 
     def wait(self) -> int:
-        """Its exit status, negative for the signal that ended it."""
+        """Wait for the exit status, which is negative for the signal that ended the process."""
         self.wait_until(lambda: self._poll() is not None)
         status = self._poll()
         assert status is not None
         return status
 
     def wait_until(self, happened: Callable[[], Any]) -> None:
-        """Return as soon as it happened or the command has ended."""
+        """Wait until something has happened or the command has ended."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not happened() and self._poll() is None:
             if time.monotonic() > deadline:
@@ -50,7 +50,7 @@ class Command:
             time.sleep(0.003)
 
     def family(self) -> list[psutil.Process]:
-        """The process and all below it that are there now."""
+        """The process and all its living descendants."""
         try:
             process = psutil.Process(self.pid)
             return [process, *process.children(recursive=True)]
@@ -61,11 +61,11 @@ class Command:
         os.kill(self.pid, number)
 
     def signal_group(self, number: int) -> None:
-        """As a terminal does on Ctrl-C."""
+        """Send a signal to the process group, as a terminal does on Ctrl-C."""
         os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """It and all below it, at once."""
+        """Kill the process and all its descendants at once."""
         for process in self.family():
             try:
                 process.kill()
@@ -98,14 +98,14 @@ class WarmCommands:
         return Command(process, output)
 
     def start_ranks(self, size: int, *words: object) -> list[Command]:
-        """As a launcher would."""
+        """Start ranks as a launcher would."""
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
         places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
         return [self.start(*words, environment=meeting | place) for place in places]
 
 
 def start(folder: Path, *words: object, environment: dict[str, str] | None = None) -> Command:
-    """Any program, as a person would type it in the repository's root; its output in a new file of the folder."""
+    """Start any program in the repository's root, with its output in a new file of the folder."""
     programs = Path(sys.executable).parent
     output = folder / f"output_{len(list(folder.glob('output_*')))}"
     with output.open("w") as file:
@@ -147,7 +147,7 @@ def free_port() -> int:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether all of them end within a few seconds."""
+    """Whether all processes end within a few seconds."""
     _, alive = psutil.wait_procs(processes, timeout=10)
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 

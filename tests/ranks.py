@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 60
 
 
 def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(rank, *arguments)` returned on each of `size` ranks; the parent asserts.
+    """Call `function(rank, *arguments)` on each of `size` ranks and return the results, on which the parent asserts.
 
     The ranks look the function up by its name, so it must be at a module's top. They meet by file, on no port.
     """

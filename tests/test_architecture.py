@@ -1,4 +1,4 @@
-"""The rules of the tree, held by reading the imports."""
+"""The rules of the tree, checked by reading the imports."""
 
 import ast
 import re
@@ -82,7 +82,7 @@ def modules(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module the file imports, also inside functions, dotted."""
+    """The dotted name of every module that the file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -181,7 +181,7 @@ def test_nothing_is_unpickled():
 
 def test_files_are_hashed_in_one_place():
     hashing = {name for name, path in modules("diptych") if "hashlib.sha256()" in path.read_text(encoding="utf-8")}
-    # Shards are hashed while they are written, those of others while they are indexed.
+    # Shards are hashed while they are written; shards of other tools are hashed while they are indexed.
     assert hashing == {"files.py", "data/shard_writer.py", "data/foreign_shards.py"}
 
 

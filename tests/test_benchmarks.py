@@ -1,4 +1,4 @@
-"""The benchmarks' own machinery, without the peers."""
+"""The code of the benchmarks, without the libraries that they compare with."""
 
 import json
 import os

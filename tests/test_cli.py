@@ -148,9 +148,7 @@ def test_a_mistyped_option_is_one_line_with_the_way_out(words, told, capsys):
     ],
     ids=" ".join,
 )
-def test_an_address_where_a_path_has_to_be_is_refused_before_anything_is_read_or_made(
-    tmp_path, monkeypatch, capsys, words
-):
+def test_a_url_in_place_of_a_path_is_refused_before_anything_is_read_or_written(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main([word.replace("REMOTE", "s3://bucket") for word in words])
@@ -180,7 +178,7 @@ def test_mistakes_are_lines_on_stderr_and_status_2(tmp_path, capsys):
     assert all(line.startswith("diptych train: ") for line in lines)
 
 
-def test_under_torchrun_the_first_rank_says_all_mistakes_before_any_rank_ends(tmp_path):
+def test_under_torchrun_the_first_rank_prints_all_mistakes_before_any_rank_ends(tmp_path):
     config = tmp_path / "my.yaml"
     config.write_text(f"data: {{train: {tmp_path}/nothing}}\ntraning: {{}}\ntokenizer: {{vocabulary: clip}}")
     torchrun = ("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych", "train", config)
@@ -192,7 +190,7 @@ def test_under_torchrun_the_first_rank_says_all_mistakes_before_any_rank_ends(tm
     assert "exitcode  : 2" in command.said and command.said.count("Traceback") == 1, "torchrun's own"
 
 
-def test_a_mistake_of_another_rank_alone_is_told_when_nobody_ends_it(tmp_path, capsys, monkeypatch):
+def test_a_mistake_of_another_rank_alone_is_printed_by_that_rank(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command_line, "PATIENCE_SECONDS", 0.0)
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
@@ -203,7 +201,7 @@ def test_a_mistake_of_another_rank_alone_is_told_when_nobody_ends_it(tmp_path, c
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
-def test_a_verb_whose_reader_is_gone_ends_as_other_tools_do(words, monkeypatch):
+def test_a_verb_whose_output_nobody_reads_any_more_ends_as_other_tools_do(words, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     reader, writer = os.pipe()
     os.close(reader)
@@ -235,7 +233,7 @@ def test_all_keys_are_printed_for_a_file_to_start_from(capsys, tmp_path):
         main(["train", "--keys"])
     assert caught.value.code == 0
     page = capsys.readouterr().out
-    assert "  learning_rate: 0.0005  # number" in page.splitlines() and "\n# Where all of the run is kept" in page
+    assert "  learning_rate: 0.0005  # number" in page.splitlines() and "\n# The directory of the run" in page
 
 
 def test_the_tag_of_pretrained_weights_is_refused_unless_weights_are_named(tmp_path):
@@ -248,12 +246,12 @@ def test_the_tag_of_pretrained_weights_is_refused_unless_weights_are_named(tmp_p
     refuse_pretrained_tag(load_config([file], [name, "model.initial_weights=folder"]).config)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
-    refuse_pretrained_tag(tagged)  # it did start at random, and is not told so again
+    refuse_pretrained_tag(tagged)  # the run has started from random weights, and is not refused again
 
 
 @pytest.mark.parametrize("words", [[], ["--dry-run"]])
 @pytest.mark.parametrize("place", ["file", "file/run", "/proc/nope/run"])
-def test_a_run_directory_that_cannot_be_written_is_known_before_anything_is_done(words, place, tmp_path, capsys):
+def test_a_run_directory_that_cannot_be_written_is_reported_before_anything_is_done(words, place, tmp_path, capsys):
     (tmp_path / "file").touch()
     file = tmp_path / "my.yaml"
     file.write_text("data: {train: nothing}\ntraining: {total_samples: 1000, global_batch_size: 10}")
@@ -267,7 +265,7 @@ def test_a_run_directory_that_cannot_be_written_is_known_before_anything_is_done
 
 
 @pytest.mark.parametrize("words", [["vocab", "captions.txt", "--output", "/proc/v.json"], ["export", "run", "/proc/o"]])
-def test_an_output_that_cannot_be_written_is_known_before_anything_is_read(words, tmp_path, capsys, monkeypatch):
+def test_an_output_that_cannot_be_written_is_reported_before_anything_is_read(words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main(words)
@@ -275,7 +273,7 @@ def test_an_output_that_cannot_be_written_is_known_before_anything_is_read(words
     assert caught.value.code == 2 and "/proc/" in line and "cannot be written: " in line
 
 
-def test_where_windows_is_the_system_one_line_says_where_to_go():
+def test_on_windows_one_line_says_where_to_go():
     code = "import sys; sys.platform = 'win32'; import {}.cli"
     for package in ("diptych", "diptych_shards"):
         done = subprocess.run([sys.executable, "-c", code.format(package)], capture_output=True, text=True)
@@ -283,6 +281,6 @@ def test_where_windows_is_the_system_one_line_says_where_to_go():
         assert done.returncode == 1 and "WSL" in line
 
 
-def test_one_of_a_kind_is_not_several():
+def test_one_of_a_kind_is_written_in_the_singular():
     counts = [counted(number, noun) for number, noun in ((1, "class"), (2, "class"), (1_000, "query"), (3, "key"))]
     assert counts == ["1 class", "2 classes", "1,000 queries", "3 keys"]

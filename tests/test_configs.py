@@ -1,4 +1,4 @@
-"""Every recipe loads, and comes to what its paper says."""
+"""Every recipe loads, and has the sizes that its paper gives."""
 
 import io
 import os
@@ -50,7 +50,7 @@ def test_a_dry_run_has_its_sources_in_one_column(shards, tmp_path, capsys):
     assert len(starts) == 1
 
 
-def test_what_may_not_be_read_is_told_as_that(shards, tmp_path):
+def test_a_file_that_may_not_be_read_is_reported_as_such(shards, tmp_path):
     """By the system's permissions, which root has to give up for it."""
     vocabulary, run, tar = tmp_path / "vocabulary.json", tmp_path / "run", next(shards.glob("*.tar"))
     train_vocabulary(["a black square"], 520).save(vocabulary)
@@ -86,7 +86,7 @@ def test_the_demos_recipe_can_be_run(shards, tmp_path, capsys):
     assert "M parameters, fp32" in said
 
 
-def test_a_dry_run_says_where_the_number_of_ranks_would_show(shards, tmp_path, capsys, monkeypatch):
+def test_a_dry_run_says_if_results_depend_on_the_number_of_ranks(shards, tmp_path, capsys, monkeypatch):
     train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
     words = (f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
     assert "batch normalisation" not in dry_run(capsys, "demo", *words)
@@ -94,14 +94,14 @@ def test_a_dry_run_says_where_the_number_of_ranks_would_show(shards, tmp_path, c
     assert "results will differ from those on another number of ranks" in dry_run(capsys, "demo", *words)
 
 
-def test_shards_without_samples_are_refused_before_anything_is_begun(shards, tmp_path, capsys):
+def test_shards_without_samples_are_refused_before_anything_starts(shards, tmp_path, capsys):
     train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
     with pytest.raises(SystemExit, match="2"):
         dry_run(capsys, "demo", "data.train=[]", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
     assert "data.train: the shards contain no samples" in capsys.readouterr().err
 
 
-def test_what_stands_in_a_runs_way_is_named_by_its_key(shards, tmp_path, capsys):
+def test_whatever_prevents_a_run_is_named_by_its_key(shards, tmp_path, capsys):
     words = (f"data.train={tmp_path / 'nosuch'}", "tokenizer.vocabulary=nosuch.json", "model.image.name=nosuch")
     with pytest.raises(SystemExit, match="2"):
         dry_run(capsys, "demo", *words)
@@ -125,7 +125,7 @@ def test_a_missing_folder_of_initial_weights_is_one_line(shards, tmp_path, capsy
     ]
 
 
-def test_the_table_of_recipes_tells_what_is_in_the_files():
+def test_the_table_of_recipes_agrees_with_the_files():
     table = (CONFIGS / "README.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| `(\w+)\.yaml` (\|.*)$", table, re.MULTILINE))
     assert told.keys() == {path.stem for path in CONFIGS.glob("*.yaml")}

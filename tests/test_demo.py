@@ -1,4 +1,4 @@
-"""The demo in a folder where one has been."""
+"""The demo in a folder with an earlier demo."""
 
 import sys
 from pathlib import Path
@@ -24,12 +24,12 @@ def test_a_demo_of_another_seed_is_one_line_and_touches_nothing(tmp_path, capsys
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_the_recipe_is_there_without_the_tree(tmp_path, monkeypatch):
+def test_the_recipe_is_found_without_the_source_tree(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config().read_bytes() == (Path(__file__).parents[1] / "configs" / "demo.yaml").read_bytes()
 
 
-def test_the_end_says_how_to_have_the_commands_where_they_are_not_on_the_path(monkeypatch):
+def test_the_last_lines_say_how_to_put_the_commands_on_the_path(monkeypatch):
     programs = Path(sys.executable).parent
     monkeypatch.setenv("PATH", "/nowhere")
     assert str(programs) in how_to_activate()

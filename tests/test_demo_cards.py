@@ -65,7 +65,7 @@ def test_training_shows_every_combination_that_is_not_held_out():
     assert shown == dict.fromkeys(set(combinations()) - set(held_out_combinations(5)), 3)
 
 
-def test_each_training_picture_has_its_caption_beside_it(drawn):
+def test_each_training_picture_has_its_caption_next_to_it(drawn):
     folder, summary = drawn
     for name, count in (("train", summary.train), ("retrieval", summary.retrieval)):
         pictures = sorted(path.stem for path in (folder / name).glob("*.png"))
@@ -89,7 +89,7 @@ def test_evaluation_folders_are_named_as_the_classes_are(drawn):
     assert (summary.seen, summary.unseen) == (312, 208)
 
 
-def test_training_labels_are_the_classes_that_the_captions_tell_of(drawn):
+def test_training_labels_are_the_classes_that_the_captions_describe(drawn):
     folder, summary = drawn
     with open(folder / "train_labels.csv", encoding="utf-8", newline="") as table:
         labels = {row["path"]: row["label"] for row in csv.DictReader(table)}
@@ -134,7 +134,7 @@ def test_drawing_again_gives_equal_bytes_and_leaves_no_card_of_another_seed(draw
     assert files_of(again) == files_of(folder)
 
 
-def test_what_is_drawn_whole_is_not_drawn_again(tmp_path):
+def test_a_complete_drawing_is_not_repeated(tmp_path):
     few = dict.fromkeys(FEW, 1)
     summary = draw_cards(tmp_path, seed=5, processes=1, picture_size=16, **few)
     (card, lost, *_) = sorted((tmp_path / "train").glob("*.png"))
@@ -154,7 +154,7 @@ def test_a_card_shows_all_of_its_noun_on_its_own_colour():
         inked = 1 - counts.max() / len(pixels)
         assert pixels.shape == (48 * 48, 3)
         assert inked > 0.03, combination
-        if inked < 0.5:  # else a noun of one colour, a big book, may cover more than the background
+        if inked < 0.5:  # otherwise a large noun of one colour, such as a book, may cover more than the background
             assert abs(background - COLOURS[combination.colour]).max() <= COLOUR_JITTER, combination
 
 

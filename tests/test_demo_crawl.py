@@ -1,4 +1,4 @@
-"""The demo's web site: what stands on it is what a crawl brings home, and nothing else becomes a sample."""
+"""The demo's web site: a crawl finds every card on it, and nothing else becomes a sample."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_card_of_the_site_becomes_a_sample_and_nothing_else(cards, tmp_pat
         run("curate", pairs, kept)
         run(*("build", kept, shards, "--allow-network=127.0.0.1/32", "--per-host=16", "--resize-mode=no"),
             *("--encode-format=png", "--skip-reencode"))  # fmt: skip
-    assert 40 < num_pages < 40 + len(captions) // 100 + MAX_CLICKS + 5  # the calendar has an end for us
+    assert 40 < num_pages < 40 + len(captions) // 100 + MAX_CLICKS + 5  # the crawl of the calendar ends
 
     index = open_index(shards)
     stored = Counter()
@@ -79,17 +79,17 @@ def test_a_picture_with_two_captions_is_two_pairs_at_every_stage_of_the_funnel(t
     ]
 
 
-def test_an_address_is_remembered_while_it_can_be(cards, tmp_path):
+def test_an_address_is_used_again_if_its_port_is_free(cards, tmp_path):
     site, memory, made = DemoSite(cards, 3), tmp_path / "port.txt", tmp_path / "pairs"
     with serve_at_remembered_port(site, memory, [made]) as first:
         made.mkdir()
     with serve_at_remembered_port(site, memory, [made]) as again:
         assert again == first and made.exists()
-        with serve_at_remembered_port(site, memory, [made]) as elsewhere:  # the port is taken
+        with serve_at_remembered_port(site, memory, [made]) as elsewhere:  # another program uses the port
             assert elsewhere != first and not made.exists()
 
 
-def test_the_site_says_what_is_not_there(cards):
+def test_the_site_answers_404_for_what_does_not_exist(cards):
     with serve(DemoSite(cards, 3)) as address:
         for path in ("nowhere.html", "cards/99999.png", "cards/00000_missing.png"):
             with pytest.raises(HTTPError, match="404") as caught:

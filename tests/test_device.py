@@ -1,4 +1,4 @@
-"""Processes of their own: what is asked for must be there before torch looks."""
+"""Which device is used; each test runs a process, since torch reads the environment when it starts."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_with_torchs_reason(bare):
 
 @has_no_gpu
 @pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
-def test_a_gpu_that_is_hidden_on_purpose_is_none(bare, monkeypatch, hidden):
+def test_a_gpu_that_is_hidden_on_purpose_does_not_count(bare, monkeypatch, hidden):
     (bare / "nvidia0").touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     refuse_unusable_gpu()
@@ -49,7 +49,7 @@ def test_a_gpu_that_is_hidden_on_purpose_is_none(bare, monkeypatch, hidden):
 @pytest.mark.parametrize(
     ("asked_for", "refused"), [("all", True), ("0", True), ("void", False), ("none", False), ("", False)]
 )
-def test_a_container_is_known_by_the_gpus_it_was_started_for(bare, monkeypatch, asked_for, refused):
+def test_a_container_that_was_started_with_gpus_counts_as_having_them(bare, monkeypatch, asked_for, refused):
     monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", asked_for)
     assert bool(unusable_gpu()) == refused
 

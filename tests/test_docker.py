@@ -1,4 +1,4 @@
-"""What can be held of the Dockerfile where there is nothing to build it with."""
+"""What can be checked of the Dockerfile without building it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(INSTRUCTION, its words) in order; comments and line ends are gone."""
+    """(INSTRUCTION, its words) in order, without comments and line continuations."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(name, words) for name, _, words in (line.partition(" ") for line in lines)]
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """Stage → its own instructions, those of the stages below it first."""
+    """Stage → its instructions, after those of the stages that it is built on."""
     found: dict[str, list[tuple[str, str]]] = {}
     name = ""
     for instruction, words in instructions():

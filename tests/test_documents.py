@@ -15,12 +15,12 @@ from diptych.yaml_documents import parse_yaml
         ('[{"a": {"b": 1}},\n{"b": 2,\n"a": {"b": 2},\n"b": 1}]', 4, "b"),
     ],
 )
-def test_a_key_twice_in_json_is_refused_with_its_line(text, line, key):
+def test_a_repeated_key_in_json_is_refused_with_its_line(text, line, key):
     with pytest.raises(json.JSONDecodeError, match=f"the key '{key}' appears twice.*: line {line} column"):
         parse_json(text)
 
 
-def test_json_without_repeats_is_read_as_ever():
+def test_json_without_repeats_is_read_as_usual():
     text = '{"a": {"a": [1, NaN, {"a": "\\ud83d\\ude00"}]}, "b": {}}'
     assert repr(parse_json(text)) == repr(json.loads(text))
     assert parse_json(text, lambda name: name)["a"]["a"][1] == "NaN"
@@ -36,13 +36,13 @@ def test_json_without_repeats_is_read_as_ever():
         ("- {}\n- a:\n    - b: 1\n      b: 2\n", 4, "b"),
     ],
 )
-def test_a_key_twice_in_yaml_is_refused_with_its_line(text, line, key):
+def test_a_repeated_key_in_yaml_is_refused_with_its_line(text, line, key):
     with pytest.raises(yaml.YAMLError, match=f"the key '{key}' appears twice") as caught:
         parse_yaml(text)
     assert caught.value.problem_mark.line + 1 == line
 
 
-def test_yaml_without_repeats_is_read_as_ever():
+def test_yaml_without_repeats_is_read_as_usual():
     text = "base: &base {a: 1, b: 2}\nmore: {<<: *base, a: 3}\n1: x\n'1': y\n"
     assert parse_yaml(text) == yaml.safe_load(text)
     assert parse_yaml("") is None
@@ -51,7 +51,7 @@ def test_yaml_without_repeats_is_read_as_ever():
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5_000 + "}"], ids=["levels", "digits"])
-def test_json_that_python_cannot_hold_is_refused_as_no_json(text):
+def test_json_that_python_cannot_represent_is_refused(text):
     with pytest.raises(json.JSONDecodeError, match="too many levels|digits"):
         parse_json(text)
 
@@ -59,6 +59,6 @@ def test_json_that_python_cannot_hold_is_refused_as_no_json(text):
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "a: " + "9" * 5_000, "a: 2024-13-45", "!!int x"], ids=["levels", "digits", "date", "tag"]
 )
-def test_yaml_that_python_cannot_hold_is_refused_as_no_yaml(text):
+def test_yaml_that_python_cannot_represent_is_refused(text):
     with pytest.raises(yaml.YAMLError):
         parse_yaml(text)

@@ -1,4 +1,4 @@
-"""A model folder is whole by itself, and what is damaged is refused in one line."""
+"""A model folder is complete by itself, and a damaged one is refused in one line."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def folder(tmp_path):
 
 
 def save_checkpoint(run_dir, step, seed=0, ema_seed=None):
-    """A checkpoint as far as its reader looks: the model folders, and the hash of each of their files."""
+    """A checkpoint with the parts that its reader needs: the model folders, and a manifest with their hashes."""
     checkpoint = run_dir / "checkpoints" / f"step_{step:08d}"
     files = {}
     for part, each in {"model": seed, "ema": ema_seed}.items():
@@ -64,7 +64,7 @@ def save_checkpoint(run_dir, step, seed=0, ema_seed=None):
             weights = dual_encoder(model_config(), each).state_dict()
             save_model_folder(checkpoint / part, weights, model_config(), TOKENIZER)
             files |= {f"{part}/{name}": describe(checkpoint / part / name) for name in FILES}
-    (checkpoint / "config.json").write_text("{}")  # the run's; its name is that of a model's
+    (checkpoint / "config.json").write_text("{}")  # the run's config, which has the same name as a model's
     (checkpoint / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}))
     return checkpoint
 
@@ -107,7 +107,7 @@ EXIF_TURNED[0x0112] = 6
 
 
 def with_alpha(mode):
-    """Transparent above, with black underneath, as most tools write it."""
+    """A picture whose upper part is transparent, with black below, as most tools write it."""
     pixels = np.array(picture().convert("RGBA"))
     pixels[:20] = 0
     return Image.fromarray(pixels).convert(mode)
@@ -212,7 +212,7 @@ def test_arrays_of_one_three_and_four_channels_are_pictures():
         ("no/such/file.png", FileNotFoundError, "no/such/file.png"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_clear_line(folder, value, error, complaint):
+def test_something_other_than_a_picture_is_refused_in_one_clear_line(folder, value, error, complaint):
     with pytest.raises(error, match=complaint) as refusal:
         diptych.load(folder, device="cpu").embed_pictures(value)
     assert "\n" not in str(refusal.value)
@@ -238,7 +238,7 @@ def test_one_text_or_picture_gives_one_row_and_any_iterable_many(folder, tmp_pat
 
 
 @pytest.mark.parametrize("value", [None, 5, b"a cat", ["a cat", None], [["a cat"]], {"a cat"}, [b"a cat"]])
-def test_what_is_no_text_is_refused(folder, value):
+def test_something_other_than_a_text_is_refused(folder, value):
     with pytest.raises(TypeError, match="got .*; expected"):
         diptych.load(folder, device="cpu").embed_texts(value)
 
@@ -266,7 +266,7 @@ def test_images_of_another_type_or_size_are_refused(folder, images, error, compl
         diptych.load(folder, device="cpu").embed_images(images)
 
 
-def test_batches_change_nothing_and_nothing_gives_no_rows(folder):
+def test_batch_size_changes_nothing_and_no_input_gives_no_rows(folder):
     encoder = diptych.load(folder, device="cpu")
     texts = [f"a cat {number}" for number in range(7)]
     together, apart = encoder.embed_texts(texts), encoder.embed_texts(texts, batch_size=3)
@@ -278,7 +278,7 @@ def test_batches_change_nothing_and_nothing_gives_no_rows(folder):
     assert encoder.embed_texts([]).shape == encoder.embed_pictures([]).shape == (0, 16)
 
 
-def test_the_folder_says_nothing_of_where_the_run_started(tmp_path):
+def test_the_folder_does_not_record_where_the_run_started(tmp_path):
     config = model_config(initial_weights="/home/someone/secret")
     save_model_folder(tmp_path, dual_encoder(config).state_dict(), config, TOKENIZER)
     assert "secret" not in (tmp_path / CONFIG_FILE).read_text()
@@ -304,7 +304,7 @@ def test_one_checkpoint_of_a_run_can_be_named(tmp_path):
         diptych.load(older)
 
 
-def test_averaged_weights_are_loaded_where_they_are_asked_for(tmp_path):
+def test_averaged_weights_are_loaded_on_request(tmp_path):
     run = tmp_path / "run"
     older, newer = (save_checkpoint(run, step, seed=step, ema_seed=10 * step) for step in (1, 2))
     starts = {(path, ema): diptych.load(path, "cpu", ema=ema) for path in (run, older) for ema in (False, True)}
@@ -316,7 +316,7 @@ def test_averaged_weights_are_loaded_where_they_are_asked_for(tmp_path):
     assert model_folder(run, ema=True) == older / "ema" and model_folder(run) == newer / "model"
 
 
-def test_averaged_weights_that_are_not_there_are_refused(tmp_path, folder):
+def test_missing_averaged_weights_are_reported(tmp_path, folder):
     checkpoint = save_checkpoint(tmp_path / "run", 1)
     for path in (tmp_path / "run", checkpoint):
         with pytest.raises(ValueError, match="no averaged weights .EMA.: its run was trained without training.ema_dec"):
@@ -336,7 +336,7 @@ def test_a_checkpoint_with_a_changed_byte_gives_way_to_the_one_before(tmp_path, 
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
-def test_a_folder_of_transformers_is_told_from_ours(tmp_path, weights):
+def test_a_folder_of_transformers_is_recognised(tmp_path, weights):
     (tmp_path / CONFIG_FILE).write_text(json.dumps({"architectures": ["CLIPModel"], "model_type": "clip"}))
     (tmp_path / weights).touch()
     with pytest.raises(ValueError, match=r"Hugging Face's transformers \(clip\).* in open_clip's layout"):
@@ -434,7 +434,7 @@ def test_an_export_overwrites_nothing(tmp_path, folder, capsys):
     assert (tmp_path / "out" / "precious").read_text() == "mine"
 
 
-def test_an_export_that_cannot_be_leaves_nothing(tmp_path, capsys):
+def test_an_export_that_fails_leaves_nothing(tmp_path, capsys):
     config = model_config()
     text = TextTowerConfig(context_length=10, width=32, heads=2, layers=1, activation="gelu")
     config = ModelConfig(embed_dim=16, image=config.image, text=text)
@@ -458,5 +458,5 @@ def test_importing_diptych_loads_neither_torch_nor_webdataset():
     assert subprocess.run([sys.executable, "-c", source], env=environment).returncode == 0
 
 
-def test_an_unknown_name_of_the_package_is_no_attribute():
+def test_an_unknown_name_of_the_package_raises_attribute_error():
     assert not hasattr(diptych, "nothing")

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all; a path is one of this machine or refused; one process works in a folder."""
+"""Files are written completely or not at all, foreign paths are refused, and one process works in a folder."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ def test_a_writer_that_outlives_its_run_does_not_spoil_the_file_of_the_next(tmp_
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_what_is_not_finished_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path, error):
+def test_an_unfinished_write_leaves_the_file_as_it_was_and_nothing_else(tmp_path, error):
     path = tmp_path / "model.npz"
     path.write_text("before")
     with pytest.raises(type(error)), committed(path) as partial:
@@ -36,14 +36,14 @@ def test_what_is_not_finished_leaves_the_file_as_it_was_and_nothing_beside_it(tm
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_cannot_be_made_is_told_with_a_way_out(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported_with_a_way_out(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/out cannot be made: Not a directory; name another folder$"):
         with locked(tmp_path / "file" / "out", "build"):
             pass
 
 
-def test_a_disk_without_room_is_named_by_the_file_that_was_written(tmp_path):
+def test_the_error_of_a_full_disk_names_the_file_that_was_written(tmp_path):
     with pytest.raises(OSError, match="No space") as caught, committed(tmp_path / "model.npz"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "model.npz")
@@ -84,7 +84,7 @@ def test_a_path_is_what_a_shell_or_a_browser_makes_of_it(text, meant, monkeypatc
         ("a\0b", "name a file or a folder"),
     ],
 )
-def test_what_is_no_path_of_this_machine_is_refused_with_a_way_out(text, way_out):
+def test_a_path_that_is_not_on_this_machine_is_refused_with_a_way_out(text, way_out):
     with pytest.raises(UserError, match="(?s)^(?!.*\n)") as caught:
         local_path(text)
     assert way_out in str(caught.value)
@@ -122,7 +122,7 @@ def test_a_folder_is_locked_until_its_holder_ends_however_it_ends(tmp_path, is_k
     assert (tmp_path / "out" / "lock").read_bytes() == b""
 
 
-def test_a_lock_that_is_refused_in_its_own_process_is_not_given_up(tmp_path):
+def test_a_lock_that_is_refused_in_its_own_process_is_kept(tmp_path):
     with locked(tmp_path, "pack"):
         with pytest.raises(LockedError), locked(tmp_path, "pack"):
             pass
@@ -130,7 +130,7 @@ def test_a_lock_that_is_refused_in_its_own_process_is_not_given_up(tmp_path):
         assert "LockedError: another pack is at work" in other.stderr
 
 
-def test_a_folder_that_its_holder_removes_is_locked_anew_by_whoever_waits_for_it(tmp_path, monkeypatch):
+def test_a_folder_that_its_holder_removes_is_locked_by_the_next_in_line(tmp_path, monkeypatch):
     folder, lockf = tmp_path / "out.counts", fcntl.lockf
 
     def removed_before(descriptor, how):

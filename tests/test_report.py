@@ -29,7 +29,7 @@ HOSTILE = (
 
 
 class Page(HTMLParser):
-    """Elements and attributes as a browser's parser finds them, and the text between them."""
+    """Collects elements and attributes as a browser's parser finds them, and the text between them."""
 
     def __init__(self, html):
         super().__init__()
@@ -186,7 +186,7 @@ def test_facts_of_the_training_are_those_that_the_record_has():
     assert dict(training_facts([{**last, "teraflops_per_rank": 0.5}]))["teraFLOPs a second and rank"] == "0.5"
 
 
-def test_class_names_that_are_combinations_are_taken_apart():
+def test_class_names_that_are_combinations_are_split():
     nouns, colours = ["crab", "apple", "ice cream"], ["red", "orange"]
     names = [f"{'an' if n[0] in 'aeiou' else 'a'} {n} on {'an' if c[0] == 'o' else 'a'} {c} background"
              for n in nouns for c in colours]  # fmt: skip
@@ -234,7 +234,7 @@ def test_ticks_are_round_and_inside():
         "12.8B", "51.2k", "1k", "0.0015", "1e-05", "0"]  # fmt: skip
 
 
-def test_ticks_that_are_near_each_other_are_told_apart():
+def test_ticks_that_are_near_each_other_have_different_labels():
     for low, high in ((14.13, 14.25), (1_000_000, 1_000_400), (1e-5, 1.0001e-5), (0, 1)):
         chart = line_chart("Logit scale", {"scale": [(0, low), (1, high)]})
         for labels in ([label for _, label in chart.y_ticks], [label for _, label in chart.x_ticks]):
@@ -285,7 +285,7 @@ def test_the_page_begins_with_pictures_their_names_and_a_sentence(tmp_path):
     assert head.count("<img") == 2 and "is <bdi>dog</bdi>" in head
 
 
-def test_one_of_anything_is_written_as_one(tmp_path):
+def test_one_of_anything_is_written_in_the_singular(tmp_path):
     result = zero_shot([f"{noun} on {colour}" for noun in ("crab", "bee") for colour in ("red", "grey")], [[0, 1, 1]])
     evaluation = {
         "zero_shot": {"x": {**result, "pictures": 1}},

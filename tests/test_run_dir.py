@@ -46,12 +46,12 @@ def test_the_directory_says_what_was_run_and_with_what(loaded):
     assert "torch==" in (run.path / "environment.txt").read_text()
 
 
-def test_an_equal_run_goes_on_and_may_be_carried_out_otherwise(loaded):
+def test_an_equal_run_resumes_even_if_it_is_executed_differently(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())
     otherwise = loaded("machine.loader_workers=0", "tracking.wandb=off", "checkpoint.keep=5", "data.train=moved")
     run.prepare(otherwise)
-    assert run.read_config() == loaded().config  # until it is sure that nothing stands in the way
+    assert run.read_config() == loaded().config  # until all checks have passed
     run.record_start(otherwise.config)
     assert run.read_config() == otherwise.config
 
@@ -71,7 +71,7 @@ def test_another_run_is_refused_naming_every_differing_key(loaded):
     assert run.config_file.read_bytes() == before
 
 
-def test_the_precision_of_auto_is_recorded_and_stays_where_the_run_goes_on_elsewhere(loaded):
+def test_the_precision_of_auto_is_recorded_and_kept_when_the_run_resumes_elsewhere(loaded):
     run, world = RunDir(Path(loaded().config.run_dir)), World(device=torch.device("cpu"))
     assert loaded().config.training.precision == "auto"
     settled = settle_precision(loaded(), world)

@@ -56,11 +56,11 @@ def test_the_first_host_of_slurms_list(nodes, first):
     [
         {"RANK": "0", "WORLD_SIZE": "2"},  # torchrun, started by srun
         {"SLURM_NTASKS": "1"},
-        {"SLURM_PROCID": ""},  # a shell of salloc
+        {"SLURM_PROCID": ""},  # a shell started by salloc
         {"SLURM_STEP_ID": None, "ENVIRONMENT": "BATCH"},  # the batch script itself
     ],
 )
-def test_where_a_launcher_did_or_there_is_no_step_slurm_says_nothing(change):
+def test_under_a_launcher_or_outside_of_a_step_slurms_variables_are_ignored(change):
     environment = {name: value for name, value in {**STEP, **change}.items() if value is not None}
     assert launcher_variables(environment) == {}
 
@@ -80,7 +80,7 @@ def test_a_rank_of_slurm_takes_its_own_gpu_or_the_only_one_it_sees(monkeypatch, 
     assert read_world().num_sharing_cpus == 1, "its CPUs are its own"
 
 
-def test_two_ranks_that_claim_one_gpu_are_told_apart():
+def test_of_two_ranks_that_claim_one_gpu_the_first_is_known():
     store = torch.distributed.HashStore()
     assert first_to_claim(store, "host GPU-1", 0) == 0
     assert first_to_claim(store, "host GPU-2", 1) == 1

@@ -11,12 +11,12 @@ def test_tensors_have_the_hashes_that_arrays_have():
     assert hashes(torch.from_numpy(values)).numpy().view(np.uint64).tolist() == order.hashes(values).tolist()
 
 
-def test_captions_are_one_where_the_text_tower_cannot_tell_them_apart():
+def test_captions_with_equal_tokens_have_the_same_identity():
     captions = ["a red fox", "A&nbsp;Red fox", "A  Red fox\n", "a red dog", "red a fox", "a red fox fox", "a red"]
     tokens, _ = train_vocabulary(captions, 520)(captions, 12)
     identities = caption_identities(torch.from_numpy(tokens))
     assert identities.dtype == torch.int64
     assert [int((identities == each).nonzero()[0]) for each in identities] == [0, 0, 0, 3, 4, 5, 6]
-    # What a caption is called depends on nothing else, so that ranks agree about it.
+    # The identity depends only on the tokens, so that all ranks agree about it.
     assert torch.equal(caption_identities(torch.from_numpy(tokens[2:4])), identities[2:4])
     assert identities[0] == 1101037442453625923

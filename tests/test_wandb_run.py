@@ -1,4 +1,4 @@
-"""Which wandb run is opened, and whether anything is sent: real wandb, and a server on this machine that counts."""
+"""Which wandb run is opened, and what is sent: real wandb, and a server on this machine that counts requests."""
 
 import http.server
 import json
@@ -22,7 +22,7 @@ PAGE = b"<!DOCTYPE html><html><body>not here\n" + b"<p>go away</p>\n" * 100
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A server that wandb is sent to with a key, and that answers every request with a page and error 404."""
+    """A server for which wandb has a key, and which answers every request with a page and error 404."""
     asked = []
 
     class Refusing(http.server.BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ def tracked(folder, samples_seen=0, **tracking):
 
 
 def records(folder):
-    """Of all offline runs below: kind → its records."""
+    """Kind → its records, of all offline runs below a folder."""
     found = {}
     for file in sorted(folder.glob("**/offline-run-*/run-*.wandb")):
         for record in wandb_records(file):
@@ -112,7 +112,7 @@ def test_a_key_for_another_server_is_no_key_for_this_one(tmp_path, server, monke
     ],
     ids=str,
 )
-def test_nothing_is_asked_of_the_server_where_wandb_is_disabled_offline_or_has_no_key(
+def test_no_request_is_sent_if_wandb_is_disabled_offline_or_has_no_key(
     tmp_path, server, monkeypatch, environment, leaves_a_run
 ):
     for name, value in environment.items():
@@ -217,7 +217,7 @@ def test_results_of_an_evaluation_go_into_the_run_of_the_training(tmp_path, serv
     monkeypatch.setenv("WANDB_RUN_ID", "chosen1")
     tracked(tmp_path / "run")
     monkeypatch.delenv("WANDB_RUN_ID")
-    monkeypatch.delenv("WANDB_MODE")  # what was tracked offline is not sent by an evaluation either
+    monkeypatch.delenv("WANDB_MODE")  # an evaluation does not send a run that was tracked offline
     capsys.readouterr()
     log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
     assert {run.run_id for run in records(tmp_path)["run"]} == {"chosen1"}

@@ -19,7 +19,7 @@ WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_POR
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Sets the launcher's variables, and no others of them."""
+    """Sets the given variables of a launcher, and removes all others."""
 
     def launched(**variables):
         for name in (*MEETING, "LOCAL_RANK"):
@@ -34,7 +34,7 @@ def test_ranks_share_the_global_batch_in_contiguous_slices():
     assert [World(rank=rank, size=3).rows(12) for rank in range(3)] == [(0, 4), (4, 8), (8, 12)]
 
 
-def test_ranks_take_as_many_rows_or_one_more_where_their_number_does_not_divide_the_batch():
+def test_ranks_take_equally_many_rows_or_one_more_if_their_number_does_not_divide_the_batch():
     assert [World(rank=rank, size=3).rows(10) for rank in range(3)] == [(0, 4), (4, 7), (7, 10)]
     assert World(rank=2, size=3).rows(3) == (2, 3)
 
@@ -79,7 +79,7 @@ def test_a_world_that_is_larger_than_its_part_here_spans_machines(launched, monk
 @pytest.mark.parametrize(
     "left", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}, {"MASTER_ADDR": "head"}, {"WORLD_SIZE": ""}]
 )
-def test_a_process_is_alone_where_the_environment_names_no_other(launched, left):
+def test_a_process_is_alone_if_the_environment_names_no_other(launched, left):
     launched(**left)
     assert (read_world().rank, read_world().size) == (0, 1)
 
@@ -97,7 +97,7 @@ def test_a_process_is_alone_where_the_environment_names_no_other(launched, left)
         ({**WHOLE, "RANK": "-1"}, "RANK='-1'; expected a whole number"),
     ],
 )
-def test_an_environment_that_names_others_who_cannot_be_met_is_refused(launched, left, told):
+def test_an_environment_with_ranks_that_cannot_be_met_is_refused(launched, left, told):
     launched(**left)
     with pytest.raises(UserError, match=told), process_group(read_world(), timeout_seconds=1):
         pass
@@ -113,7 +113,7 @@ def test_a_rank_that_nobody_joins_says_where_it_waited(launched):
 
 
 @pytest.mark.parametrize("name", ["gpu", "foo", "0", "cuda:77", "meta", "cpu:x", ""])
-def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
+def test_a_missing_device_is_named_with_those_that_exist(name):
     with pytest.raises(ValueError, match=f"device '{name}' cannot be used .*; this machine has cpu"):
         choose_device(name)
 
@@ -122,13 +122,13 @@ def test_without_a_name_there_is_always_a_device():
     assert choose_device().type in ("cpu", "cuda") and choose_device("cpu").type == "cpu"
 
 
-def test_a_tensor_that_finds_no_room_is_one_line_with_the_way_out():
+def test_full_memory_is_one_line_with_the_way_out():
     with pytest.raises(OneRankError, match="^out of memory on cpu: take less$"):
         with explain_full_memory(torch.device("cpu"), "take less"):
             torch.empty(2**46)
 
 
-def test_other_errors_of_torch_are_bugs_still():
+def test_other_errors_of_torch_remain_bugs():
     with pytest.raises(RuntimeError, match="shape"), explain_full_memory(torch.device("cpu"), "take less"):
         torch.ones(2).reshape(3)
 

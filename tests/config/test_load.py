@@ -53,7 +53,7 @@ def test_a_config_is_frozen_and_survives_yaml(write):
     assert load_config([write(dump_config(config), "again.yaml")]).config == config
 
 
-def test_an_empty_mapping_empties_what_was_set_before(write):
+def test_an_empty_mapping_removes_what_was_set_before(write):
     base = write(MINIMAL + "model: {image: {overrides: {depth: 3}}}", "base.yaml")
     mine = write("model: {image: {overrides: {}}}", "mine.yaml")
     assert load_config([base, mine]).config.model.image.overrides == {}
@@ -74,7 +74,7 @@ def test_off_means_off(write):
     assert load_config([write(MINIMAL + "tracking: {wandb: off}")]).config.tracking.wandb == "off"
 
 
-def test_all_mistakes_are_named_at_once_with_who_made_them(write):
+def test_all_mistakes_are_named_at_once_with_their_origins(write):
     path = write(
         "data: {trian: shards, augmentation: flip}\n"
         "training: {total_samples: many, global_batch_size: 12.5, precision: fp16}\n"
@@ -100,7 +100,7 @@ def test_all_mistakes_are_named_at_once_with_who_made_them(write):
         assert sum(line.startswith(start) for line in said) == 1, start
 
 
-def test_a_mistake_in_a_mapping_is_laid_at_the_door_of_all_who_set_something_in_it(write):
+def test_a_mistake_in_a_mapping_names_all_places_that_set_something_in_it(write):
     def check(config):
         yield "model.image", "model.image cannot be built"
         yield "model.text", "model.text cannot be built"
@@ -110,7 +110,7 @@ def test_a_mistake_in_a_mapping_is_laid_at_the_door_of_all_who_set_something_in_
     assert said == [f"{base} and command line: model.image cannot be built", "model.text cannot be built"]
 
 
-def test_a_mistake_is_told_once(write):
+def test_a_mistake_is_reported_once(write):
     def check(config):
         yield "model", "model: the text tower cannot be built"
         yield "data.train", "no such folder"
@@ -203,7 +203,7 @@ def test_an_impossible_value_is_refused(write, override, complaint):
         ("", "data is not set"),
     ],
 )
-def test_a_file_that_is_no_config_is_refused(write, text, complaint):
+def test_a_file_that_is_not_a_config_is_refused(write, text, complaint):
     assert complaint in mistakes([write(text)])[0]
 
 
@@ -211,7 +211,7 @@ def test_a_missing_file_is_refused(tmp_path):
     assert "cannot be read (No such file" in mistakes([tmp_path / "no.yaml"])[0]
 
 
-def test_checks_from_outside_are_heard_unless_their_key_is_mistyped(write):
+def test_further_checks_are_reported_unless_their_key_is_mistyped(write):
     def check(config):
         yield "data.train", f"no shards at {config.data.train}"
         yield "loss.name", "no such loss"
@@ -221,7 +221,7 @@ def test_checks_from_outside_are_heard_unless_their_key_is_mistyped(write):
 
 
 @pytest.mark.parametrize("key", [*ABOVE_0, *AT_LEAST_0, *BETWEEN_0_AND_1])
-def test_a_rule_is_about_a_key_that_there_is(write, key):
+def test_every_rule_is_about_an_existing_key(write, key):
     (line,) = mistakes([write(MINIMAL)], [f"{key}=-1"])
     assert line.startswith(f"command line: {key} is -1")
 
@@ -262,7 +262,7 @@ def test_the_page_of_all_keys_says_what_each_is():
         assert line in lines
 
 
-def test_the_home_folder_is_meant_by_a_tilde_wherever_a_path_stands(write, tmp_path, monkeypatch):
+def test_a_tilde_means_the_home_folder_in_every_path(write, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = write(
         "run_dir: ~/runs/x\ndata: {train: [~/a, 'b/{0..3}.tar', ./c/]}\ntokenizer: {vocabulary: ~/v.json}\n"
@@ -277,12 +277,12 @@ def test_the_home_folder_is_meant_by_a_tilde_wherever_a_path_stands(write, tmp_p
 
 
 @pytest.mark.parametrize("key", ["run_dir", "data.train", "tokenizer.vocabulary", "model.initial_weights"])
-def test_an_address_is_no_path_of_a_config(write, key):
+def test_a_url_is_refused_as_a_path_of_a_config(write, key):
     (line,) = mistakes([write(MINIMAL)], [f"{key}=s3://bucket/x"])
     assert line.startswith(f"command line: {key} s3://bucket/x is not on this machine")
 
 
-def test_a_contradiction_names_all_who_made_it(write):
+def test_a_contradiction_names_the_origins_of_its_values(write):
     (line,) = mistakes([write(MINIMAL)], ["training.global_batch_size=2000"])
     assert line.startswith(f"{write(MINIMAL)} and command line: training.total_samples 1000 is less")
     (line,) = mistakes([write(MINIMAL)], ["optimizer.warmup_samples=2000"])
@@ -301,7 +301,7 @@ def test_a_batch_larger_than_the_data_and_hundreds_of_epochs_are_doubtful(write)
     assert "10 is more than the 9 samples" in batch and "111 epochs" in epochs
 
 
-def test_the_sigmoid_loss_starts_from_siglips_values_unless_told_otherwise(write):
+def test_the_sigmoid_loss_starts_from_siglips_values_unless_set_otherwise(write):
     file = write(MINIMAL)
     training = load_config([file], ["loss.name=sigmoid"]).config.training
     assert training.initial_logit_scale == pytest.approx(math.log(10)) and training.initial_logit_bias == -10
@@ -337,12 +337,12 @@ def test_a_word_with_an_equals_sign_may_be_a_file(tmp_path, monkeypatch):
         ("data: {train: [a, 'b\\udcff']}".replace("'", '"') + MINIMAL.partition("}")[2], [], "data.train"),
     ],
 )
-def test_bytes_that_are_no_utf8_are_refused_as_what_they_are(write, text, overrides, key):
+def test_bytes_that_are_not_utf8_are_refused_as_such(write, text, overrides, key):
     (line,) = mistakes([write(text)], overrides)
     assert f": {key} is " in line and "with bytes that are not UTF-8" in line
 
 
-def test_a_config_whose_name_is_no_utf8_needs_a_run_dir(write):
+def test_a_config_whose_name_is_not_utf8_needs_a_run_dir(write):
     path = write(MINIMAL, "my\udcff.yaml")
     assert mistakes([path])[0].startswith("run_dir is 'runs/my\\udcff', with bytes that are not UTF-8")
     assert load_config([path], ["run_dir=runs/my"]).config.run_dir == "runs/my"

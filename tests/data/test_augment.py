@@ -7,7 +7,7 @@ from diptych.data.augment import AUGMENTATIONS, LONGEST_STRIP, centre_crop, crop
 
 
 def photograph(width, height):
-    """Something with edges and gradients, from a seed."""
+    """A picture with edges and gradients, from a seed."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
@@ -34,7 +34,7 @@ def test_the_centre_crop_of_a_square_of_the_right_size_is_the_picture():
     "shape",
     [(640, 427), (427, 640), (641, 428), (224, 224), (225, 224), (224, 1000), (335, 337), (336, 336), (1024, 768)]
     + [(100, 75), (75, 100), (3, 2), (1, 1), (1, 30), (300, 1), (2000, 30), (30, 2000)]
-    + [(244, 607), (266, 565), (238, 651), (607, 244), (333, 999)],  # Pillow 13 takes some of these by rows first
+    + [(244, 607), (266, 565), (238, 651), (607, 244), (333, 999)],  # Pillow 13 resizes some of these by rows first
 )
 def test_the_centre_crop_has_the_pixels_of_open_clips_evaluation(shape, size):
     transform = pytest.importorskip("open_clip").image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
@@ -54,7 +54,7 @@ def test_training_without_augmentation_crops_the_middle_square_and_then_resizes(
 
 @pytest.mark.parametrize("size", [(1, 16_000_000), (16_000_000, 1)])
 def test_of_a_thin_strip_only_the_middle_is_resized(size):
-    """224 pixels wide, all of it would be 10 TB."""
+    """Resized to 224 pixels of width, the whole strip would take 10 TB."""
     assert torch.equal(centre_crop(Image.new("RGB", size, "red"), 224)[:, 100, 100], torch.tensor([255, 0, 0]))
 
 

@@ -13,7 +13,7 @@ MARKUP = "&#;xamplt39<>\r\n\x1b[m é"
 
 
 def cleaned_in_full(text: str) -> str:
-    """The formula without the short way for ASCII."""
+    """The formula without the shortcut for ASCII."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 

@@ -28,7 +28,7 @@ SIZE = 16
 
 
 def picture(number):
-    """A picture that says its number: a red level per sample, wider than high so that crops can differ."""
+    """A picture that shows its number by its level of red; it is wider than high, so that crops can differ."""
     pixels = np.zeros((20, 40, 3), dtype=np.uint8)
     pixels[..., 0] = number * 10
     pixels[..., 1] = np.arange(40) * 6
@@ -115,7 +115,7 @@ def test_a_large_batch_comes_in_pieces_and_is_the_same(tmp_path, monkeypatch, wo
 
 
 def shared_bytes():
-    """Of the tensors in shared memory that this process and those it started hold open."""
+    """Bytes of shared memory that this process and its children hold open for tensors."""
     files = {}
     for process in ["self", *(child.pid for child in multiprocessing.active_children())]:
         for descriptor in Path(f"/proc/{process}/fd").iterdir():
@@ -138,11 +138,11 @@ def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
     with closing(loading):
         peak = max(shared_bytes() for _ in loading)
     piece = 4 * (3 * SIZE * SIZE + 12 * 4 + 4)
-    # Of each worker those held ready and one being made, and here the one being copied and the one before it.
+    # A worker holds its ready pieces and one being built; this process holds the one being copied and the one before.
     assert 0 < peak <= piece * (workers * (loader.PREFETCHED_PIECES + 1) + 2)
 
 
-def test_resuming_gives_the_batches_that_were_to_come(shards):
+def test_resuming_gives_the_remaining_batches(shards):
     assert [content(b) for b in load(shards, first=4)] == [content(b) for b in load(shards)[4:]]
 
 
@@ -156,7 +156,7 @@ def test_crops_differ_between_epochs_and_not_between_runs(shards):
 
 
 def broken(folder):
-    """The same shards with one sample of each kind of fault, by sample number."""
+    """The same shards, with one sample of each kind of fault; sample number → reason."""
     number, faults = 0, {}
     for shard in range(2):
         with ShardWriter(folder, shard) as writer:
@@ -184,13 +184,13 @@ def broken(folder):
     return faults | {15: "damaged_shard"}
 
 
-def test_of_several_captions_each_epoch_takes_one_the_same_wherever_it_is_loaded(tmp_path):
+def test_each_epoch_uses_one_of_several_captions_the_same_in_any_process(tmp_path):
     total = 12
     with ShardWriter(tmp_path, 0) as writer:
         for number in range(total):
             captions = [f"picture {number}", "number one", "number two"]
             facts = {"caption": captions[0], "captions": captions}
-            if number == 0:  # what another tool keeps under this name
+            if number == 0:  # what another tool stores under this name
                 facts["captions"] = ["number one", "number two"]
             members = {"png": picture(number), "txt": captions[0].encode(), "json": json.dumps(facts).encode()}
             writer.add(f"{number:04d}", members)
@@ -227,7 +227,7 @@ def test_a_filler_is_the_same_for_any_ranks_and_workers(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_shards_of_nothing_usable_are_one_line_wherever_they_are_loaded(tmp_path, workers):
+def test_shards_without_usable_samples_are_one_line_in_any_process(tmp_path, workers):
     with ShardWriter(tmp_path, 0) as writer:
         for number in range(9):
             writer.add(f"{number:04d}", {"png": b"nothing", "txt": b"a caption"})
@@ -292,5 +292,5 @@ def test_ending_early_waits_for_the_piece_that_is_being_built(shards, monkeypatc
     loading = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 8), first=0, stop=9, workers=1)
     next(loading)
     loading.close()
-    # Its process killed under it, the thread would ask for five seconds whether it is still there.
+    # If its process were killed now, the thread would check for five seconds whether it is still alive.
     assert joins == ["done", "done"]

@@ -79,7 +79,7 @@ def test_ids_are_those_of_open_clip_for_any_text(clip, peer, text):
     assert clip.encode(text) == peer.encode(text)
 
 
-def test_rows_are_those_of_open_clip_with_the_lengths_beside(clip, peer):
+def test_rows_are_those_of_open_clip_with_their_lengths(clip, peer):
     texts = ["", "a cat", "café " * 40, "one " * 74, "one " * 75, "one " * 76, "x" * 1000]
     for context_length in (2, 3, 16, 77):
         tokens, lengths = clip(texts, context_length)
@@ -173,11 +173,11 @@ def test_clip_s_vocabulary_can_be_saved_too(clip, tmp_path):
         ({"merges": ["c a", "ca t"], "vocab_size": 515}, '"vocab_size" is 515; its merges make 516'),
         (
             {"merges": ["ca t", "c a"], "vocab_size": 516},
-            "merge 0, 'ca' with 't', joins what is not yet a token",
+            "merge 0, 'ca' with 't', joins something that is not yet a token",
         ),
         (
             {"merges": ["c a", "c a"], "vocab_size": 516},
-            "merge 1, 'c' with 'a', gives what is a token already",
+            "merge 1, 'c' with 'a', makes a token that exists already",
         ),
         ({"merges": ["ca"], "vocab_size": 515}, "merge 0"),
         ({"merges": ["c a t"], "vocab_size": 515}, "merge 0"),
@@ -203,13 +203,13 @@ def test_half_a_vocabulary_is_refused(small, tmp_path):
         load_tokenizer(str(path))
 
 
-def test_a_vocabulary_that_is_not_there_is_refused_with_the_way_out():
+def test_a_missing_vocabulary_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match="'clop' is neither `clip` nor a file; `diptych vocab` makes one"):
         load_tokenizer("clop")
 
 
 def test_clip_without_its_distribution_is_refused_with_the_way_out(tmp_path):
-    """In a Python whose path holds what the tokenizer needs, and not open_clip_torch."""
+    """In a Python whose path has what the tokenizer needs, but not open_clip_torch."""
     (site,) = {Path(np.__file__).parent.parent}
     for name in ("numpy", "numpy.libs", "regex", "ftfy", "wcwidth", "xxhash", "braceexpand"):
         if (site / name).exists():
@@ -226,7 +226,7 @@ def test_clip_without_its_distribution_is_refused_with_the_way_out(tmp_path):
 
 
 def test_a_merge_file_that_is_not_clip_s_is_refused(tmp_path, monkeypatch):
-    """In a distribution of the right name, found before the real one."""
+    """The file is in a distribution with the right name, which is found before the real one."""
     name = "bpe_simple_vocab_16e6.txt.gz"
     (tmp_path / "open_clip").mkdir()
     (tmp_path / "open_clip" / name).write_bytes(gzip.compress(b"#version\na b"))
@@ -248,7 +248,7 @@ def test_loading_clip_s_vocabulary_imports_neither_torch_nor_open_clip():
 
 
 def test_trained_merges_segment_as_the_tokenizers_library_does(small):
-    """The library with CLIP's own pattern and byte alphabet, not with the pieces that we cut."""
+    """The library uses CLIP's own pattern and byte alphabet, not our pieces."""
     from tokenizers import Regex, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Library
 
@@ -302,7 +302,7 @@ def test_training_gives_equal_vocabularies_for_equal_captions_in_any_order(small
         assert tuple(map(tuple, json.loads(answer.stdout))) == small.merges
 
 
-def test_training_gives_the_size_asked_for_or_what_the_captions_hold(small):
+def test_training_gives_the_size_asked_for_or_what_the_captions_allow(small):
     assert small.vocab_size == 560
     assert train_vocabulary(CAPTIONS, 514).merges == ()
     assert train_vocabulary(["a cat", "a dog"], 10_000).merges == ()
@@ -364,7 +364,7 @@ def test_the_command_says_when_captions_are_too_few(tmp_path, capsys):
         (b" \n\n", "no captions in .*captions.txt"),
     ],
 )
-def test_the_command_refuses_what_are_no_captions_and_writes_nothing(content, complaint, tmp_path):
+def test_the_command_refuses_files_without_captions_and_writes_nothing(content, complaint, tmp_path):
     (tmp_path / "captions.txt").write_bytes(content)
     with pytest.raises(ValueError, match=complaint):
         run_vocab(tmp_path / "captions.txt", "--output", tmp_path / "vocabulary.json")

@@ -1,4 +1,4 @@
-"""open_clip reads a vocabulary of one's own as we do."""
+"""open_clip reads a vocabulary that was trained here as we do."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Our encoder, and what open_clip makes of its exported folder."""
+    """Our encoder, and open_clip's model and tokenizer from its exported folder."""
     import open_clip
 
     folder = tmp_path_factory.mktemp("tokenizer")

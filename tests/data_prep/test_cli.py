@@ -322,7 +322,7 @@ REMOTE_INPUTS = [
 
 @pytest.mark.parametrize("address", ["s3://bucket/out", "memory://out", "hf://datasets/me/out", "gs://b/o"])
 @pytest.mark.parametrize("words", REMOTE_OUTPUTS + REMOTE_INPUTS, ids=" ".join)
-def test_an_address_where_a_path_has_to_be_is_refused_before_anything_is_read_or_made(
+def test_a_url_in_place_of_a_path_is_refused_before_anything_is_read_or_written(
     packed, tmp_path, monkeypatch, capsys, words, address
 ):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""One small recipe on real shards, and its uninterrupted runs, which many tests compare theirs with."""
+"""One small recipe on real shards, and uninterrupted runs of it, with which many tests compare theirs."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ tracking: {{log_every_steps: 1, wandb: "off"}}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to; equal runs are equal in all of it."""
+    """The results of a run; equal runs are equal in all of them."""
 
     files: dict[str, dict]
-    """Of the last checkpoint: weights, their averages and the optimizer's state → size and sha256."""
+    """File of the last checkpoint (weights, averages, optimizer's state) → its size and sha256."""
     losses: list[tuple[int, float]]
-    """After how many samples, of every step in the order of the record."""
+    """Samples seen after every step, in the order of the record."""
 
 
 def outcome(run_dir: Path) -> Outcome:
@@ -68,7 +68,7 @@ def losses(run_dir: Path) -> list[tuple[int, float]]:
 
 
 def write_shards(folder: Path) -> None:
-    """Three shards of 100 pictures of one colour each, with noise that tells them apart."""
+    """Write three shards of 100 pictures of one colour each, made different by noise."""
     draw = np.random.default_rng(0)
     names = itertools.cycle(COLOURS)
     for shard in range(3):

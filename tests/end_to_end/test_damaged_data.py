@@ -1,4 +1,4 @@
-"""Shards that changed after they were indexed: what is lost is counted, or the run says what is wrong and stops."""
+"""Shards that changed after they were indexed: lost samples are counted, or the run reports the fault and stops."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def harmed(recipe, tmp_path) -> Path:
     """A copy of the recipe's shards, one byte of one picture flipped."""
     folder = Path(shutil.copytree(recipe.parent / "shards", tmp_path / "shards"))
     with (folder / "00001.tar").open("r+b") as file:
-        file.seek(512 + 100)  # in the first member, behind its header
+        file.seek(512 + 100)  # in the first member, after its header
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
@@ -50,7 +50,7 @@ def test_too_much_damage_ends_the_run_with_a_table(warm, recipe, harmed, tmp_pat
     assert "Traceback" not in command.said
 
 
-def test_a_truncated_shard_is_one_line_and_nothing_is_begun(warm, recipe, harmed, tmp_path):
+def test_a_truncated_shard_is_one_line_and_nothing_starts(warm, recipe, harmed, tmp_path):
     os.truncate(harmed / "00002.tar", 3000)
     command = warm.start("train", recipe, f"run_dir={tmp_path / 'run'}", f"data.train={harmed}")
     assert command.wait() == 2 and not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from tests.end_to_end.conftest import STEPS, outcome
 
 @pytest.fixture
 def small_disk(alone, tmp_path) -> Iterator[Path]:
-    """With room for a run and two and a half of its checkpoints, where three are kept."""
+    """A disk with room for a run and two and a half checkpoints, while three are to be kept."""
     newest = checkpoints(alone / "checkpoints")[0]
     one = sum(file.stat().st_blocks * 512 for file in newest.rglob("*"))
     disk = tmp_path / "disk"

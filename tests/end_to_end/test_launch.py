@@ -1,4 +1,4 @@
-"""The launch scripts, on this machine alone: however its ranks are found, a run is the same run.
+"""The launch scripts, on this machine only: a run is the same, whichever launcher starts its ranks.
 
 The launchers are real, and their ranks are forked, but for one in `test_resume.py`, where all is as a person has it.
 """
@@ -36,7 +36,7 @@ def test_two_nodes_of_one_rank_have_the_losses_of_one_node_of_two(recipe, on_two
 
 def test_deepspeed_with_a_hostfile_has_the_losses_of_torchrun(recipe, on_two_ranks, tmp_path):
     (tmp_path / "hosts").write_text("localhost slots=2\n")
-    # Each node started by hand, since there may be no ssh here.
+    # Each node is started by the test, since there may be no ssh here.
     options = f"--no_ssh --node_rank 0 --master_addr 127.0.0.1 --master_port {free_port()}"
     environment = {"HOSTFILE": str(tmp_path / "hosts"), "DEEPSPEED_OPTIONS": options, **forked_ranks(tmp_path)}
     finish(start(tmp_path, LAUNCH / "deepspeed.sh", recipe, f"run_dir={tmp_path / 'run'}", environment=environment))
@@ -72,7 +72,7 @@ def test_ranks_that_start_at_once_index_foreign_shards_once(warm, recipe, alone,
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_a_script_called_without_what_it_needs_tells_its_usage(script):
+def test_a_script_without_its_arguments_prints_its_usage(script):
     ended = subprocess.run([script], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2 and not ended.stdout
     (line,) = ended.stderr.splitlines()
@@ -105,7 +105,7 @@ def test_the_kubernetes_job_runs_a_command_that_exists():
         ("train_on_slurm.sbatch", 'python -m diptych train "$@"'),
     ],
 )
-def test_a_slurm_job_is_sound_shell_and_tells_its_usage(script, last):
+def test_a_slurm_job_is_valid_shell_and_prints_its_usage(script, last):
     path = LAUNCH / script
     assert subprocess.run(["bash", "-n", path], timeout=60).returncode == 0
     ended = subprocess.run(["bash", path], capture_output=True, text=True, timeout=60)

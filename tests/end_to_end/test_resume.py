@@ -1,4 +1,4 @@
-"""Stop it, kill it, damage it: the same command goes on and ends with the same bytes."""
+"""A run that is stopped, killed or damaged resumes with the same command and ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOES_ON = "the same command goes on from there"
 
 
 def after_some_steps(command: Command, run_dir: Path, steps: int) -> None:
-    """Return once the record has that many steps more than it has now."""
+    """Wait until the record has that many more steps than now."""
     wanted = num_logged(run_dir) + steps
     command.wait_until(lambda: num_logged(run_dir) >= wanted)
 
@@ -28,7 +28,7 @@ def num_logged(run_dir: Path) -> int:
 
 
 def stopped_step(run_dir: Path) -> int:
-    """Where a run stands that was stopped before its end, with a whole checkpoint of its last step."""
+    """The last step of a run that was stopped before its end; checks that it has a valid checkpoint of that step."""
     last = checkpoints(run_dir / "checkpoints")[0]
     verify_whole(last)
     step = int(last.name.removeprefix("step_"))
@@ -61,7 +61,7 @@ def test_a_run_killed_in_the_middle_of_saves_ends_bit_identical(warm, recipe, al
     num_torn = 0
     for attempt in range(12):
         command = warm.start("train", recipe, f"run_dir={run_dir}")
-        if attempt % 3:  # let it get on by a checkpoint, two times of three
+        if attempt % 3:  # let it write another checkpoint, two times of three
             newest = checkpoints(saves)[:1]
             command.wait_until(lambda newest=newest: checkpoints(saves)[:1] != newest)
         command.wait_until(lambda: list(saves.glob("step_*.partial/model")))
@@ -117,7 +117,7 @@ def test_another_learning_rate_in_a_runs_directory_is_refused_by_name(warm, reci
     ]
 
 
-def test_moved_shards_and_vocabulary_are_known_again_and_changed_ones_refused(warm, recipe, alone, tmp_path):
+def test_moved_shards_and_vocabulary_are_recognised_and_changed_ones_refused(warm, recipe, alone, tmp_path):
     run_dir = Path(shutil.copytree(alone, tmp_path / "run"))
     shutil.rmtree(checkpoints(run_dir / "checkpoints")[0])
     shards = Path(shutil.copytree(recipe.parent / "shards", tmp_path / "elsewhere"))
@@ -162,11 +162,11 @@ def test_a_second_command_in_the_same_directory_is_refused_and_harms_nothing(war
 def test_two_ranks_compute_what_one_does(alone, on_two_ranks):
     one, two = losses(alone), losses(on_two_ranks)
     assert [samples for samples, _ in one] == [samples for samples, _ in two]
-    # The order of summation over ranks differs, and early steps amplify it little: 1e-5 of losses around 3.
+    # Sums over ranks have another order, and early steps amplify the difference little: 1e-5 of losses around 3.
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-5)
 
 
-def test_two_ranks_stop_at_the_same_step_when_one_is_told_to(warm, recipe, on_two_ranks, tmp_path, draw):
+def test_two_ranks_stop_at_the_same_step_when_one_gets_a_signal(warm, recipe, on_two_ranks, tmp_path, draw):
     run_dir = tmp_path / "run"
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
     after_some_steps(ranks[0], run_dir, draw.randint(1, 12))
@@ -197,7 +197,7 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, re
     assert outcome(run_dir) == outcome(on_two_ranks)
 
 
-def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_identical(
+def test_two_ranks_killed_in_a_save_that_lose_the_newest_checkpoint_end_bit_identical(
     warm, recipe, on_two_ranks, tmp_path, draw
 ):
     run_dir = tmp_path / "run"
@@ -228,7 +228,7 @@ def test_two_ranks_killed_in_a_save_and_robbed_of_the_newest_checkpoint_end_bit_
 
 
 @pytest.mark.parametrize("launcher", ["alone", "torchrun"])
-def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, warm, recipe, request, tmp_path):
+def test_after_ctrl_c_in_a_terminal_the_same_command_resumes(launcher, warm, recipe, request, tmp_path):
     run_dir = tmp_path / "run"
     words = ["train", recipe, f"run_dir={run_dir}"]
     if launcher == "alone":
@@ -250,7 +250,7 @@ def test_after_ctrl_c_in_a_terminal_the_same_command_goes_on(launcher, warm, rec
     assert outcome(run_dir) == outcome(uninterrupted)
 
 
-def test_a_run_without_a_whole_checkpoint_is_refused_and_its_record_kept(warm, recipe, alone, tmp_path):
+def test_a_run_without_a_valid_checkpoint_is_refused_and_its_record_kept(warm, recipe, alone, tmp_path):
     run_dir = Path(shutil.copytree(alone, tmp_path / "run"))
     record = (run_dir / "metrics.jsonl").read_bytes()
     newest, *older = checkpoints(run_dir / "checkpoints")
@@ -271,7 +271,7 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_start_rather_than_being_skip
     record = (run_dir / "metrics.jsonl").read_bytes()
     newest = checkpoints(run_dir / "checkpoints")[0]
     (newest / "progress.json").unlink()
-    (newest / "progress.json").symlink_to("/proc/self/mem")  # whose first byte cannot be read
+    (newest / "progress.json").symlink_to("/proc/self/mem")  # a file whose first byte cannot be read
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 2
     (line,) = command.said.splitlines()
@@ -279,7 +279,7 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_start_rather_than_being_skip
     assert (run_dir / "metrics.jsonl").read_bytes() == record and newest.exists()
 
 
-def test_lines_of_steps_that_are_taken_again_are_kept_aside(warm, recipe, alone, tmp_path):
+def test_lines_of_steps_that_are_repeated_are_kept_in_another_file(warm, recipe, alone, tmp_path):
     run_dir = Path(shutil.copytree(alone, tmp_path / "run"))
     record = (run_dir / "metrics.jsonl").read_bytes().splitlines()
     weights = checkpoints(run_dir / "checkpoints")[0] / "model" / "model.safetensors"
@@ -303,7 +303,7 @@ def test_a_killed_loader_process_is_one_line(warm, recipe, tmp_path):
 
 
 @pytest.mark.parametrize("whose", ["a loader process of rank 1", "rank 1"])
-def test_what_ends_one_rank_is_told_before_the_first_rank_ends(whose, warm, recipe, tmp_path):
+def test_an_error_that_ends_one_rank_is_printed_before_the_first_rank_ends(whose, warm, recipe, tmp_path):
     run_dir = tmp_path / "run"
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}", "machine.loader_workers=1")
     try:
@@ -311,7 +311,7 @@ def test_what_ends_one_rank_is_told_before_the_first_rank_ends(whose, warm, reci
         rank, loader = ranks[1].family()[:2]
         killed = rank if whose == "rank 1" else loader
         killed.kill()
-        # A launcher ends all ranks as soon as one has ended: what is not told by then is not told at all.
+        # A launcher ends all ranks as soon as one has ended: an error that is not printed by then is lost.
         assert ranks[0].wait() == 1
         (told,) = [line for line in ranks[0].said.splitlines() if line.startswith("diptych train: ")]
         assert "lost the other ranks (" in told and "by peer" in told and "the same command goes on" in told
@@ -323,7 +323,7 @@ def test_what_ends_one_rank_is_told_before_the_first_rank_ends(whose, warm, reci
             command.kill()
 
 
-def test_a_model_that_finds_no_memory_is_one_line_with_ways_out(warm, recipe, tmp_path):
+def test_full_memory_is_one_line_with_ways_out(warm, recipe, tmp_path):
     command = warm.start("train", recipe, f"run_dir={tmp_path / 'run'}", "model.embed_dim=10000000000000")
     assert command.wait() == 2, command.said
     told = command.said.splitlines()[-1]

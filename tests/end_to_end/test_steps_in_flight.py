@@ -1,4 +1,4 @@
-"""A rank that gives its device steps before it knows what the last ones did, as on a GPU."""
+"""Several steps are queued on the device before the results of the last ones are read, as on a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.ranks import run_ranks
 
 
 def stop_and_go_on(rank: int, recipe: Path, run_dir: Path) -> list[tuple[int, float]]:
-    """Stopped when the record has 30 steps; the losses then. Afterwards the run goes on to its end."""
+    """Stop the run when the record has 30 steps and return the losses so far; then let it finish."""
     loop.STEPS_IN_FLIGHT["cpu"] = 2
     loaded = load_config([recipe], [f"run_dir={run_dir}"])
     reported = loop.report
@@ -38,13 +38,13 @@ def stop_and_go_on(rank: int, recipe: Path, run_dir: Path) -> list[tuple[int, fl
 
 def test_a_run_two_steps_ahead_of_its_numbers_stops_and_ends_bit_identical(recipe, alone, tmp_path):
     [stopped] = run_ranks(1, stop_and_go_on, recipe, tmp_path / "run")
-    # The signal came with two steps in flight, which are given to the record and the checkpoint too.
+    # The signal came with two steps in flight, which also reach the record and the checkpoint.
     assert stopped[-1][0] in range(31 * 32, 36 * 32) and len(stopped) < STEPS
     assert outcome(tmp_path / "run") == outcome(alone)
 
 
 def poisoned(rank: int, recipe: Path, run_dir: Path, bad_steps: range) -> str | None:
-    """Train with a loss that is not a number in some steps; the error that ended it."""
+    """Train with a loss that is not a number in some steps, and return the error that ended the run."""
     healthy, number = LOSSES["softmax"], iter(range(10_000))
 
     def loss(*inputs: Any) -> LossOutput:
@@ -60,7 +60,7 @@ def poisoned(rank: int, recipe: Path, run_dir: Path, bad_steps: range) -> str | 
 
 
 @pytest.mark.parametrize("num_bad", [1, MAX_SKIPPED_STEPS])
-def test_a_step_without_numbers_is_passed_over_and_many_in_a_row_end_the_run(num_bad, recipe, tmp_path):
+def test_a_step_without_finite_numbers_is_skipped_and_many_in_a_row_end_the_run(num_bad, recipe, tmp_path):
     [error] = run_ranks(1, poisoned, recipe, tmp_path / "run", range(12, 12 + num_bad))
     record = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "learning_rate" in line]
     if num_bad == 1:

@@ -1,4 +1,4 @@
-"""A small real encoder for tests: it embeds pictures and texts by colour, so that the nearest is known."""
+"""A small real encoder for tests, which embeds pictures and texts by colour, so that the nearest ones are known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = {
 
 
 class ColourEncoder:
-    """A picture's embedding is its mean colour, a text's the sum of the colours that it names."""
+    """Embeds a picture as its mean colour, and a text as the sum of the colours that it names."""
 
     logit_scale = 20.0
 
@@ -39,7 +39,7 @@ def picture(colour: Sequence[int], size: int = 16) -> bytes:
 
 
 def write_tree(folder: Path, labels: Sequence[str], copies: int = 2) -> Path:
-    """FOLDER/LABEL/N.png, a little darker with each copy; the label's first word is its colour."""
+    """Write FOLDER/LABEL/N.png, each a little darker; the label's first word is the colour."""
     for label in labels:
         (folder / label).mkdir(parents=True)
         for copy in range(copies):

@@ -53,7 +53,7 @@ def test_a_limit_takes_equally_many_of_each_class():
     assert chosen.tolist() == evenly(labels, 12).tolist()
 
 
-def test_one_class_is_nothing_to_fit(tmp_path):
+def test_one_class_cannot_be_fitted(tmp_path):
     train = write_tree(tmp_path / "train", ["red"])
     with pytest.raises(ValueError, match="at least two"):
         fit_linear_probe(ColourEncoder(), open_labelled(str(train)))

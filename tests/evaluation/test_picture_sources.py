@@ -75,7 +75,7 @@ def test_several_captions_of_a_picture_come_from_repeated_rows_or_a_list_in_the_
     assert open_captioned(shards, "captions").captions == (("one", "three"), ("two",))
 
 
-def test_captions_beside_pictures_are_read_as_pack_reads_them(tmp_path):
+def test_captions_next_to_pictures_are_read_as_pack_reads_them(tmp_path):
     tree, red = tmp_path / "tree", picture(COLOURS["red"])
     captions = {
         "text.txt": b"\xef\xbb\xbf from the text \n",
@@ -210,7 +210,7 @@ def test_large_pictures_are_embedded_a_few_at_a_time(tmp_path, monkeypatch):
     assert taken == [3, 3, 1]
 
 
-def test_no_picture_that_decodes_is_an_error(tmp_path):
+def test_it_is_an_error_if_no_picture_decodes(tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "one.jpg").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"none of the 1 picture .* can be decoded; red/one\.jpg"):
@@ -272,7 +272,7 @@ def with_numbers_in_some(folder):
 
 @contextmanager
 def closed(folder):
-    """Nobody may look into the folder; as root we become somebody else, for whom alone the tree is made."""
+    """A folder that this process may not read; as root it becomes another user, who owns the tree."""
     mode = folder.stat().st_mode
     folder.chmod(0)
     is_root = os.geteuid() == 0

@@ -7,7 +7,7 @@ from diptych.evaluation.prompts import build_classifier, load_prompts, make_prom
 
 
 class LetterEncoder:
-    """Embeds a text as its counts of letters, of whatever length."""
+    """Embeds a text as its counts of letters, without normalising the length."""
 
     logit_scale = 1.0
 
@@ -33,7 +33,7 @@ def test_a_class_is_the_renormalised_mean_of_the_unit_embeddings_of_all_its_prom
     assert classifier.dtype == np.float32
 
 
-def test_all_prompts_are_embedded_in_one_batch_where_they_fit():
+def test_all_prompts_are_embedded_in_one_batch_if_they_fit():
     prompts = make_prompts([f"class {number}" for number in range(100)], ["a {}", "the {}"])
     encoder = LetterEncoder()
     build_classifier(encoder, prompts.classes, prompts.templates)

@@ -12,7 +12,7 @@ from tests.evaluation.colours import COLOURS, ColourEncoder, picture
 
 
 def naive_ranks(images, texts, captions):
-    """Ranks over all captions, repeated ones included, by the definition: wrong answers at least as near."""
+    """Ranks over all captions, with repeated ones, by the definition: the number of wrong answers at least as near."""
     flat = [(picture, caption) for picture, own in enumerate(captions) for caption in own]
     order = list(dict.fromkeys(caption for _, caption in flat))
     cosines = images.astype(np.float64) @ texts.astype(np.float64).T
@@ -45,7 +45,7 @@ def test_ranks_equal_the_definition_with_several_captions_and_shared_ones(monkey
     assert np.average(to_image < 5, weights=pairing.weights) == pytest.approx(np.mean(expected_image < 5))
 
 
-def test_captions_that_the_tokenizer_cannot_tell_apart_are_one_text():
+def test_captions_with_equal_tokens_are_one_text():
     pairing = pair([["A  dog"], ["a dog"], ["a dog &amp; a cat", "a dog"]])
     assert pairing.texts == ("A dog", "a dog & a cat")
     assert pairing.weights.tolist() == [3, 1]
@@ -53,7 +53,7 @@ def test_captions_that_the_tokenizer_cannot_tell_apart_are_one_text():
     assert pairing.texts_of_picture.of(2).tolist() == [0, 1]
 
 
-def test_a_tie_with_a_wrong_answer_is_no_find():
+def test_a_tie_with_a_wrong_answer_is_a_miss():
     texts = unit_norm(np.array([[1, 0], [1, 0], [0, 1]]))
     pairing = pair([["one"], ["two"], ["three"]])
     found = ranks(unit_norm(np.array([[1, 0], [1, 0], [0, 1]])), texts, pairing.texts_of_picture, pairing.weights)
@@ -83,7 +83,7 @@ def test_retrieval_of_real_pictures_reads_a_folder_and_shows_the_nearest_caption
     json.dumps(result, allow_nan=False)
 
 
-def test_where_captions_repeat_random_embeddings_find_what_chance_says():
+def test_if_captions_repeat_random_embeddings_reach_what_chance_says():
     random = np.random.default_rng(0)
     pairing = pair([[f"caption {number % 12}"] for number in range(60)])
     images, texts = random.normal(size=(60, 8)), random.normal(size=(12, 8))
@@ -92,5 +92,5 @@ def test_where_captions_repeat_random_embeddings_find_what_chance_says():
         (ranks(unit[0], np.roll(unit[1], shift, axis=0), pairing.texts_of_picture, np.ones(12, dtype=np.int64)) < 5)
         for shift in range(12)
     ]
-    # Over all twelve rolls each picture's right text takes each place once: exactly five of twelve.
+    # Over all twelve rotations each picture's right text takes each place once: exactly five of twelve.
     assert np.mean(found) == pytest.approx(chance_at(5, 12, np.array([1]))[0])

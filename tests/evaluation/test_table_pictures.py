@@ -86,7 +86,7 @@ def test_a_caption_with_a_comma_is_refused_and_not_cut(here):
         (["cat", None], "one row cannot be used: 1 no_caption (for example row 2)"),
     ],
 )
-def test_a_label_that_is_no_text_is_no_class(here, labels, message):
+def test_a_label_that_is_not_a_text_is_refused(here, labels, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         open_labelled(write_parquet(here / "t.parquet", path=["a.png", "b.png"], label=labels))
 
@@ -112,7 +112,7 @@ def test_folders_whose_names_are_numbers_number_the_classes(tmp_path):
 
 
 def test_the_lines_of_a_txt_are_captions_unless_a_json_says_which_there_are(tmp_path):
-    """CLIP_benchmark writes the captions of a picture as lines; build writes one caption, whatever it holds."""
+    """CLIP_benchmark writes the captions of a picture as lines; build writes one caption, perhaps of several lines."""
     samples = {
         "a": {"txt": b"one\ntwo \n\nthree\n"},
         "b": {"txt": b"one\ntwo", "json": b'{"caption": "one\\ntwo"}'},
@@ -130,7 +130,7 @@ def test_the_lines_of_a_txt_are_captions_unless_a_json_says_which_there_are(tmp_
     assert {name: str(error) for name, error in opened.refused.items()} == {"0.tar/d": "empty_caption"}
 
 
-def test_header_alone_is_no_data_set(here):
+def test_a_table_with_only_a_header_is_refused(here):
     with pytest.raises(ValueError, match="has no rows; expected the path of a picture"):
         open_captioned(write(here / "t.csv", "path,caption\n"))
     with pytest.raises(ValueError, match="has no rows; expected the path of a picture"):

@@ -49,7 +49,7 @@ def arrays_in(path):
 
 
 def fails(capsys, *words):
-    """The one line that a mistake prints."""
+    """Run a command that must fail, and return the one line that it prints."""
     with pytest.raises(SystemExit) as stopped:
         cli.main([str(word) for word in words])
     assert stopped.value.code == 2
@@ -149,7 +149,7 @@ def test_results_of_an_earlier_model_keep_its_name(run_dir, tmp_path, capsys):
     assert "4 pictures, 2 classes; of " in page
 
 
-def test_an_older_checkpoint_takes_no_place_of_the_results_of_its_run(run_dir, tmp_path, capsys):
+def test_results_of_an_older_checkpoint_do_not_replace_those_of_its_run(run_dir, tmp_path, capsys):
     tree = write_tree(tmp_path / "tree", ["red", "cyan"])
     (run_dir / "config.yaml").write_text("data: {train: nowhere}")
     older, newest = run_dir / "checkpoints" / "step_00000007", save_checkpoint(run_dir, 9)
@@ -165,7 +165,7 @@ def test_an_older_checkpoint_takes_no_place_of_the_results_of_its_run(run_dir, t
     assert list(json.loads((tmp_path / "own.json").read_text())["zero_shot"]) == ["tree"]
 
 
-def test_every_command_takes_the_averaged_weights_where_told_to(tmp_path, capsys):
+def test_every_command_uses_the_averaged_weights_on_request(tmp_path, capsys):
     run, tree = tmp_path / "run", write_tree(tmp_path / "tree", ["red", "cyan"])
     ema = save_checkpoint(run, 7, ema_seed=1) / "ema"
     for flag in ("", "--ema"):
@@ -193,7 +193,7 @@ def test_every_command_takes_the_averaged_weights_where_told_to(tmp_path, capsys
     assert "has no averaged weights" in fails(capsys, "classify", tmp_path / "other", tree, "--labels", "a,b", "--ema")
 
 
-def test_a_file_that_is_no_evaluation_is_not_overwritten(model, tmp_path, capsys):
+def test_a_file_that_is_not_an_evaluation_is_not_overwritten(model, tmp_path, capsys):
     tree = write_tree(tmp_path / "tree", ["red", "cyan"])
     for content in ("{", "[]", '{"format": 2}', '{"format": 1, "zero_shot": []}'):
         (tmp_path / "mine.json").write_text(content)
@@ -271,7 +271,7 @@ def test_shards_with_class_numbers_are_evaluated_by_the_names_of_the_classes(mod
     assert evaluation["pixel_baseline"]["shards"]["metrics"]["top1"] == 1
 
 
-def test_an_equals_sign_in_the_name_of_a_folder_names_no_data_set(model, tmp_path, capsys, monkeypatch):
+def test_an_equals_sign_in_the_name_of_a_folder_is_part_of_the_path(model, tmp_path, capsys, monkeypatch):
     write_tree(tmp_path / "set=1", ["red", "blue"])
     monkeypatch.chdir(tmp_path)
     cli.main(["evaluate", str(model), "--zero-shot", "set=1", "--zero-shot", "named=set=1", "--json", "out.json"])
@@ -314,7 +314,7 @@ def test_folders_are_read_whatever_the_format_and_the_rest_is_counted_and_named(
     assert result["classes"] == ["blue", "green", "red"] and result["pictures"] == 9 and not result["rejected"]
     assert {reason: each["files"] for reason, each in result["left_out"].items()} == {
         "hidden": 5,
-        "not_a_picture": 1,  # a caption file is none, but may stand beside a picture
+        "not_a_picture": 1,  # a caption file is not a picture, but may accompany one
         "format_not_allowed": 1,
         "not_in_a_class_folder": 1,
         "class_folder_without_pictures": 1,
@@ -330,7 +330,7 @@ def test_folders_are_read_whatever_the_format_and_the_rest_is_counted_and_named(
     assert "left out: 5 hidden" in capsys.readouterr().err
 
 
-def test_captioned_folders_are_read_so_too(model, tmp_path, capsys):
+def test_captioned_folders_are_read_in_the_same_way(model, tmp_path, capsys):
     folder = captioned(tmp_path / "pairs")
     (folder / "b.bmp").write_bytes(encoded(noise(1), "BMP"))
     (folder / "b.txt").write_text("noise")
@@ -350,13 +350,13 @@ def test_captioned_folders_are_read_so_too(model, tmp_path, capsys):
     }
 
 
-def test_the_parts_of_a_data_set_are_no_classes(model, tmp_path, capsys):
+def test_the_parts_of_a_data_set_are_not_taken_for_classes(model, tmp_path, capsys):
     for part in ("train", "val"):
         write_tree(tmp_path / "set" / part, ["red", "cyan"])
     words = ["evaluate", model, "--zero-shot", tmp_path / "set", "--json", tmp_path / "o.json"]
     error = fails(capsys, *words)
-    assert "has the folders train, val with folders of classes in them" in error and f"{tmp_path}/set/val" in error
-    # Pictures of trains are a class like others.
+    assert "has the folders train, val, which contain folders of classes" in error and f"{tmp_path}/set/val" in error
+    # A class of pictures of trains is a class like any other.
     write_tree(tmp_path / "words", ["red"])
     (tmp_path / "words" / "red").rename(tmp_path / "words" / "train")
     cli.main(["evaluate", str(model), "--zero-shot", str(tmp_path / "words"), "--json", str(tmp_path / "o.json")])
@@ -421,7 +421,7 @@ def test_a_picture_that_was_stored_smaller_is_known_by_its_original(run_dir, tmp
     assert result["share_seen_in_training"] == 1.0
 
 
-def test_names_that_are_no_utf8_cost_nothing(run_dir, tmp_path, capsys):
+def test_names_that_are_not_utf8_do_no_harm(run_dir, tmp_path, capsys):
     tree = write_tree(tmp_path / "tree", ["red", "cyan"])
     (tree / "red" / "0.png").rename(tree / "red" / "schön.png".encode("latin-1").decode("utf-8", "surrogateescape"))
     (tree / "cyan").rename(tree / "gr\udcfcn")
@@ -489,8 +489,8 @@ def lines_of_json(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_bad_picture_ends_nothing_and_the_status_tells(model, tmp_path, monkeypatch, capsys):
-    """Also a folder of pictures, whose hidden files are not looked at."""
+def test_a_bad_picture_does_not_end_the_command_but_sets_its_status(model, tmp_path, monkeypatch, capsys):
+    """Also for a folder of pictures, whose hidden files are ignored."""
     monkeypatch.chdir(tmp_path)  # names longer than 80 characters are cut
     folder = captioned(Path("many"))
     (folder / "broken.png").write_bytes(picture(COLOURS["red"])[:40])
@@ -557,7 +557,7 @@ def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_
     encoder = load(model, "cpu")
     expected = encoder.embed_pictures([folder / "red.png"]).numpy()[0]
     place = [name.rsplit("/", 1)[1] for name in written["pictures"]].index("red.png")
-    np.testing.assert_allclose(written["picture_embeddings"][place], expected, atol=1e-5)  # other batch
+    np.testing.assert_allclose(written["picture_embeddings"][place], expected, atol=1e-5)  # in another batch
     np.testing.assert_allclose(
         written["text_embeddings"], encoder.embed_texts(["a cat", "ein Übel"]).numpy(), atol=1e-5
     )

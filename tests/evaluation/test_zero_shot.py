@@ -64,7 +64,7 @@ def test_features_that_are_not_finite_are_wrong_and_not_right():
 
 
 @pytest.mark.parametrize(("dim", "num_texts", "num_images"), [(16, 7, 1), (37, 5, 2), (37, 5, 50), (513, 419, 3)])
-def test_equal_embeddings_get_equal_similarities_wherever_they_stand(dim, num_texts, num_images):
+def test_equal_embeddings_get_equal_similarities_at_any_place(dim, num_texts, num_images):
     random = np.random.default_rng(1)
     image = unit_norm(random.normal(size=(num_images, dim)))
     text = unit_norm(np.tile(random.normal(size=dim), (num_texts, 1)))
@@ -107,7 +107,7 @@ def test_real_pictures_are_named_by_their_colour_and_the_rest_is_reported(tmp_pa
     json.dumps(result, allow_nan=False)
 
 
-def test_a_label_that_is_no_class_is_an_error_that_names_the_nearest(tmp_path):
+def test_a_label_that_is_not_a_class_is_an_error_that_names_the_nearest(tmp_path):
     write_tree(tmp_path, ["red card", "blue crad"])
     encoder = ColourEncoder()
     classifier = build_classifier(encoder, make_prompts(["red card", "blue card"]).classes, ["{}"])

@@ -1,7 +1,7 @@
 """Writes clip_tokens.jsonl.gz: strings of every kind and the ids that open_clip's tokenizer gives them.
 
 The first line names the versions that made it; each further one is `[text, ids]`, without start and end
-token. Write it anew with `python tests/golden/clip_tokens.py`.
+token. Write it again with `python tests/golden/clip_tokens.py`.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from tests.ranks import run_ranks
 
 PAIRS, DIM = 12, 5
 CAPTIONS = np.array([0, 1, 2, 3, 1, 5, 2, 2, 8, 9, 1, 11])
-"""Equal where two pairs have the same caption; on every number of ranks some of them lie on different ranks."""
+"""Equal numbers for pairs with the same caption; with any number of ranks some of these are on different ranks."""
 
 
 def features() -> list[np.ndarray]:
-    """Unit rows, as the fp32 numbers that a loss gets; two captions are the same."""
+    """Rows of unit norm, in fp32 as a loss gets them; two captions are the same."""
     image, text = np.random.default_rng(0).normal(size=(2, PAIRS, DIM))
     text[7] = text[2]
     return [np.float32(side / np.linalg.norm(side, axis=1, keepdims=True)) for side in (image, text)]
@@ -52,7 +52,7 @@ def naive_statistics(captions: np.ndarray | None) -> list[float]:
 
 
 def by_rank(rank: int, size: int, name: str, log_scale: float, captions: np.ndarray | None) -> list[Any]:
-    """A rank's part: loss, gradients, statistics; tiles that the rows fill neither in height nor in width."""
+    """A rank's results: loss, gradients, statistics; with tiles that do not divide the rows in height or width."""
     tiles.TILES["cpu"] = (5, 7)
     edges = [each * PAIRS // size for each in range(size + 1)]
     own, rows_of_ranks = slice(*edges[rank : rank + 2]), np.diff(edges).tolist()
@@ -79,7 +79,7 @@ def test_rank_mean_of_gradients_is_the_gradient_of_one_big_batch(size):
         ranks = list(zip(*of_ranks, strict=True))
         # fp32 keeps 24 bits: 6e-8 of each number, times a few sums.
         assert np.mean(ranks[0]) == pytest.approx(loss, rel=1e-6)
-        # A parameter's gradient sums over the rows of all ranks; the mean over ranks then divides by their number.
+        # A parameter's gradient is a sum over the rows of all ranks; the mean over ranks divides it by their number.
         assert relative_error(np.concatenate(ranks[1]) / size, image) < 1e-6
         assert relative_error(np.concatenate(ranks[2]) / size, text) < 1e-6
         assert relative_error(np.mean(ranks[3], axis=0), scale) < 1e-6
@@ -111,7 +111,7 @@ def test_memory_grows_with_the_batch_and_not_with_its_square(name):
 
 
 class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation gave."""
+    """Records the number of elements of the largest tensor that any operation returned."""
 
     numel = 0
 
@@ -137,5 +137,5 @@ def test_towers_that_give_everything_one_embedding_are_never_right(name, seed):
     torch.manual_seed(seed)
     one = torch.nn.functional.normalize(torch.randn(1, 33)).expand(700, -1).contiguous()
     statistics = LOSSES[name](one, one.clone(), torch.tensor([2.66]), torch.tensor([-3.0]), None).statistics
-    # Though rounding may set a few apart, where a tile has another width.
+    # Rounding may make a few differ, in a tile of another width.
     assert max(statistics.i2t_accuracy, statistics.t2i_accuracy) < 0.01

@@ -95,7 +95,7 @@ def test_towers_whose_blocks_cannot_be_checkpointed_are_refused_by_name():
             checkpoint_blocks(without_memory(config, 50))
 
 
-def test_logit_scale_starts_where_it_is_told_and_has_a_dimension():
+def test_logit_scale_starts_at_the_given_value_and_has_a_dimension():
     model = dual_encoder()
     assert model.logit_scale.shape == (1,) and model.logit_scale.dtype == torch.float32
     assert model.logit_scale.item() == pytest.approx(2.6593, abs=1e-4)
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_refused_by_name():
         load_weights(model, {**state, "image.proj": torch.zeros(32, 9)})
     with pytest.raises(ValueError, match=r"tensor extra is not part of this model"):
         load_weights(model, {**state, "extra": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"image\.proj holds torch\.int64"):
+    with pytest.raises(ValueError, match=r"image\.proj contains torch\.int64"):
         load_weights(model, {**state, "image.proj": state["image.proj"].long()})
     del state["image.proj"]
     with pytest.raises(ValueError, match=r"image\.proj is missing"):
@@ -132,4 +132,4 @@ def test_only_batch_statistics_on_several_ranks_are_worth_a_warning():
         resnet = timm.create_model("resnet18", num_classes=0)
     assert rank_dependence(dual_encoder().state_dict(), 8) is None
     assert rank_dependence(resnet.state_dict(), 1) is None
-    assert "each of the 8 ranks' own rows" in (rank_dependence(resnet.state_dict(), 8) or "")
+    assert "the rows of each of the 8 ranks" in (rank_dependence(resnet.state_dict(), 8) or "")

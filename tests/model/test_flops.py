@@ -1,4 +1,4 @@
-"""What a step computes, against torch's own count of a forward and a backward, and against the field's numbers."""
+"""Counted operations, compared with torch's count of a forward and a backward, and with published numbers."""
 
 from dataclasses import replace
 

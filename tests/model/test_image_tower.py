@@ -1,4 +1,4 @@
-"""Image towers of every family that a config can name, and what is said of those it cannot."""
+"""Image towers of every family that a config can name, and the errors for those that it cannot."""
 
 import re
 
@@ -82,7 +82,7 @@ def test_a_clip_resnet_computes_what_openais_does():
     theirs = ModifiedResNet(layers=(1, 2, 1, 1), output_dim=24, heads=8, image_size=64, width=16).eval()
     with torch.no_grad():
         for tensor in theirs.state_dict().values():
-            if tensor.ndim == 1:  # gains, biases, means and variances, so that none is 0 or 1
+            if tensor.ndim == 1:  # change gains, biases, means and variances, so that none is 0 or 1
                 tensor.uniform_(0.5, 1.5)
     blocks = [
         {"type": "bottle", "d": depth, "c": channels, "s": stride, "br": 0.25}
@@ -137,7 +137,7 @@ def test_a_transformer_starts_as_openais_does():
         block.mlp.fc2.weight: uniform * (4 * width) ** -0.5,
     }
     for parameter, expected in deviations.items():
-        # Four sigma of a deviation estimated from this many numbers.
+        # Four standard errors of a deviation estimated from this many numbers.
         assert parameter.std().item() == pytest.approx(expected, rel=4 * (2 * parameter.numel()) ** -0.5)
     assert not block.attn.qkv.bias.any() and not block.attn.proj.bias.any()
     assert block.mlp.fc1.bias.any() and block.mlp.fc2.bias.any()
@@ -177,7 +177,7 @@ def test_a_clip_resnet_starts_as_openais_does():
         (VIT, {"num_heads": 0}, "cannot be built with overrides {'num_heads': 0}"),
         ("resnet18", {"layers": [1]}, "cannot be built with overrides {'layers': .1.}"),
         (VIT, {"act_layer": "gleu"}, "cannot be built with overrides {'act_layer': 'gleu'}"),
-        (VIT, {"img_size": 64}, "overrides.img_size is not for overrides: set model.image.image_size"),
+        (VIT, {"img_size": 64}, "overrides.img_size cannot be set here: set model.image.image_size"),
         (VIT, {"num_classes": 5}, "set model.embed_dim"),
         (VIT, {"checkpoint_path": "evil.pt"}, "overrides.checkpoint_path is refused"),
         (VIT, {"pretrained": True}, "overrides.pretrained is refused"),
@@ -189,7 +189,7 @@ def test_a_tower_that_cannot_be_built_is_refused_by_name(name, overrides, compla
     assert re.match("model.image", str(refusal.value))
 
 
-def test_a_picture_that_is_no_whole_number_of_patches_is_refused():
+def test_a_picture_size_that_patches_do_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"model\.image\.image_size 230 .* patch size 32 .*; set 224 or 256"):
         create_trunk(ImageTowerConfig(name=VIT, image_size=230))
     assert create_trunk(ImageTowerConfig(name=VIT, image_size=230, overrides={**SMALL_VIT, "dynamic_img_pad": True}))

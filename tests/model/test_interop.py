@@ -56,7 +56,7 @@ def open_clip_model(model_cfg):
 
 
 def seeded_like(name, tensor):
-    """Numbers of this name alone, also where initialisation has zeros or ones: no swap goes unseen."""
+    """Random numbers that depend on the tensor's name, in place of any zeros and ones, so that a swap is seen."""
     if name == "logit_scale":
         return torch.tensor(2.5)
     seed = int.from_bytes(hashlib.sha256(f"0:{name}".encode()).digest()[:4], "little")
@@ -90,7 +90,7 @@ def open_clip_features(model, config, images, tokens):
 
 
 def assert_equal_to_one_part_in_100_000(got, expected):
-    """Relative to the row's norm, which is one: an element near zero has no relative accuracy of its own."""
+    """Compare relative to the row's norm, which is one, since an element near zero has no relative accuracy."""
     assert (got - expected).norm(dim=-1).max() <= 1e-5
     assert (expected[0] - expected[1]).norm() > 0.1, "features must differ between inputs to show anything"
 
@@ -235,7 +235,7 @@ def test_a_model_that_open_clip_cannot_compute_is_refused(image, text, complaint
         ({"vision_cfg": {**SMALL["vision_cfg"], "no_ln_pre": True}}, "vision_cfg.no_ln_pre is True"),
         ({"text_cfg": {**SMALL["text_cfg"], "hf_model_name": "roberta-base"}}, "text_cfg.hf_model_name"),
         ({"vision_cfg": {**SMALL["vision_cfg"], "timm_model_name": "vit"}}, "vision_cfg.timm_model_name"),
-        ({"text_cfg": None}, "no mapping text_cfg"),
+        ({"text_cfg": None}, "the mapping text_cfg is missing"),
         ({"embed_dim": 0}, "embed_dim is 0"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_config_that_is_not_clips_is_refused(change, complaint):
         ({"mode": "L"}, "mode is 'L', expected 'RGB'"),
         ({"mean": 0.5}, "mean is 0.5, expected three numbers"),
         ({"std": [1, 1, "x"]}, "std is 'x', expected a number"),
-        ([], "no mapping preprocess_cfg"),
+        ([], "the mapping preprocess_cfg is missing"),
     ],
 )
 def test_preprocessing_that_ours_does_not_do_is_refused(preprocessing, complaint):
@@ -330,7 +330,7 @@ def test_openais_half_precision_stays_what_it_was():
     assert all(returned[name].dtype == torch.float16 and returned[name].equal(state[name]) for name in state)
 
 
-def test_what_we_write_is_plain_safetensors_with_a_config_beside(tmp_path):
+def test_what_we_write_is_plain_safetensors_with_a_config(tmp_path):
     config = config_from_open_clip({"model_cfg": SMALL})
     save_open_clip(tmp_path, DualEncoder(config, 600, 2.0).state_dict(), config)
     assert safetensors.torch.load_file(tmp_path / WEIGHTS_FILE)["logit_scale"].shape == ()

@@ -22,7 +22,7 @@ def kept(rate: float, keys: torch.Tensor, num_patches: int) -> torch.Tensor:
     return indices
 
 
-def test_a_row_keeps_its_patches_whatever_rows_are_beside_it():
+def test_a_row_keeps_its_patches_whatever_rows_are_next_to_it():
     keys = torch.arange(10**10, 10**10 + 64)
     together = kept(0.75, keys, 49)
     assert together.shape == (64, 12) and (together.diff() > 0).all()
@@ -44,7 +44,9 @@ def test_every_patch_and_every_two_patches_are_kept_equally_often():
 
 
 @pytest.mark.parametrize(("name", "overrides"), [("vit_base_patch32_clip_224", VIT), ("eva02_tiny_patch14_224", EVA)])
-def test_towers_with_patch_dropout_are_keyed_by_row_in_training_and_whole_in_use(name: str, overrides: dict[str, Any]):
+def test_patch_dropout_depends_on_the_row_in_training_and_keeps_all_patches_in_use(
+    name: str, overrides: dict[str, Any]
+):
     config = ImageTowerConfig(name=name, image_size=32, overrides=overrides)
     check_picture_size(config)
     torch.manual_seed(0)
@@ -52,7 +54,7 @@ def test_towers_with_patch_dropout_are_keyed_by_row_in_training_and_whole_in_use
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     keys = torch.tensor([5, 6, 7, 8])
     features = tower(images, keys)
-    # Two halves of the rows at a time are other sums; masks of other rows are another thing altogether.
+    # Halves of the rows are summed in another order, a small difference; masks of other rows would be a large one.
     assert torch.allclose(torch.cat([tower(images[:2], keys[:2]), tower(images[2:], keys[2:])]), features, atol=1e-5)
     assert not torch.allclose(tower(images, keys + 10), features, atol=1e-3)
     tower.eval()

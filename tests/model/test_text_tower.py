@@ -1,4 +1,4 @@
-"""The text tower: causal, read off at the end token, and started as OpenAI's code does."""
+"""The text tower is causal, takes its feature at the end token, and is initialised as in OpenAI's code."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def dual_encoder():
 
 
 def padded_features(tower: TextTower, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """The same computed with padding and a mask, as the paper's text tower is usually written."""
+    """The same features, computed with padding and a mask, as the paper's text tower is usually written."""
     hidden = tower.token_embedding(tokens) + tower.positional_embedding[: tokens.shape[1]]
     for block in tower.transformer.resblocks:
         fused = F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
@@ -57,12 +57,12 @@ def test_captions_without_their_padding_have_the_same_features_and_gradients(len
         (features * direction).sum().backward()
         results.append([features.detach(), *(parameter.grad for parameter in tower.parameters())])
     for packed, padded in zip(*results, strict=True):
-        # Kernels sum in another order: rounding of fp32, no more.
+        # Kernels sum in another order: only rounding of fp32.
         torch.testing.assert_close(packed, padded, rtol=0, atol=2e-6 * float(padded.abs().max()))
 
 
 @torch.no_grad()
-def test_what_stands_behind_the_end_token_changes_nothing():
+def test_tokens_after_the_end_token_change_nothing():
     model = dual_encoder()
     tokens, lengths = captions([3, 16, 5])
     expected = model.encode_text(tokens, lengths)
@@ -124,5 +124,5 @@ def test_the_kernel_for_any_lengths_gives_what_groups_of_equal_lengths_give():
     captions = PackedCaptions.of(lengths, 16, torch.device("cuda"))
     query, key, value = torch.randn(3, int(lengths.sum()), 2, 64, device="cuda", dtype=torch.bfloat16)
     in_groups = replace(captions, has_varlen_kernel=False).attend(query, key, value)
-    # Eight bits of mantissa, sums in another order.
+    # bf16 has eight bits of mantissa, and sums have another order.
     torch.testing.assert_close(captions.attend(query, key, value), in_groups, atol=1e-2, rtol=1e-2)

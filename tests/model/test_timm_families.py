@@ -1,4 +1,4 @@
-"""Every family of timm makes an image tower that learns, and sizes that one cannot take are refused before a run."""
+"""Every family of timm makes an image tower that learns, and picture sizes that it cannot take are refused early."""
 
 import pytest
 import timm
@@ -12,14 +12,14 @@ from tests.ranks import run_ranks
 
 
 def smallest_of(family: str) -> str | None:
-    """A model of the family that is small by its name."""
+    """A model of the family that is small, judging by its name."""
     names = timm.list_models(module=family)
     small = ("femto", "atto", "pico", "nano", "tiny", "_t0", "_m0", "_s0", "xxs", "_xs", "small", "18", "_s12", "_s")
     return next((name for word in small for name in names if word in name), names[0] if names else None)
 
 
 LARGEST_PICTURE = 256
-"""Pixels a side: some families were made for 1,024, which takes minutes; those are tried at 224."""
+"""Pixels of a side; families made for 1,024 pixels would take minutes, and are tested at 224."""
 
 
 def tower_of(name: str) -> tuple[ImageTower, int]:
@@ -44,7 +44,7 @@ def assert_learns(rank: int, name: str) -> None:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("family", [family for family in list_modules() if smallest_of(family)])
 def test_every_family_learns(family):
-    # In a process of its own: what crashes one family must not end the others.
+    # In a process of its own, so that a crash of one family does not end the others.
     run_ranks(1, assert_learns, smallest_of(family))
 
 

@@ -1,8 +1,8 @@
 """The engine with every tensor on CUDA and no GPU: `python -m tests.training.fake_cuda STAGE,PRECISION,PARTS ...`.
 
-Tensors have a device, a type and a shape, and no numbers (torch's FakeTensorMode). One process stands for rank 0 of
-four: no collective sends anything, and each must be of contiguous CUDA tensors, which is what NCCL takes. Streams,
-events and memory counters, which need a driver, do nothing. Autograd cannot run backward without a device, so that
+Tensors have a device, a type and a shape, but no data (torch's FakeTensorMode). One process plays rank 0 of
+four: collectives send nothing, but each must get contiguous CUDA tensors, as NCCL requires. Streams,
+events and memory counters, which need a driver, do nothing. Autograd cannot run backward without a device, so
 gradients are put where it would put them. Prints a line of JSON for each case: what is where at the end. The imports,
 most of the time, are shared: each case runs in a fork.
 """
@@ -124,7 +124,7 @@ class NoGpu(CUDA_Accelerator):
 
 
 class Observer(TorchDispatchMode):
-    """Refuses collectives that NCCL would refuse, counts them, and gives numbers where somebody asks for one."""
+    """Refuses collectives that NCCL would refuse, counts the others, and returns a number when one is read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Observer(TorchDispatchMode):
         name = function.__name__.partition(".")[0]
         self.collectives[name] += 1
         for tensor in tree_leaves(args):
-            if isinstance(tensor, Tensor) and name != "barrier":  # which passes a dummy
+            if isinstance(tensor, Tensor) and name != "barrier":  # which passes a dummy tensor
                 assert tensor.device == GPU, f"{name} of a tensor on {tensor.device}"
                 assert tensor.is_contiguous(), f"{name} of a tensor with strides {tensor.stride()}"
         work = FakeWork().boxed()
@@ -153,14 +153,14 @@ class Observer(TorchDispatchMode):
 
 
 class Unpinned(TorchFunctionMode):
-    """Pinned memory comes from a driver."""
+    """Replaces pinned memory, which needs a driver."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*args, **{name: value for name, value in (kwargs or {}).items() if name != "pin_memory"})
 
 
 def without_driver() -> None:
-    """Put aside what asks a driver for leave before it does what needs none."""
+    """Replace functions that ask a driver first, although they do not need one."""
     deepspeed.accelerator.set_accelerator(NoGpu())
     torch.cuda.get_device_capability = lambda *_: (9, 0)  # type: ignore[assignment]
     torch.cuda.is_bf16_supported = lambda *_, **__: True  # type: ignore[assignment]
@@ -171,23 +171,23 @@ def without_driver() -> None:
     F.scaled_dot_product_attention = flash_attention
     text_tower.PackedCaptions = PackedOnHost  # type: ignore[misc]
     for module in (deepspeed.runtime.zero.stage_1_and_2, deepspeed.runtime.zero.stage3):
-        module.count_used_parameters_in_backward = len  # autograd knows it during a backward only
-    # These compare numbers over ranks, and there are none.
+        module.count_used_parameters_in_backward = len  # autograd knows it only during a backward
+    # These compare data over ranks, and there is none.
     for module in (deepspeed.runtime.zero.utils, deepspeed.runtime.zero.partitioned_param_coordinator):
         module.assert_ints_same_as_other_ranks = lambda *_: None
 
 
 def flash_attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = False, **_: Any) -> Tensor:
-    """What CUDA chooses in bf16, under which autocast brings it; torch would ask the device whether it can."""
+    """The kernel that CUDA chooses for bf16, as autocast passes it; torch would ask the device whether it can."""
     query, key, value = (each.to(torch.bfloat16) for each in (query, key, value))
     return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal)[0]
 
 
 class PackedOnHost(PackedCaptions):
-    """Computed with numbers on the host, as ever, then taken to CUDA, where there are none."""
+    """Computes with data on the host, as usual, then moves to CUDA, where there is no data."""
 
     lengths: ClassVar[Iterator[Tensor]]
-    """Of each part in turn; those that arrive may have lost their numbers in a hook of DeepSpeed's."""
+    """Takes the parts in turn, since those that arrive may have lost their data in a hook of DeepSpeed's."""
 
     @staticmethod
     def of(lengths: Tensor, padded_length: int, device: torch.device) -> PackedCaptions:
@@ -199,7 +199,7 @@ class PackedOnHost(PackedCaptions):
 
 
 def backward(loss: Tensor, *_: Any, **__: Any) -> None:
-    """A stand-in for `Tensor.backward`: each leaf of the graph gets a gradient, and who waits for it is called."""
+    """Replaces `Tensor.backward`: give each leaf of the graph a gradient, and call the hooks that wait for it."""
     assert loss.device == GPU and loss.dtype == torch.float32, loss
     for leaf in leaves(loss.grad_fn):
         whole = getattr(leaf, "ds_shape", leaf.shape)
@@ -211,7 +211,7 @@ def backward(loss: Tensor, *_: Any, **__: Any) -> None:
 
 
 def leaves(node: Any) -> list[Any]:
-    """What the graph below this node computes gradients for."""
+    """The leaves for which the graph below this node computes gradients."""
     found, seen, todo = [], set(), [node]
     while todo:
         node = todo.pop()

@@ -44,7 +44,7 @@ def train(rank: int, size: int, ways: list[How]) -> dict[How, Any]:
 
 
 def relative_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Of all numbers together, by their norms."""
+    """The difference of all numbers together, relative to their norm."""
     difference, whole = (
         torch.cat([each.flatten() for each in side])
         for side in ([one[name] - other[name] for name in one], [*other.values()])
@@ -70,7 +70,7 @@ def test_pairs_in_parts_give_the_step_of_all_at_once(size):
         assert [s.loss for s in stats] == pytest.approx([s.loss for s in whole], rel=1e-6), (stage, pairs)
         assert stats[0].gradient_norm == pytest.approx(whole[0].gradient_norm, rel=1e-6), (stage, pairs)
         assert relative_difference(in_parts, weights) < 1e-6, (stage, pairs)
-        # The noise of fp32 sums in another order, which Adam enlarges where a gradient is near epsilon.
+        # fp32 sums in another order differ a little, and Adam enlarges the difference if a gradient is near epsilon.
         assert largest_difference(in_parts, weights) < 1e-5, (stage, pairs)
 
 
@@ -99,7 +99,7 @@ def test_patch_dropout_gives_the_same_weights_on_any_ranks_and_in_any_parts():
 
 
 def features_of_both_passes(rank: int, dropout: float) -> dict[int, list[torch.Tensor]]:
-    """Stage → the picture features of each part of one step, of the first pass and then of the second."""
+    """ZeRO stage → the picture features of each part of a step, in the first pass and then in the second."""
     seen: dict[int, list[torch.Tensor]] = {}
     for stage in (1, 3):
         engine = engine_in_parts(rank, 2, 2, stage=stage, dropout=dropout)
@@ -144,7 +144,7 @@ def test_masks_that_are_keyed_by_row_are_not_random(name, image_size, overrides,
     assert said == found or (found and said and said.startswith(found))
 
 
-def test_another_number_of_pairs_at_once_is_another_run_where_layers_draw_masks(tmp_path):
+def test_another_number_of_pairs_at_once_is_another_run_if_layers_draw_masks(tmp_path):
     for dropout in (0.0, 0.1):
         config = tiny_config(dropout=dropout)
         model = DualEncoder(config.model, VOCABULARY, 2.6)

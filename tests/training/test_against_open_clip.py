@@ -1,6 +1,6 @@
-"""From the same weights and the same 50 batches, our loss is open_clip's, step by step.
+"""From the same weights and on the same 50 batches, our loss equals open_clip's, step by step.
 
-Bar: 1e-5 absolute, fp32, ViT, CPU, ZeRO-1; open_clip against itself in another order of rows differs by 2e-6.
+Tolerance: 1e-5 absolute, fp32, ViT, CPU, ZeRO-1; open_clip against itself in another order of rows differs by 2e-6.
 """
 
 import numpy as np
@@ -55,7 +55,7 @@ def their_model(activation):
 
 
 def batches():
-    """Captions end at various places; the end token is the largest, since open_clip looks for the maximum."""
+    """Captions of various lengths; the end token has the largest id, since open_clip looks for the maximum."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
         images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The gradient of a step in parts is that of sentence-transformers' cached loss, which has the same design.
+"""The gradient of a step in parts equals that of sentence-transformers' cached loss, which has the same design.
 
 It needs sentence-transformers, in an environment of its own: CONTRIBUTING.md.
 """
@@ -22,14 +22,14 @@ BETA1 = 0.9
 
 
 class EitherTower(torch.nn.Module):
-    """Our towers as theirs are called: one input at a time, a mapping of tensors whose rows it cuts in parts."""
+    """Our towers with their interface: one input at a time, a mapping of tensors whose rows are split in parts."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
 
     def __getitem__(self, number: int) -> torch.nn.Module:
-        """They look whether the first module is a table of embeddings."""
+        """Give the first module, since they check whether it is a table of embeddings."""
         return self.model
 
     def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -39,12 +39,12 @@ class EitherTower(torch.nn.Module):
 
 
 def their_gradient(rank: int, size: int, pairs_at_once: int) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradient, of this rank's pairs against those of all."""
+    """Loss and gradient of this rank's pairs against those of all ranks."""
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     model = new_model(tiny_config())
     model.load_state_dict(start_weights())
-    # The scale is a number to them: a leaf in its place has the derivative by the number, not by its logarithm.
+    # Their scale is a number: a leaf in its place gets the derivative by the number, not by its logarithm.
     scale = model.logit_scale.detach().exp().requires_grad_()
     cached = CachedMultipleNegativesRankingLoss(
         EitherTower(model),

@@ -69,7 +69,7 @@ def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "grow"])
-def test_any_harm_to_any_file_is_found_and_the_file_named(tmp_path, harm):
+def test_any_damage_to_any_file_is_found_and_the_file_named(tmp_path, harm):
     whole = save(tmp_path / "whole", 1)
     for file in files_of(whole):
         path = Path(shutil.copytree(whole, tmp_path / "copy"))
@@ -86,7 +86,7 @@ def test_any_harm_to_any_file_is_found_and_the_file_named(tmp_path, harm):
             victim.unlink()
         named: str | None = victim.name
         if victim.name == "manifest.json" and harm in ("flip", "truncate"):
-            # A manifest that still says the same of every file is as good; one that does not, of one file or at all, is
+            # A manifest that still describes every file correctly is as good; any other one is
             # refused.
             before = json.loads((whole / "manifest.json").read_text())
             try:
@@ -101,7 +101,7 @@ def test_any_harm_to_any_file_is_found_and_the_file_named(tmp_path, harm):
         shutil.rmtree(path)
 
 
-def test_the_newest_valid_one_is_taken_and_the_faults_of_newer_ones_told(tmp_path):
+def test_the_newest_valid_checkpoint_is_used_and_the_faults_of_newer_ones_reported(tmp_path):
     assert newest_valid(tmp_path) == (None, [])
     first, second, third = (save(tmp_path, step) for step in (1, 2, 30))
     weights = third / "model" / "model.safetensors"
@@ -115,12 +115,12 @@ def test_the_newest_valid_one_is_taken_and_the_faults_of_newer_ones_told(tmp_pat
         assert name in fault
 
 
-def test_a_file_that_the_system_cannot_read_is_no_damage(tmp_path):
+def test_a_file_that_the_system_cannot_read_is_not_damage(tmp_path):
     save(tmp_path, 1)
     for name in ("manifest.json", "optimizer.safetensors"):
         newest = save(tmp_path, 2)
         (newest / name).unlink()
-        (newest / name).symlink_to("/proc/self/mem")  # whose first byte cannot be read
+        (newest / name).symlink_to("/proc/self/mem")  # a file whose first byte cannot be read
         with pytest.raises(OSError) as caught:
             newest_valid(tmp_path)
         assert caught.value.errno == errno.EIO
@@ -136,11 +136,11 @@ def test_files_have_the_mode_that_umask_allows(tmp_path):
 
 
 class Killed(BaseException):
-    """A process that ends here; nothing of Python's clean-up runs in the code under test that a kill would not run."""
+    """Ends the process here, without any of Python's clean-up, like a kill."""
 
 
 def operations(monkeypatch, tmp_path, at):
-    """Make the at-th change to the file system (write opened for, fsync, rename, unlink) the last one."""
+    """Let the process die at change number `at` of the file system (open for writing, fsync, rename, unlink)."""
     count = 0
 
     def counted(function):
@@ -214,7 +214,7 @@ def test_what_a_kill_left_of_a_removed_checkpoint_is_cleared_away(tmp_path):
     assert sorted(tmp_path.iterdir()) == paths[1:]
 
 
-def test_a_checkpoint_that_is_being_removed_is_none_from_the_first_moment(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_being_removed_is_invalid_from_the_first_moment(tmp_path, monkeypatch):
     path = save(tmp_path, 3)
     found = []
     monkeypatch.setattr(module.shutil, "rmtree", lambda folder: found.append(checkpoints(tmp_path)))
@@ -247,7 +247,7 @@ def refuse_unpickling(event, arguments):
 
 
 def resume_without_pickle(rank, folder):
-    sys.addaudithook(refuse_unpickling)  # for good, so in a process of its own
+    sys.addaudithook(refuse_unpickling)  # permanent, so in a process of its own
     path, _ = newest_valid(folder)
     load_checkpoint(path)
     with pytest.raises(AssertionError, match="unpickled"):
@@ -292,7 +292,7 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_half(tmp_path, pages_free):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_of_a_changed_file_the_first_difference_is_told_in_short(tmp_path):
+def test_the_first_difference_of_a_changed_file_is_reported_briefly(tmp_path):
     path = save(tmp_path, 1)
     file = path / "progress.json"
     content = file.read_bytes()

@@ -1,4 +1,4 @@
-"""The real compiler, where there is one: the blocks' results, restarts, and what becomes of blocks that it refuses."""
+"""Blocks compiled by the real compiler, if there is one: results, restarts, and blocks that it refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Half = tuple[dict[str, torch.Tensor], OptimizerState]
 
 
 def config_of(compile_blocks: bool, stage: int = 2) -> RunConfig:
-    """With dropout."""
+    """A config with dropout."""
     config = tiny_config(stage=stage, dropout=0.2)
     return replace(config, machine=replace(config.machine, compile_blocks=compile_blocks))
 
@@ -39,11 +39,11 @@ def is_compiled(engine: Engine) -> bool:
 
 
 def train(rank: int, half: Half | None = None) -> dict[str, Any]:
-    """Weights and state at half way and at the end, and what was compiled after the start; or only the second half."""
+    """Weights and state at half time and at the end, and what was compiled after the start; or only the second half."""
     import torch._inductor.config
     from torch._dynamo.utils import counters
 
-    torch._inductor.config.compile_threads = 1  # others would have to be started first
+    torch._inductor.config.compile_threads = 1  # other ranks would have to be started first
     weights, state = half or (None, None)
     engine = make_engine(rank, 2, config_of(True), weights)
     assert is_compiled(engine)
@@ -67,8 +67,8 @@ def train_uncompiled(rank: int) -> dict[str, Any]:
 def test_compiled_blocks_compute_the_same_and_go_on_bit_identical_in_new_processes():
     whole, plain = run_ranks(2, train)[0], run_ranks(2, train_uncompiled)[0]
     assert whole["later"] == 0, "captions of any number of tokens are taken by what was compiled at the start"
-    # The noise of fp32 sums in another order, which Adam enlarges where a gradient is near epsilon. So dropout's masks
-    # are the same.
+    # fp32 sums in another order differ a little, and Adam enlarges the difference if a gradient is near epsilon. So the
+    # masks of dropout are the same.
     assert whole["losses"] == pytest.approx(plain["losses"], abs=1e-5)
     assert largest_difference(whole["weights"], plain["weights"]) < 1e-5
     again = run_ranks(2, train, whole["half"])[0]

@@ -1,4 +1,4 @@
-"""What a person watching sees of a run."""
+"""What the console shows of a run."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests.end_to_end.conftest import recipe
 __all__ = ["recipe"]
 
 
-def test_elsewhere_than_on_a_terminal_unlogged_steps_are_lines_with_the_last_numbers(monkeypatch, capsys):
+def test_without_a_terminal_unlogged_steps_are_lines_with_the_last_numbers(monkeypatch, capsys):
     monkeypatch.setattr(console_module, "LINE_EVERY_SECONDS", 0.0)
     console = Console(total_samples=400, samples_seen=0, shown=True)
     console.move(100)
@@ -25,14 +25,14 @@ def test_elsewhere_than_on_a_terminal_unlogged_steps_are_lines_with_the_last_num
     assert ["loss 2.500" in line for line in lines] == [False, True, True]
 
 
-def test_lines_are_some_seconds_apart_but_the_last_position_is_always_told(capsys):
+def test_lines_are_some_seconds_apart_but_the_last_position_is_always_printed(capsys):
     console = Console(total_samples=400, samples_seen=0, shown=True)
     for seen in (100, 200, 300, 400):
         console.move(seen)
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["100/400", "400/400"]
 
 
-def test_the_time_left_is_told_once_a_step_after_the_first_has_shown_the_pace(monkeypatch, capsys):
+def test_the_time_left_is_shown_from_the_second_step_on(monkeypatch, capsys):
     monkeypatch.setattr(console_module, "LINE_EVERY_SECONDS", 0.0)
     clock = [0.0]
     monkeypatch.setattr(console_module.time, "monotonic", lambda: clock[0])
@@ -54,7 +54,7 @@ def test_other_ranks_are_silent(capsys):
 
 @pytest.fixture
 def terminal():
-    """Its file descriptor, and what was written to it so far."""
+    """A terminal's file descriptor, and a function that returns what was written to it so far."""
     ours, theirs = os.openpty()
     shown = bytearray()
 

@@ -1,7 +1,7 @@
-"""Pairs with the same caption as positives of one another, from the tokens of a batch to Adam.
+"""Pairs with the same caption are positives of one another, from the tokens of a batch to Adam.
 
 Equal captions have equal embeddings. The softmax loss then has the same gradient either way: the copies share the
-probability that one has alone. Its statistics tell the two apart, and the sigmoid loss differs by its labels.
+probability that a single one would have. Its statistics differ, and the sigmoid loss has other labels.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from tests.training.test_engine import SIGMOID, largest_difference, make_engine,
 from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
 
 CAPTIONS = [0, 1, 2, 3, 1, 11, 2, 2, 0, 3, 1, 11]
-"""The row whose caption each row has: every group of equals lies on several ranks."""
+"""For each row, the row whose caption it has; every group of equal captions is on several ranks."""
 LOSSES = {"softmax": {}, "sigmoid": SIGMOID}
 BETA1 = 0.9
 
@@ -38,7 +38,7 @@ def config(loss: str, duplicates: str = "positives", **options: Any) -> RunConfi
 
 
 def first_steps(rank: int, size: int) -> dict[Any, tuple[StepStats, dict[str, torch.Tensor]]]:
-    """Loss, stage, pairs at once → the first step and the gradient that reached Adam."""
+    """(loss, ZeRO stage, pairs at once) → the first step and the gradient that reached Adam."""
     result = {}
     for loss, stage, pairs in itertools.product(LOSSES, (1, 2), (None, 4)):
         settings = config(loss, stage=stage)
@@ -59,7 +59,7 @@ class Expected:
 
 
 def in_one_process(loss: str, captions: Sequence[int]) -> Expected:
-    """The same of the whole batch at once: all logits and the formula, in float64 behind the towers."""
+    """The same for the whole batch at once: all logits and the formula, in float64 after the towers."""
     settings, batch = config(loss), batch_with_duplicates()
     model = new_model(settings)
     scalars = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("logit_")}

@@ -1,4 +1,4 @@
-"""Real gloo ranks under DeepSpeed against one process that knows nothing of it."""
+"""Real gloo ranks under DeepSpeed, compared with one process in plain torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trained:
     weights: dict[str, torch.Tensor]
     optimizer: OptimizerState
     first_moments: OptimizerState
-    """After the first step, or as taken up."""
+    """After the first step, or as loaded."""
     half: tuple[dict[str, torch.Tensor], OptimizerState] | None = None
     """Weights and state after three steps."""
 
@@ -52,7 +52,7 @@ def new_model(config: RunConfig) -> DualEncoder:
 
 
 def make_engine(rank: int, size: int, config: RunConfig, weights: dict[str, torch.Tensor] | None = None) -> Engine:
-    # The other ranks start elsewhere: rank 0 must win.
+    # The other ranks start from other weights: rank 0's must win.
     torch.manual_seed(rank)
     model = new_model(config)
     if rank == 0:
@@ -71,7 +71,7 @@ def take_steps(engine: Engine, rank: int, size: int, first: int, stop: int) -> l
 
 
 def train(rank: int, size: int, stages: tuple[int, ...]) -> dict[int, tuple[Trained, Trained]]:
-    """Stage → six steps at once, and the last three again by another engine that took up the state after three."""
+    """ZeRO stage → six steps, and the last three again in another engine that loaded the state after three."""
     return {stage: train_at_stage(rank, size, stage) for stage in stages}
 
 
@@ -102,7 +102,7 @@ def ranks_of(size: int) -> list[dict[int, tuple[Trained, Trained]]]:
 
 @lru_cache
 def alone() -> dict[str, Any]:
-    """Whole batches through torch alone: the loss as in the paper's figure 3, AdamW, clipping by norm."""
+    """Whole batches in plain torch: the loss as in the paper's figure 3, AdamW, clipping by norm."""
     config = tiny_config()
     model = DualEncoder(config.model, VOCABULARY, config.training.initial_logit_scale)
     model.load_state_dict(start_weights())
@@ -157,7 +157,7 @@ def test_gradient_that_reaches_adam_is_that_of_one_process_on_the_whole_batch(si
     # Adam's first moment after one step is (1 - beta1) times the clipped, averaged gradient.
     gradient = {name: moment / 0.1 for name, moment in first.first_moments.moments["exp_avg"].items()}
     assert alone()["norms"][0] > 0.5, "the clipping must act"
-    # Clipping hides a factor common to all gradients; the norm before it does not.
+    # Clipping would hide a factor common to all gradients; the norm before it shows it.
     assert first.stats[0].gradient_norm == pytest.approx(alone()["norms"][0], rel=1e-5)
     # fp32 sums in another order: 5e-8 of a gradient of norm 0.5.
     assert largest_difference(gradient, alone()["first_gradient"]) < 5e-7
@@ -166,7 +166,7 @@ def test_gradient_that_reaches_adam_is_that_of_one_process_on_the_whole_batch(si
 @pytest.mark.parametrize(("size", "stage"), SETTINGS)
 def test_training_on_ranks_gives_the_weights_of_one_process(size, stage):
     ranks = [rank[stage][0] for rank in ranks_of(size)]
-    # The noise of fp32 sums in another order, which Adam enlarges where a gradient is near epsilon: 2e-6 was seen.
+    # fp32 sums in another order, whose difference Adam enlarges if a gradient is near epsilon: 2e-6 was seen.
     assert largest_difference(ranks[0].weights, alone()["weights"]) < 1e-5
     assert [s.loss for s in ranks[0].stats] == pytest.approx(alone()["losses"], abs=1e-5)
     assert [s.gradient_norm for s in ranks[0].stats] == pytest.approx(alone()["norms"], rel=1e-4)
@@ -177,7 +177,7 @@ def test_training_on_ranks_gives_the_weights_of_one_process(size, stage):
 
 
 @pytest.mark.parametrize(("size", "stage"), [setting for setting in SETTINGS if setting[0] < 4])
-def test_going_on_from_collected_state_is_bit_identical_to_never_stopping(size, stage):
+def test_resuming_from_collected_state_is_bit_identical_to_never_stopping(size, stage):
     once, again = ranks_of(size)[0][stage]
     assert once.stats[HALF:] == again.stats
     assert largest_difference(once.weights, again.weights) == 0
@@ -186,7 +186,7 @@ def test_going_on_from_collected_state_is_bit_identical_to_never_stopping(size, 
 
 
 def measured(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[StepStats, list[dict[str, torch.Tensor]]]]:
-    """Stage → the second step, and the weights before and after it."""
+    """ZeRO stage → the second step, and the weights before and after it."""
     result = {}
     for stage in stages:
         engine = make_engine(rank, 2, tiny_config(stage=stage))
@@ -201,7 +201,7 @@ def measured(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[StepStats, l
 def test_each_towers_gradient_and_update_are_measured_over_all_ranks():
     for stage, (stats, (before, after)) in run_ranks(2, measured, STAGES)[0].items():
         squares = [norm**2 for norm in stats.tower_gradient_norms.values()]
-        # logit_scale, in neither tower, has the rest.
+        # The rest is logit_scale, which is in neither tower.
         assert 0.9 < sum(squares) / stats.gradient_norm**2 < 1, stage
         assert stats.gradient_norm == pytest.approx(alone()["norms"][1], rel=1e-4), stage
         for tower, ratio in stats.update_ratios.items():
@@ -214,7 +214,7 @@ def train_with_dropout(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[Tr
     return {stage: train_at_stage(rank, 2, stage, dropout=0.2) for stage in stages}
 
 
-def test_dropout_goes_on_where_it_was():
+def test_dropout_resumes_where_it_was():
     for stage, (once, again) in run_ranks(2, train_with_dropout, (1, 3))[0].items():
         assert once.stats[HALF:] == again.stats, stage
         assert largest_difference(once.weights, again.weights) == 0, stage
@@ -230,7 +230,7 @@ def test_state_of_two_ranks_is_taken_up_by_one_at_any_stage():
     halves = {stage: trained.half for stage, trained in whole.items()}
     for (old, now), trained in run_ranks(1, go_on_alone, halves)[0].items():
         assert_equal(trained.first_moments, halves[old][1])
-        # Three more steps of sums in another order; see above.
+        # Three more steps with sums in another order; see above.
         assert largest_difference(trained.weights, whole[old].weights) < 1e-5, (old, now)
 
 
@@ -240,7 +240,7 @@ def push_scale(image: Any, text: Any, logit_scale: torch.Tensor, *others: Any) -
 
 
 def pushed(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[float], list[float]]]:
-    """Stage → logit_scale as used by the steps, and as DeepSpeed's fp32 master has it."""
+    """ZeRO stage → logit_scale as the steps used it, and as DeepSpeed's fp32 master has it."""
     LOSSES["pushing"] = push_scale
     result = {}
     for stage in stages:
@@ -276,7 +276,7 @@ def in_bf16(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[StepStat
 def test_bf16_follows_fp32_and_keeps_fp32_parameters():
     for stage, (stats, weights) in run_ranks(2, in_bf16, STAGES)[0].items():
         losses = [s.loss for s in stats]
-        # Eight bits of mantissa in the towers: 1e-2 in the first steps, which later ones enlarge.
+        # bf16 has eight bits of mantissa: 1e-2 in the first steps, which later ones enlarge.
         assert losses[:3] == pytest.approx(alone()["losses"][:3], abs=2e-2)
         assert losses == pytest.approx(alone()["losses"], abs=5e-2)
         assert max(abs(a - b) for a, b in zip(losses, alone()["losses"], strict=True)) > 1e-5, "bf16 was on"
@@ -301,7 +301,7 @@ def poisoned_gradient(rank: int) -> Any:
 
 
 def skipped(rank: int, stages: tuple[int, ...]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Poison, stage → a good step, one with poison on rank 1 alone, and what changed in it; then a good one."""
+    """(poison, ZeRO stage) → a good step, a step with poison only on rank 1 and what changed in it, then a good one."""
     result = {}
     poisons = {"nan_loss": poisoned_loss(rank), "nan_gradient": poisoned_gradient(rank)}
     for (poison, loss), stage in itertools.product(poisons.items(), stages):
@@ -336,7 +336,7 @@ def with_batch_statistics(stage: int) -> RunConfig:
 
 
 def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]:
-    """Stage → weights and their averages after a good step, one whose activations are not numbers, and a good one."""
+    """ZeRO stage → weights and averages after a good step, one whose activations are not numbers, and a good one."""
     result = {}
     for stage in STAGES:
         config = with_batch_statistics(stage)
@@ -354,7 +354,7 @@ def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]
     return result
 
 
-def test_a_step_that_is_passed_over_leaves_no_trace_in_running_statistics():
+def test_a_skipped_step_does_not_change_running_statistics():
     for stage, (first, second, third) in run_ranks(2, skipped_with_batch_statistics)[0].items():
         assert largest_difference(first[0], second[0]) == 0, stage
         assert all(tensor.isfinite().all() for weights in third for tensor in weights.values()), stage
@@ -405,7 +405,7 @@ def test_zero_stage_is_refused_in_the_experts_section_and_the_rest_is_merged():
     assert merged["train_micro_batch_size_per_gpu"] == PAIRS // 3
 
 
-def test_a_rank_alone_shares_nothing_unless_an_expert_says_how():
+def test_a_single_rank_uses_no_zero_unless_an_expert_configures_it():
     config = tiny_config(stage=2)
     offload = MachineConfig(zero_stage=2, deepspeed={"zero_optimization": {"offload_optimizer": {"device": "cpu"}}})
     assert zero_stage(config, 2) == 2
@@ -437,7 +437,7 @@ SIGMOID = {"loss": "sigmoid", "initial_logit_scale": math.log(10), "initial_logi
 def train_by_the_sigmoid_loss(
     rank: int, size: int, ways: list[tuple[int, int | None]]
 ) -> dict[tuple[int, int | None], Trained]:
-    """Stage and pairs at once → six steps."""
+    """(ZeRO stage, pairs at once) → six steps."""
     result = {}
     for stage, pairs in ways:
         config = tiny_config(stage=stage, **SIGMOID)

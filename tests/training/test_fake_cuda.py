@@ -1,4 +1,4 @@
-"""What a machine without a GPU can show of the way on CUDA: devices, types, shapes and collectives of every stage."""
+"""What can be tested of CUDA without a GPU: devices, types, shapes and collectives at every ZeRO stage."""
 
 import json
 import os

@@ -44,7 +44,7 @@ def test_each_step_is_adamws_with_rounded_moments(monkeypatch, at_once):
             parameter.grad = gradient[step].float()
         optimizer.step()
     for parameter, start, gradient in zip(parameters, starts, gradients, strict=True):
-        # A moment that fp32 rounds to the other side of a half of bf16's spacing costs 2^-8 of a step of 0.01.
+        # If fp32 rounds a moment to the other side of a midpoint between bf16 numbers, that is 2^-8 of a step of 0.01.
         assert torch.allclose(parameter.double(), of_reference(start, gradient, config), atol=2e-4)
         state = optimizer.state[parameter]
         assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16 and int(state["step"]) == 9
@@ -82,14 +82,14 @@ def test_a_second_moment_falls_as_far_as_in_fp32_up_to_the_largest_beta_that_is_
 
 
 def half(stage: int) -> RunConfig:
-    """With dropout in blocks that are computed again."""
+    """A config with dropout in checkpointed blocks."""
     config = tiny_config(stage=stage, dropout=0.2)
     machine = replace(config.machine, checkpoint_blocks=True)
     return replace(config, machine=machine, optimizer=replace(config.optimizer, moments="bf16"))
 
 
 def train(rank: int, size: int) -> dict[int, Any]:
-    """Stage → what six steps gave at once, and the last three again; and the bytes of this rank's moments."""
+    """ZeRO stage → six steps, and the last three after a resume; and the bytes of this rank's moments."""
     result: dict[int, Any] = {}
     for stage in STAGES_OF[size]:
         engine = make_engine(rank, size, half(stage))
@@ -113,7 +113,7 @@ def trained(size: int) -> dict[int, Any]:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_runs_go_on_bit_identical_with_moments_of_half_the_size(size):
+def test_runs_resume_bit_identical_with_moments_of_half_the_size(size):
     for stage in STAGES_OF[size]:
         (stats, weights, state), again, _, num_bytes = trained(size)[stage]
         assert again.stats == stats[HALF:], stage

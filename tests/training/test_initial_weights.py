@@ -1,4 +1,4 @@
-"""A run starts from weights as what they were trained to be, or says what differs."""
+"""A run uses initial weights in the model that they were trained in, or reports what differs."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 
 @pytest.mark.parametrize("lone", [True, False], ids=["file", "folder"])
 @pytest.mark.parametrize("harm", ["cut", "another shape"])
-def test_weights_that_cannot_be_taken_are_refused_before_anything_is_begun(tmp_path, shards, folder, harm, lone):
+def test_weights_that_cannot_be_used_are_refused_before_anything_starts(tmp_path, shards, folder, harm, lone):
     file = tmp_path / "lone.safetensors" if lone else folder / "model.safetensors"
     state = dual_encoder(model_config()).state_dict()
     if harm == "another shape":

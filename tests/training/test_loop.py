@@ -43,13 +43,13 @@ def test_a_checkpoint_is_due_whenever_a_multiple_of_its_interval_was_passed(ever
 
 
 def limit_files_to(num_bytes: int) -> None:
-    """As a full disk does, but for this process alone: a larger file is an OSError."""
+    """Limit the size of files in this process, so that a larger one raises OSError as on a full disk."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
 
 
 def once_a_save_failed(run: RunDir, times: int, then: Callable[[], None]) -> threading.Thread:
-    """Do it as soon as the record says so."""
+    """Call a function as soon as the record says that a save failed."""
 
     def watch() -> None:
         while sum(line.get("event") == "save_failed" for line in read_metrics(run.metrics)) < times:
@@ -62,7 +62,7 @@ def once_a_save_failed(run: RunDir, times: int, then: Callable[[], None]) -> thr
 
 
 def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
-    """A logged step, then saves: one; one that waits for room; one that a signal ends; one that waits for nothing."""
+    """A logged step, then saves: one that works, one that waits for room, one that a signal ends, one with no wait."""
     config = replace(tiny_config(), tracking=TrackingConfig(wandb="off"))
     run, tokenizer = RunDir(folder), train_vocabulary(["a caption"], 520)
     world = World(rank=rank, size=2)
@@ -130,7 +130,7 @@ def test_a_save_that_finds_no_room_waits_for_it_on_all_ranks(full_disk):
 
 def test_a_wait_for_room_ends_with_its_time_or_a_signal_to_any_rank(full_disk):
     folder, (first, other) = full_disk
-    assert other == ["2", "2"]  # the exit status: one rank says it, all stop
+    assert other == ["2", "2"]  # the exit status: one rank prints the error, all stop
     for line, samples in zip(first, (3 * PAIRS, 4 * PAIRS), strict=True):
         assert line.startswith(f"stopped after {samples} samples without a checkpoint of them: File too large")
         assert "a checkpoint takes 0." in line and line.endswith("goes on from the newest checkpoint, step_00000002")

@@ -1,4 +1,4 @@
-"""The arithmetic of memory against what is measured: published numbers of large towers, and torch's own allocations."""
+"""The computed memory compared with published numbers for large towers and with torch's allocations."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PUBLISHED = {
     "vit_l_14_336": (631, 62),
     "h": (444, 51),
 }
-"""MiB a pair under CUDA's autocast, by flash attention, of 77 tokens; and with checkpointed blocks."""
+"""MiB a pair under CUDA's autocast, with flash attention and 77 tokens; and with checkpointed blocks."""
 
 
 @lru_cache
@@ -72,7 +72,7 @@ BATCH, PIXELS, VOCABULARY = 64, 64, 1000
 SETTINGS: dict[int, list[dict[str, Any]]] = {
     1: [{"zero_stage": 0}, {"zero_stage": 0, "checkpoint_blocks": True}],
     2: [
-        # Not stage 0: whether gloo still holds the last copy of the gradients is a matter of chance.
+        # Not stage 0: it depends on chance whether gloo still holds the last copy of the gradients.
         {"zero_stage": 1, "pairs_per_forward": 8},
         {"zero_stage": 1, "checkpoint_blocks": True},
         {"zero_stage": 2, "moments": "bf16", "ema_decay": 0.9},
@@ -82,7 +82,7 @@ SETTINGS: dict[int, list[dict[str, Any]]] = {
 
 
 def config_of(moments: Any = "fp32", ema_decay: float | None = None, **machine: Any) -> RunConfig:
-    """Towers large enough for their activations to be most of it, as in real ones."""
+    """Towers so large that activations take most of the memory, as in real ones."""
     overrides = {"patch_size": 8, "embed_dim": 192, "depth": 4, "num_heads": 4}
     return RunConfig(
         run_dir="nowhere",
@@ -96,7 +96,7 @@ def config_of(moments: Any = "fp32", ema_decay: float | None = None, **machine: 
             text=TextTowerConfig(context_length=16, width=128, heads=2, layers=3),
         ),
         optimizer=OptimizerConfig(moments=moments),
-        # Small buckets: how many of them gloo holds at a time is a matter of chance.
+        # Small buckets, since it depends on chance how many of them gloo holds at a time.
         machine=MachineConfig(deepspeed={"zero_optimization": {"reduce_bucket_size": 1_000_000}}, **machine),
     )
 
@@ -130,15 +130,15 @@ def most_allocated(config: RunConfig, world: World) -> int:
 
 
 @pytest.mark.parametrize("size", SETTINGS)
-def test_memory_of_a_rank_is_what_it_takes(size):
+def test_the_computed_memory_of_a_rank_is_what_it_allocates(size):
     for setting, most in zip(SETTINGS[size], run_ranks(size, measured, size)[0], strict=True):
         told = expected(config_of(**setting), World(0, 0, size)).total
-        # What is there for an operation only is not told of.
+        # The computed number leaves out memory that exists only during an operation.
         assert told == pytest.approx(most, rel=0.1), (setting, told / 2**20, most / 2**20)
 
 
 def recipe(name: str, **machine: Any) -> tuple[RunConfig, World, int]:
-    """The recipe, a rank of as many as the command at its head starts, and its number of parameters."""
+    """The recipe, one of the ranks that the command at its top starts, and the number of parameters."""
     file = CONFIGS / f"{name}.yaml"
     config = load_config([file]).config
     nodes, gpus = re.search(r"NNODES=(\d+) RANKS=(\d+)", file.read_text(encoding="utf-8")).groups()  # type: ignore[union-attr]
@@ -160,7 +160,7 @@ def test_every_recipe_fits_the_gpus_that_it_names(name):
     assert what_would_fit(memory, limit, config, world, parameters, on_cuda(name)) is None, str(memory)
 
 
-def test_what_does_not_fit_is_told_with_what_would():
+def test_a_run_that_does_not_fit_is_reported_with_what_would():
     config, world, parameters = recipe("vit_l_14_336", checkpoint_blocks=False)
     towers = on_cuda("vit_l_14_336")
     memory = memory_of(config, world, parameters, towers)

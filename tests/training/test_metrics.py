@@ -41,7 +41,7 @@ def config(**tracking):
 
 
 def start_run(folder, samples_seen, steps):
-    """One start of a run in a process of its own, as wandb has it."""
+    """Start a run in a process of its own, as wandb sees it."""
     code = START.format(folder=str(folder), samples_seen=samples_seen, steps=steps) + "m.close()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
 
@@ -59,7 +59,7 @@ def wandb_records(file):
         length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
         held += data[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
+        if kind in (1, 4):  # a complete record, or its last piece
             record = wandb_internal_pb2.Record()
             record.ParseFromString(held)
             yield record
@@ -161,7 +161,7 @@ def test_a_tracker_that_cannot_start_does_not_stop_the_run(tmp_path, monkeypatch
 
 @pytest.fixture
 def silent_server(monkeypatch):
-    """wandb's server as far as this process and its children know; it takes every request and answers none."""
+    """A server that this process and its children take for wandb's; it accepts every request and answers none."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -204,7 +204,7 @@ def test_lines_that_find_no_room_are_written_once_there_is_some(tmp_path):
     metrics.log(NUMBERS)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        # Half a line more: a write that is cut short goes on at its byte.
+        # Room for half a line more: a write that is cut short continues at the next byte.
         resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 50, hard))
         for seen in (128, 192):
             metrics.log({**NUMBERS, "samples_seen": seen})

@@ -1,4 +1,4 @@
-"""A step that never waits for the device: counted on the CPU, where a wait costs nothing but shows all the same."""
+"""A step never waits for the device; counted on a CPU, where a wait costs nothing but can be seen."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.training.test_engine import make_engine
 from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
 
 WAITING = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default", "aten.is_nonzero.default"}
-"""What gives the host a number or a shape that only the device knows."""
+"""Operations that give the host a number or a shape that only the device knows."""
 
 
 class Waits(TorchDispatchMode):
-    """Counts, by where in the code, what would wait for a device if the tensors were on one."""
+    """Counts operations that would wait for a device if the tensors were on one, by their place in the code."""
 
     def __init__(self) -> None:
         super().__init__()
         self.places: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        # Lengths of captions are on the host, and are read there.
+        # Lengths of captions are on the host, so reading them does not wait.
         if str(function) in WAITING and arguments[0].dtype != torch.int64:
             self.note(str(function))
         return function(*arguments, **(keywords or {}))
@@ -40,7 +40,7 @@ class Waits(TorchDispatchMode):
 
 
 def with_hashes(config: RunConfig) -> RunConfig:
-    """With what is computed from hashes: masks of patches, and which captions are equal."""
+    """A config that uses hashes: for masks of patches, and for finding equal captions."""
     image = config.model.image
     image = replace(image, overrides={**image.overrides, "patch_drop_rate": 0.5})
     model, loss = replace(config.model, image=image), replace(config.loss, duplicates="positives")
@@ -48,7 +48,7 @@ def with_hashes(config: RunConfig) -> RunConfig:
 
 
 def waits_of_a_step(rank: int) -> dict[tuple[int, int | None], dict[str, int]]:
-    """ZeRO stage and pairs at once → what would wait in the third step."""
+    """(ZeRO stage, pairs at once) → what would wait in the third step."""
     found = {}
     for stage in (0, 1, 2, 3):
         for pairs in (None, 3):

@@ -1,4 +1,4 @@
-"""The optimizer in the host's memory by DeepSpeed's own way, as far as it runs where the host is all there is."""
+"""The optimizer in host memory, moved there by DeepSpeed, as far as that can run without a GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def config_of(
 
 
 def train(rank: int, size: int) -> dict[tuple[int, int | None], Any]:
-    """Stage and pairs at once → what six steps gave, not offloaded and offloaded, and the last three of these again."""
+    """(ZeRO stage, pairs at once) → six steps, not offloaded and offloaded, and the latter's last three resumed."""
     result = {}
     for stage, pairs in WAYS[size]:
         runs = []
@@ -68,13 +68,13 @@ def test_an_offloaded_optimizer_takes_the_same_steps(size):
         for one, other in zip(plain[0], offloaded[0], strict=True):
             assert one.loss == pytest.approx(other.loss, abs=1e-5), how
             assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-5), how
-        # The noise of fp32 sums in another order, which Adam enlarges where a gradient is near epsilon.
+        # fp32 sums in another order, whose difference Adam enlarges if a gradient is near epsilon.
         assert largest_difference(plain[1], offloaded[1]) < 1e-5, how
         assert largest_difference(plain[3], offloaded[3]) < 1e-5, how
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_an_offloaded_optimizer_goes_on_bit_identical(size):
+def test_an_offloaded_optimizer_resumes_bit_identical(size):
     for how, (_, (stats, weights, state, _), again) in trained(size).items():
         assert again.stats == stats[HALF:], how
         assert largest_difference(again.weights, weights) == 0, how
@@ -96,7 +96,7 @@ def in_bf16(rank: int) -> dict[int, Any]:
 def test_moments_in_bf16_can_be_offloaded_too():
     for stage, ((plain, _), (offloaded, state)) in run_ranks(2, in_bf16)[0].items():
         assert state.moments["exp_avg"]["logit_scale"].dtype == torch.bfloat16
-        # Sums of bf16 in another order, which later steps enlarge.
+        # bf16 sums in another order, whose difference later steps enlarge.
         assert plain[:3] == pytest.approx(offloaded[:3], abs=1e-2), stage
         assert plain == pytest.approx(offloaded, abs=5e-2), stage
 

@@ -1,4 +1,4 @@
-"""The numbers of a run's speed, by a clock that is set by hand."""
+"""The numbers about a run's speed, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def take_steps(pace: Pace, clock: Clock, durations: list[float]) -> None:
         pace.step_is_done()
 
 
-def test_speed_waits_and_phases_are_those_between_two_looks(clock):
+def test_speed_waits_and_phases_are_those_between_two_measurements(clock):
     pace = Pace(40, 7.0)
     take_steps(pace, clock, [4.0, 6.0])
     speed = pace.measure([stats(60, (1.0, 0.0, 2.0)), stats(80, (1.0, 3.0, 0.5), forward=2.0)])
     assert speed["samples_per_second"] == (80 - 40) / 10
-    # Whoever waited longest held up the others: 2 s in the first step, 3 s in the second.
+    # The rank that waited longest delayed the others: 2 s in the first step, 3 s in the second.
     assert speed["data_wait_fraction"] == (2 + 3) / 10
     assert speed["data_wait_fraction_of_mean_rank"] == (2 + 3 + 2.5) / 3 / 10
     assert speed["data_wait_slowest_rank"] == 1

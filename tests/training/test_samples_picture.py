@@ -1,4 +1,4 @@
-"""What a person sees of the first batch, in any script."""
+"""The picture of the first batch, with captions in any script."""
 
 import json
 
@@ -106,7 +106,7 @@ def test_the_report_finds_pictures_and_captions_of_the_batch(tmp_path):
     assert all(tile["picture"].startswith("data:image/webp;base64,") for tile in shown)
 
 
-def test_captions_stand_whole_beside_the_picture_and_boxes_are_explained(tmp_path, monkeypatch):
+def test_captions_are_complete_next_to_the_picture_and_boxes_are_explained(tmp_path, monkeypatch):
     monkeypatch.setattr("diptych.training.typeface.findSystemFonts", lambda: [])
     tokenizer = train_vocabulary([LATIN], 560)
     draw_samples(batch_of([LATIN, LATIN], tokenizer), tokenizer, tmp_path / "latin.png")

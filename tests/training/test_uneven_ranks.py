@@ -1,4 +1,4 @@
-"""Batches that the number of ranks does not divide, against one process."""
+"""Batches that the number of ranks does not divide, compared with one process."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BETA1 = 0.9
 @dataclass
 class Trained:
     gradient: dict[str, torch.Tensor]
-    """That reached Adam in the first step, clipped."""
+    """The gradient that reached Adam in the first step, clipped."""
     stats: list[StepStats]
     weights: dict[str, torch.Tensor]
 
 
 How = tuple[int, int, int | None]
-"""Pairs of the global batch, ZeRO stage, pairs at once."""
+"""(pairs of the global batch, ZeRO stage, pairs at once)."""
 
 
 def train(rank: int, size: int, ways: list[How]) -> dict[How, Trained]:
@@ -68,9 +68,9 @@ def test_ranks_with_unequal_shares_take_the_step_of_one_process(size, ways):
         exact = alone(pairs)
         norm = torch.nn.utils.get_total_norm(exact.gradient.values())
         assert largest_difference(ours.gradient, exact.gradient) < 1e-6 * norm, (pairs, *how)
-        # Clipping hides a factor common to all gradients; the norm before it does not.
+        # Clipping would hide a factor common to all gradients; the norm before it shows it.
         assert ours.stats[0].gradient_norm == pytest.approx(exact.stats[0].gradient_norm, rel=1e-6), (pairs, *how)
-        # The noise of fp32 sums in another order, which Adam enlarges where a gradient is near epsilon.
+        # fp32 sums in another order, whose difference Adam enlarges if a gradient is near epsilon.
         assert largest_difference(ours.weights, exact.weights) < 1e-5, (pairs, *how)
         for step, expected in zip(ours.stats, exact.stats, strict=True):
             assert step.loss == pytest.approx(expected.loss, rel=1e-5), (pairs, *how)
@@ -78,9 +78,9 @@ def test_ranks_with_unequal_shares_take_the_step_of_one_process(size, ways):
             assert step.tallies == (pairs,)
 
 
-def test_deepspeed_has_nothing_to_say_of_a_batch_and_its_ranks():
+def test_deepspeed_does_not_object_to_a_batch_that_ranks_do_not_divide():
     assert deepspeed_config(tiny_config(), 5)["train_micro_batch_size_per_gpu"] == 3
-    deepspeed_config(tiny_config(), PAIRS + 1)  # the check of the batch says it
+    deepspeed_config(tiny_config(), PAIRS + 1)  # `World.rows` refuses this one
 
 
 def test_every_rank_has_as_many_parts_and_none_is_empty():

@@ -1,4 +1,4 @@
-"""The average of the weights against its formula in float64, at every stage, and after every way of going on."""
+"""The average of the weights compared with its formula in float64, at every ZeRO stage and after a resume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.training.test_engine import (
 from tests.training.tiny import tiny_config
 
 DECAY = 0.3
-"""Reached at the fourth step."""
+"""The decay, which is reached at the fourth step."""
 
 Weights = dict[str, torch.Tensor]
 
@@ -43,7 +43,7 @@ def averages_of(engine: Engine) -> Weights:
 
 
 def train(rank: int, size: int) -> dict[int, dict[str, Any]]:
-    """Stage → the weights after every step; the averages at half way and at the end, and those of who went on."""
+    """ZeRO stage → the weights after every step; the averages at half time, at the end, and after a resume."""
     result = {}
     for stage in STAGES_OF[size]:
         config = tiny_config(stage=stage, ema_decay=DECAY)
@@ -80,13 +80,13 @@ def test_the_average_is_that_of_the_weights_after_each_step(size):
         for step, weights in enumerate(run["weights"]):
             kept = min(DECAY, (1 + step) / (10 + step))
             expected = {name: kept * mean + (1 - kept) * weights[name].double() for name, mean in expected.items()}
-        # Six roundings of fp32 of weights around 1.
+        # Six roundings in fp32, of weights around 1.
         assert largest_difference(run["averages"], expected) < 5e-7, stage
         assert largest_difference(run["averages"], run["weights"][-1]) > 1e-5, "it is another model"
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_going_on_gives_the_same_average_bit_for_bit(size):
+def test_resuming_gives_the_same_average_bit_for_bit(size):
     for stage, run in trained(size).items():
         assert largest_difference(run["averages"], run["again"]) == 0, stage
 
@@ -96,7 +96,7 @@ CHANGES = {1: [(0, 3), (1, 0), (2, 0), (3, 0)], 3: [(0, 3), (1, 2), (2, 1), (3, 
 
 
 def take_up(rank: int, size: int, halves: dict[int, Any]) -> dict[tuple[int, int], Weights]:
-    """Stage before and now → the averages as another engine took them up."""
+    """(ZeRO stage before, now) → the averages as another engine loaded them."""
     result = {}
     for old, now in CHANGES[size]:
         half = halves[old]

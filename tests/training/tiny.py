@@ -22,7 +22,7 @@ from diptych.config.schema import (
 from diptych.data.batch import Batch
 
 PAIRS, CONTEXT, VOCABULARY, PIXELS = 12, 8, 100, 16
-"""12 pairs can be dealt to 1, 2, 3 and 4 ranks."""
+"""12 pairs can be divided over 1, 2, 3 and 4 ranks."""
 
 MODEL = ModelConfig(
     embed_dim=16,

@@ -130,8 +130,8 @@ class TableFile:
         bare = self.shown.rpartition(".")[0]
         for magic, (what, way_out) in _NO_TEXT.items():
             if start.startswith(magic):
-                return f"it is no {self.compression} but {what}; {way_out.format(bare)}"
-        return f"it is no {self.compression}, as its name says; if it is plain text, name it {bare}"
+                return f"it is not {self.compression} but {what}; {way_out.format(bare)}"
+        return f"it is not {self.compression}, as its name says; if it is plain text, name it {bare}"
 
     def lines_per_byte(self) -> float:
         """Of its bytes as they are stored, told from its first megabytes of text."""
