@@ -236,7 +236,7 @@ def test_files_of_several_formats_are_no_table(tmp_path):
 @pytest.mark.parametrize(("suffix", "packing"), [("gz", "gzip"), ("bz2", "bz2"), ("zst", "zstd")])
 def test_what_is_no_packed_file_is_told_with_its_right_name(tmp_path, kind, suffix, packing):
     bare = tmp_path / f"t.{kind}"
-    told = f"it is no {packing}, as its name says; if it is plain text, name it {bare}$"
+    told = f"it is not {packing}, as its name says; if it is plain text, name it {bare}$"
     with pytest.raises(TableError, match=told):
         open_table([write(tmp_path / f"t.{kind}.{suffix}", "url\nhttp://a/1\n")])
 
