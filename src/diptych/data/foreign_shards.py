@@ -21,10 +21,10 @@ from diptych.data.shard_index_file import (
     Shard,
     ShardError,
     TableBuilder,
-    shown,
     write_index,
 )
 from diptych.data.tar_scan import BrokenTarError, TarEntry, scan_tar
+from diptych.terminal import shown
 
 logger = logging.getLogger(__name__)
 

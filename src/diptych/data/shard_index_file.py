@@ -20,6 +20,7 @@ import xxhash
 from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.errors import UserError
 from diptych.files import commit_file
+from diptych.terminal import shown
 
 PICTURE_SUFFIXES = tuple(ending[1:] for ending in PICTURE_ENDINGS)
 ALLOWED_SUFFIXES = (
@@ -197,9 +198,3 @@ class Table:
         return self._keys[key_start:key_end].decode(), tuple(
             Member(ALLOWED_SUFFIXES[suffix], offset, size, xxh3) for suffix, offset, size, xxh3 in rows
         )
-
-
-def shown(path: Path | str) -> str:
-    """The path on one line, whatever its name holds."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)

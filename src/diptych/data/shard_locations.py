@@ -13,8 +13,9 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from diptych.data.picture_formats import PICTURE_ENDINGS
-from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, shown
+from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.files import local_path
+from diptych.terminal import shown
 
 _TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 _MAX_SHARDS = 1_000_000

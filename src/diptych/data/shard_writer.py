@@ -21,11 +21,11 @@ from diptych.data.shard_index_file import (
     ShardError,
     TableBuilder,
     index_path,
-    shown,
     write_index,
 )
 from diptych.data.tar_scan import BLOCK_BYTES
 from diptych.files import flush, name_full_disk
+from diptych.terminal import shown
 
 _KEY = re.compile(r"[A-Za-z0-9_/-]{1,256}")
 
