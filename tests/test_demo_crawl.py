@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from diptych.data.shards import open_index, read_member
+from diptych.data.shards import open_index
 from diptych.demo.cards import draw_cards
 from diptych.demo.crawl import MAX_CLICKS, crawl, serve, serve_at_remembered_port
 from diptych.demo.funnel import read_funnel
@@ -47,12 +47,9 @@ def test_every_card_of_the_site_becomes_a_sample_and_nothing_else(cards, tmp_pat
 
     index = open_index(shards)
     stored = Counter()
-    for number, shard in enumerate(index.shards):
-        with shard.path.open("rb") as tar:
-            for row in range(shard.samples):
-                _, members = index.sample(number, row)
-                data = {member.suffix: read_member(tar.fileno(), member) for member in members}
-                stored[data["txt"].decode(), data["png"]] += 1
+    for sample in index.samples():
+        data = index.read(sample)
+        stored[data["txt"].decode(), data["png"]] += 1
     assert stored == Counter((caption, (cards / f"{name}.png").read_bytes()) for name, caption in captions.items())
 
     funnel = read_funnel(pairs, kept, shards)

@@ -19,8 +19,8 @@ import pyarrow
 import pyarrow.parquet
 import xxhash
 
-from diptych.data.shard_index_file import ShardError
-from diptych.data.shards import ShardIndex, read_member
+from diptych.data.shard_index_file import Sample, ShardError
+from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.terminal import shown
 
@@ -69,7 +69,7 @@ def columns_of_shard(index: ShardIndex, shard_number: int, names: Sequence[str])
     ShardError: the shard or its parquet is damaged, or they do not belong together.
     """
     wanted = [name for name in names if name != "key"]
-    keys = keys_of(index, shard_number)
+    keys = index.keys(shard_number)
     found = {"key": pyarrow.array(keys, pyarrow.string())}
     file = parquet_of(index, shard_number) if wanted else None
     if file is not None:
@@ -78,10 +78,6 @@ def columns_of_shard(index: ShardIndex, shard_number: int, names: Sequence[str])
     elif wanted:
         found.update(_from_members(index, shard_number, wanted))
     return found
-
-
-def keys_of(index: ShardIndex, shard_number: int) -> list[str]:
-    return [index.sample(shard_number, row)[0] for row in range(index.shards[shard_number].samples)]
 
 
 def rows_of(parquet_keys: Iterable[Any], keys: Sequence[str], shard_name: str) -> np.ndarray:
@@ -116,8 +112,7 @@ def facts_of_samples(index: ShardIndex, shard_number: int, rows: Iterable[int]) 
     Raises:
         ShardError: the shard is damaged there.
     """
-    with open(index.shards[shard_number].path, "rb") as tar:
-        return [_sample(index, shard_number, row, tar.fileno()) for row in rows]
+    return [_facts(index, sample) for sample in index.samples(shard_number, rows)]
 
 
 def _from_parquet(
@@ -144,37 +139,28 @@ def _from_members(index: ShardIndex, shard_number: int, names: Sequence[str]) ->
     values: dict[str, list[Any]] = {name: [] for name in names}
     known: set[str] = {"key", "caption"}
     shard = index.shards[shard_number]
-    with open(shard.path, "rb") as tar:
-        for row in range(shard.samples):
-            sample = _sample(index, shard_number, row, tar.fileno())
-            known.update(sample)
-            for name in names:
-                values[name].append(sample.get(name))
+    for sample in index.samples(shard_number):
+        facts = _facts(index, sample)
+        known.update(facts)
+        for name in names:
+            values[name].append(facts.get(name))
     for name in names:
         if shard.samples and name not in known:
             raise UserError(f"{shown(shard.name)}: {no_column(name, known)}")
     return {name: _array(values[name]) for name in names}
 
 
-def _sample(index: ShardIndex, shard_number: int, row: int, descriptor: int) -> dict[str, Any]:
+def _facts(index: ShardIndex, sample: Sample) -> dict[str, Any]:
     """What a sample's own members say: the fields of its json, and its caption."""
-    key, members = index.sample(shard_number, row)
-    read = {}
-    for member in members:
-        if member.suffix in ("json", "txt"):
-            try:
-                read[member.suffix] = read_member(descriptor, member)
-            except ShardError as error:
-                path = index.shards[shard_number].path
-                raise ShardError(f"{shown(path)}: {shown(key)}.{member.suffix}: {error}") from error
+    texts = index.read(sample, "json", "txt")
     try:
-        facts = json.loads(read.get("json", b"{}"))
+        fields = json.loads(texts.get("json", b"{}"))
     except (ValueError, RecursionError):  # not ours to judge: nothing is known of it
-        facts = {}
-    sample = facts if isinstance(facts, dict) else {}
-    if "caption" not in sample and "txt" in read:
-        sample["caption"] = read["txt"].decode("utf-8", "replace")
-    return sample
+        fields = {}
+    facts = fields if isinstance(fields, dict) else {}
+    if "caption" not in facts and "txt" in texts:
+        facts["caption"] = texts["txt"].decode("utf-8", "replace")
+    return facts
 
 
 def _array(values: Sequence[Any]) -> pyarrow.Array:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table, index_path
-from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.data.shards import ShardIndex, open_index
 from diptych.files import sha256_of
 from diptych.terminal import counted, shown
 from diptych_shards.run.out_folder import read_state
@@ -115,7 +114,7 @@ def _first_cut_member(tar: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):  # of an index that is damaged too
         return None
     samples = (table.sample(row) for row in range(header["samples"]))
-    ends = ((f"{key}.{m.suffix}", m.offset + m.size) for key, members in samples for m in members)
+    ends = ((f"{sample.key}.{m.suffix}", m.offset + m.size) for sample in samples for m in sample.members)
     return next((name for name, end in ends if end > size), "none: only the end is gone")
 
 
@@ -136,16 +135,7 @@ def _check_pack(folder: Path, index: ShardIndex) -> None:
 
 
 def _verify_shard(index: ShardIndex, number: int, shard: Shard) -> None:
-    fd = os.open(shard.path, os.O_RDONLY)
-    try:
-        for row in range(shard.samples):
-            key, members = index.sample(number, row)
-            for member in members:
-                try:
-                    read_member(fd, member)
-                except ShardError as error:
-                    raise ShardError(f"{shown(shard.path)}: {shown(key)}.{member.suffix}: {error}") from error
-    finally:
-        os.close(fd)
+    for sample in index.samples(number):
+        index.read(sample)
     if sha256_of(shard.path) != shard.sha256:
         raise ShardError(f"{shown(shard.path)}: the members are whole, but bytes between them are not")

@@ -174,8 +174,7 @@ def broken(folder):
                 number += 1
     index = open_index(folder)
     shard, row = index.locate(15)
-    _, members = index.sample(shard, row)
-    member = next(m for m in members if m.suffix == "png")
+    member = next(m for m in index.sample(shard, row).members if m.suffix == "png")
     with index.shards[shard].path.open("r+b") as file:
         file.seek(member.offset + member.size // 2)
         byte = file.read(1)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from diptych.data import shards
 from diptych.data.foreign_shards import index_shard
-from diptych.data.shard_index_file import ALLOWED_SUFFIXES, Member, Shard, ShardError
+from diptych.data.shard_index_file import ALLOWED_SUFFIXES, Shard, ShardError
 from diptych.data.shard_writer import ShardWriter
-from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.data.shards import ShardIndex, open_index, read_sample
 from diptych.files import sha256_of
 
 SAMPLES = {
@@ -33,15 +33,14 @@ def write(folder, name, samples=SAMPLES):
     return Path(folder) / (name if isinstance(name, str) else f"{name:05d}.tar")
 
 
+def open_again(index):
+    """The same index in a process that has no open tars."""
+    return ShardIndex(index.shards)
+
+
 def read_all(index):
     """Every sample, read by offset."""
-    samples = {}
-    for number, shard in enumerate(index.shards):
-        with open(shard.path, "rb") as file:
-            for row in range(shard.samples):
-                key, members = index.sample(number, row)
-                samples[key] = {member.suffix: read_member(file.fileno(), member) for member in members}
-    return samples
+    return {sample.key: index.read(sample) for sample in index.samples()}
 
 
 def write_tar(path, files, **options):
@@ -251,14 +250,14 @@ def test_tables_in_memory_are_bounded_and_come_back_when_needed(tmp_path, monkey
     index = open_index(tmp_path)
     monkeypatch.setattr(shards, "TABLE_CACHE_BYTES", 700)  # a table here is 10 * (8 + 21 + 3) bytes
     for number in (0, 1, 2, 3, 0):
-        assert index.sample(number, 7)[0] == f"{number}-7"
+        assert index.sample(number, 7).key == f"{number}-7"
         assert len(index._tables._tables) <= 2
 
 
 def test_an_index_travels_to_other_processes(tmp_path):
     write(tmp_path, 0)
     index = open_index(tmp_path)
-    index.sample(0, 0)
+    assert read_all(index) == SAMPLES
     copy = pickle.loads(pickle.dumps(index))
     assert read_all(copy) == SAMPLES and copy.fingerprint == index.fingerprint
 
@@ -279,14 +278,53 @@ def test_a_shard_indexed_anew_behind_our_back_is_noticed(tmp_path):
         index.sample(0, 0)
 
 
-def test_a_member_past_the_end_or_changed_is_an_error(tmp_path):
-    path = tmp_path / "data"
-    path.write_bytes(b"0123456789")
-    with open(path, "rb") as file:
-        with pytest.raises(ShardError, match="truncated"):
-            read_member(file.fileno(), Member("txt", 5, 6, 0))
-        with pytest.raises(ShardError, match="not those"):
-            read_member(file.fileno(), Member("txt", 0, 6, 0))
+def test_samples_are_those_of_all_shards_of_one_or_of_some_rows(tmp_path):
+    for number in range(3):
+        write(tmp_path, number, {f"{number}-{row}": {"txt": b"%d" % row} for row in range(4)})
+    index = open_index(tmp_path)
+    keys = [[f"{number}-{row}" for row in range(4)] for number in range(3)]
+    assert [sample.key for sample in index.samples()] == [key for of_shard in keys for key in of_shard]
+    assert [sample.key for sample in index.samples(1)] == index.keys(1) == keys[1]
+    assert [sample.name for sample in index.samples(2, [3, 0])] == ["00002.tar/2-3", "00002.tar/2-0"]
+
+
+def test_of_a_sample_only_the_files_that_are_asked_for_are_read(tmp_path):
+    files = {"txt": b"a caption", "png": b"the first", "jpg": b"the second", "json": b"{}"}
+    index = open_index(write(tmp_path, 0, {"a": files, "b": {"txt": b"alone"}}))
+    one, other = index.samples()
+    assert one.suffixes == tuple(files) and one.picture_suffix == "png" and other.picture_suffix is None
+    assert index.read(one) == files == read_sample(one)
+    assert index.read(one, "json", "txt", "cls") == {"txt": b"a caption", "json": b"{}"}
+    assert index.read(other, "json") == {}
+
+
+def test_a_sample_is_read_in_another_process(tmp_path):
+    index = open_index(write(tmp_path, 0))
+    samples = pickle.loads(pickle.dumps(list(index.samples())))
+    assert {sample.key: read_sample(sample) for sample in samples} == SAMPLES
+    assert {sample.key: index.read(sample) for sample in samples} == SAMPLES
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path, is_open):
+    tar = write(tmp_path, 0, {"a": {"txt": b"a caption"}, "b": {"txt": b"another"}})
+    index = open_index(tmp_path)
+    first, second = index.samples()
+    if is_open:
+        index.read(first)
+    member = second.members[0]
+    with open(tar, "r+b") as file:
+        file.seek(member.offset)
+        file.write(b"X")
+    with pytest.raises(ShardError, match=f"00000.tar: b.txt: at byte {member.offset}: the 7 bytes are not those"):
+        index.read(second)
+    os.truncate(tar, member.offset + 2)
+    told = "b.txt.* 2 of 7 bytes: the tar is truncated" if is_open else "has .* bytes, its index says"
+    with pytest.raises(ShardError, match=f"00000.tar: {told}"):
+        (index if is_open else open_again(index)).read(second)
+    tar.unlink()
+    with pytest.raises(ShardError, match="00000.tar cannot be read: No such file"):
+        open_again(index).read(first)
 
 
 # -- damage -------------------------------------------------------------------------------------------
@@ -419,12 +457,8 @@ def test_members_are_grouped_as_webdataset_groups_them(tmp_path, files):
         allowed = {suffix: data for suffix, data in sample.items() if suffix in ALLOWED_SUFFIXES}
         expected += [(sample["__key__"], allowed)] if allowed else []
     index_shard(path)
-    index, got = open_index(path), []
-    with open(path, "rb") as file:
-        for row in range(len(index)):
-            key, members = index.sample(0, row)
-            got.append((key, {member.suffix: read_member(file.fileno(), member) for member in members}))
-    assert got == expected
+    index = open_index(path)
+    assert [(sample.key, index.read(sample)) for sample in index.samples()] == expected
 
 
 def test_links_devices_folders_and_code_are_left_out_and_counted(tmp_path, caplog):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.data.shards import open_index, read_member
+from diptych.data.shards import open_index
 from diptych.files import locked
 from diptych_shards.cli import main
 
@@ -49,13 +49,10 @@ def tree(folder):
 def samples(out):
     """Caption, metadata and picture by the picture's path."""
     index, found = open_index(out), {}
-    for number, shard in enumerate(index.shards):
-        with open(shard.path, "rb") as file:
-            for row in range(shard.samples):
-                _, members = index.sample(number, row)
-                data = {member.suffix: read_member(file.fileno(), member) for member in members}
-                facts = json.loads(data.pop("json"))
-                found[facts["path"]] = data.pop("txt").decode(), facts, data
+    for sample in index.samples():
+        data = index.read(sample)
+        facts = json.loads(data.pop("json"))
+        found[facts["path"]] = data.pop("txt").decode(), facts, data
     return found
 
 

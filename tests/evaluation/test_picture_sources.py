@@ -316,8 +316,8 @@ def vanished_picture(folder):
 
 def vanished_shard(folder):
     members = {"png": picture((1, 2, 3)), "cls": b"1"}
-    pictures = open_labelled(write_shards(folder / "s", {"a": members, "b": members}))
-    (folder / "s" / "00000.tar").unlink()
+    pictures = open_pictures([write_shards(folder / "s", {"a": members, "b": members})])
+    (folder / "s" / "00000.tar").unlink()  # before it was read: what is open can be read to its end
     pictures.read(0)
 
 

@@ -29,10 +29,10 @@ class RepeatedFiles:
 
     def add(self, shard: int, index: ShardIndex) -> None:
         """shard: its number in the report. index: of that shard alone."""
-        for sample in range(len(index)):
-            for member in index.sample(0, sample)[1]:
+        for number, sample in enumerate(index.samples()):
+            for member in sample.members:
                 if member.suffix in PICTURE_SUFFIXES:
-                    known = self._seen.setdefault(member.xxh3, Repeated(shard, sample, 0))
+                    known = self._seen.setdefault(member.xxh3, Repeated(shard, number, 0))
                     known.times += 1
         if len(self._seen) > 2 * MAX_FILES:
             kept = heapq.nlargest(MAX_FILES, self._seen.items(), key=lambda item: item[1].times)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from diptych.data.picture_safety import PictureError, PictureFile
-from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
-from diptych.data.shards import open_index, read_member
+from diptych.data.shard_index_file import ShardError
+from diptych.data.shards import open_index
 from diptych.pages.thumbnail import thumbnail_uri
 from diptych_shards.report.rows import Source
 
@@ -23,16 +21,12 @@ def thumbnail(source: Source, shard: int, sample: int) -> str | None:
     return thumbnail_uri(picture, LONGER_SIDE)
 
 
-def _stored(source: Source, shard: int, sample: int) -> bytes:
-    tar = source.tar(shard)
-    index = open_index(tar)
-    if sample >= len(index):
-        raise ShardError(f"{tar.name} has no sample {sample}")
-    _, members = index.sample(0, sample)
-    descriptor = os.open(tar, os.O_RDONLY)
-    try:
-        return read_member(descriptor, next(m for m in members if m.suffix in PICTURE_SUFFIXES))
-    except StopIteration as error:
-        raise ShardError(f"sample {sample} of {tar.name} has no picture") from error
-    finally:
-        os.close(descriptor)
+def _stored(source: Source, shard: int, number: int) -> bytes:
+    index = open_index(source.tar(shard))
+    name = index.shards[0].name
+    if number >= len(index):
+        raise ShardError(f"{name} has no sample {number}")
+    sample = index.sample(0, number)
+    if sample.picture_suffix is None:
+        raise ShardError(f"sample {number} of {name} has no picture")
+    return index.read(sample, sample.picture_suffix)[sample.picture_suffix]

@@ -207,14 +207,14 @@ class _Pictures:
         return [
             self._evaluation_names[position]
             if position < self.num_evaluation
-            else self._index.sample(*self._index.locate(position - self.num_evaluation))[0]
+            else self._index.sample(*self._index.locate(position - self.num_evaluation)).key
             for position in positions.tolist()
         ]
 
     def keys(self) -> KeyTable:
         numbers = range(len(self._index.shards))
         rows = ((number, row) for number in numbers for row in range(self._index.shards[number].samples))
-        return KeyTable((self._index.sample(*row)[0] for row in rows), len(self._index))
+        return KeyTable((self._index.sample(*row).key for row in rows), len(self._index))
 
     def evaluation_keys(self) -> KeyTable:
         return KeyTable(iter(self._evaluation_names), self.num_evaluation)

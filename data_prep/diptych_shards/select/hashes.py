@@ -110,7 +110,7 @@ def _hash_picture(place: Place) -> tuple[np.ndarray, int, int, np.ndarray]:
     except PictureError:
         return _NOT_DECODED
     except ShardError as error:
-        raise UserError(f"{shown(place.path)}: {error}") from error
+        raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"{shown(place.path)}: {error.strerror}") from error
     digest = hashlib.sha256(f"{picture.width}x{picture.height}:".encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +13,8 @@ import xxhash
 
 from diptych.data.picture_files import find_pictures
 from diptych.data.picture_formats import PICTURE_ENDINGS
-from diptych.data.shard_index_file import MAX_MEMBER_BYTES, PICTURE_SUFFIXES, Member, Shard
-from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.data.shard_index_file import MAX_MEMBER_BYTES, Sample, Shard
+from diptych.data.shards import ShardIndex, open_index, read_sample
 from diptych.errors import UserError
 from diptych.files import local_path
 from diptych.terminal import shown
@@ -25,27 +25,25 @@ FILES_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bytes of one picture are."""
+    """Where the bytes of one picture are: a file, or the first picture of a sample."""
 
     path: str
-    member: Member | None = None
-    """Of a tar; None for a file by itself."""
+    """Of the file, or of the tar."""
+    sample: Sample | None = None
+    """None for a file by itself."""
 
     def read(self) -> bytes:
-        """The bytes of the picture.
+        """The picture's bytes.
 
         Raises:
-            OSError: it cannot be read.
-            ShardError: the tar is damaged there.
+            OSError: the file cannot be read.
+            ShardError: the tar cannot be read, or is damaged there.
         """
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            if self.member is not None:
-                return read_member(descriptor, self.member)
-            with open(descriptor, "rb", closefd=False) as file:
+        if self.sample is None:
+            with open(self.path, "rb") as file:
                 return file.read(MAX_MEMBER_BYTES + 1)
-        finally:
-            os.close(descriptor)
+        suffix = str(self.sample.picture_suffix)
+        return read_sample(self.sample, suffix)[suffix]
 
 
 class Unit(Protocol):
@@ -88,12 +86,13 @@ class ShardUnit:
         return self._shard.samples
 
     def places(self, start: int, stop: int) -> list[Place | None]:
-        path = os.path.abspath(self._shard.path)  # a worker elsewhere works in another folder
-        return [place_of(path, self.index.sample(self.number, row)[1]) for row in range(start, stop)]
+        # A worker elsewhere works in another folder.
+        shard = replace(self._shard, path=Path(os.path.abspath(self._shard.path)))
+        samples = self.index.samples(self.number, range(start, stop))
+        return [place_of(replace(sample, shard=shard)) for sample in samples]
 
     def names(self) -> list[str]:
-        keys = (self.index.sample(self.number, row)[0] for row in range(self.num_pictures))
-        return [f"{self._shard.path}/{key}" for key in keys]
+        return [f"{self._shard.path}/{key}" for key in self.index.keys(self.number)]
 
     @property
     def _shard(self) -> Shard:
@@ -130,9 +129,9 @@ class FilesUnit:
         return list(self.files)
 
 
-def place_of(tar: str, members: Sequence[Member]) -> Place | None:
-    """Of a sample's picture."""
-    return next((Place(tar, member) for member in members if member.suffix in PICTURE_SUFFIXES), None)
+def place_of(sample: Sample) -> Place | None:
+    """Where a sample's picture is; None if it has none."""
+    return None if sample.picture_suffix is None else Place(str(sample.shard.path), sample)
 
 
 def units_at(location: str) -> tuple[Sequence[Unit], list[Refusal]]:

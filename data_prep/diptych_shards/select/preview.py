@@ -14,7 +14,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, ShardError
 from diptych.data.shards import ShardIndex, open_index
 from diptych.pages.template import template
 from diptych.pages.thumbnail import thumbnail_uri
-from diptych_shards.metadata import facts_of_samples, keys_of
+from diptych_shards.metadata import facts_of_samples
 from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 from diptych_shards.select.duplicates import IN_EVALUATION
@@ -148,7 +148,7 @@ class _Cards:
         return _Card(None, None, drawn.duplicate_of) if sample is None else self._card(*sample)
 
     def _card(self, shard: int, row: int) -> _Card:
-        key, _ = self._index.sample(shard, row)
+        key = self._index.sample(shard, row).key
         facts = facts_of_samples(self._index, shard, [row])[0]
         caption = None if facts.get("caption") is None else str(facts["caption"])
         origin = str(facts.get("path") or facts.get("url") or "")
@@ -158,7 +158,7 @@ class _Cards:
         return None if place is None else self._thumbnails[place]
 
     def _place(self, shard: int, row: int) -> Place | None:
-        return place_of(str(self._index.shards[shard].path), self._index.sample(shard, row)[1])
+        return place_of(self._index.sample(shard, row))
 
 
 def _find_keys(index: ShardIndex, keys: Iterable[str | None]) -> dict[str, tuple[int, int]]:
@@ -168,7 +168,7 @@ def _find_keys(index: ShardIndex, keys: Iterable[str | None]) -> dict[str, tuple
     for number in range(len(index.shards)):
         if len(found) == len(wanted):
             break
-        for row, key in enumerate(keys_of(index, number)):
+        for row, key in enumerate(index.keys(number)):
             if key in wanted:
                 found.setdefault(key, (number, row))
     return found
@@ -186,7 +186,7 @@ def _evaluation_place(name: str) -> Place | None:
     except ShardError:
         return None
     sample = _find_keys(index, {key}).get(key)
-    return None if sample is None else place_of(f"{tar}.tar", index.sample(*sample)[1])
+    return None if sample is None else place_of(index.sample(*sample))
 
 
 def _thumbnails(places: Sequence[Place], processes: int) -> dict[Place, _Thumbnail | None]:

@@ -6,7 +6,6 @@ itself: a finished one is kept, the others are written again, and the bytes come
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +17,11 @@ import pyarrow.parquet
 
 from diptych.data.shard_index_file import ShardError, index_path, read_shard
 from diptych.data.shard_writer import ShardWriter
-from diptych.data.shards import ShardIndex, read_member
+from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.files import committed
 from diptych.terminal import shown
-from diptych_shards.metadata import keys_of, parquet_of, rows_of, table_path
+from diptych_shards.metadata import parquet_of, rows_of, table_path
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.run.progress import Progress
@@ -145,17 +144,8 @@ def _lost(planned: _Planned) -> None:
 
 def _samples(index: ShardIndex, planned: _Planned) -> Iterator[tuple[str, dict[str, bytes]]]:
     for number, rows in planned.parts:
-        path = index.shards[number].path
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            for row in rows.tolist():
-                key, members = index.sample(number, row)
-                try:
-                    yield key, {member.suffix: read_member(descriptor, member) for member in members}
-                except ShardError as error:
-                    raise ShardError(f"{shown(path)}: {shown(key)}: {error}") from error
-        finally:
-            os.close(descriptor)
+        for sample in index.samples(number, rows.tolist()):
+            yield sample.key, index.read(sample)
 
 
 def _write_parquet(index: ShardIndex, planned: _Planned, path: Path) -> None:
@@ -167,7 +157,7 @@ def _write_parquet(index: ShardIndex, planned: _Planned, path: Path) -> None:
             continue
         with file:
             table = file.read()
-        keys = keys_of(index, number)
+        keys = index.keys(number)
         places = rows_of(table["key"].to_pylist(), [keys[row] for row in rows.tolist()], index.shards[number].name)
         tables.append(table.take(pyarrow.array(places)))
     if not tables:

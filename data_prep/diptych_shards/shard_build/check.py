@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from diptych.data.shard_index_file import INDEX_FOLDER, PICTURE_SUFFIXES, Member, ShardError
+from diptych.data.shard_index_file import INDEX_FOLDER, Sample, ShardError
 from diptych.data.shards import ShardIndex
 from diptych.terminal import counted, shown
 from diptych_shards.run.out_folder import damaged, read_state
@@ -125,17 +125,17 @@ class BuildCheck:
                 continue
             if sample >= index.shards[shard].samples:
                 raise ShardError(f"{place} is not in {name}.tar, which holds {counted(sample, 'sample')}; {_WAY_OUT}")
-            found, members = index.sample(shard, sample)
-            if found != key:
-                raise ShardError(f"{place} is not in {name}.tar, where {shown(found)} stands instead; {_WAY_OUT}")
-            _check_members(place, members, (layout % values).encode())
+            stored = index.sample(shard, sample)
+            if stored.key != key:
+                raise ShardError(f"{place} is not in {name}.tar, where {shown(stored.key)} stands instead; {_WAY_OUT}")
+            _check_members(place, stored, (layout % values).encode())
             sample += 1
 
 
-def _check_members(place: str, members: tuple[Member, ...], facts: bytes) -> None:
+def _check_members(place: str, sample: Sample, facts: bytes) -> None:
     """facts: the row as its JSON member should have it."""
-    by_suffix = {member.suffix: member for member in members}
-    if not by_suffix.keys() & set(PICTURE_SUFFIXES):
+    by_suffix = {member.suffix: member for member in sample.members}
+    if sample.picture_suffix is None:
         raise ShardError(f"{place} has no picture in the tar; {_WAY_OUT}")
     told = by_suffix.get("json")
     if told is None or (told.size, told.xxh3) != (len(facts), xxhash.xxh3_64_intdigest(facts)):

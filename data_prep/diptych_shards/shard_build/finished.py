@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.data.shard_index_file import PICTURE_SUFFIXES
-from diptych.data.shards import open_index, read_member
+from diptych.data.shards import open_index
 from diptych_shards.shard_build.output import SUCCESS, OutputOptions, RowResult, read_failures, shard_name
 
 
@@ -24,32 +22,28 @@ def read_finished(out: Path, number: int, options: OutputOptions) -> Iterator[tu
     facts = ("status", "error_message", "width", "height", "original_width", "original_height", "exif")
     table = pyarrow.parquet.read_table(out / f"{name}.parquet", columns=[*facts, options.compute_hash])
     index = open_index(out / f"{name}.tar")
-    tar = os.open(out / f"{name}.tar", os.O_RDONLY)
     stored = 0
-    try:
-        for row, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
-            status, message, width, height, original_width, original_height, exif, digest = values
-            picture, suffix = b"", ""
-            if status == SUCCESS:
-                _, members = index.sample(0, stored)
-                member = next(member for member in members if member.suffix in PICTURE_SUFFIXES)
-                picture, suffix = read_member(tar, member), member.suffix
-                stored += 1
-            yield (
-                RowResult(
-                    row,
-                    status,
-                    message,
-                    reasons.get(row, ""),
-                    suffix,
-                    width,
-                    height,
-                    original_width,
-                    original_height,
-                    exif,
-                    digest,
-                ),
-                picture,
-            )
-    finally:
-        os.close(tar)
+    for row, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
+        status, message, width, height, original_width, original_height, exif, digest = values
+        picture, suffix = b"", ""
+        if status == SUCCESS:
+            sample = index.sample(0, stored)
+            suffix = str(sample.picture_suffix)
+            picture = index.read(sample, suffix)[suffix]
+            stored += 1
+        yield (
+            RowResult(
+                row,
+                status,
+                message,
+                reasons.get(row, ""),
+                suffix,
+                width,
+                height,
+                original_width,
+                original_height,
+                exif,
+                digest,
+            ),
+            picture,
+        )

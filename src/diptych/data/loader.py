@@ -8,7 +8,6 @@ batch, or a part of a large one that is small enough for shared memory.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import re
 import signal
 import threading
@@ -17,7 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice, pairwise, takewhile
 from typing import Any
 
@@ -36,7 +35,7 @@ from diptych.data.captions import all_captions, caption_of
 from diptych.data.order import SampleOrder, hashes
 from diptych.data.picture_safety import PictureError, PictureReason, open_picture
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
-from diptych.data.shards import ShardIndex, read_member
+from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import OneRankError
 
@@ -120,11 +119,6 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         self._rows = rows
         self._first = first
         self._stop = stop
-        self._files = lru_cache(maxsize=128)(_File)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Loader processes that are not forked open files of their own."""
-        return SampleReader, (self._index, self._order, self._rows, self._first, self._stop)
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """(batch number, start, stop) of the rows [start, stop) of each piece that this worker builds."""
@@ -149,9 +143,9 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         shard = self._index.shards[shard_number]
         key = f"row-{row}"  # used if even the key cannot be read
         try:
-            key, members = self._index.sample(shard_number, row)
-            file = self._files(str(shard.path), shard.num_bytes)
-            parts: dict[str, Any] = {member.suffix: read_member(file.descriptor, member) for member in members}
+            sample = self._index.sample(shard_number, row)
+            key = sample.key
+            parts: dict[str, Any] = dict(self._index.read(sample))
         except (ShardError, OSError) as error:
             parts = {"damaged": str(error)}
         for suffix, data in {"picked": picked, **parts}.items():
@@ -340,23 +334,6 @@ def _expect_process_ends() -> Iterator[None]:
     finally:
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
-
-
-class _File:
-    """An open shard, checked to have the size that its index states."""
-
-    def __init__(self, path: str, num_bytes: int):
-        self.descriptor = os.open(path, os.O_RDONLY)
-        size = os.fstat(self.descriptor).st_size
-        if size != num_bytes:
-            os.close(self.descriptor)
-            raise ShardError(f"{path}: has {size} bytes, its index says {num_bytes}")
-
-    def __del__(self) -> None:
-        try:
-            os.close(self.descriptor)
-        except (AttributeError, OSError):
-            pass
 
 
 def _ignore_signals(worker: int) -> None:

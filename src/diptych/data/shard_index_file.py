@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -58,14 +58,36 @@ class Shard:
         return self.path.name
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One file of a sample: where its bytes are in the tar, and their xxh3-64."""
 
     suffix: str
     offset: int
     size: int
     xxh3: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard: its key, and which files it has."""
+
+    shard: Shard
+    key: str
+    members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        """The key after the name of its shard, as people look for it."""
+        return f"{self.shard.name}/{self.key}"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return tuple(member.suffix for member in self.members)
+
+    @property
+    def picture_suffix(self) -> str | None:
+        """Of its first picture; None if it has none."""
+        return next((member.suffix for member in self.members if member.suffix in PICTURE_SUFFIXES), None)
 
 
 @dataclass(frozen=True)
@@ -167,7 +189,7 @@ class TableBuilder:
 
 
 class Table:
-    """The members of one shard, as its index file holds them."""
+    """The samples of one shard, as its index file holds them."""
 
     def __init__(self, shard: Shard):
         with open(index_path(shard.path), "rb") as file:
@@ -179,6 +201,7 @@ class Table:
             raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar anew")
         members_at = header.samples * _SAMPLE_ROW.itemsize
         keys_at = members_at + header.members * _MEMBER_ROW.itemsize
+        self.shard = shard
         self.num_bytes = len(body)
         self._samples = np.frombuffer(body, _SAMPLE_ROW, header.samples)
         self._members = np.frombuffer(body, _MEMBER_ROW, header.members, members_at)
@@ -189,12 +212,15 @@ class Table:
         numbers = [ALLOWED_SUFFIXES.index(suffix) for suffix in suffixes]
         return self._members["xxh3"][np.isin(self._members["suffix"], numbers)]
 
-    def sample(self, row: int) -> tuple[str, tuple[Member, ...]]:
+    def keys(self) -> list[str]:
+        ends = self._samples["key_end"].tolist()
+        return [self._keys[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
+    def sample(self, row: int) -> Sample:
         if not 0 <= row < len(self._samples):
             raise IndexError(f"row {row} of a shard of {len(self._samples)} samples")
         key_start, member_start = self._samples[row - 1].item() if row else (0, 0)
         key_end, member_end = self._samples[row].item()
         rows = self._members[member_start:member_end].tolist()
-        return self._keys[key_start:key_end].decode(), tuple(
-            Member(ALLOWED_SUFFIXES[suffix], offset, size, xxh3) for suffix, offset, size, xxh3 in rows
-        )
+        members = tuple(Member(ALLOWED_SUFFIXES[suffix], offset, size, xxh3) for suffix, offset, size, xxh3 in rows)
+        return Sample(self.shard, self._keys[key_start:key_end].decode(), members)

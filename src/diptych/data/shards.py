@@ -15,7 +15,9 @@ import hashlib
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ import xxhash
 from diptych.data.foreign_shards import index_shard
 from diptych.data.shard_index_file import (
     Member,
+    Sample,
     Shard,
     ShardError,
     Table,
@@ -31,9 +34,11 @@ from diptych.data.shard_index_file import (
     read_shard,
 )
 from diptych.data.shard_locations import tars_at
+from diptych.terminal import shown
 
 TABLE_CACHE_BYTES = 128 << 20
 """Member tables held in memory per process; a shard of 10,000 samples takes about 0.9 MB."""
+MAX_OPEN_TARS = 128
 
 
 class ShardIndex:
@@ -46,6 +51,7 @@ class ShardIndex:
         self._ends = np.cumsum(self.counts)
         self._end_list = self._ends.tolist()
         self._tables = _TableCache()
+        self._tars = lru_cache(maxsize=MAX_OPEN_TARS)(_OpenTar)
 
     def __len__(self) -> int:
         return self.total_samples
@@ -75,13 +81,42 @@ class ShardIndex:
         """u64: the xxh3-64 of all members of a shard that have one of the suffixes."""
         return self._tables.get(self.shards[shard_number]).hashes(suffixes)
 
-    def sample(self, shard_number: int, row: int) -> tuple[str, tuple[Member, ...]]:
-        """Key and members of one sample.
+    def keys(self, shard_number: int) -> list[str]:
+        """The keys of a shard's samples, in their order."""
+        return self._tables.get(self.shards[shard_number]).keys()
+
+    def sample(self, shard_number: int, row: int) -> Sample:
+        """One sample of a shard.
 
         Raises:
-            ShardError: if the shard's index file is damaged or belongs to another tar by now.
+            ShardError: the shard's index file is damaged, or belongs to another tar by now.
         """
         return self._tables.get(self.shards[shard_number]).sample(row)
+
+    def samples(self, shard_number: int | None = None, rows: Iterable[int] | None = None) -> Iterator[Sample]:
+        """All samples in order, those of one shard, or those in some rows of one shard.
+
+        Raises:
+            ShardError: as `sample` does.
+        """
+        for number in range(len(self.shards)) if shard_number is None else (shard_number,):
+            for row in range(self.shards[number].samples) if rows is None else rows:
+                yield self.sample(number, row)
+
+    def read(self, sample: Sample, *suffixes: str) -> dict[str, bytes]:
+        """The sample's files by suffix, checked: those with one of these suffixes, or all where none is named.
+
+        Tars stay open for the samples to come.
+
+        Raises:
+            ShardError: the tar cannot be read, is not as long as its index says, or the bytes are not those that were
+                indexed.
+        """
+        return self._tars(sample.shard).read(sample, suffixes)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Other processes open files of their own."""
+        return ShardIndex, (self.shards,)
 
 
 def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> ShardIndex:
@@ -101,22 +136,55 @@ def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     return ShardIndex([read_shard(tar) if index_path(tar).exists() else index_shard(tar) for tar in paths])
 
 
-def read_member(fd: int, member: Member) -> bytes:
-    """The member's bytes, checked, from an open tar.
+def read_sample(sample: Sample, *suffixes: str) -> dict[str, bytes]:
+    """What `ShardIndex.read` gives, where the index is not at hand: of a sample that was sent to another process."""
+    return _OpenTar(sample.shard).read(sample, suffixes)
 
-    Raises:
-        ShardError: if the file is shorter than its index says, or the bytes are not those that were indexed.
-    """
-    data = os.pread(fd, member.size, member.offset)
-    if len(data) != member.size:
-        raise ShardError(f"at byte {member.offset}: {len(data)} of {member.size} bytes: the tar is truncated")
-    if xxhash.xxh3_64_intdigest(data) != member.xxh3:
-        raise ShardError(f"at byte {member.offset}: the {member.size} bytes are not those that were indexed")
-    return data
+
+class _OpenTar:
+    """An open tar of the size that its index states."""
+
+    def __init__(self, shard: Shard):
+        try:
+            self._descriptor = os.open(shard.path, os.O_RDONLY)
+        except OSError as error:
+            raise _unreadable(shard, error) from error
+        size = os.fstat(self._descriptor).st_size
+        if size != shard.num_bytes:
+            raise ShardError(f"{shown(shard.path)}: has {size} bytes, its index says {shard.num_bytes}")
+
+    def read(self, sample: Sample, suffixes: Sequence[str]) -> dict[str, bytes]:
+        read = {}
+        for member in sample.members:
+            if not suffixes or member.suffix in suffixes:
+                try:
+                    read[member.suffix] = self._read_member(member)
+                except ShardError as error:
+                    name = f"{shown(sample.shard.path)}: {shown(sample.key)}.{member.suffix}"
+                    raise ShardError(f"{name}: at byte {member.offset}: {error}") from error
+                except OSError as error:
+                    raise _unreadable(sample.shard, error) from error
+        return read
+
+    def _read_member(self, member: Member) -> bytes:
+        data = os.pread(self._descriptor, member.size, member.offset)
+        if len(data) != member.size:
+            raise ShardError(f"{len(data)} of {member.size} bytes: the tar is truncated")
+        if xxhash.xxh3_64_intdigest(data) != member.xxh3:
+            raise ShardError(f"the {member.size} bytes are not those that were indexed")
+        return data
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self._descriptor)
+
+
+def _unreadable(shard: Shard, error: OSError) -> ShardError:
+    return ShardError(f"{shown(shard.path)} cannot be read: {error.strerror}; bring it back, and try again")
 
 
 class _TableCache:
-    """The tables used last, up to TABLE_CACHE_BYTES; threads may share it; it travels to processes empty."""
+    """The tables used last, up to TABLE_CACHE_BYTES; threads may share it."""
 
     def __init__(self) -> None:
         self._tables: OrderedDict[Path, Table] = OrderedDict()
@@ -134,6 +202,3 @@ class _TableCache:
             else:
                 self._tables.move_to_end(shard.path)
         return table
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _TableCache, ()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diptych.data.caption_files import CaptionError, captions_in, captions_of, check_caption, fields_of, text_lines
 from diptych.data.captions import all_captions, caption_of
 from diptych.data.picture_safety import PictureError, PictureReason
-from diptych.data.shard_index_file import PICTURE_SUFFIXES, Member, ShardError
-from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.data.shard_index_file import Sample
+from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures, check_some_are_captioned
 from diptych.files import cannot
@@ -32,7 +32,8 @@ def keyed_shards(location: str, *, with_captions: bool = False) -> Pictures:
         captioned = captioned_shards(location, None)
         return replace(captioned, names=tuple(name.partition("/")[2] for name in captioned.names))
     index = _open(location)
-    return Pictures(location, tuple(sample.key for sample in _samples(index)), _picture_reader(index))
+    keys = [key for number in range(len(index.shards)) for key in index.keys(number)]
+    return Pictures(location, tuple(keys), _picture_reader(index))
 
 
 def labelled_shards(location: str, label_key: str) -> Pictures:
@@ -42,11 +43,11 @@ def labelled_shards(location: str, label_key: str) -> Pictures:
     """
     index = _open(location)
     names, labels = [], []
-    first = _sample(index, 0, 0)
-    is_numbered = "cls" in first.suffixes and label_key not in _json_fields(first)
-    for sample in _samples(index):
+    first = next(index.samples())
+    is_numbered = "cls" in first.suffixes and label_key not in _json_fields(index, first)
+    for sample in index.samples():
         names.append(sample.name)
-        labels.append(_class_number(sample) if is_numbered else _json_label(sample, label_key))
+        labels.append(_class_number(index, sample) if is_numbered else _json_label(index, sample, label_key))
     return Pictures(
         location, tuple(names), _picture_reader(index), labels=tuple(labels), labels_are_numbers=is_numbered
     )
@@ -56,9 +57,9 @@ def captioned_shards(location: str, caption_key: str | None) -> Pictures:
     """Open pictures with captions: the txt member, else `caption` in the json; or `caption_key` in the json."""
     index = _open(location)
     names, captions, rows, refused = [], [], [], {}
-    for row, sample in enumerate(_samples(index)):
+    for row, sample in enumerate(index.samples()):
         try:
-            captions.append(_captions(sample, caption_key))
+            captions.append(_captions(index, sample, caption_key))
             names.append(sample.name)
             rows.append(row)
         except CaptionError as error:
@@ -67,28 +68,6 @@ def captioned_shards(location: str, caption_key: str | None) -> Pictures:
     check_some_are_captioned(location, len(names), refused, wanted)
     read = _picture_reader(index)
     return Pictures(location, tuple(names), lambda place: read(rows[place]), captions=tuple(captions), refused=refused)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    shard: Path
-    key: str
-    members: tuple[Member, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.shard.name}/{self.key}"
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        return tuple(member.suffix for member in self.members)
-
-    def read(self, *suffixes: str) -> bytes:
-        """The bytes of the first member with one of the suffixes."""
-        for member in self.members:
-            if member.suffix in suffixes:
-                return _member_bytes(self.shard, member)
-        raise UserError(f"{self.name} has no {' or '.join(suffixes)} member; it has {', '.join(self.suffixes)}")
 
 
 def _open(location: str) -> ShardIndex:
@@ -101,29 +80,20 @@ def _open(location: str) -> ShardIndex:
     return index
 
 
-def _samples(index: ShardIndex) -> Iterator[_Sample]:
-    for number, shard in enumerate(index.shards):
-        for row in range(shard.samples):
-            yield _sample(index, number, row)
-
-
-def _sample(index: ShardIndex, number: int, row: int) -> _Sample:
-    return _Sample(index.shards[number].path, *index.sample(number, row))
-
-
 def _picture_reader(index: ShardIndex) -> Callable[[int], bytes]:
     def read(place: int) -> bytes:
-        sample = _sample(index, *index.locate(place))
-        if not set(PICTURE_SUFFIXES) & set(sample.suffixes):
+        sample = index.sample(*index.locate(place))
+        suffix = sample.picture_suffix
+        if suffix is None:
             has = ", ".join(sample.suffixes)
             raise PictureError(PictureReason.NOT_A_PICTURE, f"the sample has no picture; it has {has}")
-        return sample.read(*PICTURE_SUFFIXES)
+        return index.read(sample, suffix)[suffix]
 
     return read
 
 
-def _json_label(sample: _Sample, key: str) -> str:
-    fields = _json_fields(sample)
+def _json_label(index: ShardIndex, sample: Sample, key: str) -> str:
+    fields = _json_fields(index, sample)
     if key not in fields:
         has = f"its json member has {', '.join(fields)}" if fields else f"it has {', '.join(sample.suffixes)}"
         raise UserError(
@@ -139,22 +109,22 @@ def _json_label(sample: _Sample, key: str) -> str:
     return str(label).strip()
 
 
-def _class_number(sample: _Sample) -> str:
+def _class_number(index: ShardIndex, sample: Sample) -> str:
     if "cls" not in sample.suffixes:
         raise UserError(
             f"{sample.name} has no cls member, unlike the first sample; it has {', '.join(sample.suffixes)}. "
             "To use labels in json members, name their key with --label-key"
         )
-    text = sample.read("cls").strip()
+    text = index.read(sample, "cls")["cls"].strip()
     if not re.fullmatch(rb"[0-9]{1,9}", text):
         raise UserError(f"{sample.name}: its cls member is {text[:40]!r}; expected the number of a class, from 0")
     return str(int(text))
 
 
-def _captions(sample: _Sample, key: str | None) -> tuple[str, ...]:
+def _captions(index: ShardIndex, sample: Sample, key: str | None) -> tuple[str, ...]:
+    texts = index.read(sample, "txt", "json")
     if key is not None:
-        return captions_in(fields_of(sample.read("json")) if "json" in sample.suffixes else {}, key)
-    texts: dict[str, bytes] = {suffix: sample.read(suffix) for suffix in ("txt", "json") if suffix in sample.suffixes}
+        return captions_in(fields_of(texts["json"]) if "json" in texts else {}, key)
     # As in training, where bytes that are not UTF-8 are replaced.
     caption = caption_of(texts)
     if "json" not in texts:
@@ -162,22 +132,10 @@ def _captions(sample: _Sample, key: str | None) -> tuple[str, ...]:
     return all_captions(caption, texts["json"]) or (check_caption(caption if caption or "txt" in texts else None),)
 
 
-def _json_fields(sample: _Sample) -> dict[str, Any]:
+def _json_fields(index: ShardIndex, sample: Sample) -> dict[str, Any]:
     """The fields of the json member; empty if there is none."""
+    documents = index.read(sample, "json")
     try:
-        return fields_of(sample.read("json")) if "json" in sample.suffixes else {}
+        return fields_of(documents["json"]) if documents else {}
     except CaptionError as error:
         raise UserError(f"{sample.name}: its json member cannot be read: {error}") from error
-
-
-def _member_bytes(path: Path, member: Member) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise cannot(error, path, "read", "bring it back and evaluate again") from error
-    try:
-        return read_member(descriptor, member)
-    except ShardError as error:
-        raise ShardError(f"{path}: {error}") from error
-    finally:
-        os.close(descriptor)

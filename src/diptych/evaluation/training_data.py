@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
-from diptych.data.shards import ShardIndex, open_index, read_member
+from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
@@ -69,12 +69,10 @@ def sha256_of_originals(training: ShardIndex) -> frozenset[str]:
     found: set[str] = set()
     for number, shard in enumerate(training.shards):
         try:
-            with shard.path.open("rb") as tar:
-                for row in range(shard.samples):
-                    for member in training.sample(number, row)[1]:
-                        if member.suffix == "json":
-                            facts = _parsed(read_member(tar.fileno(), member))
-                            found.add(str(facts.get("sha256")) if isinstance(facts, dict) else "")
+            for sample in training.samples(number):
+                for document in training.read(sample, "json").values():
+                    facts = _parsed(document)
+                    found.add(str(facts.get("sha256")) if isinstance(facts, dict) else "")
         except (OSError, UserError) as error:
             logger.info("%s: %s", shard.path, error)
     return frozenset(found)

@@ -81,14 +81,10 @@ def _captions_in_text(path: str) -> Iterator[str]:
 
 
 def _captions_in_shards(location: str) -> Iterator[str]:
-    from diptych.data.shards import open_index, read_member
+    from diptych.data.shards import open_index
 
     index = open_index(location)
-    for shard_number, shard in enumerate(index.shards):
-        with open(shard.path, "rb") as file:
-            for row in range(shard.samples):
-                _, members = index.sample(shard_number, row)
-                texts = [member for member in members if member.suffix in ("txt", "json")]
-                read = {text.suffix: read_member(file.fileno(), text) for text in texts}
-                if caption := caption_of(read):
-                    yield from all_captions(caption, read.get("json", b"")) or (caption,)
+    for sample in index.samples():
+        texts = index.read(sample, "txt", "json")
+        if caption := caption_of(texts):
+            yield from all_captions(caption, texts.get("json", b"")) or (caption,)

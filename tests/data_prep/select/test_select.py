@@ -7,7 +7,7 @@ import sys
 import pyarrow.parquet
 import pytest
 
-from diptych.data.shards import open_index, read_member
+from diptych.data.shards import open_index
 from diptych.files import locked
 from diptych_shards.cli import main
 from tests.data_prep.select.shards import jpeg, tree, write_shards
@@ -39,13 +39,8 @@ def select(shards, out, *options):
 
 
 def samples(folder):
-    index, found = open_index(folder), []
-    for number, shard in enumerate(index.shards):
-        with open(shard.path, "rb") as file:
-            for row in range(shard.samples):
-                key, members = index.sample(number, row)
-                found.append((shard.name, key, {m.suffix: read_member(file.fileno(), m) for m in members}))
-    return found
+    index = open_index(folder)
+    return [(sample.shard.name, sample.key, index.read(sample)) for sample in index.samples()]
 
 
 def test_a_sample_is_kept_when_every_verdict_keeps_it(shards, tmp_path, capsys):
@@ -75,7 +70,7 @@ def test_the_parquet_beside_has_the_rows_of_what_is_kept(shards, tmp_path):
         index = open_index(out)
         for number, shard in enumerate(index.shards):
             table = pyarrow.parquet.read_table(shard.path.with_suffix(".parquet"))
-            assert table["key"].to_pylist() == [index.sample(number, row)[0] for row in range(shard.samples)]
+            assert table["key"].to_pylist() == index.keys(number)
             assert set(table["status"].to_pylist()) == {"success"}
 
 

@@ -28,7 +28,7 @@ def command(*words):
 
 def keys(folder):
     index = open_index(folder)
-    return {index.sample(*index.locate(sample))[0] for sample in range(len(index))}
+    return {sample.key for sample in index.samples()}
 
 
 @pytest.fixture
