@@ -16,7 +16,7 @@ from typing import IO, Any
 import xxhash
 
 from diptych.terminal import shown
-from diptych_shards.stores import is_remote, told, what_failed, why_unreadable
+from diptych_shards.remote_files import is_remote, one_line, what_failed, why_unreadable
 from diptych_shards.tables.columns import TableError
 
 FORMATS = {
@@ -308,7 +308,7 @@ class _Raw(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except self._file.errors as error:
-            why = told(error)
+            why = one_line(error)
             if self._file.compression and not is_remote(self._file.location):
                 why = self._file.why_not_unpacked()
             raise TableError(f"{self._file.shown} cannot be read: {why}") from error

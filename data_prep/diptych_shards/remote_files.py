@@ -1,4 +1,4 @@
-"""Files that are not on this machine: what can read them, and what to say where that failed."""
+"""Files that are not on this machine: whether they can be read, and what to say where that failed."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def what_failed(location: str, error: Exception) -> str:
     if cause is None:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        return f"cannot be read: {kind}{told(why)}"
+        return f"cannot be read: {kind}{one_line(why)}"
     status = getattr(cause, "status", None)
     if status is None:
-        return f"cannot be read: the server could not be reached ({told(cause)})"
-    return f"cannot be read: the server answers {status} {told(getattr(cause, 'message', ''))}".rstrip()
+        return f"cannot be read: the server could not be reached ({one_line(cause)})"
+    return f"cannot be read: the server answers {status} {one_line(getattr(cause, 'message', ''))}".rstrip()
 
 
 def is_missing(location: str, error: Exception) -> bool:
@@ -56,5 +56,5 @@ def is_missing(location: str, error: Exception) -> bool:
     return getattr(error.__cause__, "status", None) in (404, 410)
 
 
-def told(why: object) -> str:
+def one_line(why: object) -> str:
     return printable(str(why), _LONGEST_REASON)
