@@ -21,7 +21,7 @@ from diptych_shards.curate.options import CurateOptions
 from diptych_shards.curate.parts import KeptFacts
 from diptych_shards.curate.rules import KEPT, MEANINGS, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
-from diptych_shards.report.charts import length_histogram
+from diptych_shards.report.histograms import length_histogram
 
 MOST_QUERIES = 200
 """The most frequent queries are in report.json and on the page; queries.parquet has all."""

@@ -11,7 +11,7 @@ import numpy as np
 from diptych.data.shards import open_index
 from diptych_shards.report.hosts import Domains
 from diptych_shards.report.repeated import RepeatedFiles
-from diptych_shards.report.rows import Rows, Source
+from diptych_shards.report.rows import ResultsReader, Rows
 from diptych_shards.report.sample import Smallest, shuffled_places
 from diptych_shards.report.tally import LONGEST_CAPTION, Tally, add_lengths
 
@@ -47,7 +47,7 @@ class Example:
 class Gathered:
     """What the rows of an output amount to."""
 
-    source: Source
+    source: ResultsReader
     kept: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     has_captions: bool = False
@@ -70,7 +70,7 @@ class Gathered:
         return self.kept + self.refused.total()
 
 
-def gather(source: Source, *, pictures: int, seed: int) -> Gathered:
+def gather(source: ResultsReader, *, pictures: int, seed: int) -> Gathered:
     """Count the rows of all whole shards; the memory this takes does not depend on their number.
 
     pictures: how many to choose at random. Which ones depends on the seed and the rows, on nothing else.

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from diptych.pages.template import day, template
-from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.gather import Example, Gathered, gather
+from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import registrable
 from diptych_shards.report.reasons import funnel, meaning
-from diptych_shards.report.rows import Source, open_source
+from diptych_shards.report.rows import ResultsReader, open_results
 from diptych_shards.report.tally import Tally
 from diptych_shards.report.thumbnails import thumbnail
 
@@ -52,7 +52,7 @@ def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
     Raises:
         ShardError: the folder holds no such output, or it is damaged.
     """
-    source = open_source(out)
+    source = open_results(out)
     found = gather(source, pictures=pictures, seed=seed)
     is_end_only = source.kind in ("select", "shards")
     page = template("diptych_shards", "report/page.html.jinja").render(
@@ -114,7 +114,7 @@ def _examples(found: Gathered, reason: str) -> list[Example]:
     return found.examples_of_refused[reason].items if reason in found.examples_of_refused else []
 
 
-def _grids(source: Source, found: Gathered) -> list[tuple[str, list[Shown]]]:
+def _grids(source: ResultsReader, found: Gathered) -> list[tuple[str, list[Shown]]]:
     """(heading, pictures), without those that would be chosen by what is the same in all."""
     differing = {
         "smallest": found.shorter_side,
@@ -159,12 +159,12 @@ def _stores_sizes(found: Gathered) -> bool:
     return stored.num_different > 1 and not np.array_equal(stored.counts, found.shorter_side.counts)
 
 
-def _shown(source: Source, example: Example) -> Shown:
+def _shown(source: ResultsReader, example: Example) -> Shown:
     size = f"{example.width:,} × {example.height:,}" if example.width and example.height else ""
     return Shown(thumbnail(source, example.shard, example.sample), example.caption, _origin(source, example), size)
 
 
-def _origin(source: Source, example: Example) -> str:
+def _origin(source: ResultsReader, example: Example) -> str:
     if not source.has_urls:
         return example.name
     try:
@@ -173,7 +173,7 @@ def _origin(source: Source, example: Example) -> str:
         return ""
 
 
-def _times(source: Source) -> str:
+def _times(source: ResultsReader) -> str:
     if source.times is None:
         return ""
     first, last = (day(seconds) for seconds in source.times)

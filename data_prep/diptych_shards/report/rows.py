@@ -50,7 +50,7 @@ class Rows:
 
 
 @dataclass
-class Source(ABC):
+class ResultsReader(ABC):
     """The output of a build or a pack, or other shards."""
 
     out: Path
@@ -76,7 +76,7 @@ class Source(ABC):
     def tar(self, shard: int) -> Path: ...
 
 
-def open_source(out: Path) -> Source:
+def open_results(out: Path) -> ResultsReader:
     """The output, or the shards, that stand in a folder.
 
     Raises:
@@ -85,7 +85,7 @@ def open_source(out: Path) -> Source:
     """
     if not out.is_dir():
         raise ShardError(f"{shown(out)} is not a folder" if out.exists() else f"{shown(out)} does not exist")
-    for name, kind in (("build.json", BuildSource), ("pack.json", PackSource), ("select.json", ShardSource)):
+    for name, kind in (("build.json", BuildReader), ("pack.json", PackReader), ("select.json", ShardReader)):
         path = out / INDEX_FOLDER / name
         if path.exists():
             state = read_state(path, "options")
@@ -102,10 +102,10 @@ def open_source(out: Path) -> Source:
         raise ShardError(f"{shown(out)} holds neither shards nor output of build or pack: no {INDEX_FOLDER}/build.json")
     if without := [tar for tar in tars if not index_path(tar).exists()]:
         raise ShardError(f"{shown(without[0])} has no index; diptych-shards index {shown(out)} makes it")
-    return ShardSource(out, "shards", True, {})
+    return ShardReader(out, "shards", True, {})
 
 
-class BuildSource(Source):
+class BuildReader(ResultsReader):
     """A table's rows as the shards' parquet files tell them."""
 
     def rows(self) -> Iterator[Rows]:
@@ -161,7 +161,7 @@ class BuildSource(Source):
                 samples += int(kept.sum())
 
 
-class ShardSource(Source):
+class ShardReader(ResultsReader):
     """The samples of shards, by the parquet beside each tar, or else by what their own members say."""
 
     origins: ClassVar[Sequence[str]] = ("url", "path")
@@ -205,7 +205,7 @@ class ShardSource(Source):
         )
 
 
-class PackSource(ShardSource):
+class PackReader(ShardReader):
     """The samples of a pack, and the files that it refused."""
 
     origins = ("path",)

@@ -6,13 +6,13 @@ from diptych.data.picture_safety import PictureError, PictureFile
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import open_index
 from diptych.pages.thumbnail import thumbnail_uri
-from diptych_shards.report.rows import Source
+from diptych_shards.report.rows import ResultsReader
 
 LONGER_SIDE = 300
 """Pixels; the page shows half of them on a usual screen, all on a fine one."""
 
 
-def thumbnail(source: Source, shard: int, sample: int) -> str | None:
+def thumbnail(source: ResultsReader, shard: int, sample: int) -> str | None:
     """The picture of a sample as a data: URI; None if it cannot be read."""
     try:
         picture, _ = PictureFile(_stored(source, shard, sample)).decode()
@@ -21,7 +21,7 @@ def thumbnail(source: Source, shard: int, sample: int) -> str | None:
     return thumbnail_uri(picture, LONGER_SIDE)
 
 
-def _stored(source: Source, shard: int, number: int) -> bytes:
+def _stored(source: ResultsReader, shard: int, number: int) -> bytes:
     index = open_index(source.tar(shard))
     name = index.shards[0].name
     if number >= len(index):

@@ -18,7 +18,7 @@ from PIL import Image
 from diptych.data.shard_writer import ShardWriter
 from diptych_shards.cli import main
 from diptych_shards.report.gather import gather
-from diptych_shards.report.rows import open_source
+from diptych_shards.report.rows import open_results
 from tests.data_prep.conftest import HOSTILE_CAPTIONS, HOSTILE_URLS
 from tests.data_prep.made_pictures import encoded, scene
 
@@ -291,7 +291,7 @@ def test_the_command_does_not_load_torch(out):
 
 
 def test_a_picture_stands_over_its_own_caption(built):
-    source = open_source(built)
+    source = open_results(built)
     examples = gather(source, pictures=18, seed=0).grids["random"].items
     assert len(examples) == 18
     for example in examples:

@@ -12,8 +12,8 @@ from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
 from diptych.pages.visible import visible
 from diptych_shards.report import hosts, repeated
-from diptych_shards.report.charts import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
+from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import NO_HOST, Domains, registrable
 from diptych_shards.report.reasons import MEANINGS, funnel, meaning
 from diptych_shards.report.sample import Smallest, shuffled_places
