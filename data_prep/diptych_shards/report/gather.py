@@ -10,10 +10,9 @@ import numpy as np
 
 from diptych.data.shards import open_index
 from diptych_shards.report.hosts import Domains
-from diptych_shards.report.repeated import RepeatedFiles
 from diptych_shards.report.rows import ResultsReader, Rows
 from diptych_shards.report.sample import Smallest, shuffled_places
-from diptych_shards.report.tally import LONGEST_CAPTION, Tally, add_lengths
+from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Tally, add_lengths
 
 if TYPE_CHECKING:
     import pyarrow

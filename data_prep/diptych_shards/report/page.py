@@ -10,14 +10,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from diptych.data.picture_safety import PictureError, PictureFile
+from diptych.data.shard_index_file import ShardError
+from diptych.data.shards import open_index
 from diptych.pages.template import day, template
+from diptych.pages.thumbnail import thumbnail_uri
 from diptych_shards.report.gather import Example, Gathered, gather
 from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import registrable
 from diptych_shards.report.reasons import funnel, meaning
 from diptych_shards.report.rows import ResultsReader, open_results
 from diptych_shards.report.tally import Tally
-from diptych_shards.report.thumbnails import thumbnail
 
 REPORT_FILE = "report.html"
 MOST_DOMAINS = 20
@@ -32,6 +35,8 @@ _GRIDS = {
     "short_caption": "Shortest captions",
     "long_caption": "Longest captions",
 }
+_THUMBNAIL_SIDE = 300
+"""Pixels of the longer side; the page shows half of them on a usual screen, all on a fine one."""
 _CAPTION_LENGTH = 280
 _NAME_LENGTH = 240
 
@@ -128,7 +133,7 @@ def _grids(source: ResultsReader, found: Gathered) -> list[tuple[str, list[Shown
         if name not in differing or _differ(differing[name])
     ]
     repeated = [
-        Shown(thumbnail(source, each.shard, each.sample), None, "", f"{each.times:,} times")
+        Shown(_thumbnail(source, each.shard, each.sample), None, "", f"{each.times:,} times")
         for each in found.repeated.most_frequent(MOST_REPEATED)
     ]
     return [*grids, ("The same file many times", repeated)]
@@ -161,7 +166,7 @@ def _stores_sizes(found: Gathered) -> bool:
 
 def _shown(source: ResultsReader, example: Example) -> Shown:
     size = f"{example.width:,} × {example.height:,}" if example.width and example.height else ""
-    return Shown(thumbnail(source, example.shard, example.sample), example.caption, _origin(source, example), size)
+    return Shown(_thumbnail(source, example.shard, example.sample), example.caption, _origin(source, example), size)
 
 
 def _origin(source: ResultsReader, example: Example) -> str:
@@ -187,3 +192,23 @@ def _size(num_bytes: int) -> str:
             break
         size /= 1000
     return f"{num_bytes:,} bytes" if unit == "bytes" else f"{size:.3g} {unit}"
+
+
+def _thumbnail(source: ResultsReader, shard: int, sample: int) -> str | None:
+    """The picture of a sample as a data: URI; None if it cannot be read."""
+    try:
+        picture, _ = PictureFile(_stored(source, shard, sample)).decode()
+    except (ShardError, PictureError, OSError):
+        return None
+    return thumbnail_uri(picture, _THUMBNAIL_SIDE)
+
+
+def _stored(source: ResultsReader, shard: int, number: int) -> bytes:
+    index = open_index(source.tar(shard))
+    name = index.shards[0].name
+    if number >= len(index):
+        raise ShardError(f"{name} has no sample {number}")
+    sample = index.sample(0, number)
+    if sample.picture_suffix is None:
+        raise ShardError(f"sample {number} of {name} has no picture")
+    return index.read(sample, sample.picture_suffix)[sample.picture_suffix]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from datetime import datetime, timezone
 
 import jinja2
 
-from diptych.pages.visible import visible
 from diptych.terminal import counted
+
+_PICTURES = {"\n": "↵", "\t": "⇥"}
+_JOINERS = "\u200c\u200d"
+"""Without them emoji and several scripts fall apart; they do nothing to their surroundings."""
 
 
 def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.Template:
@@ -28,6 +32,17 @@ def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.T
     return environment.get_template(path)
 
 
+def visible(text: object, length: int | None = None) -> str:
+    """The text on one line, cut to `length` characters.
+
+    A line end becomes ↵, a tab ⇥; other control characters, bidirectional ones, lone surrogates and all else without
+    a look of its own become ⟨U+202E⟩.
+    """
+    string = str(text)
+    cut = string if length is None or len(string) <= length else f"{string[: length - 1]}…"
+    return cut if cut.isprintable() else "".join(map(_visible, cut))
+
+
 def percent(part: float | None, whole: float = 1) -> str:
     """A share that shows neither none as some nor all as less; `-` for a number that there is not."""
     if part is None:
@@ -44,3 +59,9 @@ def day(seconds: float) -> str:
     """The day of a time in seconds since 1970, in UTC: `29 November 2026`."""
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{moment.day} {moment:%B %Y}"
+
+
+def _visible(char: str) -> str:
+    if char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs":
+        return char
+    return _PICTURES.get(char) or f"⟨U+{ord(char):04X}⟩"

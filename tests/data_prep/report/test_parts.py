@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
-from diptych.pages.visible import visible
-from diptych_shards.report import hosts, repeated
+from diptych.pages.template import visible
+from diptych_shards.report import hosts
 from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
 from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import NO_HOST, Domains, registrable
 from diptych_shards.report.reasons import MEANINGS, funnel, meaning
 from diptych_shards.report.sample import Smallest, shuffled_places
-from diptych_shards.report.tally import LONGEST_CAPTION, Tally
+from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Tally
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 8), st.integers(1, 7))
@@ -169,8 +169,8 @@ def test_every_reason_that_the_code_can_give_has_a_meaning():
 
 
 def test_the_most_frequent_file_is_found_though_rare_ones_are_forgotten(tmp_path, monkeypatch):
-    monkeypatch.setattr(repeated, "MAX_FILES", 3)
-    found = repeated.RepeatedFiles()
+    monkeypatch.setattr("diptych_shards.report.tally.MAX_FILES", 3)
+    found = RepeatedFiles()
     for number in range(4):
         with ShardWriter(tmp_path / str(number), 0) as writer:
             for sample in range(4):
