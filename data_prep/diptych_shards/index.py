@@ -1,4 +1,4 @@
-"""Indexing shards that something else wrote, several at once."""
+"""Index shards that other tools wrote, several at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from diptych_shards.run.worker_pool import WorkerPool, for_each, results_in_orde
 
 
 def index(location: str, processes: int) -> ShardIndex:
-    """The index of a folder, a tar or a brace pattern, after each tar without one was read, once and whole.
+    """Index the tars of a folder, a file name or a brace pattern that have no index yet; give the index of all.
 
-    Each index is committed by itself: what was stopped goes on with the tars that are left.
+    Each index is committed by itself: after a stop, the same command continues with the tars that are left.
 
     Raises:
         ShardError: if one is missing or damaged; all others have been indexed.
@@ -56,7 +56,7 @@ def _index_all(tars: Sequence[Path], processes: int) -> None:
 
 
 def _index_one(tar: Path) -> str | ShardError:
-    """What was skipped, or the mistake: one broken tar does not keep the others waiting."""
+    """What was skipped, or the error as a value: one broken tar does not stop the others."""
     try:
         return index_silently(tar)[1]
     except ShardError as error:

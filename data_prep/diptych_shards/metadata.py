@@ -1,7 +1,7 @@
-"""What is known of the samples of a shard, as columns in the order of the samples.
+"""Read the metadata of a shard's samples, as columns in the order of the samples.
 
-From the parquet file beside the tar, where there is one; else from the json members, and the caption from the txt
-members. `key` is always there.
+The values come from the parquet file next to the tar if there is one; otherwise from the json members, and the caption
+from the txt members. The column `key` is always there.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _END_BYTES = 64 << 10
 
 
 def table_path(index: ShardIndex, shard_number: int) -> Path:
-    """Of the file beside the tar, which need not be there."""
+    """The path of the parquet file next to the tar; the file need not exist."""
     return index.shards[shard_number].path.with_suffix(".parquet")
 
 
 def table_identity(index: ShardIndex, shard_number: int) -> str:
-    """What changes when the file beside the tar does, and not when it is copied; empty if there is none.
+    """Identify the parquet file next to the tar by its size and its end, which a copy keeps; empty if there is none.
 
-    At its end, a parquet file tells the size, the least and the greatest value of each part of each column.
+    The end of a parquet file records the size, the least and the greatest value of each part of each column.
     """
     try:
         with open(table_path(index, shard_number), "rb") as file:
@@ -47,13 +47,13 @@ def table_identity(index: ShardIndex, shard_number: int) -> str:
 
 
 def identity_of_tables(index: ShardIndex) -> str:
-    """Of the files beside all tars."""
+    """Identify the parquet files next to all tars."""
     each = (table_identity(index, number) for number in range(len(index.shards)))
     return xxhash.xxh3_128_hexdigest("\n".join(each).encode())
 
 
 def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetFile | None:
-    """The file beside the tar."""
+    """Open the parquet file next to the tar; None if there is none."""
     path = table_path(index, shard_number)
     if not path.exists():
         return None
@@ -64,9 +64,11 @@ def parquet_of(index: ShardIndex, shard_number: int) -> pyarrow.parquet.ParquetF
 
 
 def columns_of_shard(index: ShardIndex, shard_number: int, names: Sequence[str]) -> dict[str, pyarrow.Array]:
-    """Raises:
-    ValueError: one is not known of this shard.
-    ShardError: the shard or its parquet is damaged, or they do not belong together.
+    """Read the columns with these names, and `key`, for the samples of a shard.
+
+    Raises:
+        UserError: the shard has no column of one of the names.
+        ShardError: the shard or its parquet is damaged, or they do not belong together.
     """
     wanted = [name for name in names if name != "key"]
     keys = index.keys(shard_number)
@@ -81,10 +83,10 @@ def columns_of_shard(index: ShardIndex, shard_number: int, names: Sequence[str])
 
 
 def rows_of(parquet_keys: Iterable[Any], keys: Sequence[str], shard_name: str) -> np.ndarray:
-    """i64: for each key its row in the parquet file.
+    """Find the row of each key in the parquet file, as i64.
 
     Raises:
-        ShardError: it has no such row.
+        ShardError: there is no row for a key.
     """
     places = {key: row for row, key in enumerate(parquet_keys)}
     try:
@@ -96,18 +98,8 @@ def rows_of(parquet_keys: Iterable[Any], keys: Sequence[str], shard_name: str) -
         ) from error
 
 
-def caption_of(index: ShardIndex, shard_number: int, row: int) -> str | None:
-    """Of one sample, from its own members; None if there is none.
-
-    Raises:
-        ShardError: the shard is damaged there.
-    """
-    caption = facts_of_samples(index, shard_number, [row])[0].get("caption")
-    return None if caption is None else str(caption)
-
-
 def facts_of_samples(index: ShardIndex, shard_number: int, rows: Iterable[int]) -> list[dict[str, Any]]:
-    """What the members of each of these samples say: the fields of its json, and its caption.
+    """Read the fields of the json and the caption of each of these samples.
 
     Raises:
         ShardError: the shard is damaged there.
@@ -151,11 +143,11 @@ def _from_members(index: ShardIndex, shard_number: int, names: Sequence[str]) ->
 
 
 def _facts(index: ShardIndex, sample: Sample) -> dict[str, Any]:
-    """What a sample's own members say: the fields of its json, and its caption."""
+    """Read the fields of a sample's json, and its caption."""
     texts = index.read(sample, "json", "txt")
     try:
         fields = json.loads(texts.get("json", b"{}"))
-    except (ValueError, RecursionError):  # not ours to judge: nothing is known of it
+    except (ValueError, RecursionError):  # broken JSON is no mistake here: the sample has no fields
         fields = {}
     facts = fields if isinstance(fields, dict) else {}
     if "caption" not in facts and "txt" in texts:
@@ -164,7 +156,7 @@ def _facts(index: ShardIndex, sample: Sample) -> dict[str, Any]:
 
 
 def _array(values: Sequence[Any]) -> pyarrow.Array:
-    """Of what JSON held: numbers or truth values where they are nothing else, texts where there is a text."""
+    """Make an array of JSON values: numbers or booleans if all values are, text if any value is."""
     plain = [value if isinstance(value, bool | int | float | str) else None for value in values]
     kinds = {bool if isinstance(v, bool) else str if isinstance(v, str) else float for v in plain if v is not None}
     if not kinds:

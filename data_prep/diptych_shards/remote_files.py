@@ -6,7 +6,7 @@ from diptych.terminal import printable
 
 _WEB = ("http://", "https://")
 _LONGEST_REASON = 300
-"""Characters; to say that there is no Java, one store lists all places where it looked."""
+"""Characters; one store answers a missing Java with a list of all places where it looked."""
 
 
 def is_remote(location: str) -> bool:
@@ -14,8 +14,8 @@ def is_remote(location: str) -> bool:
 
 
 def why_unreadable(location: str) -> str | None:
-    """What has to be installed first, or named instead; None if there is something that reads such addresses."""
-    import fsspec  # here: files of this machine need none
+    """Say what to install, or what to name instead; None if such addresses can be read."""
+    import fsspec  # imported here: local files need no fsspec
 
     scheme = location.partition("://")[0].rpartition("::")[2]
     try:
@@ -30,9 +30,9 @@ def why_unreadable(location: str) -> str | None:
 
 
 def what_failed(location: str, error: Exception) -> str:
-    """What to say after the name of a file that could not be opened or read: a line of bounded length.
+    """Describe why a file could not be opened or read, in a line of bounded length that follows its name.
 
-    Each store has errors of its own. fsspec says of whatever goes wrong at http(s):// that the file is not found.
+    Each store has its own errors. For http(s)://, fsspec reports every failure as a file that is not found.
     """
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and location.startswith(_WEB) else None
     if is_missing(location, error):
@@ -48,7 +48,7 @@ def what_failed(location: str, error: Exception) -> str:
 
 
 def is_missing(location: str, error: Exception) -> bool:
-    """Whether it is known that the file is not there."""
+    """Whether the file certainly does not exist."""
     if not isinstance(error, FileNotFoundError):
         return False
     if error.__cause__ is None or not location.startswith(_WEB):

@@ -1,4 +1,4 @@
-"""Checking shards against their index, byte for byte, and what a build tells of them against the shards."""
+"""Check shards byte for byte against their index, and against what a build recorded of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from diptych_shards.run.progress import Progress
 from diptych_shards.shard_build.check import BuildCheck
 
 _MAKERS = ("build", "pack", "select")
-"""Commands that leave a file of their name in `_index`; started again, each makes anew what is not whole."""
+"""Commands that leave a file of their name in `_index`; started again, each writes what is not whole again."""
 
 
 def verify(folder: Path) -> ShardIndex:
-    """The folder's index, after every byte of every shard was read.
+    """Read every byte of every shard of a folder; the result is the folder's index.
 
     Raises:
         ShardError: at the first shard that is missing, incomplete or changed; with its first broken member.
-        ValueError: what the command that made them wrote down of itself is damaged.
+        ValueError: the state file of the command that made them is damaged.
     """
     if not folder.is_dir():
         raise ShardError(f"{shown(folder)} is not a folder")
@@ -53,15 +53,15 @@ def verify(folder: Path) -> ShardIndex:
 
 
 def _maker(folder: Path) -> str | None:
-    """Which of our commands makes these shards; None if none does."""
+    """The command of ours that made these shards; None if none did."""
     return next((name for name in _MAKERS if (folder / INDEX_FOLDER / f"{name}.json").exists()), None)
 
 
 def _check_sizes(folder: Path) -> None:
-    """Of shards whose command makes them anew: whether each tar is there, and as long as its index says.
+    """For shards that can be rebuilt: check that each tar exists and has its indexed size.
 
     Raises:
-        ShardError: one is not; with the first member that suffered where it was cut.
+        ShardError: a tar is missing or has another size; names the first member that is cut off.
     """
     maker = _maker(folder)
     for index in sorted((folder / INDEX_FOLDER).glob("*.tar.index")) if maker else ():
@@ -72,7 +72,7 @@ def _check_sizes(folder: Path) -> None:
 
 
 def _misfit(tar: Path) -> str | None:
-    """How a tar differs from what its index says of its size; None where it does not, or the index is damaged."""
+    """Describe how a tar's size differs from its index; None if it does not differ, or the index is damaged."""
     try:
         with open(index_path(tar), "rb") as file:
             told = int(json.loads(file.readline())["bytes"])
@@ -89,10 +89,10 @@ def _misfit(tar: Path) -> str | None:
 
 
 def _open(folder: Path) -> ShardIndex:
-    """The index; where a tar was cut, the error names the first member that suffered."""
+    """Open the index; if a tar was cut off, the error names the first member that is not whole."""
     names = {path.name for path in (folder / INDEX_FOLDER).glob("*")}
     if "build.json" in names and not any(name.endswith(".tar.index") for name in names):
-        return ShardIndex(())  # of a table without rows; whether it was one, `BuildCheck` tells
+        return ShardIndex(())  # a table without rows; `BuildCheck` checks that it was one
     try:
         return open_index(folder)
     except ShardError as error:
@@ -103,7 +103,7 @@ def _open(folder: Path) -> ShardIndex:
 
 
 def _first_cut_member(tar: Path) -> str | None:
-    """None if the tar is as long as it was."""
+    """The first member that is not whole; None if the tar has its indexed size."""
     size = tar.stat().st_size
     try:
         with open(index_path(tar), "rb") as file:
@@ -111,7 +111,7 @@ def _first_cut_member(tar: Path) -> str | None:
         if size >= header["bytes"]:
             return None
         table = Table(Shard(tar, header["samples"], header["bytes"], header["sha256"]))
-    except (OSError, ValueError, KeyError, TypeError):  # of an index that is damaged too
+    except (OSError, ValueError, KeyError, TypeError):  # the index is damaged too
         return None
     samples = (table.sample(row) for row in range(header["samples"]))
     ends = ((f"{sample.key}.{m.suffix}", m.offset + m.size) for sample in samples for m in sample.members)
@@ -119,7 +119,7 @@ def _first_cut_member(tar: Path) -> str | None:
 
 
 def _check_pack(folder: Path, index: ShardIndex) -> None:
-    """Of a folder that `pack` wrote: whether all of it is there."""
+    """For a folder that `pack` wrote: check that all of it is there."""
     try:
         state = read_state(folder / INDEX_FOLDER / "pack.json")
     except FileNotFoundError:

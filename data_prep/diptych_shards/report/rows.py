@@ -1,4 +1,4 @@
-"""What a report is made of: the rows of a build, of a pack or of other shards, a bounded number at a time."""
+"""Read the rows of a build, of a pack or of other shards for a report, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Rows:
     """Some rows of one shard, as columns of equal length."""
 
     shard: int
-    """Its number in the source; -1 for what was refused before there were shards."""
+    """The number of the shard; -1 for what was refused before there were shards."""
     numbers: np.ndarray
     """i64: which rows of the shard."""
     samples: np.ndarray
     """i64: which sample of the tar; -1 for what was refused."""
     reasons: np.ndarray
-    """Of objects: why it was refused; empty for what was kept."""
+    """Objects: why each row was refused; empty if it was kept."""
     names: pyarrow.Array
     """Where it came from: a URL, or a path."""
     captions: pyarrow.Array | None
-    """None if there are none to be had."""
+    """None if there are no captions."""
     messages: pyarrow.Array
     sizes: Mapping[str, np.ndarray]
     """i64 of width, height, original_width, original_height; 0 where not known."""
@@ -51,37 +51,37 @@ class Rows:
 
 @dataclass
 class ResultsReader(ABC):
-    """The output of a build or a pack, or other shards."""
+    """Reads the output of a build or a pack, or other shards."""
 
     out: Path
     kind: str
-    """`build`, `pack`, `select` or `shards`; of the latter two it is not known what was left out on the way."""
+    """`build`, `pack`, `select` or `shards`; for the last two it is not known what was left out before."""
     finished: bool
     options: dict[str, Any]
     shards: int = 0
     num_bytes: int = 0
-    """Of the tars."""
+    """Size of the tars."""
     unfinished: list[str] = field(default_factory=list)
     """Shards that are not whole, and are left out."""
     times: tuple[float, float] | None = None
-    """When the first shard was begun and the last one finished, in seconds since 1970."""
+    """When the first shard was started and the last one finished, in seconds since 1970."""
     has_urls: bool = False
-    """Whether `names` are such; told while the rows are read."""
+    """Whether `names` are URLs; known once the rows are read."""
 
     @abstractmethod
     def rows(self) -> Iterator[Rows]:
-        """All rows of the shards that are whole; what is counted along the way stands in this object."""
+        """All rows of the shards that are whole; reading them fills the counts of this object."""
 
     @abstractmethod
     def tar(self, shard: int) -> Path: ...
 
 
 def open_results(out: Path) -> ResultsReader:
-    """The output, or the shards, that stand in a folder.
+    """Open the output or the shards of a folder.
 
     Raises:
         ShardError: if there are none, or shards without an index, which is not made here.
-        ValueError: what the command that made them wrote down of itself is damaged.
+        ValueError: the state file of the command that made them is damaged.
     """
     if not out.is_dir():
         raise ShardError(f"{shown(out)} is not a folder" if out.exists() else f"{shown(out)} does not exist")
@@ -106,7 +106,7 @@ def open_results(out: Path) -> ResultsReader:
 
 
 class BuildReader(ResultsReader):
-    """A table's rows as the shards' parquet files tell them."""
+    """Reads a table's rows from the parquet files of its shards."""
 
     def rows(self) -> Iterator[Rows]:
         options, self.has_urls = self._output_options, True
@@ -162,10 +162,10 @@ class BuildReader(ResultsReader):
 
 
 class ShardReader(ResultsReader):
-    """The samples of shards, by the parquet beside each tar, or else by what their own members say."""
+    """Reads the samples of shards from the parquet next to each tar, or else from their own members."""
 
     origins: ClassVar[Sequence[str]] = ("url", "path")
-    """The fields that tell where a sample came from, best first."""
+    """Fields that record where a sample came from, best first."""
 
     def rows(self) -> Iterator[Rows]:
         index = self._opened
@@ -206,13 +206,13 @@ class ShardReader(ResultsReader):
 
 
 class PackReader(ShardReader):
-    """The samples of a pack, and the files that it refused."""
+    """Reads the samples of a pack, and the files that it refused."""
 
     origins = ("path",)
 
     def rows(self) -> Iterator[Rows]:
         yield from super().rows()
-        # A pack keeps no clock: its shards say when they were written.
+        # A pack records no times; its shards have the times of their files.
         written = [shard.path.stat().st_mtime for shard in self._opened.shards]
         self.times = (min(written), max(written)) if written else None
         yield from self._refused()
@@ -229,7 +229,7 @@ class PackReader(ShardReader):
 
 
 def _columns(index: ShardIndex, shard: int, names: Sequence[str]) -> dict[str, pyarrow.Array] | None:
-    """Those of these names that the parquet beside the tar has, for each sample; None if there is no parquet."""
+    """Read the columns among these names that the parquet next to the tar has; None if there is no parquet."""
     file = parquet_of(index, shard)
     if file is None:
         return None
@@ -257,7 +257,7 @@ def _refusals(first: int, lines: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def _texts(values: Sequence[Any]) -> pyarrow.Array:
-    """Texts as Arrow holds them; lone surrogates, which only JSON's escapes can bring, as \\udXXX."""
+    """Make an Arrow array of texts; lone surrogates, which come from JSON escapes, become \\udXXX."""
     import pyarrow
 
     texts = ["" if value is None else str(value) for value in values]
@@ -265,6 +265,6 @@ def _texts(values: Sequence[Any]) -> pyarrow.Array:
 
 
 def _whole(value: Any) -> int:
-    """A size; 0 for what is none. Tables that went through pandas have doubles where a row has no size."""
+    """The value as a size; 0 if it is not one. Pandas writes doubles if some row has no size."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return int(value) if is_number and 0 < value < 2**31 and value == int(value) else 0

@@ -1,4 +1,4 @@
-"""Index shards that something else wrote."""
+"""Index shards that other tools wrote."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def index_shard(path: str | os.PathLike[str]) -> Shard:
-    """Index a tar that something else wrote, grouping its members as webdataset does.
+    """Index a tar that another tool wrote, grouping its members as webdataset does.
 
     Neighbours whose names agree up to the first dot of the file name are one sample. Members that are no
     plain files, have another suffix or a key that is not a safe relative name are skipped and counted.
@@ -45,7 +45,7 @@ def index_shard(path: str | os.PathLike[str]) -> Shard:
 
 
 def index_silently(path: str | os.PathLike[str]) -> tuple[Shard, str]:
-    """The same, and a line that tells what was skipped, or an empty one."""
+    """Index a tar without logging; the second value is a line that says what was skipped, empty if nothing was."""
     path = Path(path)
     _make_index_folder(path)
     skipped: Counter[str] = Counter()
@@ -73,7 +73,7 @@ def index_silently(path: str | os.PathLike[str]) -> tuple[Shard, str]:
 class _HashedFile:
     """A file that is hashed as it is read, so that a tar on a slow disk is read once.
 
-    A reader may step back within what it has read; what it skips is read for the hash's sake.
+    A reader may step back within what it has read; bytes that it skips are read for the hash.
     """
 
     def __init__(self, file: io.BufferedReader):
@@ -95,7 +95,7 @@ class _HashedFile:
         return data
 
     def sha256(self) -> str:
-        """Of the whole file; what was not read yet is read now."""
+        """The sha256 of the whole file; reads the bytes that were not read yet."""
         self._file.seek(self._num_hashed)
         while chunk := self._file.read(1 << 20):
             self._take(chunk)
@@ -107,7 +107,7 @@ class _HashedFile:
 
 
 class _Hints:
-    """What suggests that the names in a tar mean something else than webdataset makes of them."""
+    """Collects names in a tar that probably mean something else than webdataset takes them for."""
 
     def __init__(self) -> None:
         self._keys: set[int] = set()
@@ -125,7 +125,7 @@ class _Hints:
             self._note("dotted", name)
 
     def remarks(self) -> list[str]:
-        """A line for each kind, with the way out."""
+        """One line for each kind of such names, with the way out."""
         texts = {
             "dotted": "{} names such as {}: all that follows the first dot is the suffix, as for webdataset; "
             "write the tar again with keys without dots",
@@ -171,7 +171,7 @@ def _group(
 
 
 def _hash_member(suffix: str, entry: TarEntry, file: _HashedFile) -> Member:
-    """Read at once, before its neighbour's header: the file is read from front to back."""
+    """Hash a member now, before its neighbour's header is read, so that the file is read from front to back."""
     file.seek(entry.offset)
     data = file.read(entry.size)
     if len(data) != entry.size:

@@ -1,7 +1,7 @@
 """The index file of a shard: one JSON line, the member table, the keys.
 
-It is written last and whole, so a shard is complete when its index stands. The first line says how many samples the
-tar holds, its size and its sha256; the table says where each member lies and what its bytes hash to (xxh3-64).
+It is written last and whole, so a shard is complete if it has an index. The first line records how many samples the
+tar holds, its size and its sha256; the table records where each member is and what its bytes hash to (xxh3-64).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALLOWED_SUFFIXES = (
 )
 """Members with another suffix are never read: some formats execute code when decoded. cls is the number of a class.
 
-The order is part of the format: what is new goes to the end.
+The order is part of the format: new suffixes go to the end.
 """
 
 INDEX_FOLDER = "_index"
@@ -46,7 +46,7 @@ class ShardError(UserError):
 
 @dataclass(frozen=True)
 class Shard:
-    """What the index says of one tar."""
+    """One tar, as its index describes it."""
 
     path: Path
     samples: int
@@ -115,7 +115,7 @@ def index_path(tar: Path) -> Path:
 def read_shard(path: Path) -> Shard:
     with open(index_path(path), "rb") as file:
         header = _read_header(file, path)
-    with open(path, "rb") as tar:  # what cannot be opened is found now, not as so many damaged samples
+    with open(path, "rb") as tar:  # a tar that cannot be opened is found now, not as thousands of damaged samples
         size = os.fstat(tar.fileno()).st_size
     if size != header.bytes:
         kind = "truncated" if size < header.bytes else "longer than it was"

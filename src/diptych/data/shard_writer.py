@@ -33,8 +33,8 @@ _KEY = re.compile(r"[A-Za-z0-9_/-]{1,256}")
 class ShardWriter:
     """Writes one shard: `with ShardWriter(folder, 0) as writer: writer.add(key, {"jpg": ..., "txt": ...})`.
 
-    Equal samples give equal bytes. The shard exists from `close` on, whole; leaving the block by an exception
-    leaves nothing behind.
+    Equal samples give equal bytes. The shard appears whole at `close`; an exception in the block leaves nothing
+    behind.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str | int):
@@ -57,7 +57,7 @@ class ShardWriter:
         return self._file.position
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample; the members stand in the order given.
+        """Append one sample with its members in the given order.
 
         Raises:
             ShardError: if the key is malformed or not new, or a suffix is not allowed.
@@ -143,5 +143,5 @@ class _HashingFile:
     def close(self) -> None:
         try:
             self._file.close()
-        except OSError:  # what is being discarded need not reach a full disk
+        except OSError:  # bytes that are discarded need not reach a full disk
             pass

@@ -1,11 +1,11 @@
-"""Shards: plain tar files of image-text pairs, each with an exact index beside it.
+"""Shards: plain tar files of image-text pairs, each with an exact index next to it.
 
     FOLDER/00000.tar                 members KEY.jpg (or png, webp), KEY.txt, KEY.json, sample after sample
     FOLDER/_index/00000.tar.index    one JSON line (ShardHeader), the member table, the keys
 
 The tars are written by the standard library and read by anything that reads webdataset. The index makes them
-exact: how many samples, where each member is, and what its bytes hash to, so that a sample is read by one
-`pread` and no damage passes unseen. A shard is complete when its index stands; the index is written last.
+exact: they record how many samples there are, where each member is, and what its bytes hash to, so that a sample is
+read by one `pread` a member and damage is noticed. The index is written last: a shard that has one is complete.
 """
 
 from __future__ import annotations
@@ -120,10 +120,10 @@ class ShardIndex:
 
 
 def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> ShardIndex:
-    """The index of one or several folders, tar files or brace patterns (`shards/{00000..00099}.tar`).
+    """Open one or several folders, tar files or brace patterns (`shards/{00000..00099}.tar`) as one index.
 
-    Shards stand in the order of the locations, by name within one. A tar without an index is indexed first,
-    where its folder is writable.
+    Shards are in the order of the locations, and by name within one location. A tar without an index is indexed
+    first, if its folder is writable.
 
     Raises:
         ShardError: if something is missing, empty, damaged, or not of the size that its index gives.

@@ -1,7 +1,7 @@
-"""Reading a tar that someone else wrote, without believing it.
+"""Read a tar from an unknown source without trusting it.
 
-Python's tarfile takes a damaged header for the end of the archive and drops the rest without a word; so does
-all that is built on it. Here an archive ends only where two zero blocks stand and nothing but zeros follows.
+Python's tarfile takes a damaged header for the end of the archive and drops the rest silently; so does everything
+built on it. Here an archive ends only at two zero blocks that only zeros follow.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TarEntry:
 
 
 def scan_tar(file: BinaryIO) -> Iterator[TarEntry]:
-    """Every member of a seekable, uncompressed tar, in file order.
+    """Yield every member of a seekable, uncompressed tar, in file order.
 
     Raises:
         BrokenTarError: if the archive is compressed, no tar, damaged, truncated, or followed by other bytes.
@@ -59,7 +59,7 @@ def scan_tar(file: BinaryIO) -> Iterator[TarEntry]:
         archive = tarfile.TarFile(fileobj=file, mode="r", tarinfo=_StrictTarInfo, encoding="utf-8",
                                   errors="surrogateescape")  # fmt: skip
     end = 0
-    # An archive without members stands at 0 already, from where Python 3.10 cannot look for a next one.
+    # In an archive without members the offset is 0 already, from where Python 3.10 cannot look for a next member.
     while archive.firstmember is not None or archive.offset > 0:  # type: ignore[attr-defined]
         with _translated_errors(archive.offset):
             member = archive.next()
@@ -77,7 +77,7 @@ def scan_tar(file: BinaryIO) -> Iterator[TarEntry]:
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """Raises where tarfile would end quietly."""
+    """Raises where tarfile would end silently."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictTarInfo:
@@ -96,7 +96,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 class _translated_errors:
-    """Whatever else tarfile raises on hostile headers becomes a BrokenTarError at this offset."""
+    """Turn whatever else tarfile raises on hostile headers into a BrokenTarError at this offset."""
 
     def __init__(self, offset: int):
         self._offset = offset
