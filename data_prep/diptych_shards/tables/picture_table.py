@@ -16,6 +16,7 @@ from diptych_shards.remote_files import is_remote
 from diptych_shards.tables.column_types import is_text, stored_type
 from diptych_shards.tables.columns import PATH_COLUMNS, TableError, find_caption, find_column, list_columns
 from diptych_shards.tables.delimited import Malformed
+from diptych_shards.tables.file_readers import FileReader, open_reader
 from diptych_shards.tables.locations import (
     COMPRESSIONS,
     PICTURE_TABLE_SUFFIXES,
@@ -23,7 +24,6 @@ from diptych_shards.tables.locations import (
     is_picture_table,
     table_file,
 )
-from diptych_shards.tables.sources import Source, open_source
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def read_picture_table(location: str, wanted: Wanted) -> Iterator[PictureRow | B
         TableError: it is not there, cannot be read, or its columns cannot be told: at once, not with the first row.
     """
     file = _file(location)
-    source = open_source(file, Malformed(), is_first=True)
-    path, value = _columns(file, source, wanted)
-    return _rows(file, source, path, value)
+    reader = open_reader(file, Malformed(), is_first=True)
+    path, value = _columns(file, reader, wanted)
+    return _rows(file, reader, path, value)
 
 
 def _file(location: str) -> TableFile:
@@ -92,8 +92,8 @@ def _file(location: str) -> TableFile:
     return table_file(location)
 
 
-def _columns(file: TableFile, source: Source, wanted: Wanted) -> tuple[str, str]:
-    names, table = source.schema.names, file.shown
+def _columns(file: TableFile, reader: FileReader, wanted: Wanted) -> tuple[str, str]:
+    names, table = reader.schema.names, file.shown
     # The plain word wins where several columns could be meant: `path` beside `filename`, `caption` beside `text`.
     path = find_column("path", wanted.path or ("path" if "path" in names else None), PATH_COLUMNS, names, table)
     if path is None:
@@ -110,7 +110,7 @@ def _columns(file: TableFile, source: Source, wanted: Wanted) -> tuple[str, str]
                          f"{list_columns(names)}")  # fmt: skip
     if value == path:
         raise TableError(f"{table}: column {shown(path)!r} cannot be both the path and the caption or label")
-    kind = stored_type(source.schema.field(path).type)
+    kind = stored_type(reader.schema.field(path).type)
     if file.format == "parquet" and not (is_text(kind) or kinds.is_null(kind)):
         raise TableError(f"{table}: column {shown(path)!r} holds {_short(kind)}, not paths of picture files")
     return path, value
@@ -120,10 +120,10 @@ def _short(kind: pyarrow.DataType) -> str:
     return "pictures themselves, or what belongs to them" if kinds.is_nested(kind) else str(kind)
 
 
-def _rows(file: TableFile, source: Source, path: str, value: str) -> Iterator[PictureRow | BadRow]:
+def _rows(file: TableFile, reader: FileReader, path: str, value: str) -> Iterator[PictureRow | BadRow]:
     bad = _Listed()
     word = "row" if file.format in ("parquet", "json") else "line"
-    for number, row in source.rows(bad):
+    for number, row in reader.rows(bad):
         yield from bad.rows
         bad.rows.clear()
         place = f"{word} {number}"

@@ -36,8 +36,8 @@ from diptych_shards.tables.columns import (
     find_column,
 )
 from diptych_shards.tables.delimited import Malformed
+from diptych_shards.tables.file_readers import Choice, FileReader, open_reader
 from diptych_shards.tables.locations import find_table_files
-from diptych_shards.tables.sources import Choice, Source, open_source
 from diptych_shards.tables.subset import Subset
 
 _OPENED_AT_ONCE = 8
@@ -46,13 +46,13 @@ _OPENED_AT_ONCE = 8
 class Table:
     """An opened table; nothing of its rows is held."""
 
-    def __init__(self, sources: Sequence[Source], options: ColumnOptions, choice: Choice, malformed: Malformed):
-        self._sources = sources
+    def __init__(self, readers: Sequence[FileReader], options: ColumnOptions, choice: Choice, malformed: Malformed):
+        self._readers = readers
         self._choice = choice
         self.malformed = malformed
         """Lines that are not rows, and values that do not fit their column: those met so far."""
-        name = sources[0].file.shown if len(sources) == 1 else f"the table ({len(sources)} files)"
-        whole = _schema_of_all(sources)
+        name = readers[0].file.shown if len(readers) == 1 else f"the table ({len(readers)} files)"
+        whole = _schema_of_all(readers)
         of_text = [field.name for field in whole if is_text(field.type)]
         self.columns: Columns = choose_columns(whole.names, options, name, of_text)
         self._schema = self._typed(whole, choose_extra(whole.names, self.columns, options, name), name)
@@ -60,10 +60,10 @@ class Table:
         self._as_read = pyarrow.schema(
             [field.with_type(pyarrow.string()) if field.name in special else field for field in self._schema]
         )
-        for source in sources if sources[0].file.format not in ("json", "jsonl") else ():
+        for reader in readers if readers[0].file.format not in ("json", "jsonl") else ():
             for wanted in (self.columns.url, self.columns.caption):
-                if wanted is not None and wanted not in source.schema.names:
-                    raise TableError(f"{source.file.shown} has no column {shown(wanted)!r}, as other files have")
+                if wanted is not None and wanted not in reader.schema.names:
+                    raise TableError(f"{reader.file.shown} has no column {shown(wanted)!r}, as other files have")
         choice.names, choice.caption = whole.names, self.columns.caption
         if choice.subset is not None:
             choice.uid = find_column("uid", None, UID_COLUMNS, whole.names, name) or ""
@@ -78,7 +78,7 @@ class Table:
     @property
     def num_rows(self) -> int | None:
         """None where only reading tells."""
-        counts = [source.num_rows for source in self._sources]
+        counts = [reader.num_rows for reader in self._readers]
         if self._choice.subset is not None or None in counts:
             return None
         return sum(count for count in counts if count is not None)
@@ -86,17 +86,17 @@ class Table:
     @property
     def about_rows(self) -> int | None:
         """Of text files, as the first lines let expect; None where they tell nothing: a subset, a JSON document."""
-        first = self._sources[0].file
+        first = self._readers[0].file
         if self._choice.subset is not None or first.format in ("parquet", "json"):
             return None
-        num_bytes = sum(source.file.num_bytes for source in self._sources)
-        return max(0, round(first.lines_per_byte() * num_bytes) - sum(source.has_header for source in self._sources))
+        num_bytes = sum(reader.file.num_bytes for reader in self._readers)
+        return max(0, round(first.lines_per_byte() * num_bytes) - sum(reader.has_header for reader in self._readers))
 
     @property
     def fingerprint(self) -> str:
         """Differs when a file or the choice of columns or rows does."""
         told = {
-            "files": [source.identity for source in self._sources],
+            "files": [reader.identity for reader in self._readers],
             "columns": asdict(self.columns),
             "types": [(field.name, str(field.type)) for field in self._schema],
             "subset": self._choice.subset.identity if self._choice.subset else None,
@@ -110,8 +110,8 @@ class Table:
             TableError: a file turns out to be damaged.
         """
         number = 0
-        for source in self._sources:
-            shards = source.shards(number, rows_per_shard, skip, self._as_read, self._choice)
+        for reader in self._readers:
+            shards = reader.shards(number, rows_per_shard, skip, self._as_read, self._choice)
             while True:
                 try:
                     shard, rows = next(shards)
@@ -185,28 +185,28 @@ def open_table(
     files = find_table_files(locations, out)
     choice = Choice(None if subset is None else Subset(Path(subset)))
     malformed = Malformed()
-    sources = [open_source(files[0], malformed, is_first=True)]
+    readers = [open_reader(files[0], malformed, is_first=True)]
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        sources += pool.map(lambda file: open_source(file, malformed, is_first=False), files[1:])
-    return Table(sources, options or ColumnOptions(), choice, malformed)
+        readers += pool.map(lambda file: open_reader(file, malformed, is_first=False), files[1:])
+    return Table(readers, options or ColumnOptions(), choice, malformed)
 
 
-def _schema_of_all(sources: Sequence[Source]) -> pyarrow.Schema:
+def _schema_of_all(readers: Sequence[FileReader]) -> pyarrow.Schema:
     """Every column of any file, with a type that holds the values of all."""
-    if sources[0].file.format != "parquet":  # only the first was looked at for types
+    if readers[0].file.format != "parquet":  # only the first was looked at for types
         return pyarrow.schema(
-            list({field.name: field for source in reversed(sources) for field in source.schema}.values())
+            list({field.name: field for reader in reversed(readers) for field in reader.schema}.values())
         )
-    schemas: dict[pyarrow.Schema, Source] = {}
-    for source in sources:
-        schema = pyarrow.schema([(field.name, stored_type(field.type)) for field in source.schema])
-        schemas.setdefault(schema, source)
+    schemas: dict[pyarrow.Schema, FileReader] = {}
+    for reader in readers:
+        schema = pyarrow.schema([(field.name, stored_type(field.type)) for field in reader.schema])
+        schemas.setdefault(schema, reader)
     whole = next(iter(schemas))
-    for schema, source in schemas.items():
+    for schema, reader in schemas.items():
         try:
             whole = pyarrow.unify_schemas([whole, schema], promote_options="permissive")
         except pyarrow.ArrowException as error:
-            raise TableError(f"{source.file.shown}: its columns do not go with those of the files before it "
+            raise TableError(f"{reader.file.shown}: its columns do not go with those of the files before it "
                              f"({shown(error)})") from error  # fmt: skip
     return whole
 

@@ -96,7 +96,7 @@ def test_row_groups_of_finished_shards_are_not_read(tmp_path):
 
 def test_the_number_of_rows_is_known_for_parquet_alone(two_files):
     assert open_table([two_files]).num_rows == (
-        38 if "parquet" in str(open_table([two_files])._sources[0].file) else None
+        38 if "parquet" in str(open_table([two_files])._readers[0].file) else None
     )
 
 
@@ -407,7 +407,7 @@ class TestTypes:
         ]
 
     def test_a_value_that_does_not_fit_is_null_and_counted(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("diptych_shards.tables.sources.HEAD_ROWS", 1)
+        monkeypatch.setattr("diptych_shards.tables.file_readers.HEAD_ROWS", 1)
         csv = open_table([write(tmp_path / "t.csv", "url,n\nhttp://a/1,1\nhttp://a/2,two\nhttp://a/3,3\n")])
         lines = '{"url": "a", "n": 1}\n{"url": "b", "n": "two", "late": 1}\n{"url": "c", "n": 3}\n'
         jsonl = open_table([write(tmp_path / "t.jsonl", lines)])

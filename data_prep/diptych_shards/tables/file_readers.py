@@ -37,7 +37,7 @@ Shards = Generator[tuple[int, pyarrow.Table], None, int]
 """Numbered shards; in the end the number of the next file's first."""
 
 
-class Source(Protocol):
+class FileReader(Protocol):
     """One file."""
 
     file: TableFile
@@ -70,7 +70,7 @@ class Choice:
         return self.subset.contains(uids)
 
 
-class ParquetSource:
+class ParquetReader:
     """A parquet file; row groups of which no row is wanted are not decoded."""
 
     has_header = False
@@ -172,7 +172,7 @@ class ParquetSource:
             raise TableError(f"{self.file.shown} is damaged in row group {group}: {shown(error)}") from error
 
 
-class TextSource:
+class TextReader:
     """A CSV, TSV, JSON or text file, read line by line from its start; skipped rows are not made into columns."""
 
     num_rows: int | None = None
@@ -302,10 +302,10 @@ def _check_names(file: TableFile, names: Sequence[str]) -> None:
                              f"save the table as UTF-8") from None  # fmt: skip
 
 
-def open_source(file: TableFile, malformed: Malformed, *, is_first: bool) -> Source:
+def open_reader(file: TableFile, malformed: Malformed, *, is_first: bool) -> FileReader:
     if file.format == "parquet":
-        return ParquetSource(file)
-    return TextSource(file, malformed, is_first=is_first)
+        return ParquetReader(file)
+    return TextReader(file, malformed, is_first=is_first)
 
 
 def _cut(
