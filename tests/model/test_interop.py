@@ -235,7 +235,7 @@ def test_a_model_that_open_clip_cannot_compute_is_refused(image, text, complaint
         ({"vision_cfg": {**SMALL["vision_cfg"], "no_ln_pre": True}}, "vision_cfg.no_ln_pre is True"),
         ({"text_cfg": {**SMALL["text_cfg"], "hf_model_name": "roberta-base"}}, "text_cfg.hf_model_name"),
         ({"vision_cfg": {**SMALL["vision_cfg"], "timm_model_name": "vit"}}, "vision_cfg.timm_model_name"),
-        ({"text_cfg": None}, "the mapping text_cfg is missing"),
+        ({"text_cfg": None}, "there is no mapping text_cfg"),
         ({"embed_dim": 0}, "embed_dim is 0"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_config_that_is_not_clips_is_refused(change, complaint):
         ({"mode": "L"}, "mode is 'L', expected 'RGB'"),
         ({"mean": 0.5}, "mean is 0.5, expected three numbers"),
         ({"std": [1, 1, "x"]}, "std is 'x', expected a number"),
-        ([], "the mapping preprocess_cfg is missing"),
+        ([], "there is no mapping preprocess_cfg"),
     ],
 )
 def test_preprocessing_that_ours_does_not_do_is_refused(preprocessing, complaint):

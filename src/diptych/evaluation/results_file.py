@@ -50,7 +50,7 @@ def read_results(path: Path) -> dict[str, Any]:
     results: dict[str, Any] = document if isinstance(document, dict) else {}
     are_mappings = (isinstance(results[evaluator], dict) for evaluator in _evaluators(results))
     if results.get("format") != FORMAT or not all(are_mappings):
-        raise UserError(f"{path} is no evaluation of format {FORMAT}, to which results could be added; {way_out}")
+        raise UserError(f"{path} is not an evaluation of format {FORMAT}, to which results could be added; {way_out}")
     return results
 
 

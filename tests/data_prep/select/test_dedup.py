@@ -329,7 +329,8 @@ def test_a_damaged_shard_is_named_in_one_line(folder, capsys):
     tar.write_bytes(data)
     assert dedup(folder) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"diptych-shards: {tar}: at byte 512") and "not those that were indexed" in told
+    assert told.startswith(f"diptych-shards: {tar}: ") and "at byte 512: the" in told
+    assert "not those that were indexed" in told
 
 
 def test_shards_without_samples_are_judged_too(tmp_path):
