@@ -1,4 +1,4 @@
-"""Why something of the input does not become a sample, and how that is told."""
+"""Why something of the input does not become a sample, and how that is printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Reason", "Refusal", "table_of_reasons"]
 
 
 class Reason(enum.Enum):
-    """Reasons beside `PictureReason`, `CaptionReason` and `FileReason` of `diptych.data`."""
+    """Reasons in addition to `PictureReason`, `CaptionReason` and `FileReason` of `diptych.data`."""
 
     MISSING_FILE = "missing_file"
     UNREADABLE = "unreadable"

@@ -1,4 +1,4 @@
-"""All that a report tells, counted in one pass over the rows."""
+"""Count all that a report shows, in one pass over the rows."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Example:
 
 @dataclass
 class Gathered:
-    """What the rows of an output amount to."""
+    """The counts and examples of the rows of an output."""
 
     source: ResultsReader
     kept: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     has_captions: bool = False
     has_origins: bool = False
-    """Whether it is known of any where it came from."""
+    """Whether the origin of any row is known."""
     domains: Domains = field(default_factory=Domains)
     shorter_side: Tally = field(default_factory=lambda: Tally(LONGEST_SIDE))
     stored_side: Tally = field(default_factory=lambda: Tally(LONGEST_SIDE))
@@ -61,7 +61,7 @@ class Gathered:
     words: Tally = field(default_factory=lambda: Tally(LONGEST_CAPTION))
     examples_of_refused: dict[str, Smallest[Example]] = field(default_factory=dict)
     grids: dict[str, Smallest[Example]] = field(default_factory=dict)
-    """Kept pictures by what they are examples of."""
+    """Kept pictures, by what they are examples of."""
     repeated: RepeatedFiles = field(default_factory=RepeatedFiles)
 
     @property

@@ -39,7 +39,7 @@ class Histogram:
     """(x, label) under the axis."""
     median: tuple[float, str] | None
     heights: Sequence[tuple[float, str]]
-    """(y, how many) beside the bars."""
+    """(y, how many) left of the bars."""
     left: float = LEFT
     base: float = HEIGHT - BOTTOM
     top: float = TOP
@@ -48,7 +48,7 @@ class Histogram:
 
 
 def side_histogram(title: str, tally: Tally) -> Histogram | None:
-    """Of numbers above 0, on an axis that doubles from mark to mark; None for an empty tally."""
+    """Draw numbers above 0 on an axis that doubles from mark to mark; None for an empty tally."""
     if not tally.total:
         return None
     seen = np.flatnonzero(tally.counts)
@@ -78,7 +78,7 @@ def side_histogram(title: str, tally: Tally) -> Histogram | None:
 
 
 def length_histogram(title: str, unit: str, tally: Tally) -> Histogram | None:
-    """Of numbers from 0 up, evenly spaced; the last bar holds the longest two in a hundred."""
+    """Draw numbers from 0 up, evenly spaced; the last bar holds the longest two in a hundred."""
     if not tally.total:
         return None
     step = _round_step(max(tally.quantile(0.98), 4) / _MOST_BARS)
@@ -103,7 +103,7 @@ def length_histogram(title: str, unit: str, tally: Tally) -> Histogram | None:
 
 
 def ratio_histogram(title: str, tally: Tally) -> Histogram | None:
-    """Of log2 of width to height, 1:1 in the middle."""
+    """Draw log2 of width to height, with 1:1 in the middle."""
     if not tally.total:
         return None
     seen = (np.flatnonzero(tally.counts) / RATIO_STEPS) - MOST_DOUBLINGS
@@ -127,7 +127,7 @@ def ratio_histogram(title: str, tally: Tally) -> Histogram | None:
 
 
 class _Scale:
-    """From numbered bars to places in the drawing."""
+    """Computes the places of numbered bars in the drawing."""
 
     def __init__(self, num_bars: int):
         self._step = (WIDTH - LEFT - RIGHT) / num_bars
@@ -180,7 +180,7 @@ def _ratio(doublings: float) -> str:
 
 
 def _spaced(marks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Without those that would overlap one to their left."""
+    """Leave out marks that would overlap one to their left."""
     kept: list[tuple[float, str]] = []
     for x, label in marks:
         if LEFT - 1 <= x <= WIDTH - RIGHT + 1 and (not kept or x - kept[-1][0] > 7 * max(len(label), 2) + 6):

@@ -60,7 +60,7 @@ class Domains:
         return self._first(number, lambda item: (-sum(item[1]), item[0]))
 
     def most_refused(self, number: int) -> list[Domain]:
-        """Those that lost the most rows, if they lost more than half."""
+        """The domains that lost the most rows, if they lost more than half."""
         return [each for each in self._first(number, _by_loss) if each.refused > each.kept]
 
     @property
@@ -70,7 +70,7 @@ class Domains:
 
     @property
     def rare(self) -> Domain | None:
-        """What was added up, if there is such."""
+        """The sum of the rare domains, if any were added up."""
         return Domain("rare ones", *self._rare) if self._num_rare else None
 
     def _first(self, number: int, order: Callable[[tuple[str, list[int]]], tuple[int, str]]) -> list[Domain]:
@@ -93,7 +93,7 @@ def _by_loss(item: tuple[str, list[int]]) -> tuple[int, str]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def registrable(host: str) -> str:
-    """The part of a host that someone registered, as far as can be told without a list; an address as it is."""
+    """The part of a host that someone registered, as far as is known without a list; an IP address as it is."""
     host = host.rstrip(".")
     labels = host.split(".")
     if not host or len(host) > _LONGEST:

@@ -1,4 +1,4 @@
-"""The page: one file that loads nothing, runs nothing, and shows a hostile web's words as words."""
+"""Write the report as one page that loads nothing, runs nothing, and shows text from the web as plain text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Shown:
 
 
 def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
-    """The page about what a build or a pack left in a folder, or about other shards; equal ones give equal pages.
+    """Render the page about the output of a build or a pack, or about other shards; equal outputs give equal pages.
 
     Raises:
         ShardError: the folder holds no such output, or it is damaged.
@@ -105,7 +105,7 @@ def _reasons(found: Gathered) -> list[dict[str, Any]]:
 
 
 def _not_known(found: Gathered) -> list[str]:
-    """Of shards that somebody may have chosen from others."""
+    """What is not known of shards whose history is not recorded."""
     told = {
         "what was left out on the way here, and why": False,
         "captions": found.has_captions,
@@ -120,7 +120,7 @@ def _examples(found: Gathered, reason: str) -> list[Example]:
 
 
 def _grids(source: ResultsReader, found: Gathered) -> list[tuple[str, list[Shown]]]:
-    """(heading, pictures), without those that would be chosen by what is the same in all."""
+    """(heading, pictures) of each grid; a grid chosen by a value that all pictures share is left out."""
     differing = {
         "smallest": found.shorter_side,
         "longest": found.ratio,
@@ -144,7 +144,7 @@ def _differ(tally: Tally) -> bool:
 
 
 def _shape_words(found: Gathered) -> list[str]:
-    """In words what would be a chart of one bar."""
+    """Say in words what would be a chart of one bar."""
     side, ratio = found.shorter_side, found.ratio
     if side.num_different == ratio.num_different == 1:
         example = found.grids["random"].items[0] if found.grids["random"].items else None

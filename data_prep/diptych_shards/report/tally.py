@@ -21,7 +21,7 @@ MAX_FILES = 100_000
 
 
 class Tally:
-    """How often each whole number was seen; those above `largest` count as it."""
+    """How often each whole number was seen; numbers above `largest` count as `largest`."""
 
     def __init__(self, largest: int):
         self.counts = np.zeros(largest + 1, np.int64)
@@ -53,7 +53,7 @@ class Tally:
 
 
 def add_lengths(captions: pyarrow.Array, characters: Tally, words: Tally) -> np.ndarray:
-    """Count the lengths of captions in both tallies; i64: the characters of each. Words are what white space parts."""
+    """Count the lengths of captions in both tallies; i64: the characters of each. White space separates words."""
     import pyarrow.compute as compute
 
     lengths = compute.utf8_length(captions).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -89,6 +89,6 @@ class RepeatedFiles:
             self._seen = dict(kept)
 
     def most_frequent(self, number: int) -> list[Repeated]:
-        """Those that are there more than once, most often first."""
+        """Files that are there more than once, most frequent first."""
         repeated = (each for each in self._seen.values() if each.times > 1)
         return heapq.nsmallest(number, repeated, key=lambda each: (-each.times, each.shard, each.sample))

@@ -183,7 +183,7 @@ def as_values(column: pyarrow.ChunkedArray) -> list[Any]:
 
 
 def with_valid_text(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    """The column with bytes that are not UTF-8 replaced, wherever text stands in it."""
+    """The column with bytes that are not UTF-8 replaced, wherever it holds text."""
     if _is_valid_text(column):
         return column
     return pyarrow.chunked_array([pyarrow.array(_decoded_column(column, "replace"), column.type)])

@@ -1,4 +1,4 @@
-"""Which columns of a table mean what, found by the names that published tables use."""
+"""Find what the columns of a table mean, by the names that published tables use."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ PATH_COLUMNS = (
 CAPTION_COLUMNS = ("caption", "text", "captions", "alt", "alt_text")
 """LAION, COYO and DataComp say text; img2dataset caption; SBU captions; cc2dataset alt."""
 TITLE_COLUMNS = ("title",)
-"""A caption only where none of the others is there."""
+"""Used as the caption only if the table has none of the other names."""
 HASH_COLUMNS = ("sha256",)
-"""Of the downloaded bytes, as DataComp and img2dataset give it. An `md5` column is no such thing in LAION's tables."""
+"""Hashes of the downloaded bytes, as in DataComp and img2dataset. LAION's `md5` column is something else."""
 BOXES_COLUMNS = ("face_bboxes",)
-"""DataComp's: relative [x0, y0, x1, y1] to be blurred."""
+"""DataComp's boxes to blur, relative [x0, y0, x1, y1]."""
 UID_COLUMNS = ("uid",)
 HASH_KINDS = ("sha256", "md5", "sha512")
 NO_COLUMN = "none"
-"""What an option says where a column should not be used."""
+"""The value of an option that means: use no column."""
 
 
 class TableError(UserError):
-    """The table, or what was said of it, cannot be used; the message is one line for its user."""
+    """The table, or an option about it, cannot be used; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the table calls things; every other column is carried along."""
+    """The names of the columns with a meaning; every other column is carried along."""
 
     url: str
     caption: str | None = None
@@ -45,7 +45,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
-    """What the user says of the columns; None: found by name."""
+    """The columns that the user names; None: found by name."""
 
     url: str | None = None
     caption: str | None = None
@@ -61,7 +61,7 @@ class ColumnOptions:
 
 
 def choose_columns(names: Sequence[str], options: ColumnOptions, table: str, texts: Sequence[str] = ()) -> Columns:
-    """What is what among `names`.
+    """Find the columns with a meaning among `names`.
 
     texts: those that hold text; if one of them may be the caption but none has a usual name, the user is asked.
     """
@@ -93,7 +93,7 @@ def choose_extra(names: Sequence[str], columns: Columns, options: ColumnOptions,
 
 
 def find_caption(given: str | None, names: Sequence[str], table: str, option: str = "--caption-column") -> str | None:
-    """The column of the captions; None where there is none, or none is wanted."""
+    """The column of the captions; None if there is none, or none is wanted."""
     found = find_column("caption", given, CAPTION_COLUMNS, names, table, option)
     return found or (find_column("caption", None, TITLE_COLUMNS, names, table, option) if given is None else None)
 
@@ -101,7 +101,7 @@ def find_caption(given: str | None, names: Sequence[str], table: str, option: st
 def find_column(
     kind: str, given: str | None, usual: Sequence[str], names: Sequence[str], table: str, option: str = ""
 ) -> str | None:
-    """The one column; None where there is none, or none is wanted.
+    """The one column of this meaning; None if there is none, or none is wanted.
 
     option: what names it in the command, by default `--KIND-column`.
 

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files as crawls leave them: a line that is broken costs that line, not the file."""
+"""Read rows of CSV and TSV files as crawls leave them: a broken line costs that line, not the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diptych_shards.tables.columns import TableError
 from diptych_shards.tables.locations import TableFile
 
 MAX_LINE_CHARS = 1 << 20
-"""No caption is so long; 10,000 rows of a shard are held at once."""
+"""No caption is this long; the 10,000 rows of a shard are in memory at once."""
 _MAX_LINES_PER_ROW = 1_000
 _LOOKED_AT_ROWS = 100
 _IS_URL = re.compile(r"\s*(?:https?:)?//[^\s/]", re.IGNORECASE).match
@@ -23,7 +23,7 @@ _IS_URL = re.compile(r"\s*(?:https?:)?//[^\s/]", re.IGNORECASE).match
 
 @dataclass
 class Malformed:
-    """What of the table's lines is not a row, by reason, with an example of each."""
+    """Counts lines of the table that are not rows, by reason, with an example of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -147,7 +147,7 @@ def _quoted(line: str, lines: _Lines, layout: Layout) -> list[str]:
 
 
 def _continued(line: str, lines: _Lines, layout: Layout) -> list[str] | None:
-    """The row that begins in this line and ends in a later one; None if there is none, and then no line is used up."""
+    """Read a row that begins in this line and ends in a later one; None, with no line used up, if there is none."""
     delimiter, width = layout.delimiter or ",", len(layout.names)
     taken = [line]
     num_quotes, num_chars = line.count('"'), len(line)
@@ -178,7 +178,7 @@ def _names_picture(text: str) -> bool:
 
 
 def _parsed(text: str, delimiter: str) -> list[str] | None:
-    """The fields of one row by the book; None where its quotes are not balanced."""
+    """The fields of one row by the CSV standard; None if its quotes are not balanced."""
     try:
         rows = list(csv.reader([text], delimiter=delimiter, strict=True))
     except csv.Error:

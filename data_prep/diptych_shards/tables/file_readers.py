@@ -1,4 +1,4 @@
-"""The files of a table, each cut into shards by itself, holding no more than a shard of rows."""
+"""Read the files of a table, each cut into shards by itself, with at most a shard of rows in memory."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _BATCH_LINES = 1_000
 _FOOTER_END = 8
 
 Shards = Generator[tuple[int, pyarrow.Table], None, int]
-"""Numbered shards; in the end the number of the next file's first."""
+"""Numbered shards; the generator returns the number of the next file's first shard."""
 
 
 class FileReader(Protocol):
-    """One file."""
+    """Reads one file of a table."""
 
     file: TableFile
     schema: pyarrow.Schema
@@ -47,7 +47,10 @@ class FileReader(Protocol):
     identity: str
 
     def rows(self, malformed: Malformed) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The number (of text: of its first line) and the values of each row, as they are written: of CSV texts."""
+        """Yield the number and the values of each row as the file has them: all texts in CSV.
+
+        The number is that of the row, in text files that of its first line.
+        """
 
     def shards(
         self, first: int, rows_per_shard: int, skip: Callable[[int], bool], schema: pyarrow.Schema, choice: Choice
@@ -117,7 +120,7 @@ class ParquetReader:
     def _wanted(
         self, is_wanted: Sequence[bool], rows_per_shard: int, places: np.ndarray | None, names: list[str]
     ) -> Iterator[tuple[int, pyarrow.Table]]:
-        """Pieces that lie within one wanted shard each, and the rank of their first row among the chosen ones."""
+        """Yield pieces within one wanted shard each, after the rank of their first row among the chosen ones."""
 
         def rank(row: int) -> int:
             return row if places is None else int(np.searchsorted(places, row))
@@ -148,7 +151,7 @@ class ParquetReader:
                 start = end
 
     def _places(self, choice: Choice) -> np.ndarray:
-        """The rows of the subset, of one column read through."""
+        """Find the rows of the subset by reading one column."""
         with self._open() as file:
             found = [
                 choice.of(batch.column(0))
@@ -178,7 +181,7 @@ class TextReader:
     num_rows: int | None = None
 
     def __init__(self, file: TableFile, malformed: Malformed, *, is_first: bool):
-        """is_first: whether the types of the columns are to be told from this file."""
+        """is_first: whether this file decides the types of the columns."""
         self.file = file
         self._malformed = malformed
         self._layout = None if file.format in ("json", "jsonl") else find_layout(file)
@@ -246,7 +249,7 @@ class TextReader:
         return pyarrow.schema([(name, type_of_values([row.get(name) for row in head])) for name in names])
 
     def _captioned(self, rows: Iterator[tuple[int, Any]], caption: str) -> Iterator[tuple[int, Any]]:
-        """Without the rows whose caption is a list, an object, a number or NaN: its JSON would be no caption."""
+        """Leave out rows whose caption is a list, an object, a number or NaN: its JSON would not be a caption."""
         for number, row in rows:
             value = row.get(caption)
             if value is None or isinstance(value, str):
@@ -311,7 +314,7 @@ def open_reader(file: TableFile, malformed: Malformed, *, is_first: bool) -> Fil
 def _cut(
     pieces: Iterable[tuple[int, pyarrow.Table]], first: int, rows_per_shard: int, total: int
 ) -> Iterator[tuple[int, pyarrow.Table]]:
-    """Whole shards from pieces in their order."""
+    """Join pieces, in their order, to whole shards."""
     parts: list[pyarrow.Table] = []
     for rank, piece in pieces:
         parts.append(piece)

@@ -1,4 +1,4 @@
-"""Rows of JSON Lines, and of JSON files that are one list of rows or one object of columns."""
+"""Read rows of JSON Lines, and of JSON files that are one list of rows or one object of columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_AN_OBJECT = "not a JSON object"
 
 
 def read_objects(file: TableFile, malformed: Malformed) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number and values of each row; a line that is not a JSON object, or has a key twice, costs that line."""
+    """Yield the number and values of each row; a line that is not a JSON object, or has a key twice, is left out."""
     with file.open_text() as text:
         number = 0
         while line := text.readline(MAX_LINE_CHARS):
@@ -42,7 +42,7 @@ def read_objects(file: TableFile, malformed: Malformed) -> Iterator[tuple[int, d
 
 
 def _parsed(line: str) -> tuple[Any, str]:
-    """The value, and why it is not a row where it is none."""
+    """The value of a line, and why it is not a row if it is not one."""
     try:
         return parse_json(line), _NOT_AN_OBJECT
     except json.JSONDecodeError as error:

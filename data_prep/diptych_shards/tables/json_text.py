@@ -1,4 +1,4 @@
-"""Values of a table as JSON, whatever they are, column by column."""
+"""Write values of any type in a table as JSON, column by column."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def json_texts(column: pyarrow.ChunkedArray) -> list[str]:
 
 
 def as_python(column: pyarrow.ChunkedArray) -> list[Any]:
-    """The values; what Python cannot hold (nanoseconds, years after 9999) as text."""
+    """The values as Python objects; values that Python cannot hold (nanoseconds, years after 9999) as text."""
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, ImportError):

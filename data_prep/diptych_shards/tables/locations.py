@@ -1,4 +1,4 @@
-"""Where the files of a table are: paths, folders, patterns, and what fsspec can open (s3://, gs://, https://, …)."""
+"""Find the files of a table: paths, folders, patterns, and what fsspec can open (s3://, gs://, https://, …)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NO_TEXT = {
     b"PAR1": ("parquet", "name it .parquet"),
     b"PK\x03\x04": ("a ZIP archive, perhaps Excel's", "save it as CSV in UTF-8"),
 }
-"""What a file of text may be instead, by its first bytes, with the way out."""
+"""What a supposed text file may be instead, by its first bytes, with the way out."""
 PICTURE_TABLE_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 """A .txt is a list of URLs, or the caption of a picture."""
 _TOLD_BY_BYTES = 8
@@ -72,13 +72,13 @@ class TableFile:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What reading it may raise: elsewhere, each file system's library has classes of its own."""
+        """What reading the file may raise: each library for remote files has exceptions of its own."""
         if is_remote(self.location):
             return (Exception,)
         return (OSError, EOFError, ValueError, NotImplementedError, zlib.error)
 
     def open(self) -> IO[bytes]:
-        """Its bytes as they are stored, seekable."""
+        """Open the bytes as they are stored, seekable."""
         opener, path = (io.open, self.location)
         if is_remote(self.location):
             file_system, path = _file_system(self.location)
@@ -89,7 +89,7 @@ class TableFile:
             raise _cannot_read(self.location, error) from error
 
     def open_text(self) -> io.TextIOWrapper:
-        """Its text, unpacked; bytes that are not UTF-8 as lone surrogates.
+        """Open the text, unpacked; bytes that are not UTF-8 become lone surrogates.
 
         Lines end at \\n; in a file without one, at \\r.
         """
@@ -134,7 +134,7 @@ class TableFile:
         return f"it is not {self.compression}, as its name says; if it is plain text, name it {bare}"
 
     def lines_per_byte(self) -> float:
-        """Of its bytes as they are stored, told from its first megabytes of text."""
+        """Estimate the lines per stored byte from the first megabytes of text."""
         with self.open_text() as text:
             buffer: Any = text.buffer
             data = buffer.read(_MEASURED_BYTES)
@@ -148,7 +148,7 @@ class TableFile:
 
     @property
     def identity(self) -> str:
-        """What changes when the file does: its size, hashes of its first and last bytes, and when it was written."""
+        """Identify the content of the file: its size, a hash of its first and last bytes, and when it was written."""
         if is_remote(self.location):
             told = (self._info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "updated"))
             written = next((value for value in told if value), "")
@@ -200,7 +200,7 @@ def find_table_files(locations: Sequence[str], out: Path | None = None) -> list[
 
 
 def table_file(location: str) -> TableFile:
-    """The file, its format and compression told by its name."""
+    """The file, with the format and compression that its name says."""
     found = _known(location)
     if found is None:
         raise TableError(f"{shown(location)}: a table is {', '.join(FORMATS)}, all but parquet perhaps with "
@@ -279,7 +279,7 @@ def _cannot_read(location: str, error: Exception) -> TableError:
 def _wide_encoding(start: bytes) -> str | None:
     """The encoding of a text whose characters take two or four bytes each; None for UTF-8.
 
-    Without a mark at its beginning it is told by its zero bytes: a table begins with letters of ASCII.
+    Without a byte-order mark, the zero bytes decide: a table begins with ASCII letters.
     """
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
@@ -290,7 +290,7 @@ def _wide_encoding(start: bytes) -> str | None:
 
 
 class _Raw(io.RawIOBase):
-    """A stream that tells what is wrong with its file in one line."""
+    """A stream whose errors are one line that names the file."""
 
     def __init__(self, stream: Any, stored: IO[bytes], file: TableFile):
         self._stream = stream
@@ -301,7 +301,7 @@ class _Raw(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """How far the stored bytes were read."""
+        """The position in the stored bytes."""
         return self._stored.tell()
 
     def readinto(self, buffer: Any) -> int:

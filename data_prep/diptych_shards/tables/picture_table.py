@@ -1,4 +1,4 @@
-"""Tables of pictures on this machine: a path and a caption or a label in each row."""
+"""Read tables of pictures on this machine: a path and a caption or a label in each row."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class BadRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the user says of the columns; None: found by name."""
+    """The columns that the user names; None: found by name."""
 
     path: str | None = None
     caption: str | None = None
     label: str | None = None
-    """With it the value of a row is this column, and no caption is looked for."""
+    """If given, the value of a row is in this column, and no caption is looked for."""
     option: str = "--caption-column"
     """What names the caption's column in the command."""
 
@@ -73,7 +73,7 @@ def read_picture_table(location: str, wanted: Wanted) -> Iterator[PictureRow | B
     """Each row of the table, in its order.
 
     Raises:
-        TableError: it is not there, cannot be read, or its columns cannot be told: at once, not with the first row.
+        TableError: it does not exist, cannot be read, or its columns are not known; raised before the first row.
     """
     file = _file(location)
     reader = open_reader(file, Malformed(), is_first=True)
@@ -94,7 +94,7 @@ def _file(location: str) -> TableFile:
 
 def _columns(file: TableFile, reader: FileReader, wanted: Wanted) -> tuple[str, str]:
     names, table = reader.schema.names, file.shown
-    # The plain word wins where several columns could be meant: `path` beside `filename`, `caption` beside `text`.
+    # If several columns could be meant, the plain word wins: `path` over `filename`, `caption` over `text`.
     path = find_column("path", wanted.path or ("path" if "path" in names else None), PATH_COLUMNS, names, table)
     if path is None:
         hint = "its first line is not a header; " if any(n.lower().endswith(PICTURE_ENDINGS) for n in names) else ""

@@ -22,7 +22,7 @@ for _value, _digit in enumerate(b"0123456789abcdef"):
 
 
 class Subset:
-    """The uids of a subset file; it is mapped, not read: DataComp-1B's has 22 GB."""
+    """The uids of a subset file, which is mapped, not read: DataComp-1B's has 22 GB."""
 
     def __init__(self, path: Path):
         """

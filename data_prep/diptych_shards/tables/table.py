@@ -77,7 +77,7 @@ class Table:
 
     @property
     def num_rows(self) -> int | None:
-        """None where only reading tells."""
+        """None if the number is only known after reading."""
         counts = [reader.num_rows for reader in self._readers]
         if self._choice.subset is not None or None in counts:
             return None
@@ -85,7 +85,7 @@ class Table:
 
     @property
     def about_rows(self) -> int | None:
-        """Of text files, as the first lines let expect; None where they tell nothing: a subset, a JSON document."""
+        """An estimate for text files from their first lines; None for a subset or a JSON document."""
         first = self._readers[0].file
         if self._choice.subset is not None or first.format in ("parquet", "json"):
             return None
@@ -180,7 +180,7 @@ def open_table(
     subset: a .npy of uids; only their rows are taken. out: where its shards go; no pattern looks there.
 
     Raises:
-        TableError: nothing is there, it cannot be read, or its columns cannot be told.
+        TableError: nothing is there, it cannot be read, or its columns are not known.
     """
     files = find_table_files(locations, out)
     choice = Choice(None if subset is None else Subset(Path(subset)))

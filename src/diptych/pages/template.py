@@ -1,4 +1,4 @@
-"""Templates of pages that load nothing, run nothing, and show strangers' words as words."""
+"""Templates of pages that load nothing, run nothing, and show untrusted text as plain text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JOINERS = "\u200c\u200d"
 def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.Template:
     """A package's template, which may extend `page.html.jinja` of this folder.
 
-    filters: besides text, percent, number and counted, or in their place.
+    filters: added to text, percent, number and counted, or in place of them.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader("diptych.pages", ""), jinja2.PackageLoader(package, "")]),
