@@ -196,7 +196,7 @@ def test_a_query_list_may_be_that_of_metaclip(tmp_path, capsys):
     queries.write_text('["cat", "dog", " "]', encoding="utf-8")
     assert curate(table, tmp_path / "out", "--queries", queries) == 0
     assert len(kept(tmp_path / "out")) == 2
-    for text, message in (("cat", "is not JSON"), ('{"cat": 1}', "is no list of texts")):
+    for text, message in (("cat", "is not JSON"), ('{"cat": 1}', "is not a list of texts")):
         queries.write_text(text, encoding="utf-8")
         assert curate(table, tmp_path / "other", "--queries", queries) == 2
         assert message in capsys.readouterr().err
