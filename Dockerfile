@@ -24,12 +24,12 @@ RUN python3 -m venv --system-site-packages /opt/diptych \
     && mkdir -p /diptych/runs \
     && chown -R diptych /diptych
 WORKDIR /diptych
-COPY pyproject.toml README.md LICENSE ./
+COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY src src
 COPY data_prep data_prep
 
 FROM source AS shards
-# pyproject.toml says which versions.
+# setup.cfg says which versions.
 # hadolint ignore=DL3013
 RUN pip install './data_prep[heic,ray]' && rm -rf data_prep/build data_prep/*.egg-info
 USER 10001

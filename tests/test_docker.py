@@ -66,7 +66,7 @@ def test_a_container_is_nobodys_root(stage):
 
 def test_signals_reach_the_trainer_and_not_a_shell():
     assert json.loads(last("run", "ENTRYPOINT")) == ["diptych"]
-    assert f'diptych = "{cli.main.__module__}:main"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"diptych = {cli.main.__module__}:main" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
     assert json.loads(last("shards", "ENTRYPOINT")) == ["diptych-shards"]
     assert json.loads(last("test", "ENTRYPOINT"))[:3] == ["python", "-m", "pytest"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
 import re
 import subprocess
@@ -9,18 +10,12 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import diptych
 from diptych import extras
 from tests.test_architecture import ROOT, SOURCES, imports, modules
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 NAMES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "faiss": "faiss-cpu"}
 """Modules whose distribution has another name."""
@@ -30,20 +25,30 @@ GUARDED = {"faiss-cpu", "pillow-heif", "ray", "wandb"}
 
 
 @cache
-def project(folder: str = ".") -> dict[str, Any]:
-    return tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def project(folder: str = ".") -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / folder / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def by_name(requirements: Iterable[str]) -> dict[str, str]:
     return {re.split(r"[^\w-]", text)[0].lower(): text for text in requirements}
 
 
-def base() -> dict[str, str]:
-    return by_name(project()["dependencies"])
+def base(folder: str = ".") -> dict[str, str]:
+    return by_name(lines(project(folder)["options"]["install_requires"]))
+
+
+def extras_of(folder: str = ".") -> dict[str, list[str]]:
+    return {name: lines(text) for name, text in project(folder)["options.extras_require"].items()}
 
 
 def extra(name: str) -> dict[str, str]:
-    return by_name(project()["optional-dependencies"][name])
+    return by_name(extras_of()[name])
 
 
 def path_of(module: str) -> Path | None:
@@ -74,16 +79,16 @@ def test_an_install_of_the_data_side_builds_shards_and_has_no_torch():
     starts = [f"diptych_shards.{name.removesuffix('.py').replace('/', '.')}" for name, _ in modules("diptych_shards")]
     # `diptych` itself names the encoder, for `diptych.load`.
     encoder = {"torch", "torchvision", "timm", "safetensors", "tokenizers"}
-    required = by_name(project("data_prep")["dependencies"])
+    required = base("data_prep")
     assert libraries(starts) - encoder - GUARDED == set(required)
 
 
 def test_the_two_distributions_require_the_same_versions():
-    shards = by_name(project("data_prep")["dependencies"])
+    shards = base("data_prep")
     assert shards == {name: {**base(), **extra("shards")}[name] for name in shards}
     assert set(extra("shards")) <= set(shards)
-    optional = project("data_prep")["optional-dependencies"]
-    assert optional == {name: project()["optional-dependencies"][name] for name in optional}
+    optional = extras_of("data_prep")
+    assert optional == {name: extras_of()[name] for name in optional}
 
 
 def test_training_needs_its_extra_and_no_other():
@@ -92,11 +97,11 @@ def test_training_needs_its_extra_and_no_other():
 
 
 def installed_as(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The metadata of a distribution, as its pyproject.toml would give it."""
-    table = project("." if name == "diptych" else "data_prep")
-    optional = table["optional-dependencies"].items()
-    lines = [*table["dependencies"], *(f'{text}; extra == "{extra}"' for extra, texts in optional for text in texts)]
-    monkeypatch.setattr(importlib.metadata, "requires", lambda asked: lines if asked == name else None)
+    """The metadata of a distribution, as its setup.cfg would give it."""
+    folder = "." if name == "diptych" else "data_prep"
+    optional = [f'{text}; extra == "{extra}"' for extra, texts in extras_of(folder).items() for text in texts]
+    required = [*base(folder).values(), *optional]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda asked: required if asked == name else None)
     monkeypatch.setattr(importlib.metadata, "distributions", lambda *, name: [1] * (name == wanted))
     wanted = name
 
@@ -162,4 +167,17 @@ def test_one_version_for_both_distributions_and_the_crawler():
     from diptych_shards.fetch.options import DEFAULT_USER_AGENT
 
     assert DEFAULT_USER_AGENT == f"diptych-shards/{diptych.__version__}"
-    assert project()["dynamic"] == ["version"] and project("data_prep")["dynamic"] == ["version"]
+    assert (
+        project()["metadata"]["version"] == project("data_prep")["metadata"]["version"] == "attr: diptych.__version__"
+    )
+
+
+@pytest.mark.parametrize("folder", [".", "data_prep"])
+def test_every_package_is_shipped(folder):
+    roots = {name: path.parent for name, path in SOURCES.items()}
+    found = {
+        ".".join(file.parent.relative_to(roots[name]).parts)
+        for name, path in SOURCES.items()
+        for file in path.rglob("__init__.py")
+    }
+    assert lines(project(folder)["options"]["packages"]) == sorted(found)
