@@ -16,6 +16,7 @@ test: $(VENV)/test
 check: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 
 $(VENV)/%: setup.cfg
