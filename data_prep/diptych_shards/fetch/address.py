@@ -59,7 +59,7 @@ class AddressGate:
     """Decides of a socket's address whether it may be connected to."""
 
     def __init__(self, allow_networks: Iterable[str] = ()):
-        """allow_networks: to be allowed beside what is public, each as `parse_networks` reads it.
+        """allow_networks: allowed in addition to public addresses, each as `parse_networks` reads it.
 
         Raises:
             ValueError: for a network that is none.

@@ -33,7 +33,11 @@ class Dispatch:
     """Sends jobs to the frontier until there is an outcome, by what is known of their sites."""
 
     def __init__(self, options: FetchOptions, sites: Sites, frontier: Frontier, memory: BodyMemory):
-        """Raises: ValueError: a blocked domain is not a valid domain."""
+        """Read the list of blocked domains from the options.
+
+        Raises:
+            ValueError: a blocked domain is not a valid domain.
+        """
         self.outcomes: deque[tuple[int, Fetched | FetchFailure]] = deque()
         """To be handed out; their bodies are counted by `memory` until whoever takes them says that they are gone."""
         self._options = options

@@ -64,7 +64,7 @@ class Frontier:
         if job.was_in_vain:
             site.tried.append(job)
         elif job.redirects or job.attempt:
-            site.queue.appendleft(job)  # what was begun is ended first
+            site.queue.appendleft(job)  # finish started jobs first
         else:
             site.queue.append(job)
         self.num_at_sites += 1

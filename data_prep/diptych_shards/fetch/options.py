@@ -16,12 +16,16 @@ OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", RE
 
 
 DEFAULT_USER_AGENT = f"diptych-shards/{__version__}"
-"""What servers are told: the program, by a name that robots.txt can use."""
+"""The User-Agent header: the program, by a name that robots.txt can use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions:
-    """Raises: ValueError for a value that makes no sense."""
+    """How to fetch.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
 
     user_agent: str = DEFAULT_USER_AGENT
     """Begins with the name that robots.txt and X-Robots-Tag call us by; add an address: `mybot/1.0 (+https://…)`."""
@@ -68,7 +72,11 @@ class FetchOptions:
             raise UserError(f"user_agent {self.user_agent!r} must be a name in ASCII such as mybot/1.0")
 
     def check_certificates(self) -> None:
-        """Raises: ValueError: `ca_file` holds none, on this machine."""
+        """Check that `ca_file` holds certificates on this machine.
+
+        Raises:
+            UserError: it does not.
+        """
         if self.ca_file is None:
             return
         try:

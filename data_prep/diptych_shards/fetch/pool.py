@@ -80,7 +80,7 @@ class TransferPool:
 
     def abandon(self) -> None:
         """Break off all that is in flight."""
-        self._told.clear()  # by transfers that may not have begun
+        self._told.clear()  # addresses given by transfers that may not have started
         for transfer in list(self._in_flight):
             self._end(transfer)
             self.give_back(transfer)

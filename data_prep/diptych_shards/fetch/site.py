@@ -14,7 +14,7 @@ from diptych_shards.fetch.url import Url
 LEAST_SECONDS = 0.05
 """With less left, a URL is not asked for again."""
 MAX_WAIT_SECONDS = 600.0
-"""For the pauses that hosts ask for, beside the time a URL has; in queues behind other URLs it may wait longer."""
+"""The longest a URL waits in pauses that hosts ask for, in addition to its own time; waits in queues do not count."""
 URLS_IN_VAIN = 3
 """Different ones, one after the other: then the fault is the site's, and it is waited for. Fewer are bad URLs."""
 MAX_URLS_IN_VAIN = 32
@@ -56,16 +56,16 @@ class Job:
         self.ticket = ticket
         self.url = url
         self.robots_of = robots_of
-        """Whose robots.txt it is; it belongs to no caller, and waits at no site."""
+        """The site whose robots.txt this is; None for a URL of the caller."""
         self.site: Site | None = None
-        """Where it waits, or is asked for."""
+        """The site where it waits or is requested."""
         self.seconds_left = seconds
         self.redirects = 0
         self.attempt = 0
         self.failure: FetchFailure | None = None
-        """Its last, if that may be its site's fault; the first counts against the site."""
+        """Its last failure, if that may be its site's fault; only the first counts against the site."""
         self.deadline = math.inf
-        """Once it has been asked for: then it waits for nothing but pauses, names and redirects."""
+        """Set when it is first requested; from then on it waits only for pauses, names and redirects."""
         self.paused_before = 0.0
         """The pauses of its site until it came."""
 

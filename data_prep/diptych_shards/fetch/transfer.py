@@ -45,10 +45,10 @@ class Wanted:
     """What is wanted of the body of an answer."""
 
     keeps_body: Callable[[int, Headers], bool]
-    """Told status and headers, whether it is wanted at all."""
+    """From status and headers: whether the body is wanted at all."""
     max_bytes: int
     takes_part: bool = False
-    """Whether the beginning of a longer one is of use."""
+    """Whether the beginning of a body longer than max_bytes is of use."""
 
 
 class Transfer:
@@ -105,7 +105,7 @@ class Transfer:
     def end(self, error: tuple[FetchReason, str] | None = None) -> None:
         """Nothing more will come; error: curl's, if it gave up."""
         self._read_headers()
-        if error is None or self.is_cut:  # cut off, curl only did what it was told
+        if error is None or self.is_cut:  # cut off: curl's error is ours, not the server's
             return
         if self._address_was_refused and not self.status:
             self.reason, self.message = FetchReason.address_not_public, "address is not public"
@@ -229,7 +229,7 @@ class BodyMemory:
             self._spared = None
 
     def resume(self, in_flight: Container[object]) -> None:
-        """Let go on what there is room for; in_flight: the transfers that have not ended."""
+        """Resume the paused transfers that there is room for; in_flight: the transfers that have not ended."""
         while self._paused and (not self.is_full or self._spared is None):
             transfer = self._paused.popleft()
             if not transfer.is_paused or transfer not in in_flight:

@@ -1,4 +1,4 @@
-"""URLs as they stand in tables, made into what a server is asked for, as a browser would."""
+"""Parse URLs of tables as a browser would."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def read_domains(path: Path) -> frozenset[str]:
 
 
 def normalise_domain(domain: str) -> str:
-    """The domain as it stands in a `Url`, without dots or `*.` around it. Raises: UrlError if it is none."""
+    """The domain as it is written in a `Url`, without dots or `*.` around it. Raises: UrlError: not a domain."""
     name = domain.removeprefix("*").strip(".")
     try:
         if _END_OF_HOST(name) and not name.startswith("["):

@@ -21,10 +21,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts pictures that are done, and those of them that are told apart."""
+    """Counts finished items, and how many of them ended in a certain way, such as refused."""
 
     def __init__(self, total: int, what: str = "picture", *, apart: str = "refused"):
-        """what: one of them, perhaps with what is done: `pair examined`. apart: what became of those told apart."""
+        """what: an item, perhaps with what is done to it: `pair examined`. apart: the way that is counted by itself."""
         noun, _, done = what.partition(" ")
         self._of_total = f"{counted(total, noun)} {done}".rstrip()
         self._apart = apart
@@ -44,7 +44,7 @@ class Progress:
             self.note(self._count())
 
     def note(self, line: str) -> None:
-        """A line of its own."""
+        """Print a line of its own."""
         self._last_line = time.monotonic()
         self._bar.clear()
         print(line, file=sys.stderr, flush=True)

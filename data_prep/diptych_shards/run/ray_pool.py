@@ -18,16 +18,20 @@ class RayPool:
     """Does the work on the cluster at `address` (None: Ray decides)."""
 
     def __init__(self, work: Work, address: str | None):
-        """Raises: UserError: no Ray, or no cluster."""
+        """Connect to the cluster.
+
+        Raises:
+            UserError: Ray is not installed, or no cluster answers.
+        """
         self._ray = _connected(address)
         self._work = self._ray.put(work)
-        # Ray's own retries would not tell us of a loss.
+        # With Ray's own retries we would not learn of a lost process.
         self._run = self._ray.remote(_run_on_ray).options(num_cpus=1, max_retries=0)
         self._running: dict[Any, _RayTask] = {}
 
     @property
     def size(self) -> int:
-        """No more tasks in the object store than the cluster soon has hands for."""
+        """How many tasks to send ahead: no more wait in the object store than the cluster can soon start."""
         return 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def asking(self) -> list[_RayTask]:

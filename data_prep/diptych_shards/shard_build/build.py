@@ -1,7 +1,7 @@
-"""Building: from a table of URLs to shards, each written whole or not at all, on any engine.
+"""Build shards from a table of URLs, each written whole or not at all, on any engine.
 
-Which rows go to which shard follows from the table alone. A shard whose statistics stand is done and is not touched
-again; all others are begun, or taken up from their journals.
+Which rows go to which shard follows from the table alone. A shard that has its statistics file is done and is not
+touched again; all others are started, or continued from their journals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORMAT = "diptych-build-1"
 
 
 class Watcher(Protocol):
-    """Whoever shows how far a build is."""
+    """Shows how far a build is."""
 
     def begin(self, num_rows: int | None, about_rows: int | None, done: Counter[str]) -> None: ...
     def tell(self, news: News) -> None: ...
@@ -35,7 +35,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What came of a build."""
+    """How many shards a build has, and how its rows ended."""
 
     shards: int
     outcomes: Counter[str]
@@ -50,15 +50,15 @@ def build(
     watcher: Watcher,
     retry: frozenset[str] = frozenset(),
 ) -> BuildReport:
-    """Make, or go on making, the shards of the table in `out`.
+    """Make the shards of the table in `out`, or continue a build that was stopped.
 
     retry: reasons of failures (`all`: every one) to be tried once more in shards that are done; with any of them goes
         `host_given_up`, since most of those URLs were never asked for.
 
     Raises:
         UserError: `out` holds something else, or the build of another table or with other options.
-        ValueError: for an entry of `resolve` that is none; `out` is as it was.
-        OSError: a disk that is full, a folder that cannot be written.
+        ValueError: an entry of `resolve` is malformed; `out` is unchanged.
+        OSError: the disk is full, or a folder cannot be written.
     """
     if retry:
         retry |= {FetchReason.host_given_up.value}
@@ -89,14 +89,14 @@ def build(
             finished[report.number] = _outcomes(out, report.number, report.successes, options)
             watcher.shard_is_done(report)
         total: Counter[str] = sum(finished.values(), Counter())
-        for journal in folder.index.glob("*.journal"):  # of a shard that was finished as its process was killed
+        for journal in folder.index.glob("*.journal"):  # left by a process killed just after it finished a shard
             journal.unlink()
         folder.record(finished=True, outcomes=dict(total.most_common()))
         return BuildReport(len(finished), total)
 
 
 def _outcomes_of_done(out: Path, options: BuildOptions) -> dict[int, Counter[str]]:
-    """Of each shard that is finished and whole: how many rows ended how."""
+    """Count the rows of each finished, whole shard by outcome."""
     return {
         number: _outcomes(out, number, stats.successes, options)
         for number, stats in read_stats(out).items()

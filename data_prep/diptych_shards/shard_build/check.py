@@ -45,7 +45,7 @@ class BuildCheck:
 
     @classmethod
     def of(cls, out: Path, index: ShardIndex) -> BuildCheck | None:
-        """None where no build is.
+        """Open the build in a folder; None if the folder holds none.
 
         Raises:
             ValueError: its `build.json` is damaged.
@@ -71,7 +71,7 @@ class BuildCheck:
         return cls(out, options, stats)
 
     def check_shard(self, index: ShardIndex, shard: int) -> None:
-        """Compare what is told of a shard with what its tar, whose bytes are known to be good, holds.
+        """Compare the statistics, outcomes and parquet of a shard with its tar, whose bytes were checked before.
 
         Raises:
             ShardError: at the first difference.

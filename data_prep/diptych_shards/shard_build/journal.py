@@ -1,11 +1,11 @@
-"""What became of each row of a shard, as it happens, so that no kill loses a fetched picture.
+"""Record what became of each row of a shard at once, so that no kill loses a fetched picture.
 
     page 0    magic, identity of the task, purpose, the row being decoded, the row at which a process was lost and how
               often
     records   row, lengths, hash; facts as JSON; the stored picture; appended in the order in which rows finish
 
-A worker writes every finished row here at once, so its memory stays small, and the shard is assembled from here in
-the order of the table. What a killed process leaves is taken up by the next; a torn last record is cut off.
+A worker appends every finished row at once, so its memory stays small. The shard is assembled from the journal, in the
+order of the table. After a kill, the next process continues the journal; a torn last record is cut off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAGE_BYTES = mmap.PAGESIZE
 _MARKS = struct.Struct("<qqq")  # row being decoded, row at which a process was lost, how often
 _MARKS_AT = len(_MAGIC) + 64
 LOCK_SECONDS = 10.0
-"""For which the lock of a process that was killed is waited for; it goes with the process."""
+"""How long to wait for the lock of a killed process, which the system releases when the process is gone."""
 _RECORD = struct.Struct("<IIIQ")  # row, bytes of facts, bytes of picture, xxh3 of both
 _NO_ROW = -1
 
@@ -37,13 +37,13 @@ _NO_ROW = -1
 class Journal:
     """The journal of one shard: `with Journal(path, identity) as journal`. One process at a time.
 
-    identity: 32 bytes that name rows and options; a journal of anything else is begun anew.
+    identity: 32 bytes that identify rows and options; a journal with another identity is emptied.
     """
 
     def __init__(self, path: Path, identity: bytes, *, purpose: bytes | None = None, process_was_lost: bool = False):
-        """purpose: 32 bytes; a journal with another is begun anew. None: any will do, since what it holds is true.
+        """purpose: 32 bytes; a journal with another purpose is emptied. None: keep the journal, whatever its purpose.
 
-        process_was_lost: whether the process before this one died at this shard, not by the user's hand.
+        process_was_lost: whether the process before this one died at this shard, without being stopped by the user.
 
         Raises:
             BlockingIOError: another process writes to it.
@@ -69,18 +69,18 @@ class Journal:
 
     @property
     def rows(self) -> list[int]:
-        """Those that are finished."""
+        """The numbers of the finished rows, in order."""
         return sorted(self._places)
 
     def __contains__(self, row: int) -> bool:
         return row in self._places
 
     def begin_decoding(self, row: int) -> None:
-        """Say which row is being decoded, for whoever comes after a process that died of it."""
+        """Record which row is being decoded, so that the next process knows the row if this one dies of it."""
         _MARKS.pack_into(self._marks, _MARKS_AT, row, self.lost_row, self.num_lost)
 
     def append(self, row: int, facts: Mapping[str, Any], picture: bytes = b"") -> None:
-        """Write down what became of a row; the first word on a row stands."""
+        """Record what became of a row; does nothing if the row has a record."""
         if row in self._places:
             return
         told = json.dumps(facts, ensure_ascii=True).encode()
@@ -98,10 +98,10 @@ class Journal:
         self._places[row] = (offset + _RECORD.size, len(told), len(picture))
 
     def facts(self, row: int) -> dict[str, Any]:
-        """What was written of the row.
+        """Read what was recorded about the row.
 
         Raises:
-            KeyError: nothing was.
+            KeyError: the row has no record.
         """
         offset, num_facts, _ = self._places[row]
         return json.loads(os.pread(self._file, num_facts, offset))
@@ -111,7 +111,7 @@ class Journal:
         return os.pread(self._file, num_bytes, offset + num_facts)
 
     def flush(self) -> None:
-        """Return only when it would outlast a power cut."""
+        """Make the journal durable: returns when it would survive a power cut."""
         os.fsync(self._file)
         flush(self.path.parent)
 
@@ -141,7 +141,7 @@ class Journal:
             time.sleep(0.05)
 
     def _take_up(self, identity: bytes, purpose: bytes | None) -> None:
-        """Read what is there; cut off what is torn; begin anew what is another task's."""
+        """Read the records; cut off a torn last one; empty a journal of another task."""
         start = _MAGIC + identity + (purpose or b"")
         if os.pread(self._file, len(start), 0) != start or os.fstat(self._file).st_size < _PAGE_BYTES:
             os.ftruncate(self._file, 0)

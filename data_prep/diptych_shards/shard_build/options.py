@@ -1,4 +1,4 @@
-"""Everything that decides what `build` writes, beside the table."""
+"""Everything except the table that decides what `build` writes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class BuildOptions:
 
 
 def _told(lines: Sequence[object]) -> str | list[object]:
-    """What stands for a list that may be long."""
+    """A short text in place of a list that may be long."""
     if not lines:
         return []
     digest = xxhash.xxh3_128_hexdigest(" ".join(map(str, lines)).encode())

@@ -1,6 +1,6 @@
 """A finished shard on disk, as img2dataset's users know it: 00012.tar, 00012.parquet, 00012_stats.json.
 
-`_stats.json` is written last and says that the shard is done. What is ours stands in `_index/`, where no glob over the
+`_stats.json` is written last and says that the shard is done. Our own files are in `_index/`, where no glob over the
 output's files meets it: 00012.tar.index (the members), 00012.outcomes (sizes, and which row failed for which reason).
 """
 
@@ -270,7 +270,7 @@ class _Files:
             return False
 
     def remove(self) -> None:
-        """Nothing of it is left; first of all the word that it is done."""
+        """Remove all files of the shard; first `_stats.json`, which says that it is done."""
         for path in (self.stats, self.index, self.outcomes, self.tar, self.parquet):
             path.unlink(missing_ok=True)
         for path in (self.tar, self.parquet):
@@ -303,7 +303,7 @@ def _told(out: Path) -> Iterator[tuple[str, int, ShardStats]]:
 
 
 def _read_stats(path: Path) -> ShardStats | None:
-    """None where the file is missing, torn, or another's."""
+    """Read the statistics; None if the file is missing, torn, or of another program."""
     try:
         fields = json.loads(path.read_bytes())
         return ShardStats(**{name: fields[name] for name in ShardStats.__dataclass_fields__})
@@ -328,7 +328,7 @@ def _rows_as_json(table: pyarrow.Table) -> Iterator[tuple[str, ...]]:
 
 
 def _text(message: str | None) -> str | None:
-    """What UTF-8 can hold of a message."""
+    """The message, with what UTF-8 cannot hold replaced."""
     return None if message is None else message.encode("utf-8", "replace").decode()
 
 

@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     import pyarrow
 
 DECODING_SECONDS = 60.0
-"""No honest picture of 100 megapixels takes longer."""
+"""The longest time to decode a picture; a real one of 100 megapixels takes less."""
 LOSSES_PER_ROW = 2
-"""A row at which so many processes were lost is refused."""
+"""A row at which this many processes died is refused."""
 SECONDS_BETWEEN_NEWS = 0.5
 _BLOCKED = "the picture is on the block list"
 READ_AHEAD = 4
-"""Times what is in flight: with so few rows unfinished, another shard is begun. A worker that took all that it has room
-for would leave none for the others when shards are small, or few.
+"""In multiples of the requests in flight: with this few rows unfinished, another shard is started. A worker that took
+all that it has room for would leave none for the others when shards are small, or few.
 """
 
 
@@ -60,13 +60,13 @@ class ShardTask:
     rows: pyarrow.Table
     columns: Columns
     losses: int = 0
-    """How many processes were lost while they worked on it, since the last that got on."""
+    """How many processes in a row died at this shard without finishing a row."""
     journal_bytes: int = 0
-    """Of its journal, when the last of them was lost."""
+    """The size of its journal when the last of them died."""
     retry: frozenset[str] = frozenset()
-    """Of a shard that is done: reasons of failures that are tried once more."""
+    """The reasons of failures to try once more, in a shard that is done."""
     told: Counter[str] = field(default_factory=Counter)
-    """Its rows that were news before, by outcome; they stand in the journal, and are not told again."""
+    """Its rows that were reported before, by outcome; they are in the journal and are not reported again."""
 
 
 @dataclass
@@ -271,7 +271,7 @@ class _OpenShard:
     def _keep_all_but(self, retry: frozenset[str]) -> None:
         """Take over what a finished shard holds, without the failures that are tried once more.
 
-        What a killed process had taken over, or had tried, stands in the journal already.
+        What a killed process had taken over, or had tried, is in the journal already.
         """
         failures = read_failures(self._out, self._task.number, self._options.output)
         again = {row for reason, rows in failures.items() if reason in retry or "all" in retry for row in rows}

@@ -22,7 +22,7 @@ NUM_SHOWN_FAILURES = 3
 
 
 class Watch:
-    """Counts rows and bytes as they are told."""
+    """Counts rows and bytes as they are reported."""
 
     def __init__(self, wandb_project: str | None = None):
         self._on_terminal = sys.stderr.isatty()

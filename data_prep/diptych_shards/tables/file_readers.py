@@ -294,8 +294,10 @@ class TextReader:
 
 
 def _check_names(file: TableFile, names: Sequence[str]) -> None:
-    """Raises:
-    TableError: a name is not UTF-8.
+    """Check that the names of the columns are UTF-8.
+
+    Raises:
+        TableError: a name is not UTF-8.
     """
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""Captions in files beside their pictures: which belongs to which, what they say, and why one is refused."""
+"""Captions in files next to their pictures: which belongs to which, what they say, and why one is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CAPTION_REASONS = tuple(
 
 
 class CaptionError(UserError):
-    """A caption that cannot be used; `reason` is what is counted, `detail` what is shown beside it."""
+    """A caption that cannot be used; `reason` is what is counted, `detail` what is shown with it."""
 
     def __init__(self, reason: CaptionReason, detail: str = ""):
         super().__init__(f"{reason.value} ({detail})" if detail else reason.value)
@@ -63,7 +63,7 @@ class CaptionError(UserError):
 
 @dataclass(frozen=True)
 class CaptionFiles:
-    """Where the caption of a picture stands; empty what is not there."""
+    """The files that hold the caption of a picture; empty for a file that does not exist."""
 
     text: str = ""
     json: str = ""

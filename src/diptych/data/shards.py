@@ -137,7 +137,7 @@ def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str
 
 
 def read_sample(sample: Sample, *suffixes: str) -> dict[str, bytes]:
-    """What `ShardIndex.read` gives, where the index is not at hand: of a sample that was sent to another process."""
+    """Read a sample as `ShardIndex.read` does, without the index: for a sample that was sent to another process."""
     return _OpenTar(sample.shard).read(sample, suffixes)
 
 
