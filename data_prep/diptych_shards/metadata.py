@@ -93,7 +93,7 @@ def rows_of(parquet_keys: Iterable[Any], keys: Sequence[str], shard_name: str) -
         return np.array([places[key] for key in keys], np.int64)
     except KeyError as error:
         raise ShardError(
-            f"the parquet beside {shown(shard_name)} has no row for the key {error.args[0]!r}; "
+            f"the parquet next to {shown(shard_name)} has no row for the key {error.args[0]!r}; "
             f"take it away to use the json members instead"
         ) from error
 
@@ -116,7 +116,7 @@ def _from_parquet(
         if wanted not in there:
             raise UserError(no_column(wanted, there))
     if "key" not in there:
-        raise ShardError(f"the parquet beside {shown(name)} has no column `key`")
+        raise ShardError(f"the parquet next to {shown(name)} has no column `key`")
     table = file.read(columns=["key", *names])
     rows = pyarrow.array(rows_of(table["key"].to_pylist(), keys, name))
     taken = table.select(list(names)).take(rows).combine_chunks()

@@ -68,7 +68,7 @@ def _check_sizes(folder: Path) -> None:
         tar = folder / index.name.removesuffix(".index")
         what = _misfit(tar)
         if what is not None:
-            raise ShardError(f"{shown(tar)} {what}; start the {maker} again: it makes the shard anew")
+            raise ShardError(f"{shown(tar)} {what}; start the {maker} again to rewrite the shard")
 
 
 def _misfit(tar: Path) -> str | None:

@@ -268,13 +268,13 @@ def test_the_fingerprint_is_of_the_contents(tmp_path):
     assert open_index(write(tmp_path / "three", 0, {"a": {"txt": b"x"}})).fingerprint != one.fingerprint
 
 
-def test_a_shard_indexed_anew_behind_our_back_is_noticed(tmp_path):
+def test_a_shard_indexed_again_behind_our_back_is_noticed(tmp_path):
     tar = write(tmp_path, 0)
     index = open_index(tmp_path)
     tar.unlink()
     (tmp_path / "_index" / "00000.tar.index").unlink()
     write(tmp_path, 0, {"a": {"txt": b"x"}})
-    with pytest.raises(ShardError, match="anew"):
+    with pytest.raises(ShardError, match="indexed again"):
         index.sample(0, 0)
 
 

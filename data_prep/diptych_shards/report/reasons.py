@@ -48,7 +48,7 @@ MEANINGS: Mapping[str, str] = {
     "decoder_crashed": "crashed or hung its decoder",
     "encode_error": "could not be stored in the chosen format",
     "bad_box": "its boxes to blur cannot be read",
-    "no_caption": "no caption beside it or in its row",
+    "no_caption": "no caption next to it or in its row",
     "empty_caption": "empty, or white space only",
     "caption_too_long": "a caption over 64 KiB",
     "caption_not_utf8": "a caption in another encoding",

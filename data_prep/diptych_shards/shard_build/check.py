@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _ROWS_AT_ONCE = 1_000
-_WAY_OUT = "start the build again: it makes the shard anew"
+_WAY_OUT = "start the build again to rewrite the shard"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class BuildCheck:
                 raise ShardError(f"{place} is not in {name}.tar, which holds {counted(sample, 'sample')}; {_WAY_OUT}")
             stored = index.sample(shard, sample)
             if stored.key != key:
-                raise ShardError(f"{place} is not in {name}.tar, where {shown(stored.key)} stands instead; {_WAY_OUT}")
+                raise ShardError(f"{place} is not in {name}.tar, where {shown(stored.key)} is in its place; {_WAY_OUT}")
             _check_members(place, stored, (layout % values).encode())
             sample += 1
 

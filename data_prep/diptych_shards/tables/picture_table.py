@@ -83,7 +83,7 @@ def read_picture_table(location: str, wanted: Wanted) -> Iterator[PictureRow | B
 
 def _file(location: str) -> TableFile:
     if is_remote(location):
-        raise TableError(f"{shown(location)}: a table of pictures lies beside them on this machine; download both")
+        raise TableError(f"{shown(location)}: a table and its pictures must be on this machine; download both")
     if not os.path.exists(location):
         raise TableError(f"{shown(location)} does not exist; expected a table ({', '.join(PICTURE_TABLE_SUFFIXES)})")
     if not is_picture_table(location):

@@ -196,9 +196,9 @@ class Table:
             header = _read_header(file, shard.path)
             body = file.read()
         if header.sha256 != shard.sha256 or header.samples != shard.samples:
-            raise ShardError(f"{shown(shard.path)} was indexed anew since it was opened; open it again")
+            raise ShardError(f"{shown(shard.path)} was indexed again since it was opened; open it again")
         if xxhash.xxh3_64_hexdigest(body) != header.table_xxh3:
-            raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar anew")
+            raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar again")
         members_at = header.samples * _SAMPLE_ROW.itemsize
         keys_at = members_at + header.members * _MEMBER_ROW.itemsize
         self.shard = shard

@@ -60,10 +60,10 @@ def test_a_truncated_tar_is_told_by_the_first_member_that_was_cut(out, capsys):
     assert "delete" not in said
 
 
-def test_a_tar_that_has_grown_is_made_anew(out, capsys):
+def test_a_tar_that_has_grown_is_written_again(out, capsys):
     with open(out / "00001.tar", "ab") as tar:
         tar.write(b"more")
-    assert refusal(out, capsys).endswith("start the build again: it makes the shard anew")
+    assert refusal(out, capsys).endswith("start the build again to rewrite the shard")
 
 
 @pytest.mark.parametrize("name", ["00001.parquet", "00001_stats.json", "00001.tar", "_index/00001.outcomes"])
@@ -72,9 +72,9 @@ def test_a_missing_file_is_told_by_its_name(out, capsys, name):
     assert name.rpartition("/")[2] in refusal(out, capsys)
 
 
-def test_a_missing_tar_is_made_anew(out, capsys):
+def test_a_missing_tar_is_written_again(out, capsys):
     (out / "00001.tar").unlink()
-    assert refusal(out, capsys).endswith("00001.tar is missing; start the build again: it makes the shard anew")
+    assert refusal(out, capsys).endswith("00001.tar is missing; start the build again to rewrite the shard")
 
 
 def test_all_shards_gone_with_all_their_files_are_missed(out, capsys):
