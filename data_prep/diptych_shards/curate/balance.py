@@ -19,7 +19,8 @@ from diptych_shards.curate.matching import Matches
 
 def query_probabilities(counts: np.ndarray, pairs_per_query: int) -> np.ndarray:
     """The probability that each query keeps a pair whose caption contains it. counts: captions that contain it."""
-    return pairs_per_query / np.maximum(counts, pairs_per_query)
+    probabilities: np.ndarray = pairs_per_query / np.maximum(counts, pairs_per_query)
+    return probabilities
 
 
 def keep_probabilities(matches: Matches, probabilities: np.ndarray) -> np.ndarray:
@@ -37,5 +38,6 @@ def uniforms(pair_hashes: np.ndarray, seed: int) -> np.ndarray:
 
     pair_hashes: uint64.
     """
-    mixed = mix_bits(pair_hashes + mix_bits(np.array([seed], np.uint64) + SPLITMIX64_STEP))
-    return (mixed >> np.uint64(11)) * 2.0**-53
+    mixed: np.ndarray = mix_bits(pair_hashes + mix_bits(np.array([seed], np.uint64) + SPLITMIX64_STEP))
+    drawn: np.ndarray = (mixed >> np.uint64(11)) * 2.0**-53
+    return drawn

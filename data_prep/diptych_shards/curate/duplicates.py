@@ -93,7 +93,8 @@ def place(unit: int, row: int) -> int:
 
 def row_of(places: np.ndarray) -> np.ndarray:
     """The rows of pairs within their units."""
-    return places & np.uint64(2**32 - 1)
+    rows: np.ndarray = places & np.uint64(2**32 - 1)
+    return rows
 
 
 def num_shares(num_pairs: int) -> int:
@@ -124,7 +125,8 @@ def find_duplicates(paths: Sequence[Path], share: int, num_shares: int) -> np.nd
 def exact_copies(records: np.ndarray) -> np.ndarray:
     """The numbers of the records that equal another one, which is larger or, if equally large, comes first."""
     order = np.lexsort((records["place"], ~records["size"], records["pair"], records["key_low"], records["key"]))
-    return order[_repeats(records[order], "key", "key_low", "pair")]
+    repeating: np.ndarray = order[_repeats(records[order], "key", "key_low", "pair")]
+    return repeating
 
 
 def _repeats(records: np.ndarray, *fields: str) -> np.ndarray:

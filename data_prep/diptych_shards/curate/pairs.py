@@ -245,7 +245,7 @@ def is_text(kind: pyarrow.DataType) -> bool:
     types = pyarrow.types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _texts(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[str]:

@@ -180,7 +180,7 @@ def head_and_tail(counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) ->
     before, after = (
         np.add.reduceat(values[order].astype(np.float64), edges[:-1] - 1) / np.diff(edges) for values in (counts, kept)
     )
-    x_high = max(np.log10(len(order)), 1.0)
+    x_high = max(float(np.log10(len(order))), 1.0)
     y_high = max(float(np.log10(before.max())), 1.0)
 
     def across(rank: float) -> float:

@@ -20,11 +20,12 @@ from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import CaptionSource, DropReason, FoundPage, Page
 from diptych_shards.extract.records import ENDS_EARLY, Record, read_records
-from diptych_shards.extract.rights import RESERVATION, OptOuts
+from diptych_shards.extract.rights import OptOuts
 from diptych_shards.extract.sources import Origin, open_location, told_of
 from diptych_shards.extract.wat_pairs import read_wat
 from diptych_shards.extract.wat_record import WatError, is_of_page
 from diptych_shards.extract.writer import PairWriter, naming
+from diptych_shards.fetch.permission import RESERVATION
 
 INDEX_FOLDER = "_index"
 _HTTP_ROOM_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, og_pictures
 from diptych_shards.extract.pairs import Captions, CaptionSource, DropReason, FoundPage, Page, pairs_of
-from diptych_shards.extract.rights import RESERVATION, LicenceFinder, OptOuts
+from diptych_shards.extract.rights import LicenceFinder, OptOuts
 from diptych_shards.extract.wat_record import (
     WatRecord,
     headers_of,
@@ -23,6 +23,7 @@ from diptych_shards.extract.wat_record import (
     read_record,
     text_in,
 )
+from diptych_shards.fetch.permission import RESERVATION
 from diptych_shards.web_address import Resolver
 
 

@@ -56,7 +56,7 @@ def add_lengths(captions: pyarrow.Array, characters: Tally, words: Tally) -> np.
     """Count the lengths of captions in both tallies; i64: the characters of each. White space separates words."""
     import pyarrow.compute as compute
 
-    lengths = compute.utf8_length(captions).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths: np.ndarray = compute.utf8_length(captions).to_numpy(zero_copy_only=False).astype(np.int64)
     characters.add(lengths)
     words.add(compute.count_substring_regex(captions, r"\S+").to_numpy(zero_copy_only=False).astype(np.int64))
     return lengths

@@ -140,7 +140,8 @@ class _Hashes:
 
     @property
     def has_pixels(self) -> np.ndarray:
-        return (self.states == HASHED) | (self.states == FLAT)
+        has_pixels: np.ndarray = (self.states == HASHED) | (self.states == FLAT)
+        return has_pixels
 
 
 class _Pictures:

@@ -100,7 +100,8 @@ class Duplicates:
     @property
     def is_first(self) -> np.ndarray:
         """bool of each picture: the preferred one of those with the same pixels. The others share its fate."""
-        return self._first == np.arange(len(self._first))
+        is_first: np.ndarray = self._first == np.arange(len(self._first))
+        return is_first
 
     def add_pairs(self, one: np.ndarray, other: np.ndarray) -> None:
         """Positions of pictures whose embeddings agree."""
@@ -184,9 +185,9 @@ class _Stayed:
 def _look_the_same(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     """bool of each of the others."""
     differences = np.abs(others.astype(np.int32) - one)
-    return (differences.max(axis=1) <= MOST_DIFFERENCE) & (
-        (differences**2).sum(axis=1) <= MEAN_DIFFERENCE**2 * len(one)
-    )
+    is_like: np.ndarray = differences.max(axis=1) <= MOST_DIFFERENCE
+    is_like &= (differences**2).sum(axis=1) <= MEAN_DIFFERENCE**2 * len(one)
+    return is_like
 
 
 def _neighbours(total: int, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

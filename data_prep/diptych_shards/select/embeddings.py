@@ -123,7 +123,8 @@ def _read_npz(path: Path) -> Iterator[Batch]:
 def _names(arrays: Mapping[str, np.ndarray]) -> Sequence[str]:
     """The array `pictures`; or their UTF-8 and its ends, where one name is much longer than the others."""
     if "pictures" in arrays:
-        return arrays["pictures"].tolist()
+        names: list[str] = arrays["pictures"].tolist()
+        return names
     encoded, ends = arrays["pictures_utf8"].tobytes(), arrays["pictures_ends"].tolist()
     return [os.fsdecode(encoded[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 

@@ -78,7 +78,7 @@ def _offer(
         rows = np.flatnonzero((reasons == reason) & takes_part)
         examples = of.dropped.setdefault(reason, Smallest(size)) if reason else of.kept
 
-        def drawn(position: int, rows=rows) -> Drawn:
+        def drawn(position: int, rows: np.ndarray = rows) -> Drawn:
             row = int(rows[position])
             return Drawn(shard, row, duplicates[row].as_py())
 

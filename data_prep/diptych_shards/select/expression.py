@@ -88,7 +88,7 @@ class Expression:
 
         def is_number(kind: pyarrow.DataType) -> bool:
             types = pyarrow.types
-            return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+            return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
         return self._of_rows(columns, num_rows, "a number", is_number).cast(pyarrow.float64())
 
@@ -194,10 +194,11 @@ def _check_function(name: str) -> None:
 
 def _tree(statement: str) -> dict[str, Any]:
     """As DuckDB parses it."""
-    ((tree,),) = (
+    ((text,),) = (
         _connection().execute("select json_serialize_sql(?::varchar)", [statement.encode().decode()]).fetchall()
     )
-    return json.loads(tree)
+    tree: dict[str, Any] = json.loads(text)
+    return tree
 
 
 @functools.cache

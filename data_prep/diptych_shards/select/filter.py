@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def _in_words(condition: Expression) -> tuple[str, str]:
     return words, opposite
 
 
-def _reasons(conditions: Sequence[Expression], columns: dict, num_rows: int) -> list[str]:
+def _reasons(conditions: Sequence[Expression], columns: Mapping[str, Any], num_rows: int) -> list[str]:
     reasons = np.full(num_rows, "", dtype=object)
     for condition in conditions:
         found = condition.truths({name: columns[name] for name in condition.columns}, num_rows)
@@ -136,4 +136,5 @@ def _reasons(conditions: Sequence[Expression], columns: dict, num_rows: int) -> 
         is_open = reasons == ""
         reasons[is_open & ~is_true & ~is_unknown] = fails
         reasons[is_open & is_unknown] = f"unknown {holds}"
-    return reasons.tolist()
+    texts: list[str] = reasons.tolist()
+    return texts

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class _Tasks(Sequence[_Task]):
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: Any) -> Any:
         unit, start = self._parts[number]
         return tuple(unit.places(start, min(start + PICTURES_AT_ONCE, unit.num_pictures)))
 

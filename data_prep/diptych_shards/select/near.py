@@ -86,7 +86,8 @@ def _choices(blocks: int, max_distance: int) -> list[tuple[int, ...]]:
 
 
 def _union(blocks: Sequence[np.uint64], chosen: Sequence[int]) -> np.uint64:
-    return np.bitwise_or.reduce([blocks[block] for block in chosen])
+    union: np.uint64 = np.bitwise_or.reduce([blocks[block] for block in chosen])
+    return union
 
 
 def _num_compared(keys: np.ndarray) -> int:

@@ -122,7 +122,7 @@ def _is_finished(index: ShardIndex, out: Path, planned: _Planned) -> bool:
 
 def _num_rows(tar: Path) -> int:
     try:
-        return pyarrow.parquet.read_metadata(tar.with_suffix(".parquet")).num_rows
+        return int(pyarrow.parquet.read_metadata(tar.with_suffix(".parquet")).num_rows)
     except (FileNotFoundError, pyarrow.ArrowInvalid):
         return 0
 

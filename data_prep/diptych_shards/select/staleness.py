@@ -18,6 +18,7 @@ from pathlib import Path
 
 from diptych.data.shards import ShardIndex
 from diptych.terminal import shown
+from diptych_shards.select.select_folder import select_folder
 from diptych_shards.select.verdicts import (
     Verdict,
     VerdictError,
@@ -25,7 +26,6 @@ from diptych_shards.select.verdicts import (
     outdated,
     read_verdict,
     read_verdicts,
-    select_folder,
 )
 
 

@@ -48,17 +48,19 @@ class Verdict:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """Which command wrote it, and with which options."""
-        return json.loads((self._file.schema_arrow.metadata or {})[b"diptych"])
+        facts: dict[str, Any] = json.loads((self._file.schema_arrow.metadata or {})[b"diptych"])
+        return facts
 
     @property
     def chooses(self) -> bool:
         """Whether it keeps one of several, chosen among the samples that others keep."""
-        return self.facts["command"] == "dedup"
+        return bool(self.facts["command"] == "dedup")
 
     @property
     def considered(self) -> dict[str, str]:
         """Of one that chooses: sha256 by name of the verdicts whose samples it chose among."""
-        return self.facts.get("considered", {})
+        considered: dict[str, str] = self.facts.get("considered", {})
+        return considered
 
     @cached_property
     def sha256(self) -> str:
@@ -88,7 +90,8 @@ class Verdict:
     def kept(self, shard_number: int) -> np.ndarray:
         """bool of each sample of one shard."""
         column = self._file.read_row_group(shard_number, columns=["kept"])["kept"]
-        return column.to_numpy().astype(bool)
+        kept: np.ndarray = column.to_numpy().astype(bool)
+        return kept
 
     @cached_property
     def _file(self) -> pyarrow.parquet.ParquetFile:
@@ -137,7 +140,7 @@ class VerdictWriter:
         self._writer = pyarrow.parquet.ParquetWriter(self._opened, self._schema)
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             # Also of what is given up: a writer that is not closed complains when it is collected.
             with contextlib.suppress(*(() if error is None else (OSError,))):

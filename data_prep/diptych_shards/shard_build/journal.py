@@ -104,7 +104,8 @@ class Journal:
             KeyError: the row has no record.
         """
         offset, num_facts, _ = self._places[row]
-        return json.loads(os.pread(self._file, num_facts, offset))
+        facts: dict[str, Any] = json.loads(os.pread(self._file, num_facts, offset))
+        return facts
 
     def picture(self, row: int) -> bytes:
         offset, num_facts, num_bytes = self._places[row]

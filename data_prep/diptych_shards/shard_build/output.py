@@ -285,10 +285,12 @@ class _Files:
 
     def read_sizes(self) -> dict[str, int]:
         with open(self.outcomes, "rb") as file:
-            return json.loads(file.readline())["bytes"]
+            sizes: dict[str, int] = json.loads(file.readline())["bytes"]
+        return sizes
 
     def read_failures(self) -> dict[str, list[int]]:
-        return json.loads(self.outcomes.read_bytes().splitlines()[1])
+        failures: dict[str, list[int]] = json.loads(self.outcomes.read_bytes().splitlines()[1])
+        return failures
 
     def write_stats(self, stats: ShardStats) -> None:
         commit_file(self.stats, json.dumps(asdict(stats), indent=4).encode())

@@ -285,7 +285,8 @@ def journal_path(out: Path, number: int, options: BuildOptions) -> Path:
 
 
 def _outcome(facts: Mapping[str, Any]) -> str:
-    return facts["reason"] or facts["status"]
+    outcome: str = facts["reason"] or facts["status"]
+    return outcome
 
 
 def _digest(kind: str, data: bytes) -> str:

@@ -26,7 +26,7 @@ OnMisfit = Callable[[], None]
 
 
 def is_text(kind: pyarrow.DataType) -> bool:
-    return kinds.is_string(kind) or kinds.is_large_string(kind)
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
 
 
 def stored_type(kind: pyarrow.DataType) -> pyarrow.DataType:
@@ -157,12 +157,12 @@ def is_boxes(kind: pyarrow.DataType) -> bool:
     """Whether the type is a list of lists of numbers."""
 
     def is_list(kind: pyarrow.DataType) -> bool:
-        return kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
+        return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind))
 
     if not (is_list(kind) and is_list(kind.value_type)):
-        return is_list(kind) and kinds.is_null(kind.value_type)
+        return is_list(kind) and bool(kinds.is_null(kind.value_type))
     number = kind.value_type.value_type
-    return kinds.is_floating(number) or kinds.is_integer(number) or kinds.is_null(number)
+    return bool(kinds.is_floating(number) or kinds.is_integer(number) or kinds.is_null(number))
 
 
 def plain_column(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
@@ -222,7 +222,7 @@ def _as_stored(text: str) -> bytes:
 
 
 def _is_bytes(kind: pyarrow.DataType) -> bool:
-    return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind)
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind))
 
 
 def _children(kind: pyarrow.DataType) -> list[pyarrow.DataType]:

@@ -39,12 +39,14 @@ def json_texts(column: pyarrow.ChunkedArray) -> list[str]:
 
 def as_python(column: pyarrow.ChunkedArray) -> list[Any]:
     """The values as Python objects; values that Python cannot hold (nanoseconds, years after 9999) as text."""
+    values: list[Any]
     try:
-        return column.to_pylist()
+        values = column.to_pylist()
     except (ValueError, OverflowError, ImportError):
         import pyarrow
 
-        return column.cast(pyarrow.string()).to_pylist()
+        values = column.cast(pyarrow.string()).to_pylist()
+    return values
 
 
 def plain(value: Any) -> Any:

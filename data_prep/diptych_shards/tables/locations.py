@@ -137,8 +137,9 @@ class TableFile:
         """Estimate the lines per stored byte from the first megabytes of text."""
         with self.open_text() as text:
             buffer: Any = text.buffer
-            data = buffer.read(_MEASURED_BYTES)
-            return (data.count(b"\n") + (data[-1:] not in (b"", b"\n"))) / max(buffer.raw.tell(), 1)
+            data: bytes = buffer.read(_MEASURED_BYTES)
+            stored: int = buffer.raw.tell()
+            return (data.count(b"\n") + (data[-1:] not in (b"", b"\n"))) / max(stored, 1)
 
     @cached_property
     def num_bytes(self) -> int:
@@ -165,9 +166,10 @@ class TableFile:
     def _info(self) -> dict[str, Any]:
         file_system, path = _file_system(self.location)
         try:
-            return file_system.info(path)
+            info: dict[str, Any] = file_system.info(path)
         except self.errors as error:
             raise _cannot_read(self.location, error) from error
+        return info
 
 
 def find_table_files(locations: Sequence[str], out: Path | None = None) -> list[TableFile]:
@@ -267,9 +269,10 @@ def _file_system(location: str) -> tuple[Any, str]:
     if why := why_unreadable(location):
         raise TableError(f"{shown(location)}: {why}")
     try:
-        return fsspec.core.url_to_fs(location)
+        file_system, path = fsspec.core.url_to_fs(location)
     except Exception as error:  # each file system has classes of its own
         raise _cannot_read(location, error) from error
+    return file_system, path
 
 
 def _cannot_read(location: str, error: Exception) -> TableError:

@@ -68,7 +68,8 @@ class Subset:
     def _is_less(self, places: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
         """Whether the uid at each place is less than (high, low)."""
         at = self._high[places]
-        return (at < high) | ((at == high) & (self._low[places] < low))
+        is_less: np.ndarray = (at < high) | ((at == high) & (self._low[places] < low))
+        return is_less
 
 
 def _halves(uids: pyarrow.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -136,7 +136,7 @@ def _number(exif: bytes, position: int, format: str) -> int:
     """The number at this position; 0 if the bytes end before it does."""
     if position + struct.calcsize(format) > len(exif):
         return 0
-    return struct.unpack_from(format, exif, position)[0]
+    return int(struct.unpack_from(format, exif, position)[0])
 
 
 def _name(group: str, tag: int) -> str:

@@ -104,4 +104,5 @@ def _deep(data: bytes, picture: ImageFile.ImageFile) -> np.ndarray:
     # Read as if the lower byte came first: Pillow then keeps the other one.
     lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
     lower.load()
-    return np.asarray(picture).astype(np.uint16) << 8 | np.asarray(lower)
+    deep: np.ndarray = np.asarray(picture).astype(np.uint16) << 8 | np.asarray(lower)
+    return deep
