@@ -193,7 +193,9 @@ class Site:
         if not self.is_waited_for or started < self.quiet_until:
             return
         if self._give_up_at == math.inf:
-            self._give_up_at = self._in_vain_since + self._patience_seconds
+            # Of one that has answered, URLs may have failed long ago that were bad by themselves.
+            since = now if self.has_answered else self._in_vain_since
+            self._give_up_at = since + self._patience_seconds
         least_probes = LEAST_PROBES if self.has_answered else 1
         if self._num_probes >= least_probes and now >= self._give_up_at:
             self.give_up(host_given_up(failure), now, GIVEN_UP_SECONDS)

@@ -72,6 +72,21 @@ def test_one_url_that_fails_again_and_again_says_nothing_of_its_site():
     assert not flaky.is_waited_for
 
 
+@pytest.mark.parametrize("is_error", [True, False])
+def test_a_site_that_has_answered_is_waited_for_from_when_it_fell_silent_whatever_failed_before(is_error):
+    restarted, now = site(), 1000.0
+    restarted.note_answer()
+    if is_error:
+        restarted.note_error(0.0, 0.0, is_counted=False)
+    else:
+        fail(restarted, 1)
+    fail(restarted, URLS_IN_VAIN - 1, now)
+    while restarted.given_up(now) is None:
+        now = restarted.quiet_until
+        restarted.note_silence(FAILURE, now, now, is_counted=True)
+    assert now >= 1000.0 + PATIENCE_SECONDS
+
+
 @pytest.mark.parametrize(("has_answered", "probes"), [(True, LEAST_PROBES), (False, 1)])
 def test_a_site_whose_failures_take_long_is_not_given_up_without_probes(has_answered, probes):
     slow = site()
