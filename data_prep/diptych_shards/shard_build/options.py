@@ -43,6 +43,7 @@ class BuildOptions:
         return {
             **pictures,
             **asdict(self.output),
+            "fast_decode": False,  # an option once: builds that did not use it go on
             "blocked_sha256": _told(sorted(self.blocked_sha256)),
             "blocked_phash": _told(sorted(self.blocked_phash)),
             "phash_distance": self.phash_distance,

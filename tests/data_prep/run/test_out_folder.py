@@ -92,6 +92,22 @@ def test_what_an_earlier_version_recorded_is_gone_on_with(inputs, words, name, l
     assert json.loads(file.read_bytes()) == state
 
 
+OPTIONS = {
+    "build": "blocked_phash blocked_sha256 compute_hash encode_format encode_quality fast_decode hash_perceptually "
+    "image_size keep_exif max_aspect_ratio max_image_area max_pixels min_image_size phash_distance read_exif "
+    "resize_mode resize_only_if_bigger rows_per_shard shard_digits skip_reencode subsampling",
+    "pack": "max_pixels min_side samples_per_shard seed shard_bytes",
+}
+"""As the first version recorded them: one that is no longer an option is recorded with its usual value."""
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_options_are_recorded_by_the_names_that_the_first_version_gave(inputs, command):
+    words, name, _ = COMMANDS[command]
+    finish(words)
+    assert sorted(json.loads((inputs / "out" / "_index" / name).read_bytes())["options"]) == OPTIONS[command].split()
+
+
 @of_each_command
 def test_only_one_process_works_in_a_folder(inputs, capsys, words, name, layout):
     command = words.split()[0]
