@@ -613,8 +613,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(folder, pack
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
-    here, out = fill(tmp_path / "in", 200, side=200), tmp_path / "out"
-    command = [*COMMAND, "pack", str(here), str(out), "--samples-per-shard", "20"]
+    here, out = fill(tmp_path / "in", 600, side=200), tmp_path / "out"  # the signal must come before the end
+    command = [*COMMAND, "pack", str(here), str(out), "--samples-per-shard", "5"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (out / "00000.tar").exists():
         time.sleep(0.001)

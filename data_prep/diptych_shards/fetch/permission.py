@@ -19,7 +19,7 @@ MAX_ROBOTS_BYTES = 512_000
 """RFC 9309 asks for 500 KiB at least; what follows is not read."""
 
 _AGENT_LINE = re.compile(r"(?i)(\s*user[-\s]*agent\s*[:\s]\s*)([^#]*)").match
-_NOT_US = "{other}"  # braces stand in no agent's name
+_NOT_US = "{other}"  # no agent's name contains braces
 
 
 class Robots:

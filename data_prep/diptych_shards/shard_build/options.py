@@ -44,8 +44,8 @@ class BuildOptions:
             **pictures,
             **asdict(self.output),
             "fast_decode": False,  # an option once: builds that did not use it go on
-            "blocked_sha256": _told(sorted(self.blocked_sha256)),
-            "blocked_phash": _told(sorted(self.blocked_phash)),
+            "blocked_sha256": _digest_of(sorted(self.blocked_sha256)),
+            "blocked_phash": _digest_of(sorted(self.blocked_phash)),
             "phash_distance": self.phash_distance,
         }
 
@@ -66,7 +66,7 @@ class BuildOptions:
         return json.dumps(self.deciding, sort_keys=True)
 
 
-def _told(lines: Sequence[object]) -> str | list[object]:
+def _digest_of(lines: Sequence[object]) -> str | list[object]:
     """A short text in place of a list that may be long."""
     if not lines:
         return []
