@@ -1,7 +1,7 @@
 """URLs in, bodies out: the loop around who waits, what is in transfer, and what follows from an answer.
 
 A URL waits at its site until its turn comes (`frontier`), its host is looked up (`resolver`), it is asked for
-(`pool`), and what came is looked at (`dispatch`): either that is its outcome, or it waits once more.
+(`transfer_pool`), and what came is looked at (`dispatch`): either that is its outcome, or it waits once more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diptych_shards.fetch.address import AddressGate
+from diptych_shards.fetch.address_gate import AddressGate
 from diptych_shards.fetch.curl_loop import CurlLoop
 from diptych_shards.fetch.dispatch import Dispatch
 from diptych_shards.fetch.frontier import Frontier
@@ -19,10 +19,10 @@ from diptych_shards.fetch.http_format import Headers
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, body_bytes
 from diptych_shards.fetch.permission import MAX_ROBOTS_BYTES
-from diptych_shards.fetch.pool import TransferPool
 from diptych_shards.fetch.resolver import OFTEN_SECONDS, Resolver
 from diptych_shards.fetch.site import Job, Sites
 from diptych_shards.fetch.transfer import BodyMemory, Limits, Wanted
+from diptych_shards.fetch.transfer_pool import TransferPool
 from diptych_shards.fetch.url import parse_url
 
 __all__ = ["FetchCounters", "FetchFailure", "FetchOptions", "FetchReason", "Fetched", "Fetcher"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from diptych import __version__
 from diptych.errors import UserError
-from diptych_shards.fetch.address import parse_networks
+from diptych_shards.fetch.address_gate import parse_networks
 from diptych_shards.fetch.permission import RESERVATION, product_token
 
 OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", RESERVATION)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from diptych.errors import UserError
-from diptych_shards.fetch.address import AddressGate
+from diptych_shards.fetch.address_gate import AddressGate
 from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 
 MIN_LOOKUPS = 4

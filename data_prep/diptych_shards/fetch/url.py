@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from diptych.errors import UserError
 from diptych.files import read_text
-from diptych_shards.fetch.address import is_port_allowed
+from diptych_shards.fetch.address_gate import is_port_allowed
 from diptych_shards.fetch.outcome import FetchReason, UrlError
 from diptych_shards.web_address import SchemeError, absolute, is_plain, split, split_plain
 

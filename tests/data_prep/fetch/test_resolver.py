@@ -5,7 +5,7 @@ import time
 import pytest
 
 from diptych_shards.fetch import resolver as resolver_module
-from diptych_shards.fetch.address import AddressGate
+from diptych_shards.fetch.address_gate import AddressGate
 from diptych_shards.fetch.resolver import Resolver
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pycurl
 
-from diptych_shards.fetch.address import AddressGate
+from diptych_shards.fetch.address_gate import AddressGate
 from diptych_shards.fetch.curl_loop import CurlLoop
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer, Wanted

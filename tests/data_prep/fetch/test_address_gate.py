@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych_shards.fetch.address import AddressGate, is_port_allowed, is_public
+from diptych_shards.fetch.address_gate import AddressGate, is_port_allowed, is_public
 
 PUBLIC = ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001:81b::200e", "64:ff9b::8.8.8.8"]
 NOT_PUBLIC = [
