@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Read the table, build, print the table of outcomes."""
     from diptych_shards.shard_build.build import build
+    from diptych_shards.shard_build.build_progress import BuildProgress
     from diptych_shards.shard_build.options import BuildError
     from diptych_shards.shard_build.output import SUCCESS
-    from diptych_shards.shard_build.watch import Watch
     from diptych_shards.tables.columns import ColumnOptions
     from diptych_shards.tables.table import open_table
 
@@ -58,11 +58,11 @@ def run(chosen: argparse.Namespace) -> None:
     retry = _reasons(chosen.retry_failed or "")
     table = open_table(chosen.table, columns, subset=chosen.subset, out=chosen.out)
     options = _options(chosen)
-    watch = Watch(chosen.wandb)
+    progress = BuildProgress(chosen.wandb)
     try:
-        report = build(table, chosen.out, options, engine_of(chosen), watch, retry)
+        report = build(table, chosen.out, options, engine_of(chosen), progress, retry)
     finally:
-        watch.close()
+        progress.close()
     total, stored = report.outcomes.total(), report.outcomes[SUCCESS]
     if total:
         print(f"stored {stored:,} of {counted(total, 'row')} in {counted(report.shards, 'shard')}: {shown(chosen.out)}")

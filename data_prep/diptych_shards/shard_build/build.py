@@ -9,28 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from diptych.terminal import shown
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.resolver import parse_entry
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder
+from diptych_shards.shard_build.build_progress import BuildProgress
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.output import SUCCESS, is_done, read_failures, read_stats
-from diptych_shards.shard_build.shard import News, ShardReport, ShardTask
+from diptych_shards.shard_build.shard import ShardTask
 from diptych_shards.shard_build.workers import build_shards
 from diptych_shards.tables.table import Table
 
 _FORMAT = "diptych-build-1"
-
-
-class Watcher(Protocol):
-    """Shows how far a build is."""
-
-    def begin(self, num_rows: int | None, about_rows: int | None, done: Counter[str]) -> None: ...
-    def tell(self, news: News) -> None: ...
-    def shard_is_done(self, report: ShardReport) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ def build(
     out: Path,
     options: BuildOptions,
     engine: Engine,
-    watcher: Watcher,
+    progress: BuildProgress,
     retry: frozenset[str] = frozenset(),
 ) -> BuildReport:
     """Make the shards of the table in `out`, or continue a build that was stopped.
@@ -79,15 +71,15 @@ def build(
         folder.record(finished=False)
         keep = done.keys() - again
         about_rows = table.about_rows if table.num_rows is None else None
-        watcher.begin(table.num_rows, about_rows, sum((done[number] for number in keep), Counter()))
+        progress.start(table.num_rows, about_rows, sum((done[number] for number in keep), Counter()))
         tasks = (
             ShardTask(number, rows, table.columns, retry=retry if number in again else frozenset())
             for number, rows in table.shards(options.output.rows_per_shard, skip=keep.__contains__)
         )
         finished = {number: done[number] for number in keep}
-        for report in build_shards(tasks, out, options, engine, watcher.tell):
+        for report in build_shards(tasks, out, options, engine, progress.add):
             finished[report.number] = _outcomes(out, report.number, report.successes, options)
-            watcher.shard_is_done(report)
+            progress.shard_is_done(report)
         total: Counter[str] = sum(finished.values(), Counter())
         for journal in folder.index.glob("*.journal"):  # left by a process killed just after it finished a shard
             journal.unlink()

@@ -17,6 +17,7 @@ from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
 from diptych_shards.run.engine import LocalEngine, RayEngine
 from diptych_shards.shard_build.build import build
+from diptych_shards.shard_build.build_progress import BuildProgress
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.output import OutputOptions
 from diptych_shards.tables.columns import ColumnOptions
@@ -34,15 +35,15 @@ pytestmark = [
 NUM_SHARDS, ROWS_PER_SHARD = 12, 8
 
 
-class Quiet:
+class Quiet(BuildProgress):
     def __init__(self):
         self.finished: list[int] = []
         self.outcomes: Counter[str] = Counter()
 
-    def begin(self, num_rows, about_rows, done):
+    def start(self, num_rows, about_rows, done):
         self.outcomes += done
 
-    def tell(self, news):
+    def add(self, news):
         self.outcomes += news.rows
 
     def shard_is_done(self, report):
@@ -156,7 +157,7 @@ def test_a_task_that_kills_its_worker_ends_ray_map_with_one_line(cluster):
 
 def test_a_ray_cluster_that_loses_a_worker_and_a_node_writes_the_same_bytes(cluster, table, options, local, tmp_path):
     out = tmp_path / "out"
-    watcher = Quiet()
+    progress = Quiet()
     losses: list[str] = []
 
     def harm() -> None:
@@ -164,16 +165,16 @@ def test_a_ray_cluster_that_loses_a_worker_and_a_node_writes_the_same_bytes(clus
             time.sleep(0.01)
         workers[0].kill()
         losses.append("worker")
-        while len(watcher.finished) < 3:
+        while len(progress.finished) < 3:
             time.sleep(0.01)
         cluster.remove_node(cluster.second, allow_graceful=False)
         losses.append("node")
 
     thread = threading.Thread(target=harm)
     thread.start()
-    report = build(open_table([str(table)], ColumnOptions()), out, options, RayEngine(cluster.address), watcher)
+    report = build(open_table([str(table)], ColumnOptions()), out, options, RayEngine(cluster.address), progress)
     thread.join(60)
     assert losses == ["worker", "node"]
     assert report.outcomes == {"success": NUM_SHARDS * ROWS_PER_SHARD}
-    assert sorted(watcher.finished) == list(range(NUM_SHARDS))
+    assert sorted(progress.finished) == list(range(NUM_SHARDS))
     assert contents(out) == local

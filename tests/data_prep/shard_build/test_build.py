@@ -293,12 +293,12 @@ import sys
 from pathlib import Path
 from diptych_shards.shard_build.build import build
 from diptych_shards.shard_build.options import BuildOptions
-from diptych_shards.shard_build.watch import Watch
+from diptych_shards.shard_build.build_progress import BuildProgress
 from diptych_shards.run.engine import LocalEngine
 from diptych_shards.tables.columns import ColumnOptions
 from diptych_shards.tables.table import open_table
 table = open_table([sys.argv[1]], ColumnOptions())
-build(table, Path(sys.argv[2]), BuildOptions(), LocalEngine(1), Watch())
+build(table, Path(sys.argv[2]), BuildOptions(), LocalEngine(1), BuildProgress())
 """
 
 

@@ -21,44 +21,44 @@ WINDOW_SECONDS = 20.0
 NUM_SHOWN_FAILURES = 3
 
 
-class Watch:
+class BuildProgress:
     """Counts rows and bytes as they are reported."""
 
     def __init__(self, wandb_project: str | None = None):
         self._on_terminal = sys.stderr.isatty()
-        self._sink = _start_wandb(wandb_project) if wandb_project else None
+        self._wandb_run = _start_wandb_run(wandb_project) if wandb_project else None
         self._outcomes: Counter[str] = Counter()
         self._bytes = 0
         self._num_rows: int | None = None
-        self._is_known = True
+        self._num_rows_is_known = True
         self._history: deque[tuple[float, int, int, int]] = deque()
-        self._last_line = time.monotonic()
+        self._last_line_at = time.monotonic()
         self._bar: tqdm | None = None
 
-    def begin(self, num_rows: int | None, about_rows: int | None, done: Counter[str]) -> None:
+    def start(self, num_rows: int | None, about_rows: int | None, done: Counter[str]) -> None:
         """about_rows: where the number is not known; done: outcomes of rows in shards that were finished before."""
         self._outcomes += done
-        self._is_known = num_rows is not None
-        self._num_rows = num_rows if self._is_known else about_rows
+        self._num_rows_is_known = num_rows is not None
+        self._num_rows = num_rows if self._num_rows_is_known else about_rows
         self._history.append((time.monotonic(), done.total(), done[SUCCESS], 0))
         if self._on_terminal:
             self._bar = tqdm(total=self._num_rows, initial=done.total(), unit=" rows", bar_format="{desc}", leave=False)
 
-    def tell(self, news: News) -> None:
+    def add(self, news: News) -> None:
         self._outcomes += news.rows
         self._bytes += news.fetched_bytes
-        if not self._is_known and self._outcomes.total() > (self._num_rows or 0):
+        if not self._num_rows_is_known and self._outcomes.total() > (self._num_rows or 0):
             self._num_rows = None  # there were more than the first lines let expect
         self._history.append((time.monotonic(), self._outcomes.total(), self._outcomes[SUCCESS], self._bytes))
         while self._history[0][0] < time.monotonic() - WINDOW_SECONDS and len(self._history) > 2:
             self._history.popleft()
         if self._bar is not None:
             self._bar.set_description_str(self.line)
-        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
+        elif time.monotonic() - self._last_line_at > SECONDS_BETWEEN_LINES:
+            self._last_line_at = time.monotonic()
             print(self.line, file=sys.stderr, flush=True)
-        if self._sink is not None:
-            self._sink.log(self.numbers)
+        if self._wandb_run is not None:
+            self._wandb_run.log(self.numbers)
 
     def shard_is_done(self, report: ShardReport) -> None:
         if self._bar is None:
@@ -67,18 +67,19 @@ class Watch:
 
     @property
     def line(self) -> str:
-        """Where the build is, in at most about 110 characters."""
-        rows, rates = self._outcomes.total(), self.numbers
-        of = f" of {'' if self._is_known else 'about '}{self._num_rows:,}" if self._num_rows is not None else ""
-        success = 100 * self._outcomes[SUCCESS] / max(rows, 1)
+        """How far the build is, in about 110 characters."""
+        num_rows, numbers = self._outcomes.total(), self.numbers
+        parts = [
+            f"{num_rows:,}{self._of_all()} rows",
+            f"{100 * numbers['success_rate']:.1f} % stored",
+            f"{numbers['pictures_per_second']:.0f} pictures/s",
+            f"{numbers['bytes_per_second'] / 1e6:.1f} MB/s",
+        ]
+        if (seconds := self._seconds_left()) is not None:
+            parts.append(f"{_hours_minutes_seconds(seconds)} left")
         failures = [(reason, n) for reason, n in self._outcomes.most_common() if reason != SUCCESS]
-        told = ", ".join(f"{reason} {100 * n / max(rows, 1):.1f} %" for reason, n in failures[:NUM_SHOWN_FAILURES])
-        left = self._seconds_left()
-        return (
-            f"{rows:,}{of} rows, {success:.1f} % stored, {rates['pictures_per_second']:.0f} pictures/s, "
-            f"{rates['bytes_per_second'] / 1e6:.1f} MB/s" + (f", {_clock(left)} left" if left is not None else "")
-            + (f"; {told}" if told else "")
-        )  # fmt: skip
+        shares = ", ".join(f"{reason} {100 * n / num_rows:.1f} %" for reason, n in failures[:NUM_SHOWN_FAILURES])
+        return ", ".join(parts) + (f"; {shares}" if shares else "")
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -97,9 +98,14 @@ class Watch:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        if self._sink is not None:
-            self._sink.finish()
-            _say_where(self._sink)
+        if self._wandb_run is not None:
+            self._wandb_run.finish()
+            _print_location(self._wandb_run)
+
+    def _of_all(self) -> str:
+        if self._num_rows is None:
+            return ""
+        return f" of {'' if self._num_rows_is_known else 'about '}{self._num_rows:,}"
 
     def _seconds_left(self) -> float | None:
         speed = self.numbers["rows_per_second"]
@@ -108,7 +114,7 @@ class Watch:
         return max(0, self._num_rows - self._outcomes.total()) / speed
 
 
-def _start_wandb(project: str) -> Any:
+def _start_wandb_run(project: str) -> Any:
     """A run in that project; None where the environment disables wandb."""
     try:
         refuse_unknown_mode()
@@ -121,16 +127,16 @@ def _start_wandb(project: str) -> Any:
     except Exception as error:  # wandb may fail in any way
         way_out = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` later"
         raise BuildError(f"--wandb {printable(project)}: {reason(error)}; {way_out}") from error
-    _say_where(run)
+    _print_location(run)
     return run
 
 
-def _say_where(run: Any) -> None:
+def _print_location(run: Any) -> None:
     if not is_silent():
         print(f"wandb: {location(run)}", file=sys.stderr, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def _hours_minutes_seconds(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
