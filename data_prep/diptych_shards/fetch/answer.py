@@ -1,52 +1,98 @@
-"""What an answer means: a body, a failure, or another place to look."""
+"""What came for a request, and what it means: a body, a failure, another place to look, or a pause."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from diptych_shards.fetch.http_format import unpack
-from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, status_failure
-from diptych_shards.fetch.transfer import Transfer
+from diptych.data.picture_formats import format_of
+from diptych_shards.fetch.outcome import OUT_OF_ORDER, Fetched, FetchFailure, FetchReason, UrlError, status_failure
 from diptych_shards.fetch.url import Url, parse_url
 
 OPTED_OUT = FetchFailure(FetchReason.opt_out.value, "Use of image disallowed by X-Robots-Tag directive")
-BLOCKED = FetchFailure(FetchReason.blocked_domain.value, "blocked domain")
-DISALLOWED = FetchFailure(FetchReason.robots_txt.value, "disallowed by robots.txt")
-ROBOTS_UNREACHABLE = FetchFailure(FetchReason.robots_txt.value, "robots.txt unreachable")
-TOO_MANY_REDIRECTS = FetchFailure(FetchReason.too_many_redirects.value, "too many redirects")
 TOO_MANY_BYTES = FetchFailure(FetchReason.too_many_bytes.value, "too many bytes")
-WAITED_TOO_LONG = FetchFailure(FetchReason.timeout.value, "waited too long for pauses of the host")
 EMPTY = FetchFailure(FetchReason.empty_body.value, "empty body")
 
-_OUT_OF_ORDER = (500, 502, 503, 504)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_NO_CONNECTION = frozenset(
-    reason.value
-    for reason in (
-        FetchReason.address_not_public,
-        FetchReason.dns_failed,
-        FetchReason.connect_failed,
-        FetchReason.connect_timeout,
-        FetchReason.tls_failed,
-        FetchReason.connection_reset,
-        FetchReason.no_answer,
-        FetchReason.headers_too_slow,
-    )
-)
-_WORTH_REPEATING = frozenset(
-    {
-        FetchReason.dns_failed.value,
-        FetchReason.connect_failed.value,
-        FetchReason.connect_timeout.value,
-        FetchReason.connection_reset.value,
-        FetchReason.no_answer.value,
-        FetchReason.truncated_body.value,
-        *(f"http_{status}" for status in (429, *_OUT_OF_ORDER)),
-    }
-)
 _WRONG_ANSWERS = frozenset({FetchReason.bad_answer, FetchReason.headers_too_large})
+
+_STATUS_LINE = re.compile(rb"HTTP/[0-9.]+ +([2-9][0-9]{2})\b").match
+_BLANK = (b"\r\n", b"\n")
+_WANTED = re.compile(
+    rb"(?im)^(x-robots-tag|tdm-reservation|content-encoding|content-length|location|retry-after)"
+    rb"[ \t]*:[ \t]*(.*?)[ \t\r]*$"
+)
+_GZIP = 16 + zlib.MAX_WBITS
+_KNOWN = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"})
+"""What else is named (`utf-8`, `binary`, `aws-chunked`) packs nothing: servers say what they like."""
+MAX_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Headers:
+    """Values as they came, without white space around them."""
+
+    location: str | None
+    retry_after: str | None
+    content_encoding: str
+    """In lower case; empty if there is none."""
+    content_length: int | None
+    robots_tags: Sequence[str]
+    tdm_reservation: str
+    """Empty if there is none."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of the body of an answer."""
+
+    keeps_body: Callable[[int, Headers], bool]
+    """From status and headers: whether the body is wanted at all."""
+    max_bytes: int
+    takes_part: bool = False
+    """Whether the beginning of a body longer than max_bytes is of use."""
+
+
+@dataclass
+class Answer:
+    """What has come for a request so far."""
+
+    status: int = 0
+    """0 until the headers are complete."""
+    headers: Headers | None = None
+    chunks: list[bytes] = field(default_factory=list)
+    """The body, as far as it is wanted."""
+    is_cut: bool = False
+    """The body was longer than was wanted of it."""
+    reason: FetchReason | None = None
+    """Why there is no whole answer."""
+    message: str = ""
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(map(len, self.chunks))
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether nothing came that is an answer; a wrong one is, and so is one whose body breaks off."""
+        return not self.status and self.reason is not None and self.reason not in _WRONG_ANSWERS
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the site says that it is out of order, which may be the URL's fault or the site's."""
+        return self.status in OUT_OF_ORDER
+
+    @property
+    def pause(self) -> Pause | None:
+        """The pause that a 429 asks for, or a 503 that says how long."""
+        seconds = retry_after_seconds(self.headers.retry_after if self.headers else None)
+        if self.status == 429 or (self.status == 503 and seconds is not None):
+            return Pause(status_failure(self.status), seconds)
+        return None
 
 
 @dataclass(frozen=True)
@@ -58,25 +104,30 @@ class Pause:
     """None where it does not say for how long."""
 
 
-def read_answer(transfer: Transfer, url: Url, *, is_opted_out: bool) -> Fetched | FetchFailure | Url:
+def read_picture(answer: Answer, url: Url, wanted: Wanted, *, is_opted_out: bool) -> Fetched | FetchFailure | Url:
     """What came for a picture, why nothing did, or the URL to ask for instead."""
-    if transfer.status == 200 and is_opted_out:
+    if answer.status == 200 and is_opted_out:
         return OPTED_OUT
-    outcome = _read(transfer, url)
+    outcome = read_file(answer, url, wanted)
     return EMPTY if isinstance(outcome, Fetched) and not outcome.data else outcome
 
 
-def read_robots_answer(transfer: Transfer, url: Url) -> Fetched | FetchFailure | Url:
-    """The same for robots.txt, which may be empty, and of which a part is enough."""
-    return _read(transfer, url)
-
-
-def asked_pause(transfer: Transfer) -> Pause | None:
-    """The pause that a 429 asks for, or a 503 that says how long."""
-    seconds = retry_after_seconds(transfer.headers.retry_after if transfer.headers else None)
-    if transfer.status == 429 or (transfer.status == 503 and seconds is not None):
-        return Pause(status_failure(transfer.status), seconds)
-    return None
+def read_file(answer: Answer, url: Url, wanted: Wanted) -> Fetched | FetchFailure | Url:
+    """The same for any file, such as a robots.txt, which may be empty."""
+    status, headers = answer.status, answer.headers
+    if status in _REDIRECTS and headers is not None and headers.location:
+        try:
+            return parse_url(headers.location, base=url)
+        except UrlError as error:
+            return error.failure
+    if status and status != 200:
+        return status_failure(status)
+    if answer.reason is not None:
+        return FetchFailure(answer.reason.value, answer.message)
+    if answer.is_cut and not wanted.takes_part:
+        return TOO_MANY_BYTES
+    data = unpack(b"".join(answer.chunks), headers.content_encoding if headers else "", wanted.max_bytes)
+    return data if isinstance(data, FetchFailure) else Fetched(data, str(url))
 
 
 def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> float | None:
@@ -95,52 +146,70 @@ def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> fl
     return max(0.0, (until - (now or datetime.now(timezone.utc))).total_seconds())
 
 
-def is_silence(transfer: Transfer) -> bool:
-    """Whether nothing came that is an answer; a wrong one is, and so is one whose body breaks off."""
-    return not transfer.status and transfer.reason is not None and transfer.reason not in _WRONG_ANSWERS
-
-
-def is_error(transfer: Transfer) -> bool:
-    """Whether the site says that it is out of order, which may be the URL's fault or the site's."""
-    return transfer.status in _OUT_OF_ORDER
-
-
-def fails_all_urls(failure: FetchFailure, *, has_answered: bool) -> bool:
-    """Whether it fails all URLs of a site alike, and will again; has_answered: whether the site ever did."""
-    reason = failure.reason
-    return reason == FetchReason.address_not_public.value or (
-        reason == FetchReason.tls_failed.value and not has_answered
+def read_headers(lines: Sequence[bytes]) -> tuple[int, Headers] | None:
+    """Status and headers of the last block of these lines, since that of 103 Early Hints is before; None if cut off."""
+    start = len(lines) - 1
+    while start > 0 and not (lines[start][:5] == b"HTTP/" and lines[start - 1] in _BLANK):
+        start -= 1
+    block = lines[start:] if lines else [b""]
+    status = _STATUS_LINE(block[0])
+    if status is None or not any(line in _BLANK for line in block):
+        return None
+    values: dict[bytes, list[str]] = {}
+    for name, value in _WANTED.findall(b"".join(block)):
+        values.setdefault(name.lower(), []).append(_text(value))
+    length = values.get(b"content-length", [""])[-1]
+    return int(status[1]), Headers(
+        location=values.get(b"location", [None])[0],
+        retry_after=values.get(b"retry-after", [None])[0],
+        content_encoding=",".join(values.get(b"content-encoding", [])).lower().strip(),
+        content_length=int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None,
+        robots_tags=values.get(b"x-robots-tag", []),
+        tdm_reservation=values.get(b"tdm-reservation", [""])[-1],
     )
 
 
-def is_worth_repeating(failure: FetchFailure) -> bool:
-    return failure.reason in _WORTH_REPEATING
+def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
+    """The body without its Content-Encoding; nothing larger than `max_bytes` is ever made.
+
+    encoding: the header in lower case, a list with the first that was applied first.
+    """
+    names = [name for part in encoding.split(",") if (name := part.partition(";")[0].strip()) in _KNOWN]
+    if len(names) > MAX_LAYERS:
+        return FetchFailure(FetchReason.bad_encoding.value, "packed too many times")
+    for name in reversed(names):
+        unpacked = _unpack(body, name, max_bytes)
+        if isinstance(unpacked, FetchFailure):
+            # A picture as it is, under a header that is wrong: what was packed does not begin as one does.
+            is_bare = unpacked.reason == FetchReason.bad_encoding.value and format_of(body) is not None
+            return body if is_bare else unpacked
+        body = unpacked
+    return body
 
 
-def means_no_robots(failure: FetchFailure) -> bool:
-    """Whether a site has no robots.txt, by RFC 9309, 2.3.1: what cannot be had otherwise forbids everything."""
-    if failure.reason == FetchReason.too_many_redirects.value:
-        return True
-    return failure.reason.startswith("http_4") and failure.reason != "http_429"
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
-def robots_verdict(failure: FetchFailure, *, was_redirected: bool) -> FetchFailure:
-    """Why a site's URLs fail when its robots.txt cannot be had: if nothing can be had of it, for that reason."""
-    return failure if failure.reason in _NO_CONNECTION and not was_redirected else ROBOTS_UNREACHABLE
-
-
-def _read(transfer: Transfer, url: Url) -> Fetched | FetchFailure | Url:
-    status, headers = transfer.status, transfer.headers
-    if status in _REDIRECTS and headers is not None and headers.location:
-        try:
-            return parse_url(headers.location, base=url)
-        except UrlError as error:
-            return error.failure
-    if status and status != 200:
-        return status_failure(status)
-    if transfer.reason is not None:
-        return FetchFailure(transfer.reason.value, transfer.message)
-    if transfer.is_cut and not transfer.wanted.takes_part:
-        return TOO_MANY_BYTES
-    data = unpack(transfer.body, headers.content_encoding if headers else "", transfer.wanted.max_bytes)
-    return data if isinstance(data, FetchFailure) else Fetched(data, str(url))
+def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
+    if encoding in ("gzip", "x-gzip"):
+        bits = _GZIP
+    elif encoding == "deflate":
+        # Some send the raw stream of RFC 1951 under this name, which begins like no zlib header.
+        is_zlib = len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
+        bits = zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
+    else:
+        return FetchFailure(FetchReason.bad_encoding.value, "encoding that was not asked for")
+    decompressor = zlib.decompressobj(bits)
+    try:
+        data = decompressor.decompress(body, max_bytes + 1)
+    except zlib.error:
+        return FetchFailure(FetchReason.bad_encoding.value, "body is not in the encoding it claims")
+    if len(data) > max_bytes:
+        return FetchFailure(FetchReason.too_many_bytes_unpacked.value, "too many bytes when unpacked")
+    if not decompressor.eof:
+        return FetchFailure(FetchReason.truncated_body.value, "body shorter than announced")
+    return data

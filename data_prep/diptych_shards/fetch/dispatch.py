@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 
-from diptych_shards.fetch.answer import (
+from diptych_shards.fetch.answer import Headers, read_file, read_picture
+from diptych_shards.fetch.frontier import Frontier
+from diptych_shards.fetch.options import FetchOptions
+from diptych_shards.fetch.outcome import (
     BLOCKED,
     DISALLOWED,
     TOO_MANY_REDIRECTS,
     WAITED_TOO_LONG,
-    asked_pause,
+    Fetched,
+    FetchFailure,
+    body_bytes,
     fails_all_urls,
-    is_error,
-    is_silence,
     is_worth_repeating,
     means_no_robots,
-    read_answer,
-    read_robots_answer,
     robots_verdict,
 )
-from diptych_shards.fetch.frontier import Frontier
-from diptych_shards.fetch.http_format import Headers
-from diptych_shards.fetch.options import FetchOptions
-from diptych_shards.fetch.outcome import Fetched, FetchFailure, body_bytes
 from diptych_shards.fetch.permission import RESERVATION, Robots, decode_robots, forbids, is_reserved, product_token
 from diptych_shards.fetch.site import GIVEN_UP_SECONDS, Job, Site, Sites, retry_delay_seconds
 from diptych_shards.fetch.transfer import BodyMemory, Transfer
@@ -82,9 +79,9 @@ class Dispatch:
         self._frontier.end(job)
         job.seconds_left -= now - transfer.started
         outcome = self._read(job, transfer)
-        pause = asked_pause(transfer)
+        pause = transfer.answer.pause
         site = job.site  # a redirect will wait at another
-        if isinstance(outcome, FetchFailure) and is_silence(transfer):
+        if isinstance(outcome, FetchFailure) and transfer.answer.is_silence:
             at = site or job.robots_of
             final = at is not None and fails_all_urls(outcome, has_answered=at.has_answered)
             self._take_silence(job, outcome, transfer.started, now, is_final=final)
@@ -95,7 +92,7 @@ class Dispatch:
             site.back_off(pause.failure, transfer.started, pause.seconds, now, longest)
             self._fail_if_given_up(site, now)
             self._settle(job, outcome, now)
-        elif isinstance(outcome, FetchFailure) and is_error(transfer):
+        elif isinstance(outcome, FetchFailure) and transfer.answer.is_error:
             site.note_error(transfer.started, now, is_counted=job.was_in_vain)
             self._wait_or_settle(job, site, outcome, now)
         else:
@@ -121,11 +118,12 @@ class Dispatch:
             self._memory.held_bytes -= body_bytes(self.outcomes.popleft()[1])
 
     def _read(self, job: Job, transfer: Transfer) -> Fetched | FetchFailure | Url:
+        answer = transfer.answer
         if job.robots_of is not None:
-            outcome = read_robots_answer(transfer, job.url)
+            outcome = read_file(answer, job.url, transfer.wanted)
         else:
-            is_opted_out = transfer.headers is not None and self._is_opted_out(transfer.headers)
-            outcome = read_answer(transfer, job.url, is_opted_out=is_opted_out)
+            is_opted_out = answer.headers is not None and self._is_opted_out(answer.headers)
+            outcome = read_picture(answer, job.url, transfer.wanted, is_opted_out=is_opted_out)
         if isinstance(outcome, Url) and job.redirects >= self._options.max_redirects:
             return TOO_MANY_REDIRECTS
         return outcome

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych_shards.fetch.address_gate import AddressGate
+from diptych_shards.fetch.answer import Headers, Wanted
 from diptych_shards.fetch.curl_loop import CurlLoop
 from diptych_shards.fetch.dispatch import Dispatch
 from diptych_shards.fetch.frontier import Frontier
-from diptych_shards.fetch.http_format import Headers
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, body_bytes
 from diptych_shards.fetch.permission import MAX_ROBOTS_BYTES
 from diptych_shards.fetch.resolver import OFTEN_SECONDS, Resolver
 from diptych_shards.fetch.site import Job, Sites
-from diptych_shards.fetch.transfer import BodyMemory, Limits, Wanted
+from diptych_shards.fetch.transfer import BodyMemory, Limits
 from diptych_shards.fetch.transfer_pool import TransferPool
 from diptych_shards.fetch.url import parse_url
 

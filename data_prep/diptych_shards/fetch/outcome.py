@@ -1,4 +1,4 @@
-"""What becomes of a URL: its bytes, or the reason why there are none."""
+"""What becomes of a URL: its bytes, or the reason why there are none, and what that means for others."""
 
 from __future__ import annotations
 
@@ -56,16 +56,50 @@ class FetchFailure:
     """For the table of results; names no host and no number that would make each message its own kind."""
 
 
-def body_bytes(outcome: Fetched | FetchFailure) -> int:
-    return len(outcome.data) if isinstance(outcome, Fetched) else 0
-
-
 class UrlError(ValueError):
     """A URL that is not asked for."""
 
     def __init__(self, reason: FetchReason, message: str):
         super().__init__(message)
         self.failure = FetchFailure(reason.value, message)
+
+
+BLOCKED = FetchFailure(FetchReason.blocked_domain.value, "blocked domain")
+DISALLOWED = FetchFailure(FetchReason.robots_txt.value, "disallowed by robots.txt")
+ROBOTS_UNREACHABLE = FetchFailure(FetchReason.robots_txt.value, "robots.txt unreachable")
+TOO_MANY_REDIRECTS = FetchFailure(FetchReason.too_many_redirects.value, "too many redirects")
+WAITED_TOO_LONG = FetchFailure(FetchReason.timeout.value, "waited too long for pauses of the host")
+
+OUT_OF_ORDER = (500, 502, 503, 504)
+"""Statuses by which a site says that it is out of order."""
+_NO_CONNECTION = frozenset(
+    reason.value
+    for reason in (
+        FetchReason.address_not_public,
+        FetchReason.dns_failed,
+        FetchReason.connect_failed,
+        FetchReason.connect_timeout,
+        FetchReason.tls_failed,
+        FetchReason.connection_reset,
+        FetchReason.no_answer,
+        FetchReason.headers_too_slow,
+    )
+)
+_WORTH_REPEATING = frozenset(
+    {
+        FetchReason.dns_failed.value,
+        FetchReason.connect_failed.value,
+        FetchReason.connect_timeout.value,
+        FetchReason.connection_reset.value,
+        FetchReason.no_answer.value,
+        FetchReason.truncated_body.value,
+        *(f"http_{status}" for status in (429, *OUT_OF_ORDER)),
+    }
+)
+
+
+def body_bytes(outcome: Fetched | FetchFailure) -> int:
+    return len(outcome.data) if isinstance(outcome, Fetched) else 0
 
 
 def status_failure(status: int) -> FetchFailure:
@@ -75,3 +109,27 @@ def status_failure(status: int) -> FetchFailure:
     except ValueError:
         phrase = "Unknown"
     return FetchFailure(f"http_{status}", f"HTTP Error {status}: {phrase}")
+
+
+def fails_all_urls(failure: FetchFailure, *, has_answered: bool) -> bool:
+    """Whether it fails all URLs of a site alike, and will again; has_answered: whether the site ever did."""
+    reason = failure.reason
+    return reason == FetchReason.address_not_public.value or (
+        reason == FetchReason.tls_failed.value and not has_answered
+    )
+
+
+def is_worth_repeating(failure: FetchFailure) -> bool:
+    return failure.reason in _WORTH_REPEATING
+
+
+def means_no_robots(failure: FetchFailure) -> bool:
+    """Whether a site has no robots.txt, by RFC 9309, 2.3.1: what cannot be had otherwise forbids everything."""
+    if failure.reason == FetchReason.too_many_redirects.value:
+        return True
+    return failure.reason.startswith("http_4") and failure.reason != "http_429"
+
+
+def robots_verdict(failure: FetchFailure, *, was_redirected: bool) -> FetchFailure:
+    """Why a site's URLs fail when its robots.txt cannot be had: if nothing can be had of it, for that reason."""
+    return failure if failure.reason in _NO_CONNECTION and not was_redirected else ROBOTS_UNREACHABLE

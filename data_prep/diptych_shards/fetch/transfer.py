@@ -15,7 +15,7 @@ from typing import Any
 import certifi
 import pycurl
 
-from diptych_shards.fetch.http_format import Headers, read_headers
+from diptych_shards.fetch.answer import Answer, Wanted, read_headers
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.url import Url
 
@@ -40,17 +40,6 @@ class Limits:
     """Certificates trusted in place of the usual authorities'."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is wanted of the body of an answer."""
-
-    keeps_body: Callable[[int, Headers], bool]
-    """From status and headers: whether the body is wanted at all."""
-    max_bytes: int
-    takes_part: bool = False
-    """Whether the beginning of a body longer than max_bytes is of use."""
-
-
 class Transfer:
     """A request, and after its end the answer. The object and its curl handle are used again."""
 
@@ -69,15 +58,7 @@ class Transfer:
 
     def reset(self) -> None:
         """Forget the last answer."""
-        self.status = 0
-        """0 until the headers of an answer are complete."""
-        self.headers: Headers | None = None
-        self.chunks: list[bytes] = []
-        self.is_cut = False
-        """The body was longer than was wanted of it."""
-        self.reason: FetchReason | None = None
-        """Why there is no whole answer."""
-        self.message = ""
+        self.answer = Answer()
         self.is_paused = False
         self._paused_at = 0.0
         self._address_was_refused = False
@@ -94,23 +75,16 @@ class Transfer:
         self.started = now
         self._deadline = now + seconds
 
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.chunks)
-
-    @property
-    def held_bytes(self) -> int:
-        return sum(map(len, self.chunks))
-
     def end(self, error: tuple[FetchReason, str] | None = None) -> None:
         """Nothing more will come; error: curl's, if it gave up."""
         self._read_headers()
-        if error is None or self.is_cut:  # cut off: curl's error is ours, not the server's
+        answer = self.answer
+        if error is None or answer.is_cut:  # cut off: curl's error is ours, not the server's
             return
-        if self._address_was_refused and not self.status:
-            self.reason, self.message = FetchReason.address_not_public, "address is not public"
+        if self._address_was_refused and not answer.status:
+            answer.reason, answer.message = FetchReason.address_not_public, "address is not public"
         else:
-            self.reason, self.message = error
+            answer.reason, answer.message = error
 
     def overdue(self, now: float) -> tuple[FetchReason, str] | None:
         """Which of its times is over; None if it may go on."""
@@ -118,7 +92,7 @@ class Transfer:
             return None
         if now >= self._deadline:
             return FetchReason.timeout, "timed out"
-        if not self.status:
+        if not self.answer.status:
             if now - self.started > self._limits.header_seconds:
                 return FetchReason.headers_too_slow, "headers took too long"
             return None
@@ -158,9 +132,10 @@ class Transfer:
 
     def _write(self, data: bytes) -> int | None:
         """Take a piece of the body; anything but None breaks the transfer off, or pauses it."""
+        answer = self.answer
         if not self._size:
             self._begin_body()
-            if self.is_cut or self.headers is None:
+            if answer.is_cut or answer.headers is None:
                 return 0
         if self._memory.is_full and self._memory.must_pause(self):
             return int(pycurl.WRITEFUNC_PAUSE)
@@ -168,33 +143,30 @@ class Transfer:
         if not self._is_keeping:
             if self._size <= MAX_UNWANTED_BYTES:
                 return None
-            self.is_cut = True
+            answer.is_cut = True
             return 0
         if self._size > self.wanted.max_bytes:
-            self.is_cut = True
+            answer.is_cut = True
             return 0
-        self.chunks.append(data)
+        answer.chunks.append(data)
         self._memory.held_bytes += len(data)
         return None
 
     def _begin_body(self) -> None:
         self._read_headers()
-        if self.headers is None:
+        answer, wanted = self.answer, self.wanted
+        if answer.headers is None:
             return  # that of a 101, after which no HTTP follows
-        self._is_keeping = self.wanted.keeps_body(self.status, self.headers)
-        if (
-            self._is_keeping
-            and not self.wanted.takes_part
-            and (self.headers.content_length or 0) > self.wanted.max_bytes
-        ):
-            self.is_cut = True
+        self._is_keeping = wanted.keeps_body(answer.status, answer.headers)
+        if self._is_keeping and not wanted.takes_part and (answer.headers.content_length or 0) > wanted.max_bytes:
+            answer.is_cut = True
         self._open_window(time.monotonic())
 
     def _read_headers(self) -> None:
-        if self.headers is None:
-            answer = read_headers(self._lines)
-            if answer is not None:
-                self.status, self.headers = answer
+        if self.answer.headers is None:
+            read = read_headers(self._lines)
+            if read is not None:
+                self.answer.status, self.answer.headers = read
 
     def _open_window(self, now: float) -> None:
         self._window_start, self._window_size = now, self._size

@@ -9,9 +9,10 @@ from typing import Any
 import pycurl
 
 from diptych_shards.fetch.address_gate import AddressGate
+from diptych_shards.fetch.answer import Wanted
 from diptych_shards.fetch.curl_loop import CurlLoop
 from diptych_shards.fetch.outcome import FetchReason
-from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer, Wanted
+from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer
 from diptych_shards.fetch.url import Url
 
 TELL_AGAIN_SECONDS = 600.0
@@ -69,7 +70,7 @@ class TransferPool:
 
     def give_back(self, transfer: Transfer) -> None:
         """Take back a transfer that ended, and forget its answer."""
-        self._memory.held_bytes -= transfer.held_bytes
+        self._memory.held_bytes -= transfer.answer.held_bytes
         transfer.reset()
         self._idle.append(transfer)
 
@@ -127,5 +128,5 @@ class TransferPool:
             overdue = transfer.overdue(now)
             if overdue is not None:
                 self._end(transfer)
-                transfer.reason, transfer.message = overdue
+                transfer.answer.reason, transfer.answer.message = overdue
                 yield transfer

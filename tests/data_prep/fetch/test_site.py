@@ -1,8 +1,5 @@
-from datetime import datetime, timezone
-
 import pytest
 
-from diptych_shards.fetch.answer import retry_after_seconds
 from diptych_shards.fetch.outcome import FetchFailure
 from diptych_shards.fetch.site import (
     BACK_OFFS,
@@ -176,24 +173,3 @@ def test_a_pause_that_is_too_long_is_not_waited_for_but_kept():
     busy.back_off(TOO_MANY, started=0.0, seconds=1000.0, now=0.0, longest=60.0)
     assert busy.given_up(999.0).reason == "host_given_up"
     assert busy.given_up(1001.0) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("120", 120.0),
-        (" 0 ", 0.0),
-        ("99999999999999999999", 999999999.0),
-        ("Tue, 24 Nov 2026 12:01:00 GMT", 60.0),
-        ("Tuesday, 24-Nov-26 12:01:00 GMT", 60.0),
-        ("Tue, 24 Nov 2026 11:00:00 GMT", 0.0),
-        ("-5", None),
-        ("soon", None),
-        ("1.5", None),
-        ("Tue, 99 Nov 2026 12:01:00 GMT", None),
-    ],
-)
-def test_retry_after_is_read_as_seconds_or_a_date(value, seconds):
-    now = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
-    assert retry_after_seconds(value, now=now) == seconds

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 import pycurl
 
 from diptych_shards.fetch import transfer as transfer_module
+from diptych_shards.fetch.answer import Wanted
 from diptych_shards.fetch.outcome import FetchReason
-from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer, Wanted
+from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer
 from diptych_shards.fetch.url import parse_url
 
 

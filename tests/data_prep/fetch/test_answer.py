@@ -2,10 +2,11 @@ import functools
 import gzip
 import tracemalloc
 import zlib
+from datetime import datetime, timezone
 
 import pytest
 
-from diptych_shards.fetch.http_format import unpack
+from diptych_shards.fetch.answer import retry_after_seconds, unpack
 from tests.data_prep.made_pictures import encoded, scene
 
 BODY = b"picture" * 1000
@@ -73,3 +74,24 @@ def test_a_bomb_is_never_made_larger_than_the_limit():
         assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        ("99999999999999999999", 999999999.0),
+        ("Tue, 24 Nov 2026 12:01:00 GMT", 60.0),
+        ("Tuesday, 24-Nov-26 12:01:00 GMT", 60.0),
+        ("Tue, 24 Nov 2026 11:00:00 GMT", 0.0),
+        ("-5", None),
+        ("soon", None),
+        ("1.5", None),
+        ("Tue, 99 Nov 2026 12:01:00 GMT", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_a_date(value, seconds):
+    now = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
+    assert retry_after_seconds(value, now=now) == seconds
