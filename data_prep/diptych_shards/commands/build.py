@@ -43,7 +43,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.shard_build.build import build
     from diptych_shards.shard_build.build_progress import BuildProgress
     from diptych_shards.shard_build.options import BuildError
-    from diptych_shards.shard_build.output import SUCCESS
+    from diptych_shards.shard_build.shard_files import SUCCESS
     from diptych_shards.tables.columns import ColumnOptions
     from diptych_shards.tables.table import open_table
 
@@ -172,7 +172,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
 
 def _options(chosen: argparse.Namespace) -> BuildOptions:
     from diptych_shards.shard_build.options import BuildOptions
-    from diptych_shards.shard_build.output import OutputOptions
+    from diptych_shards.shard_build.shard_files import OutputOptions
 
     phashes = _lines(chosen.block_phash, "perceptual hashes of 16 hex digits", 16)
     return BuildOptions(

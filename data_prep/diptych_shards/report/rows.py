@@ -18,7 +18,14 @@ from diptych.data.shards import ShardIndex, open_index
 from diptych.terminal import shown
 from diptych_shards.metadata import columns_of_shard, facts_of_samples, parquet_of
 from diptych_shards.run.out_folder import damaged, read_state
-from diptych_shards.shard_build.output import SUCCESS, OutputOptions, is_done, read_failures, read_stats, shard_name
+from diptych_shards.shard_build.shard_files import (
+    SUCCESS,
+    OutputOptions,
+    is_done,
+    read_failures,
+    read_stats,
+    shard_name,
+)
 
 if TYPE_CHECKING:
     import pyarrow

@@ -17,8 +17,8 @@ from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder
 from diptych_shards.shard_build.build_progress import BuildProgress
 from diptych_shards.shard_build.options import BuildOptions
-from diptych_shards.shard_build.output import SUCCESS, is_done, read_failures, read_stats
 from diptych_shards.shard_build.shard import ShardTask
+from diptych_shards.shard_build.shard_files import SUCCESS, is_done, read_failures, read_stats
 from diptych_shards.shard_build.workers import build_shards
 from diptych_shards.tables.table import Table
 

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from diptych.terminal import counted, printable
 from diptych.wandb_run import find_mode, is_silent, location, open_run, reason, refuse_unknown_mode, user_command
 from diptych_shards.shard_build.options import BuildError
-from diptych_shards.shard_build.output import SUCCESS
 from diptych_shards.shard_build.shard import News, ShardReport
+from diptych_shards.shard_build.shard_files import SUCCESS
 
 SECONDS_BETWEEN_LINES = 10.0
 WINDOW_SECONDS = 20.0

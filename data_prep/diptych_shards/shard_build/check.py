@@ -14,7 +14,7 @@ from diptych.data.shard_index_file import INDEX_FOLDER, Sample, ShardError
 from diptych.data.shards import ShardIndex
 from diptych.terminal import counted, shown
 from diptych_shards.run.out_folder import damaged, read_state
-from diptych_shards.shard_build.output import (
+from diptych_shards.shard_build.shard_files import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
     SUCCESS,

@@ -15,7 +15,7 @@ from diptych.errors import UserError
 from diptych.terminal import counted
 from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
-from diptych_shards.shard_build.output import OutputOptions
+from diptych_shards.shard_build.shard_files import OutputOptions
 
 
 class BuildError(UserError):

@@ -23,16 +23,16 @@ from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych_shards.fetch.fetcher import Fetcher
 from diptych_shards.fetch.outcome import Fetched, FetchFailure
 from diptych_shards.pictures.picture import IMG2DATASET_MESSAGES, process_picture
-from diptych_shards.shard_build.finished import read_finished
 from diptych_shards.shard_build.journal import Journal
 from diptych_shards.shard_build.options import BuildOptions
-from diptych_shards.shard_build.output import (
+from diptych_shards.shard_build.output import ShardOutput
+from diptych_shards.shard_build.shard_files import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
     RowResult,
-    ShardOutput,
     is_done,
     read_failures,
+    read_finished,
     shard_name,
 )
 from diptych_shards.tables.columns import Columns

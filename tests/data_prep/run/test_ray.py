@@ -19,7 +19,7 @@ from diptych_shards.run.engine import LocalEngine, RayEngine
 from diptych_shards.shard_build.build import build
 from diptych_shards.shard_build.build_progress import BuildProgress
 from diptych_shards.shard_build.options import BuildOptions
-from diptych_shards.shard_build.output import OutputOptions
+from diptych_shards.shard_build.shard_files import OutputOptions
 from diptych_shards.tables.columns import ColumnOptions
 from diptych_shards.tables.table import open_table
 from tests.data_prep.curate.pairs import write_lines

@@ -27,7 +27,7 @@ import pytest
 
 from diptych.data.shards import open_index
 from diptych_shards.cli import main
-from diptych_shards.shard_build.output import OutputOptions, read_failures
+from diptych_shards.shard_build.shard_files import OutputOptions, read_failures
 from tests.data_prep.hostile_web import BEHAVIOURS, ELSEWHERE, HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
 

@@ -19,16 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data.shards import open_index
-from diptych_shards.shard_build.output import (
-    OutputOptions,
-    RowResult,
-    ShardOutput,
-    is_done,
-    output_schema,
-    read_failures,
-    read_stats,
-    shard_key,
-)
+from diptych_shards.shard_build.output import ShardOutput, output_schema, shard_key
+from diptych_shards.shard_build.shard_files import OutputOptions, RowResult, is_done, read_failures, read_stats
 from diptych_shards.tables.columns import Columns
 
 OPTIONS = OutputOptions(rows_per_shard=10)
