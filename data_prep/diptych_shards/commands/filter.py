@@ -43,10 +43,10 @@ def run(chosen: argparse.Namespace) -> None:
     """Write the verdict, print what it says."""
     from diptych_shards.select.filter import filter_samples
     from diptych_shards.select.staleness import what_is_stale
-    from diptych_shards.select.verdicts import open_shards, replaced, verdict_table
+    from diptych_shards.select.verdicts import open_shards, verdict_table, verdict_to_replace
 
     shards, index = chosen.shards, open_shards(chosen.shards)
-    before = replaced(shards, chosen.name, "filter")
+    before = verdict_to_replace(shards, chosen.name, "filter")
     counts = filter_samples(shards, index, chosen.where, chosen.name, engine_of(chosen))
     print(verdict_table(shards, chosen.name, counts))
     if before and before.facts["options"]["where"] != chosen.where:

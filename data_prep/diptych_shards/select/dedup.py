@@ -19,7 +19,7 @@ from diptych.terminal import shown
 from diptych_shards.refusals import Refusal
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
-from diptych_shards.select.dedup_options import DedupOptions, preferences, refuse_to_lose
+from diptych_shards.select.dedup_options import DedupOptions, check_not_weaker, preferences
 from diptych_shards.select.duplicates import (
     MEANINGS,
     NOTHING,
@@ -40,9 +40,9 @@ from diptych_shards.select.hashes import (
     hash_missing,
     read_hashes,
 )
-from diptych_shards.select.pictures import ShardUnit, Unit, units_at
+from diptych_shards.select.picture_places import ShardUnit, Unit, units_at
 from diptych_shards.select.select_folder import alone_in, select_folder
-from diptych_shards.select.similar import approximate_pairs, similar_pairs
+from diptych_shards.select.similar_embeddings import approximate_pairs, similar_pairs
 from diptych_shards.select.staleness import verdicts_to_consider
 from diptych_shards.select.verdicts import Verdict, VerdictWriter, kept_by_all
 
@@ -77,7 +77,7 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
         raise UserError("--against names the shards themselves: all of them would be left out")
     folder = select_folder(shards)
     with alone_in(folder):
-        refuse_to_lose(shards, options)
+        check_not_weaker(shards, options)
         considered = verdicts_to_consider(shards, index, options.name)
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
         takes_part = np.ones(pictures.total, bool)

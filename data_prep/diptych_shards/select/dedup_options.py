@@ -15,9 +15,9 @@ from diptych.errors import UserError
 from diptych.terminal import shown
 from diptych_shards.metadata import columns_of_shard
 from diptych_shards.select.expression import parse
-from diptych_shards.select.near import MAX_DISTANCE
+from diptych_shards.select.near_hashes import MAX_DISTANCE
 from diptych_shards.select.select_folder import checked_name
-from diptych_shards.select.verdicts import replaced
+from diptych_shards.select.verdicts import verdict_to_replace
 
 DEFAULT_COSINE = 0.95
 
@@ -73,13 +73,13 @@ class DedupOptions:
         return options
 
 
-def refuse_to_lose(shards: Path, options: DedupOptions) -> None:
+def check_not_weaker(shards: Path, options: DedupOptions) -> None:
     """Refuse to replace a verdict by one that keeps less away from evaluation sets.
 
     Raises:
         UserError: it would; the message names the option that is missing.
     """
-    before = replaced(shards, options.name, "dedup")
+    before = verdict_to_replace(shards, options.name, "dedup")
     if before is None:
         return
     earlier = before.facts["options"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych_shards.select.near import near_pairs
+from diptych_shards.select.near_hashes import near_pairs
 
 SAME_PIXELS = "same_pixels"
 LOOKS_THE_SAME = "looks_the_same"

@@ -26,7 +26,7 @@ from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.expression import Expression, parse_conditions
 from diptych_shards.select.select_folder import alone_in, read_rows, select_folder, write_rows
-from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, replaced
+from diptych_shards.select.verdicts import MOST_REASON_CHARACTERS, VerdictWriter, verdict_to_replace
 
 _FORMAT = "diptych-reasons-2"
 _NOTS = re.compile(r"(?:not\b\s*)+", re.IGNORECASE)
@@ -42,7 +42,7 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
         UserError: the expression does not fit these samples.
         ShardError: a shard is damaged.
     """
-    replaced(shards, name, "filter")
+    verdict_to_replace(shards, name, "filter")
     conditions = parse_conditions(where)
     counts: Counter[str] = Counter()
     tables = identity_of_tables(index)

@@ -26,7 +26,7 @@ from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.pictures.resize import resize
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import Progress
-from diptych_shards.select.pictures import Place, Unit
+from diptych_shards.select.picture_places import Place, Unit
 from diptych_shards.select.select_folder import read_rows, write_rows
 
 THUMBNAIL_SIDE = 16

@@ -19,7 +19,7 @@ from diptych_shards.pictures.perceptual_hash import STEADY, perceptual_hash
 from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 from diptych_shards.select.duplicates import IN_EVALUATION
 from diptych_shards.select.examples import Drawn, Judged, JudgedSamples, draw
-from diptych_shards.select.pictures import Place, place_of
+from diptych_shards.select.picture_places import Place, place_of
 from diptych_shards.select.verdicts import Verdict
 
 PREVIEW_FILE = "preview.html"

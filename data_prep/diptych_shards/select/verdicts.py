@@ -209,7 +209,7 @@ def read_verdict(shards: Path, name: str) -> Verdict:
     return verdict
 
 
-def replaced(shards: Path, name: str, command: str) -> Verdict | None:
+def verdict_to_replace(shards: Path, name: str, command: str) -> Verdict | None:
     """The verdict of the same name that a new one replaces, if there is one that can be read.
 
     Raises:

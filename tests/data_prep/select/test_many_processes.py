@@ -18,7 +18,7 @@ from diptych_shards.cli import main
 from diptych_shards.run.engine import LocalEngine
 from diptych_shards.run.progress import Progress
 from diptych_shards.select.hashes import HASHED, NOT_DECODED, PICTURES_AT_ONCE, hash_missing, read_hashes
-from diptych_shards.select.pictures import FilesUnit, Place
+from diptych_shards.select.picture_places import FilesUnit, Place
 from tests.data_prep.select.shards import jpeg, tree, write_shards
 
 COMMANDS = (

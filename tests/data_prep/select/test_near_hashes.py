@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych_shards.select import near
-from diptych_shards.select.near import cut, near_pairs, num_blocks
+from diptych_shards.select.near_hashes import cut, near_pairs, num_blocks
 
 
 @st.composite

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diptych_shards.select import similar
-from diptych_shards.select.similar import approximate_pairs, similar_pairs
+from diptych_shards.select.similar_embeddings import approximate_pairs, similar_pairs
 
 
 def unit(vectors):
