@@ -30,7 +30,7 @@ from warcio.statusandheaders import StatusAndHeadersParser
 
 from diptych_shards.extract.one_file import FileReport, pages_of
 from diptych_shards.extract.options import ExtractOptions
-from diptych_shards.extract.pairs import CaptionSource, PairDetails, junk
+from diptych_shards.extract.pairs import CaptionSource, PairDetails, junk_reason
 from diptych_shards.extract.records import BROKEN, read_records
 from diptych_shards.web_address import MAX_URL_CHARACTERS
 
@@ -160,7 +160,7 @@ def _rule(image: DomImage) -> str | None:
         return "no http address"
     if len(image.url) > MAX_URL_CHARACTERS:
         return "address too long"
-    reason = junk(image.url, image.width, image.height, OPTIONS)
+    reason = junk_reason(image.url, image.width, image.height, OPTIONS)
     return reason.value if reason else None
 
 

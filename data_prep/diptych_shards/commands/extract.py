@@ -53,9 +53,9 @@ def run(chosen: argparse.Namespace) -> None:
         ExtractError: nothing to read, or files that could not be read; the others are done all the same.
     """
     from diptych_shards.extract.all_files import extract
+    from diptych_shards.extract.crawl_files import expand
     from diptych_shards.extract.options import ExtractError, ExtractOptions
     from diptych_shards.extract.records import BROKEN
-    from diptych_shards.extract.sources import expand
 
     options = ExtractOptions(
         surrounding_text=chosen.surrounding_text,

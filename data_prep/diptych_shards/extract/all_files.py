@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from diptych_shards.extract.crawl_files import require_readable
 from diptych_shards.extract.one_file import FileReport, extract_file, finished_report, name_of
 from diptych_shards.extract.options import ExtractError, ExtractOptions
-from diptych_shards.extract.sources import require_readable
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder
 

@@ -44,13 +44,13 @@ class Download(io.RawIOBase):
         self._tag: str | None = None
         self._answer: Any = None
         self._paused_seconds = 0
-        self._patiently(self._connect)
+        self._with_retries(self._connect)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return self._patiently(lambda: self._read(buffer))
+        return self._with_retries(lambda: self._read(buffer))
 
     def close(self) -> None:
         if self._answer is not None:
@@ -78,7 +78,7 @@ class Download(io.RawIOBase):
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
         if self._position and answer.status != 206:
             answer.close()
-            raise _LostError(f"it does not go on at byte {self._position:,}, or has changed")
+            raise _FinalError(f"it does not go on at byte {self._position:,}, or has changed")
         if not self._position:
             length = answer.headers.get("Content-Length")
             self.size = int(length) if length and length.isdecimal() else None
@@ -86,7 +86,7 @@ class Download(io.RawIOBase):
             self.version = self._tag or answer.headers.get("Last-Modified")
         self._answer = answer
 
-    def _patiently(self, work: Callable[[], _Result]) -> _Result:
+    def _with_retries(self, work: Callable[[], _Result]) -> _Result:
         for num_failed in itertools.count():
             try:
                 return work()
@@ -101,9 +101,9 @@ class Download(io.RawIOBase):
                 if num_failed >= len(pauses) or self._paused_seconds > _MOST_PAUSES_SECONDS:
                     tries = "" if num_failed == 0 else f" ({num_failed + 1} tries)"
                     kind = FileNotFoundError if _is_missing(cause) else OSError
-                    raise kind(f"{self._url} cannot be read: {_said(cause)}{tries}") from error
+                    raise kind(f"{self._url} cannot be read: {_cause_in_words(cause)}{tries}") from error
                 if not self._paused_seconds:
-                    _log.warning("%s: %s; trying again for %d s", self._url, _said(cause), sum(pauses))
+                    _log.warning("%s: %s; trying again for %d s", self._url, _cause_in_words(cause), sum(pauses))
                 self._paused_seconds += pauses[num_failed]
                 time.sleep(pauses[num_failed])
         raise AssertionError("counting does not end")
@@ -111,7 +111,7 @@ class Download(io.RawIOBase):
     def _pauses_after(self, cause: object) -> tuple[int, ...]:
         if isinstance(cause, urllib.error.HTTPError):
             return _PAUSES if cause.code >= 500 or cause.code in (408, 425, 429) else ()
-        if isinstance(cause, _LostError | http.client.InvalidURL | UnicodeError | ssl.SSLCertVerificationError):
+        if isinstance(cause, _FinalError | http.client.InvalidURL | UnicodeError | ssl.SSLCertVerificationError):
             return ()
         if isinstance(cause, socket.gaierror | ConnectionRefusedError) and not self._position:
             return _PAUSES_WITHOUT_SERVER
@@ -122,11 +122,11 @@ def _is_missing(cause: object) -> bool:
     return isinstance(cause, urllib.error.HTTPError) and cause.code in (404, 410)
 
 
-def _said(cause: object) -> str:
+def _cause_in_words(cause: object) -> str:
     if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, urllib.error.HTTPError):
         return cause.strerror
     return str(cause) or type(cause).__name__
 
 
-class _LostError(OSError):
+class _FinalError(OSError):
     """An error after which another try does not help."""

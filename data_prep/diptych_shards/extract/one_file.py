@@ -15,16 +15,16 @@ from typing import IO
 
 from diptych.files import commit_file
 from diptych_shards.extract.charset import as_utf8
+from diptych_shards.extract.crawl_files import Origin, known_origin, open_location
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
 from diptych_shards.extract.options import ExtractError, ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import CaptionSource, DropReason, FoundPage, Page
 from diptych_shards.extract.records import ENDS_EARLY, Record, read_records
 from diptych_shards.extract.rights import OptOuts
-from diptych_shards.extract.sources import Origin, open_location, told_of
 from diptych_shards.extract.wat_pairs import read_wat
 from diptych_shards.extract.wat_record import WatError, is_of_page
-from diptych_shards.extract.writer import PairWriter, naming
+from diptych_shards.extract.writer import PairWriter, errors_name
 from diptych_shards.fetch.permission import RESERVATION
 
 INDEX_FOLDER = "_index"
@@ -89,7 +89,7 @@ def finished_report(location: str, out: Path) -> FileReport | None:
     if not path.exists() or not table.exists():
         return None
     report, origin = FileReport.from_json(path.read_bytes())
-    now = told_of(location)
+    now = known_origin(location)
     if origin.location != now.location:
         raise ExtractError(
             f"{table} was made of {origin.location}, not of {now.location}: name a new folder, or, if the file has "
@@ -110,7 +110,7 @@ def extract_file(location: str, out: Path, options: ExtractOptions) -> FileRepor
         for found in pages_of(file, options, report):
             writer.add(found.page, found.warc_file or name_of(location), found.record_offset)
     path = _report_path(location, out)
-    with naming(path):
+    with errors_name(path):
         commit_file(path, report.as_json(origin))
     return report
 

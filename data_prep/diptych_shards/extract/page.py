@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from diptych_shards.extract.image_element import Copy, Image, ImageCandidate, best_candidate, copy_of, image_of, largest
 from diptych_shards.extract.options import ExtractOptions
+from diptych_shards.extract.page_text import surrounding_texts, text_of
 from diptych_shards.extract.pairs import Captions, CaptionSource, DropReason, Page, Picture, pairs_of
 from diptych_shards.extract.rights import LicenceFinder, OptOuts
-from diptych_shards.extract.surrounding import surrounding_texts, text_of
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, unescape_text, value
 from diptych_shards.web_address import Resolver
 

@@ -116,7 +116,7 @@ def pairs_of(
                 except BadUrlError as error:
                     dropped[_REASON_OF_BAD_URL[error.why]] += 1
                     break
-                reason = junk(url, width, height, options)
+                reason = junk_reason(url, width, height, options)
                 if reason is not None:
                     dropped[reason] += 1
                     break
@@ -130,7 +130,7 @@ def pairs_of(
     return pairs
 
 
-def junk(url: str, width: int | None, height: int | None, options: ExtractOptions) -> DropReason | None:
+def junk_reason(url: str, width: int | None, height: int | None, options: ExtractOptions) -> DropReason | None:
     """The reason why a picture is junk, by its address and the size on its page; None if it is not."""
     if width is not None or height is not None:
         sides = [side for side in (width, height) if side is not None]

@@ -34,7 +34,7 @@ ROWS_PER_GROUP = 1 << 16
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def errors_name(path: Path) -> Iterator[None]:
     """Name the final file in errors, not the temporary one.
 
     Raises:
@@ -55,7 +55,7 @@ class PairWriter:
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
     def __enter__(self) -> PairWriter:
-        with naming(self._path):
+        with errors_name(self._path):
             self._file = open(self._partial, "wb")
             self._table = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
         return self
@@ -81,7 +81,7 @@ class PairWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with naming(self._path):
+        with errors_name(self._path):
             try:
                 if error is None:
                     self._write()
@@ -99,7 +99,7 @@ class PairWriter:
 
     def _write(self) -> None:
         if self._columns["url"]:
-            with naming(self._path):
+            with errors_name(self._path):
                 self._table.write_table(pa.table(self._columns, schema=SCHEMA))
             for column in self._columns.values():
                 column.clear()

@@ -59,7 +59,7 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def told_of(location: str) -> Origin:
+def known_origin(location: str) -> Origin:
     """What is known of a file without a request: only the address if it is remote, or gone."""
     if is_remote(location):
         return Origin(location, None, None)
@@ -95,7 +95,7 @@ def open_location(location: str) -> tuple[IO[bytes], Origin]:
         origin = Origin(location, download.size, download.version)
         return io.BufferedReader(download, _BUFFER_BYTES), origin
     if not is_remote(location):
-        return open(location, "rb", buffering=0), told_of(location)
+        return open(location, "rb", buffering=0), known_origin(location)
     import fsspec
 
     require_readable([location])
