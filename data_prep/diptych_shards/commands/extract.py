@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from diptych.command_line import path_argument
+from diptych.errors import UserError
 from diptych.terminal import counted, is_or_are, shown
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
@@ -50,11 +51,11 @@ def run(chosen: argparse.Namespace) -> None:
     """Extract, print what came of it.
 
     Raises:
-        ExtractError: nothing to read, or files that could not be read; the others are done all the same.
+        UserError: nothing to read, or files that could not be read; the others are done all the same.
     """
     from diptych_shards.extract.all_files import extract
     from diptych_shards.extract.crawl_files import expand
-    from diptych_shards.extract.options import ExtractError, ExtractOptions
+    from diptych_shards.extract.options import ExtractOptions
     from diptych_shards.extract.records import BROKEN
 
     options = ExtractOptions(
@@ -96,10 +97,10 @@ def run(chosen: argparse.Namespace) -> None:
     if cut:
         print(f"{counted(len(cut), 'file')} that ended early, within a record, the first is {shown(cut[0])}")
     if failures:
-        raise ExtractError(_unread(list(failures.values()), len(locations)))
+        raise UserError(_unread(list(failures.values()), len(locations)))
     if not num_pairs:
         if not set(total.records) - {BROKEN}:
-            raise ExtractError("no pair was found, for there is no record in what was read; name WARC or WAT files")
+            raise UserError("no pair was found, for there is no record in what was read; name WARC or WAT files")
         print("no pair was found; the counts say why")
 
 

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from diptych.errors import UserError
 from diptych_shards.extract.crawl_files import require_readable
 from diptych_shards.extract.one_file import FileReport, extract_file, finished_report, name_of
-from diptych_shards.extract.options import ExtractError, ExtractOptions
+from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.out_folder import OutFolder
 
@@ -35,7 +36,7 @@ def extract(
     """What came of all files together, and the files that could not be read, each with what went wrong.
 
     Raises:
-        ExtractError: two files would get the same name, or one got it before; nothing reads from where a file is.
+        UserError: two files would get the same name, or one got it before; nothing reads from where a file is.
         UserError: `out` was started with other options, holds something else, or is in use.
         OSError: a full disk.
     """
@@ -68,7 +69,7 @@ def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileRe
     """The file's report, or what went wrong; what is not its own fault is raised."""
     try:
         return extract_file(location, out, options)
-    except ExtractError as error:
+    except UserError as error:
         return Failure(str(error))
     except OSError as error:
         if error.filename is not None and Path(error.filename).is_relative_to(out):
@@ -82,7 +83,7 @@ def _check_names(locations: Sequence[str]) -> None:
     for location in locations:
         other = first.setdefault(name_of(location), location)
         if other != location:
-            raise ExtractError(
+            raise UserError(
                 f"{other} and {location} would both become {name_of(location)}.parquet; rename one, or extract them "
                 f"into two folders"
             )

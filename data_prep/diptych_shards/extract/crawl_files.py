@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from diptych.errors import UserError
 from diptych.files import local_path
 from diptych_shards.extract.download import Download
-from diptych_shards.extract.options import ExtractError
 from diptych_shards.remote_files import is_missing, is_remote, what_failed, why_unreadable
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
@@ -37,7 +37,7 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
     """Replace folders by their files, and `.paths[.gz]` lists by the files that they name.
 
     Raises:
-        ExtractError: a file does not exist, or a folder or a list is empty.
+        UserError: a file does not exist, or a folder or a list is empty.
     """
     found: list[str] = []
     for location in locations:
@@ -50,10 +50,10 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
         elif Path(location).is_dir():
             inside = sorted(str(path) for path in Path(location).iterdir() if path.name.endswith(_SUFFIXES))
             if not inside:
-                raise ExtractError(f"{location} holds no {', '.join(_SUFFIXES)}")
+                raise UserError(f"{location} holds no {', '.join(_SUFFIXES)}")
             found += inside
         elif not Path(location).exists():
-            raise ExtractError(f"{location} does not exist")
+            raise UserError(f"{location} does not exist")
         else:
             found.append(str(Path(location)))
     return list(dict.fromkeys(found))
@@ -75,19 +75,19 @@ def require_readable(locations: Iterable[str]) -> None:
     """Check that the installed packages can read from all locations.
 
     Raises:
-        ExtractError: they cannot read from one of them.
+        UserError: they cannot read from one of them.
     """
     one_each = {location.partition("://")[0]: location for location in locations if is_remote(location)}
     for location in one_each.values():
         if not location.startswith(_WEB) and (why := why_unreadable(location)):
-            raise ExtractError(f"{location}: {why}")
+            raise UserError(f"{location}: {why}")
 
 
 def open_location(location: str) -> tuple[IO[bytes], Origin]:
     """Open a file for reading from its first byte.
 
     Raises:
-        ExtractError: no installed package can read from there.
+        UserError: no installed package can read from there.
         OSError: it cannot be opened.
     """
     if location.startswith(_WEB):
@@ -150,7 +150,7 @@ def _listed(location: str, prefix: str) -> list[str]:
     try:
         lines = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode().split()
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ExtractError(f"{location} is not a list of paths: {error}") from None
+        raise UserError(f"{location} is not a list of paths: {error}") from None
     if not lines:
-        raise ExtractError(f"{location} lists no path")
+        raise UserError(f"{location} lists no path")
     return [line if is_remote(line) else f"{prefix.rstrip('/')}/{line.lstrip('/')}" for line in lines]

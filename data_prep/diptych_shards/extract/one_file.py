@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from diptych.errors import UserError
 from diptych.files import commit_file
 from diptych_shards.extract.charset import as_utf8
 from diptych_shards.extract.crawl_files import Origin, known_origin, open_location
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
-from diptych_shards.extract.options import ExtractError, ExtractOptions
+from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import CaptionSource, DropReason, FoundPage, Page
 from diptych_shards.extract.records import ENDS_EARLY, Record, read_records
@@ -83,7 +84,7 @@ def finished_report(location: str, out: Path) -> FileReport | None:
     """The file's report; None if it is unfinished or if its bytes changed since.
 
     Raises:
-        ExtractError: the results of its name are those of another file.
+        UserError: the results of its name are those of another file.
     """
     path, table = _report_path(location, out), out / f"{name_of(location)}.parquet"
     if not path.exists() or not table.exists():
@@ -91,7 +92,7 @@ def finished_report(location: str, out: Path) -> FileReport | None:
     report, origin = FileReport.from_json(path.read_bytes())
     now = known_origin(location)
     if origin.location != now.location:
-        raise ExtractError(
+        raise UserError(
             f"{table} was made of {origin.location}, not of {now.location}: name a new folder, or, if the file has "
             f"moved, remove {path} to have it extracted again"
         )

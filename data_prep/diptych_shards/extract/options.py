@@ -9,10 +9,6 @@ from diptych.errors import UserError
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
 
 
-class ExtractError(UserError):
-    """The command cannot be carried out; the message is one line for its user."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
     surrounding_text: bool = False
@@ -29,7 +25,7 @@ class ExtractOptions:
 
     def __post_init__(self) -> None:
         if self.icon_side < 0:
-            raise ExtractError(f"icon_side is {self.icon_side}; it must be at least 0, by which no picture is an icon")
+            raise UserError(f"icon_side is {self.icon_side}; it must be at least 0, by which no picture is an icon")
 
     @cached_property
     def stated_opt_outs(self) -> tuple[bytes, ...]:
