@@ -20,8 +20,9 @@ from benchmarks.extract.crawl import write_warc, write_wat
 from benchmarks.extract.pages import PageSource, PairSet
 from benchmarks.extract.peer import Peer, ensure_environment
 
-from diptych_shards.extract.one_file import FileReport, extract_file, pages_of
+from diptych_shards.extract.extract import extract_file, pages_of
 from diptych_shards.extract.options import ExtractOptions
+from diptych_shards.extract.results import FileReport
 
 OPTIONS = ExtractOptions()
 

@@ -28,10 +28,11 @@ from warcio.bufferedreaders import BufferedReader, ChunkedDataReader
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.statusandheaders import StatusAndHeadersParser
 
-from diptych_shards.extract.one_file import FileReport, pages_of
+from diptych_shards.extract.extract import pages_of
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.pairs import CaptionSource, PairDetails, junk_reason
 from diptych_shards.extract.records import BROKEN, read_records
+from diptych_shards.extract.results import FileReport
 from diptych_shards.web_address import MAX_URL_CHARACTERS
 
 OPTIONS = ExtractOptions()

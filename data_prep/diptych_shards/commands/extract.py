@@ -20,8 +20,8 @@ from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
 from diptych_shards.run.progress import Progress
 
 if TYPE_CHECKING:
-    from diptych_shards.extract.all_files import Failure
-    from diptych_shards.extract.one_file import FileReport
+    from diptych_shards.extract.extract import Failure
+    from diptych_shards.extract.results import FileReport
 
 _COMMON_CRAWL = "https://data.commoncrawl.org/"
 
@@ -53,8 +53,8 @@ def run(chosen: argparse.Namespace) -> None:
     Raises:
         UserError: nothing to read, or files that could not be read; the others are done all the same.
     """
-    from diptych_shards.extract.all_files import extract
     from diptych_shards.extract.crawl_files import expand
+    from diptych_shards.extract.extract import extract
     from diptych_shards.extract.options import ExtractOptions
     from diptych_shards.extract.records import BROKEN
 

@@ -9,10 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from diptych_shards.extract.one_file import FileReport, pages_of
+from diptych_shards.extract.extract import pages_of
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import read_page
 from diptych_shards.extract.pairs import Page
+from diptych_shards.extract.results import FileReport
 
 PAGE_URL = "https://a.example/dir/page.html"
 

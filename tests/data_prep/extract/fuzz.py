@@ -15,9 +15,10 @@ import atheris
 
 with atheris.instrument_imports(include=["diptych_shards.extract"]):
     from diptych_shards.extract.charset import as_utf8
-    from diptych_shards.extract.one_file import FileReport, pages_of
+    from diptych_shards.extract.extract import pages_of
     from diptych_shards.extract.options import ExtractOptions
     from diptych_shards.extract.page import read_page
+    from diptych_shards.extract.results import FileReport
     from diptych_shards.web_address import BadUrlError, Resolver
     from tests.data_prep.extract.crawls import PAGE_URL, record
 

@@ -21,7 +21,7 @@ import pytest
 
 from diptych_shards import cli
 from diptych_shards.extract.crawl_files import expand
-from diptych_shards.extract.writer import SCHEMA
+from diptych_shards.extract.results import SCHEMA
 from tests.data_prep.extract.crawls import img, page_record, record, warc_gz, wat_record, write
 
 

@@ -13,7 +13,7 @@ import brotli
 import pytest
 from warcio.capture_http import capture_http
 
-from diptych_shards.extract.one_file import extract_file
+from diptych_shards.extract.extract import extract_file
 from diptych_shards.extract.options import ExtractOptions
 
 import http.client  # isort: skip  # after warcio, which replaces parts of it

@@ -1,102 +1,81 @@
-"""Extract one input file, in any process.
+"""Extract the pairs of many files, on any engine.
 
-`OUT/NAME.parquet` is written first, `OUT/_index/NAME.json` last: a file that has its report is finished, as long as the
-report describes the same bytes.
+Finished files are skipped; the results do not depend on the number of processes, on kills, or on the order in which
+files finish.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from diptych.errors import UserError
 from diptych.files import commit_file
 from diptych_shards.extract.charset import as_utf8
-from diptych_shards.extract.crawl_files import Origin, known_origin, open_location
+from diptych_shards.extract.crawl_files import open_location, require_readable
 from diptych_shards.extract.http_body import EncodingError, decoded_body, read_answer
 from diptych_shards.extract.options import ExtractOptions
 from diptych_shards.extract.page import language_of, read_page
 from diptych_shards.extract.pairs import CaptionSource, DropReason, FoundPage, Page
 from diptych_shards.extract.records import ENDS_EARLY, Record, read_records
+from diptych_shards.extract.results import FileReport, PairWriter, errors_name, finished_report, name_of, report_path
 from diptych_shards.extract.rights import OptOuts
 from diptych_shards.extract.wat_pairs import read_wat
 from diptych_shards.extract.wat_record import WatError, is_of_page
-from diptych_shards.extract.writer import PairWriter, errors_name
 from diptych_shards.fetch.permission import RESERVATION
+from diptych_shards.run.engine import Engine
+from diptych_shards.run.out_folder import OutFolder
 
-INDEX_FOLDER = "_index"
 _HTTP_ROOM_BYTES = 1 << 20
 
 
-@dataclass
-class FileReport:
-    """Counts of one file, or the sums over all."""
+@dataclass(frozen=True)
+class Failure:
+    """Why a file could not be read."""
 
-    files: int = 0
-    records: Counter[str] = field(default_factory=Counter)
-    """Records by what became of them."""
-    pages_with_pairs: int = 0
-    pairs: Counter[str] = field(default_factory=Counter)
-    """Pairs by the source of their caption."""
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Pictures without a pair, by reason."""
-    files_cut: int = 0
-    """Files that end within a record."""
-
-    def __add__(self, other: FileReport) -> FileReport:
-        return FileReport(
-            self.files + other.files,
-            self.records + other.records,
-            self.pages_with_pairs + other.pages_with_pairs,
-            self.pairs + other.pairs,
-            self.dropped + other.dropped,
-            self.files_cut + other.files_cut,
-        )
-
-    def as_json(self, origin: Origin) -> bytes:
-        counts = {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
-        return json.dumps({**counts, "origin": origin._asdict()}, sort_keys=True, indent=1).encode() + b"\n"
-
-    @classmethod
-    def from_json(cls, content: bytes) -> tuple[FileReport, Origin]:
-        told = json.loads(content)
-        report = cls(
-            told["files"],
-            Counter(told["records"]),
-            told["pages_with_pairs"],
-            Counter(told["pairs"]),
-            Counter(told["dropped"]),
-            told.get("files_cut", 0),
-        )
-        return report, Origin(**told["origin"])
+    why: str
+    """A line with its name."""
+    is_missing: bool = False
+    """Trying again does not help."""
 
 
-def name_of(location: str) -> str:
-    """The name of a file's results; `x.warc.gz` and `x.warc.wat.gz` keep their suffixes, so both can be in OUT."""
-    return location.partition("?")[0].rstrip("/").rpartition("/")[2]
-
-
-def finished_report(location: str, out: Path) -> FileReport | None:
-    """The file's report; None if it is unfinished or if its bytes changed since.
+def extract(
+    locations: Sequence[str],
+    out: Path,
+    options: ExtractOptions,
+    engine: Engine,
+    is_finished: Callable[[str, FileReport], None],
+) -> tuple[FileReport, dict[str, Failure]]:
+    """What came of all files together, and the files that could not be read, each with what went wrong.
 
     Raises:
-        UserError: the results of its name are those of another file.
+        UserError: two files would get the same name, or one got it before; nothing reads from where a file is.
+        UserError: `out` was started with other options, holds something else, or is in use.
+        OSError: a full disk.
     """
-    path, table = _report_path(location, out), out / f"{name_of(location)}.parquet"
-    if not path.exists() or not table.exists():
-        return None
-    report, origin = FileReport.from_json(path.read_bytes())
-    now = known_origin(location)
-    if origin.location != now.location:
-        raise UserError(
-            f"{table} was made of {origin.location}, not of {now.location}: name a new folder, or, if the file has "
-            f"moved, remove {path} to have it extracted again"
-        )
-    return report if now.size is None or now == origin else None
+    _check_names(locations)
+    require_readable(locations)
+    with OutFolder(out, "extract", options=asdict(options), state_name="extract.options").opened():
+        reports = {location: finished_report(location, out) for location in locations}
+        missing = [location for location, report in reports.items() if report is None]
+        total = FileReport()
+        for location, report in reports.items():
+            if report is not None:
+                total += report
+                is_finished(location, report)
+        failures: dict[str, Failure] = {}
+        results = engine.map(partial(_extract_or_say, out.resolve(), options), missing, lost=_lost)
+        for location, result in zip(missing, results, strict=True):
+            if isinstance(result, FileReport):
+                total += result
+                is_finished(location, result)
+            else:
+                failures[location] = result
+        return total, failures
 
 
 def extract_file(location: str, out: Path, options: ExtractOptions) -> FileReport:
@@ -110,7 +89,7 @@ def extract_file(location: str, out: Path, options: ExtractOptions) -> FileRepor
     with file, PairWriter(out / f"{name_of(location)}.parquet") as writer:
         for found in pages_of(file, options, report):
             writer.add(found.page, found.warc_file or name_of(location), found.record_offset)
-    path = _report_path(location, out)
+    path = report_path(location, out)
     with errors_name(path):
         commit_file(path, report.as_json(origin))
     return report
@@ -144,8 +123,32 @@ def pages_of(file: IO[bytes], options: ExtractOptions, report: FileReport) -> It
     report.pairs.update({source.value: count for source, count in sources.items()})
 
 
-def _report_path(location: str, out: Path) -> Path:
-    return out / INDEX_FOLDER / f"{name_of(location)}.json"
+def _lost(location: str) -> Failure:
+    return Failure(f"{location}: the process that read it died, twice; see whether memory runs out")
+
+
+def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileReport | Failure:
+    """The file's report, or what went wrong; what is not its own fault is raised."""
+    try:
+        return extract_file(location, out, options)
+    except UserError as error:
+        return Failure(str(error))
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).is_relative_to(out):
+            raise
+        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return Failure(why if location in why else f"{location}: {why}", isinstance(error, FileNotFoundError))
+
+
+def _check_names(locations: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for location in locations:
+        other = first.setdefault(name_of(location), location)
+        if other != location:
+            raise UserError(
+                f"{other} and {location} would both become {name_of(location)}.parquet; rename one, or extract them "
+                f"into two folders"
+            )
 
 
 def _of_wat(

@@ -1,10 +1,17 @@
-"""Write the pairs of one file to a table, which is there whole or not at all."""
+"""The results of one input file: `OUT/NAME.parquet` with its pairs, and `OUT/_index/NAME.json` with its counts.
+
+Each is there whole or not at all. The report is written last: a file that has it is finished, as long as the report
+describes the same bytes.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,9 +19,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.errors import UserError
 from diptych.files import flush
+from diptych_shards.extract.crawl_files import Origin, known_origin
 from diptych_shards.extract.pairs import Page
 
+INDEX_FOLDER = "_index"
 SCHEMA = pa.schema(
     [
         ("url", pa.string()),
@@ -31,6 +41,77 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_PER_GROUP = 1 << 16
+
+
+@dataclass
+class FileReport:
+    """Counts of one file, or the sums over all."""
+
+    files: int = 0
+    records: Counter[str] = field(default_factory=Counter)
+    """Records by what became of them."""
+    pages_with_pairs: int = 0
+    pairs: Counter[str] = field(default_factory=Counter)
+    """Pairs by the source of their caption."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Pictures without a pair, by reason."""
+    files_cut: int = 0
+    """Files that end within a record."""
+
+    def __add__(self, other: FileReport) -> FileReport:
+        return FileReport(
+            self.files + other.files,
+            self.records + other.records,
+            self.pages_with_pairs + other.pages_with_pairs,
+            self.pairs + other.pairs,
+            self.dropped + other.dropped,
+            self.files_cut + other.files_cut,
+        )
+
+    def as_json(self, origin: Origin) -> bytes:
+        counts = {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
+        return json.dumps({**counts, "origin": origin._asdict()}, sort_keys=True, indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> tuple[FileReport, Origin]:
+        told = json.loads(content)
+        report = cls(
+            told["files"],
+            Counter(told["records"]),
+            told["pages_with_pairs"],
+            Counter(told["pairs"]),
+            Counter(told["dropped"]),
+            told.get("files_cut", 0),
+        )
+        return report, Origin(**told["origin"])
+
+
+def name_of(location: str) -> str:
+    """The name of a file's results; `x.warc.gz` and `x.warc.wat.gz` keep their suffixes, so both can be in OUT."""
+    return location.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def report_path(location: str, out: Path) -> Path:
+    return out / INDEX_FOLDER / f"{name_of(location)}.json"
+
+
+def finished_report(location: str, out: Path) -> FileReport | None:
+    """The file's report; None if it is unfinished or if its bytes changed since.
+
+    Raises:
+        UserError: the results of its name are those of another file.
+    """
+    path, table = report_path(location, out), out / f"{name_of(location)}.parquet"
+    if not path.exists() or not table.exists():
+        return None
+    report, origin = FileReport.from_json(path.read_bytes())
+    now = known_origin(location)
+    if origin.location != now.location:
+        raise UserError(
+            f"{table} was made of {origin.location}, not of {now.location}: name a new folder, or, if the file has "
+            f"moved, remove {path} to have it extracted again"
+        )
+    return report if now.size is None or now == origin else None
 
 
 @contextmanager
