@@ -11,8 +11,7 @@ import numpy as np
 from diptych.data.shards import open_index
 from diptych_shards.report.hosts import Domains
 from diptych_shards.report.rows import ResultsReader, Rows
-from diptych_shards.report.sample import Smallest, shuffled_places
-from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Tally, add_lengths
+from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Smallest, Tally, add_lengths, shuffled_places
 
 if TYPE_CHECKING:
     import pyarrow

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow
 
 from diptych.data.shards import ShardIndex
-from diptych_shards.report.sample import Smallest, shuffled_places
+from diptych_shards.report.tally import Smallest, shuffled_places
 from diptych_shards.select.verdicts import Verdict
 
 

@@ -16,8 +16,7 @@ from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
 from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import NO_HOST, Domains, registrable
 from diptych_shards.report.reasons import MEANINGS, funnel, meaning
-from diptych_shards.report.sample import Smallest, shuffled_places
-from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Tally
+from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Smallest, Tally, shuffled_places
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 8), st.integers(1, 7))
