@@ -195,7 +195,7 @@ class _OpenShard:
         """Write down what became of these rows, which share a URL."""
         if isinstance(outcome, FetchFailure):
             for row in rows:
-                self._note(RowResult(row, FAILED_TO_DOWNLOAD, outcome.message, outcome.reason))
+                self._note(RowResult(row, FAILED_TO_DOWNLOAD, message=outcome.message, reason=outcome.reason))
             return
         columns = self._task.columns
         known: dict[str, tuple[RowResult, bytes]] = {}  # pictures of rows that want the same of them
@@ -224,18 +224,18 @@ class _OpenShard:
         options, columns = self._options, self._task.columns
         wanted = self._cell(columns.hash, row)
         if wanted is not None and wanted.lower() != _digest(columns.hash_kind, data):
-            return RowResult(row, FAILED_TO_DOWNLOAD, "hash mismatch", "hash_mismatch"), b""
+            return RowResult(row, FAILED_TO_DOWNLOAD, message="hash mismatch", reason="hash_mismatch"), b""
         if options.blocked_sha256 and _digest("sha256", data) in options.blocked_sha256:
-            return RowResult(row, FAILED_TO_DOWNLOAD, _BLOCKED, "blocked_picture"), b""
+            return RowResult(row, FAILED_TO_DOWNLOAD, message=_BLOCKED, reason="blocked_picture"), b""
         self._journal.begin_decoding(row)
         try:
             with _deadline(DECODING_SECONDS):
                 picture = process_picture(data, options.pictures, self._cell(columns.boxes, row))
         except PictureError as error:
             message = IMG2DATASET_MESSAGES.get(error.reason, str(error))
-            return RowResult(row, FAILED_TO_RESIZE, message, error.reason.value), b""
+            return RowResult(row, FAILED_TO_RESIZE, message=message, reason=error.reason.value), b""
         if options.blocks(picture.perceptual_hash):
-            return RowResult(row, FAILED_TO_RESIZE, _BLOCKED, "blocked_picture"), b""
+            return RowResult(row, FAILED_TO_RESIZE, message=_BLOCKED, reason="blocked_picture"), b""
         return RowResult.of_picture(row, picture, _digest(options.output.compute_hash, data)), picture.data
 
     def _note(self, result: RowResult, picture: bytes = b"") -> None:
@@ -252,8 +252,10 @@ class _OpenShard:
     def _refuse_deadly_row(self) -> None:
         journal = self._journal
         if journal.num_lost >= LOSSES_PER_ROW and journal.lost_row not in journal:
-            crashed = RowResult(journal.lost_row, FAILED_TO_RESIZE, "the decoder crashed", "decoder_crashed")
-            journal.append(journal.lost_row, crashed.facts())
+            crashed = RowResult(
+                journal.lost_row, FAILED_TO_RESIZE, message="the decoder crashed", reason="decoder_crashed"
+            )
+            journal.append(crashed.row, crashed.facts())
 
     def _refuse_rows_without_caption(self) -> None:
         """Nobody is asked for their pictures: no pair can come of them. A table without captions is another matter."""
@@ -266,7 +268,7 @@ class _OpenShard:
                 check_caption(caption)
             except CaptionError as error:
                 reason = error.reason.value
-                self._note(RowResult(row, FAILED_TO_DOWNLOAD, reason.replace("_", " "), reason))
+                self._note(RowResult(row, FAILED_TO_DOWNLOAD, message=reason.replace("_", " "), reason=reason))
 
     def _keep_all_but(self, retry: frozenset[str]) -> None:
         """Take over what a finished shard holds, without the failures that are tried once more.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class RowResult:
 
     row: int
     status: str
+    _: KW_ONLY
     message: str | None = None
     """For people, in img2dataset's words where it has some; None for a success."""
     reason: str = ""
@@ -120,43 +121,28 @@ def read_failures(out: Path, number: int, options: OutputOptions) -> dict[str, l
 
 
 def read_finished(out: Path, number: int, options: OutputOptions) -> Iterator[tuple[RowResult, bytes]]:
-    """What became of each row, in order, and the stored picture (empty for a failure).
+    """Read back what became of each row, in order, and its stored picture (empty for a failure).
 
     Raises:
-        ShardError: if the shard is damaged.
+        ShardError: the shard is damaged.
     """
     import pyarrow.parquet
 
     name = shard_name(number, options)
     reasons = {row: reason for reason, rows in read_failures(out, number, options).items() for row in rows}
-    facts = ("status", "error_message", "width", "height", "original_width", "original_height", "exif")
-    table = pyarrow.parquet.read_table(out / f"{name}.parquet", columns=[*facts, options.compute_hash])
+    sizes = ["width", "height", "original_width", "original_height"]
+    columns = ["status", "error_message", *sizes, "exif", options.compute_hash]
+    table = pyarrow.parquet.read_table(out / f"{name}.parquet", columns=columns).select(columns)
     index = open_index(out / f"{name}.tar")
-    stored = 0
-    for row, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
-        status, message, width, height, original_width, original_height, exif, digest = values
-        picture, suffix = b"", ""
-        if status == SUCCESS:
-            sample = index.sample(0, stored)
+    num_stored = 0
+    for row, facts in enumerate(table.rename_columns(["status", "message", *sizes, "exif", "digest"]).to_pylist()):
+        if facts["status"] == SUCCESS:
+            sample = index.sample(0, num_stored)
+            num_stored += 1
             suffix = str(sample.picture_suffix)
-            picture = index.read(sample, suffix)[suffix]
-            stored += 1
-        yield (
-            RowResult(
-                row,
-                status,
-                message,
-                reasons.get(row, ""),
-                suffix,
-                width,
-                height,
-                original_width,
-                original_height,
-                exif,
-                digest,
-            ),
-            picture,
-        )
+            yield RowResult(row, suffix=suffix, **facts), index.read(sample, suffix)[suffix]
+        else:
+            yield RowResult(row, reason=reasons.get(row, ""), **facts), b""
 
 
 class ShardFiles:

@@ -108,16 +108,17 @@ def picture(row):
 
 def success(row):
     digest = "b0116807bc62d0a774b643449255f8d77b97241fb2c82f23b119937331583365"
-    return RowResult(row, "success", None, "", "jpg", 64, 64, 400, 300 + row, "{}", digest)
+    return RowResult(row, "success", suffix="jpg", width=64, height=64, original_width=400, original_height=300 + row,
+                     exif="{}", digest=digest)  # fmt: skip
 
 
 def results(num_rows=10):
     """As in the run that gave the golden values."""
     for row in range(num_rows):
         if row % 7 == 3:
-            yield RowResult(row, "failed_to_download", "HTTP Error 404: Not Found", "http_404")
+            yield RowResult(row, "failed_to_download", message="HTTP Error 404: Not Found", reason="http_404")
         elif row % 7 == 5:
-            yield RowResult(row, "failed_to_resize", "Image decoding error", "not_a_picture")
+            yield RowResult(row, "failed_to_resize", message="Image decoding error", reason="not_a_picture")
         else:
             yield success(row)
 
@@ -279,7 +280,8 @@ def test_a_row_is_written_as_the_standard_library_would(row):
 
 def test_every_shard_has_the_same_schema_even_if_all_fail(tmp_path):
     write(tmp_path, 0)
-    write(tmp_path, 1, told=[RowResult(row, "failed_to_download", "timed out", "timeout") for row in range(10)])
+    failures = [RowResult(row, "failed_to_download", message="timed out", reason="timeout") for row in range(10)]
+    write(tmp_path, 1, told=failures)
     schemas = [pyarrow.parquet.read_schema(tmp_path / f"0000{number}.parquet") for number in range(2)]
     assert schemas[0] == schemas[1] == output_schema(rows().schema, COLUMNS, OPTIONS)
     assert members(tmp_path / "00001.tar") == {}
@@ -317,7 +319,7 @@ def test_each_row_needs_its_result_in_the_order_of_the_table(tmp_path, told):
 
 def test_a_message_may_hold_anything(tmp_path):
     message = 'a\ud800\n"é'
-    write(tmp_path, told=[RowResult(row, "failed_to_download", message, "bad") for row in range(10)])
+    write(tmp_path, told=[RowResult(row, "failed_to_download", message=message, reason="bad") for row in range(10)])
     assert pyarrow.parquet.read_table(tmp_path / "00000.parquet")["error_message"][0].as_py() == 'a?\n"é'
     assert read_stats(tmp_path)[0].status_dict == {'a?\n"é': 10}
 
