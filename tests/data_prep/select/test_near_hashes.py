@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych_shards.select import near
+from diptych_shards.select import near_hashes
 from diptych_shards.select.near_hashes import cut, near_pairs, num_blocks
 
 
@@ -35,7 +35,7 @@ def found(hashes, distance):
 @given(crowds(), st.integers(0, 6), st.integers(1, 5))
 def test_all_near_pairs_are_found_and_no_others_however_many_blocks(hashes, distance, more):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near, "num_blocks", lambda *_: distance + more)
+        patch.setattr(near_hashes, "num_blocks", lambda *_: distance + more)
         assert found(hashes, distance) == brute_force(hashes, distance)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych_shards.select import similar
+from diptych_shards.select import similar_embeddings
 from diptych_shards.select.similar_embeddings import approximate_pairs, similar_pairs
 
 
@@ -40,7 +40,7 @@ def found(search, vectors, threshold):
 @pytest.mark.parametrize("kind", ["random", "decaying", "flat"])
 @pytest.mark.parametrize("rows_at_once", [64, 4096])
 def test_all_similar_pairs_are_found_each_once_and_no_others(kind, rows_at_once, monkeypatch):
-    monkeypatch.setattr(similar, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(similar_embeddings, "ROWS_AT_ONCE", rows_at_once)
     vectors = crowd(kind)
     expected = brute_force(vectors, 0.95)
     assert len(expected) > 100
