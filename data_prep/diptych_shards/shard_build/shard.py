@@ -1,8 +1,7 @@
-"""One shard, from rows of a table to tar, parquet and statistics, in one process and one event loop.
+"""One shard, from rows of a table to tar, parquet and statistics.
 
-Rows are handed to the fetcher one shard after the other, so that the slow hosts at the end of one shard do not hold up
-the next; what comes back is decoded, resized and written to the shard's journal at once. A row that has an entry there
-is finished, whatever happens to this process; when all have, the shard is assembled in the order of the table.
+What the fetcher brings back is decoded, resized and written to the shard's journal at once. A row with an entry there is
+finished, whatever happens to this process; when all rows are, the shard is assembled in the order of the table.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import hashlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from diptych.data.caption_files import CaptionError, check_caption
 from diptych.data.picture_safety import PictureError
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych_shards.fetch.fetcher import Fetcher
 from diptych_shards.fetch.outcome import Fetched, FetchFailure
 from diptych_shards.pictures.picture import IMG2DATASET_MESSAGES, process_picture
 from diptych_shards.shard_build.journal import Journal
@@ -44,12 +42,7 @@ DECODING_SECONDS = 60.0
 """The longest time to decode a picture; a real one of 100 megapixels takes less."""
 LOSSES_PER_ROW = 2
 """A row at which this many processes died is refused."""
-SECONDS_BETWEEN_NEWS = 0.5
 _BLOCKED = "the picture is on the block list"
-READ_AHEAD = 4
-"""In multiples of the requests in flight: with this few rows unfinished, another shard is started. A worker that took
-all that it has room for would leave none for the others when shards are small, or few.
-"""
 
 
 @dataclass(frozen=True)
@@ -100,64 +93,7 @@ class ShardReport:
     successes: int
 
 
-class ShardBuilder:
-    """Builds shards in this process; its connections and what it learnt of hosts live as long as it does."""
-
-    def __init__(self, out: Path, options: BuildOptions, tell: Callable[[News], None] = lambda news: None):
-        self._out = out
-        self._options = options
-        self.tell = tell
-        self._fetcher = Fetcher(options.fetch, resolve=options.resolve, on_idle=self._tell_news)
-        self._tickets: dict[int, tuple[_OpenShard, list[int]]] = {}
-        self._news = News()
-        self._told = time.monotonic()
-
-    def build(self, tasks: Iterable[ShardTask]) -> Iterator[ShardReport]:
-        """Each shard when it is finished; the next task is asked for when there is room to fetch."""
-        ready: list[_OpenShard] = []
-        for ticket, outcome in self._fetcher.fetch(self._wanted(tasks, ready)):
-            shard, rows = self._tickets.pop(ticket)
-            if isinstance(outcome, Fetched):
-                self._news.fetched_bytes += len(outcome.data)
-            shard.take(rows, outcome)
-            if shard.is_complete:
-                ready.append(shard)
-            yield from self._finish(ready)
-            self._tell_news()
-        yield from self._finish(ready)
-
-    def close(self) -> None:
-        self._fetcher.close()
-
-    def _wanted(self, tasks: Iterable[ShardTask], ready: list[_OpenShard]) -> Iterator[tuple[int, str] | None]:
-        ticket = 0
-        for task in tasks:
-            self._tell_news(now=True, at_files=True)
-            shard = _OpenShard(task, self._out, self._options, self._news)
-            self._tell_news(now=True)
-            if shard.is_complete:
-                ready.append(shard)
-            for url, rows in shard.missing():
-                self._tickets[ticket] = (shard, rows)
-                yield ticket, url
-                ticket += 1
-            while len(self._tickets) > READ_AHEAD * self._options.fetch.in_flight:
-                yield None
-
-    def _finish(self, ready: list[_OpenShard]) -> Iterator[ShardReport]:
-        while ready:
-            self._tell_news(now=True, at_files=True)
-            yield ready.pop().finish()
-
-    def _tell_news(self, *, now: bool = False, at_files: bool = False) -> None:
-        if now or time.monotonic() - self._told > SECONDS_BETWEEN_NEWS:
-            self.tell(News(Counter(self._news.finished), self._news.fetched_bytes, at_files))
-            self._news.finished.clear()
-            self._news.fetched_bytes = 0
-            self._told = time.monotonic()
-
-
-class _OpenShard:
+class OpenShard:
     """A shard of which some rows are still missing."""
 
     def __init__(self, task: ShardTask, out: Path, options: BuildOptions, news: News):

@@ -17,7 +17,8 @@ from typing import Any
 from diptych_shards.run.engine import Engine, lost_again
 from diptych_shards.run.worker_pool import LOST, NEWS_SILENCE_SECONDS, Worker
 from diptych_shards.shard_build.options import BuildOptions
-from diptych_shards.shard_build.shard import News, ShardBuilder, ShardReport, ShardTask, journal_path
+from diptych_shards.shard_build.shard import News, ShardReport, ShardTask, journal_path
+from diptych_shards.shard_build.shard_builder import ShardBuilder
 
 MAX_LOSSES = 5
 """Processes in a row that may be lost at a shard without a row finished; each row that kills its process takes two."""

@@ -6,7 +6,8 @@ import pyarrow
 
 from diptych_shards.fetch.fetcher import Fetcher, FetchOptions
 from diptych_shards.shard_build.options import BuildOptions
-from diptych_shards.shard_build.shard import READ_AHEAD, ShardBuilder, ShardTask
+from diptych_shards.shard_build.shard import ShardTask
+from diptych_shards.shard_build.shard_builder import READ_AHEAD, ShardBuilder
 from diptych_shards.tables.columns import Columns
 
 NO_URL = "ftp://example.org/"
