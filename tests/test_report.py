@@ -9,7 +9,8 @@ import pytest
 
 from diptych.evaluation.confusion import confusion_matrix, factorise, whole
 from diptych.learning_curves import by_samples, training_facts
-from diptych.pages.charts import line_chart, logarithmic_ticks, short_number, thin, ticks
+from diptych.pages.axes import logarithmic_ticks, short_number, ticks
+from diptych.pages.charts import line_chart, thin
 from diptych.report import strip, write_report
 from diptych.run_dir import read_metrics
 from diptych.terminal import bar, columns, printable, table
@@ -221,10 +222,10 @@ def test_a_grid_of_combinations_marks_those_of_the_later_data_sets(tmp_path):
 def test_charts_leave_out_what_is_not_finite_and_keep_the_last_point():
     points = [(float(x), float(x % 7)) for x in range(5000)]
     assert len(thin(points)) <= 361 and thin(points)[-1] == points[-1]
-    chart = line_chart("Loss", {"loss": [(1, 2.0), (2, float("nan")), (3, float("inf")), (4, 1.0)]})
+    chart = line_chart("Loss", {"loss": [(1, 2.0), (2, float("nan")), (3, float("inf")), (4, 1.0)]}, x_label="")
     assert len(chart.lines[0].points.split()) == 2
-    assert line_chart("Loss", {"loss": [(1, 2.0)]}) is None
-    assert line_chart("Flat", {"flat": [(1, 0.0), (2, 0.0)]}) is not None
+    assert line_chart("Loss", {"loss": [(1, 2.0)]}, x_label="") is None
+    assert line_chart("Flat", {"flat": [(1, 0.0), (2, 0.0)]}, x_label="") is not None
 
 
 def test_ticks_are_round_and_inside():
@@ -236,7 +237,7 @@ def test_ticks_are_round_and_inside():
 
 def test_ticks_that_are_near_each_other_have_different_labels():
     for low, high in ((14.13, 14.25), (1_000_000, 1_000_400), (1e-5, 1.0001e-5), (0, 1)):
-        chart = line_chart("Logit scale", {"scale": [(0, low), (1, high)]})
+        chart = line_chart("Logit scale", {"scale": [(0, low), (1, high)]}, x_label="")
         for labels in ([label for _, label in chart.y_ticks], [label for _, label in chart.x_ticks]):
             assert len(labels) == len(set(labels)) > 1
 
@@ -245,11 +246,13 @@ def test_a_logarithmic_axis_has_round_ticks_and_leaves_out_what_is_not_above_zer
     assert logarithmic_ticks(0.3, 5) == pytest.approx([0.5, 1, 2, 5])
     assert logarithmic_ticks(1e-3, 10) == pytest.approx([1e-3, 1e-2, 0.1, 1, 10])
     assert logarithmic_ticks(0.36, 0.44) == pytest.approx([0.36, 0.38, 0.4, 0.42, 0.44])
-    chart = line_chart("Loss", {"loss": [(0, 10.0), (1, 0.0), (2, 1.0), (3, -1.0), (4, 0.1)]}, logarithmic=True)
+    chart = line_chart(
+        "Loss", {"loss": [(0, 10.0), (1, 0.0), (2, 1.0), (3, -1.0), (4, 0.1)]}, x_label="", logarithmic_y=True
+    )
     heights = [float(point.split(",")[1]) for point in chart.lines[0].points.split()]
-    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2) and chart.final == "0.1"
-    assert line_chart("Flat", {"flat": [(1, 2.0), (2, 2.0)]}, logarithmic=True) is not None
-    assert line_chart("Loss", {"loss": [(1, 0.0), (2, 0.0)]}, logarithmic=True) is None
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2) and chart.about == "0.1"
+    assert line_chart("Flat", {"flat": [(1, 2.0), (2, 2.0)]}, x_label="", logarithmic_y=True) is not None
+    assert line_chart("Loss", {"loss": [(1, 0.0), (2, 0.0)]}, x_label="", logarithmic_y=True) is None
 
 
 def test_the_loss_can_be_looked_at_on_a_logarithmic_axis(tmp_path):
@@ -271,7 +274,7 @@ def test_restarts_and_checkpoints_are_marked_on_the_curves(tmp_path):
     figure = html[html.index('<svg class="linear"') : html.index("</svg>", html.index('<svg class="linear"'))]
     upright = re.findall(r'class="axis" x1="([\d.]+)" x2="\1"', figure)
     assert len(upright) == 2 and "an epoch is 640, and ends at each upright line" in html
-    assert figure.count('class="restart"') == 2 and figure.count('class="checkpoint"') == 3
+    assert figure.count('class="dashed restart"') == 2 and figure.count('class="checkpoint"') == 3
     assert "1 min 15 s" in html and "2 times" in html
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from diptych.pages.charts import Chart, line_chart, short_number
+from diptych.pages.axes import short_number
+from diptych.pages.charts import LineChart, line_chart
 from diptych.pages.template import percent
 
 DOUBLE_WIDTH = 514
@@ -27,7 +28,7 @@ def by_samples(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [steps[samples] for samples in sorted(steps)]
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()) -> list[Chart]:
+def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]] = ()) -> list[LineChart]:
     """Line charts over samples seen, one for each quantity that the metrics contain.
 
     records: the whole record of the run, for its events: restarts and checkpoints are marked in the charts.
@@ -40,22 +41,23 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
     last = metrics[-1]["samples_seen"] if metrics else 0
     epochs = range(size, last, size) if size and last <= MOST_EPOCHS * size else ()
 
-    def chart(title: str, lines: dict[str, str], **keywords: Any) -> Chart | None:
+    def chart(title: str, lines: dict[str, str], **keywords: Any) -> LineChart | None:
         return line_chart(
             title,
             {label: series(key) for label, key in lines.items()},
+            x_label="samples seen",
             restarts=[samples for samples in _events(records, "start") if samples],
             checkpoints=_events(records, "save"),
             epochs=epochs,
             **keywords,
         )
 
-    def loss_chart(**keywords: Any) -> Chart | None:
+    def loss_chart(**keywords: Any) -> LineChart | None:
         return chart("Loss", {"loss": "loss"}, width=DOUBLE_WIDTH, **keywords)
 
     loss = loss_chart(y_from_zero=True)
     charts = [
-        loss and replace(loss, logarithmic=loss_chart(logarithmic=True)),
+        loss and replace(loss, logarithmic=loss_chart(logarithmic_y=True)),
         chart(
             "Accuracy in the batch",
             {"image → text": "i2t_accuracy", "text → image": "t2i_accuracy"},

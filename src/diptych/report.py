@@ -22,7 +22,7 @@ from diptych.evaluation.confusion import (
 )
 from diptych.files import commit_file
 from diptych.learning_curves import by_samples, curves, epoch_samples, training_facts
-from diptych.pages.charts import short_number
+from diptych.pages.axes import short_number
 from diptych.pages.template import day, percent, template
 from diptych.run_dir import read_metrics
 from diptych.terminal import counted, printable

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import pyarrow
 from pyarrow import parquet
 
 from diptych.files import commit_file
-from diptych.pages.charts import short_number
+from diptych.pages.charts import LineChart, line_chart
 from diptych.pages.template import day, template
+from diptych.terminal import counted
 from diptych_shards.curate.balance import query_probabilities
 from diptych_shards.curate.decide import Decided
 from diptych_shards.curate.options import CurateOptions
@@ -28,6 +28,7 @@ MOST_QUERIES = 200
 MOST_EXAMPLES = 5
 MOST_LANGUAGES = 40
 MOST_DOMAINS = 20
+MOST_POINTS = 120
 
 
 def write_report(
@@ -113,7 +114,7 @@ def _examples(parts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
 def _page(
     report: Mapping[str, Any],
     examples: Mapping[str, Mapping[str, int]],
-    curves: Curves | None,
+    curves: LineChart | None,
     facts: KeptFacts,
     options: CurateOptions,
     changed: float,
@@ -146,57 +147,29 @@ def _page(
     )
 
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 36
-MOST_POINTS = 120
+def head_and_tail(counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) -> LineChart | None:
+    """Plot pairs over queries, from the most frequent query on: means over queries of neighbouring ranks.
 
-
-@dataclass(frozen=True)
-class Curves:
-    """Pairs over queries, from the most frequent query on; both axes are logarithmic."""
-
-    before: str
-    """The points of an SVG `polyline`."""
-    after: str
-    limit: float | None
-    """The height of t; None if it is above the plot."""
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
-
-
-def head_and_tail(counts: np.ndarray, kept: np.ndarray, pairs_per_query: int) -> Curves | None:
-    """Plot means over queries of neighbouring ranks by `counts`; None if fewer than two queries have pairs."""
+    None if fewer than two queries have pairs. Both axes are logarithmic; less than one pair on average is drawn as one.
+    """
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     if len(order) < 2:
         return None
     edges = np.unique(np.geomspace(1, len(order) + 1, MOST_POINTS).astype(np.int64))
-    middles = np.sqrt(edges[:-1] * (edges[1:] - 1.0))
-    before, after = (
-        np.add.reduceat(values[order].astype(np.float64), edges[:-1] - 1) / np.diff(edges) for values in (counts, kept)
-    )
-    x_high = max(float(np.log10(len(order))), 1.0)
-    y_high = max(float(np.log10(before.max())), 1.0)
+    ranks = np.sqrt(edges[:-1] * (edges[1:] - 1.0))
 
-    def across(rank: float) -> float:
-        return round(LEFT + float(np.log10(rank)) / x_high * (WIDTH - RIGHT - LEFT), 1)
+    def points(pairs: np.ndarray) -> list[tuple[float, float]]:
+        means = np.add.reduceat(pairs[order].astype(np.float64), edges[:-1] - 1) / np.diff(edges)
+        return list(zip(ranks.tolist(), np.maximum(means, 1.0).tolist(), strict=True))
 
-    def down(pairs: float) -> float:
-        # Less than one pair on average is drawn on the axis.
-        return round(HEIGHT - BOTTOM - float(np.log10(max(pairs, 1.0))) / y_high * (HEIGHT - BOTTOM - TOP), 1)
-
-    def line(heights: np.ndarray) -> str:
-        return " ".join(f"{across(x)},{down(y)}" for x, y in zip(middles, heights, strict=True))
-
-    return Curves(
-        line(before),
-        line(after),
-        down(pairs_per_query) if np.log10(pairs_per_query) <= y_high else None,
-        tuple((across(10**power), short_number(10**power)) for power in range(int(x_high) + 1)),
-        tuple((down(10**power), short_number(10**power)) for power in range(int(y_high) + 1)),
+    return line_chart(
+        "Pairs of a query",
+        {"before balancing": points(counts), "after": points(kept)},
+        x_label="rank of the query",
+        about="",
+        logarithmic_x=True,
+        logarithmic_y=True,
+        width=640,
+        height=300,
+        level=(pairs_per_query, f"{counted(pairs_per_query, 'pair')} per query"),
     )

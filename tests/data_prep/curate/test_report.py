@@ -91,13 +91,14 @@ def test_the_report_counts_every_pair_once(tmp_path):
 def test_the_curve_goes_from_head_to_tail():
     counts = np.array([5, 0, 10_000, 100, 1])
     curves = head_and_tail(counts, np.minimum(counts, 50), 50)
-    before, after = ([tuple(map(float, p.split(","))) for p in line.split()] for line in (curves.before, curves.after))
+    before, after = ([tuple(map(float, p.split(","))) for p in line.points.split()] for line in curves.lines)
     assert [x for x, _ in before] == sorted(x for x, _ in before) and len(before) == 4
     assert [y for _, y in before] == sorted(y for _, y in before)  # down the page, fewer pairs
     assert all(low >= high for (_, low), (_, high) in zip(after, before, strict=True))
-    assert curves.limit == after[0][1]
+    assert curves.level == (after[0][1], "50 pairs per query")
+    assert head_and_tail(counts, counts, 10**5).level is None  # above the plot
     assert [label for _, label in curves.y_ticks] == ["1", "10", "100", "1k", "10k"]
-    assert not re.search("nan|inf", curves.before + curves.after)
+    assert not re.search("nan|inf", "".join(line.points for line in curves.lines))
     assert head_and_tail(np.zeros(3, int), np.zeros(3, int), 5) is None
     assert head_and_tail(np.array([7, 0]), np.array([7, 0]), 5) is None  # One point is no curve.
 

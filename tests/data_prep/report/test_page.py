@@ -151,7 +151,7 @@ def test_bars_of_each_chart_add_up_to_all_kept_pictures(page):
     charts = page.html.split('<figure class="chart">')[1:]
     assert len(charts) == 4  # stored sizes differ, but only in how much is white: all are 64 x 64
     for chart in charts:
-        assert sum(map(int, re.findall(r": (\d+) \([\d.]+ %\)</title>", chart))) == 18
+        assert sum(map(int, re.findall(r": (\d+) \([\d.]+\u202f%\)</title>", chart))) == 18
 
 
 def test_equal_outputs_give_equal_pages_and_a_seed_draws_others(out, tmp_path):

@@ -110,7 +110,7 @@ def test_domains_take_bounded_memory_and_lose_no_row(monkeypatch):
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=50))
-def test_bars_hold_every_number_once_and_stand_inside_the_chart(values):
+def test_bars_hold_every_number_once_and_are_inside_the_chart(values):
     tally = Tally(LONGEST_CAPTION)
     tally.add(np.array(values))
     sides = Tally(LONGEST_CAPTION)
@@ -121,9 +121,9 @@ def test_bars_hold_every_number_once_and_stand_inside_the_chart(values):
         counts = [int(bar.title.rpartition(": ")[2].split(" ")[0]) for bar in chart.bars]
         assert sum(counts) == len(values)
         for bar in chart.bars:
-            assert 0 <= bar.x and bar.x + bar.width <= chart.width
-            assert chart.top <= bar.y + 0.1 and bar.y + bar.height <= chart.base + 0.2
-        assert chart.median is None or 0 <= chart.median[0] <= chart.width
+            assert 0 <= bar.x and bar.x + bar.width <= chart.frame.width
+            assert chart.frame.top <= bar.y + 0.1 and bar.y + bar.height <= chart.frame.bottom + 0.2
+        assert chart.median is None or 0 <= chart.median[0] <= chart.frame.width
 
 
 def test_numbers_beyond_the_largest_count_as_it():
