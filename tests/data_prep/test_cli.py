@@ -66,7 +66,6 @@ def said(capsys):
         (["build", "empty.csv", "out"], "empty.csv is empty, without even a header"),
         (["build", "empty.jsonl", "out"], "empty.jsonl has no rows, and so no columns"),
         (["build", "urls.csv", "out", "--block-sha256", "binary"], "binary is not UTF-8 at byte 1; save it as UTF-8"),
-        (["build", "urls.csv", "out", "--block-phash", "binary"], "binary is not UTF-8 at byte 1; save it as UTF-8"),
         (["build", "urls.csv", "out", "--block-domains", "binary"], "binary is not UTF-8 at byte 1; save it as UTF-8"),
         (["build", "urls.csv", "out", "--block-domains", "none.txt"], "none.txt cannot be read: No such file"),
         (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--timeout=nan"], "timeout"),

@@ -115,7 +115,6 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add("--max-pixels", type=int, default=usual.max_pixels, metavar="N",
         help="refuse, before decoding, what would take too much memory (default %(default)s)")  # fmt: skip
     add("--block-sha256", type=path_argument, metavar="FILE", help="hex digests of files to refuse, one a line")
-    add("--block-phash", type=path_argument, metavar="FILE", help="perceptual hashes to refuse, 16 hex digits a line")
 
 
 def _add_shards(group: argparse._ArgumentGroup) -> None:
@@ -174,22 +173,20 @@ def _options(chosen: argparse.Namespace) -> BuildOptions:
     from diptych_shards.shard_build.options import BuildOptions
     from diptych_shards.shard_build.shard_files import OutputOptions
 
-    phashes = _lines(chosen.block_phash, "perceptual hashes of 16 hex digits", 16)
     return BuildOptions(
-        pictures=_picture_options(chosen, bool(phashes)),
+        pictures=_picture_options(chosen),
         output=OutputOptions(
             rows_per_shard=chosen.rows_per_shard,
             shard_digits=chosen.shard_digits,
             compute_hash=chosen.compute_hash,
         ),
         fetch=_fetch_options(chosen),
-        blocked_sha256=frozenset(_lines(chosen.block_sha256, "sha256 digests of 64 hex digits", 64)),
-        blocked_phash=tuple(sorted({int(line, 16) for line in phashes})),
+        blocked_sha256=frozenset(_digests(chosen.block_sha256)),
         resolve=tuple(chosen.resolve),
     )
 
 
-def _picture_options(chosen: argparse.Namespace, hash_perceptually: bool) -> PictureOptions:
+def _picture_options(chosen: argparse.Namespace) -> PictureOptions:
     from dataclasses import replace
 
     from diptych_shards.pictures.picture import PictureOptions, for_training
@@ -215,7 +212,6 @@ def _picture_options(chosen: argparse.Namespace, hash_perceptually: bool) -> Pic
         max_image_area=chosen.max_image_area,
         max_aspect_ratio=chosen.max_aspect_ratio,
         max_pixels=chosen.max_pixels,
-        hash_perceptually=hash_perceptually,
     )
 
 
@@ -260,17 +256,18 @@ def _reasons(text: str) -> frozenset[str]:
     return reasons
 
 
-def _lines(path: Path | None, what: str, num_digits: int) -> list[str]:
-    """The hex numbers of a file, one a line."""
+def _digests(path: Path | None) -> list[str]:
+    """The sha256 digests of a file, one a line."""
     from diptych_shards.shard_build.options import BuildError
 
     if path is None:
         return []
-    text = read_text(path, f"name a file of {what}, one a line")
+    expected = "sha256 digests of 64 hex digits"
+    text = read_text(path, f"name a file of {expected}, one a line")
     lines = [line.strip().lower() for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines, start=1):
-        if len(line) != num_digits or set(line) - set("0123456789abcdef"):
-            raise BuildError(f"{path}: line {number} is {shown(line)!r}; expected {what}")
+        if not re.fullmatch("[0-9a-f]{64}", line):
+            raise BuildError(f"{path}: line {number} is {shown(line)!r}; expected {expected}")
     return lines
 
 

@@ -28,7 +28,6 @@ from diptych.errors import UserError
 from diptych_shards.pictures import resize as shape
 from diptych_shards.pictures.blur import blur, read_boxes, upright_box
 from diptych_shards.pictures.encode import DEFAULT_PNG_COMPRESSION, DEFAULT_QUALITY, ENCODINGS, encode
-from diptych_shards.pictures.perceptual_hash import perceptual_hash
 from diptych_shards.pictures.strip_metadata import strip_metadata
 
 IMG2DATASET_MESSAGES = {
@@ -68,7 +67,6 @@ class PictureOptions:
     """Keep EXIF (orientation reset, thumbnail removed) in the stored file; never if boxes are blurred."""
     read_exif: bool = True
     """Return EXIF as a JSON string."""
-    hash_perceptually: bool = False
 
     def __post_init__(self) -> None:
         highest = 9 if self.encode_format == "png" else 100
@@ -119,8 +117,6 @@ class StoredPicture:
     original_height: int
     exif: str | None
     """JSON as img2dataset writes it, `{}` if there is no EXIF; None if it was not asked for."""
-    perceptual_hash: int | None
-    """Of the whole picture, before blur, crop and padding; None if it is flat, or if the hash was not asked for."""
 
 
 def process_picture(
@@ -144,7 +140,6 @@ def process_picture(
     if resized is not None:
         picture = shape.resize(picture, resized, facts.covered)
     picture = as_seen(picture, facts)
-    hashed = perceptual_hash(picture) if options.hash_perceptually else None
     if to_blur:
         picture = blur(picture, [upright_box(box, facts.orientation) for box in to_blur])
     if resized is not None and options.resize_mode == "center_crop":
@@ -169,7 +164,6 @@ def process_picture(
         original_width=original_width,
         original_height=original_height,
         exif=exif_json(facts.exif) if options.read_exif else None,
-        perceptual_hash=hashed,
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
-import numpy as np
 import xxhash
 
 from diptych.errors import UserError
@@ -16,6 +15,14 @@ from diptych.terminal import counted
 from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
 from diptych_shards.shard_build.shard_files import OutputOptions
+
+_ONCE_OPTIONS: dict[str, object] = {
+    "blocked_phash": [],
+    "fast_decode": False,
+    "hash_perceptually": False,
+    "phash_distance": 4,
+}
+"""Options of earlier versions with their usual values, as those versions recorded them: their builds can go on."""
 
 
 class BuildError(UserError):
@@ -30,9 +37,6 @@ class BuildOptions:
     """How politely and patiently; may change between starts, since it decides no byte of a picture that answers."""
     blocked_sha256: frozenset[str] = frozenset()
     """Of downloaded bytes."""
-    blocked_phash: tuple[int, ...] = ()
-    """64-bit perceptual hashes; what lies within `phash_distance` bits of one is refused."""
-    phash_distance: int = 4
     resolve: tuple[str, ...] = ()
     """`host:port:address`, asked before DNS, as curl's --resolve."""
 
@@ -43,22 +47,9 @@ class BuildOptions:
         return {
             **pictures,
             **asdict(self.output),
-            "fast_decode": False,  # an option once: builds that did not use it go on
             "blocked_sha256": _digest_of(sorted(self.blocked_sha256)),
-            "blocked_phash": _digest_of(sorted(self.blocked_phash)),
-            "phash_distance": self.phash_distance,
+            **_ONCE_OPTIONS,
         }
-
-    def blocks(self, perceptual_hash: int | None) -> bool:
-        """Whether a picture of this hash is too like one on the block list; flat ones have no hash."""
-        if perceptual_hash is None or not self.blocked_phash:
-            return False
-        distances = np.bitwise_count(self._blocked ^ np.uint64(perceptual_hash))
-        return bool(distances.min() <= self.phash_distance)
-
-    @cached_property
-    def _blocked(self) -> np.ndarray:
-        return np.array(self.blocked_phash, np.uint64)
 
     @cached_property
     def identity(self) -> str:

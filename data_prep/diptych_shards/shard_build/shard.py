@@ -42,7 +42,6 @@ DECODING_SECONDS = 60.0
 """The longest time to decode a picture; a real one of 100 megapixels takes less."""
 LOSSES_PER_ROW = 2
 """A row at which this many processes died is refused."""
-_BLOCKED = "the picture is on the block list"
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,8 @@ class OpenShard:
         if wanted is not None and wanted.lower() != _digest(columns.hash_kind, data):
             return RowResult(row, FAILED_TO_DOWNLOAD, message="hash mismatch", reason="hash_mismatch"), b""
         if options.blocked_sha256 and _digest("sha256", data) in options.blocked_sha256:
-            return RowResult(row, FAILED_TO_DOWNLOAD, message=_BLOCKED, reason="blocked_picture"), b""
+            message = "the picture is on the block list"
+            return RowResult(row, FAILED_TO_DOWNLOAD, message=message, reason="blocked_picture"), b""
         self._journal.begin_decoding(row)
         try:
             with _deadline(DECODING_SECONDS):
@@ -170,8 +170,6 @@ class OpenShard:
         except PictureError as error:
             message = IMG2DATASET_MESSAGES.get(error.reason, str(error))
             return RowResult(row, FAILED_TO_RESIZE, message=message, reason=error.reason.value), b""
-        if options.blocks(picture.perceptual_hash):
-            return RowResult(row, FAILED_TO_RESIZE, message=_BLOCKED, reason="blocked_picture"), b""
         return RowResult.of_picture(row, picture, _digest(options.output.compute_hash, data)), picture.data
 
     def _note(self, result: RowResult, picture: bytes = b"") -> None:

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image, ImageOps
 
 from diptych_shards.pictures.perceptual_hash import distance, perceptual_hash
-from diptych_shards.pictures.picture import PictureOptions, process_picture
 from tests.data_prep.made_pictures import encoded, opened, scene
 
 
@@ -42,17 +41,3 @@ def test_flat_pictures_have_none():
     assert perceptual_hash(Image.new("RGB", (300, 200), (250, 250, 251))) is None
     grain = np.random.default_rng(0).normal(128, 4, (256, 256, 3)).astype(np.uint8)
     assert perceptual_hash(Image.fromarray(grain)) is None
-
-
-def test_a_processed_picture_is_hashed_whole_and_upright():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(scene(), exif=exif)
-    hashes = {
-        process_picture(
-            data, PictureOptions(resize_mode=mode, hash_perceptually=True), [[0.2, 0.2, 0.5, 0.5]]
-        ).perceptual_hash
-        for mode in ("border", "center_crop", "no")
-    }
-    assert all(distance(hashed, perceptual_hash(scene().rotate(-90, expand=True))) <= 4 for hashed in hashes)
-    assert process_picture(data, PictureOptions()).perceptual_hash is None

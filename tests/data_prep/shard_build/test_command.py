@@ -59,22 +59,16 @@ def test_what_was_written_to_a_folder_that_the_pattern_looks_into_is_no_table(tm
         assert "stored 0 of 1 row in 1 shard" in capsys.readouterr().out
 
 
-def test_a_long_block_list_is_remembered_by_its_digest_and_any_change_of_it_is_seen():
+def test_a_long_block_list_is_recorded_by_its_digest_and_any_change_of_it_is_seen():
     digests = [f"{number:064x}" for number in range(1_000)]
-    phashes = tuple(range(1_000))
-    options = BuildOptions(blocked_sha256=frozenset(digests), blocked_phash=phashes)
+    options = BuildOptions(blocked_sha256=frozenset(digests))
     assert len(options.identity) < 2_000
     assert str(options.deciding["blocked_sha256"]).startswith("1,000 lines, ")
     assert options.identity is options.identity  # asked for at each shard
-    assert options.identity == BuildOptions(blocked_sha256=frozenset(reversed(digests)), blocked_phash=phashes).identity
-    others = [
-        BuildOptions(blocked_sha256=frozenset([*digests[1:], "f" * 64]), blocked_phash=phashes),
-        BuildOptions(blocked_sha256=frozenset(digests), blocked_phash=(*phashes[1:], 5_000)),
-        BuildOptions(blocked_sha256=frozenset(digests)),
-        BuildOptions(),
-    ]
-    assert len({options.identity, *(other.identity for other in others)}) == 5
+    assert options.identity == BuildOptions(blocked_sha256=frozenset(reversed(digests))).identity
+    others = [BuildOptions(blocked_sha256=frozenset([*digests[1:], "f" * 64])), BuildOptions()]
+    assert len({options.identity, *(other.identity for other in others)}) == 3
 
 
-def test_a_build_without_block_lists_goes_on_as_before_there_were_digests():
-    assert BuildOptions().deciding["blocked_sha256"] == BuildOptions().deciding["blocked_phash"] == []
+def test_a_build_without_a_block_list_goes_on_as_before_there_were_digests():
+    assert BuildOptions().deciding["blocked_sha256"] == []
