@@ -1,6 +1,5 @@
-"""EXIF as a JSON string, and as the bytes that may be kept."""
+"""EXIF as a JSON string."""
 
-import io
 import json
 
 import pytest
@@ -9,8 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from diptych.data.exif import exif_json, kept_exif
-from tests.data_prep.made_pictures import encoded, scene
+from diptych.data.exif import exif_json
 
 
 def written():
@@ -52,15 +50,6 @@ def test_where_there_is_none_the_object_is_empty():
     )
 
 
-def test_what_is_kept_has_no_orientation_and_no_thumbnail():
-    kept = kept_exif(with_thumbnail())
-    assert b"thumbnail" in with_thumbnail() and b"thumbnail" not in kept
-    assert kept[22:26] == b"\0\0\0\0"  # no directory behind the first
-    data = encoded(scene(20, 10), exif=b"Exif\0\0" + kept)
-    assert Image.open(io.BytesIO(data)).getexif() == {0x0112: 1}
-    assert kept_exif(b"nothing") is None
-
-
 def test_directories_that_lead_in_a_circle_end():
     circle = b"II*\0\x08\0\0\0" + b"\x01\x00" + b"\x69\x87\x04\0\x01\0\0\0\x08\0\0\0" + b"\x08\0\0\0"
     assert "Image ExifOffset" in json.loads(exif_json(circle))
@@ -73,4 +62,3 @@ def test_broken_exif_is_read_as_far_as_it_goes(exif, changes, end):
     for position, value in changes:
         broken[position % len(broken)] = value
     assert isinstance(json.loads(exif_json(bytes(broken[:end]))), dict)
-    assert len(kept_exif(bytes(broken[:end])) or b"") <= end

@@ -108,7 +108,6 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add("--encode-format", choices=("jpg", "png", "webp", "avif"), help=f"default {usual.encode_format}")
     add("--encode-quality", type=int, metavar="N", help="0 to 100 (default 95); for png compression, 0 to 9")
     add("--skip-reencode", action="store_true", help="keep the file's own bytes where no pixel changes")
-    add("--keep-exif", action="store_true", help="in the stored file; otherwise only in the metadata")
     add("--min-image-size", type=int, default=0, metavar="N", help="refuse a shorter side below this")
     add("--max-image-area", type=float, default=float("inf"), metavar="N", help="refuse more pixels")
     add("--max-aspect-ratio", type=float, default=float("inf"), metavar="X", help="refuse longer to shorter above this")
@@ -207,7 +206,6 @@ def _picture_options(chosen: argparse.Namespace) -> PictureOptions:
         options,
         **given,
         skip_reencode=chosen.skip_reencode,
-        keep_exif=chosen.keep_exif,
         min_image_size=chosen.min_image_size,
         max_image_area=chosen.max_image_area,
         max_aspect_ratio=chosen.max_aspect_ratio,

@@ -7,7 +7,6 @@ from typing import Any
 
 from PIL import Image
 
-from diptych.data.jpeg_segments import fits_segment
 from diptych.data.picture_formats import STORED_FORMATS, SUFFIXES
 from diptych.data.picture_safety import PictureError, PictureReason
 
@@ -18,10 +17,8 @@ DEFAULT_PNG_COMPRESSION = 6
 _SUBSAMPLINGS = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
 
 
-def encode(picture: Image.Image, suffix: str, quality: int, *, subsampling: str, exif: bytes | None) -> bytes:
+def encode(picture: Image.Image, suffix: str, quality: int, *, subsampling: str) -> bytes:
     """Encode a picture (RGB) as `jpg` (baseline), `png`, `webp` or `avif`.
-
-    exif: as in a TIFF file; left out if it is too long for a JPEG.
 
     Raises:
         PictureError: if the format cannot store the picture.
@@ -32,12 +29,9 @@ def encode(picture: Image.Image, suffix: str, quality: int, *, subsampling: str,
         "webp": {"quality": quality},
         "avif": {"quality": quality, "max_threads": 1},
     }
-    options = options_of[suffix]
-    if exif is not None and (suffix != "jpg" or fits_segment(exif)):
-        options["exif"] = b"Exif\0\0" + exif
     file = io.BytesIO()
     try:
-        picture.save(file, ENCODINGS[suffix], **options)
+        picture.save(file, ENCODINGS[suffix], **options_of[suffix])
     except (OSError, ValueError, RuntimeError) as error:  # every format has a longest side
         detail = f"{picture.width} x {picture.height} pixels cannot be written as {suffix}: {error}"
         raise PictureError(PictureReason.ENCODE_ERROR, detail) from error

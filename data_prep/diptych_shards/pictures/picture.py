@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diptych.data.exif import exif_json, kept_exif
-from diptych.data.jpeg_segments import with_exif
+from diptych.data.exif import exif_json
 from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.picture_rgb import PictureFacts, as_seen
 from diptych.data.picture_safety import (
@@ -63,8 +62,6 @@ class PictureOptions:
     max_image_area: float = math.inf
     max_aspect_ratio: float = math.inf
     max_pixels: int = MAX_PIXELS
-    keep_exif: bool = False
-    """Keep EXIF (orientation reset, thumbnail removed) in the stored file; never if boxes are blurred."""
     read_exif: bool = True
     """Return EXIF as a JSON string."""
 
@@ -147,11 +144,10 @@ def process_picture(
     if resized is not None and options.resize_mode == "border":
         picture = shape.pad_to_square(picture, options.image_size)
 
-    exif = kept_exif(facts.exif) if options.keep_exif and facts.exif is not None and not to_blur else None
     is_unchanged = picture.size == size and not to_blur and _is_stored_as_seen(facts)
-    stored = _own_bytes(data, file.format, options, exif) if options.skip_reencode and is_unchanged else None
+    stored = _own_bytes(data, file.format, options.encode_format) if options.skip_reencode and is_unchanged else None
     if stored is None:
-        stored = encode(picture, options.encode_format, options.quality, subsampling=options.subsampling, exif=exif)
+        stored = encode(picture, options.encode_format, options.quality, subsampling=options.subsampling)
     if len(stored) > MAX_MEMBER_BYTES:
         detail = f"{len(stored)} bytes as {options.encode_format}; at most {MAX_MEMBER_BYTES}"
         raise PictureError(PictureReason.ENCODE_ERROR, detail)
@@ -200,13 +196,6 @@ def _is_stored_as_seen(facts: PictureFacts) -> bool:
     return facts.is_plain and facts.profile is None and facts.orientation == 1
 
 
-def _own_bytes(data: bytes, format: str, options: PictureOptions, exif: bytes | None) -> bytes | None:
-    """The file as it came, without metadata; None if it must be encoded again.
-
-    That is so if it has another format or a flaw that other readers refuse, and if its EXIF is to be kept and it is no
-    JPEG.
-    """
-    if format != ENCODINGS[options.encode_format] or (exif is not None and format != "JPEG"):
-        return None
-    bare = strip_metadata(data, format)
-    return bare if bare is None or exif is None else with_exif(bare, exif)
+def _own_bytes(data: bytes, format: str, suffix: str) -> bytes | None:
+    """The file as it came, without metadata; None if it has another format or a flaw that other readers refuse."""
+    return strip_metadata(data, format) if format == ENCODINGS[suffix] else None

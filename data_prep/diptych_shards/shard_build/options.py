@@ -20,6 +20,7 @@ _ONCE_OPTIONS: dict[str, object] = {
     "blocked_phash": [],
     "fast_decode": False,
     "hash_perceptually": False,
+    "keep_exif": False,
     "phash_distance": 4,
 }
 """Options of earlier versions with their usual values, as those versions recorded them: their builds can go on."""

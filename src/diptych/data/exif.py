@@ -1,6 +1,6 @@
-"""EXIF: the orientation, a JSON string for the metadata table, the bytes that a stored picture may keep.
+"""EXIF: the orientation, and a JSON string for the metadata table.
 
-All functions take EXIF as a TIFF file contains it, from its byte order on, and trust none of it.
+Both functions take EXIF as a TIFF file contains it, from its byte order on, and trust none of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from PIL import ExifTags
 from diptych.data.tiff_page import TIFF_ORDERS
 
 _ORIENTATION, _EXIF_POINTER, _GPS_POINTER, _INTEROPERABILITY_POINTER = 0x0112, 0x8769, 0x8825, 0xA005
-_THUMBNAIL_START, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _MAKER_NOTE = 0x927C
 _ASCII, _SHORT, _UNDEFINED = 2, 3, 7
 _FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "s", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
@@ -40,8 +39,6 @@ class _Entry:
     tag: int
     kind: int
     num_values: int
-    position: int
-    """Of the entry."""
     value: int
     """Position of the values."""
 
@@ -85,34 +82,6 @@ def exif_json(exif: bytes | None) -> str:
     return json.dumps(found)
 
 
-def kept_exif(exif: bytes) -> bytes | None:
-    """The EXIF without its thumbnail, and with the orientation 1, since stored pictures are upright.
-
-    None if it cannot be read.
-    """
-    order = TIFF_ORDERS.get(exif[:4])
-    if order is None:
-        return None
-    first = _number(exif, 4, f"{order}I")
-    changed = bytearray(exif)
-    for entry in _entries(exif, order, first):
-        if entry.tag == _ORIENTATION:
-            struct.pack_into(f"{order}HHIHH", changed, entry.position, _ORIENTATION, _SHORT, 1, 1, 0)
-    thumbnail = {
-        entry.tag: _number(exif, entry.value, f"{order}I")
-        for entry in _entries(exif, order, _next_directory(exif, order, first))
-    }
-    link = first + 2 + 12 * _number(exif, first, f"{order}H")
-    if link + 4 > len(exif):
-        return None
-    struct.pack_into(f"{order}I", changed, link, 0)
-    start = thumbnail.get(_THUMBNAIL_START, len(exif))
-    end = min(start + thumbnail.get(_THUMBNAIL_LENGTH, 0), len(exif))
-    if link + 4 <= start < end:
-        changed[start:end] = bytes(end - start) if end < len(exif) else b""
-    return bytes(changed)
-
-
 def _entries(exif: bytes, order: str, start: int) -> Iterator[_Entry]:
     num_entries = _number(exif, start, f"{order}H") if start else 0
     for index in range(min(num_entries, _MAX_ENTRIES)):
@@ -125,7 +94,7 @@ def _entries(exif: bytes, order: str, start: int) -> Iterator[_Entry]:
         length = struct.calcsize(f"<{_FORMATS[kind]}") * num_values
         value = position + 8 if length <= 4 else _number(exif, position + 8, f"{order}I")
         if value + length <= len(exif):
-            yield _Entry(tag, kind, num_values, position, value)
+            yield _Entry(tag, kind, num_values, value)
 
 
 def _next_directory(exif: bytes, order: str, start: int) -> int:

@@ -1,4 +1,4 @@
-"""The segments of a JPEG: how many scans there are, and the picture with and without metadata."""
+"""The segments of a JPEG: how many scans there are, and the picture without metadata."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_EXIF = b"Exif\0\0"
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _PIXELS = 0
-_MAX_SEGMENT_BYTES = 65533
 MAX_SEGMENTS = 10_000
 """Cameras write tens, with a profile of 4 MB."""
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
@@ -76,19 +74,6 @@ def without_metadata(data: bytes) -> bytes:
         if not _is_metadata(segment):
             kept.append(data[segment.start : segment.end])
     return b"".join(kept)
-
-
-def fits_segment(exif: bytes) -> bool:
-    """Whether a JPEG can hold this EXIF (as in a TIFF file)."""
-    return 2 + len(_EXIF) + len(exif) <= _MAX_SEGMENT_BYTES
-
-
-def with_exif(data: bytes, exif: bytes) -> bytes:
-    """The JPEG with this EXIF (as in a TIFF file) at its front; without it if it is too long for a segment."""
-    if not fits_segment(exif):
-        return data
-    length = 2 + len(_EXIF) + len(exif)
-    return data[:2] + b"\xff\xe1" + length.to_bytes(2, "big") + _EXIF + exif + data[2:]
 
 
 def _is_metadata(segment: _Segment) -> bool:

@@ -26,7 +26,7 @@ WHOLE = {
     "palette BMP": encoded(scene(48, 36).convert("P"), "BMP"),
     "AVIF": encoded(scene(48, 36), "AVIF", exif=EXIF),
 }
-OPTIONS = PictureOptions(image_size=24, keep_exif=True)
+OPTIONS = PictureOptions(image_size=24)
 KEEPING = {
     suffix: PictureOptions(resize_mode="no", skip_reencode=True, encode_format=suffix, encode_quality=5)
     for suffix in ("jpg", "png", "webp")

@@ -294,14 +294,12 @@ def test_boxes_turn_with_the_orientation(orientation):
     assert changed[~where].mean() < 0.35
 
 
-def test_exif_is_dropped_unless_kept_and_never_with_its_orientation():
+def test_no_stored_picture_has_exif():
     exif = with_orientation(6, x010F="Maker", x8298="Somebody")
     for suffix, format in ENCODINGS.items():
         data = encoded(scene(80, 60), exif=exif)
         dropped = opened(processed(data, encode_format=suffix).data)
         assert dropped.format == format and not dropped.getexif()
-        kept = opened(processed(data, encode_format=suffix, keep_exif=True).data).getexif()
-        assert (kept.get(0x010F), kept.get(0x8298), kept.get(0x0112, 1)) == ("Maker", "Somebody", 1)
 
 
 def test_exif_is_written_as_img2dataset_writes_it():
@@ -331,8 +329,6 @@ def test_kept_bytes_are_the_picture_and_nothing_else(suffix):
     stored = processed(data, encode_format=suffix, **KEEP).data
     assert b"Somebody" not in stored and b"archive" not in stored and b"hello" not in stored
     assert np.array_equal(opened(stored), opened(data))
-    again = processed(data, encode_format=suffix, keep_exif=True, **KEEP).data
-    assert opened(again).getexif()[0x8298] == "Somebody" and b"archive" not in again
 
 
 def test_a_progressive_jpeg_of_many_scans_is_kept_whole():
