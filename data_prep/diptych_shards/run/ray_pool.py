@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +27,7 @@ class RayPool:
         """
         self._ray = _connected(address)
         self._work = self._ray.put(work)
+        self._folder = os.getcwd()
         # With Ray's own retries we would not learn of a lost process.
         self._run = self._ray.remote(_run_on_ray).options(num_cpus=1, max_retries=0)
         self._running: dict[Any, _RayTask] = {}
@@ -58,7 +61,7 @@ class RayPool:
         pass
 
     def submit(self, worker: _RayTask, task: Any) -> None:
-        self._running[self._run.remote(self._work, task)] = worker
+        self._running[self._run.remote(self._work, task, self._folder)] = worker
 
 
 class _RayTask:
@@ -73,7 +76,10 @@ class _RayTask:
         self._pool.submit(self, task)
 
 
-def _run_on_ray(work: Work, task: Any) -> list[Any]:
+def _run_on_ray(work: Work, task: Any, folder: str) -> list[Any]:
+    """The messages of the work on one task, done in the folder of the command, so that relative paths mean the same."""
+    with contextlib.suppress(OSError):  # a node may lack the folder; absolute paths do without
+        os.chdir(folder)
     messages: list[Any] = []
     do_work(work, iter([task]), messages.append)
     return messages

@@ -47,7 +47,7 @@ def filter_samples(shards: Path, index: ShardIndex, where: str, name: str, engin
     counts: Counter[str] = Counter()
     tables = identity_of_tables(index)
     facts = {"command": "filter", "options": {"where": where}, "meanings": {}, "tables": tables}
-    judge = _Judge(index, where, conditions, (select_folder(shards) / f"{name}.parts").absolute())
+    judge = _Judge(index, where, conditions, select_folder(shards) / f"{name}.parts")
     with alone_in(select_folder(shards)):
         _judge_all(judge, engine)
         with VerdictWriter(shards, name, index, facts) as verdict:

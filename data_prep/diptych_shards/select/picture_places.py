@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -86,10 +86,7 @@ class ShardUnit:
         return self._shard.samples
 
     def places(self, start: int, stop: int) -> list[Place | None]:
-        # A worker elsewhere works in another folder.
-        shard = replace(self._shard, path=Path(os.path.abspath(self._shard.path)))
-        samples = self.index.samples(self.number, range(start, stop))
-        return [place_of(replace(sample, shard=shard)) for sample in samples]
+        return [place_of(sample) for sample in self.index.samples(self.number, range(start, stop))]
 
     def names(self) -> list[str]:
         return [f"{self._shard.path}/{key}" for key in self.index.keys(self.number)]
@@ -123,7 +120,7 @@ class FilesUnit:
         return len(self.files)
 
     def places(self, start: int, stop: int) -> list[Place | None]:
-        return [Place(os.path.abspath(file)) for file in self.files[start:stop]]
+        return [Place(file) for file in self.files[start:stop]]
 
     def names(self) -> list[str]:
         return list(self.files)

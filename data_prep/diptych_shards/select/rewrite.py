@@ -77,7 +77,7 @@ def rewrite(
         try:
             for shard, _ in zip(
                 pending,
-                engine.map(partial(_write, index, out.resolve()), pending, lost=_lost),
+                engine.map(partial(_write, index, out), pending, lost=_lost),
                 strict=True,
             ):
                 progress.add(shard.samples)

@@ -165,7 +165,7 @@ def open_shards(path: Path) -> ShardIndex:
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise UserError(f"{shown(path)} {what}; name the folder of the shards, which contains the verdicts")
-    return open_index(os.path.abspath(path))  # a worker elsewhere works in another folder
+    return open_index(path)
 
 
 def read_verdicts(shards: Path, index: ShardIndex, names: Sequence[str] | None = None) -> list[Verdict]:

@@ -99,3 +99,16 @@ def test_a_filter_that_takes_the_place_of_another_one_says_so(tmp_path, capsys):
     assert "takes the place" not in capsys.readouterr().out
     assert keep(folder, "width > 2") == 0
     assert "it takes the place of width > 1; under another --name, both would count" in capsys.readouterr().out
+
+
+def test_a_broken_shard_is_named_as_the_user_names_it(tmp_path, monkeypatch, capsys):
+    write_shards(tmp_path / "shards", SHARDS, parquet=False)
+    monkeypatch.chdir(tmp_path)
+    tar = tmp_path / "shards" / "00001.tar"
+    whole = tar.read_bytes()
+    damaged = whole.replace(b'"width": 400', b'"width": 401')
+    for broken, what in ((whole[:-1], "it is truncated"), (damaged, "not those that were indexed")):
+        tar.write_bytes(broken)
+        assert keep("shards", "width > 300", "--processes", "2") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("diptych-shards: shards/00001.tar") and what in error
