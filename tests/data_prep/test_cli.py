@@ -69,7 +69,7 @@ def said(capsys):
         (["build", "urls.csv", "out", "--block-domains", "binary"], "binary is not UTF-8 at byte 1; save it as UTF-8"),
         (["build", "urls.csv", "out", "--block-domains", "none.txt"], "none.txt cannot be read: No such file"),
         (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--timeout=nan"], "timeout"),
-        (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--max-pixels=-1"], "max_pixels"),
+        (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--image-size=0"], "image_size"),
         (["verify", "nowhere"], "not a folder"),
         (["verify", "empty"], "no .tar"),
     ],

@@ -111,8 +111,6 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add("--min-image-size", type=int, default=0, metavar="N", help="refuse a shorter side below this")
     add("--max-image-area", type=float, default=float("inf"), metavar="N", help="refuse more pixels")
     add("--max-aspect-ratio", type=float, default=float("inf"), metavar="X", help="refuse longer to shorter above this")
-    add("--max-pixels", type=int, default=usual.max_pixels, metavar="N",
-        help="refuse, before decoding, what would take too much memory (default %(default)s)")  # fmt: skip
     add("--block-sha256", type=path_argument, metavar="FILE", help="hex digests of files to refuse, one a line")
 
 
@@ -132,10 +130,8 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
     for name, kind, default, meaning in (
         ("--timeout", float, usual.timeout_seconds, "seconds for a URL, redirects and repetitions included"),
         ("--connect-timeout", float, usual.connect_timeout_seconds, "seconds"),
-        ("--min-speed", float, usual.min_bytes_per_second, "bytes a second"),
         ("--max-bytes", int, usual.max_bytes, "of a file, as sent and after unpacking"),
         ("--retries", int, usual.retries, "of what may go better the next time"),
-        ("--max-redirects", int, usual.max_redirects, "each address is vetted"),
         ("--in-flight", int, usual.in_flight, "URLs under way in each process"),
         ("--per-host", int, usual.per_host, at_one_host),
     ):
@@ -209,7 +205,6 @@ def _picture_options(chosen: argparse.Namespace) -> PictureOptions:
         min_image_size=chosen.min_image_size,
         max_image_area=chosen.max_image_area,
         max_aspect_ratio=chosen.max_aspect_ratio,
-        max_pixels=chosen.max_pixels,
     )
 
 
@@ -221,10 +216,8 @@ def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
         user_agent=chosen.user_agent,
         timeout_seconds=chosen.timeout,
         connect_timeout_seconds=min(chosen.connect_timeout, chosen.timeout),
-        min_bytes_per_second=chosen.min_speed,
         max_bytes=chosen.max_bytes,
         retries=chosen.retries,
-        max_redirects=chosen.max_redirects,
         in_flight=chosen.in_flight,
         per_host=chosen.per_host,
         allow_networks=tuple(chosen.allow_network),

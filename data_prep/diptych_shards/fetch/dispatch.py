@@ -25,6 +25,9 @@ from diptych_shards.fetch.site import GIVEN_UP_SECONDS, Job, Site, Sites, retry_
 from diptych_shards.fetch.transfer import BodyMemory, Transfer
 from diptych_shards.fetch.url import Url, is_within, normalise_domain
 
+MAX_REDIRECTS = 5
+"""As RFC 9309 asks for robots.txt; the address of each is checked."""
+
 
 class Dispatch:
     """Sends jobs to the frontier until there is an outcome, by what is known of their sites."""
@@ -124,7 +127,7 @@ class Dispatch:
         else:
             is_opted_out = answer.headers is not None and self._is_opted_out(answer.headers)
             outcome = read_picture(answer, job.url, transfer.wanted, is_opted_out=is_opted_out)
-        if isinstance(outcome, Url) and job.redirects >= self._options.max_redirects:
+        if isinstance(outcome, Url) and job.redirects >= MAX_REDIRECTS:
             return TOO_MANY_REDIRECTS
         return outcome
 

@@ -42,7 +42,6 @@ class FetchOptions:
     """For which a site is waited for that gives no answer, or only errors, before it is given up."""
     max_retry_after_seconds: float = 60.0
     """A site that asks for a longer pause is left alone, and its URLs fail."""
-    max_redirects: int = 5
     in_flight: int = 256
     per_host: int = 8
     """Requests at a time to one scheme, host and port."""
@@ -65,7 +64,7 @@ class FetchOptions:
         for name in ("timeout_seconds", "connect_timeout_seconds", "max_bytes", "in_flight", "per_host", "look_ahead"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
-        for name in ("min_bytes_per_second", "retries", "patience_seconds", "max_retry_after_seconds", "max_redirects"):
+        for name in ("min_bytes_per_second", "retries", "patience_seconds", "max_retry_after_seconds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         if not self.user_agent.isascii() or not self.user_agent.isprintable() or not product_token(self.user_agent):
