@@ -8,6 +8,7 @@ around; OUT is only read. Captions and URLs of strangers are shown as text, what
 from __future__ import annotations
 
 import argparse
+import sys
 
 from diptych.command_line import path_argument
 from diptych.errors import UserError
@@ -29,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Write the page, print its path."""
+    """Write the page, print its path, and on stderr which shards it leaves out."""
     from diptych.data.shard_index_file import INDEX_FOLDER
     from diptych.files import check_writable, commit_file
     from diptych_shards.report.page import REPORT_FILE, render_report
+    from diptych_shards.report.rows import describe_not_whole, open_results
 
     out = chosen.out
     path = out / INDEX_FOLDER / REPORT_FILE if chosen.to is None else chosen.to
@@ -41,8 +43,11 @@ def run(chosen: argparse.Namespace) -> None:
         raise UserError(f"{path} {what}; name a file with --to")
     if path.parent.is_dir():
         check_writable(path, "name another place with --to FILE")
-    page = render_report(out, pictures=chosen.pictures, seed=chosen.seed)
+    source = open_results(out)
+    page = render_report(source, pictures=chosen.pictures, seed=chosen.seed)
     commit_file(path, page)
+    if source.not_whole:
+        print(describe_not_whole([str(out / name) for name in source.not_whole]), file=sys.stderr)
     print(shown(path))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +18,7 @@ from diptych_shards.report.gather import Example, Gathered, gather
 from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import registrable
 from diptych_shards.report.reasons import funnel, meaning
-from diptych_shards.report.rows import ResultsReader, open_results
+from diptych_shards.report.rows import ResultsReader, describe_not_whole
 from diptych_shards.report.tally import Tally
 
 REPORT_FILE = "report.html"
@@ -51,21 +50,21 @@ class Shown:
     size: str
 
 
-def render_report(out: Path, *, pictures: int = 36, seed: int = 0) -> bytes:
+def render_report(source: ResultsReader, *, pictures: int = 36, seed: int = 0) -> bytes:
     """Render the page about the output of a build or a pack, or about other shards; equal outputs give equal pages.
 
     Raises:
-        ShardError: the folder holds no such output, or it is damaged.
+        ShardError: a shard is damaged within, or none is whole.
     """
-    source = open_results(out)
     found = gather(source, pictures=pictures, seed=seed)
     is_end_only = source.kind in ("select", "shards")
     page = template("diptych_shards", "report/page.html.jinja").render(
-        title=out.resolve().name,
+        title=source.out.resolve().name,
         source=source,
         found=found,
         size=_size(source.num_bytes),
         times=_times(source),
+        not_whole=describe_not_whole(source.not_whole) if source.not_whole else "",
         stages=[] if is_end_only else funnel(source.kind, found.kept, found.refused),
         not_known=_not_known(found) if is_end_only else [],
         reasons_of_stage=MOST_REASONS_OF_STAGE,

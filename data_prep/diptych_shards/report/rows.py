@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from diptych.data.shard_index_file import INDEX_FOLDER, ShardError, index_path
-from diptych.data.shards import ShardIndex, open_index
-from diptych.terminal import shown
+from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, index_path, read_shard
+from diptych.data.shard_locations import tars_at
+from diptych.data.shards import ShardIndex
+from diptych.terminal import counted, is_or_are, shown
 from diptych_shards.metadata import columns_of_shard, facts_of_samples, parquet_of
 from diptych_shards.run.out_folder import damaged, read_state
 from diptych_shards.shard_build.shard_files import (
@@ -68,8 +69,8 @@ class ResultsReader(ABC):
     shards: int = 0
     num_bytes: int = 0
     """Size of the tars."""
-    unfinished: list[str] = field(default_factory=list)
-    """Shards that are not whole, and are left out."""
+    not_whole: list[str] = field(default_factory=list)
+    """Names of the tars that are truncated or otherwise not whole; their shards are left out."""
     times: tuple[float, float] | None = None
     """When the first shard was started and the last one finished, in seconds since 1970."""
     has_urls: bool = False
@@ -81,6 +82,15 @@ class ResultsReader(ABC):
 
     @abstractmethod
     def tar(self, shard: int) -> Path: ...
+
+
+def describe_not_whole(shards: Sequence[str]) -> str:
+    """Say in one line that these shards are left out of the report."""
+    others = " and others" if len(shards) > 1 else ""
+    return (
+        f"{counted(len(shards), 'shard')} {is_or_are(len(shards))} not whole and left out here: "
+        f"{shown(shards[0])}{others}; diptych-shards verify says why"
+    )
 
 
 def open_results(out: Path) -> ResultsReader:
@@ -116,16 +126,23 @@ class BuildReader(ResultsReader):
     """Reads a table's rows from the parquet files of its shards."""
 
     def rows(self) -> Iterator[Rows]:
+        import pyarrow
+
         options, self.has_urls = self._output_options, True
         for number, stats in read_stats(self.out).items():
             if not is_done(self.out, number, options):
-                self.unfinished.append(shard_name(number, options))
+                self.not_whole.append(self.tar(number).name)
                 continue
             began, ended = self.times or (stats.start_time, stats.end_time)
             self.times = min(began, stats.start_time), max(ended, stats.end_time)
             self.shards += 1
             self.num_bytes += self.tar(number).stat().st_size
-            yield from self._rows_of(number, options)
+            path = self.tar(number).with_suffix(".parquet")
+            try:
+                yield from self._rows_of(number, path, options)
+            except (pyarrow.ArrowInvalid, OSError) as error:
+                raise ShardError(f"{shown(path)} is damaged: {str(error).splitlines()[0]}; delete it and start the "
+                                 f"same build again to rewrite the shard") from error  # fmt: skip
 
     def tar(self, shard: int) -> Path:
         return self.out / f"{shard_name(shard, self._output_options)}.tar"
@@ -135,7 +152,7 @@ class BuildReader(ResultsReader):
         names = ("rows_per_shard", "shard_digits", "compute_hash")
         return OutputOptions(**{name: self.options[name] for name in names if name in self.options})
 
-    def _rows_of(self, number: int, options: OutputOptions) -> Iterator[Rows]:
+    def _rows_of(self, number: int, path: Path, options: OutputOptions) -> Iterator[Rows]:
         import pyarrow
         import pyarrow.compute as compute
         import pyarrow.parquet
@@ -144,7 +161,7 @@ class BuildReader(ResultsReader):
             row: reason for reason, rows in read_failures(self.out, number, options).items() for row in rows
         }  # fmt: skip
         first = samples = 0
-        with pyarrow.parquet.ParquetFile(self.out / f"{shard_name(number, options)}.parquet") as file:
+        with pyarrow.parquet.ParquetFile(path) as file:
             has_captions = "caption" in file.schema_arrow.names
             columns = ["url", "status", "error_message", *_SIZES, *(["caption"] if has_captions else [])]
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
@@ -191,7 +208,24 @@ class ShardReader(ResultsReader):
 
     @functools.cached_property
     def _opened(self) -> ShardIndex:
-        return open_index(self.out)
+        """The shards that are whole; the others are named in `not_whole`.
+
+        Raises:
+            ShardError: none is whole.
+        """
+        whole: list[Shard] = []
+        errors: dict[str, ShardError] = {}
+        for tar in tars_at(str(self.out)):
+            try:
+                whole.append(read_shard(tar))
+            except OSError as error:
+                errors[tar.name] = ShardError(f"{shown(error.filename)}: {error.strerror}")
+            except ShardError as error:
+                errors[tar.name] = error
+        self.not_whole = list(errors)
+        if not whole:
+            raise next(iter(errors.values()))
+        return ShardIndex(whole)
 
     def _kept(self, shard: int, numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> Rows:
         width, height = (np.array([_whole(fact.get(name)) for fact in facts]) for name in ("width", "height"))

@@ -169,7 +169,7 @@ def test_the_output_is_only_read_where_the_page_goes_elsewhere(built, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_a_damaged_picture_is_left_out_and_a_damaged_shard_is_named(out, tmp_path):
+def test_a_damaged_picture_is_left_out_and_a_damaged_shard_is_named(out, tmp_path, capsys):
     shutil.copytree(out, tmp_path / "out")
     shutil.copyfile(out / "00002.tar", tmp_path / "tar")
     data = bytearray((out / "00002.tar").read_bytes())
@@ -177,9 +177,45 @@ def test_a_damaged_picture_is_left_out_and_a_damaged_shard_is_named(out, tmp_pat
     (tmp_path / "out" / "00002.tar").write_bytes(data)
     (tmp_path / "out" / "00001.tar").write_bytes(b"")
     page = report(tmp_path / "out")
-    assert "1 shard is not whole and left out here, the first of them 00001" in page.text
+    assert "1 shard is not whole and left out here: 00001.tar; diptych-shards verify says why." in page.text
+    assert capsys.readouterr().err == (
+        f"1 shard is not whole and left out here: {tmp_path}/out/00001.tar; diptych-shards verify says why\n"
+    )
     assert "cannot be read; see diptych-shards verify" in page.text
     assert len(page.all("img")) > 8
+
+
+def test_a_damaged_table_of_a_build_is_one_line_and_no_page(built, tmp_path, capsys):
+    shutil.copytree(built, tmp_path / "out")
+    table = tmp_path / "out" / "00001.parquet"
+    table.write_bytes(table.read_bytes()[:4] + bytes(table.stat().st_size - 4))
+    assert main(["report", str(tmp_path / "out")]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"diptych-shards: {table} is damaged: ") and "start the same build again" in error
+    assert not (tmp_path / "out" / "_index" / "report.html").exists()
+
+
+@pytest.mark.parametrize("state", ["pack.json", None])
+def test_shards_that_are_truncated_or_lack_a_valid_index_are_named_and_left_out(tmp_path, capsys, state):
+    for number in range(3):
+        with ShardWriter(tmp_path / "out", number) as writer:
+            writer.add("000", {"jpg": encoded(scene(60 + number, 50)), "txt": b"a picture"})
+    if state:
+        (tmp_path / "out" / "_index" / state).write_text('{"options": {}, "finished": false}')
+    broken = tmp_path / "out" / "00001.tar", tmp_path / "out" / "_index" / "00002.tar.index"
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-1])
+    page = report(tmp_path / "out")
+    line = "2 shards are not whole and left out here: {}00001.tar and others; diptych-shards verify says why"
+    assert line.format("") in page.text and len(page.all("img")) == 1
+    assert ("Not finished" in page.text) == bool(state)
+    assert capsys.readouterr().err.splitlines() == [line.format(f"{tmp_path}/out/")]
+    (tmp_path / "out" / "00000.tar").write_bytes(b"")
+    (tmp_path / "out" / "_index" / "report.html").unlink()
+    assert main(["report", str(tmp_path / "out")]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"diptych-shards: {tmp_path}/out/00000.tar has 0 bytes") and "it is truncated" in error
+    assert not (tmp_path / "out" / "_index" / "report.html").exists()
 
 
 def test_a_pack_has_its_page_too(packed):
