@@ -24,7 +24,7 @@ def floors(pictures: list[Picture], size: int, quality: int) -> dict[str, float]
         picture, _ = file.decode()
         resized = resized_size((file.width, file.height), options.resize_mode, size, only_if_bigger=False)
         assert resized is not None
-        encode(resize(picture, resized), "jpg", quality, subsampling=options.subsampling)
+        encode(resize(picture, resized), "jpg", quality)
 
     options = PictureOptions(image_size=size, resize_mode="keep_ratio", encode_quality=quality)
     works: dict[str, Callable[[bytes], object]] = {

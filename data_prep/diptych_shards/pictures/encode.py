@@ -14,17 +14,16 @@ ENCODINGS = {SUFFIXES[name]: name for name in STORED_FORMATS}
 """Formats that a picture can be stored in, by file suffix."""
 DEFAULT_QUALITY = 95
 DEFAULT_PNG_COMPRESSION = 6
-_SUBSAMPLINGS = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
 
 
-def encode(picture: Image.Image, suffix: str, quality: int, *, subsampling: str) -> bytes:
+def encode(picture: Image.Image, suffix: str, quality: int) -> bytes:
     """Encode a picture (RGB) as `jpg` (baseline), `png`, `webp` or `avif`.
 
     Raises:
         PictureError: if the format cannot store the picture.
     """
     options_of: dict[str, dict[str, Any]] = {
-        "jpg": {"quality": quality, "subsampling": _SUBSAMPLINGS[subsampling]},
+        "jpg": {"quality": quality, "subsampling": "4:2:0"},
         "png": {"compress_level": quality},
         "webp": {"quality": quality},
         "avif": {"quality": quality, "max_threads": 1},

@@ -54,8 +54,6 @@ class PictureOptions:
     encode_format: str = "jpg"
     encode_quality: int | None = None
     """0 to 100, by default 95; for png the compression, 0 to 9, by default 6."""
-    subsampling: str = "420"
-    """Chroma subsampling of a jpg: 420, 422 or 444."""
     skip_reencode: bool = False
     """Keep the file's own bytes if no pixel changes, without metadata and bytes after the end."""
     min_image_size: int = 0
@@ -70,7 +68,6 @@ class PictureOptions:
         for name, value, allowed in (
             ("resize_mode", self.resize_mode, shape.RESIZE_MODES),
             ("encode_format", self.encode_format, ENCODINGS),
-            ("subsampling", self.subsampling, ("420", "422", "444")),
         ):
             if value not in allowed:
                 raise UserError(f"{name} {value!r}; one of {', '.join(allowed)}")
@@ -147,7 +144,7 @@ def process_picture(
     is_unchanged = picture.size == size and not to_blur and _is_stored_as_seen(facts)
     stored = _own_bytes(data, file.format, options.encode_format) if options.skip_reencode and is_unchanged else None
     if stored is None:
-        stored = encode(picture, options.encode_format, options.quality, subsampling=options.subsampling)
+        stored = encode(picture, options.encode_format, options.quality)
     if len(stored) > MAX_MEMBER_BYTES:
         detail = f"{len(stored)} bytes as {options.encode_format}; at most {MAX_MEMBER_BYTES}"
         raise PictureError(PictureReason.ENCODE_ERROR, detail)

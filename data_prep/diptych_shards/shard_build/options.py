@@ -16,12 +16,13 @@ from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
 from diptych_shards.shard_build.shard_files import OutputOptions
 
-_ONCE_OPTIONS: dict[str, object] = {
+_FORMER_OPTIONS: dict[str, object] = {
     "blocked_phash": [],
     "fast_decode": False,
     "hash_perceptually": False,
     "keep_exif": False,
     "phash_distance": 4,
+    "subsampling": "420",
 }
 """Options of earlier versions with their usual values, as those versions recorded them: their builds can go on."""
 
@@ -49,7 +50,7 @@ class BuildOptions:
             **pictures,
             **asdict(self.output),
             "blocked_sha256": _digest_of(sorted(self.blocked_sha256)),
-            **_ONCE_OPTIONS,
+            **_FORMER_OPTIONS,
         }
 
     @cached_property

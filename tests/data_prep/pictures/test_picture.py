@@ -148,8 +148,6 @@ def test_the_jpeg_is_baseline_with_colours_at_half_the_size():
     assert (stored.width, stored.height) == (299, 224)
     picture = opened(stored.data)
     assert "progressive" not in picture.info and picture.layer[0][1:3] == (2, 2)
-    full = opened(processed(encoded(scene()), subsampling="444").data)
-    assert full.layer[0][1:3] == (1, 1)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
@@ -247,7 +245,6 @@ def test_the_largest_sides_of_a_format_are_respected():
         {"encode_format": "gif"},
         {"encode_format": "png", "encode_quality": 95},
         {"encode_quality": 101},
-        {"subsampling": "411"},
         {"image_size": 0},
         {"min_image_size": -1},
         {"max_image_area": math.nan},
