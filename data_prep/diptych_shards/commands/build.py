@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.command_line import path_argument
+from diptych.errors import UserError
 from diptych.files import read_text
 from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_engine, engine_of, positive
@@ -42,7 +43,6 @@ def run(chosen: argparse.Namespace) -> None:
     """Read the table, build, print the table of outcomes."""
     from diptych_shards.shard_build.build import build
     from diptych_shards.shard_build.build_progress import BuildProgress
-    from diptych_shards.shard_build.options import BuildError
     from diptych_shards.shard_build.shard_files import SUCCESS
     from diptych_shards.tables.columns import ColumnOptions
     from diptych_shards.tables.table import open_table
@@ -73,9 +73,9 @@ def run(chosen: argparse.Namespace) -> None:
         print("in the table, not counted above:")
         print(_malformed(table.malformed))
         if not total:
-            raise BuildError("no line of the table is a row; the reasons are above")
+            raise UserError("no line of the table is a row; the reasons are above")
     if total and not stored:
-        raise BuildError(f"no picture could be stored; the reasons are above. {_way_out(report.outcomes)}")
+        raise UserError(f"no picture could be stored; the reasons are above. {_way_out(report.outcomes)}")
 
 
 def _add_columns(group: argparse._ArgumentGroup) -> None:
@@ -185,7 +185,6 @@ def _picture_options(chosen: argparse.Namespace) -> PictureOptions:
     from dataclasses import replace
 
     from diptych_shards.pictures.picture import PictureOptions, for_training
-    from diptych_shards.shard_build.options import BuildError
 
     options = PictureOptions() if chosen.for_training is None else for_training(chosen.for_training)
     given = {
@@ -197,7 +196,7 @@ def _picture_options(chosen: argparse.Namespace) -> PictureOptions:
         given["resize_only_if_bigger"] = True
     if chosen.for_training is not None and given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise BuildError(f"--for-training decides what {names} would; leave the one or the other out")
+        raise UserError(f"--for-training decides what {names} would; leave the one or the other out")
     return replace(
         options,
         **given,
@@ -234,7 +233,6 @@ def _reasons(text: str) -> frozenset[str]:
     from diptych.data.picture_safety import PictureReason
     from diptych.terminal import unknown_word
     from diptych_shards.fetch.outcome import FetchReason
-    from diptych_shards.shard_build.options import BuildError
 
     known = ["all", *(reason.value for kind in (FetchReason, PictureReason) for reason in kind)]
     known += ["hash_mismatch", "blocked_picture", "decoder_crashed", *CAPTION_REASONS]
@@ -243,14 +241,12 @@ def _reasons(text: str) -> frozenset[str]:
         if reason not in known and not re.fullmatch("http_[0-9]{3}", reason):
             status = re.search("[0-9]{3}$", reason)
             known.insert(1, f"http_{status[0] if status else 'NNN'}")
-            raise BuildError(f"--retry-failed: {unknown_word('reason', reason, known)}")
+            raise UserError(f"--retry-failed: {unknown_word('reason', reason, known)}")
     return reasons
 
 
 def _digests(path: Path | None) -> list[str]:
     """The sha256 digests of a file, one a line."""
-    from diptych_shards.shard_build.options import BuildError
-
     if path is None:
         return []
     expected = "sha256 digests of 64 hex digits"
@@ -258,7 +254,7 @@ def _digests(path: Path | None) -> list[str]:
     lines = [line.strip().lower() for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines, start=1):
         if not re.fullmatch("[0-9a-f]{64}", line):
-            raise BuildError(f"{path}: line {number} is {shown(line)!r}; expected {expected}")
+            raise UserError(f"{path}: line {number} is {shown(line)!r}; expected {expected}")
     return lines
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from diptych.errors import UserError
 from diptych.terminal import counted, printable
 from diptych.wandb_run import find_mode, is_silent, location, open_run, reason, refuse_unknown_mode, user_command
-from diptych_shards.shard_build.options import BuildError
 from diptych_shards.shard_build.shard import News, ShardReport
 from diptych_shards.shard_build.shard_files import SUCCESS
 
@@ -123,10 +123,10 @@ def _start_wandb_run(project: str) -> Any:
             return None
         run = open_run(mode, wanted={"project": project}, defaults={"run_job_type": "build"}, command=user_command())
     except ImportError as error:
-        raise BuildError("--wandb needs wandb: pip install wandb") from error
+        raise UserError("--wandb needs wandb: pip install wandb") from error
     except Exception as error:  # wandb may fail in any way
         way_out = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` later"
-        raise BuildError(f"--wandb {printable(project)}: {reason(error)}; {way_out}") from error
+        raise UserError(f"--wandb {printable(project)}: {reason(error)}; {way_out}") from error
     _print_location(run)
     return run
 

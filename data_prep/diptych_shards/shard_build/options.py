@@ -10,7 +10,6 @@ from functools import cached_property
 
 import xxhash
 
-from diptych.errors import UserError
 from diptych.terminal import counted
 from diptych_shards.fetch.fetcher import FetchOptions
 from diptych_shards.pictures.picture import PictureOptions
@@ -25,10 +24,6 @@ _FORMER_OPTIONS: dict[str, object] = {
     "subsampling": "420",
 }
 """Options of earlier versions with their usual values, as those versions recorded them: their builds can go on."""
-
-
-class BuildError(UserError):
-    """The command cannot be carried out; the message is one line for its user."""
 
 
 @dataclass(frozen=True, kw_only=True)
