@@ -1,4 +1,4 @@
-"""Which addresses may be connected to: public ones, and the networks that the user allows."""
+"""Decide which addresses may be connected to: public ones, and those of networks that the user allows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from diptych.errors import UserError
 
 LOWEST_FREE_PORT = 1024
 WEB_PORTS = frozenset({80, 443})
-"""Below 1024 only these: what else listens there (mail, SSH) is nothing that a picture is fetched from."""
+"""The only ports allowed below 1024: the other services there (mail, SSH) serve no pictures."""
 
-# `ipaddress.is_global` says yes to multicast, 192.0.0.192 (a cloud's metadata), NAT64 and 6to4: hence our own lists.
+# `ipaddress` counts multicast, 192.0.0.192 (a cloud's metadata), NAT64 and 6to4 as global: hence our own lists.
 _NOT_PUBLIC_4 = [
     IPv4Network(network)
     for network in (
@@ -32,7 +32,7 @@ _NOT_PUBLIC_4 = [
         "224.0.0.0/3",
     )
 ]
-_PUBLIC_6 = IPv6Network("2000::/3")  # all that was ever handed out
+_PUBLIC_6 = IPv6Network("2000::/3")  # the only block from which public addresses are assigned
 _NOT_PUBLIC_6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 _IPV4_IN_LAST_BITS = [
     IPv6Network(network)
@@ -40,7 +40,7 @@ _IPV4_IN_LAST_BITS = [
         "::/96",  # compatible
         "::ffff:0:0/96",  # mapped
         "::ffff:0:0:0/96",  # translated (RFC 2765)
-        "64:ff9b::/96",  # NAT64: the only way out of a network without IPv4
+        "64:ff9b::/96",  # NAT64: how a network without IPv4 reaches IPv4 hosts
     )
 ]
 _ISATAP = (0x00005EFE, 0x02005EFE)  # the upper half of its interface identifier
@@ -49,20 +49,20 @@ _ISATAP = (0x00005EFE, 0x02005EFE)  # the upper half of its interface identifier
 def is_public(address: str) -> bool:
     """Whether the address, and every IPv4 address embedded in it, belongs to the public internet.
 
-    Teredo, 6to4 (given up by RFC 7526), the local NAT64 prefix 64:ff9b:1::/48 and everything outside 2000::/3 are not,
-    whatever they embed.
+    Mapped and NAT64 addresses are as public as the IPv4 address in them. Teredo, 6to4 (deprecated by RFC 7526), the
+    local NAT64 prefix 64:ff9b:1::/48 and all other addresses outside 2000::/3 are never public.
     """
     return _is_public(ip_address(address))
 
 
 class AddressGate:
-    """Decides of a socket's address whether it may be connected to."""
+    """Decides which addresses and ports may be connected to."""
 
     def __init__(self, allow_networks: Iterable[str] = ()):
-        """allow_networks: allowed in addition to public addresses, each as `parse_networks` reads it.
+        """Allow these networks in addition to public addresses; `parse_networks` reads each of them.
 
         Raises:
-            ValueError: for a network that is none.
+            UserError: one of them is not a network.
         """
         self._allowed = [network for text in allow_networks for network in parse_networks(text)]
 
@@ -76,18 +76,18 @@ class AddressGate:
 
 
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """The network in CIDR notation; those of this machine for `localhost`.
+    """Read a network in CIDR notation, or `localhost`, which means the loopback networks of IPv4 and IPv6.
 
     Raises:
-        UserError: neither.
+        UserError: the text is neither.
     """
     if text.lower() == "localhost":
         return [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     try:
         return [ip_network(text)]
     except ValueError as error:
-        told = f"{text!r} is not a network in CIDR notation such as 10.1.0.0/16, nor localhost ({error})"
-        raise UserError(told) from None
+        message = f"{text!r} is not a network in CIDR notation such as 10.1.0.0/16, nor localhost ({error})"
+        raise UserError(message) from None
 
 
 def is_port_allowed(port: int) -> bool:

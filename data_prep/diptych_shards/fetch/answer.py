@@ -1,4 +1,4 @@
-"""What came for a request, and what it means: a body, a failure, another place to look, or a pause."""
+"""Read the answer to a request: its headers and its body, and whether it means a failure, a redirect or a pause."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ _WANTED = re.compile(
 )
 _GZIP = 16 + zlib.MAX_WBITS
 _KNOWN = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"})
-"""What else is named (`utf-8`, `binary`, `aws-chunked`) packs nothing: servers say what they like."""
+"""Encodings that change the bytes. Servers also name others, such as `utf-8` or `binary`: these are ignored."""
 MAX_LAYERS = 3
+"""How many times a body may be compressed."""
 
 
 @dataclass(frozen=True)
 class Headers:
-    """Values as they came, without white space around them."""
+    """The headers that matter here, as the server sent them, without white space around the values."""
 
     location: str | None
     retry_after: str | None
@@ -48,28 +49,28 @@ class Headers:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of the body of an answer."""
+    """How much of the body of an answer is wanted."""
 
     keeps_body: Callable[[int, Headers], bool]
-    """From status and headers: whether the body is wanted at all."""
+    """Decides from status and headers whether the body is wanted at all."""
     max_bytes: int
     takes_part: bool = False
-    """Whether the beginning of a body longer than max_bytes is of use."""
+    """Whether the first part of a body that is longer than `max_bytes` is of use."""
 
 
 @dataclass
 class Answer:
-    """What has come for a request so far."""
+    """What has arrived for a request so far."""
 
     status: int = 0
     """0 until the headers are complete."""
     headers: Headers | None = None
     chunks: list[bytes] = field(default_factory=list)
-    """The body, as far as it is wanted."""
+    """The wanted part of the body."""
     is_cut: bool = False
-    """The body was longer than was wanted of it."""
+    """The body was longer than `Wanted` allows, and the transfer was ended."""
     reason: FetchReason | None = None
-    """Why there is no whole answer."""
+    """Why the answer is missing or incomplete; None if it is complete."""
     message: str = ""
 
     @property
@@ -78,17 +79,17 @@ class Answer:
 
     @property
     def is_silence(self) -> bool:
-        """Whether nothing came that is an answer; a wrong one is, and so is one whose body breaks off."""
+        """Whether the server sent no answer. A malformed answer, or one whose body breaks off, is no silence."""
         return not self.status and self.reason is not None and self.reason not in _WRONG_ANSWERS
 
     @property
     def is_error(self) -> bool:
-        """Whether the site says that it is out of order, which may be the URL's fault or the site's."""
+        """Whether the status is a server error, which the URL or its whole site may have caused."""
         return self.status in OUT_OF_ORDER
 
     @property
     def pause(self) -> Pause | None:
-        """The pause that a 429 asks for, or a 503 that says how long."""
+        """The pause that the site asks for, by a 429 or by a 503 with a Retry-After; else None."""
         seconds = retry_after_seconds(self.headers.retry_after if self.headers else None)
         if self.status == 429 or (self.status == 503 and seconds is not None):
             return Pause(status_failure(self.status), seconds)
@@ -97,15 +98,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Pause:
-    """A site's wish to be left alone."""
+    """A request of a site to be left alone for a while."""
 
     failure: FetchFailure
     seconds: float | None
-    """None where it does not say for how long."""
+    """None if it does not say for how long."""
 
 
 def read_picture(answer: Answer, url: Url, wanted: Wanted, *, is_opted_out: bool) -> Fetched | FetchFailure | Url:
-    """What came for a picture, why nothing did, or the URL to ask for instead."""
+    """The bytes of a picture, why there are none, or the URL to which the answer redirects."""
     if answer.status == 200 and is_opted_out:
         return OPTED_OUT
     outcome = read_file(answer, url, wanted)
@@ -113,7 +114,7 @@ def read_picture(answer: Answer, url: Url, wanted: Wanted, *, is_opted_out: bool
 
 
 def read_file(answer: Answer, url: Url, wanted: Wanted) -> Fetched | FetchFailure | Url:
-    """The same for any file, such as a robots.txt, which may be empty."""
+    """The same for any other file, such as a robots.txt, which may be empty."""
     status, headers = answer.status, answer.headers
     if status in _REDIRECTS and headers is not None and headers.location:
         try:
@@ -131,7 +132,7 @@ def read_file(answer: Answer, url: Url, wanted: Wanted) -> Fetched | FetchFailur
 
 
 def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> float | None:
-    """What a Retry-After header says, as seconds or as a date; None where it says nothing that can be read."""
+    """Read a Retry-After header, which holds seconds or a date; None if it is missing or unreadable."""
     if value is None:
         return None
     value = value.strip()
@@ -147,7 +148,10 @@ def retry_after_seconds(value: str | None, *, now: datetime | None = None) -> fl
 
 
 def read_headers(lines: Sequence[bytes]) -> tuple[int, Headers] | None:
-    """Status and headers of the last block of these lines, since that of 103 Early Hints is before; None if cut off."""
+    """Read status and headers from the last block of these lines; None if it is incomplete.
+
+    There may be blocks before it, such as that of 103 Early Hints.
+    """
     start = len(lines) - 1
     while start > 0 and not (lines[start][:5] == b"HTTP/" and lines[start - 1] in _BLANK):
         start -= 1
@@ -170,9 +174,9 @@ def read_headers(lines: Sequence[bytes]) -> tuple[int, Headers] | None:
 
 
 def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
-    """The body without its Content-Encoding; nothing larger than `max_bytes` is ever made.
+    """Undo the Content-Encoding of a body, without ever making more than `max_bytes` bytes.
 
-    encoding: the header in lower case, a list with the first that was applied first.
+    encoding: the header in lower case: a list, in the order in which the encodings were applied.
     """
     names = [name for part in encoding.split(",") if (name := part.partition(";")[0].strip()) in _KNOWN]
     if len(names) > MAX_LAYERS:
@@ -180,7 +184,7 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
     for name in reversed(names):
         unpacked = _unpack(body, name, max_bytes)
         if isinstance(unpacked, FetchFailure):
-            # A picture as it is, under a header that is wrong: what was packed does not begin as one does.
+            # The header is wrong and the body is a picture: compressed bytes do not start as a picture does.
             is_bare = unpacked.reason == FetchReason.bad_encoding.value and format_of(body) is not None
             return body if is_bare else unpacked
         body = unpacked
@@ -198,7 +202,7 @@ def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
     if encoding in ("gzip", "x-gzip"):
         bits = _GZIP
     elif encoding == "deflate":
-        # Some send the raw stream of RFC 1951 under this name, which begins like no zlib header.
+        # Some servers send the raw stream of RFC 1951 under this name; it does not start with a zlib header.
         is_zlib = len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
         bits = zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
     else:

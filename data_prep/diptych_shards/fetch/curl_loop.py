@@ -1,4 +1,4 @@
-"""libcurl's event loop: its sockets and its timer, waited for with epoll, and why a transfer failed."""
+"""Drive libcurl with epoll, and translate its errors into reasons."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pycurl
 
 from diptych_shards.fetch.outcome import FetchReason
 
-_E_TOO_LARGE = 100  # not named by pycurl; before libcurl 8.6 its message alone tells
+_E_TOO_LARGE = 100  # pycurl has no name for it; before libcurl 8.6 only the message shows this error
 
 _REASONS = {
     pycurl.E_URL_MALFORMAT: FetchReason.bad_url,
     pycurl.E_COULDNT_RESOLVE_HOST: FetchReason.dns_failed,
     pycurl.E_COULDNT_CONNECT: FetchReason.connect_failed,
-    pycurl.E_OPERATION_TIMEDOUT: FetchReason.connect_timeout,  # the only clock of curl that is set
+    pycurl.E_OPERATION_TIMEDOUT: FetchReason.connect_timeout,  # we set no other time limit of curl's
     pycurl.E_GOT_NOTHING: FetchReason.no_answer,
     pycurl.E_SEND_ERROR: FetchReason.connection_reset,
     pycurl.E_RECV_ERROR: FetchReason.connection_reset,
@@ -51,12 +51,15 @@ _MESSAGES = {
 
 
 class CurlLoop:
-    """Drives curl handles, many at once, over connections that are kept."""
+    """Runs many curl handles at once, and keeps their connections open."""
 
     def __init__(self, in_flight: int, wake_descriptor: int):
-        """wake_descriptor: ends a `wait` when it becomes readable."""
+        """Make room for `in_flight` handles.
+
+        wake_descriptor: a `wait` ends when this becomes readable.
+        """
         self.now = time.monotonic()
-        """When the last `wait` had something to do, or had none in its time."""
+        """When the last `wait` stopped waiting."""
         self.was_woken = False
         """Whether `wake_descriptor` was readable in the last `wait`."""
         self._wake_descriptor = wake_descriptor
@@ -77,13 +80,13 @@ class CurlLoop:
         self._multi.remove_handle(handle)
 
     def open_socket(self, family: int, kind: int, protocol: int) -> socket.socket:
-        """A socket for pycurl's OPENSOCKETFUNCTION, which makes itself a duplicate; this one is closed later."""
+        """Open a socket for pycurl's OPENSOCKETFUNCTION, which duplicates it; ours is closed in `wait`."""
         opened = socket.socket(family, kind, protocol)
         self._opened.append(opened)
         return opened
 
     def wait(self, seconds: float) -> None:
-        """Let curl work on what has come, after at most so many seconds."""
+        """Wait for network events, at most this many seconds, and let curl handle them."""
         if self._timer is not None:
             seconds = min(seconds, self._timer - time.monotonic())
         events = self._epoll.poll(max(seconds, 0.0))
@@ -101,7 +104,7 @@ class CurlLoop:
             self._opened.pop().close()
 
     def ended(self) -> Iterator[tuple[pycurl.Curl, tuple[FetchReason, str] | None]]:
-        """The handles that are done, each with the reason and a message if curl gave up."""
+        """The handles that have finished, each with the reason and a message if curl gave up."""
         more = 1
         while more:
             more, whole, broken = self._multi.info_read()
@@ -111,7 +114,7 @@ class CurlLoop:
                 yield handle, _explain(number, message)
 
     def close(self) -> None:
-        """To be called when no handle is in it any more."""
+        """Close libcurl's part; call this when all handles have been removed."""
         self._multi.close()
         self._epoll.close()
 
@@ -122,7 +125,7 @@ class CurlLoop:
                 try:
                     self._epoll.unregister(descriptor)
                 except OSError:
-                    pass  # closed already, and gone from epoll with that
+                    pass  # closing a descriptor also removes it from epoll
             return
         mask = (select.EPOLLIN if event & pycurl.POLL_IN else 0) | (select.EPOLLOUT if event & pycurl.POLL_OUT else 0)
         if descriptor not in self._watched:
@@ -136,9 +139,9 @@ class CurlLoop:
 
 
 def _explain(number: int, message: str) -> tuple[FetchReason, str]:
-    """The reason, and the message of ours for it.
+    """Translate an error of curl's into a reason and our message for it.
 
-    number, message: as `CurlMulti.info_read` gives them.
+    number, message: as `CurlMulti.info_read` returns them.
     """
     if number == _E_TOO_LARGE or "response headers" in message:
         reason = FetchReason.headers_too_large
@@ -159,7 +162,7 @@ def _to_curl(happened: int) -> int:
 
 
 def _kept_connections(in_flight: int) -> int:
-    """Four times what is in flight, as far as the limit of open files allows, which is raised if it can be."""
+    """Raise the limit of open files if possible; return how many connections to keep: at most 4 for each transfer."""
     wanted = 4 * in_flight
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = wanted + in_flight + 512 if hard == resource.RLIM_INFINITY else min(hard, wanted + in_flight + 512)

@@ -1,4 +1,4 @@
-"""What follows from an answer: a URL is repeated, redirected or done with, and something is learnt of its site."""
+"""Decide what follows from an answer: whether its URL is done, repeated or redirected, and what its site can take."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from diptych_shards.fetch.transfer import BodyMemory, Transfer
 from diptych_shards.fetch.url import Url, is_within, normalise_domain
 
 MAX_REDIRECTS = 5
-"""As RFC 9309 asks for robots.txt; the address of each is checked."""
+"""What RFC 9309 asks for, for robots.txt. The address of each redirect is checked."""
 
 
 class Dispatch:
-    """Sends jobs to the frontier until there is an outcome, by what is known of their sites."""
+    """Puts jobs into the frontier until they have an outcome, and keeps what is learnt about their sites."""
 
     def __init__(self, options: FetchOptions, sites: Sites, frontier: Frontier, memory: BodyMemory):
         """Read the list of blocked domains from the options.
@@ -39,7 +39,7 @@ class Dispatch:
             ValueError: a blocked domain is not a valid domain.
         """
         self.outcomes: deque[tuple[int, Fetched | FetchFailure]] = deque()
-        """To be handed out; their bodies are counted by `memory` until whoever takes them says that they are gone."""
+        """Outcomes that nobody has taken yet. `memory` counts their bodies; whoever takes one subtracts it."""
         self._options = options
         self._sites = sites
         self._frontier = frontier
@@ -49,7 +49,7 @@ class Dispatch:
         self._directives = frozenset(directive.lower() for directive in options.opt_out_directives)
 
     def admit(self, job: Job, now: float) -> None:
-        """Let a URL wait at its site, or refuse it."""
+        """Put a job into the queue of its site, or refuse its URL."""
         if self._blocked and is_within(job.url.host, self._blocked):
             self._conclude(job, BLOCKED, now)
             return
@@ -64,7 +64,7 @@ class Dispatch:
             self._frontier.add(job, site, now)
 
     def allows(self, job: Job, now: float) -> bool:
-        """Whether robots.txt lets it be asked for; else it is done with."""
+        """Whether robots.txt allows the URL of the job; if not, conclude the job."""
         site = job.site
         if site is None or site.robots is None or site.robots.allows(str(job.url)):
             return True
@@ -74,16 +74,16 @@ class Dispatch:
         return False
 
     def wants_body(self, status: int, headers: Headers) -> bool:
-        """Whether the body of such an answer may be a picture that is ours to take."""
+        """Whether to read the body of an answer: only if the status is 200 and no header opts out."""
         return status == 200 and not self._is_opted_out(headers)
 
     def take_answer(self, job: Job, transfer: Transfer, now: float) -> None:
-        """Decide what an ended transfer means."""
+        """Decide what an ended transfer means for its job and its site."""
         self._frontier.end(job)
         job.seconds_left -= now - transfer.started
         outcome = self._read(job, transfer)
         pause = transfer.answer.pause
-        site = job.site  # a redirect will wait at another
+        site = job.site  # a redirect changes `job.site`
         if isinstance(outcome, FetchFailure) and transfer.answer.is_silence:
             at = site or job.robots_of
             final = at is not None and fails_all_urls(outcome, has_answered=at.has_answered)
@@ -105,7 +105,7 @@ class Dispatch:
             self._frontier.wake(site, now)
 
     def take_failed_lookup(self, job: Job, failure: FetchFailure, now: float, *, is_final: bool) -> None:
-        """Decide what it means that the host has no address for us; is_final: asking again soon is in vain."""
+        """Decide what follows from a failed lookup. is_final: whether another lookup soon would fail too."""
         self._frontier.end(job)
         site = job.site
         self._take_silence(job, failure, now, now, is_final=is_final)
@@ -113,6 +113,7 @@ class Dispatch:
             self._frontier.wake(site, now)
 
     def fail_late_jobs(self, now: float) -> None:
+        """Fail the jobs that have waited too long for pauses of their hosts."""
         self._fail(self._frontier.take_late(now), WAITED_TOO_LONG)
 
     def clear(self) -> None:
@@ -137,7 +138,11 @@ class Dispatch:
         return bool(headers.robots_tags) and forbids(headers.robots_tags, self._agent, self._directives)
 
     def _take_silence(self, job: Job, failure: FetchFailure, started: float, now: float, *, is_final: bool) -> None:
-        """No answer came to what was started then; is_final: nor will any, to no URL of this host."""
+        """Decide what follows when a request got no answer.
+
+        started: when the request started.
+        is_final: whether every URL of this host would fail in the same way.
+        """
         site = job.site
         if is_final:
             if site is not None:
@@ -147,9 +152,9 @@ class Dispatch:
             return
         if job.robots_of is not None:
             if job.redirects:
-                self._settle(job, failure, now)  # that was another host
+                self._settle(job, failure, now)  # the redirect led to another host
                 return
-            # Whose turn it was has failed: it cannot be asked for without a robots.txt.
+            # Count it as a failure of the next job, which cannot be requested without a robots.txt.
             site = job.robots_of
             site.is_asking_robots = False
             first = self._frontier.take_first(site, now)
@@ -162,7 +167,7 @@ class Dispatch:
         self._frontier.wake(site, now)
 
     def _wait_or_settle(self, job: Job, site: Site, failure: FetchFailure, now: float) -> None:
-        """Let a URL that failed wait with the others while that is the site's fault."""
+        """Put a failed job back into the queue if its site is at fault; else settle it."""
         job.failure = failure
         if site.is_waited_for and job.has_time(now):
             self._frontier.add(job, site, now)
@@ -173,7 +178,10 @@ class Dispatch:
     def _settle(
         self, job: Job, outcome: Fetched | FetchFailure | Url, now: float, *, pause_seconds: float = 0.0
     ) -> None:
-        """Repeat it, follow it, or be done with it; pause_seconds: to be kept by the job, where no site keeps it."""
+        """Repeat a job, follow its redirect, or conclude it.
+
+        pause_seconds: the shortest wait before a repeat, for a robots.txt: its pauses are not kept by a site.
+        """
         given_up = job.site is not None and job.site.given_up(now) is not None
         if isinstance(outcome, FetchFailure) and not given_up and self._is_repeated(job, outcome, now, pause_seconds):
             self._frontier.add_later(job, now + max(retry_delay_seconds(job.attempt), pause_seconds))
@@ -194,7 +202,7 @@ class Dispatch:
         )
 
     def _conclude(self, job: Job, outcome: Fetched | FetchFailure, now: float) -> None:
-        """There is nothing more to ask for."""
+        """Hand out the outcome of a job; that of a robots.txt goes to its site."""
         if job.robots_of is not None:
             self._take_robots(job, job.robots_of, outcome, now)
             return
@@ -216,7 +224,7 @@ class Dispatch:
         given_up = site.given_up(now)
         if given_up is None:
             return
-        # Where all were asked for, each has its own reason.
+        # If all of them were requested, each fails for its own reason.
         were_all_asked = not site.queue
         for job in self._frontier.take_queue(site):
             failure = job.failure if were_all_asked else None

@@ -1,7 +1,7 @@
-"""URLs in, bodies out: the loop around who waits, what is in transfer, and what follows from an answer.
+"""Fetch many URLs at once: the main loop.
 
-A URL waits at its site until its turn comes (`frontier`), its host is looked up (`resolver`), it is asked for
-(`transfer_pool`), and what came is looked at (`dispatch`): either that is its outcome, or it waits once more.
+A URL waits at its site until its turn comes (`frontier`), its host is looked up (`resolver`), it is requested
+(`transfer_pool`), and `dispatch` decides what the answer means: it is the outcome, or the URL waits again.
 """
 
 from __future__ import annotations
@@ -28,48 +28,49 @@ from diptych_shards.fetch.url import parse_url
 __all__ = ["FetchCounters", "FetchFailure", "FetchOptions", "FetchReason", "Fetched", "Fetcher"]
 
 HEADER_SHARE = 1 / 2
-"""Of the time a URL has, from the start of a request to the first byte of a body."""
+"""The share of `timeout_seconds` that may pass from the start of a request to the first byte of the body."""
 WINDOW_SHARE = 1 / 6
-"""Of the time a URL has: over so long is the minimum throughput measured."""
+"""The share of `timeout_seconds` over which the minimum throughput is measured."""
 LONGEST_ABSENCE_SECONDS = 0.25
-"""A caller that works longer on an outcome stops the clocks of what is in flight: the servers cannot help it."""
+"""If the caller works longer on an outcome, all deadlines move by the rest: the servers are not to blame."""
 IDLE_SECONDS = 0.5
-"""So often `on_idle` is called; so long, at most, one waits for something to happen: together, once a second."""
+"""The shortest time between calls of `on_idle`, and the longest wait for an event: in all, about a call a second."""
 LATE_SECONDS = 1.0
-"""So often one looks for URLs that have waited too long."""
+"""How often to look for URLs that have waited too long."""
 TURN_SECONDS = 0.002
-"""So long outcomes are handed out without a look at what has come meanwhile."""
+"""How long to hand out outcomes before looking at the network again."""
 
 _END: Any = object()
 
 
 @dataclass
 class FetchCounters:
-    """What was done so far."""
+    """Totals since the fetcher was made."""
 
     requests: int
     connections: int
     wire_bytes: int
-    """Received: headers and bodies, before unpacking."""
+    """Bytes received: headers and bodies, before unpacking."""
 
 
 class Fetcher:
-    """Fetches URLs, many at once; connections and what is known of sites live as long as it does.
+    """Fetches many URLs at once. It keeps its connections, and what it learns about sites, until it is closed.
 
-    Use as a context manager, or call `close`.
+    Use it as a context manager, or call `close`.
     """
 
     def __init__(
         self, options: FetchOptions, *, resolve: Sequence[str] = (), on_idle: Callable[[], None] | None = None
     ):
-        """resolve: `host:port:address` entries that are asked before DNS; the gate looks at their addresses too.
+        """Prepare to fetch; nothing is requested yet.
 
-        on_idle: called about once a second during `fetch`, also while nothing comes of it.
+        resolve: entries `host:port:address` that are used in place of DNS; their addresses must be allowed too.
+        on_idle: called about once a second during `fetch`, even while no outcome arrives.
 
         Raises:
-            ValueError: for an entry, a blocked domain or a `ca_file` that is none.
+            ValueError: an entry, a blocked domain or the `ca_file` is invalid.
         """
-        options.check_certificates()  # once more: this may be another machine than they were chosen on
+        options.check_certificates()  # again: the options may have been made on another machine
         self.on_idle = on_idle
         self._options = options
         self._memory = BodyMemory()
@@ -90,10 +91,12 @@ class Fetcher:
         return FetchCounters(self._pool.requests, self._pool.connections, self._pool.wire_bytes)
 
     def fetch(self, urls: Iterable[tuple[int, str] | None]) -> Iterator[tuple[int, Fetched | FetchFailure]]:
-        """Each ticket with what became of its URL, as soon as it is known.
+        """Yield each ticket with the outcome of its URL, as soon as it is known.
 
-        URLs are taken from the iterable as there is room for them; None says that there is none until something has
-        happened. What is in flight is broken off when the generator is closed before its end.
+        If the generator is closed before its end, the transfers in flight are aborted.
+
+        urls: pairs of a ticket and a URL, read as there is room for them; None: there is none for the moment, ask
+            again after the next events.
         """
         if self._is_fetching:
             raise RuntimeError("this Fetcher is fetching already; end that first")
@@ -141,7 +144,7 @@ class Fetcher:
                     self._pool.excuse(absence)
 
     def _fill(self, source: Iterator[tuple[int, str] | None], is_exhausted: bool) -> bool:
-        """Start what may be started; whether the source has ended."""
+        """Start all jobs that may start now; return whether the source has ended."""
         while len(self._pool) + len(self._dispatch.outcomes) < self._options.in_flight and not self._memory.is_full:
             now = time.monotonic()
             job = self._frontier.next(now)
@@ -162,7 +165,7 @@ class Fetcher:
 
     @property
     def _has_room_to_wait(self) -> bool:
-        # Names whose lookup takes long keep no place from the rows of other hosts, as busy hosts do not.
+        # A host that is being looked up counts once, however many URLs wait for it: others must not wait for it too.
         return self._frontier.num_at_sites + self._frontier.num_nameless < self._options.look_ahead
 
     def _accept(self, ticket: int, text: str, now: float) -> None:
@@ -174,7 +177,7 @@ class Fetcher:
         self._dispatch.admit(Job(ticket, url, self._options.timeout_seconds), now)
 
     def _start(self, job: Job, now: float) -> None:
-        """Ask for it, if that is allowed, as soon as its host is looked up."""
+        """Start a job if robots.txt allows it; a host that is not known yet is looked up first."""
         if not self._dispatch.allows(job, now):
             return
         url = job.url
@@ -193,7 +196,7 @@ class Fetcher:
         self._pool.start(url, job, wanted, addresses=addresses, seconds=job.seconds_left, now=now)
 
     def _turn(self, seconds: float) -> float:
-        """Let things happen for at most so long; the time it is then."""
+        """Wait at most this many seconds for events, handle them, and return the time."""
         if self._frontier.num_nameless:
             seconds = min(seconds, OFTEN_SECONDS)
         ended = self._pool.wait(min(seconds, self._frontier.next_due - time.monotonic()))
@@ -215,11 +218,11 @@ class Fetcher:
         return now
 
     def _take_lookup(self, host: str, now: float) -> None:
-        """It was looked up; what waits for that may be asked for."""
+        """Let the jobs go on that waited for the lookup of this host."""
         for job in self._frontier.take_named(host):
             resolution = self._resolver.known(host, job.url.port, now)
             if resolution is not None and resolution.failure is not None:
-                # At once: a failure that may pass is not remembered until it is their turn.
+                # Fail now: a temporary failure is forgotten before their turn comes.
                 self._dispatch.take_failed_lookup(job, resolution.failure, now, is_final=resolution.is_final)
             else:
                 self._frontier.add_urgent(job)

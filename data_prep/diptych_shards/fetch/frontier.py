@@ -1,7 +1,7 @@
-"""The frontier: which URLs wait where, and whose turn it is.
+"""The crawl frontier: the URLs that wait, and which of them is next.
 
-A URL waits at its site until the site may be asked; sites take turns, one URL each. Outside these queues wait URLs
-whose host is being looked up, URLs to be repeated later, and those that go before all others.
+A URL waits in the queue of its site; sites take turns, one URL each. Other URLs wait outside these queues: those
+whose host is being looked up, those to be repeated later, and urgent ones, which go first.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from diptych_shards.fetch.url import parse_url
 
 
 class Frontier:
-    """Jobs that are not in transfer."""
+    """The jobs that are not in transfer."""
 
     def __init__(self, options: FetchOptions, sites: Sites):
         self.num_at_sites = 0
         """Jobs in the queues of sites."""
         self._options = options
         self._sites = sites
-        self._rotation: deque[Site] = deque()  # sites that may be asked, each once
-        self._urgent: deque[Job] = deque()  # robots.txt, and whose host was looked up
+        self._rotation: deque[Site] = deque()  # sites that take turns, each listed once
+        self._urgent: deque[Job] = deque()  # robots.txt, and jobs whose host has been looked up
         self._nameless: dict[str, list[Job]] = {}  # by host, while it is looked up
-        self._later: list[tuple[float, int, Site | Job]] = []  # heap: sites after a pause, jobs to be repeated
+        self._later: list[tuple[float, int, Site | Job]] = []  # heap: pausing sites, jobs to be repeated
         self._order = count()
 
     @property
@@ -37,7 +37,7 @@ class Frontier:
 
     @property
     def num_nameless(self) -> int:
-        """Hosts that are looked up, and waited for."""
+        """Hosts that jobs wait for, because they are being looked up."""
         return len(self._nameless)
 
     @property
@@ -46,7 +46,7 @@ class Frontier:
         return self._later[0][0] if self._later else math.inf
 
     def next(self, now: float) -> Job | None:
-        """The job whose turn it is; None if nobody may be asked for anything. Its `site` has it in flight."""
+        """Take the job whose turn it is, which its site then counts as in flight; None if no job may start."""
         if self._urgent:
             return self._urgent.popleft()
         while self._rotation:
@@ -58,7 +58,7 @@ class Frontier:
         return None
 
     def add(self, job: Job, site: Site, now: float) -> None:
-        """Let it wait at this site."""
+        """Put a job into the queue of this site."""
         job.site = site
         job.paused_before = site.paused_seconds(now)
         if job.was_in_vain:
@@ -71,7 +71,7 @@ class Frontier:
         self.wake(site, now)
 
     def take_first(self, site: Site, now: float) -> Job | None:
-        """The job that is asked for next at this site, as if it had been; None if nothing waits there."""
+        """Take the next job of this site, to request it now; None if none waits."""
         if not site.has_waiting:
             return None
         self.num_at_sites -= 1
@@ -80,27 +80,28 @@ class Frontier:
         return job
 
     def add_urgent(self, job: Job) -> None:
-        """It goes before all others."""
+        """Let a job go before all others."""
         self._urgent.append(job)
 
     def add_nameless(self, job: Job) -> None:
-        """It waits for its host to be looked up."""
+        """Let a job wait for the lookup of its host."""
         self._nameless.setdefault(job.url.host, []).append(job)
 
     def add_later(self, job: Job, when: float) -> None:
+        """Let a job wait until this time."""
         heapq.heappush(self._later, (when, next(self._order), job))
 
     def end(self, job: Job) -> None:
-        """It is in flight no more; its site has to be woken when what follows from that is known."""
+        """Count a job as no longer in flight. When its fate is decided, the caller has to `wake` its site."""
         if job.site is not None:
             job.site.in_flight -= 1
 
     def take_named(self, host: str) -> list[Job]:
-        """The jobs that waited for this host to be looked up."""
+        """Take the jobs that waited for the lookup of this host."""
         return self._nameless.pop(host, [])
 
     def take_due(self, now: float) -> Iterator[Job]:
-        """The jobs to be repeated now; sites whose pause is over take turns again."""
+        """Take the jobs to be repeated now, and let sites whose pause is over take turns again."""
         while self._later and self._later[0][0] <= now:
             due = heapq.heappop(self._later)[2]
             if isinstance(due, Site):
@@ -110,7 +111,7 @@ class Frontier:
                 yield due
 
     def take_queue(self, site: Site) -> list[Job]:
-        """All that waits at this site."""
+        """Take all jobs that wait at this site."""
         jobs = [*site.tried, *site.queue]
         site.tried.clear()
         site.queue.clear()
@@ -118,7 +119,7 @@ class Frontier:
         return jobs
 
     def take_late(self, now: float) -> list[Job]:
-        """The jobs that have waited for longer than anybody would."""
+        """Take the jobs that have waited too long, by `Job.is_late`."""
         all_late: list[Job] = []
         for site in self._sites:
             for queue in (site.tried, site.queue):
@@ -132,7 +133,7 @@ class Frontier:
         return all_late
 
     def wake(self, site: Site, now: float) -> None:
-        """Let a site take turns, if it may be asked for something; called when that may have changed."""
+        """Let a site take turns if it may be requested from; to be called whenever that may have changed."""
         if site.is_in_rotation or site.is_resting:
             return
         if site.can_start(now):
@@ -143,7 +144,7 @@ class Frontier:
             heapq.heappush(self._later, (site.quiet_until, next(self._order), site))
 
     def clear(self) -> None:
-        """Nothing waits any more, and nothing is in flight."""
+        """Forget all jobs, those in flight too."""
         for site in self._sites:
             site.clear()
         self.num_at_sites = 0
@@ -158,7 +159,7 @@ class Frontier:
             url = parse_url(site.origin + "/robots.txt")
             return Job(-1, url, self._options.timeout_seconds, robots_of=site)
         job = self.take_first(site, now)
-        assert job is not None  # it may start
+        assert job is not None  # since the site can start one
         site.in_flight += 1
         self.wake(site, now)
         return job

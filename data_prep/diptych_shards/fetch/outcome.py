@@ -1,4 +1,4 @@
-"""What becomes of a URL: its bytes, or the reason why there are none, and what that means for others."""
+"""What becomes of a URL: its bytes, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 
 class FetchReason(Enum):
-    """Why a URL gave no bytes. An answer with another status than 200 has the reason `http_404`, with its number."""
+    """Why a URL gave no bytes. An answer with another status than 200 has `http_` and its status as reason."""
 
     bad_url = "bad_url"
     scheme_not_allowed = "scheme_not_allowed"
@@ -39,11 +39,11 @@ class FetchReason(Enum):
 
 @dataclass(frozen=True)
 class Fetched:
-    """The body of an answer, whatever it holds."""
+    """The body of an answer, whatever it contains."""
 
     data: bytes
     url: str
-    """Where it was found, after redirects."""
+    """The URL that gave it, after redirects."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class FetchFailure:
     reason: str
     """The value of a `FetchReason`, or `http_` and a status."""
     message: str
-    """For the table of results; names no host and no number that would make each message its own kind."""
+    """For the table of results. It contains no host names or numbers, so that equal failures have equal messages."""
 
 
 class UrlError(ValueError):
-    """A URL that is not asked for."""
+    """A URL that is not requested."""
 
     def __init__(self, reason: FetchReason, message: str):
         super().__init__(message)
@@ -71,7 +71,7 @@ TOO_MANY_REDIRECTS = FetchFailure(FetchReason.too_many_redirects.value, "too man
 WAITED_TOO_LONG = FetchFailure(FetchReason.timeout.value, "waited too long for pauses of the host")
 
 OUT_OF_ORDER = (500, 502, 503, 504)
-"""Statuses by which a site says that it is out of order."""
+"""Statuses that report an error of the server."""
 _NO_CONNECTION = frozenset(
     reason.value
     for reason in (
@@ -99,11 +99,12 @@ _WORTH_REPEATING = frozenset(
 
 
 def body_bytes(outcome: Fetched | FetchFailure) -> int:
+    """The size of the body; 0 for a failure."""
     return len(outcome.data) if isinstance(outcome, Fetched) else 0
 
 
 def status_failure(status: int) -> FetchFailure:
-    """An answer with a status other than 200, in the words of urllib, which scripts look for."""
+    """The failure for a status other than 200. Its message is worded as urllib's, which scripts search for."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -112,7 +113,7 @@ def status_failure(status: int) -> FetchFailure:
 
 
 def fails_all_urls(failure: FetchFailure, *, has_answered: bool) -> bool:
-    """Whether it fails all URLs of a site alike, and will again; has_answered: whether the site ever did."""
+    """Whether all URLs of the site will fail in the same way. has_answered: whether the site ever answered."""
     reason = failure.reason
     return reason == FetchReason.address_not_public.value or (
         reason == FetchReason.tls_failed.value and not has_answered
@@ -120,16 +121,20 @@ def fails_all_urls(failure: FetchFailure, *, has_answered: bool) -> bool:
 
 
 def is_worth_repeating(failure: FetchFailure) -> bool:
+    """Whether another attempt may succeed."""
     return failure.reason in _WORTH_REPEATING
 
 
 def means_no_robots(failure: FetchFailure) -> bool:
-    """Whether a site has no robots.txt, by RFC 9309, 2.3.1: what cannot be had otherwise forbids everything."""
+    """Whether this failure of a robots.txt means that the site has none; any other failure forbids the whole site.
+
+    See RFC 9309, section 2.3.1.
+    """
     if failure.reason == FetchReason.too_many_redirects.value:
         return True
     return failure.reason.startswith("http_4") and failure.reason != "http_429"
 
 
 def robots_verdict(failure: FetchFailure, *, was_redirected: bool) -> FetchFailure:
-    """Why a site's URLs fail when its robots.txt cannot be had: if nothing can be had of it, for that reason."""
+    """Why a site's URLs fail if its robots.txt cannot be fetched: for the same reason, if the site is unreachable."""
     return failure if failure.reason in _NO_CONNECTION and not was_redirected else ROBOTS_UNREACHABLE

@@ -16,14 +16,14 @@ _WITH_VALUE = frozenset({"max-snippet", "max-image-preview", "max-video-preview"
 _BETWEEN_WORDS = re.compile(r"[\s;]+")
 _AGENT = re.compile(r"[a-z0-9_.*/-]*[a-z_*][a-z0-9_.*/-]*").fullmatch
 MAX_ROBOTS_BYTES = 512_000
-"""RFC 9309 asks for 500 KiB at least; what follows is not read."""
+"""How much of a robots.txt is read; RFC 9309 asks for at least 500 KiB."""
 
 _AGENT_LINE = re.compile(r"(?i)(\s*user[-\s]*agent\s*[:\s]\s*)([^#]*)").match
 _NOT_US = "{other}"  # no agent's name contains braces
 
 
 class Robots:
-    """The rules for one agent."""
+    """The rules of a robots.txt for one agent."""
 
     def __init__(self, text: str, agent: str):
         self._agent = agent
@@ -35,7 +35,7 @@ class Robots:
 
     @property
     def has_delay(self) -> bool:
-        """Whether a Crawl-delay is stated, which RFC 9309 does not know: taken as a wish for one request at a time."""
+        """Whether it has a Crawl-delay, which is not in RFC 9309: we then send one request at a time."""
         return self._rules is not None and bool(self._rules.crawl_delay(self._agent))
 
 
@@ -44,7 +44,7 @@ def decode_robots(body: bytes) -> str:
 
 
 def forbids(lines: Iterable[str], agent: str, directives: Collection[str]) -> bool:
-    """Whether the header's lines state one of these directives, for every agent or for ours.
+    """Whether the lines of the header contain one of these directives, for every agent or for ours.
 
     agent: our product token, in lower case; directives: in lower case.
     """
@@ -52,10 +52,10 @@ def forbids(lines: Iterable[str], agent: str, directives: Collection[str]) -> bo
 
 
 def directives_in(lines: Iterable[str], agent: str, known: frozenset[str]) -> set[str]:
-    """Those of the known directives that the header's lines state, for every agent or for ours.
+    """Find the known directives in the lines of the header that are for every agent or for ours.
 
-    `none` states noindex and nofollow too. `otherbot: noai` is for another agent, and so is all that follows in its
-    line; `max-snippet:5, noai` and `unavailable_after: Wed, 01 Jan 2031 00:00:00 GMT, noai` name no agent.
+    `none` also means noindex and nofollow. `otherbot: noai` is for another agent, as is the rest of its line;
+    `max-snippet:5, noai` and `unavailable_after: Wed, 01 Jan 2031 00:00:00 GMT, noai` name no agent.
 
     agent: our product token, in lower case; known: in lower case.
     """
@@ -77,7 +77,7 @@ def _parse(text: str, agent: str) -> Any:
         return None
     from protego import Protego
 
-    # A list of thousands of agents above thousands of rules would make millions of both: all that are not us are one.
+    # Thousands of agents above thousands of rules would give millions of pairs: we make all other agents one.
     return Protego.parse("\n".join(_without_others(line, agent) for line in text.splitlines()))
 
 
@@ -91,7 +91,7 @@ def _without_others(line: str, agent: str) -> str:
     return match[1] + _NOT_US
 
 
-@lru_cache(maxsize=1_000)  # a few lines, such as `index, follow`, are those of most pages
+@lru_cache(maxsize=1_000)  # most pages have one of a few lines, such as `index, follow`
 def _directives_of(line: str, agent: str, known: frozenset[str]) -> frozenset[str]:
     found: set[str] = set()
     is_for_us = True
@@ -109,6 +109,6 @@ def _directives_of(line: str, agent: str, known: frozenset[str]) -> frozenset[st
 
 
 def _words(text: str) -> list[str]:
-    """The directives of a piece that should have one, but where commas were forgotten."""
+    """The directives in one piece of a line: more than one if commas were forgotten."""
     words = _BETWEEN_WORDS.split(text)
     return [*words, "noindex", "nofollow"] if "none" in words else words

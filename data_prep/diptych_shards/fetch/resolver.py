@@ -1,7 +1,7 @@
-"""Names into addresses, in threads: libcurl has twenty for all its lookups, and dead names would keep them busy.
+"""Look up host names in our own threads: libcurl has only twenty, which dead names would keep busy.
 
-How many are looked up together follows what DNS can take: one more after each answer, half after each that it had no
-time for. Only addresses that the gate allows come out, and libcurl is given these: the name is looked up once.
+The number of lookups at a time follows what DNS can take: one more after each answer, half as many after each lookup
+that took too long. The results are addresses that the gate allows; libcurl is given these, and looks up nothing.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 
 MIN_LOOKUPS = 4
 MAX_LOOKUPS = 64
-"""At a time. A name server that is asked for too much answers nobody: 500 unknown names took 75 s, half of them 10."""
+"""Lookups at a time. An overloaded name server answers nothing: 500 unknown names took 75 s, half as many 10 s."""
 MAX_THREADS = 2 * MAX_LOOKUPS
-"""Lookups that took too long keep theirs until DNS answers."""
+"""More than lookups: one that took too long keeps its thread until DNS answers."""
 MAX_NAMES = 20_000
-"""Remembered."""
+"""How many names are remembered."""
 KNOWN_SECONDS = 600.0
+"""How long the addresses of a name are used."""
 UNKNOWN_SECONDS = 900.0
-"""For so long a name without addresses is not looked up again."""
+"""How long a name without addresses is not looked up again."""
 DOWN_SECONDS = 60.0
-"""Without any answer, and what waits for its turn fails."""
+"""If DNS gives no answer for this long, the names that still wait for their lookup fail."""
 OFTEN_SECONDS = 0.25
-"""So often one looks for lookups that take too long."""
+"""How often to look for lookups that take too long; a temporary failure is remembered for as long."""
 
 _NOT_FOUND = FetchFailure(FetchReason.dns_failed.value, "host not found")
 _NOT_NOW = FetchFailure(FetchReason.dns_failed.value, "host could not be looked up")
@@ -45,23 +46,27 @@ _FINAL_ERRORS = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", sock
 
 @dataclass(frozen=True)
 class Resolution:
-    """What is known of a name."""
+    """What is known about a name."""
 
     addresses: tuple[str, ...]
     failure: FetchFailure | None
     is_final: bool
-    """Whether asking again soon is in vain."""
+    """Whether another lookup soon would fail too."""
     until: float
+    """When it has to be looked up again."""
 
 
 class Resolver:
-    """Looks names up; `wake_descriptor` becomes readable when there are answers."""
+    """Looks up names. `wake_descriptor` becomes readable when there are answers."""
 
     def __init__(self, gate: AddressGate, seconds: float, entries: Sequence[str] = ()):
-        """entries: `host:port:address[,address]`, which come before DNS; seconds: for one lookup.
+        """Start without threads; `ask` starts them.
+
+        seconds: how long a lookup may take.
+        entries: `host:port:address[,address]`, each used in place of DNS.
 
         Raises:
-            ValueError: for an entry that is none.
+            UserError: an entry has another form.
         """
         self._gate = gate
         self._seconds = seconds
@@ -70,10 +75,10 @@ class Resolver:
         }
         self._known: dict[str, Resolution] = {}  # in the order of their answers
         self._asked: dict[str, None] = {}
-        self._waiting: dict[str, None] = {}  # the asked ones whose turn has not come
+        self._waiting: dict[str, None] = {}  # those of them that no thread has been given yet
         self._last_answer = 0.0
         self._num_allowed = MAX_LOOKUPS
-        self._began: dict[str, float] = {}  # when a thread took it; the only one of these that threads write
+        self._began: dict[str, float] = {}  # when a thread started with it; only this dict is written by threads
         self._names: SimpleQueue[str | None] = SimpleQueue()
         self._found: SimpleQueue[tuple[str, tuple[str, ...], FetchFailure | None, bool]] = SimpleQueue()
         self._num_threads = self._num_idle = 0
@@ -84,12 +89,12 @@ class Resolver:
         os.set_blocking(self._waker, False)
 
     def known(self, host: str, port: int, now: float) -> Resolution | None:
-        """What is known; None if `ask` has to be called."""
+        """What is known about a host; None if it has to be looked up, by `ask`."""
         resolution = self._given.get((host, port)) or self._known.get(host)
         return resolution if resolution is not None and now < resolution.until else None
 
     def ask(self, host: str) -> None:
-        """Look the name up; it will be one of `answered`."""
+        """Start to look up a host; `answered` will yield it."""
         if host in self._asked:
             return
         if not self._asked:
@@ -98,7 +103,7 @@ class Resolver:
         self._hand_out()
 
     def answered(self, now: float) -> Iterator[str]:
-        """Names resolved, failed or timed out since the last call."""
+        """Yield the names that were resolved, failed or timed out since the last call."""
         try:
             while os.read(self.wake_descriptor, 4096):
                 pass
@@ -125,7 +130,7 @@ class Resolver:
         self._hand_out()
 
     def close(self) -> None:
-        """Threads that wait for DNS end when it answers; nobody waits for them."""
+        """Stop, without waiting for threads whose lookup is running: each ends when DNS answers it."""
         for _ in range(self._num_threads):
             self._names.put(None)
         with self._wakes:
@@ -134,7 +139,7 @@ class Resolver:
             self._waker = -1
 
     def _end(self, host: str, *, is_slow: bool) -> None:
-        """Its lookup is over, and says how many DNS can take."""
+        """End the lookup of a host, and adapt the number of lookups at a time."""
         del self._asked[host]
         self._waiting.pop(host, None)
         self._num_allowed = (
@@ -147,7 +152,7 @@ class Resolver:
         self._remember(host, Resolution((), _TOO_SLOW, False, now + OFTEN_SECONDS))
 
     def _hand_out(self) -> None:
-        """Give threads the names that may be looked up now."""
+        """Give the names that may be looked up now to threads."""
         while self._waiting and len(self._asked) - len(self._waiting) < self._num_allowed:
             if self._num_idle:
                 self._num_idle -= 1
@@ -167,13 +172,13 @@ class Resolver:
             self._wake()
 
     def _wake(self) -> None:
-        # Under a lock, since after `close` the number of the descriptor may be that of another file.
+        # Under a lock, since after `close` the descriptor's number may belong to another file.
         with self._wakes:
             if self._waker >= 0:
                 try:
                     os.write(self._waker, b"x")
                 except BlockingIOError:
-                    pass  # full: it is awake
+                    pass  # the pipe is full, so it is readable
 
     def _vet(self, addresses: Iterable[str], failure: FetchFailure | None, is_final: bool, now: float) -> Resolution:
         if failure is not None:
@@ -192,7 +197,7 @@ class Resolver:
 
 def _look_up(host: str) -> tuple[tuple[str, ...], FetchFailure | None, bool]:
     try:
-        # In bytes: of text, Python would make IDNA once more, with an error of its own for a label of 64 letters.
+        # As bytes: text would be encoded by Python's IDNA again, which raises its own error for a label of 64 letters.
         found = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         is_final = error.errno in _FINAL_ERRORS
@@ -204,10 +209,10 @@ def _look_up(host: str) -> tuple[tuple[str, ...], FetchFailure | None, bool]:
 
 
 def parse_entry(entry: str) -> tuple[tuple[str, int], tuple[str, ...]]:
-    """((host, port), addresses) of `host:port:address[,address]`.
+    """Parse `host:port:address[,address]` into ((host, port), addresses).
 
     Raises:
-        ValueError: for an entry that is none.
+        UserError: the entry has another form.
     """
     host, _, rest = entry.partition(":")
     port, _, after = rest.partition(":")

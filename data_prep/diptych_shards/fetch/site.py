@@ -1,4 +1,4 @@
-"""Sites and the URLs that wait for them: how much a site is asked for at a time, and when it is left alone."""
+"""Sites and the URLs that wait for them: how many requests a site gets at a time, and when it is left alone."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from diptych_shards.fetch.permission import Robots
 from diptych_shards.fetch.url import Url
 
 LEAST_SECONDS = 0.05
-"""With less left, a URL is not asked for again."""
+"""A URL with less time left for transfers is not requested again."""
 MAX_WAIT_SECONDS = 600.0
-"""The longest a URL waits in pauses that hosts ask for, in addition to its own time; waits in queues do not count."""
+"""How long a URL may wait for pauses of its hosts, besides its time for transfers; waits in queues do not count."""
 URLS_IN_VAIN = 3
-"""Different ones, one after the other: then the fault is the site's, and it is waited for. Fewer are bad URLs."""
+"""If so many different URLs fail in a row, the site is at fault, and we wait for it. Fewer are bad URLs."""
 MAX_URLS_IN_VAIN = 32
-"""At a site of which many URLs proved to be bad, so that some will follow each other."""
+"""The same at a site that has many bad URLs, since some of these will follow each other."""
 FIRST_PAUSE_SECONDS = 1.0
+"""The pause before the first probe of a site; each later pause is twice as long."""
 LONGEST_PAUSE_SHARE = 1 / 4
-"""Of the patience."""
+"""The longest pause before a probe, as a share of the patience."""
 LEAST_PROBES = 3
-"""Before a site that has answered once is given up, however long each of them takes; one that never has needs one."""
+"""Failed probes before a site that has ever answered is given up, however long each takes; else one is enough."""
 BACK_OFFS = 5
-"""In a row, and for as long as the patience lasts, before a site that keeps sending 429 is given up."""
+"""Answers of 429 in a row, over at least the time of the patience, before a site is given up."""
 GIVEN_UP_SECONDS = 300.0
+"""How long a site stays given up."""
 ROBOTS_SECONDS = 86_400.0
-"""RFC 9309: no copy of robots.txt is used longer."""
+"""How long a copy of a robots.txt is used; RFC 9309 allows no more."""
 MAX_SITES = 5_000
-"""Whose robots.txt and manners are remembered."""
+"""How many sites are remembered, with their robots.txt and their behaviour."""
 MAX_ROBOTS_KEPT = 2 * 2**20
-"""Characters of robots.txt in all; parsed, they take eighteen times as much."""
+"""Characters of all robots.txt in memory. Parsed, they take eighteen times as much."""
 
 
 class Job:
-    """A URL of the caller's, or the robots.txt of a site."""
+    """A URL to fetch: one of the caller's, or the robots.txt of a site."""
 
     __slots__ = (
         "attempt",
@@ -52,38 +54,38 @@ class Job:
     )
 
     def __init__(self, ticket: int, url: Url, seconds: float, robots_of: Site | None = None):
-        """seconds: for which it may be in transfer."""
+        """seconds: how long it may be in transfer, in all attempts together."""
         self.ticket = ticket
         self.url = url
         self.robots_of = robots_of
         """The site whose robots.txt this is; None for a URL of the caller."""
         self.site: Site | None = None
-        """The site where it waits or is requested."""
+        """The site where it waits or is in flight."""
         self.seconds_left = seconds
         self.redirects = 0
         self.attempt = 0
         self.failure: FetchFailure | None = None
-        """Its last failure, if that may be its site's fault; only the first counts against the site."""
+        """Its last failure, if the site may be at fault. Only its first one counts against the site."""
         self.deadline = math.inf
-        """Set when it is first requested; from then on it waits only for pauses, names and redirects."""
+        """Set when it is first requested: before that it waits for its turn, for however long."""
         self.paused_before = 0.0
-        """The pauses of its site until it came."""
+        """`Site.paused_seconds` when it was put into the queue."""
 
     @property
     def was_in_vain(self) -> bool:
-        """Whether it was asked for, and may have failed by the fault of its site."""
+        """Whether an earlier request failed, perhaps through the fault of its site."""
         return self.failure is not None
 
     def begin(self, now: float) -> None:
-        """It is asked for, for the first time or again."""
+        """Note that it is requested now, for the first time or again."""
         self.deadline = min(self.deadline, now + self.seconds_left + MAX_WAIT_SECONDS)
 
     def has_time(self, now: float) -> bool:
-        """Whether it may be asked for again."""
+        """Whether it may be requested again."""
         return self.seconds_left > LEAST_SECONDS and now < self.deadline
 
     def is_late(self, site: Site, now: float) -> bool:
-        """Whether it has waited at this site, or at several, for longer than anybody would."""
+        """Whether it has waited too long for the pauses of this site, or of several."""
         return now > self.deadline or site.paused_seconds(now) - self.paused_before > MAX_WAIT_SECONDS
 
 
@@ -91,22 +93,22 @@ class Site:
     """One scheme, host and port: what waits for it, and what is known of it."""
 
     def __init__(self, origin: str, connections: int, patience_seconds: float):
-        """connections: at a time; patience_seconds: for which it is waited for when it fails."""
+        """connections: at a time; patience_seconds: how long to wait for the site when it fails."""
         self.origin = origin
         self.robots: Robots | None = None
         self.robots_until = 0.0
-        """Until when `robots` is used; before the first time, 0."""
+        """Until when `robots` is used; 0 if it was never fetched."""
         self.has_answered = False
-        """Once, at least, whatever it said."""
+        """Whether it has ever answered, with any status."""
         self._connections = connections
         self._patience_seconds = patience_seconds
-        self._allowed = 1  # until it has answered: ten thousand URLs do not knock at a dead host together
-        self._urls_in_vain = 0  # that failed since its last good answer
-        self._in_vain_since = 0.0  # when the first of them was started
-        self._bad_urls = 0  # that failed again while others were answered, counted once for each time
-        self._num_probes = 0  # that failed since it is waited for
-        self._give_up_at = math.inf  # the next failure from then on is the last
-        self._error_pauses = 0.0  # seconds for which it was waited for because it answered with errors
+        self._allowed = 1  # requests at a time; 1 until it answers, to keep thousands of URLs from a dead host
+        self._urls_in_vain = 0  # URLs that failed since its last good answer
+        self._in_vain_since = 0.0  # when the request of the first of them started
+        self._bad_urls = 0  # how often a URL failed again while others were answered
+        self._num_probes = 0  # probes that failed since we started to wait for it
+        self._give_up_at = math.inf  # it is given up at the first failure after this time
+        self._error_pauses = 0.0  # seconds of pauses because it answered with errors
         self._back_offs = 0
         self._backing_off_since = 0.0
         self._quiet_until = 0.0
@@ -115,20 +117,21 @@ class Site:
         self._given_up_until = 0.0
         self.queue: deque[Job] = deque()
         self.tried: deque[Job] = deque()
-        """What failed before for what may be the site's fault, and waits too."""
+        """Jobs that wait again, after a failure that may be the fault of the site."""
         self.clear()
 
     def clear(self) -> None:
-        """Nothing waits for it, and nothing is in flight: what follows is kept by the frontier."""
+        """Forget its jobs. The frontier maintains the fields below."""
         self.queue.clear()
         self.tried.clear()
         self.in_flight = 0
         self.is_asking_robots = False
         self.is_in_rotation = False
         self.is_resting = False
-        """It will be woken when it may be asked again."""
+        """Whether the frontier will wake it after its pause."""
 
     def can_start(self, now: float) -> bool:
+        """Whether one of its waiting jobs may be requested now."""
         return (
             self.has_waiting
             and self.in_flight < self._allowed
@@ -141,11 +144,11 @@ class Site:
         return bool(self.queue or self.tried)
 
     def take_next(self) -> Job:
-        """Whose turn it is, of those that wait."""
+        """Take the waiting job whose turn it is."""
         if not self.queue or (self.tried and not self._urls_in_vain):
             return self.tried.popleft()
         if self.is_waited_for:
-            # Anywhere: bad URLs are neighbours, and say nothing of the site.
+            # Probe with a random one: bad URLs are often neighbours, and say nothing about the site.
             index = random.randrange(len(self.queue))
             job = self.queue[index]
             del self.queue[index]
@@ -161,7 +164,7 @@ class Site:
         return self._quiet_until
 
     def given_up(self, now: float) -> FetchFailure | None:
-        """Why its URLs fail without being asked for; None while they are worth a try."""
+        """Why its URLs fail without a request; None if it is not given up."""
         if self._given_up is not None and now >= self._given_up_until:
             self._given_up = None
             self._allowed = 1
@@ -169,13 +172,13 @@ class Site:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether so many URLs failed in a row that none of them is to blame; one after another probes it."""
+        """Whether so many URLs failed in a row that the site is at fault. Then URLs probe it, one at a time."""
         return self._urls_in_vain >= min(URLS_IN_VAIN + self._bad_urls, MAX_URLS_IN_VAIN)
 
     def note_answer(self, *, was_in_vain: bool = False) -> None:
-        """It answered as sites do, whatever it said: one connection more.
+        """Note an answer without an error of the server, and allow one more request at a time.
 
-        was_in_vain: this URL failed before, so that it was worth while to wait for the site.
+        was_in_vain: whether this URL had failed before: then it was right to wait for the site.
         """
         self.has_answered = True
         if was_in_vain:
@@ -186,14 +189,18 @@ class Site:
         self._allowed = min(self._allowed + 1, limit)
 
     def note_silence(self, failure: FetchFailure, started: float, now: float, *, is_counted: bool) -> None:
-        """It gave no answer to what was started then; is_counted: for a URL that failed before."""
+        """Note that a request got no answer.
+
+        started: when the request started.
+        is_counted: whether its URL has failed before, and is counted already.
+        """
         if self._urls_in_vain == 0:
             self._in_vain_since = started
         self._count(is_counted)
         if not self.is_waited_for or started < self.quiet_until:
             return
         if self._give_up_at == math.inf:
-            # Of one that has answered, URLs may have failed long ago that were bad by themselves.
+            # If it has answered, the URLs that failed long ago may just have been bad ones.
             since = now if self.has_answered else self._in_vain_since
             self._give_up_at = since + self._patience_seconds
         least_probes = LEAST_PROBES if self.has_answered else 1
@@ -203,10 +210,12 @@ class Site:
             self._wait(now)
 
     def note_error(self, started: float, now: float, *, is_counted: bool) -> None:
-        """It says that it is out of order (502, 503 …); is_counted: to a URL that failed before.
+        """Note that a request was answered with an error of the server (502, 503 …).
 
-        A site that goes on saying so is not given up, since it answers: when the patience is spent, its errors are
-        taken for answers.
+        A site that keeps sending errors is not given up, since it does answer: when the patience is used up, its
+        errors count as answers.
+
+        started, is_counted: as in `note_silence`.
         """
         self.has_answered = True
         if self._error_pauses >= self._patience_seconds:
@@ -218,7 +227,7 @@ class Site:
             self._error_pauses += self._wait(now)
 
     def give_up(self, failure: FetchFailure, now: float, seconds: float) -> None:
-        """From now on its URLs fail; one is tried when the time is over, and decides."""
+        """Let its URLs fail for this many seconds; after that, one URL is tried and decides."""
         self._given_up, self._given_up_until = failure, now + seconds
 
     def _count(self, is_counted: bool) -> None:
@@ -228,7 +237,7 @@ class Site:
             self._bad_urls += 1
 
     def _wait(self, now: float) -> float:
-        """Leave it alone, each time for longer; for how many seconds."""
+        """Start a pause, each time a longer one, and return its seconds."""
         self._allowed = 1
         longest = LONGEST_PAUSE_SHARE * self._patience_seconds
         seconds = min(longest, FIRST_PAUSE_SECONDS * 2.0**self._num_probes) * random.uniform(1.0, 1.25)
@@ -238,7 +247,7 @@ class Site:
         return seconds
 
     def learn_robots(self, robots: Robots | None, now: float) -> None:
-        """What its robots.txt says; None if it has none."""
+        """Keep its robots.txt; None if it has none."""
         self.robots = robots
         self.robots_until = now + ROBOTS_SECONDS
         self.note_answer()
@@ -249,12 +258,14 @@ class Site:
     def back_off(
         self, failure: FetchFailure, started: float, seconds: float | None, now: float, longest: float
     ) -> None:
-        """It asked for a pause, in answer to what was started then.
+        """Pause because the site asked for it; give the site up if that takes too long.
 
-        seconds: as it says; longest: a pause that is not waited for: its URLs fail for so long.
+        started: when the request started that it answered so.
+        seconds: the pause that it asks for; None if it does not say.
+        longest: the longest pause that we wait for.
         """
         if started < self._quiet_until:
-            return  # asked before the last pause began
+            return  # the request was sent before the last pause
         if self._back_offs == 0:
             self._backing_off_since = now
         self._back_offs += 1
@@ -268,15 +279,15 @@ class Site:
         self._pauses += min(seconds, longest)
 
     def paused_seconds(self, now: float) -> float:
-        """For how long it has been left alone so far, because it asked for that."""
+        """How many seconds of pauses it has had so far."""
         return self._pauses - max(0.0, self._quiet_until - now)
 
 
 class Sites:
-    """Sites by their origin; those that were not used for longest are forgotten."""
+    """Sites by their origin; the least recently used are forgotten."""
 
     def __init__(self, connections: int, patience_seconds: float):
-        """connections: to one site at a time; patience_seconds: for which one is waited for when it fails."""
+        """connections: to one site at a time; patience_seconds: how long to wait for a site when it fails."""
         self._connections = connections
         self._patience_seconds = patience_seconds
         self._sites: dict[str, Site] = {}  # in the order of use
@@ -286,6 +297,7 @@ class Sites:
         return iter(self._sites.values())
 
     def at(self, origin: str) -> Site:
+        """The site of this origin: the one that is known, or a new one."""
         site = self._sites.pop(origin, None) or Site(origin, self._connections, self._patience_seconds)
         self._sites[origin] = site
         if len(self._sites) > MAX_SITES:
@@ -297,7 +309,7 @@ class Sites:
         return site
 
     def keep_robots(self, site: Site, robots: Robots | None, now: float) -> None:
-        """Remember what a site allows, and forget the oldest of the others that there is no room for.
+        """Remember the robots.txt of a site, and forget the oldest others if there is no room for them.
 
         robots: None if it has no robots.txt.
         """
@@ -312,10 +324,10 @@ class Sites:
 
 
 def retry_delay_seconds(attempt: int) -> float:
-    """How long to wait before the attempt after this one (from 0); what failed together does not return together."""
+    """How long to wait after this attempt (from 0); random, so that URLs that failed together return one by one."""
     return float(2**attempt * random.uniform(1.0, 1.5))
 
 
 def host_given_up(failure: FetchFailure) -> FetchFailure:
-    """What becomes of the URLs of a site that fails so."""
+    """The failure of all URLs of a site that is given up because of this failure."""
     return FetchFailure(FetchReason.host_given_up.value, f"host given up: {failure.message}")

@@ -1,7 +1,7 @@
-"""One GET: a request and its answer, as far as it is wanted and within its limits.
+"""Send one GET request with curl, and receive the wanted part of the answer within limits.
 
-No redirect is followed, nothing is decoded, and no connection is made to an address that the gate refuses. What an
-answer means is decided elsewhere.
+It follows no redirect, decodes nothing, and connects to no address that the gate refuses. What the answer means is
+decided in `answer` and `dispatch`.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.url import Url
 
 MAX_UNWANTED_BYTES = 65_536
-"""So much of the body of an answer that is not wanted (a 404's page) is read, to keep the connection."""
+"""How much of an unwanted body (the page of a 404) is read, so that the connection can be kept."""
 DNS_CACHE_SECONDS = 1800
 MAX_HELD_BYTES = 256 * 2**20
-"""Bodies in memory, finished or not."""
+"""The limit for all bodies in memory, complete or not."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one transfer may take."""
+    """The limits of one transfer."""
 
     connect_seconds: float
     header_seconds: float
     """From the start of the request to the first byte of the body."""
     window_seconds: float
-    """Over so long is the throughput measured."""
+    """The time over which the throughput is measured."""
     min_bytes_per_second: float
     ca_file: str | None
-    """Certificates trusted in place of the usual authorities'."""
+    """Certificates to trust in place of the usual authorities'."""
 
 
 class Transfer:
-    """A request, and after its end the answer. The object and its curl handle are used again."""
+    """A request, and after its end the answer. The object and its curl handle are used again and again."""
 
     def __init__(self, limits: Limits, user_agent: str, memory: BodyMemory, open_socket: Callable[[Any], Any]):
-        """open_socket: given an address as pycurl does, the socket, or None if it may not be connected to."""
+        """open_socket: opens a socket for an address in pycurl's form; None if it may not be connected to."""
         self._limits = limits
         self._memory = memory
         self._open_socket = open_socket
@@ -68,7 +68,7 @@ class Transfer:
         self._open_window(0.0)
 
     def begin(self, url: Url, tag: Any, wanted: Wanted, *, seconds: float, now: float) -> None:
-        """What is asked for next; seconds: after which it is cut off."""
+        """Prepare a request. tag: the caller's own; seconds: after which it is cut off."""
         self.handle.setopt(pycurl.URL, str(url))
         self.tag = tag
         self.wanted = wanted
@@ -76,10 +76,10 @@ class Transfer:
         self._deadline = now + seconds
 
     def end(self, error: tuple[FetchReason, str] | None = None) -> None:
-        """Nothing more will come; error: curl's, if it gave up."""
+        """Note that the transfer has ended. error: reason and message, if curl gave up."""
         self._read_headers()
         answer = self.answer
-        if error is None or answer.is_cut:  # cut off: curl's error is ours, not the server's
+        if error is None or answer.is_cut:  # we cut it off, which curl reports as an error
             return
         if self._address_was_refused and not answer.status:
             answer.reason, answer.message = FetchReason.address_not_public, "address is not public"
@@ -87,7 +87,7 @@ class Transfer:
             answer.reason, answer.message = error
 
     def overdue(self, now: float) -> tuple[FetchReason, str] | None:
-        """Which of its times is over; None if it may go on."""
+        """Reason and message if it has exceeded one of its limits; None if it may go on."""
         if self.is_paused:
             return None
         if now >= self._deadline:
@@ -104,7 +104,7 @@ class Transfer:
         return None
 
     def excuse(self, seconds: float) -> None:
-        """Put off its deadlines: for so long nobody listened. Where its clocks stand still, they need no more."""
+        """Move its deadlines by the time in which nobody read from it; while it is paused, they do not count anyway."""
         if self.is_paused:
             return
         self.started += seconds
@@ -112,11 +112,12 @@ class Transfer:
         self._window_start += seconds
 
     def pause(self) -> None:
-        """Stop its clocks."""
+        """Note that curl has paused it, and stop its clocks."""
         self.is_paused = True
         self._paused_at = time.monotonic()
 
     def resume(self) -> None:
+        """Let it go on, and start its clocks again."""
         now = time.monotonic()
         self.is_paused = False
         self.excuse(now - self._paused_at)
@@ -131,7 +132,7 @@ class Transfer:
         return opened
 
     def _write(self, data: bytes) -> int | None:
-        """Take a piece of the body; anything but None breaks the transfer off, or pauses it."""
+        """Take a piece of the body. Any result but None makes curl pause or abort the transfer."""
         answer = self.answer
         if not self._size:
             self._begin_body()
@@ -156,7 +157,7 @@ class Transfer:
         self._read_headers()
         answer, wanted = self.answer, self.wanted
         if answer.headers is None:
-            return  # that of a 101, after which no HTTP follows
+            return  # the answer is a 101, after which no HTTP follows
         self._is_keeping = wanted.keeps_body(answer.status, answer.headers)
         if self._is_keeping and not wanted.takes_part and (answer.headers.content_length or 0) > wanted.max_bytes:
             answer.is_cut = True
@@ -173,20 +174,20 @@ class Transfer:
 
 
 class BodyMemory:
-    """Counts the bytes of bodies, and says who has to wait for room."""
+    """Counts the bytes of all bodies in memory, and pauses transfers while there is no room."""
 
     def __init__(self) -> None:
         self.held_bytes = 0
-        """Whoever keeps a body adds its bytes, and takes them off when it is gone."""
+        """Whoever keeps a body adds its size, and subtracts it when the body is freed."""
         self._paused: deque[Transfer] = deque()
-        self._spared: Transfer | None = None  # the one that does not pause, so that something gets done
+        self._spared: Transfer | None = None  # the one that does not pause, so that there is progress
 
     @property
     def is_full(self) -> bool:
         return self.held_bytes > MAX_HELD_BYTES
 
     def must_pause(self, transfer: Transfer) -> bool:
-        """Whether it pauses now; asked when there is no room for what comes."""
+        """Pause a transfer for which there is no room; False if it is the one that does not pause."""
         if self._spared is None:
             self._spared = transfer
         if transfer is self._spared:
@@ -196,7 +197,7 @@ class BodyMemory:
         return True
 
     def note_end(self, transfer: Transfer) -> None:
-        """It will keep nothing more."""
+        """Note that this transfer has ended."""
         if transfer is self._spared:
             self._spared = None
 
@@ -215,7 +216,8 @@ def _make_handle(limits: Limits, user_agent: str) -> pycurl.Curl:
     handle = pycurl.Curl()
     handle.setopt(pycurl.NOSIGNAL, 1)
     handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-    handle.setopt(pycurl.PROXY, "")  # not even one from the environment, which the gate would see instead
+    # No proxy, not even the environment's: the gate would see only the address of the proxy.
+    handle.setopt(pycurl.PROXY, "")
     handle.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
     handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
     handle.setopt(pycurl.USERAGENT, user_agent)

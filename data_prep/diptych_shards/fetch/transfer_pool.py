@@ -1,4 +1,4 @@
-"""Transfers in flight: many at once, over connections that are kept."""
+"""Run many transfers at once, over connections that are kept open."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.transfer import BodyMemory, Limits, Transfer
 from diptych_shards.fetch.url import Url
 
-TELL_AGAIN_SECONDS = 600.0
-"""Sooner than libcurl forgets, so that it never has to look up a name."""
-MAX_TOLD = 20_000
-"""Hosts; libcurl itself drops some of its addresses beyond 29,999."""
+CACHE_AGAIN_SECONDS = 600.0
+"""How often libcurl is given the addresses of a host: before it forgets them, so that it never looks up a name."""
+MAX_CACHED_HOSTS = 20_000
+"""Hosts whose addresses libcurl has; beyond 29,999 it would drop some by itself."""
 SWEEP_SECONDS = 0.25
-"""So often one looks for transfers that take too long."""
+"""How often to look for transfers that have exceeded a limit."""
 
 
 class TransferPool:
-    """Starts transfers and gives back those that ended; the objects, as the connections, are used again."""
+    """Starts transfers and returns those that have ended. Connections and `Transfer` objects are used again."""
 
     def __init__(self, gate: AddressGate, limits: Limits, user_agent: str, memory: BodyMemory, loop: CurlLoop):
-        """gate: looks at every address before it is connected to; memory: counts the bodies until `give_back`."""
+        """gate: checks every address before it is connected to; memory: counts the bodies until `give_back`."""
         self.requests = self.connections = self.wire_bytes = 0
         self._gate = gate
         self._limits = limits
@@ -36,7 +36,7 @@ class TransferPool:
         self._loop = loop
         self._idle: list[Transfer] = []
         self._in_flight: dict[Transfer, None] = {}
-        self._told: dict[tuple[str, int], tuple[tuple[str, ...], float]] = {}  # addresses in libcurl's cache, and when
+        self._cached: dict[tuple[str, int], tuple[tuple[str, ...], float]] = {}  # what libcurl was given, and when
         self._next_sweep = 0.0
 
     def __len__(self) -> int:
@@ -45,17 +45,17 @@ class TransferPool:
     def start(
         self, url: Url, tag: Any, wanted: Wanted, *, addresses: tuple[str, ...], seconds: float, now: float
     ) -> None:
-        """Ask for the URL; addresses: of its host, if that had to be looked up; seconds: after which it is cut off."""
+        """Request a URL. addresses: of its host, if that had to be looked up; seconds: after which it is cut off."""
         transfer = self._idle.pop() if self._idle else self._make_transfer()
         transfer.begin(url, tag, wanted, seconds=seconds, now=now)
         if addresses:
-            self._tell(transfer.handle, url, addresses, now)
+            self._cache_addresses(transfer.handle, url, addresses, now)
         self._in_flight[transfer] = None
         self.requests += 1
         self._loop.add(transfer.handle)
 
     def wait(self, seconds: float) -> list[Transfer]:
-        """The transfers that ended, after at most so many seconds; each has to be given back."""
+        """Wait at most this many seconds; return the transfers that have ended. Each has to be given back."""
         self._loop.wait(seconds)
         ended = []
         for handle, error in self._loop.ended():
@@ -69,24 +69,25 @@ class TransferPool:
         return ended
 
     def give_back(self, transfer: Transfer) -> None:
-        """Take back a transfer that ended, and forget its answer."""
+        """Take back a transfer that has ended, and forget its answer."""
         self._memory.held_bytes -= transfer.answer.held_bytes
         transfer.reset()
         self._idle.append(transfer)
 
     def excuse(self, seconds: float) -> None:
-        """Put off every deadline: for so long nobody listened."""
+        """Move every deadline by this many seconds, in which nobody read from the transfers."""
         for transfer in self._in_flight:
             transfer.excuse(seconds)
 
     def abandon(self) -> None:
-        """Break off all that is in flight."""
-        self._told.clear()  # addresses given by transfers that may not have started
+        """Abort all transfers."""
+        self._cached.clear()  # a transfer that curl had not started yet has not put its addresses there
         for transfer in list(self._in_flight):
             self._end(transfer)
             self.give_back(transfer)
 
     def close(self) -> None:
+        """Abort all transfers, and close their handles."""
         self.abandon()
         for transfer in self._idle:
             transfer.handle.close()
@@ -102,20 +103,20 @@ class TransferPool:
         self.connections += 1
         return self._loop.open_socket(family, kind, protocol)
 
-    def _tell(self, handle: pycurl.Curl, url: Url, addresses: tuple[str, ...], now: float) -> None:
-        """Put the addresses into libcurl's cache, unless they are there."""
+    def _cache_addresses(self, handle: pycurl.Curl, url: Url, addresses: tuple[str, ...], now: float) -> None:
+        """Put the addresses of a host into libcurl's cache, unless they are there."""
         place = (url.host, url.port)
-        told, when = self._told.pop(place, ((), 0.0))
-        if told != addresses or now - when > TELL_AGAIN_SECONDS:
+        cached, when = self._cached.pop(place, ((), 0.0))
+        if cached != addresses or now - when > CACHE_AGAIN_SECONDS:
             joined = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
             handle.setopt(pycurl.RESOLVE, [f"+{url.host}:{url.port}:{joined}"])
             when = now
-        self._told[place] = (addresses, when)
-        if len(self._told) > MAX_TOLD:
-            del self._told[next(iter(self._told))]
+        self._cached[place] = (addresses, when)
+        if len(self._cached) > MAX_CACHED_HOSTS:
+            del self._cached[next(iter(self._cached))]
 
     def _end(self, transfer: Transfer, error: tuple[FetchReason, str] | None = None) -> None:
-        """Take it out of flight; error: curl's, if it gave up."""
+        """End a transfer. error: reason and message, if curl gave up."""
         handle = transfer.handle
         transfer.end(error)
         self.wire_bytes += handle.getinfo(pycurl.SIZE_DOWNLOAD_T) + handle.getinfo(pycurl.HEADER_SIZE)
@@ -124,6 +125,7 @@ class TransferPool:
         self._memory.note_end(transfer)
 
     def _cut_off(self, now: float) -> Iterator[Transfer]:
+        """End the transfers that have exceeded a limit."""
         for transfer in list(self._in_flight):
             overdue = transfer.overdue(now)
             if overdue is not None:

@@ -1,4 +1,4 @@
-"""Parse URLs of tables as a browser would."""
+"""Parse the URLs of tables as a browser would, and lists of domains."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from diptych_shards.web_address import SchemeError, absolute, is_plain, split, s
 MAX_URL_BYTES = 8192
 
 _ADDRESS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}").fullmatch
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search  # but tabs and ends of lines, which are dropped
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search  # all but tabs and line ends, which are dropped
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SLASHES = ("/", "\\")
 _END_OF_HOST = re.compile(r"[/\\?#@:]").search
 
 
 class Url(NamedTuple):
-    """Where to ask and what for, in ASCII."""
+    """A parsed URL, in ASCII."""
 
     scheme: str
     host: str
@@ -34,11 +34,12 @@ class Url(NamedTuple):
 
     @property
     def is_address(self) -> bool:
-        """Whether the host needs no lookup."""
+        """Whether the host is an IP address, which needs no lookup."""
         return self.host.startswith("[") or _ADDRESS(self.host) is not None
 
     @property
     def origin(self) -> str:
+        """Scheme, host and port; without the port if it is the scheme's usual one."""
         if self.port == _DEFAULT_PORTS[self.scheme]:
             return f"{self.scheme}://{self.host}"
         return f"{self.scheme}://{self.host}:{self.port}"
@@ -48,15 +49,15 @@ class Url(NamedTuple):
 
 
 def parse_url(text: str, base: Url | None = None) -> Url:
-    """The URL that a browser would ask for.
+    """Parse a URL into what a browser would request.
 
-    A fragment and a user's name and password are dropped; `//host/path` is asked for by https. An address in an odd
-    spelling becomes one in the usual form; whether it may be connected to is decided when that is done.
+    The fragment, user name and password are dropped; `//host/path` means https. An IP address in an odd spelling is
+    put into its usual form; whether it may be connected to is checked when that is done.
 
-    base: where a relative reference was found, in a redirect.
+    base: the URL that a relative reference, in a redirect, is resolved against.
 
     Raises:
-        UrlError: not a URL, too long, or of a scheme or a port that is not allowed.
+        UrlError: it is not a URL, is too long, or has a scheme or a port that is not allowed.
     """
     text = text.strip(" \t\r\n\f")
     if len(text) > MAX_URL_BYTES:
@@ -84,10 +85,10 @@ def parse_url(text: str, base: Url | None = None) -> Url:
 
 
 def read_domains(path: Path) -> frozenset[str]:
-    """The domains of a block list: one a line, `#` starts a comment.
+    """Read a block list of domains: one on each line; `#` starts a comment.
 
     Raises:
-        ValueError: for a line that is not a domain; the file cannot be read.
+        UserError: a line is not a domain, or the file cannot be read.
     """
     domains = set()
     for number, line in enumerate(read_text(path, "name a file of domains").splitlines(), start=1):
@@ -102,7 +103,11 @@ def read_domains(path: Path) -> frozenset[str]:
 
 
 def normalise_domain(domain: str) -> str:
-    """The domain as it is written in a `Url`, without dots or `*.` around it. Raises: UrlError: not a domain."""
+    """Write a domain as the host of a `Url` is written, without dots or `*.` around it.
+
+    Raises:
+        UrlError: it is not a domain.
+    """
     name = domain.removeprefix("*").strip(".")
     try:
         if _END_OF_HOST(name) and not name.startswith("["):
@@ -113,7 +118,7 @@ def normalise_domain(domain: str) -> str:
 
 
 def is_within(host: str, domains: Iterable[str]) -> bool:
-    """Whether the host is one of these domains or lies below one. domains: best a set, of normalised ones."""
+    """Whether the host is one of these domains or below one. domains: normalised ones, best in a set."""
     host = host.rstrip(".")
     while host:
         if host in domains:
