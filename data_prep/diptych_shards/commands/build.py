@@ -270,7 +270,7 @@ def _way_out(outcomes: Counter[str]) -> str:
     from diptych.data.caption_files import CAPTION_REASONS
     from diptych_shards.fetch.outcome import FetchReason
 
-    refused = FetchReason.address_not_public.value
+    refused = FetchReason.ADDRESS_NOT_PUBLIC.value
     if outcomes[refused]:
         networks = "--allow-network localhost (or another network of yours, such as 10.1.0.0/16)"
         return f"To fetch from such addresses, add {networks} and --retry-failed {refused}"

@@ -13,12 +13,12 @@ from diptych.data.picture_formats import format_of
 from diptych_shards.fetch.outcome import OUT_OF_ORDER, Fetched, FetchFailure, FetchReason, UrlError, status_failure
 from diptych_shards.fetch.url import Url, parse_url
 
-OPTED_OUT = FetchFailure(FetchReason.opt_out.value, "Use of image disallowed by X-Robots-Tag directive")
-TOO_MANY_BYTES = FetchFailure(FetchReason.too_many_bytes.value, "too many bytes")
-EMPTY = FetchFailure(FetchReason.empty_body.value, "empty body")
+OPTED_OUT = FetchFailure(FetchReason.OPT_OUT.value, "Use of image disallowed by X-Robots-Tag directive")
+TOO_MANY_BYTES = FetchFailure(FetchReason.TOO_MANY_BYTES.value, "too many bytes")
+EMPTY = FetchFailure(FetchReason.EMPTY_BODY.value, "empty body")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_WRONG_ANSWERS = frozenset({FetchReason.bad_answer, FetchReason.headers_too_large})
+_WRONG_ANSWERS = frozenset({FetchReason.BAD_ANSWER, FetchReason.HEADERS_TOO_LARGE})
 
 _STATUS_LINE = re.compile(rb"HTTP/[0-9.]+ +([2-9][0-9]{2})\b").match
 _BLANK = (b"\r\n", b"\n")
@@ -180,12 +180,12 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
     """
     names = [name for part in encoding.split(",") if (name := part.partition(";")[0].strip()) in _KNOWN]
     if len(names) > MAX_LAYERS:
-        return FetchFailure(FetchReason.bad_encoding.value, "packed too many times")
+        return FetchFailure(FetchReason.BAD_ENCODING.value, "packed too many times")
     for name in reversed(names):
         unpacked = _unpack(body, name, max_bytes)
         if isinstance(unpacked, FetchFailure):
             # The header is wrong and the body is a picture: compressed bytes do not start as a picture does.
-            is_bare = unpacked.reason == FetchReason.bad_encoding.value and format_of(body) is not None
+            is_bare = unpacked.reason == FetchReason.BAD_ENCODING.value and format_of(body) is not None
             return body if is_bare else unpacked
         body = unpacked
     return body
@@ -206,14 +206,14 @@ def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | FetchFailure:
         is_zlib = len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
         bits = zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
     else:
-        return FetchFailure(FetchReason.bad_encoding.value, "encoding that was not asked for")
+        return FetchFailure(FetchReason.BAD_ENCODING.value, "encoding that was not asked for")
     decompressor = zlib.decompressobj(bits)
     try:
         data = decompressor.decompress(body, max_bytes + 1)
     except zlib.error:
-        return FetchFailure(FetchReason.bad_encoding.value, "body is not in the encoding it claims")
+        return FetchFailure(FetchReason.BAD_ENCODING.value, "body is not in the encoding it claims")
     if len(data) > max_bytes:
-        return FetchFailure(FetchReason.too_many_bytes_unpacked.value, "too many bytes when unpacked")
+        return FetchFailure(FetchReason.TOO_MANY_BYTES_UNPACKED.value, "too many bytes when unpacked")
     if not decompressor.eof:
-        return FetchFailure(FetchReason.truncated_body.value, "body shorter than announced")
+        return FetchFailure(FetchReason.TRUNCATED_BODY.value, "body shorter than announced")
     return data

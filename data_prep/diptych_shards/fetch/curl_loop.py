@@ -15,15 +15,15 @@ from diptych_shards.fetch.outcome import FetchReason
 _E_TOO_LARGE = 100  # pycurl has no name for it; before libcurl 8.6 only the message shows this error
 
 _REASONS = {
-    pycurl.E_URL_MALFORMAT: FetchReason.bad_url,
-    pycurl.E_COULDNT_RESOLVE_HOST: FetchReason.dns_failed,
-    pycurl.E_COULDNT_CONNECT: FetchReason.connect_failed,
-    pycurl.E_OPERATION_TIMEDOUT: FetchReason.connect_timeout,  # we set no other time limit of curl's
-    pycurl.E_GOT_NOTHING: FetchReason.no_answer,
-    pycurl.E_SEND_ERROR: FetchReason.connection_reset,
-    pycurl.E_RECV_ERROR: FetchReason.connection_reset,
-    pycurl.E_PARTIAL_FILE: FetchReason.truncated_body,
-    pycurl.E_BAD_CONTENT_ENCODING: FetchReason.bad_encoding,
+    pycurl.E_URL_MALFORMAT: FetchReason.BAD_URL,
+    pycurl.E_COULDNT_RESOLVE_HOST: FetchReason.DNS_FAILED,
+    pycurl.E_COULDNT_CONNECT: FetchReason.CONNECT_FAILED,
+    pycurl.E_OPERATION_TIMEDOUT: FetchReason.CONNECT_TIMEOUT,  # we set no other time limit of curl's
+    pycurl.E_GOT_NOTHING: FetchReason.NO_ANSWER,
+    pycurl.E_SEND_ERROR: FetchReason.CONNECTION_RESET,
+    pycurl.E_RECV_ERROR: FetchReason.CONNECTION_RESET,
+    pycurl.E_PARTIAL_FILE: FetchReason.TRUNCATED_BODY,
+    pycurl.E_BAD_CONTENT_ENCODING: FetchReason.BAD_ENCODING,
     **dict.fromkeys(
         [
             pycurl.E_SSL_CONNECT_ERROR,
@@ -32,21 +32,21 @@ _REASONS = {
             pycurl.E_SSL_ISSUER_ERROR,
             pycurl.E_SSL_INVALIDCERTSTATUS,
         ],
-        FetchReason.tls_failed,
+        FetchReason.TLS_FAILED,
     ),
 }
 _MESSAGES = {
-    FetchReason.bad_url: "not a URL",
-    FetchReason.dns_failed: "host not found",
-    FetchReason.connect_failed: "connection failed",
-    FetchReason.connect_timeout: "connection timed out",
-    FetchReason.tls_failed: "TLS failed",
-    FetchReason.no_answer: "connection closed without an answer",
-    FetchReason.connection_reset: "connection reset",
-    FetchReason.truncated_body: "body shorter than announced",
-    FetchReason.bad_encoding: "encoding that was not asked for",
-    FetchReason.bad_answer: "answer is not HTTP",
-    FetchReason.headers_too_large: "headers too large",
+    FetchReason.BAD_URL: "not a URL",
+    FetchReason.DNS_FAILED: "host not found",
+    FetchReason.CONNECT_FAILED: "connection failed",
+    FetchReason.CONNECT_TIMEOUT: "connection timed out",
+    FetchReason.TLS_FAILED: "TLS failed",
+    FetchReason.NO_ANSWER: "connection closed without an answer",
+    FetchReason.CONNECTION_RESET: "connection reset",
+    FetchReason.TRUNCATED_BODY: "body shorter than announced",
+    FetchReason.BAD_ENCODING: "encoding that was not asked for",
+    FetchReason.BAD_ANSWER: "answer is not HTTP",
+    FetchReason.HEADERS_TOO_LARGE: "headers too large",
 }
 
 
@@ -144,9 +144,9 @@ def _explain(number: int, message: str) -> tuple[FetchReason, str]:
     number, message: as `CurlMulti.info_read` returns them.
     """
     if number == _E_TOO_LARGE or "response headers" in message:
-        reason = FetchReason.headers_too_large
+        reason = FetchReason.HEADERS_TOO_LARGE
     else:
-        reason = _REASONS.get(number, FetchReason.bad_answer)
+        reason = _REASONS.get(number, FetchReason.BAD_ANSWER)
     return reason, _MESSAGES[reason]
 
 

@@ -10,31 +10,31 @@ from http import HTTPStatus
 class FetchReason(Enum):
     """Why a URL gave no bytes. An answer with another status than 200 has `http_` and its status as reason."""
 
-    bad_url = "bad_url"
-    scheme_not_allowed = "scheme_not_allowed"
-    port_not_allowed = "port_not_allowed"
-    blocked_domain = "blocked_domain"
-    address_not_public = "address_not_public"
-    robots_txt = "robots_txt"
-    opt_out = "opt_out"
-    host_given_up = "host_given_up"
-    dns_failed = "dns_failed"
-    connect_failed = "connect_failed"
-    connect_timeout = "connect_timeout"
-    tls_failed = "tls_failed"
-    connection_reset = "connection_reset"
-    no_answer = "no_answer"
-    bad_answer = "bad_answer"
-    headers_too_large = "headers_too_large"
-    headers_too_slow = "headers_too_slow"
-    too_slow = "too_slow"
-    timeout = "timeout"
-    too_many_redirects = "too_many_redirects"
-    too_many_bytes = "too_many_bytes"
-    too_many_bytes_unpacked = "too_many_bytes_unpacked"
-    bad_encoding = "bad_encoding"
-    truncated_body = "truncated_body"
-    empty_body = "empty_body"
+    BAD_URL = "bad_url"
+    SCHEME_NOT_ALLOWED = "scheme_not_allowed"
+    PORT_NOT_ALLOWED = "port_not_allowed"
+    BLOCKED_DOMAIN = "blocked_domain"
+    ADDRESS_NOT_PUBLIC = "address_not_public"
+    ROBOTS_TXT = "robots_txt"
+    OPT_OUT = "opt_out"
+    HOST_GIVEN_UP = "host_given_up"
+    DNS_FAILED = "dns_failed"
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    TLS_FAILED = "tls_failed"
+    CONNECTION_RESET = "connection_reset"
+    NO_ANSWER = "no_answer"
+    BAD_ANSWER = "bad_answer"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    HEADERS_TOO_SLOW = "headers_too_slow"
+    TOO_SLOW = "too_slow"
+    TIMEOUT = "timeout"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_BYTES_UNPACKED = "too_many_bytes_unpacked"
+    BAD_ENCODING = "bad_encoding"
+    TRUNCATED_BODY = "truncated_body"
+    EMPTY_BODY = "empty_body"
 
 
 @dataclass(frozen=True)
@@ -64,35 +64,35 @@ class UrlError(ValueError):
         self.failure = FetchFailure(reason.value, message)
 
 
-BLOCKED = FetchFailure(FetchReason.blocked_domain.value, "blocked domain")
-DISALLOWED = FetchFailure(FetchReason.robots_txt.value, "disallowed by robots.txt")
-ROBOTS_UNREACHABLE = FetchFailure(FetchReason.robots_txt.value, "robots.txt unreachable")
-TOO_MANY_REDIRECTS = FetchFailure(FetchReason.too_many_redirects.value, "too many redirects")
-WAITED_TOO_LONG = FetchFailure(FetchReason.timeout.value, "waited too long for pauses of the host")
+BLOCKED = FetchFailure(FetchReason.BLOCKED_DOMAIN.value, "blocked domain")
+DISALLOWED = FetchFailure(FetchReason.ROBOTS_TXT.value, "disallowed by robots.txt")
+ROBOTS_UNREACHABLE = FetchFailure(FetchReason.ROBOTS_TXT.value, "robots.txt unreachable")
+TOO_MANY_REDIRECTS = FetchFailure(FetchReason.TOO_MANY_REDIRECTS.value, "too many redirects")
+WAITED_TOO_LONG = FetchFailure(FetchReason.TIMEOUT.value, "waited too long for pauses of the host")
 
 OUT_OF_ORDER = (500, 502, 503, 504)
 """Statuses that report an error of the server."""
 _NO_CONNECTION = frozenset(
     reason.value
     for reason in (
-        FetchReason.address_not_public,
-        FetchReason.dns_failed,
-        FetchReason.connect_failed,
-        FetchReason.connect_timeout,
-        FetchReason.tls_failed,
-        FetchReason.connection_reset,
-        FetchReason.no_answer,
-        FetchReason.headers_too_slow,
+        FetchReason.ADDRESS_NOT_PUBLIC,
+        FetchReason.DNS_FAILED,
+        FetchReason.CONNECT_FAILED,
+        FetchReason.CONNECT_TIMEOUT,
+        FetchReason.TLS_FAILED,
+        FetchReason.CONNECTION_RESET,
+        FetchReason.NO_ANSWER,
+        FetchReason.HEADERS_TOO_SLOW,
     )
 )
 _WORTH_REPEATING = frozenset(
     {
-        FetchReason.dns_failed.value,
-        FetchReason.connect_failed.value,
-        FetchReason.connect_timeout.value,
-        FetchReason.connection_reset.value,
-        FetchReason.no_answer.value,
-        FetchReason.truncated_body.value,
+        FetchReason.DNS_FAILED.value,
+        FetchReason.CONNECT_FAILED.value,
+        FetchReason.CONNECT_TIMEOUT.value,
+        FetchReason.CONNECTION_RESET.value,
+        FetchReason.NO_ANSWER.value,
+        FetchReason.TRUNCATED_BODY.value,
         *(f"http_{status}" for status in (429, *OUT_OF_ORDER)),
     }
 )
@@ -115,8 +115,8 @@ def status_failure(status: int) -> FetchFailure:
 def fails_all_urls(failure: FetchFailure, *, has_answered: bool) -> bool:
     """Whether all URLs of the site will fail in the same way. has_answered: whether the site ever answered."""
     reason = failure.reason
-    return reason == FetchReason.address_not_public.value or (
-        reason == FetchReason.tls_failed.value and not has_answered
+    return reason == FetchReason.ADDRESS_NOT_PUBLIC.value or (
+        reason == FetchReason.TLS_FAILED.value and not has_answered
     )
 
 
@@ -130,7 +130,7 @@ def means_no_robots(failure: FetchFailure) -> bool:
 
     See RFC 9309, section 2.3.1.
     """
-    if failure.reason == FetchReason.too_many_redirects.value:
+    if failure.reason == FetchReason.TOO_MANY_REDIRECTS.value:
         return True
     return failure.reason.startswith("http_4") and failure.reason != "http_429"
 

@@ -36,10 +36,10 @@ DOWN_SECONDS = 60.0
 OFTEN_SECONDS = 0.25
 """How often to look for lookups that take too long; a temporary failure is remembered for as long."""
 
-_NOT_FOUND = FetchFailure(FetchReason.dns_failed.value, "host not found")
-_NOT_NOW = FetchFailure(FetchReason.dns_failed.value, "host could not be looked up")
-_TOO_SLOW = FetchFailure(FetchReason.dns_failed.value, "looking up the host took too long")
-NOT_PUBLIC = FetchFailure(FetchReason.address_not_public.value, "address is not public")
+_NOT_FOUND = FetchFailure(FetchReason.DNS_FAILED.value, "host not found")
+_NOT_NOW = FetchFailure(FetchReason.DNS_FAILED.value, "host could not be looked up")
+_TOO_SLOW = FetchFailure(FetchReason.DNS_FAILED.value, "looking up the host took too long")
+NOT_PUBLIC = FetchFailure(FetchReason.ADDRESS_NOT_PUBLIC.value, "address is not public")
 
 _FINAL_ERRORS = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 

@@ -330,4 +330,4 @@ def retry_delay_seconds(attempt: int) -> float:
 
 def host_given_up(failure: FetchFailure) -> FetchFailure:
     """The failure of all URLs of a site that is given up because of this failure."""
-    return FetchFailure(FetchReason.host_given_up.value, f"host given up: {failure.message}")
+    return FetchFailure(FetchReason.HOST_GIVEN_UP.value, f"host given up: {failure.message}")

@@ -82,7 +82,7 @@ class Transfer:
         if error is None or answer.is_cut:  # we cut it off, which curl reports as an error
             return
         if self._address_was_refused and not answer.status:
-            answer.reason, answer.message = FetchReason.address_not_public, "address is not public"
+            answer.reason, answer.message = FetchReason.ADDRESS_NOT_PUBLIC, "address is not public"
         else:
             answer.reason, answer.message = error
 
@@ -91,15 +91,15 @@ class Transfer:
         if self.is_paused:
             return None
         if now >= self._deadline:
-            return FetchReason.timeout, "timed out"
+            return FetchReason.TIMEOUT, "timed out"
         if not self.answer.status:
             if now - self.started > self._limits.header_seconds:
-                return FetchReason.headers_too_slow, "headers took too long"
+                return FetchReason.HEADERS_TOO_SLOW, "headers took too long"
             return None
         window = now - self._window_start
         if window >= self._limits.window_seconds:
             if self._size - self._window_size < self._limits.min_bytes_per_second * window:
-                return FetchReason.too_slow, "body too slow"
+                return FetchReason.TOO_SLOW, "body too slow"
             self._open_window(now)
         return None
 

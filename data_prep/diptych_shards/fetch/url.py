@@ -68,19 +68,19 @@ def parse_url(text: str, base: Url | None = None) -> Url:
     if base is None and text[:1] in _SLASHES and text[1:2] in _SLASHES:
         text = "https:" + text
     if _CONTROL(text):
-        raise UrlError(FetchReason.bad_url, "control character in URL")
+        raise UrlError(FetchReason.BAD_URL, "control character in URL")
     try:
         scheme, host, port, target = split(absolute(text, str(base) if base is not None else None))
     except SchemeError as error:
-        raise UrlError(FetchReason.scheme_not_allowed, str(error)) from None
+        raise UrlError(FetchReason.SCHEME_NOT_ALLOWED, str(error)) from None
     except ValueError:
-        raise UrlError(FetchReason.bad_url, "not a URL") from None
+        raise UrlError(FetchReason.BAD_URL, "not a URL") from None
     if len(target) > MAX_URL_BYTES:
         raise _too_long()
     if port is None:
         port = _DEFAULT_PORTS[scheme]
     if not is_port_allowed(port):
-        raise UrlError(FetchReason.port_not_allowed, "port not allowed: neither 80, 443 nor above 1023")
+        raise UrlError(FetchReason.PORT_NOT_ALLOWED, "port not allowed: neither 80, 443 nor above 1023")
     return Url(scheme, host, port, target)
 
 
@@ -114,7 +114,7 @@ def normalise_domain(domain: str) -> str:
             raise ValueError
         return parse_url(f"http://{name}/").host.rstrip(".")
     except ValueError:
-        raise UrlError(FetchReason.bad_url, "bad host name in URL") from None
+        raise UrlError(FetchReason.BAD_URL, "bad host name in URL") from None
 
 
 def is_within(host: str, domains: Iterable[str]) -> bool:
@@ -128,4 +128,4 @@ def is_within(host: str, domains: Iterable[str]) -> bool:
 
 
 def _too_long() -> UrlError:
-    return UrlError(FetchReason.bad_url, f"URL longer than {MAX_URL_BYTES} bytes")
+    return UrlError(FetchReason.BAD_URL, f"URL longer than {MAX_URL_BYTES} bytes")

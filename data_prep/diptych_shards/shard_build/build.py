@@ -53,7 +53,7 @@ def build(
         OSError: the disk is full, or a folder cannot be written.
     """
     if retry:
-        retry |= {FetchReason.host_given_up.value}
+        retry |= {FetchReason.HOST_GIVEN_UP.value}
     for entry in options.resolve:
         parse_entry(entry)
     folder = OutFolder(

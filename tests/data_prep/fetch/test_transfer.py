@@ -30,6 +30,6 @@ def test_a_pause_for_memory_while_the_caller_is_away_counts_once(monkeypatch):
         clock.now += 1.0
         transfer.resume()
         assert transfer.overdue(115.9) is None
-        assert transfer.overdue(116.0) == (FetchReason.timeout, "timed out")
+        assert transfer.overdue(116.0) == (FetchReason.TIMEOUT, "timed out")
         multi.remove_handle(transfer.handle)
         multi.close()
