@@ -73,9 +73,9 @@ def run(chosen: argparse.Namespace) -> None:
     )
     shards, index = chosen.shards, open_shards(chosen.shards)
     report = dedup(shards, index, options, engine_of(chosen))
-    print(verdict_table(shards, chosen.name, report.counts, report.passed_over))
+    print(verdict_table(shards, chosen.name, report.counts, report.left_out_by_others))
     for number, what in (
-        (report.passed_over, "without part: left out by other verdicts"),
+        (report.left_out_by_others, "without part: left out by other verdicts"),
         (report.largest_group - 1, "the most that are left out for one and the same sample"),
         (report.flat, "too flat for a perceptual hash: only equal pixels count"),
         (report.not_decoded, "not decoded, and kept; see diptych-shards verify"),

@@ -54,11 +54,11 @@ class DedupReport:
     """The outcome of `dedup`."""
 
     counts: Counter[str]
-    """Samples by reason; the empty one is that of what is kept."""
+    """Samples by reason; the reason of kept ones is empty."""
     flat: int
     not_decoded: int
     without_embedding: int
-    passed_over: int
+    left_out_by_others: int
     """Samples that other verdicts leave out."""
     largest_group: int
     """The size of the largest group: a kept sample with all that are left out for it."""
@@ -82,7 +82,7 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
         pictures = _Pictures(index, folder / HASH_FOLDER, options.against)
         takes_part = np.ones(pictures.total, bool)
         takes_part[pictures.num_evaluation :] = _kept(considered, index)
-        # Hashing takes hours: all that may be wrong with the options comes first.
+        # Hashing takes hours: check first all that may be wrong with the options.
         preference = preferences(index, options.prefer) if options.prefer else None
         embedded = _Embedded(pictures, options, takes_part, folder) if options.embeddings else None
         pictures.hash(engine)
@@ -96,13 +96,13 @@ def dedup(shards: Path, index: ShardIndex, options: DedupOptions, engine: Engine
             not_decoded=int((hashes.states[pictures.num_evaluation :] == NOT_DECODED).sum()),
             not_compared=pictures.not_compared(hashes),
             without_embedding=embedded.num_samples_without if embedded else 0,
-            passed_over=int((~takes_part).sum()),
+            left_out_by_others=int((~takes_part).sum()),
             largest_group=int(np.bincount(likes - pictures.num_evaluation).max()) + 1 if len(likes) else 1,
         )
 
 
 def _kept(considered: Sequence[Verdict], index: ShardIndex) -> np.ndarray:
-    """bool of each sample."""
+    """Whether all these verdicts keep each sample, as bool."""
     return np.concatenate([kept_by_all(considered, index, number) for number in range(len(index.shards))])
 
 
@@ -125,14 +125,14 @@ def _decide(
         return found.decide()
     looking = np.flatnonzero((hashes.states == HASHED) & found.is_first)
     looks = LookAlikes(looking, hashes.looks[looking], options.distance)
-    # A file without a name: nothing of it remains when this process ends, even by a kill.
+    # A file without a name: nothing of it remains when this process ends, even if it is killed.
     with tempfile.TemporaryFile(dir=scratch) as file:
         return found.decide(looks, pictures.thumbnails_of(looks.positions, file))
 
 
 @dataclass(frozen=True)
 class _Hashes:
-    """Of all pictures, by position."""
+    """The hashes of all pictures, by position."""
 
     prefixes: np.ndarray
     looks: np.ndarray
@@ -172,7 +172,10 @@ class _Pictures:
             progress.close()
 
     def read(self, takes_part: np.ndarray) -> _Hashes:
-        """takes_part: bool of each; the others are as those without a picture."""
+        """Read the hashes of all pictures.
+
+        takes_part: bool for each picture; the others count as samples without a picture.
+        """
         prefixes, looks = np.empty(self.total, np.uint64), np.empty(self.total, np.uint64)
         states = np.empty(self.total, np.uint8)
         for first, rows in self._rows():
@@ -182,7 +185,7 @@ class _Pictures:
         return _Hashes(prefixes, looks, states)
 
     def digests_of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The positions (in order), and u64[n, 4] of each."""
+        """The positions, in order, and the digest of each as u64[n, 4]."""
         found = [np.zeros((0, 4), np.uint64)]
         for first, rows in self._rows():
             start, stop = np.searchsorted(positions, (first, first + len(rows)))
@@ -195,7 +198,7 @@ class _Pictures:
         return self._left_out + [Refusal(name, PictureReason.DECODE_ERROR.value) for name in self.names(broken)]
 
     def thumbnails_of(self, positions: np.ndarray, file: IO[bytes]) -> np.ndarray:
-        """u8[n, numbers] of the positions (in order), mapped from the file that they are written to."""
+        """The thumbnails at these positions, in order: u8[n, numbers], written to the file and mapped from it."""
         for first, rows in self._rows():
             start, stop = np.searchsorted(positions, (first, first + len(rows)))
             file.write(rows["thumbnail"][positions[start:stop] - first].tobytes())
@@ -204,7 +207,7 @@ class _Pictures:
         return np.asarray(np.memmap(file, np.uint8, "r", shape=shape)) if len(positions) else np.zeros(shape, np.uint8)
 
     def names(self, positions: np.ndarray) -> list[str]:
-        """Of a few: the key of a sample, the path of an evaluation picture."""
+        """Name a few pictures: a sample by its key, an evaluation picture by its path."""
         return [
             self._evaluation_names[position]
             if position < self.num_evaluation
@@ -221,7 +224,7 @@ class _Pictures:
         return KeyTable(iter(self._evaluation_names), self.num_evaluation)
 
     def _rows(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Position of the first, HASHES rows, unit by unit."""
+        """The HASHES rows of each unit, after the position of its first picture."""
         first = 0
         for unit, path in self._units:
             rows = read_hashes(unit, path)

@@ -74,10 +74,10 @@ class DedupOptions:
 
 
 def check_not_weaker(shards: Path, options: DedupOptions) -> None:
-    """Refuse to replace a verdict by one that keeps less away from evaluation sets.
+    """Check that the new verdict is compared with all evaluation sets that the one on disk was compared with.
 
     Raises:
-        UserError: it would; the message names the option that is missing.
+        UserError: it is not; the message names the missing option.
     """
     before = verdict_to_replace(shards, options.name, "dedup")
     if before is None:
@@ -93,10 +93,10 @@ def check_not_weaker(shards: Path, options: DedupOptions) -> None:
 
 
 def preferences(index: ShardIndex, expression: str) -> np.ndarray:
-    """f64 of each sample in the order of the shards, NaN where it is not known.
+    """The preference for each sample in the order of the shards, as f64; NaN where it is unknown.
 
     Raises:
-        UserError: the expression gives no numbers for these samples.
+        UserError: the expression does not give numbers for these samples.
         ShardError: a shard is damaged.
     """
     wanted = parse(expression)

@@ -18,7 +18,7 @@ LOOKS_THE_SAME = "looks_the_same"
 SIMILAR_EMBEDDING = "similar_embedding"
 IN_EVALUATION = "in_evaluation"
 REASONS = ("", SAME_PIXELS, LOOKS_THE_SAME, SIMILAR_EMBEDDING, IN_EVALUATION)
-"""Their places are the codes of `Decision`."""
+"""The place of a reason is its code in `Decision`."""
 MEANINGS = {
     SAME_PIXELS: "the same pixels as a sample that stays",
     LOOKS_THE_SAME: "looks the same as a sample that stays, seen small: as if recoded or resized",
@@ -28,13 +28,13 @@ MEANINGS = {
 
 NOTHING = -1
 MOST_DIFFERENCE = 32
-"""Of 255, in any colour of any pixel of two thumbnails, and on average:"""
+"""The most, of 255, that thumbnails of one picture may differ in any colour of any pixel."""
 MEAN_DIFFERENCE = 6
-"""Root of the mean square.
+"""The most that they may differ on average: the root of the mean square.
 
 Measured on 16 x 16 pixels: photographs and drawings that are recoded (JPEG of quality 50 and more) or at half the size
-stay below 17 and 3, both at once below 34 and 6. Drawings of other things or in other colours whose hashes agree start
-at 34 and 3.5 (another tone of skin); nearly all are above 47 and 7.
+stay below 17 and 3, both at once below 34 and 6. Drawings of other things or in other colours whose hashes agree differ
+by at least 34 and 3.5 (another tone of skin); nearly all by more than 47 and 7.
 """
 
 _NUMBERS_PER_SAMPLED = 48
@@ -43,19 +43,19 @@ _FEW = 32
 
 @dataclass(frozen=True)
 class Decision:
-    """Of every sample."""
+    """What is decided about every sample."""
 
     codes: np.ndarray
     """u8: place in REASONS."""
     like: np.ndarray
-    """i64: position of what it is like; NOTHING for what is kept."""
+    """i64: position of the picture that it duplicates; NOTHING if it is kept."""
 
 
 class LookAlikes:
-    """Pictures whose perceptual hashes are near that of another: those that are worth a second look."""
+    """Pictures whose perceptual hashes are near that of another one; their thumbnails decide."""
 
     def __init__(self, positions: np.ndarray, hashes: np.ndarray, max_distance: int):
-        """hashes: u64, one of each position; max_distance: bits in which those of the same picture may differ."""
+        """hashes: u64, one for each position. max_distance: bits in which hashes of one picture may differ."""
         distinct, groups, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
         pairs = [
             np.zeros((2, 0), np.int32),
@@ -73,10 +73,10 @@ class LookAlikes:
 
 
 class Duplicates:
-    """Gathers what is alike, then decides."""
+    """Gathers which pictures are alike, then decides which samples stay."""
 
     def __init__(self, num_evaluation: int, num_samples: int, preference: np.ndarray | None = None):
-        """preference: f64 of each sample; the highest stays, the first of those. NaN is the lowest."""
+        """preference: f64 for each sample; the highest stays, and the first of equally high ones. NaN is the lowest."""
         total = num_evaluation + num_samples
         position = np.int32 if total < 2**31 else np.int64
         samples = np.arange(num_samples)
@@ -90,7 +90,7 @@ class Duplicates:
         self._pairs = [np.zeros((2, 0), position)]
 
     def add_equal(self, positions: np.ndarray, classes: np.ndarray) -> None:
-        """Pictures whose pixels are the same where their classes are. To be called once, before the others."""
+        """Add pictures of which those of one class have the same pixels. Call this once, before the other methods."""
         order = np.lexsort([self._rank[positions], classes])
         positions, classes = positions[order], classes[order]
         starts = np.flatnonzero(np.diff(classes, prepend=classes[:1] - 1))
@@ -99,18 +99,18 @@ class Duplicates:
 
     @property
     def is_first(self) -> np.ndarray:
-        """bool of each picture: the preferred one of those with the same pixels. The others share its fate."""
+        """Whether each picture is the preferred one of those with the same pixels, as bool. The others follow it."""
         is_first: np.ndarray = self._first == np.arange(len(self._first))
         return is_first
 
     def add_pairs(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Positions of pictures whose embeddings agree."""
+        """Add pairs of pictures, by position, whose embeddings agree."""
         pairs = np.stack([self._first[one], self._first[other]])
         differ = (pairs[0] != pairs[1]) & (pairs >= self._num_evaluation).any(axis=0)
         self._pairs.append(np.unique(np.sort(pairs[:, differ], axis=0), axis=1))
 
     def decide(self, looks: LookAlikes | None = None, thumbnails: np.ndarray | None = None) -> Decision:
-        """What stays. thumbnails: u8[n, numbers], one of each of the n pictures of `looks`."""
+        """Decide what stays. thumbnails: u8[n, numbers], one for each of the n pictures of `looks`."""
         if looks is None or thumbnails is None:
             looks = LookAlikes(np.zeros(0, np.int64), np.zeros(0, np.uint64), 0)
             thumbnails = np.zeros((0, 0), np.uint8)
@@ -137,7 +137,7 @@ class Duplicates:
         return self._of_all(like, codes)
 
     def _of_all(self, like: np.ndarray, codes: np.ndarray) -> Decision:
-        """From the pictures that are first to all samples."""
+        """Extend the decision from the pictures that are first to all samples."""
         follows = ~self.is_first & (like[self._first] == NOTHING)
         codes, like = codes[self._first], like[self._first]
         codes[follows], like[follows] = _SAME_PIXELS, self._first[follows]
@@ -154,7 +154,7 @@ class _Stayed:
     """The pictures of `looks` that stayed so far."""
 
     def __init__(self, looks: LookAlikes, thumbnails: np.ndarray):
-        """thumbnails: u8[n, numbers], one of each of the n pictures of `looks`."""
+        """thumbnails: u8[n, numbers], one for each of the n pictures of `looks`."""
         self._looks = looks
         self._thumbnails = thumbnails
         self._few_numbers = np.ascontiguousarray(thumbnails[:, ::_NUMBERS_PER_SAMPLED])
@@ -183,7 +183,7 @@ class _Stayed:
 
 
 def _look_the_same(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """bool of each of the others."""
+    """Whether each of the others looks the same as the one, as bool."""
     differences = np.abs(others.astype(np.int32) - one)
     is_like: np.ndarray = differences.max(axis=1) <= MOST_DIFFERENCE
     is_like &= (differences**2).sum(axis=1) <= MEAN_DIFFERENCE**2 * len(one)
@@ -191,20 +191,20 @@ def _look_the_same(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _neighbours(total: int, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """i64[total + 1], and in others[starts[n] : starts[n + 1]] what n is paired with, on either side."""
+    """`starts`, i64[total + 1], and `others`: n is paired, on either side, with others[starts[n] : starts[n + 1]]."""
     from_, to = np.append(one, other), np.append(other, one)
     starts = np.concatenate([[0], np.cumsum(np.bincount(from_, minlength=total))])
     return starts, to[np.argsort(from_, kind="stable")]
 
 
 def repeated(prefixes: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Those of the positions whose prefix is not alone, in order."""
+    """The positions whose prefix occurs more than once, in order."""
     found, place, times = np.unique(prefixes, return_inverse=True, return_counts=True)
     return positions[times[place] > 1]
 
 
 def classes(digests: np.ndarray) -> np.ndarray:
-    """i64 for each row of u64[n, 4]; equal for equal rows, and only for them."""
+    """A class for each row of u64[n, 4], as i64; equal for equal rows, and only for them."""
     order = np.lexsort(digests.T)
     changes = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
     found = np.empty(len(digests), np.int64)

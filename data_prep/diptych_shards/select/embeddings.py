@@ -53,10 +53,10 @@ class KeyTable:
 def gather_embeddings(
     tables: Sequence[tuple[str, KeyTable, int]], wanted: np.ndarray, column: str | None, scratch: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """f32[n, dim] of unit length, mapped from a file without a name; and i64[n], to whose position each belongs.
+    """Gather embeddings: f32[n, dim] of unit length, mapped from a file without a name; i64[n], the position of each.
 
-    tables: (file, keys, position of the first key) for each source. wanted: bool of each position.
-    Of a key that appears twice the first one counts.
+    tables: (file, keys, position of the first key) for each source. wanted: bool for each position.
+    If a key occurs twice, its first embedding counts.
 
     Raises:
         UserError: a file holds no embeddings, or none for these keys, or they are of several lengths.
@@ -64,7 +64,7 @@ def gather_embeddings(
     is_open = wanted.copy()
     owners: list[np.ndarray] = []
     dim = 0
-    # A file without a name: nothing of it remains when this process ends, even by a kill.
+    # A file without a name: nothing of it remains when this process ends, even if it is killed.
     with tempfile.TemporaryFile(dir=scratch) as file:
         for location, keys, first in tables:
             if keys.has_repeats:
@@ -89,7 +89,7 @@ def gather_embeddings(
                                   f"{_first_key(location, column)!r}")  # fmt: skip
         file.flush()
         owned = np.concatenate(owners)
-        if not len(owned):  # nor can an empty file be mapped
+        if not len(owned):  # an empty file cannot be mapped
             return np.zeros((0, dim), np.float32), owned
         return np.memmap(file, "<f4", "r", shape=(len(owned), dim)), owned
 
@@ -152,7 +152,7 @@ def _columns(schema: pyarrow.Schema, path: Path, column: str | None) -> tuple[st
     candidates = [name for name in lists if name in _EMBEDDINGS] or lists
     keys = [name for name in _KEYS if name in schema.names]
     if column is not None and column not in lists:
-        raise UserError(f"{shown(path)}: {column!r} is no column of lists; there are {', '.join(lists) or 'none'}")
+        raise UserError(f"{shown(path)}: {column!r} is not a column of lists; there are {', '.join(lists) or 'none'}")
     if column is None and len(candidates) != 1:
         found = ", ".join(candidates) or "lists of numbers are needed"
         raise UserError(
@@ -167,7 +167,7 @@ def _batch(keys: pyarrow.Array, vectors: pyarrow.Array, path: Path) -> Batch:
     import pyarrow
     import pyarrow.compute as compute
 
-    if pyarrow.types.is_string_view(keys.type):  # of which Arrow cannot pick some
+    if pyarrow.types.is_string_view(keys.type):  # Arrow cannot filter these
         keys = keys.cast(pyarrow.large_string())
     has_both = compute.and_(vectors.is_valid(), keys.is_valid())
     keys, vectors = keys.filter(has_both), vectors.filter(has_both)

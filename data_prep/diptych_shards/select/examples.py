@@ -1,4 +1,4 @@
-"""Some samples of each verdict and each reason, drawn at random, the same ones every time."""
+"""Draw some samples of each verdict and each reason: at random, but the same ones every time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diptych_shards.select.verdicts import Verdict
 
 @dataclass(frozen=True)
 class Drawn:
-    """One sample, and what it is like, if it is a duplicate."""
+    """One sample, and what it duplicates, if it is a duplicate."""
 
     shard: int
     row: int
@@ -32,8 +32,8 @@ class JudgedSamples:
     """By reason."""
     alone: int = 0
     """How many are left out by this verdict and no other."""
-    passed_over: int = 0
-    """How many take no part in it, as others that it considered leave them out."""
+    left_out_by_others: int = 0
+    """How many it did not judge, since verdicts that it considered leave them out."""
 
 
 @dataclass
@@ -46,7 +46,10 @@ class Judged:
 
 
 def draw(index: ShardIndex, verdicts: Sequence[Verdict], size: int, seed: int) -> Judged:
-    """size: examples of each reason, and of what is kept."""
+    """Draw examples, and count what the verdicts keep and leave out.
+
+    size: how many examples of each reason, and of what is kept.
+    """
     names = [verdict.name for verdict in verdicts]
     considered = [[names.index(name) for name in verdict.considered] for verdict in verdicts]
     judged = Judged(len(index), 0, [JudgedSamples(verdict, Smallest(size)) for verdict in verdicts])
@@ -60,7 +63,7 @@ def draw(index: ShardIndex, verdicts: Sequence[Verdict], size: int, seed: int) -
             others_keep = np.delete(kept, place, axis=0).all(axis=0)
             of.alone += int((~kept[place] & others_keep).sum())
             takes_part = np.logical_and.reduce(kept[considered[place]], axis=0)
-            of.passed_over += int((~takes_part).sum())
+            of.left_out_by_others += int((~takes_part).sum())
             _offer(of, number, table["reason"].to_numpy(), takes_part, table["duplicate_of"], places, size)
     return judged
 

@@ -43,13 +43,13 @@ FUNCTIONS = (
     "starts_with strip_accents strlen substring trim upper words "
     "day hour minute month second year date_part date_diff strptime list_contains json_extract_string"
 ).split()
-"""All there are, besides operators. None gives more than it takes, reads anything else, or depends on the day: DuckDB's
-limit of memory does not hold for what functions such as `repeat` and `replace` can make of a short text."""
+"""All functions that an expression may use, besides operators. None reads anything else, depends on the day, or returns
+more than it is given: DuckDB's limit of memory does not hold for what `repeat` can make of a short text."""
 _OPERATORS = frozenset(
     "+ - * / // % ^ ** || ~~ !~~ ~~* !~~* like_escape not_like_escape ilike_escape not_ilike_escape ->> "
     "list_value list_extract regexp_full_match substr len ceiling power ucase lcase".split()
 )
-"""Functions that DuckDB makes of operators and of other names for the same."""
+"""Functions that operators become in DuckDB, and other names of FUNCTIONS."""
 _KINDS = frozenset(
     "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION OPERATOR TYPE".split()
 )
@@ -69,21 +69,21 @@ class Expression:
     """The names of the columns in it, each once."""
     is_and: bool = False
     is_or: bool = False
-    """Whether its outermost operator is this one."""
+    """Whether its outermost operator is `and`, or `or`."""
 
     def truths(self, columns: Columns, num_rows: int) -> pyarrow.BooleanArray:
-        """Of each row: true, false, or null for unknown.
+        """Whether the expression is true of each row; null if that is unknown.
 
         Raises:
-            UserError: an operator or a function is applied to values of the wrong type, or does not give these.
+            UserError: an operator or a function gets or gives values of the wrong type.
         """
         return self._of_rows(columns, num_rows, "true or false", pyarrow.types.is_boolean).cast(pyarrow.bool_())
 
     def numbers(self, columns: Columns, num_rows: int) -> pyarrow.DoubleArray:
-        """Of each row: f64, or null for unknown.
+        """The number that the expression gives for each row, as f64; null if it is unknown.
 
         Raises:
-            UserError: as above.
+            UserError: as `truths` does.
         """
 
         def is_number(kind: pyarrow.DataType) -> bool:
@@ -115,7 +115,7 @@ def parse(source: str) -> Expression:
     """Parse an expression, and check that it asks only about one row.
 
     Raises:
-        UserError: it does not.
+        UserError: it cannot be parsed, or asks for more.
     """
     if len(source) > MOST_CHARACTERS:
         raise UserError(f"an expression of {len(source):,} characters; at most {MOST_CHARACTERS:,}")
@@ -151,7 +151,7 @@ def parse_conditions(source: str) -> list[Expression]:
     """The expressions between the outermost `and`s, which must all be true.
 
     Raises:
-        UserError: as above.
+        UserError: as `parse` does.
     """
     whole = parse(source)
     if not whole.is_and:
@@ -175,7 +175,7 @@ def parse_conditions(source: str) -> list[Expression]:
 
 @functools.cache
 def _connection() -> duckdb.DuckDBPyConnection:
-    """That of this process: no file, no more settings, one thread."""
+    """The connection of this process: it opens no file, its settings are locked, and it has one thread."""
     connection = duckdb.connect(":memory:", config=_LIMITS)
     for macro, definition in _MACROS.items():
         connection.execute(f"create macro {macro} as {definition}")
@@ -193,7 +193,7 @@ def _check_function(name: str) -> None:
 
 
 def _tree(statement: str) -> dict[str, Any]:
-    """As DuckDB parses it."""
+    """Parse the statement by DuckDB."""
     ((text,),) = (
         _connection().execute("select json_serialize_sql(?::varchar)", [statement.encode().decode()]).fetchall()
     )
@@ -209,7 +209,7 @@ def _empty_tree() -> dict[str, Any]:
 
 
 def _nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """This one and all below it."""
+    """The node and all nodes below it."""
     if isinstance(node, dict) and "class" in node:
         yield node
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
@@ -217,7 +217,7 @@ def _nodes(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _plain(column: pyarrow.Array) -> pyarrow.Array:
-    """In types that calculate as one expects: integers do not overflow, NaN is unknown."""
+    """Cast a column to a type that calculates as expected: integers do not overflow, NaN is unknown."""
     types, kind = pyarrow.types, column.type
     if types.is_dictionary(kind):
         return column.cast(kind.value_type)
@@ -230,7 +230,7 @@ def _plain(column: pyarrow.Array) -> pyarrow.Array:
 
 
 def _one_line(error: object) -> str:
-    """What DuckDB says, without the expression that it repeats."""
+    """DuckDB's message on one line, without the expression that it repeats."""
     text = re.split(r'\n+LINE \d+:| Use "SET', str(error))[0]
     way_out = "; number(...) reads one from a text" if "Cannot compare" in text and "VARCHAR" in text else ""
     return printable(text.replace(" You might need to add explicit type casts.", ""), 300) + way_out

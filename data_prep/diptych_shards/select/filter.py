@@ -1,7 +1,7 @@
 """Leave out samples for which an expression is not true.
 
 Each shard is judged by itself, in whichever process the engine chooses. The results are in `NAME.parts/` until the
-verdict is written, so that a killed command goes on where it was.
+verdict is written, so that a killed command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Judge:
     parts: Path
 
     def __call__(self, number: int) -> int:
-        """How many are left out; the reasons are written."""
+        """Write the reasons of one shard; return how many samples are left out."""
         of = self._of(number)
         names = list(dict.fromkeys(name for condition in self.conditions for name in condition.columns))
         columns = columns_of_shard(self.index, number, names)
@@ -93,7 +93,7 @@ class _Judge:
         return sum(map(bool, reasons))
 
     def reasons(self, number: int) -> list[str] | None:
-        """Of each sample; None if the shard is not judged yet."""
+        """The reason of each sample; None if the shard is not judged yet."""
         body = read_rows(self._path(number), self._of(number))
         return None if body is None else json.loads(body)
 
@@ -114,7 +114,7 @@ class _Judge:
 
 
 def _in_words(condition: Expression) -> tuple[str, str]:
-    """The condition as it was asked, and its opposite without one `not` after another."""
+    """The condition as the user wrote it, and its opposite, without a double `not`."""
     words = " ".join(condition.source.split())[:MOST_REASON_CHARACTERS]
     nots = _NOTS.match(words)
     if condition.is_or or condition.is_and:

@@ -1,7 +1,7 @@
-"""What pictures hash to, kept in one small file a shard, so that no picture is decoded twice.
+"""Hashes of pictures, kept in one small file for each shard, so that no picture is decoded twice.
 
 `SHARDS/_index/select/hashes/00012.tar.hashes`: one JSON line, then a HASHES row for each sample, 809 bytes. It is
-written whole; one that belongs to another tar, or is damaged, is made again.
+written whole; one that belongs to another tar, or is damaged, is written again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HASHES = np.dtype([("pixels", "<u8", 4), ("look", "<u8"), ("state", "u1"), ("thu
 a square as for the perceptual hash."""
 
 NO_PICTURE, HASHED, FLAT, NOT_DECODED = 0, 1, 2, 3
-"""What is FLAT has no perceptual hash, what is NOT_DECODED has none at all."""
+"""A FLAT picture has no perceptual hash, one that is NOT_DECODED has no hash at all."""
 
 SECONDS_PER_PICTURE = 120.0
 """No honest picture of 64 megapixels takes longer; a decoder that hangs does."""
@@ -68,7 +68,7 @@ def hash_missing(units: Sequence[tuple[Unit, Path]], engine: Engine, progress: P
 
 
 def read_hashes(unit: Unit, path: Path) -> np.ndarray | None:
-    """The HASHES rows of a unit; None if they are not there as they were written."""
+    """The HASHES rows of a unit; None if they are missing or damaged, or the unit changed."""
     body = read_rows(path, {"format": _FORMAT, "identity": unit.identity})
     if body is None or len(body) != unit.num_pictures * HASHES.itemsize:
         return None
@@ -96,7 +96,10 @@ def _num_tasks(unit: Unit) -> int:
 
 
 def _hash_task(command: int, task: _Task) -> np.ndarray:
-    """HASHES rows. command: the process that is not to be ended by a decoder that hangs, as others are."""
+    """The HASHES rows of a task.
+
+    command: the id of the command's own process; any other process is ended if a decoder hangs.
+    """
     rows = np.zeros(len(task), HASHES)
     for row, place in enumerate(task):
         if place is not None:

@@ -29,7 +29,7 @@ _SAMPLED = 100_000
 def near_pairs(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions (i64, i64) of the pairs that differ in at most `max_distance` bits, each pair once.
 
-    hashes: u64, no two equal: those of a crowd of copies would be compared each with each.
+    hashes: u64, no two equal, since equal ones would all be compared with each other.
     """
     if not 0 <= max_distance <= MAX_DISTANCE:
         raise ValueError(f"a distance of {max_distance} bits; it must be 0 to {MAX_DISTANCE}")
@@ -56,7 +56,7 @@ def near_pairs(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarr
 
 
 def num_blocks(hashes: np.ndarray, max_distance: int) -> int:
-    """Into how many blocks to cut the hashes, for the least time."""
+    """How many blocks to cut the hashes into, for the least time."""
 
     def seconds(blocks: int) -> float:
         sorts = math.comb(blocks, max_distance)

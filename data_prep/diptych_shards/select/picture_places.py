@@ -132,7 +132,7 @@ def place_of(sample: Sample) -> Place | None:
 
 
 def units_at(location: str) -> tuple[Sequence[Unit], list[Refusal]]:
-    """The pictures of shards, or all picture files of a folder and those below it; and what is left out there.
+    """The pictures of shards, or all picture files of a folder and its subfolders; and what is left out there.
 
     Raises:
         UserError: there is no picture.

@@ -1,4 +1,4 @@
-"""One page that shows what verdicts keep and leave out; it loads nothing, runs nothing, shows words as words."""
+"""Write one page that shows what verdicts keep and leave out; it loads and runs nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NAME_LENGTH = 120
 
 @dataclass(frozen=True)
 class _Thumbnail:
-    """A data: URI, and of the picture that it shows the size and the perceptual hash, which flat pictures lack."""
+    """A small copy as a data: URI, with the size and the perceptual hash of the picture; None for a flat picture."""
 
     uri: str
     width: int
@@ -53,10 +53,10 @@ class _Card:
 def render_preview(
     title: str, index: ShardIndex, verdicts: Sequence[Verdict], *, examples: int, seed: int, processes: int
 ) -> bytes:
-    """Equal shards and verdicts give equal pages.
+    """Render the page; equal shards and verdicts give equal pages.
 
     verdicts: with those that they considered.
-    examples: of each reason, and of what is kept.
+    examples: how many of each reason, and of what is kept.
 
     Raises:
         ShardError: a shard is damaged.
@@ -86,8 +86,8 @@ def _shown(of: JudgedSamples, cards: _Cards, title: str) -> dict[str, Any]:
         "options": {name: value for name, value in of.verdict.facts["options"].items() if value and name != "name"},
         "considered": list(of.verdict.considered),
         "undo": f"rm {shlex.quote(f'{title}/{INDEX_FOLDER}/select/{of.verdict.name}.parquet')}",
-        "kept": counts[""] - of.passed_over,
-        "passed_over": of.passed_over,
+        "kept": counts[""] - of.left_out_by_others,
+        "left_out_by_others": of.left_out_by_others,
         "dropped": sum(times for _, times in reasons),
         "alone": of.alone,
         "examples": [cards.of_sample(drawn) for drawn in of.kept.items],
@@ -107,7 +107,7 @@ def _shown(of: JudgedSamples, cards: _Cards, title: str) -> dict[str, Any]:
 
 
 def _bits_between(one: _Card, other: _Card | None) -> int | None:
-    """How many bits the perceptual hashes of two pictures differ in, as `dedup` measures it; None without a hash."""
+    """How many bits the perceptual hashes of two pictures differ in, as in `dedup`; None if one has no hash."""
     first, second = (card.picture.look if card and card.picture else None for card in (one, other))
     return None if first is None or second is None else (first ^ second).bit_count()
 
@@ -162,7 +162,7 @@ class _Cards:
 
 
 def _find_keys(index: ShardIndex, keys: Iterable[str | None]) -> dict[str, tuple[int, int]]:
-    """Shard and row of each; of a key that appears twice, the first."""
+    """The shard and row of each key; of its first sample if it occurs twice."""
     wanted = set(keys)
     found: dict[str, tuple[int, int]] = {}
     for number in range(len(index.shards)):
@@ -175,7 +175,7 @@ def _find_keys(index: ShardIndex, keys: Iterable[str | None]) -> dict[str, tuple
 
 
 def _evaluation_place(name: str) -> Place | None:
-    """Of a file, or of a sample as TAR/KEY."""
+    """Where an evaluation picture is: a file, or a sample as TAR/KEY; None if it is gone."""
     if os.path.isfile(name):
         return Place(name)
     tar, slash, key = name.partition(".tar/")
@@ -190,7 +190,7 @@ def _evaluation_place(name: str) -> Place | None:
 
 
 def _thumbnails(places: Sequence[Place], processes: int) -> dict[Place, _Thumbnail | None]:
-    """None for a picture that cannot be shown."""
+    """The thumbnail of each picture; None if it cannot be shown."""
     distinct = list(dict.fromkeys(places))
     batches = (distinct[start : start + 8] for start in range(0, len(distinct), 8))
     size = min(processes, max(len(distinct), 1))

@@ -1,4 +1,4 @@
-"""New shards of the samples that verdicts keep.
+"""Write new shards of the samples that verdicts keep.
 
 Which sample goes where follows from the verdicts alone, before a picture is read. So every shard can be written by
 itself: a finished one is kept, the others are written again, and the bytes come out the same.
@@ -57,11 +57,10 @@ def rewrite(
 ) -> Written:
     """Write the samples that all the verdicts keep to `out`, or go on writing them.
 
-    samples_per_shard: None: as many shards as there were, of the same names, without those of which nothing is kept.
+    samples_per_shard: if None, a shard of the same name for each old one of which anything is kept.
 
     Raises:
-        UserError: nothing is kept.
-        UserError: `out` holds something else, or other samples.
+        UserError: nothing is kept, or `out` holds something else, or other samples.
         ShardError: a shard is damaged.
     """
     planned = _plan(index, verdicts, samples_per_shard)
@@ -128,7 +127,7 @@ def _num_rows(tar: Path) -> int:
 
 
 def _write(index: ShardIndex, out: Path, planned: _Planned) -> None:
-    if _is_finished(index, out, planned):  # by a process that was lost before it could say so
+    if _is_finished(index, out, planned):  # by a process that was lost before it could report it
         return
     index_path(out / planned.name).unlink(missing_ok=True)
     # The parquet first: a shard is finished when its index exists, which the writer commits last.
@@ -149,7 +148,7 @@ def _samples(index: ShardIndex, planned: _Planned) -> Iterator[tuple[str, dict[s
 
 
 def _write_parquet(index: ShardIndex, planned: _Planned, path: Path) -> None:
-    """The rows of the samples in their order; nothing where no shard had a parquet file."""
+    """The rows of the samples in their order; no file if no shard had one."""
     tables = []
     for number, rows in planned.parts:
         file = parquet_of(index, number)

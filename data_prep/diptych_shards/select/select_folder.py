@@ -1,4 +1,4 @@
-"""SHARDS/_index/select, where verdicts are, and what a stopped command goes on from: who may write there, and how."""
+"""SHARDS/_index/select: the folder of verdicts, its lock, and the small files from which a stopped command resumes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def select_folder(shards: Path) -> Path:
 
 
 def checked_name(name: str) -> str:
-    """The name of a verdict.
+    """Check the name of a verdict, and return it.
 
     Raises:
-        UserError: it would not do for a file.
+        UserError: it is not a plain name of a file.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise UserError(f"the name {name!r} of a verdict must be letters, digits, - and _, 64 at most")
@@ -41,16 +41,16 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_rows(path: Path, of: dict[str, Any], body: bytes) -> None:
-    """Write a small file: one JSON line that says what it is of, then bytes. It is whole, or does not count.
+    """Write a small file: one JSON line that describes the body, then the body. It is there whole or not at all.
 
-    of: what JSON can hold.
+    of: the description, which `read_rows` compares.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     commit_file(path, json.dumps(of | {"xxh3": xxhash.xxh3_64_hexdigest(body)}).encode() + b"\n" + body)
 
 
 def read_rows(path: Path, of: dict[str, Any]) -> bytes | None:
-    """The body; None if it is not there as it was written, or is of something else."""
+    """Read the body; None if the file is missing or damaged, or its description differs."""
     try:
         line, _, body = path.read_bytes().partition(b"\n")
         is_whole = json.loads(line) == of | {"xxh3": xxhash.xxh3_64_hexdigest(body)}

@@ -30,8 +30,8 @@ _PAIRS_AT_ONCE = 100_000
 def similar_pairs(vectors: np.ndarray, threshold: float, report: Callable[[int], object]) -> Iterator[Pairs]:
     """Positions (i64, i64), the smaller first, of the pairs with a cosine above `threshold`; each once.
 
-    vectors: f32[n, dim] of unit length, perhaps mapped from a file; of the n rows r + 1 numbers each are in memory.
-    report: called with the number of rows that were compared, again and again.
+    vectors: f32[n, dim] of unit length, perhaps mapped from a file; r + 1 numbers of each row are in memory.
+    report: called with the number of rows compared since the last call.
     """
     sketch = _sketch(vectors)
     starts = range(0, len(vectors), ROWS_AT_ONCE)

@@ -32,11 +32,11 @@ from diptych_shards.select.verdicts import (
 def verdicts_to_consider(shards: Path, index: ShardIndex, name: str) -> list[Verdict]:
     """The verdicts among whose samples the `dedup` of this name chooses.
 
-    They are all filters, and those of other verdicts of `dedup` that hold without this one. What depends on this one,
-    or is stale, has to be written again in any case.
+    They are all filters, and the other verdicts of `dedup` that hold without this one. One that depends on this one,
+    or is stale, must be written again in any case.
 
     Raises:
-        VerdictError: a verdict is damaged, or a filter is of the shards as they were.
+        VerdictError: a verdict is damaged, or the shards changed after a filter was written.
     """
     there = {other: read_verdict(shards, other) for other in names_of_verdicts(shards) if other != name}
     current = {other: verdict for other, verdict in there.items() if verdict.is_of(index)}
@@ -47,7 +47,7 @@ def verdicts_to_consider(shards: Path, index: ShardIndex, name: str) -> list[Ver
 
 
 def verdicts_that_hold(shards: Path, index: ShardIndex, names: Sequence[str] | None = None) -> list[Verdict]:
-    """All verdicts by name, or those named.
+    """All verdicts, or those with these names.
 
     Raises:
         VerdictError: one cannot be read, or does not hold next to the others; the message says what to run.
@@ -58,7 +58,7 @@ def verdicts_that_hold(shards: Path, index: ShardIndex, names: Sequence[str] | N
 
 
 def what_is_stale(shards: Path, index: ShardIndex) -> str:
-    """One line, empty if nothing is."""
+    """Describe in one line which verdict is stale; empty if none is."""
     try:
         verdicts_that_hold(shards, index)
     except VerdictError as error:
@@ -82,7 +82,7 @@ def _refuse_stale(shards: Path, verdicts: Sequence[Verdict]) -> None:
 
 
 def _flaw(verdict: Verdict, there: Mapping[str, Verdict]) -> str | None:
-    """Why a verdict that chooses is stale; None if it is not. Those that it depends on are not examined."""
+    """Why a verdict that chooses is stale; None if it is not. The verdicts that it depends on are not examined."""
     for name, sha256 in verdict.considered.items():
         if name not in there:
             return f"chose among the samples that {name!r} keeps, which is gone"
@@ -105,7 +105,7 @@ def _stale(shards: Path, verdict: Verdict, flaw: str) -> VerdictError:
 
 
 def _command(shards: Path, verdict: Verdict) -> str:
-    """That writes the verdict with the same options."""
+    """The command that writes the verdict again, with the same options."""
     words = ["diptych-shards", verdict.facts["command"], str(shards)]
     for name, value in verdict.facts["options"].items():
         option = f"--{name.replace('_', '-')}"

@@ -1,9 +1,9 @@
 """Verdicts: which samples of some shards one command keeps, and why not the others.
 
 `SHARDS/_index/select/NAME.parquet` has one row a sample, in the order of the shards, a row group a shard: `shard`,
-`key`, `kept`, `reason` (empty for what is kept), `duplicate_of` (what a duplicate is like). A sample is kept when all
-verdicts keep it; a verdict that is deleted no longer counts. The shards themselves are never changed. One of `dedup`
-holds only together with those that it took into account (`staleness.py`).
+`key`, `kept`, `reason` (empty if it is kept), `duplicate_of` (what a duplicate repeats). A sample is kept when all
+verdicts keep it; a verdict that is deleted no longer counts. The shards themselves are never changed. A verdict
+of `dedup` holds only together with those that it considered (`staleness.py`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def considered(self) -> dict[str, str]:
-        """Of one that chooses: sha256 by name of the verdicts whose samples it chose among."""
+        """The verdicts among whose samples it chose: sha256 by name; empty for a filter."""
         considered: dict[str, str] = self.facts.get("considered", {})
         return considered
 
@@ -67,7 +67,7 @@ class Verdict:
         return sha256_of(self.path)
 
     def is_of(self, index: ShardIndex) -> bool:
-        """Whether the shards are still those that it judged; of a filter, also the parquet files next to them."""
+        """Whether the shards are still those that it judged; for a filter, also the parquet files next to them."""
         from diptych_shards.metadata import identity_of_tables
 
         if self._file.num_row_groups != len(index.shards) or self.facts["shards"] != index.fingerprint:
@@ -76,7 +76,7 @@ class Verdict:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """Samples by reason; the empty one is that of what is kept."""
+        """Samples by reason; the reason of kept ones is empty."""
         total: Counter[str] = Counter()
         for number in range(self._file.num_row_groups):
             counted = self._file.read_row_group(number, columns=["reason"])["reason"].value_counts()
@@ -84,11 +84,11 @@ class Verdict:
         return total
 
     def rows(self, shard_number: int) -> pyarrow.Table:
-        """Of one shard."""
+        """The rows of one shard."""
         return self._file.read_row_group(shard_number)
 
     def kept(self, shard_number: int) -> np.ndarray:
-        """bool of each sample of one shard."""
+        """Whether each sample of one shard is kept, as bool."""
         column = self._file.read_row_group(shard_number, columns=["kept"])["kept"]
         kept: np.ndarray = column.to_numpy().astype(bool)
         return kept
@@ -112,7 +112,7 @@ class VerdictWriter:
         self._facts = {"format": _FORMAT, "shards": index.fingerprint, **facts}
 
     def add(self, reasons: Sequence[str], duplicates: Sequence[str | None]) -> None:
-        """The next shard: why each sample is dropped (empty: it is kept), and what it is like."""
+        """Add the next shard: why each sample is left out (empty if it is kept), and what it duplicates."""
         import pyarrow
 
         number, self._next_shard = self._next_shard, self._next_shard + 1
@@ -142,7 +142,7 @@ class VerdictWriter:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
-            # Also of what is given up: a writer that is not closed complains when it is collected.
+            # After an error too: a writer that is not closed complains when it is collected.
             with contextlib.suppress(*(() if error is None else (OSError,))):
                 self._writer.close()
             if error is None:
@@ -156,7 +156,7 @@ class VerdictWriter:
 
 
 def open_shards(path: Path) -> ShardIndex:
-    """The index of a folder of shards, which verdicts can be written next to.
+    """Open the index of a folder of shards, where verdicts can be written.
 
     Raises:
         UserError: it is not a folder.
@@ -169,10 +169,10 @@ def open_shards(path: Path) -> ShardIndex:
 
 
 def read_verdicts(shards: Path, index: ShardIndex, names: Sequence[str] | None = None) -> list[Verdict]:
-    """All verdicts by name, or those named.
+    """All verdicts in the order of their names, or those with these names.
 
     Raises:
-        VerdictError: there is none, one is not there, is damaged, or belongs to the shards as they were.
+        VerdictError: there is none, or one is missing or damaged, or the shards changed after it was written.
     """
     folder = select_folder(shards)
     there = names_of_verdicts(shards)
@@ -232,10 +232,13 @@ def outdated(verdict: Verdict) -> VerdictError:
                        f"write it again, or delete {shown(verdict.path)}")  # fmt: skip
 
 
-def verdict_table(shards: Path, name: str, counts: Mapping[str, int], passed_over: int = 0) -> str:
-    """counts: samples by reason; the empty one is that of what is kept, and of those that were passed over."""
+def verdict_table(shards: Path, name: str, counts: Mapping[str, int], left_out_by_others: int = 0) -> str:
+    """Describe a verdict: how many samples it keeps, and how many it leaves out for each reason.
+
+    counts: samples by reason; empty for those that are kept, or left out by others.
+    """
     total = sum(counts.values())
-    kept = counts.get("", 0) - passed_over
+    kept = counts.get("", 0) - left_out_by_others
     where = f"{shown(select_folder(shards) / name)}.parquet"
     lines = [f"{name}: {kept:,} of {counted(total, 'sample')} {is_or_are(total)} kept: {where}"]
     reasons = sorted(((number, reason) for reason, number in counts.items() if reason), key=lambda r: (-r[0], r[1]))
@@ -243,7 +246,7 @@ def verdict_table(shards: Path, name: str, counts: Mapping[str, int], passed_ove
 
 
 def kept_by_all(verdicts: Sequence[Verdict], index: ShardIndex, shard_number: int) -> np.ndarray:
-    """bool of each sample of one shard."""
+    """Whether all verdicts keep each sample of one shard, as bool."""
     kept = np.ones(index.shards[shard_number].samples, bool)
     for verdict in verdicts:
         kept &= verdict.kept(shard_number)

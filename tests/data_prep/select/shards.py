@@ -37,7 +37,7 @@ def write_shards(folder, shards, *, parquet=True, failures=0):
         if parquet:
             failed = [{"key": f"{number:05d}{9000 + n}", "status": "failed_to_download"} for n in range(failures)]
             names = list(dict.fromkeys(name for row in rows for name in row))
-            # Failures stand between the others, as they do in a crawl.
+            # Failures are between the others, as in a crawl.
             mixed = [*failed, *rows]
             table = pyarrow.table({name: [row.get(name) for row in mixed] for name in names})
             pyarrow.parquet.write_table(table, folder / f"{number:05d}.parquet")

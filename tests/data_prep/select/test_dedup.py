@@ -52,7 +52,7 @@ def folder(tmp_path):
 def test_the_first_of_those_that_are_the_same_stays(folder, capsys):
     assert dedup(folder) == 0
     found = verdict(folder, "dedup")
-    assert {key: told for key, told in found.items() if not told[0]} == {
+    assert {key: row for key, row in found.items() if not row[0]} == {
         "000000003": (False, "looks_the_same", "000000000"),
         "000010000": (False, "same_pixels", "000000001"),
         "000010003": (False, "looks_the_same", "000000000"),
@@ -61,8 +61,8 @@ def test_the_first_of_those_that_are_the_same_stays(folder, capsys):
     assert list(found) == [
         f"0000{shard}000{row}" for shard, row in [(0, r) for r in range(4)] + [(1, r) for r in range(5)]
     ]
-    told = capsys.readouterr().out
-    assert "5 of 9 samples are kept" in told and "3  too flat" in told
+    output = capsys.readouterr().out
+    assert "5 of 9 samples are kept" in output and "3  too flat" in output
 
 
 def test_the_shards_are_not_touched(folder):
@@ -81,7 +81,7 @@ def test_the_preferred_one_of_a_group_stays(folder):
 
 def test_only_equal_pixels_are_duplicates_if_so_asked(folder):
     assert dedup(folder, "--exact-only", "--name", "exact") == 0
-    assert [key for key, told in verdict(folder, "exact").items() if not told[0]] == ["000010000", "000010004"]
+    assert [key for key, row in verdict(folder, "exact").items() if not row[0]] == ["000010000", "000010004"]
 
 
 def test_what_looks_like_an_evaluation_picture_is_left_out_with_all_its_copies(folder, tmp_path):
@@ -111,10 +111,10 @@ def test_what_of_an_evaluation_set_is_not_compared_is_counted_and_named(folder, 
     for name, data in (("cat.jpg", jpeg(0)), ("cut.png", png(1)[:99]), ("a.svg", b"<svg/>"), (".hidden/b.jpg", b"")):
         (evaluation / name).write_bytes(data)
     assert dedup(folder, "--against", str(evaluation)) == 0
-    told = capsys.readouterr().out
-    assert "not compared with 3 files there" in told and "not decoded, and kept" not in told
+    output = capsys.readouterr().out
+    assert "not compared with 3 files there" in output and "not decoded, and kept" not in output
     for reason, name in (("format_not_allowed", "a.svg"), ("hidden", ".hidden"), ("decode_error", "cut.png")):
-        assert re.search(rf"1  {reason} +for example {re.escape(str(evaluation / name))}", told)
+        assert re.search(rf"1  {reason} +for example {re.escape(str(evaluation / name))}", output)
 
 
 def test_evaluation_pictures_may_stand_in_shards(folder, tmp_path):
@@ -191,8 +191,8 @@ def test_pictures_that_do_not_decode_are_kept_and_counted(tmp_path, capsys):
     folder = write_shards(tmp_path / "shards", [[sample(broken), sample(jpeg(1)), sample(broken)]])
     assert dedup(folder) == 0
     assert all(kept for kept, _, _ in verdict(folder, "dedup").values())
-    told, progress = capsys.readouterr()
-    assert "2  not decoded, and kept" in told
+    output, progress = capsys.readouterr()
+    assert "2  not decoded, and kept" in output
     assert progress.splitlines()[-1] == "00000.tar: 3 of 3 pictures, 2 not decoded"
 
 
@@ -279,8 +279,8 @@ def test_what_diptych_embed_did_not_write_is_refused_in_one_line(folder, tmp_pat
 def test_embeddings_that_do_not_fit_are_refused_in_one_line(folder, tmp_path, capsys, make, said):
     make(tmp_path / "e.parquet")
     assert dedup(folder, "--embeddings", str(tmp_path / "e.parquet")) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert said in told[-1] and told[-1].startswith("diptych-shards: ")
+    output = capsys.readouterr().err.splitlines()
+    assert said in output[-1] and output[-1].startswith("diptych-shards: ")
     assert not list((folder / "_index" / "select").rglob("*.*"))  # nor was a picture hashed for nothing
 
 
@@ -329,16 +329,16 @@ def test_a_damaged_shard_is_named_in_one_line_as_the_user_names_it(folder, capsy
     data[700] ^= 1
     tar.write_bytes(data)
     assert dedup(folder.name) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"diptych-shards: {folder.name}/00001.tar: ") and "at byte 512: the" in told
-    assert "not those that were indexed" in told
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output.startswith(f"diptych-shards: {folder.name}/00001.tar: ") and "at byte 512: the" in output
+    assert "not those that were indexed" in output
 
 
 def test_shards_without_samples_are_judged_too(tmp_path):
     folder = write_shards(tmp_path / "shards", [[], [sample(jpeg(0))], [], [sample(jpeg(0))], []], parquet=False)
     assert main(["filter", str(folder), "--where", "length(caption) > 1"]) == 0
     assert dedup(folder) == 0
-    assert [told[0] for told in verdict(folder, "dedup").values()] == [True, False]
+    assert [row[0] for row in verdict(folder, "dedup").values()] == [True, False]
     assert main(["select", str(folder), str(tmp_path / "out")]) == 0
     empty = write_shards(tmp_path / "empty", [[]], parquet=False)
     assert dedup(empty) == 0 and verdict(empty, "dedup") == {}
@@ -399,7 +399,7 @@ def test_embeddings_of_samples_that_others_leave_out_take_no_part(folder, tmp_pa
     assert main(["filter", str(folder), "--where", "key >= '00001' and key <> '000010002'"]) == 0
     assert dedup(folder, "--embeddings", path, "--exact-only") == 0
     found = verdict(folder, "dedup")
-    assert [key for key, told in found.items() if not told[0]] == ["000010001", "000010003", "000010004"]
+    assert [key for key, row in found.items() if not row[0]] == ["000010001", "000010003", "000010004"]
     assert found["000010004"] == (False, "similar_embedding", "000010000")
     assert main(["filter", str(folder), "--where", "key = ''"]) == 0
     assert dedup(folder, "--embeddings", path) == 0

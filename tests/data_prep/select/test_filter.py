@@ -25,8 +25,8 @@ def test_samples_are_kept_where_all_conditions_hold_and_the_others_say_which_doe
         ("000010000", (False, "not license is not null", None)),
         ("000010001", (False, "not length(caption) > 5", None)),
     ]
-    told, progress = capsys.readouterr()
-    assert "filter: 1 of 4 samples are kept" in told and "2  not length(caption) > 5" in told
+    output, progress = capsys.readouterr()
+    assert "filter: 1 of 4 samples are kept" in output and "2  not length(caption) > 5" in output
     assert progress.splitlines()[-1] == "00001.tar: 4 of 4 samples, 3 left out"
 
 
@@ -54,14 +54,14 @@ def test_what_is_not_known_is_not_true(tmp_path, parquet):
 def test_the_opposite_of_a_condition_is_a_condition_that_reads_well(tmp_path, where, reason):
     folder = write_shards(tmp_path / "shards", SHARDS, parquet=False)
     assert keep(folder, where) == 0
-    told = {reason for _, reason, _ in verdict(folder, "filter").values()}
-    assert reason in told, told
+    reasons = {reason for _, reason, _ in verdict(folder, "filter").values()}
+    assert reason in reasons, reasons
 
 
 def test_captions_and_keys_are_known_of_bare_samples(tmp_path):
     folder = write_shards(tmp_path / "shards", SHARDS, parquet=False)
     assert keep(folder, "words(caption) >= 3 and key like '00000%'") == 0
-    assert [key for key, told in verdict(folder, "filter").items() if told[0]] == ["000000000"]
+    assert [key for key, row in verdict(folder, "filter").items() if row[0]] == ["000000000"]
 
 
 def test_json_of_strangers_is_read_as_far_as_it_makes_sense(tmp_path):

@@ -161,7 +161,7 @@ def test_what_is_done_for_a_shard_is_not_done_again(made, tmp_path, monkeypatch,
     parts = shards / "_index" / "select" / "filter.parts"
     made_parts = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert len(made_parts) == 5
-    assert main([*COMMANDS[0][:3], "number > 5", "--processes", "1"]) == 2  # another expression begins anew
+    assert main([*COMMANDS[0][:3], "number > 5", "--processes", "1"]) == 2  # another expression starts again
     assert main(command) == 2
     capsys.readouterr()
     (tmp_path / "hidden").replace(shards / "00005.parquet")

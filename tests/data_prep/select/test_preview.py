@@ -1,4 +1,4 @@
-"""The page shows what is kept beside what is not, and does nothing else, whatever captions hold."""
+"""The page shows what is kept next to what is not, and does nothing else, whatever captions hold."""
 
 import base64
 import io

@@ -30,9 +30,9 @@ def brute_force(vectors, threshold):
 
 
 def found(search, vectors, threshold):
-    told = []
-    pairs = [pair for part in search(vectors, threshold, told.append) for pair in np.stack(part, 1).tolist()]
-    assert sum(told) == len(vectors)
+    reported = []
+    pairs = [pair for part in search(vectors, threshold, reported.append) for pair in np.stack(part, 1).tolist()]
+    assert sum(reported) == len(vectors)
     assert len(pairs) == len(set(map(tuple, pairs)))
     return set(map(tuple, pairs))
 

@@ -47,7 +47,7 @@ def test_what_a_filter_leaves_out_does_not_stay_for_others(shards, tmp_path, cap
     said = capsys.readouterr().out
     assert "1  without part: left out by other verdicts" in said
     assert "dedup: 2 of 4 samples are kept" in said  # the copy and B
-    assert [key for key, told in verdict(shards, "dedup").items() if not told[0]] == [SMALL]
+    assert [key for key, row in verdict(shards, "dedup").items() if not row[0]] == [SMALL]
     assert command("select", shards, tmp_path / "out") == 0
     assert keys(tmp_path / "out") == {COPY, B}
 
@@ -118,8 +118,8 @@ def test_of_two_dedups_the_later_one_takes_the_earlier_one_into_account(shards, 
     assert command("select", shards, tmp_path / "out") == 0  # the same bytes: nothing is stale
     assert command("dedup", shards, "--name", "exact", "--exact-only", "--prefer", "number") == 0
     assert command("select", shards, tmp_path / "other") == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.endswith(f"'exact' keeps, which has changed; run again: "
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output.endswith(f"'exact' keeps, which has changed; run again: "
                          f"diptych-shards dedup {shards} --name=look --distance=4 --prefer=number")  # fmt: skip
 
 
