@@ -96,10 +96,10 @@ class Dispatch:
             self._fail_if_given_up(site, now)
             self._settle(job, outcome, now)
         elif isinstance(outcome, FetchFailure) and transfer.answer.is_error:
-            site.note_error(transfer.started, now, is_counted=job.was_in_vain)
+            site.note_error(transfer.started, now, has_failed=job.has_failed)
             self._wait_or_settle(job, site, outcome, now)
         else:
-            site.note_answer(was_in_vain=job.was_in_vain)
+            site.note_answer(has_failed=job.has_failed)
             self._settle(job, outcome, now)
         if site is not None:
             self._frontier.wake(site, now)
@@ -162,7 +162,7 @@ class Dispatch:
                 return
             job = first
         assert site is not None
-        site.note_silence(failure, started, now, is_counted=job.was_in_vain)
+        site.note_silence(failure, started, now, has_failed=job.has_failed)
         self._wait_or_settle(job, site, failure, now)
         self._frontier.wake(site, now)
 

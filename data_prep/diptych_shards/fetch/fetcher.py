@@ -19,7 +19,7 @@ from diptych_shards.fetch.frontier import Frontier
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.fetch.outcome import Fetched, FetchFailure, FetchReason, UrlError, body_bytes
 from diptych_shards.fetch.permission import MAX_ROBOTS_BYTES
-from diptych_shards.fetch.resolver import OFTEN_SECONDS, Resolver
+from diptych_shards.fetch.resolver import CHECK_SECONDS, Resolver
 from diptych_shards.fetch.site import Job, Sites
 from diptych_shards.fetch.transfer import BodyMemory, Limits
 from diptych_shards.fetch.transfer_pool import TransferPool
@@ -166,7 +166,7 @@ class Fetcher:
     @property
     def _has_room_to_wait(self) -> bool:
         # A host that is being looked up counts once, however many URLs wait for it: others must not wait for it too.
-        return self._frontier.num_at_sites + self._frontier.num_nameless < self._options.look_ahead
+        return self._frontier.num_at_sites + self._frontier.num_lookups < self._options.look_ahead
 
     def _accept(self, ticket: int, text: str, now: float) -> None:
         try:
@@ -185,7 +185,7 @@ class Fetcher:
         if not url.is_address:
             resolution = self._resolver.known(url.host, url.port, now)
             if resolution is None:
-                self._frontier.add_nameless(job)
+                self._frontier.add_for_lookup(job)
                 self._resolver.ask(url.host)
                 return
             if resolution.failure is not None:
@@ -197,14 +197,14 @@ class Fetcher:
 
     def _turn(self, seconds: float) -> float:
         """Wait at most this many seconds for events, handle them, and return the time."""
-        if self._frontier.num_nameless:
-            seconds = min(seconds, OFTEN_SECONDS)
+        if self._frontier.num_lookups:
+            seconds = min(seconds, CHECK_SECONDS)
         ended = self._pool.wait(min(seconds, self._frontier.next_due - time.monotonic()))
         now = self._loop.now
         for transfer in ended:
             self._dispatch.take_answer(transfer.tag, transfer, now)
             self._pool.give_back(transfer)
-        if self._frontier.num_nameless or self._loop.was_woken:
+        if self._frontier.num_lookups or self._loop.was_woken:
             for host in self._resolver.answered(now):
                 self._take_lookup(host, now)
         for job in self._frontier.take_due(now):
@@ -219,7 +219,7 @@ class Fetcher:
 
     def _take_lookup(self, host: str, now: float) -> None:
         """Let the jobs go on that waited for the lookup of this host."""
-        for job in self._frontier.take_named(host):
+        for job in self._frontier.take_looked_up(host):
             resolution = self._resolver.known(host, job.url.port, now)
             if resolution is not None and resolution.failure is not None:
                 # Fail now: a temporary failure is forgotten before their turn comes.

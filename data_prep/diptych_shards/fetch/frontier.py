@@ -27,18 +27,18 @@ class Frontier:
         self._sites = sites
         self._rotation: deque[Site] = deque()  # sites that take turns, each listed once
         self._urgent: deque[Job] = deque()  # robots.txt, and jobs whose host has been looked up
-        self._nameless: dict[str, list[Job]] = {}  # by host, while it is looked up
+        self._awaiting_lookup: dict[str, list[Job]] = {}  # by host, while it is looked up
         self._later: list[tuple[float, int, Site | Job]] = []  # heap: pausing sites, jobs to be repeated
         self._order = count()
 
     @property
     def is_empty(self) -> bool:
-        return not (self.num_at_sites or self._later or self._urgent or self._nameless)
+        return not (self.num_at_sites or self._later or self._urgent or self._awaiting_lookup)
 
     @property
-    def num_nameless(self) -> int:
+    def num_lookups(self) -> int:
         """Hosts that jobs wait for, because they are being looked up."""
-        return len(self._nameless)
+        return len(self._awaiting_lookup)
 
     @property
     def next_due(self) -> float:
@@ -61,7 +61,7 @@ class Frontier:
         """Put a job into the queue of this site."""
         job.site = site
         job.paused_before = site.paused_seconds(now)
-        if job.was_in_vain:
+        if job.has_failed:
             site.tried.append(job)
         elif job.redirects or job.attempt:
             site.queue.appendleft(job)  # finish started jobs first
@@ -83,9 +83,9 @@ class Frontier:
         """Let a job go before all others."""
         self._urgent.append(job)
 
-    def add_nameless(self, job: Job) -> None:
+    def add_for_lookup(self, job: Job) -> None:
         """Let a job wait for the lookup of its host."""
-        self._nameless.setdefault(job.url.host, []).append(job)
+        self._awaiting_lookup.setdefault(job.url.host, []).append(job)
 
     def add_later(self, job: Job, when: float) -> None:
         """Let a job wait until this time."""
@@ -96,9 +96,9 @@ class Frontier:
         if job.site is not None:
             job.site.in_flight -= 1
 
-    def take_named(self, host: str) -> list[Job]:
+    def take_looked_up(self, host: str) -> list[Job]:
         """Take the jobs that waited for the lookup of this host."""
-        return self._nameless.pop(host, [])
+        return self._awaiting_lookup.pop(host, [])
 
     def take_due(self, now: float) -> Iterator[Job]:
         """Take the jobs to be repeated now, and let sites whose pause is over take turns again."""
@@ -150,7 +150,7 @@ class Frontier:
         self.num_at_sites = 0
         self._rotation.clear()
         self._urgent.clear()
-        self._nameless.clear()
+        self._awaiting_lookup.clear()
         self._later.clear()
 
     def _next_of(self, site: Site, now: float) -> Job:

@@ -33,7 +33,7 @@ UNKNOWN_SECONDS = 900.0
 """How long a name without addresses is not looked up again."""
 DOWN_SECONDS = 60.0
 """If DNS gives no answer for this long, the names that still wait for their lookup fail."""
-OFTEN_SECONDS = 0.25
+CHECK_SECONDS = 0.25
 """How often to look for lookups that take too long; a temporary failure is remembered for as long."""
 
 _NOT_FOUND = FetchFailure(FetchReason.DNS_FAILED.value, "host not found")
@@ -119,7 +119,7 @@ class Resolver:
                 self._end(host, is_slow=not is_final)
                 yield host
         if now >= self._next_look:
-            self._next_look = now + OFTEN_SECONDS
+            self._next_look = now + CHECK_SECONDS
             for host in [host for host in self._asked if now - self._began.get(host, now) > self._seconds]:
                 self._give_up(host, now)
                 yield host
@@ -149,7 +149,7 @@ class Resolver:
     def _give_up(self, host: str, now: float) -> None:
         self._end(host, is_slow=True)
         self._began.pop(host, None)
-        self._remember(host, Resolution((), _TOO_SLOW, False, now + OFTEN_SECONDS))
+        self._remember(host, Resolution((), _TOO_SLOW, False, now + CHECK_SECONDS))
 
     def _hand_out(self) -> None:
         """Give the names that may be looked up now to threads."""
@@ -182,7 +182,7 @@ class Resolver:
 
     def _vet(self, addresses: Iterable[str], failure: FetchFailure | None, is_final: bool, now: float) -> Resolution:
         if failure is not None:
-            return Resolution((), failure, is_final, now + (UNKNOWN_SECONDS if is_final else OFTEN_SECONDS))
+            return Resolution((), failure, is_final, now + (UNKNOWN_SECONDS if is_final else CHECK_SECONDS))
         allowed = tuple(address for address in addresses if self._gate.allows(address, 443))
         if not allowed:
             return Resolution((), NOT_PUBLIC, True, now + UNKNOWN_SECONDS)

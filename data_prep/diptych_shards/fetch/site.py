@@ -11,21 +11,21 @@ from diptych_shards.fetch.outcome import FetchFailure, FetchReason
 from diptych_shards.fetch.permission import Robots
 from diptych_shards.fetch.url import Url
 
-LEAST_SECONDS = 0.05
+MIN_SECONDS_LEFT = 0.05
 """A URL with less time left for transfers is not requested again."""
 MAX_WAIT_SECONDS = 600.0
 """How long a URL may wait for pauses of its hosts, besides its time for transfers; waits in queues do not count."""
-URLS_IN_VAIN = 3
+MIN_FAILED_URLS = 3
 """If so many different URLs fail in a row, the site is at fault, and we wait for it. Fewer are bad URLs."""
-MAX_URLS_IN_VAIN = 32
+MAX_FAILED_URLS = 32
 """The same at a site that has many bad URLs, since some of these will follow each other."""
 FIRST_PAUSE_SECONDS = 1.0
 """The pause before the first probe of a site; each later pause is twice as long."""
 LONGEST_PAUSE_SHARE = 1 / 4
 """The longest pause before a probe, as a share of the patience."""
-LEAST_PROBES = 3
+MIN_PROBES = 3
 """Failed probes before a site that has ever answered is given up, however long each takes; else one is enough."""
-BACK_OFFS = 5
+MIN_BACK_OFFS = 5
 """Answers of 429 in a row, over at least the time of the patience, before a site is given up."""
 GIVEN_UP_SECONDS = 300.0
 """How long a site stays given up."""
@@ -72,7 +72,7 @@ class Job:
         """`Site.paused_seconds` when it was put into the queue."""
 
     @property
-    def was_in_vain(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether an earlier request failed, perhaps through the fault of its site."""
         return self.failure is not None
 
@@ -82,7 +82,7 @@ class Job:
 
     def has_time(self, now: float) -> bool:
         """Whether it may be requested again."""
-        return self.seconds_left > LEAST_SECONDS and now < self.deadline
+        return self.seconds_left > MIN_SECONDS_LEFT and now < self.deadline
 
     def is_late(self, site: Site, now: float) -> bool:
         """Whether it has waited too long for the pauses of this site, or of several."""
@@ -103,8 +103,8 @@ class Site:
         self._connections = connections
         self._patience_seconds = patience_seconds
         self._allowed = 1  # requests at a time; 1 until it answers, to keep thousands of URLs from a dead host
-        self._urls_in_vain = 0  # URLs that failed since its last good answer
-        self._in_vain_since = 0.0  # when the request of the first of them started
+        self._failed_urls = 0  # URLs that failed since its last good answer
+        self._failing_since = 0.0  # when the request of the first of them started
         self._bad_urls = 0  # how often a URL failed again while others were answered
         self._num_probes = 0  # probes that failed since we started to wait for it
         self._give_up_at = math.inf  # it is given up at the first failure after this time
@@ -145,7 +145,7 @@ class Site:
 
     def take_next(self) -> Job:
         """Take the waiting job whose turn it is."""
-        if not self.queue or (self.tried and not self._urls_in_vain):
+        if not self.queue or (self.tried and not self._failed_urls):
             return self.tried.popleft()
         if self.is_waited_for:
             # Probe with a random one: bad URLs are often neighbours, and say nothing about the site.
@@ -173,56 +173,56 @@ class Site:
     @property
     def is_waited_for(self) -> bool:
         """Whether so many URLs failed in a row that the site is at fault. Then URLs probe it, one at a time."""
-        return self._urls_in_vain >= min(URLS_IN_VAIN + self._bad_urls, MAX_URLS_IN_VAIN)
+        return self._failed_urls >= min(MIN_FAILED_URLS + self._bad_urls, MAX_FAILED_URLS)
 
-    def note_answer(self, *, was_in_vain: bool = False) -> None:
+    def note_answer(self, *, has_failed: bool = False) -> None:
         """Note an answer without an error of the server, and allow one more request at a time.
 
-        was_in_vain: whether this URL had failed before: then it was right to wait for the site.
+        has_failed: whether this URL had failed before: then it was right to wait for the site.
         """
         self.has_answered = True
-        if was_in_vain:
+        if has_failed:
             self._error_pauses = 0.0
-        self._urls_in_vain = self._num_probes = self._back_offs = 0
+        self._failed_urls = self._num_probes = self._back_offs = 0
         self._give_up_at = math.inf
         limit = 1 if self.robots is not None and self.robots.has_delay else self._connections
         self._allowed = min(self._allowed + 1, limit)
 
-    def note_silence(self, failure: FetchFailure, started: float, now: float, *, is_counted: bool) -> None:
+    def note_silence(self, failure: FetchFailure, started: float, now: float, *, has_failed: bool) -> None:
         """Note that a request got no answer.
 
         started: when the request started.
-        is_counted: whether its URL has failed before, and is counted already.
+        has_failed: whether its URL has failed before, and is counted already.
         """
-        if self._urls_in_vain == 0:
-            self._in_vain_since = started
-        self._count(is_counted)
+        if self._failed_urls == 0:
+            self._failing_since = started
+        self._count(has_failed)
         if not self.is_waited_for or started < self.quiet_until:
             return
         if self._give_up_at == math.inf:
             # If it has answered, the URLs that failed long ago may just have been bad ones.
-            since = now if self.has_answered else self._in_vain_since
+            since = now if self.has_answered else self._failing_since
             self._give_up_at = since + self._patience_seconds
-        least_probes = LEAST_PROBES if self.has_answered else 1
-        if self._num_probes >= least_probes and now >= self._give_up_at:
+        min_probes = MIN_PROBES if self.has_answered else 1
+        if self._num_probes >= min_probes and now >= self._give_up_at:
             self.give_up(host_given_up(failure), now, GIVEN_UP_SECONDS)
         else:
             self._wait(now)
 
-    def note_error(self, started: float, now: float, *, is_counted: bool) -> None:
+    def note_error(self, started: float, now: float, *, has_failed: bool) -> None:
         """Note that a request was answered with an error of the server (502, 503 …).
 
         A site that keeps sending errors is not given up, since it does answer: when the patience is used up, its
         errors count as answers.
 
-        started, is_counted: as in `note_silence`.
+        started, has_failed: as in `note_silence`.
         """
         self.has_answered = True
         if self._error_pauses >= self._patience_seconds:
             self.note_answer()
             return
         self._give_up_at = math.inf
-        self._count(is_counted)
+        self._count(has_failed)
         if self.is_waited_for and started >= self.quiet_until:
             self._error_pauses += self._wait(now)
 
@@ -230,9 +230,9 @@ class Site:
         """Let its URLs fail for this many seconds; after that, one URL is tried and decides."""
         self._given_up, self._given_up_until = failure, now + seconds
 
-    def _count(self, is_counted: bool) -> None:
-        if not is_counted:
-            self._urls_in_vain += 1
+    def _count(self, has_failed: bool) -> None:
+        if not has_failed:
+            self._failed_urls += 1
         elif self.has_answered and not self.is_waited_for:
             self._bad_urls += 1
 
@@ -272,7 +272,7 @@ class Site:
         self._allowed = max(1, self._allowed // 2)
         if seconds is None:
             seconds = min(2.0**self._back_offs * random.uniform(0.5, 1.0), longest)
-        is_patient = self._back_offs < BACK_OFFS or now - self._backing_off_since < self._patience_seconds
+        is_patient = self._back_offs < MIN_BACK_OFFS or now - self._backing_off_since < self._patience_seconds
         if seconds > longest or not is_patient:
             self.give_up(host_given_up(failure), now, max(GIVEN_UP_SECONDS, min(seconds, 3600.0)))
         self._quiet_until = now + min(seconds, longest)

@@ -2,10 +2,10 @@ import pytest
 
 from diptych_shards.fetch.outcome import FetchFailure
 from diptych_shards.fetch.site import (
-    BACK_OFFS,
     GIVEN_UP_SECONDS,
-    LEAST_PROBES,
-    URLS_IN_VAIN,
+    MIN_BACK_OFFS,
+    MIN_FAILED_URLS,
+    MIN_PROBES,
     Site,
 )
 
@@ -38,9 +38,9 @@ def test_a_stranger_is_asked_once_and_more_with_each_answer():
     assert start_all(stranger) == 2  # four in all
 
 
-def fail(site, num_urls=URLS_IN_VAIN, now=0.0):
+def fail(site, num_urls=MIN_FAILED_URLS, now=0.0):
     for _ in range(num_urls):
-        site.note_silence(FAILURE, now, now, is_counted=False)
+        site.note_silence(FAILURE, now, now, has_failed=False)
 
 
 def test_a_site_that_gives_no_answer_is_probed_with_growing_pauses_and_given_up_when_patience_ends():
@@ -52,12 +52,12 @@ def test_a_site_that_gives_no_answer_is_probed_with_growing_pauses_and_given_up_
         now = dead.quiet_until
         assert start_all(dead, now) == 1
         dead.in_flight = 0
-        dead.note_silence(FAILURE, now, now, is_counted=True)
+        dead.note_silence(FAILURE, now, now, has_failed=True)
     assert pauses[:4] == sorted(pauses[:4]) and pauses[0] < 2 < 4 < pauses[3]
     assert PATIENCE_SECONDS <= now < 2 * PATIENCE_SECONDS
     assert dead.given_up(now) == GIVEN_UP
     assert dead.given_up(now + GIVEN_UP_SECONDS) is None
-    dead.note_silence(FAILURE, now + GIVEN_UP_SECONDS, now + GIVEN_UP_SECONDS, is_counted=False)
+    dead.note_silence(FAILURE, now + GIVEN_UP_SECONDS, now + GIVEN_UP_SECONDS, has_failed=False)
     assert dead.given_up(now + GIVEN_UP_SECONDS) == GIVEN_UP
 
 
@@ -65,7 +65,7 @@ def test_one_url_that_fails_again_and_again_says_nothing_of_its_site():
     flaky = site()
     fail(flaky, 1)
     for _ in range(100):
-        flaky.note_silence(FAILURE, 0.0, 0.0, is_counted=True)
+        flaky.note_silence(FAILURE, 0.0, 0.0, has_failed=True)
     assert not flaky.is_waited_for
 
 
@@ -74,26 +74,26 @@ def test_a_site_that_has_answered_is_waited_for_from_when_it_fell_silent_whateve
     restarted, now = site(), 1000.0
     restarted.note_answer()
     if is_error:
-        restarted.note_error(0.0, 0.0, is_counted=False)
+        restarted.note_error(0.0, 0.0, has_failed=False)
     else:
         fail(restarted, 1)
-    fail(restarted, URLS_IN_VAIN - 1, now)
+    fail(restarted, MIN_FAILED_URLS - 1, now)
     while restarted.given_up(now) is None:
         now = restarted.quiet_until
-        restarted.note_silence(FAILURE, now, now, is_counted=True)
+        restarted.note_silence(FAILURE, now, now, has_failed=True)
     assert now >= 1000.0 + PATIENCE_SECONDS
 
 
-@pytest.mark.parametrize(("has_answered", "probes"), [(True, LEAST_PROBES), (False, 1)])
+@pytest.mark.parametrize(("has_answered", "probes"), [(True, MIN_PROBES), (False, 1)])
 def test_a_site_whose_failures_take_long_is_not_given_up_without_probes(has_answered, probes):
     slow = site()
     if has_answered:
         slow.note_answer()
-    for number in range(URLS_IN_VAIN + probes - 1):
+    for number in range(MIN_FAILED_URLS + probes - 1):
         now = 100.0 * number
-        slow.note_silence(FAILURE, now, now, is_counted=False)
+        slow.note_silence(FAILURE, now, now, has_failed=False)
         assert slow.given_up(now) is None
-    slow.note_silence(FAILURE, now + 100.0, now + 100.0, is_counted=False)
+    slow.note_silence(FAILURE, now + 100.0, now + 100.0, has_failed=False)
     assert slow.given_up(now + 100.0) == GIVEN_UP
 
 
@@ -101,8 +101,8 @@ def test_a_site_with_many_bad_urls_is_waited_for_after_more_of_them():
     mixed = site()
     mixed.note_answer()
     for _ in range(10):
-        mixed.note_silence(FAILURE, 0.0, 0.0, is_counted=True)
-    fail(mixed, URLS_IN_VAIN + 9)
+        mixed.note_silence(FAILURE, 0.0, 0.0, has_failed=True)
+    fail(mixed, MIN_FAILED_URLS + 9)
     assert not mixed.is_waited_for
     fail(mixed, 1)
     assert mixed.is_waited_for
@@ -111,7 +111,7 @@ def test_a_site_with_many_bad_urls_is_waited_for_after_more_of_them():
 def test_failures_between_answers_do_not_count():
     flaky = site()
     for _ in range(100):
-        fail(flaky, URLS_IN_VAIN - 1)
+        fail(flaky, MIN_FAILED_URLS - 1)
         flaky.note_answer()
     assert not flaky.is_waited_for and flaky.given_up(0.0) is None
 
@@ -128,7 +128,7 @@ def test_errors_are_taken_for_answers_when_patience_ends():
     broken = site()
     now = 0.0
     for _ in range(100):
-        broken.note_error(now, now, is_counted=False)
+        broken.note_error(now, now, has_failed=False)
         now = max(now, broken.quiet_until)
         assert broken.given_up(now) is None
     assert PATIENCE_SECONDS <= now < 2 * PATIENCE_SECONDS
@@ -164,7 +164,7 @@ def test_a_site_that_goes_on_asking_for_pauses_is_given_up_when_patience_ends(se
         assert now < busy.quiet_until <= now + 60
         now = busy.quiet_until + 1
         times += 1
-    assert times >= BACK_OFFS and PATIENCE_SECONDS <= now < 5 * PATIENCE_SECONDS
+    assert times >= MIN_BACK_OFFS and PATIENCE_SECONDS <= now < 5 * PATIENCE_SECONDS
     assert busy.given_up(now) == FetchFailure("host_given_up", "host given up: HTTP Error 429: Too Many Requests")
 
 
