@@ -22,11 +22,11 @@ MAX_FAILED_URLS = 32
 FIRST_PAUSE_SECONDS = 1.0
 """The pause before the first probe of a site; each later pause is twice as long."""
 LONGEST_PAUSE_SHARE = 1 / 4
-"""The longest pause before a probe, as a share of the patience."""
+"""The longest pause before a probe, as a share of `patience_seconds`."""
 MIN_PROBES = 3
-"""Failed probes before a site that has ever answered is given up, however long each takes; else one is enough."""
+"""How many probes must fail before a site is given up, however long they take; 1 if it has never answered."""
 MIN_BACK_OFFS = 5
-"""Answers of 429 in a row, over at least the time of the patience, before a site is given up."""
+"""How many 429s in a row, over at least `patience_seconds`, make us give up a site."""
 GIVEN_UP_SECONDS = 300.0
 """How long a site stays given up."""
 ROBOTS_SECONDS = 86_400.0

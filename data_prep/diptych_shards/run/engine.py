@@ -1,7 +1,7 @@
-"""Where work is done: in processes of this machine, or on a Ray cluster. The same results either way.
+"""Do work in processes of this machine or on a Ray cluster, with the same results.
 
-`map` is for work that is a function of its task (a WARC file, a unit of pairs). Work that sends messages while it has
-several tasks in hand, as the building of shards does, uses `pool`.
+`map` applies a function to each task (a WARC file, a unit of pairs). `pool` is for work that handles several tasks at
+once and sends messages meanwhile, such as building shards.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 
 
 class Engine(Protocol):
-    """What every engine can do."""
+    """The interface of all engines."""
 
     processes: int
-    """Processes that divide among them what this machine may ask of others; 1 on Ray, where each is for itself."""
+    """How many processes share the limits of this machine; 1 on Ray, where a process has its own limits."""
 
     def map(
         self,
@@ -32,21 +32,21 @@ class Engine(Protocol):
         lost: Callable[[Task], Result] | None = None,
         may_crash: bool = False,
     ) -> Iterator[Result]:
-        """The results of all tasks, in their order.
+        """Apply `work` to all tasks, and yield the results in the order of the tasks.
 
-        A task whose process dies is given to another process once.
+        If the process of a task dies, another process tries the task once more.
 
         work: a picklable function of a task.
-        lost: makes the result of a task at which two processes died; without it that is an error.
-        may_crash: the work may kill its process, as decoders of pictures do, and is never done in this one.
+        lost: makes the result of a task at which two processes died; without it, that is an error.
+        may_crash: `work` may kill its process, as decoders of pictures can, so it never runs in this one.
 
         Raises:
-            UserError, OSError: what `work` raised; if several tasks failed, the error of the first of them.
-            UserError: two processes died at a task.
+            UserError, OSError: `work` raised it; if several tasks failed, this is the error of the first of them.
+            UserError: two processes died at a task, and there is no `lost`.
         """
 
     def pool(self, work: Work, *, silence_seconds: float) -> Pool:
-        """Workers that do this work, to be used in a `with` statement.
+        """Start workers that do this work; use them in a `with` statement.
 
         silence_seconds: how long a process of this machine may send nothing before it is replaced.
         """
@@ -78,7 +78,7 @@ class LocalEngine:
 
 
 class RayEngine:
-    """Ray tasks on the cluster at `address` (None: Ray decides); folders must be shared by its nodes."""
+    """Ray tasks on the cluster at `address` (None: the one that Ray finds), whose nodes must share all folders."""
 
     processes = 1
 
@@ -101,7 +101,7 @@ class RayEngine:
 
 
 def lost_again(what: object) -> UserError:
-    """The error for something at which processes died, again and again."""
+    """The error for a task at which processes were lost again and again."""
     way_out = "see whether memory runs out, then start the same command again"
     return UserError(f"processes were lost, again and again, at {what}; {way_out}")
 
@@ -111,7 +111,7 @@ def _answers(work: Callable[[Task], Result]) -> Work:
 
 
 def _results(pool: Pool, tasks: Sequence[Task], lost: Callable[[Task], Result] | None) -> Iterator[Any]:
-    """The results in order; an error is raised where its task's result would have been."""
+    """Yield the results in order; an error is raised in place of the result of its task."""
     for result, error in results_in_order(pool, ([task] for task in tasks), give_up=partial(_give_up, lost)):
         if error is not None:
             raise error
@@ -119,9 +119,10 @@ def _results(pool: Pool, tasks: Sequence[Task], lost: Callable[[Task], Result] |
 
 
 def _answer(work: Callable[[Task], Result], task: Task) -> tuple[Result | None, Exception | None]:
+    """The result of a task, or its error if that is for the user."""
     try:
         return work(task), None
-    except (UserError, OSError) as error:  # for the user, not a bug
+    except (UserError, OSError) as error:
         return None, error
 
 

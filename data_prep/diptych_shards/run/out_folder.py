@@ -1,4 +1,4 @@
-"""The folder that a command writes to: whether it may go on there, and what it was started with."""
+"""The output folder of a command: what it was started with, and whether another start may go on there."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LONGEST_VALUE = 80
 
 
 class OutFolder:
-    """OUT, for one process at a time, which goes on from where the last one stopped.
+    """The folder OUT of a command, for one process at a time; each goes on where the last one stopped.
 
     OUT/_index/COMMAND.json records what decides the bytes of the result. A folder that was started with other options
-    or another input, or that holds something else, is refused and stays as it was.
+    or another input, or that contains other files, is refused and not changed.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class OutFolder:
     ):
         """Describe the folder; nothing is read or written yet.
 
-        options: by name; the user reads which of them differ.
-        format: of the result; None: the options alone are recorded, without a name for the whole of them.
-        inputs: what identifies the input, each under a name for the user.
-        if_input_differs: the message where one of them differs; "": its name is all that can be said.
-        state_name: of the file that records all this, if not COMMAND.json.
+        options: by name; if some of them differ from those of the first start, the error names them.
+        format: of the result; if None, the file records nothing but the options, at its top level.
+        inputs: what identifies the input, under names that the user understands.
+        if_input_differs: the error if one of them differs; if "", the error gives its name.
+        state_name: the name of the file, if it is not COMMAND.json.
         """
         self.path = path
         self.index = path / INDEX_FOLDER
@@ -53,13 +53,13 @@ class OutFolder:
 
     @contextmanager
     def opened(self, **progress: Any) -> Iterator[None]:
-        """Lock OUT until the end: a new folder, or the results of the last process without its partial files.
+        """Lock OUT until the end of the `with` block, and remove partial files that a killed process left.
 
-        progress: what to `record` where OUT is new.
+        progress: what to `record` if OUT is new.
 
         Raises:
             LockedError: another process is at work there.
-            UserError: OUT is not a folder, holds something else, or was started with another input or other options.
+            UserError: OUT is not a folder, contains other files, or was started with another input or other options.
         """
         if not self._state.exists():
             if self.path.exists() and not self.path.is_dir():
@@ -76,7 +76,7 @@ class OutFolder:
             yield
 
     def record(self, **progress: Any) -> None:
-        """Write down how far the result is, such as `finished=True`, next to what decides it."""
+        """Record how far the result is, such as `finished=True`, with its options and inputs."""
         commit_file(self._state, json.dumps({**self._identity, **progress}, indent=1).encode() + b"\n")
 
     def _compare(self, before: Mapping[str, Any]) -> None:
@@ -98,13 +98,13 @@ class OutFolder:
 
 
 def read_state(file: Path, *parts: str) -> dict[str, Any]:
-    """Read what a command recorded of itself.
+    """Read what a command has recorded in its output folder.
 
-    parts: names of objects that it must contain.
+    parts: the names of objects that must be in the file.
 
     Raises:
-        ValueError: it is damaged; one line with the way out.
-        OSError: it does not exist, or may not be read.
+        UserError: the file is damaged.
+        OSError: the file does not exist or cannot be read.
     """
     try:
         state = json.loads(file.read_bytes())
@@ -119,12 +119,13 @@ def read_state(file: Path, *parts: str) -> dict[str, Any]:
 
 
 def damaged(file: Path, why: object) -> UserError:
+    """The error for a damaged file in the index folder."""
     way_out = "restore it from a copy, or start again in another folder"
     return UserError(f"{shown(file)} is damaged ({shown(why)}); {way_out}")
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The names that have other values, with both."""
+    """Describe the options that differ, each with both values."""
     names = [name for name in dict.fromkeys((*now, *was)) if was.get(name) != now.get(name)]
     return "; ".join(f"{name} {_short(was.get(name))}, now {_short(now.get(name))}" for name in names)
 
@@ -134,7 +135,7 @@ def _short(value: object) -> str:
 
 
 def _holds_something_else(out: Path) -> bool:
-    """Whether there is more than a process leaves that ended before it recorded anything."""
+    """Whether the folder contains more than a process leaves that ended before it recorded anything."""
     ours = out / INDEX_FOLDER
     found = [*out.iterdir()] if out.is_dir() else []
     inside = [*ours.iterdir()] if ours.is_dir() else []

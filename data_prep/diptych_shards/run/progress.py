@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Show how far a command is: by a bar on a terminal, elsewhere by a line now and then."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Progress:
     """Counts finished items, and how many of them ended in a certain way, such as refused."""
 
     def __init__(self, total: int, what: str = "picture", *, apart: str = "refused"):
-        """what: an item, perhaps with what is done to it: `pair examined`. apart: the way that is counted by itself."""
+        """what: one item, perhaps with what is done to it: `pair examined`. apart: the ending to count separately."""
         noun, _, done = what.partition(" ")
         self._of_total = f"{counted(total, noun)} {done}".rstrip()
         self._apart = apart
@@ -44,7 +44,7 @@ class Progress:
             self.note(self._count())
 
     def note(self, line: str) -> None:
-        """Print a line of its own."""
+        """Print a line, above the bar if there is one."""
         self._last_line = time.monotonic()
         self._bar.clear()
         print(line, file=sys.stderr, flush=True)
@@ -64,7 +64,7 @@ class Progress:
 def map_with_progress(
     engine: Engine, work: Callable[[Task], Result], tasks: Sequence[Task], what: str
 ) -> Iterator[Result]:
-    """The results in the tasks' order. what: the tasks, as in `parts written`."""
+    """Yield the results of all tasks, in their order, and show how many are done. what: as `Progress` takes it."""
     progress = Progress(len(tasks), what)
     try:
         for result in engine.map(work, tasks):

@@ -1,4 +1,4 @@
-"""The workers of a Ray cluster: a Ray task for each task, whose messages come when it has ended."""
+"""Workers on a Ray cluster: each task is a Ray task, whose messages arrive when it has ended."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from diptych.extras import pip_install
 from diptych_shards.run.worker_pool import LOST, Work, do_work
 
 CONNECT_SECONDS = 10.0
-"""To be heard at the address of a cluster."""
+"""How long to try to connect to the address of a cluster."""
 
 
 class RayPool:
-    """Does the work on the cluster at `address` (None: Ray decides)."""
+    """Does the work on the cluster at `address` (None: the one that Ray finds)."""
 
     def __init__(self, work: Work, address: str | None):
         """Connect to the cluster.
@@ -34,7 +34,7 @@ class RayPool:
 
     @property
     def size(self) -> int:
-        """How many tasks to send ahead: no more wait in the object store than the cluster can soon start."""
+        """How many tasks to send ahead: for each processor one that runs and one that waits in the object store."""
         return 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def asking(self) -> list[_RayTask]:
@@ -77,8 +77,8 @@ class _RayTask:
 
 
 def _run_on_ray(work: Work, task: Any, folder: str) -> list[Any]:
-    """The messages of the work on one task, done in the folder of the command, so that relative paths mean the same."""
-    with contextlib.suppress(OSError):  # a node may lack the folder; absolute paths do without
+    """Do the work on one task, in the folder of the command, as paths may be relative; return the messages."""
+    with contextlib.suppress(OSError):  # the node may not have this folder; absolute paths do not need it
         os.chdir(folder)
     messages: list[Any] = []
     do_work(work, iter([task]), messages.append)
@@ -100,10 +100,10 @@ def _connected(address: str | None) -> Any:
 
 
 def _refuse_silent_address(address: str | None) -> None:
-    """Refuse an address where nobody listens: Ray itself tries for many minutes.
+    """Refuse an address where no program listens: Ray itself would try for many minutes.
 
     Raises:
-        UserError: nobody does.
+        UserError: no connection can be made.
     """
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():

@@ -1,7 +1,7 @@
 """Worker processes of this machine: each is given tasks when it asks for them, and sends messages.
 
 `multiprocessing.Pool` waits forever for a process that died. Here each process has a pipe of its own, and is replaced
-when it dies or falls silent; whoever listens decides what becomes of the tasks that it had.
+when it dies or falls silent; the reader of the messages decides what happens to its tasks.
 """
 
 from __future__ import annotations
@@ -26,57 +26,57 @@ from diptych.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Iterator[Any], Callable[[Any], None]], None]
-"""What a process does: `work(tasks, send)` takes tasks, each when it is ready for one more, and sends messages.
+"""What a process does: `work(tasks, send)` takes a task whenever it is ready for one, and sends messages.
 
-The tasks end when there is none for now and the process has others in hand; the work is then called once more.
+`tasks` ends if there is no task at the moment: the work finishes those that it has, and is then called again.
 """
 
 PICTURE_SILENCE_SECONDS = 120.0
-"""No honest picture of 64 megapixels takes longer; a decoder that hangs does."""
+"""For work on single pictures: no sound picture of 64 megapixels takes longer; a decoder that hangs does."""
 NEWS_SILENCE_SECONDS = 300.0
-"""For work that sends news twice a second."""
+"""For work that sends a message twice a second."""
 TASK_SILENCE_SECONDS = 6 * 3600.0
 """For work that sends nothing but results: a large WARC file on a slow disk takes minutes."""
 MAX_FAILED_STARTS = 5
-"""In a row."""
+"""How many processes in a row may end before they have started."""
 MAX_ITEM_LOSSES = 2
-"""Processes that one item of `results_in_order` may cost."""
+"""How many processes may be lost at one item of `results_in_order`; then it is given up."""
 CANNOT_START = (
-    "worker processes end before they have started: they said why, above, or memory runs out; "
+    "worker processes end before they have started: the reason is printed above, or memory runs out; "
     "a script must call this under `if __name__ == '__main__':`"
 )
 LOST = object()
-"""In place of a message: the process died or fell silent."""
+"""Received in place of a message from a process that died or fell silent."""
 
 _ASK, _MESSAGE, _MISTAKE, _BUG = "ask", "message", "mistake", "bug"
 
 
 class Worker(Protocol):
-    """One process, as whoever gives it tasks sees it."""
+    """One process, as seen by the code that gives it tasks."""
 
     may_be_silent: bool
-    """Until its next message, however long that takes."""
+    """Set it to allow silence until the next message, for however long."""
 
     def give(self, task: Any) -> None:
-        """Answer a worker that asks for a task. None: there is none for now; finish what you have, then ask again."""
+        """Answer a worker that asks for a task. None: there is none now; it finishes those it has, then asks again."""
 
 
 class Pool(Protocol):
-    """Workers, wherever they are: in processes of this machine, or on Ray."""
+    """Workers: processes of this machine, or tasks on Ray."""
 
     @property
     def size(self) -> int:
-        """Tasks that are worked on at a time."""
+        """How many tasks to give out at a time."""
 
     def asking(self) -> Sequence[Worker]:
         """The workers that wait for a task."""
 
     def messages(self) -> Iterator[tuple[Worker, Any]]:
-        """What workers have sent, or `LOST`, after a short wait for the first.
+        """Yield what workers have sent, or `LOST`, each with its worker; wait a short time for the first.
 
         Raises:
-            UserError, OSError: what the work raised.
-            RuntimeError: a bug in the work, with the traceback of its process.
+            UserError, OSError: the work raised it.
+            RuntimeError: the work has a bug; the message is the traceback of its process.
             UserError: processes cannot start.
         """
 
@@ -88,7 +88,10 @@ class WorkerPool:
     """`size` processes that do the same work: `with WorkerPool(work, size, silence_seconds=…) as pool`."""
 
     def __init__(self, work: Work, size: int, *, silence_seconds: float):
-        """silence_seconds: how long a process that has a task, or starts, may send nothing before it is replaced."""
+        """Start the processes.
+
+        silence_seconds: how long a process that starts or has a task may send nothing before it is replaced.
+        """
         self.size = size
         self._work = work
         self._silence_seconds = silence_seconds
@@ -145,12 +148,12 @@ class _Process:
         theirs.close()
         self.is_asking = False
         self.has_started = False
-        """It has sent something, at least once."""
+        """Whether it has ever sent anything."""
         self.may_be_silent = False
         self._last_heard = time.monotonic()
 
     def is_silent(self, seconds: float) -> bool:
-        """Whether it sent nothing for so long. What waits to be read was sent while we were held up, as by Ctrl-S."""
+        """Whether it has sent nothing for so long; unread messages count as sent, since we may have been stopped."""
         is_late = time.monotonic() - self._last_heard > seconds
         return is_late and not self.is_asking and not self.may_be_silent and not self.connection.poll()
 
@@ -160,7 +163,7 @@ class _Process:
         try:
             self.connection.send(task)
         except OSError:
-            pass  # it died while it waited; `receive` will say so
+            pass  # it died while it waited; `receive` will return `LOST`
 
     def receive(self) -> Any:
         """Kind and value of its next message; None if none has arrived, `LOST` if the process is gone."""
@@ -187,7 +190,7 @@ class _Process:
 
 @dataclass
 class _Batch(Generic[Item, Result]):
-    """Some items, and the results of the first of them."""
+    """Some items, and the results so far, in the order of the items."""
 
     items: Sequence[Item]
     results: list[Result] = field(default_factory=list)
@@ -200,16 +203,16 @@ class _Batch(Generic[Item, Result]):
 
 
 def for_each(work: Callable[[Item], Result]) -> Work:
-    """The work of a pool for `results_in_order`: applies `work` to each item of its batches."""
+    """Make the work of a pool for `results_in_order`: it applies `work` to each item of its batches."""
     return partial(_apply, work)
 
 
 def results_in_order(
     pool: Pool, batches: Iterable[Sequence[Item]], *, give_up: Callable[[Item], Result]
 ) -> Iterator[Result]:
-    """The results of all items, in their order; at most three batches per process are in memory.
+    """Yield the results of all items, in their order; at most three batches per process are in memory.
 
-    give_up: the result of an item at which a process was lost twice.
+    give_up: makes the result of an item at which two processes were lost.
 
     Raises:
         Exception: see `Pool.messages`.
@@ -243,7 +246,7 @@ def results_in_order(
 
 
 def _note_loss(batch: _Batch[Item, Result], give_up: Callable[[Item], Result]) -> bool:
-    """Count the loss of a process at this batch; whether the batch is done with that."""
+    """Count the loss of a process at this batch; return whether the batch is now done."""
     batch.losses += 1
     if batch.losses == MAX_ITEM_LOSSES:
         batch.results.append(give_up(batch.items[len(batch.results)]))
@@ -258,21 +261,21 @@ def _apply(work: Callable[[Any], Any], batches: Iterator[Sequence[Any]], send: C
 
 
 def end_with_parent() -> None:
-    """Let this process be killed when its parent is: else it would work on, and hold what the next start needs."""
+    """Let the system kill this process when its parent ends; it would else go on, and keep what the next run needs."""
     kill_me_too = 1  # PR_SET_PDEATHSIG
-    if hasattr(system := ctypes.CDLL(None, use_errno=True), "prctl"):  # Linux; elsewhere the end of the pipe ends us
+    if hasattr(system := ctypes.CDLL(None, use_errno=True), "prctl"):  # Linux; elsewhere we end when the pipe does
         system.prctl(kill_me_too, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # It may have ended before the line above. Process 1 proves nothing: it is our parent in a container, and elsewhere
-    # another may adopt us.
+    # It may have ended before the call above. That our parent is process 1 proves nothing: in a container it may have
+    # started us, and elsewhere a process of another number may have adopted us.
     if os.getppid() != parent.pid:
         sys.exit()
 
 
 def do_work(work: Work, tasks: Iterator[Any], send: Callable[[Any], None]) -> None:
-    """Do the work as a process does that may be lost: out of memory, it ends as if the system had killed it."""
-    warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, one a picture
+    """Do the work in a process that may be lost: if memory runs out, it ends as if the system had killed it."""
+    warnings.simplefilter("ignore")  # Pillow warns about odd metadata, in many pictures
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         work(tasks, send)
@@ -281,14 +284,14 @@ def do_work(work: Work, tasks: Iterator[Any], send: Callable[[Any], None]) -> No
 
 
 def _live(connection: Connection, work: Work) -> None:
-    """A process's life; it ends when it is killed, or with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    """Ask for tasks and do the work, until this process is killed or its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
 
     def send(kind: str, value: Any = None) -> None:
         try:
             connection.send((kind, value))
-        except OSError:  # nobody listens any more
+        except OSError:  # the parent has ended
             os._exit(0)
 
     def tasks() -> Iterator[Any]:
@@ -307,5 +310,5 @@ def _live(connection: Connection, work: Work) -> None:
             do_work(work, tasks(), partial(send, _MESSAGE))
     except (UserError, OSError) as error:  # for the user
         send(_MISTAKE, error)
-    except Exception:  # a bug, sent to where it can be seen
+    except Exception:  # a bug: the parent raises it
         send(_BUG, traceback.format_exc())
