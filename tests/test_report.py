@@ -183,7 +183,7 @@ def test_facts_of_the_training_are_those_that_the_record_has():
     facts = dict(training_facts([first, {**last, **of_a_gpu}]))
     assert facts["model FLOPs utilisation"] == "40.0\u202f%" and not any("teraFLOPs" in name for name in facts)
     assert facts["steps with the logit scale at its limit"] == "50.0\u202f%"
-    assert facts["steps without finite numbers, passed over"] == "2"
+    assert facts["steps without finite numbers, skipped"] == "2"
     assert dict(training_facts([{**last, "teraflops_per_rank": 0.5}]))["teraFLOPs a second and rank"] == "0.5"
 
 

@@ -119,7 +119,7 @@ def training_facts(
         whole = sum(sum(seconds) for seconds in split.values())
         facts.append(("of a step", ", ".join(f"{phase} {sum(s) / whole:.0%}" for phase, s in split.items())))
     if skipped := metrics[-1].get("skipped_steps"):
-        facts.append(("steps without finite numbers, passed over", f"{skipped:,}"))
+        facts.append(("steps without finite numbers, skipped", f"{skipped:,}"))
     if any(shares := _numbers(metrics, "logit_scale_at_limit")):
         facts.append(("steps with the logit scale at its limit", percent(sum(shares) / len(shares))))
     if _is_number(metrics[-1].get("rejected_samples")):
@@ -127,7 +127,7 @@ def training_facts(
     if _is_number(metrics[-1].get("loss")):
         facts.append(("final loss", f"{metrics[-1]['loss']:.3f}"))
     if restarts := sum(bool(samples) for samples in _events(records, "start")):
-        facts.append(("began again", f"{restarts} times" if restarts > 1 else "once"))
+        facts.append(("resumed", f"{restarts} times" if restarts > 1 else "once"))
     return facts
 
 

@@ -12,7 +12,7 @@ stale; the same command renews it.
 
 Nothing is deleted: the verdict goes to SHARDS/_index/select/NAME.parquet, with key, kept,
 reason and what it is a duplicate of. `preview` shows it, `select` writes shards without what
-verdicts leave out. Stopped at any moment, the same command goes on where it was: no picture is
+verdicts leave out. Stopped at any moment, the same command resumes where it stopped: no picture is
 hashed twice.
 """
 
@@ -75,8 +75,8 @@ def run(chosen: argparse.Namespace) -> None:
     report = dedup(shards, index, options, engine_of(chosen))
     print(verdict_table(shards, chosen.name, report.counts, report.left_out_by_others))
     for number, what in (
-        (report.left_out_by_others, "without part: left out by other verdicts"),
-        (report.largest_group - 1, "the most that are left out for one and the same sample"),
+        (report.left_out_by_others, "not judged: left out by other verdicts"),
+        (report.largest_group - 1, "the most that are left out for one sample"),
         (report.flat, "too flat for a perceptual hash: only equal pixels count"),
         (report.not_decoded, "not decoded, and kept; see diptych-shards verify"),
         (report.without_embedding, "without an embedding"),

@@ -2,7 +2,7 @@
 
 Reads local files and folders, http(s)://, s3://, and lists of paths as Common Crawl gives them (`warc.paths.gz`,
 `wat.paths.gz`). Writes one parquet a file, and counts of all that was left out, by reason, under OUT/_index. Stopped
-at any moment, the same command goes on where it was.
+at any moment, the same command resumes where it stopped.
 """
 
 from __future__ import annotations

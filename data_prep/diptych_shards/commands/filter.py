@@ -19,7 +19,7 @@ left out.
 Nothing is deleted: the verdict goes to SHARDS/_index/select/NAME.parquet, with key, kept and
 reason. `preview` shows it, `select` writes shards without what verdicts leave out. Filter first,
 dedup last: `dedup` chooses among the samples that filters keep. Stopped at any moment, the same
-command goes on where it was.
+command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -50,8 +50,6 @@ def run(chosen: argparse.Namespace) -> None:
     counts = filter_samples(shards, index, chosen.where, chosen.name, engine_of(chosen))
     print(verdict_table(shards, chosen.name, counts))
     if before and before.facts["options"]["where"] != chosen.where:
-        print(
-            f"it takes the place of {shown(before.facts['options']['where'])}; under another --name, both would count"
-        )
+        print(f"it replaces {shown(before.facts['options']['where'])}; under another --name, both would count")
     if line := what_is_stale(shards, index):
         print(line)

@@ -1,8 +1,8 @@
 """one page that shows what verdicts keep and leave out, side by side
 
 Examples of each reason are drawn at random; a duplicate is shown next to what it repeats. The page
-is one file without scripts that loads nothing, so that it can be sent around. Captions of strangers
-are shown as text, whatever they hold.
+is one file without scripts that loads nothing, so that it can be sent around. Captions are shown
+as plain text, whatever they contain.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """one page about what build or pack made: what was kept, what was not, and why
 
-The funnel, reasons with examples, domains, sizes, aspect ratios, caption lengths, pictures. Of other shards, such as
+The funnel, reasons with examples, domains, sizes, aspect ratios, caption lengths, pictures. For other shards, such as
 those of select, all but the first two. The page is one file without scripts that loads nothing, so that it can be sent
-around; OUT is only read. Captions and URLs of strangers are shown as text, whatever they hold.
+around; OUT is only read. Captions and URLs are shown as plain text, whatever they contain.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The verdicts are those of `dedup` and `filter` in SHARDS/_index/select/. One of `dedup` that a later
 filter made stale is refused: filter first, dedup last. SHARDS is not changed.
-Stopped at any moment, the same command goes on where it was, and the bytes come out the same.
+Stopped at any moment, the same command resumes where it stopped, and the bytes come out the same.
 """
 
 from __future__ import annotations

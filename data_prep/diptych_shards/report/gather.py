@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 LONGEST_SIDE = 1 << 15
 RATIO_STEPS = 60
-"""Aspect ratios are counted in so many steps for each doubling."""
+"""Steps for each doubling in which aspect ratios are counted."""
 MOST_DOUBLINGS = 8
 EXAMPLES_PER_REASON = 6
 ODD_PICTURES = 6
-"""Shown of each kind: the smallest, the longest, those with the shortest and the longest captions."""
+"""How many pictures of each kind are shown: smallest, longest, shortest and longest captions."""
 _LONGEST_NAME = 2_000
 
 
@@ -38,7 +38,7 @@ class Example:
     message: str
     width: int
     height: int
-    """As it came, upright."""
+    """Original size, upright."""
 
 
 @dataclass

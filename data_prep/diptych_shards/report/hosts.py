@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import pyarrow
 
 MAX_DOMAINS = 100_000
-"""When twice as many are known, the rarest are added up."""
+"""When twice as many are known, all but these are added up."""
 NO_HOST = "(no host)"
 
 _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}(?:[^/\\?#]*@)?(?P<host>\[[0-9A-Fa-f:.]*\]|[^/\\?#:\[\]]+)"
 _SECOND_LEVEL = frozenset(
     ("ac", "co", "com", "edu", "go", "gob", "gov", "gouv", "ne", "net", "nom", "or", "org", "sch")
 )
-"""Below a country's two letters, others register under these: bbc.co.uk."""
+"""Names under which a country registers others, as in bbc.co.uk."""
 _LONGEST = 253
 
 
@@ -65,7 +65,7 @@ class Domains:
 
     @property
     def num(self) -> tuple[int, bool]:
-        """How many there are, and whether that is all; one that was added up with the rare may come again."""
+        """How many domains are known, and whether these are all: not if rare ones were added up."""
         return len(self._counts), self._num_rare == 0
 
     @property
@@ -93,7 +93,7 @@ def _by_loss(item: tuple[str, list[int]]) -> tuple[int, str]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def registrable(host: str) -> str:
-    """The part of a host that someone registered, as far as is known without a list; an IP address as it is."""
+    """The domain of a host that someone registered, guessed without a list; an IP address stays as it is."""
     host = host.rstrip(".")
     labels = host.split(".")
     if not host or len(host) > _LONGEST:

@@ -35,7 +35,7 @@ _GRIDS = {
     "long_caption": "Longest captions",
 }
 _THUMBNAIL_SIDE = 300
-"""Pixels of the longer side; the page shows half of them on a usual screen, all on a fine one."""
+"""Pixels of the longer side: twice the size on the page, for screens of high density."""
 _CAPTION_LENGTH = 280
 _NAME_LENGTH = 240
 
@@ -72,9 +72,9 @@ def render_report(source: ResultsReader, *, pictures: int = 36, seed: int = 0) -
         domains=found.domains.most_frequent(MOST_DOMAINS) if found.domains.num[0] > 1 else [],
         lossy_domains=found.domains.most_refused(MOST_LOSSY_DOMAINS),
         shapes=_drawn(
-            side_histogram("Shorter side as it came", found.shorter_side) if _differ(found.shorter_side) else None,
-            side_histogram("Shorter side as stored", found.stored_side) if _stores_sizes(found) else None,
-            ratio_histogram("Width to height as it came", found.ratio) if _differ(found.ratio) else None,
+            side_histogram("Shorter side, original", found.shorter_side) if _differ(found.shorter_side) else None,
+            side_histogram("Shorter side, stored", found.stored_side) if _stores_sizes(found) else None,
+            ratio_histogram("Width to height, original", found.ratio) if _differ(found.ratio) else None,
         ),
         shape_words=_shape_words(found),
         lengths=_drawn(
@@ -104,14 +104,14 @@ def _reasons(found: Gathered) -> list[dict[str, Any]]:
 
 
 def _not_known(found: Gathered) -> list[str]:
-    """What is not known of shards whose history is not recorded."""
-    told = {
-        "what was left out on the way here, and why": False,
+    """What is not known about shards whose history is not recorded."""
+    known = {
+        "what was left out before, and why": False,
         "captions": found.has_captions,
         "sizes": found.shorter_side.total > 0,
         "where they came from": found.has_origins,
     }
-    return [what for what, is_known in told.items() if not is_known]
+    return [what for what, is_known in known.items() if not is_known]
 
 
 def _examples(found: Gathered, reason: str) -> list[Example]:
@@ -143,14 +143,16 @@ def _differ(tally: Tally) -> bool:
 
 
 def _shape_words(found: Gathered) -> list[str]:
-    """Say in words what would be a chart of one bar."""
+    """Describe in words what would be a chart of one bar."""
     side, ratio = found.shorter_side, found.ratio
     if side.num_different == ratio.num_different == 1:
         example = found.grids["random"].items[0] if found.grids["random"].items else None
-        return [f"All came as {example.width:,} × {example.height:,} pixels."] if example and example.width else []
+        return (
+            [f"All were originally {example.width:,} × {example.height:,} pixels."] if example and example.width else []
+        )
     if side.num_different == 1:
-        return [f"All came with a shorter side of {side.quantile(1):,} pixels."]
-    return ["All came with the same ratio of width to height."] if ratio.num_different == 1 else []
+        return [f"All had a shorter side of {side.quantile(1):,} pixels originally."]
+    return ["All have the same ratio of width to height."] if ratio.num_different == 1 else []
 
 
 def _drawn(*charts: Any) -> Sequence[Any]:
@@ -158,7 +160,7 @@ def _drawn(*charts: Any) -> Sequence[Any]:
 
 
 def _stores_sizes(found: Gathered) -> bool:
-    """Whether the stored sizes are worth a chart: neither all the same, nor those that came."""
+    """Whether the stored sizes are worth a chart: they differ from each other, and from the original sizes."""
     stored = found.stored_side
     return stored.num_different > 1 and not np.array_equal(stored.counts, found.shorter_side.counts)
 

@@ -1,4 +1,4 @@
-"""The way of a row from the table to a shard: its stages, and what each reason for leaving it means."""
+"""What each reason for a refusal means, and the stages of a row on its way from the table to a shard."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from http import HTTPStatus
 from diptych.data.caption_files import CAPTION_REASONS
 
 MEANINGS: Mapping[str, str] = {
-    "bad_url": "no URL that can be asked for",
+    "bad_url": "not a URL that can be requested",
     "scheme_not_allowed": "neither http nor https",
-    "port_not_allowed": "a port on which no web is served",
+    "port_not_allowed": "a port that web servers do not use",
     "blocked_domain": "on the block list of domains",
     "address_not_public": "leads to an address that is not on the public internet",
     "robots_txt": "the site's robots.txt asks not to",
     "opt_out": "the answer carries a directive against use in training",
-    "host_given_up": "not asked for, or in vain: its host answered nobody, or asked for too long a pause",
+    "host_given_up": "not requested, or without success: its host answered nobody, or asked for too long a pause",
     "dns_failed": "the host has no address",
-    "connect_failed": "nobody listens there",
+    "connect_failed": "nothing listens there",
     "connect_timeout": "no connection in time",
     "tls_failed": "the certificate is not valid for the host",
-    "connection_reset": "broken off by the host",
-    "no_answer": "connected, but no answer came",
-    "bad_answer": "what came is not HTTP",
-    "headers_too_large": "endless headers",
-    "headers_too_slow": "headers that drip",
+    "connection_reset": "the host broke the connection",
+    "no_answer": "connected, but did not answer",
+    "bad_answer": "the answer is not HTTP",
+    "headers_too_large": "headers that are too long",
+    "headers_too_slow": "headers that come too slowly",
     "too_slow": "under the minimum speed",
     "timeout": "over the time for one URL",
     "too_many_redirects": "redirected again and again",
     "too_many_bytes": "larger than a picture may be",
     "too_many_bytes_unpacked": "larger than a picture may be, once unpacked",
     "bad_encoding": "cannot be unpacked",
-    "truncated_body": "fewer bytes than were announced",
+    "truncated_body": "fewer bytes than announced",
     "empty_body": "an answer without content",
     "hash_mismatch": "not the file that the table describes",
     "blocked_picture": "on the block list of pictures",
@@ -53,20 +53,20 @@ MEANINGS: Mapping[str, str] = {
     "caption_too_long": "a caption over 64 KiB",
     "caption_not_utf8": "a caption in another encoding",
     "caption_not_text": "a caption that is not text",
-    "bad_json": "no JSON object",
+    "bad_json": "not a JSON object",
     "orphan_caption": "a caption without a picture",
     "second_caption": "two captions for one picture",
-    "missing_file": "not there",
+    "missing_file": "does not exist",
     "unreadable": "the system refuses to read it",
     "changed_meanwhile": "changed during the run",
     "not_a_file": "a pipe or a device",
     "linked_folder": "a link to a folder",
     "empty_folder": "a folder with nothing in it",
-    "hidden": "a name that begins with a dot",
-    "duplicate_path": "named before",
-    "outside_folder": "not below the folder",
+    "hidden": "a name that starts with a dot",
+    "duplicate_path": "listed before",
+    "outside_folder": "outside the folder",
     "malformed_row": "no path, or too many fields",
-    "unknown": "no reason was written down",
+    "unknown": "no reason was recorded",
 }
 
 _NOT_ASKED = ("bad_url", "scheme_not_allowed", "port_not_allowed", "blocked_domain", "address_not_public", "robots_txt")
@@ -81,10 +81,10 @@ _NO_PICTURE = ("not_a_picture", "format_not_allowed", "too_many_pixels", "trunca
                "decoder_crashed")  # fmt: skip
 _STAGES = (
     ("with a caption", CAPTION_REASONS),
-    ("allowed to be asked for", _NOT_ASKED),
+    ("allowed to be requested", _NOT_ASKED),
     ("answered", _NOT_ANSWERED),
     ("gave a file", _NO_FILE),
-    ("the file that was meant", _NOT_THE_ONE),
+    ("the expected file", _NOT_THE_ONE),
     ("a picture that decodes", _NO_PICTURE),
 )
 _LAST = "kept"
@@ -92,12 +92,12 @@ _LAST = "kept"
 
 @dataclass(frozen=True)
 class Stage:
-    """How many rows came so far, and why others did not."""
+    """How many rows reached a stage, and why others did not."""
 
     title: str
     rows: int
     lost: Sequence[tuple[str, int]]
-    """(reason, rows) on the way here from the stage before, most frequent first."""
+    """(reason, rows) lost since the stage before, most frequent first."""
 
 
 def meaning(reason: str) -> str:
@@ -111,7 +111,7 @@ def meaning(reason: str) -> str:
 
 
 def funnel(kind: str, kept: int, refused: Counter[str]) -> list[Stage]:
-    """From all rows to those that were kept; a stage where nothing was lost is left out."""
+    """The stages from all rows to those that were kept; a stage where nothing was lost is left out."""
     rows = kept + refused.total()
     if kind == "pack":
         return [Stage("files and captions found", rows, ()), Stage("packed", kept, _frequent(refused))]
@@ -127,7 +127,7 @@ def funnel(kind: str, kept: int, refused: Counter[str]) -> list[Stage]:
 
 
 def _stage_of(reason: str) -> str:
-    """The stage that a row with this reason did not reach."""
+    """The title of the stage that a row with this reason did not reach."""
     if reason.startswith("http_"):
         return "gave a file"
     return next((title for title, reasons in _STAGES if reason in reasons), _LAST)

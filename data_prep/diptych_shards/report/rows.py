@@ -63,7 +63,7 @@ class ResultsReader(ABC):
 
     out: Path
     kind: str
-    """`build`, `pack`, `select` or `shards`; for the last two it is not known what was left out before."""
+    """`build`, `pack`, `select` or `shards`; for the last two, it is not known what was left out before."""
     finished: bool
     options: dict[str, Any]
     shards: int = 0
@@ -81,7 +81,8 @@ class ResultsReader(ABC):
         """All rows of the shards that are whole; reading them fills the counts of this object."""
 
     @abstractmethod
-    def tar(self, shard: int) -> Path: ...
+    def tar(self, shard: int) -> Path:
+        """The path of a shard, by its number in `Rows`."""
 
 
 def describe_not_whole(shards: Sequence[str]) -> str:
@@ -97,7 +98,7 @@ def open_results(out: Path) -> ResultsReader:
     """Open the output or the shards of a folder.
 
     Raises:
-        ShardError: if there are none, or shards without an index, which is not made here.
+        ShardError: there are none, or they have no index.
         ValueError: the state file of the command that made them is damaged.
     """
     if not out.is_dir():
@@ -118,7 +119,7 @@ def open_results(out: Path) -> ResultsReader:
             raise ShardError(f"{shown(out)} holds pairs, not shards; curate itself writes their report: {page}")
         raise ShardError(f"{shown(out)} holds neither shards nor output of build or pack: no {INDEX_FOLDER}/build.json")
     if without := [tar for tar in tars if not index_path(tar).exists()]:
-        raise ShardError(f"{shown(without[0])} has no index; diptych-shards index {shown(out)} makes it")
+        raise ShardError(f"{shown(without[0])} has no index; diptych-shards index {shown(out)} writes it")
     return ShardReader(out, "shards", True, {})
 
 
@@ -133,8 +134,8 @@ class BuildReader(ResultsReader):
             if not is_done(self.out, number, options):
                 self.not_whole.append(self.tar(number).name)
                 continue
-            began, ended = self.times or (stats.start_time, stats.end_time)
-            self.times = min(began, stats.start_time), max(ended, stats.end_time)
+            start, end = self.times or (stats.start_time, stats.end_time)
+            self.times = min(start, stats.start_time), max(end, stats.end_time)
             self.shards += 1
             self.num_bytes += self.tar(number).stat().st_size
             path = self.tar(number).with_suffix(".parquet")

@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 LONGEST_CAPTION = 1 << 16
 MAX_FILES = 100_000
-"""When twice as many files are known, those seen least are forgotten."""
+"""When twice as many files are known, all but these are forgotten: those seen least."""
 
 
 class Tally:
@@ -41,7 +41,7 @@ class Tally:
         return int(np.count_nonzero(self.counts))
 
     def quantile(self, share: float) -> int:
-        """The smallest number that at least this share of all do not exceed."""
+        """The smallest number that at least this share of all numbers does not exceed."""
         return int(np.searchsorted(np.cumsum(self.counts), max(share * self.total, 1)))
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
@@ -51,7 +51,7 @@ class Tally:
 
     @property
     def nonzero(self) -> dict[str, int]:
-        """Number → how often, as JSON holds it."""
+        """How often each number that occurs was seen, as JSON can hold it."""
         return {str(number): int(self.counts[number]) for number in np.flatnonzero(self.counts)}
 
 
@@ -67,7 +67,7 @@ def add_lengths(captions: pyarrow.Array, characters: Tally, words: Tally) -> np.
 
 @dataclass
 class Repeated:
-    """A picture file, by the first sample that has it."""
+    """A picture file: the first sample that has it, and how many have it."""
 
     shard: int
     sample: int
@@ -92,21 +92,23 @@ class RepeatedFiles:
             self._seen = dict(kept)
 
     def most_frequent(self, number: int) -> list[Repeated]:
-        """Files that are there more than once, most frequent first."""
+        """Files that occur more than once, most frequent first."""
         repeated = (each for each in self._seen.values() if each.times > 1)
         return heapq.nsmallest(number, repeated, key=lambda each: (-each.times, each.shard, each.sample))
 
 
 def shuffled_places(seed: int, shard: int, rows: np.ndarray) -> np.ndarray:
-    """u64: for each row of a shard, its place in a random order of all rows that the seed alone decides."""
+    """The place of each row of a shard in a random order of all rows, as u64; the order depends on the seed alone."""
     of_seed = np.array([seed % 2**31], np.uint64) * SPLITMIX64_STEP
     return mix_bits(rows.astype(np.uint64) + np.uint64((shard + 1) << 32) + of_seed)
 
 
 class Smallest(Generic[Item]):
-    """The items with the smallest values, among equals the first in the shuffled order; whatever order they come in.
+    """Keeps the items with the smallest values, and of equal ones the first in the shuffled order.
 
-    With one value for all, this is a uniform sample without replacement.
+    The result does not depend on the order in which they are offered.
+
+    If all values are equal, it is a uniform sample without replacement.
     """
 
     def __init__(self, size: int):
@@ -114,7 +116,7 @@ class Smallest(Generic[Item]):
         self._found: list[tuple[float, int, Item]] = []
 
     def offer(self, values: np.ndarray, places: np.ndarray, item: Callable[[int], Item]) -> None:
-        """item: makes the one at a position, asked only for those that get in."""
+        """Offer some items. item: makes the item at a position; it is called only for those that are kept."""
         if len(self._found) == self._size and self._size:
             value, place, _ = self._found[-1]
             candidates = np.flatnonzero((values < value) | ((values == value) & (places < place)))

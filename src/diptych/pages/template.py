@@ -12,13 +12,13 @@ from diptych.terminal import counted
 
 _PICTURES = {"\n": "↵", "\t": "⇥"}
 _JOINERS = "\u200c\u200d"
-"""Without them emoji and several scripts fall apart; they do nothing to their surroundings."""
+"""Emoji and several scripts need them; they do not affect other text."""
 
 
 def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.Template:
     """A package's template, which may extend `page.html.jinja` of this folder.
 
-    filters: added to text, percent, number and counted, or in place of them.
+    filters: added to text, percent, number and counted, or used in their place.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader("diptych.pages", ""), jinja2.PackageLoader(package, "")]),
@@ -35,8 +35,8 @@ def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.T
 def visible(text: object, length: int | None = None) -> str:
     """The text on one line, cut to `length` characters.
 
-    A line end becomes ↵, a tab ⇥; other control characters, bidirectional ones, lone surrogates and all else without
-    a look of its own become ⟨U+202E⟩.
+    A line end becomes ↵, a tab ⇥; other control characters, bidirectional ones, lone surrogates and all else that
+    is invisible become ⟨U+202E⟩.
     """
     string = str(text)
     cut = string if length is None or len(string) <= length else f"{string[: length - 1]}…"
@@ -44,7 +44,7 @@ def visible(text: object, length: int | None = None) -> str:
 
 
 def percent(part: float | None, whole: float = 1) -> str:
-    """A share that shows neither none as some nor all as less; `-` for a number that there is not."""
+    """A share, rounded so that only nothing is shown as 0 and only everything as 100; `-` if `part` is None."""
     if part is None:
         return "-"
     share = 100 * part / (whole or 1)

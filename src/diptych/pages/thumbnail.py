@@ -1,4 +1,4 @@
-"""Small copies of pictures, as data: URIs, encoded again so that nothing else of a file gets into a page."""
+"""Make small copies of pictures, encoded again so that nothing but the picture gets into a page."""
 
 from __future__ import annotations
 

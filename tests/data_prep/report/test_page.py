@@ -108,7 +108,7 @@ def test_the_page_runs_nothing_loads_nothing_and_leads_nowhere(page):
     assert policy.startswith("default-src 'none';") and "script-src" not in policy
 
 
-def test_every_hostile_caption_stands_there_as_text_and_nothing_more(page):
+def test_every_hostile_caption_is_there_as_text_and_nothing_more(page):
     for caption in HOSTILE_CAPTIONS:
         assert (
             caption.translate({0x202E: "⟨U+202E⟩", 0x202C: "⟨U+202C⟩", 0x1B: "⟨U+001B⟩", 7: "⟨U+0007⟩", 10: "↵"})
@@ -117,28 +117,28 @@ def test_every_hostile_caption_stands_there_as_text_and_nothing_more(page):
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.html)
 
 
-def test_refused_urls_are_told_as_text_under_their_reason(page):
+def test_refused_urls_are_shown_as_text_under_their_reason(page):
     for url in HOSTILE_URLS:
         assert url.replace("\u202e", "⟨U+202E⟩") in page.text
     assert "/3.jpg HTTP Error 404: Not Found" in page.text
 
 
 def test_the_funnel_counts_down_from_the_table_to_what_was_kept(page):
-    told = page.text[page.text.index("How many came how far") : page.text.index("Why not")]
+    text = page.text[page.text.index("How many got how far") : page.text.index("Why not")]
     expected = (
         "rows of the table 24 · 100 % "
-        "allowed to be asked for 22 · 91.7 % −2 address_not_public 1, scheme_not_allowed 1 "
+        "allowed to be requested 22 · 91.7 % −2 address_not_public 1, scheme_not_allowed 1 "
         "gave a file 18 · 75.0 % −4 http_404 kept 18 · 75.0 %"
     )
-    assert told.endswith(f"{expected} ")
+    assert text.endswith(f"{expected} ")
 
 
 def test_rows_are_counted_by_domain(page):
-    told = page.text[page.text.index("Most frequent") : page.text.index("Most was lost at")]
-    assert told.strip().endswith("pictures.test 18 100 % not-found.test 4 0 % (no host) 1 0 % 10.0.0.1 1 0 %")
+    text = page.text[page.text.index("Most frequent") : page.text.index("Most was lost at")]
+    assert text.strip().endswith("pictures.test 18 100 % not-found.test 4 0 % (no host) 1 0 % 10.0.0.1 1 0 %")
 
 
-def test_pictures_are_small_copies_encoded_anew(page):
+def test_pictures_are_small_copies_encoded_again(page):
     images = page.all("img")
     assert len(images) == 18 + 4 * 6
     for image in images:
@@ -236,9 +236,9 @@ def selected(shards, out, where):
 def test_what_select_kept_has_a_page_that_says_what_it_does_not_know(built, tmp_path):
     shutil.copytree(built, tmp_path / "built")
     page = report(selected(tmp_path / "built", tmp_path / "out", "caption != 'picture 11'"))
-    assert "Shards as select left them. Not known: what was left out on the way here, and why." in page.text
+    assert "Shards that select wrote. Not known: what was left out before, and why." in page.text
     assert "Most frequent" not in page.text and "domains 1 pictures.test" in page.text
-    assert "pictures 17" in page.text and "Shorter side as it came" in page.text and "verdicts filter" in page.text
+    assert "pictures 17" in page.text and "Shorter side, original" in page.text and "verdicts filter" in page.text
     assert "refused" not in page.text and "Why not" not in page.text and "Not finished" not in page.text
     assert len(page.all("img")) == 17 + 4 * 6
 
@@ -253,7 +253,7 @@ def test_sizes_that_became_doubles_are_sizes(built, tmp_path):
             doubles = table[name].cast(pyarrow.float64())
             table = table.set_column(table.column_names.index(name), name, doubles)
         parquet.write_table(table, path)
-    assert "Shorter side as it came" in report(out).text
+    assert "Shorter side, original" in report(out).text
     assert report(out).text == before
 
 
@@ -276,8 +276,8 @@ def test_shards_of_which_nothing_is_known_have_a_page_too(tmp_path):
     assert main(["index", str(tmp_path)]) == 0
     page = report(tmp_path)
     assert (
-        "Shards as they stand. Not known: what was left out on the way here, and why; captions; sizes; where they came "
-        "from." in page.text
+        "Shards whose history is not recorded. Not known: what was left out before, and why; captions; sizes; where "
+        "they came from." in page.text
     )
     assert len(page.all("img")) == 3 and "Options" not in page.text
     assert "The same file many times 2 times" in page.text
@@ -290,17 +290,17 @@ def test_a_picture_with_an_empty_caption_is_shown_as_such(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "options", "told"),
+    ("folder", "options", "message"),
     [
         ("nowhere", [], "nowhere does not exist"),
         ("empty", [], "no _index/build.json"),
         ("broken", [], "build.json is damaged"),
-        ("bare", [], "a.tar has no index; diptych-shards index bare makes it"),
+        ("bare", [], "a.tar has no index; diptych-shards index bare writes it"),
         ("out", ["--to", "empty"], "empty is a folder"),
         ("out", ["--to", "nowhere/page.html"], "nowhere/page.html cannot be written: there is no folder nowhere"),
     ],
 )
-def test_a_user_error_is_one_line_and_exit_status_2(out, tmp_path, monkeypatch, capsys, folder, options, told):
+def test_a_user_error_is_one_line_and_exit_status_2(out, tmp_path, monkeypatch, capsys, folder, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "bare").mkdir()
@@ -310,7 +310,7 @@ def test_a_user_error_is_one_line_and_exit_status_2(out, tmp_path, monkeypatch, 
     (tmp_path / "out").symlink_to(out)
     assert main(["report", folder, *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
+    assert message in line
 
 
 def test_an_output_without_a_finished_shard_has_a_page_that_says_so(built, tmp_path):
@@ -326,7 +326,7 @@ def test_the_command_does_not_load_torch(out):
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_a_picture_stands_over_its_own_caption(built):
+def test_a_picture_is_above_its_own_caption(built):
     source = open_results(built)
     examples = gather(source, pictures=18, seed=0).grids["random"].items
     assert len(examples) == 18

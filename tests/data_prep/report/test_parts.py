@@ -143,10 +143,10 @@ def test_every_stage_of_the_funnel_loses_its_own_reasons():
     assert [(stage.title, stage.rows) for stage in stages] == [
         ("rows of the table", 21),
         ("with a caption", 19),
-        ("allowed to be asked for", 18),
+        ("allowed to be requested", 18),
         ("answered", 16),
         ("gave a file", 12),
-        ("the file that was meant", 11),
+        ("the expected file", 11),
         ("a picture that decodes", 7),
         ("kept", 5),
     ]

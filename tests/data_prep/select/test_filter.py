@@ -98,7 +98,7 @@ def test_a_filter_that_takes_the_place_of_another_one_says_so(tmp_path, capsys):
     assert keep(folder, "width > 1") == 0 and keep(folder, "width > 1") == 0
     assert "takes the place" not in capsys.readouterr().out
     assert keep(folder, "width > 2") == 0
-    assert "it takes the place of width > 1; under another --name, both would count" in capsys.readouterr().out
+    assert "it replaces width > 1; under another --name, both would count" in capsys.readouterr().out
 
 
 def test_a_broken_shard_is_named_as_the_user_names_it(tmp_path, monkeypatch, capsys):

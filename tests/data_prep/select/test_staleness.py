@@ -45,7 +45,7 @@ def test_what_a_filter_leaves_out_does_not_stay_for_others(shards, tmp_path, cap
     assert command("filter", shards, "--where", "number > 0") == 0
     assert command("dedup", shards) == 0
     said = capsys.readouterr().out
-    assert "1  without part: left out by other verdicts" in said
+    assert "1  not judged: left out by other verdicts" in said
     assert "dedup: 2 of 4 samples are kept" in said  # the copy and B
     assert [key for key, row in verdict(shards, "dedup").items() if not row[0]] == [SMALL]
     assert command("select", shards, tmp_path / "out") == 0
