@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or started by the same command"
     )
-    _add_columns(parser.add_argument_group("columns, where their names do not say it"))
+    _add_columns(parser.add_argument_group("columns of the table"))
     _add_pictures(parser.add_argument_group("pictures"))
     _add_shards(parser.add_argument_group("shards"))
     _add_fetching(parser.add_argument_group("fetching"))
@@ -80,10 +80,10 @@ def run(chosen: argparse.Namespace) -> None:
 
 def _add_columns(group: argparse._ArgumentGroup) -> None:
     for name, meaning in (
-        ("url", "the picture's address"),
-        ("caption", "`none` for pictures without"),
-        ("hash", "of the file's bytes; a row whose picture has another is refused"),
-        ("boxes", "[x0, y0, x1, y1] as fractions, to be blurred, as in DataComp's face_bboxes"),
+        ("url", "the address of the picture (by default a usual name is found; so with the next three)"),
+        ("caption", "`none` for pictures without captions"),
+        ("hash", "the hash of the file; a row is refused if its file has another"),
+        ("boxes", "boxes to blur, [x0, y0, x1, y1] as fractions, as in DataComp's face_bboxes"),
     ):
         group.add_argument(f"--{name}-column", metavar="NAME", help=meaning)
     group.add_argument("--hash-kind", default="sha256", choices=("sha256", "md5", "sha512"))
@@ -100,7 +100,7 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     usual = PictureOptions()
     add = group.add_argument
     add("--for-training", type=positive, metavar="SIZE", help=(
-        "pictures that training need not resize: shorter side SIZE, JPEG 4:2:0 of quality 90; in place of the next five"
+        "store what training need not resize: shorter side SIZE, JPEG 4:2:0 of quality 90; in place of the next five"
     ))  # fmt: skip
     add("--image-size", type=int, metavar="N", help=f"pixels (default {usual.image_size})")
     add("--resize-mode", choices=RESIZE_MODES, help=f"default {usual.resize_mode}, white; see data_prep/README.md")
@@ -108,17 +108,42 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add("--encode-format", choices=("jpg", "png", "webp", "avif"), help=f"default {usual.encode_format}")
     add("--encode-quality", type=int, metavar="N", help="0 to 100 (default 95); for png compression, 0 to 9")
     add("--skip-reencode", action="store_true", help="keep the file's own bytes where no pixel changes")
-    add("--min-image-size", type=int, default=0, metavar="N", help="refuse a shorter side below this")
-    add("--max-image-area", type=float, default=float("inf"), metavar="N", help="refuse more pixels")
-    add("--max-aspect-ratio", type=float, default=float("inf"), metavar="X", help="refuse longer to shorter above this")
-    add("--block-sha256", type=path_argument, metavar="FILE", help="hex digests of files to refuse, one a line")
+    add("--min-image-size", type=int, default=0, metavar="N", help="refuse pictures whose shorter side is below N")
+    add("--max-image-area", type=float, default=float("inf"), metavar="N", help="refuse pictures of more than N pixels")
+    add(
+        "--max-aspect-ratio",
+        type=float,
+        default=float("inf"),
+        metavar="X",
+        help="refuse pictures whose longer side is more than X times the shorter",
+    )
+    add("--block-sha256", type=path_argument, metavar="FILE", help="refuse these files: hex digests, one a line")
 
 
 def _add_shards(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--rows-per-shard", "--number-sample-per-shard", type=int, default=10_000, metavar="N", help="default 10000")
-    add("--shard-digits", "--oom-shard-count", type=int, default=5, metavar="N", help="of a shard's name (default 5)")
-    add("--compute-hash", choices=("sha256", "md5", "sha512"), default="sha256", help="of the fetched bytes")
+    add(
+        "--rows-per-shard",
+        "--number-sample-per-shard",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="rows of the table in each shard (default 10000)",
+    )
+    add(
+        "--shard-digits",
+        "--oom-shard-count",
+        type=int,
+        default=5,
+        metavar="N",
+        help="digits in the name of a shard (default 5)",
+    )
+    add(
+        "--compute-hash",
+        choices=("sha256", "md5", "sha512"),
+        default="sha256",
+        help="of the fetched bytes (default sha256)",
+    )
 
 
 def _add_fetching(group: argparse._ArgumentGroup) -> None:
@@ -126,27 +151,45 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
 
     usual = FetchOptions()
     add = group.add_argument
-    at_one_host = "of them at one host, in all processes together, but at least 1 in each; on Ray in each process"
+    at_one_host = (
+        "URLs in transfer at one host, in all processes together (at least 1 in each); on Ray, in each process"
+    )
     for name, kind, default, meaning in (
         ("--timeout", float, usual.timeout_seconds, "seconds for a URL, redirects and repetitions included"),
-        ("--connect-timeout", float, usual.connect_timeout_seconds, "seconds"),
-        ("--max-bytes", int, usual.max_bytes, "of a file, as sent and after unpacking"),
-        ("--retries", int, usual.retries, "of what may go better the next time"),
-        ("--in-flight", int, usual.in_flight, "URLs under way in each process"),
+        ("--connect-timeout", float, usual.connect_timeout_seconds, "seconds for DNS, connection and TLS"),
+        ("--max-bytes", int, usual.max_bytes, "the largest file, as sent and after unpacking"),
+        ("--retries", int, usual.retries, "repetitions after failures that may be temporary"),
+        ("--in-flight", int, usual.in_flight, "URLs in transfer in each process"),
         ("--per-host", int, usual.per_host, at_one_host),
     ):
-        add(name, type=kind, default=default, metavar="N", help=f"{meaning} (default {default:g})")
+        add(name, type=kind, default=default, metavar="N", help=f"{meaning} (default {default:.9g})")
     add("--user-agent", default=usual.user_agent, metavar="TEXT",
         help="who you are and where to reach you: 'mybot/1.0 (+https://…)' (default %(default)s)")  # fmt: skip
-    add("--ignore-robots-txt", action="store_true", help="for hosts that are your own")
+    add("--ignore-robots-txt", action="store_true", help="for your own hosts only")
     add("--opt-out", metavar="A,B", default=",".join(usual.opt_out_directives),
-        help="what a picture's X-Robots-Tag may not say, and whether its reservation of text and data mining"
-             " holds (default %(default)s; '' for none)")  # fmt: skip
+        help="refuse pictures whose X-Robots-Tag says one of these, or that reserve text and data mining"
+             " (tdm-reservation) (default %(default)s; '' to refuse none)")  # fmt: skip
     add("--allow-network", action="append", default=[], metavar="CIDR",
-        help="connect to these addresses (or `localhost`) although not public; may be given again")  # fmt: skip
-    add("--block-domains", type=path_argument, metavar="FILE", help="one a line, all below them included")
-    add("--ca-file", type=path_argument, metavar="FILE", help="PEM certificates to trust in place of the usual ones")
-    add("--resolve", action="append", default=[], metavar="HOST:PORT:ADDRESS", help="ask this before DNS")
+        help="connect to these addresses (or `localhost`) although they are not public; may be repeated")  # fmt: skip
+    add(
+        "--block-domains",
+        type=path_argument,
+        metavar="FILE",
+        help="refuse these domains and all below them, one a line",
+    )
+    add(
+        "--ca-file",
+        type=path_argument,
+        metavar="FILE",
+        help="trust these certificates (PEM) in place of the usual ones",
+    )
+    add(
+        "--resolve",
+        action="append",
+        default=[],
+        metavar="HOST:PORT:ADDRESS",
+        help="use this address in place of DNS; may be repeated",
+    )
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
@@ -155,12 +198,12 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     add(
         "--retry-failed",
         metavar="REASONS",
-        help="try again, in shards that are done: `all`, or timeout,http_503 …; host_given_up always is",
+        help="in shards that are done, try these failures again: `all`, or timeout,http_503 …; host_given_up always",
     )
     add(
         "--wandb",
         metavar="PROJECT",
-        help="send the progress line's numbers there (WANDB_MODE is obeyed)",
+        help="send the numbers of the progress line to this project (WANDB_MODE is obeyed)",
     )
 
 
@@ -228,7 +271,7 @@ def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
 
 
 def _reasons(text: str) -> frozenset[str]:
-    """Of failures, as the report names them; `all` for every one."""
+    """The reasons in the text, comma-separated, by the names that the report has; `all` for every one."""
     from diptych.data.caption_files import CAPTION_REASONS
     from diptych.data.picture_safety import PictureReason
     from diptych.terminal import unknown_word
@@ -266,7 +309,7 @@ def _malformed(malformed: Malformed) -> str:
 
 
 def _way_out(outcomes: Counter[str]) -> str:
-    """What to do where nothing was stored."""
+    """What to do if nothing was stored."""
     from diptych.data.caption_files import CAPTION_REASONS
     from diptych_shards.fetch.outcome import FetchReason
 
@@ -276,7 +319,7 @@ def _way_out(outcomes: Counter[str]) -> str:
         return f"To fetch from such addresses, add {networks} and --retry-failed {refused}"
     if outcomes.keys() <= set(CAPTION_REASONS):
         return "Name the column of captions with --caption-column, and another folder"
-    return "When that is mended, add --retry-failed all: what is done is not tried again without"
+    return "Then start again with --retry-failed all: without it, rows of finished shards are not tried again"
 
 
 def _table(outcomes: Counter[str]) -> str:

@@ -1,7 +1,7 @@
-"""Build shards from a table of URLs, each written whole or not at all, on any engine.
+"""Build the shards of a table of URLs.
 
-Which rows go to which shard follows from the table alone. A shard that has its statistics file is done and is not
-touched again; all others are started, or continued from their journals.
+The table alone decides which rows go to which shard. A shard that has its statistics file is done and is not touched
+again. All others are started, or continued from their journals.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FORMAT = "diptych-build-1"
 
 @dataclass(frozen=True)
 class BuildReport:
-    """How many shards a build has, and how its rows ended."""
+    """How many shards a build has, and what became of its rows."""
 
     shards: int
     outcomes: Counter[str]
@@ -44,11 +44,11 @@ def build(
 ) -> BuildReport:
     """Make the shards of the table in `out`, or continue a build that was stopped.
 
-    retry: reasons of failures (`all`: every one) to be tried once more in shards that are done; with any of them goes
+    retry: reasons of failures to try again in shards that are done (`all`: every failure). Any of them adds
         `host_given_up`, since most of those URLs were never asked for.
 
     Raises:
-        UserError: `out` holds something else, or the build of another table or with other options.
+        UserError: `out` holds something else, or a build of another table or with other options.
         ValueError: an entry of `resolve` is malformed; `out` is unchanged.
         OSError: the disk is full, or a folder cannot be written.
     """
@@ -102,6 +102,6 @@ def _outcomes(out: Path, number: int, successes: int, options: BuildOptions) -> 
 
 
 def _failures(outcomes: Counter[str], retry: frozenset[str]) -> set[str]:
-    """The failures among the outcomes that are to be tried once more."""
+    """The failures among the outcomes that are to be tried again."""
     failures = outcomes.keys() - {SUCCESS}
     return failures if "all" in retry else failures & retry

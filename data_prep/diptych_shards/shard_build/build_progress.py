@@ -1,4 +1,4 @@
-"""What a build shows while it runs: one line on a terminal, plain lines elsewhere, the same numbers to wandb."""
+"""Show how far a build is: one line on a terminal, lines in a log elsewhere, the same numbers in wandb."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from diptych_shards.shard_build.shard_files import SUCCESS
 
 SECONDS_BETWEEN_LINES = 10.0
 WINDOW_SECONDS = 20.0
-"""Rates are over this time."""
+"""Rates are averages over this time."""
 NUM_SHOWN_FAILURES = 3
 
 
 class BuildProgress:
-    """Counts rows and bytes as they are reported."""
+    """Counts rows and bytes as workers report them, and shows the counts."""
 
     def __init__(self, wandb_project: str | None = None):
         self._on_terminal = sys.stderr.isatty()
@@ -36,7 +36,11 @@ class BuildProgress:
         self._bar: tqdm | None = None
 
     def start(self, num_rows: int | None, about_rows: int | None, done: Counter[str]) -> None:
-        """about_rows: where the number is not known; done: outcomes of rows in shards that were finished before."""
+        """Start to count.
+
+        num_rows: None if the table does not say; about_rows is a guess then.
+        done: outcomes of rows in shards that were finished before.
+        """
         self._outcomes += done
         self._num_rows_is_known = num_rows is not None
         self._num_rows = num_rows if self._num_rows_is_known else about_rows
@@ -48,7 +52,7 @@ class BuildProgress:
         self._outcomes += news.rows
         self._bytes += news.fetched_bytes
         if not self._num_rows_is_known and self._outcomes.total() > (self._num_rows or 0):
-            self._num_rows = None  # there were more than the first lines let expect
+            self._num_rows = None  # the guess was too low
         self._history.append((time.monotonic(), self._outcomes.total(), self._outcomes[SUCCESS], self._bytes))
         while self._history[0][0] < time.monotonic() - WINDOW_SECONDS and len(self._history) > 2:
             self._history.popleft()
@@ -115,7 +119,7 @@ class BuildProgress:
 
 
 def _start_wandb_run(project: str) -> Any:
-    """A run in that project; None where the environment disables wandb."""
+    """Start a run in the project; None if the environment disables wandb."""
     try:
         refuse_unknown_mode()
         mode = find_mode(without_key="online")

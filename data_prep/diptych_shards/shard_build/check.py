@@ -1,4 +1,4 @@
-"""Whether the files of a build agree: parquet, statistics and outcomes of each shard with its tar."""
+"""Check that the files of a build agree: parquet, statistics and outcomes of each shard with its tar."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _WAY_OUT = "start the build again to rewrite the shard"
 
 @dataclass(frozen=True)
 class BuildCheck:
-    """A build that has finished, all of whose shards say that they are done."""
+    """A finished build; each of its shards has its statistics."""
 
     out: Path
     options: OutputOptions
     stats: dict[str, tuple[int, ShardStats]]
-    """By the name of the tar: the shard's number, and what its `_stats.json` says."""
+    """The number and the statistics of each shard, by the name of its tar."""
 
     @classmethod
     def of(cls, out: Path, index: ShardIndex) -> BuildCheck | None:
@@ -49,7 +49,7 @@ class BuildCheck:
 
         Raises:
             ValueError: its `build.json` is damaged.
-            ShardError: it has not finished, or a shard is missing as a whole or lacks one of its files.
+            ShardError: it has not finished, or a shard or one of its files is missing.
         """
         path = out / INDEX_FOLDER / "build.json"
         try:
@@ -62,7 +62,7 @@ class BuildCheck:
             raise damaged(path, error) from error
         if not finished:
             raise ShardError(f"the build in {shown(out)} has not finished; start the same command again")
-        stats = {f"{shard_name(number, options)}.tar": (number, told) for number, told in read_stats(out).items()}
+        stats = {f"{shard_name(number, options)}.tar": (number, stats) for number, stats in read_stats(out).items()}
         _check_files(out, index, set(stats))
         rows, successes = sum(s.count for _, s in stats.values()), sum(s.successes for _, s in stats.values())
         if (rows, successes) != (outcomes.total(), outcomes[SUCCESS]):
@@ -74,7 +74,7 @@ class BuildCheck:
         """Compare the statistics, outcomes and parquet of a shard with its tar, whose bytes were checked before.
 
         Raises:
-            ShardError: at the first difference.
+            ShardError: they differ; it names the first difference.
         """
         import pyarrow
 
@@ -89,10 +89,11 @@ class BuildCheck:
                 statuses.update(batch["status"].to_pylist())
         except (pyarrow.ArrowException, OSError, KeyError, UnicodeError) as error:
             raise ShardError(f"{shown(parquet)} cannot be read ({shown(error)}); {_WAY_OUT}") from error
-        told = (stats.count, stats.successes, stats.failed_to_download, stats.failed_to_resize)
-        there = (statuses.total(), *(statuses[status] for status in (SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)))
-        if told != there:
-            raise ShardError(f"{name}_stats.json counts {_counts(told)}; {name}.parquet has {_counts(there)}")
+        in_stats = (stats.count, stats.successes, stats.failed_to_download, stats.failed_to_resize)
+        by_status = (statuses[status] for status in (SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE))
+        in_parquet = (statuses.total(), *by_status)
+        if in_stats != in_parquet:
+            raise ShardError(f"{name}_stats.json counts {_counts(in_stats)}; {name}.parquet has {_counts(in_parquet)}")
         if statuses[SUCCESS] != index.shards[shard].samples:
             raise ShardError(f"{name}.tar holds {counted(index.shards[shard].samples, 'sample')}, {name}.parquet says "
                              f"{statuses[SUCCESS]:,}; {_WAY_OUT}")  # fmt: skip
@@ -109,7 +110,10 @@ class BuildCheck:
     def _check_rows(
         self, index: ShardIndex, shard: int, batch: pyarrow.RecordBatch, before: Counter[str], failed: set[int]
     ) -> None:
-        """before: statuses of the rows before these."""
+        """Compare rows of the parquet with the samples of the tar.
+
+        before: how many rows before these have each status.
+        """
         name = index.shards[shard].name.removesuffix(".tar")
         layout = template(batch.schema.names)
         keys, statuses = batch["key"].to_pylist(), batch["status"].to_pylist()
@@ -133,23 +137,26 @@ class BuildCheck:
 
 
 def _check_members(place: str, sample: Sample, facts: bytes) -> None:
-    """facts: the row as its JSON member should have it."""
+    """Compare the members of a sample with its row.
+
+    facts: what its JSON member should contain.
+    """
     by_suffix = {member.suffix: member for member in sample.members}
     if sample.picture_suffix is None:
         raise ShardError(f"{place} has no picture in the tar; {_WAY_OUT}")
-    told = by_suffix.get("json")
-    if told is None or (told.size, told.xxh3) != (len(facts), xxhash.xxh3_64_intdigest(facts)):
+    member = by_suffix.get("json")
+    if member is None or (member.size, member.xxh3) != (len(facts), xxhash.xxh3_64_intdigest(facts)):
         raise ShardError(f"{place} differs from its .json in the tar; {_WAY_OUT}")
 
 
-def _check_files(out: Path, index: ShardIndex, told: set[str]) -> None:
+def _check_files(out: Path, index: ShardIndex, with_stats: set[str]) -> None:
     tars = {shard.name for shard in index.shards}
-    for tar in sorted(tars | told):
+    for tar in sorted(tars | with_stats):
         name = tar.removesuffix(".tar")
         for path in (out / tar, out / f"{name}.parquet", out / f"{name}_stats.json"):
             if not path.exists():
                 raise ShardError(f"{shown(path)} is missing, {name} has other files; {_WAY_OUT}")
-        if tar not in told:
+        if tar not in with_stats:
             raise ShardError(f"{shown(out / f'{name}_stats.json')} is damaged; {_WAY_OUT}")
 
 

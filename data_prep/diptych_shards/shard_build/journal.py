@@ -1,8 +1,8 @@
-"""Record what became of each row of a shard at once, so that no kill loses a fetched picture.
+"""Record what became of each row of a shard at once, so that a kill loses no fetched picture.
 
-    page 0    magic, identity of the task, purpose, the row being decoded, the row at which a process was lost and how
-              often
-    records   row, lengths, hash; facts as JSON; the stored picture; appended in the order in which rows finish
+    page 0    magic, identity of the task, purpose, the row being decoded, the row at which a process was lost, and
+              how often
+    records   row, lengths, hash; facts as JSON; the stored picture; in the order in which rows finish
 
 A worker appends every finished row at once, so its memory stays small. The shard is assembled from the journal, in the
 order of the table. After a kill, the next process continues the journal; a torn last record is cut off.
@@ -35,15 +35,14 @@ _NO_ROW = -1
 
 
 class Journal:
-    """The journal of one shard: `with Journal(path, identity) as journal`. One process at a time.
-
-    identity: 32 bytes that identify rows and options; a journal with another identity is emptied.
-    """
+    """The journal of one shard: `with Journal(path, identity) as journal`."""
 
     def __init__(self, path: Path, identity: bytes, *, purpose: bytes | None = None, process_was_lost: bool = False):
-        """purpose: 32 bytes; a journal with another purpose is emptied. None: keep the journal, whatever its purpose.
+        """Open the journal for this process alone, with the records that it has.
 
-        process_was_lost: whether the process before this one died at this shard, without being stopped by the user.
+        identity: 32 bytes for the rows and the options; a journal with another identity is emptied.
+        purpose: 32 bytes; a journal with another purpose is emptied. None: keep it, whatever its purpose.
+        process_was_lost: whether the process before this one died at this shard, and not because the user stopped it.
 
         Raises:
             BlockingIOError: another process writes to it.
@@ -54,7 +53,7 @@ class Journal:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._lock()
-            self._take_up(identity, purpose)
+            self._read_records(identity, purpose)
             self._marks = mmap.mmap(self._file, _PAGE_BYTES)
         except BaseException:
             os.close(self._file)
@@ -62,7 +61,7 @@ class Journal:
         self.num_lost = 0
         """How often a process was lost at `lost_row`."""
         self.lost_row = _NO_ROW
-        self._note_loss(process_was_lost)
+        self._record_loss(process_was_lost)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -83,9 +82,9 @@ class Journal:
         """Record what became of a row; does nothing if the row has a record."""
         if row in self._places:
             return
-        told = json.dumps(facts, ensure_ascii=True).encode()
-        header = _RECORD.pack(row, len(told), len(picture), _hash(row, told, picture))
-        record = b"".join((header, told, picture))
+        facts_bytes = json.dumps(facts, ensure_ascii=True).encode()
+        header = _RECORD.pack(row, len(facts_bytes), len(picture), _hash(row, facts_bytes, picture))
+        record = b"".join((header, facts_bytes, picture))
         offset = self._end
         written = 0
         try:
@@ -95,7 +94,7 @@ class Journal:
             error.filename = str(self.path)
             raise
         self._end = offset + len(record)
-        self._places[row] = (offset + _RECORD.size, len(told), len(picture))
+        self._places[row] = (offset + _RECORD.size, len(facts_bytes), len(picture))
 
     def facts(self, row: int) -> dict[str, Any]:
         """Read what was recorded about the row.
@@ -108,11 +107,12 @@ class Journal:
         return facts
 
     def picture(self, row: int) -> bytes:
+        """Read the stored picture of the row; empty for a failure."""
         offset, num_facts, num_bytes = self._places[row]
         return os.pread(self._file, num_bytes, offset + num_facts)
 
     def flush(self) -> None:
-        """Make the journal durable: returns when it would survive a power cut."""
+        """Write the journal to the disk; when this returns, it survives a power cut."""
         os.fsync(self._file)
         flush(self.path.parent)
 
@@ -141,8 +141,8 @@ class Journal:
                 raise BlockingIOError(errno.EAGAIN, "another process writes to it", str(self.path))
             time.sleep(0.05)
 
-    def _take_up(self, identity: bytes, purpose: bytes | None) -> None:
-        """Read the records; cut off a torn last one; empty a journal of another task."""
+    def _read_records(self, identity: bytes, purpose: bytes | None) -> None:
+        """Read the records. Cut off a torn last one, and empty a journal of another task."""
         start = _MAGIC + identity + (purpose or b"")
         if os.pread(self._file, len(start), 0) != start or os.fstat(self._file).st_size < _PAGE_BYTES:
             os.ftruncate(self._file, 0)
@@ -162,7 +162,7 @@ class Journal:
             self._end = after + num_facts + num_bytes
         os.ftruncate(self._file, self._end)
 
-    def _note_loss(self, process_was_lost: bool) -> None:
+    def _record_loss(self, process_was_lost: bool) -> None:
         row, self.lost_row, self.num_lost = _MARKS.unpack_from(self._marks, _MARKS_AT)
         if process_was_lost and row != _NO_ROW and row not in self._places:
             self.num_lost = self.num_lost + 1 if row == self.lost_row else 1

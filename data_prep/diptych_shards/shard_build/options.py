@@ -1,4 +1,4 @@
-"""Everything except the table that decides what `build` writes."""
+"""The options of `build`, and which of them must stay the same when a build goes on."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class BuildOptions:
     pictures: PictureOptions = field(default_factory=PictureOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
-    """How politely and patiently; may change between starts, since it decides no byte of a picture that answers."""
+    """How politely and patiently to fetch. It may change between starts: it changes no byte of a fetched picture."""
     blocked_sha256: frozenset[str] = frozenset()
-    """Of downloaded bytes."""
+    """Digests of files to refuse."""
     resolve: tuple[str, ...] = ()
-    """`host:port:address`, asked before DNS, as curl's --resolve."""
+    """`host:port:address` entries that are looked up before DNS, as with curl's --resolve."""
 
     @property
     def deciding(self) -> dict[str, object]:
-        """What must stay the same when a build goes on, as plain values."""
+        """The options that must stay the same when a build goes on, as plain values."""
         pictures = {name: None if value == math.inf else value for name, value in asdict(self.pictures).items()}
         return {
             **pictures,
@@ -50,12 +50,12 @@ class BuildOptions:
 
     @cached_property
     def identity(self) -> str:
-        """`deciding` as a line; asked for at each shard, and a block list may have millions of lines."""
+        """`deciding` as one line. Cached: each shard needs it, and a block list may have millions of lines."""
         return json.dumps(self.deciding, sort_keys=True)
 
 
 def _digest_of(lines: Sequence[object]) -> str | list[object]:
-    """A short text in place of a list that may be long."""
+    """A short text that identifies a long list."""
     if not lines:
         return []
     digest = xxhash.xxh3_128_hexdigest(" ".join(map(str, lines)).encode())

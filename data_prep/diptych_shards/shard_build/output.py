@@ -34,13 +34,13 @@ _ROWS_AT_ONCE = 1_000
 
 
 def shard_key(number: int, row: int, rows_per_shard: int, digits: int = 5) -> str:
-    """The key of a row: row 3 of shard 12 is `000120003` with 10,000 rows a shard."""
+    """Make the key of a row: row 3 of shard 12 is `000120003` with 10,000 rows a shard."""
     row_digits = len(str(rows_per_shard - 1)) if rows_per_shard > 1 else 0
     return f"{number * 10**row_digits + row:0{row_digits + digits}d}"
 
 
 class ShardOutput:
-    """The files of one shard. Equal rows and results give equal bytes, times in `_stats.json` apart."""
+    """Writes the files of one shard. Equal rows and results give equal bytes, except for the times in `_stats.json`."""
 
     def __init__(self, out: Path, number: int, rows: pyarrow.Table, columns: Columns, options: OutputOptions):
         self.name = shard_name(number, options)
@@ -51,26 +51,28 @@ class ShardOutput:
         self._options = options
 
     def write(self, results: Iterable[RowResult], picture: Callable[[int], bytes], *, started: float) -> int:
-        """Write the shard, whole and durably; the number of pictures in it.
+        """Write the shard, and return the number of pictures in it.
 
-        results: one for every row, in their order. picture: the stored bytes of a row that succeeded.
+        results: one for each row, in the order of the rows.
+        picture: gives the stored bytes of a row that succeeded.
+        started: when work on the shard started, in seconds since the epoch.
         """
         import pyarrow
 
         self._files.remove()
         schema = output_schema(self._rows.schema, self._columns, self._options)
-        given = self._given().rename_columns(schema.names[: self._rows.num_columns])
+        table = self._table_columns().rename_columns(schema.names[: self._rows.num_columns])
         messages: Counter[str] = Counter()
         statuses: Counter[str] = Counter()
         failures: dict[str, list[int]] = {}
         parts = []
         remaining = iter(results)
         with ShardWriter(self._files.tar.parent, self._files.tar.name) as tar:
-            for start in range(0, given.num_rows, _ROWS_AT_ONCE):
-                rows = given.slice(start, _ROWS_AT_ONCE)
+            for start in range(0, table.num_rows, _ROWS_AT_ONCE):
+                rows = table.slice(start, _ROWS_AT_ONCE)
                 found = list(islice(remaining, rows.num_rows))
                 if [result.row for result in found] != list(range(start, start + rows.num_rows)):
-                    raise ValueError(f"shard {self.name}: a result for each row is needed, in their order")
+                    raise ValueError(f"shard {self.name}: expected a result for each row, in the order of the rows")
                 part = self._with_results(rows, found, schema)
                 self._add_successes(tar, part, found, picture)
                 parts.append(part)
@@ -83,7 +85,7 @@ class ShardOutput:
         self._files.write_outcomes(failures)
         ended = time.time()
         stats = ShardStats(
-            count=given.num_rows,
+            count=table.num_rows,
             successes=statuses[SUCCESS],
             failed_to_download=statuses[FAILED_TO_DOWNLOAD],
             failed_to_resize=statuses[FAILED_TO_RESIZE],
@@ -95,10 +97,10 @@ class ShardOutput:
         self._files.write_stats(stats)
         return stats.successes
 
-    def _given(self) -> pyarrow.Table:
-        """The table's own columns in the order in which they are written."""
+    def _table_columns(self) -> pyarrow.Table:
+        """The columns of the table, in the order in which they are written."""
         last = [name for name in (self._columns.caption, self._columns.url) if name is not None]
-        return self._rows.select([*_carried(self._rows.column_names, self._columns), *last])
+        return self._rows.select([*_other_columns(self._rows.column_names, self._columns), *last])
 
     def _with_results(self, rows: pyarrow.Table, found: list[RowResult], schema: pyarrow.Schema) -> pyarrow.Table:
         import pyarrow
@@ -120,15 +122,15 @@ class ShardOutput:
     ) -> None:
         import pyarrow
 
-        good = [place for place, result in enumerate(found) if result.status == SUCCESS]
-        kept = part if len(good) == len(found) else part.take(pyarrow.array(good, pyarrow.int64()))
+        stored = [place for place, result in enumerate(found) if result.status == SUCCESS]
+        kept = part if len(stored) == len(found) else part.take(pyarrow.array(stored, pyarrow.int64()))
         captions: Sequence[str | None] | None = None
         if self._columns.caption is not None:
             captions = kept["caption"].to_pylist()
         keys = kept["key"].to_pylist()
         layout = template(part.column_names)
         for place, (key, values) in enumerate(zip(keys, _rows_as_json(kept), strict=True)):
-            result = found[good[place]]
+            result = found[stored[place]]
             members = {result.suffix: picture(result.row)}
             if captions is not None:
                 members["txt"] = (captions[place] or "").encode()
@@ -137,13 +139,13 @@ class ShardOutput:
 
 
 def output_schema(rows: pyarrow.Schema, columns: Columns, options: OutputOptions) -> pyarrow.Schema:
-    """The columns of every shard's parquet: what is carried along, caption, url, and what became of the row."""
+    """The columns of each shard's parquet: the table's other columns, caption, url, and what became of the row."""
     import pyarrow
 
     own = [*(["caption"] if columns.caption else []), "url", *_RESULTS, options.compute_hash]
     taken = set(own)
     fields = []
-    for name in _carried(rows.names, columns):
+    for name in _other_columns(rows.names, columns):
         free = name
         while free in taken:
             free = f"given_{free}"
@@ -161,21 +163,22 @@ def _write_parquet(table: pyarrow.Table, path: Path) -> None:
         pyarrow.parquet.write_table(table.combine_chunks(), partial)
 
 
-def _carried(names: Sequence[str], columns: Columns) -> list[str]:
+def _other_columns(names: Sequence[str], columns: Columns) -> list[str]:
     return [name for name in names if name not in (columns.url, columns.caption)]
 
 
 def _rows_as_json(table: pyarrow.Table) -> Iterator[tuple[str, ...]]:
-    """Each row's values as JSON, indented as they stand in the file."""
+    """Each row's values as JSON, indented as in the file."""
     return zip(*(json_texts(column) for column in table.columns), strict=True)
 
 
 def _text(message: str | None) -> str | None:
-    """The message, with what UTF-8 cannot hold replaced."""
+    """The message, with `?` for characters that UTF-8 cannot encode."""
     return None if message is None else message.encode("utf-8", "replace").decode()
 
 
 def _capped(messages: Counter[str]) -> dict[str, int]:
+    """All messages; if there are too many for a file, the most frequent ones."""
     if len(messages) <= _MAX_MESSAGES:
         return dict(messages)
     return dict(messages.most_common(_MAX_MESSAGES // 2))

@@ -39,41 +39,41 @@ if TYPE_CHECKING:
     import pyarrow
 
 DECODING_SECONDS = 60.0
-"""The longest time to decode a picture; a real one of 100 megapixels takes less."""
+"""The longest time for decoding a picture; a real one of 100 megapixels takes less."""
 LOSSES_PER_ROW = 2
-"""A row at which this many processes died is refused."""
+"""A row is refused after this many processes died at it."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Rows of the table that become one shard; all that a process anywhere needs."""
+    """The rows of one shard, with all that a worker needs to build it."""
 
     number: int
     rows: pyarrow.Table
     columns: Columns
     losses: int = 0
-    """How many processes in a row died at this shard without finishing a row."""
+    """How many processes, one after another, died at this shard without finishing a row."""
     journal_bytes: int = 0
     """The size of its journal when the last of them died."""
     retry: frozenset[str] = frozenset()
-    """The reasons of failures to try once more, in a shard that is done."""
-    told: Counter[str] = field(default_factory=Counter)
-    """Its rows that were reported before, by outcome; they are in the journal and are not reported again."""
+    """The reasons of failures to try again, if the shard is done."""
+    reported: Counter[str] = field(default_factory=Counter)
+    """How many of its rows were reported before, by outcome; they are in the journal and are not reported again."""
 
 
 @dataclass
 class News:
-    """What happened since the last news."""
+    """What a worker did since its last news."""
 
     finished: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """Rows by number of the shard and outcome: `success`, or the reason of the failure."""
+    """Number of rows, by the number of the shard and the outcome: `success`, or the reason of the failure."""
     fetched_bytes: int = 0
     at_files: bool = False
-    """Whether from here to the next news, or report, only files are read and written: gigabytes, on a slow disk."""
+    """Whether the worker reads and writes files until its next news or report, which may take long on a slow disk."""
 
     @property
     def rows(self) -> Counter[str]:
-        """Those that are finished, by outcome."""
+        """Number of rows, by outcome."""
         rows: Counter[str] = Counter()
         for (_, outcome), count in self.finished.items():
             rows[outcome] += count
@@ -85,7 +85,7 @@ class News:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """A shard that is finished."""
+    """What a worker reports of a shard that it has finished."""
 
     number: int
     rows: int
@@ -93,7 +93,7 @@ class ShardReport:
 
 
 class OpenShard:
-    """A shard of which some rows are still missing."""
+    """A shard that is being built, and its journal."""
 
     def __init__(self, task: ShardTask, out: Path, options: BuildOptions, news: News):
         self._task = task
@@ -110,8 +110,8 @@ class OpenShard:
         if task.retry and is_done(out, task.number, options.output):
             self._keep_all_but(task.retry)
         self._refuse_deadly_row()
-        there = Counter(_outcome(self._journal.facts(row)) for row in self._journal.rows)
-        self._count(there - task.told)
+        finished = Counter(_outcome(self._journal.facts(row)) for row in self._journal.rows)
+        self._count(finished - task.reported)
         self._refuse_rows_without_caption()
 
     @property
@@ -119,7 +119,7 @@ class OpenShard:
         return len(self._journal) == len(self._urls)
 
     def missing(self) -> Iterator[tuple[str, list[int]]]:
-        """Each URL that is still to be fetched, once, with the rows that wait for it."""
+        """Each URL that is still to be fetched, with all rows that have it."""
         waiting: dict[str, list[int]] = {}
         for row, url in enumerate(self._urls):
             if row not in self._journal:
@@ -127,24 +127,24 @@ class OpenShard:
         yield from waiting.items()
 
     def take(self, rows: list[int], outcome: Fetched | FetchFailure) -> None:
-        """Write down what became of these rows, which share a URL."""
+        """Process and record the answer to a URL, for all rows that have it."""
         if isinstance(outcome, FetchFailure):
             for row in rows:
-                self._note(RowResult(row, FAILED_TO_DOWNLOAD, message=outcome.message, reason=outcome.reason))
+                self._record(RowResult(row, FAILED_TO_DOWNLOAD, message=outcome.message, reason=outcome.reason))
             return
         columns = self._task.columns
-        known: dict[str, tuple[RowResult, bytes]] = {}  # pictures of rows that want the same of them
+        known: dict[str, tuple[RowResult, bytes]] = {}  # rows with the same hash and boxes get the same picture
         for row in rows:
-            wishes = repr([self._cell(column, row) for column in (columns.hash, columns.boxes)])
-            if wishes not in known:
-                known[wishes] = self._processed(row, outcome.data)
-            result, picture = known[wishes]
-            self._note(replace(result, row=row), picture)
+            wanted = repr([self._cell(column, row) for column in (columns.hash, columns.boxes)])
+            if wanted not in known:
+                known[wanted] = self._processed(row, outcome.data)
+            result, picture = known[wanted]
+            self._record(replace(result, row=row), picture)
 
     def finish(self) -> ShardReport:
-        """Assemble the shard; its statistics, written last, say that it is done."""
+        """Write the files of the shard from its journal, and remove the journal."""
         if self._task.retry:
-            self._journal.flush()  # the shard that it replaces is about to be removed
+            self._journal.flush()  # the files that it replaces are removed next
         results = (RowResult.from_facts(row, self._journal.facts(row)) for row in range(len(self._urls)))
         try:
             successes = self._output.write(results, self._journal.picture, started=self._started)
@@ -155,7 +155,7 @@ class OpenShard:
         return ShardReport(self._task.number, len(self._urls), successes)
 
     def _processed(self, row: int, data: bytes) -> tuple[RowResult, bytes]:
-        """What becomes of the row's file."""
+        """Check, decode and resize the row's file; the result, and the picture to store."""
         options, columns = self._options, self._task.columns
         wanted = self._cell(columns.hash, row)
         if wanted is not None and wanted.lower() != _digest(columns.hash_kind, data):
@@ -172,7 +172,7 @@ class OpenShard:
             return RowResult(row, FAILED_TO_RESIZE, message=message, reason=error.reason.value), b""
         return RowResult.of_picture(row, picture, _digest(options.output.compute_hash, data)), picture.data
 
-    def _note(self, result: RowResult, picture: bytes = b"") -> None:
+    def _record(self, result: RowResult, picture: bytes = b"") -> None:
         facts = result.facts()
         self._journal.append(result.row, facts, picture)
         self._count({_outcome(facts): 1})
@@ -192,7 +192,7 @@ class OpenShard:
             journal.append(crashed.row, crashed.facts())
 
     def _refuse_rows_without_caption(self) -> None:
-        """Nobody is asked for their pictures: no pair can come of them. A table without captions is another matter."""
+        """Refuse these rows before a request, since they give no pair; a table without captions has pictures alone."""
         if self._task.columns.caption is None:
             return
         for row, caption in enumerate(self._task.rows[self._task.columns.caption].to_pylist()):
@@ -202,12 +202,12 @@ class OpenShard:
                 check_caption(caption)
             except CaptionError as error:
                 reason = error.reason.value
-                self._note(RowResult(row, FAILED_TO_DOWNLOAD, message=reason.replace("_", " "), reason=reason))
+                self._record(RowResult(row, FAILED_TO_DOWNLOAD, message=reason.replace("_", " "), reason=reason))
 
     def _keep_all_but(self, retry: frozenset[str]) -> None:
-        """Take over what a finished shard holds, without the failures that are tried once more.
+        """Copy the rows of a finished shard to the journal, without the failures to try again.
 
-        What a killed process had taken over, or had tried, is in the journal already.
+        Rows that a killed process copied or tried are in the journal already.
         """
         failures = read_failures(self._out, self._task.number, self._options.output)
         again = {row for reason, rows in failures.items() if reason in retry or "all" in retry for row in rows}
@@ -231,7 +231,7 @@ def _digest(kind: str, data: bytes) -> str:
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """End this process if the block takes longer: a decoder that hangs in C listens to nothing else."""
+    """End this process if the block takes longer; only a signal ends a decoder that hangs in C."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -1,7 +1,7 @@
 """Build shards in one process and one event loop.
 
-Rows are handed to the fetcher one shard after the other, so that the slow hosts at the end of one shard do not hold up
-the next.
+The fetcher gets the rows of one shard after the other without a pause, so that slow hosts at the end of one shard do
+not hold up the next.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from diptych_shards.shard_build.shard import News, OpenShard, ShardReport, Shard
 
 SECONDS_BETWEEN_NEWS = 0.5
 READ_AHEAD = 4
-"""In multiples of the requests in flight: with this few rows unfinished, another shard is started. A worker that took
-all that it has room for would leave none for the others when shards are small, or few.
+"""The next shard is started when at most this many times `in_flight` URLs are unfinished. A worker that read further
+ahead would leave nothing for the others if shards are small or few.
 """
 
 
 class ShardBuilder:
-    """Builds shards in this process; its connections and what it learnt of hosts live as long as it does."""
+    """Builds shards in this process, with the same connections and the same knowledge of hosts for all of them."""
 
-    def __init__(self, out: Path, options: BuildOptions, tell: Callable[[News], None] = lambda news: None):
+    def __init__(self, out: Path, options: BuildOptions, send: Callable[[News], None] = lambda news: None):
         self._out = out
         self._options = options
-        self.tell = tell
-        self._fetcher = Fetcher(options.fetch, resolve=options.resolve, on_idle=self._tell_news)
+        self.send = send
+        self._fetcher = Fetcher(options.fetch, resolve=options.resolve, on_idle=self._send_news)
         self._tickets: dict[int, tuple[OpenShard, list[int]]] = {}
         self._news = News()
-        self._told = time.monotonic()
+        self._sent_at = time.monotonic()
 
     def build(self, tasks: Iterable[ShardTask]) -> Iterator[ShardReport]:
-        """Each shard when it is finished; the next task is asked for when there is room to fetch."""
+        """Report each shard when it is finished. The next task is taken when there is room to fetch it."""
         ready: list[OpenShard] = []
         for ticket, outcome in self._fetcher.fetch(self._wanted(tasks, ready)):
             shard, rows = self._tickets.pop(ticket)
@@ -46,7 +46,7 @@ class ShardBuilder:
             if shard.is_complete:
                 ready.append(shard)
             yield from self._finish(ready)
-            self._tell_news()
+            self._send_news()
         yield from self._finish(ready)
 
     def close(self) -> None:
@@ -55,9 +55,9 @@ class ShardBuilder:
     def _wanted(self, tasks: Iterable[ShardTask], ready: list[OpenShard]) -> Iterator[tuple[int, str] | None]:
         ticket = 0
         for task in tasks:
-            self._tell_news(now=True, at_files=True)
+            self._send_news(now=True, at_files=True)
             shard = OpenShard(task, self._out, self._options, self._news)
-            self._tell_news(now=True)
+            self._send_news(now=True)
             if shard.is_complete:
                 ready.append(shard)
             for url, rows in shard.missing():
@@ -69,12 +69,12 @@ class ShardBuilder:
 
     def _finish(self, ready: list[OpenShard]) -> Iterator[ShardReport]:
         while ready:
-            self._tell_news(now=True, at_files=True)
+            self._send_news(now=True, at_files=True)
             yield ready.pop().finish()
 
-    def _tell_news(self, *, now: bool = False, at_files: bool = False) -> None:
-        if now or time.monotonic() - self._told > SECONDS_BETWEEN_NEWS:
-            self.tell(News(Counter(self._news.finished), self._news.fetched_bytes, at_files))
+    def _send_news(self, *, now: bool = False, at_files: bool = False) -> None:
+        if now or time.monotonic() - self._sent_at > SECONDS_BETWEEN_NEWS:
+            self.send(News(Counter(self._news.finished), self._news.fetched_bytes, at_files))
             self._news.finished.clear()
             self._news.fetched_bytes = 0
-            self._told = time.monotonic()
+            self._sent_at = time.monotonic()

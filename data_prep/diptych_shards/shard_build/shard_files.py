@@ -30,9 +30,9 @@ class OutputOptions:
 
     rows_per_shard: int = 10_000
     shard_digits: int = 5
-    """Shards are named by their number, padded to so many digits."""
+    """Digits of a shard's number in its name."""
     compute_hash: str = "sha256"
-    """Of the downloaded bytes; a column of that name."""
+    """The hash of the downloaded bytes, and the name of its column."""
 
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1:
@@ -51,9 +51,9 @@ class RowResult:
     status: str
     _: KW_ONLY
     message: str | None = None
-    """For people, in img2dataset's words where it has some; None for a success."""
+    """For people, in img2dataset's words if it has some; None for a success."""
     reason: str = ""
-    """For programs: one word."""
+    """For programs: one word; empty for a success."""
     suffix: str = ""
     width: int | None = None
     height: int | None = None
@@ -64,7 +64,10 @@ class RowResult:
 
     @classmethod
     def of_picture(cls, row: int, picture: StoredPicture, digest: str) -> RowResult:
-        """digest: of the bytes that were downloaded."""
+        """The result of a row whose picture is stored.
+
+        digest: of the bytes that were downloaded.
+        """
         return cls(
             row,
             SUCCESS,
@@ -78,7 +81,7 @@ class RowResult:
         )
 
     def facts(self) -> dict[str, Any]:
-        """All but the row, as JSON can hold it."""
+        """All but the row, in types that JSON has."""
         return {name: value for name, value in vars(self).items() if name != "row"}
 
     @classmethod
@@ -88,7 +91,7 @@ class RowResult:
 
 @dataclass(frozen=True)
 class ShardStats:
-    """What `_stats.json` says; the fields and their order are img2dataset's."""
+    """The content of `_stats.json`; the fields and their order are img2dataset's."""
 
     count: int
     successes: int
@@ -98,7 +101,7 @@ class ShardStats:
     start_time: float
     end_time: float
     status_dict: dict[str, int]
-    """How many rows ended with which message, or with `success`."""
+    """How many rows ended with each message, or with `success`."""
 
 
 def shard_name(number: int, options: OutputOptions) -> str:
@@ -106,17 +109,17 @@ def shard_name(number: int, options: OutputOptions) -> str:
 
 
 def is_done(out: Path, number: int, options: OutputOptions) -> bool:
-    """Whether the shard is there, finished, with every file of the size it was written with."""
+    """Whether the shard is finished, and each of its files has the size it was written with."""
     return ShardFiles(out, shard_name(number, options)).are_whole()
 
 
 def read_stats(out: Path) -> dict[int, ShardStats]:
-    """The statistics of every shard that says it is done, by its number, whatever its other files are like."""
+    """Read the statistics of each shard that has them, by its number. The other files are not looked at."""
     return {number: stats for _, number, stats in _read_all_stats(out)}
 
 
 def read_failures(out: Path, number: int, options: OutputOptions) -> dict[str, list[int]]:
-    """Of a shard that is done: which rows failed, by reason."""
+    """Read which rows of a finished shard failed, by reason."""
     return ShardFiles(out, shard_name(number, options)).read_failures()
 
 
@@ -146,7 +149,7 @@ def read_finished(out: Path, number: int, options: OutputOptions) -> Iterator[tu
 
 
 class ShardFiles:
-    """Where the files of one shard are."""
+    """The places of one shard's files."""
 
     def __init__(self, out: Path, name: str):
         self.tar = out / f"{name}.tar"
@@ -168,7 +171,7 @@ class ShardFiles:
             return False
 
     def remove(self) -> None:
-        """Remove all files of the shard; first `_stats.json`, which says that it is done."""
+        """Remove all files of the shard, first `_stats.json`, which says that it is done."""
         for path in (self.stats, self.index, self.outcomes, self.tar, self.parquet):
             path.unlink(missing_ok=True)
         for path in (self.tar, self.parquet):
@@ -177,7 +180,7 @@ class ShardFiles:
 
     def write_outcomes(self, failures: dict[str, list[int]]) -> None:
         sizes = {"tar": self.tar.stat().st_size, "parquet": self.parquet.stat().st_size}
-        # Two lines: who only asks whether a shard is done need not read the second.
+        # Two lines, so that a check whether the shard is done reads only the first.
         lines = f"{json.dumps({'bytes': sizes})}\n{json.dumps(dict(sorted(failures.items())))}\n"
         commit_file(self.outcomes, lines.encode())
 
@@ -195,7 +198,7 @@ class ShardFiles:
 
 
 def _read_all_stats(out: Path) -> Iterator[tuple[str, int, ShardStats]]:
-    """Name, number and statistics of the shards that say they are done, in the order of their numbers."""
+    """Name, number and statistics of each shard that has them, in the order of the numbers."""
     names = (path.name.removesuffix("_stats.json") for path in out.glob("*_stats.json"))
     for number, name in sorted((int(name), name) for name in names if name.isdecimal()):
         if (stats := _read_stats(out / f"{name}_stats.json")) is not None:

@@ -1,7 +1,7 @@
-"""Building many shards, each in a worker process of an engine; a shard whose process dies is finished by another.
+"""Build many shards in worker processes of an engine; if a process dies, another one finishes its shards.
 
-A worker asks for shards as long as it has hands for them, sends its news, and sends a report for each shard that is
-finished; it has several shards at once, as the slow hosts of one are waited for while the next is fetched.
+A worker has several shards at once: while it waits for the slow hosts of one, it fetches the next. It asks for shards
+as long as it has room for them, sends news, and sends a report for each finished shard.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diptych_shards.shard_build.shard import News, ShardReport, ShardTask, journ
 from diptych_shards.shard_build.shard_builder import ShardBuilder
 
 MAX_LOSSES = 5
-"""Processes in a row that may be lost at a shard without a row finished; each row that kills its process takes two."""
+"""How many processes, one after another, may die at a shard without finishing a row. A deadly row takes two."""
 
 
 def build_shards(
@@ -29,18 +29,18 @@ def build_shards(
     out: Path,
     options: BuildOptions,
     engine: Engine,
-    tell: Callable[[News], None],
+    on_news: Callable[[News], None],
     *,
     silence_seconds: float = NEWS_SILENCE_SECONDS,
 ) -> Iterator[ShardReport]:
-    """The report of each shard when it is finished.
+    """Build the shards, and report each when it is finished.
 
-    silence_seconds: see `WorkerPool`. A process that reads or writes files may take longer: no kill would end the wait
-    for a disk that hangs.
+    silence_seconds: see `WorkerPool`. A worker that reads or writes files may be silent for longer: to kill it would
+        not end the wait for a slow disk.
 
     Raises:
-        UserError, OSError: what a worker could not do (a full disk).
-        UserError: too many processes were lost at a shard, or processes cannot start.
+        UserError, OSError: a worker failed, for example because the disk is full.
+        UserError: too many processes died at a shard, or processes cannot start.
     """
     share = max(1, options.fetch.per_host // engine.processes)
     options = replace(options, fetch=replace(options.fetch, per_host=share))
@@ -48,44 +48,44 @@ def build_shards(
     queue = deque(islice(source, 1))  # read ahead, so that a worker is answered at once
     if not queue:
         return
-    in_hand: dict[Worker, dict[int, ShardTask]] = {}  # by number; none is empty
+    assigned: dict[Worker, dict[int, ShardTask]] = {}  # by number; a worker without tasks has no entry
     with engine.pool(partial(_build, out.resolve(), options), silence_seconds=silence_seconds) as pool:
-        while queue or in_hand:
+        while queue or assigned:
             for worker in pool.asking():
                 if queue:
                     task = queue.popleft()
-                    in_hand.setdefault(worker, {})[task.number] = task
+                    assigned.setdefault(worker, {})[task.number] = task
                     worker.give(task)
                     if not queue:
                         queue.extend(islice(source, 1))
-                elif worker in in_hand:
+                elif worker in assigned:
                     worker.give(None)
             news: News | None = None
             for worker, message in pool.messages():
                 if message is LOST:
-                    queue.extendleft(_after_loss(out, options, task) for task in in_hand.pop(worker, {}).values())
+                    queue.extendleft(_after_loss(out, options, task) for task in assigned.pop(worker, {}).values())
                 elif isinstance(message, News):
                     worker.may_be_silent = message.at_files
                     for (number, outcome), count in message.finished.items():
-                        in_hand[worker][number].told[outcome] += count
+                        assigned[worker][number].reported[outcome] += count
                     news = message if news is None else news + message
                 else:
-                    del in_hand[worker][message.number]
-                    if not in_hand[worker]:
-                        del in_hand[worker]
+                    del assigned[worker][message.number]
+                    if not assigned[worker]:
+                        del assigned[worker]
                     if news is not None:
-                        tell(news)
+                        on_news(news)
                         news = None
                     yield message
             if news is not None:
-                tell(news)
+                on_news(news)
 
 
 def _after_loss(out: Path, options: BuildOptions, task: ShardTask) -> ShardTask:
-    """The shard for another process to go on with.
+    """The task for the next process, after one died at it.
 
     Raises:
-        UserError: too many processes were lost at it since the last that finished a row.
+        UserError: too many processes, one after another, died at it without finishing a row.
     """
     journal = journal_path(out, task.number, options)
     num_bytes = journal.stat().st_size if journal.exists() else 0
@@ -96,14 +96,14 @@ def _after_loss(out: Path, options: BuildOptions, task: ShardTask) -> ShardTask:
 
 
 def _build(out: Path, options: BuildOptions, tasks: Iterator[ShardTask], send: Callable[[Any], None]) -> None:
-    """The work of a process."""
+    """Build shards in a worker process."""
     builder = _kept_builder(out, options)
-    builder.tell = send
+    builder.send = send
     for report in builder.build(tasks):
         send(report)
 
 
 @lru_cache(maxsize=1)
 def _kept_builder(out: Path, options: BuildOptions) -> ShardBuilder:
-    """One a process, which does its work several times: connections and what is known of hosts stay."""
+    """The builder of this process, kept so that connections and what is known of hosts stay."""
     return ShardBuilder(out, options)

@@ -1,4 +1,4 @@
-"""The whole of `diptych-shards build`, on a local web: hostile hosts, kills, full disks, second passes."""
+"""All of `diptych-shards build` on a local web: hostile hosts, kills, full disks, second passes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOSTILE = sorted({*BEHAVIOURS, *ELSEWHERE, "tls_ok", "tls_self_signed", "tls_wro
 ANSWERED = {"ok", "html", "polyglot", "redirect", "relative_redirect", "hints", "gzipped", "truncated_once",
             "retry_after", "retry_after_date", "others_opted_out", "robots_moved", "troubled",
             "odd_encoding"}  # fmt: skip
-"""Those that give some bytes in the end; none is a picture."""
+"""Hosts that give some bytes in the end; none is a picture."""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command wrote."""
+class Printed:
+    """What a command printed."""
 
     stdout: str
     stderr: str
@@ -78,33 +78,33 @@ def arguments(web, table, out, *options) -> list[str]:
 
 
 def words(web, table, out, *options) -> list[str]:
-    """The command for a process of its own, where that is to be killed or limited."""
+    """The command for a process of its own, which a test kills or limits."""
     return [sys.executable, "-m", "diptych_shards", *arguments(web, table, out, *options)]
 
 
-def build(web, table, out, *options, status=0) -> Said:
+def build(web, table, out, *options, status=0) -> Printed:
     with redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
         ended = main(arguments(web, table, out, *options))
     assert ended == status, stderr.getvalue()
-    return Said(stdout.getvalue(), stderr.getvalue())
+    return Printed(stdout.getvalue(), stderr.getvalue())
 
 
 def build_limited(web, table, out, limit) -> subprocess.CompletedProcess[str]:
-    """In a process of its own that may not do what it must: `limit` is called at its start."""
+    """Build in a process of its own, which calls `limit` at its start and must fail."""
     done = subprocess.run(words(web, table, out), preexec_fn=limit, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
     return done
 
 
 def in_every_worker(monkeypatch, folder: Path, code: str) -> None:
-    """Python runs the code at the start of each process that is started from now on."""
+    """Run the code at the start of each Python process that starts from now on."""
     (folder / "sitecustomize.py").write_text(code)
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 def contents(out: Path) -> dict[str, str]:
-    """Every file by its sha256, but for statistics, which hold times."""
+    """The sha256 of every file except the statistics, which contain times."""
     files = [
         *out.glob("*.tar"),
         *out.glob("*.parquet"),
@@ -129,7 +129,7 @@ def uninterrupted(web, tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.mark.filterwarnings(r"ignore:unclosed file:ResourceWarning")  # webdataset leaves its last tar open
-def test_rows_stand_in_the_tables_order_and_plain_webdataset_reads_them(web, table, tmp_path, uninterrupted):
+def test_rows_keep_the_order_of_the_table_and_plain_webdataset_reads_them(web, table, tmp_path, uninterrupted):
     import webdataset
 
     build(web, table, tmp_path / "out")
@@ -155,7 +155,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(web, tab
         while len(web.requests) < enough and process.poll() is None:
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.05))  # at pictures, or at the files of a shard
-        if process.poll() is None:  # it may have built all that earlier starts had left
+        if process.poll() is None:  # otherwise it has built all that was left
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         asked_again = {path for _, path in web.requests}
@@ -209,7 +209,7 @@ def test_a_picture_that_kills_its_decoder_is_refused_and_the_shard_kept(web, tmp
     del web.pictures["deadly.jpg"]
 
 
-def test_many_pictures_that_kill_their_decoder_cost_themselves_only(web, tmp_path, monkeypatch):
+def test_many_pictures_that_kill_their_decoder_cost_no_other_row(web, tmp_path, monkeypatch):
     for number in range(7):
         web.pictures[f"deadly{number}.jpg"] = encoded(scene(), comment=b"deadly")
     in_every_worker(monkeypatch, tmp_path, DEADLY)
@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(web, table, tmp_path, uninter
     assert contents(out) == uninterrupted
 
 
-def test_a_first_start_that_came_to_nothing_is_no_obstacle(web, table, tmp_path):
+def test_a_build_starts_in_a_folder_where_an_earlier_start_failed(web, table, tmp_path):
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in sorted(web.pictures)[:3]])
     out = tmp_path / "out"
 
@@ -276,15 +276,15 @@ def test_other_options_another_table_and_a_foreign_folder_are_refused(web, table
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "expected"),
     [
         ("--resolve=x", "'x' is not of the form host:port:address"),
         ("--ca-file=nope.pem", "ca_file 'nope.pem' is not a file of certificates"),
     ],
 )
-def test_what_no_worker_could_start_with_is_one_line_before_there_is_a_folder(web, table, tmp_path, option, told):
+def test_an_option_that_no_worker_can_use_is_one_line_before_there_is_a_folder(web, table, tmp_path, option, expected):
     (line,) = build(web, table, tmp_path / "out", option, status=2).stderr.splitlines()
-    assert told in line
+    assert expected in line
     assert not (tmp_path / "out").exists()
 
 
@@ -302,7 +302,7 @@ build(table, Path(sys.argv[2]), BuildOptions(), LocalEngine(1), BuildProgress())
 """
 
 
-def test_a_script_whose_workers_run_it_again_is_told_so(table, tmp_path):
+def test_a_script_without_a_main_guard_is_named_as_the_cause(table, tmp_path):
     script = tmp_path / "unguarded.py"
     script.write_text(UNGUARDED)
     command = [sys.executable, str(script), str(table), str(tmp_path / "out")]
@@ -325,7 +325,7 @@ def test_a_second_pass_tries_chosen_failures_and_keeps_the_rest(web, tmp_path):
     web.requests[:] = [("truncated-once.test", "/picture.jpg")]  # what the first pass had asked for
     build(web, table, out, "--retries=0", "--ignore-robots-txt", "--retry-failed=truncated_body")
     assert [host for host, _ in web.requests[1:]] == ["truncated-once.test"]
-    messages = [row["error_message"] for row in rows_of(out)]  # what comes whole at last is not a picture
+    messages = [row["error_message"] for row in rows_of(out)]  # what arrives in the end is not a picture
     assert messages == [None] * 12 + ["Image decoding error", "HTTP Error 404: Not Found"]
     assert len(open_index(out)) == 12
 
@@ -354,7 +354,7 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monk
         assert contents(out) == contents(whole)
 
 
-def test_where_all_addresses_are_refused_the_way_out_named_at_the_end_is_one(tmp_path, web, capsys):
+def test_the_way_out_that_is_named_if_all_addresses_are_refused_works(tmp_path, web, capsys):
     url = web.url("000.jpg").replace("pictures.test", "127.0.0.1")
     table = write_table(tmp_path / "table.csv", [(url, "a picture")])
     command = ["build", str(table), str(tmp_path / "out"), "--ignore-robots-txt", "--processes=1"]
@@ -370,15 +370,15 @@ def test_a_second_pass_always_takes_what_was_not_asked_for(web, tmp_path):
     out = tmp_path / "out"
     rows = [(web.url("retry_next_hour", f"/{number}.jpg"), "a caption") for number in range(6)]
     table = write_table(tmp_path / "table.csv", [*rows, (web.url("000.jpg"), "a picture")])
-    told = build(web, table, out, "--ignore-robots-txt").stdout
-    assert "1   14.3 %  http_429" in told and "5   71.4 %  host_given_up" in told
+    printed = build(web, table, out, "--ignore-robots-txt").stdout
+    assert "1   14.3 %  http_429" in printed and "5   71.4 %  host_given_up" in printed
     web.requests.clear()
     build(web, table, out, "--ignore-robots-txt", "--retry-failed=http_404")
     assert {host for host, _ in web.requests} == {"retry-next-hour.test"}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_neighbouring_failures_cost_themselves_only_in_any_number_of_processes(web, tmp_path, processes):
+def test_neighbouring_failures_cost_no_other_row_in_any_number_of_processes(web, tmp_path, processes):
     bad = {"/011.jpg": "truncated", "/012.jpg": "truncated", "/031.jpg": "no_answer", "/032.jpg": "reset_at_once",
            "/049.jpg": "unavailable", "/050.jpg": "unavailable"}  # fmt: skip
     web.trouble = bad.get
@@ -443,10 +443,10 @@ def test_nobody_is_asked_for_a_picture_without_a_caption(web, tmp_path):
     table = tmp_path / "table.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     web.requests.clear()
-    told = build(web, table, tmp_path / "out").stdout
+    printed = build(web, table, tmp_path / "out").stdout
     assert {path for _, path in web.requests} == {"/robots.txt", f"/{asked}"}
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["success"] + ["failed_to_download"] * len(others)
-    assert "empty_caption" in told and "no_caption" in told
+    assert "empty_caption" in printed and "no_caption" in printed
     assert len(open_index(tmp_path / "out")) == 1
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a build."""
+"""The progress line of a build."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ def news(fetched_bytes, **rows):
     return News(Counter({(0, outcome): count for outcome, count in rows.items()}), fetched_bytes)
 
 
-def test_the_line_tells_rows_pace_and_the_top_failures():
+def test_the_line_has_rows_speed_and_the_most_frequent_failures():
     progress = BuildProgress()
     progress.start(200, None, Counter(success=20))
     progress.add(news(1_000_000, success=60, http_404=15, timeout=4, truncated=1, too_small=0))
@@ -19,7 +19,7 @@ def test_the_line_tells_rows_pace_and_the_top_failures():
     assert "pictures/s, " in progress.line and "MB/s, " in progress.line
 
 
-def test_where_the_number_of_rows_is_guessed_the_line_says_so():
+def test_a_guessed_number_of_rows_is_marked_as_one():
     progress = BuildProgress()
     progress.start(None, 90, Counter())
     progress.add(news(1, success=80))
@@ -28,7 +28,7 @@ def test_where_the_number_of_rows_is_guessed_the_line_says_so():
     assert progress.line.startswith("160 rows, ") and " left" not in progress.line
 
 
-def test_where_nothing_is_known_of_the_number_of_rows_there_is_no_time_left():
+def test_without_a_number_of_rows_the_line_has_no_time_left():
     progress = BuildProgress()
     progress.start(None, None, Counter())
     progress.add(news(1, success=80))

@@ -1,4 +1,4 @@
-"""What `diptych-shards build` says before and after a build: the table, wandb, options that hold lists."""
+"""What `diptych-shards build` prints before and after a build, and how it records a block list."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def test_wandb_without_a_login_is_one_line_before_anything_is_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv"}
 
 
-def test_a_table_of_a_header_alone_is_no_mistake(tmp_path, capsys):
+def test_a_table_of_a_header_alone_is_no_error(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("url,caption\n")
     assert main(["build", str(tmp_path / "table.csv"), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"the table has no rows: nothing to store in {tmp_path / 'out'}\n"
@@ -31,7 +31,7 @@ def test_a_table_of_a_header_alone_is_no_mistake(tmp_path, capsys):
     assert "0 shards, 0 samples, all as written" in capsys.readouterr().out
 
 
-def test_a_table_none_of_whose_lines_is_a_row_is_a_mistake(tmp_path, capsys):
+def test_a_table_without_one_valid_line_is_an_error(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("url,caption\na,b,c\n")
     assert main(["build", str(tmp_path / "table.csv"), str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
@@ -39,7 +39,7 @@ def test_a_table_none_of_whose_lines_is_a_row_is_a_mistake(tmp_path, capsys):
     assert said.err.splitlines()[-1] == "diptych-shards: no line of the table is a row; the reasons are above"
 
 
-def test_a_column_without_a_caption_is_told_with_the_option_that_names_another(tmp_path, capsys):
+def test_a_column_without_captions_is_reported_with_the_option_that_names_another(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("url,caption,label\nhttp://127.0.0.1:1/1.jpg,,a dog\n")
     out = tmp_path / "out"
     assert main(["build", str(tmp_path / "table.csv"), str(out), "--processes", "1"]) == 2
@@ -49,7 +49,7 @@ def test_a_column_without_a_caption_is_told_with_the_option_that_names_another(t
     assert "100.0 %  empty_caption" in capsys.readouterr().out
 
 
-def test_what_was_written_to_a_folder_that_the_pattern_looks_into_is_no_table(tmp_path, capsys):
+def test_the_output_of_a_build_is_not_read_as_a_table_where_the_pattern_matches_it(tmp_path, capsys):
     folder = tmp_path / "tables"
     folder.mkdir()
     parquet.write_table(pyarrow.table({"url": ["ftp://a/1"], "caption": ["one"]}), folder / "a.parquet")

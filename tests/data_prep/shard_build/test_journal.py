@@ -18,7 +18,7 @@ def written(path, rows=(3, 0, 7)):
     return path
 
 
-def test_what_was_written_is_there_for_the_next_process(tmp_path):
+def test_the_next_process_reads_what_was_written(tmp_path):
     with Journal(written(tmp_path / "j"), TASK) as journal:
         assert journal.rows == [0, 3, 7] and 3 in journal and 1 not in journal
         assert journal.facts(7) == {"status": "success", "row": 7}
@@ -27,7 +27,7 @@ def test_what_was_written_is_there_for_the_next_process(tmp_path):
         assert journal.facts(3)["status"] == "success"
 
 
-def test_another_tasks_journal_is_begun_anew(tmp_path):
+def test_the_journal_of_another_task_is_emptied(tmp_path):
     with Journal(written(tmp_path / "j"), ANOTHER) as journal:
         assert len(journal) == 0
 
@@ -44,7 +44,7 @@ def test_a_torn_end_costs_only_what_was_torn(tmp_path_factory, cut):
         assert journal.rows == sorted([*kept, 9]) and journal.picture(9) == b"more"
 
 
-def test_a_flipped_byte_ends_what_is_believed(tmp_path):
+def test_nothing_after_a_flipped_byte_is_used(tmp_path):
     path = written(tmp_path / "j")
     with path.open("r+b") as file:
         file.seek(-5, os.SEEK_END)
@@ -61,7 +61,7 @@ def killed_while_decoding(path, row, **how):
     os.waitpid(child, 0)
 
 
-def test_a_row_at_which_processes_were_lost_is_known(tmp_path):
+def test_the_row_at_which_processes_died_is_known(tmp_path):
     path = tmp_path / "j"
     killed_while_decoding(path, 5)
     killed_while_decoding(path, 5, process_was_lost=True)
@@ -69,7 +69,7 @@ def test_a_row_at_which_processes_were_lost_is_known(tmp_path):
         assert (journal.lost_row, journal.num_lost) == (5, 2)
 
 
-def test_a_journal_of_another_purpose_is_begun_anew_where_the_purpose_matters(tmp_path):
+def test_a_journal_of_another_purpose_is_emptied_if_a_purpose_is_named(tmp_path):
     path = tmp_path / "j"
     with Journal(path, TASK, purpose=b"p" * 32) as journal:
         journal.append(1, {})
@@ -78,7 +78,7 @@ def test_a_journal_of_another_purpose_is_begun_anew_where_the_purpose_matters(tm
             assert journal.rows == rows
 
 
-def test_a_kill_by_the_user_is_held_against_no_row(tmp_path):
+def test_a_kill_by_the_user_is_counted_for_no_row(tmp_path):
     path = tmp_path / "j"
     killed_while_decoding(path, 5)
     killed_while_decoding(path, 5)
@@ -86,7 +86,7 @@ def test_a_kill_by_the_user_is_held_against_no_row(tmp_path):
         assert journal.num_lost == 0
 
 
-def test_one_process_at_a_time(tmp_path, monkeypatch):
+def test_only_one_process_opens_a_journal(tmp_path, monkeypatch):
     monkeypatch.setattr("diptych_shards.shard_build.journal.LOCK_SECONDS", 0.1)
     with Journal(tmp_path / "j", TASK), pytest.raises(BlockingIOError):
         Journal(tmp_path / "j", TASK)

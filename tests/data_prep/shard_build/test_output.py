@@ -1,4 +1,4 @@
-"""The output as a user of img2dataset reads it. What img2dataset 1.47.0 itself wrote stands here as GOLDEN values."""
+"""The output as a user of img2dataset reads it. The GOLDEN values are what img2dataset 1.47.0 wrote."""
 
 import datetime
 import decimal
@@ -123,10 +123,10 @@ def results(num_rows=10):
             yield success(row)
 
 
-def write(out, number=0, table=None, told=None, columns=COLUMNS, options=OPTIONS):
+def write(out, number=0, table=None, found=None, columns=COLUMNS, options=OPTIONS):
     table = rows(10 * number) if table is None else table
     output = ShardOutput(out, number, table, columns, options)
-    return output.write(results(table.num_rows) if told is None else told, picture, started=time.time())
+    return output.write(results(table.num_rows) if found is None else found, picture, started=time.time())
 
 
 def members(tar):
@@ -190,11 +190,11 @@ class TestForUsersOfImg2dataset:
         assert [sample["json"]["SAMPLE_ID"] for sample in samples] == [0, 1, 2, 4, 6, 7, 8, 9]
         assert samples[2]["json"]["caption"] is None
 
-    def test_members_stand_as_picture_caption_metadata(self, tmp_path):
+    def test_members_are_in_the_order_picture_caption_metadata(self, tmp_path):
         write(tmp_path)
         assert list(members(tmp_path / "00000.tar"))[:4] == ["000000.jpg", "000000.txt", "000000.json", "000001.jpg"]
 
-    def test_nothing_else_stands_at_the_top(self, tmp_path):
+    def test_the_folder_has_no_other_files_at_its_top(self, tmp_path):
         write(tmp_path)
         write(tmp_path, 1)
         assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -216,10 +216,10 @@ def test_our_index_holds_the_same_samples(tmp_path):
     assert open_index(tmp_path).total_samples == 8
 
 
-def test_columns_with_the_names_of_ours_are_given_another(tmp_path):
+def test_columns_with_the_names_of_ours_are_renamed(tmp_path):
     given = ["key", "status", "width", "url", "caption", "sha256", "given_key", "given_width"]
     table = pyarrow.table({"link": ["http://a/1"], "alt": ["x"], **{name: [name] for name in given}})
-    write(tmp_path, table=table, told=[success(0)], columns=Columns("link", "alt"))
+    write(tmp_path, table=table, found=[success(0)], columns=Columns("link", "alt"))
     (row,) = pyarrow.parquet.read_table(tmp_path / "00000.parquet").to_pylist()
     assert [(name, row[name]) for name in list(row)[:8]] == [
         ("given_key", "key"),
@@ -235,7 +235,7 @@ def test_columns_with_the_names_of_ours_are_given_another(tmp_path):
     assert json.loads(members(tmp_path / "00000.tar")["000000.json"]) == row
 
 
-def test_values_that_json_cannot_hold_cost_no_row(tmp_path):
+def test_values_that_json_does_not_have_cost_no_row(tmp_path):
     values = {
         "when": pyarrow.array([datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.timezone.utc)]),
         "nanoseconds": pyarrow.array([1], pyarrow.timestamp("ns")),
@@ -252,13 +252,13 @@ def test_values_that_json_cannot_hold_cost_no_row(tmp_path):
         "took": pyarrow.array([datetime.timedelta(seconds=2)]),
     }
     table = pyarrow.table({"URL": ["http://a/1"], "TEXT": ["x"], **values})
-    assert write(tmp_path, table=table, told=[success(0)]) == 1
-    told = json.loads(members(tmp_path / "00000.tar")["000000.json"], parse_constant=pytest.fail)
-    assert {name: told[name] for name in ("when", "day", "price", "raw", "nan", "infinite", "half", "thing")} == {
+    assert write(tmp_path, table=table, found=[success(0)]) == 1
+    written = json.loads(members(tmp_path / "00000.tar")["000000.json"], parse_constant=pytest.fail)
+    assert {name: written[name] for name in ("when", "day", "price", "raw", "nan", "infinite", "half", "thing")} == {
         "when": "2020-01-02T03:00:00+00:00", "day": "2020-01-02", "price": "1.50", "raw": "ff00", "nan": None,
         "infinite": [None, 1.0], "half": 0.5, "thing": {"a": ["2"], "b": None},
     }  # fmt: skip
-    assert told["100%"] == "%s"
+    assert written["100%"] == "%s"
     stored = pyarrow.parquet.read_table(tmp_path / "00000.parquet")
     assert stored["price"][0].as_py() == decimal.Decimal("1.50")
     assert stored["raw"][0].as_py() == b"\xff\x00"
@@ -270,7 +270,7 @@ JSON_VALUES = (
 
 
 @given(st.dictionaries(st.text(), JSON_VALUES | st.lists(st.lists(st.integers(0, 9))), min_size=1))
-def test_a_row_is_written_as_the_standard_library_would(row):
+def test_a_row_is_written_as_the_standard_library_writes_it(row):
     from diptych_shards.tables.json_text import json_texts, template
 
     columns = [pyarrow.chunked_array([pyarrow.array([value])]) for value in row.values()]
@@ -281,14 +281,14 @@ def test_a_row_is_written_as_the_standard_library_would(row):
 def test_every_shard_has_the_same_schema_even_if_all_fail(tmp_path):
     write(tmp_path, 0)
     failures = [RowResult(row, "failed_to_download", message="timed out", reason="timeout") for row in range(10)]
-    write(tmp_path, 1, told=failures)
+    write(tmp_path, 1, found=failures)
     schemas = [pyarrow.parquet.read_schema(tmp_path / f"0000{number}.parquet") for number in range(2)]
     assert schemas[0] == schemas[1] == output_schema(rows().schema, COLUMNS, OPTIONS)
     assert members(tmp_path / "00001.tar") == {}
     assert pyarrow.parquet.read_table(sorted(map(str, tmp_path.glob("*.parquet")))).num_rows == 20
 
 
-def test_what_pandas_left_in_a_schema_is_not_passed_on(tmp_path):
+def test_the_metadata_of_pandas_are_not_passed_on(tmp_path):
     write(tmp_path, table=rows().replace_schema_metadata({"pandas": "{}"}))
     assert b"pandas" not in (pyarrow.parquet.read_schema(tmp_path / "00000.parquet").metadata or {})
 
@@ -301,31 +301,31 @@ def test_equal_results_give_equal_bytes(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_rows_may_be_more_than_are_held_at_once(tmp_path):
+def test_a_shard_may_have_more_rows_than_are_held_at_once(tmp_path):
     options = OutputOptions(rows_per_shard=3_000)
     table = rows(num_rows=2_500)
-    write(tmp_path, table=table, told=map(success, range(2_500)), options=options)
+    write(tmp_path, table=table, found=map(success, range(2_500)), options=options)
     stored = pyarrow.parquet.ParquetFile(tmp_path / "00000.parquet")
     assert (stored.metadata.num_rows, stored.metadata.num_row_groups) == (2_500, 1)
     assert open_index(tmp_path).total_samples == 2_500
 
 
-@pytest.mark.parametrize("told", [[], [success(0)], [success(row) for row in (0, 2, 1, *range(3, 10))]])
-def test_each_row_needs_its_result_in_the_order_of_the_table(tmp_path, told):
+@pytest.mark.parametrize("found", [[], [success(0)], [success(row) for row in (0, 2, 1, *range(3, 10))]])
+def test_results_are_refused_unless_they_are_those_of_the_rows_in_order(tmp_path, found):
     with pytest.raises(ValueError, match="a result for each row"):
-        write(tmp_path, told=told)
+        write(tmp_path, found=found)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_message_may_hold_anything(tmp_path):
     message = 'a\ud800\n"é'
-    write(tmp_path, told=[RowResult(row, "failed_to_download", message=message, reason="bad") for row in range(10)])
+    write(tmp_path, found=[RowResult(row, "failed_to_download", message=message, reason="bad") for row in range(10)])
     assert pyarrow.parquet.read_table(tmp_path / "00000.parquet")["error_message"][0].as_py() == 'a?\n"é'
     assert read_stats(tmp_path)[0].status_dict == {'a?\n"é': 10}
 
 
 class TestDone:
-    def test_a_shard_is_done_when_its_statistics_stand(self, tmp_path):
+    def test_a_shard_with_statistics_is_done(self, tmp_path):
         assert not is_done(tmp_path, 0, OPTIONS)
         write(tmp_path)
         assert is_done(tmp_path, 0, OPTIONS)
@@ -334,7 +334,7 @@ class TestDone:
 
     @pytest.mark.parametrize("name", ["00000.tar", "00000.parquet", "_index/00000.tar.index", "_index/00000.outcomes"])
     @pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
-    def test_a_shard_of_which_something_is_missing_is_made_again(self, tmp_path, name, damage):
+    def test_a_shard_with_a_damaged_file_is_built_again(self, tmp_path, name, damage):
         write(tmp_path)
         path = tmp_path / name
         before = path.read_bytes()
@@ -355,17 +355,17 @@ class TestDone:
         assert is_done(tmp_path, 0, OPTIONS)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"count": 1}'])
-    def test_torn_statistics_are_none(self, tmp_path, text):
+    def test_torn_statistics_are_not_read(self, tmp_path, text):
         write(tmp_path)
         (tmp_path / "00000_stats.json").write_text(text)
         assert not is_done(tmp_path, 0, OPTIONS)
         assert read_stats(tmp_path) == {}
 
-    def test_foreign_files_are_no_statistics(self, tmp_path):
+    def test_files_of_other_programs_are_not_read(self, tmp_path):
         (tmp_path / "my_stats.json").write_text("{}")
         assert read_stats(tmp_path) == {}
 
-    def test_statistics_are_gone_before_anything_is_written_again(self, tmp_path):
+    def test_statistics_are_removed_before_anything_is_written_again(self, tmp_path):
         write(tmp_path)
 
         def stop_at_once():
@@ -374,11 +374,11 @@ class TestDone:
             yield
 
         with pytest.raises(KeyboardInterrupt):
-            write(tmp_path, told=stop_at_once())
+            write(tmp_path, found=stop_at_once())
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
     @pytest.mark.parametrize("step", range(5))
-    def test_a_shard_cut_short_at_any_commit_is_not_done_and_made_again(self, tmp_path, step, monkeypatch):
+    def test_a_shard_cut_short_at_any_commit_is_not_done_and_is_built_again(self, tmp_path, step, monkeypatch):
         whole, cut = tmp_path / "whole", tmp_path / "cut"
         whole.mkdir()
         cut.mkdir()
@@ -403,12 +403,12 @@ class TestDone:
             assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_why_each_row_failed_is_remembered(tmp_path):
+def test_the_reason_of_each_failure_can_be_read_back(tmp_path):
     write(tmp_path)
     assert read_failures(tmp_path, 0, OPTIONS) == {"http_404": [3], "not_a_picture": [5]}
 
 
-def test_results_pass_through_plain_facts():
+def test_results_pass_through_json():
     for result in results():
         assert RowResult.from_facts(result.row, json.loads(json.dumps(result.facts()))) == result
     stored = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Rows are taken as there is room for them."""
+"""Rows are read when there is room for them."""
 
 import socket
 
@@ -15,7 +15,7 @@ IN_FLIGHT = 5
 ROWS = 3 * READ_AHEAD * IN_FLIGHT
 
 
-def test_a_source_that_has_none_for_now_is_asked_again():
+def test_a_source_that_has_no_row_for_now_is_asked_again():
     def source():
         yield 0, NO_URL
         yield None
@@ -28,29 +28,29 @@ def test_a_source_that_has_none_for_now_is_asked_again():
         assert [ticket for ticket, _ in fetcher.fetch(source())] == [0, 1, 2]
 
 
-def test_another_shard_is_begun_only_when_few_rows_are_unfinished(tmp_path):
+def test_the_next_shard_is_started_only_when_few_rows_are_unfinished(tmp_path):
     (tmp_path / "_index").mkdir()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        site = f"http://127.0.0.1:{closed.getsockname()[1]}"  # where rows wait until it is given up
+        site = f"http://127.0.0.1:{closed.getsockname()[1]}"  # rows wait until this host is given up
     options = BuildOptions(
         fetch=FetchOptions(in_flight=IN_FLIGHT, retries=0, patience_seconds=1, allow_networks=("127.0.0.0/8",))
     )
     finished = 0
     unfinished = []
 
-    def tell(news):
+    def count(news):
         nonlocal finished
         finished += news.rows.total()
 
     def tasks():
         for number in range(3):
-            builder._tell_news(now=True)
+            builder._send_news(now=True)
             unfinished.append(number * ROWS - finished)
             urls = [f"{site}/{number}/{row}" for row in range(ROWS)]
             yield ShardTask(number, pyarrow.table({"url": urls}), Columns(url="url"))
 
-    builder = ShardBuilder(tmp_path, options, tell)
+    builder = ShardBuilder(tmp_path, options, count)
     reports = list(builder.build(tasks()))
     builder.close()
     assert sorted(report.number for report in reports) == [0, 1, 2]

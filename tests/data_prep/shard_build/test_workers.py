@@ -1,4 +1,4 @@
-"""Workers that are lost, and workers that only seem to be."""
+"""Workers that die, and workers that only seem to have died."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from diptych_shards.tables.columns import Columns
 
 ROWS = 20
 SILENCE_SECONDS = 3.0
-"""In place of five minutes; a worker that waits tells news each second."""
+"""In place of five minutes; a waiting worker sends news each second."""
 
 
 @pytest.fixture
 def sites():
-    """Where nobody listens, and where nobody answers."""
+    """A host where nobody listens, and one where nobody answers."""
     with ExitStack() as sockets:
         closed = sockets.enter_context(socket.socket())
         closed.bind(("127.0.0.1", 0))
@@ -51,25 +51,25 @@ def shard(number, urls):
     return ShardTask(number, pyarrow.table({"url": urls}), Columns(url="url"))
 
 
-def test_a_row_is_news_once_also_where_a_worker_is_lost(sites, options, tmp_path):
+def test_a_row_is_reported_once_even_if_a_worker_dies(sites, options, tmp_path):
     closed, silent = sites
     task = shard(0, [*(f"{closed}/{row}" for row in range(ROWS)), f"{silent}/"])
     rows = Counter()
     killed = []
 
-    def tell(news):
+    def on_news(news):
         rows.update(news.rows)
         if rows and not killed:
             (worker,) = multiprocessing.active_children()
             worker.kill()
             killed.append(worker.pid)
 
-    (report,) = build_shards([task], tmp_path, options, LocalEngine(1), tell)
+    (report,) = build_shards([task], tmp_path, options, LocalEngine(1), on_news)
     assert killed and report.rows == ROWS + 1
     assert rows.total() == ROWS + 1, rows
 
 
-def test_a_worker_that_was_not_listened_to_is_kept(sites, options, tmp_path):
+def test_a_worker_is_kept_while_the_command_is_busy_elsewhere(sites, options, tmp_path):
     closed, _ = sites
     workers = set()
 
@@ -77,39 +77,39 @@ def test_a_worker_that_was_not_listened_to_is_kept(sites, options, tmp_path):
         for number in range(3):
             if number == 2:
                 workers.update(workers_now())
-                time.sleep(SILENCE_SECONDS + 1)  # as where the terminal takes no line, or the table none gives
+                time.sleep(SILENCE_SECONDS + 1)  # as if the terminal or the table hung
             yield shard(number, [f"{closed}/{row}" for row in range(ROWS)])
 
-    def tell(news):
+    def on_news(news):
         workers.update(workers_now())
 
-    reports = list(build_shards(tasks(), tmp_path, options, LocalEngine(1), tell, silence_seconds=SILENCE_SECONDS))
+    reports = list(build_shards(tasks(), tmp_path, options, LocalEngine(1), on_news, silence_seconds=SILENCE_SECONDS))
     assert len(reports) == 3 and len(workers) == 1
 
 
 SLOW_DISK = """
 import time
 from diptych_shards.shard_build.shard import Journal, ShardOutput
-write, take_up = ShardOutput.write, Journal._take_up
+write, read_records = ShardOutput.write, Journal._read_records
 def write_slowly(*arguments, **others):
     time.sleep({seconds})
     return write(*arguments, **others)
-def take_up_slowly(*arguments):
+def read_records_slowly(*arguments):
     time.sleep({seconds})
-    take_up(*arguments)
-ShardOutput.write, Journal._take_up = write_slowly, take_up_slowly
+    read_records(*arguments)
+ShardOutput.write, Journal._read_records = write_slowly, read_records_slowly
 """
 
 
-def test_a_shard_whose_files_take_long_is_finished(sites, options, tmp_path, monkeypatch):
+def test_a_shard_is_finished_on_a_slow_disk(sites, options, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(SLOW_DISK.format(seconds=SILENCE_SECONDS + 2))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     closed, _ = sites
     workers = set()
 
-    def tell(news):
+    def on_news(news):
         workers.update(workers_now())
 
     task = shard(0, [f"{closed}/"])
-    (report,) = build_shards([task], tmp_path, options, LocalEngine(1), tell, silence_seconds=SILENCE_SECONDS)
+    (report,) = build_shards([task], tmp_path, options, LocalEngine(1), on_news, silence_seconds=SILENCE_SECONDS)
     assert report.rows == 1 and len(workers) == 1
