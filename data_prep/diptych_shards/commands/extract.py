@@ -1,8 +1,8 @@
 """WARC or WAT files of a crawl -> tables of picture addresses with captions
 
-Reads local files and folders, http(s)://, s3://, and lists of paths as Common Crawl gives them (`warc.paths.gz`,
-`wat.paths.gz`). Writes one parquet a file, and counts of all that was left out, by reason, under OUT/_index. Stopped
-at any moment, the same command resumes where it stopped.
+Reads local files and folders, http(s)://, s3://, and lists of paths as Common Crawl publishes them (`warc.paths.gz`,
+`wat.paths.gz`). Writes one parquet file for each, and counts of all that was left out, by reason, under OUT/_index.
+Stopped at any moment, the same command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prefix", default=_COMMON_CRAWL, metavar="URL",
         help="put before each line of a .paths list; s3://commoncrawl/ inside AWS (default %(default)s)")  # fmt: skip
     add("--first", type=positive, metavar="N", help="only the first N files")
-    add("--surrounding-text", action="store_true", help="caption a picture that has nothing else by the text around it")
+    add(
+        "--surrounding-text",
+        action="store_true",
+        help="use the text around a picture as its caption if it has no other",
+    )
     add("--icon-side", type=int, default=32, metavar="N",
         help="drop pictures whose page says they are no larger than N by N (default %(default)s)")  # fmt: skip
     add("--opt-out", type=_names, default=OPT_OUT_DIRECTIVES, metavar="A,B",
@@ -48,10 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Extract, print what came of it.
+    """Extract, print the counts.
 
     Raises:
-        UserError: nothing to read, or files that could not be read; the others are done all the same.
+        UserError: there is nothing to read, or files could not be read; the others are extracted.
     """
     from diptych_shards.extract.crawl_files import expand
     from diptych_shards.extract.extract import extract
@@ -100,7 +104,7 @@ def run(chosen: argparse.Namespace) -> None:
         raise UserError(_unread(list(failures.values()), len(locations)))
     if not num_pairs:
         if not set(total.records) - {BROKEN}:
-            raise UserError("no pair was found, for there is no record in what was read; name WARC or WAT files")
+            raise UserError("no pair was found: the files contain no record; name WARC or WAT files")
         print("no pair was found; the counts say why")
 
 
@@ -115,7 +119,7 @@ def _unread(failures: Sequence[Failure], num_files: int) -> str:
     return "; ".join(
         f"{len(why):,} of {counted(num_files, 'file')} {what}, the first is {why[0]}; {way_out}"
         for why, what, way_out in (
-            (missing, "are not there", "leave them out, or correct their addresses"),
+            (missing, "do not exist", "leave them out, or correct their addresses"),
             (others, "could not be read", "start the same command again to try them once more"),
         )
         if why

@@ -2,7 +2,7 @@
 
 Valid UTF-8 is read as UTF-8 whatever its label says, since text in another encoding is never valid UTF-8 by chance.
 Otherwise the byte order mark, the HTTP header, the `meta` element and a guess are tried in this order; a label that
-does not fit the bytes is not believed.
+does not fit the bytes is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _META = re.compile(rb"<meta[^>]{0,500}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", 
 _META_REACH = 4096
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
-# The codec that browsers use for a label (encoding.spec.whatwg.org), if Python's of that name reads less.
+# The codec that browsers use for a label (encoding.spec.whatwg.org), where Python's codec of that name reads less.
 _READ_AS = {
     "iso8859-1": "cp1252",
     "ascii": "cp1252",
@@ -45,7 +45,7 @@ _LABELS = {
     "unicode": "utf-16-le",
 }
 _MULTI_BYTE = ("euc_jp", "cp932", "gb18030", "big5hkscs", "cp949")
-"""Text with one byte a character is hardly ever valid in one of these."""
+"""Text with one byte for each character is hardly ever valid in one of these."""
 _SEVEN_BIT = ("iso2022_jp", "hz", "iso2022_kr")
 _NO_TEXT = frozenset(
     "base64 bz2 hex quopri uu zlib rot13 idna punycode unicode_escape raw-unicode-escape unicode-escape undefined "
@@ -125,7 +125,7 @@ def _is_utf8(page: bytes) -> bool:
 
 
 def _is_doubtful_utf8(page: bytes, labels: list[str]) -> bool:
-    """Whether so few characters are not ASCII that they may be GB that looks like UTF-8; then the label decides."""
+    """Whether so few characters are not ASCII that this may be GB that looks like UTF-8; then the label decides."""
     if not labels or labels[0] in ("utf-8", "cp1252"):
         return False
     text = page.decode()

@@ -34,7 +34,7 @@ class Origin(NamedTuple):
 
 
 def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
-    """Replace folders by their files, and `.paths[.gz]` lists by the files that they name.
+    """Replace folders by their files, and `.paths[.gz]` lists by the files in them.
 
     Raises:
         UserError: a file does not exist, or a folder or a list is empty.
@@ -60,7 +60,7 @@ def expand(locations: Iterable[str], prefix: str = COMMON_CRAWL) -> list[str]:
 
 
 def known_origin(location: str) -> Origin:
-    """What is known of a file without a request: only the address if it is remote, or gone."""
+    """What is known about a file without a request: only the address if it is remote or does not exist."""
     if is_remote(location):
         return Origin(location, None, None)
     path = os.path.realpath(location)
@@ -109,7 +109,7 @@ def open_location(location: str) -> tuple[IO[bytes], Origin]:
 
 
 class _StoredFile(io.RawIOBase):
-    """A file that fsspec has opened."""
+    """A file that fsspec opened."""
 
     def __init__(self, file: Any, location: str):
         self._file = file
@@ -131,10 +131,10 @@ class _StoredFile(io.RawIOBase):
 
 @contextmanager
 def _as_os_errors(location: str) -> Iterator[None]:
-    """Raise one kind of error for all stores, with the file's name, which some leave out.
+    """Raise one kind of error for all stores, with the name of the file, which some stores omit.
 
     Raises:
-        OSError: any error of the store; a FileNotFoundError if the file is not there.
+        OSError: any error of the store; a FileNotFoundError if the file does not exist.
     """
     try:
         yield

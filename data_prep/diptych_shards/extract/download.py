@@ -18,20 +18,20 @@ _TIMEOUT_SECONDS = 60.0
 _PAUSES = (1, 5, 15, 60, 60)
 """Seconds between tries while a server answers, but is too busy."""
 _PAUSES_WITHOUT_SERVER = (1, 2)
-"""The same if the name does not resolve or nobody listens at the port: mostly a mistake in the address."""
+"""The same if the name does not resolve or nothing listens at the port: mostly a mistake in the address."""
 _MOST_PAUSES_SECONDS = 600
-"""The most for one file, or a server that breaks every connection would be asked for ever."""
+"""The most for one file: a server that breaks every connection would otherwise be asked forever."""
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
 class Download(io.RawIOBase):
-    """A file on the web, read once; after a broken connection it goes on where it was.
+    """A file on the web, read once; after a broken connection, reading resumes where it stopped.
 
     Raises:
-        FileNotFoundError: the server says that the file is not there.
-        OSError: the file cannot be read, after more tries for a while if they may help.
+        FileNotFoundError: the server says that the file does not exist.
+        OSError: the file cannot be read; it is tried again for a while if that may help.
     """
 
     def __init__(self, url: str):
@@ -78,7 +78,7 @@ class Download(io.RawIOBase):
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
         if self._position and answer.status != 206:
             answer.close()
-            raise _FinalError(f"it does not go on at byte {self._position:,}, or has changed")
+            raise _FinalError(f"the server does not continue at byte {self._position:,}, or the file has changed")
         if not self._position:
             length = answer.headers.get("Content-Length")
             self.size = int(length) if length and length.isdecimal() else None

@@ -38,7 +38,7 @@ class Failure:
     """Why a file could not be read."""
 
     why: str
-    """A line with its name."""
+    """A line that contains its name."""
     is_missing: bool = False
     """Trying again does not help."""
 
@@ -50,11 +50,11 @@ def extract(
     engine: Engine,
     is_finished: Callable[[str, FileReport], None],
 ) -> tuple[FileReport, dict[str, Failure]]:
-    """What came of all files together, and the files that could not be read, each with what went wrong.
+    """Extract all files; return their counts together, and the files that could not be read, each with the reason.
 
     Raises:
-        UserError: two files would get the same name, or one got it before; nothing reads from where a file is.
-        UserError: `out` was started with other options, holds something else, or is in use.
+        UserError: two files would get the same name, or one got it before; no package can read from where a file is;
+            `out` was started with other options, holds something else, or is in use.
         OSError: a full disk.
     """
     _check_names(locations)
@@ -128,7 +128,7 @@ def _lost(location: str) -> Failure:
 
 
 def _extract_or_say(out: Path, options: ExtractOptions, location: str) -> FileReport | Failure:
-    """The file's report, or what went wrong; what is not its own fault is raised."""
+    """The file's report, or its failure; errors of the output are raised."""
     try:
         return extract_file(location, out, options)
     except UserError as error:

@@ -13,7 +13,7 @@ READ_BYTES = 1 << 18
 PIECE_BYTES = 4 << 20
 _STEP_BYTES = 1 << 14
 _KEPT_BYTES = 4 << 20
-"""How far back after damage the next member is sought: a member that is cut short runs into the one after it."""
+"""How far back the search for the next member starts after damage: a truncated member runs into the one after it."""
 _DamageError: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # an instance, by its stub
 
 
@@ -34,7 +34,7 @@ class Piece(NamedTuple):
 def members(file: IO[bytes], beginning: bytes) -> Iterator[Piece]:
     """Yield the pieces of all whole members, and what can be inflated of the others.
 
-    beginning: what has been read of the file.
+    beginning: the bytes already read from the file.
     """
     window = _Window(file, beginning)
     while window.has(len(MAGIC)):
@@ -77,11 +77,11 @@ def _inflated(window: _Window) -> Iterator[Piece]:
                 raise
             continue
         part = decoder.decompress(step, PIECE_BYTES - size)
-        # At the end of a member, what follows it is in both attributes.
+        # At the end of a member, the bytes after it are in both attributes.
         position += len(step) - len(decoder.unused_data if decoder.eof else decoder.unconsumed_tail)
         parts.append(part)
         size += len(part)
-        is_full = size >= PIECE_BYTES  # then more may come out of what the decoder has
+        is_full = size >= PIECE_BYTES  # the decoder may hold more
         if is_full:
             yield Piece(offset, b"".join(parts), begins, False)
             parts, size, begins = [], 0, False
@@ -90,7 +90,7 @@ def _inflated(window: _Window) -> Iterator[Piece]:
 
 
 class _Window:
-    """The bytes of the file from the place where a member starts, or is sought."""
+    """The bytes of the file from the place where a member starts, or where the search for one starts."""
 
     def __init__(self, file: IO[bytes], beginning: bytes):
         self._file = file
@@ -143,7 +143,7 @@ class _Window:
         return not self._data[self._start :].strip(b"\0\r\n") and not self.has(READ_BYTES + len(self))
 
     def seek_member(self) -> None:
-        """Go to the next place where a member starts that contains a record, or to the end."""
+        """Go to the start of the next member that contains a record, or to the end."""
         self.drop(1)
         while True:
             found = self._data.find(MAGIC, self._start)

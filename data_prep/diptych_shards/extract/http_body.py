@@ -63,7 +63,7 @@ def read_answer(block: bytes) -> Answer:
 def decoded_body(answer: Answer, max_bytes: int) -> bytes:
     """The body without transfer and content encodings, cut at max_bytes.
 
-    Crawlers keep these headers after they have decoded the body, so a body that looks like text is taken for decoded.
+    Crawlers keep these headers after they have decoded the body, so a body that looks like text counts as decoded.
 
     Raises:
         EncodingError: the encoding is unknown, or nothing can be decoded.

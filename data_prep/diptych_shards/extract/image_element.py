@@ -1,6 +1,6 @@
-"""Find the addresses of an `<img>`, in `src`, in `srcset` and where scripts keep them, and which of its copies counts.
+"""Find the addresses of an `<img>`, in `src`, in `srcset` and where scripts keep them, and choose between its copies.
 
-A picture that a script loads has a placeholder in `src` and its address in an attribute of the script's. Often a
+A picture that a script loads has a placeholder in `src` and its address in an attribute for the script. Often a
 `noscript` next to it contains the picture again, for browsers without scripts.
 """
 
@@ -74,7 +74,7 @@ class ImageCandidate(NamedTuple):
 
 
 def candidates(srcset: str) -> list[ImageCandidate]:
-    """The candidates in their order, at most the first hundred."""
+    """The candidates of a `srcset` in their order, at most the first hundred."""
     found: list[ImageCandidate] = []
     position = 0
     while len(found) < MAX_CANDIDATES:
@@ -101,9 +101,9 @@ class Image(NamedTuple):
     end: int
     alt: str
     is_lazy: bool
-    """A script gives it its address, which was found."""
+    """A script sets its address, and the address was found."""
     is_placeholder: bool
-    """It shows no picture: it has no address, a data: URI, or what a script replaces by another."""
+    """It shows no picture: it has no address, a data: URI, or an address that a script replaces."""
     is_tiny: bool
 
 
@@ -125,7 +125,7 @@ def image_of(start: int, end: int, attributes: dict[bytes, bytes]) -> Image:
 
 
 def copy_of(page: bytes, first: Image, second: Image) -> Copy | None:
-    """Find the useless one of two consecutive images that show one picture, with and without scripts, if they do."""
+    """Which of two consecutive images repeats the other, for browsers with or without scripts; None if neither does."""
     between = page[first.end : second.start] if second.start - first.end <= _NEAR_BYTES else b""
     noscript = _NOSCRIPT.fullmatch(between)
     if noscript is None:

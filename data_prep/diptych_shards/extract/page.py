@@ -39,7 +39,7 @@ def read_page(
 ) -> Page:
     """Find the pairs of a page in UTF-8.
 
-    language: the language of the HTTP header, for pages that name none.
+    language: the language of the HTTP header, for pages that do not name one.
     opt_outs: what the HTTP headers forbid.
     """
     if not _HAS_PICTURE.search(html):
@@ -66,7 +66,7 @@ class _Figure:
 
 
 class _Reader:
-    """Collects what the tags of a page say."""
+    """Collects the content of the tags of a page."""
 
     def __init__(self, html: bytes, options: ExtractOptions, dropped: Counter[DropReason], opt_outs: OptOuts):
         self.base_href: str | None = None
@@ -139,7 +139,7 @@ class _Reader:
             self._pictures.append(picture)
             return
         self._dropped[DropReason.COPY] += 1
-        self._last_image = None  # it has its copy
+        self._last_image = None  # its copy was found
         other = self._pictures[-1]
         kept = picture if useless is Copy.FIRST else other
         self._pictures[-1] = kept._replace(captions=other.captions if before and before.alt else captions)
@@ -158,7 +158,7 @@ class _Reader:
             self._figures_too_deep += 1
 
     def _close_figure(self, tag: Tag) -> None:
-        # Only a closed figure gives its caption: nobody knows where an open one ends.
+        # Only a closed figure has a caption: nobody knows where an open one ends.
         if self._figures_too_deep:
             self._figures_too_deep -= 1
             return
@@ -201,7 +201,7 @@ class _Reader:
             self._title = unescape_text(raw_text_after(self._html, tag)[:MAX_FIGCAPTION_BYTES])
 
     def _end_of_head(self, tag: Tag) -> None:
-        self._title = self._title or ""  # a title from here on is that of a drawing
+        self._title = self._title or ""  # from here on, a title belongs to a drawing
 
     def _read_base(self, tag: Tag) -> None:
         attributes = attributes_of(tag)
@@ -232,7 +232,7 @@ def picture_of(attributes: dict[bytes, bytes], captions: Captions, sources: list
 
 
 def _of_source(tag: Tag) -> list[ImageCandidate]:
-    """The candidate of a `<source>`; empty if it has none that we can use."""
+    """The candidate of a `<source>`; empty if it has no usable one."""
     attributes = attributes_of(tag)
     is_photograph = not value(attributes, b"type").strip().lower().startswith(_NOT_PHOTOGRAPHS)
     found = best_candidate(attributes) if is_photograph else None

@@ -1,4 +1,4 @@
-"""Take text out of markup: that of a caption, and that around pictures without one."""
+"""Take text out of markup: the text of a caption, and the text around pictures without one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BLOCKS = frozenset(
 )
 _BLOCK_TAGS = _BLOCKS | {b"/" + name for name in _BLOCKS}
 _BREAKS = _BLOCK_TAGS | {b"br", b"/br", b"wbr", b"/wbr"}
-# What is no text between start tags: comments, end tags, and a tag that does not end before the page does.
+# Markup between start tags: comments, end tags, and a tag that the page ends within.
 _NO_TEXT = re.compile(
     rb"<!--(?:-?>|.*?(?:--!?>|\Z))|<(/[a-zA-Z][^\s/>]*)[^>]*(?:>|\Z)|<[/!?][^>]*(?:>|\Z)|<[a-zA-Z].*", re.DOTALL
 )
 
 
 Part = tuple[int, bytes, bytes]
-"""Where it starts; the name of a tag in lower case, with a slash in front of an end tag; or else text."""
+"""Where it starts; the name of a tag in lower case (with a slash before that of an end tag), or empty; the text."""
 
 
 def text_of(markup: bytes) -> str:
@@ -35,10 +35,10 @@ def text_of(markup: bytes) -> str:
 
 
 def surrounding_texts(page: bytes, starts: list[int]) -> dict[int, str]:
-    """Find the text around pictures: that of their block, or else of the next block if it is near.
+    """Find the text around pictures: the text of their block, or of the next block if that is near.
 
-    starts: where the tags of the pictures start, ascending; the keys of the result. A picture costs at most as much as
-    two kilobytes of page.
+    starts: where the tags of the pictures start, ascending; they are the keys of the result. A picture costs at most
+    as much as two kilobytes of page.
     """
     found: dict[int, str] = {}
     wanted = set(starts)

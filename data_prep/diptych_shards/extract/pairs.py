@@ -1,4 +1,4 @@
-"""Turn the pictures of a page into pairs, or give the reason why they are none."""
+"""Turn the pictures of a page into pairs, or give the reason why a picture becomes no pair."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diptych_shards.web_address import BadUrlError, Resolver, last_segment
 
 
 class CaptionSource(str, enum.Enum):
-    """Where a caption was found. A str too: it is hashed for every pair, and the hash of a mere Enum is slow."""
+    """Where a caption was found. It is a str too: it is hashed for every pair, and the hash of a plain Enum is slow."""
 
     ALT = "alt"
     FIGCAPTION = "figcaption"
@@ -41,7 +41,7 @@ class DropReason(str, enum.Enum):
 
 
 class PairDetails(NamedTuple):
-    """What a page says of a pair."""
+    """What a page says about a pair."""
 
     source: CaptionSource
     width: int | None
@@ -75,7 +75,7 @@ class Page(NamedTuple):
 class FoundPage(NamedTuple):
     page: Page
     warc_file: str | None
-    """The file that contains the record of the page; None: the file that is read."""
+    """The file that contains the record of the page; None if it is the file being read."""
     record_offset: int | None
 
 

@@ -1,7 +1,7 @@
 """Read the records of a WARC or WAT file so that a broken record costs no other.
 
 Files may be plain, have a gzip member for each record (as crawls have), or be gzipped as a whole. After damage, reading
-goes on where the next record starts.
+continues where the next record starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LENGTH = re.compile(rb"\d{1,15}")
 
 class Record(NamedTuple):
     offset: int
-    """Where in the file the record starts, or the gzip member that contains it."""
+    """Where the record, or the gzip member that contains it, starts in the file."""
     header_lines: bytes
     block: bytes
     is_cut: bool
@@ -138,7 +138,7 @@ class _Parser:
             raise _IncompleteError if len(data) - position < MAX_HEADER_BYTES else _BrokenError
         header_lines = data[start.end() - 1 : headers_end + 1]
         stated = _header(header_lines, b"Content-Length")
-        if not _LENGTH.fullmatch(stated) or _START.search(header_lines):  # that of another record
+        if not _LENGTH.fullmatch(stated) or _START.search(header_lines):  # it runs into another record
             raise _BrokenError
         length = int(stated)
         kept = min(length, self._max_block_bytes)

@@ -74,20 +74,20 @@ class FileReport:
 
     @classmethod
     def from_json(cls, content: bytes) -> tuple[FileReport, Origin]:
-        told = json.loads(content)
+        recorded = json.loads(content)
         report = cls(
-            told["files"],
-            Counter(told["records"]),
-            told["pages_with_pairs"],
-            Counter(told["pairs"]),
-            Counter(told["dropped"]),
-            told.get("files_cut", 0),
+            recorded["files"],
+            Counter(recorded["records"]),
+            recorded["pages_with_pairs"],
+            Counter(recorded["pairs"]),
+            Counter(recorded["dropped"]),
+            recorded.get("files_cut", 0),
         )
-        return report, Origin(**told["origin"])
+        return report, Origin(**recorded["origin"])
 
 
 def name_of(location: str) -> str:
-    """The name of a file's results; `x.warc.gz` and `x.warc.wat.gz` keep their suffixes, so both can be in OUT."""
+    """The name of a file's results. Suffixes stay, so that `x.warc.gz` and `x.warc.wat.gz` can both be in OUT."""
     return location.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
@@ -99,7 +99,7 @@ def finished_report(location: str, out: Path) -> FileReport | None:
     """The file's report; None if it is unfinished or if its bytes changed since.
 
     Raises:
-        UserError: the results of its name are those of another file.
+        UserError: the results with its name are those of another file.
     """
     path, table = report_path(location, out), out / f"{name_of(location)}.parquet"
     if not path.exists() or not table.exists():
@@ -128,7 +128,7 @@ def errors_name(path: Path) -> Iterator[None]:
 
 
 class PairWriter:
-    """Writes the table in a `with` block, and leaves it only if nothing was raised. Equal pairs give equal bytes."""
+    """Writes the table in a `with` block; nothing is left if an error is raised. Equal pairs give equal bytes."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -166,7 +166,7 @@ class PairWriter:
             try:
                 if error is None:
                     self._write()
-                self._table.close()  # even if the file is thrown away: an open writer complains when it is collected
+                self._table.close()  # even if the file is removed: an open writer complains when it is collected
                 if error is None:
                     self._file.flush()
                     os.fsync(self._file.fileno())

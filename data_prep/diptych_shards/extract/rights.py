@@ -13,13 +13,13 @@ _COMMONS = re.compile(r"(?:https?:)?//(?:[\w-]+\.)?creativecommons\.org/(?:licen
 _HINT = re.compile(rb"creativecommons\.org/(?:licenses|publicdomain)|rel=[\"']?[^\"'>]{0,40}license")
 MAX_LINKS = 100
 _META_NAMES = ("robots", product_token(DEFAULT_USER_AGENT))
-"""The names of metas that are meant for us; those of `googlebot` and the like are meant for others."""
+"""The names of metas that address us; `googlebot` and the like address others."""
 
 
 class LicenceFinder:
     """Finds the first link with rel=license, or else the first to a licence of Creative Commons.
 
-    The licence is that of the page, and not necessarily that of its pictures.
+    It is the licence of the page, and not necessarily of its pictures.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class OptOuts:
             self._is_reserved = self._is_reserved or is_reserved(content)
 
     def found(self, directives: Collection[str]) -> tuple[str, ...]:
-        """The directives that the page states, of `directives` and of those that we know."""
+        """The directives that the page states, among `directives` and those that we know."""
         if not self._robots and not self._is_reserved:
             return ()
         known = dict.fromkeys((*OPT_OUT_DIRECTIVES, *directives))

@@ -1,8 +1,8 @@
 """Find the start and end tags of a page in one pass over its bytes, and the values of their attributes.
 
 No tree is built. Every parser that builds one by the rules of HTML takes quadratic time on some pages: with 20,000 open
-elements or attributes lexbor takes seconds, with a megabyte of them minutes. All that pictures and captions need of the
-tree is which `figure` and which `picture` is open. Each byte is read a bounded number of times.
+elements or attributes lexbor takes seconds, with a megabyte of them minutes. Pictures and captions need only one thing
+from the tree: which `figure` and which `picture` is open. Each byte is read a bounded number of times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 class Tag(NamedTuple):
     name: bytes
-    """In lower case; with a slash in front of the name of an end tag."""
+    """In lower case; with a slash before the name of an end tag."""
     attributes: bytes
     start: int
     end: int
@@ -44,7 +44,7 @@ class _Every:
 
 
 EVERY = _Every()
-"""All start tags, and the end tags that are found at all."""
+"""All start tags, and those end tags that are found."""
 
 
 def tags(page: bytes, wanted: Container[bytes]) -> Iterator[Tag]:
@@ -102,7 +102,7 @@ def end_of_raw_text(page: bytes, tag: Tag) -> int:
 
 
 def _tags_from(page: bytes, position: int, wanted: Container[bytes]) -> Generator[Tag, None, int]:
-    """Yield tags up to something that is skipped as a whole; return where to go on, or -1 at the end."""
+    """Yield tags up to something that is skipped as a whole; return where to continue, or -1 at the end."""
     for match in _TOKEN.finditer(page, position):
         name = match[1]
         if name is None:

@@ -1,6 +1,6 @@
 """Find the pairs of a page in its record of a WAT file.
 
-A WAT contains `src`, `alt` and the head of a page, but not what else its HTML contains (`srcset`, lazy addresses,
+A WAT contains `src`, `alt` and the head of a page, but not the rest of its HTML (`srcset`, lazy addresses,
 captions of figures, sizes).
 """
 

@@ -1,8 +1,8 @@
 """Read the parts of a WAT record that pairs need, without parsing the rest of it.
 
-Nine links of ten are not pictures, and most of a page's head is not about pictures. The parts are sought as bytes, and
-only they are parsed. A quote within a text is escaped, so `"path":"IMG@/src"` is never part of a text. If the bytes
-leave a doubt (a key that occurs twice, a brace within a text), the whole record is parsed.
+Nine of ten links are not pictures, and most of a page's head is not about pictures. The parts are found as bytes, and
+only they are parsed. A quote within a text is escaped, so `"path":"IMG@/src"` is never part of a text. In case
+of doubt (a key that occurs twice, a brace within a text), the whole record is parsed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WITHIN_TEXT = (b"\\", b":", b",", b"{")
 """After one of these, a quote may not be the end of a text."""
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _HINTS_OF_METAS = (b"og:image", b"ang", b"reservation", b"RESERVATION")
-"""Of a picture, of the language, of a reservation: what metas hold that are wanted, in any usual case."""
+"""What wanted metas contain, in any usual case: those of a picture, of the language, of a reservation."""
 _ROBOTS = (b"robots", b"diptych")
 _ESCAPE = b"\\u"
 _HTTP, _HEADERS, _HTML = b'"HTTP-Response-Metadata"', b'"Headers":{', b'"HTML-Metadata"'
@@ -38,7 +38,7 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class WatError(ValueError):
-    """The record is not one of a WAT file."""
+    """The record does not belong to a WAT file."""
 
 
 class WatRecord(NamedTuple):
@@ -56,14 +56,14 @@ class WatRecord(NamedTuple):
 
 
 def is_of_page(block: bytes) -> bool:
-    """Whether it is the one of a page's three records that describes its HTML."""
+    """Whether this is the record that describes the HTML of a page, one of the page's three."""
     return b'"HTML-Metadata"' in block
 
 
 def read_record(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
     """Read the parts of a record.
 
-    directives: without one of these, in lower case, a meta for robots is not wanted.
+    directives: words in lower case; a meta for robots is wanted only if it contains one of them.
 
     Raises:
         WatError: it is not JSON.
@@ -87,9 +87,9 @@ def parsed(block: bytes) -> dict[str, Any]:
             record = json.loads(block.decode("utf-8", "replace"))
             record = json.loads(_HALF_PAIR.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
         except (ValueError, RecursionError) as error:
-            raise WatError(f"no JSON: {error}") from None
+            raise WatError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise WatError("no JSON object")
+        raise WatError("not a JSON object")
     return record
 
 
@@ -161,7 +161,7 @@ def _read_parts(block: bytes, directives: tuple[bytes, ...]) -> WatRecord:
         _text_of(block, head, places.get(_BASE, -1)),
         _text_of(block, head, places.get(_TITLE, -1)) if metas else "",
         metas,
-        # A key in place of the path, because what follows starts with a comma.
+        # A key replaces the path, because the rest starts with a comma.
         orjson.loads(b'[{"":0' + b',{"":0'.join(pictures) + b"]") if pictures else [],
         may_have_licence,
         _text_of(block, container, _end_of(block, _FILE, container)),
@@ -173,7 +173,7 @@ def _found_in(block: bytes) -> tuple[dict[bytes, int], list[bytes], bool]:
     """Find where each key ends, what follows the path of each link to a picture, and whether a licence may be linked.
 
     Raises:
-        ValueError: as in `_read_parts`.
+        ValueError: the whole record must be parsed.
     """
     places: dict[bytes, int] = {}
     pictures: list[bytes] = []
@@ -221,7 +221,7 @@ def _end_of(block: bytes, key: bytes, mapping: int) -> int:
 
 
 def _text_of(block: bytes, mapping: int, start: int) -> str:
-    """The text that starts with the quote before `start`; empty if it comes before the mapping."""
+    """The text that starts with the quote before `start`; empty if it is before the mapping."""
     if not 0 <= mapping < start:
         return ""
     text = _TEXT.match(block, start - 1)

@@ -157,7 +157,7 @@ def test_what_cannot_be_read_is_named_after_the_others_are_done(crawl, tmp_path,
         missing = f"{address}/gone.warc.gz"
         assert extract(missing, crawl, out) == 2
     error = capsys.readouterr().err
-    assert "1 of 4 files are not there" in error and missing in error and "404" in error
+    assert "1 of 4 files do not exist" in error and missing in error and "404" in error
     assert "correct their addresses" in error and "start the same command again" not in error
     assert len(list(out.glob("*.parquet"))) == 3
     assert not list(out.glob("*.partial"))
@@ -442,12 +442,12 @@ def test_a_store_that_says_very_much_is_cut_to_a_line(tmp_path, capsys):
         assert "verbose://a.parquet cannot be read: no library in /some/folder" in error and len(error) < 600
 
 
-def test_files_that_are_not_there_and_others_that_cannot_be_read_are_told_apart(crawl, tmp_path, capsys):
+def test_files_that_do_not_exist_and_those_that_cannot_be_read_are_counted_apart(crawl, tmp_path, capsys):
     (crawl / "part-3.warc.gz").symlink_to(crawl / "part-3.warc.gz")
     with served(tmp_path) as address:
         assert extract(f"{address}/gone.warc.gz", crawl, tmp_path / "out") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "1 of 5 files are not there" in error and "1 of 5 files could not be read, the first is" in error
+    assert "1 of 5 files do not exist" in error and "1 of 5 files could not be read, the first is" in error
     assert error.endswith("start the same command again to try them once more")
 
 

@@ -181,7 +181,7 @@ def test_the_largest_source_of_a_picture_element_is_taken():
         '<picture><source srcset="m.webp 800w, l.webp 1600w"><source type="image/avif" srcset="xl.avif 3000w">'
         '<img src="s.jpg" alt="words" width="400" height="300"></picture><img src="after.jpg" alt="after">'
     )
-    assert [(url, told.width, told.height) for (url, _), told in page(html).pairs.items()] == [
+    assert [(url, details.width, details.height) for (url, _), details in page(html).pairs.items()] == [
         (f"{A}/dir/l.webp", 1600, 1200),
         (f"{A}/dir/after.jpg", None, None),
     ]
@@ -193,7 +193,7 @@ def test_a_figure_gives_its_caption_to_the_pictures_in_it_and_to_no_others():
         "</figcaption></figure><img src=2.jpg><figure><figure><img src=3.jpg><figcaption>inner</figcaption></figure>"
         "<figcaption>outer</figcaption><img src=4.jpg></figure>"
     )
-    assert [(url[-5:], caption, told.source.value) for (url, caption), told in page(html).pairs.items()] == [
+    assert [(url[-5:], caption, details.source.value) for (url, caption), details in page(html).pairs.items()] == [
         ("1.jpg", "one", "alt"),
         ("1.jpg", "The first & last", "figcaption"),
         ("3.jpg", "inner", "figcaption"),
@@ -234,7 +234,9 @@ def test_text_around_a_picture_is_a_caption_only_if_asked_for():
     html = "<div>before</div><p><img src=x.jpg>The old <i>bridge</i></p><div><img src=y.jpg></div><h3>Next block</h3>"
     assert pairs(html) == []
     assert [caption for _, caption in pairs(html, surrounding_text=True)] == ["The old bridge", "Next block"]
-    assert {told.source for told in page(html, surrounding_text=True).pairs.values()} == {CaptionSource.SURROUNDING}
+    assert {details.source for details in page(html, surrounding_text=True).pairs.values()} == {
+        CaptionSource.SURROUNDING
+    }
 
 
 @pytest.mark.parametrize(

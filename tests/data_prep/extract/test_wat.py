@@ -27,7 +27,7 @@ def found_in(block: bytes):
     return read_wat(block.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n\r\n"), ExtractOptions(), Counter())
 
 
-def test_pictures_with_an_alt_are_pairs_and_the_record_of_the_page_is_told():
+def test_pictures_with_an_alt_are_pairs_and_the_record_of_the_page_is_named():
     found, report = extracted(warc_gz(made({"Links": LINKS})))
     assert found == [(f"{A}/dir/x.jpg", "a house"), (f"{A}/y.jpg", "a {dog}")]
     assert report.dropped == {"no caption": 2}
