@@ -59,7 +59,7 @@ def test_public_addresses_are_public(address):
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC + LOOPBACK_INSIDE)
-def test_no_other_address_is_public_in_whatever_it_is_wrapped(address):
+def test_no_other_address_is_public_however_it_is_embedded(address):
     assert not is_public(address)
 
 
@@ -70,12 +70,12 @@ def test_an_ipv4_address_is_as_public_as_its_nat64_and_mapped_forms(address):
 
 
 @given(st.ip_addresses())
-def test_nothing_is_public_that_python_holds_for_private(address):
+def test_no_address_that_python_calls_private_is_public(address):
     if not address.is_global and (address.version == 4 or address.ipv4_mapped is None):
         assert not is_public(str(address)) or address in ipaddress.ip_network("64:ff9b::/96")
 
 
-def test_allowed_networks_are_connected_to_beside_public_ones():
+def test_networks_can_be_allowed_in_addition_to_public_addresses():
     gate = AddressGate(["10.1.0.0/16", "fd12::/16"])
     for address in ["10.1.2.3", "::ffff:10.1.2.3", "fd12::7", "8.8.8.8"]:
         assert gate.allows(address, 80)
@@ -83,7 +83,7 @@ def test_allowed_networks_are_connected_to_beside_public_ones():
         assert not gate.allows(address, 80)
 
 
-def test_ports_are_those_of_the_web_and_free_ones():
+def test_allowed_ports_are_80_443_and_those_from_1024():
     assert [port for port in (0, 22, 25, 80, 81, 443, 1023, 1024, 8080, 65535) if is_port_allowed(port)] == [
         80,
         443,
@@ -94,6 +94,6 @@ def test_ports_are_those_of_the_web_and_free_ones():
     assert not AddressGate(["127.0.0.0/8"]).allows("127.0.0.1", 22)
 
 
-def test_a_network_that_is_none_is_named():
+def test_the_error_names_an_invalid_network():
     with pytest.raises(ValueError, match="'10.0.0.1/8' is not a network in CIDR notation"):
         AddressGate(["10.0.0.1/8"])

@@ -10,7 +10,7 @@ from diptych_shards.fetch.answer import retry_after_seconds, unpack
 from tests.data_prep.made_pictures import encoded, scene
 
 BODY = b"picture" * 1000
-zipped = functools.partial(gzip.compress, mtime=0)  # the same in every process that names these tests
+zipped = functools.partial(gzip.compress, mtime=0)  # equal bytes in every process, since test names contain them
 
 
 def raw_deflate(data):
@@ -66,7 +66,7 @@ def test_what_cannot_be_unpacked_has_a_reason(packed, encoding, reason):
     assert unpack(packed, encoding, len(BODY)).reason == reason
 
 
-def test_a_bomb_is_never_made_larger_than_the_limit():
+def test_a_bomb_is_never_unpacked_beyond_the_limit():
     bomb = gzip.compress(bytes(200 * 2**20), compresslevel=1)
     tracemalloc.start()
     try:

@@ -78,7 +78,7 @@ HARMLESS = {
 
 
 class Pictures(BaseHTTPRequestHandler):
-    """Serves the same at each path."""
+    """Serves the same body at every path."""
 
     def do_GET(self):
         self.send_response(404 if self.path == "/robots.txt" else 200)
@@ -108,7 +108,7 @@ def fetch(web, urls, **options):
 
 
 def shown(outcomes):
-    """Bodies and reasons."""
+    """The body or the reason of each outcome."""
     return [outcome.data if isinstance(outcome, Fetched) else outcome.reason for outcome in outcomes]
 
 
@@ -118,7 +118,7 @@ def test_each_hostile_host_gets_its_own_reason_in_bounded_time_and_memory(web):
     outcomes = fetch(web, [web.url(name) for name in HOSTILE], timeout_seconds=6.0, min_bytes_per_second=200)
     assert dict(zip(HOSTILE, shown(outcomes), strict=True)) == HOSTILE
     assert web.refused_visits == 0
-    assert time.monotonic() - started < 20  # 6 s for what is in transfer, and pauses before one repetition
+    assert time.monotonic() - started < 20  # 6 s in transfer, and a pause before one repetition
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 60_000  # KB; the bombs hold 64 MB each
 
 
@@ -133,12 +133,12 @@ def test_pauses_that_a_host_asks_for_are_kept(web):
     assert time.monotonic() - started >= 1
 
 
-def test_pauses_are_not_waited_for_without_end(web, monkeypatch):
+def test_no_url_waits_forever_for_pauses(web, monkeypatch):
     monkeypatch.setattr("diptych_shards.fetch.site.MAX_WAIT_SECONDS", 0.5)
     urls = [web.url("retry_always", f"/{number}") for number in range(20)]
     options = {"retries": 10, "timeout_seconds": 1.0, "respect_robots_txt": False, "per_host": 1}
     reasons = set(shown(fetch(web, urls, **options)))
-    # Those that wait are given up; one that is asked at the last moment ends with the answer it got.
+    # URLs that wait are given up; one that is requested at the last moment ends with the answer to it.
     assert "timeout" in reasons
     assert reasons <= {"timeout", "http_429"}
 
@@ -164,7 +164,7 @@ def test_a_dead_host_is_given_up_after_a_few_connections(web, respect_robots_txt
     with open_fetcher(web, respect_robots_txt=respect_robots_txt, patience_seconds=2.0) as fetcher:
         urls = [(number, web.url("dead", f"/{number}")) for number in range(2000)]
         outcomes = list(fetcher.fetch([*urls, (2000, web.url("red.jpg"))]))
-        assert outcomes[0][0] == 2000  # nobody waits for the dead
+        assert outcomes[0][0] == 2000  # it does not wait for the dead host
         assert {outcome for _, outcome in outcomes[1:]} == {
             FetchFailure("host_given_up", "host given up: connection failed")
         }
@@ -178,7 +178,7 @@ def test_a_host_whose_answers_all_break_off_is_given_up(web):
     assert len(web.asked_for("no_answer")) < 20
 
 
-def test_a_host_that_answers_errors_alone_is_asked_for_each_url(web):
+def test_a_host_that_answers_only_errors_is_asked_for_each_url(web):
     urls = [web.url("unavailable", f"/{number}") for number in range(30)]
     assert set(shown(fetch(web, urls, patience_seconds=1.0))) == {"http_503"}
     assert set(web.asked_for("unavailable")) == {"/robots.txt", *(f"/{number}" for number in range(30))}
@@ -186,7 +186,7 @@ def test_a_host_that_answers_errors_alone_is_asked_for_each_url(web):
 
 @pytest.mark.parametrize("kind", ["truncated", "reset", "lying_length", "no_answer", "reset_at_once", "unavailable"])
 @pytest.mark.parametrize("num_bad", [2, 5])
-def test_neighbouring_bad_urls_cost_themselves_only(web, kind, num_bad):
+def test_neighbouring_bad_urls_fail_alone(web, kind, num_bad):
     bad = [f"/{number}" for number in range(10, 10 + num_bad)]
     web.trouble = lambda path: kind if path in bad else None
     outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(30)], per_host=1)
@@ -196,7 +196,7 @@ def test_neighbouring_bad_urls_cost_themselves_only(web, kind, num_bad):
 
 @pytest.mark.parametrize("kind", ["reset_at_once", "unavailable"])
 @pytest.mark.parametrize("per_host", [1, 8])
-def test_many_neighbouring_bad_urls_cost_themselves_only(web, kind, per_host):
+def test_many_neighbouring_bad_urls_fail_alone(web, kind, per_host):
     bad = [f"/{number}" for number in range(10, 40)]
     web.trouble = lambda path: kind if path in bad else None
     outcomes = fetch(web, [web.url("troubled", f"/{n}") for n in range(200)], per_host=per_host, patience_seconds=4.0)
@@ -222,7 +222,7 @@ def test_a_host_that_is_down_for_a_while_costs_no_url(web, kind, per_host):
     web.trouble = trouble
     outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(100)], per_host=per_host, retries=2)
     assert shown(outcomes) == [f"picture at /{number}".encode() for number in range(100)]
-    assert len(web.asked_for("troubled")) < 150  # a few probes; and curl itself asks again where a kept connection ends
+    assert len(web.asked_for("troubled")) < 150  # a few probes, and what curl repeats when a kept connection ends
 
 
 @pytest.mark.parametrize("respect_robots_txt", [True, False])
@@ -243,7 +243,7 @@ def test_a_host_where_nobody_listens_for_a_while_costs_no_url(num_urls, respect_
         begin.join()
 
 
-def test_lookups_that_end_late_neither_spin_nor_stand_in_the_way(web, monkeypatch):
+def test_late_lookups_neither_spin_the_loop_nor_hold_up_other_urls(web, monkeypatch):
     def look_up(host):
         time.sleep(0.6)
         return (), FetchFailure("dns_failed", "late"), True
@@ -263,7 +263,7 @@ def test_lookups_that_end_late_neither_spin_nor_stand_in_the_way(web, monkeypatc
         assert dict(fetcher.fetch([(9, web.url("red.jpg"))]))[9].data == b"red"
 
 
-def test_names_that_take_long_do_not_hold_up_the_rows_behind_them(web, monkeypatch):
+def test_slow_lookups_do_not_hold_up_the_rows_behind_them(web, monkeypatch):
     def look_up(host):
         time.sleep(0.3)
         return (), FetchFailure("dns_failed", "no time"), False
@@ -276,7 +276,7 @@ def test_names_that_take_long_do_not_hold_up_the_rows_behind_them(web, monkeypat
         outcomes.close()
 
 
-def test_names_still_looked_up_for_a_call_that_was_broken_off_hold_up_no_other(web, monkeypatch):
+def test_lookups_of_an_aborted_call_hold_up_no_other_url(web, monkeypatch):
     answers = threading.Event()
 
     def look_up(host):
@@ -300,16 +300,16 @@ def test_names_still_looked_up_for_a_call_that_was_broken_off_hold_up_no_other(w
 
 @pytest.mark.parametrize("respect_robots_txt", [True, False])
 def test_a_host_whose_lookup_fails_has_that_reason(web, respect_robots_txt):
-    url = f"http://{'a' * 64}.test/a.jpg"  # no name may have a part so long: the lookup fails without DNS
+    url = f"http://{'a' * 64}.test/a.jpg"  # a part of a name cannot be so long: the lookup fails without DNS
     assert shown(fetch(web, [url], respect_robots_txt=respect_robots_txt, retries=0)) == ["dns_failed"]
 
 
-def test_a_caller_is_called_while_nothing_happens(web):
+def test_on_idle_is_called_while_nothing_arrives(web):
     beats = []
     with open_fetcher(web, respect_robots_txt=False, retries=0) as fetcher:
         fetcher.on_idle = lambda: beats.append(time.monotonic())
         assert [outcome.reason for _, outcome in fetcher.fetch([(0, web.url("silent"))])] == ["headers_too_slow"]
-    assert len(beats) >= 2  # in the 1.5 s for which one waits for headers
+    assert len(beats) >= 2  # in the 1.5 s that headers may take
 
 
 def test_no_more_than_the_allowed_requests_run_at_one_host(web):
@@ -349,7 +349,7 @@ def test_urls_are_taken_as_there_is_room_for_them(web):
                 break
 
 
-def test_a_call_that_was_broken_off_leaves_the_fetcher_usable(web):
+def test_an_aborted_call_leaves_the_fetcher_usable(web):
     urls = [web.url(name) for name in ["silent", "slow_body", "red.jpg", "retry_after"]]
     with open_fetcher(web) as fetcher:
         outcomes = fetcher.fetch(enumerate(urls))
@@ -369,7 +369,7 @@ def test_an_error_of_the_source_of_urls_is_raised(web):
         list(fetcher.fetch(urls()))
 
 
-def test_a_caller_that_takes_its_time_makes_no_host_late(web):
+def test_a_slow_caller_makes_no_host_late(web):
     urls = [*[web.url("red.jpg")] * 3, *[web.url("steady_but_long", f"/{number}") for number in range(3)]]
     with open_fetcher(web, timeout_seconds=1.0) as fetcher:
         started = time.monotonic()
@@ -381,7 +381,7 @@ def test_a_caller_that_takes_its_time_makes_no_host_late(web):
         assert time.monotonic() - started > 3 * 0.6 + 0.5
 
 
-def test_bodies_beyond_the_memory_wait_and_none_is_lost(web, monkeypatch):
+def test_bodies_wait_while_memory_is_full_and_none_is_lost(web, monkeypatch):
     body = bytes(range(256)) * 2000
     web.pictures |= {f"{number}.jpg": body + b"%d" % number for number in range(40)}
     monkeypatch.setattr("diptych_shards.fetch.transfer.MAX_HELD_BYTES", 2 * len(body))
@@ -448,18 +448,18 @@ def test_what_robots_txt_disallows_is_not_asked_for(web, name):
     assert web.asked_for(name) == ["/robots.txt", "/public.jpg"]
 
 
-def test_robots_txt_and_opt_outs_can_be_left_aside(web):
+def test_robots_txt_and_opt_outs_can_be_ignored(web):
     urls = [web.url("robots_disallow", "/private/1.jpg"), web.url("opted_out"), web.url("reserved")]
     assert shown(fetch(web, urls, respect_robots_txt=False, opt_out_directives=())) == [b"picture"] * 3
     assert "/robots.txt" not in [path for _, path in web.requests]
 
 
-def test_certificates_of_ones_own_can_be_trusted_but_only_for_their_hosts(web):
+def test_certificates_of_the_user_are_trusted_for_their_hosts_only(web):
     outcomes = fetch(web, [web.url("tls_ok"), web.url("tls_wrong_host")], ca_file=str(web.certificate))
     assert shown(outcomes) == [b"picture of tls-ok.test", "tls_failed"]
 
 
-def test_requests_tell_who_asks_and_nothing_else(web, monkeypatch, tmp_path):
+def test_requests_say_who_asks_and_nothing_else(web, monkeypatch, tmp_path):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".netrc").write_text("machine ok.test login me password secret\n")
@@ -475,13 +475,13 @@ def test_no_spelling_of_an_address_passes_the_gate(web, host):
     assert web.refused_visits == 0
 
 
-def test_a_name_that_has_an_allowed_and_a_refused_address_is_met_at_the_allowed_one(web):
+def test_a_name_with_an_allowed_and_a_refused_address_is_reached_at_the_allowed_one(web):
     entry = f"both.test:{web.port}:127.0.0.2,127.0.0.1"
     assert shown(fetch(web, [f"http://both.test:{web.port}/a.jpg"], resolve=[entry])) == [b"picture of both.test"]
     assert web.refused_visits == 0
 
 
-def test_urls_that_are_none_fail_and_the_others_do_not(web):
+def test_malformed_urls_fail_and_the_others_do_not(web):
     urls = ["", "no url", "ftp://ok.test/a.jpg", "data:image/png;base64,AAAA", f"http://ok.test:{web.port}/a b.jpg"]
     assert shown(fetch(web, urls)) == [
         "bad_url",

@@ -17,7 +17,7 @@ def test_the_group_that_names_us_goes_before_the_one_for_all():
     assert allows(text, "/a.jpg", "/private/a.jpg") == [True, False]
 
 
-def test_rules_for_others_are_not_ours_in_whatever_company_they_stand():
+def test_rules_for_other_agents_are_not_ours_in_any_group():
     text = (
         "User-agent: GPTBot\nUser-agent: CCBot # and\nDisallow: /\n\nUser-agent: CCBot\nUser-agent: *\nDisallow: /x\n"
     )
@@ -29,11 +29,11 @@ def test_the_longest_rule_decides_and_wildcards_count():
     assert allows(text, "/a/b.jpg", "/a/public/b.jpg", "/c.gif", "/c.gif?x") == [False, True, False, True]
 
 
-def test_encoded_paths_are_compared_as_what_they_mean():
+def test_encoded_paths_are_decoded_before_they_are_compared():
     assert allows("User-agent: *\nDisallow: /caf\u00e9/\n", "/caf%C3%A9/a.jpg", "/cafe/a.jpg") == [False, True]
 
 
-def test_nothing_and_rubbish_allow_everything():
+def test_an_empty_or_malformed_robots_txt_allows_everything():
     for text in ["", "\n\n", "<html><body>404</body></html>", "\x00\x01", "Disallow: /"]:
         assert allows(text, "/a.jpg") == [True]
 
@@ -43,7 +43,7 @@ def test_a_delay_is_noticed():
     assert not Robots("User-agent: *\nDisallow:\n", "diptych-shards").has_delay
 
 
-def test_a_byte_order_mark_and_bytes_that_are_no_text_are_no_obstacle():
+def test_a_byte_order_mark_and_bytes_that_are_not_utf8_do_no_harm():
     text = decode_robots(b"\xef\xbb\xbfUser-agent: *\nDisallow: /x\n# \xff\xfe\n")
     assert allows(text, "/x", "/y") == [False, True]
 
@@ -112,7 +112,7 @@ def test_what_is_forbidden_to_us_or_to_all_is_forbidden(lines):
         ["noaiding"],
     ],
 )
-def test_what_is_said_to_others_or_of_other_things_is_not(lines):
+def test_directives_for_others_or_for_other_things_forbid_nothing(lines):
     assert not forbids(lines, "diptych-shards", DIRECTIVES)
 
 
@@ -120,7 +120,7 @@ def test_no_directives_disable_the_check():
     assert not forbids(["noai"], "diptych-shards", frozenset())
 
 
-def test_none_says_noindex_and_no_other_directive():
+def test_none_means_noindex_and_no_other_of_our_directives():
     assert not forbids(["none"], "diptych-shards", frozenset({"noai", "noimageai"}))
     assert forbids(["none"], "diptych-shards", frozenset({"none"}))
 

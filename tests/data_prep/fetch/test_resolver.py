@@ -10,7 +10,7 @@ from diptych_shards.fetch.resolver import Resolver
 
 
 def wait_for(resolver, hosts, seconds=5.0):
-    """The names in the order of their answers."""
+    """Wait until all are answered; the names in the order of their answers."""
     answered = []
     end = time.monotonic() + seconds
     while len(answered) < len(hosts) and time.monotonic() < end:
@@ -21,7 +21,7 @@ def wait_for(resolver, hosts, seconds=5.0):
 
 @pytest.fixture
 def lookups(monkeypatch):
-    """A DNS in which names have addresses, are unknown or answer late; counts."""
+    """A DNS in which names have addresses, are unknown or answer late; a list of the names that were looked up."""
     names = {"good.test": ("127.0.0.1", "10.0.0.1"), "private.test": ("10.0.0.1",)}
     asked = []
 
@@ -44,7 +44,7 @@ def resolver():
     resolver.close()
 
 
-def test_only_allowed_addresses_come_out(resolver, lookups):
+def test_only_allowed_addresses_are_returned(resolver, lookups):
     for host in ("good.test", "private.test", "unknown.test"):
         resolver.ask(host)
     assert sorted(wait_for(resolver, range(3))) == ["good.test", "private.test", "unknown.test"]
@@ -76,7 +76,7 @@ def test_names_that_answer_late_fail_in_time_and_hold_up_no_other(resolver, look
 
 
 class NameServer:
-    """Answers `capacity` at a time; to more than these it says at once that it has no time."""
+    """Answers `capacity` lookups at a time; more than these fail at once for lack of time."""
 
     def __init__(self, capacity):
         self.capacity, self.running, self.most = capacity, 0, 0
@@ -95,7 +95,7 @@ class NameServer:
         return (), resolver_module._NOT_FOUND if has_time else resolver_module._NOT_NOW, has_time
 
 
-def test_a_name_server_without_time_is_asked_for_little_and_for_more_when_it_has_time_again(resolver, monkeypatch):
+def test_an_overloaded_name_server_gets_few_lookups_and_more_once_it_recovers(resolver, monkeypatch):
     server = NameServer(0)
     monkeypatch.setattr(resolver_module, "_look_up", server.look_up)
     for number in range(80):
@@ -132,7 +132,7 @@ def test_an_unknown_name_is_not_asked_for_again_soon(resolver, lookups):
     assert resolver.known("unknown.test", 80, now + 1000) is None
 
 
-def test_entries_come_before_dns_and_are_looked_at_like_it(resolver, lookups):
+def test_entries_replace_dns_and_are_checked_like_its_answers(resolver, lookups):
     assert resolver.known("given.test", 80, 0.0).addresses == ("127.0.0.1",)
     assert resolver.known("odd.test", 80, 0.0).failure.reason == "address_not_public"
     assert resolver.known("given.test", 81, 0.0) is None
@@ -141,6 +141,6 @@ def test_entries_come_before_dns_and_are_looked_at_like_it(resolver, lookups):
 @pytest.mark.parametrize(
     "entry", ["x", "host:127.0.0.1", "host:80:", ":80:127.0.0.1", "host:0:127.0.0.1", "host:http:127.0.0.1", "a:80:b"]
 )
-def test_an_entry_that_is_none_is_named(entry):
+def test_the_error_names_a_malformed_entry(entry):
     with pytest.raises(ValueError, match=f"'{entry}' is not of the form host:port:address"):
         Resolver(AddressGate(), 1.0, [entry])

@@ -28,14 +28,14 @@ def start_all(site, now=0.0):
     return site.in_flight - before
 
 
-def test_a_stranger_is_asked_once_and_more_with_each_answer():
-    stranger = site()
-    assert start_all(stranger) == 1
-    stranger.note_answer()
-    assert start_all(stranger) == 1
+def test_a_new_site_gets_one_request_and_more_with_each_answer():
+    new = site()
+    assert start_all(new) == 1
+    new.note_answer()
+    assert start_all(new) == 1
     for _ in range(10):
-        stranger.note_answer()
-    assert start_all(stranger) == 2  # four in all
+        new.note_answer()
+    assert start_all(new) == 2  # four in all
 
 
 def fail(site, num_urls=MIN_FAILED_URLS, now=0.0):
@@ -61,7 +61,7 @@ def test_a_site_that_gives_no_answer_is_probed_with_growing_pauses_and_given_up_
     assert dead.given_up(now + GIVEN_UP_SECONDS) == GIVEN_UP
 
 
-def test_one_url_that_fails_again_and_again_says_nothing_of_its_site():
+def test_one_url_that_fails_again_and_again_says_nothing_about_its_site():
     flaky = site()
     fail(flaky, 1)
     for _ in range(100):
@@ -70,7 +70,7 @@ def test_one_url_that_fails_again_and_again_says_nothing_of_its_site():
 
 
 @pytest.mark.parametrize("is_error", [True, False])
-def test_a_site_that_has_answered_is_waited_for_from_when_it_fell_silent_whatever_failed_before(is_error):
+def test_patience_with_a_site_that_has_answered_starts_when_it_falls_silent(is_error):
     restarted, now = site(), 1000.0
     restarted.note_answer()
     if is_error:
@@ -116,7 +116,7 @@ def test_failures_between_answers_do_not_count():
     assert not flaky.is_waited_for and flaky.given_up(0.0) is None
 
 
-def test_what_was_under_way_when_a_site_failed_does_not_prolong_the_pause():
+def test_failures_of_requests_in_flight_do_not_prolong_a_pause():
     busy = site()
     fail(busy)
     until = busy.quiet_until
@@ -124,7 +124,7 @@ def test_what_was_under_way_when_a_site_failed_does_not_prolong_the_pause():
     assert busy.quiet_until == until
 
 
-def test_errors_are_taken_for_answers_when_patience_ends():
+def test_errors_count_as_answers_when_patience_ends():
     broken = site()
     now = 0.0
     for _ in range(100):
@@ -147,7 +147,7 @@ def test_a_site_that_asks_for_a_pause_is_left_alone_and_then_asked_more_slowly()
     assert busy.given_up(11.1) is None
 
 
-def test_answers_to_what_was_asked_before_a_pause_do_not_prolong_it():
+def test_answers_to_requests_from_before_a_pause_do_not_prolong_it():
     busy = site()
     for _ in range(20):
         busy.back_off(TOO_MANY, started=0.0, seconds=10.0, now=1.0, longest=60.0)

@@ -22,7 +22,7 @@ def test_a_pause_for_memory_while_the_caller_is_away_counts_once(monkeypatch):
         transfer.begin(url, None, Wanted(lambda status, headers: True, 1000), seconds=10.0, now=clock.now)
         multi = pycurl.CurlMulti()
         multi.add_handle(transfer.handle)
-        multi.perform()  # only what has begun can be paused
+        multi.perform()  # only a transfer that has started can be paused
 
         transfer.pause()
         clock.now += 5.0

@@ -86,12 +86,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "wanted"), AS_A_BROWSER.items())
-def test_urls_are_asked_for_as_a_browser_would(text, wanted):
+def test_urls_are_parsed_as_a_browser_would(text, wanted):
     assert str(parse_url(text)) == wanted
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items())
-def test_what_is_not_asked_for_has_a_reason(text, reason):
+def test_refused_urls_have_a_reason(text, reason):
     with pytest.raises(UrlError) as caught:
         parse_url(text)
     assert caught.value.failure.reason == reason
@@ -124,7 +124,7 @@ def test_any_text_gives_a_url_in_ascii_or_a_reason(text):
         assert str(parse_url(url)) == url
 
 
-def test_domains_hold_what_lies_below_them():
+def test_a_domain_contains_the_domains_below_it():
     domains = frozenset({"example.com", "xn--bcher-kva.example"})
     for host in ["example.com", "a.b.example.com", "example.com.", "www.xn--bcher-kva.example"]:
         assert is_within(host, domains)

@@ -1,4 +1,4 @@
-"""Where work is done, and what is said where it cannot be."""
+"""Engines: where they do work, and the errors if they cannot."""
 
 import os
 import socket
@@ -22,17 +22,17 @@ def give_up(number):
     return f"gave up {number}"
 
 
-def test_a_task_that_kills_its_process_is_given_up_also_where_one_process_works():
+def test_a_task_that_kills_its_process_is_given_up_even_with_one_process():
     assert list(LocalEngine(1).map(die, [1], lost=give_up, may_crash=True)) == ["gave up 1"]
     assert list(LocalEngine(4).map(die, [1], lost=give_up, may_crash=True)) == ["gave up 1"]
 
 
-def test_of_work_that_does_not_crash_one_process_is_this_one():
+def test_one_process_means_this_process_unless_the_work_may_crash():
     assert list(LocalEngine(1).map(own_process, [1, 2])) == [os.getpid()] * 2
     assert list(LocalEngine(1).map(own_process, [])) == []
 
 
-def test_an_address_where_no_ray_cluster_listens_is_told_at_once():
+def test_an_address_where_no_ray_cluster_listens_is_refused_at_once():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(UserError, match=rf"no Ray cluster at 127\.0\.0\.1:{port}: .*refused"):

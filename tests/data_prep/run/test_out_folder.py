@@ -1,4 +1,4 @@
-"""The output folder of five commands: for one process, one input and the same options, without partial files."""
+"""The output folder of five commands: one process at a time, the same input and options, no partial files."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ of_each_command = pytest.mark.parametrize(("words", "name", "layout"), COMMANDS.
 
 
 def finish(words):
-    """Nobody answers `build`, which says so at the end."""
+    """Run a command to its end; `build` fetches no picture here, and exits with 2."""
     assert main(words.split()) == (2 if words.startswith("build") else 0)
 
 
@@ -78,7 +78,7 @@ def contents(folder):
 
 
 @of_each_command
-def test_what_an_earlier_version_recorded_is_gone_on_with(inputs, words, name, layout):
+def test_a_folder_that_an_earlier_version_started_is_continued(inputs, words, name, layout):
     finish(words)
     file = inputs / "out" / "_index" / name
     state = json.loads(file.read_bytes())
@@ -168,7 +168,7 @@ def test_other_options_are_named_with_both_values_and_other_formats_refused(inpu
 @of_each_command
 def test_other_input_is_refused(inputs, capsys, words, name, layout):
     finish(words)
-    if name == "extract.options":  # files may be added to what was extracted
+    if name == "extract.options":  # `extract` allows more files in a later run
         return
     (inputs / "table.csv").write_text("url,caption\nhttp://127.0.0.1:1/2.jpg,two\n")
     fill(inputs / "pictures", 3)

@@ -23,7 +23,7 @@ def die_at_three(number):
 
 
 def die_once(path):
-    """Dies the first time it meets a path."""
+    """Dies the first time it is given a path."""
     if not os.path.exists(path):
         open(path, "w").close()
         os._exit(11)
@@ -51,7 +51,7 @@ def large(number):
 
 
 class EndsTheProcess:
-    """As soon as it is unpickled there."""
+    """Ends its process as soon as it is unpickled there."""
 
     def __reduce__(self):
         return os._exit, (11,)
@@ -98,7 +98,7 @@ def test_an_item_at_which_processes_die_is_given_up_and_no_other(work):
     assert list(results(work, 2, numbers())) == [0, 1, 2, "gave up 3", 4, 5, 6, 7, 8, 9]
 
 
-def test_an_item_is_tried_once_more_before_it_is_given_up(tmp_path):
+def test_an_item_is_tried_again_before_it_is_given_up(tmp_path):
     paths = [str(tmp_path / str(number)) for number in range(3)]
     assert list(results(die_once, 1, [paths])) == paths
 
