@@ -1,10 +1,10 @@
-"""A local web of hosts that misbehave, each in its own way, and of one that serves pictures.
+"""A local web: hosts that misbehave, each in its own way, and one that serves pictures.
 
     with HostileWeb({"red.jpg": data}) as web:
         Fetcher(FetchOptions(allow_networks=(web.network,)), resolve=web.resolve).fetch([(0, web.url("gzip_bomb"))])
 
-Every behaviour is a host of its own (`gzip-bomb.test`), so that what is learnt of one says nothing of another. All live
-at 127.0.0.1, which the test allows; 127.0.0.2, which it does not, counts who comes nevertheless.
+Every behaviour has a host of its own (`gzip-bomb.test`), so that what is learnt about one does not affect another. All
+are at 127.0.0.1, which the test allows; at 127.0.0.2, which it does not allow, connections are counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Behaviour = Callable[["Exchange"], Awaitable[None]]
 BEHAVIOURS: dict[str, Behaviour] = {}
 TLS_HOSTS = ("tls_ok", "tls_self_signed", "tls_wrong_host", "tls_none")
 ELSEWHERE = ("rebinding", "unknown_host", "dead")
-"""Hosts without a behaviour: at an address that is refused, without one, and with nobody listening."""
+"""Hosts without a behaviour: one at a refused address, one without an address, one where no program listens."""
 
 
 def host_of(name: str) -> str:
@@ -40,7 +40,7 @@ def host_of(name: str) -> str:
 
 
 class Exchange:
-    """One request, and the wire to answer it on."""
+    """One request, and the connection to answer it on."""
 
     def __init__(self, web: HostileWeb, path: str, headers: dict[str, str], writer: asyncio.StreamWriter):
         self.web = web
@@ -58,7 +58,7 @@ class Exchange:
         await self.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
 
     async def start(self, *headers: str) -> None:
-        """The head of an answer that says nothing of its length."""
+        """Send the head of an answer, without its length."""
         await self.send("\r\n".join(["HTTP/1.1 200 OK", "Content-Type: image/jpeg", *headers, "", ""]).encode())
 
     def close(self) -> None:
@@ -77,17 +77,17 @@ def behaviour(function: Behaviour) -> Behaviour:
 
 
 class HostileWeb:
-    """Use as a context manager; serves from a thread. Needs the `openssl` command for `certificate`."""
+    """Serves from a thread, as a context manager. `certificate` needs the `openssl` command."""
 
     network = "127.0.0.1/32"
 
     def __init__(self, pictures: dict[str, bytes] | None = None):
         self.pictures = pictures or {}
         self.requests: list[tuple[str, str]] = []
-        """Host and path of all that was asked for, robots.txt too."""
+        """Host and path of all requests, those of robots.txt too."""
         self.headers: list[dict[str, str]] = []
         self.trouble: Callable[[str], str | None] = lambda path: None
-        """How the host `troubled` behaves for a path; None: as it should."""
+        """The behaviour of the host `troubled` at a path; None: it serves a picture."""
         self.refused_visits = 0
         """Connections to the address that is not allowed."""
         self._folder = tempfile.TemporaryDirectory()
@@ -100,7 +100,7 @@ class HostileWeb:
     def __enter__(self) -> HostileWeb:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
-        self._dead.bind(("127.0.0.1", 0))  # and nobody listens
+        self._dead.bind(("127.0.0.1", 0))  # without listening
         self.dead_port = self._dead.getsockname()[1]
         return self
 
@@ -113,7 +113,7 @@ class HostileWeb:
         self._folder.cleanup()
 
     def url(self, name: str, path: str = "/picture.jpg") -> str:
-        """The URL of the host with this behaviour; of a picture that was given, where it is the name of one."""
+        """The URL of the host with this behaviour, or of the given picture with this name."""
         if name in self.pictures:
             name, path = "pictures", f"/{name}"
         if name == "dead":
@@ -125,7 +125,7 @@ class HostileWeb:
 
     @property
     def resolve(self) -> list[str]:
-        """Entries for curl's resolver: every host above."""
+        """Entries for the fetcher's resolver, for every host."""
         entries = [f"{host_of(name)}:{self.port}:127.0.0.1" for name in [*BEHAVIOURS, "tls_none"]]
         entries += [f"{host_of(name)}:{self.tls_port}:127.0.0.1" for name in TLS_HOSTS]
         entries.append(f"{host_of('dead')}:{self.dead_port}:127.0.0.1")
@@ -134,7 +134,7 @@ class HostileWeb:
 
     @cached_property
     def certificate(self) -> Path:
-        """A certificate for tls_ok, signed by itself; its key stands in the same file."""
+        """A self-signed certificate for `tls_ok`, with its key in the same file."""
         path = Path(self._folder.name) / "certificate.pem"
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
         names = ["-addext", f"subjectAltName=DNS:{host_of('tls_ok')}"]
@@ -143,7 +143,7 @@ class HostileWeb:
         return path
 
     def asked_for(self, name: str) -> list[str]:
-        """The paths that were asked for at this host."""
+        """The paths that were requested at this host."""
         return [path for host, path in self.requests if host == host_of(name)]
 
     async def _listen(self) -> None:
@@ -175,7 +175,7 @@ class HostileWeb:
         try:
             while not writer.is_closing():
                 first = await reader.readexactly(1)
-                if first == b"\x16":  # a client that begins with TLS, at the port without
+                if first == b"\x16":  # a client that starts TLS at the port without it
                     writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                     break
                 head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -183,7 +183,7 @@ class HostileWeb:
                 headers = {name.lower(): value.strip() for name, _, value in lines}
                 await self._answer(head[0].split(" ")[1], headers, writer)
         except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
-            pass  # the client left, or the web ends
+            pass  # the client left, or the web is being closed
         finally:
             self._tasks.discard(task)
             writer.close()
@@ -204,14 +204,14 @@ class HostileWeb:
 
 @behaviour
 async def pictures(exchange: Exchange) -> None:
-    """The pictures that were given."""
+    """Serves the given pictures."""
     body = exchange.web.pictures.get(exchange.path[1:])
     await (exchange.answer(b"", status="404 Not Found") if body is None else exchange.answer(body))
 
 
 @behaviour
 async def troubled(exchange: Exchange) -> None:
-    """Serves pictures, when `HostileWeb.trouble` lets it."""
+    """Serves pictures, unless `HostileWeb.trouble` names another behaviour."""
     name = exchange.web.trouble(exchange.path)
     await BEHAVIOURS[name or ("pictures" if exchange.path[1:] in exchange.web.pictures else "ok")](exchange)
 
@@ -228,13 +228,13 @@ async def ok(exchange: Exchange) -> None:
 
 @behaviour
 async def html(exchange: Exchange) -> None:
-    """A page under a picture's name and type."""
+    """A page with the name and the type of a picture."""
     await exchange.answer(NOT_A_PICTURE)
 
 
 @behaviour
 async def polyglot(exchange: Exchange) -> None:
-    """A GIF for those who look at its magic, a script for those who do not."""
+    """A GIF by its first bytes, but also a script."""
     await exchange.answer(b"GIF89a/*" + NOT_A_PICTURE + b"*/=1;alert(1)", type="image/gif")
 
 
@@ -258,7 +258,7 @@ async def endless_not_found(exchange: Exchange) -> None:
 
 @behaviour
 async def forbidden_once(exchange: Exchange) -> None:
-    """An error that passes."""
+    """An error that is gone at the second request."""
     await (exchange.answer(b"", status="500 Oops") if exchange.count < 2 else exchange.answer(b"picture"))
 
 
@@ -331,7 +331,7 @@ async def slow_chunks(exchange: Exchange) -> None:
 
 @behaviour
 async def steady_but_long(exchange: Exchange) -> None:
-    """Fast enough never to be called slow, and never at an end."""
+    """Fast enough not to be called slow, but endless."""
     await exchange.start()
     while True:
         await exchange.send(b"x" * 1000)
@@ -372,14 +372,14 @@ async def hints(exchange: Exchange) -> None:
 
 @behaviour
 async def other_protocol(exchange: Exchange) -> None:
-    """Goes on in a protocol that nobody asked for."""
+    """Switches to a protocol that the client did not ask for."""
     await exchange.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\n\r\nother words")
     exchange.close()
 
 
 @behaviour
 async def odd_encoding(exchange: Exchange) -> None:
-    """What stores of objects repeat that were told so."""
+    """Headers that an object store repeats because an upload had them."""
     await exchange.answer(b"picture", "Content-Encoding: aws-chunked", "Content-Encoding: utf-8")
 
 
@@ -405,7 +405,7 @@ async def gzip_bomb(exchange: Exchange) -> None:
 
 @behaviour
 async def gzipped(exchange: Exchange) -> None:
-    """A server that compresses although it was not asked to."""
+    """Compresses although the client did not ask for it."""
     await exchange.answer(gzip.compress(b"picture" * 100), "Content-Encoding: gzip")
 
 
@@ -426,7 +426,7 @@ async def brotli(exchange: Exchange) -> None:
 
 @behaviour
 async def large(exchange: Exchange) -> None:
-    """Says how large it is, and sends nothing of it for long."""
+    """Announces its length, and sends almost nothing."""
     await exchange.start(f"Content-Length: {LARGE_BYTES}")
     await exchange.send(b"x")
     await asyncio.sleep(3600)
@@ -467,7 +467,7 @@ async def truncated_once(exchange: Exchange) -> None:
 
 @behaviour
 async def reset(exchange: Exchange) -> None:
-    """In the middle of a body."""
+    """Resets the connection in the middle of a body."""
     await exchange.start("Content-Length: 1000")
     await exchange.send(b"x" * 500)
     await asyncio.sleep(0.05)
@@ -476,7 +476,7 @@ async def reset(exchange: Exchange) -> None:
 
 @behaviour
 async def reset_at_once(exchange: Exchange) -> None:
-    """Before a word is said."""
+    """Resets the connection before it answers."""
     exchange.reset()
 
 
@@ -517,7 +517,7 @@ async def retry_after_date(exchange: Exchange) -> None:
 
 @behaviour
 async def retry_always(exchange: Exchange) -> None:
-    """Wants a pause, then sends elsewhere, where it wants a pause."""
+    """Asks for a pause, then redirects to a path where it asks for a pause again."""
     if exchange.count % 2:
         await exchange.answer(b"", "Retry-After: 1", status="429 Too Many Requests")
     else:
@@ -562,7 +562,7 @@ async def robots_busy(exchange: Exchange) -> None:
 
 @behaviour
 async def robots_endless(exchange: Exchange) -> None:
-    """Rules first, then rubbish without end."""
+    """Sends rules first, then rubbish without end."""
     if exchange.path != "/robots.txt":
         await exchange.answer(b"picture")
         return
@@ -574,7 +574,7 @@ async def robots_endless(exchange: Exchange) -> None:
 
 @behaviour
 async def robots_gone(exchange: Exchange) -> None:
-    """Has a robots.txt, and then none any more."""
+    """Has a robots.txt at first, and none later."""
     if exchange.path == "/robots.txt":
         status = "200 OK" if exchange.count == 1 else "404 Not Found"
         await exchange.answer(b"User-agent: *\nDisallow: /private/\n", status=status, type="text/plain")
@@ -584,7 +584,7 @@ async def robots_gone(exchange: Exchange) -> None:
 
 @behaviour
 async def robots_moved(exchange: Exchange) -> None:
-    """Its robots.txt is that of another host."""
+    """Redirects its robots.txt to another host."""
     if exchange.path == "/robots.txt":
         location = exchange.web.url("robots_disallow", "/robots.txt")
         await exchange.answer(b"", f"Location: {location}", status="301 Moved Permanently")
