@@ -192,7 +192,7 @@ class OpenShard:
             journal.append(crashed.row, crashed.facts())
 
     def _refuse_rows_without_caption(self) -> None:
-        """Refuse these rows before a request, since they give no pair; a table without captions has pictures alone."""
+        """Refuse these rows before any request, since they give no pair; unless the table has no column of captions."""
         if self._task.columns.caption is None:
             return
         for row, caption in enumerate(self._task.rows[self._task.columns.caption].to_pylist()):
