@@ -124,20 +124,24 @@ def start(folder: Path, *words: object, environment: dict[str, str] | None = Non
     return Command(process, output)
 
 
-STAND_IN = """
+STAND_IN = """#!{python}
 import os, signal, sys
+sys.path.append({root!r})
 from tests.warm import Warm
-rank = Warm("diptych.cli:main", sys.argv[1:], environment=os.environ)
+forked = Warm({target!r}, sys.argv[1:], environment=os.environ)
 for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, _: os.kill(rank.pid, number))
-sys.exit(rank.wait())
+    signal.signal(number, lambda number, _: os.kill(forked.pid, number))
+sys.exit(forked.wait())
 """
 
 
-def forked_ranks(folder: Path) -> dict[str, str]:
-    """The environment in which `python -m diptych` of a launcher is forked, and imports nothing itself."""
-    (folder / "diptych.py").write_text(STAND_IN)
-    return {"PYTHONPATH": str(folder), ADDRESS: address()}
+def forked_launcher(folder: Path) -> dict[str, str]:
+    """The environment in which `torchrun`, and `python -m diptych` of any launcher, are forked and import nothing."""
+    for name, target in (("torchrun", "torch.distributed.run:main"), ("diptych.py", "diptych.cli:main")):
+        (folder / name).write_text(STAND_IN.format(python=sys.executable, root=str(ROOT), target=target))
+        (folder / name).chmod(0o755)
+    path = os.pathsep.join(map(str, (folder, Path(sys.executable).parent, os.environ.get("PATH", ""))))
+    return {"PATH": path, "PYTHONPATH": str(folder), ADDRESS: address()}
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from diptych.errors import UserError
 from diptych.terminal import counted
 from diptych.verbs.train import refuse_pretrained_tag
 from diptych_shards.cli import main as main_of_shards
-from tests.commands import forked_ranks, start
+from tests.commands import forked_launcher, start
 
 
 def test_the_help_names_every_verb_with_what_it_does(capsys):
@@ -182,7 +182,7 @@ def test_under_torchrun_the_first_rank_prints_all_mistakes_before_any_rank_ends(
     config = tmp_path / "my.yaml"
     config.write_text(f"data: {{train: {tmp_path}/nothing}}\ntraning: {{}}\ntokenizer: {{vocabulary: clip}}")
     torchrun = ("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych", "train", config)
-    command = start(tmp_path, *torchrun, environment=forked_ranks(tmp_path))
+    command = start(tmp_path, *torchrun, environment=forked_launcher(tmp_path))
     assert command.wait() == 1
     told = [line for line in command.said.splitlines() if line.startswith("diptych train: ")]
     for word in ("did you mean training", "nothing"):

@@ -15,7 +15,7 @@ from diptych.checkpoint_folder import checkpoints, verify
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
 from diptych.run_dir import read_metrics
-from tests.commands import ROOT, forked_ranks, start
+from tests.commands import ROOT, forked_launcher, start
 
 STEPS = 40
 """Four epochs, and a checkpoint at each fifth step."""
@@ -107,7 +107,7 @@ def on_two_ranks(recipe, tmp_path_factory) -> Path:
     """The run directory of an uninterrupted run of two ranks, started by launch/one_node.sh."""
     folder = tmp_path_factory.mktemp("runs")
     script = ROOT / "launch" / "one_node.sh"
-    environment = {"RANKS": "2", **forked_ranks(folder)}
+    environment = {"RANKS": "2", **forked_launcher(folder)}
     command = start(folder, script, recipe, f"run_dir={folder / 'two'}", environment=environment)
     assert command.wait() == 0, command.said
     return folder / "two"

@@ -1,6 +1,7 @@
 """The launch scripts, on this machine only: a run is the same, whichever launcher starts its ranks.
 
-The launchers are real, and their ranks are forked, but for one in `test_resume.py`, where all is as a person has it.
+The launchers' code is real. Most of them and all ranks are forked from a process that has torch; in one test of
+`test_resume.py` everything is started as a person starts it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from diptych_shards.commands import build
-from tests.commands import ROOT, Command, forked_ranks, free_port, start
+from tests.commands import ROOT, Command, forked_launcher, free_port, start
 from tests.end_to_end.conftest import STEPS, losses
 
 LAUNCH = ROOT / "launch"
@@ -28,7 +29,7 @@ def finish(*nodes: Command) -> None:
 def test_two_nodes_of_one_rank_have_the_losses_of_one_node_of_two(recipe, on_two_ranks, tmp_path):
     assert len(losses(on_two_ranks)) == STEPS
     meeting = {"NNODES": "2", "RANKS": "1", "RDZV_ENDPOINT": f"127.0.0.1:{free_port()}"}
-    environment = meeting | forked_ranks(tmp_path)
+    environment = meeting | forked_launcher(tmp_path)
     run = (LAUNCH / "many_nodes.sh", recipe, f"run_dir={tmp_path / 'run'}")
     finish(*(start(tmp_path, *run, environment=environment) for _ in range(2)))
     assert losses(tmp_path / "run") == losses(on_two_ranks)
@@ -38,7 +39,7 @@ def test_deepspeed_with_a_hostfile_has_the_losses_of_torchrun(recipe, on_two_ran
     (tmp_path / "hosts").write_text("localhost slots=2\n")
     # Each node is started by the test, since there may be no ssh here.
     options = f"--no_ssh --node_rank 0 --master_addr 127.0.0.1 --master_port {free_port()}"
-    environment = {"HOSTFILE": str(tmp_path / "hosts"), "DEEPSPEED_OPTIONS": options, **forked_ranks(tmp_path)}
+    environment = {"HOSTFILE": str(tmp_path / "hosts"), "DEEPSPEED_OPTIONS": options, **forked_launcher(tmp_path)}
     finish(start(tmp_path, LAUNCH / "deepspeed.sh", recipe, f"run_dir={tmp_path / 'run'}", environment=environment))
     assert losses(tmp_path / "run") == losses(on_two_ranks)
 
