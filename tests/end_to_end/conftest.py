@@ -17,8 +17,8 @@ from diptych.data.tokenizer import train_vocabulary
 from diptych.run_dir import read_metrics
 from tests.commands import ROOT, forked_launcher, start
 
-STEPS = 40
-"""Four epochs, and a checkpoint at each fifth step."""
+STEPS = 25
+"""Two epochs and a part of the third, and a checkpoint at each fifth step."""
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 RECIPE = """
 data: {{train: {folder}/shards}}

@@ -43,7 +43,7 @@ def test_a_run_stopped_at_any_step_and_started_with_other_workers_ends_bit_ident
     run_dir = tmp_path / "run"
     for workers in (0, 2):
         command = warm.start("train", recipe, f"run_dir={run_dir}", f"machine.loader_workers={workers}")
-        after_some_steps(command, run_dir, draw.randint(1, 12))
+        after_some_steps(command, run_dir, draw.randint(1, 6))
         family = command.family()
         command.signal_group(number)
         assert command.wait() == 0
@@ -169,7 +169,7 @@ def test_two_ranks_compute_what_one_does(alone, on_two_ranks):
 def test_two_ranks_stop_at_the_same_step_when_one_gets_a_signal(warm, recipe, on_two_ranks, tmp_path, draw):
     run_dir = tmp_path / "run"
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
-    after_some_steps(ranks[0], run_dir, draw.randint(1, 12))
+    after_some_steps(ranks[0], run_dir, draw.randint(1, 6))
     family = [process for rank in ranks for process in rank.family()]
     ranks[1].signal(signal.SIGTERM)
     assert [rank.wait() for rank in ranks] == [0, 0]
@@ -185,7 +185,7 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, re
     run_dir = tmp_path / "run"
     for victim in (0, 1):
         ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
-        after_some_steps(ranks[0], run_dir, draw.randint(1, 12))
+        after_some_steps(ranks[0], run_dir, draw.randint(1, 6))
         family = [process for rank in ranks for process in rank.family()]
         ranks[victim].signal(signal.SIGKILL)
         assert ranks[victim].wait() == -signal.SIGKILL
