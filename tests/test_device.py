@@ -1,8 +1,6 @@
 """Which device is used; each test runs a process, since torch reads the environment when it starts."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -81,15 +79,17 @@ def test_auto_is_bf16_where_the_device_computes_in_it(monkeypatch):
         assert precision_on(torch.device("cuda", 0), "fp32") == "fp32"
 
 
-def test_kernels_are_chosen_for_the_device_before_cuda_starts():
+def test_kernels_are_chosen_for_the_device_before_cuda_starts(tmp_path):
     code = """
-import os, torch
+import os, torch, warnings
 from diptych.device import set_arithmetic
+warnings.simplefilter("error")
 set_arithmetic(torch.device("cpu"), "fp32", deterministic=False)
 before = torch.backends.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled()
 set_arithmetic(torch.device("cuda", 0), "bf16", deterministic=True)
 now = torch.backends.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled()
 print(*before, *now, os.environ["CUBLAS_WORKSPACE_CONFIG"], torch.cuda.is_initialized())
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False", "True", "True", ":4096:8", "False"]
+    with (tmp_path / "said").open("wb") as file:
+        assert Warm("tests.warm:interpret", code, files=(0, file.fileno(), 2)).wait() == 0
+    assert (tmp_path / "said").read_text().split() == ["False", "False", "True", "True", ":4096:8", "False"]

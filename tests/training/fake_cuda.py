@@ -1,10 +1,9 @@
-"""The engine with every tensor on CUDA and no GPU: `python -m tests.training.fake_cuda STAGE,PRECISION,PARTS ...`.
+"""The engine with every tensor on CUDA and no GPU, in a process of its own, since much of torch is replaced.
 
 Tensors have a device, a type and a shape, but no data (torch's FakeTensorMode). One process plays rank 0 of
 four: collectives send nothing, but each must get contiguous CUDA tensors, as NCCL requires. Streams,
 events and memory counters, which need a driver, do nothing. Autograd cannot run backward without a device, so
-gradients are put where it would put them. Prints a line of JSON for each case: what is where at the end. The imports,
-most of the time, are shared: each case runs in a fork.
+gradients are put where it would put them.
 """
 
 from __future__ import annotations
@@ -12,18 +11,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
-os.environ.update(DS_ACCELERATOR="cuda", RANK="0", WORLD_SIZE="4", LOCAL_RANK="0")
-
 import deepspeed
-import deepspeed.runtime.zero.muon.muon_optimizer  # as `initialize` would, with torch's compiler
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -224,7 +220,9 @@ def leaves(node: Any) -> list[Any]:
     return found
 
 
-def main(stage: int, precision: str, num_parts: int) -> None:
+def main(stage: int, precision: str, num_parts: int, report: str) -> None:
+    """Take a step, save, restore and take another, then write what is where to a JSON file."""
+    os.environ.update(DS_ACCELERATOR="cuda", RANK="0", WORLD_SIZE=str(RANKS), LOCAL_RANK="0")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
@@ -250,10 +248,9 @@ def main(stage: int, precision: str, num_parts: int) -> None:
     assert averages is not None
     saved = [*weights.values(), *averages.values(), *state.moments["exp_avg"].values()]
     moments = [tensor for each in engine._torch_optimizer().state.values() for tensor in each.values()]
-    print(
+    Path(report).write_text(
         json.dumps(
             {
-                "case": f"{stage},{precision},{num_parts}",
                 "parameters": sorted({str(parameter.device) for parameter in model.parameters()}),
                 "moments": sorted({str(tensor.device) for tensor in moments}),
                 "saved": sorted({str(tensor.device) for tensor in saved}),
@@ -263,12 +260,3 @@ def main(stage: int, precision: str, num_parts: int) -> None:
             }
         )
     )
-
-
-if __name__ == "__main__":
-    for case in sys.argv[1:]:
-        stage, precision, num_parts = case.split(",")
-        if os.fork() == 0:
-            main(int(stage), precision, int(num_parts))
-            sys.exit()
-        os.wait()

@@ -21,6 +21,7 @@ from diptych.verbs.train import _defaults_from_weights, check_run
 from diptych.world import World
 from tests.end_to_end.conftest import write_shards
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
+from tests.warm import Warm
 
 OTHER_TOKENS = Tokenizer([("a", "t</w>"), ("b", "at</w>")])
 MODEL = {
@@ -149,15 +150,12 @@ def test_a_checkpoint_a_run_and_the_weights_in_a_folder_mean_the_folder(tmp_path
 
 
 def test_a_pickled_file_is_never_read_and_its_conversion_works(tmp_path, shards):
-    import subprocess
-    import sys
-
     file = tmp_path / "epoch_3.pt"
     torch.save({"epoch": 3, "state_dict": {"module.logit_scale": torch.tensor(2.0)}}, file)
     with pytest.raises(ConfigError, match="may hold code, which is never run; convert it with") as refusal:
         resolved(tmp_path, shards, f"model.initial_weights={file}", model=MODEL)
     code = str(refusal.value).split("`")[1].removeprefix('python -c "').removesuffix('"')
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert Warm("tests.warm:interpret", code).wait() == 0
     assert safetensors.torch.load_file(tmp_path / "epoch_3.safetensors") == {"logit_scale": torch.tensor(2.0)}
 
 
