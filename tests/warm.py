@@ -36,6 +36,8 @@ MODULES = (
     "diptych_shards.cli",
     "open_clip",
     "pytest",
+    "hypothesis",
+    "sklearn.linear_model",
 )
 
 
