@@ -47,13 +47,13 @@ def gpu_benchmark(folder, *words):
 
 
 def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine(tmp_path):
-    sections = ["no_waiting", "resume", "loss", "towers.vit_b_32", "largest"]
+    sections = ["resume", "loss", "towers.vit_b_32", "largest"]
     if is_nightly := bool(os.environ.get("NIGHTLY")):
-        sections += ["losses", "loader"]  # each starts a process that imports torch
+        # The first is what tests/training/test_no_waiting.py counts; each of the others starts a process with torch.
+        sections += ["no_waiting", "losses", "loader"]
     lines = gpu_benchmark(tmp_path, "--seconds", "300", "--section", *sections)
     measured = {name: value for line in lines for name, value in line["measured"].items()}
     assert not {name: value for name, value in measured.items() if "error" in str(value)}
-    assert {measured[name] for name in ("stage_0", "stage_1", "stage_2", "stage_0_in_parts")} == {"none waited"}
     assert measured["deterministic"]["identical"] and measured["deterministic"]["largest_change_by_training"] > 0
     for kind in ("softmax_8k", "sigmoid_64k"):
         assert abs(measured[kind]["ours_value"] - measured[kind]["peer_value"]) < 1e-4
@@ -61,6 +61,7 @@ def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine(tmp_p
         assert measured[side]["samples_per_second"] > 0
     assert measured["whole"]["pairs"] == measured["checkpoint_blocks"]["pairs"] == measured["in_parts"]["pairs"] == 16
     if is_nightly:
+        assert {measured[name] for name in ("stage_0", "stage_1", "stage_2", "stage_0_in_parts")} == {"none waited"}
         assert measured["difference_fp32"] <= 1e-4
         assert 0 <= measured["train"]["data_wait_fraction"] <= 1
 

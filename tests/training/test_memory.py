@@ -68,7 +68,7 @@ def test_a_tower_that_convolves_is_counted_too():
     assert counted.of_pair > counted.of_pair_checkpointed > 0
 
 
-BATCH, PIXELS, VOCABULARY = 64, 64, 1000
+BATCH, PIXELS, VOCABULARY = 32, 64, 1000
 SETTINGS: dict[int, list[dict[str, Any]]] = {
     1: [{"zero_stage": 0}, {"zero_stage": 0, "checkpoint_blocks": True}],
     2: [

@@ -16,7 +16,7 @@ from tests.ranks import run_ranks
 from tests.training.test_engine import STAGES, largest_difference, make_engine
 from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
 
-STEPS = 10
+STEPS = 5
 BETA1 = 0.9
 
 
@@ -58,7 +58,7 @@ def alone(pairs: int) -> Trained:
 
 WAYS: dict[int, list[How]] = {
     2: [*((11, stage, None) for stage in STAGES), (11, 2, 3), (5, 1, None)],
-    3: [(10, 0, None), (10, 3, None), (10, 1, 2), (10, 3, 1), (5, 1, None)],
+    3: [(10, 0, None), (10, 1, 2), (10, 3, 1), (5, 1, None)],
 }
 
 
