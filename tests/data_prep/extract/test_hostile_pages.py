@@ -89,13 +89,13 @@ PATTERNS = [
 
 
 @pytest.mark.timeout(5)
-@pytest.mark.parametrize("surrounding_text", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_no_pattern_repeated_over_a_page_takes_quadratic_time(pattern, surrounding_text):
+def test_no_pattern_repeated_over_a_page_takes_quadratic_time(pattern):
     number = SIZE // len(pattern)
     body = "".join(pattern % n for n in range(number)) if "%d" in pattern else pattern * number
     for start in ("<img src=a alt=b>", "<img srcset='", "<figure><img src=a><figcaption>"):
-        pairs(start + body + "<img src=z.jpg alt=z>", surrounding_text=surrounding_text)
+        # With surrounding texts everything is done that is done without them.
+        pairs(start + body + "<img src=z.jpg alt=z>", surrounding_text=True)
 
 
 @pytest.mark.timeout(60)

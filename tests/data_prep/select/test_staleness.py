@@ -140,7 +140,7 @@ DEDUPS = st.tuples(st.just("dedup"), st.sampled_from(["exact", "look"]), st.samp
 DELETIONS = st.tuples(st.just("delete"), st.sampled_from(["f", "g", "exact", "look"]), st.none())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.sampled_from(sorted(POOL)), min_size=8, max_size=8),
     st.lists(FILTERS | DEDUPS | DEDUPS | DELETIONS, min_size=1, max_size=8),
