@@ -26,7 +26,7 @@ class Command:
     def __init__(self, process: Warm | subprocess.Popen[bytes], output: Path):
         self.pid = process.pid
         self._output = output
-        self._poll = process.poll
+        self.poll = process.poll
 
     @property
     def said(self) -> str:
@@ -34,15 +34,15 @@ class Command:
 
     def wait(self) -> int:
         """Wait for the exit status, which is negative for the signal that ended the process."""
-        self.wait_until(lambda: self._poll() is not None)
-        status = self._poll()
+        self.wait_until(lambda: self.poll() is not None)
+        status = self.poll()
         assert status is not None
         return status
 
     def wait_until(self, happened: Callable[[], Any]) -> None:
         """Wait until something has happened or the command has ended."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not happened() and self._poll() is None:
+        while not happened() and self.poll() is None:
             if time.monotonic() > deadline:
                 family = self.family()
                 self.kill()

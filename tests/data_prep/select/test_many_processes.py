@@ -98,7 +98,7 @@ def test_a_process_whose_decoder_hangs_is_ended():
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_again_and_again_every_command_goes_on_and_ends_with_the_same_bytes(
-    made, tmp_path, monkeypatch, processes
+    made, tmp_path, monkeypatch, warm, processes
 ):
     expected = whole(made, tmp_path / "whole", monkeypatch, 1)
     shutil.copytree(made, tmp_path / "killed")
@@ -106,20 +106,17 @@ def test_killed_again_and_again_every_command_goes_on_and_ends_with_the_same_byt
     kills = 0
     for command in COMMANDS:
         for num_files in (2, 4, 6, 1_000):
-            line = [sys.executable, "-m", "diptych_shards", *command, "--processes", str(processes)]
-            num_before = count_files(tmp_path / "killed")
-            process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-            while process.poll() is None:  # the parent alone is killed: its workers have to notice
-                if count_files(tmp_path / "killed") >= num_before + num_files:
-                    process.kill()
-                time.sleep(0.001)
-            said = process.stderr.read()
-            process.stderr.close()
-            if process.returncode == 0:
+            enough = count_files(tmp_path / "killed") + num_files
+            process = warm.start(*command, "--processes", processes, program="diptych_shards")
+            process.wait_until(lambda enough=enough: count_files(tmp_path / "killed") >= enough)
+            if process.poll() is None:
+                process.signal(signal.SIGKILL)  # the parent alone: its workers have to notice
+            status = process.wait()
+            if status == 0:
                 break
-            assert process.returncode == -signal.SIGKILL, said
+            assert status == -signal.SIGKILL, process.said
             kills += 1
-        assert process.returncode == 0
+        assert status == 0
     assert kills > 3
     now = tree(tmp_path / "killed")
     assert {name: data for name, data in now.items() if "against-" not in name} == expected

@@ -28,6 +28,7 @@ import pytest
 from diptych.data.shards import open_index
 from diptych_shards.cli import main
 from diptych_shards.shard_build.shard_files import OutputOptions, read_failures
+from tests.commands import Command
 from tests.data_prep.hostile_web import BEHAVIOURS, ELSEWHERE, HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
 
@@ -78,7 +79,7 @@ def arguments(web, table, out, *options) -> list[str]:
 
 
 def words(web, table, out, *options) -> list[str]:
-    """The command for a process of its own, which a test kills or limits."""
+    """The command for a process that Python starts, which a test limits."""
     return [sys.executable, "-m", "diptych_shards", *arguments(web, table, out, *options)]
 
 
@@ -87,6 +88,11 @@ def build(web, table, out, *options, status=0) -> Printed:
         ended = main(arguments(web, table, out, *options))
     assert ended == status, stderr.getvalue()
     return Printed(stdout.getvalue(), stderr.getvalue())
+
+
+def start(warm, web, table, out, *options) -> Command:
+    """Start the command in a process of its own, which a test kills."""
+    return warm.start(*arguments(web, table, out, *options), program="diptych_shards")
 
 
 def build_limited(web, table, out, limit) -> subprocess.CompletedProcess[str]:
@@ -141,22 +147,19 @@ def test_rows_keep_the_order_of_the_table_and_plain_webdataset_reads_them(web, t
     assert len(open_index(tmp_path / "out")) == NUM_PICTURES
 
 
-def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(web, table, tmp_path, uninterrupted):
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
+    warm, web, table, tmp_path, uninterrupted, draw
+):
     out = tmp_path / "out"
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    draw = random.Random(seed)
     for _ in range(4):
         finished = {path.name for path in out.glob("*_stats.json")}
         web.requests.clear()
-        process = subprocess.Popen(words(web, table, out), start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        process = start(warm, web, table, out)
         enough = draw.randrange(1, 2 * ROWS_PER_SHARD)
-        while len(web.requests) < enough and process.poll() is None:
-            time.sleep(0.001)
+        process.wait_until(lambda enough=enough: len(web.requests) >= enough)
         time.sleep(draw.uniform(0, 0.05))  # at pictures, or at the files of a shard
         if process.poll() is None:  # otherwise it has built all that was left
-            os.killpg(process.pid, signal.SIGKILL)
+            process.signal_group(signal.SIGKILL)
         process.wait()
         asked_again = {path for _, path in web.requests}
         for name in finished:
@@ -221,15 +224,13 @@ def test_many_pictures_that_kill_their_decoder_cost_no_other_row(web, tmp_path, 
         del web.pictures[f"deadly{number}.jpg"]
 
 
-def test_a_start_right_after_a_kill_finds_no_lock(web, table, tmp_path):
+def test_a_start_right_after_a_kill_finds_no_lock(warm, web, table, tmp_path):
     names = [*sorted(web.pictures)[:4], "silent"]
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(words(web, table, tmp_path / "out"), **quiet)
-    while not list((tmp_path / "out").glob("_index/*.journal")):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)  # the parent alone
-    process.wait()
+    process = start(warm, web, table, tmp_path / "out")
+    process.wait_until(lambda: list((tmp_path / "out").glob("_index/*.journal")))
+    process.signal(signal.SIGKILL)  # the parent alone
+    assert process.wait() == -signal.SIGKILL
     done = build(web, table, tmp_path / "out", "--timeout=1")
     assert "stored 4 of 5 rows" in done.stdout
 
@@ -330,7 +331,7 @@ def test_a_second_pass_tries_chosen_failures_and_keeps_the_rest(web, tmp_path):
     assert len(open_index(out)) == 12
 
 
-def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monkeypatch):
+def test_a_second_pass_killed_at_any_moment_loses_no_picture(warm, web, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     names = [*sorted(web.pictures)[:30], "not_found"]
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
@@ -345,9 +346,8 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(web, tmp_path, monk
         shutil.copytree(whole, out)
         web.requests.clear()
         in_every_worker(monkeypatch, tmp_path, kill_at.format(moment))
-        again = words(web, table, out, *options, "--retry-failed=http_404")
-        killed = subprocess.run(again, capture_output=True, timeout=60)
-        assert killed.returncode == -signal.SIGKILL
+        killed = start(warm, web, table, out, *options, "--retry-failed=http_404")
+        assert killed.wait() == -signal.SIGKILL
         (tmp_path / "sitecustomize.py").unlink()
         build(web, table, out, *options, "--retry-failed=http_404")
         assert {host for host, _ in web.requests} <= {"not-found.test"}
@@ -399,7 +399,7 @@ def test_neighbouring_failures_cost_no_other_row_in_any_number_of_processes(web,
 
 
 @pytest.mark.parametrize("kind", ["reset_at_once", "unavailable"])
-def test_a_host_that_is_down_for_a_while_costs_nothing_killed_or_not(web, tmp_path, kind):
+def test_a_host_that_is_down_for_a_while_costs_nothing_killed_or_not(warm, web, tmp_path, kind):
     asked = []
     down = []
 
@@ -415,13 +415,11 @@ def test_a_host_that_is_down_for_a_while_costs_nothing_killed_or_not(web, tmp_pa
     build(web, table, tmp_path / "whole")
     web.trouble = trouble
     out = tmp_path / "out"
-    process = subprocess.Popen(words(web, table, out), start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    while not down:
-        time.sleep(0.05)
+    process = start(warm, web, table, out)
+    process.wait_until(lambda: down)
     time.sleep(1.0)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.signal_group(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     build(web, table, out)
     assert contents(out) == contents(tmp_path / "whole")
     assert len(open_index(out)) == NUM_PICTURES
