@@ -1,10 +1,12 @@
 """Every recipe loads, and has the sizes that its paper gives."""
 
 import io
+import math
 import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from diptych.cli import main
 from diptych.config.load import load_config
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
+from diptych.model.dual_encoder import expected_shapes
+from diptych.verbs.train import check_run
+from diptych.world import World
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = {"vit_b_32": 151.28, "vit_b_16": 149.62, "vit_l_14": 427.62, "vit_l_14_336": 427.94}
@@ -36,11 +41,21 @@ def dry_run(capsys, name: str, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_paper_recipe_has_the_papers_size_and_length(name, shards, tmp_path, capsys):
-    said = dry_run(capsys, name, f"data.train={shards}", "model.initial_weights=null", f"run_dir={tmp_path}")
-    assert f"{PAPER[name]} M parameters, bf16" in said
+def test_a_paper_recipe_has_the_papers_size_and_length(name, shards, tmp_path):
+    overrides = [f"data.train={shards}", "model.initial_weights=null", f"run_dir={tmp_path}"]
+    config = load_config([CONFIGS / f"{name}.yaml"], overrides, [partial(check_run, world=World())]).config
+    parameters = sum(math.prod(shape) for shape in expected_shapes(config.model, 49_408).values())
+    assert round(parameters / 1e6, 2) == PAPER[name]
     steps = 12_207 if name == "vit_l_14_336" else 390_625  # of 32,768: one epoch of 400 M, or 32
-    assert f"{steps} of 32,768 samples; warm-up 2,000 steps" in said
+    training, size = config.training, 32_768
+    assert (training.global_batch_size, training.total_samples // size) == (size, steps)
+    assert config.optimizer.warmup_samples == 2_000 * size
+
+
+def test_a_dry_run_prints_the_size_and_length_of_a_recipe(shards, tmp_path, capsys):
+    said = dry_run(capsys, "vit_b_32", f"data.train={shards}", f"run_dir={tmp_path}")
+    assert f"{PAPER['vit_b_32']} M parameters, bf16" in said
+    assert "390625 of 32,768 samples; warm-up 2,000 steps" in said
 
 
 def test_a_dry_run_has_its_sources_in_one_column(shards, tmp_path, capsys):
