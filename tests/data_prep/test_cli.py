@@ -47,7 +47,7 @@ def said(capsys):
         (["pack", "in", "out", "--table", "both.csv"], "--path-column"),
         (["pack", "in", "out", "--table", "two.csv", "--path-column", "x"], "no column 'x'"),
         (["pack", "in", "out", "--table", "empty.csv"], "is empty"),
-        (["pack", "in", "out", "--table", "bad.parquet"], "no readable parquet"),
+        (["pack", "in", "out", "--table", "bad.parquet"], "not a readable parquet"),
         (["index", "nowhere"], "does not exist"),
         (["index", "empty"], "no .tar"),
         (["pakc", "in", "out"], "no command 'pakc'; did you mean pack?"),

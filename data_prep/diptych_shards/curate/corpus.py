@@ -173,4 +173,4 @@ def _column(path: Path, given: str | None) -> Iterator[str]:
                     if value is not None:
                         yield value.decode("utf-8", "replace")
     except (pyarrow.ArrowException, OSError) as error:
-        raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)})") from error
+        raise CurateError(f"{shown(path)} is not a readable parquet file ({shown(error)})") from error

@@ -178,7 +178,7 @@ def _open(path: Path) -> parquet.ParquetFile:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         is_another = path.suffix != ".parquet"
         way_out = "curate reads parquet, such as extract writes" if is_another else _WAY_OUT
-        raise CurateError(f"{shown(path)}: no readable parquet file ({shown(error)}); {way_out}") from error
+        raise CurateError(f"{shown(path)} is not a readable parquet file ({shown(error)}); {way_out}") from error
 
 
 def _units(path: Path, metadata: Any, first_number: int) -> list[Unit]:

@@ -1,4 +1,4 @@
-"""One type for each column of a table, and every value made to fit it."""
+"""Choose one type for each column of a table, and convert every value to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_text(kind: pyarrow.DataType) -> bool:
 
 
 def stored_type(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """The type in which a column is carried along: what every reader of parquet understands."""
+    """The type in which a column is stored with the pictures; every reader of parquet knows it."""
     if kinds.is_dictionary(kind):
         return stored_type(kind.value_type)
     if isinstance(kind, pyarrow.BaseExtensionType):
@@ -43,21 +43,21 @@ def stored_type(kind: pyarrow.DataType) -> pyarrow.DataType:
 
 
 def type_of_texts(values: Sequence[str]) -> pyarrow.DataType:
-    """Of a column of a CSV file. A number that would be written otherwise (007) is text."""
-    told = [value for value in values if value not in _NO_VALUE]
-    if not told:
+    """The type of a column of a CSV file. A number that would be written differently (007) is text."""
+    known = [value for value in values if value not in _NO_VALUE]
+    if not known:
         return pyarrow.string()
-    if all(map(_IS_INTEGER, told)):
+    if all(map(_IS_INTEGER, known)):
         return pyarrow.int64()
-    if all(map(_IS_NUMBER, told)):
-        return pyarrow.string() if any(map(_has_leading_zero, told)) else pyarrow.float64()
-    if all(value in _TRUTHS for value in told):
+    if all(map(_IS_NUMBER, known)):
+        return pyarrow.string() if any(map(_has_leading_zero, known)) else pyarrow.float64()
+    if all(value in _TRUTHS for value in known):
         return pyarrow.bool_()
     return pyarrow.string()
 
 
 def array_of_texts(values: Sequence[str], kind: pyarrow.DataType, on_misfit: OnMisfit) -> pyarrow.Array:
-    """Texts as values of the type; one that does not fit it is null."""
+    """Convert texts to values of the type; a text that does not fit becomes null."""
     if is_text(kind):
         return strings(values)
     read = {pyarrow.int64(): _integer, pyarrow.float64(): _number, pyarrow.bool_(): _TRUTHS.__getitem__}[kind]
@@ -72,20 +72,20 @@ def array_of_texts(values: Sequence[str], kind: pyarrow.DataType, on_misfit: OnM
 
 
 def type_of_values(values: Sequence[Any]) -> pyarrow.DataType:
-    """Of a column of a JSON file; text where values are of several kinds, or objects."""
-    told = [value for value in values if value is not None]
-    if told and all(isinstance(value, int | float) and not isinstance(value, bool) for value in told):
-        whole = all(isinstance(value, int) and -(2**63) <= value < 2**63 for value in told)
+    """The type of a column of a JSON file; text if its values are of several kinds, or objects."""
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        whole = all(isinstance(value, int) and -(2**63) <= value < 2**63 for value in known)
         return pyarrow.int64() if whole else pyarrow.float64()
     try:
-        kind = pyarrow.array(told[:]).type
+        kind = pyarrow.array(known[:]).type
     except (pyarrow.ArrowException, UnicodeError, OverflowError):
         return pyarrow.string()
     return pyarrow.string() if _holds_objects(kind) or kinds.is_null(kind) else kind
 
 
 def array_of_values(values: Sequence[Any], kind: pyarrow.DataType, on_misfit: OnMisfit) -> pyarrow.Array:
-    """JSON values as values of the type; in a text column what is not text is written as JSON."""
+    """Convert JSON values to values of the type; in a text column, other values are written as JSON."""
     if is_text(kind):
         return strings([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])
     try:
@@ -95,7 +95,7 @@ def array_of_values(values: Sequence[Any], kind: pyarrow.DataType, on_misfit: On
 
 
 def strings(values: Sequence[str | None]) -> pyarrow.Array:
-    """Texts; as bytes if some of them held bytes that are not UTF-8 (lone surrogates)."""
+    """An array of texts, or of bytes if some contain bytes that are not UTF-8 (lone surrogates)."""
     try:
         return pyarrow.array(values, pyarrow.string())
     except UnicodeEncodeError:
@@ -107,12 +107,12 @@ def as_text(data: bytes) -> str:
 
 
 def as_url(data: bytes) -> str:
-    """Bytes that are not UTF-8 as %XX, as a browser asks for them."""
+    """Decode a URL; bytes that are not UTF-8 become %XX, as in a browser's request."""
     return _SURROGATE.sub(lambda found: f"%{ord(found.group()) - 0xDC00:02X}", data.decode("utf-8", "surrogateescape"))
 
 
 def texts(column: pyarrow.ChunkedArray, decode: Callable[[bytes], str]) -> pyarrow.ChunkedArray:
-    """The column as text; decode: for values that are not UTF-8."""
+    """Cast the column to text. decode: called for values that are not UTF-8."""
     if is_text(column.type):
         try:
             column.validate(full=True)
@@ -126,7 +126,7 @@ def texts(column: pyarrow.ChunkedArray, decode: Callable[[bytes], str]) -> pyarr
 
 
 def hashes(column: pyarrow.ChunkedArray, kind: str) -> pyarrow.ChunkedArray:
-    """Digests in small hexadecimal letters, null where there is none."""
+    """Convert digests to lower-case hexadecimal; null where there is none."""
     size = hashlib.new(kind).digest_size
     column = texts(column, lambda value: value.hex() if len(value) == size else as_text(value))
     column = compute.utf8_lower(compute.utf8_trim_whitespace(column))
@@ -134,9 +134,9 @@ def hashes(column: pyarrow.ChunkedArray, kind: str) -> pyarrow.ChunkedArray:
 
 
 def boxes(column: pyarrow.ChunkedArray, on_misfit: OnMisfit) -> pyarrow.ChunkedArray:
-    """Lists of boxes, also from their JSON; what cannot be read becomes one box over the whole picture.
+    """Convert to lists of boxes, also from JSON; a value that cannot be read becomes one box over the whole picture.
 
-    Whoever names a column of boxes wants them hidden: a mistake in it must not show a face.
+    A user who names a column of boxes wants them hidden: a mistake in it must not show a face.
     """
     if not (is_text(column.type) or _is_bytes(column.type)):
         return column.cast(BOXES)
@@ -166,7 +166,7 @@ def is_boxes(kind: pyarrow.DataType) -> bool:
 
 
 def plain_column(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    """The column in its `stored_type`."""
+    """Cast the column to its `stored_type`."""
     if isinstance(column.type, pyarrow.BaseExtensionType):
         chunks = [chunk.storage for chunk in column.chunks]
         return plain_column(pyarrow.chunked_array(chunks, column.type.storage_type))
@@ -175,7 +175,7 @@ def plain_column(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
 
 
 def as_values(column: pyarrow.ChunkedArray) -> list[Any]:
-    """The values as Python has them; bytes in text that are not UTF-8 are lone surrogates."""
+    """The values as Python objects; bytes that are not UTF-8 become lone surrogates in text."""
     column = plain_column(column)
     if _is_valid_text(column):
         return as_python(column)
@@ -183,7 +183,7 @@ def as_values(column: pyarrow.ChunkedArray) -> list[Any]:
 
 
 def with_valid_text(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    """The column with bytes that are not UTF-8 replaced, wherever it holds text."""
+    """Replace bytes that are not UTF-8 wherever the column contains text."""
     if _is_valid_text(column):
         return column
     return pyarrow.chunked_array([pyarrow.array(_decoded_column(column, "replace"), column.type)])
@@ -216,7 +216,7 @@ def _has_leading_zero(text: str) -> bool:
 
 
 def _as_stored(text: str) -> bytes:
-    """The bytes that were read; surrogates that JSON escapes brought in are joined, or replaced."""
+    """The bytes that were read; surrogates from JSON escapes are joined, or replaced."""
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return _NO_BYTE.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "surrogateescape")
 

@@ -9,13 +9,13 @@ from diptych.errors import UserError
 from diptych.terminal import shown
 
 URL_COLUMNS = ("url", "image_url", "image_urls", "img_url")
-"""LAION, COYO, DataComp, img2dataset and cc2dataset say url, in any case; SBU says image_urls."""
+"""LAION, COYO, DataComp, img2dataset and cc2dataset use url, in any case; SBU uses image_urls."""
 PATH_COLUMNS = (
     *("path", "file", "file_name", "filename", "file_path", "filepath", "image", "image_path", "picture", "img"),
 )
-"""Hugging Face's metadata.csv and metadata.jsonl say file_name."""
+"""Hugging Face's metadata.csv and metadata.jsonl use file_name."""
 CAPTION_COLUMNS = ("caption", "text", "captions", "alt", "alt_text")
-"""LAION, COYO and DataComp say text; img2dataset caption; SBU captions; cc2dataset alt."""
+"""LAION, COYO and DataComp use text; img2dataset caption; SBU captions; cc2dataset alt."""
 TITLE_COLUMNS = ("title",)
 """Used as the caption only if the table has none of the other names."""
 HASH_COLUMNS = ("sha256",)
@@ -34,7 +34,7 @@ class TableError(UserError):
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns with a meaning; every other column is carried along."""
+    """The names of the columns with a meaning; every other column is stored as it is."""
 
     url: str
     caption: str | None = None
@@ -45,7 +45,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
-    """The columns that the user names; None: found by name."""
+    """The columns that the user names; a column that is None is found by its name."""
 
     url: str | None = None
     caption: str | None = None
@@ -53,7 +53,7 @@ class ColumnOptions:
     hash_kind: str = "sha256"
     boxes: str | None = None
     extra: tuple[str, ...] | None = None
-    """Columns to carry along; None: all."""
+    """Other columns to store; all if None."""
 
     def __post_init__(self) -> None:
         if self.hash_kind not in HASH_KINDS:
@@ -76,7 +76,7 @@ def choose_columns(names: Sequence[str], options: ColumnOptions, table: str, tex
     others = [name for name in texts if name not in (url, digest, boxes) and name.lower() not in UID_COLUMNS]
     if caption is None and options.caption is None and others:
         raise TableError(
-            f"{table} has no column that could be the caption; name it with --caption-column, or say "
+            f"{table} has no column that could be the caption; name it with --caption-column, or use "
             f"--caption-column {NO_COLUMN}. {list_columns(names)}"
         )
     if caption == url:
@@ -85,7 +85,7 @@ def choose_columns(names: Sequence[str], options: ColumnOptions, table: str, tex
 
 
 def choose_extra(names: Sequence[str], columns: Columns, options: ColumnOptions, table: str) -> list[str]:
-    """The columns to read, in the table's order: those with a meaning and those to be carried along."""
+    """The columns to read, in the table's order: those with a meaning and those to be stored."""
     if options.extra is None:
         return [name for name in names if name != "__index_level_0__"]  # row numbers that pandas wrote
     extra = {find_column("extra", name, (), names, table) for name in options.extra}

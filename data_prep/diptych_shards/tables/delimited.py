@@ -1,4 +1,4 @@
-"""Read rows of CSV and TSV files as crawls leave them: a broken line costs that line, not the file."""
+"""Read rows of CSV and TSV files as crawls write them: a broken line costs that line, not the file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Layout:
     """How the rows of a file are written."""
 
     delimiter: str | None
-    """None: a line is a field."""
+    """None if a whole line is one field."""
     names: tuple[str, ...]
     has_header: bool
     first_line: int = 1
@@ -75,7 +75,7 @@ def find_layout(file: TableFile) -> Layout:
 
 
 def read_rows(file: TableFile, layout: Layout, malformed: Malformed) -> Iterator[tuple[int, list[str]]]:
-    """Each row's first line and fields, as many as there are names; bytes that are not UTF-8 are lone surrogates."""
+    """The first line and the fields of each row, one for each name; bytes that are not UTF-8 are lone surrogates."""
     with file.open_text() as text:
         lines = _Lines(text)
         if layout.has_header:
@@ -114,7 +114,7 @@ def _rows(lines: _Lines, layout: Layout, file: TableFile, malformed: Malformed) 
         if delimiter is None:
             yield number, [line]
             continue
-        # Only a quote at the start of a field means anything: splitting is right for all other lines, and fast.
+        # Only a quote at the start of a field has a meaning: splitting is right for all other lines, and fast.
         if line[0] != '"' and delimiter + '"' not in line:
             row = line.split(delimiter)
         else:
@@ -127,9 +127,9 @@ def _rows(lines: _Lines, layout: Layout, file: TableFile, malformed: Malformed) 
 
 
 def _quoted(line: str, lines: _Lines, layout: Layout) -> list[str]:
-    """The fields of a row that has quotes, and perhaps goes on in the following lines.
+    """The fields of a row that has quotes, and may continue in the following lines.
 
-    Where its quotes make no sense the line is taken by itself, each quote for what it is.
+    If its quotes do not balance, the line is read by itself, and its quotes are text.
     """
     delimiter, width = layout.delimiter or ",", len(layout.names)
     row = _parsed(line, delimiter)
@@ -147,12 +147,12 @@ def _quoted(line: str, lines: _Lines, layout: Layout) -> list[str]:
 
 
 def _continued(line: str, lines: _Lines, layout: Layout) -> list[str] | None:
-    """Read a row that begins in this line and ends in a later one; None, with no line used up, if there is none."""
+    """Read a row that starts in this line and ends in a later one; None, and no line is used, if there is none."""
     delimiter, width = layout.delimiter or ",", len(layout.names)
     taken = [line]
     num_quotes, num_chars = line.count('"'), len(line)
     if num_quotes % 2 == 0:
-        return None  # within a quoted field quotes come in twos
+        return None  # within a quoted field, quotes are doubled
     while num_quotes % 2 and len(taken) < _MAX_LINES_PER_ROW and num_chars < MAX_LINE_CHARS:
         following = lines.take()
         if following is None:
@@ -168,7 +168,7 @@ def _continued(line: str, lines: _Lines, layout: Layout) -> list[str] | None:
 
 
 def _stands_alone(line: str, delimiter: str, width: int) -> bool:
-    """Whether a line is a row by itself: such lines are not one row, whatever a quote in each of them says."""
+    """Whether a line is a row by itself: such lines are not one row, even if each contains a quote."""
     fields = line.split(delimiter)
     return width > 1 and len(fields) == width and any(map(_names_picture, fields))
 
@@ -195,7 +195,7 @@ def _fields(line: str, delimiter: str, *, doublequote: bool = True, escapechar: 
 
 
 class _Lines:
-    """Lines without their ends, of bounded length; some may be given back."""
+    """Reads lines without their ends, of bounded length; lines can be put back."""
 
     def __init__(self, text: TextIO):
         self._text = text

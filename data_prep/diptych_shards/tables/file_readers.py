@@ -47,7 +47,7 @@ class FileReader(Protocol):
     identity: str
 
     def rows(self, malformed: Malformed) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the number and the values of each row as the file has them: all texts in CSV.
+        """Yield the number and the values of each row as they are in the file: all texts in CSV.
 
         The number is that of the row, in text files that of its first line.
         """
@@ -55,11 +55,11 @@ class FileReader(Protocol):
     def shards(
         self, first: int, rows_per_shard: int, skip: Callable[[int], bool], schema: pyarrow.Schema, choice: Choice
     ) -> Shards:
-        """The shards that are not skipped; their rows have the columns of `schema` that the file has."""
+        """Yield the shards that are not skipped; their rows have those columns of `schema` that are in the file."""
 
 
 class Choice:
-    """Which rows are wanted: all, or those of a subset; and which columns there are."""
+    """Which rows are wanted (all, or those of a subset), and which columns the table has."""
 
     def __init__(self, subset: Subset | None = None, uid: str = "", names: Sequence[str] = ()):
         self.subset = subset
@@ -74,7 +74,7 @@ class Choice:
 
 
 class ParquetReader:
-    """A parquet file; row groups of which no row is wanted are not decoded."""
+    """Reads a parquet file; row groups without a wanted row are not decoded."""
 
     has_header = False
 
@@ -86,7 +86,7 @@ class ParquetReader:
                 metadata = opened.metadata
                 self.schema = opened.schema_arrow.remove_metadata()
             except file.errors as error:
-                raise TableError(f"{file.shown}: no readable parquet file ({shown(error)})") from error
+                raise TableError(f"{file.shown} is not a readable parquet file ({shown(error)})") from error
             stream.seek(-(metadata.serialized_size + _FOOTER_END), 2)
             footer = xxhash.xxh3_128_hexdigest(stream.read())
         repeated = next((name for name in self.schema.names if self.schema.names.count(name) > 1), None)
@@ -176,7 +176,7 @@ class ParquetReader:
 
 
 class TextReader:
-    """A CSV, TSV, JSON or text file, read line by line from its start; skipped rows are not made into columns."""
+    """Reads a CSV, TSV, JSON or text file line by line from its start; skipped rows do not become columns."""
 
     num_rows: int | None = None
 
@@ -249,7 +249,7 @@ class TextReader:
         return pyarrow.schema([(name, type_of_values([row.get(name) for row in head])) for name in names])
 
     def _captioned(self, rows: Iterator[tuple[int, Any]], caption: str) -> Iterator[tuple[int, Any]]:
-        """Leave out rows whose caption is a list, an object, a number or NaN: its JSON would not be a caption."""
+        """Leave out rows whose caption is a list, an object, a number or NaN: the JSON of these is not a caption."""
         for number, row in rows:
             value = row.get(caption)
             if value is None or isinstance(value, str):
@@ -284,7 +284,7 @@ class TextReader:
 
     def _note_unknown(self, rows: list[dict[str, Any]], names: Sequence[str]) -> None:
         for name in sorted(set[str]().union(*rows).difference(names)):
-            self._malformed.counts[f"column {shown(name)} begins after the first {HEAD_ROWS} rows; left out"] += sum(
+            self._malformed.counts[f"column {shown(name)} starts after the first {HEAD_ROWS} rows; left out"] += sum(
                 name in row for row in rows
             )
 

@@ -42,7 +42,7 @@ def read_objects(file: TableFile, malformed: Malformed) -> Iterator[tuple[int, d
 
 
 def _parsed(line: str) -> tuple[Any, str]:
-    """The value of a line, and why it is not a row if it is not one."""
+    """The value of a line, and the reason if it is not a row."""
     try:
         return parse_json(line), _NOT_AN_OBJECT
     except json.JSONDecodeError as error:

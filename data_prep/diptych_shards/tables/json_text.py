@@ -17,13 +17,13 @@ _ROW_INDENT = "\n    "
 
 
 def template(names: Sequence[str]) -> str:
-    """A %-template that makes of the values' JSON what `json.dumps(row, indent=4)` makes of the row."""
+    """A %-template that turns the JSON of the values into what `json.dumps(row, indent=4)` gives."""
     lines = (f"{_string(name)}: ".replace("%", "%%") + "%s" for name in names)
     return "{" + _ROW_INDENT + f",{_ROW_INDENT}".join(lines) + "\n}"
 
 
 def json_texts(column: pyarrow.ChunkedArray) -> list[str]:
-    """The JSON of each value, as it is indented within a row."""
+    """The JSON of each value, indented as within a row."""
     import pyarrow
 
     kind = column.type
@@ -50,7 +50,7 @@ def as_python(column: pyarrow.ChunkedArray) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can hold it: no NaN, bytes in hexadecimal, dates in ISO 8601, decimals as text."""
+    """Convert the value to what JSON can contain: no NaN, bytes in hexadecimal, dates in ISO 8601, decimals as text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):

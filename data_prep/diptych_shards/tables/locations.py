@@ -38,7 +38,7 @@ _NO_TEXT = {
     b"PAR1": ("parquet", "name it .parquet"),
     b"PK\x03\x04": ("a ZIP archive, perhaps Excel's", "save it as CSV in UTF-8"),
 }
-"""What a supposed text file may be instead, by its first bytes, with the way out."""
+"""What a file may be that is named as text: its first bytes, with the way out."""
 PICTURE_TABLE_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 """A .txt is a list of URLs, or the caption of a picture."""
 _TOLD_BY_BYTES = 8
@@ -72,7 +72,7 @@ class TableFile:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What reading the file may raise: each library for remote files has exceptions of its own."""
+        """The errors that reading the file may raise: each library for remote files has its own."""
         if is_remote(self.location):
             return (Exception,)
         return (OSError, EOFError, ValueError, NotImplementedError, zlib.error)
@@ -122,7 +122,7 @@ class TableFile:
         return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
     def why_not_unpacked(self) -> str:
-        """What is wrong with a file that cannot be unpacked as its name says."""
+        """Describe what is wrong with a file that cannot be unpacked as its name says."""
         with self.open() as stored:
             start = stored.read(8)
         if start.startswith(_BEGINNINGS[self.compression or ""]):
@@ -151,8 +151,8 @@ class TableFile:
     def identity(self) -> str:
         """Identify the content of the file: its size, a hash of its first and last bytes, and when it was written."""
         if is_remote(self.location):
-            told = (self._info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "updated"))
-            written = next((value for value in told if value), "")
+            times = (self._info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "updated"))
+            written = next((value for value in times if value), "")
         else:
             written = os.stat(self.location).st_mtime_ns
         with self.open() as file:
@@ -173,7 +173,7 @@ class TableFile:
 
 
 def find_table_files(locations: Sequence[str], out: Path | None = None) -> list[TableFile]:
-    """The files of a table: those of a folder or a pattern in the order of their names.
+    """Find the files of a table; those of a folder or a pattern are in the order of their names.
 
     out: what a pattern finds below it was written there before, and is not the table's.
 
@@ -196,13 +196,13 @@ def find_table_files(locations: Sequence[str], out: Path | None = None) -> list[
         seen.add(file.location)
     kinds = sorted({file.format for file in files})
     if len(kinds) > 1:
-        raise TableError(f"the table's files are of several formats ({', '.join(kinds)}); name those of one, "
+        raise TableError(f"the table's files are of several formats ({', '.join(kinds)}); name files of one format, "
                          f"for example with a pattern such as 'FOLDER/*.{kinds[0]}'")  # fmt: skip
     return files
 
 
 def table_file(location: str) -> TableFile:
-    """The file, with the format and compression that its name says."""
+    """The file, with the format and compression given by its name."""
     found = _known(location)
     if found is None:
         raise TableError(f"{shown(location)}: a table is {', '.join(FORMATS)}, all but parquet perhaps with "
@@ -258,8 +258,8 @@ def _tables_of(location: str, paths: list[str]) -> list[TableFile]:
     found = [_known(path) for path in sorted(paths) if not path.rpartition("/")[2].startswith((".", "_"))]
     files = [file for file in found if file is not None]
     if not files:
-        raise TableError(f"{shown(location)} has no table in it ({', '.join(FORMATS)}); "
-                         f"for its subfolders say '{shown(location.rstrip('/'))}/**/*.parquet'")  # fmt: skip
+        raise TableError(f"{shown(location)} contains no table ({', '.join(FORMATS)}); "
+                         f"for its subfolders, use '{shown(location.rstrip('/'))}/**/*.parquet'")  # fmt: skip
     return files
 
 
@@ -282,7 +282,7 @@ def _cannot_read(location: str, error: Exception) -> TableError:
 def _wide_encoding(start: bytes) -> str | None:
     """The encoding of a text whose characters take two or four bytes each; None for UTF-8.
 
-    Without a byte-order mark, the zero bytes decide: a table begins with ASCII letters.
+    Without a byte-order mark, the zero bytes decide: a table starts with ASCII letters.
     """
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"

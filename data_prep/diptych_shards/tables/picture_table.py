@@ -28,13 +28,13 @@ from diptych_shards.tables.locations import (
 
 @dataclass(frozen=True)
 class PictureRow:
-    """A row of the table as it is written."""
+    """A row of the table, unchanged."""
 
     place: str
     """`line 7` of text, `row 7` of parquet and JSON."""
     path: str
     value: Any
-    """Its caption or label."""
+    """The caption or label."""
     extra: dict[str, Any]
     """The other columns."""
 
@@ -49,19 +49,19 @@ class BadRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The columns that the user names; None: found by name."""
+    """The columns that the user names; a column that is None is found by its name."""
 
     path: str | None = None
     caption: str | None = None
     label: str | None = None
-    """If given, the value of a row is in this column, and no caption is looked for."""
+    """If given, the value of a row is in this column, and no column of captions is needed."""
     option: str = "--caption-column"
-    """What names the caption's column in the command."""
+    """The option of the command that names the column of the caption."""
 
 
 @dataclass
 class _Listed(Malformed):
-    """Every bad row by its place, not only their number."""
+    """Every bad row with its place, not only their number."""
 
     rows: list[BadRow] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class _Listed(Malformed):
 
 
 def read_picture_table(location: str, wanted: Wanted) -> Iterator[PictureRow | BadRow]:
-    """Each row of the table, in its order.
+    """Yield the rows of the table in their order.
 
     Raises:
         TableError: it does not exist, cannot be read, or its columns are not known; raised before the first row.
@@ -94,12 +94,12 @@ def _file(location: str) -> TableFile:
 
 def _columns(file: TableFile, reader: FileReader, wanted: Wanted) -> tuple[str, str]:
     names, table = reader.schema.names, file.shown
-    # If several columns could be meant, the plain word wins: `path` over `filename`, `caption` over `text`.
+    # If several columns fit, the plain word wins: `path` over `filename`, `caption` over `text`.
     path = find_column("path", wanted.path or ("path" if "path" in names else None), PATH_COLUMNS, names, table)
     if path is None:
         hint = "its first line is not a header; " if any(n.lower().endswith(PICTURE_ENDINGS) for n in names) else ""
         raise TableError(f"{table} has no column that could be the path; {hint}call it path, or name it with "
-                         f"--path-column where there is one. {list_columns(names)}")  # fmt: skip
+                         f"--path-column if there is one. {list_columns(names)}")  # fmt: skip
     if wanted.label is not None:
         value = find_column("label", wanted.label, (), names, table, "--label-key")
     else:

@@ -1,4 +1,4 @@
-"""A choice of rows by their uid, as DataComp publishes its subsets: a sorted .npy of pairs of 64-bit halves."""
+"""Choose rows by their uid, as DataComp publishes its subsets: a sorted .npy of pairs of 64-bit halves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ for _value, _digit in enumerate(b"0123456789abcdef"):
 
 
 class Subset:
-    """The uids of a subset file, which is mapped, not read: DataComp-1B's has 22 GB."""
+    """The uids of a subset file, which is mapped, not read: that of DataComp-1B has 22 GB."""
 
     def __init__(self, path: Path):
         """
@@ -40,21 +40,21 @@ class Subset:
         self._high, self._low = (uids[name] for name in uids.dtype.names or ())
         places = np.unique(np.linspace(0, max(len(uids) - 2, 0), min(len(uids), _SAMPLES)).astype(np.int64))
         if len(uids) > 1 and self._is_less(places + 1, self._high[places], self._low[places]).any():
-            raise TableError(f"{shown(path)} is not sorted; write numpy.sort of it")
+            raise TableError(f"{shown(path)} is not sorted; sort it with numpy.sort")
         self.identity = TableFile(str(path), "npy", None).identity
 
     def __len__(self) -> int:
         return len(self._high)
 
     def contains(self, uids: pyarrow.Array) -> np.ndarray:
-        """For each uid of 32 hexadecimal digits whether it is in the subset; anything else is not."""
+        """Whether each uid of 32 hexadecimal digits is in the subset; any other text is not."""
         high, low, is_uid = _halves(uids)
         found = np.zeros(len(uids), bool)
         if not len(self):
             return found
         start = np.zeros(len(high), np.int64)
         end = np.full(len(high), len(self), np.int64)
-        # A binary search for all at once: numpy's own would copy the array, which may not fit into memory.
+        # A binary search for all at once: that of numpy would copy the array, which may not fit in memory.
         for _ in range(len(self).bit_length()):
             is_open = start < end
             middle = np.minimum((start + end) // 2, len(self) - 1)
@@ -73,7 +73,7 @@ class Subset:
 
 
 def _halves(uids: pyarrow.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both halves of the uids that are well formed, and which those are."""
+    """Both halves of the well-formed uids, and which uids these are."""
     import pyarrow
     import pyarrow.compute as compute
 

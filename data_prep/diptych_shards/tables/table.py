@@ -1,4 +1,4 @@
-"""A table of URLs and captions, cut into shards: each file by itself, the numbers running on over the files."""
+"""Cut a table of URLs and captions into shards: each file by itself, numbered through all files."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _OPENED_AT_ONCE = 8
 
 
 class Table:
-    """An opened table; nothing of its rows is held."""
+    """An opened table; its rows are not in memory."""
 
     def __init__(self, readers: Sequence[FileReader], options: ColumnOptions, choice: Choice, malformed: Malformed):
         self._readers = readers
         self._choice = choice
         self.malformed = malformed
-        """Lines that are not rows, and values that do not fit their column: those met so far."""
+        """Lines that are not rows, and values that do not fit their column, as far as it was read."""
         name = readers[0].file.shown if len(readers) == 1 else f"the table ({len(readers)} files)"
         whole = _schema_of_all(readers)
         of_text = [field.name for field in whole if is_text(field.type)]
@@ -68,16 +68,16 @@ class Table:
         if choice.subset is not None:
             choice.uid = find_column("uid", None, UID_COLUMNS, whole.names, name) or ""
             if not choice.uid:
-                raise TableError(f"{name} has no column uid, by which a subset chooses")
+                raise TableError(f"{name} has no column uid, which a subset needs")
 
     @property
     def schema(self) -> pyarrow.Schema:
-        """Of the rows of every shard."""
+        """The columns and types of every shard."""
         return self._schema
 
     @property
     def num_rows(self) -> int | None:
-        """None if the number is only known after reading."""
+        """The number of rows; None if it is only known after reading."""
         counts = [reader.num_rows for reader in self._readers]
         if self._choice.subset is not None or None in counts:
             return None
@@ -85,7 +85,7 @@ class Table:
 
     @property
     def about_rows(self) -> int | None:
-        """An estimate for text files from their first lines; None for a subset or a JSON document."""
+        """The number of rows, estimated for text files from their first lines; None for a subset or a JSON document."""
         first = self._readers[0].file
         if self._choice.subset is not None or first.format in ("parquet", "json"):
             return None
@@ -94,17 +94,17 @@ class Table:
 
     @property
     def fingerprint(self) -> str:
-        """Differs when a file or the choice of columns or rows does."""
-        told = {
+        """A digest that changes with the files and with the choice of columns or rows."""
+        content = {
             "files": [reader.identity for reader in self._readers],
             "columns": asdict(self.columns),
             "types": [(field.name, str(field.type)) for field in self._schema],
             "subset": self._choice.subset.identity if self._choice.subset else None,
         }
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def shards(self, rows_per_shard: int, skip: Callable[[int], bool]) -> Iterator[tuple[int, pyarrow.Table]]:
-        """Number and rows of each shard that is not skipped, in order.
+        """Yield the number and the rows of each shard that is not skipped, in order.
 
         Raises:
             TableError: a file turns out to be damaged.
@@ -139,7 +139,7 @@ class Table:
         return pyarrow.schema(fields)
 
     def _fitted(self, rows: pyarrow.Table) -> pyarrow.Table:
-        """The rows with the columns and types that all shards have."""
+        """Give the rows the columns and types of all shards."""
         arrays = []
         for field in self._schema:
             if field.name not in rows.column_names:
@@ -175,7 +175,7 @@ def open_table(
     subset: str | Path | None = None,
     out: Path | None = None,
 ) -> Table:
-    """The table in these files, folders, patterns or URLs.
+    """Open the table in these files, folders, patterns or URLs.
 
     subset: a .npy of uids; only their rows are taken. out: where its shards go; no pattern looks there.
 
@@ -192,8 +192,8 @@ def open_table(
 
 
 def _schema_of_all(readers: Sequence[FileReader]) -> pyarrow.Schema:
-    """Every column of any file, with a type that holds the values of all."""
-    if readers[0].file.format != "parquet":  # only the first was looked at for types
+    """Every column of any file, with a type that fits the values of all files."""
+    if readers[0].file.format != "parquet":  # only the first file decides the types
         return pyarrow.schema(
             list({field.name: field for reader in reversed(readers) for field in reader.schema}.values())
         )
@@ -206,13 +206,13 @@ def _schema_of_all(readers: Sequence[FileReader]) -> pyarrow.Schema:
         try:
             whole = pyarrow.unify_schemas([whole, schema], promote_options="permissive")
         except pyarrow.ArrowException as error:
-            raise TableError(f"{reader.file.shown}: its columns do not go with those of the files before it "
+            raise TableError(f"{reader.file.shown}: its columns do not fit those of the files before it "
                              f"({shown(error)})") from error  # fmt: skip
     return whole
 
 
 def _compact(rows: pyarrow.Table) -> pyarrow.Table:
-    """The rows in memory of their own, so that they can be sent elsewhere without the table around them."""
+    """Copy the rows, so that they can be sent elsewhere without the table around them."""
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows.combine_chunks())

@@ -182,7 +182,7 @@ def test_a_mutual_information_that_no_pair_can_reach_is_told(tmp_path, monkeypat
         (["a.txt", "out", "--min-count", "-3"], "at least 1"),
         (["a.txt", "out", "--min-pmi", "nan"], "a number of bits"),
         (["bad.gz", "out"], "bad.gz: damaged"),
-        (["bad.parquet", "out"], "no readable parquet"),
+        (["bad.parquet", "out"], "not a readable parquet"),
         (["a.txt", "out", "--most", "0"], "at least 1"),
         (["a.txt", "out", "--titles", "nowhere.txt"], "nowhere.txt"),
     ],

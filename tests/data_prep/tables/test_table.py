@@ -182,7 +182,7 @@ def parquet_bytes():
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.json", "t.txt"])
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (gzip.compress(b"url,caption\nhttp://a/1,a\n"), "is not text but gzip; name it {}.gz"),
         (bz2.compress(b"url,caption\nhttp://a/1,a\n"), "is not text but bzip2; name it {}.bz2"),
@@ -192,12 +192,14 @@ def parquet_bytes():
     ],
     ids=["gzip", "bz2", "zstd", "parquet", "zip"],
 )
-def test_a_file_that_is_something_else_than_its_name_says_is_one_line_with_the_way_out(tmp_path, name, content, told):
+def test_a_file_that_is_something_else_than_its_name_says_is_one_line_with_the_way_out(
+    tmp_path, name, content, message
+):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(TableError) as caught:
         open_table([str(path)])
-    assert told.format(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert message.format(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +238,8 @@ def test_files_of_several_formats_are_no_table(tmp_path):
 @pytest.mark.parametrize(("suffix", "packing"), [("gz", "gzip"), ("bz2", "bz2"), ("zst", "zstd")])
 def test_what_is_no_packed_file_is_told_with_its_right_name(tmp_path, kind, suffix, packing):
     bare = tmp_path / f"t.{kind}"
-    told = f"it is not {packing}, as its name says; if it is plain text, name it {bare}$"
-    with pytest.raises(TableError, match=told):
+    message = f"it is not {packing}, as its name says; if it is plain text, name it {bare}$"
+    with pytest.raises(TableError, match=message):
         open_table([write(tmp_path / f"t.{kind}.{suffix}", "url\nhttp://a/1\n")])
 
 
@@ -252,7 +254,7 @@ def test_lines_of_which_none_is_an_object_are_told_as_such(tmp_path):
 
 
 def test_what_is_no_parquet_file_is_told(tmp_path):
-    with pytest.raises(TableError, match="no readable parquet file"):
+    with pytest.raises(TableError, match="not a readable parquet file"):
         open_table([write(tmp_path / "t.parquet", "url\nhttp://a/1\n")])
 
 
@@ -302,7 +304,7 @@ class TestBrokenCsv:
         assert table.malformed.counts == {"too few fields": 1, "too many fields": 1}
         assert table.malformed.examples["too few fields"].endswith("t.csv, line 3")
 
-    def test_blank_lines_before_the_header_are_passed_over_and_told(self, tmp_path):
+    def test_blank_lines_before_the_header_are_skipped_and_reported(self, tmp_path):
         table = open_table([write(tmp_path / "t.csv", "\n \nurl,caption\nhttp://a/1,one\n")])
         assert rows_of(table) == [{"url": "http://a/1", "caption": "one"}]
         assert table.malformed.examples["blank lines before the header"].endswith("t.csv, which is then url,caption")
@@ -414,7 +416,7 @@ class TestTypes:
         for table in (csv, jsonl):
             assert [row["n"] for row in rows_of(table)] == [1, None, 3]
             assert table.malformed.counts["column n is not int64"] == 1
-        assert jsonl.malformed.counts["column late begins after the first 1 rows; left out"] == 1
+        assert jsonl.malformed.counts["column late starts after the first 1 rows; left out"] == 1
 
     def test_json_values_of_several_kinds_are_kept_as_json(self, tmp_path):
         lines = [
@@ -447,10 +449,10 @@ class TestTypes:
         }  # fmt: skip
         assert shards[2]["k"].to_pylist() == [None, None]
 
-    def test_files_whose_columns_do_not_go_together_are_told(self, tmp_path):
+    def test_files_whose_columns_do_not_fit_together_are_named(self, tmp_path):
         write_parquet(tmp_path / "a.parquet", of_urls(range(2), n=[1, 2]))
         write_parquet(tmp_path / "b.parquet", of_urls(range(2), n=[[1], [2]]))
-        with pytest.raises(TableError, match=r"b\.parquet: its columns do not go with"):
+        with pytest.raises(TableError, match=r"b\.parquet: its columns do not fit those"):
             open_table([str(tmp_path)])
         write_parquet(tmp_path / "b.parquet", pyarrow.table({"link": ["http://a/1"]}))
         with pytest.raises(TableError, match=r"b\.parquet has no column 'url'"):
@@ -575,13 +577,13 @@ def test_a_table_on_a_server_is_missing_only_if_the_server_says_so():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        for name, told in (
+        for name, message in (
             ("404.csv", "does not exist$"),
             ("410.parquet", "does not exist$"),
             ("403.parquet", "cannot be read: the server answers 403 Forbidden$"),
             ("500.csv", "cannot be read: the server answers 500 Internal Server Error$"),
         ):
-            with pytest.raises(TableError, match=f"^{address}/{name} {told}"):
+            with pytest.raises(TableError, match=f"^{address}/{name} {message}"):
                 open_table([f"{address}/{name}"])
         server.shutdown()
     with pytest.raises(TableError, match=f"^{address}/t.parquet cannot be read: the server could not be reached"):
