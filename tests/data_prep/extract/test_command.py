@@ -71,13 +71,13 @@ def row_length(table, row: int) -> int:
     return offsets[row + 1] - offsets[row]
 
 
-def test_the_home_folder_is_meant_by_a_tilde_among_the_files_too(crawl, tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder_among_the_files_too(crawl, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(crawl.parent))
     assert extract(f"~/{crawl.name}", tmp_path / "out") == 0
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
 
 
-def test_wat_and_warc_of_the_same_name_lie_side_by_side(crawl, tmp_path):
+def test_wat_and_warc_of_the_same_name_are_written_next_to_each_other(crawl, tmp_path):
     links = [{"path": "IMG@/src", "url": "x.jpg", "alt": "a house"}]
     wat = write(tmp_path, "part-0.warc.wat.gz", warc_gz(wat_record({"Links": links})))
     out = tmp_path / "out"
@@ -197,7 +197,7 @@ def test_a_file_that_ends_early_is_named_with_what_is_kept_of_it(crawl, tmp_path
         warc_gz(record(b"robots", "warcinfo")),
     ],
 )
-def test_a_file_of_records_without_a_pair_is_no_mistake(content, tmp_path, capsys):
+def test_a_file_of_records_without_a_pair_is_not_an_error(content, tmp_path, capsys):
     path = write(tmp_path, "x.warc.gz", content)
     assert extract(path, tmp_path / "out") == 0
     said = capsys.readouterr()
@@ -261,7 +261,7 @@ def test_a_file_that_changed_is_extracted_again_and_one_that_is_gone_stays_done(
     assert captions_of(out / "y.warc.parquet") == ["a picture of other"]
 
 
-def test_the_report_of_a_file_tells_where_it_came_from(tmp_path):
+def test_the_report_of_a_file_records_where_it_came_from(tmp_path):
     path = write(tmp_path, "x.warc", page_record(img("x")))
     out = tmp_path / "out"
     assert extract(path, out) == 0
@@ -344,7 +344,7 @@ def test_lists_and_folders_are_expanded_in_order(crawl, tmp_path):
     assert expand([str(crawl)]) == [str(crawl / f"part-{number}.warc.gz") for number in range(3)]
 
 
-def test_a_download_goes_on_where_the_connection_broke(crawl, tmp_path):
+def test_a_download_resumes_where_the_connection_broke(crawl, tmp_path):
     content = (crawl / "part-0.warc.gz").read_bytes()
     ranges: list[str | None] = []
 
@@ -367,7 +367,7 @@ def test_a_download_goes_on_where_the_connection_broke(crawl, tmp_path):
     assert pq.read_table(out / "part-0.warc.gz.parquet").num_rows == 40
 
 
-def test_a_server_that_is_not_there_is_given_up_soon_and_said_at_once(tmp_path):
+def test_a_server_that_is_not_there_is_given_up_soon_and_named_at_once(tmp_path):
     with socket.socket() as bound:  # and does not listen
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/x.warc.gz"
@@ -379,7 +379,7 @@ def test_a_server_that_is_not_there_is_given_up_soon_and_said_at_once(tmp_path):
     assert status == 2 and "trying again for 3 s" in message
 
 
-def test_a_server_that_has_too_much_to_do_is_asked_again(crawl, tmp_path):
+def test_a_busy_server_is_asked_again(crawl, tmp_path):
     statuses = [503, 429, 200]
 
     class Busy(QuietHandler):
@@ -394,7 +394,7 @@ def test_a_server_that_has_too_much_to_do_is_asked_again(crawl, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:port/x.warc", "http://a..b/x.warc", "http://127.0.0.1/a b.warc"])
-def test_an_address_that_cannot_be_asked_is_one_line(address, tmp_path, capsys):
+def test_an_address_that_cannot_be_requested_is_one_line(address, tmp_path, capsys):
     assert extract(address, tmp_path / "out") == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert address in error

@@ -1,4 +1,4 @@
-"""What the owner of a page forbids is obeyed, and written down where the user decides otherwise."""
+"""What the owner of a page forbids is obeyed, and recorded if the user decides otherwise."""
 
 import json
 

@@ -161,7 +161,7 @@ def test_a_picture_with_a_copy_for_browsers_without_scripts_gives_one_pair_with_
         "<img class=lazy src=x.jpg alt=words loading=lazy>",
     ],
 )
-def test_a_picture_beside_something_else_keeps_its_own_address(html):
+def test_a_picture_next_to_something_else_keeps_its_own_address(html):
     assert pairs(html) == [(f"{A}/dir/x.jpg", "words")]
 
 

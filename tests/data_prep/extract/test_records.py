@@ -285,7 +285,7 @@ def test_any_bytes_are_read_as_a_crawl(content):
     )
 
 
-def test_a_member_as_long_as_the_one_before_it_whose_header_is_another_is_not_passed_over():
+def test_a_member_as_long_as_the_one_before_it_whose_header_differs_is_not_skipped():
     times = (0, 1, 0, 0, 1, 1, 0)
     content = b"".join(gzip.compress(RECORDS[number % 6], mtime=time) for number, time in enumerate(times))
     assert len({len(record) for record in RECORDS}) == 1

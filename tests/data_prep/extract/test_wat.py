@@ -36,7 +36,7 @@ def test_pictures_with_an_alt_are_pairs_and_the_record_of_the_page_is_named():
 
 
 @pytest.mark.parametrize("order", [("Links", "Head"), ("Head", "Links")])
-def test_the_head_tells_of_base_og_language_and_licence(order):
+def test_base_og_language_and_licence_are_read_from_the_head(order):
     head = {
         "Base": "/other/",
         "Title": "Title",

@@ -60,7 +60,7 @@ def test_nothing_hides_in_a_visible_text(text):
         ("👩\u200d👧 é مرحبا", "👩\u200d👧 é مرحبا"),
     ],
 )
-def test_what_has_no_look_is_spelt_out_and_what_has_one_is_kept(text, shown):
+def test_invisible_characters_become_codes_and_visible_ones_stay(text, shown):
     assert visible(text) == shown
 
 

@@ -79,7 +79,7 @@ def test_the_preferred_one_of_a_group_stays(folder):
     assert found["000000001"][0] and not found["000010000"][0]  # nothing is known of either: the first one
 
 
-def test_only_equal_pixels_are_duplicates_if_so_asked(folder):
+def test_only_equal_pixels_are_duplicates_if_the_user_says_so(folder):
     assert dedup(folder, "--exact-only", "--name", "exact") == 0
     assert [key for key, row in verdict(folder, "exact").items() if not row[0]] == ["000010000", "000010004"]
 
@@ -105,7 +105,7 @@ def test_evaluation_pictures_of_any_format_that_is_read_are_found(folder, tmp_pa
     assert verdict(folder, "dedup")["000000000"][1] == "in_evaluation"
 
 
-def test_what_of_an_evaluation_set_is_not_compared_is_counted_and_named(folder, tmp_path, capsys):
+def test_files_of_an_evaluation_set_that_are_not_compared_are_counted_and_named(folder, tmp_path, capsys):
     evaluation = tmp_path / "evaluation"
     (evaluation / ".hidden").mkdir(parents=True)
     for name, data in (("cat.jpg", jpeg(0)), ("cut.png", png(1)[:99]), ("a.svg", b"<svg/>"), (".hidden/b.jpg", b"")):
@@ -117,13 +117,13 @@ def test_what_of_an_evaluation_set_is_not_compared_is_counted_and_named(folder, 
         assert re.search(rf"1  {reason} +for example {re.escape(str(evaluation / name))}", output)
 
 
-def test_evaluation_pictures_may_stand_in_shards(folder, tmp_path):
+def test_evaluation_pictures_may_be_in_shards(folder, tmp_path):
     other = write_shards(tmp_path / "evaluation", [[sample(jpeg(5)), sample(jpeg(2))]])
     assert dedup(folder, "--against", str(other)) == 0
     assert verdict(folder, "dedup")["000010001"] == (False, "in_evaluation", f"{other}/00000.tar/000000001")
 
 
-def test_what_is_left_out_is_like_the_very_one_that_stays(tmp_path):
+def test_what_is_left_out_is_like_a_picture_that_stays(tmp_path):
     """A is like B, B like C, and A not like C: C stays."""
     pictures = [photograph(3)]
     hashes = [perceptual_hash(opened(encoded(pictures[0], "PNG")), margin=STEADY)]
@@ -306,7 +306,7 @@ def test_killed_at_any_moment_the_same_command_goes_on_and_hashes_nothing_twice(
     assert tree(folder) == tree(other)
 
 
-def test_hashes_of_a_shard_that_changed_or_were_damaged_are_made_again(folder):
+def test_hashes_of_a_shard_that_changed_or_were_damaged_are_computed_again(folder):
     dedup(folder)
     hashes = folder / "_index" / "select" / "hashes"
     damaged = hashes / "00000.tar.hashes"
@@ -384,7 +384,7 @@ def test_decontamination_is_not_lost_to_a_later_dedup_of_the_same_name(folder, t
     assert dedup(folder, "--name", "other") == 0
 
 
-def test_a_verdict_does_not_take_the_place_of_one_of_another_command(folder, capsys):
+def test_a_verdict_does_not_replace_that_of_another_command(folder, capsys):
     assert dedup(folder) == 0
     assert main(["filter", str(folder), "--where", "width > 1", "--name", "dedup"]) == 2
     assert "the verdict 'dedup' is one of `dedup`: choose another --name" in capsys.readouterr().err
@@ -393,7 +393,7 @@ def test_a_verdict_does_not_take_the_place_of_one_of_another_command(folder, cap
     assert "is one of `filter`" in capsys.readouterr().err
 
 
-def test_embeddings_of_samples_that_others_leave_out_take_no_part(folder, tmp_path, capsys):
+def test_embeddings_of_samples_that_others_leave_out_are_ignored(folder, tmp_path, capsys):
     keys = list(verdict_keys(folder))
     path = write_embeddings(tmp_path / "e.parquet", keys, np.ones((len(keys), 8)))
     assert main(["filter", str(folder), "--where", "key >= '00001' and key <> '000010002'"]) == 0

@@ -161,7 +161,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("source", HOSTILE, ids=range(len(HOSTILE)))
-def test_what_is_no_question_about_one_row_is_refused(source):
+def test_what_is_not_a_question_about_one_row_is_refused(source):
     with pytest.raises(UserError) as refused:
         ask(source)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
@@ -200,7 +200,7 @@ def test_a_pattern_that_explodes_elsewhere_takes_linear_time():
     assert parse("matches(caption, '(a+)+$')").truths(columns, 1).to_pylist() == [False]
 
 
-def test_conditions_stand_between_the_outermost_ands():
+def test_conditions_are_what_the_outermost_ands_separate():
     sources = [each.source for each in parse_conditions(" width >= 256 and (nsfw or  score > 1) and not nsfw ")]
     assert sources == ["width >= 256", "(nsfw or  score > 1)", "not nsfw"]
     assert [each.source for each in parse_conditions("width > 1 and nsfw or score > 1")] == [
@@ -220,7 +220,7 @@ def test_conditions_stand_between_the_outermost_ands():
     assert parse("width > 1 and length(caption) > width").columns == ("width", "caption")
 
 
-def test_numbers_are_asked_for_too():
+def test_an_expression_may_give_numbers():
     columns = {"width": COLUMNS["width"], "score": COLUMNS["score"]}
     assert parse("width * score").numbers(columns, 4).to_pylist() == [50.0, None, None, -512.0]
     assert parse("null").numbers({}, 2).to_pylist() == [None, None]
@@ -228,7 +228,7 @@ def test_numbers_are_asked_for_too():
         parse("width > 1").numbers({"width": COLUMNS["width"]}, 4)
 
 
-def test_no_rows_and_columns_that_sql_cannot_tell_apart():
+def test_no_rows_and_columns_that_sql_cannot_distinguish():
     assert parse("width > 1").truths({"width": COLUMNS["width"].slice(0, 0)}, 0).to_pylist() == []
     with pytest.raises(UserError, match="are one to SQL; rename one of them"):
         parse("width > Width").truths({"width": COLUMNS["width"], "Width": COLUMNS["width"]}, 4)

@@ -71,7 +71,7 @@ def test_json_of_strangers_is_read_as_far_as_it_makes_sense(tmp_path):
     assert [kept for kept, _, _ in verdict(folder, "filter").values()] == [True, True] + [False] * 5
 
 
-def test_a_misspelt_column_is_told_and_no_verdict_is_left(tmp_path, capsys):
+def test_a_misspelt_column_is_named_and_no_verdict_is_left(tmp_path, capsys):
     for name, parquet in (("a", True), ("b", False)):
         folder = write_shards(tmp_path / name, SHARDS, parquet=parquet)
         assert keep(folder, "widht > 1") == 2
@@ -93,7 +93,7 @@ def test_only_a_folder_of_shards_can_be_judged(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_a_filter_that_takes_the_place_of_another_one_says_so(tmp_path, capsys):
+def test_a_filter_that_replaces_another_one_says_so(tmp_path, capsys):
     folder = write_shards(tmp_path / "shards", SHARDS)
     assert keep(folder, "width > 1") == 0 and keep(folder, "width > 1") == 0
     assert "takes the place" not in capsys.readouterr().out

@@ -61,7 +61,7 @@ def page(folder):
     return (folder / "_index" / "select" / "preview.html").read_text(encoding="utf-8")
 
 
-def test_captions_of_strangers_are_text_and_nothing_else(page):
+def test_captions_are_text_and_nothing_else(page):
     found = Page(page)
     assert {tag for tag, _ in found.tags} <= {
         *("html", "head", "meta", "title", "style", "body", "header", "main", "section", "footer", "div", "p", "h1"),
@@ -77,7 +77,7 @@ def test_captions_of_strangers_are_text_and_nothing_else(page):
     ) in [(tag, attributes.get("content")) for tag, attributes in found.tags]
 
 
-def test_pictures_are_small_copies_encoded_anew(page):
+def test_pictures_are_small_copies_encoded_again(page):
     sources = [attributes["src"] for tag, attributes in Page(page).tags if tag == "img"]
     assert len(sources) > 20
     for source in sources:
@@ -88,7 +88,7 @@ def test_pictures_are_small_copies_encoded_anew(page):
     assert "cannot be shown" in page
 
 
-def test_a_duplicate_stands_beside_what_it_duplicates(page):
+def test_a_duplicate_is_next_to_what_it_duplicates(page):
     pairs = page.split('<div class="pair grid">')[1:]
     assert len(pairs) == 5  # three copies, and both of what is in the evaluation set
     for pair in pairs:
@@ -128,7 +128,7 @@ def test_one_verdict_has_one_number_and_the_same_pixels_no_distance(tmp_path):
     assert "same_pixels2 ·" in shown and "hashes differ" not in shown
 
 
-def test_each_reason_is_told_with_its_number_and_examples_of_both_sides(page):
+def test_each_reason_is_shown_with_its_number_and_examples_of_both_sides(page):
     shown = Page(page).text
     assert "looks_the_same3 · 17.6\u202f%" in shown and "in_evaluation2 ·" in shown
     assert "not width < 48 ·" in shown  # 4, and then its number: 8
@@ -137,7 +137,7 @@ def test_each_reason_is_told_with_its_number_and_examples_of_both_sides(page):
     assert any("left out" in side and "kept" in side for side in sides)
 
 
-def test_what_takes_no_part_in_a_verdict_is_not_shown_as_kept_by_it(page):
+def test_what_a_verdict_does_not_judge_is_not_shown_as_kept_by_it(page):
     """The filter leaves out eight of seventeen; of the nine others, dedup leaves out five."""
     shown = Page(page).text
     assert "kept by filter9\n\n8 left out, 8 by it alone" in shown

@@ -59,7 +59,7 @@ def test_one_verdict_may_be_chosen(shards, tmp_path):
     assert select(shards, tmp_path / "none", "--verdict", "even") == 2
 
 
-def test_the_parquet_beside_has_the_rows_of_what_is_kept(shards, tmp_path):
+def test_the_parquet_next_to_a_shard_has_the_rows_of_kept_samples(shards, tmp_path):
     for options, names in (
         ((), ["00001", "00002", "00003", "00004"]),
         (("--samples-per-shard", "5"), ["00000", "00001", "00002"]),
@@ -74,7 +74,7 @@ def test_the_parquet_beside_has_the_rows_of_what_is_kept(shards, tmp_path):
             assert set(table["status"].to_pylist()) == {"success"}
 
 
-def test_shards_can_be_cut_anew(shards, tmp_path):
+def test_shards_can_be_cut_again(shards, tmp_path):
     assert select(shards, tmp_path / "out", "--samples-per-shard", "5") == 0
     assert open_index(tmp_path / "out").counts.tolist() == [5, 5, 3]
     assert [int(members["txt"].split()[1]) for _, _, members in samples(tmp_path / "out")] == KEPT
@@ -87,7 +87,7 @@ def test_bare_tars_get_no_parquet(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.tar", "_index"]
 
 
-def test_killed_anywhere_and_begun_again_the_bytes_are_the_same(shards, tmp_path):
+def test_killed_anywhere_and_started_again_the_bytes_are_the_same(shards, tmp_path):
     """SIGKILL before each of the system calls by which something becomes durable, in turn."""
     assert select(shards, tmp_path / "whole", "--samples-per-shard", "5") == 0
     code = """if True:

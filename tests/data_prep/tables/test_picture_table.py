@@ -149,7 +149,7 @@ def test_pictures_inside_a_parquet_are_no_paths(tmp_path):
         read(str(tmp_path / "t.parquet"))
 
 
-def test_a_table_elsewhere_or_nowhere_is_told(tmp_path):
+def test_a_remote_or_missing_table_is_named(tmp_path):
     with pytest.raises(TableError, match="download both"):
         read("s3://bucket/t.csv")
     with pytest.raises(TableError, match="does not exist"):

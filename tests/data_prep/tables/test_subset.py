@@ -54,6 +54,6 @@ def test_a_pickle_is_not_loaded(tmp_path):
         Subset(tmp_path / "s.npy")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(TableError, match="not a readable .npy file"):
         Subset(tmp_path / "s.npy")

@@ -101,7 +101,7 @@ def test_the_number_of_rows_is_known_for_parquet_alone(two_files):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_of_text_the_number_of_rows_is_told_from_its_start(tmp_path, monkeypatch, pack):
+def test_of_text_the_number_of_rows_is_estimated_from_its_start(tmp_path, monkeypatch, pack):
     monkeypatch.setattr("diptych_shards.tables.locations._MEASURED_BYTES", 1 << 20)
     suffix = ".csv" if pack is bytes else ".csv.gz"
     for name, num_rows in (("a", 100_000), ("b", 50_000)):
@@ -152,7 +152,7 @@ def test_text_is_read_packed_or_not(tmp_path, kind, data, suffix, pack):
     assert rows_of(table) == [{"url": "http://a/1", "caption": "one"}, {"url": "http://a/2", "caption": "two"}]
 
 
-def test_packed_text_that_is_cut_off_is_told(tmp_path):
+def test_packed_text_that_is_cut_off_is_reported(tmp_path):
     data = "url\n" + "".join(f"http://a/{n}\n" for n in range(100_000))
     location = write(tmp_path / "t.csv.gz", gzip.compress(data.encode())[:-1_000])
     with pytest.raises(TableError, match=r"t.csv.gz cannot be read: its gzip data end too early or are damaged"):
@@ -253,7 +253,7 @@ def test_lines_of_which_none_is_an_object_are_told_as_such(tmp_path):
         open_table([write(tmp_path / "t.jsonl", "url\nhttp://a/1\n")])
 
 
-def test_what_is_no_parquet_file_is_told(tmp_path):
+def test_a_file_that_is_not_parquet_is_reported(tmp_path):
     with pytest.raises(TableError, match="not a readable parquet file"):
         open_table([write(tmp_path / "t.parquet", "url\nhttp://a/1\n")])
 
@@ -265,7 +265,7 @@ def test_a_file_is_named_once(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t.parquet.gz", "t"])
-def test_an_unknown_format_is_told(tmp_path, name):
+def test_an_unknown_format_is_reported(tmp_path, name):
     with pytest.raises(TableError, match="a table is .parquet"):
         open_table([write(tmp_path / name, b"")])
 
@@ -394,7 +394,7 @@ class TestBrokenCsv:
         assert rows_of(open_table([write(tmp_path / "t.csv", data)])) == [{"url": "http://a/1", "caption": "a, b"}]
 
     @pytest.mark.parametrize(("data", "message"), [(b"", "is empty"), (b"url,url\n", "2 columns named 'url'")])
-    def test_a_header_that_cannot_be_used_is_told(self, tmp_path, data, message):
+    def test_a_header_that_cannot_be_used_is_reported(self, tmp_path, data, message):
         with pytest.raises(TableError, match=message):
             open_table([write(tmp_path / "t.csv", data)])
 
@@ -502,7 +502,7 @@ class TestTypes:
         ]  # fmt: skip
         assert table.malformed.counts == {"boxes that cannot be read": 2}
 
-    def test_a_caption_that_is_no_text_is_told(self, tmp_path):
+    def test_a_caption_that_is_not_text_is_reported(self, tmp_path):
         table = pyarrow.table({"url": ["http://a/1"], "caption": [["a", "b"]]})
         with pytest.raises(TableError, match="column 'caption' holds list"):
             open_table([write_parquet(tmp_path / "t.parquet", table)])
