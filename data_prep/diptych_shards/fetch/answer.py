@@ -79,7 +79,7 @@ class Answer:
 
     @property
     def is_silence(self) -> bool:
-        """Whether the server sent no answer. A malformed answer, or one whose body breaks off, is no silence."""
+        """Whether no answer came at all; a malformed answer counts as one, and so does one whose body breaks off."""
         return not self.status and self.reason is not None and self.reason not in _WRONG_ANSWERS
 
     @property

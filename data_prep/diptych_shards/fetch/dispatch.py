@@ -39,7 +39,7 @@ class Dispatch:
             ValueError: a blocked domain is not a valid domain.
         """
         self.outcomes: deque[tuple[int, Fetched | FetchFailure]] = deque()
-        """Outcomes that nobody has taken yet. `memory` counts their bodies; whoever takes one subtracts it."""
+        """Outcomes to hand out. `memory` counts their bodies, until the code that takes one subtracts its size."""
         self._options = options
         self._sites = sites
         self._frontier = frontier
@@ -114,10 +114,10 @@ class Dispatch:
 
     def fail_late_jobs(self, now: float) -> None:
         """Fail the jobs that have waited too long for pauses of their hosts."""
-        self._fail(self._frontier.take_late(now), WAITED_TOO_LONG)
+        self.outcomes.extend((job.ticket, WAITED_TOO_LONG) for job in self._frontier.take_late(now))
 
     def clear(self) -> None:
-        """Drop the outcomes that nobody took."""
+        """Drop the outcomes that were not handed out."""
         while self.outcomes:
             self._memory.held_bytes -= body_bytes(self.outcomes.popleft()[1])
 
@@ -210,6 +210,7 @@ class Dispatch:
         self.outcomes.append((job.ticket, outcome))
 
     def _take_robots(self, job: Job, site: Site, outcome: Fetched | FetchFailure, now: float) -> None:
+        """Let a site go on with its robots.txt; give it up if that could not be fetched."""
         if isinstance(outcome, Fetched):
             self._sites.keep_robots(site, Robots(decode_robots(outcome.data), self._agent), now)
         elif means_no_robots(outcome):
@@ -221,6 +222,7 @@ class Dispatch:
         self._frontier.wake(site, now)
 
     def _fail_if_given_up(self, site: Site, now: float) -> None:
+        """Fail all jobs that wait at a site which has been given up."""
         given_up = site.given_up(now)
         if given_up is None:
             return
@@ -229,6 +231,3 @@ class Dispatch:
         for job in self._frontier.take_queue(site):
             failure = job.failure if were_all_asked else None
             self.outcomes.append((job.ticket, failure or given_up))
-
-    def _fail(self, jobs: list[Job], failure: FetchFailure) -> None:
-        self.outcomes.extend((job.ticket, failure) for job in jobs)

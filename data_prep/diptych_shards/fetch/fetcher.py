@@ -32,7 +32,7 @@ HEADER_SHARE = 1 / 2
 WINDOW_SHARE = 1 / 6
 """The share of `timeout_seconds` over which the minimum throughput is measured."""
 LONGEST_ABSENCE_SECONDS = 0.25
-"""If the caller works longer on an outcome, all deadlines move by the rest: the servers are not to blame."""
+"""If the caller works longer on an outcome, all deadlines move by the excess: the servers are not to blame."""
 IDLE_SECONDS = 0.5
 """The shortest time between calls of `on_idle`, and the longest wait for an event: in all, about a call a second."""
 LATE_SECONDS = 1.0
@@ -95,8 +95,8 @@ class Fetcher:
 
         If the generator is closed before its end, the transfers in flight are aborted.
 
-        urls: pairs of a ticket and a URL, read as there is room for them; None: there is none for the moment, ask
-            again after the next events.
+        urls: pairs of a ticket and a URL, read as there is room for them. None means that no URL is ready yet; the
+            iterator is asked again after the next events.
         """
         if self._is_fetching:
             raise RuntimeError("this Fetcher is fetching already; end that first")

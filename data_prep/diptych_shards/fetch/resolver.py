@@ -74,11 +74,11 @@ class Resolver:
             place: self._vet(addresses, None, True, math.inf) for place, addresses in map(parse_entry, entries)
         }
         self._known: dict[str, Resolution] = {}  # in the order of their answers
-        self._asked: dict[str, None] = {}
+        self._asked: dict[str, None] = {}  # the names that are being looked up
         self._waiting: dict[str, None] = {}  # those of them that no thread has been given yet
         self._last_answer = 0.0
         self._num_allowed = MAX_LOOKUPS
-        self._began: dict[str, float] = {}  # when a thread started with it; only this dict is written by threads
+        self._began: dict[str, float] = {}  # when a thread started on a name; the one dict that threads write
         self._names: SimpleQueue[str | None] = SimpleQueue()
         self._found: SimpleQueue[tuple[str, tuple[str, ...], FetchFailure | None, bool]] = SimpleQueue()
         self._num_threads = self._num_idle = 0

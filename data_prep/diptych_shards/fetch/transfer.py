@@ -104,7 +104,7 @@ class Transfer:
         return None
 
     def excuse(self, seconds: float) -> None:
-        """Move its deadlines by the time in which nobody read from it; while it is paused, they do not count anyway."""
+        """Move its deadlines by the time in which nobody read from it, unless it is paused: then they do not count."""
         if self.is_paused:
             return
         self.started += seconds
