@@ -124,7 +124,7 @@ def test_refused_urls_are_shown_as_text_under_their_reason(page):
 
 
 def test_the_funnel_counts_down_from_the_table_to_what_was_kept(page):
-    text = page.text[page.text.index("How many got how far") : page.text.index("Why not")]
+    text = page.text[page.text.index("How many rows reached each stage") : page.text.index("Why not")]
     expected = (
         "rows of the table 24 · 100 % "
         "allowed to be requested 22 · 91.7 % −2 address_not_public 1, scheme_not_allowed 1 "
@@ -134,7 +134,7 @@ def test_the_funnel_counts_down_from_the_table_to_what_was_kept(page):
 
 
 def test_rows_are_counted_by_domain(page):
-    text = page.text[page.text.index("Most frequent") : page.text.index("Most was lost at")]
+    text = page.text[page.text.index("Most frequent") : page.text.index("Most rows lost")]
     assert text.strip().endswith("pictures.test 18 100 % not-found.test 4 0 % (no host) 1 0 % 10.0.0.1 1 0 %")
 
 
