@@ -87,8 +87,8 @@ class BuildProgress:
 
     @property
     def numbers(self) -> dict[str, float]:
-        began, rows, pictures, num_bytes = self._history[0]
-        seconds = max(time.monotonic() - began, 1e-3)
+        started_at, rows, pictures, num_bytes = self._history[0]
+        seconds = max(time.monotonic() - started_at, 1e-3)
         total = self._outcomes.total()
         return {
             "rows": total,

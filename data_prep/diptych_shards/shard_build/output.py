@@ -14,6 +14,7 @@ from diptych.files import committed
 from diptych_shards.shard_build.shard_files import (
     FAILED_TO_DOWNLOAD,
     FAILED_TO_RESIZE,
+    SIZES,
     SUCCESS,
     OutputOptions,
     RowResult,
@@ -27,8 +28,7 @@ from diptych_shards.tables.json_text import json_texts, template
 if TYPE_CHECKING:
     import pyarrow
 
-_RESULTS = ("key", "status", "error_message", "width", "height", "original_width", "original_height", "exif")
-_NUMBERS = frozenset(("width", "height", "original_width", "original_height"))
+_RESULTS = ("key", "status", "error_message", *SIZES, "exif")
 _MAX_MESSAGES = 100_000
 _ROWS_AT_ONCE = 1_000
 
@@ -111,7 +111,7 @@ class ShardOutput:
             "key": keys,
             "status": [result.status for result in found],
             "error_message": [_text(result.message) for result in found],
-            **{name: [getattr(result, name) for result in found] for name in _RESULTS[3:]},
+            **{name: [getattr(result, name) for result in found] for name in (*SIZES, "exif")},
             options.compute_hash: [result.digest for result in found],
         }
         arrays = [pyarrow.array(values[field.name], field.type) for field in list(schema)[rows.num_columns :]]
@@ -152,7 +152,7 @@ def output_schema(rows: pyarrow.Schema, columns: Columns, options: OutputOptions
         taken.add(free)
         fields.append(pyarrow.field(free, rows.field(name).type))
     return pyarrow.schema(
-        [*fields, *(pyarrow.field(name, pyarrow.int32() if name in _NUMBERS else pyarrow.string()) for name in own)]
+        [*fields, *(pyarrow.field(name, pyarrow.int32() if name in SIZES else pyarrow.string()) for name in own)]
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diptych_shards.pictures.picture import StoredPicture
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
+SIZES = ("width", "height", "original_width", "original_height")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +115,11 @@ def is_done(out: Path, number: int, options: OutputOptions) -> bool:
 
 
 def read_stats(out: Path) -> dict[int, ShardStats]:
-    """Read the statistics of each shard that has them, by its number. The other files are not looked at."""
-    return {number: stats for _, number, stats in _read_all_stats(out)}
+    """Read the statistics of each shard that has them, in the order of their numbers. Other files are not looked at."""
+    names = (path.name.removesuffix("_stats.json") for path in out.glob("*_stats.json"))
+    found = sorted((int(name), name) for name in names if name.isdecimal())
+    stats = {number: _read_stats(out / f"{name}_stats.json") for number, name in found}
+    return {number: read for number, read in stats.items() if read is not None}
 
 
 def read_failures(out: Path, number: int, options: OutputOptions) -> dict[str, list[int]]:
@@ -133,12 +137,11 @@ def read_finished(out: Path, number: int, options: OutputOptions) -> Iterator[tu
 
     name = shard_name(number, options)
     reasons = {row: reason for reason, rows in read_failures(out, number, options).items() for row in rows}
-    sizes = ["width", "height", "original_width", "original_height"]
-    columns = ["status", "error_message", *sizes, "exif", options.compute_hash]
+    columns = ["status", "error_message", *SIZES, "exif", options.compute_hash]
     table = pyarrow.parquet.read_table(out / f"{name}.parquet", columns=columns).select(columns)
     index = open_index(out / f"{name}.tar")
     num_stored = 0
-    for row, facts in enumerate(table.rename_columns(["status", "message", *sizes, "exif", "digest"]).to_pylist()):
+    for row, facts in enumerate(table.rename_columns(["status", "message", *SIZES, "exif", "digest"]).to_pylist()):
         if facts["status"] == SUCCESS:
             sample = index.sample(0, num_stored)
             num_stored += 1
@@ -195,14 +198,6 @@ class ShardFiles:
 
     def write_stats(self, stats: ShardStats) -> None:
         commit_file(self.stats, json.dumps(asdict(stats), indent=4).encode())
-
-
-def _read_all_stats(out: Path) -> Iterator[tuple[str, int, ShardStats]]:
-    """Name, number and statistics of each shard that has them, in the order of the numbers."""
-    names = (path.name.removesuffix("_stats.json") for path in out.glob("*_stats.json"))
-    for number, name in sorted((int(name), name) for name in names if name.isdecimal()):
-        if (stats := _read_stats(out / f"{name}_stats.json")) is not None:
-            yield name, number, stats
 
 
 def _read_stats(path: Path) -> ShardStats | None:
