@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or started by the same command"
     )
-    _add_columns(parser.add_argument_group("columns of the table"))
+    _add_columns(parser.add_argument_group("columns of the table", "usual names are found"))
     _add_pictures(parser.add_argument_group("pictures"))
     _add_shards(parser.add_argument_group("shards"))
     _add_fetching(parser.add_argument_group("fetching"))
@@ -80,7 +80,7 @@ def run(chosen: argparse.Namespace) -> None:
 
 def _add_columns(group: argparse._ArgumentGroup) -> None:
     for name, meaning in (
-        ("url", "the address of the picture (by default a usual name is found; so with the next three)"),
+        ("url", "the address of the picture"),
         ("caption", "`none` for pictures without captions"),
         ("hash", "the hash of the file; a row is refused if its file has another"),
         ("boxes", "boxes to blur, [x0, y0, x1, y1] as fractions, as in DataComp's face_bboxes"),
@@ -110,40 +110,19 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     add("--skip-reencode", action="store_true", help="keep the file's own bytes where no pixel changes")
     add("--min-image-size", type=int, default=0, metavar="N", help="refuse pictures whose shorter side is below N")
     add("--max-image-area", type=float, default=float("inf"), metavar="N", help="refuse pictures of more than N pixels")
-    add(
-        "--max-aspect-ratio",
-        type=float,
-        default=float("inf"),
-        metavar="X",
-        help="refuse pictures whose longer side is more than X times the shorter",
-    )
+    add("--max-aspect-ratio", type=float, default=float("inf"), metavar="X",
+        help="refuse pictures whose longer side is more than X times the shorter")  # fmt: skip
     add("--block-sha256", type=path_argument, metavar="FILE", help="refuse these files: hex digests, one a line")
 
 
 def _add_shards(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add(
-        "--rows-per-shard",
-        "--number-sample-per-shard",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="rows of the table in each shard (default 10000)",
-    )
-    add(
-        "--shard-digits",
-        "--oom-shard-count",
-        type=int,
-        default=5,
-        metavar="N",
-        help="digits in the name of a shard (default 5)",
-    )
-    add(
-        "--compute-hash",
-        choices=("sha256", "md5", "sha512"),
-        default="sha256",
-        help="of the fetched bytes (default sha256)",
-    )
+    add("--rows-per-shard", "--number-sample-per-shard", type=int, default=10_000, metavar="N",
+        help="rows of the table in each shard (default %(default)s)")  # fmt: skip
+    add("--shard-digits", "--oom-shard-count", type=int, default=5, metavar="N",
+        help="digits in the name of a shard (default %(default)s)")  # fmt: skip
+    add("--compute-hash", choices=("sha256", "md5", "sha512"), default="sha256",
+        help="of the fetched bytes (default %(default)s)")  # fmt: skip
 
 
 def _add_fetching(group: argparse._ArgumentGroup) -> None:
@@ -171,40 +150,22 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
              " (tdm-reservation) (default %(default)s; '' to refuse none)")  # fmt: skip
     add("--allow-network", action="append", default=[], metavar="CIDR",
         help="connect to these addresses (or `localhost`) although they are not public; may be repeated")  # fmt: skip
-    add(
-        "--block-domains",
-        type=path_argument,
-        metavar="FILE",
-        help="refuse these domains and all below them, one a line",
-    )
-    add(
-        "--ca-file",
-        type=path_argument,
-        metavar="FILE",
-        help="trust these certificates (PEM) in place of the usual ones",
-    )
-    add(
-        "--resolve",
-        action="append",
-        default=[],
-        metavar="HOST:PORT:ADDRESS",
-        help="use this address in place of DNS; may be repeated",
-    )
+    add("--block-domains", type=path_argument, metavar="FILE",
+        help="refuse these domains and all below them, one a line")  # fmt: skip
+    add("--ca-file", type=path_argument, metavar="FILE",
+        help="trust these certificates (PEM) in place of the usual ones")  # fmt: skip
+    add("--resolve", action="append", default=[], metavar="HOST:PORT:ADDRESS",
+        help="use this address in place of DNS; may be repeated")  # fmt: skip
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add_engine(group, "worker processes")
-    add(
-        "--retry-failed",
-        metavar="REASONS",
-        help="in shards that are done, try these failures again: `all`, or timeout,http_503 …; host_given_up always",
-    )
-    add(
-        "--wandb",
-        metavar="PROJECT",
-        help="send the numbers of the progress line to this project (WANDB_MODE is obeyed)",
-    )
+    add("--retry-failed", metavar="REASONS",
+        help="try these failures again, in shards that are done: `all`, or timeout,http_503 …;"
+             " host_given_up is always tried again")  # fmt: skip
+    add("--wandb", metavar="PROJECT",
+        help="send the numbers of the progress line to this project (WANDB_MODE is obeyed)")  # fmt: skip
 
 
 def _options(chosen: argparse.Namespace) -> BuildOptions:
