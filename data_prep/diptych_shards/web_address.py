@@ -93,8 +93,8 @@ class BadUrlError(ValueError):
         self.why = why
 
 
-class Resolver:
-    """Resolves the addresses of one page, against its first `<base href>` if it has one."""
+class BaseUrl:
+    """What the addresses of one page are relative to: its own address, or its first `<base href>`."""
 
     def __init__(self, page_url: str, base_href: str | None = None):
         self._page_url = page_url

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diptych_shards.fetch.outcome import UrlError
 from diptych_shards.fetch.url import parse_url
-from diptych_shards.web_address import Resolver, absolute, is_plain, split, split_plain
+from diptych_shards.web_address import BaseUrl, absolute, is_plain, split, split_plain
 
 HOSTS = st.text("ab0.-_xn%A", min_size=1, max_size=9)
 RESTS = st.lists(
@@ -37,7 +37,7 @@ def test_a_plain_address_is_one_that_the_standard_leaves_as_it_is(scheme, host, 
     ],
 )
 def test_extract_and_fetch_write_the_same_address(address):
-    assert Resolver("http://a.example/").resolve(address) == str(parse_url(address)) == absolute(address)
+    assert BaseUrl("http://a.example/").resolve(address) == str(parse_url(address)) == absolute(address)
 
 
 @given(st.text(max_size=30))

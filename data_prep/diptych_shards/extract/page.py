@@ -12,7 +12,7 @@ from diptych_shards.extract.page_text import surrounding_texts, text_of
 from diptych_shards.extract.pairs import Captions, CaptionSource, DropReason, Page, Picture, pairs_of
 from diptych_shards.extract.rights import LicenceFinder, OptOuts
 from diptych_shards.extract.tags import Tag, attributes_of, raw_text_after, tags, unescape_text, value
-from diptych_shards.web_address import Resolver
+from diptych_shards.web_address import BaseUrl
 
 MAX_FIGCAPTION_BYTES = 16_384
 MAX_OPEN_FIGURES = 64
@@ -48,12 +48,12 @@ def read_page(
     reader = _Reader(html, options, dropped, opt_outs or OptOuts())
     for tag in tags(html, _WITH_LINKS if LicenceFinder.may_find(html) else _ALWAYS):
         reader.read(tag)
-    resolver = Resolver(page_url, reader.base_href)
+    base_url = BaseUrl(page_url, reader.base_href)
     return Page(
         page_url,
         reader.language or reader.content_language or language,
-        reader.licence.found(resolver),
-        pairs_of(reader.all_pictures(), resolver, options, dropped),
+        reader.licence.found(base_url),
+        pairs_of(reader.all_pictures(), base_url, options, dropped),
         reader.opt_outs.found(options.opt_outs),
     )
 

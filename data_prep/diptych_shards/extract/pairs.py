@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from diptych_shards.extract.options import ExtractOptions
-from diptych_shards.web_address import BadUrlError, Resolver, last_segment
+from diptych_shards.web_address import BadUrlError, BaseUrl, last_segment
 
 
 class CaptionSource(str, enum.Enum):
@@ -94,7 +94,7 @@ _REASON_OF_ENDING = {".svg": DropReason.VECTOR_PICTURE, "svgz": DropReason.VECTO
 
 def pairs_of(
     pictures: Iterable[tuple[str, Captions, int | None, int | None]],
-    resolver: Resolver,
+    base_url: BaseUrl,
     options: ExtractOptions,
     dropped: Counter[DropReason],
 ) -> dict[tuple[str, str], PairDetails]:
@@ -112,7 +112,7 @@ def pairs_of(
                 continue
             if url is None:
                 try:
-                    url = resolver.resolve(address)
+                    url = base_url.resolve(address)
                 except BadUrlError as error:
                     dropped[_REASON_OF_BAD_URL[error.why]] += 1
                     break

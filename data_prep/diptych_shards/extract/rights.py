@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from diptych_shards.fetch.options import DEFAULT_USER_AGENT, OPT_OUT_DIRECTIVES
 from diptych_shards.fetch.permission import RESERVATION, directives_in, is_reserved, product_token
-from diptych_shards.web_address import BadUrlError, Resolver
+from diptych_shards.web_address import BadUrlError, BaseUrl
 
 _COMMONS = re.compile(r"(?:https?:)?//(?:[\w-]+\.)?creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
 _HINT = re.compile(rb"creativecommons\.org/(?:licenses|publicdomain)|rel=[\"']?[^\"'>]{0,40}license")
@@ -41,10 +41,10 @@ class LicenceFinder:
         if _COMMONS.match(href.strip()) and len(self._commons) < MAX_LINKS:
             self._commons.append(href)
 
-    def found(self, resolver: Resolver) -> str | None:
+    def found(self, base_url: BaseUrl) -> str | None:
         for href in (*self._said, *self._commons):
             try:
-                return resolver.resolve(href)
+                return base_url.resolve(href)
             except BadUrlError:
                 continue
         return None

@@ -24,7 +24,7 @@ from diptych_shards.extract.wat_record import (
     text_in,
 )
 from diptych_shards.fetch.permission import RESERVATION
-from diptych_shards.web_address import Resolver
+from diptych_shards.web_address import BaseUrl
 
 
 def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[DropReason]) -> FoundPage:
@@ -41,9 +41,9 @@ def read_wat(block: bytes, options: ExtractOptions, dropped: Counter[DropReason]
     if metas.og:
         pictures += og_pictures(metas.og, record.title)
     page_url = record.page_url.removeprefix("<").removesuffix(">")
-    resolver = Resolver(page_url, record.base or None)
-    pairs = pairs_of(pictures, resolver, options, dropped)
-    licence_url = _licence_of(block, resolver) if pairs and record.may_have_licence else None
+    base_url = BaseUrl(page_url, record.base or None)
+    pairs = pairs_of(pictures, base_url, options, dropped)
+    licence_url = _licence_of(block, base_url) if pairs and record.may_have_licence else None
     return FoundPage(
         Page(page_url, metas.language, licence_url, pairs, opt_outs.found(options.opt_outs) if pairs else ()),
         record.warc_file or None,
@@ -92,9 +92,9 @@ def _pictures(record: WatRecord, options: ExtractOptions, dropped: Counter[DropR
     return pictures
 
 
-def _licence_of(block: bytes, resolver: Resolver) -> str | None:
+def _licence_of(block: bytes, base_url: BaseUrl) -> str | None:
     metadata = html_metadata_of(parsed(block))
     licence = LicenceFinder()
     for link in [*mappings_in(mapping_in(metadata, "Head"), "Link"), *mappings_in(metadata, "Links")]:
         licence.see(text_in(link, "rel"), text_in(link, "url"))
-    return licence.found(resolver)
+    return licence.found(base_url)

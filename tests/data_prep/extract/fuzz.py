@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["diptych_shards.extract"]):
     from diptych_shards.extract.options import ExtractOptions
     from diptych_shards.extract.page import read_page
     from diptych_shards.extract.results import FileReport
-    from diptych_shards.web_address import BadUrlError, Resolver
+    from diptych_shards.web_address import BadUrlError, BaseUrl
     from tests.data_prep.extract.crawls import PAGE_URL, record
 
 OPTIONS = ExtractOptions(surrounding_text=True, max_page_bytes=1000)
@@ -41,11 +41,11 @@ def read_html(content: bytes) -> None:
 def resolve(content: bytes) -> None:
     base, _, address = content.decode("utf-8", "replace").partition("\n")
     try:
-        url = Resolver(PAGE_URL, base).resolve(address)
+        url = BaseUrl(PAGE_URL, base).resolve(address)
     except BadUrlError:
         return
     check({(url, "an address")})
-    assert Resolver("https://elsewhere.example/").resolve(url) == url
+    assert BaseUrl("https://elsewhere.example/").resolve(url) == url
 
 
 def check(pairs) -> None:

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diptych_shards.extract.image_element import candidates, largest
-from diptych_shards.web_address import BadUrlError, Resolver, last_segment
+from diptych_shards.web_address import BadUrlError, BaseUrl, last_segment
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ from diptych_shards.web_address import BadUrlError, Resolver, last_segment
     ],
 )  # fmt: skip
 def test_addresses_become_what_a_browser_would_fetch(url, absolute):
-    assert Resolver("https://a.example/dir/page").resolve(url) == absolute
+    assert BaseUrl("https://a.example/dir/page").resolve(url) == absolute
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_addresses_become_what_a_browser_would_fetch(url, absolute):
 )
 def test_what_cannot_be_fetched_is_refused_with_a_reason(url, why):
     with pytest.raises(BadUrlError) as refused:
-        Resolver("https://a.example/dir/page").resolve(url)
+        BaseUrl("https://a.example/dir/page").resolve(url)
     assert refused.value.why == why
 
 
@@ -90,14 +90,14 @@ def test_what_cannot_be_fetched_is_refused_with_a_reason(url, why):
     ],
 )
 def test_empty_segments_of_a_path_stay_as_in_a_browser(page, url, absolute):
-    assert Resolver(f"https://a.example{page}").resolve(url) == f"https://a.example{absolute}"
+    assert BaseUrl(f"https://a.example{page}").resolve(url) == f"https://a.example{absolute}"
 
 
 @given(st.text(), st.text(), st.one_of(st.none(), st.text()))
 def test_any_text_becomes_an_ascii_address_with_a_host_or_is_refused(url, page, base):
     for page_url in (page, "https://a.example/b", f"http://{page}"):
         try:
-            found = Resolver(page_url, base).resolve(url)
+            found = BaseUrl(page_url, base).resolve(url)
         except BadUrlError:
             continue
         parts = urlsplit(found)
@@ -117,7 +117,7 @@ def test_relative_addresses_are_resolved_as_urljoin_does(url, page):
     assume(url != "?")  # urljoin takes an empty query for none
     page_url = f"https://a.example/{page.lstrip('/')}"
     try:
-        found = Resolver(page_url).resolve(url)
+        found = BaseUrl(page_url).resolve(url)
     except BadUrlError as error:
         assert error.why in ("empty", "bad")
     else:
