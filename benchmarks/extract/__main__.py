@@ -18,7 +18,8 @@ from pathlib import Path
 
 from benchmarks.extract.crawl import write_warc, write_wat
 from benchmarks.extract.pages import PageSource, PairSet
-from benchmarks.extract.peer import Peer, ensure_environment
+from benchmarks.extract.peer import Peer
+from benchmarks.peer_environment import ensure_environment
 
 from diptych_shards.extract.extract import extract_file, pages_of
 from diptych_shards.extract.options import ExtractOptions
@@ -29,7 +30,7 @@ OPTIONS = ExtractOptions()
 
 def main() -> None:
     chosen = _arguments()
-    ensure_environment()
+    ensure_environment("cc2dataset")
     source = PageSource()
     pages = [source.draw() for _ in range(chosen.pages)]
     in_wat = set().union(*(page.in_wat for page in pages))

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 
-ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "benchmarks" / "peers" / "cc2dataset.txt"
-ENVIRONMENT = ROOT / ".venv-peers" / "cc2dataset"
+from benchmarks.peer_environment import ENVIRONMENTS
 
-
-def ensure_environment() -> None:
-    """Install it, unless what is there was installed from the same requirements."""
-    stamp = ENVIRONMENT / "installed-from.txt"
-    if stamp.exists() and stamp.read_bytes() == REQUIREMENTS.read_bytes():
-        return
-    print(f"installing cc2dataset into {ENVIRONMENT}", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True, stdout=sys.stderr)
-    pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--requirement", REQUIREMENTS], check=True, stdout=sys.stderr)
-    shutil.copyfile(REQUIREMENTS, stamp)
+ENVIRONMENT = ENVIRONMENTS / "cc2dataset"
 
 
 class Peer:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "benchmarks" / "peers" / "img2dataset.txt"
-ENVIRONMENT = ROOT / ".venv-peers" / "img2dataset"
+from benchmarks import peer_environment
+
+ENVIRONMENT = peer_environment.ENVIRONMENTS / "img2dataset"
 NEWEST_PYTHON = 3, 12
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
 """The colour photographs among scikit-image's pictures."""
 
 
 def ensure_environment() -> None:
-    """Install it, unless it is already installed from the same requirements."""
-    stamp = ENVIRONMENT / "installed-from.txt"
-    if stamp.exists() and stamp.read_bytes() == REQUIREMENTS.read_bytes():
-        return
-    print(f"installing img2dataset into {ENVIRONMENT}", file=sys.stderr)
-    subprocess.run([_python(), "-m", "venv", "--clear", ENVIRONMENT], check=True, stdout=sys.stderr)
-    pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--requirement", REQUIREMENTS], check=True, stdout=sys.stderr)
-    shutil.copyfile(REQUIREMENTS, stamp)
+    peer_environment.ensure_environment("img2dataset", _python())
 
 
 def command() -> str:

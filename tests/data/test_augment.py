@@ -19,7 +19,7 @@ def noise(width, height):
 
 def test_resizing_agrees_with_pillows_antialiased_bicubic():
     picture = photograph(320, 256)
-    ours = crop_and_resize(picture, (20, 10, 240, 240), 96).permute(1, 2, 0).numpy().astype(float)
+    ours = crop_and_resize(np.array(picture), (20, 10, 240, 240), 96).transpose(1, 2, 0).astype(float)
     theirs = np.asarray(picture.crop((20, 10, 260, 250)).resize((96, 96), Image.Resampling.BICUBIC)).astype(float)
     assert 10 * np.log10(255**2 / np.mean((ours - theirs) ** 2)) > 50
 
@@ -46,10 +46,10 @@ def test_the_centre_crop_has_the_pixels_of_open_clips_evaluation(shape, size):
 
 @pytest.mark.parametrize("shape", [(640, 427), (427, 641), (50, 30)])
 def test_training_without_augmentation_crops_the_middle_square_and_then_resizes(shape):
-    picture, side = noise(*shape), min(shape)
+    picture, side = np.array(noise(*shape)), min(shape)
     box = ((shape[0] - side) // 2, (shape[1] - side) // 2, side, side)
     pixels = AUGMENTATIONS["none"](picture, 48, np.random.default_rng(0))
-    assert torch.equal(pixels, crop_and_resize(picture, box, 48))
+    assert np.array_equal(pixels, crop_and_resize(picture, box, 48))
 
 
 @pytest.mark.parametrize("size", [(1, 16_000_000), (16_000_000, 1)])
@@ -61,16 +61,15 @@ def test_of_a_thin_strip_only_the_middle_is_resized(size):
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("size", [(64, 64), (200, 40), (40, 200), (9, 9), (1, 30)])
 def test_every_augmentation_gives_a_square_of_bytes_decided_by_its_randomness(name, size):
-    picture = Image.new("RGB", size, "red") if min(size) < 16 else photograph(*size)
+    picture = np.array(Image.new("RGB", size, "red") if min(size) < 16 else photograph(*size))
     crops = [AUGMENTATIONS[name](picture, 32, np.random.default_rng(5)) for _ in range(2)]
-    assert crops[0].shape == (3, 32, 32) and crops[0].dtype == torch.uint8
-    assert torch.equal(*crops)
+    assert crops[0].shape == (3, 32, 32) and crops[0].dtype == np.uint8
+    assert np.array_equal(*crops)
 
 
 def test_the_square_crop_reaches_both_ends():
     pixels = np.zeros((10, 30, 3), dtype=np.uint8)
     pixels[:, :, 0] = np.arange(30)
-    picture = Image.fromarray(pixels)
     random = np.random.default_rng(0)
-    lefts = {int(AUGMENTATIONS["random_square_crop"](picture, 10, random)[0, 0, 0]) for _ in range(300)}
+    lefts = {int(AUGMENTATIONS["random_square_crop"](pixels, 10, random)[0, 0, 0]) for _ in range(300)}
     assert lefts == set(range(21))

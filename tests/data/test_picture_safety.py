@@ -12,7 +12,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from diptych.data import picture_safety
 from diptych.data.picture_formats import PICTURE_ENDINGS, PICTURE_FORMATS
-from diptych.data.picture_safety import PictureError, PictureFile, PictureReason, check_picture, open_picture
+from diptych.data.picture_pixels import open_pixels
+from diptych.data.picture_safety import PictureError, PictureFile, PictureReason, check_picture
 from diptych.data.shard_index_file import ALLOWED_SUFFIXES, PICTURE_SUFFIXES
 from diptych.data.tiff_page import first_page
 from diptych.errors import UserError
@@ -54,6 +55,19 @@ def encoded(picture, **options):
 
 def pixel(picture, x=0, y=0):
     return picture.getpixel((x, y))
+
+
+@pytest.fixture(scope="module", params=["as a picture", "as pixels"], autouse=True)
+def way(request):
+    """Runs every test with each of the two ways to open a picture, which promise the same."""
+    global open_as_pixels
+    open_as_pixels = request.param == "as pixels"
+
+
+def open_picture(data, **limits):
+    if open_as_pixels:
+        return Image.fromarray(open_pixels(data, **limits))
+    return picture_safety.open_picture(data, **limits)
 
 
 def reason_of(data, open_it=open_picture, **limits):

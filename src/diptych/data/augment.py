@@ -42,54 +42,57 @@ def centre_crop(picture: Image.Image, size: int) -> Tensor:
     return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
 
 
-def middle_square(picture: Image.Image, size: int) -> Tensor:
-    """u8[3, size, size]: the middle square of the picture, resized as in training."""
-    side = min(picture.size)
-    return crop_and_resize(picture, ((picture.width - side) // 2, (picture.height - side) // 2, side, side), size)
+def middle_square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """u8[3, size, size]: the middle square of u8[height, width, 3], resized as in training."""
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    return crop_and_resize(pixels, ((width - side) // 2, (height - side) // 2, side, side), size)
 
 
-def random_square_crop(picture: Image.Image, size: int, random: np.random.Generator) -> Tensor:
+def random_square_crop(pixels: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
     """u8[3, size, size]: a random square as large as the shorter side, the paper's only augmentation (section 2.3)."""
-    side = min(picture.size)
-    left = int(random.integers(picture.width - side + 1))
-    top = int(random.integers(picture.height - side + 1))
-    return crop_and_resize(picture, (left, top, side, side), size)
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    left = int(random.integers(width - side + 1))
+    top = int(random.integers(height - side + 1))
+    return crop_and_resize(pixels, (left, top, side, side), size)
 
 
-def random_resized_crop(picture: Image.Image, size: int, random: np.random.Generator) -> Tensor:
+def random_resized_crop(pixels: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
     """u8[3, size, size]: open_clip's training crop, 90-100 % of the area at an aspect ratio of 3/4 to 4/3."""
+    height, width, _ = pixels.shape
     for _ in range(10):
-        area = picture.width * picture.height * random.uniform(0.9, 1.0)
+        area = width * height * random.uniform(0.9, 1.0)
         ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < width <= picture.width and 0 < height <= picture.height:
-            left = int(random.integers(picture.width - width + 1))
-            top = int(random.integers(picture.height - height + 1))
-            return crop_and_resize(picture, (left, top, width, height), size)
-    return middle_square(picture, size)
+        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < columns <= width and 0 < rows <= height:
+            left = int(random.integers(width - columns + 1))
+            top = int(random.integers(height - rows + 1))
+            return crop_and_resize(pixels, (left, top, columns, rows), size)
+    return middle_square(pixels, size)
 
 
-def without_augmentation(picture: Image.Image, size: int, random: np.random.Generator) -> Tensor:
+def without_augmentation(pixels: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
     """The middle square of the picture; has the same signature as the random crops."""
-    return middle_square(picture, size)
+    return middle_square(pixels, size)
 
 
-AUGMENTATIONS: dict[str, Callable[[Image.Image, int, np.random.Generator], Tensor]] = {
+AUGMENTATIONS: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {
     "random_square_crop": random_square_crop,
     "random_resized_crop": random_resized_crop,
     "none": without_augmentation,
 }
 
 
-def crop_and_resize(picture: Image.Image, box: Box, size: int) -> Tensor:
-    """Resize a box of an RGB picture to u8[3, size, size] with the antialiased bicubic kernel."""
+def crop_and_resize(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """Resize a box of u8[height, width, 3] to u8[3, size, size] with the antialiased bicubic kernel."""
     left, top, width, height = box
-    pixels = torch.from_numpy(np.array(picture))
-    # The fast kernel takes a permuted view of height, width, channel: no copy, no conversion to float.
-    crop = pixels[top : top + height, left : left + width].permute(2, 0, 1)
+    # The fast kernel takes a permuted view of height, width, channel: no conversion to float.
+    crop: np.ndarray = pixels[top : top + height, left : left + width].transpose(2, 0, 1)
     if (width, height) == (size, size):
         return crop
-    return interpolate(crop[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False)[0]
+    resized = interpolate(torch.from_numpy(crop[None]), size=(size, size), mode="bicubic", antialias=True)
+    return np.asarray(resized[0])
 
 
 def _crop_of_a_strip(picture: Image.Image, resized: tuple[int, int], size: int) -> Image.Image:

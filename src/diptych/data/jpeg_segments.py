@@ -1,4 +1,4 @@
-"""The segments of a JPEG: how many scans there are, and the picture without metadata."""
+"""The segments of a JPEG: what its header says, how many scans there are, and the picture without metadata."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+_EXIF = b"Exif\0\0"
+_PROFILE = b"ICC_PROFILE\0"
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
-_APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+_APP0, _APP1, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _PIXELS = 0
@@ -35,20 +37,39 @@ class _Segment:
     end: int
 
 
-def has_many_scans(data: bytes) -> bool:
-    """Whether the decoder goes over the picture more than once (progressive, or a scan for each colour).
+@dataclass(frozen=True)
+class JpegHeader:
+    """What is in front of a JPEG's first scan."""
+
+    has_many_scans: bool
+    """Whether the decoder goes over the picture more than once (progressive, or a scan for each colour)."""
+    exif: tuple[bytes, ...]
+    """Each EXIF segment, as a TIFF file contains it, from its byte order on."""
+    profile: tuple[bytes, ...]
+    """Each part of the ICC profile."""
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Read the segments up to the first scan.
 
     Raises:
         JpegStructureError: if the segments do not lead to a scan.
     """
     num_components = 0
     is_progressive = False
+    exif: list[bytes] = []
+    profile: list[bytes] = []
     for segment in _segments(data):
         if segment.marker == _SOS:
-            return is_progressive or data[segment.body] < num_components
+            has_many_scans = is_progressive or data[segment.body] < num_components
+            return JpegHeader(has_many_scans, tuple(exif), tuple(profile))
         if 0xC0 <= segment.marker <= 0xCF and segment.marker not in _NO_FRAMES:
             num_components = int.from_bytes(data[segment.body + 5 : segment.body + 6], "big")
             is_progressive = segment.marker in _PROGRESSIVE
+        elif segment.marker == _APP1 and data.startswith(_EXIF, segment.body):
+            exif.append(data[segment.body + len(_EXIF) : segment.end])
+        elif segment.marker == _APP2 and data.startswith(_PROFILE, segment.body):
+            profile.append(data[segment.body + len(_PROFILE) + 2 : segment.end])
     raise JpegStructureError("no scan")
 
 

@@ -32,8 +32,8 @@ from diptych.data.exif import exif_orientation
 from diptych.data.jpeg_segments import (
     JpegStructureError,
     TooManySegmentsError,
-    has_many_scans,
     num_scans,
+    read_header,
 )
 from diptych.data.picture_formats import MAX_PIXELS, PICTURE_FORMATS, format_of
 from diptych.data.picture_rgb import PictureFacts, as_seen, exif_of, to_rgb
@@ -107,7 +107,7 @@ class PictureFile:
         """
         self._data = data
         self.format = _format(data, formats)
-        many_scans = self.format == "JPEG" and _has_many_scans(data)
+        has_many_scans = self.format == "JPEG" and _has_many_scans(data)
         plugin = _plugin(self.format)
         try:
             self._file = plugin(io.BytesIO(_what_is_read(data, self.format)))
@@ -119,8 +119,8 @@ class PictureFile:
         width, height = max(sizes, key=math.prod)
         if width * height > max_pixels:
             raise too_many_pixels(width, height, max_pixels)
-        if many_scans:
-            _check_scans(data, self.width * self.height)
+        if has_many_scans:
+            check_scans(data, self.width * self.height)
 
     def load(self) -> ImageFile.ImageFile:
         """Decode the first frame, in the file's own mode.
@@ -220,14 +220,19 @@ def why_not_decodable(format: str) -> str | None:
 
 def _has_many_scans(data: bytes) -> bool:
     try:
-        return has_many_scans(data)
+        return read_header(data).has_many_scans
     except TooManySegmentsError as error:
         raise PictureError(PictureReason.DECODE_ERROR, str(error)) from error
     except JpegStructureError:
         return True
 
 
-def _check_scans(data: bytes, num_pixels: int) -> None:
+def check_scans(data: bytes, num_pixels: int) -> None:
+    """Refuse a JPEG with so many scans that it takes minutes to decode.
+
+    Raises:
+        PictureError: there are more than MAX_SCANS, or too many for this number of pixels.
+    """
     most = min(MAX_SCANS, max(MAX_SCANNED_PIXELS // max(num_pixels, 1), 1))
     scans = num_scans(data, most)
     if scans > most:
