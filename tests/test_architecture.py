@@ -66,6 +66,7 @@ TORCH_FREE = [
     "caption_files",
     "avif_boxes",
     "colour_profile",
+    "draws",
     "exif",
     "jpeg_segments",
     "picture_files",

@@ -1,7 +1,7 @@
 """Runs in the environment of ours or of the peer: loads an epoch of the shards named in each line that comes in.
 
-Usage: contestant.py ours|open_clip. A line that comes in is a JSON object {"shards": …, "augmentation": …}; the answer is
-a line with the number of pairs and the processor seconds that they took.
+Usage: contestant.py ours|open_clip. A line that comes in is a JSON object {"shards": …, "augmentation": …};
+the answer is a line with the number of pairs and the processor seconds that they took.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def open_clip(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
 
 
 def ours(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
-    """Our loader in one process, prepared as a loader process is."""
+    """Our loader in one process."""
     from diptych.config.schema import DataConfig
     from diptych.data.loader import Decoder, batches
     from diptych.data.order import SampleOrder
@@ -86,10 +86,6 @@ def _num_samples(shards: str) -> int:
 
 def main() -> None:
     loader = {"open_clip": open_clip, "ours": ours}[sys.argv[1]]
-    if loader is ours:
-        from diptych.data.loader import prepare_loader_process
-
-        prepare_loader_process()
     torch.set_num_threads(1)
     opened = cache(loader)
     epochs: dict[str, int] = {}

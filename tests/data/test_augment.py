@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from diptych.data.augment import AUGMENTATIONS, LONGEST_STRIP, centre_crop, crop_and_resize
+from diptych.data.draws import Draws
 
 
 def photograph(width, height):
@@ -48,7 +49,7 @@ def test_the_centre_crop_has_the_pixels_of_open_clips_evaluation(shape, size):
 def test_training_without_augmentation_crops_the_middle_square_and_then_resizes(shape):
     picture, side = np.array(noise(*shape)), min(shape)
     box = ((shape[0] - side) // 2, (shape[1] - side) // 2, side, side)
-    pixels = AUGMENTATIONS["none"](picture, 48, np.random.default_rng(0))
+    pixels = AUGMENTATIONS["none"](picture, 48, Draws(0))
     assert np.array_equal(pixels, crop_and_resize(picture, box, 48))
 
 
@@ -62,7 +63,7 @@ def test_of_a_thin_strip_only_the_middle_is_resized(size):
 @pytest.mark.parametrize("size", [(64, 64), (200, 40), (40, 200), (9, 9), (1, 30)])
 def test_every_augmentation_gives_a_square_of_bytes_decided_by_its_randomness(name, size):
     picture = np.array(Image.new("RGB", size, "red") if min(size) < 16 else photograph(*size))
-    crops = [AUGMENTATIONS[name](picture, 32, np.random.default_rng(5)) for _ in range(2)]
+    crops = [AUGMENTATIONS[name](picture, 32, Draws(5)) for _ in range(2)]
     assert crops[0].shape == (3, 32, 32) and crops[0].dtype == np.uint8
     assert np.array_equal(*crops)
 
@@ -70,6 +71,6 @@ def test_every_augmentation_gives_a_square_of_bytes_decided_by_its_randomness(na
 def test_the_square_crop_reaches_both_ends():
     pixels = np.zeros((10, 30, 3), dtype=np.uint8)
     pixels[:, :, 0] = np.arange(30)
-    random = np.random.default_rng(0)
-    lefts = {int(AUGMENTATIONS["random_square_crop"](pixels, 10, random)[0, 0, 0]) for _ in range(300)}
+    draws = Draws(0)
+    lefts = {int(AUGMENTATIONS["random_square_crop"](pixels, 10, draws)[0, 0, 0]) for _ in range(300)}
     assert lefts == set(range(21))

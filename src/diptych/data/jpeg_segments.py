@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _EXIF = b"Exif\0\0"
 _PROFILE = b"ICC_PROFILE\0"
@@ -27,8 +28,7 @@ class TooManySegmentsError(JpegStructureError):
     """The file has so many segments that every reader would take seconds."""
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     marker: int
     """`_PIXELS` for what follows the header of a scan."""
     start: int

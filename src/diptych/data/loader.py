@@ -7,7 +7,6 @@ batch, or a part of a large one that is small enough for shared memory.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import re
 import signal
@@ -15,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise, takewhile
@@ -31,7 +30,8 @@ from diptych.config.schema import DataConfig
 from diptych.data.augment import AUGMENTATIONS
 from diptych.data.batch import Batch, Reject
 from diptych.data.captions import all_captions, caption_of
-from diptych.data.order import SampleOrder, hash_of, hashes
+from diptych.data.draws import Draws, hash_of
+from diptych.data.order import SampleOrder, hashes
 from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
@@ -48,10 +48,6 @@ LAST_PIECE_SECONDS = 5
 """How long the loader waits when it is closed for the unused piece that is being built."""
 MAX_FILLERS = 100
 """How many samples are tried in place of a rejected one before the shards are considered unusable."""
-KEPT_BYTES = 512 << 20
-"""Freed memory that a loader process keeps: that of decoding the largest pictures."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more
 REASONS = ("damaged_shard", "no_caption", "no_picture", *(reason.value for reason in PictureReason))
 """The reasons for which a sample can be rejected."""
 
@@ -110,8 +106,8 @@ class Decoder:
 
     def _cropped(self, pixels: np.ndarray, picked: Picked) -> np.ndarray:
         """Crop at random by seed, epoch and sample: the same crop on any rank and after any resume."""
-        key = hash_of(picked.sample, self._seed, picked.epoch, 1)
-        return self._crop(pixels, self.image_size, np.random.Generator(np.random.Philox(key=key)))
+        draws = Draws(hash_of(picked.sample, self._seed, picked.epoch, 1))
+        return self._crop(pixels, self.image_size, draws)
 
 
 class SampleReader(IterableDataset[dict[str, Any]]):
@@ -250,7 +246,7 @@ def batches(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=PREFETCHED_PIECES if workers else None,
-        worker_init_fn=prepare_loader_process if workers else None,
+        worker_init_fn=_ignore_signals if workers else None,
         pin_memory=pin_memory and is_whole,
     )
     loading = iter(loader)
@@ -344,23 +340,8 @@ def _expect_process_ends() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, handler)
 
 
-def prepare_loader_process(worker: int = 0) -> None:
-    """Prepare this process to load: no signals, one thread, and memory that is kept.
-
-    Ctrl-C and SIGTERM reach the whole process group, but the rank decides when its workers end.
-    """
+def _ignore_signals(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the rank decides when its workers end."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let malloc keep freed memory instead of returning it to the kernel, which would clear it again for each picture.
-
-    That clearing takes a tenth of loading. Without glibc nothing changes.
-    """
-    with suppress(AttributeError, OSError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
