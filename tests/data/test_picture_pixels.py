@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from diptych.data import picture_pixels
-from diptych.data.jpeg_segments import with_exif
 from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, open_picture
 
@@ -36,6 +35,10 @@ def jpeg(mode="RGB", orientation=None, **options):
     return file.getvalue()
 
 
+def with_segment(data, marker, body):
+    return data[:2] + bytes([0xFF, marker]) + (2 + len(body)).to_bytes(2, "big") + body + data[2:]
+
+
 USUAL = {
     "4:2:0": jpeg(),
     "4:2:2": jpeg(subsampling="4:2:2"),
@@ -53,7 +56,7 @@ OTHERS = {
     "RGB without a transform": jpeg(keep_rgb=True),
     "grey with a profile": jpeg("L", icc_profile=SRGB),
     "with a profile of another space": jpeg(icc_profile=LAB),
-    "two EXIF segments": with_exif(jpeg(orientation=3), turned(6).tobytes().removeprefix(b"Exif\0\0")),
+    "two EXIF segments": with_segment(jpeg(orientation=3), 0xE1, turned(6).tobytes()),
 }
 
 

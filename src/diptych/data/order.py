@@ -16,9 +16,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-_STEP = 0x9E3779B97F4A7C15
-_MASK = 2**64 - 1
-SPLITMIX64_STEP = np.uint64(_STEP)
+SPLITMIX64_STEP = np.uint64(0x9E3779B97F4A7C15)
 MAX_STREAMS = 64
 """Enough to mix many shards in a batch, and few enough that a rank keeps only a handful of files open. Small data sets
 have fewer streams."""
@@ -144,22 +142,6 @@ def hashes(values: np.ndarray, *key: int) -> np.ndarray:
     for part in key:
         state = mix_bits(state + np.uint64(part & 0xFFFFFFFFFFFFFFFF) + SPLITMIX64_STEP)
     return mix_bits(np.asarray(values, dtype=np.uint64) * SPLITMIX64_STEP + state + SPLITMIX64_STEP)
-
-
-def hash_of(value: int, *key: int) -> int:
-    """`hashes` of one value, in a few microseconds."""
-    state = 0
-    for part in key:
-        state = _mixed(state + part + _STEP)
-    return _mixed(value * _STEP + state + _STEP)
-
-
-def _mixed(value: int) -> int:
-    """`mix_bits` of one value modulo 2**64."""
-    value &= _MASK
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
-    return value ^ (value >> 31)
 
 
 def mix_bits(values: np.ndarray) -> np.ndarray:
