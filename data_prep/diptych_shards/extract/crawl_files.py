@@ -12,8 +12,8 @@ from typing import IO, Any, NamedTuple
 
 from diptych.errors import UserError
 from diptych.files import local_path
+from diptych.remote_files import is_missing, is_remote, what_failed, why_unreadable
 from diptych_shards.extract.download import Download
-from diptych_shards.remote_files import is_missing, is_remote, what_failed, why_unreadable
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
 _SUFFIXES = (".warc.gz", ".warc", ".wat.gz", ".wat")

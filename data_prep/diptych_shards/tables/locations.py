@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import xxhash
 
+from diptych.remote_files import is_remote, one_line, what_failed, why_unreadable
 from diptych.terminal import shown
-from diptych_shards.remote_files import is_remote, one_line, what_failed, why_unreadable
 from diptych_shards.tables.columns import TableError
 
 FORMATS = {

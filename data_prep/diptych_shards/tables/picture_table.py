@@ -11,8 +11,8 @@ import pyarrow
 import pyarrow.types as kinds
 
 from diptych.data.picture_formats import PICTURE_ENDINGS
+from diptych.remote_files import is_remote
 from diptych.terminal import shown
-from diptych_shards.remote_files import is_remote
 from diptych_shards.tables.column_types import is_text, stored_type
 from diptych_shards.tables.columns import PATH_COLUMNS, TableError, find_caption, find_column, list_columns
 from diptych_shards.tables.delimited import Malformed
