@@ -1,14 +1,14 @@
 import numpy as np
 import torch
 
-from diptych.data import order
+from diptych.data import draws
 from diptych.data.tokenizer import train_vocabulary
 from diptych.tensor_hashes import caption_identities, hashes
 
 
 def test_tensors_have_the_hashes_that_arrays_have():
     values = np.array([0, 1, 77, 2**62, -3], dtype=np.int64)
-    assert hashes(torch.from_numpy(values)).numpy().view(np.uint64).tolist() == order.hashes(values).tolist()
+    assert hashes(torch.from_numpy(values)).numpy().view(np.uint64).tolist() == draws.hashes(values).tolist()
 
 
 def test_captions_with_equal_tokens_have_the_same_identity():

@@ -1,4 +1,4 @@
-"""The hash function of `data/order.py` for tensors, computed on their device."""
+"""The hash function of `data/draws.py` for tensors, computed on their device."""
 
 from __future__ import annotations
 

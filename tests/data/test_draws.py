@@ -2,8 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.draws import Draws, hash_of
-from diptych.data.order import hashes
+from diptych.data.draws import Draws, hash_of, hashes
 
 SPLITMIX64_OF_1234567 = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
 

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.order import SampleOrder, permutation
+from diptych.data.draws import permutation
+from diptych.data.order import SampleOrder
 
 GOLDEN_PERMUTATION = [4, 1, 7, 5, 0, 6, 3, 2]
 GOLDEN_BATCHES = [[5, 2, 8, 10], [6, 1, 3, 11], [7, 0, 4, 9], [7, 10, 11, 2]]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diptych.data.order import SPLITMIX64_STEP, mix_bits
+from diptych.data.draws import SPLITMIX64_STEP, mix_bits
 from diptych_shards.curate.matching import Matches
 
 

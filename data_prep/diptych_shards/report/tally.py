@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from diptych.data.order import SPLITMIX64_STEP, mix_bits
+from diptych.data.draws import SPLITMIX64_STEP, mix_bits
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import ShardIndex
 

@@ -6,12 +6,15 @@ which would change runs.
 
 from __future__ import annotations
 
-_STEP = 0x9E3779B97F4A7C15
+import numpy as np
+
+SPLITMIX64_STEP = np.uint64(0x9E3779B97F4A7C15)
+_STEP = int(SPLITMIX64_STEP)
 _MASK = 2**64 - 1
 
 
 def hash_of(value: int, *key: int) -> int:
-    """Hash one value as `order.hashes` does, in a few microseconds."""
+    """Hash one value as `hashes` does, in a few microseconds."""
     state = 0
     for part in key:
         state = _mixed(state + part + _STEP)
@@ -37,8 +40,32 @@ class Draws:
         return _mixed(self._state)
 
 
+def permutation(size: int, *key: int) -> np.ndarray:
+    """i64[size]: a permutation that depends only on the size and the key.
+
+    It sorts hashes instead of using numpy's generators, whose output may change between versions and then change runs.
+    """
+    return np.argsort(hashes(np.arange(size, dtype=np.uint64), *key), kind="stable")
+
+
+def hashes(values: np.ndarray, *key: int) -> np.ndarray:
+    """u64, one for each of `values`, keyed; by SplitMix64 (Steele et al. 2014)."""
+    state = np.zeros(1, dtype=np.uint64)
+    for part in key:
+        state = mix_bits(state + np.uint64(part & 0xFFFFFFFFFFFFFFFF) + SPLITMIX64_STEP)
+    return mix_bits(np.asarray(values, dtype=np.uint64) * SPLITMIX64_STEP + state + SPLITMIX64_STEP)
+
+
+def mix_bits(values: np.ndarray) -> np.ndarray:
+    """u64: the finaliser of SplitMix64, one-to-one, in which each bit of the input changes half of the output's."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
+
+
 def _mixed(value: int) -> int:
-    """`order.mix_bits` of one value, taken modulo 2**64."""
+    """`mix_bits` of one value, taken modulo 2**64."""
     value &= _MASK
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK

@@ -30,8 +30,8 @@ from diptych.config.schema import DataConfig
 from diptych.data.augment import AUGMENTATIONS
 from diptych.data.batch import Batch, Reject
 from diptych.data.captions import all_captions, caption_of
-from diptych.data.draws import Draws, hash_of
-from diptych.data.order import SampleOrder, hashes
+from diptych.data.draws import Draws, hash_of, hashes
+from diptych.data.order import SampleOrder
 from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError

@@ -16,7 +16,8 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-SPLITMIX64_STEP = np.uint64(0x9E3779B97F4A7C15)
+from diptych.data.draws import permutation
+
 MAX_STREAMS = 64
 """Enough to mix many shards in a batch, and few enough that a rank keeps only a handful of files open. Small data sets
 have fewer streams."""
@@ -126,27 +127,3 @@ class SampleOrder:
         turn = np.searchsorted(ends, positions, side="right")
         samples: np.ndarray = self._firsts[shards[turn]] + positions - (ends[turn] - self._counts[shards[turn]])
         return samples
-
-
-def permutation(size: int, *key: int) -> np.ndarray:
-    """i64[size]: a permutation that depends only on the size and the key.
-
-    It sorts hashes instead of using numpy's generators, whose output may change between versions and then change runs.
-    """
-    return np.argsort(hashes(np.arange(size, dtype=np.uint64), *key), kind="stable")
-
-
-def hashes(values: np.ndarray, *key: int) -> np.ndarray:
-    """u64, one for each of `values`, keyed; by SplitMix64 (Steele et al. 2014)."""
-    state = np.zeros(1, dtype=np.uint64)
-    for part in key:
-        state = mix_bits(state + np.uint64(part & 0xFFFFFFFFFFFFFFFF) + SPLITMIX64_STEP)
-    return mix_bits(np.asarray(values, dtype=np.uint64) * SPLITMIX64_STEP + state + SPLITMIX64_STEP)
-
-
-def mix_bits(values: np.ndarray) -> np.ndarray:
-    """u64: the finaliser of SplitMix64, one-to-one, in which each bit of the input changes half of the output's."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
-    return values

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
-from diptych.data.order import hashes
+from diptych.data.draws import hashes
 from diptych.device import precision_on, set_arithmetic
 from diptych.loss import LOSSES
 from diptych.loss.tiles import BatchStatistics, LossOutput
