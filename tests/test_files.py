@@ -130,6 +130,29 @@ def test_a_lock_that_is_refused_in_its_own_process_is_kept(tmp_path):
         assert "LockedError: another pack is at work" in other.stderr
 
 
+THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from diptych.files import LockedError, locked
+
+def work(_):
+    with suppress(LockedError), locked(Path(sys.argv[1]), "pack"):
+        inside = Path(sys.argv[1]) / "inside"
+        inside.touch(exist_ok=False)
+        inside.unlink()
+
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(work, range(1000)))
+"""
+
+
+def test_of_all_threads_of_two_processes_one_at_a_time_holds_a_lock(tmp_path):
+    both = [subprocess.Popen([sys.executable, "-c", THREADS, tmp_path], stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == [b"", b""]
+
+
 def test_a_folder_that_its_holder_removes_is_locked_by_the_next_in_line(tmp_path, monkeypatch):
     folder, lockf = tmp_path / "out.counts", fcntl.lockf
 

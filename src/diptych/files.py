@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -159,14 +160,16 @@ def locked(folder: Path, who: str) -> Iterator[None]:
         UserError: the folder cannot be created, or the disk cannot lock files.
         OSError: the lock file cannot be created, or the disk is full.
     """
-    descriptor = _open_locked(folder, who)
+    with _taking_or_releasing:
+        descriptor = _open_locked(folder, who)
     try:
         with suppress(OSError):  # a full disk must not end the run for the sake of the holder's name
             os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
         yield
     finally:
         os.ftruncate(descriptor, 0)  # so that equal runs leave equal files
-        unlock_file(descriptor)
+        with _taking_or_releasing:
+            unlock_file(descriptor)
 
 
 def _open_locked(folder: Path, who: str) -> int:
@@ -179,9 +182,12 @@ def _open_locked(folder: Path, who: str) -> int:
                 raise
             raise cannot(error, folder, "made", "name another folder") from error
         # Check this before opening the file: closing it would release the lock that this process holds.
-        if path.exists() and _identity(path) in _locked:
+        if _identity_if_there(path) in _locked:
             raise LockedError(folder, who, "this process", is_ours=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # the last holder has removed the folder meanwhile
+            continue
         try:
             is_alone = lock_file(descriptor)
             holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
@@ -192,14 +198,16 @@ def _open_locked(folder: Path, who: str) -> int:
             os.close(descriptor)
             raise LockedError(folder, who, holder, is_ours=False)
         # The last holder may have removed the file after we opened it; then nobody else would see this lock.
-        if path.exists() and _identity(path) == _identity(descriptor):
+        if _identity_if_there(path) == _identity(descriptor):
             os.ftruncate(descriptor, 0)
             return descriptor
         unlock_file(descriptor)
 
 
-_locked: set[tuple[int, int]] = set()
-"""(device, inode) of each file that this process has locked."""
+_locked: set[tuple[int, int, int]] = set()
+"""(process, device, inode) of each file that this process has locked; a forked child inherits this, but no locks."""
+_taking_or_releasing = threading.Lock()
+"""Held by the thread that opens or closes a lock file: a thread that closes one releases the lock of the others."""
 
 
 def lock_file(descriptor: int) -> bool:
@@ -229,9 +237,16 @@ def unlock_file(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _identity(file: int | Path) -> tuple[int, int]:
+def _identity(file: int | Path) -> tuple[int, int, int]:
     status = os.stat(file)
-    return status.st_dev, status.st_ino
+    return os.getpid(), status.st_dev, status.st_ino
+
+
+def _identity_if_there(path: Path) -> tuple[int, int, int] | None:
+    try:
+        return _identity(path)
+    except FileNotFoundError:
+        return None
 
 
 def lacks_room(error: OSError) -> bool:
