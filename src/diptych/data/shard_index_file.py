@@ -34,6 +34,7 @@ The order is part of the format: new suffixes go to the end.
 
 INDEX_FOLDER = "_index"
 MAX_MEMBER_BYTES = 64 << 20
+MAX_HEADER_BYTES = 1 << 16
 
 _FORMAT = "diptych-shard-index-1"
 _SAMPLE_ROW = np.dtype([("key_end", "<u4"), ("member_end", "<u4")])
@@ -125,22 +126,32 @@ def read_shard(path: Path) -> Shard:
 
 
 def _read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
-    damaged = ShardError(f"{shown(index_path(tar))} is damaged; delete it to index the tar again")
-    line = file.readline(1 << 16)
+    try:
+        return parse_header(file.readline(MAX_HEADER_BYTES), os.fstat(file.fileno()).st_size, tar.name)
+    except ValueError as error:
+        raise ShardError(f"{shown(index_path(tar))} is damaged; delete it to index the tar again") from error
+
+
+def parse_header(line: bytes, num_bytes: int, name: str) -> ShardHeader:
+    """The first line of the index file of the tar `name`, whose index file has `num_bytes` bytes.
+
+    Raises:
+        ValueError: the line is not whole, belongs to another tar or to a file of another size.
+    """
     try:
         fields = json.loads(line)
         header = ShardHeader(**fields)
         header_bytes = json.dumps({k: v for k, v in fields.items() if k != "header_xxh3"}).encode()
-    except (ValueError, TypeError, AttributeError) as error:
-        raise damaged from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError("it is no header") from error
     is_whole = (
         header.format == _FORMAT
-        and header.name == tar.name
+        and header.name == name
         and header.header_xxh3 == xxhash.xxh3_64_hexdigest(header_bytes)
-        and os.fstat(file.fileno()).st_size == len(line) + header.table_bytes
+        and num_bytes == len(line) + header.table_bytes
     )
     if not is_whole:
-        raise damaged
+        raise ValueError("it is not whole")
     return header
 
 
