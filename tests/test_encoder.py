@@ -16,9 +16,9 @@ import diptych
 from diptych import cli
 from diptych.checkpoint_folder import FORMAT, MANIFEST, describe
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
-from diptych.data.augment import centre_crop
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.picture_values import rgb_image
+from diptych.data.preprocessing import centre_crop
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model_folder import (

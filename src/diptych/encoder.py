@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from diptych.config.schema import ModelConfig
-from diptych.data.augment import centre_crop
 from diptych.data.picture_safety import PictureError
 from diptych.data.picture_values import Picture, pictures_in, rgb_image
+from diptych.data.preprocessing import centre_crop
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model_folder import model_folder, read_model_folder

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
-from diptych.data.augment import centre_crop
+from diptych.data.preprocessing import centre_crop
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model.interop import (
     CONFIG_FILE,

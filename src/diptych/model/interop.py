@@ -299,7 +299,7 @@ def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
 
 
 def refuse_other_preprocessing(settings: dict[str, Any], image_size: int) -> None:
-    """Refuse settings that prepare pictures differently from `diptych.data.augment.centre_crop`."""
+    """Refuse settings that prepare pictures differently from `diptych.data.preprocessing.centre_crop`."""
     # Outside of training, open_clip treats `random` as bicubic.
     expected: dict[str, tuple[Any, ...]] = {
         "resize_mode": ("shortest",),
