@@ -8,11 +8,14 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import sklearn
+from benchmarks.loader.shards import KINDS, write_shard
 from benchmarks.shards.measure import measure
 from benchmarks.shards.pictures import make_pictures
 from benchmarks.shards.quality import Quality, num_stored
 from benchmarks.shards.server import Host, Web
 
+from diptych.data.picture_safety import open_picture
+from diptych.data.shards import open_index
 from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +39,16 @@ def test_shards_are_built_from_a_web_of_good_and_bad_hosts_over_tls_and_without_
     assert num_stored(tmp_path / "out") == 3, (tmp_path / "log.txt").read_text()
     assert Quality(pictures).psnr(tmp_path / "out", numbers)["5th_percentile"] > 30
     assert cost.cpu_seconds > 0 and cost.wall_seconds > 0 and cost.peak_megabytes > 20
+
+
+def test_shards_of_each_kind_are_made_from_photographs_for_the_loader(tmp_path):
+    for kind in KINDS:
+        write_shard(tmp_path / kind.name, kind, 4, PHOTOGRAPHS)
+        index = open_index(tmp_path / kind.name)
+        members = [index.read(sample) for sample in index.samples()]
+        sides = [min(open_picture(each["jpg"]).size) for each in members]
+        assert len(members) == 4 and all(kind.shorter_sides[0] <= side <= kind.shorter_sides[1] for side in sides)
+        assert all(each["txt"] for each in members)
 
 
 def gpu_benchmark(folder, *words):

@@ -69,4 +69,5 @@ def crop_and_resize(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
         # The fast kernel takes a permuted view of height, width, channel. Whole rows are copied faster here than there.
         channels_first = torch.from_numpy(np.ascontiguousarray(crop)[None]).permute(0, 3, 1, 2)
         return np.asarray(interpolate(channels_first, size=(size, size), mode="bicubic", antialias=True)[0])
-    return np.moveaxis(crop, 2, 0)
+    channels_first_view: np.ndarray = crop.transpose(2, 0, 1)
+    return channels_first_view
