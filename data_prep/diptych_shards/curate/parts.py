@@ -16,12 +16,13 @@ from pyarrow import parquet
 
 from diptych.data.captions import clean_caption
 from diptych.files import commit_file
+from diptych.pages.histograms import Tally
 from diptych_shards.curate.examine import Examined, Setup
 from diptych_shards.curate.pairs import Unit, read_rows, texts_of
 from diptych_shards.curate.rules import KEPT, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
 from diptych_shards.report.hosts import Domains
-from diptych_shards.report.tally import LONGEST_CAPTION, Tally, add_lengths
+from diptych_shards.report.tally import LONGEST_CAPTION, add_lengths
 
 LANGUAGE, SCORE, REASON = "caption_language", "caption_language_score", "reason"
 ROWS_PER_GROUP = 65_536

@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from diptych.files import commit_file
 from diptych.pages.charts import LineChart, line_chart
+from diptych.pages.histograms import length_histogram
 from diptych.pages.template import day, template
 from diptych.terminal import counted
 from diptych_shards.curate.balance import query_probabilities
@@ -21,7 +22,6 @@ from diptych_shards.curate.options import CurateOptions
 from diptych_shards.curate.parts import KeptFacts
 from diptych_shards.curate.rules import KEPT, MEANINGS, REASONS
 from diptych_shards.curate.state import Output, committed_in_its_folder
-from diptych_shards.report.histograms import length_histogram
 
 MOST_QUERIES = 200
 """The most frequent queries are in report.json and on the page; queries.parquet has all."""

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diptych.data.shards import open_index
+from diptych.pages.histograms import MOST_DOUBLINGS, RATIO_STEPS, Tally
 from diptych_shards.report.hosts import Domains
 from diptych_shards.report.rows import ResultsReader, Rows
-from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Smallest, Tally, add_lengths, shuffled_places
+from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Smallest, add_lengths, shuffled_places
 
 if TYPE_CHECKING:
     import pyarrow
 
 LONGEST_SIDE = 1 << 15
-RATIO_STEPS = 60
-"""Steps for each doubling in which aspect ratios are counted."""
-MOST_DOUBLINGS = 8
 EXAMPLES_PER_REASON = 6
 ODD_PICTURES = 6
 """How many pictures of each kind are shown: smallest, longest, shortest and longest captions."""

@@ -12,14 +12,13 @@ import numpy as np
 from diptych.data.picture_safety import PictureError, PictureFile
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import open_index
+from diptych.pages.histograms import Tally, length_histogram, ratio_histogram, side_histogram
 from diptych.pages.template import day, template
 from diptych.pages.thumbnail import thumbnail_uri
 from diptych_shards.report.gather import Example, Gathered, gather
-from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import registrable
 from diptych_shards.report.reasons import funnel, meaning
 from diptych_shards.report.rows import ResultsReader, describe_not_whole
-from diptych_shards.report.tally import Tally
 
 REPORT_FILE = "report.html"
 MOST_DOMAINS = 20

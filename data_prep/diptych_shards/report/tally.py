@@ -1,9 +1,9 @@
-"""What one pass over many rows keeps, in bounded memory: counts of whole numbers, repeated files, a few of the rows."""
+"""What one pass over many rows keeps, in bounded memory: lengths of captions, repeated files, a few of the rows."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -12,6 +12,7 @@ import numpy as np
 from diptych.data.draws import SPLITMIX64_STEP, mix_bits
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import ShardIndex
+from diptych.pages.histograms import Tally
 
 if TYPE_CHECKING:
     import pyarrow
@@ -21,38 +22,6 @@ Item = TypeVar("Item")
 LONGEST_CAPTION = 1 << 16
 MAX_FILES = 100_000
 """When twice as many files are known, all but these are forgotten: those seen least."""
-
-
-class Tally:
-    """How often each whole number was seen; numbers above `largest` count as `largest`."""
-
-    def __init__(self, largest: int):
-        self.counts = np.zeros(largest + 1, np.int64)
-
-    def add(self, values: np.ndarray) -> None:
-        self.counts += np.bincount(np.clip(values, 0, len(self.counts) - 1), minlength=len(self.counts))
-
-    @property
-    def total(self) -> int:
-        return int(self.counts.sum())
-
-    @property
-    def num_different(self) -> int:
-        return int(np.count_nonzero(self.counts))
-
-    def quantile(self, share: float) -> int:
-        """The smallest number that at least this share of all numbers does not exceed."""
-        return int(np.searchsorted(np.cumsum(self.counts), max(share * self.total, 1)))
-
-    def add_counts(self, counts: Mapping[str, int]) -> None:
-        """counts: as `nonzero` gave them."""
-        for number, times in counts.items():
-            self.counts[int(number)] += times
-
-    @property
-    def nonzero(self) -> dict[str, int]:
-        """How often each number that occurs was seen, as JSON can hold it."""
-        return {str(number): int(self.counts[number]) for number in np.flatnonzero(self.counts)}
 
 
 def add_lengths(captions: pyarrow.Array, characters: Tally, words: Tally) -> np.ndarray:

@@ -10,13 +10,19 @@ from hypothesis import strategies as st
 
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
+from diptych.pages.histograms import (
+    MOST_DOUBLINGS,
+    RATIO_STEPS,
+    Tally,
+    length_histogram,
+    ratio_histogram,
+    side_histogram,
+)
 from diptych.pages.template import visible
 from diptych_shards.report import hosts
-from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
-from diptych_shards.report.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych_shards.report.hosts import NO_HOST, Domains, registrable
 from diptych_shards.report.reasons import MEANINGS, funnel, meaning
-from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Smallest, Tally, shuffled_places
+from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Smallest, shuffled_places
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 8), st.integers(1, 7))

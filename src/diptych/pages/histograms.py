@@ -1,19 +1,53 @@
-"""Draw counts of whole numbers as bars: sides of pictures, lengths of captions, ratios of width to height."""
+"""Count whole numbers and draw them as bars: sides of pictures, lengths of captions, ratios of width to height."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from diptych.pages.charts import BarChart, bar_chart
 from diptych.pages.template import percent
-from diptych_shards.report.gather import MOST_DOUBLINGS, RATIO_STEPS
-from diptych_shards.report.tally import Tally
+
+RATIO_STEPS = 60
+"""Steps for each doubling in which aspect ratios are counted."""
+MOST_DOUBLINGS = 8
 
 _PER_DOUBLING = 4
 _MOST_BARS = 40
+
+
+class Tally:
+    """How often each whole number was seen; numbers above `largest` count as `largest`."""
+
+    def __init__(self, largest: int):
+        self.counts = np.zeros(largest + 1, np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        self.counts += np.bincount(np.clip(values, 0, len(self.counts) - 1), minlength=len(self.counts))
+
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def num_different(self) -> int:
+        return int(np.count_nonzero(self.counts))
+
+    def quantile(self, share: float) -> int:
+        """The smallest number that at least this share of all numbers does not exceed."""
+        return int(np.searchsorted(np.cumsum(self.counts), max(share * self.total, 1)))
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """counts: as `nonzero` gave them."""
+        for number, times in counts.items():
+            self.counts[int(number)] += times
+
+    @property
+    def nonzero(self) -> dict[str, int]:
+        """How often each number that occurs was seen, as JSON can hold it."""
+        return {str(number): int(self.counts[number]) for number in np.flatnonzero(self.counts)}
 
 
 def side_histogram(title: str, tally: Tally) -> BarChart | None:
