@@ -10,7 +10,7 @@ from diptych_shards.run.engine import Engine, LocalEngine, RayEngine
 
 
 def positive(text: str) -> int:
-    """An argparse type."""
+    """Parse a whole number above 0, for argparse."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError("at least 1")
     return int(text)
@@ -30,10 +30,10 @@ def add_engine(add: argparse._ActionsContainer, what: str) -> None:
 
 
 def engine_of(chosen: argparse.Namespace) -> Engine:
-    """The engine that the options name.
+    """Make the engine that the options name.
 
     Raises:
-        UserError: an address for Ray without Ray.
+        UserError: --ray-address is given without --engine ray.
     """
     if chosen.engine == "ray":
         return RayEngine(chosen.ray_address)

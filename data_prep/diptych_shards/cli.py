@@ -14,14 +14,14 @@ PROGRAM = command_line.Program(
     "From a crawl, a table of URLs or a folder to image-text shards.",
     commands,
     noun="command",
-    if_interrupted="interrupted; the same command goes on where this one stopped",
+    if_interrupted="interrupted; the same command resumes where this one stopped",
     prefix="{name}: ",
 )
 COMMANDS = PROGRAM.verb_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after one line that says what is wrong."""
+    """Run a command; return the exit status: 0, or 2 after one line that says what is wrong."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     return command_line.run(PROGRAM, sys.argv[1:] if arguments is None else arguments)
 

@@ -56,13 +56,13 @@ def _index_all(tars: Sequence[Path], processes: int) -> None:
 
 
 def _index_one(tar: Path) -> str | ShardError:
-    """What was skipped, or the error as a value: one broken tar does not stop the others."""
+    """Index a tar; return what was skipped, or the error as a value: one broken tar does not stop the others."""
     try:
         return index_silently(tar)[1]
     except ShardError as error:
         return error
     except OSError as error:
-        way_out = "mend that, then start the same command again"
+        way_out = "correct that, then start the same command again"
         return ShardError(f"{shown(tar)} cannot be indexed: {error.strerror}; {way_out}")
 
 

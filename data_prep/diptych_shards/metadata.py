@@ -94,7 +94,7 @@ def rows_of(parquet_keys: Iterable[Any], keys: Sequence[str], shard_name: str) -
     except KeyError as error:
         raise ShardError(
             f"the parquet next to {shown(shard_name)} has no row for the key {error.args[0]!r}; "
-            f"take it away to use the json members instead"
+            f"remove it to use the json members instead"
         ) from error
 
 
@@ -177,7 +177,7 @@ def _float(value: Any) -> float:
 
 
 def no_column(name: str, known: Iterable[str]) -> str:
-    """What is said of an expression that names a column which is not there."""
+    """The error message for an expression that names a column that is not there."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:40])}"
@@ -185,6 +185,6 @@ def no_column(name: str, known: Iterable[str]) -> str:
 
 
 def no_text(name: str) -> str:
-    """What is said of a column where a text may be meant."""
+    """The part of the message that explains the quotes: a text may have been meant."""
     text = name.replace("'", "''")
     return f"in double quotes or none it names a column, as a text it is '{text}'"

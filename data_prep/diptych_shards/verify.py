@@ -14,7 +14,7 @@ from diptych_shards.run.progress import Progress
 from diptych_shards.shard_build.check import BuildCheck
 
 _MAKERS = ("build", "pack", "select")
-"""Commands that leave a file of their name in `_index`; started again, each writes what is not whole again."""
+"""Commands that leave a file of their name in `_index`; the same command again rewrites what is not whole."""
 
 
 def verify(folder: Path) -> ShardIndex:
@@ -75,17 +75,17 @@ def _misfit(tar: Path) -> str | None:
     """Describe how a tar's size differs from its index; None if it does not differ, or the index is damaged."""
     try:
         with open(index_path(tar), "rb") as file:
-            told = int(json.loads(file.readline())["bytes"])
+            expected = int(json.loads(file.readline())["bytes"])
     except (ValueError, KeyError, TypeError):
         return None
     if not tar.exists():
         return "is missing"
     size = tar.stat().st_size
-    if size == told:
+    if size == expected:
         return None
     cut = _first_cut_member(tar)
     whole = "" if cut is None else f": it is truncated, the first member that is not whole is {shown(cut)}"
-    return f"has {size:,} bytes, its index says {told:,}{whole}"
+    return f"has {size:,} bytes, its index says {expected:,}{whole}"
 
 
 def _open(folder: Path) -> ShardIndex:

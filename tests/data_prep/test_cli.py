@@ -198,7 +198,7 @@ def test_index_on_a_full_disk_names_the_tar_and_the_way_out(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=no_files)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"{tmp_path}/a.tar cannot be indexed: File too large; mend that" in line
+    assert f"{tmp_path}/a.tar cannot be indexed: File too large; correct that" in line
 
 
 def test_index_says_nothing_of_folders(tmp_path, capsys):
@@ -232,7 +232,7 @@ def test_an_interrupted_index_goes_on_with_what_is_left(packed, tmp_path):
     while process.poll() is None and not list(tmp_path.glob("_index/*.index")):
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.communicate()[1] == "interrupted; the same command goes on where this one stopped\n"
+    assert process.communicate()[1] == "interrupted; the same command resumes where this one stopped\n"
     assert process.returncode == 130
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("_index/*.index")}
     assert 0 < len(done) < 100

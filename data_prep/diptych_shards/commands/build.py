@@ -2,7 +2,7 @@
 
 TABLE is a parquet, CSV, TSV or JSON-lines file, a folder or pattern of such, local or at a URL that fsspec reads. OUT
 gets 00000.tar, 00000.parquet, 00000_stats.json as img2dataset writes them, and our index in OUT/_index/. Stopped at any
-moment, the same command goes on where it was.
+moment, the same command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     usual = PictureOptions()
     add = group.add_argument
     add("--for-training", type=positive, metavar="SIZE", help=(
-        "store what training need not resize: shorter side SIZE, JPEG 4:2:0 of quality 90; in place of the next five"
+        "store what training need not resize: shorter side SIZE, JPEG 4:2:0 of quality 90; replaces the next five"
     ))  # fmt: skip
     add("--image-size", type=int, metavar="N", help=f"pixels (default {usual.image_size})")
     add("--resize-mode", choices=RESIZE_MODES, help=f"default {usual.resize_mode}, white; see data_prep/README.md")
@@ -232,7 +232,7 @@ def _fetch_options(chosen: argparse.Namespace) -> FetchOptions:
 
 
 def _reasons(text: str) -> frozenset[str]:
-    """The reasons in the text, comma-separated, by the names that the report has; `all` for every one."""
+    """Read a comma-separated list of reasons, by their names in the report; `all` means every reason."""
     from diptych.data.caption_files import CAPTION_REASONS
     from diptych.data.picture_safety import PictureReason
     from diptych.terminal import unknown_word
@@ -250,7 +250,7 @@ def _reasons(text: str) -> frozenset[str]:
 
 
 def _digests(path: Path | None) -> list[str]:
-    """The sha256 digests of a file, one a line."""
+    """Read the sha256 digests in a file, one a line."""
     if path is None:
         return []
     expected = "sha256 digests of 64 hex digits"
@@ -270,7 +270,7 @@ def _malformed(malformed: Malformed) -> str:
 
 
 def _way_out(outcomes: Counter[str]) -> str:
-    """What to do if nothing was stored."""
+    """Describe what to do if nothing was stored."""
     from diptych.data.caption_files import CAPTION_REASONS
     from diptych_shards.fetch.outcome import FetchReason
 

@@ -1,7 +1,7 @@
 """pairs of a crawl -> the pairs worth fetching
 
 Drop what no model learns from, and balance the rest over a list of queries as CLIP's data was built. Stopped at any
-moment, the same command goes on where it was.
+moment, the same command resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _unread(failures: Sequence[Failure], num_files: int) -> str:
-    """How many could not be read, and what to do about it."""
+    """Describe how many could not be read, and what to do about it."""
     missing = [failure.why for failure in failures if failure.is_missing]
     others = [failure.why for failure in failures if not failure.is_missing]
     return "; ".join(

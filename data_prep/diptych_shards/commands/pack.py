@@ -1,7 +1,7 @@
 """pictures with captions, in a folder or named by a table -> shards
 
 A folder tree of pictures, each with its caption in a .txt or .json of the same name next to it, or those named by a
-table. Stopped at any moment, the same command goes on where it was. Pictures are stored as they are, unless
+table. Stopped at any moment, the same command resumes where it stopped. Pictures are stored as they are, unless
 --for-training resizes them; GIF, BMP, TIFF and HEIC become JPEGs.
 """
 
@@ -111,7 +111,7 @@ def _print(report: PackReport, out: Path) -> None:
 
 
 def _way_to_captions(chosen: argparse.Namespace) -> str:
-    """What to do where no picture has a caption."""
+    """Describe what to do where no picture has a caption."""
     if chosen.table is not None:
         return "each row names a picture and its caption"
     for path in sorted(chosen.folder.iterdir()):

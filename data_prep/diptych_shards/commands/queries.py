@@ -1,7 +1,7 @@
 """a corpus of text -> a list of queries for curate
 
 Words that occur often, pairs of words that belong together, titles: as CLIP's list was made. Stopped at any moment, the
-same command goes on where it was: the counts of finished files stay in OUT.counts until OUT is written.
+same command resumes where it stopped: the counts of finished files stay in OUT.counts until OUT is written.
 """
 
 from __future__ import annotations

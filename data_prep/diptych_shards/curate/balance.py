@@ -3,7 +3,7 @@
 A query that `count` captions contain keeps each of them with probability p = t / max(count, t), independently. A pair
 is kept if any of its queries keeps it: P = 1 - product(1 - p). The published code draws once for each query of a pair,
 without a seed. Here one number, hashed from the pair, is compared with P: the probability is the same, and the same
-pairs are kept every time, in whatever order they come.
+pairs are kept every time, in any order of the input.
 
 Nothing else limits what a query keeps. A query of more than t captions keeps t of them on average by its own draws, and
 in addition those that rarer queries in the same captions keep.

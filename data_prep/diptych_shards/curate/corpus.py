@@ -1,6 +1,6 @@
 """Count words, and pairs of words, in a corpus: each file by itself, on any engine.
 
-The counts of finished files stay in a folder, from which a stopped run, or a run with other thresholds, goes on.
+The counts of finished files stay in a folder. A stopped run, or a run with other thresholds, starts from them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BREAKS = re.compile(r"""[,.;:?!`\t\r\n"“”„«»()\[\]{}<>|*=]+|  +|(?<!\w)
 @dataclass(frozen=True)
 class CorpusCounts:
     num_words: int
-    """In all files together."""
+    """The counts of all files together."""
     _words: Sequence[Path]
     _pairs: Sequence[Path]
 
@@ -81,7 +81,7 @@ def corpus_counts(texts: Sequence[Path], column: str | None, out: Path, engine: 
             yield CorpusCounts(num_words, words, pairs)
             has_ended = True
         finally:
-            if has_ended or not any(folder.glob("*.total")):  # there are no counts to go on from
+            if has_ended or not any(folder.glob("*.total")):  # there are no counts to start from
                 shutil.rmtree(folder, ignore_errors=True)
 
 

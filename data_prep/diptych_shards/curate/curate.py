@@ -3,7 +3,7 @@
 Each unit of pairs (131,072, or a larger row group) is examined by itself; duplicates are found among hashes that are
 sorted on disk; the pairs of each query are counted; each unit's pairs are kept or dropped; the kept ones are written.
 Every pass is a map over units, groups of units or shares of the hashes, on any engine. Finished work stays: a stopped
-run goes on from there, and ends with the same bytes.
+run resumes from there, and ends with the same bytes.
 
 The cost of N pairs in U units, with M matches of queries a pair:
 - the tables are read twice; 29 + 4 M bytes a pair are written once and read three times;

@@ -123,7 +123,7 @@ def _decide(setup: Setup, duplicates: Sequence[Path], num_queries: int, group: S
 def _without_duplicates(
     setup: Setup, duplicates: Sequence[Path], group: Sequence[Unit]
 ) -> Iterator[tuple[Unit, Examined]]:
-    """Yield neighbouring units, in which the pairs that repeat others have their reason."""
+    """Yield neighbouring units; the pairs that repeat others have their reason in them."""
     found = read_range(duplicates, FOUND, place(group[0].number, 0), place(group[-1].number + 1, 0))
     found.sort(order="key")
     firsts = np.searchsorted(found["key"], [place(unit.number, 0) for unit in group])

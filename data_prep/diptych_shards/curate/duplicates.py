@@ -26,7 +26,7 @@ FOUND = np.dtype([("key", "<u8"), ("is_exact", "?")])
 PAIRS_AT_ONCE = 1_000_000
 
 WHOLE = 2**31
-"""The least `size_of` if the address names no size: more than any size that an address can name."""
+"""The smallest `size_of` if the address names no size: more than any size that an address can name."""
 
 _ASCII_WORDS_ONLY = {number: None for number in range(128) if not chr(number).isalnum()}
 _NOT_OF_WORDS = regex.compile(r"[\p{P}\p{S}\p{Z}\p{C}]+")

@@ -1,4 +1,4 @@
-"""Find out what a pair alone can say: the rule that it breaks, its language, its queries, its hashes."""
+"""Find what is known of each pair without the others: the rule that it breaks, its language, queries and hashes."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _joined(parts: list[Examined]) -> Examined:
 
 
 UNDETERMINED = "und"
-LEAST_SCORE = 0.5
+MIN_SCORE = 0.5
 """Below this score the language counts as not known; of one or two words no identifier is sure."""
 _MOST_CHARACTERS = 300
 
@@ -206,4 +206,4 @@ class LanguageIdentifier:
         if not found:
             return UNDETERMINED, 0.0
         score = found[0]["score"]
-        return (found[0]["lang"] if score >= LEAST_SCORE else UNDETERMINED), score
+        return (found[0]["lang"] if score >= MIN_SCORE else UNDETERMINED), score

@@ -23,7 +23,7 @@ _END = "\n"
 
 
 def spaced(caption: str) -> str:
-    """The caption in which queries are sought."""
+    """The caption as the rule spaces it, for the search of queries."""
     for sign, replacement in _REPLACEMENTS.items():
         caption = caption.replace(sign, replacement)
     return f" {caption} "

@@ -83,7 +83,7 @@ class CurateOptions:
         return HostList.of(line for path in self.blocked_hosts for line in read_lines(path))
 
     def record(self) -> dict[str, Any]:
-        """What must be equal for a stopped run to go on: the options, with hashes of the files that they name."""
+        """What must be equal for a stopped run to resume: the options, with hashes of the files that they name."""
         record = dict(vars(self))
         for name in ("queries", "blocked_phrases", "blocked_hosts"):
             paths = record[name] if isinstance(record[name], tuple) else [record[name]] if record[name] else []

@@ -26,7 +26,7 @@ _WAY_OUT = "leave it out, or write it again"
 
 @dataclass(frozen=True)
 class Unit:
-    """Some row groups of a file, which are read and decided about together."""
+    """Some row groups of a file that are read and decided about together."""
 
     number: int
     path: Path
@@ -129,7 +129,7 @@ def wanted_column(kind: str, given: str | None, usual: Sequence[str], texts: Seq
 
 
 def _sides(schema: pyarrow.Schema) -> tuple[str, ...]:
-    """The columns of width and height: the first of the usual pairs of names of which both hold numbers."""
+    """The columns of width and height: the first of the usual pairs of names whose columns both hold numbers."""
     types = pyarrow.types
     numbers = {
         field.name.lower(): field.name

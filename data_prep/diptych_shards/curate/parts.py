@@ -40,7 +40,7 @@ class Part:
 
 
 def plan_parts(units: Sequence[Unit], kept_by_unit: Sequence[int], pairs_per_part: int) -> list[Part]:
-    """Deal whole units, in their order, to parts; a part ends once it has enough pairs."""
+    """Divide the units, whole and in their order, into parts; a part ends once it has enough pairs."""
     groups: list[list[Unit]] = [[]]
     kept = 0
     for unit, number in zip(units, kept_by_unit, strict=True):

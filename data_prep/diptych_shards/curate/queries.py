@@ -22,11 +22,11 @@ MOST_CHARACTERS = 256
 @dataclass(frozen=True, kw_only=True)
 class QueryOptions:
     min_count: int = 100
-    """The least count of a word."""
+    """The smallest count of a word that becomes a query."""
     min_pmi: float = 30.0
-    """The least of a pair of words: log2(count of the pair * all words / (count of one * count of the other))."""
+    """The smallest information of two words: log2(count of the pair * all words / (count of one * of the other))."""
     min_pair_count: int = 2
-    """The least count of a pair; the information of a pair that occurs once is as high as can be, and means nothing."""
+    """The smallest count of a pair; the information of one that occurs once is as high as can be, and means nothing."""
     most: int = 500_000
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ _WORD = regex.compile(
 
 
 def num_characters(caption: str) -> int:
-    """The length of a caption, in which a letter of Chinese, Japanese or Korean counts as three: 猫 means `cat`."""
+    """The length of a caption; a letter of Chinese, Japanese or Korean counts as three: 猫 means `cat`."""
     if caption.isascii():
         return len(caption)
     return len(caption) + (CHARACTERS_PER_DENSE_LETTER - 1) * len(_DENSE_LETTER.findall(caption))
@@ -71,7 +71,7 @@ _RUN = re.compile(r"([^\W\d])\1{5}")
 
 
 def is_repetition(caption: str, limits: CaptionLimits) -> bool:
-    """A letter six times in a row, or words of which most are repeated."""
+    """A letter six times in a row, or words that are mostly repetitions."""
     if _RUN.search(caption):
         return True
     words = caption.casefold().split(" ")

@@ -1,8 +1,8 @@
 """Convert pages of any encoding to UTF-8.
 
-Valid UTF-8 is read as UTF-8 whatever its label says, since text in another encoding is never valid UTF-8 by chance.
-Otherwise the byte order mark, the HTTP header, the `meta` element and a guess are tried in this order; a label that
-does not fit the bytes is ignored.
+Valid UTF-8 is read as UTF-8 even if its label says otherwise: text in another encoding is never valid UTF-8 by chance.
+For other bytes, the byte order mark, the HTTP header, the `meta` element and a guess are tried in this order; a label
+that does not fit the bytes is ignored.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _meta_charset(page: bytes) -> str | None:
 
 
 def _wide_codec(page: bytes) -> str | None:
-    """The codec of UTF-16 without a byte order mark, in which every other byte of markup is 0; None otherwise."""
+    """The codec of UTF-16 without a byte order mark, where every other byte of markup is 0; None otherwise."""
     if b"\0" not in page[:64]:
         return None
     start = page[:1024]

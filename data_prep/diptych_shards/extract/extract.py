@@ -1,7 +1,7 @@
 """Extract the pairs of many files, on any engine.
 
-Finished files are skipped; the results do not depend on the number of processes, on kills, or on the order in which
-files finish.
+Finished files are skipped; the results do not depend on the number of processes, on kills, or on the order that
+files finish in.
 """
 
 from __future__ import annotations

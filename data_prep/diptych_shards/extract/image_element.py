@@ -21,7 +21,7 @@ MAX_CANDIDATES = 100
 
 LAZY_SRCSETS = (b"data-srcset", b"data-lazy-srcset", b"data-src-set", b"data-original-set", b"lazy-srcset")
 LAZY_ADDRESSES = (
-    # The first name larger pictures than the others.
+    # The first ones name larger pictures than the others.
     b"data-orig-file",
     b"data-large-file",
     b"data-hi-res-src",
@@ -69,7 +69,7 @@ class ImageCandidate(NamedTuple):
 
     @property
     def size(self) -> tuple[int, float]:
-        """A measure of the picture's size, in which a width counts before a density."""
+        """A measure of the picture's size; a width counts before a density."""
         return self.width or 0, self.density
 
 

@@ -25,9 +25,9 @@ class ExtractOptions:
 
     def __post_init__(self) -> None:
         if self.icon_side < 0:
-            raise UserError(f"icon_side is {self.icon_side}; it must be at least 0, by which no picture is an icon")
+            raise UserError(f"icon_side is {self.icon_side}; it must be at least 0 (no picture is an icon)")
 
     @cached_property
     def stated_opt_outs(self) -> tuple[bytes, ...]:
-        """The words by which a page states something to us, in lower case."""
+        """The words that a page may state to us, in lower case: the opt-outs and those that include them."""
         return tuple(word.lower().encode() for word in dict.fromkeys((*OPT_OUT_DIRECTIVES, *self.opt_outs, "none")))

@@ -69,7 +69,7 @@ class Page(NamedTuple):
     pairs: dict[tuple[str, str], PairDetails]
     """The details by url and caption, in the page's order."""
     opt_outs: tuple[str, ...] = ()
-    """The directives by which the owner forbids something."""
+    """The directives of the owner that forbid something."""
 
 
 class FoundPage(NamedTuple):

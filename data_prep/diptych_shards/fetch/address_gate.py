@@ -11,7 +11,7 @@ LOWEST_FREE_PORT = 1024
 WEB_PORTS = frozenset({80, 443})
 """The only ports allowed below 1024: the other services there (mail, SSH) serve no pictures."""
 
-# `ipaddress` counts multicast, 192.0.0.192 (a cloud's metadata), NAT64 and 6to4 as global: hence our own lists.
+# `ipaddress` counts multicast, 192.0.0.192 (a cloud's metadata), NAT64 and 6to4 as global, so we keep our own lists.
 _NOT_PUBLIC_4 = [
     IPv4Network(network)
     for network in (
@@ -32,7 +32,7 @@ _NOT_PUBLIC_4 = [
         "224.0.0.0/3",
     )
 ]
-_PUBLIC_6 = IPv6Network("2000::/3")  # the only block from which public addresses are assigned
+_PUBLIC_6 = IPv6Network("2000::/3")  # all public addresses are in this block
 _NOT_PUBLIC_6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 _IPV4_IN_LAST_BITS = [
     IPv6Network(network)

@@ -210,7 +210,7 @@ class Dispatch:
         self.outcomes.append((job.ticket, outcome))
 
     def _take_robots(self, job: Job, site: Site, outcome: Fetched | FetchFailure, now: float) -> None:
-        """Let a site go on with its robots.txt; give it up if that could not be fetched."""
+        """Continue with the URLs of a site by its robots.txt; give the site up if that could not be fetched."""
         if isinstance(outcome, Fetched):
             self._sites.keep_robots(site, Robots(decode_robots(outcome.data), self._agent), now)
         elif means_no_robots(outcome):

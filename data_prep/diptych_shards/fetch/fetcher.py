@@ -218,7 +218,7 @@ class Fetcher:
         return now
 
     def _take_lookup(self, host: str, now: float) -> None:
-        """Let the jobs go on that waited for the lookup of this host."""
+        """Continue with the jobs that waited for the lookup of this host."""
         for job in self._frontier.take_looked_up(host):
             resolution = self._resolver.known(host, job.url.port, now)
             if resolution is not None and resolution.failure is not None:

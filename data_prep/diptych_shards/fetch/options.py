@@ -15,7 +15,7 @@ OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noml", "noindex", "noimageindex", RE
 """The directives obeyed by default: `extract` obeys those of pages, `build` those of pictures."""
 
 DEFAULT_USER_AGENT = f"diptych-shards/{__version__}"
-"""The User-Agent header. It starts with the name by which a robots.txt can address us."""
+"""The User-Agent header. It starts with our name in a robots.txt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class FetchOptions:
     """
 
     user_agent: str = DEFAULT_USER_AGENT
-    """Starts with the name by which robots.txt and X-Robots-Tag address us; add a contact: `mybot/1.0 (+https://…)`."""
+    """Starts with our name in robots.txt and X-Robots-Tag; add a contact: `mybot/1.0 (+https://…)`."""
     timeout_seconds: float = 30.0
     """How long a URL may be in transfer, with redirects and retries; waiting for its turn does not count."""
     connect_timeout_seconds: float = 10.0

@@ -39,7 +39,7 @@ class FetchReason(Enum):
 
 @dataclass(frozen=True)
 class Fetched:
-    """The body of an answer, whatever it contains."""
+    """The body of an answer, unchecked."""
 
     data: bytes
     url: str

@@ -68,7 +68,7 @@ def is_reserved(value: str) -> bool:
 
 
 def product_token(user_agent: str) -> str:
-    """The name by which robots.txt and X-Robots-Tag call us: `diptych-shards/0.1 (…)` is `diptych-shards`."""
+    """Our name in robots.txt and X-Robots-Tag: that of `diptych-shards/0.1 (…)` is `diptych-shards`."""
     return re.split(r"[/\s(]", user_agent.strip(), maxsplit=1)[0].lower()
 
 

@@ -14,7 +14,7 @@ from diptych_shards.fetch.url import Url
 MIN_SECONDS_LEFT = 0.05
 """A URL with less time left for transfers is not requested again."""
 MAX_WAIT_SECONDS = 600.0
-"""How long a URL may wait for pauses of its hosts, besides its time for transfers; waits in queues do not count."""
+"""How long a URL may wait for pauses of its hosts. Its transfers have their own limit; waits in queues do not count."""
 MIN_FAILED_URLS = 3
 """If so many different URLs fail in a row, the site is at fault, and we wait for it. Fewer are bad URLs."""
 MAX_FAILED_URLS = 32

@@ -87,7 +87,7 @@ class Transfer:
             answer.reason, answer.message = error
 
     def overdue(self, now: float) -> tuple[FetchReason, str] | None:
-        """Reason and message if it has exceeded one of its limits; None if it may go on."""
+        """Reason and message if it has exceeded one of its limits; None if it may continue."""
         if self.is_paused:
             return None
         if now >= self._deadline:
@@ -104,7 +104,7 @@ class Transfer:
         return None
 
     def excuse(self, seconds: float) -> None:
-        """Move its deadlines by the time in which nobody read from it, unless it is paused: then they do not count."""
+        """Move its deadlines by the time that nobody read from it, unless it is paused: then they do not count."""
         if self.is_paused:
             return
         self.started += seconds
@@ -117,7 +117,7 @@ class Transfer:
         self._paused_at = time.monotonic()
 
     def resume(self) -> None:
-        """Let it go on, and start its clocks again."""
+        """Let it continue, and start its clocks again."""
         now = time.monotonic()
         self.is_paused = False
         self.excuse(now - self._paused_at)

@@ -75,7 +75,7 @@ class TransferPool:
         self._idle.append(transfer)
 
     def excuse(self, seconds: float) -> None:
-        """Move every deadline by this many seconds, in which nobody read from the transfers."""
+        """Move every deadline by this many seconds, since nobody read from the transfers for so long."""
         for transfer in self._in_flight:
             transfer.excuse(seconds)
 

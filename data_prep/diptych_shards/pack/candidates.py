@@ -1,4 +1,4 @@
-"""What a pack starts from: pictures with a caption, what is refused before one is opened, and what is held out."""
+"""The input of a pack: pictures with a caption, the files that are refused unopened, and the share that is held out."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PackInput:
-    """All that was found, in the order of its paths' bytes (of a table: of the rows)."""
+    """All that was found; the candidates are in the order of the bytes of their paths."""
 
     candidates: list[Candidate]
     refusals: list[Refusal]
     fingerprint: str
-    """Of names, sizes, modification times, and the table's bytes: what a continued pack must find
-    unchanged."""
+    """A hash of names, sizes, modification times and the table's bytes: a pack resumes only if it is unchanged."""
 
 
 def hold_out(found: PackInput, folder: Path, share: float) -> tuple[PackInput, PackInput]:
@@ -64,7 +63,7 @@ def hold_out(found: PackInput, folder: Path, share: float) -> tuple[PackInput, P
 
 
 def _place(candidate: Candidate, folder: Path) -> float:
-    """Evenly spread between 0 and 1; 1 for what cannot be read, which `pack` refuses later."""
+    """A number for the picture, evenly spread from 0 to 1; 1 if it cannot be read: `pack` refuses it later."""
     try:
         with open(folder / candidate.path, "rb") as file:
             beginning = file.read(_COMPARED_BYTES)

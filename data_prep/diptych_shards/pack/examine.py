@@ -1,4 +1,4 @@
-"""From a candidate to the members of a sample, or to the reason why not; runs in worker processes."""
+"""Make the members of a sample from a candidate, or give the reason why not; runs in worker processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diptych_shards.refusals import Reason, Refusal
 
 @dataclass(frozen=True)
 class Examiner:
-    """Examines pictures, with the limits that hold for all of them."""
+    """Examines pictures, with the same limits for all."""
 
     folder: Path
     max_pixels: int
@@ -31,7 +31,7 @@ class Examiner:
     """Resize so that the shorter side has so many pixels."""
 
     def __call__(self, candidate: Candidate) -> dict[str, bytes] | Refusal:
-        """The sample's members by suffix: the picture, its caption, its metadata."""
+        """Make the sample's members by suffix: the picture, its caption, its metadata."""
         try:
             captions, extra = self._captions(candidate)
             picture = self._read(candidate.path)
@@ -56,13 +56,13 @@ class Examiner:
         }
 
     def _captions(self, candidate: Candidate) -> tuple[tuple[str, ...], Mapping[str, Any]]:
-        """The captions without surrounding white space, and what else is known of the picture."""
+        """Read the captions, without surrounding white space, and the other fields of the picture."""
         if candidate.captions:
             return captions_of([*candidate.captions]), candidate.extra
         return read_captions(self.folder, CaptionFiles(candidate.text_path, candidate.json_path))
 
     def _stored(self, picture: bytes) -> tuple[str, bytes, dict[str, int]]:
-        """Suffix and bytes of the picture as it is stored, and its sizes: unchanged where nothing asks for a change.
+        """Suffix and bytes of the picture to store, and its sizes; the bytes are its own if no change is needed.
 
         Raises:
             PictureError: it is refused, with the reason.
@@ -108,7 +108,7 @@ class _Refused(Exception):
 
 
 def _free_name(key: str, facts: Mapping[str, Any]) -> str:
-    """The name of a field of the input; another one if something that is measured here has that name."""
+    """The name of a field of the input; with `given_` before it if one of our own fields has that name."""
     return f"given_{key}" if key in facts else key
 
 

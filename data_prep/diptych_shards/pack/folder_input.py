@@ -1,4 +1,4 @@
-"""A folder tree of pictures, each with its caption in a .txt or .json next to it."""
+"""Read a folder tree of pictures, each with its caption in a .txt or .json next to it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_folder(folder: Path, caption_template: str | None = None) -> PackInput:
 def _sort_out(
     folder: Folder, candidates: list[Candidate], refusals: list[Refusal], caption_template: str | None
 ) -> None:
-    """The candidates and refusals of one folder."""
+    """Add the candidates and refusals of one folder to the lists."""
     where, files = folder.path, folder.files
     captions, second = sort_captions(files)
     refusals += [Refusal(where + name, CaptionReason.SECOND_CAPTION.value) for name in second]

@@ -1,8 +1,7 @@
-"""Packing: from pictures with captions to shards, each written whole or not at all.
+"""Pack pictures with captions into shards, each written whole or not at all.
 
-Which candidate goes to which shard is decided before a picture is opened, by names and sizes alone. So every
-shard can be made by itself: one that is finished is kept, one that is not is made again, and the bytes come
-out the same.
+Names and sizes alone decide which candidate goes to which shard, before a picture is opened. So every shard can be
+made by itself: a finished one is kept, the others are made again, and the bytes come out the same.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from diptych_shards.run.progress import Progress
 from diptych_shards.run.worker_pool import PICTURE_SILENCE_SECONDS, WorkerPool, for_each, results_in_order
 
 SHARD_BYTES = 1_000_000_000
-"""Of pictures, at most, that a shard is planned for."""
+"""The most bytes of pictures that a shard is planned for."""
 
 _FORMAT = "diptych-pack-1"
 _BATCH_ITEMS, _BATCH_BYTES = 32, 8 << 20
@@ -41,7 +40,7 @@ _BATCH_ITEMS, _BATCH_BYTES = 32, 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
-    """Everything that decides the bytes of a pack, besides its input."""
+    """Everything but the input that decides the bytes of a pack."""
 
     samples_per_shard: int = 10_000
     shuffle: bool = True
@@ -53,7 +52,7 @@ class PackOptions:
     caption_template: str | None = None
     """The caption of pictures without one, `{}` for the name of their folder."""
     hold_out: float | None = None
-    """The share of the pictures that is packed apart."""
+    """The share of the pictures that is held out, in a folder of its own."""
 
     def __post_init__(self) -> None:
         for name in ("samples_per_shard", "min_side", "for_training"):
@@ -67,7 +66,7 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class PackReport:
-    """What came of a pack."""
+    """The outcome of a pack."""
 
     packed: int
     shards: int
@@ -76,7 +75,7 @@ class PackReport:
 
 
 def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, processes: int) -> PackReport:
-    """Make the shards of `found` in `out`, or go on making them.
+    """Make the shards of `found` in `out`, or continue to make them.
 
     Raises:
         UserError: `out` holds something else, or the pack of another input or with other options.
@@ -166,7 +165,7 @@ def _write_shards(
 
 
 def _keeps(out: Path, number: int, candidates: Sequence[Candidate], refused: _Refusals, progress: Progress) -> bool:
-    """Whether the shard is already there, whole and unharmed; what is left of a broken one is removed."""
+    """Whether the shard is already there, whole and undamaged; the rest of a damaged one is removed."""
     tar = out / f"{number:05d}.tar"
     index = index_path(tar)
     if index.exists() and tar.exists():
@@ -185,7 +184,7 @@ def _keeps(out: Path, number: int, candidates: Sequence[Candidate], refused: _Re
 
 
 def _batches(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
-    """Bounded in number and in bytes, for the memory they take on their way."""
+    """Yield batches of a bounded number and a bounded size, since they are held in memory."""
     batch: list[Candidate] = []
     num_bytes = 0
     for candidate in candidates:
@@ -203,7 +202,7 @@ def _decoder_crashed(candidate: Candidate) -> Refusal:
 
 
 class _Refusals:
-    """Who was refused, as OUT/_index remembers: a file a shard until the pack is done, then `rejected.jsonl` of all."""
+    """The refusals in OUT/_index: one file a shard until the pack is done, then all of them in `rejected.jsonl`."""
 
     def __init__(self, index: Path):
         self._all = index / "rejected.jsonl"
@@ -215,7 +214,7 @@ class _Refusals:
         commit_file(self._of_shards / f"{number:05d}.jsonl", _lines(refusals, number))
 
     def of(self, number: int) -> list[Refusal] | None:
-        """Those of a finished shard; None if nothing is recorded."""
+        """Read the refusals of a finished shard; None if nothing is recorded."""
         try:
             lines = (self._of_shards / f"{number:05d}.jsonl").read_bytes()
         except FileNotFoundError:
@@ -223,7 +222,7 @@ class _Refusals:
         return [_refusal(line) for line in map(json.loads, lines.splitlines())]
 
     def gather(self, before: Sequence[Refusal], num_shards: int) -> list[Refusal]:
-        """All of them, now in one file. before: those that no shard was planned for."""
+        """Write all refusals to one file, and return them. before: those that no shard was planned for."""
         per_shard = [self.of(number) or [] for number in range(num_shards)]
         commit_file(self._all, _lines(before, None) + b"".join(map(_lines, per_shard, range(num_shards))))
         return [*before, *(refusal for refusals in per_shard for refusal in refusals)]
@@ -233,7 +232,7 @@ class _Refusals:
         shutil.rmtree(self._of_shards, ignore_errors=True)
 
     def _read_all(self) -> dict[int, list[Refusal]]:
-        """By shard, from a pack that had been finished."""
+        """Read the refusals of a pack that had finished, by shard."""
         known: dict[int, list[Refusal]] = {}
         if self._all.exists():
             for line in map(json.loads, self._all.read_bytes().splitlines()):
@@ -242,9 +241,9 @@ class _Refusals:
 
 
 def _as_recorded(options: PackOptions) -> dict[str, Any]:
-    """The options as packs have always recorded them, so that earlier ones go on.
+    """The options as packs have always recorded them, so that earlier packs can resume.
 
-    What is not asked for is left out; three have become constants.
+    Options that are not given are left out; three options have become constants.
     """
     asked = {name: value for name, value in asdict(options).items() if value is not None and name != "shuffle"}
     return {**asked, "seed": 0 if options.shuffle else None, "shard_bytes": SHARD_BYTES, "max_pixels": MAX_PIXELS}

@@ -1,4 +1,4 @@
-"""A table of picture paths and captions, in any format that `build` reads too."""
+"""Read a table of picture paths and captions, in any format that `build` reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diptych_shards.tables.picture_table import BadRow, Wanted, read_picture_tab
 
 
 def read_table(table: Path, folder: Path, wanted: Wanted) -> PackInput:
-    """Each picture with the captions of all its rows, and each row that is refused.
+    """Read each picture with the captions of all its rows, and each row that is refused.
 
     A relative path is looked for in the table's folder, then in `folder`; either way the picture is below `folder`.
     """
@@ -56,15 +56,15 @@ def read_table(table: Path, folder: Path, wanted: Wanted) -> PackInput:
 
 
 def _find(path: str, *folders: Path) -> tuple[str, os.stat_result | Reason]:
-    """The picture relative to the last of the folders, and what the file system says of it, or why it cannot be one.
+    """Look for the picture in each folder in turn; it must be below the last one.
 
-    It is looked for in each folder in turn; below the last it must be.
+    Returns its path relative to the last folder, and what the file system says of it, or why it is refused.
     """
     within = folders[-1]
     is_outside = False
     for folder in folders:
         try:
-            found = os.stat(folder / path)  # an absolute path stays what it is
+            found = os.stat(folder / path)  # an absolute path stays as it is
         except (OSError, ValueError):  # ValueError: a zero byte in the path
             continue
         relative = _relative(folder / path, within)
@@ -78,7 +78,7 @@ def _find(path: str, *folders: Path) -> tuple[str, os.stat_result | Reason]:
 
 
 def _relative(path: Path, folder: Path) -> str | None:
-    """The path from the folder on, without `.` and `..`; None if it leads elsewhere."""
+    """The path relative to the folder, without `.` and `..`; None if it leads elsewhere."""
     for whole in (os.path.abspath, os.path.realpath):  # a folder may be named by a link
         relative = os.path.relpath(whole(path), whole(folder))
         if relative != os.pardir and not relative.startswith(os.pardir + os.sep):

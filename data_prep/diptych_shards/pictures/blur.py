@@ -15,7 +15,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom, as fractions of the picture's width and height."""
 
 _GROWTH = 0.1
-"""Growth of a box on each side, as a fraction of its longer side; the same as img2dataset's."""
+"""How much a box grows on each side, as a fraction of its longer side; the same as img2dataset's."""
 _DEVIATION = 0.1
 """The Gaussian's standard deviation, as a fraction of the longer side."""
 

@@ -14,7 +14,7 @@ from diptych_shards.pictures.resize import resize
 _SIDE = 32
 _LOW = 8
 _FLAT = 2.5
-"""Standard deviation of the 32 x 32 luma, of 255. Below it, the bits are those of the noise."""
+"""Standard deviation of the 32 x 32 luma (0 to 255). Below it, the picture is flat: its bits would be noise."""
 STEADY = 150.0
 """A margin. With it, the hashes of 131 drawings and of their copies (JPEG of quality 50 to 95, WebP of quality 50, half
 the size) differ in at most 4 bits; without it, only 75 to 82 % do. For photographs it makes no difference.
@@ -28,7 +28,7 @@ def perceptual_hash(picture: Image.Image, *, margin: float = 0) -> int | None:
     """The hash of a picture in mode RGB; None if the picture is too flat for a useful hash.
 
     margin: how far above the median a frequency must be for its bit to be set. `STEADY` is above the noise of encoders,
-    so that copies of symmetric drawings, in which half of the frequencies are exactly zero, have the same hash.
+    so that copies of symmetric drawings, where half of the frequencies are exactly zero, have the same hash.
     """
     luma = np.asarray(resize(picture, (_SIDE, _SIDE)), np.float32) @ _LUMA
     difference = (luma - luma.mean()).ravel()
@@ -41,5 +41,5 @@ def perceptual_hash(picture: Image.Image, *, margin: float = 0) -> int | None:
 
 
 def distance(one: int, other: int) -> int:
-    """The number of the 64 bits in which two hashes differ."""
+    """How many of the 64 bits of two hashes differ."""
     return (one ^ other).bit_count()

@@ -1,4 +1,4 @@
-"""A picture's file without its metadata and without the bytes behind its end.
+"""Remove the metadata of a picture's file, and the bytes after its end.
 
 A file that is stored as it came could contain where its owner lives (GPS), a thumbnail of what was blurred, or an
 archive. So only the parts that a decoder needs are kept, byte for byte.

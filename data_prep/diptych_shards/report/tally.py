@@ -1,4 +1,4 @@
-"""What one pass over many rows keeps, in bounded memory: lengths of captions, repeated files, a few of the rows."""
+"""Counts that one pass over many rows keeps in bounded memory: lengths of captions, repeated files, some rows."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ def shuffled_places(seed: int, shard: int, rows: np.ndarray) -> np.ndarray:
 class Smallest(Generic[Item]):
     """Keeps the items with the smallest values, and of equal ones the first in the shuffled order.
 
-    The result does not depend on the order in which they are offered.
-
-    If all values are equal, it is a uniform sample without replacement.
+    The result does not depend on the order of the offers. If all values are equal, it is a uniform sample without
+    replacement.
     """
 
     def __init__(self, size: int):

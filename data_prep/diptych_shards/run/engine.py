@@ -37,12 +37,12 @@ class Engine(Protocol):
         If the process of a task dies, another process tries the task once more.
 
         work: a picklable function of a task.
-        lost: makes the result of a task at which two processes died; without it, that is an error.
+        lost: makes the result of a task that two processes died of; without it, that is an error.
         may_crash: `work` may kill its process, as decoders of pictures can, so it never runs in this one.
 
         Raises:
             UserError, OSError: `work` raised it; if several tasks failed, this is the error of the first of them.
-            UserError: two processes died at a task, and there is no `lost`.
+            UserError: two processes died of a task, and there is no `lost`.
         """
 
     def pool(self, work: Work, *, silence_seconds: float) -> Pool:
@@ -101,7 +101,7 @@ class RayEngine:
 
 
 def lost_again(what: object) -> UserError:
-    """The error for a task at which processes were lost again and again."""
+    """The error for a task that cost its process again and again."""
     way_out = "see whether memory runs out, then start the same command again"
     return UserError(f"processes were lost, again and again, at {what}; {way_out}")
 

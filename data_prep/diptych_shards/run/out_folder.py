@@ -1,4 +1,4 @@
-"""The output folder of a command: what it was started with, and whether another start may go on there."""
+"""The output folder of a command: what it was started with, and whether another start may continue there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_VALUE = 80
 
 
 class OutFolder:
-    """The folder OUT of a command, for one process at a time; each goes on where the last one stopped.
+    """The folder OUT of a command, for one process at a time; each resumes where the last one stopped.
 
     OUT/_index/COMMAND.json records what decides the bytes of the result. A folder that was started with other options
     or another input, or that contains other files, is refused and not changed.

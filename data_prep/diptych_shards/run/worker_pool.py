@@ -212,7 +212,7 @@ def results_in_order(
 ) -> Iterator[Result]:
     """Yield the results of all items, in their order; at most three batches per process are in memory.
 
-    give_up: makes the result of an item at which two processes were lost.
+    give_up: makes the result of an item that two processes were lost at.
 
     Raises:
         Exception: see `Pool.messages`.
@@ -261,7 +261,7 @@ def _apply(work: Callable[[Any], Any], batches: Iterator[Sequence[Any]], send: C
 
 
 def end_with_parent() -> None:
-    """Let the system kill this process when its parent ends; it would else go on, and keep what the next run needs."""
+    """Let the system kill this process when its parent ends, or it would run on and hold what the next run needs."""
     kill_me_too = 1  # PR_SET_PDEATHSIG
     if hasattr(system := ctypes.CDLL(None, use_errno=True), "prctl"):  # Linux; elsewhere we end when the pipe does
         system.prctl(kill_me_too, signal.SIGKILL)

@@ -55,7 +55,7 @@ class LookAlikes:
     """Pictures whose perceptual hashes are near that of another one; their thumbnails decide."""
 
     def __init__(self, positions: np.ndarray, hashes: np.ndarray, max_distance: int):
-        """hashes: u64, one for each position. max_distance: bits in which hashes of one picture may differ."""
+        """hashes: u64, one for each position. max_distance: how many bits of two hashes of one picture may differ."""
         distinct, groups, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
         pairs = [
             np.zeros((2, 0), np.int32),
@@ -90,7 +90,7 @@ class Duplicates:
         self._pairs = [np.zeros((2, 0), position)]
 
     def add_equal(self, positions: np.ndarray, classes: np.ndarray) -> None:
-        """Add pictures of which those of one class have the same pixels. Call this once, before the other methods."""
+        """Add pictures, each with a class: one class has the same pixels. Call this once, before other methods."""
         order = np.lexsort([self._rank[positions], classes])
         positions, classes = positions[order], classes[order]
         starts = np.flatnonzero(np.diff(classes, prepend=classes[:1] - 1))

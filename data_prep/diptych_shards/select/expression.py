@@ -43,8 +43,8 @@ FUNCTIONS = (
     "starts_with strip_accents strlen substring trim upper words "
     "day hour minute month second year date_part date_diff strptime list_contains json_extract_string"
 ).split()
-"""All functions that an expression may use, besides operators. None reads anything else, depends on the day, or returns
-more than it is given: DuckDB's limit of memory does not hold for what `repeat` can make of a short text."""
+"""All functions that an expression may use. None reads anything else, depends on the day, or returns much more than it
+is given: DuckDB's limit of memory does not hold for what `repeat` can make of a short text."""
 _OPERATORS = frozenset(
     "+ - * / // % ^ ** || ~~ !~~ ~~* !~~* like_escape not_like_escape ilike_escape not_ilike_escape ->> "
     "list_value list_extract regexp_full_match substr len ceiling power ucase lcase".split()

@@ -128,7 +128,7 @@ _NOT_DECODED = (np.zeros(4, "<u8"), 0, NOT_DECODED, np.zeros(THUMBNAIL_NUMBERS, 
 
 
 def _one_by_one(task: _Task, engine: Engine, work: Callable[[_Task], np.ndarray]) -> np.ndarray:
-    """The rows of a task at which processes were lost: one of its pictures crashes its decoder."""
+    """The rows of a task that cost processes: one of its pictures crashes its decoder."""
     rows = engine.map(
         work, [(place,) for place in task], lost=lambda _: np.array([_NOT_DECODED], HASHES), may_crash=True
     )

@@ -1,12 +1,12 @@
-"""Pairs of 64-bit hashes that differ in at most so many bits: all of them, without comparing all.
+"""Find all pairs of 64-bit hashes that differ in at most so many bits, without comparing each with each.
 
 Cut the 64 bits into B blocks. Two hashes that differ in at most d bits agree in at least B - d whole blocks, so that
 sorting by each choice of B - d blocks in turn brings every such pair together: C(B, d) sorts, no pair is missed. For
 d = 4, five blocks (five sorts by 12 or 13 bits) are the fewest that are exact; with more hashes, more blocks make
 longer keys and fewer false neighbours: six blocks are 15 sorts by 21 bits, seven 35 by 27, eight 70 by 32.
 
-Hashes of drawings share half their bits. So the bits are dealt to the blocks by how well they distinguish the hashes,
-and the number of blocks is chosen by the neighbours that these hashes really have.
+Hashes of drawings share half their bits. So the blocks get bits that distinguish the hashes about equally well, and
+their number is chosen by the neighbours that these hashes really have.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def cut(hashes: np.ndarray, blocks: int) -> list[np.uint64]:
 
 
 def _choices(blocks: int, max_distance: int) -> list[tuple[int, ...]]:
-    """All blocks but `max_distance`, in every way."""
+    """Every choice of all blocks but `max_distance`."""
     return list(combinations(range(blocks), blocks - max_distance))
 
 

@@ -138,7 +138,7 @@ class _Cards:
         return self._card(drawn.shard, drawn.row)
 
     def of_original(self, drawn: Drawn, reason: str) -> _Card | None:
-        """What a duplicate is shown next to; None for a sample that is not a duplicate."""
+        """The card that a duplicate is shown next to; None for a sample that is not a duplicate."""
         if drawn.duplicate_of is None:
             return None
         if reason == IN_EVALUATION:

@@ -1,6 +1,6 @@
 """Write new shards of the samples that verdicts keep.
 
-Which sample goes where follows from the verdicts alone, before a picture is read. So every shard can be written by
+The verdicts alone decide which sample goes to which shard, before a picture is read. So every shard can be written by
 itself: a finished one is kept, the others are written again, and the bytes come out the same.
 """
 
@@ -55,9 +55,9 @@ class _Planned:
 def rewrite(
     index: ShardIndex, verdicts: Sequence[Verdict], out: Path, samples_per_shard: int | None, engine: Engine
 ) -> Written:
-    """Write the samples that all the verdicts keep to `out`, or go on writing them.
+    """Write the samples that all the verdicts keep to `out`, or continue to write them.
 
-    samples_per_shard: if None, a shard of the same name for each old one of which anything is kept.
+    samples_per_shard: if None, each old shard that keeps a sample becomes a new one of the same name.
 
     Raises:
         UserError: nothing is kept, or `out` holds something else, or other samples.
@@ -148,7 +148,7 @@ def _samples(index: ShardIndex, planned: _Planned) -> Iterator[tuple[str, dict[s
 
 
 def _write_parquet(index: ShardIndex, planned: _Planned, path: Path) -> None:
-    """The rows of the samples in their order; no file if no shard had one."""
+    """Write the rows of the samples in their order; no file if no shard had one."""
     tables = []
     for number, rows in planned.parts:
         file = parquet_of(index, number)

@@ -1,4 +1,4 @@
-"""SHARDS/_index/select: the folder of verdicts, its lock, and the small files from which a stopped command resumes."""
+"""SHARDS/_index/select: the folder of verdicts, its lock, and the small files that a stopped command resumes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of embeddings whose cosine is above a threshold: all of them, by a cheap bound first.
+"""Find all pairs of embeddings with a cosine above a threshold; a cheap bound rules out most of the others.
 
 With P the projection onto the r directions that hold most of the embeddings' length, and q the length of what is left
 of each, Cauchy and Schwarz give x . y <= Px . Py + q(x) q(y). So one product of r + 1 instead of 512 numbers rules out

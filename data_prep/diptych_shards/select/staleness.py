@@ -1,4 +1,4 @@
-"""Whether a verdict of `dedup` still holds next to the others.
+"""Decide whether a verdict of `dedup` still holds together with the other verdicts.
 
 Of several samples that are the same, `dedup` keeps one. If a filter left that one out, all of them would be lost. So
 `dedup` chooses among the samples that the other verdicts keep; those left out take no part, connect nothing, and are
@@ -30,7 +30,7 @@ from diptych_shards.select.verdicts import (
 
 
 def verdicts_to_consider(shards: Path, index: ShardIndex, name: str) -> list[Verdict]:
-    """The verdicts among whose samples the `dedup` of this name chooses.
+    """The verdicts that leave the samples that the `dedup` of this name chooses among.
 
     They are all filters, and the other verdicts of `dedup` that hold without this one. One that depends on this one,
     or is stale, must be written again in any case.

@@ -1,4 +1,4 @@
-"""Verdicts: which samples of some shards one command keeps, and why not the others.
+"""Read and write verdicts: which samples of some shards a command keeps, and why it leaves out the others.
 
 `SHARDS/_index/select/NAME.parquet` has one row a sample, in the order of the shards, a row group a shard: `shard`,
 `key`, `kept`, `reason` (empty if it is kept), `duplicate_of` (what a duplicate repeats). A sample is kept when all
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def considered(self) -> dict[str, str]:
-        """The verdicts among whose samples it chose: sha256 by name; empty for a filter."""
+        """The verdicts that left the samples that it chose among: sha256 by name; empty for a filter."""
         considered: dict[str, str] = self.facts.get("considered", {})
         return considered
 

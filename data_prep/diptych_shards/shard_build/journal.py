@@ -1,8 +1,7 @@
 """Record what became of each row of a shard at once, so that a kill loses no fetched picture.
 
-    page 0    magic, identity of the task, purpose, the row being decoded, the row at which a process was lost, and
-              how often
-    records   row, lengths, hash; facts as JSON; the stored picture; in the order in which rows finish
+    page 0    magic, identity of the task, purpose, the row being decoded, the row that cost a process, and how often
+    records   row, lengths, hash; facts as JSON; the stored picture; in the order that rows finish in
 
 A worker appends every finished row at once, so its memory stays small. The shard is assembled from the journal, in the
 order of the table. After a kill, the next process continues the journal; a torn last record is cut off.
@@ -26,7 +25,7 @@ from diptych.files import flush, lock_file, unlock_file
 
 _MAGIC = b"diptych journal\0"
 _PAGE_BYTES = mmap.PAGESIZE
-_MARKS = struct.Struct("<qqq")  # row being decoded, row at which a process was lost, how often
+_MARKS = struct.Struct("<qqq")  # row being decoded, row that cost a process, how often
 _MARKS_AT = len(_MAGIC) + 64
 LOCK_SECONDS = 10.0
 """How long to wait for the lock of a killed process, which the system releases when the process is gone."""
@@ -41,7 +40,7 @@ class Journal:
         """Open the journal for this process alone, with the records that it has.
 
         identity: 32 bytes for the rows and the options; a journal with another identity is emptied.
-        purpose: 32 bytes; a journal with another purpose is emptied. None: keep it, whatever its purpose.
+        purpose: 32 bytes; a journal with another purpose is emptied. None: keep it, with any purpose.
         process_was_lost: whether the process before this one died at this shard, and not because the user stopped it.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The options of `build`, and which of them must stay the same when a build goes on."""
+"""The options of `build`, and which of them must stay the same when a build resumes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FORMER_OPTIONS: dict[str, object] = {
     "phash_distance": 4,
     "subsampling": "420",
 }
-"""Options of earlier versions with their usual values, as those versions recorded them: their builds can go on."""
+"""Options of earlier versions with their usual values, as those recorded them: their builds can still resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class BuildOptions:
 
     @property
     def deciding(self) -> dict[str, object]:
-        """The options that must stay the same when a build goes on, as plain values."""
+        """The options that must stay the same when a build resumes, as plain values."""
         pictures = {name: None if value == math.inf else value for name, value in asdict(self.pictures).items()}
         return {
             **pictures,

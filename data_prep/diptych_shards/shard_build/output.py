@@ -98,7 +98,7 @@ class ShardOutput:
         return stats.successes
 
     def _table_columns(self) -> pyarrow.Table:
-        """The columns of the table, in the order in which they are written."""
+        """The columns of the table, in the order of the file."""
         last = [name for name in (self._columns.caption, self._columns.url) if name is not None]
         return self._rows.select([*_other_columns(self._rows.column_names, self._columns), *last])
 

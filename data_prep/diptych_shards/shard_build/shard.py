@@ -1,7 +1,7 @@
 """One shard, from rows of a table to tar, parquet and statistics.
 
 What the fetcher brings back is decoded, resized and written to the shard's journal at once. A row with an entry there
-is finished, whatever happens to this process; when all rows are, the shard is assembled in the order of the table.
+is finished, even if this process dies; when all rows are, the shard is assembled in the order of the table.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def is_text(kind: pyarrow.DataType) -> bool:
 
 
 def stored_type(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """The type in which a column is stored with the pictures; every reader of parquet knows it."""
+    """The type that a column is stored in with the pictures; every reader of parquet knows it."""
     if kinds.is_dictionary(kind):
         return stored_type(kind.value_type)
     if isinstance(kind, pyarrow.BaseExtensionType):

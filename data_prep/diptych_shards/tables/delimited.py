@@ -161,13 +161,13 @@ def _continued(line: str, lines: _Lines, layout: Layout) -> list[str] | None:
         num_quotes += following.count('"')
         num_chars += len(following) + 1
     row = _parsed("\n".join(taken), delimiter)
-    if row is None or len(row) != width or all(_stands_alone(part, delimiter, width) for part in taken):
+    if row is None or len(row) != width or all(_is_whole_row(part, delimiter, width) for part in taken):
         lines.give_back(taken[1:])
         return None
     return row
 
 
-def _stands_alone(line: str, delimiter: str, width: int) -> bool:
+def _is_whole_row(line: str, delimiter: str, width: int) -> bool:
     """Whether a line is a row by itself: such lines are not one row, even if each contains a quote."""
     fields = line.split(delimiter)
     return width > 1 and len(fields) == width and any(map(_names_picture, fields))

@@ -38,7 +38,7 @@ _NO_TEXT = {
     b"PAR1": ("parquet", "name it .parquet"),
     b"PK\x03\x04": ("a ZIP archive, perhaps Excel's", "save it as CSV in UTF-8"),
 }
-"""What a file may be that is named as text: its first bytes, with the way out."""
+"""What a file that is named as text may be instead, by its first bytes, with the way out."""
 PICTURE_TABLE_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 """A .txt is a list of URLs, or the caption of a picture."""
 _TOLD_BY_BYTES = 8
@@ -48,7 +48,7 @@ _BY_ZEROS: dict[tuple[bool, ...], str] = {
     (False, True, True, True) * 2: "utf-32-le",
     (True, True, True, False) * 2: "utf-32-be",
 }
-"""Encodings by which of the first bytes are zero."""
+"""Encodings, by the pattern of zeros among the first bytes."""
 _SAMPLED_BYTES = 64 << 10
 _BUFFER_BYTES = 1 << 20
 _MEASURED_BYTES = 8 * _BUFFER_BYTES
