@@ -120,7 +120,7 @@ def test_verify_finds_a_changed_header(packed, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("gone", [["00001.tar"], ["_index/00001.tar.index"], ["00001.tar", "_index/00001.tar.index"]])
-def test_verify_misses_what_is_gone(packed, tmp_path, capsys, gone):
+def test_verify_reports_a_shard_that_is_gone(packed, tmp_path, capsys, gone):
     shutil.copytree(packed, tmp_path / "out")
     for name in gone:
         (tmp_path / "out" / name).unlink()
@@ -151,7 +151,7 @@ def test_index_reads_all_tars_and_then_says_which_are_broken(packed, tmp_path, c
     assert sorted(path.name for path in (tmp_path / "_index").iterdir()) == ["a.tar.index", "d.tar.index"]
 
 
-def test_index_tells_what_it_skips_and_how_far_it_is(packed, tmp_path, capsys, monkeypatch):
+def test_index_reports_what_it_skips_and_how_far_it_is(packed, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     shutil.copy(packed / "00000.tar", tmp_path / "a.tar")
     with tarfile.open(tmp_path / "b.tar", "w:") as tar:
@@ -201,13 +201,13 @@ def test_index_on_a_full_disk_names_the_tar_and_the_way_out(tmp_path):
     assert f"{tmp_path}/a.tar cannot be indexed: File too large; correct that" in line
 
 
-def test_index_says_nothing_of_folders(tmp_path, capsys):
+def test_index_does_not_count_folders(tmp_path, capsys):
     write_tar(tmp_path / "a.tar", ["./", "./b/", "b/a.txt"])
     assert main(["index", str(tmp_path)]) == 0
     assert "skipped" not in capsys.readouterr().err
 
 
-def test_index_tells_of_keys_with_dots_and_of_members_that_are_not_neighbours(tmp_path, capsys):
+def test_index_reports_keys_with_dots_and_members_that_are_not_neighbours(tmp_path, capsys):
     write_tar(tmp_path / "a.tar", ["img.0001.jpg", "img.0001.txt", "img.0002.jpg"])
     write_tar(tmp_path / "b.tar", ["1.jpg", "2.jpg", "1.txt", "2.txt"])
     assert main(["index", str(tmp_path)]) == 0
@@ -217,14 +217,14 @@ def test_index_tells_of_keys_with_dots_and_of_members_that_are_not_neighbours(tm
 
 
 @pytest.mark.parametrize("command", ["verify", "report"])
-def test_shards_of_another_tool_are_led_to_index(tmp_path, capsys, command):
+def test_commands_on_shards_of_another_tool_name_index(tmp_path, capsys, command):
     write_tar(tmp_path / "a.tar", ["1.jpg", "1.txt"])
     assert main([command, str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert f"diptych-shards index {tmp_path}" in said and len(said.splitlines()) == 1
 
 
-def test_an_interrupted_index_goes_on_with_what_is_left(packed, tmp_path):
+def test_an_interrupted_index_resumes_with_the_tars_that_are_left(packed, tmp_path):
     for number in range(100):
         shutil.copy(packed / "00000.tar", tmp_path / f"{number:03d}.tar")
     command = [sys.executable, "-m", "diptych_shards", "index", str(tmp_path), "--processes", "1"]
@@ -343,7 +343,7 @@ def test_a_home_that_no_shell_has_expanded_is_expanded(tmp_path, monkeypatch, ca
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "page.html"]
 
 
-def test_one_sample_is_spoken_of_in_the_singular(tmp_path, capsys):
+def test_one_sample_is_written_in_the_singular(tmp_path, capsys):
     pack(fill(tmp_path / "in", 1), tmp_path / "shards")
     capsys.readouterr()
     shards = str(tmp_path / "shards")

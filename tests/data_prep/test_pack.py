@@ -126,7 +126,7 @@ def test_shards_are_bounded_in_bytes(folder, tmp_path, monkeypatch):
     assert [shard.samples for shard in open_index(tmp_path / "out").shards] == [3, 3, 3, 1]
 
 
-def test_a_json_beside_the_picture_gives_caption_and_metadata(tmp_path):
+def test_a_json_next_to_the_picture_gives_caption_and_metadata(tmp_path):
     here = tmp_path / "in"
     here.mkdir()
     for name in "abc":
@@ -241,7 +241,7 @@ def test_paths_of_a_table_are_relative_to_its_folder_or_to_that_of_the_pictures(
     assert captions == {"part 0/p0.png": "one", "part 1/p1.png": "two", "part 2/p2.png": "three"}
 
 
-def test_the_folder_of_the_table_is_looked_in_first(tmp_path):
+def test_a_path_is_looked_for_in_the_folder_of_the_table_first(tmp_path):
     here = fill(tmp_path / "in", 1)
     (here / "p0.png").write_bytes(picture(1))
     (here / "part 0" / "t.csv").write_text("path,caption\np0.png,one\n")
@@ -555,7 +555,7 @@ def test_started_again_after_the_end_it_changes_nothing(folder, packed, tmp_path
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "no index", "no tar", "broken index", "no state"])
-def test_a_harmed_shard_of_a_finished_pack_is_packed_again(folder, packed, tmp_path, harm):
+def test_a_damaged_shard_of_a_finished_pack_is_packed_again(folder, packed, tmp_path, harm):
     out = tmp_path / "out"
     shutil.copytree(packed, out)
     tar, index = out / "00001.tar", out / "_index" / "00001.tar.index"
@@ -595,7 +595,7 @@ def test_another_input_or_other_options_are_refused_and_nothing_is_lost(tmp_path
     assert tree(out) == before
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(folder, packed, tmp_path):
+def test_a_full_disk_is_one_line_and_the_same_command_resumes_later(folder, packed, tmp_path):
     out = tmp_path / "out"
     command = [*COMMAND, "pack", str(folder), str(out), "--samples-per-shard", "4"]
     limited = subprocess.run(
@@ -612,7 +612,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(folder, pack
     assert tree(out) == tree(packed)
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+def test_ctrl_c_prints_how_to_resume(tmp_path):
     here, out = fill(tmp_path / "in", 600, side=200), tmp_path / "out"  # the signal must come before the end
     command = [*COMMAND, "pack", str(here), str(out), "--samples-per-shard", "5"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -41,7 +41,7 @@ def test_extract_and_fetch_write_the_same_address(address):
 
 
 @given(st.text(max_size=30))
-def test_the_host_is_that_which_any_other_reader_finds(text):
+def test_the_host_is_the_one_that_any_other_parser_finds(text):
     try:
         url = parse_url(f"http://{text}")
     except UrlError:

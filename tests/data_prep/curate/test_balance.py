@@ -29,7 +29,7 @@ def test_a_pair_stays_with_the_probability_that_any_of_its_queries_keeps_it(quer
     assert keep_probabilities(as_matches(queries_of), probabilities).tolist() == wanted
 
 
-def test_a_query_of_few_pairs_keeps_them_all_and_a_pair_without_queries_goes():
+def test_a_query_of_few_pairs_keeps_them_all_and_a_pair_without_queries_is_dropped():
     probabilities = query_probabilities(np.array([20_000, 20_001, 0]), 20_000)
     assert probabilities.tolist() == [1.0, 20_000 / 20_001, 1.0]
     assert keep_probabilities(as_matches([[0, 1], []]), probabilities).tolist() == [1.0, 0.0]
@@ -59,7 +59,7 @@ def test_what_queries_keep_is_what_the_formula_expects():
     assert stays[9000:].all()
 
 
-def test_numbers_are_even_even_for_neighbouring_hashes():
+def test_numbers_are_uniform_also_for_neighbouring_hashes():
     numbers = np.sort(uniforms(np.arange(100_000, dtype=np.uint64), 0))
     assert 0 <= numbers[0] and numbers[-1] < 1
     # Kolmogorov-Smirnov at one in a million.
@@ -68,7 +68,7 @@ def test_numbers_are_even_even_for_neighbouring_hashes():
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 @settings(deadline=None)
-def test_seeds_draw_anew(one, other):
+def test_each_seed_draws_differently(one, other):
     hashes = np.arange(20_000, dtype=np.uint64)
     first, second = uniforms(hashes, one), uniforms(hashes, other)
     if one == other:

@@ -136,7 +136,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("first_is_largest", SIZES)
-def test_of_one_picture_in_several_sizes_the_largest_stays(tmp_path, monkeypatch, first_is_largest):
+def test_the_largest_of_several_sizes_of_a_picture_stays(tmp_path, monkeypatch, first_is_largest):
     monkeypatch.setattr(pairs_module, "ROWS_PER_UNIT", 1)
     for number, rows in enumerate((first_is_largest, first_is_largest[::-1])):
         urls, widths = zip(*rows, strict=True)
@@ -220,7 +220,7 @@ def test_languages_are_chosen(tmp_path):
     assert report(tmp_path / "some")["languages"] == {"en": 1, "und": 1}
 
 
-def test_what_is_no_utf8_costs_its_characters_only(tmp_path):
+def test_only_the_characters_that_are_not_utf8_are_lost(tmp_path):
     data, ends = pyarrow.py_buffer(b"a cat \xff hereb dog"), pyarrow.py_buffer(np.array([0, 12, 17], np.int32))
     captions = pyarrow.StringArray.from_buffers(2, ends, data)
     table = pyarrow.table({"url": ["https://a.org/1", "https://a.org/2"], "caption": captions})
@@ -383,7 +383,7 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
     assert len(lines) == 1 and message in lines[0], lines
 
 
-def test_a_complete_run_is_told_again_and_other_options_are_refused(made, tmp_path, capsys):
+def test_a_complete_run_is_reported_again_and_other_options_are_refused(made, tmp_path, capsys):
     assert curate(made / "pairs", tmp_path / "out") == 0
     first, before = capsys.readouterr().out, files(tmp_path / "out")
     assert curate(made / "pairs", tmp_path / "out") == 0

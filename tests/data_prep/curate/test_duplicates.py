@@ -56,7 +56,7 @@ FROM_THE_LARGEST_ON = [
 
 
 @pytest.mark.parametrize("pictures", FROM_THE_LARGEST_ON)
-def test_sizes_are_told_from_addresses_and_hints(pictures):
+def test_sizes_are_read_from_addresses_and_hints(pictures):
     sizes = [size_of(url, int(hint)) for url, hint in map(str.split, pictures)]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
     assert all(0 <= size < 2**32 for size in sizes)
@@ -88,7 +88,7 @@ def test_one_of_equal_pairs_stays_whatever_the_shares(tmp_path, num_shares):
     assert not dropped
 
 
-def test_equal_beginnings_of_hashes_are_no_duplicates(tmp_path):
+def test_pairs_whose_hashes_only_start_alike_are_not_duplicates(tmp_path):
     write_sorted(tmp_path / "a", np.array([(5, 1, 0, 0, 0), (5, 2, 0, 0, 1), (5, 2, 0, 0, 2)], RECORD))
     assert find_duplicates([tmp_path / "a"], 0, 1).tolist() == [(2, True)]
     assert find_duplicates([], 0, 1).dtype == FOUND

@@ -71,7 +71,7 @@ def test_matches_can_be_kept_of_some_captions_only():
 
 
 @pytest.mark.parametrize("longest", [1, 3])
-def test_words_with_equal_beginnings_are_told_apart(longest):
+def test_words_that_start_alike_are_distinguished(longest):
     stem = "x" * 9
     queries = [" ".join([f"{stem}{number}"] * longest) for number in range(300)]
     assert found(queries, [queries[250], stem]) == [[250], []]

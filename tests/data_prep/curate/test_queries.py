@@ -69,7 +69,7 @@ def test_punctuation_ends_pairs_and_is_no_query(tmp_path):
 
 
 @given(st.text(alphabet="aB.,:;?!` _", min_size=1, max_size=12))
-def test_a_title_is_found_where_it_stands_in_a_caption(title):
+def test_a_title_is_found_in_a_caption_that_contains_it(title):
     query = title_query(title)
     if query:
         caption = " ".join(title.replace("_", " ").split())
@@ -157,7 +157,7 @@ def test_counts_serve_other_thresholds_but_not_other_texts(tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "out"]
 
 
-def test_a_mutual_information_that_no_pair_can_reach_is_told(tmp_path, monkeypatch, capsys):
+def test_a_mutual_information_that_no_pair_can_reach_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "a.txt", ["ping pong"] * 2 + ["other words"] * 2)  # log2(2 * 8 / (2 * 2)) = 2
     assert main(["queries", "a.txt", "out", "--min-count", "2"]) == 0

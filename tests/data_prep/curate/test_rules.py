@@ -116,7 +116,7 @@ def test_every_rule_has_an_example():
 
 
 @pytest.mark.parametrize("caption", LEFT)
-def test_captions_of_pictures_are_left(caption):
+def test_captions_of_pictures_are_kept(caption):
     assert broken(caption) is None
 
 

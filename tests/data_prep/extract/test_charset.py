@@ -40,14 +40,14 @@ def test_a_label_in_the_header_or_in_the_page_is_believed(codec, label, text):
     ("codec", "text"),
     [("euc_jp", JAPANESE), ("cp932", JAPANESE), ("gb18030", CHINESE), ("cp1251", RUSSIAN), ("cp1252", FRENCH)],
 )
-def test_without_a_label_the_bytes_are_asked(codec, text):
+def test_without_a_label_the_bytes_decide(codec, text):
     assert as_utf8(html(text).encode(codec), None).decode() == html(text)
 
 
 @pytest.mark.parametrize(
     "label", ["iso-8859-1", "utf-8", "gb2312", "no-such-charset", "utf-16", "base64", "rot13", "\0"]
 )
-def test_utf8_is_read_as_that_whatever_is_claimed(label):
+def test_utf8_is_read_as_utf8_under_any_label(label):
     for text in (JAPANESE, FRENCH):
         assert as_utf8(html(text).encode(), label).decode() == html(text)
 
@@ -84,6 +84,6 @@ def test_any_bytes_become_utf8(page, label):
 
 
 @given(st.text(max_size=30))
-def test_any_label_names_a_codec_of_text_or_none(label):
+def test_any_label_gives_a_codec_of_text_or_none(label):
     codec = codec_of(label)
     assert codec is None or isinstance(b"abc".decode(codec, "replace"), str)

@@ -71,7 +71,7 @@ def row_length(table, row: int) -> int:
     return offsets[row + 1] - offsets[row]
 
 
-def test_a_tilde_is_the_home_folder_among_the_files_too(crawl, tmp_path, monkeypatch):
+def test_a_tilde_among_the_files_is_the_home_folder_too(crawl, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(crawl.parent))
     assert extract(f"~/{crawl.name}", tmp_path / "out") == 0
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
@@ -280,7 +280,7 @@ def captions_of(table: Path) -> list[str]:
     return pq.read_table(table)["caption"].to_pylist()
 
 
-def test_a_full_disk_is_one_line_that_names_the_table_and_the_same_command_goes_on(crawl, tmp_path):
+def test_a_full_disk_is_one_line_that_names_the_table_and_the_same_command_resumes(crawl, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "1", crawl, out]
     full = subprocess.run(

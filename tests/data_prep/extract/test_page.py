@@ -128,7 +128,7 @@ def test_an_image_without_an_address_of_its_own_takes_what_looks_like_one(attrib
         "onclick='https://a.example/x.jpg'",
     ],
 )
-def test_what_does_not_look_like_the_address_of_a_picture_is_none(attribute):
+def test_only_what_looks_like_the_address_of_a_picture_is_one(attribute):
     assert pairs(f"<img src=data:image/gif;base64,R0 {attribute} alt=words>") == []
 
 

@@ -105,7 +105,7 @@ def test_a_read_that_ends_anywhere_within_a_plain_file_loses_no_record(monkeypat
 
 
 @pytest.mark.parametrize("missing", [1, 4, 8])
-def test_a_page_that_is_whole_outlives_the_end_of_its_file_within_a_gzip_member(missing):
+def test_a_whole_page_is_read_although_its_file_ends_within_its_gzip_member(missing):
     for content in (warc_gz(*RECORDS), gzip.compress(b"".join(RECORDS))):
         assert captions(content[:-missing]) == CAPTIONS and extracted(content[:-missing])[1].files_cut == 1
 
@@ -135,11 +135,11 @@ def test_a_file_that_ends_within_a_record_keeps_the_others():
 @pytest.mark.parametrize(
     "content", [b"", b"no crawl at all", b"\x1f\x8b\x08" + b"\xff" * 300, b"\0" * 5000, b"\r\n" * 9]
 )
-def test_what_holds_no_record_gives_none(content):
+def test_a_file_without_records_gives_none(content):
     assert captions(content) == []
 
 
-def test_members_with_names_times_and_a_beginning_of_one_within_give_their_records():
+def test_members_with_names_times_or_the_start_of_another_within_give_their_records():
     stored = zlib.compressobj(0, zlib.DEFLATED, 31)  # nothing is packed, so the file contains the text
     within = stored.compress(page_record(img("n0") + "\x1f\x8b\x08 ").replace(b"\xc2\x8b", b"\x8b")) + stored.flush()
     assert gzip_members.MAGIC in within[3:]
@@ -205,7 +205,7 @@ def test_an_inflated_body_is_cut_where_a_page_is(encoding, pack):
     assert report.records == {"page cut": 1, "read": 1}
 
 
-def test_of_a_body_that_was_cut_the_beginning_is_read():
+def test_the_beginning_of_a_body_that_was_cut_is_read():
     body = zstd(img("n0").encode() + random.Random(0).randbytes(1 << 19))
     page = page_record(body[: len(body) // 2], headers="Content-Type: text/html\r\nContent-Encoding: zstd")
     assert captions(page) == CAPTIONS[:1]
@@ -256,7 +256,7 @@ def test_the_charset_of_the_header_is_used_before_parsing():
 
 @settings(deadline=None, max_examples=200)
 @given(st.data())
-def test_damage_anywhere_is_survived_and_what_is_read_was_written(data):
+def test_after_damage_anywhere_only_written_records_are_read(data):
     content = data.draw(st.sampled_from([b"".join(RECORDS), warc_gz(*RECORDS), gzip.compress(b"".join(RECORDS))]))
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, min(len(content), start + 400)))

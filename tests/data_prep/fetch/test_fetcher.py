@@ -122,7 +122,7 @@ def test_each_hostile_host_gets_its_own_reason_in_bounded_time_and_memory(web):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 60_000  # KB; the bombs hold 64 MB each
 
 
-def test_hosts_that_are_only_odd_give_their_bodies(web):
+def test_odd_but_harmless_hosts_give_their_bodies(web):
     outcomes = fetch(web, [web.url(name) for name in HARMLESS])
     assert dict(zip(HARMLESS, shown(outcomes), strict=True)) == HARMLESS
 
@@ -143,7 +143,7 @@ def test_no_url_waits_forever_for_pauses(web, monkeypatch):
     assert reasons <= {"timeout", "http_429"}
 
 
-def test_other_hosts_go_on_while_one_is_left_alone(web):
+def test_other_hosts_are_fetched_while_one_is_left_alone(web):
     urls = [web.url("retry_after"), *[web.url("ok", f"/{number}") for number in range(50)]]
     with open_fetcher(web) as fetcher:
         order = [ticket for ticket, _ in fetcher.fetch(enumerate(urls))]
@@ -400,7 +400,7 @@ def test_redirects_say_where_the_picture_was_found(web):
     assert outcomes[1].data == b"/b/caf%C3%A9%201.jpg"
 
 
-def test_blocked_domains_are_not_asked_not_even_after_a_redirect(web):
+def test_blocked_domains_are_not_requested_even_after_a_redirect(web):
     urls = [web.url("ok"), web.url("redirect"), web.url("red.jpg")]
     outcomes = fetch(web, urls, blocked_domains=frozenset({"OK.test."}))
     assert shown(outcomes) == ["blocked_domain", "blocked_domain", b"red"]

@@ -156,7 +156,7 @@ def test_answers_to_requests_from_before_a_pause_do_not_prolong_it():
 
 
 @pytest.mark.parametrize("seconds", [None, 1.0])
-def test_a_site_that_goes_on_asking_for_pauses_is_given_up_when_patience_ends(seconds):
+def test_a_site_that_keeps_asking_for_pauses_is_given_up_when_patience_ends(seconds):
     busy = site()
     now, times = 0.0, 0
     while busy.given_up(now) is None:
@@ -168,7 +168,7 @@ def test_a_site_that_goes_on_asking_for_pauses_is_given_up_when_patience_ends(se
     assert busy.given_up(now) == FetchFailure("host_given_up", "host given up: HTTP Error 429: Too Many Requests")
 
 
-def test_a_pause_that_is_too_long_is_not_waited_for_but_kept():
+def test_a_pause_that_is_too_long_is_kept_without_waiting_for_it():
     busy = site()
     busy.back_off(TOO_MANY, started=0.0, seconds=1000.0, now=0.0, longest=60.0)
     assert busy.given_up(999.0).reason == "host_given_up"

@@ -115,7 +115,7 @@ def test_every_reason_has_a_message_for_the_status_table():
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(1000, 752), (1001, 753), (1005, 757), (1007, 759)])
-def test_a_picture_is_nowhere_shifted_where_it_is_decoded_smaller(size, mode):
+def test_a_picture_that_is_decoded_smaller_is_not_shifted(size, mode):
     picture = scene(*size).convert(mode)
     for times in (5.4, 10.7, 21.5):
         options = {"resize_mode": "keep_ratio", "image_size": round(size[1] / times), "encode_format": "png"}
@@ -174,7 +174,7 @@ def test_a_bmp_of_every_mode_shows_what_pillow_decodes(mode):
     assert np.array_equal(pixels(data), np.asarray(opened(data).convert("RGB")))
 
 
-def test_of_an_animation_the_first_frame_is_stored():
+def test_the_first_frame_of_an_animation_is_stored():
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
     for format in ("GIF", "PNG", "WEBP"):
         data = encoded(frames[0], format, save_all=True, append_images=frames[1:])

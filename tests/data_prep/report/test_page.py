@@ -266,7 +266,7 @@ def test_a_select_that_was_stopped_has_a_page_that_says_so(packed, tmp_path):
     assert "Not finished" in report(out).text
 
 
-def test_shards_of_which_nothing_is_known_have_a_page_too(tmp_path):
+def test_shards_without_a_history_have_a_page_too(tmp_path):
     picture = encoded(scene(60, 50))
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, data in (("x.jpg", picture), ("y.jpg", picture)):

@@ -26,7 +26,7 @@ from diptych_shards.report.tally import LONGEST_CAPTION, RepeatedFiles, Smallest
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 8), st.integers(1, 7))
-def test_the_smallest_are_chosen_whatever_the_cuts(values, size, step):
+def test_the_smallest_are_chosen_however_the_rows_are_cut(values, size, step):
     places = shuffled_places(0, 0, np.arange(len(values)))
     smallest = Smallest(size)
     for first in range(0, len(values), step):

@@ -287,7 +287,7 @@ def test_embeddings_that_do_not_fit_are_refused_in_one_line(folder, tmp_path, ca
 # -- stopping and going on ----------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment_the_same_command_goes_on_and_hashes_nothing_twice(tmp_path):
+def test_killed_at_any_moment_the_same_command_resumes_and_hashes_nothing_twice(tmp_path):
     shards = [[sample(jpeg(number % 7, 256)) for number in range(start, start + 12)] for start in range(0, 72, 12)]
     folder, other = (write_shards(tmp_path / name, shards) for name in ("killed", "whole"))
     hashes = folder / "_index" / "select" / "hashes"

@@ -64,7 +64,7 @@ def test_captions_and_keys_are_known_of_bare_samples(tmp_path):
     assert [key for key, row in verdict(folder, "filter").items() if row[0]] == ["000000000"]
 
 
-def test_json_of_strangers_is_read_as_far_as_it_makes_sense(tmp_path):
+def test_json_of_other_tools_is_read_as_far_as_it_makes_sense(tmp_path):
     facts = [{"n": 1}, {"n": "12"}, {"n": [1]}, {"n": 10**400}, {"n": "\udcff"}, {"n": True}, {}]
     folder = write_shards(tmp_path / "shards", [[(jpeg(0), "c", each) for each in facts]], parquet=False)
     assert keep(folder, "number(n) between 1 and 20") == 0

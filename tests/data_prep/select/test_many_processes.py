@@ -97,7 +97,7 @@ def test_a_process_whose_decoder_hangs_is_ended():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_again_and_again_every_command_goes_on_and_ends_with_the_same_bytes(
+def test_killed_again_and_again_every_command_resumes_and_ends_with_the_same_bytes(
     made, tmp_path, monkeypatch, warm, processes
 ):
     expected = whole(made, tmp_path / "whole", monkeypatch, 1)

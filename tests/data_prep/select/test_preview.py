@@ -98,7 +98,7 @@ def test_a_duplicate_is_next_to_what_it_duplicates(page):
         )
 
 
-def test_a_card_names_the_file_a_pair_its_distance_and_a_verdict_what_undoes_it(page, folder):
+def test_cards_name_files_pairs_their_distance_and_verdicts_what_undoes_them(page, folder):
     for pair in page.split('<div class="pair grid">')[1:4]:
         bits = int(re.search(r"hashes differ in (\d+) of 64 bits", pair)[1])
         assert bits <= 4  # dedup's default distance

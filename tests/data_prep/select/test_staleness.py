@@ -108,7 +108,7 @@ def test_a_filter_does_not_hold_for_a_parquet_that_was_edited_and_does_for_a_cop
     assert keys(tmp_path / "out") == {B, SMALL}
 
 
-def test_of_two_dedups_the_later_one_takes_the_earlier_one_into_account(shards, tmp_path, capsys):
+def test_the_later_of_two_dedups_takes_the_earlier_one_into_account(shards, tmp_path, capsys):
     """The earlier one would keep A, the later one alone the small one: nothing would be left."""
     assert command("dedup", shards, "--name", "exact", "--exact-only") == 0
     assert command("dedup", shards, "--name", "look", "--prefer", "number") == 0
@@ -145,7 +145,7 @@ DELETIONS = st.tuples(st.just("delete"), st.sampled_from(["f", "g", "exact", "lo
     st.lists(st.sampled_from(sorted(POOL)), min_size=8, max_size=8),
     st.lists(FILTERS | DEDUPS | DEDUPS | DELETIONS, min_size=1, max_size=8),
 )
-def test_of_every_group_of_which_filters_keep_a_sample_one_is_left(tmp_path_factory, kinds, steps):
+def test_one_of_every_group_stays_if_filters_keep_any_of_it(tmp_path_factory, kinds, steps):
     folder = tmp_path_factory.mktemp("group")
     samples = numbered([POOL[kind] for kind in kinds])
     shards = write_shards(folder / "shards", [samples[:3], samples[3:]])

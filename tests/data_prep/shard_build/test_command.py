@@ -70,5 +70,5 @@ def test_a_long_block_list_is_recorded_by_its_digest_and_any_change_of_it_is_see
     assert len({options.identity, *(other.identity for other in others)}) == 3
 
 
-def test_a_build_without_a_block_list_goes_on_as_before_there_were_digests():
+def test_a_build_from_before_there_were_digests_resumes_without_a_block_list():
     assert BuildOptions().deciding["blocked_sha256"] == []

@@ -311,7 +311,7 @@ def test_a_shard_may_have_more_rows_than_are_held_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("found", [[], [success(0)], [success(row) for row in (0, 2, 1, *range(3, 10))]])
-def test_results_are_refused_unless_they_are_those_of_the_rows_in_order(tmp_path, found):
+def test_results_that_are_not_those_of_the_rows_in_order_are_refused(tmp_path, found):
     with pytest.raises(ValueError, match="a result for each row"):
         write(tmp_path, found=found)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -38,7 +38,7 @@ def test_a_title_is_the_caption_where_there_is_no_other():
     assert choose_columns(["url", "title", "text"], ColumnOptions(), "t.csv").caption == "text"
 
 
-def test_a_table_without_a_known_caption_is_asked_about_if_it_holds_text():
+def test_a_table_without_a_known_caption_but_with_text_is_refused_with_the_option():
     with pytest.raises(TableError, match="--caption-column none"):
         choose_columns(["url", "words"], ColumnOptions(), "t.csv", texts=["url", "words"])
     assert choose_columns(["url", "words"], ColumnOptions(caption="none"), "t.csv", ["url", "words"]).caption is None

@@ -68,7 +68,7 @@ def test_every_kind_of_text_in_parquet_is_text(tmp_path, kind):
     assert read(str(tmp_path / "t.parquet")) == (ROWS, [])
 
 
-def test_values_are_given_as_they_are_and_never_as_text_for_them(tmp_path):
+def test_values_keep_their_types(tmp_path):
     values = ["one", ["a", "b"], None, float("nan"), 3, True, {"en": "a"}, []]
     lines = "".join(json.dumps({"path": f"{n}.jpg", "caption": value}) + "\n" for n, value in enumerate(values))
     rows, bad = read(write(tmp_path / "t.jsonl", lines))
@@ -78,7 +78,7 @@ def test_values_are_given_as_they_are_and_never_as_text_for_them(tmp_path):
     assert read(str(tmp_path / "t.parquet"))[0] == [("a.jpg", b"a"), ("b.jpg", b"\xff")]
 
 
-def test_text_of_parquet_that_is_no_utf8_is_marked_and_costs_no_other_row(tmp_path):
+def test_text_of_parquet_that_is_not_utf8_is_marked_and_costs_no_other_row(tmp_path):
     captions = pyarrow.array([["é".encode("latin-1"), b"x"], [b"two"]], pyarrow.list_(pyarrow.binary()))
     captions = captions.view(pyarrow.list_(pyarrow.string()))
     pyarrow.parquet.write_table(
@@ -87,7 +87,7 @@ def test_text_of_parquet_that_is_no_utf8_is_marked_and_costs_no_other_row(tmp_pa
     assert read(str(tmp_path / "t.parquet"))[0] == [("a.jpg", ["\udce9", "x"]), ("b.jpg", ["two"])]
 
 
-def test_a_row_that_is_none_is_named_by_its_line(tmp_path):
+def test_a_malformed_row_is_named_by_its_line(tmp_path):
     lines = ["path,caption", "a.jpg,A dog, running", "b.jpg", "", 'c.jpg,"two', 'lines"', ",x", "d.jpg,four"]
     rows, bad = read(write(tmp_path / "t.csv", "\n".join(lines)))
     assert rows == [("c.jpg", "two\nlines"), ("d.jpg", "four")]

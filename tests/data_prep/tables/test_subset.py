@@ -27,7 +27,7 @@ def test_exactly_the_uids_of_the_file_are_in_the_subset(tmp_path_factory, held, 
     assert found.tolist() == [uid in held for uid in asked]
 
 
-def test_what_is_no_uid_is_not_in_the_subset(tmp_path):
+def test_a_text_that_is_not_a_uid_is_not_in_the_subset(tmp_path):
     subset = Subset(save(tmp_path / "s.npy", [(0, 0), (0, 0xABCDEF)]))
     asked = [None, "", "0" * 31, "0" * 33, "g" * 32, "é" * 16, "0" * 32, as_text((0, 0xABCDEF)).upper()]
     assert subset.contains(pyarrow.array(asked)).tolist() == [False] * 6 + [True, True]

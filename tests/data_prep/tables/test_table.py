@@ -101,7 +101,7 @@ def test_the_number_of_rows_is_known_for_parquet_alone(two_files):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_of_text_the_number_of_rows_is_estimated_from_its_start(tmp_path, monkeypatch, pack):
+def test_the_number_of_rows_of_text_is_estimated_from_its_start(tmp_path, monkeypatch, pack):
     monkeypatch.setattr("diptych_shards.tables.locations._MEASURED_BYTES", 1 << 20)
     suffix = ".csv" if pack is bytes else ".csv.gz"
     for name, num_rows in (("a", 100_000), ("b", 50_000)):
@@ -117,7 +117,7 @@ def test_of_text_the_number_of_rows_is_estimated_from_its_start(tmp_path, monkey
         ("t.jsonl", '{"url": "http://a/1"}\n{"url": "http://a/2"}\n'),
     ],
 )
-def test_of_small_text_the_number_of_rows_is_exact(tmp_path, name, text):
+def test_the_number_of_rows_of_small_text_is_exact(tmp_path, name, text):
     assert open_table([write(tmp_path / name, text)]).about_rows == 2
 
 
@@ -205,7 +205,7 @@ def test_a_file_that_is_something_else_than_its_name_says_is_one_line_with_the_w
 @pytest.mark.parametrize(
     "content", ["url,text,légende\nhttp://a/1,a,b\n".encode("latin-1"), bytes(range(128, 256)) * 9]
 )
-def test_a_header_that_is_no_utf_8_is_one_line_with_the_way_out(tmp_path, content):
+def test_a_header_that_is_not_utf8_is_one_line_with_the_way_out(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(TableError, match="the name of a column, .*, is not UTF-8; save the table as UTF-8"):
         open_table([str(tmp_path / "t.csv")])
@@ -236,19 +236,19 @@ def test_files_of_several_formats_are_no_table(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 @pytest.mark.parametrize(("suffix", "packing"), [("gz", "gzip"), ("bz2", "bz2"), ("zst", "zstd")])
-def test_what_is_no_packed_file_is_told_with_its_right_name(tmp_path, kind, suffix, packing):
+def test_a_file_that_is_not_compressed_is_reported_with_its_right_name(tmp_path, kind, suffix, packing):
     bare = tmp_path / f"t.{kind}"
     message = f"it is not {packing}, as its name says; if it is plain text, name it {bare}$"
     with pytest.raises(TableError, match=message):
         open_table([write(tmp_path / f"t.{kind}.{suffix}", "url\nhttp://a/1\n")])
 
 
-def test_what_is_packed_otherwise_than_its_name_says_is_told_with_its_right_name(tmp_path):
+def test_a_file_compressed_in_another_way_than_its_name_says_is_reported_with_its_right_name(tmp_path):
     with pytest.raises(TableError, match=r"it is not zstd but gzip; name it .*/t\.csv\.gz$"):
         open_table([write(tmp_path / "t.csv.zst", gzip.compress(b"url\nhttp://a/1\n"))])
 
 
-def test_lines_of_which_none_is_an_object_are_told_as_such(tmp_path):
+def test_lines_without_any_object_are_reported_as_such(tmp_path):
     with pytest.raises(TableError, match="t.jsonl has no line that is a JSON object"):
         open_table([write(tmp_path / "t.jsonl", "url\nhttp://a/1\n")])
 
@@ -309,7 +309,7 @@ class TestBrokenCsv:
         assert rows_of(table) == [{"url": "http://a/1", "caption": "one"}]
         assert table.malformed.examples["blank lines before the header"].endswith("t.csv, which is then url,caption")
 
-    def test_captions_of_json_that_are_no_text_cost_their_row(self, tmp_path):
+    def test_captions_of_json_that_are_not_text_cost_their_row(self, tmp_path):
         values = ["one", ["a", "b"], float("nan"), 3, {"en": "a"}, None]
         lines = "".join(json.dumps({"url": f"http://a/{n}", "caption": value}) + "\n" for n, value in enumerate(values))
         table = open_table([write(tmp_path / "t.jsonl", lines)])
@@ -347,7 +347,7 @@ class TestBrokenCsv:
             ('"', '"'),
         ],
     )
-    def test_quotes_that_are_not_by_the_book_are_understood(self, tmp_path, field, caption):
+    def test_quotes_that_break_the_standard_are_understood(self, tmp_path, field, caption):
         table = open_table([write(tmp_path / "t.csv", f"url,caption\nhttp://a/1,{field}\nhttp://a/2,two\n")])
         assert [row["caption"] for row in rows_of(table)] == [caption, "two"]
 
@@ -359,7 +359,7 @@ class TestBrokenCsv:
         assert [row["caption"] for row in rows_of(table)] == [f"{long}, z", "three"]
         assert table.malformed.counts == {"line too long": 1}
 
-    def test_bytes_that_are_no_utf8_cost_no_row(self, tmp_path):
+    def test_bytes_that_are_not_utf8_cost_no_row(self, tmp_path):
         data = b"url,caption\nhttp://a/caf\xe9.jpg,caf\xe9\nhttp://a/\xc3\xa9.jpg,\x00\xf0\x9f\x98\x80\n"
         table = open_table([write(tmp_path / "t.csv", data)])
         assert rows_of(table) == [
@@ -374,7 +374,7 @@ class TestBrokenCsv:
         quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
         delimiter=st.sampled_from([",", "\t"]),
     )
-    def test_what_is_by_the_book_is_read_by_the_book(self, tmp_path_factory, captions, ending, quoting, delimiter):
+    def test_standard_csv_is_read_by_the_standard(self, tmp_path_factory, captions, ending, quoting, delimiter):
         text = io.StringIO()
         rows = [["url", "caption"], *([f"http://a/{n}", caption] for n, caption in enumerate(captions))]
         csv.writer(text, lineterminator=ending, quoting=quoting, delimiter=delimiter).writerows(rows)
