@@ -1,4 +1,4 @@
-"""One small build, made once for all tests that look at what a build leaves; they copy it before they harm it."""
+"""One small build for all tests of the files of a build; a test that damages it copies it first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROWS_PER_SHARD = 10
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
-    """Three shards of 24 rows: 18 stored, 4 answered with 404, 2 never asked for."""
+    """Three shards of 24 rows: 18 stored, 4 answered with 404, 2 not requested."""
     folder = tmp_path_factory.mktemp("built")
     sizes = random.Random(0)
     pictures = {f"{n}.jpg": encoded(scene(sizes.randrange(60, 300), sizes.randrange(60, 300))) for n in range(18)}

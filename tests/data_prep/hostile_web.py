@@ -258,7 +258,7 @@ async def endless_not_found(exchange: Exchange) -> None:
 
 @behaviour
 async def forbidden_once(exchange: Exchange) -> None:
-    """An error that is gone at the second request."""
+    """An error at the first request only."""
     await (exchange.answer(b"", status="500 Oops") if exchange.count < 2 else exchange.answer(b"picture"))
 
 
@@ -331,7 +331,7 @@ async def slow_chunks(exchange: Exchange) -> None:
 
 @behaviour
 async def steady_but_long(exchange: Exchange) -> None:
-    """Fast enough not to be called slow, but endless."""
+    """Sends fast enough, but without end."""
     await exchange.start()
     while True:
         await exchange.send(b"x" * 1000)

@@ -1,4 +1,4 @@
-"""Pictures for the tests of this folder, made on the spot."""
+"""Pictures for the tests of this folder, drawn here."""
 
 import io
 

@@ -30,7 +30,7 @@ def said(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["pack", "nowhere", "out"], "nowhere does not exist"),
         (["pack", "file", "out"], "file is not a folder"),
@@ -74,7 +74,7 @@ def said(capsys):
         (["verify", "empty"], "no .tar"),
     ],
 )
-def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, told):
+def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     fill(tmp_path / "in", 1)
     for name in ("empty", "other", "tars", "tars/_index"):
@@ -89,7 +89,7 @@ def test_a_user_error_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsy
     for name in ("empty.csv", "empty.jsonl"):
         (tmp_path / name).write_text("")
     assert main(arguments) == 2
-    assert told in said(capsys)
+    assert message in said(capsys)
 
 
 def test_verify_reads_every_byte_and_finds_nothing_wrong(packed, capsys):
@@ -244,7 +244,7 @@ def test_an_interrupted_index_resumes_with_the_tars_that_are_left(packed, tmp_pa
 @pytest.mark.parametrize("with_errors", [False, True])
 @pytest.mark.parametrize("words", [["--help"], ["pack", "--help"], ["verify", "packed"], ["index", "nowhere"]])
 def test_a_command_whose_reader_is_gone_ends_as_others_do(packed, words, with_errors, monkeypatch):
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, argparse keeps silent about its help
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, argparse hides the broken pipe of its help
     reader, writer = os.pipe()
     os.close(reader)
     words = [str(packed) if word == "packed" else word for word in words]

@@ -234,8 +234,8 @@ def test_several_captions_come_from_a_list_or_several_rows_of_a_table(folder, tm
 def test_paths_of_a_table_are_relative_to_its_folder_or_to_that_of_the_pictures(tmp_path, where):
     here = fill(tmp_path / "in", 3)
     table = tmp_path / where / "t.csv"
-    beside = os.path.relpath(here / "part 0" / "p0.png", table.parent)
-    table.write_text(f"path,caption\n{beside},one\npart 1/p1.png,two\n{here / 'part 2' / 'p2.png'},three\n")
+    relative = os.path.relpath(here / "part 0" / "p0.png", table.parent)
+    table.write_text(f"path,caption\n{relative},one\npart 1/p1.png,two\n{here / 'part 2' / 'p2.png'},three\n")
     assert pack(here, tmp_path / "out", "--table", str(table)) == 0
     captions = {path: caption for path, (caption, _, _) in samples(tmp_path / "out").items()}
     assert captions == {"part 0/p0.png": "one", "part 1/p1.png": "two", "part 2/p2.png": "three"}
@@ -465,10 +465,10 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, monkeyp
     }
     assert rejected(tmp_path / "out") == expected
     assert len(samples(tmp_path / "out")) == 3
-    told, progress = capsys.readouterr()
-    assert f"refused {len(expected)}" in told
+    printed, progress = capsys.readouterr()
+    assert f"refused {len(expected)}" in printed
     assert f"{len(expected) + 3} of {len(expected) + 3} pictures, {len(expected)} refused" in progress
-    assert all(reason in told for reason in expected.values())
+    assert all(reason in printed for reason in expected.values())
     details = (tmp_path / "out" / "_index" / "rejected.jsonl").read_text()
     assert "the key 'caption' appears twice; keep one of the two: line 2" in details
     state = json.loads((tmp_path / "out" / "_index" / "pack.json").read_text())
@@ -494,8 +494,8 @@ def test_hostile_names_are_packed_and_shown_escaped(tmp_path):
         (Path(os.fsdecode(bytes(here) + b"/" + stem + b"-bad.txt"))).write_bytes(b"x")
     done = subprocess.run([*COMMAND, "pack", here, tmp_path / "out"], capture_output=True)
     assert done.returncode == 0 and len(samples(tmp_path / "out")) == len(stems) == len(rejected(tmp_path / "out"))
-    told = done.stdout.decode() + done.stderr.decode()
-    assert all(line.isprintable() for line in told.splitlines())
+    printed = done.stdout.decode() + done.stderr.decode()
+    assert all(line.isprintable() for line in printed.splitlines())
     assert all(path.isprintable() for path in samples(tmp_path / "out"))
     assert os.fsdecode(b"not\xffutf8-bad.png") in rejected(tmp_path / "out")
 
@@ -589,9 +589,9 @@ def test_another_input_or_other_options_are_refused_and_nothing_is_lost(tmp_path
     (here / "more.png").write_bytes(picture())
     (here / "more.txt").write_bytes(b"x")
     assert pack(here, out) == 2
-    told = capsys.readouterr().err
-    assert "is not what" in told and len(told.splitlines()) == 1
-    assert "data.train takes a list" in told
+    printed = capsys.readouterr().err
+    assert "is not what" in printed and len(printed.splitlines()) == 1
+    assert "data.train takes a list" in printed
     assert tree(out) == before
 
 
@@ -619,9 +619,9 @@ def test_ctrl_c_prints_how_to_resume(tmp_path):
     while not (out / "00000.tar").exists():
         time.sleep(0.001)
     running.send_signal(signal.SIGINT)
-    _, told = running.communicate()
-    assert running.returncode == 130 and told.splitlines()[-1].startswith("interrupted")
-    assert "Traceback" not in told
+    _, printed = running.communicate()
+    assert running.returncode == 130 and printed.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in printed
 
 
 def test_a_second_pack_into_the_same_folder_waits_its_turn(folder, tmp_path, capsys):

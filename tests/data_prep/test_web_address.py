@@ -1,4 +1,4 @@
-"""Addresses are written as the URL standard says, plain ones too."""
+"""Addresses are written by the URL standard, also those that are not parsed."""
 
 from urllib.parse import urlsplit
 

@@ -23,12 +23,12 @@ def write_lines(path, lines):
 
 
 def curate(*arguments, processes=1):
-    """The exit status of the command; with one process it is this one."""
+    """Run the command, with one process in this one; return its exit status."""
     return main(["curate", *map(str, arguments), "--processes", str(processes)])
 
 
 def kept(out):
-    """(url, caption) of what was kept, in order."""
+    """Read (url, caption) of the kept pairs, in order."""
     tables = [parquet.read_table(path) for path in sorted(out.glob("*.parquet"))]
     return [
         pair for table in tables for pair in zip(*(table[name].to_pylist() for name in ("url", "caption")), strict=True)

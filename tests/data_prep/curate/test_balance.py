@@ -1,4 +1,4 @@
-"""The formula, and the draws."""
+"""The formula of balancing, and its random numbers."""
 
 import numpy as np
 from hypothesis import given, settings

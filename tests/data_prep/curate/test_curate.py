@@ -53,7 +53,7 @@ SMALL = [
     (duplicates, "PAIRS_AT_ONCE", 200),
     (external_sort, "MOST_FILES", 4),
 ]
-"""So that little is as much as a crawl."""
+"""Small limits, so that a small table has as many parts and merges as a crawl."""
 
 
 @pytest.fixture
@@ -244,11 +244,11 @@ def test_four_times_the_pairs_open_four_times_the_files(tmp_path, small):
 
 
 class Stopped(BaseException):
-    """Nothing in the program answers this."""
+    """Raised in place of a kill; nothing in the program catches it."""
 
 
 def stop_at(monkeypatch, moment):
-    """Stop before (even) or after (odd) the file of that number gets its name; gives how many got theirs."""
+    """Stop before (even) or after (odd) the file of that number gets its name; yield how many got theirs."""
     real, named = os.replace, [0]
 
     def replace_or_stop(*names):

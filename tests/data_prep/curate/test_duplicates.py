@@ -1,4 +1,4 @@
-"""Which pairs are the same, and that all of them are found."""
+"""Which pairs are the same; all of them are found."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Matching against the rule as it is written down."""
+"""Matches are those of the published rule."""
 
 import numpy as np
 import pytest

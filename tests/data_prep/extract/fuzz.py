@@ -1,4 +1,4 @@
-"""Hours of made pages, records and addresses, guided by coverage; for a person, not for pytest.
+"""Fuzz pages, records and addresses for hours, guided by coverage; for a person, not for pytest.
 
     pip install atheris
     python -m tests.data_prep.extract.fuzz CORPUS -timeout=10 -max_len=4096 -max_total_time=3600
@@ -68,7 +68,7 @@ TARGETS = (
 
 
 def fuzz(content: bytes) -> None:
-    """The first byte chooses what reads the others."""
+    """Run the target that the first byte chooses on the other bytes."""
     if content:
         TARGETS[content[0] % len(TARGETS)](content[1:])
 

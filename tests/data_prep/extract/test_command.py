@@ -40,7 +40,7 @@ def extract(*arguments: object) -> int:
 
 
 def run(*arguments: object) -> tuple[int, list[str]]:
-    """The exit status of the command in a process of its own, and its lines on stderr."""
+    """Run the command in a process of its own; return its exit status and its lines on stderr."""
     command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "2", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode, done.stderr.splitlines()

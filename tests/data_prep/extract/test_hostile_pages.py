@@ -1,4 +1,4 @@
-"""Pages made to take a parser quadratic time, or all memory. What would hang runs into the limit of the test."""
+"""Pages made to cost a parser quadratic time, or all memory. A test that hangs exceeds its time limit."""
 
 import resource
 
@@ -94,7 +94,7 @@ def test_no_pattern_repeated_over_a_page_takes_quadratic_time(pattern):
     number = SIZE // len(pattern)
     body = "".join(pattern % n for n in range(number)) if "%d" in pattern else pattern * number
     for start in ("<img src=a alt=b>", "<img srcset='", "<figure><img src=a><figcaption>"):
-        # With surrounding texts everything is done that is done without them.
+        # With surrounding texts, the page also takes all the steps that it takes without them.
         pairs(start + body + "<img src=z.jpg alt=z>", surrounding_text=True)
 
 

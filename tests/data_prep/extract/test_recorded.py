@@ -1,4 +1,4 @@
-"""A site that answers in many ways, recorded over the loopback by other programs."""
+"""Other programs record a local site that answers in many ways; `extract` reads their files."""
 
 import gzip
 import http.server

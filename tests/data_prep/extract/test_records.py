@@ -212,7 +212,7 @@ def test_the_beginning_of_a_body_that_was_cut_is_read():
 
 
 def test_a_status_line_that_names_the_protocol_twice_is_read():
-    """As written through warcio by those who give it the whole line for a status."""
+    """A status line as it is written by programs that give warcio the whole line as status."""
     assert captions(page_record(img("n0"), status="HTTP/1.1 200 OK")) == CAPTIONS[:1]
     assert captions(page_record(img("n0"), status="HTTP/1.1 404 Not Found")) == []
 
@@ -262,7 +262,7 @@ def test_after_damage_anywhere_only_written_records_are_read(data):
     end = data.draw(st.integers(start, min(len(content), start + 400)))
     content = content[:start] + data.draw(st.binary(max_size=60)) + content[end:]
     if content.startswith(b"\x1f\x8b\x08"):
-        assert set(captions(content)) <= set(CAPTIONS)  # a checksum vouches for every member
+        assert set(captions(content)) <= set(CAPTIONS)  # every member has a checksum
     else:
         captions(content)
 

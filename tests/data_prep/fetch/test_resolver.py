@@ -10,7 +10,7 @@ from diptych_shards.fetch.resolver import Resolver
 
 
 def wait_for(resolver, hosts, seconds=5.0):
-    """Wait until all are answered; the names in the order of their answers."""
+    """Wait until all are answered; return the names in the order of their answers."""
     answered = []
     end = time.monotonic() + seconds
     while len(answered) < len(hosts) and time.monotonic() < end:
@@ -21,7 +21,7 @@ def wait_for(resolver, hosts, seconds=5.0):
 
 @pytest.fixture
 def lookups(monkeypatch):
-    """A DNS in which names have addresses, are unknown or answer late; a list of the names that were looked up."""
+    """A DNS whose names have addresses, are unknown or answer late; also the list of the names that were looked up."""
     names = {"good.test": ("127.0.0.1", "10.0.0.1"), "private.test": ("10.0.0.1",)}
     asked = []
 

@@ -1,4 +1,4 @@
-"""Whatever the bytes, the outcome is a picture or a reason."""
+"""Any bytes become a picture, or are refused with a reason."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What the page of a report is made of, one part at a time."""
+"""The parts of the page of a report, one at a time."""
 
 from collections import Counter
 

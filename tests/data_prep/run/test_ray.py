@@ -1,4 +1,4 @@
-"""The same results on a Ray cluster of two nodes, whatever happens to its workers and nodes."""
+"""Results on a Ray cluster of two nodes are the same, even if workers and nodes are lost."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def drawing(name, background):
 
 
 def drawings():
-    """Different drawings, of which many have the same perceptual hash."""
+    """Different drawings; many of them have the same perceptual hash."""
     symbols = ("2753", "2757", "26D4", "1F534", "1F535", "2764", "1F499", "2B50", "1F44D", "1F98A", "1F355", "1F697")
     grounds = ((139, 69, 19), (0, 128, 0), (40, 40, 160), (250, 200, 250))
     return [drawing(symbol, ground) for symbol in symbols for ground in grounds]
@@ -183,7 +183,7 @@ def test_recoded_and_smaller_copies_of_drawings_and_photographs_are_found(tmp_pa
     found = verdict(folder, "dedup")
     expected = {f"00001{n:04d}": (False, "looks_the_same", f"00000{n:04d}") for n in range(len(originals))}
     missed = [key for key, value in expected.items() if found[key] != value]
-    assert all(found[key][0] for key in missed) and len(missed) <= 2  # of 56, some bits of whose hashes are uncertain
+    assert all(found[key][0] for key in missed) and len(missed) <= 2  # of 56: some bits of their hashes are uncertain
 
 
 def test_pictures_that_do_not_decode_are_kept_and_counted(tmp_path, capsys):
@@ -281,10 +281,10 @@ def test_embeddings_that_do_not_fit_are_refused_in_one_line(folder, tmp_path, ca
     assert dedup(folder, "--embeddings", str(tmp_path / "e.parquet")) == 2
     output = capsys.readouterr().err.splitlines()
     assert said in output[-1] and output[-1].startswith("diptych-shards: ")
-    assert not list((folder / "_index" / "select").rglob("*.*"))  # nor was a picture hashed for nothing
+    assert not list((folder / "_index" / "select").rglob("*.*"))  # and no picture was hashed
 
 
-# -- stopping and going on ----------------------------------------------------------------------------
+# -- stopping and resuming ----------------------------------------------------------------------------
 
 
 def test_killed_at_any_moment_the_same_command_resumes_and_hashes_nothing_twice(tmp_path):

@@ -1,4 +1,4 @@
-"""Filters on whatever is known of samples, from parquet or from json members."""
+"""Filters on the metadata of samples, from parquet or from json members."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The bytes do not depend on how many processes there are, or on what becomes of them."""
+"""The bytes do not depend on the number of processes, or on kills."""
 
 import os
 import shutil
@@ -123,13 +123,13 @@ def test_killed_again_and_again_every_command_resumes_and_ends_with_the_same_byt
 
 
 def test_processes_that_write_shards_end_with_a_command_that_is_killed(made, tmp_path):
-    """They would write to the same files as those of the next start."""
+    """Otherwise they would write to the same files as the processes of the next start."""
     shards = tmp_path / "shards"
     shutil.copytree(made / "shards", shards)
     assert main(["dedup", str(shards), "--processes", "1"]) == 0
     for table in shards.glob("*.parquet"):
         table.unlink()
-        os.mkfifo(table)  # who reads it waits
+        os.mkfifo(table)  # a reader of it waits
     command = [sys.executable, "-m", "diptych_shards", "select", str(shards), str(tmp_path / "out"), "--processes", "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     workers, deadline = [], time.monotonic() + 30

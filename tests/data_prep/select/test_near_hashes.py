@@ -53,7 +53,7 @@ def test_a_large_crowd_with_planted_neighbours():
 
 
 def random_hashes(total, free_bits):
-    """That differ in so many bits and share the others."""
+    """Hashes that differ in so many bits and share the others."""
     rng = np.random.default_rng(0)
     hashes = np.full(total, rng.integers(2**64, dtype=np.uint64))
     for bit in rng.permutation(64)[:free_bits].tolist():

@@ -1,4 +1,4 @@
-"""The page shows what is kept next to what is not, and does nothing else, whatever captions hold."""
+"""The page shows kept samples next to those left out, and does nothing else, even with hostile captions."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""New shards hold what all verdicts keep, wherever the writing was stopped."""
+"""New shards contain what all verdicts keep, also after a stop at any point."""
 
 import signal
 import subprocess
@@ -19,7 +19,7 @@ def facts(number):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Six shards of eight, judged twice: kept are the 24 odd ones, less the first 12 and the last 9 of all."""
+    """Six shards of eight samples, two verdicts: one keeps the 24 odd samples, one drops the first 12 and last 9."""
     pictures = [jpeg(seed) for seed in range(4)]
     folder = write_shards(
         tmp_path_factory.mktemp("shards") / "shards",
@@ -88,7 +88,7 @@ def test_bare_tars_get_no_parquet(tmp_path):
 
 
 def test_killed_anywhere_and_started_again_the_bytes_are_the_same(shards, tmp_path):
-    """SIGKILL before each of the system calls by which something becomes durable, in turn."""
+    """SIGKILL before each of the system calls that make something durable, in turn."""
     assert select(shards, tmp_path / "whole", "--samples-per-shard", "5") == 0
     code = """if True:
         import os, signal, sys
@@ -152,7 +152,7 @@ def test_when_nothing_is_kept_nothing_is_written(shards, tmp_path, capsys):
 
 
 def test_two_commands_do_not_write_to_one_folder(shards, tmp_path):
-    """The second one waits for nobody, and says so."""
+    """The second one does not wait: it names the first one and ends."""
     (tmp_path / "out" / "_index").mkdir(parents=True)
     (tmp_path / "out" / "_index" / "select.json").write_text("{}")
     with locked(tmp_path / "out" / "_index", "select"):

@@ -1,4 +1,4 @@
-"""One of several always stays, in whatever order verdicts are written, or `select` says what to run again."""
+"""One of several always stays, in any order of the verdicts, or `select` prints what to run again."""
 
 import itertools
 import shlex
@@ -109,7 +109,7 @@ def test_a_filter_does_not_hold_for_a_parquet_that_was_edited_and_does_for_a_cop
 
 
 def test_the_later_of_two_dedups_takes_the_earlier_one_into_account(shards, tmp_path, capsys):
-    """The earlier one would keep A, the later one alone the small one: nothing would be left."""
+    """The earlier one alone would keep A, the later one alone the small copy: together, nothing would be left."""
     assert command("dedup", shards, "--name", "exact", "--exact-only") == 0
     assert command("dedup", shards, "--name", "look", "--prefer", "number") == 0
     assert command("select", shards, tmp_path / "out") == 0
@@ -174,7 +174,7 @@ def test_one_of_every_group_stays_if_filters_keep_any_of_it(tmp_path_factory, ki
 
 
 def selected(shards, folder):
-    """Select, after running again whatever it names; the status of the last one, and where it wrote to."""
+    """Select, running again each command that it names; return the last status, and the folder of the result."""
     for attempt in itertools.count():
         out = folder / f"out{attempt}"
         said = []

@@ -39,7 +39,7 @@ HOSTILE = sorted({*BEHAVIOURS, *ELSEWHERE, "tls_ok", "tls_self_signed", "tls_wro
 ANSWERED = {"ok", "html", "polyglot", "redirect", "relative_redirect", "hints", "gzipped", "truncated_once",
             "retry_after", "retry_after_date", "others_opted_out", "robots_moved", "troubled",
             "odd_encoding"}  # fmt: skip
-"""Hosts that give some bytes in the end; none is a picture."""
+"""Hosts that give some bytes at last; none is a picture."""
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +326,7 @@ def test_a_second_pass_tries_chosen_failures_and_keeps_the_rest(web, tmp_path):
     web.requests[:] = [("truncated-once.test", "/picture.jpg")]  # what the first pass had asked for
     build(web, table, out, "--retries=0", "--ignore-robots-txt", "--retry-failed=truncated_body")
     assert [host for host, _ in web.requests[1:]] == ["truncated-once.test"]
-    messages = [row["error_message"] for row in rows_of(out)]  # what arrives in the end is not a picture
+    messages = [row["error_message"] for row in rows_of(out)]  # what arrives at last is not a picture
     assert messages == [None] * 12 + ["Image decoding error", "HTTP Error 404: Not Found"]
     assert len(open_index(out)) == 12
 

@@ -1,4 +1,4 @@
-"""The journal keeps every finished row, whatever happens to the process that writes it."""
+"""The journal keeps every finished row, even if the process that writes it dies."""
 
 import os
 

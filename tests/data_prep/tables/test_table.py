@@ -48,7 +48,7 @@ def write(path, data):
 
 @pytest.fixture(params=["parquet", "csv", "jsonl"])
 def two_files(request, tmp_path):
-    """A folder with 25 and 13 rows in files whose names are not in the order in which they were made."""
+    """A folder of two files, with 25 and 13 rows; the one made first has the later name."""
     for name, numbers in (("b", range(25, 38)), ("a", range(25))):
         table, path = of_urls(numbers), tmp_path / f"{name}.{request.param}"
         if request.param == "parquet":
@@ -62,7 +62,7 @@ def two_files(request, tmp_path):
     return str(tmp_path)
 
 
-def test_each_file_is_cut_by_itself_and_numbers_run_on_over_files_sorted_by_name(two_files):
+def test_each_file_is_cut_by_itself_and_numbers_continue_over_files_sorted_by_name(two_files):
     urls = [f"http://a/{n}" for n in range(38)]
     expected = {0: urls[:10], 1: urls[10:20], 2: urls[20:25], 3: urls[25:35], 4: urls[35:]}
     assert numbers_of(open_table([two_files]), 10) == expected
@@ -171,7 +171,7 @@ def test_tables_are_read_through_fsspec(two_files):
 
 
 ENDS = ("", "-le", "-be")
-"""With a mark of byte order, and the two orders without one."""
+"""With a byte order mark, and in both byte orders without one."""
 
 
 def parquet_bytes():
@@ -587,4 +587,4 @@ def test_a_table_on_a_server_is_missing_only_if_the_server_says_so():
                 open_table([f"{address}/{name}"])
         server.shutdown()
     with pytest.raises(TableError, match=f"^{address}/t.parquet cannot be read: the server could not be reached"):
-        open_table([f"{address}/t.parquet"])  # nobody listens there any more
+        open_table([f"{address}/t.parquet"])  # the server is gone
