@@ -58,6 +58,7 @@ HOMES = {
 TORCH_FREE = [
     "shards",
     "shard_index_file",
+    "shard_list",
     "shard_locations",
     "shard_writer",
     "foreign_shards",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.data.foreign_shards import index_silently
-from diptych.data.shard_index_file import ShardError, index_path
+from diptych.data.shard_index_file import ShardError, folder_list_path, index_path
+from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_locations import tars_at
 from diptych.data.shards import ShardIndex, open_index
 from diptych.terminal import counted, shown
 from diptych_shards.run.progress import Progress
 from diptych_shards.run.worker_pool import WorkerPool, for_each, results_in_order
 
+logger = logging.getLogger(__name__)
+
 
 def index(location: str, processes: int) -> ShardIndex:
     """Index the tars of a folder, a file name or a brace pattern that have no index yet; give the index of all.
+
+    Writes the list of all shards of their folders (`all.index`), too.
 
     Each index is committed by itself: after a stop, the same command continues with the tars that are left.
 
@@ -27,6 +33,11 @@ def index(location: str, processes: int) -> ShardIndex:
     pending = [tar for tar in tars if not index_path(tar).exists()]
     if pending:
         _index_all(pending, processes)
+    for folder in dict.fromkeys(tar.parent for tar in tars):
+        try:
+            write_folder_list(folder)
+        except OSError as error:  # shards on a disk that cannot be written are good to use without it
+            logger.warning("%s is not written: %s", folder_list_path(folder), error.strerror)
     return open_index(tars)
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diptych.data import shards
+from diptych.data import shard_list, shards
 from diptych.data.foreign_shards import index_shard
-from diptych.data.shard_index_file import ALLOWED_SUFFIXES, Shard, ShardError
+from diptych.data.shard_index_file import ALLOWED_SUFFIXES, Shard, ShardError, folder_list_path, read_shard
+from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex, open_index, read_sample
 from diptych.files import sha256_of
@@ -126,6 +127,82 @@ def test_a_complete_shard_is_not_overwritten(tmp_path):
     write(tmp_path, 0)
     with pytest.raises(ShardError, match="complete"):
         ShardWriter(tmp_path, 0)
+
+
+# -- the list of a folder's shards --------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A folder of three shards with a list of them."""
+    for number in range(3):
+        write(tmp_path, number, {f"{number}-{row}": {"txt": b"x"} for row in range(number + 1)})
+    write_folder_list(tmp_path)
+    return tmp_path
+
+
+def without_list(folder):
+    """What opening the folder finds in the shards' own indexes."""
+    folder_list_path(folder).rename(folder / "all.index")
+    index = open_index(folder)
+    (folder / "all.index").rename(folder_list_path(folder))
+    return index
+
+
+@pytest.mark.parametrize("location", ["{}", "{}/{{00002..00000}}.tar", "{}/00001.tar"])
+def test_a_listed_folder_is_opened_without_reading_the_indexes_of_its_shards(listed, monkeypatch, location):
+    read = []
+    monkeypatch.setattr(shard_list, "read_shard", lambda tar: read.append(tar) or read_shard(tar))
+    index = open_index(location.format(listed))
+    assert read == ([listed / "00001.tar"] if location.endswith("1.tar") else [])
+    shards = open_index([listed / shard.name for shard in index.shards]).shards
+    assert [*index.shards] == [*shards] == [read_shard(shard.path) for shard in shards]
+    assert index.fingerprint == ShardIndex([*shards]).fingerprint
+    assert read_all(index) == {key: {"txt": b"x"} for shard in shards for key in open_index(shard.path).keys(0)}
+
+
+def test_a_list_is_not_believed_about_a_shard_that_was_written_again(listed):
+    (listed / "00001.tar").unlink()
+    (listed / "_index" / "00001.tar.index").unlink()
+    write(listed, 1, {"other": {"txt": b"y"}})
+    assert not folder_list_path(listed).exists()
+    assert open_index(listed).counts.tolist() == [1, 1, 3]
+
+
+def test_a_list_is_not_believed_about_a_tar_of_another_size(listed, tmp_path_factory):
+    other = write(tmp_path_factory.mktemp("other"), 1, {f"{row}": {"txt": b"y" * 9_000} for row in range(9)})
+    for path in (other, other.parent / "_index" / "00001.tar.index"):
+        os.replace(path, listed / path.relative_to(other.parent))
+    assert open_index(listed).counts.tolist() == [1, 9, 3]
+    assert [*open_index(listed).shards] == [*without_list(listed).shards]
+
+
+def test_a_shard_whose_index_was_deleted_is_indexed_again_although_it_is_listed(listed):
+    (listed / "_index" / "00001.tar.index").unlink()
+    assert open_index(listed).counts.tolist() == [1, 2, 3]
+    assert (listed / "_index" / "00001.tar.index").exists()
+
+
+def test_a_shard_that_differs_from_its_row_in_the_list_is_an_error_that_names_the_way_out(listed, tmp_path_factory):
+    other = write(tmp_path_factory.mktemp("other"), 1, {"1-0": {"txt": b"y"}, "1-1": {"txt": b"y"}})
+    for path in (other, other.parent / "_index" / "00001.tar.index"):
+        os.replace(path, listed / path.relative_to(other.parent))
+    with pytest.raises(ShardError, match="diptych-shards index"):
+        open_index(listed).sample(1, 0)
+    write_folder_list(listed)
+    assert open_index(listed).sample(1, 0).key == "1-0"
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_list_is_not_used(listed, data):
+    path = folder_list_path(listed)
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged[: data.draw(st.sampled_from([len(damaged), len(damaged) // 2, len(damaged) - 1]))])
+    assert open_index(listed).counts.tolist() == [1, 2, 3]
+    path.write_bytes(whole)
 
 
 # -- opening ------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from functools import partial
 
 import pytest
 
+from diptych.data.shard_index_file import folder_list_path
+from diptych.data.shard_list import read_folder_list
 from diptych_shards.cli import main
 from diptych_shards.run import progress
 from tests.data_prep.test_pack import fill, pack
@@ -132,8 +134,11 @@ def test_index_makes_third_party_shards_usable_and_does_it_once(packed, tmp_path
     shutil.copy(packed / "00000.tar", tmp_path / "a.tar")
     assert main(["index", str(tmp_path)]) == 0
     before = (tmp_path / "_index" / "a.tar.index").stat().st_mtime_ns
+    assert read_folder_list(tmp_path).samples.tolist() == [3]
+    folder_list_path(tmp_path).unlink()
     assert main(["index", str(tmp_path)]) == 0
     assert (tmp_path / "_index" / "a.tar.index").stat().st_mtime_ns == before
+    assert read_folder_list(tmp_path).samples.tolist() == [3]
     assert "1 shard, 3 samples" in capsys.readouterr().out
     assert main(["verify", str(tmp_path)]) == 0
 
@@ -237,7 +242,7 @@ def test_an_interrupted_index_resumes_with_the_tars_that_are_left(packed, tmp_pa
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("_index/*.index")}
     assert 0 < len(done) < 100
     assert main(["index", str(tmp_path)]) == 0
-    assert len(list(tmp_path.glob("_index/*.index"))) == 100
+    assert len(list(tmp_path.glob("_index/*.tar.index"))) == 100
     assert done == {path: path.stat().st_mtime_ns for path in done}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diptych.data.shard_list import read_folder_list
 from diptych.data.shards import open_index
 from diptych.files import locked
 from diptych_shards.cli import main
@@ -124,6 +125,7 @@ def test_shards_are_bounded_in_bytes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("diptych_shards.pack.pack.SHARD_BYTES", 3 * len(picture()) + 60)
     assert pack(folder, tmp_path / "out") == 0
     assert [shard.samples for shard in open_index(tmp_path / "out").shards] == [3, 3, 3, 1]
+    assert read_folder_list(tmp_path / "out").samples.tolist() == [3, 3, 3, 1]
 
 
 def test_a_json_next_to_the_picture_gives_caption_and_metadata(tmp_path):

@@ -19,6 +19,7 @@ import xxhash
 
 from diptych.data.picture_formats import MAX_PIXELS
 from diptych.data.shard_index_file import ShardError, index_path
+from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
 from diptych.errors import UserError
@@ -106,6 +107,7 @@ def pack(found: PackInput, folder: Path, out: Path, options: PackOptions, proces
         refusals = refused.gather(found.refusals, len(planned))
         packed = sum(shard.samples for shard in shards)
         by_reason = Counter(refusal.reason for refusal in refusals)
+        write_folder_list(out)
         place.record(finished=True, packed=packed, shards=len(shards), refused=dict(sorted(by_reason.items())))
         refused.forget_shards()
         return PackReport(packed, len(shards), sum(shard.num_bytes for shard in shards), refusals)

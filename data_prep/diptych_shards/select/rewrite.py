@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from diptych.data.shard_index_file import ShardError, index_path, read_shard
+from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
@@ -84,6 +85,7 @@ def rewrite(
         finally:
             progress.close()
         written = [read_shard(out / shard.name) for shard in planned]
+        write_folder_list(out)
         folder.record(finished=True)
         return Written(len(written), sum(s.samples for s in written), sum(s.num_bytes for s in written))
 

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from diptych.data.shard_list import write_folder_list
 from diptych.terminal import shown
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.resolver import parse_entry
@@ -83,6 +84,7 @@ def build(
         total: Counter[str] = sum(finished.values(), Counter())
         for journal in folder.index.glob("*.journal"):  # left by a process killed just after it finished a shard
             journal.unlink()
+        write_folder_list(out)
         folder.record(finished=True, outcomes=dict(total.most_common()))
         return BuildReport(len(finished), total)
 

@@ -113,6 +113,11 @@ def index_path(tar: Path) -> Path:
     return tar.parent / INDEX_FOLDER / f"{tar.name}.index"
 
 
+def folder_list_path(folder: Path) -> Path:
+    """The file that lists all shards of a folder (`shard_list.py`)."""
+    return folder / INDEX_FOLDER / "all.index"
+
+
 def read_shard(path: Path) -> Shard:
     with open(index_path(path), "rb") as file:
         header = _read_header(file, path)
@@ -169,6 +174,7 @@ def write_index(path: Path, table: TableBuilder, num_bytes: int, sha256: str, *,
         "table_xxh3": xxhash.xxh3_64_hexdigest(body),
     }
     header = ShardHeader(**fields, header_xxh3=xxhash.xxh3_64_hexdigest(json.dumps(fields).encode()))
+    folder_list_path(path.parent).unlink(missing_ok=True)  # it would list the shard as it was before
     commit_file(index_path(path), json.dumps(asdict(header)).encode() + b"\n" + body)
 
 
@@ -207,7 +213,9 @@ class Table:
             header = _read_header(file, shard.path)
             body = file.read()
         if header.sha256 != shard.sha256 or header.samples != shard.samples:
-            raise ShardError(f"{shown(shard.path)} was indexed again since it was opened; open it again")
+            folder = shown(shard.path.parent)
+            raise ShardError(f"{shown(shard.path)} was indexed again since it was opened, or listed in all.index; "
+                             f"`diptych-shards index {folder}` writes that again, then open it again")  # fmt: skip
         if xxhash.xxh3_64_hexdigest(body) != header.table_xxh3:
             raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar again")
         members_at = header.samples * _SAMPLE_ROW.itemsize

@@ -2,10 +2,15 @@
 
     FOLDER/00000.tar                 members KEY.jpg (or png, webp), KEY.txt, KEY.json, sample after sample
     FOLDER/_index/00000.tar.index    one JSON line (ShardHeader), the member table, the keys
+    FOLDER/_index/all.index          samples, bytes and sha256 of each shard (`shard_list.py`)
 
 The tars are written by the standard library and read by anything that reads webdataset. The index makes them
 exact: they record how many samples there are, where each member is, and what its bytes hash to, so that a sample is
 read by one `pread` a member and damage is noticed. The index is written last: a shard that has one is complete.
+
+`all.index` only saves time: a folder of 100,000 shards is opened by reading one file, and one look at each tar's size.
+The command that makes a folder's shards writes it at the end, and `diptych-shards index FOLDER` writes it again. It is
+not used for a tar of another size or without an index of its own, and is removed when an index is written.
 """
 
 from __future__ import annotations
@@ -30,9 +35,8 @@ from diptych.data.shard_index_file import (
     Shard,
     ShardError,
     Table,
-    index_path,
-    read_shard,
 )
+from diptych.data.shard_list import ShardList, at_once, read_shards
 from diptych.data.shard_locations import tars_at
 from diptych.terminal import shown
 
@@ -44,13 +48,13 @@ MAX_OPEN_TARS = 128
 class ShardIndex:
     """All samples of some shards, numbered from 0 in the order of `shards`."""
 
-    def __init__(self, shards: Sequence[Shard]):
-        self.shards = tuple(shards)
-        self.counts = np.array([shard.samples for shard in self.shards], dtype=np.int64)
+    def __init__(self, shards: Iterable[Shard]):
+        self.shards = shards if isinstance(shards, ShardList) else ShardList.of(shards)
+        self.counts = self.shards.samples
         self.total_samples = int(self.counts.sum())
         self._ends = np.cumsum(self.counts)
         self._end_list = self._ends.tolist()
-        self._tables = _TableCache()
+        self._tables = _TableCache(self.shards)
         self._tars = lru_cache(maxsize=MAX_OPEN_TARS)(_OpenTar)
 
     def __len__(self) -> int:
@@ -59,7 +63,7 @@ class ShardIndex:
     @property
     def fingerprint(self) -> str:
         """sha256 over names, counts and contents: equal for equal shards in equal order."""
-        lines = "".join(f"{shard.sha256} {shard.samples} {shard.name}\n" for shard in self.shards)
+        lines = "".join(f"{sha256.hex()} {samples} {name}\n" for name, (samples, _, sha256) in self.shards.rows())
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def locate(self, sample: int) -> tuple[int, int]:
@@ -67,7 +71,8 @@ class ShardIndex:
         if not 0 <= sample < self.total_samples:
             raise IndexError(f"sample {sample} of an index of {self.total_samples}")
         shard_number = bisect.bisect_right(self._end_list, sample)
-        return shard_number, int(sample) - self._end_list[shard_number] + self.shards[shard_number].samples
+        start = self._end_list[shard_number - 1] if shard_number else 0
+        return shard_number, int(sample) - start
 
     def locate_many(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """i64 shard numbers and i64 rows of many samples."""
@@ -79,11 +84,11 @@ class ShardIndex:
 
     def member_hashes(self, shard_number: int, suffixes: Sequence[str]) -> np.ndarray:
         """u64: the xxh3-64 of all members of a shard that have one of the suffixes."""
-        return self._tables.get(self.shards[shard_number]).hashes(suffixes)
+        return self._tables.get(shard_number).hashes(suffixes)
 
     def keys(self, shard_number: int) -> list[str]:
         """The keys of a shard's samples, in their order."""
-        return self._tables.get(self.shards[shard_number]).keys()
+        return self._tables.get(shard_number).keys()
 
     def sample(self, shard_number: int, row: int) -> Sample:
         """One sample of a shard.
@@ -91,7 +96,7 @@ class ShardIndex:
         Raises:
             ShardError: the shard's index file is damaged, or belongs to another tar by now.
         """
-        return self._tables.get(self.shards[shard_number]).sample(row)
+        return self._tables.get(shard_number).sample(row)
 
     def samples(self, shard_number: int | None = None, rows: Iterable[int] | None = None) -> Iterator[Sample]:
         """All samples in order, those of one shard, or those in some rows of one shard.
@@ -130,10 +135,19 @@ def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     """
     locations = [location] if isinstance(location, str | os.PathLike) else list(location)
     paths = [path for one in locations for path in tars_at(os.fspath(one))]
-    twice = [path for path, times in Counter(os.path.realpath(path) for path in paths).items() if times > 1]
+    _refuse_twice(paths)
+    return ShardIndex(read_shards(paths, index_shard))
+
+
+def _refuse_twice(paths: Sequence[Path]) -> None:
+    folders = {folder: os.path.realpath(folder) for folder in dict.fromkeys(path.parent for path in paths)}
+
+    def real(path: Path) -> str:
+        return os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[path.parent], path.name)
+
+    twice = [path for path, times in Counter(at_once(real, paths)).items() if times > 1]
     if twice:
         raise ShardError(f"shard {twice[0]!r} is given more than once; name every shard once")
-    return ShardIndex([read_shard(tar) if index_path(tar).exists() else index_shard(tar) for tar in paths])
 
 
 def read_sample(sample: Sample, *suffixes: str) -> dict[str, bytes]:
@@ -186,19 +200,20 @@ def _unreadable(shard: Shard, error: OSError) -> ShardError:
 class _TableCache:
     """The tables used last, up to TABLE_CACHE_BYTES; threads may share it."""
 
-    def __init__(self) -> None:
-        self._tables: OrderedDict[Path, Table] = OrderedDict()
+    def __init__(self, shards: ShardList) -> None:
+        self._shards = shards
+        self._tables: OrderedDict[int, Table] = OrderedDict()
         self._num_bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, shard: Shard) -> Table:
+    def get(self, shard_number: int) -> Table:
         with self._lock:
-            table = self._tables.get(shard.path)
+            table = self._tables.get(shard_number)
             if table is None:
-                table = self._tables[shard.path] = Table(shard)
+                table = self._tables[shard_number] = Table(self._shards[shard_number])
                 self._num_bytes += table.num_bytes
                 while self._num_bytes > TABLE_CACHE_BYTES and len(self._tables) > 1:
                     self._num_bytes -= self._tables.popitem(last=False)[1].num_bytes
             else:
-                self._tables.move_to_end(shard.path)
+                self._tables.move_to_end(shard_number)
         return table

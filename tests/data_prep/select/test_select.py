@@ -7,6 +7,7 @@ import sys
 import pyarrow.parquet
 import pytest
 
+from diptych.data.shard_list import read_folder_list
 from diptych.data.shards import open_index
 from diptych.files import locked
 from diptych_shards.cli import main
@@ -77,6 +78,7 @@ def test_the_parquet_next_to_a_shard_has_the_rows_of_kept_samples(shards, tmp_pa
 def test_shards_can_be_cut_again(shards, tmp_path):
     assert select(shards, tmp_path / "out", "--samples-per-shard", "5") == 0
     assert open_index(tmp_path / "out").counts.tolist() == [5, 5, 3]
+    assert read_folder_list(tmp_path / "out").samples.tolist() == [5, 5, 3]
     assert [int(members["txt"].split()[1]) for _, _, members in samples(tmp_path / "out")] == KEPT
 
 

@@ -115,6 +115,7 @@ def contents(out: Path) -> dict[str, str]:
         *out.glob("*.tar"),
         *out.glob("*.parquet"),
         *out.glob("_index/*.tar.index"),
+        out / "_index" / "all.index",
         *out.glob("_index/*.outcomes"),
     ]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
