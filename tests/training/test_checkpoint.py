@@ -12,10 +12,15 @@ import torch
 
 from diptych.checkpoint_folder import CheckpointError, checkpoints, newest_valid, verify
 from diptych.config.schema import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from diptych.data.earlier_order import EarlierSampleOrder
+from diptych.data.order import SampleOrder
+from diptych.data.shard_index_file import Shard
+from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.training import checkpoint as module
 from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, load_checkpoint, save_checkpoint
 from diptych.training.engine import OptimizerState
+from diptych.training.job import order_of
 from tests.ranks import run_ranks
 
 BATCH = 10
@@ -66,6 +71,17 @@ def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["num_ranks"] == 2 and manifest["samples_seen"] == 30 and "torch" in manifest["versions"]
     assert {str(f.relative_to(path)) for f in files_of(path)} == {*manifest["files"], "manifest.json"}
+
+
+def test_a_run_whose_checkpoints_record_no_order_goes_on_in_the_first_one(tmp_path):
+    path = save(tmp_path, 1)
+    record = json.loads((path / "progress.json").read_text())
+    assert record.pop("order") == 1
+    (path / "progress.json").write_text(json.dumps(record))
+    progress = load_checkpoint(path).progress
+    index = ShardIndex([Shard(Path("00000.tar"), 40, 1, "")])
+    assert isinstance(order_of(CONFIG, index, progress.order), EarlierSampleOrder)
+    assert isinstance(order_of(CONFIG, index), SampleOrder)
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "grow"])

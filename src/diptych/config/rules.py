@@ -17,6 +17,7 @@ ABOVE_0 = (
     "training.total_samples",
     "training.global_batch_size",
     "data.shuffle_window",
+    "data.streams",
     "model.embed_dim",
     "model.image.image_size",
     "model.text.width",

@@ -68,6 +68,10 @@ class DataConfig:
     """Shard folders, tar files or brace patterns (`shards/{00000..00099}.tar`)."""
     shuffle_window: int = 10_000
     """Samples are shuffled within windows of this many consecutive samples."""
+    streams: int | None = None
+    """From how many places of the data the rows of a batch are read at a time; null: as many as it has rows, which
+    mixes shards as a uniform shuffle does. A rank reads about as many shards at a time as it has streams; with few
+    ranks and a slow disk, a number such as 256 lets each of them read fewer."""
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
     """random_square_crop: the paper's only augmentation (section 2.3); random_resized_crop: open_clip's, of scale 0.9
     to 1; none: the centre crop."""

@@ -11,6 +11,9 @@ import numpy as np
 SPLITMIX64_STEP = np.uint64(0x9E3779B97F4A7C15)
 _STEP = int(SPLITMIX64_STEP)
 _MASK = 2**64 - 1
+FEISTEL_ROUNDS = 8
+"""Four are indistinguishable from a random permutation on large domains (Luby and Rackoff 1988); small ones need more.
+"""
 
 
 def hash_of(value: int, *key: int) -> int:
@@ -46,6 +49,30 @@ def permutation(size: int, *key: int) -> np.ndarray:
     It sorts hashes instead of using numpy's generators, whose output may change between versions and then change runs.
     """
     return np.argsort(hashes(np.arange(size, dtype=np.uint64), *key), kind="stable")
+
+
+def permuted(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """i64: what a keyed permutation of 0, 1, …, size - 1 has at each place; it takes no memory for large sizes.
+
+    A Feistel network permutes the next power of two, and is applied again to results that are not below the size.
+
+    places, sizes: i64, 0 <= place < size.
+    keys: u64; places with the same size and key belong to one permutation.
+    """
+    bits = np.maximum(2, np.frexp(sizes - 1.0)[1]).astype(np.uint64)
+    shift = bits // np.uint64(2)
+    masks = (np.uint64(1) << shift) - np.uint64(1), (np.uint64(1) << (bits - shift)) - np.uint64(1)
+    found = places.astype(np.uint64)
+    todo = np.arange(len(found))
+    while len(todo):
+        low, high = found[todo] & masks[0][todo], found[todo] >> shift[todo]
+        for turn in range(1, FEISTEL_ROUNDS // 2 + 1):
+            key = keys[todo] + np.uint64(turn * _STEP & _MASK)
+            high = high ^ (mix_bits(mix_bits(key) + low) & masks[1][todo])
+            low = low ^ (mix_bits(key ^ high) & masks[0][todo])
+        found[todo] = high << shift[todo] | low
+        todo = todo[found[todo] >= sizes[todo].astype(np.uint64)]
+    return found.astype(np.int64)
 
 
 def hashes(values: np.ndarray, *key: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from diptych.data.augment import AUGMENTATIONS
 from diptych.data.batch import Batch, Reject
 from diptych.data.captions import all_captions, caption_of
 from diptych.data.draws import Draws, hash_of, hashes
-from diptych.data.order import SampleOrder
+from diptych.data.order import Order
 from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
@@ -113,7 +113,7 @@ class Decoder:
 class SampleReader(IterableDataset[dict[str, Any]]):
     """The planned members of this worker's batches, read by offset, checked against the index."""
 
-    def __init__(self, index: ShardIndex, order: SampleOrder, rows: tuple[int, int], first: int, stop: int):
+    def __init__(self, index: ShardIndex, order: Order, rows: tuple[int, int], first: int, stop: int):
         self._index = index
         self._order = order
         self._rows = rows
@@ -216,7 +216,7 @@ class RowsIntoPieces:
 
 def batches(
     index: ShardIndex,
-    order: SampleOrder,
+    order: Order,
     decode: Decoder,
     tokenizer: Tokenizer,
     *,

@@ -1,129 +1,113 @@
 """Compute which sample is in which row of which global batch, from the index, the seed and the number of samples seen.
 
-The position in the data is one integer. An epoch lists the shards one after another in a shuffled order and cuts that
-list into *streams*. Stream s fills a fixed, contiguous range of every batch's rows, and permutes its samples within
-windows of consecutive ones. Nothing depends on ranks or workers: a rank takes a contiguous slice of the rows, so it
-reads only the shards of its streams, and any number of ranks and workers sees the same batches. Resuming costs nothing.
+The position in the data is one integer. Nothing depends on ranks or workers: a rank takes a contiguous slice of the
+rows, in which each source has a contiguous slice of its own rows, so it reads only the shards of a few streams (see
+`source_order`), and any number of ranks and workers sees the same batches. Resuming costs nothing.
 
-A batch may contain the end of one epoch and the start of the next, so that each epoch attempts every sample exactly
-once.
+A batch may contain the end of one epoch and the start of the next, so that each epoch of a source attempts every sample
+exactly once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache, partial
+from typing import Protocol
 
 import numpy as np
 
-from diptych.data.draws import permutation
+from diptych.data.proportions import shares
+from diptych.data.source_order import Rows, SourceOrder
 
-MAX_STREAMS = 64
-"""Enough to mix many shards in a batch, and few enough that a rank keeps only a handful of files open. Small data sets
-have fewer streams."""
+ORDER_VERSION = 2
+"""Recorded in the checkpoints of a run, which goes on in the order that it was started with."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A slice of one global batch, row by row."""
+class Order(Protocol):
+    """Which sample is in which row of which batch."""
 
-    epochs: np.ndarray  # i64[rows]
-    samples: np.ndarray  # i64[rows], numbers in the index: 0 <= sample < total
+    total: int
+    """The number of samples."""
+
+    def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows [start, stop) of the global batch that follows batch_number * global_batch_size samples."""
 
 
 class SampleOrder:
     """The order of samples in all global batches.
 
     counts: the number of samples in each shard, in the order of the index.
-    shuffle_window: how many consecutive samples of a stream are permuted together.
+    shuffle_window: about how many consecutive samples of a stream are permuted together.
+    streams: the largest number of streams of a source; None: as many as it has rows in a batch.
+    sources: the number of shards of each source, in the order of the index, and its weight. By default all shards are
+        one source.
     """
 
-    def __init__(self, counts: np.ndarray, *, seed: int, global_batch_size: int, shuffle_window: int):
-        self.total = int(np.sum(counts))
+    def __init__(
+        self,
+        counts: np.ndarray,
+        *,
+        seed: int,
+        global_batch_size: int,
+        shuffle_window: int,
+        streams: int | None = None,
+        sources: Sequence[tuple[int, float]] = (),
+    ):
+        counts = np.asarray(counts, dtype=np.int64)
+        self.total = int(counts.sum())
         if self.total == 0:
             raise ValueError("the shards contain no samples; an order needs at least one")
         self.global_batch_size = global_batch_size
-        # A stream shorter than a window would shuffle less than the window promises.
-        self.num_streams = max(1, min(MAX_STREAMS, global_batch_size, self.total // shuffle_window))
-        # Stream widths differ by at most one row, so that any batch size is mixed from all streams.
-        edges = -(-np.arange(self.num_streams + 1) * global_batch_size // self.num_streams)
-        self._first_rows, self._widths = edges[:-1].tolist(), np.diff(edges).tolist()
-        self._counts = np.asarray(counts, dtype=np.int64)
-        self._firsts: np.ndarray = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
-        self._seed = seed
-        self._window = shuffle_window
-        # Each batch needs the current window of every stream, and sometimes the next one.
-        self._permutation = lru_cache(maxsize=4 * MAX_STREAMS)(self._make_permutation)
-        self._shards_of_epoch = lru_cache(maxsize=4)(self._make_shards_of_epoch)
+        sources = sources or [(len(counts), 1)]
+        self._shares = shares([weight for _, weight in sources], global_batch_size)
+        of_source = np.split(counts, np.cumsum([num_shards for num_shards, _ in sources])[:-1])
+        self._ends = np.cumsum([part.sum() for part in of_source])
+        self._sources = [
+            SourceOrder(part, share, (seed, number), shuffle_window=shuffle_window, streams=streams)
+            for number, (part, share) in enumerate(zip(of_source, self._shares, strict=True))
+        ]
+        self._layout = lru_cache(maxsize=16)(_layout)
+        self._again = partial(
+            SampleOrder,
+            counts,
+            seed=seed,
+            global_batch_size=global_batch_size,
+            shuffle_window=shuffle_window,
+            streams=streams,
+            sources=sources,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         """Loader processes that are not forked get a fresh one, without caches."""
-        again = partial(
-            SampleOrder, seed=self._seed, global_batch_size=self.global_batch_size, shuffle_window=self._window
-        )
-        return again, (self._counts,)
+        return self._again, ()
+
+    @property
+    def num_streams(self) -> int:
+        return sum(source.num_streams for source in self._sources)
 
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start, stop) of the global batch that follows batch_number * global_batch_size samples."""
-        stop = self.global_batch_size if stop is None else stop
-        attempts = batch_number * self.global_batch_size + np.arange(start, stop, dtype=np.int64)
-        epochs = attempts // self.total
-        samples = np.empty(len(attempts), dtype=np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            samples[chosen] = self._samples_of(int(epoch), attempts[chosen])
+        layout = self._layout(tuple(share.rows_in(batch_number) for share in self._shares))
+        sources, places = (part[start:stop] for part in layout)
+        epochs, samples = np.empty((2, len(places)), dtype=np.int64)
+        for number in np.unique(sources).tolist():
+            chosen = sources == number
+            rows = self._sources[number].rows(batch_number, places[chosen])
+            epochs[chosen] = rows.epochs
+            samples[chosen] = rows.samples + (self._ends[number] - self._sources[number].total)
         return Rows(epochs, samples)
 
-    def _samples_of(self, epoch: int, attempts: np.ndarray) -> np.ndarray:
-        """The samples of attempts, all in `epoch`; an attempt is a row's number counted from the start of the run."""
-        streams = attempts % self.global_batch_size * self.num_streams // self.global_batch_size
-        samples = np.empty(len(attempts), dtype=np.int64)
-        for stream in np.unique(streams):
-            chosen = streams == stream
-            start = self._attempts_before(epoch * self.total, int(stream))
-            stop = self._attempts_before((epoch + 1) * self.total, int(stream))
-            turns = self._turns(attempts[chosen], int(stream)) - start
-            positions = self._stream_first(epoch, int(stream)) + self._permute(epoch, int(stream), turns, stop - start)
-            samples[chosen] = self._sample_at(epoch, positions)
-        return samples
+    def sources_of(self, samples: np.ndarray) -> np.ndarray:
+        """i64: the number of the source that each sample belongs to."""
+        return np.searchsorted(self._ends, samples, side="right")
 
-    def _attempts_before(self, attempt: int, stream: int) -> int:
-        """How many of the run's first `attempt` attempts belong to the stream."""
-        width = self._widths[stream]
-        batches, row = divmod(attempt, self.global_batch_size)
-        return int(batches * width + min(max(row - self._first_rows[stream], 0), width))
 
-    def _turns(self, attempts: np.ndarray, stream: int) -> np.ndarray:
-        """For each attempt of the stream, how many attempts of the stream come before it."""
-        batches, rows = np.divmod(attempts, self.global_batch_size)
-        turns: np.ndarray = batches * self._widths[stream] + rows - self._first_rows[stream]
-        return turns
+def _layout(num_rows: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The source of each row of a batch, and which of the source's rows it is; each source is spread evenly.
 
-    def _stream_first(self, epoch: int, stream: int) -> int:
-        """The position in the epoch's list of samples where the stream starts."""
-        begin, end = epoch * self.total, (epoch + 1) * self.total
-        return sum(self._attempts_before(end, s) - self._attempts_before(begin, s) for s in range(stream))
-
-    def _permute(self, epoch: int, stream: int, turns: np.ndarray, length: int) -> np.ndarray:
-        windows, places = np.divmod(turns, self._window)
-        permuted = np.empty_like(turns)
-        for window in np.unique(windows):
-            chosen = windows == window
-            size = min(self._window, length - int(window) * self._window)
-            permutation = self._permutation(epoch, stream, int(window), size)
-            permuted[chosen] = window * self._window + permutation[places[chosen]]
-        return permuted
-
-    def _make_permutation(self, epoch: int, stream: int, window: int, size: int) -> np.ndarray:
-        return permutation(size, self._seed, epoch, stream, window)
-
-    def _make_shards_of_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in this epoch's order, and where each ends in the epoch's list."""
-        shards = permutation(len(self._counts), self._seed, epoch)
-        return shards, np.cumsum(self._counts[shards])
-
-    def _sample_at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        shards, ends = self._shards_of_epoch(epoch)
-        turn = np.searchsorted(ends, positions, side="right")
-        samples: np.ndarray = self._firsts[shards[turn]] + positions - (ends[turn] - self._counts[shards[turn]])
-        return samples
+    num_rows: of each source in the batch.
+    """
+    places = np.concatenate([np.arange(number) for number in num_rows])
+    sources = np.repeat(np.arange(len(num_rows)), num_rows)
+    order = np.argsort((places + 0.5) / np.array(num_rows)[sources], kind="stable")
+    return sources[order], places[order]

@@ -59,6 +59,8 @@ class Progress:
     """Fingerprint of the shards."""
     vocabulary: str = ""
     """Fingerprint of the tokenizer."""
+    order: int = 1
+    """The version of the order of the samples; checkpoints that do not record it have version 1."""
     seconds: float = 0.0
     """Time spent training so far."""
     skipped_steps: int = 0

@@ -16,8 +16,9 @@ from diptych.config.load import ConfigError
 from diptych.config.rules import doubtful
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
+from diptych.data.earlier_order import EarlierSampleOrder
 from diptych.data.loader import Decoder, batches
-from diptych.data.order import SampleOrder
+from diptych.data.order import ORDER_VERSION, Order, SampleOrder
 from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
@@ -40,7 +41,7 @@ class Job:
     run: RunDir
     world: World
     index: ShardIndex
-    order: SampleOrder
+    order: Order
     tokenizer: Tokenizer
     engine: Engine
     progress: Progress
@@ -106,12 +107,6 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
     # Rank 0 goes first, since it may have to index shards that have no index.
     decide_on_first_rank(world, lambda: open_index(config.data.train).total_samples)
     index = open_index(config.data.train)
-    order = SampleOrder(
-        index.counts,
-        seed=config.training.seed,
-        global_batch_size=config.training.global_batch_size,
-        shuffle_window=config.data.shuffle_window,
-    )
     torch.manual_seed(config.training.seed)
     training = config.training
     model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)
@@ -127,7 +122,12 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         if path is None:
             if config.model.initial_weights is not None:
                 start_from(model, config.model)
-            return Progress(tracker_id=uuid.uuid4().hex[:8], data=index.fingerprint, vocabulary=tokenizer.fingerprint)
+            return Progress(
+                tracker_id=uuid.uuid4().hex[:8],
+                data=index.fingerprint,
+                vocabulary=tokenizer.fingerprint,
+                order=ORDER_VERSION,
+            )
         checkpoint = load_checkpoint(path)
         _refuse_other_input(checkpoint.progress, config, index, tokenizer, run)
         _refuse_other_masks(config, run, model)
@@ -137,6 +137,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         return checkpoint.progress
 
     progress = decide_on_first_rank(world, take_up)
+    order = order_of(config, index, progress.order)
     if world.is_first:
         for note in (*doubtful(config, index.total_samples), rank_dependence(model.state_dict(), world.size)):
             if note:
@@ -151,6 +152,16 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
         metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
     return Job(config, run, world, index, order, tokenizer, engine, progress, metrics, known_valid)
+
+
+def order_of(config: RunConfig, index: ShardIndex, version: int = ORDER_VERSION) -> Order:
+    """The order of a run's samples; `version` is that of the run's checkpoints."""
+    size, window, seed = config.training.global_batch_size, config.data.shuffle_window, config.training.seed
+    if version == 1:
+        return EarlierSampleOrder(index.counts, seed=seed, global_batch_size=size, shuffle_window=window)
+    return SampleOrder(
+        index.counts, seed=seed, global_batch_size=size, shuffle_window=window, streams=config.data.streams
+    )
 
 
 def _refuse_other_masks(config: RunConfig, run: RunDir, model: DualEncoder) -> None:
