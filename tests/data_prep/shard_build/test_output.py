@@ -2,29 +2,21 @@
 
 import datetime
 import decimal
-import errno
-import io
-import itertools
 import json
-import os
 import tarfile
-import time
-from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from diptych.data.shards import open_index
-from diptych_shards.shard_build.output import ShardOutput, output_schema, shard_key
-from diptych_shards.shard_build.shard_files import OutputOptions, RowResult, is_done, read_failures, read_stats
+from diptych_shards.shard_build.output import output_schema, shard_key
+from diptych_shards.shard_build.shard_files import OutputOptions, RowResult, read_stats
 from diptych_shards.tables.columns import Columns
+from tests.data_prep.shard_build.small_shards import COLUMNS, OPTIONS, rows, success, write
 
-OPTIONS = OutputOptions(rows_per_shard=10)
-COLUMNS = Columns("URL", "TEXT")
 # url_col=URL, caption_col=TEXT, save_additional_columns=[SAMPLE_ID, similarity, boxes, flag], compute_hash=sha256,
 # number_sample_per_shard=10; the table as in `rows()`.
 GOLDEN_PARQUET = {
@@ -81,52 +73,6 @@ GOLDEN_STATS = {
 GOLDEN_STATUS_DICT = {"HTTP Error 404: Not Found": 1, "success": 8, "Image decoding error": 1}
 GOLDEN_KEYS = {0: "000000", 1: "000010"}
 """The first key of each shard."""
-
-
-def rows(first=0, num_rows=10, **extra):
-    numbers = range(first, first + num_rows)
-    return pyarrow.table(
-        {
-            "SAMPLE_ID": pyarrow.array(numbers, pyarrow.int64()),
-            "URL": [f"http://127.0.0.1:45139/{n}.jpg" for n in numbers],
-            "TEXT": [None if n == 2 else f"caption {n} é \U0001f600" for n in numbers],
-            "similarity": pyarrow.array([0.1 * n for n in numbers], pyarrow.float32()),
-            "boxes": pyarrow.array(
-                [[[0.1, 0.2, 0.3, 0.4]]] * num_rows, pyarrow.list_(pyarrow.list_(pyarrow.float64()))
-            ),
-            "flag": [n % 2 == 0 for n in numbers],
-            **extra,
-        }
-    )
-
-
-def picture(row):
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), (row, 0, 0)).save(file, "JPEG")
-    return file.getvalue()
-
-
-def success(row):
-    digest = "b0116807bc62d0a774b643449255f8d77b97241fb2c82f23b119937331583365"
-    return RowResult(row, "success", suffix="jpg", width=64, height=64, original_width=400, original_height=300 + row,
-                     exif="{}", digest=digest)  # fmt: skip
-
-
-def results(num_rows=10):
-    """As in the run that gave the golden values."""
-    for row in range(num_rows):
-        if row % 7 == 3:
-            yield RowResult(row, "failed_to_download", message="HTTP Error 404: Not Found", reason="http_404")
-        elif row % 7 == 5:
-            yield RowResult(row, "failed_to_resize", message="Image decoding error", reason="not_a_picture")
-        else:
-            yield success(row)
-
-
-def write(out, number=0, table=None, found=None, columns=COLUMNS, options=OPTIONS):
-    table = rows(10 * number) if table is None else table
-    output = ShardOutput(out, number, table, columns, options)
-    return output.write(results(table.num_rows) if found is None else found, picture, started=time.time())
 
 
 def members(tar):
@@ -322,102 +268,3 @@ def test_a_message_may_hold_anything(tmp_path):
     write(tmp_path, found=[RowResult(row, "failed_to_download", message=message, reason="bad") for row in range(10)])
     assert pyarrow.parquet.read_table(tmp_path / "00000.parquet")["error_message"][0].as_py() == 'a?\n"é'
     assert read_stats(tmp_path)[0].status_dict == {'a?\n"é': 10}
-
-
-class TestDone:
-    def test_a_shard_with_statistics_is_done(self, tmp_path):
-        assert not is_done(tmp_path, 0, OPTIONS)
-        write(tmp_path)
-        assert is_done(tmp_path, 0, OPTIONS)
-        assert not is_done(tmp_path, 1, OPTIONS)
-        assert read_stats(tmp_path)[0].status_dict == GOLDEN_STATUS_DICT
-
-    @pytest.mark.parametrize("name", ["00000.tar", "00000.parquet", "_index/00000.tar.index", "_index/00000.outcomes"])
-    @pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
-    def test_a_shard_with_a_damaged_file_is_built_again(self, tmp_path, name, damage):
-        write(tmp_path)
-        path = tmp_path / name
-        before = path.read_bytes()
-        if damage == "missing":
-            path.unlink()
-        elif damage == "shorter":
-            path.write_bytes(before[: len(before) // 2])
-        elif name.endswith(".outcomes"):
-            path.write_bytes(b"x" + before)
-        else:
-            path.write_bytes(before + b"x")
-        if damage == "shorter" and name.endswith(".outcomes"):
-            path.write_bytes(before[:10])
-        assert not is_done(tmp_path, 0, OPTIONS)
-        assert set(read_stats(tmp_path)) == {0}
-        write(tmp_path)
-        assert path.read_bytes() == before
-        assert is_done(tmp_path, 0, OPTIONS)
-
-    @pytest.mark.parametrize("text", ["", "{", "[]", '{"count": 1}'])
-    def test_torn_statistics_are_not_read(self, tmp_path, text):
-        write(tmp_path)
-        (tmp_path / "00000_stats.json").write_text(text)
-        assert not is_done(tmp_path, 0, OPTIONS)
-        assert read_stats(tmp_path) == {}
-
-    def test_files_of_other_programs_are_not_read(self, tmp_path):
-        (tmp_path / "my_stats.json").write_text("{}")
-        assert read_stats(tmp_path) == {}
-
-    def test_statistics_are_removed_before_anything_is_written_again(self, tmp_path):
-        write(tmp_path)
-
-        def stop_at_once():
-            assert not (tmp_path / "00000_stats.json").exists()
-            raise KeyboardInterrupt
-            yield
-
-        with pytest.raises(KeyboardInterrupt):
-            write(tmp_path, found=stop_at_once())
-        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-    @pytest.mark.parametrize("step", range(5))
-    def test_a_shard_cut_short_at_any_commit_is_not_done_and_is_built_again(self, tmp_path, step, monkeypatch):
-        whole, cut = tmp_path / "whole", tmp_path / "cut"
-        whole.mkdir()
-        cut.mkdir()
-        write(whole)
-        calls = itertools.count()
-        replace = os.replace
-
-        def cut_short(source, target):
-            if next(calls) == step:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
-            replace(source, target)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "replace", cut_short)
-            with pytest.raises(OSError, match="No space left"):
-                write(cut)
-        assert not is_done(cut, 0, OPTIONS)
-        assert not (cut / "00000_stats.json").exists()
-        assert not list(cut.rglob("*.partial"))
-        write(cut)
-        for name in ("00000.tar", "00000.parquet", "_index/00000.tar.index", "_index/00000.outcomes"):
-            assert (cut / name).read_bytes() == (whole / name).read_bytes()
-
-
-def test_the_reason_of_each_failure_can_be_read_back(tmp_path):
-    write(tmp_path)
-    assert read_failures(tmp_path, 0, OPTIONS) == {"http_404": [3], "not_a_picture": [5]}
-
-
-def test_results_pass_through_json():
-    for result in results():
-        assert RowResult.from_facts(result.row, json.loads(json.dumps(result.facts()))) == result
-    stored = SimpleNamespace(
-        data=b"", suffix="jpg", width=64, height=64, original_width=400, original_height=300, exif="{}"
-    )
-    assert RowResult.of_picture(0, stored, success(0).digest) == success(0)
-
-
-@pytest.mark.parametrize("wrong", [{"rows_per_shard": 0}, {"shard_digits": 0}, {"compute_hash": "crc32"}])
-def test_options_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        OutputOptions(**wrong)
