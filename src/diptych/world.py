@@ -260,8 +260,8 @@ def on_any_rank(world: World, claim: bool) -> bool:
 def decide_on_first_rank(world: World, decide: Callable[[], Answer]) -> Answer:
     """Call `decide` on rank 0 and return its result on every rank; every rank must call this.
 
-    It is for decisions that need the run directory. If `decide` raises a user's mistake, rank 0 reports it and the
-    other ranks exit silently.
+    It is for decisions that need the run directory or the shards. The result must be picklable. If `decide` raises a
+    user's mistake, rank 0 reports it and the other ranks exit silently.
     """
     answer: list[Answer | None] = [None]
     mistake: Exception | None = None

@@ -104,9 +104,9 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         ValueError: a shard, vocabulary or model is missing, or the shards are not those the run was started with.
     """
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
-    # Rank 0 goes first, since it may have to index shards that have no index.
-    decide_on_first_rank(world, lambda: open_index(config.data.train).total_samples)
-    index = open_index(config.data.train)
+    # Only rank 0 lists the shards, and indexes those without an index. It sends 7 MB for 100,000 shards, where hundreds
+    # of ranks would ask a shared disk about each of them.
+    index = decide_on_first_rank(world, lambda: open_index(config.data.train))
     torch.manual_seed(config.training.seed)
     training = config.training
     model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)

@@ -1,0 +1,52 @@
+"""What the ranks of a run do before the first step."""
+
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from diptych.config.schema import DataConfig, RunConfig, TokenizerConfig, TrackingConfig
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.tokenizer import train_vocabulary
+from diptych.run_dir import RunDir
+from diptych.training.job import prepare
+from diptych.world import World
+from tests.ranks import run_ranks
+from tests.training.tiny import tiny_config
+
+
+def run_config(folder: Path) -> RunConfig:
+    """A run on two shards in the folder, which are written here."""
+    for number in range(2):
+        with ShardWriter(folder / "shards", number) as writer:
+            writer.add(f"{number}", {"txt": b"a caption"})
+    train_vocabulary(["a caption"], 520).save(folder / "vocabulary.json")
+    (folder / "run" / "log").mkdir(parents=True)
+    return replace(
+        tiny_config(),
+        run_dir=str(folder / "run"),
+        data=DataConfig(train=str(folder / "shards")),
+        tokenizer=TokenizerConfig(vocabulary=str(folder / "vocabulary.json")),
+        tracking=TrackingConfig(wandb="off"),
+    )
+
+
+def look_at_shards(rank: int, config: RunConfig) -> tuple[list[str], str, str]:
+    """The files of the shards that this rank opened or listed before the first step, and what it knows of them."""
+    seen = []
+
+    def record(event: str, arguments: tuple[object, ...]) -> None:
+        if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith(config.data.train):
+            seen.append(str(arguments[0]))
+
+    sys.addaudithook(record)
+    with closing(prepare(config, RunDir(Path(config.run_dir)), World(rank=rank, size=2))) as job:
+        before = [*seen]
+        return before, job.index.fingerprint, job.index.sample(1, 0).name
+
+
+def test_only_the_first_rank_looks_at_the_shards_before_they_are_read(tmp_path):
+    config = run_config(tmp_path)
+    (by_first, *known), (by_second, *known_to_second) = run_ranks(2, look_at_shards, config)
+    assert by_first and not by_second
+    assert known == known_to_second and known[1] == "00001.tar/1"
