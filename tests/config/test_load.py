@@ -5,7 +5,7 @@ import pytest
 
 from diptych.config.keys import all_keys, describe_keys, did_you_mean
 from diptych.config.load import ConfigError, config_from_dict, is_override, load_config
-from diptych.config.rules import ABOVE_0, AT_LEAST_0, BETWEEN_0_AND_1, doubtful
+from diptych.config.rules import ABOVE_0, AT_LEAST_0, FROM_0_BELOW_1, FROM_0_TO_1, doubtful
 from diptych.config.values import config_to_dict, differing_keys, dump_config
 
 MINIMAL = """
@@ -220,10 +220,32 @@ def test_further_checks_are_reported_unless_their_key_is_mistyped(write):
     assert mistakes([write(MINIMAL)], ["data.train=3"], [check])[1:] == ["no such loss"]
 
 
-@pytest.mark.parametrize("key", [*ABOVE_0, *AT_LEAST_0, *BETWEEN_0_AND_1])
+@pytest.mark.parametrize("key", [*ABOVE_0, *AT_LEAST_0, *FROM_0_BELOW_1, *FROM_0_TO_1])
 def test_every_rule_is_about_an_existing_key(write, key):
     (line,) = mistakes([write(MINIMAL)], [f"{key}=-1"])
     assert line.startswith(f"command line: {key} is -1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ("random_resized_crop: {scale: [1, 0.5]}", "scale is [1.0, 0.5]; it must be two numbers above 0 and up to 1"),
+        ("random_resized_crop: {scale: [0.5, 1.5]}", "scale is [0.5, 1.5]; it must be two numbers above 0 and up to 1"),
+        ("random_resized_crop: {ratio: [0, 1]}", "ratio is [0.0, 1.0]; it must be two numbers above 0"),
+        ("random_resized_crop: {ratio: [1]}", "data.random_resized_crop.ratio is"),
+        ("augmentation: none, random_resized_crop: {scale: [0.5, 1]}", "no effect with data.augmentation none"),
+        ("colour_jitter: {brightness: 0.4, hue: 0.6}", "hue is 0.6; it must be between 0 and 0.5"),
+        ("colour_jitter: {probability: 0.8}", "no effect without brightness, contrast, saturation or hue"),
+        ("random_erasing: {scale: [0.1, 0.2]}", "no effect with a probability of 0"),
+        ("color_jitter: {hue: 0.1}", "did you mean data.colour_jitter?"),
+        ("hflip: 0.5", "did you mean data.horizontal_flip_probability?"),
+    ],
+)
+def test_augmentations_that_cannot_work_or_do_nothing_are_refused(write, settings, complaint):
+    crop = "" if "augmentation" in settings else "augmentation: random_resized_crop, "
+    text = f"data: {{train: shards, {crop}{settings}}}\ntraining: {{total_samples: 100, global_batch_size: 10}}\n"
+    (line,) = mistakes([write(text)])
+    assert complaint in line
 
 
 def test_differing_keys_are_named_with_both_values(write):

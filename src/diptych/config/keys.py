@@ -18,7 +18,16 @@ from diptych.config.schema import RunConfig
 
 OTHER_WORDS = {
     "checkpoint.every_samples": "checkpoint_every save_every save_every_steps save_freq save_frequency save_steps",
-    "data.augmentation": "aug augment augmentations transform transforms",
+    "data.augmentation": "aug aug_cfg augment augmentations transform transforms",
+    "data.colour_jitter": "color_jitter jitter",
+    "data.colour_jitter.probability": "color_jitter_prob",
+    "data.grey_probability": "gray gray_scale_prob grayscale grayscale_prob grey random_grayscale",
+    "data.horizontal_flip_probability": "flip hflip horizontal_flip random_horizontal_flip",
+    "data.random_erasing": "erasing random_erase",
+    "data.random_erasing.max_rectangles": "re_count",
+    "data.random_erasing.probability": "re_prob reprob",
+    "data.random_resized_crop.ratio": "crop_ratio",
+    "data.random_resized_crop.scale": "crop_scale",
     "data.train": "data_dir dataset shards train_data train_dir train_path train_shards",
     "machine.compile_blocks": "compile torch_compile torchcompile",
     "machine.deterministic": "cudnn_deterministic use_deterministic_algorithms",

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from diptych.config.schema import RunConfig
+from diptych.config.schema import (
+    ColourJitterConfig,
+    DataConfig,
+    RandomErasingConfig,
+    RandomResizedCropConfig,
+    RunConfig,
+)
 from diptych.config.values import config_to_dict, flatten
 from diptych.terminal import counted
 
@@ -18,6 +24,7 @@ ABOVE_0 = (
     "training.global_batch_size",
     "data.shuffle_window",
     "data.streams",
+    "data.random_erasing.max_rectangles",
     "model.embed_dim",
     "model.image.image_size",
     "model.text.width",
@@ -37,8 +44,20 @@ AT_LEAST_0 = (
     "optimizer.warmup_samples",
     "checkpoint.max_wait_seconds",
     "machine.loader_workers",
+    "data.colour_jitter.brightness",
+    "data.colour_jitter.contrast",
+    "data.colour_jitter.saturation",
 )
-BETWEEN_0_AND_1 = ("optimizer.beta1", "optimizer.beta2", "training.ema_decay", "data.max_rejected_fraction")
+FROM_0_BELOW_1 = ("optimizer.beta1", "optimizer.beta2", "training.ema_decay")
+FROM_0_TO_1 = (
+    "data.max_rejected_fraction",
+    "data.horizontal_flip_probability",
+    "data.colour_jitter.probability",
+    "data.grey_probability",
+    "data.random_erasing.probability",
+)
+SHARES_OF_THE_AREA = ("data.random_resized_crop.scale", "data.random_erasing.scale")
+RATIOS_OF_SIDES = ("data.random_resized_crop.ratio", "data.random_erasing.ratio")
 LARGEST_BF16_BETA = 1 - 2**-8
 """Above this value the share that a moment loses in a step, 1 - beta, can be less than rounding to bf16 adds back,
 which is half the distance between two bf16 numbers."""
@@ -50,6 +69,7 @@ def impossible(config: RunConfig) -> Iterator[Problem]:
     """Yield values that have the right type but cannot work."""
     yield from _out_of_range(config)
     yield from _contradictions(config)
+    yield from _without_effect(config.data)
 
 
 def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
@@ -80,14 +100,23 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
             yield key, f"{key} is {value}; it must be above 0"
         if key in AT_LEAST_0 and not value >= 0:
             yield key, f"{key} is {value}; it must be 0 or more"
-        if key in BETWEEN_0_AND_1 and (not 0 <= value <= 1 or (value == 1 and key != "data.max_rejected_fraction")):
+        if (key in FROM_0_BELOW_1 and not 0 <= value < 1) or (key in FROM_0_TO_1 and not 0 <= value <= 1):
             yield key, f"{key} is {value}; it must be between 0 and 1"
+        if key in SHARES_OF_THE_AREA and not 0 < value[0] <= value[1] <= 1:
+            yield key, f"{key} is {value}; it must be two numbers above 0 and up to 1, the smaller first"
+        if key in RATIOS_OF_SIDES and not 0 < value[0] <= value[1] < math.inf:
+            yield key, f"{key} is {value}; it must be two numbers above 0, the smaller first"
         if isinstance(value, float) and not math.isfinite(value):
             yield key, f"{key} is {value}; it must be a finite number"
     if config.training.global_batch_size == 1:
         yield (
             "training.global_batch_size",
             "training.global_batch_size is 1; it must be at least 2: a single pair has no negatives and a loss of 0",
+        )
+    if not 0 <= config.data.colour_jitter.hue <= 0.5:
+        yield (
+            "data.colour_jitter.hue",
+            f"data.colour_jitter.hue is {config.data.colour_jitter.hue}; it must be between 0 and 0.5, half a turn",
         )
     if not 0 <= config.training.seed < 2**63:
         yield "training.seed", f"training.seed is {config.training.seed}; it must be 0 or more and below 2^63"
@@ -145,4 +174,25 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
             ("optimizer.warmup_samples", "training.total_samples"),
             f"optimizer.warmup_samples {warmup} is not below training.total_samples {training.total_samples}: the run "
             f"would end while warming up",
+        )
+
+
+def _without_effect(data: DataConfig) -> Iterator[Problem]:
+    """Yield each augmentation that is described but switched off."""
+    if data.augmentation != "random_resized_crop" and data.random_resized_crop != RandomResizedCropConfig():
+        yield (
+            ("data.random_resized_crop", "data.augmentation"),
+            f"data.random_resized_crop has no effect with data.augmentation {data.augmentation}; "
+            f"set data.augmentation to random_resized_crop",
+        )
+    jitter, erasing = data.colour_jitter, data.random_erasing
+    if 0 <= jitter.probability < 1 and jitter == ColourJitterConfig(probability=jitter.probability):
+        yield (
+            "data.colour_jitter",
+            "data.colour_jitter has no effect without brightness, contrast, saturation or hue; set one of them",
+        )
+    if erasing.probability == 0 and erasing.max_rectangles > 0 and erasing != RandomErasingConfig():
+        yield (
+            "data.random_erasing",
+            "data.random_erasing has no effect with a probability of 0; set data.random_erasing.probability",
         )

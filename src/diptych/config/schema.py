@@ -61,6 +61,44 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandomResizedCropConfig:
+    """The crop of `data.augmentation: random_resized_crop`; the defaults are open_clip's."""
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    """Smallest and largest share of the picture's area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width divided by height."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourJitterConfig:
+    """Random changes of the colours, as torchvision's ColorJitter: without an amount above 0, none."""
+
+    probability: float = 1.0
+    """Share of the pictures whose colours change."""
+    brightness: float = 0.0
+    """0.4: the brightness is multiplied by 0.6 to 1.4; contrast and saturation likewise."""
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    """0.1: the hue is turned by up to a tenth of the colour circle, in either direction; at most 0.5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomErasingConfig:
+    """Random rectangles are filled with noise (arXiv 1708.04896)."""
+
+    probability: float = 0.0
+    """Share of the pictures in which something is erased."""
+    scale: tuple[float, float] = (0.02, 0.33)
+    """Smallest and largest share of the area that is erased."""
+    ratio: tuple[float, float] = (0.3, 3.3)
+    """Smallest and largest height of a rectangle divided by its width."""
+    max_rectangles: int = 1
+    """1 to this many rectangles share the area."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data to train on, and how samples are shuffled, augmented and rejected."""
 
@@ -73,8 +111,15 @@ class DataConfig:
     mixes shards as a uniform shuffle does. A rank reads about as many shards at a time as it has streams; with few
     ranks and a slow disk, a number such as 256 lets each of them read fewer."""
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
-    """random_square_crop: the paper's only augmentation (section 2.3); random_resized_crop: open_clip's, of scale 0.9
-    to 1; none: the centre crop."""
+    """Which part of a picture is trained on. random_square_crop: a square as large as the shorter side, the paper's
+    only augmentation (section 2.3); random_resized_crop: a rectangle, open_clip's; none: the middle square."""
+    random_resized_crop: RandomResizedCropConfig = field(default_factory=RandomResizedCropConfig)
+    horizontal_flip_probability: float = 0.0
+    """Share of the pictures that are mirrored; captions such as "a car on the left" then become wrong."""
+    colour_jitter: ColourJitterConfig = field(default_factory=ColourJitterConfig)
+    grey_probability: float = 0.0
+    """Share of the pictures that become grey."""
+    random_erasing: RandomErasingConfig = field(default_factory=RandomErasingConfig)
     max_rejected_fraction: float = 0.01
     """If a larger share of the samples is rejected, the run stops and prints the reasons."""
 

@@ -6,7 +6,12 @@ which would change runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
+
+Value = TypeVar("Value")
 
 SPLITMIX64_STEP = np.uint64(0x9E3779B97F4A7C15)
 _STEP = int(SPLITMIX64_STEP)
@@ -37,6 +42,22 @@ class Draws:
     def below(self, stop: int) -> int:
         """One of 0, 1, …, stop - 1."""
         return self._next() * stop >> 64
+
+    def happens(self, probability: float) -> bool:
+        """Whether something with this probability happens; if that is certain, nothing is drawn."""
+        return probability > 0 and (probability >= 1 or self.uniform() < probability)
+
+    def shuffled(self, values: Sequence[Value]) -> list[Value]:
+        """The values in a random order."""
+        left = list(values)
+        return [left.pop(self.below(len(left))) for _ in values]
+
+    def bytes(self, number: int) -> np.ndarray:
+        """u8[number]: the bytes of the next numbers, lowest first."""
+        steps = np.arange(1, -(-number // 8) + 1, dtype=np.uint64)
+        drawn = mix_bits(np.uint64(self._state) + steps * SPLITMIX64_STEP)
+        self._state = self._state + len(steps) * _STEP & _MASK
+        return drawn.astype("<u8").view(np.uint8)[:number]
 
     def _next(self) -> int:
         self._state = self._state + _STEP & _MASK

@@ -27,7 +27,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys
 
 from diptych.config.schema import DataConfig
-from diptych.data.augment import AUGMENTATIONS
+from diptych.data.augment import augment
 from diptych.data.batch import Batch, Reject
 from diptych.data.captions import all_captions, caption_of
 from diptych.data.draws import Draws, hash_of, hashes
@@ -77,7 +77,7 @@ class Decoder:
     """Turns a sample's encoded members into a Row, for one data config."""
 
     def __init__(self, config: DataConfig, image_size: int, seed: int):
-        self._crop = AUGMENTATIONS[config.augmentation]
+        self._config = config
         self.image_size = image_size
         self._seed = seed
 
@@ -98,16 +98,16 @@ class Decoder:
         except PictureError as error:
             return row(reason=error.reason.value)
         several = all_captions(caption, members.get("json", b""))
-        return row(image=self._cropped(pixels, picked), caption=self._one_of(several, picked) if several else caption)
+        return row(image=self._augmented(pixels, picked), caption=self._one_of(several, picked) if several else caption)
 
     def _one_of(self, captions: Sequence[str], picked: Picked) -> str:
         """Choose one of a picture's captions by seed, epoch and sample, so that each epoch may use another one."""
         return captions[hash_of(picked.sample, self._seed, picked.epoch, 3) % len(captions)]
 
-    def _cropped(self, pixels: np.ndarray, picked: Picked) -> np.ndarray:
-        """Crop at random by seed, epoch and sample: the same crop on any rank and after any resume."""
+    def _augmented(self, pixels: np.ndarray, picked: Picked) -> np.ndarray:
+        """Augment at random by seed, epoch and sample: the same on any rank and after any resume."""
         draws = Draws(hash_of(picked.sample, self._seed, picked.epoch, 1))
-        return self._crop(pixels, self.image_size, draws)
+        return augment(pixels, self._config, self.image_size, draws)
 
 
 class SampleReader(IterableDataset[dict[str, Any]]):
