@@ -114,9 +114,9 @@ def test_the_square_crop_reaches_both_ends():
 
 
 @pytest.mark.parametrize("scale, ratio", [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.3, 0.5), (0.5, 3))])
-@pytest.mark.parametrize("shape", [(290, 256), (256, 280), (64, 64)])
+@pytest.mark.parametrize("shape", [(320, 240), (240, 320), (300, 200), (200, 300), (640, 40), (2, 99), (64, 64)])
 def test_the_random_resized_crop_is_torchvisions(repeat, scale, ratio, shape):
-    picture = photograph(*shape)
+    picture = noise(*shape)
     tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     settings = config(
         augmentation="random_resized_crop", random_resized_crop=RandomResizedCropConfig(scale=scale, ratio=ratio)
@@ -129,6 +129,13 @@ def test_the_random_resized_crop_is_torchvisions(repeat, scale, ratio, shape):
         repeat(draws)
         crop = v2.RandomResizedCrop(48, scale=scale, ratio=ratio, interpolation=v2.InterpolationMode.BICUBIC)
         assert np.array_equal(ours, crop(tensor))
+
+
+@pytest.mark.parametrize("ratio, shape", [((0.1, 0.2), (99, 1)), ((5, 9), (1, 99))])
+def test_a_crop_of_a_thin_strip_has_at_least_one_pixel(ratio, shape):
+    crop = RandomResizedCropConfig(ratio=ratio)
+    box = crop_box(*shape, config(augmentation="random_resized_crop", random_resized_crop=crop), Draws(0))
+    assert box[2:] == (1, 1)
 
 
 def test_a_flip_is_torchvisions_and_happens_as_often_as_asked():

@@ -68,7 +68,11 @@ def random_rectangle(width: int, height: int, config: RandomResizedCropConfig, d
             left = draws.below(width - columns + 1)
             top = draws.below(height - rows + 1)
             return left, top, columns, rows
-    return middle_square(width, height)
+    # As much of the middle as the ratios allow. A picture of 3:2 always gets it with open_clip's scale and ratio.
+    narrowest, widest = config.ratio
+    columns = max(1, round(height * widest)) if width / height > widest else width
+    rows = max(1, round(width / narrowest)) if width / height < narrowest else height
+    return (width - columns) // 2, (height - rows) // 2, columns, rows
 
 
 def erase(square: np.ndarray, config: RandomErasingConfig, draws: Draws) -> np.ndarray:
