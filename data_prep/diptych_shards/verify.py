@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table, index_path
 from diptych.data.shards import ShardIndex, open_index
-from diptych.files import sha256_of
+from diptych.files import check_folder, sha256_of
 from diptych.terminal import counted, shown
 from diptych_shards.run.out_folder import read_state
 from diptych_shards.run.progress import Progress
@@ -22,10 +22,9 @@ def verify(folder: Path) -> ShardIndex:
 
     Raises:
         ShardError: at the first shard that is missing, incomplete or changed; with its first broken member.
-        ValueError: the state file of the command that made them is damaged.
+        UserError: it is not a folder, or the state file of the command that made the shards is damaged.
     """
-    if not folder.is_dir():
-        raise ShardError(f"{shown(folder)} is not a folder")
+    check_folder(folder, "shards")
     for tar in sorted(folder.glob("*.tar")):
         if not (folder / INDEX_FOLDER / f"{tar.name}.index").exists():
             maker = _maker(folder)

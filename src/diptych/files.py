@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from diptych.errors import UserError
+from diptych.terminal import shown
 
 LOCK_FILE = "lock"
 PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
@@ -126,6 +127,17 @@ def check_writable(path: Path, way_out: str) -> None:
         for folder in reversed(made):
             with suppress(OSError):  # another process has put something there meanwhile
                 folder.rmdir()
+
+
+def check_folder(path: Path, expected: str) -> None:
+    """Check that the user named a folder that exists. expected: what the folder should contain.
+
+    Raises:
+        UserError: it is not a folder, or does not exist.
+    """
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise UserError(f"{shown(path)} {what}; expected a folder of {expected}")
 
 
 def flush(path: Path) -> None:

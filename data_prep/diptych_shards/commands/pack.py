@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diptych.command_line import path_argument
 from diptych.errors import UserError
+from diptych.files import check_folder
 from diptych.terminal import counted, shown
 from diptych_shards.arguments import add_processes
 from diptych_shards.pack.pack import PackOptions, PackReport
@@ -61,8 +62,7 @@ def run(chosen: argparse.Namespace) -> None:
     from diptych_shards.tables.picture_table import Wanted
 
     folder, out = chosen.folder, chosen.out
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+    check_folder(folder, "pictures")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
         raise UserError(f"{out} lies inside {folder}: the shards would become input; name a folder outside")
     if chosen.table is not None and chosen.caption_template is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, index_path, read_shard
 from diptych.data.shard_locations import tars_at
 from diptych.data.shards import ShardIndex
+from diptych.files import check_folder
 from diptych.terminal import counted, is_or_are, shown
 from diptych_shards.metadata import columns_of_shard, facts_of_samples, parquet_of
 from diptych_shards.run.out_folder import damaged, read_state
@@ -99,10 +100,9 @@ def open_results(out: Path) -> ResultsReader:
 
     Raises:
         ShardError: there are none, or they have no index.
-        ValueError: the state file of the command that made them is damaged.
+        UserError: it is not a folder, or the state file of the command that made the shards is damaged.
     """
-    if not out.is_dir():
-        raise ShardError(f"{shown(out)} is not a folder" if out.exists() else f"{shown(out)} does not exist")
+    check_folder(out, "shards")
     for name, kind in (("build.json", BuildReader), ("pack.json", PackReader), ("select.json", ShardReader)):
         path = out / INDEX_FOLDER / name
         if path.exists():
@@ -117,7 +117,9 @@ def open_results(out: Path) -> ResultsReader:
         if (out / INDEX_FOLDER / "curate.json").exists():
             page = shown(out / INDEX_FOLDER / "report.html")
             raise ShardError(f"{shown(out)} holds pairs, not shards; curate itself writes their report: {page}")
-        raise ShardError(f"{shown(out)} holds neither shards nor output of build or pack: no {INDEX_FOLDER}/build.json")
+        raise ShardError(
+            f"{shown(out)} holds no shards; name the folder of a build, a pack or a select, or other shards"
+        )
     if without := [tar for tar in tars if not index_path(tar).exists()]:
         raise ShardError(f"{shown(without[0])} has no index; diptych-shards index {shown(out)} writes it")
     return ShardReader(out, "shards", True, {})

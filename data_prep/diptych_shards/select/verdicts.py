@@ -22,7 +22,7 @@ import numpy as np
 
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
-from diptych.files import flush, sha256_of
+from diptych.files import check_folder, flush, sha256_of
 from diptych.terminal import counted, is_or_are, shown
 from diptych_shards.select.select_folder import checked_name, select_folder
 
@@ -162,9 +162,7 @@ def open_shards(path: Path) -> ShardIndex:
         UserError: it is not a folder.
         ShardError: the shards are missing or damaged.
     """
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise UserError(f"{shown(path)} {what}; name the folder of the shards, which contains the verdicts")
+    check_folder(path, "shards, which also contains their verdicts")
     return open_index(path)
 
 

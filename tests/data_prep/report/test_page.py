@@ -293,7 +293,7 @@ def test_a_picture_with_an_empty_caption_is_shown_as_such(tmp_path):
     ("folder", "options", "message"),
     [
         ("nowhere", [], "nowhere does not exist"),
-        ("empty", [], "no _index/build.json"),
+        ("empty", [], "empty holds no shards; name the folder of a build"),
         ("broken", [], "build.json is damaged"),
         ("bare", [], "a.tar has no index; diptych-shards index bare writes it"),
         ("out", ["--to", "empty"], "empty is a folder"),
