@@ -134,22 +134,12 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         for batch_number, start, stop in self.pieces():
             planned = self._order.rows(batch_number, start, stop)
             for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
-                yield from self.members(Picked(sample, epoch, batch_number))
+                yield from members_of(self._index, Picked(sample, epoch, batch_number))
                 yield {}
 
-    def members(self, picked: Picked) -> Iterator[dict[str, Any]]:
-        """Yield the members of one sample, after an extra member `picked` with its place in the run."""
-        shard_number, row = self._index.locate(picked.sample)
-        shard = self._index.shards[shard_number]
-        key = f"row-{row}"  # used if even the key cannot be read
-        try:
-            sample = self._index.sample(shard_number, row)
-            key = sample.key
-            parts: dict[str, Any] = dict(self._index.read(sample))
-        except (ShardError, OSError) as error:
-            parts = {"damaged": str(error)}
-        for suffix, data in {"picked": picked, **parts}.items():
-            yield {"fname": f"{key}.{suffix}", "data": data, "__url__": shard.path.name}
+    def replacement(self, picked: Picked, attempt: int) -> dict[str, Any]:
+        """The members of the sample that `filler` chooses."""
+        return read_sample(self._index, self.filler(picked, attempt))
 
     def filler(self, picked: Picked, attempt: int) -> Picked:
         """Choose a sample to replace a rejected one: the same on all ranks, from outside the batch if possible."""
@@ -158,6 +148,27 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(self._order.total)
         outside = [sample for sample in drawn.tolist() if sample not in batch]
         return Picked(outside[0] if outside else int(drawn[0]), picked.epoch, picked.batch_number)
+
+
+def members_of(index: ShardIndex, picked: Picked) -> Iterator[dict[str, Any]]:
+    """Yield the members of one sample, after an extra member `picked` with its place in the run."""
+    shard_number, row = index.locate(picked.sample)
+    shard = index.shards[shard_number]
+    key = f"row-{row}"  # used if even the key cannot be read
+    try:
+        sample = index.sample(shard_number, row)
+        key = sample.key
+        parts: dict[str, Any] = dict(index.read(sample))
+    except (ShardError, OSError) as error:
+        parts = {"damaged": str(error)}
+    for suffix, data in {"picked": picked, **parts}.items():
+        yield {"fname": f"{key}.{suffix}", "data": data, "__url__": shard.path.name}
+
+
+def read_sample(index: ShardIndex, picked: Picked) -> dict[str, Any]:
+    """All members of one sample, as a Decoder takes them."""
+    members: dict[str, Any] = next(group_by_keys(members_of(index, picked)))
+    return members
 
 
 def _pieces(rows: tuple[int, int]) -> list[tuple[int, int]]:
@@ -205,8 +216,7 @@ class RowsIntoPieces:
             if attempt == 0:
                 rejects.append(Reject(planned.sample, row.shard, row.key, row.reason))
             reasons[row.reason] += 1
-            members = self._source.members(self._source.filler(planned, attempt))
-            row = self._decode(next(group_by_keys(members)))
+            row = self._decode(self._source.replacement(planned, attempt))
         table = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
         raise ShardError(
             f"{row.shard}: sample {row.key} was rejected ({row.reason}), and so were {MAX_FILLERS - 1} others that "
