@@ -1,8 +1,9 @@
 """Run a command made of verbs: find the verb, parse its arguments, run it, and report mistakes on one line.
 
 A verb is a module with a docstring, `add_arguments(parser)` and `run(arguments)`. It may also have
-`explain_option(option)`, which says what the user may have meant by an unknown option. A verb is imported only when it
-is called; the list of verbs is made from their source, so that help appears at once.
+`explain_option(option)`, which says what the user may have meant by an unknown option. A package is a verb with
+verbs of its own, such as `diptych data preview`. A verb is imported only when it is called; the list of verbs is made
+from their source, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -71,7 +72,7 @@ def run(program: Program, words: Sequence[str]) -> int:
     replace_unencodable_letters()
     verb, *words = words or ["help"]
     if verb == "help" and words:
-        verb, words = words[0], ["--help"]
+        verb, words = words[0], [*words[1:], "--help"]
     if verb in ("help", "-h", "--help"):
         print(_help(program), end="")
         sys.exit(0)
@@ -84,6 +85,8 @@ def run(program: Program, words: Sequence[str]) -> int:
         print(f"{program.name}: {unknown_word(noun, verb, known)}", file=sys.stderr)
         return 2
     try:
+        if (inner := _program_of(program, verb)) is not None:
+            return run(inner, words)
         _run_verb(program, verb, words)
     except KeyboardInterrupt:
         print(program.if_interrupted, end="\n" * bool(program.if_interrupted), file=sys.stderr)
@@ -162,6 +165,16 @@ def decode_argument(text: str) -> str:
         return os.fsencode(text).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{text!r} is not UTF-8; type it in UTF-8, or name a UTF-8 file that contains it") from error
+
+
+def _program_of(program: Program, verb: str) -> Program | None:
+    """The verb as a program, if it is a package of verbs."""
+    name = f"{program.verbs.__name__}.{verb}"
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    verbs = importlib.import_module(name)
+    return replace(program, name=f"{program.name} {verb}", description=(verbs.__doc__ or "").strip(), verbs=verbs)
 
 
 def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
