@@ -18,7 +18,7 @@ SOURCES = {
 }
 LAYERS = [
     ("verbs", "cli", "__main__"),
-    ("training",),
+    ("training", "inspection"),
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
@@ -168,14 +168,14 @@ def test_importing_loads_neither_torch_nor_webdataset(module):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, "data stats", "data preview"])
 def test_help_loads_neither_torch_nor_webdataset(verb):
     code = (
         "import sys, diptych.cli\n"
-        "try: diptych.cli.main([sys.argv[1], '--help'])\n"
+        "try: diptych.cli.main([*sys.argv[1:], '--help'])\n"
         "except SystemExit: print({'torch', 'webdataset', 'wandb'} & set(sys.modules))"
     )
-    said = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True).stdout
+    said = subprocess.run([sys.executable, "-c", code, *verb.split()], capture_output=True, text=True).stdout
     assert said.splitlines()[-1] == "set()"
 
 

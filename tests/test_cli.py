@@ -52,6 +52,21 @@ def test_help_of_a_verb_is_that_of_its_option(command, verb, capsys):
     assert shown == 2 * shown[: len(shown) // 2] and verb in shown
 
 
+def test_a_verb_may_have_verbs_of_its_own(capsys):
+    for words in (["data"], ["help", "data"], ["data", "-h"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 0 and "\n  preview  " in capsys.readouterr().out
+    for words in (["help", "data", "preview"], ["data", "help", "preview"], ["data", "preview", "-h"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 0 and "usage: diptych data preview " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "prevew"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "diptych data: no verb 'prevew'; did you mean preview?\n"
+
+
 @pytest.mark.parametrize(("command", "name"), [(main, "diptych"), (main_of_shards, "diptych-shards")])
 def test_the_version_is_that_of_the_distribution(command, name, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -122,6 +122,12 @@ class PictureFile:
         if has_many_scans:
             check_scans(data, self.width * self.height)
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height after the orientation that the file's header gives."""
+        is_turned = exif_orientation(exif_of(self._file)) >= 5
+        return (self.height, self.width) if is_turned else (self.width, self.height)
+
     def load(self) -> ImageFile.ImageFile:
         """Decode the first frame, in the file's own mode.
 

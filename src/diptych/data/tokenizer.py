@@ -122,6 +122,10 @@ class Tokenizer:
                 text += self._bytes[token]
         return text.decode(errors="replace").rstrip()
 
+    def ends_word(self, token: int) -> bool:
+        """Whether a word or a piece ends with the token, so that `decode` puts a space after it."""
+        return self._bytes[token].endswith(b" ")
+
     @property
     def written_tokens(self) -> list[str]:
         """Every token as it is written in merges, in order of ids; without start and end."""

@@ -1,0 +1,53 @@
+"""Look at shards once: draw samples, decode them, count them, and keep some to be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diptych.config.schema import RunConfig
+from diptych.data.shards import open_index
+from diptych.data.tokenizer import Tokenizer, load_tokenizer
+from diptych.errors import UserError
+from diptych.inspection.samples import SeenSample, draw_samples, see_samples
+from diptych.inspection.statistics import Statistics, start_statistics
+
+MOST_REJECTED = 24
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found in shards."""
+
+    title: str
+    """The name of the folder of the first shard."""
+    tokenizer: Tokenizer
+    statistics: Statistics
+    shown: list[SeenSample]
+    """Some of the samples that training uses, evenly among those drawn."""
+    rejected: list[SeenSample]
+    """The first samples that training rejects."""
+
+
+def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
+    """Draw samples of the config's shards and decode them as training would.
+
+    Raises:
+        UserError: there are no samples, or no vocabulary.
+    """
+    tokenizer = load_tokenizer(config.tokenizer.vocabulary)
+    index = open_index(config.data.train)
+    if not len(index):
+        raise UserError(f"{config.data.train}: the shards contain no samples; name shards that do")
+    samples = draw_samples(index, max(num_samples, num_shown), config.training.seed)
+    statistics = start_statistics(
+        index, samples, image_size=config.model.image.image_size, context_length=config.model.text.context_length
+    )
+    found = Look(index.shards[0].path.resolve().parent.name, tokenizer, statistics, [], [])
+    for number, seen in enumerate(see_samples(index, samples, config, tokenizer)):
+        statistics.add(seen)
+        if seen.row.reason is not None:
+            found.rejected.extend([seen] * (len(found.rejected) < MOST_REJECTED))
+        elif len(found.shown) * len(samples) <= number * num_shown and len(found.shown) < num_shown:
+            found.shown.append(seen)
+    statistics.compare_captions(index, samples)
+    return found

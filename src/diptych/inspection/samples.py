@@ -1,0 +1,105 @@
+"""Draw samples evenly from shards, and decode them as training does, with the time that each stage takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diptych.config.schema import RunConfig
+from diptych.data.captions import caption_of
+from diptych.data.draws import Draws, hash_of
+from diptych.data.jpeg_segments import JpegStructureError, read_header
+from diptych.data.loader import Decoder, Picked, Row, read_sample
+from diptych.data.picture_safety import PictureError, PictureFile
+from diptych.data.shard_index_file import PICTURE_SUFFIXES
+from diptych.data.shards import ShardIndex
+from diptych.data.tokenizer import Tokenizer
+
+MOST_SHARDS = 64
+"""Samples are drawn from at most this many shards, so that few index files are read, and few remote shards fetched."""
+STAGES = ("read", "decode", "tokenize")
+
+
+@dataclass(frozen=True)
+class SeenSample:
+    """A sample as it is stored, and as the first epoch of training sees it."""
+
+    row: Row
+    """Its pixels after crop and augmentation and its caption, or the reason for which it is rejected."""
+    caption: str
+    """As stored; the first one if there are several."""
+    tokens: tuple[int, ...]
+    """Of the whole caption that training uses, without start and end."""
+    picture: bytes | None
+    """The picture's file; None if there is none or it cannot be read."""
+    format: str | None
+    """JPEG, progressive JPEG, PNG …; None if the header cannot be read."""
+    size: tuple[int, int] | None
+    """Upright width and height in pixels."""
+    member_bytes: Mapping[str, int]
+    """Suffix of each of its files → size."""
+    seconds: Mapping[str, float]
+    """Stage → processor time."""
+
+
+def draw_samples(index: ShardIndex, number: int, seed: int) -> list[int]:
+    """Draw up to `number` samples of an index, one at random from each of as many equally long stretches.
+
+    If there are more shards than MOST_SHARDS, the stretches cover that many of them, drawn in the same way.
+    """
+    chosen = _one_of_each_stretch(len(index.shards), min(MOST_SHARDS, len(index.shards)), hash_of(0, seed, 5))
+    ends = np.cumsum(index.counts[chosen])
+    places = np.array(_one_of_each_stretch(int(ends[-1]), min(number, int(ends[-1])), hash_of(1, seed, 5)))
+    turns = np.searchsorted(ends, places, side="right")
+    shards = np.array(chosen)[turns]
+    firsts = np.cumsum(index.counts) - index.counts
+    samples: list[int] = (firsts[shards] + places - (ends[turns] - index.counts[shards])).tolist()
+    return samples
+
+
+def see_samples(index: ShardIndex, samples: list[int], config: RunConfig, tokenizer: Tokenizer) -> Iterator[SeenSample]:
+    """Read and decode the samples one after another in this thread, through the loader's own stages."""
+    torch.set_num_threads(1)
+    decode = Decoder(config.data, config.model.image.image_size, config.training.seed)
+    for sample in samples:
+        began = time.process_time()
+        members = read_sample(index, Picked(sample, epoch=0, batch_number=0))
+        was_read = time.process_time()
+        row = decode(members)
+        decoded = time.process_time()
+        tokens = tokenizer.encode(row.caption)
+        tokenized = time.process_time()
+        files = {suffix: data for suffix, data in members.items() if isinstance(data, bytes)}
+        suffix = next((suffix for suffix in PICTURE_SUFFIXES if suffix in files), None)
+        picture = None if suffix is None else files[suffix]
+        yield SeenSample(
+            row,
+            row.caption or caption_of(files),
+            tuple(tokens),
+            picture,
+            *_header(picture),
+            {suffix: len(data) for suffix, data in files.items()},
+            dict(zip(STAGES, (was_read - began, decoded - was_read, tokenized - decoded), strict=True)),
+        )
+
+
+def _one_of_each_stretch(total: int, number: int, key: int) -> list[int]:
+    draws = Draws(key)
+    edges = [stretch * total // number for stretch in range(number + 1)]
+    return [low + draws.below(high - low) for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def _header(picture: bytes | None) -> tuple[str | None, tuple[int, int] | None]:
+    """Format, and upright width and height; None for each if the header cannot be read."""
+    if picture is None:
+        return None, None
+    try:
+        file = PictureFile(picture)
+        is_progressive = file.format == "JPEG" and read_header(picture).has_many_scans
+    except (PictureError, JpegStructureError):
+        return None, None
+    return f"progressive {file.format}" if is_progressive else file.format, file.upright_size
