@@ -72,7 +72,7 @@ def said(capsys):
         (["build", "urls.csv", "out", "--block-domains", "none.txt"], "none.txt cannot be read: No such file"),
         (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--timeout=nan"], "timeout"),
         (["build", "two.csv", "out", "--caption-column=none", "--url-column=image", "--image-size=0"], "image_size"),
-        (["verify", "nowhere"], "not a folder"),
+        (["verify", "nowhere"], "nowhere does not exist; expected a folder of shards"),
         (["verify", "empty"], "no .tar"),
     ],
 )
