@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from diptych.terminal import printable
+from typing import Any
+
+from diptych.errors import UserError
+from diptych.terminal import printable, shown
 
 _WEB = ("http://", "https://")
 _LONGEST_REASON = 300
@@ -13,9 +16,35 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
+def is_elsewhere(location: str) -> bool:
+    """Whether a location is on another machine; `file:///x` is a path of this one."""
+    return is_remote(location) and not location.lower().startswith("file:")
+
+
+def is_web(location: str) -> bool:
+    return location.startswith(_WEB)
+
+
+def file_system(location: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, and the path in it; endpoint and credentials are where fsspec finds them.
+
+    Raises:
+        UserError: no installed package reads such addresses, or its settings are wrong.
+    """
+    import fsspec  # imported here: local files need no fsspec
+
+    if why := why_unreadable(location):
+        raise UserError(f"{shown(location)}: {why}")
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(location)
+    except Exception as error:  # each file system has classes of its own
+        raise UserError(f"{shown(location)} {what_failed(location, error)}") from error
+    return found
+
+
 def why_unreadable(location: str) -> str | None:
     """Say what to install, or what to name instead; None if such addresses can be read."""
-    import fsspec  # imported here: local files need no fsspec
+    import fsspec
 
     scheme = location.partition("://")[0].rpartition("::")[2]
     try:
@@ -34,7 +63,7 @@ def what_failed(location: str, error: Exception) -> str:
 
     Each store has its own errors. For http(s)://, fsspec reports every failure as a file that is not found.
     """
-    cause = error.__cause__ if isinstance(error, FileNotFoundError) and location.startswith(_WEB) else None
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) and is_web(location) else None
     if is_missing(location, error):
         return "does not exist"
     if cause is None:
@@ -51,7 +80,7 @@ def is_missing(location: str, error: Exception) -> bool:
     """Whether the file certainly does not exist."""
     if not isinstance(error, FileNotFoundError):
         return False
-    if error.__cause__ is None or not location.startswith(_WEB):
+    if error.__cause__ is None or not is_web(location):
         return True
     return getattr(error.__cause__, "status", None) in (404, 410)
 

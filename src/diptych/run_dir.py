@@ -35,7 +35,10 @@ from diptych.yaml_documents import parse_yaml
 
 logger = logging.getLogger(__name__)
 
-FREE_KEYS = ("run_dir", "machine", "tracking", "checkpoint", "data.train", "tokenizer.vocabulary")
+FREE_KEYS = (
+    *("run_dir", "machine", "tracking", "checkpoint"),
+    *("data.train", "data.cache.folder", "data.cache.bytes", "tokenizer.vocabulary"),
+)
 """Keys and sections that may change from one start to the next: how the run is executed and watched, and where its
 input is stored. What it computes may not change. (The content of the input is compared with the checkpoint.)"""
 

@@ -298,7 +298,7 @@ def test_a_tilde_means_the_home_folder_in_every_path(write, tmp_path, monkeypatc
     assert config.model.initial_weights == f"{tmp_path}/w"
 
 
-@pytest.mark.parametrize("key", ["run_dir", "data.train", "tokenizer.vocabulary", "model.initial_weights"])
+@pytest.mark.parametrize("key", ["run_dir", "data.cache.folder", "tokenizer.vocabulary", "model.initial_weights"])
 def test_a_url_is_refused_as_a_path_of_a_config(write, key):
     (line,) = mistakes([write(MINIMAL)], [f"{key}=s3://bucket/x"])
     assert line.startswith(f"command line: {key} s3://bucket/x is not on this machine")

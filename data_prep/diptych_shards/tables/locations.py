@@ -15,7 +15,8 @@ from typing import IO, Any
 
 import xxhash
 
-from diptych.remote_files import is_remote, one_line, what_failed, why_unreadable
+from diptych.errors import UserError
+from diptych.remote_files import file_system, is_remote, one_line, what_failed
 from diptych.terminal import shown
 from diptych_shards.tables.columns import TableError
 
@@ -81,8 +82,8 @@ class TableFile:
         """Open the bytes as they are stored, seekable."""
         opener, path = (io.open, self.location)
         if is_remote(self.location):
-            file_system, path = _file_system(self.location)
-            opener = file_system.open
+            files, path = _file_system(self.location)
+            opener = files.open
         try:
             return opener(path, "rb")
         except self.errors as error:
@@ -164,9 +165,9 @@ class TableFile:
 
     @cached_property
     def _info(self) -> dict[str, Any]:
-        file_system, path = _file_system(self.location)
+        files, path = _file_system(self.location)
         try:
-            info: dict[str, Any] = file_system.info(path)
+            info: dict[str, Any] = files.info(path)
         except self.errors as error:
             raise _cannot_read(self.location, error) from error
         return info
@@ -242,13 +243,13 @@ def _expand(location: str, out: Path | None) -> list[TableFile] | str:
             ours = None if out is None else out.resolve()
             return _tables_of(location, [p for p in found if ours is None or ours not in Path(p).resolve().parents])
         raise TableError(f"{shown(location)} does not exist")
-    file_system, path = _file_system(location)
+    files, path = _file_system(location)
     try:
         if glob.has_magic(path) and "?" not in location:
-            return _tables_of(location, [file_system.unstrip_protocol(found) for found in file_system.glob(path)])
-        if _known(location) is None and file_system.isdir(path):
-            found = [f["name"] for f in file_system.ls(path, detail=True) if f["type"] == "file"]
-            return _tables_of(location, [file_system.unstrip_protocol(name) for name in found])
+            return _tables_of(location, [files.unstrip_protocol(found) for found in files.glob(path)])
+        if _known(location) is None and files.isdir(path):
+            found = [f["name"] for f in files.ls(path, detail=True) if f["type"] == "file"]
+            return _tables_of(location, [files.unstrip_protocol(name) for name in found])
     except Exception as error:  # each file system has classes of its own
         raise _cannot_read(location, error) from error
     return location
@@ -264,15 +265,10 @@ def _tables_of(location: str, paths: list[str]) -> list[TableFile]:
 
 
 def _file_system(location: str) -> tuple[Any, str]:
-    import fsspec  # here: tables of this machine need none
-
-    if why := why_unreadable(location):
-        raise TableError(f"{shown(location)}: {why}")
     try:
-        file_system, path = fsspec.core.url_to_fs(location)
-    except Exception as error:  # each file system has classes of its own
-        raise _cannot_read(location, error) from error
-    return file_system, path
+        return file_system(location)
+    except UserError as error:
+        raise TableError(str(error)) from error
 
 
 def _cannot_read(location: str, error: Exception) -> TableError:

@@ -23,6 +23,7 @@ from diptych.config.schema import SIGLIP_START, RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.files import local_path
+from diptych.remote_files import is_elsewhere
 from diptych.yaml_documents import parse_yaml
 
 Sources = dict[str, str]
@@ -38,8 +39,10 @@ STAND_INS = {
     "training.global_batch_size": 2,
 }
 
-PATHS = ("run_dir", "data.train", "tokenizer.vocabulary", "model.initial_weights")
+PATHS = ("run_dir", "data.train", "data.cache.folder", "tokenizer.vocabulary", "model.initial_weights")
 """Keys whose values are paths, or lists of them."""
+MAY_BE_ELSEWHERE = ("data.train",)
+"""Of these, the keys whose values may also be addresses such as `s3://bucket/shards`."""
 
 
 class ConfigError(UserError):
@@ -231,6 +234,8 @@ def _with_local_paths(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
     problems: list[Problem] = []
 
     def path_of(key: str, text: str) -> str:
+        if key in MAY_BE_ELSEWHERE and is_elsewhere(text):
+            return text
         try:
             path = local_path(text)
         except UserError as error:

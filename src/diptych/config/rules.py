@@ -25,6 +25,7 @@ ABOVE_0 = (
     "data.shuffle_window",
     "data.streams",
     "data.random_erasing.max_rectangles",
+    "data.cache.bytes",
     "model.embed_dim",
     "model.image.image_size",
     "model.text.width",

@@ -99,11 +99,26 @@ class RandomErasingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Where shards at addresses such as `s3://bucket/shards` are kept on each machine."""
+
+    folder: str | None = None
+    """A folder of a disk of the machine, which all its ranks share; null: `diptych/shards` in XDG_CACHE_HOME, or else
+    in ~/.cache."""
+    bytes: int | None = None
+    """The most that it may take, such as 2e12; null: half of the disk's free space. With fewer bytes than the data,
+    the shards that were used longest ago are deleted and fetched again when they are needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data to train on, and how samples are shuffled, augmented and rejected."""
 
     train: str | tuple[str, ...]
-    """Shard folders, tar files or brace patterns (`shards/{00000..00099}.tar`)."""
+    """Shard folders, tar files or brace patterns (`shards/{00000..00099}.tar`), on a disk or at an address that fsspec
+    reads: s3://, gs://, hf://, https://. Endpoint and credentials of a store are where fsspec finds them: in the
+    environment (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `FSSPEC_S3_…`) or in fsspec's configuration files."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
     shuffle_window: int = 10_000
     """Samples are shuffled within windows of this many consecutive samples."""
     streams: int | None = None

@@ -34,6 +34,7 @@ from diptych.data.draws import Draws, hash_of, hashes
 from diptych.data.order import Order
 from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, PictureReason
+from diptych.data.shard_download import RemoteShardError
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import Tokenizer
@@ -159,6 +160,8 @@ def members_of(index: ShardIndex, picked: Picked) -> Iterator[dict[str, Any]]:
         sample = index.sample(shard_number, row)
         key = sample.key
         parts: dict[str, Any] = dict(index.read(sample))
+    except RemoteShardError:  # no fault of the sample: all samples of its shard would be rejected for it
+        raise
     except (ShardError, OSError) as error:
         parts = {"damaged": str(error)}
     for suffix, data in {"picked": picked, **parts}.items():

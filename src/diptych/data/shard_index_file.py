@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -21,6 +21,9 @@ from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.errors import UserError
 from diptych.files import commit_file
 from diptych.terminal import shown
+
+if TYPE_CHECKING:
+    from diptych.data.shard_cache import ShardCache
 
 PICTURE_SUFFIXES = tuple(ending[1:] for ending in PICTURE_ENDINGS)
 ALLOWED_SUFFIXES = (
@@ -33,6 +36,7 @@ The order is part of the format: new suffixes go to the end.
 """
 
 INDEX_FOLDER = "_index"
+FOLDER_LIST = "all.index"
 MAX_MEMBER_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 16
 
@@ -45,6 +49,13 @@ class ShardError(UserError):
     """A shard or its index is missing, incomplete, damaged or not allowed."""
 
 
+class Origin(NamedTuple):
+    """The address of a tar, and the cache of this machine in which it is kept."""
+
+    url: str
+    cache: ShardCache
+
+
 @dataclass(frozen=True)
 class Shard:
     """One tar, as its index describes it."""
@@ -53,10 +64,17 @@ class Shard:
     samples: int
     num_bytes: int
     sha256: str
+    origin: Origin | None = None
+    """None for a tar on this machine; else `path` is its place in the cache."""
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def location(self) -> str:
+        """Its address or path, for people."""
+        return self.origin.url if self.origin else str(self.path)
 
 
 class Member(NamedTuple):
@@ -115,7 +133,7 @@ def index_path(tar: Path) -> Path:
 
 def folder_list_path(folder: Path) -> Path:
     """The file that lists all shards of a folder (`shard_list.py`)."""
-    return folder / INDEX_FOLDER / "all.index"
+    return folder / INDEX_FOLDER / FOLDER_LIST
 
 
 def read_shard(path: Path) -> Shard:
@@ -137,8 +155,8 @@ def _read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
         raise ShardError(f"{shown(index_path(tar))} is damaged; delete it to index the tar again") from error
 
 
-def parse_header(line: bytes, num_bytes: int, name: str) -> ShardHeader:
-    """The first line of the index file of the tar `name`, whose index file has `num_bytes` bytes.
+def parse_header(line: bytes, num_bytes: int | None, name: str) -> ShardHeader:
+    """The first line of the index file of the tar `name`, whose index file has `num_bytes` bytes; None if unknown.
 
     Raises:
         ValueError: the line is not whole, belongs to another tar or to a file of another size.
@@ -153,7 +171,7 @@ def parse_header(line: bytes, num_bytes: int, name: str) -> ShardHeader:
         header.format == _FORMAT
         and header.name == name
         and header.header_xxh3 == xxhash.xxh3_64_hexdigest(header_bytes)
-        and num_bytes == len(line) + header.table_bytes
+        and num_bytes in (None, len(line) + header.table_bytes)
     )
     if not is_whole:
         raise ValueError("it is not whole")
@@ -209,6 +227,8 @@ class Table:
     """The samples of one shard, as its index file holds them."""
 
     def __init__(self, shard: Shard):
+        if shard.origin is not None:
+            shard.origin.cache.fetch_index(shard)
         with open(index_path(shard.path), "rb") as file:
             header = _read_header(file, shard.path)
             body = file.read()

@@ -14,20 +14,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 import xxhash
 
-from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, folder_list_path, read_shard
+from diptych.data.shard_index_file import INDEX_FOLDER, Origin, Shard, ShardError, folder_list_path, read_shard
 from diptych.files import commit_file
+from diptych.remote_files import is_elsewhere
 from diptych.terminal import shown
+
+if TYPE_CHECKING:
+    from diptych.data.shard_cache import ShardCache
 
 METADATA_THREADS = 32
 """A network disk answers in half a millisecond, and many requests at once as fast as one."""
 
 _FORMAT = "diptych-shard-list-1"
-_ROW = np.dtype([("samples", "<u4"), ("num_bytes", "<u8"), ("sha256", "V32")])
+SHARD_ROW = np.dtype([("samples", "<u4"), ("num_bytes", "<u8"), ("sha256", "V32")])
+
+ShardRow = tuple[int, int, bytes]
+"""A row: samples, bytes and sha256."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +45,25 @@ Result = TypeVar("Result")
 class ShardList(Sequence[Shard]):
     """Shards whose numbers are in one array; a `Shard` is made when it is asked for."""
 
-    def __init__(self, paths: Sequence[str], rows: np.ndarray):
-        """paths: of the tars. rows: _ROW[shards]."""
+    def __init__(self, paths: Sequence[str], rows: np.ndarray, cache: ShardCache | None = None):
+        """paths: of the tars, or their addresses; these need a cache. rows: SHARD_ROW[shards]."""
         self.paths = paths
         self._rows = rows
+        self._cache = cache
 
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> ShardList:
         shards = list(shards)
-        return cls([os.fspath(shard.path) for shard in shards], np.array([_row(shard) for shard in shards], _ROW))
+        cache = next((shard.origin.cache for shard in shards if shard.origin), None)
+        return cls([shard.location for shard in shards], np.array([_row(shard) for shard in shards], SHARD_ROW), cache)
+
+    @classmethod
+    def joined(cls, parts: Sequence[ShardList], cache: ShardCache | None = None) -> ShardList:
+        """All shards of the parts, one after another."""
+        rows = [part._rows for part in parts]
+        return cls(
+            list(chain.from_iterable(p.paths for p in parts)), np.concatenate(rows or [np.empty(0, SHARD_ROW)]), cache
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes, folder: str | os.PathLike[str]) -> ShardList:
@@ -60,7 +77,7 @@ class ShardList(Sequence[Shard]):
             header = json.loads(line)
             if header["format"] != _FORMAT:
                 raise ShardError(f"its format is {shown(header['format'])}, not {_FORMAT}")
-            rows = np.frombuffer(body, _ROW, header["shards"])
+            rows = np.frombuffer(body, SHARD_ROW, header["shards"])
             names = [name.decode("utf-8", "surrogateescape") for name in body[rows.nbytes :].split(b"\0")[:-1]]
             is_whole = len(names) == len(rows) and header["xxh3"] == xxhash.xxh3_64_hexdigest(body)
         except (ValueError, TypeError, KeyError) as error:
@@ -89,9 +106,13 @@ class ShardList(Sequence[Shard]):
         if isinstance(number, slice):
             return [self[one] for one in range(len(self))[number]]
         samples, num_bytes, sha256 = self._rows[number].item()
-        return Shard(Path(self.paths[number]), samples, num_bytes, sha256.hex())
+        location, hexdigest = self.paths[number], sha256.hex()
+        if self._cache is None or not is_elsewhere(location):
+            return Shard(Path(location), samples, num_bytes, hexdigest)
+        path = self._cache.path_of(os.path.basename(location), hexdigest)
+        return Shard(path, samples, num_bytes, hexdigest, Origin(location, self._cache))
 
-    def rows(self) -> Iterator[tuple[str, tuple[int, int, bytes]]]:
+    def rows(self) -> Iterator[tuple[str, ShardRow]]:
         """(name, (samples, bytes, sha256)) of each tar."""
         return zip(map(os.path.basename, self.paths), self._rows.tolist(), strict=True)
 
@@ -152,10 +173,10 @@ def read_shards(tars: Sequence[Path], index_shard: Callable[[Path], Shard]) -> S
     read = iter(at_once(read_shard, [tar for tar in missing if tar.name in indexed[tar.parent]]))
     made = (next(read) if tar.name in indexed[tar.parent] else index_shard(tar) for tar in missing)
     filled = [row or _row(next(made)) for row in found]
-    return ShardList([os.fspath(tar) for tar in tars], np.array(filled, _ROW))
+    return ShardList([os.fspath(tar) for tar in tars], np.array(filled, SHARD_ROW))
 
 
-def _row(shard: Shard) -> tuple[int, int, bytes]:
+def _row(shard: Shard) -> ShardRow:
     return shard.samples, shard.num_bytes, bytes.fromhex(shard.sha256)
 
 

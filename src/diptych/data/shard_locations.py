@@ -30,7 +30,7 @@ def tars_at(location: str) -> list[Path]:
         ShardError: if there is none, or one is missing.
     """
     if re.match(r"(?!file:/)[a-z0-9+.-]{2,}:", location, re.IGNORECASE):
-        raise ShardError(f"{location!r}: shards are read from local paths; copy them here first")
+        raise ShardError(f"{location!r}: shards are read from paths, and from addresses such as s3://bucket/shards")
     location = os.fspath(local_path(location))
     if os.path.isdir(location):
         return _tars_in(Path(location))
@@ -39,10 +39,15 @@ def tars_at(location: str) -> list[Path]:
             raise ShardError(f"{location!r} does not exist; * is not a pattern here: name the folder, or a range in "
                              f"braces, shards/{{00000..00099}}.tar")  # fmt: skip
         return [_existing_tar(location)]
-    return sorted((_existing_tar(path) for path in _expanded(location)), key=lambda path: path.name)
+    return sorted((_existing_tar(path) for path in expanded(location)), key=lambda path: path.name)
 
 
-def _expanded(pattern: str) -> list[str]:
+def expanded(pattern: str) -> list[str]:
+    """The names that a brace pattern stands for.
+
+    Raises:
+        ShardError: its braces do not fit, or there are too many.
+    """
     too_many = ShardError(f"{pattern!r} names more than {_MAX_SHARDS} shards")
     for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern):
         if abs(int(last) - int(first)) >= _MAX_SHARDS:  # braceexpand would hold the whole range in memory

@@ -23,12 +23,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from diptych.data.foreign_shards import index_shard
+from diptych.data.remote_shards import remote_shards
+from diptych.data.shard_cache import ShardCache, default_folder
 from diptych.data.shard_index_file import (
     Member,
     Sample,
@@ -38,6 +41,7 @@ from diptych.data.shard_index_file import (
 )
 from diptych.data.shard_list import ShardList, at_once, read_shards
 from diptych.data.shard_locations import tars_at
+from diptych.remote_files import is_elsewhere
 from diptych.terminal import shown
 
 TABLE_CACHE_BYTES = 128 << 20
@@ -124,28 +128,42 @@ class ShardIndex:
         return ShardIndex, (self.shards,)
 
 
-def open_index(location: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> ShardIndex:
+def open_index(
+    location: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], cache: ShardCache | None = None
+) -> ShardIndex:
     """Open one or several folders, tar files or brace patterns (`shards/{00000..00099}.tar`) as one index.
 
     Shards are in the order of the locations, and by name within one location. A tar without an index is indexed
-    first, if its folder is writable.
+    first, if its folder is writable. Locations at `s3://`, `https://` and the like are opened by their index files;
+    their shards are fetched into the cache when they are read.
 
     Raises:
         ShardError: if something is missing, empty, damaged, or not of the size that its index gives.
     """
     locations = [location] if isinstance(location, str | os.PathLike) else list(location)
-    paths = [path for one in locations for path in tars_at(os.fspath(one))]
-    _refuse_twice(paths)
-    return ShardIndex(read_shards(paths, index_shard))
+    cache = cache or ShardCache(default_folder())
+    parts: list[ShardList] = []
+    for elsewhere, some in groupby([os.fspath(one) for one in locations], is_elsewhere):
+        if elsewhere:
+            parts += [remote_shards(one, cache) for one in some]
+        else:
+            parts.append(read_shards([path for one in some for path in tars_at(one)], index_shard))
+    shards = ShardList.joined(parts, cache)
+    _refuse_twice(shards.paths)
+    return ShardIndex(shards)
 
 
-def _refuse_twice(paths: Sequence[Path]) -> None:
-    folders = {folder: os.path.realpath(folder) for folder in dict.fromkeys(path.parent for path in paths)}
+def _refuse_twice(tars: Sequence[str]) -> None:
+    places = [tar if is_elsewhere(tar) else Path(tar) for tar in tars]
+    folders = dict.fromkeys(place.parent for place in places if isinstance(place, Path))
+    real_folders = {folder: os.path.realpath(folder) for folder in folders}
 
-    def real(path: Path) -> str:
-        return os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[path.parent], path.name)
+    def real(place: Path | str) -> str:
+        if isinstance(place, str):
+            return place
+        return os.path.realpath(place) if place.is_symlink() else os.path.join(real_folders[place.parent], place.name)
 
-    twice = [path for path, times in Counter(at_once(real, paths)).items() if times > 1]
+    twice = [place for place, times in Counter(at_once(real, places)).items() if times > 1]
     if twice:
         raise ShardError(f"shard {twice[0]!r} is given more than once; name every shard once")
 
@@ -160,7 +178,10 @@ class _OpenTar:
 
     def __init__(self, shard: Shard):
         try:
-            self._descriptor = os.open(shard.path, os.O_RDONLY)
+            if shard.origin is None:
+                self._descriptor = os.open(shard.path, os.O_RDONLY)
+            else:
+                self._descriptor = shard.origin.cache.open(shard)
         except OSError as error:
             raise _unreadable(shard, error) from error
         size = os.fstat(self._descriptor).st_size
@@ -168,6 +189,17 @@ class _OpenTar:
             raise ShardError(f"{shown(shard.path)}: has {size} bytes, its index says {shard.num_bytes}")
 
     def read(self, sample: Sample, suffixes: Sequence[str]) -> dict[str, bytes]:
+        try:
+            return self._read(sample, suffixes)
+        except ShardError:
+            origin = sample.shard.origin
+            if origin is None or not origin.cache.drop_if_damaged(sample.shard, self._descriptor):
+                raise
+            os.close(self._descriptor)
+            self._descriptor = origin.cache.open(sample.shard)
+            return self._read(sample, suffixes)
+
+    def _read(self, sample: Sample, suffixes: Sequence[str]) -> dict[str, bytes]:
         read = {}
         for member in sample.members:
             if not suffixes or member.suffix in suffixes:

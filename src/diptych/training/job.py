@@ -19,6 +19,7 @@ from diptych.data.batch import Batch
 from diptych.data.earlier_order import EarlierSampleOrder
 from diptych.data.loader import Decoder, batches
 from diptych.data.order import ORDER_VERSION, Order, SampleOrder
+from diptych.data.shard_cache import ShardCache
 from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
@@ -106,7 +107,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
     # Only rank 0 lists the shards, and indexes those without an index. It sends 7 MB for 100,000 shards, where hundreds
     # of ranks would ask a shared disk about each of them.
-    index = decide_on_first_rank(world, lambda: open_index(config.data.train))
+    index = decide_on_first_rank(world, lambda: open_index(config.data.train, ShardCache.of(config.data.cache)))
     torch.manual_seed(config.training.seed)
     training = config.training
     model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)

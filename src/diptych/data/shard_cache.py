@@ -1,0 +1,276 @@
+"""A folder of this machine that keeps whole shards of remote folders, fetched once for all processes that read them.
+
+    FOLDER/<sha256 of the shard>/NAME.tar                     whole, and of that hash
+    FOLDER/<sha256 of the shard>/_index/NAME.tar.index
+    FOLDER/<sha256 of the shard>/NAME.tar.<bytes>.partial     a download that runs, or goes on where it was ended
+    FOLDER/<sha256 of the shard>/lock                         held while the shard is fetched or deleted
+
+Shards are found by what they contain, so one that changes at its address is fetched again, and one at two addresses is
+kept once. A process that will need a shard soon holds it by a shared lock on the tar, which ends with the process;
+what nobody holds is deleted when room is needed, the least recently used first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych.data.shard_download import RemoteShardError, download, read_whole
+from diptych.data.shard_index_file import INDEX_FOLDER, MAX_HEADER_BYTES, Shard, index_path, parse_header
+from diptych.files import NO_ROOM, LockedError, cannot, commit_file, locked, sha256_of
+from diptych.terminal import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diptych.config.schema import CacheConfig
+
+POLL_SECONDS = 0.05
+"""How often a process looks whether another has fetched the shard that it waits for."""
+_PARTIAL = re.compile(r"\.(\d+)\.partial$")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """The cache's folder, and how many bytes it may take."""
+
+    folder: Path
+    max_bytes: int | None = None
+    """None: half of the disk's free space, counting the cache itself as free."""
+
+    @staticmethod
+    def of(config: CacheConfig) -> ShardCache:
+        return ShardCache(Path(config.folder) if config.folder else default_folder(), config.bytes)
+
+    def path_of(self, name: str, sha256: str) -> Path:
+        """Where a shard is, once it is fetched."""
+        return self.folder / sha256 / name
+
+    def open(self, shard: Shard) -> int:
+        """A descriptor of the shard's tar, which is fetched if it is not there.
+
+        Raises:
+            RemoteShardError: it cannot be fetched, or is not the shard that its index describes.
+        """
+        while True:
+            with suppress(FileNotFoundError):
+                descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+                os.utime(descriptor)
+                if os.fstat(descriptor).st_size == shard.num_bytes or not self.drop_if_damaged(shard, descriptor):
+                    return descriptor
+                os.close(descriptor)
+            with self._fetching(shard) as is_mine:
+                if is_mine:
+                    self._fetch(shard)
+                    return os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+            time.sleep(POLL_SECONDS)
+
+    def hold(self, shard: Shard) -> int | None:
+        """Fetch the shard if need be and hold it; None if another process fetches it, or there is no room now.
+
+        The result is a descriptor. The shard is not deleted until it is closed.
+
+        Raises:
+            RemoteShardError: as `open` does.
+        """
+        with self._fetching(shard) as is_mine:
+            if not is_mine:
+                return None
+            if not shard.path.exists():
+                if not self._make_room(shard, _missing_bytes(shard)):
+                    return None
+                self._fetch(shard)
+            descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+            # Nobody deletes the shard before it is held, since that takes the lock of its folder.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            os.utime(descriptor)
+            return descriptor
+
+    def fetch_index(self, shard: Shard) -> None:
+        """Fetch the shard's index file if it is not there.
+
+        Raises:
+            RemoteShardError: it cannot be fetched, or belongs to another tar by now.
+        """
+        while not index_path(shard.path).exists():
+            with self._fetching(shard) as is_mine:
+                if is_mine and not index_path(shard.path).exists():
+                    data = read_whole(index_url(shard.location), lambda data: _is_whole_index(data, shard))
+                    index_path(shard.path).parent.mkdir(exist_ok=True)
+                    commit_file(index_path(shard.path), data)
+                    return
+            time.sleep(POLL_SECONDS)
+
+    def drop_if_damaged(self, shard: Shard, descriptor: int) -> bool:
+        """Delete the open tar if its bytes are not those that were fetched; whether another is to be opened."""
+        try:
+            if not os.path.samestat(os.stat(shard.path), os.fstat(descriptor)):
+                return True  # it was fetched again meanwhile
+            if sha256_of(shard.path) == shard.sha256:
+                return False
+            shard.path.unlink()
+        except FileNotFoundError:
+            return True
+        logger.warning("%s was damaged in the cache; fetching it again", shown(shard.location))
+        return True
+
+    @contextmanager
+    def _fetching(self, shard: Shard) -> Iterator[bool]:
+        """Hold the lock of the shard's folder during the block; the value is False if it is taken."""
+        try:
+            lock = locked(shard.path.parent, "download")
+            lock.__enter__()
+        except LockedError:
+            yield False
+            return
+        except OSError as error:
+            raise cannot(error, self.folder, "written", _OTHER_FOLDER) from error
+        try:
+            yield True
+        finally:
+            lock.__exit__(None, None, None)
+
+    def _fetch(self, shard: Shard) -> None:
+        """Download the shard, whose folder is locked, check it and give it its name."""
+        if shard.path.exists():
+            return
+        if not self._make_room(shard, _missing_bytes(shard)):
+            _warn_once(
+                f"the shard cache {self.folder} takes more than its {self.limit():,} bytes, since all that is in it is "
+                f"needed at once; set data.cache.bytes to more"
+            )
+        partial = _partial_of(shard)
+        for _ in range(2):
+            try:
+                download(shard.location, shard.num_bytes, partial)
+            except OSError as error:
+                way_out = _MORE_ROOM if error.errno in NO_ROOM else _OTHER_FOLDER
+                raise cannot(error, partial, "written", way_out) from error
+            # Not flushed: what a power cut leaves is read with the hashes of its members, and fetched again.
+            if partial.stat().st_size == shard.num_bytes and sha256_of(partial) == shard.sha256:
+                os.replace(partial, shard.path)
+                return
+            partial.unlink()  # it was begun by a process that died, or its bytes were changed on the way
+        raise RemoteShardError(
+            f"{shown(shard.location)}: its {shard.num_bytes:,} bytes are not those that its index describes; "
+            f"copy shards together with their {INDEX_FOLDER} folder"
+        )
+
+    def limit(self) -> int:
+        """How many bytes the cache may take now."""
+        return _limit(self, sum(entry.num_bytes for entry in self._entries()))
+
+    def _make_room(self, shard: Shard, needed: int) -> bool:
+        """Delete what nobody holds, the least recently used first, until `needed` bytes fit; False if they do not."""
+        entries = sorted(self._entries(), key=lambda entry: entry.used_at)
+        used = sum(entry.num_bytes for entry in entries)
+        too_many = used + needed - _limit(self, used)
+        for entry in entries:
+            if too_many <= 0:
+                break
+            if entry.folder != shard.path.parent and _delete(entry.folder):
+                too_many -= entry.num_bytes
+        return too_many <= 0
+
+    def _entries(self) -> Iterator[_Entry]:
+        with suppress(FileNotFoundError), os.scandir(self.folder) as folders:
+            for folder in folders:
+                # Other files would be deleted, if the folder that the user named has some.
+                if re.fullmatch("[0-9a-f]{64}", folder.name) and folder.is_dir():
+                    yield _Entry.of(Path(folder.path))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """The folder of a shard in the cache."""
+
+    folder: Path
+    num_bytes: int
+    """With what is still to be downloaded of a shard."""
+    used_at: float
+
+    @staticmethod
+    def of(folder: Path) -> _Entry:
+        num_bytes, used_at = 0, 0.0
+        for file in (*folder.glob("*"), *(folder / INDEX_FOLDER).glob("*")):
+            with suppress(FileNotFoundError):
+                status = file.stat()
+                expected = _PARTIAL.search(file.name)
+                num_bytes += int(expected[1]) if expected else status.st_size if file.is_file() else 0
+                used_at = max(used_at, status.st_mtime)
+        return _Entry(folder, num_bytes, used_at)
+
+
+def default_folder() -> Path:
+    """The cache of this user on this machine: `shards` in the folder that XDG_CACHE_HOME names, or else ~/.cache."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "diptych" / "shards"
+
+
+_OTHER_FOLDER = "set data.cache.folder, or XDG_CACHE_HOME, to a folder of a disk of this machine"
+_MORE_ROOM = "set data.cache.bytes to less than the disk has, or data.cache.folder to another disk"
+
+
+def _partial_of(shard: Shard) -> Path:
+    return shard.path.with_name(f"{shard.name}.{shard.num_bytes}.partial")
+
+
+def _missing_bytes(shard: Shard) -> int:
+    """What the shard will take more than it does; a download that was begun has its place already."""
+    return 0 if _partial_of(shard).exists() else shard.num_bytes
+
+
+def _limit(cache: ShardCache, used: int) -> int:
+    if cache.max_bytes is not None:
+        return cache.max_bytes
+    return (shutil.disk_usage(cache.folder).free + used) // 2
+
+
+def _delete(folder: Path) -> bool:
+    """Delete a shard from the cache; False if it is held or being fetched."""
+    try:
+        with locked(folder, "download"):
+            for tar in folder.glob("*.tar"):
+                descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+                finally:
+                    os.close(descriptor)
+            shutil.rmtree(folder)
+            return True
+    except LockedError:
+        return False
+
+
+def _is_whole_index(data: bytes, shard: Shard) -> bool:
+    line = data[: data.find(b"\n", 0, MAX_HEADER_BYTES) + 1]
+    try:
+        header = parse_header(line, len(data), shard.name)
+    except ValueError:
+        return False
+    if header.sha256 != shard.sha256:
+        raise RemoteShardError(f"{shown(shard.location)} was indexed again since it was opened; open it again")
+    return True
+
+
+def index_url(tar_url: str) -> str:
+    folder, _, name = tar_url.rpartition("/")
+    return f"{folder}/{INDEX_FOLDER}/{name}.index"
+
+
+@lru_cache(maxsize=16)
+def _warn_once(text: str) -> None:
+    logger.warning("%s", text)

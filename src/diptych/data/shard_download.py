@@ -1,0 +1,123 @@
+"""Read files of a remote folder of shards: again after failures that may pass, and on from where a download stopped."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diptych.data.shard_index_file import ShardError
+from diptych.errors import UserError
+from diptych.remote_files import file_system, is_missing, what_failed
+from diptych.terminal import shown
+
+PATIENCE_SECONDS = 600.0
+"""How long a request is repeated that fails; every part of a shard that comes starts the time again."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+ANSWER_SECONDS = 60.0
+"""How long an answer may take; a server that drips bytes is asked again, for less."""
+PART_BYTES = 16 << 20
+LEAST_PART_BYTES = 1 << 18
+"""A shard is requested in parts: whole ones while all is well, after failures ever smaller ones."""
+_PASSING_STATUS = (408, 425, 429)
+
+_Answer = TypeVar("_Answer")
+logger = logging.getLogger(__name__)
+
+
+class RemoteShardError(ShardError):
+    """A file of remote shards cannot be read, whatever was tried. It ends the run: it is no fault of one sample."""
+
+
+def with_retries(url: str, work: Callable[[], _Answer], patience_seconds: float | None = None) -> _Answer:
+    """Call `work` until it succeeds, with pauses that double.
+
+    Raises:
+        RemoteShardError: it fails in a way that does not pass, or has failed for `patience_seconds` (PATIENCE_SECONDS).
+    """
+    patience_seconds = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
+    started = time.monotonic()
+    for attempt in itertools.count():
+        try:
+            return work()
+        except UserError:
+            raise
+        except Exception as error:  # each store has classes of its own
+            spent = time.monotonic() - started
+            if not _may_pass(url, error):
+                raise RemoteShardError(f"{shown(url)} {what_failed(url, error)}") from error
+            if spent > patience_seconds:
+                tries = f"{attempt + 1} tries in {spent:.0f} s"
+                raise RemoteShardError(
+                    f"{shown(url)} {what_failed(url, error)} ({tries}); see that it can be reached, then start the "
+                    f"same command again"
+                ) from error
+            if attempt == 2:
+                logger.warning("%s %s; trying again", shown(url), what_failed(url, error))
+            time.sleep(min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
+    raise AssertionError("counting does not end")
+
+
+def read_whole(url: str, is_whole: Callable[[bytes], bool]) -> bytes:
+    """The bytes of a small file; read again if they are not whole.
+
+    Raises:
+        RemoteShardError: it does not exist, or cannot be read.
+    """
+    files, path = file_system(url)
+
+    def read() -> bytes:
+        data: bytes = files.cat_file(path, **_limited(files))
+        if not is_whole(data):
+            raise OSError(f"{len(data)} bytes came, which are not whole")
+        return data
+
+    return with_retries(url, read)
+
+
+def download(url: str, num_bytes: int, partial: Path) -> None:
+    """Append to `partial` what it lacks of the file's `num_bytes`.
+
+    Raises:
+        RemoteShardError: the file does not exist, or cannot be read.
+        OSError: `partial` cannot be written.
+    """
+    files, path = file_system(url)
+    part_bytes = PART_BYTES
+
+    def read() -> bytes:
+        nonlocal part_bytes
+        stop = min(start + part_bytes, num_bytes)
+        try:
+            data: bytes = files.cat_file(path, start=start, end=stop, **_limited(files))
+            if len(data) == num_bytes > stop - start:  # the server knows no ranges
+                data = data[start:]
+            if not 0 < len(data) <= num_bytes - start:
+                raise OSError(f"{len(data)} bytes came of the {stop - start} at byte {start}")
+        except Exception:
+            part_bytes = max(part_bytes // 2, LEAST_PART_BYTES)
+            raise
+        part_bytes = min(part_bytes * 2, PART_BYTES)
+        return data
+
+    with open(partial, "ab") as file:
+        start = file.tell()
+        while start < num_bytes:
+            start += file.write(with_retries(url, read))
+
+
+def _limited(files: Any) -> dict[str, float]:
+    """The time limit of a request, as fsspec's asynchronous file systems take it; others have limits of their own."""
+    return {"timeout": ANSWER_SECONDS} if files.async_impl else {}
+
+
+def _may_pass(url: str, error: Exception) -> bool:
+    """Whether another try may help."""
+    status = getattr(error, "status", None) or getattr(error.__cause__, "status", None)
+    if isinstance(status, int) and 400 <= status < 500:
+        return status in _PASSING_STATUS
+    is_final = isinstance(error, PermissionError | ImportError) or is_missing(url, error)
+    return not is_final and "Credentials" not in type(error).__name__
