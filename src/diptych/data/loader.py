@@ -8,6 +8,7 @@ batch, or a part of a large one that is small enough for shared memory.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import signal
 import threading
@@ -120,6 +121,7 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         self._rows = rows
         self._first = first
         self._stop = stop
+        self._planned: tuple[int, frozenset[int]] = (-1, frozenset())
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """(batch number, start, stop) of the rows [start, stop) of each piece that this worker builds."""
@@ -144,17 +146,22 @@ class SampleReader(IterableDataset[dict[str, Any]]):
 
     def filler(self, picked: Picked, attempt: int) -> Picked:
         """Choose a sample to replace a rejected one: the same on all ranks, from outside the batch if possible."""
-        batch = set(self._order.rows(picked.batch_number).samples.tolist())
+        batch = self._samples_of(picked.batch_number)
         keys = np.arange(attempt * MAX_FILLERS, (attempt + 1) * MAX_FILLERS)
         drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(self._order.total)
         outside = [sample for sample in drawn.tolist() if sample not in batch]
         return Picked(outside[0] if outside else int(drawn[0]), picked.epoch, picked.batch_number)
 
+    def _samples_of(self, batch_number: int) -> frozenset[int]:
+        """The samples of a global batch; those of the last one asked for are kept, since rejects come together."""
+        if self._planned[0] != batch_number:
+            self._planned = batch_number, frozenset(self._order.rows(batch_number).samples.tolist())
+        return self._planned[1]
+
 
 def members_of(index: ShardIndex, picked: Picked) -> Iterator[dict[str, Any]]:
     """Yield the members of one sample, after an extra member `picked` with its place in the run."""
     shard_number, row = index.locate(picked.sample)
-    shard = index.shards[shard_number]
     key = f"row-{row}"  # used if even the key cannot be read
     try:
         sample = index.sample(shard_number, row)
@@ -164,8 +171,9 @@ def members_of(index: ShardIndex, picked: Picked) -> Iterator[dict[str, Any]]:
         raise
     except (ShardError, OSError) as error:
         parts = {"damaged": str(error)}
+    shard = os.path.basename(index.shards.paths[shard_number])
     for suffix, data in {"picked": picked, **parts}.items():
-        yield {"fname": f"{key}.{suffix}", "data": data, "__url__": shard.path.name}
+        yield {"fname": f"{key}.{suffix}", "data": data, "__url__": shard}
 
 
 def read_sample(index: ShardIndex, picked: Picked) -> dict[str, Any]:
