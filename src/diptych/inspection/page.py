@@ -86,14 +86,13 @@ def render_preview(look: Look, config: RunConfig) -> bytes:
 
 def charts(statistics: Statistics) -> list[BarChart]:
     """Histograms of all that differs among the drawn samples."""
-    drawn = (
-        (statistics.shorter_side, lambda tally: side_histogram("Shorter side", tally)),
-        (statistics.ratio, lambda tally: ratio_histogram("Width to height", tally)),
-        (statistics.picture_kb, lambda tally: length_histogram("Picture file", "kB", tally)),
-        (statistics.tokens, lambda tally: length_histogram("Caption", "tokens", tally)),
-    )
-    found = (histogram(tally) for tally, histogram in drawn if tally.num_different > 1)
-    return [chart for chart in found if chart is not None]
+    drawn = {
+        side_histogram("Shorter side", statistics.shorter_side): statistics.shorter_side,
+        ratio_histogram("Width to height", statistics.ratio): statistics.ratio,
+        length_histogram("Picture file", "kB", statistics.picture_kb): statistics.picture_kb,
+        length_histogram("Caption", "tokens", statistics.tokens): statistics.tokens,
+    }
+    return [chart for chart, tally in drawn.items() if chart is not None and tally.num_different > 1]
 
 
 def pieces(tokens: tuple[int, ...], tokenizer: Tokenizer, context_length: int) -> Iterator[Piece]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from diptych.inspection.feeding import Feeding
 from diptych.inspection.statistics import Statistics, quantiles, width_to_height
@@ -55,7 +55,7 @@ def short_size(num_bytes: float) -> str:
 
 
 def _table(statistics: Statistics) -> Iterator[str]:
-    rows = {
+    rows: dict[str, Mapping[str, float]] = {
         "shorter side, px": quantiles(statistics.shorter_side),
         "longer side, px": quantiles(statistics.longer_side),
         "width / height": {name: width_to_height(step) for name, step in quantiles(statistics.ratio).items()},
