@@ -122,13 +122,29 @@ def training_facts(
         facts.append(("steps without finite numbers, skipped", f"{skipped:,}"))
     if any(shares := _numbers(metrics, "logit_scale_at_limit")):
         facts.append(("steps with the logit scale at its limit", percent(sum(shares) / len(shares))))
+    if rates := _numbers(metrics, "bytes_read_per_second"):
+        facts.append(("bytes read a second, median", short_number(median(rates))))
+    if hits := _numbers(metrics, "cache_hit_fraction"):
+        facts.append(("shards found in the cache", percent(sum(hits) / len(hits))))
     if _is_number(metrics[-1].get("rejected_samples")):
-        facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}"))
+        facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}{_by_reason(metrics[-1])}"))
     if _is_number(metrics[-1].get("loss")):
         facts.append(("final loss", f"{metrics[-1]['loss']:.3f}"))
     if restarts := sum(bool(samples) for samples in _events(records, "start")):
         facts.append(("resumed", f"{restarts} times" if restarts > 1 else "once"))
     return facts
+
+
+def _by_reason(last: Mapping[str, Any]) -> str:
+    """` (truncated 3, no_caption 2)`, most frequent first; empty if the record has no reasons."""
+    prefix = "rejected_"
+    counts = {
+        name.removeprefix(prefix): number
+        for name, number in last.items()
+        if name.startswith(prefix) and name != "rejected_samples" and _is_number(number)
+    }
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return f" ({', '.join(f'{reason} {number:,}' for reason, number in ordered)})" if ordered else ""
 
 
 def _numbers(metrics: Sequence[Mapping[str, Any]], key: str) -> list[float]:

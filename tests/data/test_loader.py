@@ -83,6 +83,15 @@ def test_any_number_of_workers_gives_the_same_batches(shards, workers):
     assert [content(b) for b in load(shards, workers=workers)] == [content(b) for b in load(shards)]
 
 
+@pytest.mark.parametrize(("workers", "max_piece_rows"), [(0, BATCH), (2, BATCH), (2, 3)])
+def test_a_batch_counts_the_bytes_that_were_read_for_it(shards, monkeypatch, workers, max_piece_rows):
+    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", max_piece_rows)
+    index = open_index(shards)
+    sizes = [sum(member.size for member in sample.members) for sample in index.samples()]
+    for batch in load(shards, workers=workers):
+        assert batch.reads == {"bytes_read": sum(sizes[sample] for sample in batch.samples)}
+
+
 def test_the_pipeline_travels_to_a_process_that_was_not_forked(shards):
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=3, global_batch_size=BATCH, shuffle_window=5)

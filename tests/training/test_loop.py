@@ -27,6 +27,7 @@ from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics
 from diptych.training.pace import Pace
 from diptych.training.save import save
 from diptych.training.signals import StopRequest
+from diptych.training.tallies import tallies_of
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
@@ -75,7 +76,8 @@ def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
     stop = StopRequest()
 
     batch = rows_of(global_batches(1)[0], world.rows(PAIRS))
-    steps = [engine.step(batch, 0, tallies=(0, int(batch.lengths.sum())), measures_update=True).read()]
+    batch.reads.update(cache_hits=3, cache_misses=rank)
+    steps = [engine.step(batch, 0, tallies=tallies_of(batch, is_stop_requested=False), measures_update=True).read()]
     pace = Pace(0, 0.0)
     pace.step_is_done()
     progress = Progress(samples_seen=PAIRS, rejected={"no_caption": 2, "truncated": 1})
@@ -114,7 +116,9 @@ def full_disk(tmp_path_factory):
 def test_a_logged_step_holds_every_metric_of_the_panels(full_disk):
     line = read_metrics(full_disk[0] / "metrics.jsonl")[0]
     on_a_cpu = {name for names in PANELS.values() for name in names} - {"gpu_memory_gib", "mfu"}
-    assert line.keys() == {SAMPLES_SEEN, "time", *on_a_cpu}
+    assert line.keys() == {SAMPLES_SEEN, "time", *on_a_cpu, "rejected_no_caption", "rejected_truncated"}
+    assert (line["rejected_no_caption"], line["rejected_truncated"]) == (2, 1)
+    assert line["cache_hit_fraction"] == 6 / 7  # 3 of 3 on one rank, 3 of 4 on the other
     assert line[SAMPLES_SEEN] == PAIRS and line["epoch"] == PAIRS / 40 and line["rejected_samples"] == 3
 
 

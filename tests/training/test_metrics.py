@@ -107,6 +107,7 @@ def test_the_panels_hold_what_a_run_is_watched_by():
         *("samples_per_second", "data_wait_fraction", "rejected_samples", "gpu_memory_gib"),
     } <= shown
     assert in_panels({"loss": 1.0, SAMPLES_SEEN: 5}) == {"learning/loss": 1.0, SAMPLES_SEEN: 5}
+    assert in_panels({"rejected_truncated": 2}) == {"data/rejected_truncated": 2}
 
 
 def test_lines_behind_the_checkpoint_are_dropped_and_a_torn_line_does_no_harm(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from diptych.training import pace as pace_module
 from diptych.training.engine import StepStats
 from diptych.training.pace import Pace
+from diptych.training.tallies import NAMES
 
 
 class Clock:
@@ -34,7 +35,7 @@ def stats(samples_seen: int, waits: tuple[float, ...], forward: float = 1.0) -> 
         update_ratios={},
         is_skipped=False,
         similarities={},
-        tallies=(),
+        tallies=tuple(500 if name == "bytes_read" else 0 for name in NAMES),
         waits=waits,
         seconds={"forward": forward, "backward": 2.0},
     )
@@ -51,6 +52,7 @@ def test_speed_waits_and_phases_are_those_between_two_measurements(clock):
     take_steps(pace, clock, [4.0, 6.0])
     speed = pace.measure([stats(60, (1.0, 0.0, 2.0)), stats(80, (1.0, 3.0, 0.5), forward=2.0)])
     assert speed["samples_per_second"] == (80 - 40) / 10
+    assert speed["bytes_read_per_second"] == 2 * 500 / 10
     # The rank that waited longest delayed the others: 2 s in the first step, 3 s in the second.
     assert speed["data_wait_fraction"] == (2 + 3) / 10
     assert speed["data_wait_fraction_of_mean_rank"] == (2 + 3 + 2.5) / 3 / 10

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class Batch:
     samples: np.ndarray
     """i64[rows]: the number in the index of the sample in each row, after rejected ones were replaced"""
     rejects: tuple[Reject, ...] = ()
+    reads: Counter[str] = field(default_factory=Counter)
+    """What was read for these rows, those of rejected samples included: numbers by the names of `shards.COUNTS`."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -44,6 +47,7 @@ class Batch:
         sides: tuple[Tensor, ...] = ()
         samples = np.empty(num_rows, dtype=np.int64)
         rejects: list[Reject] = []
+        reads: Counter[str] = Counter()
         start = 0
         for part in parts:
             given = part.images, part.tokens, part.lengths
@@ -55,14 +59,15 @@ class Batch:
                 side[rows] = of_part
             samples[rows] = part.samples
             rejects += part.rejects
+            reads += part.reads
             start = rows.stop
         if not sides:
             return None
         images, tokens, lengths = sides
-        return Batch(images, tokens, lengths, samples, tuple(rejects))
+        return Batch(images, tokens, lengths, samples, tuple(rejects), reads)
 
     def parts(self, number: int) -> list[Batch]:
-        """Split the rows into `number` parts, whose sizes differ by at most one. The parts have no rejects."""
+        """Split the rows into `number` parts, of sizes that differ by at most one, without rejects and reads."""
         if number == 1:
             return [self]
         edges = [-(-part * len(self) // number) for part in range(number + 1)]
@@ -76,4 +81,5 @@ class Batch:
             self.lengths.pin_memory(),
             self.samples,
             self.rejects,
+            self.reads,
         )

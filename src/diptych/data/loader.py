@@ -140,6 +140,12 @@ class SampleReader(IterableDataset[dict[str, Any]]):
                 yield from members_of(self._index, Picked(sample, epoch, batch_number))
                 yield {}
 
+    def take_counts(self) -> Counter[str]:
+        """What was read since the last call."""
+        taken = Counter(self._index.counts_of_reads)
+        self._index.counts_of_reads.clear()
+        return taken
+
     def replacement(self, picked: Picked, attempt: int) -> dict[str, Any]:
         """The members of the sample that `filler` chooses."""
         return read_sample(self._index, self.filler(picked, attempt))
@@ -216,7 +222,8 @@ class RowsIntoPieces:
             samples[place] = filled.picked.sample
         tokens, lengths = self._tokenizer(captions, self._context_length)
         as_tensor = torch.from_numpy
-        return Batch(as_tensor(images), as_tensor(tokens), as_tensor(lengths), samples, tuple(rejects))
+        reads = self._source.take_counts()
+        return Batch(as_tensor(images), as_tensor(tokens), as_tensor(lengths), samples, tuple(rejects), reads)
 
     def _filled(self, row: Row, rejects: list[Reject]) -> Row:
         planned = row.picked

@@ -47,6 +47,9 @@ from diptych.terminal import shown
 TABLE_CACHE_BYTES = 128 << 20
 """Member tables held in memory per process; a shard of 10,000 samples takes about 0.9 MB."""
 MAX_OPEN_TARS = 128
+COUNTS = ("bytes_read", "cache_hits", "cache_misses")
+"""What a ShardIndex counts as it reads: bytes of members; remote shards that were in the cache when they were needed,
+and those that were not."""
 
 
 class ShardIndex:
@@ -58,6 +61,8 @@ class ShardIndex:
         self.total_samples = int(self.counts.sum())
         self._ends = np.cumsum(self.counts)
         self._end_list = self._ends.tolist()
+        self.counts_of_reads: Counter[str] = Counter()
+        """Numbers by the names of COUNTS, of this process."""
         self._tables = _TableCache(self.shards)
         self._tars = lru_cache(maxsize=MAX_OPEN_TARS)(_OpenTar)
 
@@ -121,7 +126,9 @@ class ShardIndex:
             ShardError: the tar cannot be read, is not as long as its index says, or the bytes are not those that were
                 indexed.
         """
-        return self._tars(sample.shard).read(sample, suffixes)
+        read = self._tars(sample.shard).read(sample, suffixes)
+        self.counts_of_reads["bytes_read"] += sum(map(len, read.values()))
+        return read
 
     def __reduce__(self) -> tuple[object, ...]:
         """Other processes open files of their own."""

@@ -164,7 +164,7 @@ def start_statistics(index: ShardIndex, samples: Sequence[int], *, image_size: i
         num_shards=len(index.shards),
         num_shards_drawn=len(np.unique(index.locate_many(np.asarray(samples))[0])),
         num_samples=len(index),
-        num_bytes=sum(shard.num_bytes for shard in index.shards),
+        num_bytes=int(index.shards.num_bytes.sum()),
         num_warm_up=WARM_UP if len(samples) >= 10 * WARM_UP else 0,
     )
 

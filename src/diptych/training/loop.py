@@ -32,6 +32,7 @@ from diptych.training.pace import Pace
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import save
 from diptych.training.signals import stop_on_signals
+from diptych.training.tallies import STOP, TOKENS, tallies_of, tally
 from diptych.world import World, decide_on_first_rank
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def train(loaded: LoadedConfig, world: World) -> None:
                 draw(batch, job)
             done, is_last, stopping = number + 1, number + 1 == last, False
             is_saved = is_last or save_is_due(config, number * size, done * size)
-            tallies = (stop.requested, int(batch.lengths.sum()), *count(batch))
+            log_rejects(batch)
+            tallies = tallies_of(batch, is_stop_requested=stop.requested)
             waited = pace.waited_seconds
             in_flight.append(
                 job.engine.step(
@@ -99,7 +101,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
                 progress = advance(progress, steps[-1], pace)
                 refuse_bad_data(config, progress)
                 refuse_no_numbers(config, steps[-1], progress)
-                stopping = stopping or steps[-1].tallies[0] > 0
+                stopping = stopping or tally(steps[-1], STOP) > 0
                 if is_logged(progress.samples_seen // size):
                     report(job, progress, steps, pace, console)
                     steps.clear()
@@ -160,19 +162,13 @@ def draw(batch: Batch, job: Job) -> None:
         job.record_samples()
 
 
-def count(batch: Batch) -> list[int]:
-    """Count this rank's rejected samples by reason, in the order of REASONS, and write each to the log."""
+def log_rejects(batch: Batch) -> None:
     for reject in batch.rejects:
         logger.info("rejected %s of %s: %s", reject.key, reject.shard, reject.reason)
-    counts = Counter(reject.reason for reject in batch.rejects)
-    return [counts[reason] for reason in REASONS]
 
 
 def advance(progress: Progress, stats: StepStats, pace: Pace) -> Progress:
-    rejected = Counter(progress.rejected)
-    for reason, number in zip(REASONS, stats.tallies[2:], strict=True):
-        if number:
-            rejected[reason] += number
+    rejected = Counter(progress.rejected) + Counter({reason: tally(stats, reason) for reason in REASONS})
     return replace(
         progress,
         samples_seen=stats.samples_seen,
@@ -225,7 +221,7 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
     if job.metrics is None:
         return
     num_pairs = job.config.training.global_batch_size
-    flops = job.flops.of_pair(stats.tallies[1] / num_pairs) * speed["samples_per_second"] / job.world.size
+    flops = job.flops.of_pair(tally(stats, TOKENS) / num_pairs) * speed["samples_per_second"] / job.world.size
     at_limit = math.exp(job.config.training.max_logit_scale) * (1 - 1e-6)
     values: dict[str, float] = {
         SAMPLES_SEEN: progress.samples_seen,
@@ -241,6 +237,8 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
         **speed,
         "teraflops_per_rank": flops / 1e12,
         "rejected_samples": sum(progress.rejected.values()),
+        **{f"rejected_{reason}": number for reason, number in progress.rejected.items()},
+        **cache_hits(steps),
         **stats.similarities,
     }
     if job.world.device.type == "cuda":
@@ -250,6 +248,12 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
             values["mfu"] = round(flops / 1e12 / peak, 4)
     # A skipped step may have no finite loss, and JSON has no NaN.
     job.metrics.log({name: value for name, value in values.items() if math.isfinite(value)})
+
+
+def cache_hits(steps: Sequence[StepStats]) -> dict[str, float]:
+    """The share of remote shards that were in the cache when a rank needed them; empty if none was needed."""
+    hits, misses = (sum(tally(step, name) for step in steps) for name in ("cache_hits", "cache_misses"))
+    return {"cache_hit_fraction": hits / (hits + misses)} if hits + misses else {}
 
 
 def save_is_due(config: RunConfig, before: int, after: int) -> bool:

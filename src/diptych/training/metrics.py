@@ -32,9 +32,11 @@ PANELS: dict[str, tuple[str, ...]] = {
     "speed": ("samples_per_second", "teraflops_per_rank", "mfu", "gpu_memory_gib")
     + ("step_seconds_p50", "step_seconds_p95", "forward_seconds", "backward_seconds", "update_seconds")
     + ("data_wait_fraction", "data_wait_fraction_of_mean_rank", "data_wait_slowest_rank"),
-    "data": ("rejected_samples", "epoch"),
+    "data": ("rejected_samples", "epoch", "bytes_read_per_second", "cache_hit_fraction"),
 }
 """Section of the dashboard → the metrics that it plots over samples seen."""
+DATA_PREFIXES = ("rejected_",)
+"""Beginnings of the names of further metrics of the section `data`, such as one for each reason."""
 
 Values = dict[str, float]
 Sink = Callable[[Values], None]
@@ -138,6 +140,7 @@ class Metrics:
 def in_panels(values: Values) -> Values:
     """Add the section of the dashboard to each name: `loss` becomes `learning/loss`; samples seen keeps its name."""
     section_of = {metric: section for section, metrics in PANELS.items() for metric in metrics}
+    section_of |= {name: "data" for name in values if name.startswith(DATA_PREFIXES)}
     return {f"{section_of[name]}/{name}" if name in section_of else name: value for name, value in values.items()}
 
 

@@ -9,6 +9,7 @@ from statistics import quantiles
 
 from diptych.data.batch import Batch
 from diptych.training.engine import StepStats
+from diptych.training.tallies import tally
 
 WINDOW = 200
 """Number of newest steps over which median and 95th percentile are computed."""
@@ -67,6 +68,7 @@ class Pace:
         cuts = quantiles([*self._durations] * 2, n=20)
         return {
             "samples_per_second": round(samples_per_second, 2),
+            "bytes_read_per_second": round(sum(tally(step, "bytes_read") for step in steps) / elapsed),
             "step_seconds_p50": round(cuts[9], 5),
             "step_seconds_p95": round(cuts[18], 5),
             **{f"{phase}_seconds": _mean([step.seconds[phase] for step in steps]) for phase in steps[-1].seconds},
