@@ -4,8 +4,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from contextlib import closing, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from diptych.config.schema import DataConfig
 from diptych.data import loader
 from diptych.data.loader import REASONS, Decoder, RowsIntoPieces, SampleReader, batches
 from diptych.data.order import SampleOrder
+from diptych.data.shard_cache import ShardCache
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
 from diptych.data.tokenizer import train_vocabulary
@@ -302,3 +306,17 @@ def test_ending_early_waits_for_the_piece_that_is_being_built(shards, monkeypatc
     loading.close()
     # If its process were killed now, the thread would check for five seconds whether it is still alive.
     assert joins == ["done", "done"]
+
+
+def test_the_first_use_of_a_remote_shard_is_a_miss_of_the_cache_and_later_ones_are_hits(shards, tmp_path):
+    serve = partial(SimpleHTTPRequestHandler, directory=str(shards))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        try:
+            location = f"http://127.0.0.1:{web.server_port}/{{00000..00002}}.tar"
+            for expected in ({"cache_misses": 3}, {"cache_hits": 3}):
+                index = open_index(location, ShardCache(tmp_path / "cache"))
+                num_bytes = sum(len(data) for sample in index.samples() for data in index.read(sample).values())
+                assert index.counts_of_reads == {"bytes_read": num_bytes, **expected}
+        finally:
+            web.shutdown()

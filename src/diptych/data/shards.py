@@ -22,7 +22,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class ShardIndex:
         self.counts_of_reads: Counter[str] = Counter()
         """Numbers by the names of COUNTS, of this process."""
         self._tables = _TableCache(self.shards)
-        self._tars = lru_cache(maxsize=MAX_OPEN_TARS)(_OpenTar)
+        self._tars = lru_cache(maxsize=MAX_OPEN_TARS)(partial(_open_tar, self.counts_of_reads))
 
     def __len__(self) -> int:
         return self.total_samples
@@ -173,6 +173,13 @@ def _refuse_twice(tars: Sequence[str]) -> None:
     twice = [place for place, times in Counter(at_once(real, places)).items() if times > 1]
     if twice:
         raise ShardError(f"shard {twice[0]!r} is given more than once; name every shard once")
+
+
+def _open_tar(counts: Counter[str], shard: Shard) -> _OpenTar:
+    """Open a tar, and count whether a remote one was in the cache."""
+    if shard.origin is not None:
+        counts["cache_hits" if shard.path.exists() else "cache_misses"] += 1
+    return _OpenTar(shard)
 
 
 def read_sample(sample: Sample, *suffixes: str) -> dict[str, bytes]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.config.schema import RunConfig
+from diptych.data.shard_cache import ShardCache
+from diptych.data.shard_index_file import Shard
 from diptych.data.shards import open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.errors import UserError
@@ -35,14 +37,14 @@ def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
         UserError: there are no samples, or no vocabulary.
     """
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
-    index = open_index(config.data.train)
+    index = open_index(config.data.train, ShardCache.of(config.data.cache))
     if not len(index):
         raise UserError(f"{config.data.train}: the shards contain no samples; name shards that do")
     samples = draw_samples(index, max(num_samples, num_shown), config.training.seed)
     statistics = start_statistics(
         index, samples, image_size=config.model.image.image_size, context_length=config.model.text.context_length
     )
-    found = Look(index.shards[0].path.resolve().parent.name, tokenizer, statistics, [], [])
+    found = Look(_folder_of(index.shards[0]), tokenizer, statistics, [], [])
     for number, seen in enumerate(see_samples(index, samples, config, tokenizer)):
         statistics.add(seen)
         if seen.row.reason is not None:
@@ -51,3 +53,8 @@ def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
             found.shown.append(seen)
     statistics.compare_captions(index, samples)
     return found
+
+
+def _folder_of(shard: Shard) -> str:
+    location = shard.location if shard.origin is not None else str(shard.path.resolve())
+    return location.rpartition("/")[0].rpartition("/")[2]

@@ -20,7 +20,9 @@ from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import Tokenizer
 
 MOST_SHARDS = 64
-"""Samples are drawn from at most this many shards, so that few index files are read, and few remote shards fetched."""
+"""Samples are drawn from at most this many shards, so that few index files are read."""
+MOST_REMOTE_SHARDS = 8
+"""Of shards at an address fewer, since each is fetched whole."""
 STAGES = ("read", "decode", "tokenize")
 
 
@@ -51,7 +53,8 @@ def draw_samples(index: ShardIndex, number: int, seed: int) -> list[int]:
 
     If there are more shards than MOST_SHARDS, the stretches cover that many of them, drawn in the same way.
     """
-    chosen = _one_of_each_stretch(len(index.shards), min(MOST_SHARDS, len(index.shards)), hash_of(0, seed, 5))
+    most = MOST_SHARDS if index.shards[0].origin is None else MOST_REMOTE_SHARDS
+    chosen = _one_of_each_stretch(len(index.shards), min(most, len(index.shards)), hash_of(0, seed, 5))
     ends = np.cumsum(index.counts[chosen])
     places = np.array(_one_of_each_stretch(int(ends[-1]), min(number, int(ends[-1])), hash_of(1, seed, 5)))
     turns = np.searchsorted(ends, places, side="right")
