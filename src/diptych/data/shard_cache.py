@@ -24,6 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from diptych.data.shard_download import RemoteShardError, download, read_whole
 from diptych.data.shard_index_file import INDEX_FOLDER, MAX_HEADER_BYTES, Shard, index_path, parse_header
 from diptych.files import NO_ROOM, LockedError, cannot, commit_file, locked, sha256_of
@@ -98,17 +100,19 @@ class ShardCache:
             return descriptor
 
     def fetch_index(self, shard: Shard) -> None:
-        """Fetch the shard's index file if it is not there.
+        """Fetch the shard's index file, which is missing or damaged.
 
         Raises:
             RemoteShardError: it cannot be fetched, or belongs to another tar by now.
         """
-        while not index_path(shard.path).exists():
+        path = index_path(shard.path)
+        while True:
             with self._fetching(shard) as is_mine:
-                if is_mine and not index_path(shard.path).exists():
-                    data = read_whole(index_url(shard.location), lambda data: _is_whole_index(data, shard))
-                    index_path(shard.path).parent.mkdir(exist_ok=True)
-                    commit_file(index_path(shard.path), data)
+                if is_mine:
+                    if not path.exists() or not _is_whole_index(path.read_bytes(), shard):
+                        data = read_whole(index_url(shard.location), lambda data: _is_whole_index(data, shard))
+                        path.parent.mkdir(exist_ok=True)
+                        commit_file(path, data)
                     return
             time.sleep(POLL_SECONDS)
 
@@ -263,7 +267,7 @@ def _is_whole_index(data: bytes, shard: Shard) -> bool:
         return False
     if header.sha256 != shard.sha256:
         raise RemoteShardError(f"{shown(shard.location)} was indexed again since it was opened; open it again")
-    return True
+    return xxhash.xxh3_64_hexdigest(data[len(line) :]) == header.table_xxh3
 
 
 def index_url(tar_url: str) -> str:

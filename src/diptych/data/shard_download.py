@@ -103,7 +103,7 @@ def download(url: str, num_bytes: int, partial: Path) -> None:
         part_bytes = min(part_bytes * 2, PART_BYTES)
         return data
 
-    with open(partial, "ab") as file:
+    with open(partial, "ab", buffering=0) as file:
         start = file.tell()
         while start < num_bytes:
             start += file.write(with_retries(url, read))

@@ -223,21 +223,28 @@ class TableBuilder:
         return samples.tobytes() + members.tobytes() + b"".join(self._keys)
 
 
+def _read_table(shard: Shard) -> tuple[ShardHeader, bytes]:
+    with open(index_path(shard.path), "rb") as file:
+        header = _read_header(file, shard.path)
+        body = file.read()
+    if header.sha256 != shard.sha256 or header.samples != shard.samples:
+        raise ShardError(f"{shown(shard.path)} was indexed again since it was opened; open it again")
+    if xxhash.xxh3_64_hexdigest(body) != header.table_xxh3:
+        raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar again")
+    return header, body
+
+
 class Table:
     """The samples of one shard, as its index file holds them."""
 
     def __init__(self, shard: Shard):
-        if shard.origin is not None:
+        try:
+            header, body = _read_table(shard)
+        except (ShardError, FileNotFoundError):
+            if shard.origin is None:
+                raise
             shard.origin.cache.fetch_index(shard)
-        with open(index_path(shard.path), "rb") as file:
-            header = _read_header(file, shard.path)
-            body = file.read()
-        if header.sha256 != shard.sha256 or header.samples != shard.samples:
-            folder = shown(shard.path.parent)
-            raise ShardError(f"{shown(shard.path)} was indexed again since it was opened, or listed in all.index; "
-                             f"`diptych-shards index {folder}` writes that again, then open it again")  # fmt: skip
-        if xxhash.xxh3_64_hexdigest(body) != header.table_xxh3:
-            raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar again")
+            header, body = _read_table(shard)
         members_at = header.samples * _SAMPLE_ROW.itemsize
         keys_at = members_at + header.members * _MEMBER_ROW.itemsize
         self.shard = shard

@@ -1,0 +1,257 @@
+"""Shards at addresses give the same samples as those on a disk, whatever the store and the network do."""
+
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from diptych.data import remote_shards, shard_download
+from diptych.data.shard_cache import ShardCache
+from diptych.data.shard_download import RemoteShardError
+from diptych.data.shard_index_file import index_path
+from diptych.data.shard_list import write_folder_list
+from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import ShardError, open_index
+from diptych.errors import UserError
+from tests.data.remote_store import (
+    STORE_SETTINGS,
+    Proxy,
+    busy,
+    drip,
+    other_bytes,
+    put,
+    reset,
+    s3_server,
+    truncate,
+    upload,
+)
+
+NUM_SHARDS = 4
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(NUM_SHARDS):
+        with ShardWriter(folder, shard) as writer:
+            for number in range(5):
+                writer.add(f"{shard}-{number}", {"jpg": os.urandom(1500), "txt": f"caption {shard} {number}".encode()})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proxy(shards):
+    with s3_server() as port, pytest.MonkeyPatch.context() as patch:
+        upload(port, shards, "shards")
+        for name in ("bare/00000.tar", "moved/_index/00000.tar.index"):
+            put(port, name, b"bytes")
+        proxy = Proxy(port)
+        for name, value in STORE_SETTINGS.items():
+            patch.setenv(name, value)
+        # fsspec keeps its file systems, so all tests of this process use the same address.
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        yield proxy
+        proxy.close()
+
+
+@pytest.fixture
+def store(proxy, monkeypatch):
+    proxy.forget()
+    monkeypatch.setattr(shard_download, "FIRST_PAUSE_SECONDS", 0.01)
+    return proxy
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return ShardCache(tmp_path / "cache")
+
+
+def content(index):
+    return [(sample.key, index.read(sample)) for sample in index.samples()]
+
+
+def test_shards_of_a_store_are_those_of_the_folder(shards, store, cache):
+    local, remote = open_index(shards), open_index("s3://bucket/shards", cache)
+    assert remote.fingerprint == local.fingerprint and remote.counts.tolist() == local.counts.tolist()
+    assert store.tars == []
+    assert content(remote) == content(local)
+    assert content(open_index("s3://bucket/shards/{00000..00003}.tar", cache)) == content(local)
+    assert [name for name, _ in store.tars] == [shard.name for shard in local.shards]
+
+
+def test_shards_of_a_disk_and_of_a_store_are_one_index_in_the_order_of_the_locations(shards, store, cache):
+    locations = ["s3://bucket/shards/00002.tar", shards / "00000.tar", "s3://bucket/shards/00001.tar"]
+    index = open_index(locations, cache)
+    assert [shard.name for shard in index.shards] == ["00002.tar", "00000.tar", "00001.tar"]
+    assert content(index)[5:10] == content(open_index(shards / "00000.tar"))
+    with pytest.raises(ShardError, match="00002.tar' is given more than once"):
+        open_index([*locations, "s3://bucket/shards/00002.tar"], cache)
+
+
+def test_a_list_of_the_folder_saves_a_request_for_each_shard(shards, store, cache, tmp_path):
+    for file in shards.rglob("*.*"):
+        (tmp_path / "listed" / file.relative_to(shards)).parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, tmp_path / "listed" / file.relative_to(shards))
+    write_folder_list(tmp_path / "listed")
+    upload(store.behind, tmp_path / "listed", "listed")
+    index = open_index("s3://bucket/listed", cache)
+    assert index.fingerprint == open_index(shards).fingerprint
+    assert [path for path in store.others if path.endswith(".tar.index")] == []
+    assert content(index) == content(open_index(shards))
+
+
+def test_a_web_server_that_knows_no_ranges_is_read(shards, cache, monkeypatch):
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(shards)))
+    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    monkeypatch.setattr(shard_download, "PART_BYTES", 5000)
+    try:
+        assert content(open_index(f"http://127.0.0.1:{web.server_port}/", cache)) == content(open_index(shards))
+    finally:
+        web.shutdown()
+        web.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("fault", [busy, reset, truncate, drip, other_bytes])
+def test_a_fault_of_the_network_changes_nothing(shards, store, cache, monkeypatch, fault):
+    monkeypatch.setattr(shard_download, "ANSWER_SECONDS", 0.4)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    index = open_index("s3://bucket/shards", cache)
+    store.faults += [fault, fault] if fault is not other_bytes else [fault]
+    assert content(index) == content(open_index(shards))
+    assert store.faults == [] and len(store.tars) > NUM_SHARDS
+
+
+def test_bytes_that_are_not_those_of_the_index_are_refused_in_one_line(store, cache):
+    store.faults += [other_bytes, other_bytes]
+    with pytest.raises(RemoteShardError, match=r"^s3://bucket/shards/00000.tar: its [\d,]+ bytes are not those .*copy"):
+        content(open_index("s3://bucket/shards", cache))
+    assert not list(cache.folder.rglob("*.tar"))
+
+
+def test_a_store_that_stays_broken_is_one_line(store, cache, monkeypatch):
+    monkeypatch.setattr(shard_download, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    store.faults += [busy] * 100
+    with pytest.raises(RemoteShardError) as caught:
+        content(open_index("s3://bucket/shards", cache))
+    line = str(caught.value)
+    assert line.startswith("s3://bucket/shards/00000.tar cannot be read: ") and " tries in " in line
+    assert "\n" not in line and line.endswith("start the same command again")
+
+
+READ = """
+import sys
+from pathlib import Path
+from diptych.data import shard_download
+from diptych.data.shard_cache import ShardCache
+from diptych.data.shards import open_index
+shard_download.PART_BYTES = int(sys.argv[2])
+index = open_index("s3://bucket/shards", ShardCache(Path(sys.argv[1])))
+print(sum(len(index.read(sample)["jpg"]) for sample in index.samples()))
+"""
+
+
+def reader(cache, part_bytes=16 << 20):
+    command = [sys.executable, "-c", READ, cache.folder, str(part_bytes)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_fetch_each_shard_once(store, cache):
+    store.delay_seconds = 0.2
+    two = [reader(cache), reader(cache)]
+    assert [process.communicate()[0] for process in two] == ["30000\n", "30000\n"]
+    assert sorted(store.tars) == [(f"{shard:05d}.tar", 0) for shard in range(NUM_SHARDS)]
+
+
+def test_a_killed_download_goes_on_where_it_was(shards, store, cache):
+    is_asked, may_end = threading.Event(), threading.Event()
+
+    def hang(*_):
+        is_asked.set()
+        may_end.wait(60)
+
+    store.faults += [None, None, None, hang]
+    killed = reader(cache, 2000)
+    assert is_asked.wait(60)
+    killed.kill()
+    killed.communicate()
+    may_end.set()
+    store.tars.clear()
+    assert content(open_index("s3://bucket/shards", cache)) == content(open_index(shards))
+    assert store.tars[0] == ("00000.tar", 6000)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_cached_shard_that_is_damaged_is_fetched_again(shards, store, cache, caplog, is_cut):
+    index = open_index("s3://bucket/shards", cache)
+    content(index)
+    shard = index.shards[1]
+    with open(shard.path, "r+b") as file:
+        file.seek(index.sample(1, 2).members[0].offset)
+        file.truncate() if is_cut else file.write(b"other")
+    index_path(index.shards[2].path).write_bytes(b"other")
+    store.tars.clear()
+    again = open_index("s3://bucket/shards", cache)
+    assert content(again) == content(open_index(shards))
+    assert store.tars == [("00001.tar", 0)]
+    assert "s3://bucket/shards/00001.tar was damaged in the cache" in caplog.text
+
+
+def test_a_cache_smaller_than_the_data_keeps_the_shards_used_last(shards, store, cache):
+    local = open_index(shards)
+    small = ShardCache(cache.folder, 2 * local.shards[0].num_bytes + 3000)
+    index = open_index("s3://bucket/shards", small)
+    for number in (0, 1, 0, 2, 0, 3):
+        assert index.read(index.sample(number, 0)) == local.read(local.sample(number, 0))
+        index = open_index("s3://bucket/shards", small)  # with no tar open
+    assert [name for name, _ in store.tars] == ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]
+    assert sorted(path.name for path in cache.folder.rglob("*.tar")) == ["00000.tar", "00003.tar"]
+
+
+def test_a_held_shard_is_not_deleted_for_another(store, cache, caplog):
+    small = ShardCache(cache.folder, 1)
+    index = open_index("s3://bucket/shards", small)
+    index.read(index.sample(0, 0))
+    held = small.hold(index.shards[0])
+    assert held is not None and small.hold(index.shards[1]) is None
+    index.read(index.sample(1, 0))
+    assert index.shards[0].path.exists() and "set data.cache.bytes to more" in caplog.text
+    os.close(held)
+    index.read(index.sample(2, 0))
+    assert [path.name for path in cache.folder.rglob("*.tar")] == ["00002.tar"]
+
+
+def test_other_files_in_the_folder_of_the_cache_are_left_alone(store, cache):
+    (cache.folder / "mine").mkdir(parents=True)
+    (cache.folder / "mine" / "thesis.tar").write_bytes(bytes(5000))
+    content(open_index("s3://bucket/shards", ShardCache(cache.folder, 1)))
+    assert (cache.folder / "mine" / "thesis.tar").stat().st_size == 5000
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("s3://bucket/nothing", "s3://bucket/nothing holds no .tar file, or does not list"),
+        ("s3://bucket/shards/{00000..00009}.tar", "s3://bucket/shards/00004.tar does not exist"),
+        ("s3://bucket/bare", "s3://bucket/bare/00000.tar has no index; run `diptych-shards index` where"),
+        ("s3://bucket/bare/00000.tar", "s3://bucket/bare/00000.tar has no index; run `diptych-shards index` where"),
+        ("s3://bucket/moved", "s3://bucket/moved: '00000.tar' is indexed but not there"),
+        ("store://bucket/shards", "store:// cannot be read; name a path, or an address at"),
+        ("http://127.0.0.1:9/shards", "http://127.0.0.1:9/shards cannot be read: Connect call failed"),
+    ],
+)
+def test_an_address_without_shards_is_one_line(store, cache, monkeypatch, location, said):
+    monkeypatch.setattr(remote_shards, "OPENING_SECONDS", 0.05)
+    with pytest.raises(UserError) as caught:
+        open_index(location, cache)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
