@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.config.schema import RunConfig
+from diptych.data.draws import hash_of
 from diptych.data.shard_cache import ShardCache
 from diptych.data.shard_index_file import Shard
 from diptych.data.shards import open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.errors import UserError
-from diptych.inspection.samples import SeenSample, draw_samples, see_samples
+from diptych.inspection.samples import SeenSample, draw_samples, one_of_each_stretch, see_samples
 from diptych.inspection.statistics import Statistics, start_statistics
 
 MOST_REJECTED = 24
@@ -44,12 +45,13 @@ def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
     statistics = start_statistics(
         index, samples, image_size=config.model.image.image_size, context_length=config.model.text.context_length
     )
+    places = one_of_each_stretch(len(samples), min(num_shown, len(samples)), hash_of(2, config.training.seed, 5))
     found = Look(_folder_of(index.shards[0]), tokenizer, statistics, [], [])
     for number, seen in enumerate(see_samples(index, samples, config, tokenizer)):
         statistics.add(seen)
         if seen.row.reason is not None:
             found.rejected.extend([seen] * (len(found.rejected) < MOST_REJECTED))
-        elif len(found.shown) * len(samples) <= number * num_shown and len(found.shown) < num_shown:
+        elif len(found.shown) < len(places) and number >= places[len(found.shown)]:
             found.shown.append(seen)
     statistics.compare_captions(index, samples)
     return found

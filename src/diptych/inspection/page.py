@@ -24,7 +24,8 @@ from diptych.pages.thumbnail import thumbnail_uri
 
 _THUMBNAIL_SIDE = 320
 """Pixels of the longer side: about twice the size on the page, for screens of high density."""
-_OTHER_SETTINGS = ("model.image.image_size", "model.text.context_length", "training.seed")
+_SETTINGS = ("tokenizer.vocabulary", "model.image.image_size", "model.text.context_length", "training.seed")
+_SETTINGS_OF_LOADING = ("data.cache.", "data.shuffle_window", "data.streams", "data.max_rejected_fraction")
 _CAPTION_LENGTH = 600
 _NAME_LENGTH = 160
 _MOST_CUT_TOKENS = 12
@@ -123,7 +124,7 @@ def _card(seen: SeenSample, tokenizer: Tokenizer, context_length: int) -> Card:
         num_tokens,
         num_tokens > context_length,
         max(len(seen.tokens) - context_length - _MOST_CUT_TOKENS, 0),
-        " · ".join(filter(None, facts)),
+        " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts if fact),
         f"{row.shard}/{row.key}",
         row.reason,
     )
@@ -147,5 +148,5 @@ def _settings(config: RunConfig) -> list[tuple[str, str]]:
     return [
         (key, str(value))
         for key, value in flatten(config_to_dict(config))
-        if key.startswith(("data.", "tokenizer.")) or key in _OTHER_SETTINGS
+        if key in _SETTINGS or (key.startswith("data.") and not key.startswith(_SETTINGS_OF_LOADING))
     ]

@@ -54,14 +54,21 @@ def draw_samples(index: ShardIndex, number: int, seed: int) -> list[int]:
     If there are more shards than MOST_SHARDS, the stretches cover that many of them, drawn in the same way.
     """
     most = MOST_SHARDS if index.shards[0].origin is None else MOST_REMOTE_SHARDS
-    chosen = _one_of_each_stretch(len(index.shards), min(most, len(index.shards)), hash_of(0, seed, 5))
+    chosen = one_of_each_stretch(len(index.shards), min(most, len(index.shards)), hash_of(0, seed, 5))
     ends = np.cumsum(index.counts[chosen])
-    places = np.array(_one_of_each_stretch(int(ends[-1]), min(number, int(ends[-1])), hash_of(1, seed, 5)))
+    places = np.array(one_of_each_stretch(int(ends[-1]), min(number, int(ends[-1])), hash_of(1, seed, 5)))
     turns = np.searchsorted(ends, places, side="right")
     shards = np.array(chosen)[turns]
     firsts = np.cumsum(index.counts) - index.counts
     samples: list[int] = (firsts[shards] + places - (ends[turns] - index.counts[shards])).tolist()
     return samples
+
+
+def one_of_each_stretch(total: int, number: int, key: int) -> list[int]:
+    """A random number from each of so many equally long stretches of the numbers below `total`."""
+    draws = Draws(key)
+    edges = [stretch * total // max(number, 1) for stretch in range(number + 1)]
+    return [low + draws.below(high - low) for low, high in zip(edges, edges[1:], strict=False)]
 
 
 def see_samples(index: ShardIndex, samples: list[int], config: RunConfig, tokenizer: Tokenizer) -> Iterator[SeenSample]:
@@ -88,12 +95,6 @@ def see_samples(index: ShardIndex, samples: list[int], config: RunConfig, tokeni
             {suffix: len(data) for suffix, data in files.items()},
             dict(zip(STAGES, (was_read - began, decoded - was_read, tokenized - decoded), strict=True)),
         )
-
-
-def _one_of_each_stretch(total: int, number: int, key: int) -> list[int]:
-    draws = Draws(key)
-    edges = [stretch * total // number for stretch in range(number + 1)]
-    return [low + draws.below(high - low) for low, high in zip(edges, edges[1:], strict=False)]
 
 
 def _header(picture: bytes | None) -> tuple[str | None, tuple[int, int] | None]:
