@@ -83,12 +83,12 @@ def _misfit(tar: Path) -> str | None:
     if size == expected:
         return None
     cut = _first_cut_member(tar)
-    whole = "" if cut is None else f": it is truncated, the first member that is not whole is {shown(cut)}"
+    whole = "" if cut is None else f": it is truncated, {cut}"
     return f"has {size:,} bytes, its index says {expected:,}{whole}"
 
 
 def _open(folder: Path) -> ShardIndex:
-    """Open the index; if a tar was cut off, the error names the first member that is not whole."""
+    """Open the index; if a tar was truncated, the error names the first member that is not whole."""
     names = {path.name for path in (folder / INDEX_FOLDER).glob("*")}
     if "build.json" in names and not any(name.endswith(".tar.index") for name in names):
         return ShardIndex(())  # a table without rows; `BuildCheck` checks that it was one
@@ -96,13 +96,13 @@ def _open(folder: Path) -> ShardIndex:
         return open_index(folder)
     except ShardError as error:
         for tar in sorted(folder.glob("*.tar")):
-            if (member := _first_cut_member(tar)) is not None:
-                raise ShardError(f"{error}. The first member that is not whole is {shown(member)}") from error
+            if (cut := _first_cut_member(tar)) is not None:
+                raise ShardError(f"{error} ({cut})") from error
         raise
 
 
 def _first_cut_member(tar: Path) -> str | None:
-    """The first member that is not whole; None if the tar has its indexed size."""
+    """Name the first member of a truncated tar that is not whole; None if the tar has its indexed size."""
     size = tar.stat().st_size
     try:
         with open(index_path(tar), "rb") as file:
@@ -114,7 +114,8 @@ def _first_cut_member(tar: Path) -> str | None:
         return None
     samples = (table.sample(row) for row in range(header["samples"]))
     ends = ((f"{sample.key}.{m.suffix}", m.offset + m.size) for sample in samples for m in sample.members)
-    return next((name for name, end in ends if end > size), "none: only the end is gone")
+    cut = next((name for name, end in ends if end > size), None)
+    return "all its members are whole" if cut is None else f"the first member that is not whole is {shown(cut)}"
 
 
 def _check_pack(folder: Path, index: ShardIndex) -> None:

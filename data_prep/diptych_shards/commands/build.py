@@ -280,7 +280,7 @@ def _way_out(outcomes: Counter[str]) -> str:
         return f"To fetch from such addresses, add {networks} and --retry-failed {refused}"
     if outcomes.keys() <= set(CAPTION_REASONS):
         return "Name the column of captions with --caption-column, and another folder"
-    return "Then start again with --retry-failed all: without it, rows of finished shards are not tried again"
+    return "Correct what caused them, then add --retry-failed all: without it, finished shards are not tried again"
 
 
 def _table(outcomes: Counter[str]) -> str:

@@ -163,12 +163,14 @@ def _tables(paths: Sequence[Path]) -> list[Path]:
                 path / name for name in os.listdir(path) if name.endswith(".parquet") and (path / name).is_file()
             )
             if not inside:
-                raise CurateError(f"{shown(path)} has no .parquet file")
+                raise CurateError(
+                    f"{shown(path)} has no .parquet file; name what extract wrote, or other tables of pairs"
+                )
             tables += inside
         elif path.exists():
             tables.append(path)
         else:
-            raise CurateError(f"{shown(path)} does not exist")
+            raise CurateError(f"{shown(path)} does not exist; expected .parquet files, or folders of them")
     return tables
 
 

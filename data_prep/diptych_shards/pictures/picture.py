@@ -70,7 +70,7 @@ class PictureOptions:
             ("encode_format", self.encode_format, ENCODINGS),
         ):
             if value not in allowed:
-                raise UserError(f"{name} {value!r}; one of {', '.join(allowed)}")
+                raise UserError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
         for limit, least in (
             ("image_size", 1),
             ("min_image_size", 0),
@@ -79,11 +79,13 @@ class PictureOptions:
             ("max_pixels", 1),
         ):
             if not getattr(self, limit) >= least:  # refuses NaN too
-                raise UserError(f"{limit} {getattr(self, limit)}; at least {least}")
+                raise UserError(f"{limit} is {getattr(self, limit)}; it must be at least {least}")
         if self.encode_quality is not None and not 0 <= self.encode_quality <= highest:
-            raise UserError(f"encode_quality {self.encode_quality}; 0 to {highest} for {self.encode_format}")
+            raise UserError(
+                f"encode_quality is {self.encode_quality}; it must be 0 to {highest} for {self.encode_format}"
+            )
         if self.max_pixels > MAX_PIXELS:
-            raise UserError(f"max_pixels {self.max_pixels}; at most {MAX_PIXELS}, more is not read in training")
+            raise UserError(f"max_pixels is {self.max_pixels}; it must be at most {MAX_PIXELS}: training reads no more")
         if missing := why_not_decodable(ENCODINGS[self.encode_format]):
             raise UserError(f"encode_format {self.encode_format}: {missing}")
 

@@ -128,7 +128,10 @@ def parse(source: str) -> Expression:
         raise UserError(f"{source[:200]!r}: {_one_line(error)}") from error
     if tree["error"]:
         before = statement.encode()[: int(tree.get("position", 0))].decode(errors="ignore")
-        at = f", at character {min(len(before) - len(_BEFORE) + 1, len(source))}" if before else ""
+        place = len(before) - len(_BEFORE) + 1
+        if place > len(source):  # at our own bracket, which the user does not see
+            raise UserError(f"{source[:200]!r}: syntax error at its end")
+        at = f", at character {place}" if before else ""
         raise UserError(f"{source[:200]!r}: {_one_line(tree['error_message'])}{at}")
     select = [statement["node"].pop("select_list", []) for statement in tree["statements"]]
     if len(select) != 1 or len(select[0]) != 1 or tree != _empty_tree():
@@ -231,6 +234,6 @@ def _plain(column: pyarrow.Array) -> pyarrow.Array:
 
 def _one_line(error: object) -> str:
     """DuckDB's message on one line, without the expression that it repeats."""
-    text = re.split(r'\n+LINE \d+:| Use "SET', str(error))[0]
+    text = re.split(r'\n+LINE \d+:| Use "SET', str(error))[0].removeprefix("Binder Error: ")
     way_out = "; number(...) reads one from a text" if "Cannot compare" in text and "VARCHAR" in text else ""
     return printable(text.replace(" You might need to add explicit type casts.", ""), 300) + way_out

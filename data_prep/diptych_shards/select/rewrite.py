@@ -66,7 +66,8 @@ def rewrite(
     """
     planned = _plan(index, verdicts, samples_per_shard)
     if not planned:
-        raise UserError(f"{', '.join(verdict.name for verdict in verdicts)} together keep no sample")
+        names = ", ".join(verdict.name for verdict in verdicts)
+        raise UserError(f"{names} together keep no sample; choose verdicts with --verdict, or delete one")
     inputs = {"shards": index.fingerprint, "verdicts": {verdict.name: verdict.sha256 for verdict in verdicts}}
     folder = OutFolder(out, "select", format=_FORMAT, options={"samples_per_shard": samples_per_shard}, inputs=inputs)
     with folder.opened(finished=False):

@@ -3,7 +3,7 @@
 Of several samples that are the same, `dedup` keeps one. If a filter left that one out, all of them would be lost. So
 `dedup` chooses among the samples that the other verdicts keep; those left out take no part, connect nothing, and are
 kept as far as it is concerned. It records which verdicts these were, by name and sha256. Its own verdict is stale
-when one of them is missing or has changed, and when there is a filter that it does not know.
+when one of them is missing or has changed, and when there is a filter that was not one of them.
 
 Of two verdicts of `dedup`, the later one takes the earlier one into account. Written again, the earlier one
 ignores all that depend on it, so that there is no cycle; those are stale then, unless its result is the same.
@@ -78,7 +78,7 @@ def _refuse_stale(shards: Path, verdicts: Sequence[Verdict]) -> None:
             raise _stale(shards, verdict, flaw)
     for one, other in combinations(choosing, 2):
         if one.name not in other.considered and other.name not in one.considered:
-            raise _stale(shards, other, f"does not know {one.name!r}")
+            raise _stale(shards, other, f"was written without {one.name!r}")
 
 
 def _flaw(verdict: Verdict, there: Mapping[str, Verdict]) -> str | None:
@@ -90,7 +90,7 @@ def _flaw(verdict: Verdict, there: Mapping[str, Verdict]) -> str | None:
             return f"chose among the samples that {name!r} keeps, which has changed"
     for other in there.values():
         if not other.chooses and other.name not in verdict.considered:
-            return f"does not know {other.name!r}"
+            return f"was written without {other.name!r}"
     return None
 
 

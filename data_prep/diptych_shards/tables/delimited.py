@@ -57,7 +57,7 @@ def find_layout(file: TableFile) -> Layout:
         lines = _Lines(text)
         first = _first_of(lines)
     if first is None:
-        raise TableError(f"{file.shown} is empty, without even a header")
+        raise TableError(f"{file.shown} is empty; expected a line of column names, then rows")
     usual = "\t" if file.format == "tsv" else ","
     header = _fields(first, usual)
     delimiter = usual

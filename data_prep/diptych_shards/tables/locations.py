@@ -7,7 +7,7 @@ import glob
 import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -206,9 +206,14 @@ def table_file(location: str) -> TableFile:
     """The file, with the format and compression given by its name."""
     found = _known(location)
     if found is None:
-        raise TableError(f"{shown(location)}: a table is {', '.join(FORMATS)}, all but parquet perhaps with "
-                         f"{', '.join(COMPRESSIONS)} after it")  # fmt: skip
+        raise not_a_table(location, FORMATS)
     return found
+
+
+def not_a_table(location: str, suffixes: Iterable[str]) -> TableError:
+    """The error for a file whose name ends in none of the suffixes of tables."""
+    expected = f"expected {', '.join(suffixes)}, and after all but parquet perhaps {', '.join(COMPRESSIONS)}"
+    return TableError(f"{shown(location)} is not a table by its name; {expected}")
 
 
 def is_picture_table(location: str) -> bool:
@@ -242,7 +247,7 @@ def _expand(location: str, out: Path | None) -> list[TableFile] | str:
             found = [path for path in glob.glob(location, recursive=True) if os.path.isfile(path)]
             ours = None if out is None else out.resolve()
             return _tables_of(location, [p for p in found if ours is None or ours not in Path(p).resolve().parents])
-        raise TableError(f"{shown(location)} does not exist")
+        raise TableError(f"{shown(location)} does not exist; expected a table ({', '.join(FORMATS)})")
     files, path = _file_system(location)
     try:
         if glob.has_magic(path) and "?" not in location:

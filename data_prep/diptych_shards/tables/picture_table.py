@@ -17,13 +17,7 @@ from diptych_shards.tables.column_types import is_text, stored_type
 from diptych_shards.tables.columns import PATH_COLUMNS, TableError, find_caption, find_column, list_columns
 from diptych_shards.tables.delimited import Malformed
 from diptych_shards.tables.file_readers import FileReader, open_reader
-from diptych_shards.tables.locations import (
-    COMPRESSIONS,
-    PICTURE_TABLE_SUFFIXES,
-    TableFile,
-    is_picture_table,
-    table_file,
-)
+from diptych_shards.tables.locations import PICTURE_TABLE_SUFFIXES, TableFile, is_picture_table, not_a_table, table_file
 
 
 @dataclass(frozen=True)
@@ -87,8 +81,7 @@ def _file(location: str) -> TableFile:
     if not os.path.exists(location):
         raise TableError(f"{shown(location)} does not exist; expected a table ({', '.join(PICTURE_TABLE_SUFFIXES)})")
     if not is_picture_table(location):
-        raise TableError(f"{shown(location)}: a table of pictures is {', '.join(PICTURE_TABLE_SUFFIXES)}, all but "
-                         f"parquet perhaps with {', '.join(COMPRESSIONS)} after it")  # fmt: skip
+        raise not_a_table(location, PICTURE_TABLE_SUFFIXES)
     return table_file(location)
 
 

@@ -169,7 +169,8 @@ def test_what_is_not_a_question_about_one_row_is_refused(source):
 
 def test_the_refusal_says_where_and_what_was_meant():
     for source, said in {
-        "width >= 256 )": 'syntax error at or near ")", at character 14',
+        "width >= ) 256": 'syntax error at or near ")", at character 10',
+        "width >=": "'width >=': syntax error at its end",
         "hight > 1": "no column 'hight'",
         "widht > 1": "did you mean width?",
         "lenght(caption) > 1": "did you mean length?",

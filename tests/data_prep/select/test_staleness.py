@@ -55,7 +55,7 @@ def test_what_a_filter_leaves_out_does_not_stay_for_others(shards, tmp_path, cap
 def test_a_filter_that_came_after_dedup_makes_it_stale(shards, tmp_path, capsys):
     assert command("dedup", shards, "--distance", 3) == 0
     assert command("filter", shards, "--where", "number > 0") == 0
-    again = f"the verdict 'dedup' does not know 'filter'; run again: diptych-shards dedup {shards} --name=dedup"
+    again = f"the verdict 'dedup' was written without 'filter'; run again: diptych-shards dedup {shards} --name=dedup"
     assert f"{again} --distance=3\n" in capsys.readouterr().out
     for refusing in (("select", shards, tmp_path / "out"), ("preview", shards)):
         assert command(*refusing) == 2

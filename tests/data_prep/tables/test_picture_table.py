@@ -126,8 +126,8 @@ def test_a_quote_that_is_never_closed_takes_no_other_row_with_it(tmp_path):
         ("t.csv", "path,caption\n", {"caption": "words"}, "has no column 'words'. Its columns: path, caption"),
         ("t.csv", "path,caption\n", {"caption": "path"}, "cannot be both the path and the caption"),
         ("t.jsonl", "\n", {}, "has no rows"),
-        ("t.txt", "http://a/1.jpg\n", {}, "a table of pictures is .parquet"),
-        ("t.xlsx", "", {}, "a table of pictures is .parquet"),
+        ("t.txt", "http://a/1.jpg\n", {}, "is not a table by its name; expected .parquet"),
+        ("t.xlsx", "", {}, "is not a table by its name; expected .parquet"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_line(tmp_path, name, data, wanted, message):

@@ -266,7 +266,7 @@ def test_a_file_is_named_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t.parquet.gz", "t"])
 def test_an_unknown_format_is_reported(tmp_path, name):
-    with pytest.raises(TableError, match="a table is .parquet"):
+    with pytest.raises(TableError, match="is not a table by its name; expected .parquet"):
         open_table([write(tmp_path / name, b"")])
 
 
