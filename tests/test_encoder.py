@@ -1,5 +1,6 @@
 """A model folder is complete by itself, and a damaged one is refused in one line."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -18,7 +19,7 @@ from diptych.checkpoint_folder import FORMAT, MANIFEST, describe
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.picture_values import rgb_image
-from diptych.data.preprocessing import centre_crop
+from diptych.data.preprocessing import preprocess
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model_folder import (
@@ -95,7 +96,7 @@ def test_what_is_loaded_computes_what_was_saved(folder):
     assert not encoder.model.training
     assert encoder.logit_scale == pytest.approx(7.389, abs=1e-3)  # e^2
 
-    images = torch.stack([centre_crop(picture(seed=seed), 32) for seed in range(3)])
+    images = torch.stack([preprocess(picture(seed=seed), model_config().image) for seed in range(3)])
     tokens, lengths = map(torch.from_numpy, TOKENIZER(["cat", "a cat sat", ""], 10))
     with torch.no_grad():
         assert torch.equal(encoder.embed_images(images), model.encode_image(images))
@@ -389,6 +390,7 @@ def test_a_place_without_a_model_is_refused(tmp_path):
             "model.text.activation is 'relu', expected one of gelu, quick_gelu",
         ),
         (["model", "text", "heads"], True, "model.text.heads is True, expected int"),
+        (["model", "image", "resize_mode"], "crop", "model.image.resize_mode is 'crop', expected one of shortest"),
         (["model", "image", "mean"], [0.5, 0.5], "model.image.mean .* expected a list of 3"),
         (["model", "image", "name"], "vit_nothing", "is not a timm model"),
         (["model", "image", "overrides"], {"checkpoint_path": "x.pt"}, "checkpoint_path is refused"),
@@ -407,6 +409,26 @@ def test_a_config_that_is_not_of_this_model_is_refused(folder, keys, value, comp
     with pytest.raises(ValueError, match=complaint) as refusal:
         diptych.load(folder)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_from_before_resize_modes_prepares_pictures_as_it_did(folder):
+    document = json.loads((folder / CONFIG_FILE).read_text())
+    for key in ("resize_mode", "interpolation", "fill_colour"):
+        del document["model"]["image"][key]
+    (folder / CONFIG_FILE).write_text(json.dumps(document))
+    assert diptych.load(folder, device="cpu").config == model_config()
+
+
+def test_a_models_own_preprocessing_is_saved_and_used(tmp_path):
+    config = model_config()
+    settings = {"resize_mode": "longest", "interpolation": "bilinear", "fill_colour": (0, 99, 199)}
+    config = dataclasses.replace(config, image=dataclasses.replace(config.image, **settings))
+    save_model_folder(tmp_path / "model", dual_encoder(config).state_dict(), config, TOKENIZER)
+    encoder = diptych.load(tmp_path / "model", device="cpu")
+    assert encoder.config == config
+    expected = encoder.embed_images(preprocess(picture(), config.image)[None])
+    assert torch.equal(encoder.embed_pictures(picture()), expected)
+    assert not torch.equal(expected, encoder.embed_images(preprocess(picture(), model_config().image)[None]))
 
 
 @pytest.mark.parametrize("layout", ["diptych", "open_clip"])

@@ -49,7 +49,7 @@ def open_clip(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
 
 def ours(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
     """Our loader in one process."""
-    from diptych.config.schema import DataConfig
+    from diptych.config.schema import DataConfig, ImageTowerConfig
     from diptych.data.loader import Decoder, batches
     from diptych.data.order import SampleOrder
     from diptych.data.shards import open_index
@@ -62,7 +62,7 @@ def ours(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
     steps = index.total_samples // BATCH
 
     def epoch(number: int) -> Iterator[Any]:
-        decode = Decoder(config, PIXELS, seed=0)
+        decode = Decoder(config, ImageTowerConfig(image_size=PIXELS), seed=0)
         first, stop = number * steps, (number + 1) * steps
         return batches(
             index,

@@ -14,7 +14,7 @@ from torch import Tensor
 from diptych.config.schema import ModelConfig
 from diptych.data.picture_safety import PictureError
 from diptych.data.picture_values import Picture, pictures_in, rgb_image
-from diptych.data.preprocessing import centre_crop
+from diptych.data.preprocessing import preprocess
 from diptych.data.tokenizer import Tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model_folder import model_folder, read_model_folder
@@ -93,7 +93,7 @@ class Encoder:
         return torch.cat(embeddings)
 
     def _pixels(self, picture: Picture) -> Tensor:
-        return centre_crop(rgb_image(picture), self.config.image.image_size)
+        return preprocess(rgb_image(picture), self.config.image)
 
 
 def _batches(values: Iterable[Value], size: int, made: Callable[[Value], Made]) -> Iterator[list[Made]]:

@@ -33,6 +33,9 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 FORMAT = "diptych-model"
 FORMAT_VERSION = 1
 
+LATER_FIELDS = ("resize_mode", "interpolation", "fill_colour")
+"""Fields that folders written before they existed lack; they have the default there."""
+
 
 def model_folder(path: str | Path, *, ema: bool = False) -> Path:
     """The model folder at a path: the path itself, or inside a checkpoint, or inside a run's newest valid checkpoint.
@@ -216,14 +219,19 @@ def rebuild(wanted: Any, value: Any, where: str) -> Any:
         kinds = get_args(wanted)
         if not isinstance(value, list) or len(value) != len(kinds):
             raise UserError(f"{where} is {value!r}, expected a list of {len(kinds)}")
-        return tuple(rebuild(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+        return tuple(_of_type(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    value = _of_type(wanted, value, where)
+    if wanted is int and value < 1:
+        raise UserError(f"{where} is {value}, expected at least 1: it is a size")
+    return value
+
+
+def _of_type(wanted: Any, value: Any, where: str) -> Any:
     if wanted is float and type(value) is int:
         return float(value)
     allowed = get_args(wanted) if get_origin(wanted) is UnionType else (get_origin(wanted) or wanted,)
     if type(value) not in allowed:
         raise UserError(f"{where} is {value!r}, expected {' or '.join(kind.__name__ for kind in allowed)}")
-    if wanted is int and value < 1:
-        raise UserError(f"{where} is {value}, expected at least 1: it is a size")
     return value
 
 
@@ -233,6 +241,6 @@ def rebuild_dataclass(wanted: Any, value: Any, where: str) -> Any:
     types = get_type_hints(wanted)
     if unknown := sorted(value.keys() - types.keys()):
         raise UserError(f"{where}.{unknown[0]} is unknown; expected {', '.join(types)}")
-    if missing := sorted(types.keys() - value.keys()):
+    if missing := sorted(types.keys() - value.keys() - set(LATER_FIELDS)):
         raise UserError(f"{where}.{missing[0]} is missing")
-    return wanted(**{name: rebuild(types[name], value[name], f"{where}.{name}") for name in types})
+    return wanted(**{name: rebuild(types[name], value[name], f"{where}.{name}") for name in types if name in value})

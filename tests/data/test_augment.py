@@ -10,9 +10,16 @@ from PIL import Image
 from timm.data.random_erasing import RandomErasing as TimmRandomErasing
 from torchvision.transforms import v2
 
-from diptych.config.schema import ColourJitterConfig, DataConfig, RandomErasingConfig, RandomResizedCropConfig
-from diptych.data.augment import augment, crop_and_resize, crop_box
+from diptych.config.schema import (
+    ColourJitterConfig,
+    DataConfig,
+    ImageTowerConfig,
+    RandomErasingConfig,
+    RandomResizedCropConfig,
+)
+from diptych.data.augment import augment, crop_and_resize, random_rectangle, random_square
 from diptych.data.draws import Draws
+from diptych.data.preprocessing import preprocess
 from tests.data.made_pixels import noise, photograph
 
 CROPS = ["random_square_crop", "random_resized_crop", "none"]
@@ -24,6 +31,10 @@ WHOLE_PICTURE = {
 
 def config(**settings):
     return DataConfig(train="shards", **settings)
+
+
+def image(size, **settings):
+    return ImageTowerConfig(image_size=size, **settings)
 
 
 class RecordedDraws(Draws):
@@ -73,7 +84,7 @@ def channels_last(pixels):
 
 def test_resizing_agrees_with_pillows_antialiased_bicubic():
     picture = photograph(320, 256)
-    ours = channels_last(crop_and_resize(np.array(picture), (20, 10, 240, 240), 96)).astype(float)
+    ours = channels_last(crop_and_resize(np.array(picture), (20, 10, 240, 240), (96, 96))).astype(float)
     theirs = np.asarray(picture.crop((20, 10, 260, 250)).resize((96, 96), Image.Resampling.BICUBIC)).astype(float)
     assert 10 * np.log10(255**2 / np.mean((ours - theirs) ** 2)) > 50
 
@@ -82,8 +93,18 @@ def test_resizing_agrees_with_pillows_antialiased_bicubic():
 def test_training_without_augmentation_crops_the_middle_square_and_then_resizes(shape):
     picture, side = np.array(noise(*shape)), min(shape)
     box = ((shape[0] - side) // 2, (shape[1] - side) // 2, side, side)
-    pixels = augment(picture, config(augmentation="none"), 48, Draws(0))
-    assert np.array_equal(pixels, crop_and_resize(picture, box, 48))
+    pixels = augment(picture, config(augmentation="none"), image(48), Draws(0))
+    assert np.array_equal(pixels, crop_and_resize(picture, box, (48, 48)))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("mode", ["longest", "squash"])
+@pytest.mark.parametrize("shape", [(640, 427), (300, 427), (30, 21), (500, 20), (20, 500), (1, 300)])
+def test_training_without_augmentation_agrees_with_evaluation(mode, interpolation, shape):
+    picture = noise(*shape)
+    tower = image(48, resize_mode=mode, interpolation=interpolation, fill_colour=(9, 99, 199))
+    ours = augment(np.array(picture), config(augmentation="none"), tower, Draws(0)).astype(float)
+    assert np.abs(ours - preprocess(picture, tower).numpy()).max() <= 2  # torch's fixed-point weights
 
 
 @pytest.mark.parametrize(
@@ -101,7 +122,7 @@ def test_every_augmentation_gives_a_square_of_bytes_decided_by_its_draws(setting
     picture = np.array(Image.new("RGB", size, "red") if min(size) < 16 else photograph(*size))
     before = picture.copy()
     for key in range(4):
-        squares = [augment(picture, config(**settings), 32, Draws(key)) for _ in range(2)]
+        squares = [augment(picture, config(**settings), image(32), Draws(key)) for _ in range(2)]
         assert squares[0].shape == (3, 32, 32) and squares[0].dtype == np.uint8
         assert np.array_equal(*squares)
     assert np.array_equal(picture, before)
@@ -109,7 +130,7 @@ def test_every_augmentation_gives_a_square_of_bytes_decided_by_its_draws(setting
 
 def test_the_square_crop_reaches_both_ends():
     draws = Draws(0)
-    boxes = {crop_box(30, 10, config(), draws) for _ in range(300)}
+    boxes = {random_square(30, 10, draws) for _ in range(300)}
     assert boxes == {(left, 0, 10, 10) for left in range(21)}
 
 
@@ -123,7 +144,7 @@ def test_the_random_resized_crop_is_torchvisions(repeat, scale, ratio, shape):
     )
     for key in range(20):
         draws = RecordedDraws(key)
-        ours = augment(np.array(picture), settings, 48, draws)
+        ours = augment(np.array(picture), settings, image(48), draws)
         for drawn in draws.places.values():
             drawn.reverse()  # torchvision draws the top before the left
         repeat(draws)
@@ -133,9 +154,7 @@ def test_the_random_resized_crop_is_torchvisions(repeat, scale, ratio, shape):
 
 @pytest.mark.parametrize("ratio, shape", [((0.1, 0.2), (99, 1)), ((5, 9), (1, 99))])
 def test_a_crop_of_a_thin_strip_has_at_least_one_pixel(ratio, shape):
-    crop = RandomResizedCropConfig(ratio=ratio)
-    box = crop_box(*shape, config(augmentation="random_resized_crop", random_resized_crop=crop), Draws(0))
-    assert box[2:] == (1, 1)
+    assert random_rectangle(*shape, RandomResizedCropConfig(ratio=ratio), Draws(0))[2:] == (1, 1)
 
 
 def test_a_flip_is_torchvisions_and_happens_as_often_as_asked():
@@ -144,7 +163,7 @@ def test_a_flip_is_torchvisions_and_happens_as_often_as_asked():
     mirrored = v2.functional.horizontal_flip(torch.from_numpy(straight.copy())).numpy()
     number = 0
     for key in range(1000):
-        square = augment(picture, settings, 32, Draws(key))
+        square = augment(picture, settings, image(32), Draws(key))
         number += np.array_equal(square, mirrored)
         assert np.array_equal(square, mirrored) or np.array_equal(square, straight)
     assert 250 < number < 350
@@ -152,19 +171,17 @@ def test_a_flip_is_torchvisions_and_happens_as_often_as_asked():
 
 @pytest.mark.parametrize("amounts", [{"brightness": 0.4}, {"contrast": 1.5}, {"saturation": 0.4}, {"hue": 0.5}])
 def test_one_change_of_the_colours_is_torchvisions(repeat, amounts):
-    picture = photograph(48, 48)
+    picture, settings = photograph(48, 48), config(colour_jitter=ColourJitterConfig(**amounts))
     for key in range(20):
         draws = RecordedDraws(key)
-        ours = augment(
-            np.array(picture), config(augmentation="none", colour_jitter=ColourJitterConfig(**amounts)), 48, draws
-        )
+        ours = augment(np.array(picture), settings, image(48), draws)
         repeat(draws, order=range(4))
         assert np.array_equal(channels_last(ours), v2.ColorJitter(**amounts)(picture))
 
 
 @pytest.mark.filterwarnings("ignore:Unused augmentation cfg items")  # open_clip's warning is mistaken
 def test_all_changes_of_the_colours_together_are_open_clips(repeat):
-    """With open_clip's `aug_cfg` of probabilities; its crop is Pillow's, so that the picture has the right size."""
+    """The picture has the tower's size, since open_clip crops and resizes with Pillow."""
     from open_clip import image_transform
 
     picture = photograph(48, 48)
@@ -182,7 +199,7 @@ def test_all_changes_of_the_colours_together_are_open_clips(repeat):
     seen = set()
     for key in range(60):
         draws = RecordedDraws(key)
-        ours = augment(np.array(picture), settings, 48, draws)
+        ours = augment(np.array(picture), settings, image(48), draws)
         order = order_of_changes(draws, len(amounts))
         seen.add(tuple(order))
         put_factors_in_the_order_of_the_settings(draws, order)
@@ -211,11 +228,11 @@ def put_factors_in_the_order_of_the_settings(draws, order):
 
 def test_erasing_is_torchvisions(repeat):
     picture, settings = noise(48, 40), RandomErasingConfig(probability=0.7)
-    unchanged = augment(np.array(picture), config(augmentation="none"), 32, Draws(0))
+    unchanged = augment(np.array(picture), config(augmentation="none"), image(32), Draws(0))
     erased = 0
     for key in range(40):
         draws = RecordedDraws(key)
-        ours = augment(np.array(picture), config(augmentation="none", random_erasing=settings), 32, draws)
+        ours = augment(np.array(picture), config(augmentation="none", random_erasing=settings), image(32), draws)
         if 1 in draws.places:
             draws.places[1].popleft()  # how many rectangles
         repeat(draws)
@@ -232,7 +249,7 @@ def test_several_rectangles_are_erased_as_in_timm(repeat):
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
     for key in range(20):
         draws = RecordedDraws(key)
-        ours = augment(picture, config(augmentation="none", random_erasing=settings), 32, draws)
+        ours = augment(picture, config(augmentation="none", random_erasing=settings), image(32), draws)
         draws.uniforms.appendleft(0)  # timm draws whether to erase even if that is certain
         repeat(draws)
         theirs = TimmRandomErasing(1.0, mode="const", max_count=4, device="cpu")(torch.ones(3, 32, 32))
@@ -242,6 +259,6 @@ def test_several_rectangles_are_erased_as_in_timm(repeat):
 
 def test_erased_pixels_have_every_value():
     settings = RandomErasingConfig(probability=1.0, scale=(0.5, 0.5), ratio=(1, 1))
-    square = augment(np.zeros((224, 224, 3), dtype=np.uint8), config(random_erasing=settings), 224, Draws(0))
+    square = augment(np.zeros((224, 224, 3), dtype=np.uint8), config(random_erasing=settings), image(224), Draws(0))
     counts = np.bincount(square.ravel(), minlength=256)[1:]
     assert counts.min() > 200 and counts.max() < 400  # 75,000 values, 293 of each

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from webdataset.tariterators import group_by_keys
 
-from diptych.config.schema import DataConfig
+from diptych.config.schema import DataConfig, ImageTowerConfig
 from diptych.data import loader
 from diptych.data.loader import REASONS, Decoder, RowsIntoPieces, SampleReader, batches
 from diptych.data.order import SampleOrder
@@ -29,6 +29,7 @@ from diptych.data.tokenizer import train_vocabulary
 COUNTS = (7, 1, 12)
 BATCH = 8
 SIZE = 16
+IMAGE = ImageTowerConfig(image_size=SIZE)
 
 
 def picture(number):
@@ -61,7 +62,7 @@ TOKENIZER = train_vocabulary([f"picture number {number}" for number in range(sum
 def load(folder, *, rows=(0, BATCH), first=0, stop=6, workers=0, seed=3):
     index = open_index(folder)
     order = SampleOrder(index.counts, seed=seed, global_batch_size=BATCH, shuffle_window=5)
-    decode = Decoder(DataConfig(train=str(folder)), SIZE, seed)
+    decode = Decoder(DataConfig(train=str(folder)), IMAGE, seed)
     return list(
         batches(index, order, decode, TOKENIZER, context_length=12, rows=rows, first=first, stop=stop, workers=workers)
     )
@@ -100,7 +101,7 @@ def test_the_pipeline_travels_to_a_process_that_was_not_forked(shards):
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=3, global_batch_size=BATCH, shuffle_window=5)
     source, decode = pickle.loads(
-        pickle.dumps((SampleReader(index, order, (0, BATCH), 0, 6), Decoder(DataConfig(train=str(shards)), SIZE, 3)))
+        pickle.dumps((SampleReader(index, order, (0, BATCH), 0, 6), Decoder(DataConfig(train=str(shards)), IMAGE, 3)))
     )
     make = RowsIntoPieces(source, decode, TOKENIZER, 12)
     made = make(map(decode, group_by_keys(iter(source))))
@@ -144,7 +145,7 @@ def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
     workers, batch = 2, 128
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=3, global_batch_size=batch, shuffle_window=5)
-    decode = Decoder(DataConfig(train=str(shards)), SIZE, 3)
+    decode = Decoder(DataConfig(train=str(shards)), IMAGE, 3)
     loading = batches(
         index, order, decode, TOKENIZER, context_length=12, rows=(0, batch), first=0, stop=6, workers=workers
     )
@@ -255,7 +256,7 @@ def test_a_damaged_index_rejects_the_samples_of_its_shard(shards, workers):
     content[-3] ^= 1
     table.write_bytes(content)
     order = SampleOrder(index.counts, seed=3, global_batch_size=BATCH, shuffle_window=5)
-    decode = Decoder(DataConfig(train=str(shards)), SIZE, 3)
+    decode = Decoder(DataConfig(train=str(shards)), IMAGE, 3)
     loaded = batches(
         index, order, decode, TOKENIZER, context_length=12, rows=(0, BATCH), first=0, stop=5, workers=workers
     )
@@ -269,7 +270,7 @@ def test_ending_early_leaves_no_worker_behind(shards, monkeypatch, max_piece_row
     monkeypatch.setattr(loader, "MAX_PIECE_ROWS", max_piece_rows)
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
-    decode = Decoder(DataConfig(train=str(shards)), SIZE, 0)
+    decode = Decoder(DataConfig(train=str(shards)), IMAGE, 0)
     loading = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 4), first=0, stop=10**6, workers=2)
     next(loading)
     assert len(multiprocessing.active_children()) >= 2
@@ -300,7 +301,7 @@ def test_ending_early_waits_for_the_piece_that_is_being_built(shards, monkeypatc
     monkeypatch.setattr(loader, "MAX_PIECE_ROWS", 2)
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
-    decode = SlowDecoder(DataConfig(train=str(shards)), SIZE, 0)
+    decode = SlowDecoder(DataConfig(train=str(shards)), IMAGE, 0)
     loading = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 8), first=0, stop=9, workers=1)
     next(loading)
     loading.close()

@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
-from diptych.data.preprocessing import centre_crop
+from diptych.config.schema import CLIP_MEAN, ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.data.preprocessing import preprocess
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model.interop import (
     CONFIG_FILE,
@@ -20,6 +20,7 @@ from diptych.model.interop import (
     from_open_clip,
     load_open_clip,
     open_clip_config,
+    read_open_clip_config,
     resize_image_positions,
     save_open_clip,
     to_open_clip,
@@ -247,35 +248,111 @@ def test_a_config_that_is_not_clips_is_refused(change, complaint):
 @pytest.mark.parametrize(
     "preprocessing, complaint",
     [
-        ({"resize_mode": "squash"}, "resize_mode is 'squash', expected 'shortest'"),
-        ({"interpolation": "bilinear"}, "interpolation is 'bilinear', expected 'bicubic'"),
+        ({"resize_mode": "stretch"}, "resize_mode is 'stretch', expected 'shortest' or 'longest' or 'squash'"),
+        ({"interpolation": "lanczos"}, "interpolation is 'lanczos', expected 'bicubic' or 'bilinear'"),
         ({"size": [64, 64]}, r"size is \[64, 64\], expected 32"),
         ({"mode": "L"}, "mode is 'L', expected 'RGB'"),
         ({"mean": 0.5}, "mean is 0.5, expected three numbers"),
         ({"std": [1, 1, "x"]}, "std is 'x', expected a number"),
+        ({"fill_color": 256}, "fill_color is 256, expected a number from 0 to 255"),
+        ({"fill_color": [0, 0]}, r"fill_color is \[0, 0\], expected a number from 0 to 255"),
         ([], "there is no mapping preprocess_cfg"),
     ],
 )
-def test_preprocessing_that_ours_does_not_do_is_refused(preprocessing, complaint):
+def test_preprocessing_that_open_clip_does_not_have_is_refused(preprocessing, complaint):
     with pytest.raises(ValueError, match=complaint):
         config_from_open_clip({"model_cfg": SMALL, "preprocess_cfg": preprocessing})
 
 
-def test_a_preprocessing_that_open_clip_writes_is_taken():
+def test_what_a_preprocessing_leaves_out_has_open_clips_defaults():
     written = {"size": [32, 32], "mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+    expected = config_from_open_clip({"model_cfg": SMALL})
     for preprocessing in (written, {**written, "size": 32, "interpolation": "random"}, {"resize_mode": None}):
-        config_from_open_clip({"model_cfg": SMALL, "preprocess_cfg": preprocessing})
+        assert config_from_open_clip({"model_cfg": SMALL, "preprocess_cfg": preprocessing}) == expected
 
 
-def test_pictures_of_an_export_are_prepared_by_open_clip_as_by_us(tmp_path):
-    config = config_from_open_clip({"model_cfg": SMALL})
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {},
+        {"interpolation": "bilinear"},
+        {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
+        {"resize_mode": "longest", "interpolation": "bilinear", "fill_color": 127},
+        {"resize_mode": "longest", "fill_color": [9, 99, 199]},
+    ],
+)
+def test_pictures_are_prepared_by_us_and_after_an_export_by_open_clip_as_the_file_says(tmp_path, preprocessing):
+    config = config_from_open_clip({"model_cfg": SMALL, "preprocess_cfg": preprocessing})
     save_open_clip(tmp_path, DualEncoder(config, 600, 2.0).state_dict(), config)
-    transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
+    assert load_open_clip(tmp_path)[1] == config
+    PreprocessCfg, image_transform_v2 = open_clip.transform.PreprocessCfg, open_clip.transform.image_transform_v2
+    exported = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
+    asked = image_transform_v2(PreprocessCfg(size=32, **preprocessing), is_train=False)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.image.mean, config.image.std))
     for size in ((61, 40), (40, 61), (20, 31)):
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        theirs = (transform(Image.fromarray(pixels)) * std + mean) * 255
-        assert (centre_crop(Image.fromarray(pixels), 32) - theirs).abs().max() <= 2
+        for transform in (exported, asked):
+            theirs = (transform(Image.fromarray(pixels)) * std + mean) * 255
+            assert torch.equal(preprocess(Image.fromarray(pixels), config.image), theirs.round().to(torch.uint8))
+
+
+OPENAIS_PREPROCESSOR = {
+    **{"crop_size": 32, "do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3, "size": 32},
+    **{"feature_extractor_type": "CLIPFeatureExtractor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+}
+LAIONS_PREPROCESSOR = {
+    **OPENAIS_PREPROCESSOR,
+    **{"crop_size": {"height": 32, "width": 32}, "do_rescale": True, "rescale_factor": 0.00392156862745098},
+    **{"size": {"shortest_edge": 32}, "image_processor_type": "CLIPImageProcessor"},
+}
+SIGLIPS_PREPROCESSOR = {
+    **{"do_normalize": True, "do_rescale": True, "do_resize": True, "rescale_factor": 0.00392156862745098},
+    **{"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, "size": {"height": 32, "width": 32}},
+}
+
+
+@pytest.mark.parametrize(
+    "preprocessor, resize_mode, interpolation, mean",
+    [
+        (OPENAIS_PREPROCESSOR, "shortest", "bicubic", (0.1, 0.2, 0.3)),
+        (LAIONS_PREPROCESSOR, "shortest", "bicubic", (0.1, 0.2, 0.3)),
+        (SIGLIPS_PREPROCESSOR, "squash", "bilinear", (0.5, 0.5, 0.5)),
+        ({**SIGLIPS_PREPROCESSOR, "do_normalize": False}, "squash", "bilinear", (0, 0, 0)),
+    ],
+)
+def test_a_folder_without_preprocess_cfg_is_read_with_transformers_file(
+    tmp_path, preprocessor, resize_mode, interpolation, mean
+):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    image = read_open_clip_config(tmp_path)[0].image
+    assert (image.resize_mode, image.interpolation, image.mean) == (resize_mode, interpolation, mean)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL, "preprocess_cfg": {}}))
+    assert read_open_clip_config(tmp_path)[0].image.mean == CLIP_MEAN
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (
+            {"size": {"shortest_edge": 36}},
+            "size is {'shortest_edge': 36} and crop_size {'height': 32, 'w",
+        ),
+        ({"size": {"longest_edge": 32}}, "expected a shortest_edge and a crop of the same size, or equal height and"),
+        ({"size": {"height": 32, "width": 16}, "do_center_crop": False}, "or equal height and width"),
+        ({"size": 64, "crop_size": 64}, "preprocess_cfg.size is 64, expected 32"),
+        ({"size": None, "crop_size": None}, "size is None"),
+        ({"resample": 1}, "resample is 1, expected 2"),
+        ({"do_rescale": False}, "do_rescale is False, expected True"),
+        ({"rescale_factor": 1}, "rescale_factor is 1, expected 1/255"),
+        ({"image_mean": "red"}, "mean is 'red', expected three numbers"),
+    ],
+)
+def test_a_preprocessing_of_transformers_that_open_clip_does_not_have_is_refused(tmp_path, change, complaint):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**LAIONS_PREPROCESSOR, **change}))
+    with pytest.raises(ValueError, match=complaint):
+        read_open_clip_config(tmp_path)
 
 
 def test_a_model_of_the_sigmoid_loss_keeps_its_bias_on_the_way_to_open_clip_and_back(tmp_path):

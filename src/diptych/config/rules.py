@@ -114,6 +114,12 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
             "training.global_batch_size",
             "training.global_batch_size is 1; it must be at least 2: a single pair has no negatives and a loss of 0",
         )
+    fill = config.model.image.fill_colour
+    if not all(0 <= value <= 255 for value in fill):
+        yield (
+            "model.image.fill_colour",
+            f"model.image.fill_colour is {list(fill)}; it must be three numbers from 0 to 255",
+        )
     if not 0 <= config.data.colour_jitter.hue <= 0.5:
         yield (
             "data.colour_jitter.hue",

@@ -26,6 +26,14 @@ class ImageTowerConfig:
     mean: tuple[float, float, float] = CLIP_MEAN
     """Means of red, green and blue, between 0 and 1; the tower receives (value - mean) / std."""
     std: tuple[float, float, float] = CLIP_STD
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    """How a picture becomes a square in evaluation, and in training with `data.augmentation: none`. shortest: the
+    shorter side is resized to image_size and the middle is cropped; longest: the longer side is, and what is missing is
+    filled; squash: both sides are."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How pictures are resized, in evaluation and training; both are antialiased."""
+    fill_colour: tuple[int, int, int] = (0, 0, 0)
+    """Red, green and blue, 0 to 255, of what is filled with `resize_mode: longest`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +135,8 @@ class DataConfig:
     ranks and a slow disk, a number such as 256 lets each of them read fewer."""
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
     """Which part of a picture is trained on. random_square_crop: a square as large as the shorter side, the paper's
-    only augmentation (section 2.3); random_resized_crop: a rectangle, open_clip's; none: the middle square."""
+    only augmentation (section 2.3); random_resized_crop: a rectangle, open_clip's; none: what evaluation takes, by
+    model.image.resize_mode."""
     random_resized_crop: RandomResizedCropConfig = field(default_factory=RandomResizedCropConfig)
     horizontal_flip_probability: float = 0.0
     """Share of the pictures that are mirrored; captions such as "a car on the left" then become wrong."""

@@ -7,14 +7,17 @@ and takes a fifth of the time; all else is done on the small square. Normalisati
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate
 
-from diptych.config.schema import DataConfig, RandomErasingConfig, RandomResizedCropConfig
+from diptych.config.schema import DataConfig, ImageTowerConfig, RandomErasingConfig, RandomResizedCropConfig
 from diptych.data.colour_jitter import grey, jitter_colours
 from diptych.data.draws import Draws
+from diptych.data.preprocessing import is_strip, preprocess, whole_in_square
 
 Box = tuple[int, int, int, int]
 """left, top, width, height in pixels of the source picture."""
@@ -23,10 +26,9 @@ ATTEMPTS = 10
 """How often a rectangle is drawn until one fits into the picture, as in torchvision."""
 
 
-def augment(pixels: np.ndarray, config: DataConfig, size: int, draws: Draws) -> np.ndarray:
-    """u8[3, size, size]: the picture u8[height, width, 3] as it is trained on, decided by the config and the draws."""
-    height, width, _ = pixels.shape
-    square = crop_and_resize(pixels, crop_box(width, height, config, draws), size)
+def augment(pixels: np.ndarray, config: DataConfig, image: ImageTowerConfig, draws: Draws) -> np.ndarray:
+    """u8[3, image_size, image_size]: a picture u8[height, width, 3] as it is trained on in one epoch."""
+    square = _square(pixels, config, image, draws)
     if draws.happens(config.horizontal_flip_probability):
         square = np.asarray(torch.from_numpy(square).flip(2))  # numpy takes ten times as long
     if draws.happens(config.colour_jitter.probability):
@@ -38,13 +40,28 @@ def augment(pixels: np.ndarray, config: DataConfig, size: int, draws: Draws) -> 
     return square
 
 
-def crop_box(width: int, height: int, config: DataConfig, draws: Draws) -> Box:
-    """The part of a picture that is trained on."""
+def _square(pixels: np.ndarray, config: DataConfig, image: ImageTowerConfig, draws: Draws) -> np.ndarray:
+    height, width, _ = pixels.shape
+    size = image.image_size
     if config.augmentation == "random_square_crop":
-        return random_square(width, height, draws)
-    if config.augmentation == "random_resized_crop":
-        return random_rectangle(width, height, config.random_resized_crop, draws)
-    return middle_square(width, height)
+        box = random_square(width, height, draws)
+    elif config.augmentation == "random_resized_crop":
+        box = random_rectangle(width, height, config.random_resized_crop, draws)
+    elif image.resize_mode == "shortest":
+        box = middle_square(width, height)
+    elif is_strip(width, height):  # torch might resize the shorter side first, to gigabytes
+        return np.asarray(preprocess(Image.fromarray(pixels), image))
+    elif image.resize_mode == "longest":
+        columns, rows = whole_in_square(width, height, size)
+        left, top = (size - columns) // 2, (size - rows) // 2
+        square = np.empty((3, size, size), dtype=np.uint8)
+        square[:] = np.reshape(image.fill_colour, (3, 1, 1))
+        whole = crop_and_resize(pixels, (0, 0, width, height), (columns, rows), image.interpolation)
+        square[:, top : top + rows, left : left + columns] = whole
+        return square
+    else:
+        box = 0, 0, width, height
+    return crop_and_resize(pixels, box, (size, size), image.interpolation)
 
 
 def middle_square(width: int, height: int) -> Box:
@@ -94,14 +111,16 @@ def erase(square: np.ndarray, config: RandomErasingConfig, draws: Draws) -> np.n
     return square
 
 
-def crop_and_resize(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Resize a box of u8[height, width, 3] to u8[3, size, size] with the antialiased bicubic kernel."""
+def crop_and_resize(
+    pixels: np.ndarray, box: Box, resized: tuple[int, int], interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+) -> np.ndarray:
+    """Resize a box of u8[height, width, 3] with an antialiased kernel to a width and a height: u8[3, height, width]."""
     left, top, width, height = box
     crop: np.ndarray = pixels[top : top + height, left : left + width]
-    if (width, height) != (size, size):
+    if (width, height) != resized:
         # The fast kernel takes a permuted view of height, width, channel. Whole rows are copied faster here than there.
         channels_first = torch.from_numpy(np.ascontiguousarray(crop)[None]).permute(0, 3, 1, 2)
-        return np.asarray(interpolate(channels_first, size=(size, size), mode="bicubic", antialias=True)[0])
+        return np.asarray(interpolate(channels_first, size=resized[::-1], mode=interpolation, antialias=True)[0])
     channels_first_view: np.ndarray = crop.transpose(2, 0, 1)
     return channels_first_view
 

@@ -27,7 +27,7 @@ import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys
 
-from diptych.config.schema import DataConfig
+from diptych.config.schema import DataConfig, ImageTowerConfig
 from diptych.data.augment import augment
 from diptych.data.batch import Batch, Reject
 from diptych.data.captions import all_captions, caption_of
@@ -76,11 +76,12 @@ class Row:
 
 
 class Decoder:
-    """Turns a sample's encoded members into a Row, for one data config."""
+    """Turns a sample's encoded members into a Row, for one data config and image tower."""
 
-    def __init__(self, config: DataConfig, image_size: int, seed: int):
+    def __init__(self, config: DataConfig, image: ImageTowerConfig, seed: int):
         self._config = config
-        self.image_size = image_size
+        self._image = image
+        self.image_size = image.image_size
         self._seed = seed
 
     def __call__(self, members: dict[str, Any]) -> Row:
@@ -109,7 +110,7 @@ class Decoder:
     def _augmented(self, pixels: np.ndarray, picked: Picked) -> np.ndarray:
         """Augment at random by seed, epoch and sample: the same on any rank and after any resume."""
         draws = Draws(hash_of(picked.sample, self._seed, picked.epoch, 1))
-        return augment(pixels, self._config, self.image_size, draws)
+        return augment(pixels, self._config, self._image, draws)
 
 
 class SampleReader(IterableDataset[dict[str, Any]]):

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.config.schema import CLIP_MEAN, CLIP_STD, ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.documents import parse_json
 from diptych.errors import UserError
+from diptych.model import preprocessing_settings
 from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
 from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
+from diptych.model.preprocessing_settings import HUGGING_FACE_FILE, number, read_hugging_face
 from diptych.tensor_files import read_tensors, save_tensors
 from diptych.terminal import counted
 
@@ -178,11 +180,19 @@ def why_not_in_open_clips_layout(config: ModelConfig) -> str | None:
 def read_open_clip_config(folder: Path) -> tuple[ModelConfig, int]:
     """Read the config of a folder in open_clip's layout: our config and the size of the vocabulary.
 
+    If it does not say how pictures are prepared, transformers' preprocessor_config.json next to it does.
+
     Raises:
         UserError: the file is damaged, or the model is not a CLIP with a vision transformer.
     """
     try:
         document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
+    file = folder / HUGGING_FACE_FILE
+    if isinstance(document, dict) and document.get("preprocess_cfg") is None and file.is_file():
+        document["preprocess_cfg"] = read_hugging_face(file)
+    try:
         return config_from_open_clip(document), size(document["model_cfg"]["text_cfg"], "vocab_size", 49408)
     except ValueError as error:
         raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
@@ -216,13 +226,7 @@ def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
     model = {"embed_dim": config.embed_dim, "vision_cfg": vision, "text_cfg": text}
     if config.text.activation == "quick_gelu":
         model["quick_gelu"] = True
-    preprocessing = {
-        "mean": list(config.image.mean),
-        "std": list(config.image.std),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
-    return {"model_cfg": model, "preprocess_cfg": preprocessing}
+    return {"model_cfg": model, "preprocess_cfg": preprocessing_settings.to_open_clip(config.image)}
 
 
 def config_from_open_clip(document: Any) -> ModelConfig:
@@ -236,7 +240,7 @@ def config_from_open_clip(document: Any) -> ModelConfig:
     for where, settings in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
         refuse_other_settings(where, settings)
     preprocessing = section({"preprocess_cfg": {}, **document}, "preprocess_cfg")
-    refuse_other_preprocessing(preprocessing, size(vision, "image_size", 224))
+    image_size = size(vision, "image_size", 224)
 
     activation: Literal["gelu", "quick_gelu"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     width = size(vision, "width", 768)
@@ -249,10 +253,9 @@ def config_from_open_clip(document: Any) -> ModelConfig:
     }
     image = ImageTowerConfig(
         name=VIT_B_32_NAMES[activation],
-        image_size=size(vision, "image_size", 224),
+        image_size=image_size,
         overrides={key: value for key, value in sizes.items() if value != VIT_B_32[key]},
-        mean=colour("mean", preprocessing.get("mean", CLIP_MEAN)),
-        std=colour("std", preprocessing.get("std", CLIP_STD)),
+        **preprocessing_settings.from_open_clip(preprocessing, image_size),
     )
     text_tower = TextTowerConfig(
         context_length=size(text, "context_length", 77),
@@ -278,38 +281,11 @@ def size(settings: dict[str, Any], key: str, default: int | None) -> int:
     return value
 
 
-def number(key: str, value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise UserError(f"{key} is {value!r}, expected a number")
-    return float(value)
-
-
-def colour(key: str, values: Any) -> tuple[float, float, float]:
-    if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise UserError(f"{key} is {values!r}, expected three numbers: red, green, blue")
-    red, green, blue = (number(key, value) for value in values)
-    return red, green, blue
-
-
 def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         known = key in KNOWN_SETTINGS[where] or NEUTRAL_SETTINGS.get(key) == value or not value
         if not known:
             raise UserError(f"{where}.{key} is {value!r}: Diptych's CLIP does not support it, expected it unset")
-
-
-def refuse_other_preprocessing(settings: dict[str, Any], image_size: int) -> None:
-    """Refuse settings that prepare pictures differently from `diptych.data.preprocessing.centre_crop`."""
-    # Outside of training, open_clip treats `random` as bicubic.
-    expected: dict[str, tuple[Any, ...]] = {
-        "resize_mode": ("shortest",),
-        "interpolation": ("bicubic", "random"),
-        "mode": ("RGB",),
-        "size": (image_size, [image_size, image_size]),
-    }
-    for key, taken in expected.items():
-        if settings.get(key) is not None and settings[key] not in taken:
-            raise UserError(f"preprocess_cfg.{key} is {settings[key]!r}, expected {taken[0]!r}")
 
 
 def open_clip_shapes(vocab_size: int, config: ModelConfig, has_logit_bias: bool = False) -> dict[str, tuple[int, ...]]:

@@ -58,7 +58,7 @@ class Job:
         return batches(
             self.index,
             self.order,
-            Decoder(config.data, config.model.image.image_size, config.training.seed),
+            Decoder(config.data, config.model.image, config.training.seed),
             self.tokenizer,
             context_length=config.model.text.context_length,
             rows=self.world.rows(config.training.global_batch_size),
