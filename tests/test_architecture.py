@@ -69,6 +69,7 @@ TORCH_FREE = [
     "tar_scan",
     "order",
     "earlier_order",
+    "mixture",
     "source_order",
     "proportions",
     "captions",

@@ -4,6 +4,7 @@ import io
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -107,6 +108,19 @@ def test_a_dry_run_says_if_results_depend_on_the_number_of_ranks(shards, tmp_pat
     assert "batch normalisation" not in dry_run(capsys, "demo", *words)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "results will differ from those on another number of ranks" in dry_run(capsys, "demo", *words)
+
+
+def test_a_dry_run_of_a_mixture_gives_the_share_and_the_epochs_of_each_source(shards, tmp_path, capsys):
+    train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    other = shutil.copytree(shards, tmp_path / "other")
+    mixture = f"data.train=[{{shards: {shards}, weight: 3}}, {{shards: {other}, weight: 1}}]"
+    words = (mixture, f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}", "training.total_samples=8000")
+    said = dry_run(capsys, "demo", *words)
+    assert f"source    {shards}: 75.00% of each batch, 6000.0 epochs of 1 sample" in said
+    assert f"source    {other}: 25.00% of each batch, 2000.0 epochs of 1 sample" in said
+    with pytest.raises(SystemExit, match="2"):
+        dry_run(capsys, "demo", mixture.replace("weight: 1", "weight: 1e-9"), *words[1:])
+    assert "data.train: a source of weight 1e-09 would have no sample in 4,096 batches" in capsys.readouterr().err
 
 
 def test_shards_without_samples_are_refused_before_anything_starts(shards, tmp_path, capsys):

@@ -56,6 +56,19 @@ def test_an_equal_run_resumes_even_if_it_is_executed_differently(loaded):
     assert run.read_config() == otherwise.config
 
 
+def test_a_mixture_may_move_but_not_change_its_weights_or_captions(loaded):
+    def mixture(place, weight, captions):
+        return loaded(f"data.train=[{{shards: {place}, weight: {weight}, captions: {captions}}}]")
+
+    run = RunDir(Path(loaded().config.run_dir))
+    run.prepare(mixture("a", 1, "{alt: 1}"))
+    (run.checkpoints / "step_00000001").mkdir()
+    run.prepare(mixture("moved", 1, "{alt: 1}"))
+    for other in (mixture("a", 2, "{alt: 1}"), mixture("a", 1, "{txt: 1}"), loaded("data.train=a")):
+        with pytest.raises(ConfigError, match=r"a run whose data.train has the weights and captions 1.0 {'alt': 1.0}"):
+            run.prepare(other)
+
+
 def test_another_run_is_refused_naming_every_differing_key(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())

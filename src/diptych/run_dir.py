@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
-from diptych.config.schema import RunConfig
+from diptych.config.schema import DataConfig, RunConfig
 from diptych.config.values import differing_keys, dump_config
 from diptych.errors import UserError
 from diptych.files import LockedError, check_writable, commit_file, locked
@@ -138,13 +138,23 @@ class RunDir:
             logger.warning("%s; make sure that only one command trains here", error)
 
     def _refuse_another_run(self, config: RunConfig) -> None:
+        was = self.read_config()
         differing = [
             f"{self.path}: holds a run with {key} = {old!r}, this one has {new!r}"
-            for key, old, new in differing_keys(self.read_config(), config)
+            for key, old, new in differing_keys(was, config)
             if key not in FREE_KEYS and key.partition(".")[0] not in FREE_KEYS
         ]
+        if was.data.mixing != config.data.mixing:
+            differing.append(
+                f"{self.path}: holds a run whose data.train has the weights and captions {_shown(was.data)}, this one "
+                f"has {_shown(config.data)}"
+            )
         if differing:
             raise ConfigError("\n".join([*differing, "set run_dir to a new directory, or the settings back"]))
+
+
+def _shown(data: DataConfig) -> str:
+    return ", ".join(f"{weight} {captions}" for weight, captions in data.mixing) or "of a single source"
 
 
 class _LogFile(logging.FileHandler):

@@ -177,6 +177,19 @@ def test_the_key_that_was_meant_is_named(write, key, meant):
         ("training.initial_logit_bias=-10", "training.initial_logit_bias is -10.0; the softmax loss has no bias"),
         ("machine.zero_stage=4", "machine.zero_stage is 4"),
         ("data.train=3", "data.train is 3"),
+        ("data.train={shards: a}", "data.train is {'shards': 'a'}"),
+        ("data.train=[{weight: 1}]", "data.train[0].shards is not set"),
+        ("data.train=[a, {shards: b}]", "data.train[0] is 'a'; expected a mapping of its settings"),
+        ("data.train=[{shards: a, weight: x}]", "data.train[0].weight is 'x'; it should be a valid number"),
+        ("data.train=[{shards: a, captions: {alt: x}}]", "data.train[0].captions.alt is 'x'; it should be"),
+        ("data.train=[{shards: a, weigth: 3}]", "unknown key data.train[0].weigth; known here: shards, weight, capt"),
+        ("data.train=[{shards: a, weight: 0}]", "data.train[0].weight is 0.0; it must be above 0"),
+        ("data.train=[{shards: a, weight: .nan}]", "data.train[0].weight is nan; it must be above 0"),
+        ("data.train=[{shards: a, weight: 3}, {shards: b}]", "data.train[1] has no weight, and others have"),
+        ("data.train=[{shards: a, captions: {}}]", "data.train[0].captions is {}; its probabilities must be"),
+        ("data.train=[{shards: a, captions: {txt: .5, alt: .6}}]", "must be above 0, and 1 in total"),
+        ("data.train=[{shards: a, captions: {txt: 1.5, alt: -.5}}]", "must be above 0, and 1 in total"),
+        ("data.streams=0", "data.streams is 0; it must be above 0"),
         ("training.seed=true", "training.seed is True"),
         ("seed", "write key=value"),
         ("model.image.mean=[1, 2]", "model.image.mean is [1.0, 2.0]; it contains too few numbers"),
@@ -274,7 +287,7 @@ def test_the_page_of_all_keys_is_a_config_that_wants_what_has_no_default(write):
 def test_the_page_of_all_keys_says_what_each_is():
     lines = [line.strip() for line in describe_keys().splitlines()]
     for line in (
-        "train:  # text or list of text",
+        "train:  # text or list of text or list of mapping",
         "augmentation: random_square_crop",
         "# random_square_crop | random_resized_crop | none",
         "gradient_clip_norm: 1.0  # number or null",

@@ -1,12 +1,14 @@
 import html
 import json
+from collections import Counter
 
 import ftfy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.captions import caption_of, clean_caption
+from diptych.data.captions import caption_of, clean_caption, drawn_caption
+from diptych.data.draws import Draws
 
 ASCII = [chr(code) for code in range(128)]
 MARKUP = "&#;xamplt39<>\r\n\x1b[m é"
@@ -64,3 +66,28 @@ def test_captions_are_repaired_and_unescaped_but_keep_their_case(raw, clean):
 )
 def test_the_caption_is_the_text_member_or_a_field_of_the_json(members, caption):
     assert caption_of(members) == caption
+
+
+FIELDS = {"txt": 0.5, "alt": 0.2, "list": 0.3}
+
+
+def shares_of(members, fields=FIELDS, draws=2000):
+    found = Counter(drawn_caption(members, fields, Draws(key * 7919)) for key in range(draws))
+    return {caption: count / draws for caption, count in found.items()}
+
+
+def test_a_field_is_drawn_by_its_probability_and_one_of_its_captions_equally_often():
+    document = json.dumps({"alt": " b ", "list": ["c", "d", "", 5, None], "other": "e"}).encode()
+    found = shares_of({"txt": b" a\n", "json": document})
+    assert found == pytest.approx({"a": 0.5, "b": 0.2, "c": 0.15, "d": 0.15}, abs=0.04)
+
+
+@pytest.mark.parametrize("document", [{}, {"alt": ""}, {"alt": None}, {"alt": 5}, {"alt": [[]]}, {"alt": "  "}])
+def test_fields_that_a_sample_lacks_leave_their_probability_to_the_others(document):
+    found = shares_of({"txt": b"a", "json": json.dumps({**document, "list": "c"}).encode()})
+    assert found == pytest.approx({"a": 0.625, "c": 0.375}, abs=0.04)
+
+
+@pytest.mark.parametrize("members", [{}, {"json": b"nonsense"}, {"json": b"[1]"}, {"txt": b" "}, {"json": b"{}"}])
+def test_a_sample_without_any_of_the_fields_has_no_caption(members):
+    assert drawn_caption(members, FIELDS, Draws(0)) == ""

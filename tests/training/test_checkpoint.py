@@ -13,6 +13,7 @@ import torch
 from diptych.checkpoint_folder import CheckpointError, checkpoints, newest_valid, verify
 from diptych.config.schema import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from diptych.data.earlier_order import EarlierSampleOrder
+from diptych.data.mixture import Mixture
 from diptych.data.order import SampleOrder
 from diptych.data.shard_index_file import Shard
 from diptych.data.shards import ShardIndex
@@ -79,9 +80,9 @@ def test_a_run_whose_checkpoints_record_no_order_goes_on_in_the_first_one(tmp_pa
     assert record.pop("order") == 1
     (path / "progress.json").write_text(json.dumps(record))
     progress = load_checkpoint(path).progress
-    index = ShardIndex([Shard(Path("00000.tar"), 40, 1, "")])
-    assert isinstance(order_of(CONFIG, index, progress.order), EarlierSampleOrder)
-    assert isinstance(order_of(CONFIG, index), SampleOrder)
+    mixture = Mixture(ShardIndex([Shard(Path("00000.tar"), 40, 1, "")]), CONFIG.data.sources, [1])
+    assert isinstance(order_of(CONFIG, mixture, progress.order), EarlierSampleOrder)
+    assert isinstance(order_of(CONFIG, mixture), SampleOrder)
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "grow"])

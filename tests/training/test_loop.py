@@ -13,6 +13,7 @@ import pytest
 
 from diptych.checkpoint_folder import CheckpointError, newest_valid
 from diptych.config.schema import CheckpointConfig, TrackingConfig
+from diptych.data.mixture import Mixture
 from diptych.data.order import SampleOrder
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
@@ -71,7 +72,8 @@ def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
     engine = Engine(DualEncoder(config.model, tokenizer.vocab_size, 2.6), config, world)
     order = SampleOrder(np.array([40]), seed=0, global_batch_size=PAIRS, shuffle_window=10)
     metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x") if world.is_first else None
-    job = Job(config, run, world, ShardIndex(()), order, tokenizer, engine, Progress(), metrics)
+    mixture = Mixture(ShardIndex(()), config.data.sources, [0])
+    job = Job(config, run, world, mixture, order, tokenizer, engine, Progress(), metrics)
     no_limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     stop = StopRequest()
 

@@ -171,4 +171,6 @@ def _kind(hint: Any) -> str:
         return f"list of {_kind(options[0])}" if options[-1] is ... else f"{len(options)} {_kind(options[0])}s"
     if typing.get_origin(hint) is dict:
         return "mapping"
+    if dataclasses.is_dataclass(hint):
+        return "mapping"
     return {str: "text", int: "whole number", float: "number", bool: "true | false"}[hint]

@@ -176,10 +176,28 @@ def _unknown_keys(schema: Any, values: Any, prefix: str = "") -> Iterator[Proble
         dotted = f"{prefix}{key}"
         if key in hints:
             yield from _unknown_keys(hints[key], value, f"{dotted}.")
+            for number, item in _items(hints[key], value):
+                known = typing.get_type_hints(_item_schema(hints[key]))
+                for name in item.keys() - known.keys():
+                    yield dotted, f"unknown key {dotted}[{number}].{name}; known here: {', '.join(known)}"
         elif isinstance(value, dict) and value and not _is_section(meant_by(dotted)):
             yield from ((leaf, _unknown(leaf)) for leaf, _ in flatten(value, f"{dotted}."))
         else:
             yield dotted, _unknown(dotted)
+
+
+def _item_schema(hint: Any) -> Any:
+    """The dataclass of the items, if a value of this type may be a list of mappings; else None."""
+    lists = [option for option in typing.get_args(hint) if typing.get_origin(option) is tuple]
+    items = [typing.get_args(option)[0] for option in lists]
+    return next((item for item in items if dataclasses.is_dataclass(item)), None)
+
+
+def _items(hint: Any, value: Any) -> list[tuple[int, dict[str, Any]]]:
+    """The mappings in a value that is a list of mappings, each with its number."""
+    if _item_schema(hint) is None or not isinstance(value, list):
+        return []
+    return [(number, item) for number, item in enumerate(value) if isinstance(item, dict)]
 
 
 def _is_section(key: str | None) -> bool:
@@ -197,7 +215,11 @@ def _without_unknown(schema: Any, values: Any) -> Any:
     if not (dataclasses.is_dataclass(schema) and isinstance(values, dict)):
         return values
     hints = typing.get_type_hints(schema)
-    return {key: _without_unknown(hints[key], value) for key, value in values.items() if key in hints}
+    known = {key: value for key, value in values.items() if key in hints}
+    for key, value in known.items():
+        for number, item in _items(hints[key], value):
+            value[number] = _without_unknown(_item_schema(hints[key]), item)
+    return {key: _without_unknown(hints[key], value) for key, value in known.items()}
 
 
 def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, list[Problem]]:
@@ -212,9 +234,9 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
     try:
         config = _validate(values)
     except ValidationError as error:
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"] if _is_key(str(part)))
-            mistyped.setdefault(key, _explain(key, problem))
+        for problem in sorted(error.errors(), key=lambda problem: not _is_in_mapping(problem, values)):
+            key, place = _place(problem["loc"])
+            mistyped.setdefault(key, _explain(f"{key}{place}", problem))
         # Replace mistyped values by stand-ins and check the rest, so that all mistakes are reported at once.
         for key in mistyped:
             _replace(values, key, STAND_INS.get(key))
@@ -243,10 +265,14 @@ def _with_local_paths(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
             return text
         return text if path == Path(text) else str(path)
 
+    def paths_of(key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [paths_of(key, one) for one in value]
+        return {**value, "shards": paths_of(key, value["shards"])} if isinstance(value, dict) else path_of(key, value)
+
     for key, value in dict(flatten(values)).items():
         if key in PATHS and value is not None:
-            is_list = isinstance(value, list)
-            _replace(values, key, [path_of(key, one) for one in value] if is_list else path_of(key, value))
+            _replace(values, key, paths_of(key, value))
     return _validate(values), problems
 
 
@@ -282,6 +308,21 @@ def _replace(values: dict[str, Any], key: str, stand_in: Any) -> None:
         values.pop(name, None)
     else:
         values[name] = stand_in
+
+
+def _place(loc: tuple[str | int, ...]) -> tuple[str, str]:
+    """The key at a location that pydantic gives, and the place in its value: data.train and [0].weight."""
+    parts = [(isinstance(part, int), str(part)) for part in loc if isinstance(part, int) or _is_key(part)]
+    first = next((n for n, (is_number, _) in enumerate(parts) if is_number), len(parts))
+    inner = parts[first:] if any("Config, ..." in str(part) for part in loc) else []
+    place = "".join(f"[{part}]" if is_number else f".{part}" for is_number, part in inner)
+    return ".".join(part for _, part in parts[:first]), place
+
+
+def _is_in_mapping(problem: Any, values: dict[str, Any]) -> bool:
+    """Whether a problem is one of a list of mappings, which is also reported as no text and no list of texts."""
+    key, place = _place(problem["loc"])
+    return bool(place) and any(isinstance(item, dict) for item in dict(flatten(values))[key])
 
 
 def _is_key(part: str) -> bool:
@@ -321,6 +362,10 @@ def _coerce(schema: Any, values: Any) -> Any:
             return values
     if values is False and "off" in typing.get_args(schema):
         return "off"
+    if isinstance(values, list) and (item := _item_schema(schema)) is not None:
+        return [_coerce(item, value) for value in values]
+    if isinstance(values, dict) and dict[str, float] in options:
+        return {key: _coerce(float, value) for key, value in values.items()}
     if typing.get_origin(schema) is tuple and isinstance(values, list):
         return [_coerce(typing.get_args(schema)[0], value) for value in values]
     return values

@@ -71,6 +71,7 @@ def impossible(config: RunConfig) -> Iterator[Problem]:
     yield from _out_of_range(config)
     yield from _contradictions(config)
     yield from _without_effect(config.data)
+    yield from _bad_mixture(config.data)
 
 
 def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
@@ -139,6 +140,24 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
             f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, so that the run can resume if the "
             f"newest checkpoint is damaged",
         )
+
+
+def _bad_mixture(data: DataConfig) -> Iterator[Problem]:
+    """Yield each weight and each probability of a caption that cannot be used."""
+    for number, source in enumerate(data.sources):
+        place, weight = f"data.train[{number}]", source.weight
+        if weight is not None and not 0 < weight < math.inf:
+            yield "data.train", f"{place}.weight is {weight}; it must be above 0"
+        if source.captions is not None:
+            total = sum(source.captions.values())
+            if not all(0 < share <= 1 for share in source.captions.values()) or not math.isclose(total, 1):
+                yield (
+                    "data.train",
+                    f"{place}.captions is {source.captions}; its probabilities must be above 0, and 1 in total",
+                )
+    weights = [source.weight for source in data.sources]
+    if None in weights and len(set(weights)) > 1:
+        yield "data.train", f"data.train[{weights.index(None)}] has no weight, and others have; give all a weight"
 
 
 def _contradictions(config: RunConfig) -> Iterator[Problem]:

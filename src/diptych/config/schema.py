@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -119,13 +119,34 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of a mixture: `data: {train: [{shards: a, weight: 3}, {shards: b, weight: 1}]}`."""
+
+    shards: str | tuple[str, ...]
+    weight: float | None = None
+    """How many samples are drawn from it, relative to the other sources; all sources have a weight, or none has.
+
+    Each batch has these proportions. A source that is used up starts again, so a small one is seen more often than
+    others. Without weights each sample is seen once an epoch.
+    """
+    captions: dict[str, float] | None = None
+    """Where captions come from: field → probability, such as {caption: 0.7, alt: 0.3}. A field is `txt` or a key of a
+    sample's `.json`; of a list of captions one is drawn. Fields that a sample lacks are left out. null: the `.txt`, or
+    `caption` of the `.json`, and if the `.json` has a list `captions` that starts with it, one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data to train on, and how samples are shuffled, augmented and rejected."""
 
-    train: str | tuple[str, ...]
+    train: str | tuple[str, ...] | tuple[SourceConfig, ...]
     """Shard folders, tar files or brace patterns (`shards/{00000..00099}.tar`), on a disk or at an address that fsspec
     reads: s3://, gs://, hf://, https://. Endpoint and credentials of a store are where fsspec finds them: in the
-    environment (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `FSSPEC_S3_…`) or in fsspec's configuration files."""
+    environment (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `FSSPEC_S3_…`) or in fsspec's configuration files.
+
+    Or a list of sources, each with `shards` and, as it needs them, `weight` (how many samples are drawn from it,
+    relative to the others) and `captions` (field → probability): `[{shards: a, weight: 3, captions: {caption: 0.7,
+    alt: 0.3}}, {shards: b, weight: 1}]`."""
     cache: CacheConfig = field(default_factory=CacheConfig)
     shuffle_window: int = 10_000
     """Samples are shuffled within windows of this many consecutive samples."""
@@ -146,6 +167,20 @@ class DataConfig:
     random_erasing: RandomErasingConfig = field(default_factory=RandomErasingConfig)
     max_rejected_fraction: float = 0.01
     """If a larger share of the samples is rejected, the run stops and prints the reasons."""
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """The sources of `train`; locations without weights are one source."""
+        sources = [source for source in self.train if isinstance(source, SourceConfig)]
+        if sources:
+            return tuple(sources)
+        return (SourceConfig(shards=cast("str | tuple[str, ...]", self.train)),)
+
+    @property
+    def mixing(self) -> tuple[tuple[float | None, dict[str, float] | None], ...]:
+        """Weight and captions of each source; empty if there are none, so that only the shards matter."""
+        mixing = tuple((source.weight, source.captions) for source in self.sources)
+        return mixing if any(part != (None, None) for part in mixing) else ()
 
 
 @dataclass(frozen=True, kw_only=True)

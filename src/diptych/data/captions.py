@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import ftfy
 
+from diptych.data.draws import Draws
+
 _CLEANING_IS_IDENTITY = re.compile(r"[\t\n\f\r -%'-~]*").fullmatch
 """Matches texts that cleaning leaves as they are: ASCII without `&` and without the control characters that ftfy drops
 (NUL-BS, VT, SO-US with ESC, DEL).
@@ -45,6 +47,36 @@ def all_captions(caption: str, document: bytes) -> tuple[str, ...]:
         return ()
     stripped = tuple(each.strip() for each in captions)
     return stripped if len(stripped) > 1 and stripped[0] == caption else ()
+
+
+def drawn_caption(members: Mapping[str, bytes], fields: Mapping[str, float], draws: Draws) -> str:
+    """Draw one of a sample's captions; an empty text if it has none.
+
+    fields: `txt`, or keys of its `.json`, each with its probability. Fields that are missing or empty are left out, so
+        that the others share their probability. Of a list of captions each is drawn as often.
+    """
+    try:
+        document = json.loads(members.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        document = {}
+    values = document if isinstance(document, dict) else {}
+    values = {**values, "txt": members.get("txt", b"").decode("utf-8", errors="replace")}
+    found = {field: texts for field in fields if (texts := _texts(values.get(field)))}
+    if not found:
+        return ""
+    point = draws.uniform(0, sum(fields[field] for field in found))
+    for texts, probability in ((texts, fields[field]) for field, texts in found.items()):
+        chosen = texts
+        point -= probability
+        if point < 0:
+            break
+    return chosen[draws.below(len(chosen))]
+
+
+def _texts(value: object) -> list[str]:
+    """The captions in a value: itself, or those of a list; without surrounding white space, and empty ones."""
+    texts = value if isinstance(value, list) else [value]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
 
 
 def caption_of(members: Mapping[str, bytes]) -> str:

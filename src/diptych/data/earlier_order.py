@@ -60,6 +60,10 @@ class EarlierSampleOrder:
             samples[chosen] = self._samples_of(int(epoch), attempts[chosen])
         return Rows(epochs, samples)
 
+    def source_of(self, sample: int) -> tuple[int, int]:
+        """All samples: there are no sources in this order."""
+        return 0, self.total
+
     def _samples_of(self, epoch: int, attempts: np.ndarray) -> np.ndarray:
         """The samples of attempts, all in `epoch`; an attempt is a row's number counted from the start of the run."""
         streams = attempts % self.global_batch_size * self.num_streams // self.global_batch_size

@@ -13,7 +13,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +30,9 @@ from webdataset.tariterators import group_by_keys
 from diptych.config.schema import DataConfig, ImageTowerConfig
 from diptych.data.augment import augment
 from diptych.data.batch import Batch, Reject
-from diptych.data.captions import all_captions, caption_of
+from diptych.data.captions import all_captions, caption_of, drawn_caption
 from diptych.data.draws import Draws, hash_of, hashes
+from diptych.data.mixture import Mixture
 from diptych.data.order import Order
 from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, PictureReason
@@ -78,11 +79,12 @@ class Row:
 class Decoder:
     """Turns a sample's encoded members into a Row, for one data config and image tower."""
 
-    def __init__(self, config: DataConfig, image: ImageTowerConfig, seed: int):
+    def __init__(self, config: DataConfig, image: ImageTowerConfig, seed: int, mixture: Mixture | None = None):
         self._config = config
         self._image = image
         self.image_size = image.image_size
         self._seed = seed
+        self._mixture = mixture
 
     def __call__(self, members: dict[str, Any]) -> Row:
         """Decode one sample; a fault of the sample becomes the row's reason, never an exception."""
@@ -90,7 +92,7 @@ class Decoder:
         row = partial(Row, picked, members["__key__"], members["__url__"])
         if "damaged" in members:
             return row(reason="damaged_shard")
-        caption = caption_of(members)
+        caption = self._caption(members, picked)
         if not caption:
             return row(reason="no_caption")
         suffix = next((suffix for suffix in PICTURE_SUFFIXES if suffix in members), None)
@@ -100,12 +102,16 @@ class Decoder:
             pixels = open_pixels(members[suffix])
         except PictureError as error:
             return row(reason=error.reason.value)
-        several = all_captions(caption, members.get("json", b""))
-        return row(image=self._augmented(pixels, picked), caption=self._one_of(several, picked) if several else caption)
+        return row(image=self._augmented(pixels, picked), caption=caption)
 
-    def _one_of(self, captions: Sequence[str], picked: Picked) -> str:
+    def _caption(self, members: dict[str, Any], picked: Picked) -> str:
         """Choose one of a picture's captions by seed, epoch and sample, so that each epoch may use another one."""
-        return captions[hash_of(picked.sample, self._seed, picked.epoch, 3) % len(captions)]
+        fields = self._mixture.captions_of(picked.sample) if self._mixture is not None else None
+        if fields is not None:
+            return drawn_caption(members, fields, Draws(hash_of(picked.sample, self._seed, picked.epoch, 4)))
+        caption = caption_of(members)
+        several = all_captions(caption, members.get("json", b"")) or (caption,)
+        return several[hash_of(picked.sample, self._seed, picked.epoch, 3) % len(several)]
 
     def _augmented(self, pixels: np.ndarray, picked: Picked) -> np.ndarray:
         """Augment at random by seed, epoch and sample: the same on any rank and after any resume."""
@@ -152,10 +158,12 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         return read_sample(self._index, self.filler(picked, attempt))
 
     def filler(self, picked: Picked, attempt: int) -> Picked:
-        """Choose a sample to replace a rejected one: the same on all ranks, from outside the batch if possible."""
+        """Choose a sample of the same source to replace a rejected one: the same on all ranks, outside the batch if
+        possible."""
         batch = self._samples_of(picked.batch_number)
         keys = np.arange(attempt * MAX_FILLERS, (attempt + 1) * MAX_FILLERS)
-        drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(self._order.total)
+        first, stop = self._order.source_of(picked.sample)
+        drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(stop - first) + np.uint64(first)
         outside = [sample for sample in drawn.tolist() if sample not in batch]
         return Picked(outside[0] if outside else int(drawn[0]), picked.epoch, picked.batch_number)
 

@@ -32,6 +32,9 @@ class Order(Protocol):
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start, stop) of the global batch that follows batch_number * global_batch_size samples."""
 
+    def source_of(self, sample: int) -> tuple[int, int]:
+        """The samples [first, stop) of the source that a sample belongs to."""
+
 
 class SampleOrder:
     """The order of samples in all global batches.
@@ -97,9 +100,10 @@ class SampleOrder:
             samples[chosen] = rows.samples + (self._ends[number] - self._sources[number].total)
         return Rows(epochs, samples)
 
-    def sources_of(self, samples: np.ndarray) -> np.ndarray:
-        """i64: the number of the source that each sample belongs to."""
-        return np.searchsorted(self._ends, samples, side="right")
+    def source_of(self, sample: int) -> tuple[int, int]:
+        """The samples [first, stop) of the source that a sample belongs to."""
+        number = int(np.searchsorted(self._ends, sample, side="right"))
+        return int(self._ends[number]) - self._sources[number].total, int(self._ends[number])
 
 
 def _layout(num_rows: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

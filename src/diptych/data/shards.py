@@ -156,11 +156,11 @@ def open_index(
         else:
             parts.append(read_shards([path for one in some for path in tars_at(one)], index_shard))
     shards = ShardList.joined(parts, cache)
-    _refuse_twice(shards.paths)
+    refuse_twice(shards.paths)
     return ShardIndex(shards)
 
 
-def _refuse_twice(tars: Sequence[str]) -> None:
+def refuse_twice(tars: Sequence[str]) -> None:
     places = [tar if is_elsewhere(tar) else Path(tar) for tar in tars]
     folders = dict.fromkeys(place.parent for place in places if isinstance(place, Path))
     real_folders = {folder: os.path.realpath(folder) for folder in folders}

@@ -34,11 +34,18 @@ def training_index(run_dir: Path) -> ShardIndex | None:
     """The shards that a run was trained on; None if they are not on this machine or too many to search."""
     try:
         config = parse_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
-        index = open_index(config["data"]["train"])
+        index = open_index(_locations(config["data"]["train"]))
     except (OSError, UserError, KeyError, TypeError, ValueError) as error:
         logger.info("the training data of %s cannot be found: %s", run_dir, error)
         return None
     return index if index.total_samples <= MOST_SAMPLES else None
+
+
+def _locations(train: Any) -> list[str]:
+    """The locations in the value of data.train: one, several, or those of sources."""
+    if isinstance(train, list):
+        return [location for one in train for location in _locations(one)]
+    return _locations(train["shards"]) if isinstance(train, dict) else [train]
 
 
 def seen_in_training(pictures: Pictures, places: Array, training: ShardIndex | None) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from diptych.config.schema import RunConfig
 from diptych.data.draws import hash_of
-from diptych.data.shard_cache import ShardCache
+from diptych.data.mixture import open_mixture
 from diptych.data.shard_index_file import Shard
-from diptych.data.shards import open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.errors import UserError
 from diptych.inspection.samples import SeenSample, draw_samples, one_of_each_stretch, see_samples
@@ -38,7 +37,8 @@ def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
         UserError: there are no samples, or no vocabulary.
     """
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
-    index = open_index(config.data.train, ShardCache.of(config.data.cache))
+    mixture = open_mixture(config.data)
+    index = mixture.index
     if not len(index):
         raise UserError(f"{config.data.train}: the shards contain no samples; name shards that do")
     samples = draw_samples(index, max(num_samples, num_shown), config.training.seed)
@@ -47,7 +47,7 @@ def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
     )
     places = one_of_each_stretch(len(samples), min(num_shown, len(samples)), hash_of(2, config.training.seed, 5))
     found = Look(_folder_of(index.shards[0]), tokenizer, statistics, [], [])
-    for number, seen in enumerate(see_samples(index, samples, config, tokenizer)):
+    for number, seen in enumerate(see_samples(mixture, samples, config, tokenizer)):
         statistics.add(seen)
         if seen.row.reason is not None:
             found.rejected.extend([seen] * (len(found.rejected) < MOST_REJECTED))

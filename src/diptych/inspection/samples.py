@@ -14,6 +14,7 @@ from diptych.data.captions import caption_of
 from diptych.data.draws import Draws, hash_of
 from diptych.data.jpeg_segments import JpegStructureError, read_header
 from diptych.data.loader import Decoder, Picked, Row, read_sample
+from diptych.data.mixture import Mixture
 from diptych.data.picture_safety import PictureError, PictureFile
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import ShardIndex
@@ -71,13 +72,13 @@ def one_of_each_stretch(total: int, number: int, key: int) -> list[int]:
     return [low + draws.below(high - low) for low, high in zip(edges, edges[1:], strict=False)]
 
 
-def see_samples(index: ShardIndex, samples: list[int], config: RunConfig, tokenizer: Tokenizer) -> Iterator[SeenSample]:
+def see_samples(mixture: Mixture, samples: list[int], config: RunConfig, tokenizer: Tokenizer) -> Iterator[SeenSample]:
     """Read and decode the samples one after another in this thread, through the loader's own stages."""
     torch.set_num_threads(1)
-    decode = Decoder(config.data, config.model.image.image_size, config.training.seed)
+    decode = Decoder(config.data, config.model.image, config.training.seed, mixture)
     for sample in samples:
         began = time.process_time()
-        members = read_sample(index, Picked(sample, epoch=0, batch_number=0))
+        members = read_sample(mixture.index, Picked(sample, epoch=0, batch_number=0))
         was_read = time.process_time()
         row = decode(members)
         decoded = time.process_time()

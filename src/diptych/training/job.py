@@ -18,9 +18,8 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.earlier_order import EarlierSampleOrder
 from diptych.data.loader import Decoder, batches
+from diptych.data.mixture import Mixture, open_mixture
 from diptych.data.order import ORDER_VERSION, Order, SampleOrder
-from diptych.data.shard_cache import ShardCache
-from diptych.data.shards import ShardIndex, open_index
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
 from diptych.model.flops import TrainingFlops
@@ -41,7 +40,7 @@ class Job:
     config: RunConfig
     run: RunDir
     world: World
-    index: ShardIndex
+    mixture: Mixture
     order: Order
     tokenizer: Tokenizer
     engine: Engine
@@ -56,9 +55,9 @@ class Job:
         """This rank's rows of the global batches from `progress` up to `stop`."""
         config = self.config
         return batches(
-            self.index,
+            self.mixture.index,
             self.order,
-            Decoder(config.data, config.model.image, config.training.seed),
+            Decoder(config.data, config.model.image, config.training.seed, self.mixture),
             self.tokenizer,
             context_length=config.model.text.context_length,
             rows=self.world.rows(config.training.global_batch_size),
@@ -89,7 +88,7 @@ class Job:
         config, seen = self.config.training, self.progress.samples_seen
         return (
             f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {counted(self.order.total, 'sample')} in "
-            f"{counted(len(self.index.shards), 'shard')}\n"
+            f"{counted(len(self.mixture.index.shards), 'shard')}\n"
             f"  {config.total_samples / max(self.order.total, 1):.1f} epochs, batch {config.global_batch_size} over "
             f"{counted(self.world.size, 'rank')} on {self.world.device.type}"
             + (f", going on after {counted(seen, 'sample')}" if seen else "")
@@ -107,7 +106,7 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
     # Only rank 0 lists the shards, and indexes those without an index. It sends 7 MB for 100,000 shards, where hundreds
     # of ranks would ask a shared disk about each of them.
-    index = decide_on_first_rank(world, lambda: open_index(config.data.train, ShardCache.of(config.data.cache)))
+    mixture = decide_on_first_rank(world, lambda: open_mixture(config.data))
     torch.manual_seed(config.training.seed)
     training = config.training
     model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)
@@ -125,12 +124,12 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
                 start_from(model, config.model)
             return Progress(
                 tracker_id=uuid.uuid4().hex[:8],
-                data=index.fingerprint,
+                data=mixture.fingerprint,
                 vocabulary=tokenizer.fingerprint,
                 order=ORDER_VERSION,
             )
         checkpoint = load_checkpoint(path)
-        _refuse_other_input(checkpoint.progress, config, index, tokenizer, run)
+        _refuse_other_input(checkpoint.progress, config, mixture, tokenizer, run)
         _refuse_other_masks(config, run, model)
         load_weights(model, checkpoint.weights)
         known_valid.add(path)
@@ -138,9 +137,9 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         return checkpoint.progress
 
     progress = decide_on_first_rank(world, take_up)
-    order = order_of(config, index, progress.order)
+    order = order_of(config, mixture, progress.order)
     if world.is_first:
-        for note in (*doubtful(config, index.total_samples), rank_dependence(model.state_dict(), world.size)):
+        for note in (*doubtful(config, mixture.index.total_samples), rank_dependence(model.state_dict(), world.size)):
             if note:
                 logger.warning("%s", note)
     engine = Engine(model, config, world)
@@ -152,16 +151,22 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         run.record_start(config)
         metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
         metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
-    return Job(config, run, world, index, order, tokenizer, engine, progress, metrics, known_valid)
+    return Job(config, run, world, mixture, order, tokenizer, engine, progress, metrics, known_valid)
 
 
-def order_of(config: RunConfig, index: ShardIndex, version: int = ORDER_VERSION) -> Order:
+def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) -> Order:
     """The order of a run's samples; `version` is that of the run's checkpoints."""
     size, window, seed = config.training.global_batch_size, config.data.shuffle_window, config.training.seed
+    counts = mixture.index.counts
     if version == 1:
-        return EarlierSampleOrder(index.counts, seed=seed, global_batch_size=size, shuffle_window=window)
+        return EarlierSampleOrder(counts, seed=seed, global_batch_size=size, shuffle_window=window)
     return SampleOrder(
-        index.counts, seed=seed, global_batch_size=size, shuffle_window=window, streams=config.data.streams
+        counts,
+        seed=seed,
+        global_batch_size=size,
+        shuffle_window=window,
+        streams=config.data.streams,
+        sources=mixture.weighted,
     )
 
 
@@ -188,7 +193,7 @@ def _no_checkpoint_is_whole(run: RunDir) -> str:
 
 
 def _refuse_other_input(
-    progress: Progress, config: RunConfig, index: ShardIndex, tokenizer: Tokenizer, run: RunDir
+    progress: Progress, config: RunConfig, mixture: Mixture, tokenizer: Tokenizer, run: RunDir
 ) -> None:
     """Refuse shards or a vocabulary whose content has changed since the run was started; their paths may change.
 
@@ -197,7 +202,7 @@ def _refuse_other_input(
     """
     way_out = "put it back, or set run_dir to a new directory"
     differing = []
-    if progress.data != index.fingerprint:
+    if progress.data != mixture.fingerprint:
         differing.append(f"data.train {config.data.train}: is not the data that {run.path} was started with; {way_out}")
     if progress.vocabulary != tokenizer.fingerprint:
         differing.append(

@@ -16,7 +16,6 @@ from diptych.config.load import ConfigError, LoadedConfig, is_override, load_con
 from diptych.config.rules import Problem, doubtful
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
-from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.run_dir import RunDir
 from diptych.wandb_run import refuse_unknown_mode
@@ -115,7 +114,6 @@ def _defaults_from_weights(files: Sequence[Path], overrides: Sequence[str]) -> d
 
 def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     """Yield every reason why this run cannot start on these ranks: data, vocabulary, model, batch."""
-    from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer
     from diptych.loss import LOSSES
     from diptych.model.dual_encoder import expected_shapes
@@ -125,7 +123,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
 
     attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
-        "data.train": lambda: _refuse_empty(open_index(config.data.train)),
+        "data.train": lambda: _refuse_empty(config),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),
         "model.image.image_size": lambda: check_picture_size(config.model.image),
@@ -196,9 +194,15 @@ def refuse_missing_tensorboard(config: RunConfig) -> None:
         )
 
 
-def _refuse_empty(index: ShardIndex) -> None:
-    if not index.total_samples:
+def _refuse_empty(config: RunConfig) -> None:
+    from diptych.data.mixture import open_mixture
+    from diptych.data.proportions import shares
+
+    mixture = open_mixture(config.data)
+    if not mixture.index.total_samples:
         raise UserError("the shards contain no samples; name shards that do")
+    if mixture.weighted:
+        shares([weight for _, weight in mixture.weighted], config.training.global_batch_size)
 
 
 def refuse_pretrained_tag(config: RunConfig) -> None:
@@ -223,7 +227,7 @@ def _is_started(config: RunConfig) -> bool:
 
 def describe(loaded: LoadedConfig, world: World) -> str:
     """The text of --dry-run: each resolved value with its origin, then the size, length and memory of the run."""
-    from diptych.data.shards import open_index
+    from diptych.data.mixture import open_mixture
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import expected_shapes, rank_dependence
     from diptych.model.interop import why_not_in_open_clips_layout
@@ -237,7 +241,8 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     value_width = max(28, *(len(shown) for _, value in values if len(shown := str(value)) <= 44))  # not a long path
     lines = [f"{key:<{width}}  {value!s:<{value_width}}  {loaded.source_of(key)}" for key, value in values]
 
-    index = open_index(config.data.train)
+    mixture = open_mixture(config.data)
+    index = mixture.index
     shapes = expected_shapes(config.model, load_tokenizer(config.tokenizer.vocabulary).vocab_size)
     parameters = sum(math.prod(shape) for shape in shapes.values())
     size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
@@ -250,6 +255,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         "",
         f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
         f"data      {data}, {epochs:.1f} epochs",
+        *(f"source    {line}" for line in mixture.describe(total)),
         f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}",
         f"ranks     {world.size} on {world.device.type}, {each} each, "
         f"ZeRO stage {zero_stage(config, world.size)}, "

@@ -1,0 +1,89 @@
+"""The sources of the training data: one index over the shards of all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from diptych.config.schema import DataConfig, SourceConfig
+from diptych.data.shard_cache import ShardCache
+from diptych.data.shard_index_file import ShardError
+from diptych.data.shard_list import ShardList
+from diptych.data.shards import ShardIndex, open_index, refuse_twice
+from diptych.terminal import counted
+
+
+class Mixture:
+    """Which samples of the index belong to which source; sources follow one another in it."""
+
+    def __init__(self, index: ShardIndex, configs: Sequence[SourceConfig], num_shards: Sequence[int]):
+        self.index = index
+        self.configs = tuple(configs)
+        self._num_shards = tuple(num_shards)
+        shard_ends = np.cumsum([0, *index.counts])
+        self._ends = shard_ends[np.cumsum(num_shards)]
+
+    @property
+    def names(self) -> list[str]:
+        """The shards of each source, as the config names them."""
+        each = [source.shards for source in self.configs]
+        return [shards if isinstance(shards, str) else ",".join(shards) for shards in each]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """i64[sources]: the number of samples of each."""
+        return np.diff(self._ends, prepend=0)
+
+    @property
+    def weighted(self) -> list[tuple[int, float]]:
+        """The number of shards and the weight of each source, as `SampleOrder` takes them; empty without weights."""
+        weights = [source.weight for source in self.configs if source.weight is not None]
+        return list(zip(self._num_shards, weights, strict=True)) if weights else []
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal shards in equal order, of equal sources."""
+        if len(self.configs) == 1:
+            return self.index.fingerprint
+        return hashlib.sha256(f"{self.index.fingerprint} {self.sizes.tolist()}".encode()).hexdigest()
+
+    def describe(self, num_samples: int) -> list[str]:
+        """A line for each source with a weight: its share, and its epochs in a run of so many samples."""
+        total = sum(weight for _, weight in self.weighted)
+        return [
+            f"{name}: {weight / total:.2%} of each batch, {num_samples * weight / total / size:.1f} epochs of "
+            f"{counted(int(size), 'sample')}"
+            for name, size, (_, weight) in zip(self.names, self.sizes, self.weighted, strict=False)
+        ]
+
+    def count(self, samples: np.ndarray) -> np.ndarray:
+        """i64[sources]: how many of these samples, such as those of a batch, each source has given."""
+        return np.bincount(self.numbers_of(samples), minlength=len(self.configs))
+
+    def numbers_of(self, samples: np.ndarray) -> np.ndarray:
+        """i64: the number of the source of each sample."""
+        return np.searchsorted(self._ends, samples, side="right")
+
+    def captions_of(self, sample: int) -> Mapping[str, float] | None:
+        """Field → probability of the captions of the sample's source."""
+        return self.configs[int(self.numbers_of(np.array(sample)))].captions
+
+
+def open_mixture(config: DataConfig) -> Mixture:
+    """Open the shards of all sources as one index.
+
+    Raises:
+        ShardError: as `open_index` does; a shard belongs to two sources, or a source with a weight has no samples.
+    """
+    cache = ShardCache.of(config.cache)
+    each = [open_index(source.shards, cache) for source in config.sources]
+    if len(each) == 1:
+        return Mixture(each[0], config.sources, [len(each[0].shards)])
+    index = ShardIndex(ShardList.joined([one.shards for one in each], cache))
+    refuse_twice(index.shards.paths)
+    for number, (source, one) in enumerate(zip(config.sources, each, strict=True)):
+        if source.weight is not None and not one.total_samples:
+            raise ShardError(f"data.train[{number}]: the shards of {source.shards} contain no samples; leave it out")
+    return Mixture(index, config.sources, [len(one.shards) for one in each])
