@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from diptych.data.shard_index_file import ShardError, folder_list_path, index_pa
 from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_locations import tars_at
 from diptych.data.shards import ShardIndex, open_index
+from diptych.files import local_path
 from diptych.terminal import counted, shown
 from diptych_shards.run.progress import Progress
 from diptych_shards.run.worker_pool import WorkerPool, for_each, results_in_order
@@ -20,16 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 def index(location: str, processes: int) -> ShardIndex:
-    """Index the tars of a folder, a file name or a brace pattern that have no index yet; give the index of all.
+    """Index the tars of a folder, a file name or a brace pattern that have no index yet; return the index of all.
 
-    Writes the list of all shards of their folders (`all.index`), too.
-
-    Each index is committed by itself: after a stop, the same command continues with the tars that are left.
+    Also writes the list of all shards of their folders (`all.index`). Each index is committed by itself:
+    after a stop, the same command continues with the tars that are left.
 
     Raises:
-        ShardError: if one is missing or damaged; all others have been indexed.
+        UserError: the location is on another machine.
+        ShardError: a tar is missing or damaged; all others have been indexed.
     """
-    tars = tars_at(location)
+    tars = tars_at(os.fspath(local_path(location)))  # an index is written next to its tar
     pending = [tar for tar in tars if not index_path(tar).exists()]
     if pending:
         _index_all(pending, processes)
