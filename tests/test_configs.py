@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from diptych.cli import main
+from diptych.config.keys import all_keys
 from diptych.config.load import load_config
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
@@ -163,6 +164,17 @@ def test_the_table_of_recipes_agrees_with_the_files():
         assert f"| {config.model.image.image_size}² |" in row
         assert f"| {config.training.global_batch_size:,} |" in row
         assert float(row.split("|")[-2]) == config.optimizer.learning_rate
+
+
+def test_the_augmentations_that_the_page_shows_can_be_set(tmp_path):
+    page = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "shown.yaml").write_text(shown)
+    required = ["data.train=shards", "training.total_samples=1000", "training.global_batch_size=10"]
+    data = load_config([tmp_path / "shown.yaml"], required).config.data
+    assert (data.horizontal_flip_probability, data.colour_jitter.hue) == (0.5, 0.08)
+    named = set(re.findall(r"`((?:data|model)\.[a-z_.]+)[`:]", page))
+    assert named <= set(all_keys()) and len(named) > 10
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
