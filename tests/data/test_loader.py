@@ -17,7 +17,13 @@ import torch
 from PIL import Image
 from webdataset.tariterators import group_by_keys
 
-from diptych.config.schema import DataConfig, ImageTowerConfig
+from diptych.config.schema import (
+    ColourJitterConfig,
+    DataConfig,
+    ImageTowerConfig,
+    RandomErasingConfig,
+    RandomResizedCropConfig,
+)
 from diptych.data import loader
 from diptych.data.loader import REASONS, Decoder, RowsIntoPieces, SampleReader, batches
 from diptych.data.order import SampleOrder
@@ -59,10 +65,10 @@ def shards(tmp_path):
 TOKENIZER = train_vocabulary([f"picture number {number}" for number in range(sum(COUNTS))], 600)
 
 
-def load(folder, *, rows=(0, BATCH), first=0, stop=6, workers=0, seed=3):
+def load(folder, *, rows=(0, BATCH), first=0, stop=6, workers=0, seed=3, **augmentations):
     index = open_index(folder)
     order = SampleOrder(index.counts, seed=seed, global_batch_size=BATCH, shuffle_window=5)
-    decode = Decoder(DataConfig(train=str(folder)), IMAGE, seed)
+    decode = Decoder(DataConfig(train=str(folder), **augmentations), IMAGE, seed)
     return list(
         batches(index, order, decode, TOKENIZER, context_length=12, rows=rows, first=first, stop=stop, workers=workers)
     )
@@ -158,6 +164,24 @@ def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
 
 def test_resuming_gives_the_remaining_batches(shards):
     assert [content(b) for b in load(shards, first=4)] == [content(b) for b in load(shards)[4:]]
+
+
+def test_augmentations_are_those_of_the_sample_in_any_worker_and_rank_and_after_a_resume(shards):
+    augmentations = {
+        "augmentation": "random_resized_crop",
+        "random_resized_crop": RandomResizedCropConfig(scale=(0.2, 1.0)),
+        "horizontal_flip_probability": 0.5,
+        "colour_jitter": ColourJitterConfig(probability=0.8, brightness=0.4, hue=0.1),
+        "grey_probability": 0.2,
+        "random_erasing": RandomErasingConfig(probability=0.5),
+    }
+    whole = [batch.images for batch in load(shards, **augmentations)]
+    halves = [
+        load(shards, rows=rows, workers=2, first=2, **augmentations) for rows in ((0, BATCH // 2), (BATCH // 2, BATCH))
+    ]
+    for expected, first, second in zip(whole[2:], *halves, strict=True):
+        assert torch.equal(expected, torch.cat([first.images, second.images]))
+    assert not torch.equal(whole[0], load(shards)[0].images)
 
 
 def test_crops_differ_between_epochs_and_not_between_runs(shards):
