@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy as np
 
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
-from diptych.files import check_folder, flush, sha256_of
+from diptych.files import check_folder, committed, sha256_of
 from diptych.terminal import counted, is_or_are, shown
 from diptych_shards.select.select_folder import checked_name, select_folder
 
@@ -106,7 +105,6 @@ class VerdictWriter:
     def __init__(self, shards: Path, name: str, index: ShardIndex, facts: dict[str, Any]):
         """facts: which command writes it, and with which options."""
         self._path = select_folder(shards) / f"{checked_name(name)}.parquet"
-        self._partial = self._path.with_name(f"{self._path.name}.partial")
         self._index = index
         self._next_shard = 0
         self._facts = {"format": _FORMAT, "shards": index.fingerprint, **facts}
@@ -135,24 +133,16 @@ class VerdictWriter:
         import pyarrow.parquet
 
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._opened = open(self._partial, "wb")
         self._schema = _schema().with_metadata({"diptych": json.dumps(self._facts)})
-        self._writer = pyarrow.parquet.ParquetWriter(self._opened, self._schema)
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(stack.enter_context(committed(self._path)), "wb"))
+            # Also closed after an error: a writer that is not closed complains when it is collected.
+            self._writer = stack.enter_context(pyarrow.parquet.ParquetWriter(file, self._schema))
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        try:
-            # After an error too: a writer that is not closed complains when it is collected.
-            with contextlib.suppress(*(() if error is None else (OSError,))):
-                self._writer.close()
-            if error is None:
-                self._opened.flush()
-                os.fsync(self._opened.fileno())
-                os.replace(self._partial, self._path)
-        finally:
-            self._opened.close()
-            self._partial.unlink(missing_ok=True)
-        flush(self._path.parent)
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
 
 
 def open_shards(path: Path) -> ShardIndex:
