@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from diptych.pages.axes import short_number
+from diptych.pages.axes import short_number, short_size
 from diptych.pages.charts import LineChart, line_chart
 from diptych.pages.template import percent
 
@@ -123,7 +123,7 @@ def training_facts(
     if any(shares := _numbers(metrics, "logit_scale_at_limit")):
         facts.append(("steps with the logit scale at its limit", percent(sum(shares) / len(shares))))
     if rates := _numbers(metrics, "bytes_read_per_second"):
-        facts.append(("bytes read a second, median", short_number(median(rates))))
+        facts.append(("read from shards, median", f"{short_size(median(rates))}/s"))
     if hits := _numbers(metrics, "cache_hit_fraction"):
         facts.append(("shards found in the cache", percent(sum(hits) / len(hits))))
     if _is_number(metrics[-1].get("rejected_samples")):

@@ -12,6 +12,7 @@ import numpy as np
 from diptych.data.picture_safety import PictureError, PictureFile
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import open_index
+from diptych.pages.axes import short_size
 from diptych.pages.histograms import Tally, length_histogram, ratio_histogram, side_histogram
 from diptych.pages.template import day, template
 from diptych.pages.thumbnail import thumbnail_uri
@@ -61,7 +62,7 @@ def render_report(source: ResultsReader, *, pictures: int = 36, seed: int = 0) -
         title=source.out.resolve().name,
         source=source,
         found=found,
-        size=_size(source.num_bytes),
+        size=short_size(source.num_bytes),
         times=_times(source),
         not_whole=describe_not_whole(source.not_whole) if source.not_whole else "",
         stages=[] if is_end_only else funnel(source.kind, found.kept, found.refused),
@@ -183,15 +184,6 @@ def _times(source: ResultsReader) -> str:
         return ""
     first, last = (day(seconds) for seconds in source.times)
     return first if first == last else f"{first} to {last}"
-
-
-def _size(num_bytes: int) -> str:
-    size = float(num_bytes)
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    return f"{num_bytes:,} bytes" if unit == "bytes" else f"{size:.3g} {unit}"
 
 
 def _thumbnail(source: ResultsReader, shard: int, sample: int) -> str | None:

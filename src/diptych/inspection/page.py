@@ -16,7 +16,7 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.inspection.look import Look
 from diptych.inspection.samples import SeenSample
 from diptych.inspection.statistics import Statistics
-from diptych.inspection.summary import short_size
+from diptych.pages.axes import short_size
 from diptych.pages.charts import BarChart
 from diptych.pages.histograms import length_histogram, ratio_histogram, side_histogram
 from diptych.pages.template import template

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from diptych.inspection.feeding import Feeding
 from diptych.inspection.statistics import Statistics, quantiles, width_to_height
-from diptych.pages.axes import short_number
+from diptych.pages.axes import short_number, short_size
 from diptych.pages.template import percent
 from diptych.terminal import counted, fit, printable
 
@@ -43,15 +43,6 @@ def rejections(statistics: Statistics) -> str:
     reasons = ", ".join(f"{reason} {times:,}" for reason, times in statistics.rejected.most_common())
     share = f"{number:,} of {counted(statistics.num_drawn, 'sample')} ({percent(number, statistics.num_drawn)})"
     return f"{share}: {reasons}" if number else f"none of {counted(statistics.num_drawn, 'sample')}"
-
-
-def short_size(num_bytes: float) -> str:
-    """Three digits and a unit: `3.9 GB`."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if num_bytes < 999.5 or unit == "TB":
-            break
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} {unit}" if num_bytes < 999.5 else f"{num_bytes:,.0f} {unit}"
 
 
 def _table(statistics: Statistics) -> Iterator[str]:

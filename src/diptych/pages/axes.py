@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diptych.terminal import counted
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -68,3 +70,14 @@ def short_number(value: float, digits: int = 3) -> str:
         if abs(value) >= size * 0.9995:
             return f"{value / size:.{digits}g}{unit}"
     return f"{value:.{digits}g}"
+
+
+def short_size(num_bytes: float) -> str:
+    """Bytes with three digits and a unit: `3.9 GB`; `1 byte`, `12 bytes`."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if num_bytes < 999.5 or unit == "TB":
+            break
+        num_bytes /= 1000
+    if unit == "bytes":
+        return counted(round(num_bytes), "byte")
+    return f"{num_bytes:.3g} {unit}" if num_bytes < 999.5 else f"{num_bytes:,.0f} {unit}"
