@@ -124,6 +124,8 @@ def training_facts(
         facts.append(("steps with the logit scale at its limit", percent(sum(shares) / len(shares))))
     if rates := _numbers(metrics, "bytes_read_per_second"):
         facts.append(("read from shards, median", f"{short_size(median(rates))}/s"))
+    if mixed := _mix(metrics):
+        facts.append(("mix of sources", mixed))
     if hits := _numbers(metrics, "cache_hit_fraction"):
         facts.append(("shards found in the cache", percent(sum(hits) / len(hits))))
     if _is_number(metrics[-1].get("rejected_samples")):
@@ -133,6 +135,22 @@ def training_facts(
     if restarts := sum(bool(samples) for samples in _events(records, "start")):
         facts.append(("resumed", f"{restarts} times" if restarts > 1 else "once"))
     return facts
+
+
+def _mix(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """`a 75 %, b 25 %`: the share of each source over all logged steps; empty for a single source."""
+    prefix = "share_of_"
+    names = dict.fromkeys(name for record in metrics for name in record if name.startswith(prefix))
+    totals = dict.fromkeys(names, 0.0)
+    before = 0
+    for record in metrics:
+        # A record's shares are of all rows since the record before it.
+        for name in names:
+            share = record.get(name, 0.0)
+            totals[name] += share * (record["samples_seen"] - before) if _is_number(share) else 0.0
+        before = record["samples_seen"]
+    whole = sum(totals.values())
+    return ", ".join(f"{name.removeprefix(prefix)} {percent(total, whole)}" for name, total in totals.items())
 
 
 def _by_reason(last: Mapping[str, Any]) -> str:

@@ -7,10 +7,11 @@ import pytest
 
 from diptych.config.schema import DataConfig, ImageTowerConfig, SourceConfig
 from diptych.data.loader import Decoder, batches
-from diptych.data.mixture import open_mixture
+from diptych.data.mixture import Mixture, open_mixture
 from diptych.data.order import SampleOrder
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from tests.data.test_loader import picture
 
@@ -39,6 +40,13 @@ def config(tmp_path):
         for n, weight in enumerate(weights)
     ]
     return DataConfig(train=tuple(sources))
+
+
+def test_labels_of_sources_are_short_and_differ():
+    names = ["s3://bucket/web/", "/data/books/{00000..00099}.tar", ("a/cc", "b/cc"), "other/web"]
+    index = ShardIndex(())
+    mixture = Mixture(index, [SourceConfig(shards=name) for name in names], [0] * 4)
+    assert mixture.labels == ["web_0", "books", "cc", "web_3"]
 
 
 def load(config, *, rows=(0, BATCH), first=0, stop=40, workers=0):

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from diptych.checkpoint_folder import CheckpointError, newest_valid
-from diptych.config.schema import CheckpointConfig, TrackingConfig
+from diptych.config.schema import CheckpointConfig, SourceConfig, TrackingConfig
 from diptych.data.mixture import Mixture
 from diptych.data.order import SampleOrder
+from diptych.data.shard_index_file import Shard
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.model.dual_encoder import DualEncoder
@@ -72,14 +73,17 @@ def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
     engine = Engine(DualEncoder(config.model, tokenizer.vocab_size, 2.6), config, world)
     order = SampleOrder(np.array([40]), seed=0, global_batch_size=PAIRS, shuffle_window=10)
     metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x") if world.is_first else None
-    mixture = Mixture(ShardIndex(()), config.data.sources, [0])
+    shards = [Shard(Path(f"{name}/0.tar"), size, 1, "00" * 32) for name, size in (("web", 9), ("books", 31))]
+    mixture = Mixture(ShardIndex(shards), [SourceConfig(shards=str(shard.path)) for shard in shards], [1, 1])
     job = Job(config, run, world, mixture, order, tokenizer, engine, Progress(), metrics)
     no_limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     stop = StopRequest()
 
     batch = rows_of(global_batches(1)[0], world.rows(PAIRS))
     batch.reads.update(cache_hits=3, cache_misses=rank)
-    steps = [engine.step(batch, 0, tallies=tallies_of(batch, is_stop_requested=False), measures_update=True).read()]
+    steps = [
+        engine.step(batch, 0, tallies=tallies_of(batch, mixture, is_stop_requested=False), measures_update=True).read()
+    ]
     pace = Pace(0, 0.0)
     pace.step_is_done()
     progress = Progress(samples_seen=PAIRS, rejected={"no_caption": 2, "truncated": 1})
@@ -118,7 +122,16 @@ def full_disk(tmp_path_factory):
 def test_a_logged_step_holds_every_metric_of_the_panels(full_disk):
     line = read_metrics(full_disk[0] / "metrics.jsonl")[0]
     on_a_cpu = {name for names in PANELS.values() for name in names} - {"gpu_memory_gib", "mfu"}
-    assert line.keys() == {SAMPLES_SEEN, "time", *on_a_cpu, "rejected_no_caption", "rejected_truncated"}
+    assert line.keys() == {
+        SAMPLES_SEEN,
+        "time",
+        *on_a_cpu,
+        "rejected_no_caption",
+        "rejected_truncated",
+        "share_of_web",
+        "share_of_books",
+    }
+    assert (line["share_of_web"], line["share_of_books"]) == (9 / PAIRS, 3 / PAIRS)
     assert (line["rejected_no_caption"], line["rejected_truncated"]) == (2, 1)
     assert line["cache_hit_fraction"] == 6 / 7  # 3 of 3 on one rank, 3 of 4 on the other
     assert line[SAMPLES_SEEN] == PAIRS and line["epoch"] == PAIRS / 40 and line["rejected_samples"] == 3

@@ -32,6 +32,12 @@ class Mixture:
         return [shards if isinstance(shards, str) else ",".join(shards) for shards in each]
 
     @property
+    def labels(self) -> list[str]:
+        """A short name of each source, for metrics: the folder of its shards, with a number if two are alike."""
+        folders = [_last_folder(name) for name in self.names]
+        return [one if folders.count(one) == 1 else f"{one}_{number}" for number, one in enumerate(folders)]
+
+    @property
     def sizes(self) -> np.ndarray:
         """i64[sources]: the number of samples of each."""
         return np.diff(self._ends, prepend=0)
@@ -87,3 +93,9 @@ def open_mixture(config: DataConfig) -> Mixture:
         if source.weight is not None and not one.total_samples:
             raise ShardError(f"data.train[{number}]: the shards of {source.shards} contain no samples; leave it out")
     return Mixture(index, config.sources, [len(one.shards) for one in each])
+
+
+def _last_folder(location: str) -> str:
+    parts = location.split(",")[0].split("/")
+    folders = [part for part in parts if part and "{" not in part and not part.endswith(".tar")]
+    return folders[-1] if folders else "shards"

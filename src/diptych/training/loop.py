@@ -19,6 +19,7 @@ from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.loader import REASONS
+from diptych.data.mixture import Mixture
 from diptych.errors import UserError
 from diptych.machine import peak_teraflops
 from diptych.run_dir import RunDir, log_to
@@ -27,12 +28,12 @@ from diptych.training.checkpoint import Progress, is_whole
 from diptych.training.console import Console
 from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.job import Job, prepare
-from diptych.training.metrics import SAMPLES_SEEN
+from diptych.training.metrics import SAMPLES_SEEN, SHARE_OF
 from diptych.training.pace import Pace
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import save
 from diptych.training.signals import stop_on_signals
-from diptych.training.tallies import STOP, TOKENS, tallies_of, tally
+from diptych.training.tallies import STOP, TOKENS, source_shares, tallies_of, tally
 from diptych.world import World, decide_on_first_rank
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
             done, is_last, stopping = number + 1, number + 1 == last, False
             is_saved = is_last or save_is_due(config, number * size, done * size)
             log_rejects(batch)
-            tallies = tallies_of(batch, is_stop_requested=stop.requested)
+            tallies = tallies_of(batch, job.mixture, is_stop_requested=stop.requested)
             waited = pace.waited_seconds
             in_flight.append(
                 job.engine.step(
@@ -239,6 +240,7 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
         "rejected_samples": sum(progress.rejected.values()),
         **{f"rejected_{reason}": number for reason, number in progress.rejected.items()},
         **cache_hits(steps),
+        **mix(job.mixture, steps),
         **stats.similarities,
     }
     if job.world.device.type == "cuda":
@@ -254,6 +256,13 @@ def cache_hits(steps: Sequence[StepStats]) -> dict[str, float]:
     """The share of remote shards that were in the cache when a rank needed them; empty if none was needed."""
     hits, misses = (sum(tally(step, name) for step in steps) for name in ("cache_hits", "cache_misses"))
     return {"cache_hit_fraction": hits / (hits + misses)} if hits + misses else {}
+
+
+def mix(mixture: Mixture, steps: Sequence[StepStats]) -> dict[str, float]:
+    """The share of the rows that each source has given, after fillers took their places; empty for a single source."""
+    if len(mixture.configs) == 1:
+        return {}
+    return {f"{SHARE_OF}{name}": share for name, share in zip(mixture.labels, source_shares(steps), strict=True)}
 
 
 def save_is_due(config: RunConfig, before: int, after: int) -> bool:

@@ -35,8 +35,9 @@ PANELS: dict[str, tuple[str, ...]] = {
     "data": ("rejected_samples", "epoch", "bytes_read_per_second", "cache_hit_fraction"),
 }
 """Section of the dashboard → the metrics that it plots over samples seen."""
-DATA_PREFIXES = ("rejected_",)
-"""Beginnings of the names of further metrics of the section `data`, such as one for each reason."""
+SHARE_OF = "share_of_"
+DATA_PREFIXES = ("rejected_", SHARE_OF)
+"""Beginnings of the names of further metrics of the section `data`: one for each reason, one for each source."""
 
 Values = dict[str, float]
 Sink = Callable[[Values], None]
