@@ -7,24 +7,22 @@ describes the same bytes.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.errors import UserError
-from diptych.files import flush
+from diptych.files import committed
 from diptych_shards.extract.crawl_files import Origin, known_origin
 from diptych_shards.extract.pairs import Page
 
-INDEX_FOLDER = "_index"
 SCHEMA = pa.schema(
     [
         ("url", pa.string()),
@@ -132,13 +130,14 @@ class PairWriter:
 
     def __init__(self, path: Path):
         self._path = path
-        self._partial = path.with_name(f"{path.name}.partial")
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
     def __enter__(self) -> PairWriter:
-        with errors_name(self._path):
-            self._file = open(self._partial, "wb")
-            self._table = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        with errors_name(self._path), ExitStack() as stack:
+            file = stack.enter_context(open(stack.enter_context(committed(self._path)), "wb"))
+            # Also closed after an error: a writer that is not closed complains when it is collected.
+            self._table = stack.enter_context(pq.ParquetWriter(file, SCHEMA, compression="zstd"))
+            self._stack = stack.pop_all()
         return self
 
     def add(self, page: Page, warc_file: str, record_offset: int | None) -> None:
@@ -159,24 +158,12 @@ class PairWriter:
         if len(columns["url"]) >= ROWS_PER_GROUP:
             self._write()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with errors_name(self._path):
-            try:
-                if error is None:
-                    self._write()
-                self._table.close()  # even if the file is removed: an open writer complains when it is collected
-                if error is None:
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-                    os.replace(self._partial, self._path)
-                    flush(self._path.parent)
-            finally:
-                try:
-                    self._file.close()
-                finally:
-                    self._partial.unlink(missing_ok=True)
+    def __exit__(self, *exception: Any) -> None:
+        with errors_name(self._path), self._stack.pop_all() as stack:
+            if exception[0] is None:
+                self._write()
+            else:
+                stack.__exit__(*exception)
 
     def _write(self) -> None:
         if self._columns["url"]:
