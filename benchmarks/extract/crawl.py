@@ -69,8 +69,8 @@ def _payloads(page: DrawnPage) -> list[tuple[str, dict[str, Any]]]:
         "HTML-Metadata": page.html_metadata(),
         **entity,
     }
-    told = {"fetchTimeMs": "133", "charset-detected": "UTF-8", "languages-cld2": '{"reliable":true,"text-bytes":3221}'}
-    fetched = {"Metadata-Records": [{"Name": name, "Value": text} for name, text in told.items()]}
+    added = {"fetchTimeMs": "133", "charset-detected": "UTF-8", "languages-cld2": '{"reliable":true,"text-bytes":3221}'}
+    fetched = {"Metadata-Records": [{"Name": name, "Value": text} for name, text in added.items()]}
     return [
         ("request", {"Actual-Content-Type": "application/http; msgtype=request", "HTTP-Request-Metadata": request}),
         ("response", {"Actual-Content-Type": "application/http; msgtype=response", "HTTP-Response-Metadata": response}),
