@@ -42,26 +42,30 @@ def augment(pixels: np.ndarray, config: DataConfig, image: ImageTowerConfig, dra
 
 def _square(pixels: np.ndarray, config: DataConfig, image: ImageTowerConfig, draws: Draws) -> np.ndarray:
     height, width, _ = pixels.shape
-    size = image.image_size
     if config.augmentation == "random_square_crop":
         box = random_square(width, height, draws)
     elif config.augmentation == "random_resized_crop":
         box = random_rectangle(width, height, config.random_resized_crop, draws)
     elif image.resize_mode == "shortest":
         box = middle_square(width, height)
-    elif is_strip(width, height):  # torch might resize the shorter side first, to gigabytes
-        return np.asarray(preprocess(Image.fromarray(pixels), image))
-    elif image.resize_mode == "longest":
-        columns, rows = whole_in_square(width, height, size)
-        left, top = (size - columns) // 2, (size - rows) // 2
-        square = np.empty((3, size, size), dtype=np.uint8)
-        square[:] = np.reshape(image.fill_colour, (3, 1, 1))
-        whole = crop_and_resize(pixels, (0, 0, width, height), (columns, rows), image.interpolation)
-        square[:, top : top + rows, left : left + columns] = whole
-        return square
     else:
-        box = 0, 0, width, height
-    return crop_and_resize(pixels, box, (size, size), image.interpolation)
+        return _whole(pixels, image)
+    return crop_and_resize(pixels, box, (image.image_size, image.image_size), image.interpolation)
+
+
+def _whole(pixels: np.ndarray, image: ImageTowerConfig) -> np.ndarray:
+    """The whole picture, padded or squashed as in evaluation, but resized by the faster kernel."""
+    height, width, _ = pixels.shape
+    size = image.image_size
+    if is_strip(width, height):  # torch might resize the shorter side first, to gigabytes
+        return np.asarray(preprocess(Image.fromarray(pixels), image))
+    columns, rows = whole_in_square(width, height, size) if image.resize_mode == "longest" else (size, size)
+    left, top = (size - columns) // 2, (size - rows) // 2
+    square = np.empty((3, size, size), dtype=np.uint8)
+    square[:] = np.reshape(image.fill_colour, (3, 1, 1))
+    whole = crop_and_resize(pixels, (0, 0, width, height), (columns, rows), image.interpolation)
+    square[:, top : top + rows, left : left + columns] = whole
+    return square
 
 
 def middle_square(width: int, height: int) -> Box:

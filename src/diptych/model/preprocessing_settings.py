@@ -113,7 +113,7 @@ def _hugging_face_size(document: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _sides(size: Any) -> dict[str, Any]:
-    """A size as a mapping; one number means the shorter side, as in files of old."""
+    """A size as a mapping; one number means the shorter side, as in older files."""
     return size if isinstance(size, dict) else {"shortest_edge": size}
 
 
