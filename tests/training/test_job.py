@@ -1,14 +1,16 @@
 """What the ranks of a run do before the first step."""
 
+import multiprocessing
 import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.config.schema import DataConfig, RunConfig, TokenizerConfig, TrackingConfig
+from diptych.config.schema import DataConfig, MachineConfig, RunConfig, TokenizerConfig, TrackingConfig
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
 from diptych.run_dir import RunDir
+from diptych.training import job
 from diptych.training.job import prepare
 from diptych.world import World
 from tests.ranks import run_ranks
@@ -40,9 +42,10 @@ def look_at_shards(rank: int, config: RunConfig) -> tuple[list[str], str, str]:
             seen.append(str(arguments[0]))
 
     sys.addaudithook(record)
-    with closing(prepare(config, RunDir(Path(config.run_dir)), World(rank=rank, size=2))) as job:
+    job.Engine = lambda *_: None  # it takes seconds, and does not look at data
+    with closing(prepare(config, RunDir(Path(config.run_dir)), World(rank=rank, size=2))) as prepared:
         before = [*seen]
-        return before, job.index.fingerprint, job.index.sample(1, 0).name
+        return before, prepared.mixture.index.fingerprint, prepared.mixture.index.sample(1, 0).name
 
 
 def test_only_the_first_rank_looks_at_the_shards_before_they_are_read(tmp_path):
@@ -50,3 +53,24 @@ def test_only_the_first_rank_looks_at_the_shards_before_they_are_read(tmp_path):
     (by_first, *known), (by_second, *known_to_second) = run_ranks(2, look_at_shards, config)
     assert by_first and not by_second
     assert known == known_to_second and known[1] == "00001.tar/1"
+
+
+def build_no_engine(rank: int, config: RunConfig) -> tuple[int, int]:
+    """The number of loader processes when the engine is built, and after that has failed."""
+    while_built = []
+
+    def fail(*_: object) -> None:
+        while_built.append(len(multiprocessing.active_children()))
+        raise MemoryError
+
+    job.Engine = fail
+    try:
+        prepare(config, RunDir(Path(config.run_dir)), World(rank=rank))
+    except MemoryError:
+        return while_built[0], len(multiprocessing.active_children())
+    raise AssertionError("the engine was built")
+
+
+def test_loader_processes_start_before_the_engine_and_end_with_it(tmp_path):
+    config = replace(run_config(tmp_path), machine=MachineConfig(loader_workers=2))
+    assert run_ranks(1, build_no_engine, config) == [(2, 0)]

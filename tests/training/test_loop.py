@@ -75,7 +75,7 @@ def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
     metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x") if world.is_first else None
     shards = [Shard(Path(f"{name}/0.tar"), size, 1, "00" * 32) for name, size in (("web", 9), ("books", 31))]
     mixture = Mixture(ShardIndex(shards), [SourceConfig(shards=str(shard.path)) for shard in shards], [1, 1])
-    job = Job(config, run, world, mixture, order, tokenizer, engine, Progress(), metrics)
+    job = Job(config, run, world, mixture, order, tokenizer, engine, Progress(), metrics, (_ for _ in ()))
     no_limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     stop = StopRequest()
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset as wds
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys
 
 from diptych.config.schema import DataConfig, ImageTowerConfig
@@ -266,10 +266,10 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yield the rows [start, stop) given by `rows` of each of the global batches [first, stop).
 
-    workers: the number of loader processes; 0 loads in this process. Closing the generator ends them.
+    workers: the number of loader processes; 0 loads in this process. They start now, not with the first batch. Closing
+        the generator ends them.
     """
     source = SampleReader(index, order, rows, first, stop)
-    is_whole = len(_pieces(rows)) == 1
     pipeline = wds.DataPipeline(
         source,
         group_by_keys,
@@ -278,19 +278,31 @@ def batches(
         _errors_as_items,
     )
     others = set(multiprocessing.active_children())
-    loader = wds.WebLoader(
+    loader: DataLoader[Batch] = DataLoader(  # wds.WebLoader starts its processes with the first batch
         pipeline,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=PREFETCHED_PIECES if workers else None,
         worker_init_fn=_ignore_signals if workers else None,
-        pin_memory=pin_memory and is_whole,
+        pin_memory=pin_memory and len(_pieces(rows)) == 1,
     )
-    loading = iter(loader)
-    pieces = _raise_errors(loading)
+    started = _whole_batches(loader, others, workers, rows, pin_memory)
+    next(started)  # starts the processes
+    return started
+
+
+def _whole_batches(
+    loader: DataLoader[Batch], others: set[Any], workers: int, rows: tuple[int, int], pin_memory: bool
+) -> Generator[Any, None, None]:
+    """Start the loader processes and yield None, then yield the batches.
+
+    others: the processes of this one that were started before.
+    """
+    pieces = _raise_errors(iter(loader))
     thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
-        yield from pieces if is_whole else _joined(pieces, rows, pin_memory, thread)
+        yield None
+        yield from pieces if len(_pieces(rows)) == 1 else _joined(pieces, rows, pin_memory, thread)
     except (ConnectionError, EOFError) as error:  # a loader process died while it sent a batch
         raise _killed("a loader process", workers) from error
     finally:
@@ -300,7 +312,7 @@ def batches(
                 process.kill()
                 process.join()
             thread.shutdown()
-            loading.close()
+            pieces.close()
 
 
 def _joined(
@@ -356,7 +368,7 @@ def _errors_as_items(batches: Iterator[Batch]) -> Iterator[Batch | ShardError]:
         yield error
 
 
-def _raise_errors(batches: Iterator[Batch | ShardError]) -> Iterator[Batch]:
+def _raise_errors(batches: Iterator[Batch | ShardError]) -> Generator[Batch, None, None]:
     for batch in batches:
         if isinstance(batch, ShardError):
             raise ShardError(str(batch))

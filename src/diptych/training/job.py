@@ -48,24 +48,10 @@ class Job:
     """How far the run had come when this process started."""
     metrics: Metrics | None
     """None on all ranks but 0."""
+    batches: Generator[Batch, None, None]
+    """This rank's rows of the global batches from `progress` to the end of the run."""
     known_valid: set[Path] = field(default_factory=set)
     """Checkpoints that need not be hashed again."""
-
-    def batches(self, stop: int) -> Generator[Batch, None, None]:
-        """This rank's rows of the global batches from `progress` up to `stop`."""
-        config = self.config
-        return batches(
-            self.mixture.index,
-            self.order,
-            Decoder(config.data, config.model.image, config.training.seed, self.mixture),
-            self.tokenizer,
-            context_length=config.model.text.context_length,
-            rows=self.world.rows(config.training.global_batch_size),
-            first=self.progress.samples_seen // config.training.global_batch_size,
-            stop=stop,
-            workers=self.world.loader_workers(config.machine.loader_workers),
-            pin_memory=self.world.device.type == "cuda",
-        )
 
     @cached_property
     def flops(self) -> TrainingFlops:
@@ -80,6 +66,7 @@ class Job:
             self.metrics.event("end", samples_seen=progress.samples_seen, seconds=round(progress.seconds, 1))
 
     def close(self) -> None:
+        self.batches.close()
         if self.metrics is not None:
             self.metrics.close()
 
@@ -142,16 +129,42 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         for note in (*doubtful(config, mixture.index.total_samples), rank_dependence(model.state_dict(), world.size)):
             if note:
                 logger.warning("%s", note)
-    engine = Engine(model, config, world)
-    if progress.samples_seen:
-        engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
-        engine.restore_average(taken_up[0].averages if taken_up else None)
-    metrics = None
-    if world.is_first:
-        run.record_start(config)
-        metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
-        metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
-    return Job(config, run, world, mixture, order, tokenizer, engine, progress, metrics, known_valid)
+    # Before the engine, so that the first batch is loaded in the seconds that the engine takes, and no loader process
+    # is forked after the engine's threads and the memory that it pins.
+    loading = start_loading(config, world, mixture, order, tokenizer, progress)
+    try:
+        engine = Engine(model, config, world)
+        if progress.samples_seen:
+            engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
+            engine.restore_average(taken_up[0].averages if taken_up else None)
+        metrics = None
+        if world.is_first:
+            run.record_start(config)
+            metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
+            metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
+    except BaseException:
+        loading.close()  # else the loader processes would keep this one from ending
+        raise
+    return Job(config, run, world, mixture, order, tokenizer, engine, progress, metrics, loading, known_valid)
+
+
+def start_loading(
+    config: RunConfig, world: World, mixture: Mixture, order: Order, tokenizer: Tokenizer, progress: Progress
+) -> Generator[Batch, None, None]:
+    """Start to load this rank's rows of the global batches from `progress` to the end of the run."""
+    size = config.training.global_batch_size
+    return batches(
+        mixture.index,
+        order,
+        Decoder(config.data, config.model.image, config.training.seed, mixture),
+        tokenizer,
+        context_length=config.model.text.context_length,
+        rows=world.rows(size),
+        first=progress.samples_seen // size,
+        stop=config.training.total_samples // size,
+        workers=world.loader_workers(config.machine.loader_workers),
+        pin_memory=world.device.type == "cuda",
+    )
 
 
 def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) -> Order:

@@ -71,7 +71,6 @@ def train(loaded: LoadedConfig, world: World) -> None:
     progress = job.progress
     first = progress.samples_seen // size
     console = Console(total_samples=last * size, samples_seen=progress.samples_seen, shown=world.is_first)
-    console.say(str(job))
     pace = Pace(progress.samples_seen, progress.seconds)
     in_flight: deque[StepInFlight] = deque()
     steps: list[StepStats] = []
@@ -82,8 +81,9 @@ def train(loaded: LoadedConfig, world: World) -> None:
 
     # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
     # before it reports the loss.
-    with stop_on_signals() as stop, closing(job), closing(job.batches(last)) as loader, closing(console):
-        for number, batch in enumerate(pace.timed(loader), start=first):
+    with stop_on_signals() as stop, closing(job), closing(console):
+        console.say(str(job))
+        for number, batch in enumerate(pace.timed(job.batches), start=first):
             if number == 0 and world.is_first:
                 draw(batch, job)
             done, is_last, stopping = number + 1, number + 1 == last, False
