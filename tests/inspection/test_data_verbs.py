@@ -17,6 +17,7 @@ from diptych.inspection import samples as inspection_samples
 from diptych.inspection.feeding import feeding
 from diptych.inspection.page import pieces
 from diptych.inspection.samples import draw_samples
+from diptych.inspection.statistics import start_statistics
 from tests.training.tiny import MODEL
 
 TOKENIZER = train_vocabulary(["a red square", "a blue square", "one more red square"], 560)
@@ -195,3 +196,27 @@ def test_a_mistake_is_one_line_and_status_2_and_leaves_no_page(words, shards, tm
         main(["data", "stats", *words, "--gpu", "abacus"])
     assert "--gpu abacus: its speed is not known; name one of B200" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_shards_of_which_every_sample_is_rejected_are_described_too(words, shards, tmp_path, capsys):
+    shutil.rmtree(shards)
+    shards.mkdir()
+    for number in range(2):
+        with ShardWriter(shards, number) as writer:
+            writer.add("only", {"jpg": b"nothing", "txt": b""})
+    page = tmp_path / "page.html"
+    main(["data", "preview", *words, "--output", str(page)])
+    assert '<section id="samples">' not in page.read_text() and '<section id="rejected">' in page.read_text()
+    main(["data", "stats", *words])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0 of 0 captions (0 %) occur more than once" in text
+    assert "2 of 2 samples (100 %): no_caption 2" in text
+    assert text.endswith("not measured: every sample was rejected")
+
+
+def test_a_caption_that_just_fits_is_not_cut_off_and_a_picture_of_the_models_size_is_not_enlarged(shards):
+    counted = start_statistics(open_index(shards), [0], image_size=SIZE, context_length=10)
+    counted.tokens.add(np.array([10, 11, 400]))
+    counted.shorter_side.add(np.array([SIZE, SIZE - 1]))
+    assert (counted.num_cut, counted.num_enlarged) == (2, 1)
+    assert counted.mean_tokens == 10

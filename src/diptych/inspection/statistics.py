@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from diptych.data.shards import ShardIndex
 from diptych.inspection.samples import SeenSample
@@ -19,6 +20,7 @@ LARGEST_PICTURE_KB = 1 << 14
 WARM_UP = 32
 """The first samples fill caches, so they are not timed if there are ten times as many."""
 MOST_REPEATED = 3
+_HASH_OF_NOTHING = np.uint64(xxhash.xxh3_64_intdigest(b""))
 QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95}
 
 
@@ -46,7 +48,7 @@ class Statistics:
     captions: Counter[str] = field(default_factory=Counter)
     num_compared: int = 0
     num_repeated: int = 0
-    """Captions that were compared, and those of them that occur more than once."""
+    """Captions that were compared, empty ones left out, and those of them that occur more than once."""
     num_timed: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     """Stage → processor time of the timed samples."""
@@ -81,6 +83,7 @@ class Statistics:
         """
         shards = np.unique(index.locate_many(np.asarray(samples))[0]).tolist()
         hashes = np.concatenate([index.member_hashes(shard, ("txt",)) for shard in shards])
+        hashes = hashes[hashes != _HASH_OF_NOTHING]
         times = np.unique(hashes, return_counts=True)[1] if len(hashes) else np.array([*self.captions.values()])
         self.num_compared, self.num_repeated = int(times.sum()), int(times[times > 1].sum())
 

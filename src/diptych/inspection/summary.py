@@ -32,8 +32,9 @@ def describe(statistics: Statistics, feeding: Feeding) -> str:
         *(line for name, text in _speed(statistics, feeding) for line in _entry(name, text)),
     ]
     for taken in feeding.gpus:
-        cores = "" if taken.cores is None else f"   {taken.cores:6.1f} cores"
-        lines.append(f"{'':{_INDENT}}{fit(taken.gpu, 30):<12} {taken.samples_per_second:>9,.0f} samples/s{cores}")
+        if taken.cores is not None:
+            wanted = f"{taken.samples_per_second:>9,.0f} samples/s   {taken.cores:6.1f} cores"
+            lines.append(f"{'':{_INDENT}}{fit(taken.gpu, 30):<12} {wanted}")
     return "\n".join(lines)
 
 
@@ -89,9 +90,9 @@ def _speed(statistics: Statistics, feeding: Feeding) -> Iterator[tuple[str, str]
     speed, number = statistics.samples_per_core_second, statistics.num_timed
     if speed is None:
         yield "speed", "not measured: every sample was rejected"
-    else:
-        stages = ", ".join(f"{stage} {1e6 * seconds / number:,.0f}" for stage, seconds in statistics.seconds.items())
-        yield "speed", f"{speed:,.0f} samples a core-second here (µs a sample: {stages})"
+        return
+    stages = ", ".join(f"{stage} {1e6 * seconds / number:,.0f}" for stage, seconds in statistics.seconds.items())
+    yield "speed", f"{speed:,.0f} samples a core-second here (µs a sample: {stages})"
     yield (
         "feeding",
         f"one GPU at {feeding.model_flops_utilisation:.0%} of its bf16 peak that trains {feeding.model} on captions "
