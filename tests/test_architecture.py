@@ -62,6 +62,7 @@ TORCH_FREE = [
     "shard_list",
     "shard_locations",
     "shard_cache",
+    "shards_ahead",
     "shard_download",
     "remote_shards",
     "shard_writer",

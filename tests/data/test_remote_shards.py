@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 
 import pytest
 
@@ -16,7 +18,10 @@ from diptych.data.shard_index_file import index_path
 from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
+from diptych.data.shards_ahead import shards_ahead
 from diptych.errors import UserError
+from tests.commands import PATIENCE_SECONDS
+from tests.data import test_loader
 from tests.data.remote_store import (
     STORE_SETTINGS,
     Proxy,
@@ -255,3 +260,62 @@ def test_an_address_without_shards_is_one_line(store, cache, monkeypatch, locati
     with pytest.raises(UserError) as caught:
         open_index(location, cache)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, proxy):
+    folder = tmp_path_factory.mktemp("pictures")
+    numbers = iter(range(100))
+    for shard in range(6):
+        with ShardWriter(folder, shard) as writer:
+            for number in islice(numbers, 3 + shard % 2):
+                writer.add(f"{number:04d}", {"png": test_loader.picture(number), "txt": f"picture {number}".encode()})
+    upload(proxy.behind, folder, "pictures")
+    return folder
+
+
+def test_shards_are_fetched_before_the_batches_that_need_them(store, cache, pictures):
+    index = open_index("s3://bucket/pictures", cache)
+    plan = [[4], [4, 1], [0], [5], [2]]
+    with shards_ahead(index, iter(plan), 2) as begin_piece:
+        wait_until(lambda: len(store.tars) == 3)
+        assert [name for name, _ in store.tars] == ["00004.tar", "00001.tar", "00000.tar"]
+        begin_piece()
+        begin_piece()
+        wait_until(lambda: len(store.tars) == 5)
+    assert [name for name, _ in store.tars[3:]] == ["00005.tar", "00002.tar"]
+
+
+def test_a_full_cache_keeps_what_is_needed_next_until_it_was_read(store, cache, pictures, monkeypatch):
+    monkeypatch.setattr("diptych.data.shards_ahead.FULL_SECONDS", 0.02)
+    two_shards = 2 * int(open_index(pictures).shards.num_bytes.max()) + 2000  # with their index files
+    index = open_index("s3://bucket/pictures", ShardCache(cache.folder, two_shards))
+    with shards_ahead(index, iter([[0], [1], [2], [3]]), 4) as begin_piece:
+        wait_until(lambda: index.shards[1].path.exists())
+        for number in range(4):
+            begin_piece()
+            wait_until(lambda number=number: index.shards[number].path.exists())
+            if number < 3:
+                wait_until(lambda number=number: index.shards[number + 1].path.exists())
+            assert len(list(cache.folder.rglob("*.tar"))) <= 2
+    assert [name for name, _ in store.tars] == ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]
+
+
+@pytest.mark.parametrize("max_bytes", [None, 1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_the_folder_with_any_cache(pictures, store, cache, monkeypatch, workers, max_bytes):
+    monkeypatch.setattr(
+        test_loader, "open_index", lambda shards: open_index(shards, ShardCache(cache.folder, max_bytes))
+    )
+    from_files = [test_loader.content(batch) for batch in test_loader.load(pictures)]
+    from_store = [test_loader.content(batch) for batch in test_loader.load("s3://bucket/pictures", workers=workers)]
+    assert from_store == from_files
+    if max_bytes is None:
+        assert sorted(name for name, _ in store.tars) == sorted(path.name for path in pictures.glob("*.tar"))
+
+
+def wait_until(happened):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

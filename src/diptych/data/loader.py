@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise, takewhile
@@ -39,6 +40,7 @@ from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_download import RemoteShardError
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
 from diptych.data.shards import ShardIndex
+from diptych.data.shards_ahead import SAMPLES_AHEAD, shards_ahead
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import OneRankError
 
@@ -141,11 +143,22 @@ class SampleReader(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield members as webdataset's tar expander would; `{}` ends a sample, since two samples may have one key."""
+        first, last = self._rows
+        pieces_ahead = SAMPLES_AHEAD // max(1, min(last - first, MAX_PIECE_ROWS))
+        with shards_ahead(self._index, self._shards_of_pieces(), pieces_ahead) as begin_piece:
+            for batch_number, start, stop in self.pieces():
+                begin_piece()
+                planned = self._order.rows(batch_number, start, stop)
+                for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
+                    yield from members_of(self._index, Picked(sample, epoch, batch_number))
+                    yield {}
+
+    def _shards_of_pieces(self) -> Iterator[list[int]]:
+        """The shards that each piece of this worker needs, in the order in which it reads them."""
+        order = copy(self._order)  # whose caches serve another part of the plan
         for batch_number, start, stop in self.pieces():
-            planned = self._order.rows(batch_number, start, stop)
-            for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
-                yield from members_of(self._index, Picked(sample, epoch, batch_number))
-                yield {}
+            shards, _ = self._index.locate_many(order.rows(batch_number, start, stop).samples)
+            yield list(dict.fromkeys(shards.tolist()))
 
     def take_counts(self) -> Counter[str]:
         """What was read since the last call."""

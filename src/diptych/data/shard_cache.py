@@ -43,6 +43,10 @@ _PARTIAL = re.compile(r"\.(\d+)\.partial$")
 logger = logging.getLogger(__name__)
 
 
+class FullCacheError(Exception):
+    """A shard does not fit into the cache now; it will when others have been read."""
+
+
 @dataclass(frozen=True)
 class ShardCache:
     """The cache's folder, and how many bytes it may take."""
@@ -79,11 +83,12 @@ class ShardCache:
             time.sleep(POLL_SECONDS)
 
     def hold(self, shard: Shard) -> int | None:
-        """Fetch the shard if need be and hold it; None if another process fetches it, or there is no room now.
+        """Fetch the shard if need be and hold it; None if another process is fetching it.
 
         The result is a descriptor. The shard is not deleted until it is closed.
 
         Raises:
+            FullCacheError: there is no room for it, since all shards of the cache are held.
             RemoteShardError: as `open` does.
         """
         with self._fetching(shard) as is_mine:
@@ -91,7 +96,7 @@ class ShardCache:
                 return None
             if not shard.path.exists():
                 if not self._make_room(shard, _missing_bytes(shard)):
-                    return None
+                    raise FullCacheError(f"{self.folder} is full of shards that are needed")
                 self._fetch(shard)
             descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
             # Nobody deletes the shard before it is held, since that takes the lock of its folder.
@@ -152,7 +157,7 @@ class ShardCache:
         if not self._make_room(shard, _missing_bytes(shard)):
             _warn_once(
                 f"the shard cache {self.folder} takes more than its {self.limit():,} bytes, since all that is in it is "
-                f"needed at once; set data.cache.bytes to more"
+                f"needed at once; set data.cache.bytes to more, or data.streams to less"
             )
         partial = _partial_of(shard)
         for _ in range(2):

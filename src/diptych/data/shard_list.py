@@ -112,6 +112,11 @@ class ShardList(Sequence[Shard]):
         path = self._cache.path_of(os.path.basename(location), hexdigest)
         return Shard(path, samples, num_bytes, hexdigest, Origin(location, self._cache))
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether some of the shards are at an address, not on this machine."""
+        return any(map(is_elsewhere, self.paths))
+
     def rows(self) -> Iterator[tuple[str, ShardRow]]:
         """(name, (samples, bytes, sha256)) of each tar."""
         return zip(map(os.path.basename, self.paths), self._rows.tolist(), strict=True)
