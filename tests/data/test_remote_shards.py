@@ -12,7 +12,7 @@ from itertools import islice
 import pytest
 
 from diptych.data import remote_shards, shard_download
-from diptych.data.shard_cache import ShardCache
+from diptych.data.shard_cache import FullCacheError, ShardCache
 from diptych.data.shard_download import RemoteShardError
 from diptych.data.shard_index_file import index_path
 from diptych.data.shard_list import write_folder_list
@@ -20,6 +20,7 @@ from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
 from diptych.data.shards_ahead import shards_ahead
 from diptych.errors import UserError
+from diptych.evaluation.picture_sources import open_captioned
 from tests.commands import PATIENCE_SECONDS
 from tests.data import test_loader
 from tests.data.remote_store import (
@@ -158,7 +159,7 @@ READ = """
 import sys
 from pathlib import Path
 from diptych.data import shard_download
-from diptych.data.shard_cache import ShardCache
+from diptych.data.shard_cache import FullCacheError, ShardCache
 from diptych.data.shards import open_index
 shard_download.PART_BYTES = int(sys.argv[2])
 index = open_index("s3://bucket/shards", ShardCache(Path(sys.argv[1])))
@@ -228,7 +229,9 @@ def test_a_held_shard_is_not_deleted_for_another(store, cache, caplog):
     index = open_index("s3://bucket/shards", small)
     index.read(index.sample(0, 0))
     held = small.hold(index.shards[0])
-    assert held is not None and small.hold(index.shards[1]) is None
+    assert held is not None
+    with pytest.raises(FullCacheError):
+        small.hold(index.shards[1])
     index.read(index.sample(1, 0))
     assert index.shards[0].path.exists() and "set data.cache.bytes to more" in caplog.text
     os.close(held)
@@ -312,6 +315,13 @@ def test_batches_are_those_of_the_folder_with_any_cache(pictures, store, cache, 
     assert from_store == from_files
     if max_bytes is None:
         assert sorted(name for name, _ in store.tars) == sorted(path.name for path in pictures.glob("*.tar"))
+
+
+def test_pictures_of_a_store_are_evaluated_as_those_of_the_folder(pictures, store, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    local, remote = (open_captioned(location) for location in (str(pictures), "s3://bucket/pictures"))
+    assert (remote.names, remote.captions) == (local.names, local.captions)
+    assert [remote.read(place) for place in range(5)] == [local.read(place) for place in range(5)]
 
 
 def wait_until(happened):

@@ -13,6 +13,7 @@ from diptych.evaluation.pictures import UNREADABLE, Pictures, joined
 from diptych.evaluation.shard_pictures import captioned_shards, is_shards, keyed_shards, labelled_shards
 from diptych.evaluation.table_pictures import captioned_table, labelled_table
 from diptych.files import local_path, read_file
+from diptych.remote_files import is_elsewhere
 from diptych_shards.tables.locations import is_picture_table
 
 
@@ -26,6 +27,8 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
     Raises:
         ValueError: the location is missing or empty, or a picture has no label.
     """
+    if is_elsewhere(location):
+        return labelled_shards(location, label_key)
     path = local_path(location)
     location = os.fspath(path)
     if is_picture_table(location):
@@ -49,6 +52,8 @@ def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
     Raises:
         ValueError: the location is missing or empty, or no picture has a usable caption.
     """
+    if is_elsewhere(location):
+        return captioned_shards(location, caption_key)
     path = local_path(location)
     location = os.fspath(path)
     if is_picture_table(location):
@@ -67,10 +72,13 @@ def open_pictures(locations: Sequence[str], *, with_captions: bool = False) -> P
     Raises:
         ValueError: a location does not exist or contains no picture.
     """
-    return joined([_opened(os.fspath(local_path(location)), with_captions) for location in locations])
+    return joined([_opened(location, with_captions) for location in locations])
 
 
 def _opened(location: str, with_captions: bool) -> Pictures:
+    if is_elsewhere(location):
+        return keyed_shards(location, with_captions=with_captions)
+    location = os.fspath(local_path(location))
     is_there = os.path.exists(location)
     if is_shards(location) and not (is_there and "{" in location):
         return keyed_shards(location, with_captions=with_captions)

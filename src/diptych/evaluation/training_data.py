@@ -17,6 +17,7 @@ from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
+from diptych.remote_files import is_elsewhere
 from diptych.yaml_documents import parse_yaml
 
 MOST_SAMPLES = 50_000_000
@@ -34,7 +35,10 @@ def training_index(run_dir: Path) -> ShardIndex | None:
     """The shards that a run was trained on; None if they are not on this machine or too many to search."""
     try:
         config = parse_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
-        index = open_index(_locations(config["data"]["train"]))
+        locations = _locations(config["data"]["train"])
+        if any(map(is_elsewhere, locations)):  # all of it would be fetched
+            return None
+        index = open_index(locations)
     except (OSError, UserError, KeyError, TypeError, ValueError) as error:
         logger.info("the training data of %s cannot be found: %s", run_dir, error)
         return None
