@@ -374,6 +374,25 @@ def test_of_a_sample_only_the_files_that_are_asked_for_are_read(tmp_path):
     assert index.read(other, "json") == {}
 
 
+def test_the_announced_stretches_of_samples_hold_all_their_members(tmp_path, monkeypatch):
+    for number in range(2):
+        write(tmp_path, number)
+    index, announced = open_index(tmp_path), []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, size, advice: announced.append((start, start + size)))
+    wanted = [0, 2, 5, 6, 11]
+    index.announce(np.array(wanted))
+    samples = [index.sample(*index.locate(number)) for number in wanted]
+    expected = [(each.members[0].offset, each.members[-1].offset + each.members[-1].size) for each in samples]
+    assert announced == expected
+
+
+def test_announcing_what_cannot_be_read_is_no_error(tmp_path):
+    tar = write(tmp_path, 0)
+    index = open_index(tmp_path)
+    tar.unlink()
+    index.announce(np.array([0, 5]))
+
+
 def test_a_sample_is_read_in_another_process(tmp_path):
     index = open_index(write(tmp_path, 0))
     samples = pickle.loads(pickle.dumps(list(index.samples())))

@@ -41,6 +41,7 @@ from diptych.data.shard_download import RemoteShardError
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
 from diptych.data.shards import ShardIndex
 from diptych.data.shards_ahead import SAMPLES_AHEAD, shards_ahead
+from diptych.data.source_order import Rows
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import OneRankError
 
@@ -146,9 +147,8 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         first, last = self._rows
         pieces_ahead = SAMPLES_AHEAD // max(1, min(last - first, MAX_PIECE_ROWS))
         with shards_ahead(self._index, self._shards_of_pieces(), pieces_ahead) as begin_piece:
-            for batch_number, start, stop in self.pieces():
+            for batch_number, planned in self._announced():
                 begin_piece()
-                planned = self._order.rows(batch_number, start, stop)
                 for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
                     yield from members_of(self._index, Picked(sample, epoch, batch_number))
                     yield {}
@@ -159,6 +159,16 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         for batch_number, start, stop in self.pieces():
             shards, _ = self._index.locate_many(order.rows(batch_number, start, stop).samples)
             yield list(dict.fromkeys(shards.tolist()))
+
+    def _announced(self) -> Iterator[tuple[int, Rows]]:
+        """Batch number and rows of each piece; the disk fetches the next piece's samples while this one is decoded."""
+        ahead: list[tuple[int, Rows]] = []
+        for batch_number, start, stop in self.pieces():
+            ahead.append((batch_number, self._order.rows(batch_number, start, stop)))
+            self._index.announce(ahead[-1][1].samples)
+            if len(ahead) == 2:
+                yield ahead.pop(0)
+        yield from ahead
 
     def take_counts(self) -> Counter[str]:
         """What was read since the last call."""

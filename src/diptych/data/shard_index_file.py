@@ -228,7 +228,9 @@ def _read_table(shard: Shard) -> tuple[ShardHeader, bytes]:
         header = _read_header(file, shard.path)
         body = file.read()
     if header.sha256 != shard.sha256 or header.samples != shard.samples:
-        raise ShardError(f"{shown(shard.path)} was indexed again since it was opened; open it again")
+        folder = shown(shard.path.parent)
+        raise ShardError(f"{shown(shard.path)} was indexed again since it was opened, or listed in {FOLDER_LIST}; "
+                         f"`diptych-shards index {folder}` writes that again, then open it again")  # fmt: skip
     if xxhash.xxh3_64_hexdigest(body) != header.table_xxh3:
         raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar again")
     return header, body
@@ -261,6 +263,13 @@ class Table:
     def keys(self) -> list[str]:
         ends = self._samples["key_end"].tolist()
         return [self._keys[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
+    def stretches(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """u64: where the members of each of the rows start in the tar, and how many bytes they take."""
+        ends = self._samples["member_end"][rows]
+        first = self._members[np.where(rows > 0, self._samples["member_end"][rows - 1], 0)]
+        last = self._members[ends - 1]
+        return first["offset"], last["offset"] + last["size"] - first["offset"]
 
     def sample(self, row: int) -> Sample:
         if not 0 <= row < len(self._samples):

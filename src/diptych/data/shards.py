@@ -130,6 +130,16 @@ class ShardIndex:
         self.counts_of_reads["bytes_read"] += sum(map(len, read.values()))
         return read
 
+    def announce(self, samples: np.ndarray) -> None:
+        """Ask the kernel to fetch samples that will be read soon from the disk; those of remote shards are left out."""
+        shard_numbers, rows = self.locate_many(samples)
+        for number in np.unique(shard_numbers).tolist():
+            shard = self.shards[number]
+            with suppress(ShardError, OSError):  # reported when the sample is read
+                if shard.origin is None:
+                    starts, sizes = self._tables.get(number).stretches(rows[shard_numbers == number])
+                    self._tars(shard).announce(starts.tolist(), sizes.tolist())
+
     def __reduce__(self) -> tuple[object, ...]:
         """Other processes open files of their own."""
         return ShardIndex, (self.shards,)
@@ -233,6 +243,11 @@ class _OpenTar:
         if xxhash.xxh3_64_intdigest(data) != member.xxh3:
             raise ShardError(f"the {member.size} bytes are not those that were indexed")
         return data
+
+    def announce(self, starts: Sequence[int], sizes: Sequence[int]) -> None:
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            for start, size in zip(starts, sizes, strict=True):
+                os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):
