@@ -31,7 +31,7 @@ def test_shards_are_built_from_a_web_of_good_and_bad_hosts_over_tls_and_without_
         pyarrow.parquet.write_table(table, tmp_path / "table.parquet")
         command = [sys.executable, "-m", "diptych_shards", "build", str(tmp_path / "table.parquet")]
         command += [str(tmp_path / "out"), "--processes", "1", "--retries", "0", "--ca-file", str(web.ca_file)]
-        command += ["--allow-network", "127.0.0.0/8", "--resize-mode", "keep_ratio"]
+        command += ["--allow-network", "127.0.0.0/8", "--resize-mode", "keep_ratio", "--keep-order"]
         path = os.pathsep.join((str(ROOT / "src"), str(ROOT / "data_prep")))
         cost = measure(command, {**os.environ, "PYTHONPATH": path}, tmp_path / "log.txt")
 

@@ -212,7 +212,7 @@ def net_speedup(case: Case, start: Case) -> float:
 
 def _ours(table: Path, out: Path, num_rows: int, ca_file: Path) -> list[str]:
     return [
-        sys.executable, "-m", "diptych_shards", "build", str(table), str(out),
+        sys.executable, "-m", "diptych_shards", "build", str(table), str(out), "--keep-order",
         "--processes", str(PROCESSES), "--in-flight", str(IN_FLIGHT),
         "--rows-per-shard", str(_rows_per_shard(num_rows)),
         "--resize-mode", "keep_ratio", "--image-size", str(IMAGE_SIZE), "--encode-quality", str(QUALITY),

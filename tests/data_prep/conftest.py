@@ -44,7 +44,7 @@ def built(tmp_path_factory) -> Path:
             csv.writer(file).writerows([("url", "caption"), *rows])
         allowed = [f"--allow-network={web.network}", *(f"--resolve={entry}" for entry in web.resolve)]
         command = [sys.executable, "-m", "diptych_shards", "build", str(folder / "table.csv"), str(folder / "out")]
-        how = [f"--rows-per-shard={ROWS_PER_SHARD}", "--image-size=64", "--processes=1"]
+        how = [f"--rows-per-shard={ROWS_PER_SHARD}", "--image-size=64", "--processes=1", "--keep-order"]
         done = subprocess.run([*command, *allowed, *how], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return folder / "out"

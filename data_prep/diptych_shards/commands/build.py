@@ -121,6 +121,8 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
         help="rows of the table in each shard (default %(default)s)")  # fmt: skip
     add("--shard-digits", "--oom-shard-count", type=int, default=5, metavar="N",
         help="digits in the name of a shard (default %(default)s)")  # fmt: skip
+    add("--keep-order", action="store_true",
+        help="rows in the order of the table, instead of spreading neighbouring rows over the shards")  # fmt: skip
     add("--compute-hash", choices=("sha256", "md5", "sha512"), default="sha256",
         help="of the fetched bytes (default %(default)s)")  # fmt: skip
 
@@ -179,6 +181,7 @@ def _options(chosen: argparse.Namespace) -> BuildOptions:
             shard_digits=chosen.shard_digits,
             compute_hash=chosen.compute_hash,
         ),
+        spread_rows=not chosen.keep_order,
         fetch=_fetch_options(chosen),
         blocked_sha256=frozenset(_digests(chosen.block_sha256)),
         resolve=tuple(chosen.resolve),

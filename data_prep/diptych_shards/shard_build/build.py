@@ -7,15 +7,16 @@ again. All others are started, or continued from their journals.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.data.shard_list import write_folder_list
 from diptych.terminal import shown
 from diptych_shards.fetch.outcome import FetchReason
 from diptych_shards.fetch.resolver import parse_entry
 from diptych_shards.run.engine import Engine
-from diptych_shards.run.out_folder import OutFolder
+from diptych_shards.run.out_folder import OutFolder, read_state
 from diptych_shards.shard_build.build_progress import BuildProgress
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.shard import ShardTask
@@ -57,6 +58,7 @@ def build(
         retry |= {FetchReason.HOST_GIVEN_UP.value}
     for entry in options.resolve:
         parse_entry(entry)
+    options = _in_the_order_of_the_start(out, options)
     folder = OutFolder(
         out,
         "build",
@@ -75,7 +77,9 @@ def build(
         progress.start(table.num_rows, about_rows, sum((done[number] for number in keep), Counter()))
         tasks = (
             ShardTask(number, rows, table.columns, retry=retry if number in again else frozenset())
-            for number, rows in table.shards(options.output.rows_per_shard, skip=keep.__contains__)
+            for number, rows in table.shards(
+                options.output.rows_per_shard, skip=keep.__contains__, spread=options.spread_rows
+            )
         )
         finished = {number: done[number] for number in keep}
         for report in build_shards(tasks, out, options, engine, progress.add):
@@ -87,6 +91,14 @@ def build(
         write_folder_list(out)
         folder.record(finished=True, outcomes=dict(total.most_common()))
         return BuildReport(len(finished), total)
+
+
+def _in_the_order_of_the_start(out: Path, options: BuildOptions) -> BuildOptions:
+    """The options, without spreading rows if the build in `out` was started in the order of the table."""
+    state = out / INDEX_FOLDER / "build.json"
+    if not state.exists() or "order" in read_state(state, "options")["options"]:
+        return options
+    return replace(options, spread_rows=False)
 
 
 def _outcomes_of_done(out: Path, options: BuildOptions) -> dict[int, Counter[str]]:

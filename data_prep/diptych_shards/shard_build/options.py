@@ -30,6 +30,8 @@ _FORMER_OPTIONS: dict[str, object] = {
 class BuildOptions:
     pictures: PictureOptions = field(default_factory=PictureOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    spread_rows: bool = False
+    """Spread neighbouring rows of the table over the shards by a hash; otherwise rows have the table's order."""
     fetch: FetchOptions = field(default_factory=FetchOptions)
     """How politely and patiently to fetch. It may change between starts: it changes no byte of a fetched picture."""
     blocked_sha256: frozenset[str] = frozenset()
@@ -41,9 +43,12 @@ class BuildOptions:
     def deciding(self) -> dict[str, object]:
         """The options that must stay the same when a build resumes, as plain values."""
         pictures = {name: None if value == math.inf else value for name, value in asdict(self.pictures).items()}
+        # Earlier versions had the table's order and recorded none: their builds go on in it.
+        order = {"order": "hash"} if self.spread_rows else {}
         return {
             **pictures,
             **asdict(self.output),
+            **order,
             "blocked_sha256": _digest_of(sorted(self.blocked_sha256)),
             **_FORMER_OPTIONS,
         }

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.types as kinds
+import xxhash
 
 from diptych.terminal import shown
 from diptych_shards.tables.column_types import (
@@ -41,6 +43,8 @@ from diptych_shards.tables.locations import find_table_files
 from diptych_shards.tables.subset import Subset
 
 _OPENED_AT_ONCE = 8
+SPREAD_ROWS = 200_000
+"""Rows that are held in memory to be spread over their shards; with all columns of a crawl's table about 100 MB."""
 
 
 class Table:
@@ -103,22 +107,56 @@ class Table:
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def shards(self, rows_per_shard: int, skip: Callable[[int], bool]) -> Iterator[tuple[int, pyarrow.Table]]:
+    def shards(
+        self, rows_per_shard: int, skip: Callable[[int], bool], *, spread: bool = False
+    ) -> Iterator[tuple[int, pyarrow.Table]]:
         """Yield the number and the rows of each shard that is not skipped, in order.
+
+        spread: order rows by a hash of their URLs, within blocks of SPREAD_ROWS consecutive rows of a file, so that the
+            rows of a page or a host get into many shards. Rows with the same URL stay together. Otherwise rows have
+            the order of the table.
 
         Raises:
             TableError: a file turns out to be damaged.
         """
+        shards_per_block = max(1, SPREAD_ROWS // rows_per_shard) if spread else 1
         number = 0
         for reader in self._readers:
-            shards = reader.shards(number, rows_per_shard, skip, self._as_read, self._choice)
+            first = number
+
+            def block_of(shard: int, first: int = first) -> range:
+                start = first + (shard - first) // shards_per_block * shards_per_block
+                return range(start, start + shards_per_block)
+
+            shards = reader.shards(
+                first, rows_per_shard, lambda shard: all(map(skip, block_of(shard))), self._as_read, self._choice
+            )
+            block: dict[int, pyarrow.Table] = {}
             while True:
                 try:
                     shard, rows = next(shards)
                 except StopIteration as end:
                     number = end.value
                     break
-                yield shard, _compact(self._fitted(rows))
+                block[shard] = self._fitted(rows)
+                if shard == block_of(shard)[-1]:
+                    yield from self._cut(block, rows_per_shard, skip, spread=spread)
+                    block = {}
+            yield from self._cut(block, rows_per_shard, skip, spread=spread)
+
+    def _cut(
+        self, block: dict[int, pyarrow.Table], rows_per_shard: int, skip: Callable[[int], bool], *, spread: bool
+    ) -> Iterator[tuple[int, pyarrow.Table]]:
+        """Yield the shards of a block of consecutive ones that are not skipped."""
+        if not block:
+            return
+        rows = pyarrow.concat_tables(block.values())
+        if spread:
+            places = [xxhash.xxh3_64_intdigest((url or "").encode()) for url in rows[self.columns.url].to_pylist()]
+            rows = rows.take(np.argsort(np.array(places, np.uint64), kind="stable"))
+        for turn, shard in enumerate(block):
+            if not skip(shard):
+                yield shard, _compact(rows.slice(turn * rows_per_shard, rows_per_shard))
 
     def _typed(self, whole: pyarrow.Schema, names: Sequence[str], table: str) -> pyarrow.Schema:
         columns = self.columns

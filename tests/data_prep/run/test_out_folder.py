@@ -94,8 +94,11 @@ def test_a_folder_that_an_earlier_version_started_is_continued(inputs, words, na
 
 def test_the_options_of_a_build_are_recorded_as_the_first_version_did(inputs):
     """One that is no longer an option is recorded with its usual value."""
-    finish("build table.csv out")
-    assert json.loads((inputs / "out" / "_index" / "build.json").read_bytes())["options"] == {
+    finish("build table.csv out --keep-order")
+    finish("build table.csv spread")
+    kept, spread = (json.loads((inputs / out / "_index" / "build.json").read_bytes()) for out in ("out", "spread"))
+    assert spread["options"] == {**kept["options"], "order": "hash"}
+    assert kept["options"] == {
         "blocked_phash": [], "blocked_sha256": [], "compute_hash": "sha256", "encode_format": "jpg",
         "encode_quality": None, "fast_decode": False, "hash_perceptually": False, "image_size": 256,
         "keep_exif": False, "max_aspect_ratio": None, "max_image_area": None, "max_pixels": 100_000_000,

@@ -74,7 +74,7 @@ class Printed:
 
 def arguments(web, table, out, *options) -> list[str]:
     network = [f"--allow-network={web.network}", *(f"--resolve={entry}" for entry in web.resolve)]
-    small = [f"--rows-per-shard={ROWS_PER_SHARD}", "--image-size=64", "--processes=1"]
+    small = [f"--rows-per-shard={ROWS_PER_SHARD}", "--image-size=64", "--processes=1", "--keep-order"]
     return list(map(str, ["build", table, out, *network, *small, *options]))
 
 
@@ -353,6 +353,21 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(warm, web, tmp_path
         build(web, table, out, *options, "--retry-failed=http_404")
         assert {host for host, _ in web.requests} <= {"not-found.test"}
         assert contents(out) == contents(whole)
+
+
+def test_rows_are_spread_over_the_shards_and_a_build_in_the_tables_order_goes_on_in_it(web, table, tmp_path):
+    command = [word for word in arguments(web, table, tmp_path / "spread") if word != "--keep-order"]
+    assert main(command) == 0
+    index = open_index(tmp_path / "spread")
+    captions = [index.read(sample, "txt")["txt"].decode() for sample in index.samples()]
+    assert sorted(captions) == [f"picture {name}" for name in sorted(web.pictures)] != captions
+    kept = tmp_path / "kept"
+    build(web, table, kept)
+    before = contents(kept)
+    (kept / "00001_stats.json").unlink()
+    assert main([str(kept) if word == str(tmp_path / "spread") else word for word in command]) == 0
+    assert contents(kept) == before
+    assert main([*command, "--keep-order"]) == 2
 
 
 def test_the_way_out_that_is_named_if_all_addresses_are_refused_works(tmp_path, web, capsys):

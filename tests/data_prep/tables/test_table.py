@@ -18,6 +18,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych_shards.tables import table as module
 from diptych_shards.tables.columns import ColumnOptions, Columns, TableError
 from diptych_shards.tables.table import open_table
 
@@ -28,6 +29,11 @@ def rows_of(table, rows_per_shard=1_000):
 
 def numbers_of(table, rows_per_shard, skip=()):
     return {number: rows["url"].to_pylist() for number, rows in table.shards(rows_per_shard, skip.__contains__)}
+
+
+def spread(table, rows_per_shard, skip=()):
+    shards = table.shards(rows_per_shard, skip.__contains__, spread=True)
+    return {number: rows["url"].to_pylist() for number, rows in shards}
 
 
 def of_urls(numbers, **extra):
@@ -588,3 +594,20 @@ def test_a_table_on_a_server_is_missing_only_if_the_server_says_so():
         server.shutdown()
     with pytest.raises(TableError, match=f"^{address}/t.parquet cannot be read: the server could not be reached"):
         open_table([f"{address}/t.parquet"])  # the server is gone
+
+
+def test_spread_rows_are_those_of_the_file_in_the_order_of_a_hash_and_skipped_shards_change_nothing(
+    two_files, monkeypatch
+):
+    monkeypatch.setattr(module, "SPREAD_ROWS", 12)  # blocks of three shards of four rows
+    table = open_table([two_files])
+    plain, whole = numbers_of(table, 4), spread(table, 4)
+    assert {number: len(urls) for number, urls in whole.items()} == {n: len(urls) for n, urls in plain.items()}
+    files = range(7), range(7, 11)  # 25 and 13 rows
+    for first, last in ((0, 3), (3, 6), (6, 7), (7, 10), (10, 11)):
+        block = [url for number in range(first, last) for url in whole[number]]
+        assert sorted(block) == sorted(url for number in range(first, last) for url in plain[number])
+        assert block == sorted(block, key=lambda url: xxhash.xxh3_64_intdigest(url.encode()))
+    assert whole.keys() == {number for numbers in files for number in numbers}
+    for skip in ({0}, {0, 1, 2}, {1, 4, 6}, {3, 4, 5, 10}, set(whole)):
+        assert spread(table, 4, skip) == {number: urls for number, urls in whole.items() if number not in skip}
