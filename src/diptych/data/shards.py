@@ -44,9 +44,10 @@ from diptych.data.shard_locations import tars_at
 from diptych.remote_files import is_elsewhere
 from diptych.terminal import shown
 
-TABLE_CACHE_BYTES = 128 << 20
-"""Member tables held in memory per process; a shard of 10,000 samples takes about 0.9 MB."""
-MAX_OPEN_TARS = 128
+TABLE_CACHE_BYTES = 512 << 20
+"""Member tables held in memory per process, at most; a shard of 10,000 samples takes about 0.9 MB. A rank that reads
+128 rows of each batch has about 200 shards open at a time."""
+MAX_OPEN_TARS = 512
 COUNTS = ("bytes_read", "cache_hits", "cache_misses")
 """What a ShardIndex counts as it reads: bytes of members; remote shards that were in the cache when they were needed,
 and those that were not."""
