@@ -239,6 +239,12 @@ def test_a_held_shard_is_not_deleted_for_another(store, cache, caplog):
     assert [path.name for path in cache.folder.rglob("*.tar")] == ["00002.tar"]
 
 
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_samples(store, cache):
+    cache.folder.touch()
+    with pytest.raises(RemoteShardError, match="cannot be made: Not a directory; .* set data.cache.folder"):
+        content(open_index("s3://bucket/shards", cache))
+
+
 def test_other_files_in_the_folder_of_the_cache_are_left_alone(store, cache):
     (cache.folder / "mine").mkdir(parents=True)
     (cache.folder / "mine" / "thesis.tar").write_bytes(bytes(5000))

@@ -28,6 +28,7 @@ import xxhash
 
 from diptych.data.shard_download import RemoteShardError, download, read_whole
 from diptych.data.shard_index_file import INDEX_FOLDER, MAX_HEADER_BYTES, Shard, index_path, parse_header
+from diptych.errors import UserError
 from diptych.files import NO_ROOM, LockedError, cannot, commit_file, locked, sha256_of
 from diptych.terminal import shown
 
@@ -143,8 +144,8 @@ class ShardCache:
         except LockedError:
             yield False
             return
-        except OSError as error:
-            raise cannot(error, self.folder, "written", _OTHER_FOLDER) from error
+        except (UserError, OSError) as error:
+            raise _unwritable(error, self.folder) from error
         try:
             yield True
         finally:
@@ -164,8 +165,7 @@ class ShardCache:
             try:
                 download(shard.location, shard.num_bytes, partial)
             except OSError as error:
-                way_out = _MORE_ROOM if error.errno in NO_ROOM else _OTHER_FOLDER
-                raise cannot(error, partial, "written", way_out) from error
+                raise _unwritable(error, partial) from error
             # Not flushed: what a power cut leaves is read with the hashes of its members, and fetched again.
             if partial.stat().st_size == shard.num_bytes and sha256_of(partial) == shard.sha256:
                 os.replace(partial, shard.path)
@@ -229,6 +229,14 @@ def default_folder() -> Path:
 
 _OTHER_FOLDER = "set data.cache.folder, or XDG_CACHE_HOME, to a folder of a disk of this machine"
 _MORE_ROOM = "set data.cache.bytes to less than the disk has, or data.cache.folder to another disk"
+
+
+def _unwritable(error: UserError | OSError, path: Path) -> RemoteShardError:
+    if isinstance(error, UserError):
+        return RemoteShardError(f"{error}; {_OTHER_FOLDER}")
+    return RemoteShardError(
+        str(cannot(error, path, "written", _MORE_ROOM if error.errno in NO_ROOM else _OTHER_FOLDER))
+    )
 
 
 def _partial_of(shard: Shard) -> Path:

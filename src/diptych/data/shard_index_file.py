@@ -242,7 +242,7 @@ class Table:
     def __init__(self, shard: Shard):
         try:
             header, body = _read_table(shard)
-        except (ShardError, FileNotFoundError):
+        except (ShardError, OSError):
             if shard.origin is None:
                 raise
             shard.origin.cache.fetch_index(shard)
