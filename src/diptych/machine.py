@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 
 PEAK_TERAFLOPS = {
     "B200": 2250, "GB200": 2250, "H200": 989, "GH200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989,
@@ -28,6 +29,14 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def allow_open_files(number: int) -> None:
+    """Let this process and those that it starts open so many files, as far as the system permits it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number if hard == unlimited else min(number, hard), hard))
 
 
 def keep_freed_memory() -> None:

@@ -82,6 +82,13 @@ def test_a_field_is_drawn_by_its_probability_and_one_of_its_captions_equally_oft
     assert found == pytest.approx({"a": 0.5, "b": 0.2, "c": 0.15, "d": 0.15}, abs=0.04)
 
 
+def test_the_order_in_which_fields_are_written_changes_no_caption():
+    members = {"txt": b"a", "json": b'{"alt": "b", "list": ["c", "d"]}'}
+    written = [FIELDS, dict(reversed(FIELDS.items()))]
+    one, other = ([drawn_caption(members, fields, Draws(key)) for key in range(200)] for fields in written)
+    assert one == other
+
+
 @pytest.mark.parametrize("document", [{}, {"alt": ""}, {"alt": None}, {"alt": 5}, {"alt": [[]]}, {"alt": "  "}])
 def test_fields_that_a_sample_lacks_leave_their_probability_to_the_others(document):
     found = shares_of({"txt": b"a", "json": json.dumps({**document, "list": "c"}).encode()})

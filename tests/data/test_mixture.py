@@ -122,6 +122,12 @@ def test_a_shard_of_two_sources_and_a_weighted_source_without_samples_are_refuse
         open_mixture(DataConfig(train=empty))
 
 
+def test_a_mixture_whose_config_forgets_a_weight_opens_so_that_the_config_can_be_refused(config):
+    """Faults of the config are collected while the data is opened; opening must not fail by another error."""
+    forgotten = (SourceConfig(shards=config.train[0].shards), *config.train[1:])
+    assert open_mixture(DataConfig(train=forgotten)).weighted == []
+
+
 def test_sources_without_weights_are_the_same_data_as_a_list_of_locations(config):
     plain = open_mixture(DataConfig(train=tuple(source.shards for source in config.train)))
     sources = tuple(SourceConfig(shards=source.shards) for source in config.train)

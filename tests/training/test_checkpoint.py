@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diptych.checkpoint_folder import CheckpointError, checkpoints, newest_valid, verify
+from diptych.config.load import ConfigError
 from diptych.config.schema import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from diptych.data.earlier_order import EarlierSampleOrder
 from diptych.data.mixture import Mixture
@@ -83,6 +84,8 @@ def test_a_run_whose_checkpoints_record_no_order_goes_on_in_the_first_one(tmp_pa
     mixture = Mixture(ShardIndex([Shard(Path("00000.tar"), 40, 1, "")]), CONFIG.data.sources, [1])
     assert isinstance(order_of(CONFIG, mixture, progress.order), EarlierSampleOrder)
     assert isinstance(order_of(CONFIG, mixture), SampleOrder)
+    with pytest.raises(ConfigError, match="started with version 3 of the order of samples; this diptych knows 1 and 2"):
+        order_of(CONFIG, mixture, 3)
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "grow"])

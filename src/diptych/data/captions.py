@@ -61,7 +61,8 @@ def drawn_caption(members: Mapping[str, bytes], fields: Mapping[str, float], dra
         document = {}
     values = document if isinstance(document, dict) else {}
     values = {**values, "txt": members.get("txt", b"").decode("utf-8", errors="replace")}
-    found = {field: texts for field in fields if (texts := _texts(values.get(field)))}
+    # Sorted, so that equal configs draw equal captions, in whatever order the fields are written.
+    found = {field: texts for field in sorted(fields) if (texts := _texts(values.get(field)))}
     if not found:
         return ""
     point = draws.uniform(0, sum(fields[field] for field in found))

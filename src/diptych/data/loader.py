@@ -39,11 +39,12 @@ from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_download import RemoteShardError
 from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
-from diptych.data.shards import ShardIndex
+from diptych.data.shards import OPEN_FILES, ShardIndex
 from diptych.data.shards_ahead import SAMPLES_AHEAD, shards_ahead
 from diptych.data.source_order import Rows
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import OneRankError
+from diptych.machine import allow_open_files
 
 MAX_PIECE_ROWS = 512
 """512 pictures of 224 pixels take 77 MB. If a batch of 32,768 pairs were one piece, the pieces that a worker holds
@@ -292,6 +293,7 @@ def batches(
     workers: the number of loader processes; 0 loads in this process. They start now, not with the first batch. Closing
         the generator ends them.
     """
+    allow_open_files(OPEN_FILES)
     source = SampleReader(index, order, rows, first, stop)
     pipeline = wds.DataPipeline(
         source,

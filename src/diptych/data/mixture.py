@@ -44,9 +44,9 @@ class Mixture:
 
     @property
     def weighted(self) -> list[tuple[int, float]]:
-        """The number of shards and the weight of each source, as `SampleOrder` takes them; empty without weights."""
+        """The number of shards and the weight of each source, as `SampleOrder` takes them; empty if one has none."""
         weights = [source.weight for source in self.configs if source.weight is not None]
-        return list(zip(self._num_shards, weights, strict=True)) if weights else []
+        return list(zip(self._num_shards, weights, strict=True)) if len(weights) == len(self.configs) else []
 
     @property
     def fingerprint(self) -> str:

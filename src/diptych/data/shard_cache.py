@@ -73,7 +73,7 @@ class ShardCache:
         while True:
             with suppress(FileNotFoundError):
                 descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-                os.utime(descriptor)
+                _mark_used(descriptor)
                 if os.fstat(descriptor).st_size == shard.num_bytes or not self.drop_if_damaged(shard, descriptor):
                     return descriptor
                 os.close(descriptor)
@@ -102,7 +102,7 @@ class ShardCache:
             descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
             # Nobody deletes the shard before it is held, since that takes the lock of its folder.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            os.utime(descriptor)
+            _mark_used(descriptor)
             return descriptor
 
     def fetch_index(self, shard: Shard) -> None:
@@ -252,6 +252,11 @@ def _limit(cache: ShardCache, used: int) -> int:
     if cache.max_bytes is not None:
         return cache.max_bytes
     return (shutil.disk_usage(cache.folder).free + used) // 2
+
+
+def _mark_used(descriptor: int) -> None:
+    with suppress(PermissionError):  # another user fetched it: it counts as used when it was fetched
+        os.utime(descriptor)
 
 
 def _delete(folder: Path) -> bool:

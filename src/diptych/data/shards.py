@@ -48,6 +48,9 @@ TABLE_CACHE_BYTES = 512 << 20
 """Member tables held in memory per process, at most; a shard of 10,000 samples takes about 0.9 MB. A rank that reads
 128 rows of each batch has about 200 shards open at a time."""
 MAX_OPEN_TARS = 512
+OPEN_FILES = 4096
+"""How many files a process may open that trains: these tars, shards held for batches to come, and all else. Many
+systems allow 1,024 unless asked."""
 COUNTS = ("bytes_read", "cache_hits", "cache_misses")
 """What a ShardIndex counts as it reads: bytes of members; remote shards that were in the cache when they were needed,
 and those that were not."""

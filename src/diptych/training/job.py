@@ -168,9 +168,18 @@ def start_loading(
 
 
 def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) -> Order:
-    """The order of a run's samples; `version` is that of the run's checkpoints."""
+    """The order of a run's samples; `version` is that of the run's checkpoints.
+
+    Raises:
+        ConfigError: a later version of diptych started the run.
+    """
     size, window, seed = config.training.global_batch_size, config.data.shuffle_window, config.training.seed
     counts = mixture.index.counts
+    if version not in (1, ORDER_VERSION):
+        raise ConfigError(
+            f"{config.run_dir} was started with version {version} of the order of samples; this diptych knows 1 and "
+            f"{ORDER_VERSION}; go on with the version of diptych that started it, or set run_dir to a new directory"
+        )
     if version == 1:
         return EarlierSampleOrder(counts, seed=seed, global_batch_size=size, shuffle_window=window)
     return SampleOrder(
