@@ -124,15 +124,13 @@ class ShardCache:
 
     def drop_if_damaged(self, shard: Shard, descriptor: int) -> bool:
         """Delete the open tar if its bytes are not those that were fetched; whether another is to be opened."""
-        try:
-            if not os.path.samestat(os.stat(shard.path), os.fstat(descriptor)):
-                return True  # it was fetched again meanwhile
+        with self._fetching(shard) as is_mine, suppress(FileNotFoundError):
+            if not is_mine or not os.path.samestat(os.stat(shard.path), os.fstat(descriptor)):
+                return True  # it is being fetched again, or was meanwhile
             if sha256_of(shard.path) == shard.sha256:
                 return False
             shard.path.unlink()
-        except FileNotFoundError:
-            return True
-        logger.warning("%s was damaged in the cache; fetching it again", shown(shard.location))
+            logger.warning("%s was damaged in the cache; fetching it again", shown(shard.location))
         return True
 
     @contextmanager
