@@ -127,7 +127,7 @@ class SourceConfig:
     """How many samples are drawn from it, relative to the other sources; all sources have a weight, or none has.
 
     Each batch has these proportions. A source that is used up starts again, so a small one is seen more often than
-    others. Without weights each sample is seen once an epoch.
+    others, but no sample twice in one pass over the source. Without weights each sample is seen once an epoch.
     """
     captions: dict[str, float] | None = None
     """Where captions come from: field → probability, such as {caption: 0.7, alt: 0.3}. A field is `txt` or a key of a
@@ -152,8 +152,9 @@ class DataConfig:
     """Samples are shuffled within windows of this many consecutive samples."""
     streams: int | None = None
     """From how many places of the data the rows of a batch are read at a time; null: as many as it has rows, which
-    mixes shards as a uniform shuffle does. A rank reads about as many shards at a time as it has streams; with few
-    ranks and a slow disk, a number such as 256 lets each of them read fewer."""
+    mixes shards as a uniform shuffle does. A rank reads about as many shards at a time as it has streams, each an open
+    file and about 1 MB of memory in each loader process, and for shards that are elsewhere a place in data.cache. With
+    few ranks, a slow disk or a cache smaller than the data, a number such as 256 lets each rank read fewer."""
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
     """Which part of a picture is trained on. random_square_crop: a square as large as the shorter side, the paper's
     only augmentation (section 2.3); random_resized_crop: a rectangle, open_clip's; none: what evaluation takes, by
