@@ -24,6 +24,8 @@ PARTIAL = re.compile(r"(\.[0-9a-f]{8})?\.partial$")
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a write on a full disk, above a quota, or above the maximum size of a file."""
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+"""Errors of opening one file more than the process or the system may."""
 
 _COPIED_WITH = {
     "s3": "`aws s3 sync`",

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import threading
 import time
@@ -25,9 +26,10 @@ from diptych.config.schema import (
     RandomResizedCropConfig,
 )
 from diptych.data import loader
-from diptych.data.loader import REASONS, Decoder, RowsIntoPieces, SampleReader, batches
+from diptych.data.loader import REASONS, Decoder, Picked, RowsIntoPieces, SampleReader, batches, members_of
 from diptych.data.order import SampleOrder
 from diptych.data.shard_cache import ShardCache
+from diptych.data.shard_index_file import UnreachableShardError
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
 from diptych.data.tokenizer import train_vocabulary
@@ -160,6 +162,26 @@ def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
     piece = 4 * (3 * SIZE * SIZE + 12 * 4 + 4)
     # A worker holds its ready pieces and one being built; this process holds the one being copied and the one before.
     assert 0 < peak <= piece * (workers * (loader.PREFETCHED_PIECES + 1) + 2)
+
+
+def test_a_process_that_may_open_no_more_files_ends_the_run_and_rejects_nothing(shards):
+    index = open_index(shards)
+    next(index.samples(1))  # its table is in memory
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, before[0]), before[1]))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(
+            UnreachableShardError, match="cannot be opened: Too many open files; raise the limit of open"
+        ):
+            next(members_of(index, Picked(COUNTS[0], 0, 0)))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_resuming_gives_the_remaining_batches(shards):

@@ -37,9 +37,9 @@ from diptych.data.mixture import Mixture
 from diptych.data.order import Order
 from diptych.data.picture_pixels import open_pixels
 from diptych.data.picture_safety import PictureError, PictureReason
-from diptych.data.shard_download import RemoteShardError
-from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError
-from diptych.data.shards import OPEN_FILES, ShardIndex
+from diptych.data.shard_cache import OPEN_FILES
+from diptych.data.shard_index_file import PICTURE_SUFFIXES, ShardError, UnreachableShardError
+from diptych.data.shards import ShardIndex
 from diptych.data.shards_ahead import SAMPLES_AHEAD, shards_ahead
 from diptych.data.source_order import Rows
 from diptych.data.tokenizer import Tokenizer
@@ -206,7 +206,7 @@ def members_of(index: ShardIndex, picked: Picked) -> Iterator[dict[str, Any]]:
         sample = index.sample(shard_number, row)
         key = sample.key
         parts: dict[str, Any] = dict(index.read(sample))
-    except RemoteShardError:  # no fault of the sample: all samples of its shard would be rejected for it
+    except UnreachableShardError:
         raise
     except (ShardError, OSError) as error:
         parts = {"damaged": str(error)}

@@ -29,7 +29,7 @@ import xxhash
 from diptych.data.shard_download import RemoteShardError, download, read_whole
 from diptych.data.shard_index_file import INDEX_FOLDER, MAX_HEADER_BYTES, Shard, index_path, parse_header
 from diptych.errors import UserError
-from diptych.files import NO_ROOM, LockedError, cannot, commit_file, locked, sha256_of
+from diptych.files import NO_DESCRIPTORS, NO_ROOM, LockedError, cannot, commit_file, locked, sha256_of
 from diptych.terminal import shown
 
 if TYPE_CHECKING:
@@ -52,13 +52,18 @@ class FullCacheError(Exception):
 class ShardCache:
     """The cache's folder, and how many bytes it may take."""
 
-    folder: Path
+    chosen_folder: Path | None = None
+    """None: the default folder of the machine that reads, which may differ from that of rank 0."""
     max_bytes: int | None = None
     """None: half of the disk's free space, counting the cache itself as free."""
 
     @staticmethod
     def of(config: CacheConfig) -> ShardCache:
-        return ShardCache(Path(config.folder) if config.folder else default_folder(), config.bytes)
+        return ShardCache(Path(config.folder) if config.folder else None, config.bytes)
+
+    @property
+    def folder(self) -> Path:
+        return self.chosen_folder or default_folder()
 
     def path_of(self, name: str, sha256: str) -> Path:
         """Where a shard is, once it is fetched."""
@@ -168,7 +173,7 @@ class ShardCache:
             if partial.stat().st_size == shard.num_bytes and sha256_of(partial) == shard.sha256:
                 os.replace(partial, shard.path)
                 return
-            partial.unlink()  # it was begun by a process that died, or its bytes were changed on the way
+            partial.unlink()  # left by a process that died, or changed on the way
         raise RemoteShardError(
             f"{shown(shard.location)}: its {shard.num_bytes:,} bytes are not those that its index describes; "
             f"copy shards together with their {INDEX_FOLDER} folder"
@@ -225,11 +230,18 @@ def default_folder() -> Path:
     return Path(caches).expanduser() / "diptych" / "shards"
 
 
+OPEN_FILES = 4096
+"""How many files a process may open that trains: tars, shards held for batches to come, and all else. Many systems
+allow 1,024 unless asked."""
+MORE_FILES = f"raise the limit of open files (`ulimit -n`) to {OPEN_FILES}, or set data.streams to a smaller number"
 _OTHER_FOLDER = "set data.cache.folder, or XDG_CACHE_HOME, to a folder of a disk of this machine"
 _MORE_ROOM = "set data.cache.bytes to less than the disk has, or data.cache.folder to another disk"
 
 
 def _unwritable(error: UserError | OSError, path: Path) -> RemoteShardError:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
+        return RemoteShardError(f"{shown(path)} cannot be opened: {cause.strerror}; {MORE_FILES}")
     if isinstance(error, UserError):
         return RemoteShardError(f"{error}; {_OTHER_FOLDER}")
     return RemoteShardError(
@@ -242,7 +254,7 @@ def _partial_of(shard: Shard) -> Path:
 
 
 def _missing_bytes(shard: Shard) -> int:
-    """What the shard will take more than it does; a download that was begun has its place already."""
+    """What the shard will take more than it does; a partial download has its place already."""
     return 0 if _partial_of(shard).exists() else shard.num_bytes
 
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diptych.data.shard_index_file import ShardError
+from diptych.data.shard_index_file import UnreachableShardError
 from diptych.errors import UserError
 from diptych.remote_files import file_system, is_missing, what_failed
 from diptych.terminal import shown
 
-PATIENCE_SECONDS = 600.0
-"""How long a request is repeated that fails; every part of a shard that comes starts the time again."""
+PATIENCE_SECONDS = 200.0
+"""How long a request is repeated that fails; every part of a shard that comes starts the time again. A thread that
+fetches ahead and then the reader may both wait so long, before other ranks give up (after 600 seconds by default)."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 ANSWER_SECONDS = 60.0
 """How long an answer may take; a server that drips bytes is asked again, for less."""
@@ -28,8 +29,8 @@ _Answer = TypeVar("_Answer")
 logger = logging.getLogger(__name__)
 
 
-class RemoteShardError(ShardError):
-    """A file of remote shards cannot be read, whatever was tried. It ends the run: it is no fault of one sample."""
+class RemoteShardError(UnreachableShardError):
+    """A file of remote shards cannot be read, whatever was tried."""
 
 
 def with_retries(url: str, work: Callable[[], _Answer], patience_seconds: float | None = None) -> _Answer:

@@ -49,6 +49,10 @@ class ShardError(UserError):
     """A shard or its index is missing, incomplete, damaged or not allowed."""
 
 
+class UnreachableShardError(ShardError):
+    """Shards cannot be read for a reason that is no fault of one sample. It ends a run, which would reject them all."""
+
+
 class Origin(NamedTuple):
     """The address of a tar, and the cache of this machine in which it is kept."""
 

@@ -31,16 +31,18 @@ import xxhash
 
 from diptych.data.foreign_shards import index_shard
 from diptych.data.remote_shards import remote_shards
-from diptych.data.shard_cache import ShardCache, default_folder
+from diptych.data.shard_cache import MORE_FILES, ShardCache
 from diptych.data.shard_index_file import (
     Member,
     Sample,
     Shard,
     ShardError,
     Table,
+    UnreachableShardError,
 )
 from diptych.data.shard_list import ShardList, at_once, read_shards
 from diptych.data.shard_locations import tars_at
+from diptych.files import NO_DESCRIPTORS
 from diptych.remote_files import is_elsewhere
 from diptych.terminal import shown
 
@@ -48,9 +50,6 @@ TABLE_CACHE_BYTES = 512 << 20
 """Member tables held in memory per process, at most; a shard of 10,000 samples takes about 0.9 MB. A rank that reads
 128 rows of each batch has about 200 shards open at a time."""
 MAX_OPEN_TARS = 512
-OPEN_FILES = 4096
-"""How many files a process may open that trains: these tars, shards held for batches to come, and all else. Many
-systems allow 1,024 unless asked."""
 COUNTS = ("bytes_read", "cache_hits", "cache_misses")
 """What a ShardIndex counts as it reads: bytes of members; remote shards that were in the cache when they were needed,
 and those that were not."""
@@ -162,7 +161,7 @@ def open_index(
         ShardError: if something is missing, empty, damaged, or not of the size that its index gives.
     """
     locations = [location] if isinstance(location, str | os.PathLike) else list(location)
-    cache = cache or ShardCache(default_folder())
+    cache = cache or ShardCache()
     parts: list[ShardList] = []
     for elsewhere, some in groupby([os.fspath(one) for one in locations], is_elsewhere):
         if elsewhere:
@@ -259,6 +258,8 @@ class _OpenTar:
 
 
 def _unreadable(shard: Shard, error: OSError) -> ShardError:
+    if error.errno in NO_DESCRIPTORS:
+        return UnreachableShardError(f"{shown(shard.location)} cannot be opened: {error.strerror}; {MORE_FILES}")
     return ShardError(f"{shown(shard.path)} cannot be read: {error.strerror}; bring it back, and try again")
 
 

@@ -59,14 +59,14 @@ class _ShardsAhead:
         self._held: dict[int, int | None] = {}
         """Shard → open file that keeps it in the cache; None if it is on this machine, or cannot be fetched."""
         self._looked_at = 0
-        self._begun = 0
+        self._piece = 0
         self._is_over = False
         self._changed = threading.Condition()
 
     def begin_piece(self) -> None:
         """Note that the reader begins its next piece; shards that only earlier ones need may be deleted."""
         with self._changed:
-            self._begun += 1
+            self._piece += 1
             self._changed.notify()
 
     def end(self) -> None:
@@ -77,17 +77,18 @@ class _ShardsAhead:
     def work(self) -> None:
         """Fetch and hold what is needed next, until `end`; look further when all that is known to be needed is held."""
         while not self._is_over:
-            begun = self._begun
-            self._let_go(begun)
-            wanted = [shard for shard in self._last_piece if shard not in self._held][:MAX_HELD_SHARDS]
+            piece = self._piece
+            self._let_go(piece)
+            room = MAX_HELD_SHARDS - len(self._held)
+            wanted = [shard for shard in self._last_piece if shard not in self._held][:room]
             pause = BUSY_SECONDS if wanted else None
             try:
-                if any(self._hold(shard) for shard in wanted) or self._look_further(begun):
+                if any(self._hold(shard) for shard in wanted) or self._look_further(piece):
                     continue
             except FullCacheError:
                 pause = FULL_SECONDS
             with self._changed:
-                if not self._is_over and self._begun == begun:
+                if not self._is_over and self._piece == piece:
                     self._changed.wait(pause)
         self._let_go(None)
 
@@ -108,9 +109,9 @@ class _ShardsAhead:
         self._held[shard_number] = descriptor
         return True
 
-    def _look_further(self, begun: int) -> bool:
+    def _look_further(self, piece: int) -> bool:
         """Look at one more piece of the plan; False if enough is known, or nothing more is planned."""
-        if self._looked_at > begun + self._pieces_ahead or len(self._held) >= MAX_HELD_SHARDS:
+        if self._looked_at > piece + self._pieces_ahead or len(self._held) >= MAX_HELD_SHARDS:
             return False
         shards = next(self._plan, None)
         if shards is None:
@@ -120,9 +121,9 @@ class _ShardsAhead:
             self._last_piece[shard] = self._looked_at
         return True
 
-    def _let_go(self, begun: int | None) -> None:
+    def _let_go(self, piece: int | None) -> None:
         """Let go of the shards that no piece from the one that is read on needs; None: of all."""
-        for shard in [shard for shard, last in self._last_piece.items() if begun is None or last < begun]:
+        for shard in [shard for shard, last in self._last_piece.items() if piece is None or last < piece]:
             del self._last_piece[shard]
             if (descriptor := self._held.pop(shard, None)) is not None:
                 os.close(descriptor)
