@@ -50,7 +50,8 @@ def open_clip(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
 def ours(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
     """Our loader in one process."""
     from diptych.config.schema import DataConfig, ImageTowerConfig
-    from diptych.data.loader import Decoder, batches
+    from diptych.data.decoder import Decoder
+    from diptych.data.loader import batches
     from diptych.data.order import SampleOrder
     from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer

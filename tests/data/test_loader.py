@@ -25,9 +25,11 @@ from diptych.config.schema import (
     RandomErasingConfig,
     RandomResizedCropConfig,
 )
-from diptych.data import loader
-from diptych.data.loader import REASONS, Decoder, Picked, RowsIntoPieces, SampleReader, batches, members_of
+from diptych.data import loader, sample_reader
+from diptych.data.decoder import REASONS, Decoder, Picked
+from diptych.data.loader import RowsIntoPieces, batches
 from diptych.data.order import SampleOrder
+from diptych.data.sample_reader import SampleReader, members_of
 from diptych.data.shard_cache import ShardCache
 from diptych.data.shard_index_file import UnreachableShardError
 from diptych.data.shard_writer import ShardWriter
@@ -98,7 +100,7 @@ def test_any_number_of_workers_gives_the_same_batches(shards, workers):
 
 @pytest.mark.parametrize(("workers", "max_piece_rows"), [(0, BATCH), (2, BATCH), (2, 3)])
 def test_a_batch_counts_the_bytes_that_were_read_for_it(shards, monkeypatch, workers, max_piece_rows):
-    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", max_piece_rows)
+    monkeypatch.setattr(sample_reader, "MAX_PIECE_ROWS", max_piece_rows)
     index = open_index(shards)
     sizes = [sum(member.size for member in sample.members) for sample in index.samples()]
     for batch in load(shards, workers=workers):
@@ -129,7 +131,7 @@ def test_ranks_share_the_rows_of_the_same_batches(shards):
 def test_a_large_batch_comes_in_pieces_and_is_the_same(tmp_path, monkeypatch, workers, rows):
     broken(tmp_path)
     whole = load(tmp_path, rows=rows, first=1)
-    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", 3)
+    monkeypatch.setattr(sample_reader, "MAX_PIECE_ROWS", 3)
     in_pieces = load(tmp_path, rows=rows, first=1, workers=workers)
     assert [content(b) for b in in_pieces] == [content(b) for b in whole]
     assert [b.rejects for b in in_pieces] == [b.rejects for b in whole]
@@ -149,7 +151,7 @@ def shared_bytes():
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux says which files a process holds open")
 def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
-    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", 4)
+    monkeypatch.setattr(sample_reader, "MAX_PIECE_ROWS", 4)
     workers, batch = 2, 128
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=3, global_batch_size=batch, shuffle_window=5)
@@ -313,7 +315,7 @@ def test_a_damaged_index_rejects_the_samples_of_its_shard(shards, workers):
 
 @pytest.mark.parametrize("max_piece_rows", [4, 1])
 def test_ending_early_leaves_no_worker_behind(shards, monkeypatch, max_piece_rows):
-    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", max_piece_rows)
+    monkeypatch.setattr(sample_reader, "MAX_PIECE_ROWS", max_piece_rows)
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
     decode = Decoder(DataConfig(train=str(shards)), IMAGE, 0)
@@ -344,7 +346,7 @@ def test_ending_early_waits_for_the_piece_that_is_being_built(shards, monkeypatc
         return batch
 
     monkeypatch.setattr(loader.Batch, "joined", watched)
-    monkeypatch.setattr(loader, "MAX_PIECE_ROWS", 2)
+    monkeypatch.setattr(sample_reader, "MAX_PIECE_ROWS", 2)
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
     decode = SlowDecoder(DataConfig(train=str(shards)), IMAGE, 0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from diptych.config.schema import DataConfig, ImageTowerConfig, SourceConfig
-from diptych.data.loader import Decoder, batches
+from diptych.data.decoder import Decoder
+from diptych.data.loader import batches
 from diptych.data.mixture import Mixture, open_mixture
 from diptych.data.order import SampleOrder
 from diptych.data.shard_index_file import ShardError

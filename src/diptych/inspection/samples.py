@@ -11,9 +11,10 @@ import torch
 
 from diptych.config.schema import RunConfig
 from diptych.data.captions import caption_of
+from diptych.data.decoder import Decoder, Picked, Row
 from diptych.data.draws import Draws, hash_of
 from diptych.data.jpeg_segments import JpegStructureError, read_header
-from diptych.data.loader import Decoder, Picked, Row, read_sample
+from diptych.data.loader import read_sample
 from diptych.data.mixture import Mixture
 from diptych.data.picture_safety import PictureError, PictureFile
 from diptych.data.shard_index_file import PICTURE_SUFFIXES

@@ -16,8 +16,9 @@ from diptych.config.load import ConfigError
 from diptych.config.rules import doubtful
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
+from diptych.data.decoder import Decoder
 from diptych.data.earlier_order import EarlierSampleOrder
-from diptych.data.loader import Decoder, batches
+from diptych.data.loader import batches
 from diptych.data.mixture import Mixture, open_mixture
 from diptych.data.order import ORDER_VERSION, Order, SampleOrder
 from diptych.data.tokenizer import Tokenizer, load_tokenizer

@@ -18,7 +18,7 @@ from diptych.checkpoint_folder import name_of
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
-from diptych.data.loader import REASONS
+from diptych.data.decoder import REASONS
 from diptych.data.mixture import Mixture
 from diptych.errors import UserError
 from diptych.machine import peak_teraflops

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diptych.data.batch import Batch
-from diptych.data.loader import REASONS
+from diptych.data.decoder import REASONS
 from diptych.data.mixture import Mixture
 from diptych.data.shards import COUNTS
 from diptych.training.engine import StepStats

@@ -1,0 +1,122 @@
+"""Read the members of the samples that a loader process builds its batches from, in the order that is planned."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from copy import copy
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from diptych.data.decoder import Picked
+from diptych.data.draws import hashes
+from diptych.data.order import Order
+from diptych.data.shard_index_file import ShardError, UnreachableShardError
+from diptych.data.shards import ShardIndex
+from diptych.data.shards_ahead import SAMPLES_AHEAD, shards_ahead
+from diptych.data.source_order import Rows
+
+MAX_PIECE_ROWS = 512
+"""512 pictures of 224 pixels take 77 MB. If a batch of 32,768 pairs were one piece, the pieces that a worker holds
+ready would take 10 GB of /dev/shm."""
+MAX_FILLERS = 100
+"""How many samples are tried in place of a rejected one before the shards are considered unusable."""
+
+
+class SampleReader(IterableDataset[dict[str, Any]]):
+    """The planned members of this worker's batches, read by offset, checked against the index."""
+
+    def __init__(self, index: ShardIndex, order: Order, rows: tuple[int, int], first: int, stop: int):
+        self.index = index
+        self._order = order
+        self._rows = rows
+        self._first = first
+        self._stop = stop
+        self._planned: tuple[int, frozenset[int]] = (-1, frozenset())
+
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """(batch number, start, stop) of the rows [start, stop) of each piece that this worker builds."""
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        of_a_batch = pieces_of(self._rows)
+        for piece in range(self._first * len(of_a_batch) + offset, self._stop * len(of_a_batch), stride):
+            batch_number, place = divmod(piece, len(of_a_batch))
+            yield batch_number, *of_a_batch[place]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield members as webdataset's tar expander would; `{}` ends a sample, since two samples may have one key."""
+        first, last = self._rows
+        pieces_ahead = SAMPLES_AHEAD // max(1, min(last - first, MAX_PIECE_ROWS))
+        with shards_ahead(self.index, self._shards_of_pieces(), pieces_ahead) as begin_piece:
+            for batch_number, planned in self._announced():
+                begin_piece()
+                for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):
+                    yield from members_of(self.index, Picked(sample, epoch, batch_number))
+                    yield {}
+
+    def _shards_of_pieces(self) -> Iterator[list[int]]:
+        """The shards that each piece of this worker needs, in the order in which it reads them."""
+        order = copy(self._order)  # whose caches serve another part of the plan
+        for batch_number, start, stop in self.pieces():
+            shards, _ = self.index.locate_many(order.rows(batch_number, start, stop).samples)
+            yield list(dict.fromkeys(shards.tolist()))
+
+    def _announced(self) -> Iterator[tuple[int, Rows]]:
+        """Batch number and rows of each piece; the disk fetches the next piece's samples while this one is decoded."""
+        ahead: list[tuple[int, Rows]] = []
+        for batch_number, start, stop in self.pieces():
+            ahead.append((batch_number, self._order.rows(batch_number, start, stop)))
+            self.index.announce(ahead[-1][1].samples)
+            if len(ahead) == 2:
+                yield ahead.pop(0)
+        yield from ahead
+
+    def take_counts(self) -> Counter[str]:
+        """What was read since the last call."""
+        taken = Counter(self.index.counts_of_reads)
+        self.index.counts_of_reads.clear()
+        return taken
+
+    def filler(self, picked: Picked, attempt: int) -> Picked:
+        """Choose a sample of the same source to replace a rejected one: the same on all ranks, outside the batch if
+        possible."""
+        batch = self._samples_of(picked.batch_number)
+        keys = np.arange(attempt * MAX_FILLERS, (attempt + 1) * MAX_FILLERS)
+        first, stop = self._order.source_of(picked.sample)
+        drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(stop - first) + np.uint64(first)
+        outside = [sample for sample in drawn.tolist() if sample not in batch]
+        return Picked(outside[0] if outside else int(drawn[0]), picked.epoch, picked.batch_number)
+
+    def _samples_of(self, batch_number: int) -> frozenset[int]:
+        """The samples of a global batch; those of the last one asked for are kept, since rejects come together."""
+        if self._planned[0] != batch_number:
+            self._planned = batch_number, frozenset(self._order.rows(batch_number).samples.tolist())
+        return self._planned[1]
+
+
+def members_of(index: ShardIndex, picked: Picked) -> Iterator[dict[str, Any]]:
+    """Yield the members of one sample, after an extra member `picked` with its place in the run."""
+    shard_number, row = index.locate(picked.sample)
+    key = f"row-{row}"  # used if even the key cannot be read
+    try:
+        sample = index.sample(shard_number, row)
+        key = sample.key
+        parts: dict[str, Any] = dict(index.read(sample))
+    except UnreachableShardError:
+        raise
+    except (ShardError, OSError) as error:
+        parts = {"damaged": str(error)}
+    shard = os.path.basename(index.shards.paths[shard_number])
+    for suffix, data in {"picked": picked, **parts}.items():
+        yield {"fname": f"{key}.{suffix}", "data": data, "__url__": shard}
+
+
+def pieces_of(rows: tuple[int, int]) -> list[tuple[int, int]]:
+    """Split the rows of a batch into the fewest pieces of at most MAX_PIECE_ROWS, of nearly equal size."""
+    start, stop = rows
+    number = -(-(stop - start) // MAX_PIECE_ROWS)
+    return list(pairwise(start + piece * (stop - start) // number for piece in range(number + 1)))
