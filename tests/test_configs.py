@@ -126,8 +126,13 @@ def test_a_dry_run_of_a_mixture_gives_the_share_and_the_epochs_of_each_source(sh
 
 def test_shards_without_samples_are_refused_before_anything_starts(shards, tmp_path, capsys):
     train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    (tmp_path / "empty").mkdir()
+    with ShardWriter(tmp_path / "empty", 0):
+        pass
     with pytest.raises(SystemExit, match="2"):
-        dry_run(capsys, "demo", "data.train=[]", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")
+        dry_run(
+            capsys, "demo", f"data.train={tmp_path / 'empty'}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}"
+        )
     assert "data.train: the shards contain no samples" in capsys.readouterr().err
 
 

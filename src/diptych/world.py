@@ -54,6 +54,11 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def share_of_machine(self) -> float:
+        """The share of each batch that this machine's ranks process; too small if Slurm binds each to its own CPUs."""
+        return self.num_sharing_cpus / self.size if self.spans_machines else 1.0
+
     def rows(self, global_batch_size: int) -> tuple[int, int]:
         """The rows [first, stop) of the global batch that this rank processes.
 

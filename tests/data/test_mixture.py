@@ -8,12 +8,13 @@ import pytest
 from diptych.config.schema import DataConfig, ImageTowerConfig, SourceConfig
 from diptych.data.decoder import Decoder
 from diptych.data.loader import batches
-from diptych.data.mixture import Mixture, open_mixture
+from diptych.data.mixture import Mixture, open_mixture, refuse_unknown_fields
 from diptych.data.order import SampleOrder
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
+from diptych.errors import UserError
 from tests.data.test_loader import picture
 
 BATCH = 10
@@ -127,6 +128,21 @@ def test_a_mixture_whose_config_forgets_a_weight_opens_so_that_the_config_can_be
     """Faults of the config are collected while the data is opened; opening must not fail by another error."""
     forgotten = (SourceConfig(shards=config.train[0].shards), *config.train[1:])
     assert open_mixture(DataConfig(train=forgotten)).weighted == []
+
+
+def test_a_field_of_captions_that_no_sample_has_is_refused_with_those_they_have(config):
+    refuse_unknown_fields(open_mixture(config))
+    wrong = SourceConfig(shards=config.train[1].shards, weight=1, captions={"alt": 0.7, "atl": 0.3})
+    expected = r"data.train\[1\].captions: none of 9 samples of .* has 'atl'; they have alt, more, txt"
+    with pytest.raises(UserError, match=expected):
+        refuse_unknown_fields(open_mixture(DataConfig(train=(config.train[0], wrong))))
+
+
+def test_a_source_with_fewer_samples_than_its_rows_of_a_batch_is_doubtful(config):
+    mixture = open_mixture(config)
+    assert list(mixture.doubtful(config, 20)) == []
+    (doubt,) = mixture.doubtful(config, 30)
+    assert doubt.startswith(f"{config.train[2].shards} gives 4 rows of each batch and has 3 samples")
 
 
 def test_sources_without_weights_are_the_same_data_as_a_list_of_locations(config):

@@ -179,7 +179,7 @@ def test_a_mistake_is_one_line_and_status_2_and_leaves_no_page(words, shards, tm
     (cut / "00001.tar").write_bytes((cut / "00001.tar").read_bytes()[:3000])
     options = words[1:]
     cases = {
-        "'shrads' does not exist": ["shrads", *options],
+        "shrads does not exist": ["shrads", *options],
         "holds no .tar file": ["empty", *options],
         "it is truncated": ["cut", *options],
         "did you mean data.augmentation?": ["shards", "--config", "bad.yaml"],

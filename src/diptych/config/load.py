@@ -335,7 +335,12 @@ def _explain(key: str, problem: Any) -> str:
     if kind == "missing" and isinstance(problem["loc"][-1], int):
         return f"{key} is {problem['input']!r}; it contains too few numbers"
     if kind in ("missing", "missing_keyword_only_argument", "missing_argument"):
-        return f"{key} is not set; it has no default, so a file or `{key}=…` must give it"
+        where = f"`{key}=…`" if "[" not in key else "the mapping there"
+        return f"{key} is not set; it has no default, so a file or {where} must give it"
+    if kind == "dict_type":
+        return f"{key} is {problem['input']!r}; expected a mapping, such as {{NAME: VALUE}}"
+    if key == "data.train":
+        return f"{key} is {problem['input']!r}; expected shards, a list of them, or a list of {{shards: …, weight: …}}"
     if kind == "dataclass_type":
         return f"{key} is {problem['input']!r}; expected a mapping of its settings"
     return f"{key} is {problem['input']!r}; {problem['msg'].replace('Input should', 'it should')}"

@@ -155,6 +155,8 @@ def _bad_mixture(data: DataConfig) -> Iterator[Problem]:
                     "data.train",
                     f"{place}.captions is {source.captions}; its probabilities must be above 0, and 1 in total",
                 )
+    if not data.train:
+        yield "data.train", "data.train is empty; name a folder of shards"
     weights = [source.weight for source in data.sources]
     if None in weights and len(set(weights)) > 1:
         yield "data.train", f"data.train[{weights.index(None)}] has no weight, and others have; give all a weight"

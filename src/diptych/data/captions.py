@@ -55,12 +55,7 @@ def drawn_caption(members: Mapping[str, bytes], fields: Mapping[str, float], dra
     fields: `txt`, or keys of its `.json`, each with its probability. Fields that are missing or empty are left out, so
         that the others share their probability. Of a list of captions each is drawn as often.
     """
-    try:
-        document = json.loads(members.get("json", b"{}"))
-    except (ValueError, RecursionError):
-        document = {}
-    values = document if isinstance(document, dict) else {}
-    values = {**values, "txt": members.get("txt", b"").decode("utf-8", errors="replace")}
+    values = caption_fields(members)
     # Sorted, so that equal configs draw equal captions, in whatever order the fields are written.
     found = {field: texts for field in sorted(fields) if (texts := _texts(values.get(field)))}
     if not found:
@@ -72,6 +67,16 @@ def drawn_caption(members: Mapping[str, bytes], fields: Mapping[str, float], dra
         if point < 0:
             break
     return chosen[draws.below(len(chosen))]
+
+
+def caption_fields(members: Mapping[str, bytes]) -> dict[str, object]:
+    """What may contain captions: the keys of a sample's `.json`, and `txt` for its `.txt`."""
+    try:
+        document = json.loads(members.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        document = {}
+    values = document if isinstance(document, dict) else {}
+    return {**values, "txt": members.get("txt", b"").decode("utf-8", errors="replace")}
 
 
 def _texts(value: object) -> list[str]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from diptych.config.schema import DataConfig, SourceConfig
+from diptych.data.captions import caption_fields
 from diptych.data.shard_cache import ShardCache
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shard_list import ShardList
 from diptych.data.shards import ShardIndex, open_index, refuse_twice
+from diptych.errors import UserError
 from diptych.terminal import counted
+
+FIELD_SAMPLES = 100
+"""Samples of a source that are looked at for the fields of its captions."""
 
 
 class Mixture:
@@ -64,6 +70,31 @@ class Mixture:
             for name, size, (_, weight) in zip(self.names, self.sizes, self.weighted, strict=False)
         ]
 
+    def doubtful(self, config: DataConfig, batch_size: int, batch_share: float = 1.0) -> Iterator[str]:
+        """Yield a line for each setting that works but is rarely meant.
+
+        batch_share: the share of each batch that this machine loads.
+        """
+        total = sum(weight for _, weight in self.weighted)
+        for name, size, (_, weight) in zip(self.names, self.sizes.tolist(), self.weighted, strict=False):
+            rows = batch_size * weight / total
+            if rows > size:
+                yield (
+                    f"{name} gives {rows:,.0f} rows of each batch and has {counted(size, 'sample')}, so a batch "
+                    f"contains some of them several times, each as its own negative; give it a smaller weight"
+                )
+        if self.index.shards.is_elsewhere:
+            shards = self.index.shards
+            at_once = min(len(shards), int((config.streams or batch_size) * batch_share) + 1)
+            needed = at_once * sum(num_bytes for _, (_, num_bytes, _) in shards.rows()) // len(shards)
+            room = ShardCache.of(config.cache).limit()
+            if needed > room:
+                yield (
+                    f"batches are read from {at_once:,} shards at a time, about {needed / 1e9:,.0f} GB, and the cache "
+                    f"may take {room / 1e9:,.0f} GB, so shards will be fetched again and again; set data.streams to a "
+                    f"smaller number, or data.cache.bytes to a larger one"
+                )
+
     def count(self, samples: np.ndarray) -> np.ndarray:
         """i64[sources]: how many of these samples, such as those of a batch, each source has given."""
         return np.bincount(self.numbers_of(samples), minlength=len(self.configs))
@@ -93,6 +124,30 @@ def open_mixture(config: DataConfig) -> Mixture:
         if source.weight is not None and not one.total_samples:
             raise ShardError(f"data.train[{number}]: the shards of {source.shards} contain no samples; leave it out")
     return Mixture(index, config.sources, [len(one.shards) for one in each])
+
+
+def refuse_unknown_fields(mixture: Mixture) -> None:
+    """Look for the fields of captions in some samples of each source on this machine.
+
+    Raises:
+        UserError: none of them has a field.
+    """
+    ends = np.cumsum(mixture.sizes)
+    for number, (source, size, end) in enumerate(zip(mixture.configs, mixture.sizes, ends, strict=True)):
+        looked_at = np.unique(np.linspace(end - size, end - 1, min(FIELD_SAMPLES, size), dtype=np.int64))
+        if source.captions is None or mixture.index.shards.is_elsewhere:
+            continue
+        found: set[str] = set()
+        for sample in looked_at.tolist():
+            with suppress(ShardError):  # damaged samples are counted by the run
+                shard, row = mixture.index.locate(sample)
+                members = mixture.index.read(mixture.index.sample(shard, row), "txt", "json")
+                found |= {name for name, value in caption_fields(members).items() if value}
+        if found and (missing := sorted(set(source.captions) - found)):
+            raise UserError(
+                f"data.train[{number}].captions: none of {counted(len(looked_at), 'sample')} of "
+                f"{mixture.names[number]} has {' or '.join(map(repr, missing))}; they have {', '.join(sorted(found))}"
+            )
 
 
 def _last_folder(location: str) -> str:

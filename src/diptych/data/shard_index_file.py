@@ -148,7 +148,7 @@ def read_shard(path: Path) -> Shard:
     if size != header.bytes:
         kind = "truncated" if size < header.bytes else "longer than it was"
         raise ShardError(f"{shown(path)} has {size} bytes, its index says {header.bytes}: it is {kind}; "
-                         f"restore it, or delete {shown(index_path(path))} to index it so")  # fmt: skip
+                         f"restore it, or delete {shown(index_path(path))} to index what is left")  # fmt: skip
     return Shard(path, header.samples, header.bytes, header.sha256)
 
 

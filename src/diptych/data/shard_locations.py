@@ -36,8 +36,10 @@ def tars_at(location: str) -> list[Path]:
         return _tars_in(Path(location))
     if os.path.exists(location) or "{" not in location:
         if "*" in location and not os.path.exists(location):
-            raise ShardError(f"{location!r} does not exist; * is not a pattern here: name the folder, or a range in "
-                             f"braces, shards/{{00000..00099}}.tar")  # fmt: skip
+            raise ShardError(
+                f"{shown(location)} does not exist; * is not a pattern here: name the folder, or a range in braces, "
+                f"shards/{{00000..00099}}.tar"
+            )
         return [_existing_tar(location)]
     return sorted((_existing_tar(path) for path in expanded(location)), key=lambda path: path.name)
 
@@ -63,7 +65,7 @@ def expanded(pattern: str) -> list[str]:
 
 def _existing_tar(path: str) -> Path:
     if not os.path.exists(path):
-        raise ShardError(f"{path!r} does not exist")
+        raise ShardError(f"{shown(path)} does not exist")
     if not path.endswith(".tar") or not os.path.isfile(path):
         raise ShardError(f"{path!r} is neither a folder of shards nor a .tar file{_way_from_file(path)}")
     return Path(path)

@@ -127,9 +127,10 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
     progress = decide_on_first_rank(world, take_up)
     order = order_of(config, mixture, progress.order)
     if world.is_first:
-        for note in (*doubtful(config, mixture.index.total_samples), rank_dependence(model.state_dict(), world.size)):
-            if note:
-                logger.warning("%s", note)
+        notes = [*doubtful(config, mixture.index.total_samples), rank_dependence(model.state_dict(), world.size)]
+        notes += mixture.doubtful(config.data, config.training.global_batch_size, world.share_of_machine)
+        for note in filter(None, notes):
+            logger.warning("%s", note)
     # Before the engine, so that the first batch is loaded in the seconds that the engine takes, and no loader process
     # is forked after the engine's threads and the memory that it pins.
     loading = start_loading(config, world, mixture, order, tokenizer, progress)

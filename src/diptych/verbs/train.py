@@ -195,7 +195,7 @@ def refuse_missing_tensorboard(config: RunConfig) -> None:
 
 
 def _refuse_empty(config: RunConfig) -> None:
-    from diptych.data.mixture import open_mixture
+    from diptych.data.mixture import open_mixture, refuse_unknown_fields
     from diptych.data.proportions import shares
 
     mixture = open_mixture(config.data)
@@ -203,6 +203,7 @@ def _refuse_empty(config: RunConfig) -> None:
         raise UserError("the shards contain no samples; name shards that do")
     if mixture.weighted:
         shares([weight for _, weight in mixture.weighted], config.training.global_batch_size)
+    refuse_unknown_fields(mixture)
 
 
 def refuse_pretrained_tag(config: RunConfig) -> None:
@@ -264,6 +265,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     memory, too_large = describe_memory(config, world, parameters)
     lines.append(f"memory    {memory}")
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
+    notes += mixture.doubtful(config.data, size, world.share_of_machine)
     notes += [too_large] if too_large else []
     notes += [leftover_variables()] if world.size > 1 else []
     if why := why_not_in_open_clips_layout(config.model):
