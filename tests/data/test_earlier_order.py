@@ -68,23 +68,6 @@ def test_streams_take_rows_that_differ_by_one_at_most(order):
     assert sizes.min() >= 1
 
 
-def test_small_data_are_shuffled_as_one():
-    order = EarlierSampleOrder(np.array([100, 100]), seed=0, global_batch_size=100, shuffle_window=1000)
-    assert order.num_streams == 1
-    from_first_shard = int(np.sum(order.rows(0).samples < 100))
-    assert 30 < from_first_shard < 70
-
-
-def test_epochs_and_seeds_differ_in_order():
-    def first_epochs(seed):
-        order = EarlierSampleOrder(np.array([30, 34]), seed=seed, global_batch_size=64, shuffle_window=32)
-        return order.rows(0).samples.tolist(), order.rows(1).samples.tolist()
-
-    first, second = first_epochs(0)
-    assert first != second and first != first_epochs(1)[0]
-    assert first != sorted(first)
-
-
 def test_the_order_of_a_run_never_changes_between_versions():
     assert permutation(8, 0, 1).tolist() == GOLDEN_PERMUTATION
     order = EarlierSampleOrder(np.array([5, 3, 4]), seed=7, global_batch_size=4, shuffle_window=3)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.data.draws import hashes, permuted
+from diptych.data.earlier_order import EarlierSampleOrder
 from diptych.data.order import SampleOrder
 
 GOLDEN_BATCHES = [[2, 4, 7, 10], [0, 3, 8, 9], [1, 5, 6, 11], [9, 0, 4, 6]]
@@ -106,12 +107,12 @@ def test_a_rank_reads_whole_stretches_of_few_shards():
 
 def test_neighbouring_streams_go_on_to_new_shards_at_different_times():
     order = SampleOrder(np.full(20_000, 100), seed=1, global_batch_size=1024, shuffle_window=100)
-    seen, begun = set(), []
+    seen, new_shards = set(), []
     for batch in range(400):
         shards = set((order.rows(batch, 0, 64).samples // 100).tolist())
-        begun.append(len(shards - seen))
+        new_shards.append(len(shards - seen))
         seen |= shards
-    assert max(begun[50:]) <= 8 and sum(begun[50:]) > 150
+    assert max(new_shards[50:]) <= 8 and sum(new_shards[50:]) > 150
 
 
 @pytest.mark.parametrize("streams", [1, 7, 100])
@@ -121,16 +122,18 @@ def test_fewer_streams_can_be_asked_for(streams):
     assert streams <= len(np.unique(order.rows(30).samples // 1000)) <= 3 * streams
 
 
-def test_small_data_are_shuffled_as_one():
-    order = SampleOrder(np.array([100, 100]), seed=0, global_batch_size=100, shuffle_window=1000)
+@pytest.mark.parametrize("kind", [SampleOrder, EarlierSampleOrder])
+def test_small_data_are_shuffled_as_one(kind):
+    order = kind(np.array([100, 100]), seed=0, global_batch_size=100, shuffle_window=1000)
     assert order.num_streams == 1
     from_first_shard = int(np.sum(order.rows(0).samples < 100))
     assert 30 < from_first_shard < 70
 
 
-def test_epochs_and_seeds_differ_in_order():
+@pytest.mark.parametrize("kind", [SampleOrder, EarlierSampleOrder])
+def test_epochs_and_seeds_differ_in_order(kind):
     def first_epochs(seed):
-        order = SampleOrder(np.array([30, 34]), seed=seed, global_batch_size=64, shuffle_window=32)
+        order = kind(np.array([30, 34]), seed=seed, global_batch_size=64, shuffle_window=32)
         return order.rows(0).samples.tolist(), order.rows(1).samples.tolist()
 
     first, second = first_epochs(0)

@@ -86,8 +86,8 @@ class SourceOrder:
         large = share.before(batch) - batch * share.fewest  # batches with one row more than the fewest
         small = np.diff(self._edges(share.fewest)) * (batch - large)
         edges = self._edges(share.rows_in(batch))
-        begun = np.clip(row - share.before(batch) - edges[:-1], 0, np.diff(edges))
-        turns: np.ndarray = small + np.diff(self._edges(share.fewest + 1)) * large + begun
+        of_this_batch = np.clip(row - share.before(batch) - edges[:-1], 0, np.diff(edges))
+        turns: np.ndarray = small + np.diff(self._edges(share.fewest + 1)) * large + of_this_batch
         return turns
 
     def _make_epoch(self, epoch: int) -> _Epoch:
