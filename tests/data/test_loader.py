@@ -166,6 +166,13 @@ def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
     assert 0 < peak <= piece * (workers * (loader.PREFETCHED_PIECES + 1) + 2)
 
 
+def test_a_loader_process_says_nothing_of_the_rank_that_died_while_it_took_a_batch(capsys):
+    """`multiprocessing.resource_sharer` prints what its thread meets, from a process whose rank is gone."""
+    for error in (ConnectionResetError("by peer"), ValueError("a bug")):
+        loader._except_lost_rank(type(error), error, None)
+    assert capsys.readouterr().err == "ValueError: a bug\n"
+
+
 def test_a_process_that_may_open_no_more_files_ends_the_run_and_rejects_nothing(shards):
     index = open_index(shards)
     next(index.samples(1))  # its table is in memory

@@ -10,12 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import re
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice, takewhile
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -127,7 +129,7 @@ def batches(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=PREFETCHED_PIECES if workers else None,
-        worker_init_fn=_ignore_signals if workers else None,
+        worker_init_fn=_prepare_process if workers else None,
         pin_memory=pin_memory and len(pieces_of(rows)) == 1,
     )
     started = _whole_batches(loader, others, workers, rows, pin_memory)
@@ -233,8 +235,18 @@ def _expect_process_ends() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, handler)
 
 
-def _ignore_signals(worker: int) -> None:
+def _prepare_process(worker: int) -> None:
     """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the rank decides when its workers end."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _except_lost_rank
+
+
+def _except_lost_rank(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print no traceback if the rank died while it took a batch: its own end is reported, and this process ends too.
+
+    The thread of multiprocessing that hands batches over reports its errors here.
+    """
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
