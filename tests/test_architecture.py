@@ -59,6 +59,7 @@ HOMES = {
 TORCH_FREE = [
     "shards",
     "shard_index_file",
+    "shard_table",
     "shard_list",
     "shard_locations",
     "shard_cache",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, Table, index_path
+from diptych.data.shard_index_file import INDEX_FOLDER, Shard, ShardError, index_path
+from diptych.data.shard_table import Table
 from diptych.data.shards import ShardIndex, open_index
 from diptych.files import check_folder, sha256_of
 from diptych.terminal import counted, shown

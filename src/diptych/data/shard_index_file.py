@@ -1,4 +1,4 @@
-"""The index file of a shard: one JSON line, the member table, the keys.
+"""The index file of a shard: one JSON line, the member table, the keys. `shard_table.py` reads the last two.
 
 It is written last and whole, so a shard is complete if it has an index. The first line records how many samples the
 tar holds, its size and its sha256; the table records where each member is and what its bytes hash to (xxh3-64).
@@ -39,10 +39,11 @@ INDEX_FOLDER = "_index"
 FOLDER_LIST = "all.index"
 MAX_MEMBER_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 16
+SAMPLE_ROW = np.dtype([("key_end", "<u4"), ("member_end", "<u4")])
+MEMBER_ROW = np.dtype([("suffix", "u1"), ("offset", "<u8"), ("size", "<u4"), ("xxh3", "<u8")])
+"""Where the keys and members of a sample end among those of all, and a member of the table."""
 
 _FORMAT = "diptych-shard-index-1"
-_SAMPLE_ROW = np.dtype([("key_end", "<u4"), ("member_end", "<u4")])
-_MEMBER_ROW = np.dtype([("suffix", "u1"), ("offset", "<u8"), ("size", "<u4"), ("xxh3", "<u8")])
 
 
 class ShardError(UserError):
@@ -142,7 +143,7 @@ def folder_list_path(folder: Path) -> Path:
 
 def read_shard(path: Path) -> Shard:
     with open(index_path(path), "rb") as file:
-        header = _read_header(file, path)
+        header = read_header(file, path)
     with open(path, "rb") as tar:  # a tar that cannot be opened is found now, not as thousands of damaged samples
         size = os.fstat(tar.fileno()).st_size
     if size != header.bytes:
@@ -152,7 +153,7 @@ def read_shard(path: Path) -> Shard:
     return Shard(path, header.samples, header.bytes, header.sha256)
 
 
-def _read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
+def read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
     try:
         return parse_header(file.readline(MAX_HEADER_BYTES), os.fstat(file.fileno()).st_size, tar.name)
     except ValueError as error:
@@ -223,63 +224,5 @@ class TableBuilder:
         self._samples.append((self._key_bytes, len(self._members)))
 
     def to_bytes(self) -> bytes:
-        samples, members = np.array(self._samples, _SAMPLE_ROW), np.array(self._members, _MEMBER_ROW)
+        samples, members = np.array(self._samples, SAMPLE_ROW), np.array(self._members, MEMBER_ROW)
         return samples.tobytes() + members.tobytes() + b"".join(self._keys)
-
-
-def _read_table(shard: Shard) -> tuple[ShardHeader, bytes]:
-    with open(index_path(shard.path), "rb") as file:
-        header = _read_header(file, shard.path)
-        body = file.read()
-    if header.sha256 != shard.sha256 or header.samples != shard.samples:
-        folder = shown(shard.path.parent)
-        raise ShardError(f"{shown(shard.path)} was indexed again since it was opened, or listed in {FOLDER_LIST}; "
-                         f"`diptych-shards index {folder}` writes that again, then open it again")  # fmt: skip
-    if xxhash.xxh3_64_hexdigest(body) != header.table_xxh3:
-        raise ShardError(f"{shown(index_path(shard.path))} is damaged; delete it to index the tar again")
-    return header, body
-
-
-class Table:
-    """The samples of one shard, as its index file holds them."""
-
-    def __init__(self, shard: Shard):
-        try:
-            header, body = _read_table(shard)
-        except (ShardError, OSError):
-            if shard.origin is None:
-                raise
-            shard.origin.cache.fetch_index(shard)
-            header, body = _read_table(shard)
-        members_at = header.samples * _SAMPLE_ROW.itemsize
-        keys_at = members_at + header.members * _MEMBER_ROW.itemsize
-        self.shard = shard
-        self.num_bytes = len(body)
-        self._samples = np.frombuffer(body, _SAMPLE_ROW, header.samples)
-        self._members = np.frombuffer(body, _MEMBER_ROW, header.members, members_at)
-        self._keys = body[keys_at:]
-
-    def hashes(self, suffixes: Sequence[str]) -> np.ndarray:
-        """u64: the xxh3-64 of all members that have one of the suffixes."""
-        numbers = [ALLOWED_SUFFIXES.index(suffix) for suffix in suffixes]
-        return self._members["xxh3"][np.isin(self._members["suffix"], numbers)]
-
-    def keys(self) -> list[str]:
-        ends = self._samples["key_end"].tolist()
-        return [self._keys[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
-
-    def stretches(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """u64: where the members of each of the rows start in the tar, and how many bytes they take."""
-        ends = self._samples["member_end"][rows]
-        first = self._members[np.where(rows > 0, self._samples["member_end"][rows - 1], 0)]
-        last = self._members[ends - 1]
-        return first["offset"], last["offset"] + last["size"] - first["offset"]
-
-    def sample(self, row: int) -> Sample:
-        if not 0 <= row < len(self._samples):
-            raise IndexError(f"row {row} of a shard of {len(self._samples)} samples")
-        key_start, member_start = self._samples[row - 1].item() if row else (0, 0)
-        key_end, member_end = self._samples[row].item()
-        rows = self._members[member_start:member_end].tolist()
-        members = tuple(Member(ALLOWED_SUFFIXES[suffix], offset, size, xxh3) for suffix, offset, size, xxh3 in rows)
-        return Sample(self.shard, self._keys[key_start:key_end].decode(), members)

@@ -37,11 +37,11 @@ from diptych.data.shard_index_file import (
     Sample,
     Shard,
     ShardError,
-    Table,
     UnreachableShardError,
 )
 from diptych.data.shard_list import ShardList, at_once, read_shards
 from diptych.data.shard_locations import tars_at
+from diptych.data.shard_table import Table
 from diptych.files import NO_DESCRIPTORS
 from diptych.remote_files import is_elsewhere
 from diptych.terminal import shown
