@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +39,8 @@ class Trained:
     """After the first step, or as loaded."""
     half: tuple[dict[str, torch.Tensor], OptimizerState] | None = None
     """Weights and state after three steps."""
+    after_roll_back: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Weights after the last three steps were taken again, by the engine that had taken all six."""
 
 
 def start_weights() -> dict[str, torch.Tensor]:
@@ -84,6 +86,10 @@ def train_at_stage(rank: int, size: int, stage: int, dropout: float = 0.0) -> tu
     half = engine.weights(), engine.optimizer_state()
     stats += take_steps(engine, rank, size, HALF, STEPS)
     whole = Trained(stats, engine.weights(), engine.optimizer_state(), first_moments, half)
+    engine.restore_weights(half[0] if rank == 0 else None)
+    engine.restore_optimizer(half[1] if rank == 0 else None)
+    take_steps(engine, rank, size, HALF, STEPS)
+    whole.after_roll_back = engine.weights()
     return whole, go_on(rank, size, config, *half)
 
 
@@ -196,6 +202,12 @@ def measured(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[StepStats, l
         stats = engine.step(batch, PAIRS, measures_update=True).read()
         result[stage] = stats, [*weights, engine.weights()]
     return result
+
+
+@pytest.mark.parametrize(("size", "stage"), [(2, stage) for stage in STAGES] + [(1, 0), (4, 2)])
+def test_an_engine_that_goes_back_to_earlier_weights_repeats_its_steps_bit_by_bit(size, stage):
+    whole = ranks_of(size)[0][stage][0]
+    assert largest_difference(whole.weights, whole.after_roll_back) == 0
 
 
 def test_each_towers_gradient_and_update_are_measured_over_all_ranks():
@@ -326,6 +338,7 @@ def test_what_is_not_finite_on_one_rank_changes_nothing_on_any():
             assert all(torch.equal(weights[name], weights_after[name]) for name in weights), (poison, stage)
             assert_equal(optimizer, optimizer_after)
             assert seen["good"].loss == pytest.approx(alone()["losses"][1], abs=1e-5)
+            assert seen["bad"].bad_ranks == seen["good"].bad_ranks == ()  # all embeddings are finite
 
 
 def with_batch_statistics(stage: int) -> RunConfig:
@@ -336,7 +349,7 @@ def with_batch_statistics(stage: int) -> RunConfig:
 
 
 def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]:
-    """ZeRO stage → weights and averages after a good step, one whose activations are not numbers, and a good one."""
+    """ZeRO stage → weights and averages after a good step, one whose activations on rank 1 are NaN, and a good one."""
     result = {}
     for stage in STAGES:
         config = with_batch_statistics(stage)
@@ -344,9 +357,12 @@ def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]
         result[stage] = []
         for number in range(3):
             first_layer = engine.model.image.trunk.conv1
-            poison = first_layer.register_forward_hook(lambda *others: others[-1] * math.nan) if number == 1 else None
+            poison = None
+            if rank == number == 1:
+                poison = first_layer.register_forward_hook(lambda *others: others[-1] * math.nan)
             [stats] = take_steps(engine, rank, 2, number, number + 1)
             assert stats.is_skipped == (number == 1)
+            assert stats.bad_ranks == ((1,) if number == 1 else ())
             if poison:
                 poison.remove()
             weights = engine.weights()

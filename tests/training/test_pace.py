@@ -34,6 +34,7 @@ def stats(samples_seen: int, waits: tuple[float, ...], forward: float = 1.0) -> 
         tower_gradient_norms={},
         update_ratios={},
         is_skipped=False,
+        bad_ranks=(),
         similarities={},
         tallies=tuple(500 if name == "bytes_read" else 0 for name in NAMES),
         waits=waits,

@@ -28,7 +28,7 @@ from diptych.device import precision_on, set_arithmetic
 from diptych.loss import LOSSES
 from diptych.loss.tiles import BatchStatistics, LossOutput
 from diptych.machine import keep_freed_memory
-from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks
+from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks, load_weights
 from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
 from diptych.training.compiled_blocks import compile_blocks
@@ -64,6 +64,8 @@ class StepStats:
     """How much the step changed each tower: |new - old| / |old| of its weights; empty unless requested."""
     is_skipped: bool
     """Whether loss or gradient were not finite on some rank, so that no rank changed weights or moments."""
+    bad_ranks: tuple[int, ...]
+    """The ranks whose own pairs gave embeddings that are not finite; with a single bad one, every rank's loss is."""
     similarities: dict[str, float]
     """The fields of `BatchStatistics`, over the global batch."""
     tallies: tuple[int, ...]
@@ -161,9 +163,9 @@ class Engine:
         )
         self._set_learning_rate(rate)
         running = [buffer.clone() for buffer in self._running_statistics]
-        (loss, statistics), scale = self._backward(batch, samples_seen, watch)
+        (loss, statistics), scale, is_bad = self._backward(batch, samples_seen, watch)
         watch.mark("backward")
-        agreed = self._agree(loss, statistics, tallies, waited_seconds)
+        agreed = self._agree(loss, statistics, tallies, waited_seconds, is_bad)
         used = scale.detach().exp().double()
         before = [master.detach().clone() for master in self._masters()] if measures_update else None
         norm, skips = self._step_optimizer(agreed)
@@ -187,7 +189,7 @@ class Engine:
 
         norm, skips, scale, loss = take(4)
         similarities, squares = take(len(BatchStatistics._fields)), take(len(PARTS))
-        tallies, waits = take(num_tallies), take(self._world.size)
+        tallies, waits, bad = take(num_tallies), take(self._world.size), take(self._world.size)
         changes, sizes = take(len(PARTS)), take(len(PARTS))
         return StepStats(
             samples_seen=seen,
@@ -202,14 +204,15 @@ class Engine:
                 tower: _root(change / size) for tower, change, size in zip(TOWERS, changes, sizes, strict=False) if size
             },
             is_skipped=skips > 0,
+            bad_ranks=tuple(rank for rank, is_bad in enumerate(bad) if is_bad),
             similarities=dict(zip(BatchStatistics._fields, similarities, strict=True)),
             tallies=tuple(int(tally) for tally in tallies),
             waits=tuple(waits),
             seconds=watch.seconds(),
         )
 
-    def _backward(self, batch: Batch, samples_seen: int, watch: StopWatch) -> tuple[LossOutput, Tensor]:
-        """Run forward, loss and backward; return the loss and logit_scale."""
+    def _backward(self, batch: Batch, samples_seen: int, watch: StopWatch) -> tuple[LossOutput, Tensor, Tensor]:
+        """Run forward, loss and backward; return the loss, logit_scale, and whether an embedding is not finite."""
         device, seed = self._world.device, self._config.training.seed
         captions = None
         if self._config.loss.duplicates == "positives":
@@ -219,6 +222,7 @@ class Engine:
         first = samples_seen + sum(self._rows_of_ranks[: self._world.rank])
         firsts = list(itertools.accumulate(map(len, parts), initial=first))
         masks = int(hashes(np.zeros(1), seed, 4).view(np.int64)[0])
+        is_bad = torch.zeros((), dtype=torch.bool, device=device)
 
         def forward(number: int, part: Batch) -> tuple[Tensor, ...]:
             # Randomness inside the towers depends only on the place in the run, so there is no state to save.
@@ -230,6 +234,7 @@ class Engine:
             return embeddings
 
         def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
+            is_bad.copy_(~(image.detach().sum() + text.detach().sum()).isfinite())
             output = self._loss(image, text, scale, bias, captions, self._rows_of_ranks)
             watch.mark("forward")
             return output
@@ -238,9 +243,9 @@ class Engine:
             outputs = forward(0, batch)
             output = loss(*outputs)
             self._engine.backward(output.loss)
-            return output, outputs[2]
+            return output, outputs[2], is_bad
         with self._one_reduction() as backward:
-            return backward_in_parts(parts, forward, loss, backward)
+            return *backward_in_parts(parts, forward, loss, backward), is_bad
 
     @contextmanager
     def _one_reduction(self) -> Iterator[Callable[[Tensor, bool], None]]:
@@ -261,6 +266,24 @@ class Engine:
             if not self._world.is_first:
                 return {}
             return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+
+    def restore_weights(self, weights: dict[str, Tensor] | None) -> None:
+        """Load a state dict that rank 0 passes, also between two steps. Every rank must call it."""
+        with deepspeed.zero.GatheredParameters(
+            list(self.model.parameters()), modifier_rank=0, enabled=self._stage == 3
+        ):
+            if weights is not None:
+                load_weights(self.model, weights)
+        kept = self.model.state_dict() if self._stage < 3 else dict(self.model.named_buffers())
+        for tensor in kept.values():
+            dist.broadcast(tensor, src=0)
+        if self._stage:
+            hand_out(self._fragments, Tensor.detach, weights, self._world)
+
+    def has_finite_weights(self) -> bool:
+        """Whether this rank's share of the weights is finite; the step after the one that broke them would tell."""
+        norms = torch._foreach_norm([master.detach() for master in self._masters()])
+        return bool(torch.stack(norms).sum().isfinite())
 
     def averaged_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """The moving averages (EMA) in place of `weights`; None if none are kept.
@@ -292,19 +315,26 @@ class Engine:
             entry["step"].fill_(int(step))
 
     def _agree(
-        self, loss: Tensor, statistics: BatchStatistics, tallies: tuple[int, ...], waited_seconds: float
+        self,
+        loss: Tensor,
+        statistics: BatchStatistics,
+        tallies: tuple[int, ...],
+        waited_seconds: float,
+        is_bad: Tensor,
     ) -> Tensor:
         """Reduce all numbers of a step over ranks in one collective.
 
-        Returns f64: the means of loss and statistics, the squared gradient norms of PARTS, the sums of the tallies, and
-        the seconds that each rank waited.
+        Returns f64: the means of loss and statistics, the squared gradient norms of PARTS, the sums of the tallies, the
+        seconds that each rank waited, and 1 for each rank whose embeddings are not finite.
         """
         world = self._world
         means = torch.stack([loss.detach(), *statistics]).double() / world.size
         squares = self._squares((tower_of(group), gradients) for group, gradients in self._gradients())
-        waits = [0.0] * world.size
-        waits[world.rank] = waited_seconds
-        vector = torch.cat([means, squares, to_device([*map(float, tallies), *waits], world.device)])
+        waits, ours = [0.0] * world.size, [0.0] * world.size
+        waits[world.rank], ours[world.rank] = waited_seconds, 1.0
+        numbers = to_device([*map(float, tallies), *waits, *ours], world.device)
+        numbers[-world.size :] *= is_bad
+        vector = torch.cat([means, squares, numbers])
         dist.all_reduce(vector)
         return vector
 
