@@ -1,4 +1,4 @@
-"""Find and verify the checkpoints of a run.
+"""Find, verify and remove the checkpoints of a run.
 
 A folder is a checkpoint once it has a manifest, which is written last and lists every file with its size and hash. If
 a file is missing or differs, the checkpoint is damaged and an older one may be used instead. A file that the system
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diptych.errors import UserError
-from diptych.files import sha256_of
+from diptych.files import flush, sha256_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -95,6 +96,53 @@ def newest_valid(folder: Path, within: str = "") -> tuple[Path | None, list[str]
         except CheckpointError as error:
             faults.append(str(error))
     return None, faults
+
+
+def is_whole(folder: Path, step: int) -> bool:
+    """Whether there is a valid checkpoint of this step under `folder`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        verify(folder / name_of(step))
+    except CheckpointError:
+        return False
+    return True
+
+
+def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
+    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves; return how many were removed.
+
+    Only valid checkpoints count towards `keep`, so that damaged ones never push out the last good one. Checkpoints in
+    `known_valid` are not hashed again; those that are found valid are added to it.
+    """
+    removed = 0
+    valid = 0
+    for path in checkpoints(folder):
+        if valid >= keep:
+            remove_checkpoint(path)
+            known_valid.discard(path)
+            removed += 1
+            continue
+        try:
+            if path not in known_valid:
+                verify(path)
+                known_valid.add(path)
+            valid += 1
+        except (CheckpointError, OSError):
+            pass
+    for path in folder.glob("step_*"):
+        if path.suffix == ".partial" or not has_manifest(path):
+            shutil.rmtree(path, ignore_errors=True)
+    return removed
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, its manifest first, so that a kill in between leaves nothing that looks complete."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    flush(path)
+    shutil.rmtree(path)
 
 
 def describe(path: Path) -> dict[str, Any]:

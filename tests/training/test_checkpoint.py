@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.checkpoint_folder import CheckpointError, checkpoints, newest_valid, verify
+from diptych import checkpoint_folder
+from diptych.checkpoint_folder import CheckpointError, checkpoints, keep_newest, newest_valid, verify
 from diptych.config.load import ConfigError
 from diptych.config.schema import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from diptych.data.earlier_order import EarlierSampleOrder
@@ -20,7 +21,7 @@ from diptych.data.shard_index_file import Shard
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.training import checkpoint as module
-from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, load_checkpoint, save_checkpoint
+from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from diptych.training.engine import OptimizerState
 from diptych.training.job import order_of
 from tests.ranks import run_ranks
@@ -237,8 +238,8 @@ def test_what_a_kill_left_of_a_removed_checkpoint_is_cleared_away(tmp_path):
 def test_a_checkpoint_that_is_being_removed_is_invalid_from_the_first_moment(tmp_path, monkeypatch):
     path = save(tmp_path, 3)
     found = []
-    monkeypatch.setattr(module.shutil, "rmtree", lambda folder: found.append(checkpoints(tmp_path)))
-    module.remove_checkpoint(path)
+    monkeypatch.setattr(checkpoint_folder.shutil, "rmtree", lambda folder: found.append(checkpoints(tmp_path)))
+    checkpoint_folder.remove_checkpoint(path)
     assert found == [[]]
 
 

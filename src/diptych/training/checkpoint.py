@@ -28,12 +28,9 @@ from diptych.checkpoint_folder import (
     FORMAT,
     MANIFEST,
     MODEL,
-    CheckpointError,
-    checkpoints,
     describe,
-    has_manifest,
     name_of,
-    verify,
+    remove_checkpoint,
 )
 from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict
@@ -136,53 +133,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         moments[kind][name] = tensor
     averages = load_file(path / EMA / WEIGHTS_FILE) if (path / EMA).is_dir() else None
     return Checkpoint(progress, load_file(path / MODEL / WEIGHTS_FILE), OptimizerState(step, moments), averages)
-
-
-def is_whole(folder: Path, step: int) -> bool:
-    """Whether there is a valid checkpoint of this step under `folder`.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    try:
-        verify(folder / name_of(step))
-    except CheckpointError:
-        return False
-    return True
-
-
-def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
-    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves; return how many were removed.
-
-    Only valid checkpoints count towards `keep`, so that damaged ones never push out the last good one. Checkpoints in
-    `known_valid` are not hashed again; those that are found valid are added to it.
-    """
-    removed = 0
-    valid = 0
-    for path in checkpoints(folder):
-        if valid >= keep:
-            remove_checkpoint(path)
-            known_valid.discard(path)
-            removed += 1
-            continue
-        try:
-            if path not in known_valid:
-                verify(path)
-                known_valid.add(path)
-            valid += 1
-        except (CheckpointError, OSError):
-            pass
-    for path in folder.glob("step_*"):
-        if path.suffix == ".partial" or not has_manifest(path):
-            shutil.rmtree(path, ignore_errors=True)
-    return removed
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, its manifest first, so that a kill in between leaves nothing that looks complete."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    flush(path)
-    shutil.rmtree(path)
 
 
 def _save_optimizer(path: Path, state: OptimizerState) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from diptych.checkpoint_folder import name_of
+from diptych.checkpoint_folder import is_whole, name_of
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
@@ -24,7 +24,7 @@ from diptych.errors import UserError
 from diptych.machine import peak_teraflops
 from diptych.run_dir import RunDir, log_to
 from diptych.terminal import counted
-from diptych.training.checkpoint import Progress, is_whole
+from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.job import Job, prepare

@@ -9,10 +9,10 @@ import shutil
 import time
 from pathlib import Path
 
-from diptych.checkpoint_folder import CheckpointError
+from diptych.checkpoint_folder import CheckpointError, keep_newest
 from diptych.files import lacks_room
 from diptych.terminal import counted
-from diptych.training.checkpoint import Checkpoint, Progress, keep_newest, save_checkpoint
+from diptych.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from diptych.training.job import Job
 from diptych.training.signals import StopRequest
 from diptych.world import decide_on_first_rank, on_any_rank
