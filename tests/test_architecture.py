@@ -18,7 +18,7 @@ SOURCES = {
 }
 LAYERS = [
     ("verbs", "cli", "__main__"),
-    ("training", "inspection"),
+    ("training", "inspection", "plan"),
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")
