@@ -16,10 +16,12 @@ from PIL import Image
 from diptych.cli import main
 from diptych.config.keys import all_keys
 from diptych.config.load import load_config
+from diptych.config.schema import CacheConfig, DataConfig, SourceConfig
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
+from diptych.errors import UserError
 from diptych.model.dual_encoder import expected_shapes
-from diptych.verbs.train import check_run
+from diptych.verbs.train import check_cache, check_run
 from diptych.world import World
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -137,12 +139,22 @@ def test_shards_without_samples_are_refused_before_anything_starts(shards, tmp_p
 
 
 def test_whatever_prevents_a_run_is_named_by_its_key(shards, tmp_path, capsys):
-    words = (f"data.train={tmp_path / 'nosuch'}", "tokenizer.vocabulary=nosuch.json", "model.image.name=nosuch")
+    (tmp_path / "file").touch()
+    words = ("data.train=memory://nosuch", "tokenizer.vocabulary=nosuch.json", "model.image.name=nosuch")
     with pytest.raises(SystemExit, match="2"):
-        dry_run(capsys, "demo", *words)
+        dry_run(capsys, "demo", *words, f"data.cache.folder={tmp_path / 'file' / 'cache'}")
     lines = capsys.readouterr().err.splitlines()
     for key in ("data.train", "tokenizer.vocabulary", "model.image.name"):
         assert sum(f"command line: {key}" in line for line in lines) == 1, lines
+    assert any(f"{tmp_path / 'file'} cannot be written: File exists; set data.cache.folder" in line for line in lines)
+
+
+def test_shards_of_a_disk_need_no_cache(tmp_path):
+    (tmp_path / "file").touch()
+    cache = CacheConfig(folder=str(tmp_path / "file" / "cache"))
+    check_cache(DataConfig(train="shards", cache=cache))
+    with pytest.raises(UserError, match="/file cannot be written: .*; set data.cache.folder"):
+        check_cache(DataConfig(train=(SourceConfig(shards=("shards", "s3://bucket/shards")),), cache=cache))
 
 
 def test_a_missing_folder_of_initial_weights_is_one_line(shards, tmp_path, capsys):

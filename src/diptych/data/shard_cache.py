@@ -29,7 +29,17 @@ import xxhash
 from diptych.data.shard_download import RemoteShardError, download, read_whole
 from diptych.data.shard_index_file import INDEX_FOLDER, MAX_HEADER_BYTES, Shard, index_path, parse_header
 from diptych.errors import UserError
-from diptych.files import NO_DESCRIPTORS, NO_ROOM, LockedError, cannot, commit_file, locked, sha256_of
+from diptych.files import (
+    LOCK_FILE,
+    NO_DESCRIPTORS,
+    NO_ROOM,
+    LockedError,
+    cannot,
+    check_writable,
+    commit_file,
+    locked,
+    sha256_of,
+)
 from diptych.terminal import shown
 
 if TYPE_CHECKING:
@@ -64,6 +74,14 @@ class ShardCache:
     @property
     def folder(self) -> Path:
         return self.chosen_folder or default_folder()
+
+    def check_writable(self) -> None:
+        """Check that shards can be kept here, without leaving any file.
+
+        Raises:
+            UserError: they cannot.
+        """
+        check_writable(self.folder / LOCK_FILE, _OTHER_FOLDER)
 
     def path_of(self, name: str, sha256: str) -> Path:
         """Where a shard is, once it is fetched."""

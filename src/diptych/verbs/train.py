@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
 from diptych.config.rules import Problem, doubtful
-from diptych.config.schema import RunConfig
+from diptych.config.schema import DataConfig, RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.run_dir import RunDir
@@ -124,6 +125,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
         "data.train": lambda: _refuse_empty(config),
+        "data.cache.folder": lambda: check_cache(config.data),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: expected_shapes(config.model, 1024),
         "model.image.image_size": lambda: check_picture_size(config.model.image),
@@ -204,6 +206,16 @@ def _refuse_empty(config: RunConfig) -> None:
     if mixture.weighted:
         shares([weight for _, weight in mixture.weighted], config.training.global_batch_size)
     refuse_unknown_fields(mixture)
+
+
+def check_cache(config: DataConfig) -> None:
+    """Raise UserError if shards are elsewhere, and this machine has no folder to keep them in."""
+    from diptych.data.shard_cache import ShardCache
+    from diptych.remote_files import is_elsewhere
+
+    each = [[source.shards] if isinstance(source.shards, str) else source.shards for source in config.sources]
+    if any(is_elsewhere(shards) for shards in chain.from_iterable(each)):
+        ShardCache.of(config.cache).check_writable()
 
 
 def refuse_pretrained_tag(config: RunConfig) -> None:
