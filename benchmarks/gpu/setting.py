@@ -147,7 +147,9 @@ def make_batch(config: RunConfig, place: World, seed: int = 0) -> Batch:
     tokens[:, 0], tokens[np.arange(pairs), lengths - 1] = VOCABULARY - 2, VOCABULARY - 1
     tokens[np.arange(context) >= lengths[:, None]] = 0
     batch = Batch(images, torch.from_numpy(tokens), torch.from_numpy(lengths), np.arange(pairs))
-    return batch.pin_memory() if place.device.type == "cuda" else batch
+    pinned = Batch.joined([batch], len(batch), pin_memory=place.device.type == "cuda")
+    assert pinned is not None
+    return pinned
 
 
 def take_steps(engine: Engine, batches: list[Batch], first: int = 0) -> list[StepInFlight]:

@@ -52,6 +52,7 @@ def ours(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
     from diptych.config.schema import DataConfig, ImageTowerConfig
     from diptych.data.decoder import Decoder
     from diptych.data.loader import batches
+    from diptych.data.loader_processes import LoaderProcesses
     from diptych.data.order import SampleOrder
     from diptych.data.shards import open_index
     from diptych.data.tokenizer import load_tokenizer
@@ -74,7 +75,7 @@ def ours(shards: str, augmentation: str) -> Callable[[int], Iterator[Any]]:
             rows=(0, BATCH),
             first=first,
             stop=stop,
-            workers=0,
+            processes=LoaderProcesses(0),
         )
 
     return epoch

@@ -25,9 +25,10 @@ from diptych.config.schema import (
     RandomErasingConfig,
     RandomResizedCropConfig,
 )
-from diptych.data import loader, sample_reader
+from diptych.data import loader, loader_processes, sample_reader
 from diptych.data.decoder import REASONS, Decoder, Picked
 from diptych.data.loader import RowsIntoPieces, batches
+from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.order import SampleOrder
 from diptych.data.sample_reader import SampleReader, members_of
 from diptych.data.shard_cache import ShardCache
@@ -69,12 +70,27 @@ def shards(tmp_path):
 TOKENIZER = train_vocabulary([f"picture number {number}" for number in range(sum(COUNTS))], 600)
 
 
-def load(folder, *, rows=(0, BATCH), first=0, stop=6, workers=0, seed=3, **augmentations):
+def load(folder, *, rows=(0, BATCH), first=0, stop=6, workers=0, seed=3, pin_memory=False, **augmentations):
     index = open_index(folder)
     order = SampleOrder(index.counts, seed=seed, global_batch_size=BATCH, shuffle_window=5)
     decode = Decoder(DataConfig(train=str(folder), **augmentations), IMAGE, seed)
-    return list(
-        batches(index, order, decode, TOKENIZER, context_length=12, rows=rows, first=first, stop=stop, workers=workers)
+    plan = {"rows": rows, "first": first, "stop": stop}
+    return list(loading_of(index, order, decode, **plan, workers=workers, pin_memory=pin_memory))
+
+
+def loading_of(index, order, decode, *, rows, first=0, stop, workers, pin_memory=False):
+    """Batches of the samples, from so many loader processes."""
+    return batches(
+        index,
+        order,
+        decode,
+        TOKENIZER,
+        context_length=12,
+        rows=rows,
+        first=first,
+        stop=stop,
+        processes=LoaderProcesses(workers),
+        pin_memory=pin_memory,
     )
 
 
@@ -138,6 +154,21 @@ def test_a_large_batch_comes_in_pieces_and_is_the_same(tmp_path, monkeypatch, wo
     assert sum(len(b.rejects) for b in whole) > 3
 
 
+@pytest.mark.parametrize("max_piece_rows", [3, BATCH])
+def test_batches_for_a_gpu_are_copied_into_pinned_memory(shards, monkeypatch, max_piece_rows):
+    empty, pinned = torch.empty, []
+
+    def without_driver(*arguments, pin_memory=False, **keywords):
+        pinned.append(pin_memory)
+        return empty(*arguments, **keywords)
+
+    whole = load(shards)
+    monkeypatch.setattr(torch, "empty", without_driver)
+    monkeypatch.setattr(sample_reader, "MAX_PIECE_ROWS", max_piece_rows)
+    assert [content(b) for b in load(shards, workers=0, pin_memory=True)] == [content(b) for b in whole]
+    assert sum(pinned) == 3 * len(whole)
+
+
 def shared_bytes():
     """Bytes of shared memory that this process and its children hold open for tensors."""
     files = {}
@@ -156,20 +187,18 @@ def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=3, global_batch_size=batch, shuffle_window=5)
     decode = Decoder(DataConfig(train=str(shards)), IMAGE, 3)
-    loading = batches(
-        index, order, decode, TOKENIZER, context_length=12, rows=(0, batch), first=0, stop=6, workers=workers
-    )
+    loading = loading_of(index, order, decode, rows=(0, batch), stop=6, workers=workers)
     with closing(loading):
         peak = max(shared_bytes() for _ in loading)
     piece = 4 * (3 * SIZE * SIZE + 12 * 4 + 4)
     # A worker holds its ready pieces and one being built; this process holds the one being copied and the one before.
-    assert 0 < peak <= piece * (workers * (loader.PREFETCHED_PIECES + 1) + 2)
+    assert 0 < peak <= piece * (workers * (loader_processes.PREFETCHED_PIECES + 1) + 2)
 
 
 def test_a_loader_process_says_nothing_of_the_rank_that_died_while_it_took_a_batch(capsys):
     """`multiprocessing.resource_sharer` prints what its thread meets, from a process whose rank is gone."""
     for error in (ConnectionResetError("by peer"), ValueError("a bug")):
-        loader._except_lost_rank(type(error), error, None)
+        loader_processes._except_lost_rank(type(error), error, None)
     assert capsys.readouterr().err == "ValueError: a bug\n"
 
 
@@ -312,9 +341,7 @@ def test_a_damaged_index_rejects_the_samples_of_its_shard(shards, workers):
     table.write_bytes(content)
     order = SampleOrder(index.counts, seed=3, global_batch_size=BATCH, shuffle_window=5)
     decode = Decoder(DataConfig(train=str(shards)), IMAGE, 3)
-    loaded = batches(
-        index, order, decode, TOKENIZER, context_length=12, rows=(0, BATCH), first=0, stop=5, workers=workers
-    )
+    loaded = loading_of(index, order, decode, rows=(0, BATCH), stop=5, workers=workers)
     rejects = [reject for batch in loaded for reject in batch.rejects]
     assert {(reject.shard, reject.reason) for reject in rejects} == {("00000.tar", "damaged_shard")}
     assert {reject.sample for reject in rejects} == set(range(COUNTS[0]))
@@ -326,7 +353,7 @@ def test_ending_early_leaves_no_worker_behind(shards, monkeypatch, max_piece_row
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
     decode = Decoder(DataConfig(train=str(shards)), IMAGE, 0)
-    loading = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 4), first=0, stop=10**6, workers=2)
+    loading = loading_of(index, order, decode, rows=(0, 4), stop=10**6, workers=2)
     next(loading)
     assert len(multiprocessing.active_children()) >= 2
     handler = signal.getsignal(signal.SIGCHLD)
@@ -357,7 +384,7 @@ def test_ending_early_waits_for_the_piece_that_is_being_built(shards, monkeypatc
     index = open_index(shards)
     order = SampleOrder(index.counts, seed=0, global_batch_size=BATCH, shuffle_window=5)
     decode = SlowDecoder(DataConfig(train=str(shards)), IMAGE, 0)
-    loading = batches(index, order, decode, TOKENIZER, context_length=12, rows=(0, 8), first=0, stop=9, workers=1)
+    loading = loading_of(index, order, decode, rows=(0, 8), stop=9, workers=1)
     next(loading)
     loading.close()
     # If its process were killed now, the thread would check for five seconds whether it is still alive.

@@ -8,6 +8,7 @@ import pytest
 from diptych.config.schema import DataConfig, ImageTowerConfig, SourceConfig
 from diptych.data.decoder import Decoder
 from diptych.data.loader import batches
+from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.mixture import Mixture, open_mixture, refuse_unknown_fields
 from diptych.data.order import SampleOrder
 from diptych.data.shard_index_file import ShardError
@@ -66,7 +67,7 @@ def load(config, *, rows=(0, BATCH), first=0, stop=40, workers=0):
             rows=rows,
             first=first,
             stop=stop,
-            workers=workers,
+            processes=LoaderProcesses(workers),
         )
     )
 

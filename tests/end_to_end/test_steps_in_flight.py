@@ -10,6 +10,7 @@ import pytest
 
 import diptych.training.loop as loop
 from diptych.config.load import load_config
+from diptych.data.loader_processes import LoaderProcesses
 from diptych.loss import LOSSES, LossOutput
 from diptych.run_dir import read_metrics
 from diptych.training.loop import MAX_SKIPPED_STEPS, NonFiniteError, train
@@ -30,9 +31,9 @@ def stop_and_go_on(rank: int, recipe: Path, run_dir: Path) -> list[tuple[int, fl
             signal.raise_signal(signal.SIGTERM)
 
     loop.report = report_and_ask  # type: ignore[assignment]
-    train(loaded, World())
+    train(loaded, World(), LoaderProcesses(1))
     stopped = losses(run_dir)
-    train(loaded, World())
+    train(loaded, World(), LoaderProcesses(1))
     return stopped
 
 
@@ -53,7 +54,7 @@ def poisoned(rank: int, recipe: Path, run_dir: Path, bad_steps: range) -> str | 
 
     LOSSES["softmax"] = loss
     try:
-        train(load_config([recipe], [f"run_dir={run_dir}", "training.total_samples=960"]), World())
+        train(load_config([recipe], [f"run_dir={run_dir}", "training.total_samples=960"]), World(), LoaderProcesses(1))
     except NonFiniteError as error:
         return str(error)
     return None

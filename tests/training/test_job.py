@@ -1,12 +1,12 @@
 """What the ranks of a run do before the first step."""
 
-import multiprocessing
 import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.config.schema import DataConfig, MachineConfig, RunConfig, TokenizerConfig, TrackingConfig
+from diptych.config.schema import DataConfig, RunConfig, TokenizerConfig, TrackingConfig
+from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
 from diptych.run_dir import RunDir
@@ -43,7 +43,8 @@ def look_at_shards(rank: int, config: RunConfig) -> tuple[list[str], str, str]:
 
     sys.addaudithook(record)
     job.Engine = lambda *_: None  # it takes seconds, and does not look at data
-    with closing(prepare(config, RunDir(Path(config.run_dir)), World(rank=rank, size=2))) as prepared:
+    world = World(rank=rank, size=2)
+    with closing(prepare(config, RunDir(Path(config.run_dir)), world, LoaderProcesses(1))) as prepared:
         before = [*seen]
         return before, prepared.mixture.index.fingerprint, prepared.mixture.index.sample(1, 0).name
 
@@ -53,24 +54,3 @@ def test_only_the_first_rank_looks_at_the_shards_before_they_are_read(tmp_path):
     (by_first, *known), (by_second, *known_to_second) = run_ranks(2, look_at_shards, config)
     assert by_first and not by_second
     assert known == known_to_second and known[1] == "00001.tar/1"
-
-
-def build_no_engine(rank: int, config: RunConfig) -> tuple[int, int]:
-    """The number of loader processes when the engine is built, and after that has failed."""
-    while_built = []
-
-    def fail(*_: object) -> None:
-        while_built.append(len(multiprocessing.active_children()))
-        raise MemoryError
-
-    job.Engine = fail
-    try:
-        prepare(config, RunDir(Path(config.run_dir)), World(rank=rank))
-    except MemoryError:
-        return while_built[0], len(multiprocessing.active_children())
-    raise AssertionError("the engine was built")
-
-
-def test_loader_processes_start_before_the_engine_and_end_with_it(tmp_path):
-    config = replace(run_config(tmp_path), machine=MachineConfig(loader_workers=2))
-    assert run_ranks(1, build_no_engine, config) == [(2, 0)]

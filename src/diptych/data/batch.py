@@ -73,13 +73,3 @@ class Batch:
         edges = [-(-part * len(self) // number) for part in range(number + 1)]
         parts = [slice(*pair) for pair in itertools.pairwise(edges)]
         return [Batch(self.images[p], self.tokens[p], self.lengths[p], self.samples[p]) for p in parts]
-
-    def pin_memory(self) -> Batch:
-        return Batch(
-            self.images.pin_memory(),
-            self.tokens.pin_memory(),
-            self.lengths.pin_memory(),
-            self.samples,
-            self.rejects,
-            self.reads,
-        )

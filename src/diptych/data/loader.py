@@ -7,38 +7,27 @@ batch, or a part of a large one that is small enough for shared memory.
 
 from __future__ import annotations
 
-import multiprocessing
-import re
-import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from itertools import islice, takewhile
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 import webdataset as wds
-from torch.utils.data import DataLoader
 from webdataset.tariterators import group_by_keys
 
 from diptych.data.batch import Batch, Reject
 from diptych.data.decoder import Decoder, Picked, Row
+from diptych.data.loader_processes import LoaderProcesses, killed_loader
 from diptych.data.order import Order
 from diptych.data.sample_reader import MAX_FILLERS, SampleReader, members_of, pieces_of
-from diptych.data.shard_cache import OPEN_FILES
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import Tokenizer
-from diptych.errors import OneRankError
-from diptych.machine import allow_open_files
 
-PREFETCHED_PIECES = 2
-"""Finished pieces that a worker holds ready."""
 LAST_PIECE_SECONDS = 5
 """How long the loader waits when it is closed for the unused piece that is being built."""
 
@@ -106,15 +95,13 @@ def batches(
     rows: tuple[int, int],
     first: int,
     stop: int,
-    workers: int,
+    processes: LoaderProcesses,
     pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
     """Yield the rows [start, stop) given by `rows` of each of the global batches [first, stop).
 
-    workers: the number of loader processes; 0 loads in this process. They start now, not with the first batch. Closing
-        the generator ends them.
+    The processes begin now, not with the first batch. Closing the generator ends them.
     """
-    allow_open_files(OPEN_FILES)
     source = SampleReader(index, order, rows, first, stop)
     pipeline = wds.DataPipeline(
         source,
@@ -123,42 +110,22 @@ def batches(
         RowsIntoPieces(source, decode, tokenizer, context_length),
         _errors_as_items,
     )
-    others = set(multiprocessing.active_children())
-    loader: DataLoader[Batch] = DataLoader(  # wds.WebLoader starts its processes with the first batch
-        pipeline,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED_PIECES if workers else None,
-        worker_init_fn=_prepare_process if workers else None,
-        pin_memory=pin_memory and len(pieces_of(rows)) == 1,
-    )
-    started = _whole_batches(loader, others, workers, rows, pin_memory)
-    next(started)  # starts the processes
-    return started
+    return _whole_batches(processes, _raise_errors(processes.run(pipeline)), rows, pin_memory)
 
 
 def _whole_batches(
-    loader: DataLoader[Batch], others: set[Any], workers: int, rows: tuple[int, int], pin_memory: bool
-) -> Generator[Any, None, None]:
-    """Start the loader processes and yield None, then yield the batches.
-
-    others: the processes of this one that were started before.
-    """
-    pieces = _raise_errors(iter(loader))
+    processes: LoaderProcesses, pieces: Generator[Batch, None, None], rows: tuple[int, int], pin_memory: bool
+) -> Generator[Batch, None, None]:
     thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    is_ready = len(pieces_of(rows)) == 1 and not pin_memory
     try:
-        yield None
-        yield from pieces if len(pieces_of(rows)) == 1 else _joined(pieces, rows, pin_memory, thread)
+        yield from pieces if is_ready else _joined(pieces, rows, pin_memory, thread)
     except (ConnectionError, EOFError) as error:  # a loader process died while it sent a batch
-        raise _killed("a loader process", workers) from error
+        raise killed_loader("a loader process", processes.number) from error
     finally:
-        # Loader processes ignore SIGTERM, so that they live until a stop has saved; they must be killed here.
-        with _expect_process_ends():
-            for process in set(multiprocessing.active_children()) - others:
-                process.kill()
-                process.join()
-            thread.shutdown()
-            pieces.close()
+        processes.close()
+        thread.shutdown()
+        pieces.close()
 
 
 def _joined(
@@ -183,29 +150,6 @@ def _joined(
         wait([coming], LAST_PIECE_SECONDS)
 
 
-@contextmanager
-def explain_killed_loaders(workers: int) -> Iterator[None]:
-    """Turn the error of torch's SIGCHLD handler, which may be raised anywhere in the block, into one line.
-
-    Raises:
-        OneRankError: a loader process was killed or died.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        killed = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
-        if killed is None:
-            raise
-        raise _killed(f"loader process {killed.group(1)}", workers) from error
-
-
-def _killed(who: str, workers: int) -> OneRankError:
-    return OneRankError(
-        f"{who} was killed or died, as happens when memory or /dev/shm is full; give the machine more, or set "
-        f"machine.loader_workers below {workers}; the same command goes on from the last checkpoint"
-    )
-
-
 def _errors_as_items(batches: Iterator[Batch]) -> Iterator[Batch | ShardError]:
     """Yield a ShardError as the last item: raised in a loader process, its message would be buried in a traceback."""
     try:
@@ -219,34 +163,3 @@ def _raise_errors(batches: Iterator[Batch | ShardError]) -> Generator[Batch, Non
         if isinstance(batch, ShardError):
             raise ShardError(str(batch))
         yield batch
-
-
-@contextmanager
-def _expect_process_ends() -> Iterator[None]:
-    """Switch off torch's SIGCHLD handler during the block, since it treats the end of a loader process as a failure."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
-
-
-def _prepare_process(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the rank decides when its workers end."""
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    sys.excepthook = _except_lost_rank
-
-
-def _except_lost_rank(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print no traceback if the rank died while it took a batch: its own end is reported, and this process ends too.
-
-    The thread of multiprocessing that hands batches over reports its errors here.
-    """
-    if not isinstance(error, ConnectionError):
-        sys.__excepthook__(kind, error, trace)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diptych.config.schema import RunConfig
-from diptych.data.loader import explain_killed_loaders
+from diptych.data.loader_processes import explain_killed_loaders
 from diptych.data.shard_index_file import ShardError
 from diptych.errors import OneRankError
 from diptych.world import World, explain_full_memory

@@ -19,6 +19,7 @@ from diptych.data.batch import Batch
 from diptych.data.decoder import Decoder
 from diptych.data.earlier_order import EarlierSampleOrder
 from diptych.data.loader import batches
+from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.mixture import Mixture, open_mixture
 from diptych.data.order import ORDER_VERSION, Order, SampleOrder
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
@@ -83,8 +84,8 @@ class Job:
         )
 
 
-def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
-    """Prepare everything that a run works with; every rank must call it.
+def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProcesses) -> Job:
+    """Prepare everything that a run works with; every rank must call it. The processes begin to load.
 
     Only rank 0 reads checkpoints; it passes their contents to the others.
 
@@ -131,27 +132,28 @@ def prepare(config: RunConfig, run: RunDir, world: World) -> Job:
         notes += mixture.doubtful(config.data, config.training.global_batch_size, world.share_of_machine)
         for note in filter(None, notes):
             logger.warning("%s", note)
-    # Before the engine, so that the first batch is loaded in the seconds that the engine takes, and no loader process
-    # is forked after the engine's threads and the memory that it pins.
-    loading = start_loading(config, world, mixture, order, tokenizer, progress)
-    try:
-        engine = Engine(model, config, world)
-        if progress.samples_seen:
-            engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
-            engine.restore_average(taken_up[0].averages if taken_up else None)
-        metrics = None
-        if world.is_first:
-            run.record_start(config)
-            metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
-            metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
-    except BaseException:
-        loading.close()  # else the loader processes would keep this one from ending
-        raise
+    # Before the engine, so that the first batch is loaded in the seconds that the engine takes.
+    loading = start_loading(config, world, mixture, order, tokenizer, progress, processes)
+    engine = Engine(model, config, world)
+    if progress.samples_seen:
+        engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
+        engine.restore_average(taken_up[0].averages if taken_up else None)
+    metrics = None
+    if world.is_first:
+        run.record_start(config)
+        metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
+        metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
     return Job(config, run, world, mixture, order, tokenizer, engine, progress, metrics, loading, known_valid)
 
 
 def start_loading(
-    config: RunConfig, world: World, mixture: Mixture, order: Order, tokenizer: Tokenizer, progress: Progress
+    config: RunConfig,
+    world: World,
+    mixture: Mixture,
+    order: Order,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    processes: LoaderProcesses,
 ) -> Generator[Batch, None, None]:
     """Start to load this rank's rows of the global batches from `progress` to the end of the run."""
     size = config.training.global_batch_size
@@ -164,7 +166,7 @@ def start_loading(
         rows=world.rows(size),
         first=progress.samples_seen // size,
         stop=config.training.total_samples // size,
-        workers=world.loader_workers(config.machine.loader_workers),
+        processes=processes,
         pin_memory=world.device.type == "cuda",
     )
 

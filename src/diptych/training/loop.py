@@ -19,6 +19,7 @@ from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.decoder import REASONS
+from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.mixture import Mixture
 from diptych.errors import UserError
 from diptych.machine import peak_teraflops
@@ -54,10 +55,10 @@ class TooManyRejectsError(UserError):
     """More samples were rejected than the config allows."""
 
 
-def train(loaded: LoadedConfig, world: World) -> None:
+def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> None:
     """Train until the end of the run or a stop signal, starting from the newest valid checkpoint if there is one.
 
-    Every rank must call it, inside a process group.
+    Every rank must call it, inside a process group, with processes that it started before.
     """
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
     decide_on_first_rank(world, lambda: run.prepare(loaded))
@@ -67,7 +68,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
     if decide_on_first_rank(world, lambda: is_whole(run.checkpoints, last)):
         say_finished(run, last * size, world)
         return
-    job = prepare(config, run, world)
+    job = prepare(config, run, world, processes)
     progress = job.progress
     first = progress.samples_seen // size
     console = Console(total_samples=last * size, samples_seen=progress.samples_seen, shown=world.is_first)

@@ -79,13 +79,19 @@ def run(arguments: argparse.Namespace) -> None:
         if world.is_first:
             load_checked()  # raises these mistakes together with all others
         raise
+    from diptych.data.loader_processes import LoaderProcesses
     from diptych.training.faults import explain_faults
     from diptych.training.loop import train
 
-    timeout_seconds = loaded.config.machine.process_group_timeout_seconds
-    with process_group(world, timeout_seconds), explain_faults(loaded.config, world):
+    machine = loaded.config.machine
+    with (
+        # First, so that no process is forked from one with the threads of CUDA, NCCL or gloo.
+        LoaderProcesses(world.loader_workers(machine.loader_workers)) as processes,
+        process_group(world, machine.process_group_timeout_seconds),
+        explain_faults(loaded.config, world),
+    ):
         # Rank 0 goes first and alone, since it may have to index shards that have no index.
-        train(decide_on_first_rank(world, load_checked), world)
+        train(decide_on_first_rank(world, load_checked), world, processes)
 
 
 def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
