@@ -61,5 +61,6 @@ def rank_of(rank: int, size: int, folder: str) -> int:
         (Path(folder) / f"fault_{rank}").write_text(traceback.format_exc())
         return 1
     (Path(folder) / f"result_{rank}").write_bytes(pickle.dumps(result))
-    dist.destroy_process_group()
+    if dist.is_initialized():  # else the function has ended it
+        dist.destroy_process_group()
     return 0

@@ -1,5 +1,8 @@
+import os
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from diptych.errors import OneRankError, UserError
 from diptych.world import (
@@ -8,6 +11,7 @@ from diptych.world import (
     choose_device,
     decide_on_first_rank,
     explain_full_memory,
+    on_any_rank,
     process_group,
     read_world,
 )
@@ -44,24 +48,46 @@ def test_a_batch_of_fewer_pairs_than_ranks_is_refused():
         World(size=3).rows(2)
 
 
-def decisions(rank):
+def decisions(rank, faults):
     world = World(rank=rank, size=2)
 
-    def refuse():
-        raise ValueError("no such thing")
+    def fail(fault):
+        raise fault
 
-    answer = decide_on_first_rank(world, lambda: f"said by {rank}")
-    try:
-        decide_on_first_rank(world, refuse)
-    except (ValueError, SystemExit) as error:
-        return answer, type(error).__name__, str(error)
+    ends = []
+    for fault in faults:
+        try:
+            decide_on_first_rank(world, lambda fault=fault: fail(fault))
+        except (Exception, SystemExit) as error:
+            ends.append((type(error).__name__, str(error)))
+    return decide_on_first_rank(world, lambda: f"said by {rank}"), ends
 
 
-def test_the_first_rank_decides_and_a_mistake_there_stops_all():
-    assert run_ranks(2, decisions) == [
-        ("said by 0", "ValueError", "no such thing"),
-        ("said by 0", "SystemExit", "2"),
-    ]
+def test_the_first_rank_decides_and_any_error_there_stops_all_with_its_status():
+    faults = [UserError("no such thing"), KeyError("a bug"), MemoryError()]
+    first, other = run_ranks(2, decisions, faults)
+    assert first == ("said by 0", [("UserError", "no such thing"), ("KeyError", "'a bug'"), ("MemoryError", "")])
+    assert other == ("said by 0", [("SystemExit", "2"), ("SystemExit", "1"), ("SystemExit", "1")])
+
+
+def agreement_while_tensors_are_stuck(rank, places):
+    """Rank 1 agrees with rank 0 while rank 0 waits for it in an operation on tensors."""
+    dist.destroy_process_group()
+    os.environ.update(places[rank])
+    with process_group(read_world(), timeout_seconds=30) as world:
+        held = dist.all_reduce(torch.ones(1), async_op=True) if rank == 0 else None
+        agreed = decide_on_first_rank(world, lambda: "yes"), on_any_rank(world, rank == 1)
+        if rank == 1:
+            dist.all_reduce(torch.ones(1))
+        elif held is not None:
+            held.wait()
+    return agreed
+
+
+def test_ranks_agree_on_a_group_of_their_own():
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    places = [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    assert run_ranks(2, agreement_while_tensors_are_stuck, places) == [("yes", True)] * 2
 
 
 def test_the_launchers_environment_is_the_world(launched):

@@ -108,9 +108,13 @@ def run(program: Program, words: Sequence[str]) -> int:
             print(f"{prefix}{rank}{printable(line)}", file=sys.stderr, flush=True)
         if isinstance(error, LostRankError):
             time.sleep(0 if _rank() else LAST_WORDS_SECONDS)
-            return 1
-        return 2
+        return exit_status(error)
     return 0
+
+
+def exit_status(error: Exception) -> int:
+    """The exit status after this error: 2 for a user's mistake, 1 for a bug or a lost rank."""
+    return 1 if isinstance(error, LostRankError) or _user_message(error) is None else 2
 
 
 class OneLineParser(argparse.ArgumentParser):

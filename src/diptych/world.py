@@ -11,13 +11,14 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from diptych.command_line import exit_status
 from diptych.device import refuse_unusable_gpu, unusable_gpu
 from diptych.errors import LostRankError, OneRankError, UserError
 from diptych.machine import usable_cpus
@@ -32,6 +33,9 @@ MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 MAX_LOADER_WORKERS = 12
 """Loader processes of a rank unless the user asks for more: each holds two batches in shared memory."""
+
+CONTROL_TIMEOUT = timedelta(hours=12)
+"""How long ranks wait for a decision of rank 0, which may read all checkpoints of a run from a slow disk."""
 
 FULL_MEMORY = re.compile(r"out of memory|can't allocate memory|_STATUS_ALLOC_FAILED")
 """The words with which CUDA, its libraries and the CPU's allocator report full memory in a RuntimeError."""
@@ -49,6 +53,8 @@ class World:
     """The number of ranks, with this one, that share this process's CPUs."""
     spans_machines: bool = False
     """Whether some ranks run on other machines, over a slower network."""
+    control: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+    """The group over which ranks agree and wait for one another; None: torch's default group, which carries tensors."""
 
     @property
     def is_first(self) -> bool:
@@ -167,10 +173,12 @@ def _devices() -> Iterator[str]:
 
 
 @contextmanager
-def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
-    """Open torch's default process group during the block: NCCL on CUDA, gloo on the CPU.
+def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
+    """Open the groups of a run during the block, and yield the world with them.
 
-    A single process needs no launcher and no port: its group exists in memory.
+    Tensors travel over torch's default group: NCCL on CUDA, gloo on the CPU. What ranks agree on travels over a gloo
+    group of its own, `World.control`, where they may wait for hours. A single process needs no launcher and no port:
+    its group exists in memory.
 
     Raises:
         UserError: the ranks cannot meet, or not in time.
@@ -180,23 +188,44 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[None]:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world.size == 1 else {}
+    timeout = timedelta(seconds=timeout_seconds)
+    _use_the_network_of_nccl()
     try:
-        dist.init_process_group(
-            "nccl" if world.device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds), **alone
-        )
-    except dist.DistError as error:
+        dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", timeout=timeout, **alone)
+        if world.size > 1:
+            control = dist.new_group(backend="gloo", timeout=timeout)
+            assert isinstance(control, dist.ProcessGroup)
+            set_timeout(CONTROL_TIMEOUT, control)
+            world = replace(world, control=control)
+    except RuntimeError as error:
+        if not _is_of_communication(error):
+            raise
         place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise UserError(
             f"rank {world.rank} of {world.size} does not meet the others at {place} (MASTER_ADDR:MASTER_PORT) within "
             f"machine.process_group_timeout_seconds={timeout_seconds}: {str(error).partition(chr(10))[0]}; start "
-            f"all ranks together with torchrun or deepspeed"
+            f"all ranks together with torchrun or deepspeed, and if machines have several networks, name the one that "
+            f"connects them in GLOO_SOCKET_IFNAME"
         ) from error
     try:
         refuse_shared_gpu(world)
         with _explain_lost_ranks():
-            yield
+            yield world
     finally:
         dist.destroy_process_group()
+
+
+def set_timeout(timeout: timedelta, group: dist.ProcessGroup | None = None) -> None:
+    """Set how long ranks wait for one another in each operation of a group; None: of torch's default group."""
+    change = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # its name before torch 2.14
+    change(timeout, group)
+
+
+def _use_the_network_of_nccl() -> None:
+    """Let gloo use the network that NCCL_SOCKET_IFNAME names, if it is exactly one."""
+    name = os.environ.get("NCCL_SOCKET_IFNAME", "").removeprefix("=")
+    if name in (network for _, network in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def refuse_shared_gpu(world: World) -> None:
@@ -227,13 +256,17 @@ def _explain_lost_ranks() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+        if not _is_of_communication(error):
             raise
         why = str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0] or type(error).__name__
         raise LostRankError(
             f"lost the other ranks ({why}): one has ended or hangs, and it or the launcher says why; "
             "the same command goes on from the last checkpoint"
         ) from error
+
+
+def _is_of_communication(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 @contextmanager
@@ -257,28 +290,28 @@ def explain_full_memory(device: torch.device, way_out: str) -> Iterator[None]:
 
 def on_any_rank(world: World, claim: bool) -> bool:
     """Whether the claim is true on at least one rank; every rank must call it."""
-    flag = torch.tensor([int(claim)], device=world.device)
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    flag = torch.tensor([int(claim)], device="cpu" if world.control else world.device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=world.control)
     return bool(flag)
 
 
 def decide_on_first_rank(world: World, decide: Callable[[], Answer]) -> Answer:
     """Call `decide` on rank 0 and return its result on every rank; every rank must call this.
 
-    It is for decisions that need the run directory or the shards. The result must be picklable. If `decide` raises a
-    user's mistake, rank 0 reports it and the other ranks exit silently.
+    It is for decisions that need the run directory or the shards. The result must be picklable. If `decide` raises,
+    rank 0 raises the error and the other ranks exit silently, with the status that rank 0 will have.
     """
-    answer: list[Answer | None] = [None]
-    mistake: Exception | None = None
+    answer: Answer | None = None
+    fault: Exception | None = None
     if world.is_first:
         try:
-            answer = [decide()]
-        except (ValueError, OSError) as error:
-            mistake = error
-    verdict = [mistake is None, answer[0]]
-    dist.broadcast_object_list(verdict, src=0)
-    if mistake is not None:
-        raise mistake
-    if not verdict[0]:
-        raise SystemExit(2)
+            answer = decide()
+        except Exception as error:
+            fault = error
+    verdict = [0 if fault is None else exit_status(fault), answer]
+    dist.broadcast_object_list(verdict, src=0, group=world.control)
+    if fault is not None:
+        raise fault
+    if verdict[0]:
+        raise SystemExit(verdict[0])
     return verdict[1]  # type: ignore[return-value]

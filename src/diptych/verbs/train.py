@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     with (
         # First, so that no process is forked from one with the threads of CUDA, NCCL or gloo.
         LoaderProcesses(world.loader_workers(machine.loader_workers)) as processes,
-        process_group(world, machine.process_group_timeout_seconds),
+        process_group(world, machine.process_group_timeout_seconds) as world,
         explain_faults(loaded.config, world),
     ):
         # Rank 0 goes first and alone, since it may have to index shards that have no index.
