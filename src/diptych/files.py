@@ -142,6 +142,16 @@ def check_folder(path: Path, expected: str) -> None:
         raise UserError(f"{shown(path)} {what}; expected a folder of {expected}")
 
 
+class OpenFile:
+    """A file that is open until nothing refers to it."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 def flush(path: Path) -> None:
     """Wait until the file, or the list of files of a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

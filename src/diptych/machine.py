@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import resource
@@ -37,6 +38,12 @@ def allow_open_files(number: int) -> None:
     unlimited = resource.RLIM_INFINITY
     if soft != unlimited and soft < number:
         resource.setrlimit(resource.RLIMIT_NOFILE, (number if hard == unlimited else min(number, hard), hard))
+
+
+def open_files_limit() -> float:
+    """How many files this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 def keep_freed_memory() -> None:

@@ -202,9 +202,11 @@ def test_a_loader_process_says_nothing_of_the_rank_that_died_while_it_took_a_bat
     assert capsys.readouterr().err == "ValueError: a bug\n"
 
 
-def test_a_process_that_may_open_no_more_files_ends_the_run_and_rejects_nothing(shards):
+@pytest.mark.parametrize("has_index_open", [False, True])
+def test_a_process_that_may_open_no_more_files_ends_the_run_and_rejects_nothing(shards, has_index_open):
     index = open_index(shards)
-    next(index.samples(1))  # its table is in memory
+    if has_index_open:
+        index.sample(1, 0)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = []
     try:

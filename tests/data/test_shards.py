@@ -320,14 +320,16 @@ def test_locate_finds_every_sample_once(counts):
             index.locate(outside)
 
 
-def test_tables_in_memory_are_bounded_and_come_back_when_needed(tmp_path, monkeypatch):
-    for number in range(4):
+def test_open_files_are_bounded_and_come_back_when_needed(tmp_path, monkeypatch):
+    for number in range(5):
         write(tmp_path, number, {f"{number}-{row}": {"txt": b"%d" % row} for row in range(10)})
     index = open_index(tmp_path)
-    monkeypatch.setattr(shards, "TABLE_CACHE_BYTES", 700)  # a table here is 10 * (8 + 21 + 3) bytes
-    for number in (0, 1, 2, 3, 0):
-        assert index.sample(number, 7).key == f"{number}-7"
-        assert len(index._tables._tables) <= 2
+    monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 2)
+    before = len(os.listdir("/dev/fd"))
+    for number in (0, 1, 2, 3, 4, 0):
+        sample = index.sample(number, 7)
+        assert sample.key == f"{number}-7" and index.read(sample) == {"txt": b"7"}
+        assert len(os.listdir("/dev/fd")) <= before + 4
 
 
 def test_an_index_travels_to_other_processes(tmp_path):
@@ -352,6 +354,31 @@ def test_a_shard_indexed_again_behind_our_back_is_noticed(tmp_path):
     write(tmp_path, 0, {"a": {"txt": b"x"}})
     with pytest.raises(ShardError, match="indexed again"):
         index.sample(0, 0)
+
+
+@pytest.mark.parametrize("change", ["replaced", "overwritten", "truncated"])
+def test_an_index_file_that_changes_while_it_is_used_gives_the_same_sample_or_an_error(tmp_path, monkeypatch, change):
+    monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 1)
+    for number in range(2):
+        write(tmp_path, number, {f"{number}-{row}": {"txt": b"%d" % row} for row in range(10)})
+    index = open_index(tmp_path)
+    before = index.sample(0, 9)
+    file = tmp_path / "_index" / "00000.tar.index"
+    damaged = file.read_bytes()[:-1] + b"X"
+    if change == "replaced":
+        os.rename(file, tmp_path / "earlier")
+        file.write_bytes(damaged)
+        assert index.sample(0, 9) == before
+    elif change == "overwritten":
+        file.write_bytes(damaged)
+        os.utime(file, (1, 1))  # two writes within one tick of the clock have the same time
+    else:
+        os.truncate(file, len(damaged) - 1)
+        with pytest.raises(ShardError, match="00000.tar.index is damaged"):
+            index.sample(0, 9)
+    assert index.sample(1, 9).key == "1-9"
+    with pytest.raises(ShardError, match="00000.tar.index is damaged"):
+        index.sample(0, 9)
 
 
 def test_samples_are_those_of_all_shards_of_one_or_of_some_rows(tmp_path):

@@ -24,10 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import xxhash
-
 from diptych.data.shard_download import RemoteShardError, download, read_whole
-from diptych.data.shard_index_file import INDEX_FOLDER, MAX_HEADER_BYTES, Shard, index_path, parse_header
+from diptych.data.shard_index_file import INDEX_FOLDER, Shard, check_index, index_path
 from diptych.errors import UserError
 from diptych.files import (
     LOCK_FILE,
@@ -248,7 +246,7 @@ def default_folder() -> Path:
     return Path(caches).expanduser() / "diptych" / "shards"
 
 
-OPEN_FILES = 4096
+OPEN_FILES = 16_384
 """How many files a process may open that trains: tars, shards held for batches to come, and all else. Many systems
 allow 1,024 unless asked."""
 MORE_FILES = f"raise the limit of open files (`ulimit -n`) to {OPEN_FILES}, or set data.streams to a smaller number"
@@ -306,14 +304,13 @@ def _delete(folder: Path) -> bool:
 
 
 def _is_whole_index(data: bytes, shard: Shard) -> bool:
-    line = data[: data.find(b"\n", 0, MAX_HEADER_BYTES) + 1]
     try:
-        header = parse_header(line, len(data), shard.name)
+        header = check_index(data, shard.name)
     except ValueError:
         return False
     if header.sha256 != shard.sha256:
         raise RemoteShardError(f"{shown(shard.location)} was indexed again since it was opened; open it again")
-    return xxhash.xxh3_64_hexdigest(data[len(line) :]) == header.table_xxh3
+    return True
 
 
 def index_url(tar_url: str) -> str:

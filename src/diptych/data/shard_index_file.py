@@ -113,6 +113,12 @@ class Sample:
         """Of its first picture; None if it has none."""
         return next((member.suffix for member in self.members if member.suffix in PICTURE_SUFFIXES), None)
 
+    @property
+    def stretch(self) -> tuple[int, int]:
+        """Where its members start in the tar, and how many bytes they take with what is between them."""
+        first, last = self.members[0], self.members[-1]
+        return first.offset, last.offset + last.size - first.offset
+
 
 @dataclass(frozen=True)
 class ShardHeader:
@@ -143,7 +149,7 @@ def folder_list_path(folder: Path) -> Path:
 
 def read_shard(path: Path) -> Shard:
     with open(index_path(path), "rb") as file:
-        header = read_header(file, path)
+        header = _read_header(file, path)
     with open(path, "rb") as tar:  # a tar that cannot be opened is found now, not as thousands of damaged samples
         size = os.fstat(tar.fileno()).st_size
     if size != header.bytes:
@@ -153,7 +159,7 @@ def read_shard(path: Path) -> Shard:
     return Shard(path, header.samples, header.bytes, header.sha256)
 
 
-def read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
+def _read_header(file: io.BufferedReader, tar: Path) -> ShardHeader:
     try:
         return parse_header(file.readline(MAX_HEADER_BYTES), os.fstat(file.fileno()).st_size, tar.name)
     except ValueError as error:
@@ -180,6 +186,19 @@ def parse_header(line: bytes, num_bytes: int | None, name: str) -> ShardHeader:
     )
     if not is_whole:
         raise ValueError("it is not whole")
+    return header
+
+
+def check_index(data: bytes, name: str) -> ShardHeader:
+    """The header of the index file of the tar `name`, from the bytes of the whole file.
+
+    Raises:
+        ValueError: it is damaged or belongs to another tar.
+    """
+    line = data[: data.find(b"\n", 0, MAX_HEADER_BYTES) + 1]
+    header = parse_header(line, len(data), name)
+    if xxhash.xxh3_64_hexdigest(memoryview(data)[len(line) :]) != header.table_xxh3:
+        raise ValueError("its table is not whole")
     return header
 
 

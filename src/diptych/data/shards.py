@@ -20,39 +20,42 @@ import hashlib
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import xxhash
 
 from diptych.data.foreign_shards import index_shard
 from diptych.data.remote_shards import remote_shards
-from diptych.data.shard_cache import MORE_FILES, ShardCache
+from diptych.data.shard_cache import OPEN_FILES, ShardCache
 from diptych.data.shard_index_file import (
     Member,
     Sample,
     Shard,
     ShardError,
-    UnreachableShardError,
 )
 from diptych.data.shard_list import ShardList, at_once, read_shards
 from diptych.data.shard_locations import tars_at
-from diptych.data.shard_table import Table
-from diptych.files import NO_DESCRIPTORS
+from diptych.data.shard_table import Layout, Table, unreadable
+from diptych.files import OpenFile
+from diptych.machine import open_files_limit
 from diptych.remote_files import is_elsewhere
 from diptych.terminal import shown
 
-TABLE_CACHE_BYTES = 512 << 20
-"""Member tables held in memory per process, at most; a shard of 10,000 samples takes about 0.9 MB. A rank that reads
-128 rows of each batch has about 200 shards open at a time."""
-MAX_OPEN_TARS = 512
+MAX_OPEN_SHARDS = OPEN_FILES // 4
+"""How many tars and how many index files a process keeps open. A rank that reads 128 rows of each batch reads about 200
+shards at a time, one that reads 4,096 rows up to 5,000."""
 COUNTS = ("bytes_read", "cache_hits", "cache_misses")
 """What a ShardIndex counts as it reads: bytes of members; remote shards that were in the cache when they were needed,
 and those that were not."""
+
+Key = TypeVar("Key")
+File = TypeVar("File")
 
 
 class ShardIndex:
@@ -66,8 +69,10 @@ class ShardIndex:
         self._end_list = self._ends.tolist()
         self.counts_of_reads: Counter[str] = Counter()
         """Numbers by the names of COUNTS, of this process."""
-        self._tables = _TableCache(self.shards)
-        self._tars = lru_cache(maxsize=MAX_OPEN_TARS)(partial(_open_tar, self.counts_of_reads))
+        self._tars = _KeptOpen(partial(_open_tar, self.counts_of_reads))
+        self._tables = _KeptOpen(self._open_table)
+        self._layouts: dict[int, Layout] = {}
+        """By the number of the shard: of index files that this process has checked."""
 
     def __len__(self) -> int:
         return self.total_samples
@@ -96,11 +101,11 @@ class ShardIndex:
 
     def member_hashes(self, shard_number: int, suffixes: Sequence[str]) -> np.ndarray:
         """u64: the xxh3-64 of all members of a shard that have one of the suffixes."""
-        return self._tables.get(shard_number).hashes(suffixes)
+        return self._tables[shard_number].hashes(suffixes)
 
     def keys(self, shard_number: int) -> list[str]:
         """The keys of a shard's samples, in their order."""
-        return self._tables.get(shard_number).keys()
+        return self._tables[shard_number].keys()
 
     def sample(self, shard_number: int, row: int) -> Sample:
         """One sample of a shard.
@@ -108,7 +113,7 @@ class ShardIndex:
         Raises:
             ShardError: the shard's index file is damaged, or belongs to another tar by now.
         """
-        return self._tables.get(shard_number).sample(row)
+        return self._tables[shard_number].sample(row)
 
     def samples(self, shard_number: int | None = None, rows: Iterable[int] | None = None) -> Iterator[Sample]:
         """All samples in order, those of one shard, or those in some rows of one shard.
@@ -117,8 +122,8 @@ class ShardIndex:
             ShardError: as `sample` does.
         """
         for number in range(len(self.shards)) if shard_number is None else (shard_number,):
-            for row in range(self.shards[number].samples) if rows is None else rows:
-                yield self.sample(number, row)
+            table = self._tables[number]
+            yield from table.samples(range(table.shard.samples) if rows is None else rows)
 
     def read(self, sample: Sample, *suffixes: str) -> dict[str, bytes]:
         """The sample's files by suffix, checked: those with one of these suffixes, or all where none is named.
@@ -129,19 +134,22 @@ class ShardIndex:
             ShardError: the tar cannot be read, is not as long as its index says, or the bytes are not those that were
                 indexed.
         """
-        read = self._tars(sample.shard).read(sample, suffixes)
+        read = self._tars[sample.shard].read(sample, suffixes)
         self.counts_of_reads["bytes_read"] += sum(map(len, read.values()))
         return read
 
     def announce(self, samples: np.ndarray) -> None:
         """Ask the kernel to fetch samples that will be read soon from the disk; those of remote shards are left out."""
-        shard_numbers, rows = self.locate_many(samples)
-        for number in np.unique(shard_numbers).tolist():
-            shard = self.shards[number]
-            with suppress(ShardError, OSError):  # reported when the sample is read
-                if shard.origin is None:
-                    starts, sizes = self._tables.get(number).stretches(rows[shard_numbers == number])
-                    self._tars(shard).announce(starts.tolist(), sizes.tolist())
+        for number, row in zip(*map(np.ndarray.tolist, self.locate_many(samples)), strict=True):
+            if not is_elsewhere(self.shards.paths[number]):
+                with suppress(ShardError, OSError):  # reported when the sample is read
+                    sample = self.sample(number, row)
+                    self._tars[sample.shard].announce(*sample.stretch)
+
+    def _open_table(self, shard_number: int) -> Table:
+        table = Table(self.shards[shard_number], self._layouts.get(shard_number))
+        self._layouts[shard_number] = table.layout
+        return table
 
     def __reduce__(self) -> tuple[object, ...]:
         """Other processes open files of their own."""
@@ -206,12 +214,12 @@ class _OpenTar:
     def __init__(self, shard: Shard):
         try:
             if shard.origin is None:
-                self._descriptor = os.open(shard.path, os.O_RDONLY)
+                self._file = OpenFile(os.open(shard.path, os.O_RDONLY))
             else:
-                self._descriptor = shard.origin.cache.open(shard)
+                self._file = OpenFile(shard.origin.cache.open(shard))
         except OSError as error:
-            raise _unreadable(shard, error) from error
-        size = os.fstat(self._descriptor).st_size
+            raise unreadable(shard.path, error) from error
+        size = os.fstat(self._file.descriptor).st_size
         if size != shard.num_bytes:
             raise ShardError(f"{shown(shard.path)}: has {size} bytes, its index says {shard.num_bytes}")
 
@@ -220,10 +228,9 @@ class _OpenTar:
             return self._read(sample, suffixes)
         except ShardError:
             origin = sample.shard.origin
-            if origin is None or not origin.cache.drop_if_damaged(sample.shard, self._descriptor):
+            if origin is None or not origin.cache.drop_if_damaged(sample.shard, self._file.descriptor):
                 raise
-            os.close(self._descriptor)
-            self._descriptor = origin.cache.open(sample.shard)
+            self._file = OpenFile(origin.cache.open(sample.shard))
             return self._read(sample, suffixes)
 
     def _read(self, sample: Sample, suffixes: Sequence[str]) -> dict[str, bytes]:
@@ -236,50 +243,41 @@ class _OpenTar:
                     name = f"{shown(sample.shard.path)}: {shown(sample.key)}.{member.suffix}"
                     raise ShardError(f"{name}: at byte {member.offset}: {error}") from error
                 except OSError as error:
-                    raise _unreadable(sample.shard, error) from error
+                    raise unreadable(sample.shard.path, error) from error
         return read
 
     def _read_member(self, member: Member) -> bytes:
-        data = os.pread(self._descriptor, member.size, member.offset)
+        data = os.pread(self._file.descriptor, member.size, member.offset)
         if len(data) != member.size:
             raise ShardError(f"{len(data)} of {member.size} bytes: the tar is truncated")
         if xxhash.xxh3_64_intdigest(data) != member.xxh3:
             raise ShardError(f"the {member.size} bytes are not those that were indexed")
         return data
 
-    def announce(self, starts: Sequence[int], sizes: Sequence[int]) -> None:
+    def announce(self, start: int, num_bytes: int) -> None:
         if hasattr(os, "posix_fadvise"):  # macOS has none
-            for start, size in zip(starts, sizes, strict=True):
-                os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
-
-    def __del__(self) -> None:
-        with suppress(AttributeError, OSError):
-            os.close(self._descriptor)
+            os.posix_fadvise(self._file.descriptor, start, num_bytes, os.POSIX_FADV_WILLNEED)
 
 
-def _unreadable(shard: Shard, error: OSError) -> ShardError:
-    if error.errno in NO_DESCRIPTORS:
-        return UnreachableShardError(f"{shown(shard.location)} cannot be opened: {error.strerror}; {MORE_FILES}")
-    return ShardError(f"{shown(shard.path)} cannot be read: {error.strerror}; bring it back, and try again")
+class _KeptOpen(Generic[Key, File]):
+    """The files used last, which are kept open: MAX_OPEN_SHARDS, or fewer if this process may open few files.
 
+    Threads may share it.
+    """
 
-class _TableCache:
-    """The tables used last, up to TABLE_CACHE_BYTES; threads may share it."""
-
-    def __init__(self, shards: ShardList) -> None:
-        self._shards = shards
-        self._tables: OrderedDict[int, Table] = OrderedDict()
-        self._num_bytes = 0
+    def __init__(self, open_file: Callable[[Key], File]) -> None:
+        self._open_file = open_file
+        self._files: OrderedDict[Key, File] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, shard_number: int) -> Table:
+    def __getitem__(self, key: Key) -> File:
         with self._lock:
-            table = self._tables.get(shard_number)
-            if table is None:
-                table = self._tables[shard_number] = Table(self._shards[shard_number])
-                self._num_bytes += table.num_bytes
-                while self._num_bytes > TABLE_CACHE_BYTES and len(self._tables) > 1:
-                    self._num_bytes -= self._tables.popitem(last=False)[1].num_bytes
-            else:
-                self._tables.move_to_end(shard_number)
-        return table
+            if key in self._files:
+                self._files.move_to_end(key)
+                return self._files[key]
+        file = self._open_file(key)  # may take long, if a remote shard must be fetched
+        with self._lock:
+            self._files[key] = file
+            while len(self._files) > min(MAX_OPEN_SHARDS, open_files_limit() // 4):
+                self._files.popitem(last=False)
+        return file
