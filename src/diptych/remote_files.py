@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from diptych.errors import UserError
@@ -47,6 +48,9 @@ def why_unreadable(location: str) -> str | None:
     import fsspec
 
     scheme = location.partition("://")[0].rpartition("::")[2]
+    # For zonal buckets gcsfs asks over gRPC what kind of bucket each is. Where that is not answered, each request waits
+    # a minute for it; and gRPC does not survive the fork of a loader process.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
@@ -80,9 +84,22 @@ def is_missing(location: str, error: Exception) -> bool:
     """Whether the file certainly does not exist."""
     if not isinstance(error, FileNotFoundError):
         return False
-    if error.__cause__ is None or not is_web(location):
-        return True
-    return getattr(error.__cause__, "status", None) in (404, 410)
+    status = status_of(error)
+    if status is None:
+        return error.__cause__ is None or not is_web(location)
+    return status in (404, 410)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of the answer that an error or its cause reports; None if it reports none."""
+    for one in (error, error.__cause__):
+        for holder, name in ((one, "status"), (getattr(one, "response", None), "status_code")):  # aiohttp, the Hub
+            if isinstance(status := getattr(holder, name, None), int):
+                return status
+    # gcsfs. Causes that have a code are protocol errors of aiohttp, such as an answer that was cut off.
+    if isinstance(code := getattr(error, "code", None), int):
+        return code
+    return 403 if str(error).startswith("Forbidden: ") else None
 
 
 def one_line(why: object) -> str:

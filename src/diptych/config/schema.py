@@ -142,7 +142,8 @@ class DataConfig:
     train: str | tuple[str, ...] | tuple[SourceConfig, ...]
     """Shard folders, tar files or brace patterns (`shards/{00000..00099}.tar`), on a disk or at an address that fsspec
     reads: s3://, gs://, hf://, https://. Endpoint and credentials of a store are where fsspec finds them: in the
-    environment (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `FSSPEC_S3_…`) or in fsspec's configuration files.
+    environment (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `GOOGLE_APPLICATION_CREDENTIALS`, `HF_TOKEN`, `FSSPEC_S3_…`) or in
+    fsspec's configuration files.
 
     Or a list of sources, each with `shards` and, as it needs them, `weight` (how many samples are drawn from it,
     relative to the others) and `captions` (field → probability): `[{shards: a, weight: 3, captions: {caption: 0.7,

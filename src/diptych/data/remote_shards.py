@@ -22,7 +22,7 @@ from diptych.data.shard_index_file import (
 )
 from diptych.data.shard_list import SHARD_ROW, ShardList, ShardRow
 from diptych.data.shard_locations import expanded
-from diptych.remote_files import file_system, is_missing, is_web
+from diptych.remote_files import file_system, is_missing, is_web, status_of
 from diptych.terminal import shown
 
 OPENING_SECONDS = 30.0
@@ -213,7 +213,7 @@ def _header(tar: str, line: bytes) -> ShardHeader:
 
 def _is_absent(location: str, error: Exception) -> bool:
     """Whether a file is missing, or a web server does not list or show it."""
-    return is_missing(location, error) or (is_web(location) and getattr(error, "status", None) in _NO_LISTING)
+    return is_missing(location, error) or (is_web(location) and status_of(error) in _NO_LISTING)
 
 
 def _no_index(tar: str) -> RemoteShardError:

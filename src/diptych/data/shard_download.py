@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from diptych.data.shard_index_file import UnreachableShardError
 from diptych.errors import UserError
-from diptych.remote_files import file_system, is_missing, what_failed
+from diptych.remote_files import file_system, is_missing, status_of, what_failed
 from diptych.terminal import shown
 
 PATIENCE_SECONDS = 200.0
@@ -110,15 +110,18 @@ def download(url: str, num_bytes: int, partial: Path) -> None:
             start += file.write(with_retries(url, read))
 
 
-def _limited(files: Any) -> dict[str, float]:
-    """The time limit of a request, as fsspec's asynchronous file systems take it; others have limits of their own."""
-    return {"timeout": ANSWER_SECONDS} if files.async_impl else {}
+def _limited(files: Any) -> dict[str, Any]:
+    """Settings of a request: a time limit where fsspec takes one.
+
+    File systems that are not asynchronous have limits of their own; they would read 5 MB more than is asked for.
+    """
+    return {"timeout": ANSWER_SECONDS} if files.async_impl else {"cache_type": "none"}
 
 
 def _may_pass(url: str, error: Exception) -> bool:
     """Whether another try may help."""
-    status = getattr(error, "status", None) or getattr(error.__cause__, "status", None)
-    if isinstance(status, int) and 400 <= status < 500:
+    status = status_of(error)
+    if status is not None and 400 <= status < 500:
         return status in _PASSING_STATUS
     is_final = isinstance(error, PermissionError | ImportError) or is_missing(url, error)
     return not is_final and "Credentials" not in type(error).__name__
