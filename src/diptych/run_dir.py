@@ -183,7 +183,8 @@ def log_to(run_dir: RunDir, rank: int) -> None:
 
 def describe_environment() -> str:
     """A paragraph for environment.txt: when the run was started, on which machine, with which versions."""
-    installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    described = [each.metadata for each in distributions()]  # which reads a file
+    installed = sorted({f"{each['Name']}=={each['Version']}" for each in described}, key=str.lower)
     lines = [
         f"started {datetime.now().isoformat(timespec='seconds')}",
         f"machine {platform.platform()}, {counted(os.cpu_count() or 1, 'core')}",

@@ -32,7 +32,8 @@ def tower_of(name: str) -> tuple[ImageTower, int]:
 
 def assert_learns(rank: int, name: str) -> None:
     tower, size = tower_of(name)
-    check_picture_size(ImageTowerConfig(name=name, image_size=size))
+    with torch.device("meta"):
+        check_picture_size(ImageTowerConfig(name=name, image_size=size), tower_of(name)[0])
     pictures = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     features = tower(pictures)
     assert features.shape == (2, 8)
@@ -74,6 +75,7 @@ def test_towers_whose_constructors_differ_are_built(name):
     ],
 )
 def test_a_size_that_a_tower_cannot_take_is_refused_in_one_line(name, size, overrides):
-    with pytest.raises(UserError, match=f"model.image.image_size {size}") as refusal:
-        check_picture_size(ImageTowerConfig(name=name, image_size=size, overrides=overrides))
+    config = ImageTowerConfig(name=name, image_size=size, overrides=overrides)
+    with torch.device("meta"), pytest.raises(UserError, match=f"model.image.image_size {size}") as refusal:
+        check_picture_size(config, ImageTower(config, 8))
     assert "\n" not in str(refusal.value)

@@ -11,6 +11,7 @@ import json
 import os
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -294,9 +295,14 @@ def _is_utf8(value: Any) -> bool:
     return True
 
 
+@cache
+def _schema() -> TypeAdapter[RunConfig]:
+    return TypeAdapter(RunConfig)
+
+
 def _validate(values: dict[str, Any]) -> RunConfig:
     """Validate the values as JSON, where pydantic's strict mode accepts mappings for dataclasses, lists for tuples."""
-    return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str), strict=True)
+    return _schema().validate_json(json.dumps(values, default=str), strict=True)
 
 
 def _replace(values: dict[str, Any], key: str, stand_in: Any) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from diptych.config.schema import ModelConfig
 from diptych.errors import UserError
 from diptych.model.image_tower import ImageTower
 from diptych.model.text_tower import TextTower
 from diptych.terminal import counted
+
+FILLING = ("add_", "clamp_", "copy_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
+"""Methods of a tensor with which initial values are set."""
 
 
 class DualEncoder(nn.Module):
@@ -97,11 +102,20 @@ def expected_shapes(
 
 def without_memory(config: ModelConfig, vocab_size: int) -> DualEncoder:
     """The model on torch's meta device: its tensors have shapes but no data."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialValues():
         return DualEncoder(config, vocab_size, 0.0)
 
 
-def shapes_of(model: DualEncoder) -> dict[str, tuple[int, ...]]:
+class _NoInitialValues(TorchFunctionMode):
+    """Skips the operations that fill tensors with initial values, which on the meta device cost time for nothing."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and getattr(function, "__name__", "") in FILLING:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 

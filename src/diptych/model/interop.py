@@ -20,7 +20,7 @@ from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.model import preprocessing_settings
-from diptych.model.dual_encoder import DualEncoder, check_tensors, expected_shapes
+from diptych.model.dual_encoder import DualEncoder, check_tensors, shapes_of, without_memory
 from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
 from diptych.model.preprocessing_settings import HUGGING_FACE_FILE, number, read_hugging_face
 from diptych.tensor_files import read_tensors, save_tensors
@@ -204,7 +204,7 @@ def open_clip_config(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
     Raises:
         ValueError: open_clip cannot describe this model.
     """
-    shape = image_shape(config)
+    shape = image_shape(config, without_memory(config, 1))
     mlp_ratio = shape.mlp_width / shape.width
     if int(shape.width * mlp_ratio) != shape.mlp_width:  # the ratio was rounded down
         mlp_ratio = math.nextafter(mlp_ratio, math.inf)
@@ -290,10 +290,11 @@ def refuse_other_settings(where: str, settings: dict[str, Any]) -> None:
 
 def open_clip_shapes(vocab_size: int, config: ModelConfig, has_logit_bias: bool = False) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of open_clip's model with this config."""
-    depth = image_shape(config).depth
+    model = without_memory(config, vocab_size)
+    depth = image_shape(config, model).depth
     names = [f"visual.{name}" for name in OUTSIDE_BLOCKS]
     names += [f"visual.transformer.resblocks.{i}.{name}" for i in range(depth) for name in IN_A_BLOCK]
-    ours = expected_shapes(config, vocab_size, has_logit_bias=has_logit_bias)
+    ours = {**shapes_of(model), **({"logit_bias": (1,)} if has_logit_bias else {})}
     names += [name.removeprefix("text.") for name in ours if name.startswith("text.") or name in SCALARS]
 
     left = ours.keys() - {our_name(name) for name in names}
@@ -306,14 +307,13 @@ def open_clip_shapes(vocab_size: int, config: ModelConfig, has_logit_bias: bool 
     return {**shapes, **{name: () for name in SCALARS if name in shapes}}
 
 
-def shape_of(config: ModelConfig) -> ClipTransformerShape | None:
-    """The sizes of an image tower that is CLIP's vision transformer; None for any other."""
-    with torch.device("meta"):
-        return clip_transformer_shape(DualEncoder(config, 1, 0.0).image.trunk)
+def image_shape(config: ModelConfig, model: DualEncoder) -> ClipTransformerShape:
+    """The sizes of the model's image tower, which is CLIP's vision transformer.
 
-
-def image_shape(config: ModelConfig) -> ClipTransformerShape:
-    shape = shape_of(config)
+    Raises:
+        UserError: the tower is another, or the text tower has another activation.
+    """
+    shape = clip_transformer_shape(model.image.trunk)
     if shape is None:
         raise UserError(
             f"model.image {config.image.name} does not compute what open_clip's image tower does: "

@@ -25,11 +25,11 @@ from diptych.model import interop
 from diptych.model.dual_encoder import (
     DualEncoder,
     check_tensors,
-    expected_shapes,
     load_weights,
     shapes_of,
     without_memory,
 )
+from diptych.model.image_tower import clip_transformer_shape
 from diptych.model_folder import (
     PICKLED,
     conversion_of,
@@ -182,11 +182,10 @@ def _tower_differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
         return
     # Different names and overrides may describe the same tower; compare it tensor by tensor, at one picture size.
     same_size = dataclasses.replace(here, image=dataclasses.replace(ours, image_size=theirs.image_size))
-    shapes = [interop.shape_of(config) for config in (there, same_size)]
-    if shapes[0] is not None and shapes[0] == shapes[1]:
-        image, other = ({n: s for n, s in expected_shapes(c, 1).items() if "image." in n} for c in (there, same_size))
-        if image == other:
-            return
+    models = [without_memory(config, 1) for config in (there, same_size)]
+    kinds = [clip_transformer_shape(model.image.trunk) for model in models]
+    if kinds[0] is not None and kinds[0] == kinds[1] and shapes_of(models[0].image) == shapes_of(models[1].image):
+        return
     if ours.name != theirs.name:
         yield f"model.image.name is {theirs.name} there, {ours.name} here"
     if _computing(ours.overrides) != _computing(theirs.overrides):

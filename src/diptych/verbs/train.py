@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,7 @@ from diptych.run_dir import RunDir
 from diptych.wandb_run import refuse_unknown_mode
 
 if TYPE_CHECKING:
+    from diptych.model.dual_encoder import DualEncoder
     from diptych.world import World
 
 
@@ -123,24 +125,27 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     """Yield every reason why this run cannot start on these ranks: data, vocabulary, model, batch."""
     from diptych.data.tokenizer import load_tokenizer
     from diptych.loss import LOSSES
-    from diptych.model.dual_encoder import expected_shapes
+    from diptych.model.dual_encoder import without_memory
     from diptych.model.image_tower import check_picture_size
     from diptych.training.deepspeed_config import deepspeed_config
     from diptych.training.initial_weights import check_initial_weights
+
+    @cache
+    def model() -> DualEncoder:
+        return without_memory(config.model, 1024)
 
     attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
         "data.train": lambda: _refuse_empty(config),
         "data.cache.folder": lambda: check_cache(config.data),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
-        "model": lambda: expected_shapes(config.model, 1024),
-        "model.image.image_size": lambda: check_picture_size(config.model.image),
+        "model": lambda: check_picture_size(config.model.image, model().image),
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: check_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
-        "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config),
-        "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config),
-        "machine.compile_blocks": lambda: refuse_blocks_that_cannot_be_compiled(config, world),
+        "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config, model),
+        "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config, model),
+        "machine.compile_blocks": lambda: refuse_blocks_that_cannot_be_compiled(config, world, model),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
         "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
         "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
@@ -160,26 +165,25 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
 
 
-def refuse_parts_with_batch_statistics(config: RunConfig) -> None:
-    from diptych.model.dual_encoder import expected_shapes, has_batch_statistics
+def refuse_parts_with_batch_statistics(config: RunConfig, model: Callable[[], DualEncoder]) -> None:
+    from diptych.model.dual_encoder import has_batch_statistics
 
     pairs = config.machine.pairs_per_forward
-    if pairs is not None and has_batch_statistics(expected_shapes(config.model, 1024)):
+    if pairs is not None and has_batch_statistics(model().state_dict()):
         raise UserError(
             f"machine.pairs_per_forward {pairs}: {config.model.image.name} has batch normalisation, whose statistics "
             f"would be computed over {pairs} pairs at a time; leave the key out, or use an image tower without it"
         )
 
 
-def refuse_blocks_that_cannot_be_checkpointed(config: RunConfig) -> None:
-    from diptych.model.dual_encoder import checkpoint_blocks, without_memory
+def refuse_blocks_that_cannot_be_checkpointed(config: RunConfig, model: Callable[[], DualEncoder]) -> None:
+    from diptych.model.dual_encoder import checkpoint_blocks
 
     if config.machine.checkpoint_blocks:
-        checkpoint_blocks(without_memory(config.model, 1024))
+        checkpoint_blocks(model())
 
 
-def refuse_blocks_that_cannot_be_compiled(config: RunConfig, world: World) -> None:
-    from diptych.model.dual_encoder import without_memory
+def refuse_blocks_that_cannot_be_compiled(config: RunConfig, world: World, model: Callable[[], DualEncoder]) -> None:
     from diptych.training.compiled_blocks import image_blocks
     from diptych.training.deepspeed_config import zero_stage
 
@@ -190,7 +194,7 @@ def refuse_blocks_that_cannot_be_compiled(config: RunConfig, world: World) -> No
             "machine.compile_blocks: at ZeRO stage 3 a block's weights are gathered and freed while it runs, which "
             "cannot be compiled; set machine.zero_stage to 2 or less, or leave the key out"
         )
-    image_blocks(without_memory(config.model, 1024))
+    image_blocks(model())
 
 
 def refuse_missing_tensorboard(config: RunConfig) -> None:
