@@ -182,11 +182,12 @@ def test_facts_of_the_training_are_those_that_the_record_has():
     of_a_gpu = {"mfu": 0.4, "teraflops_per_rank": 400.0, "logit_scale_at_limit": 0.5, "skipped_steps": 2}
     read = {"bytes_read_per_second": 2.5e6, "rejected_samples": 5, "rejected_no_caption": 2, "rejected_truncated": 3}
     first |= {"share_of_web": 1.0, "share_of_books": 0.0}
-    read |= {"share_of_web": 0.5, "share_of_books": 0.5}
+    read |= {"share_of_web": 0.5, "share_of_books": 0.5, "epochs_of_web": 12.04, "epochs_of_books": 0.5}
     facts = dict(training_facts([{**first, "cache_hit_fraction": 0.5}, {**last, **read, "cache_hit_fraction": 1.0}]))
     assert facts["read from shards, median"] == "2.5 MB/s"
     assert facts["shards found in the cache"] == "75.0\u202f%"
     assert facts["mix of sources"] == "web 75.0\u202f%, books 25.0\u202f%"
+    assert facts["epochs of each source"] == "web 12.0, books 0.5"
     assert facts["samples rejected"] == "5 (truncated 3, no_caption 2)"
     facts = dict(training_facts([first, {**last, **of_a_gpu}]))
     assert facts["model FLOPs utilisation"] == "40.0\u202f%" and not any("teraFLOPs" in name for name in facts)

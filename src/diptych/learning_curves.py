@@ -126,6 +126,8 @@ def training_facts(
         facts.append(("read from shards, median", f"{short_size(median(rates))}/s"))
     if mixed := _mix(metrics):
         facts.append(("mix of sources", mixed))
+    if epochs := _epochs(metrics[-1]):
+        facts.append(("epochs of each source", epochs))
     if hits := _numbers(metrics, "cache_hit_fraction"):
         facts.append(("shards found in the cache", percent(sum(hits) / len(hits))))
     if _is_number(metrics[-1].get("rejected_samples")):
@@ -153,6 +155,13 @@ def _mix(metrics: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{name.removeprefix(prefix)} {percent(total, whole)}" for name, total in totals.items())
 
 
+def _epochs(last: Mapping[str, Any]) -> str:
+    """`a 0.5, b 12.0`; empty if sources have no weights."""
+    prefix = "epochs_of_"
+    each = {name.removeprefix(prefix): number for name, number in last.items() if name.startswith(prefix)}
+    return ", ".join(f"{name} {number:,.1f}" for name, number in each.items() if _is_number(number))
+
+
 def _by_reason(last: Mapping[str, Any]) -> str:
     """` (truncated 3, no_caption 2)`, most frequent first; empty if the record has no reasons."""
     prefix = "rejected_"
@@ -170,7 +179,7 @@ def _numbers(metrics: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def epoch_samples(metrics: Sequence[Mapping[str, Any]]) -> int | None:
-    """Samples in an epoch; None if the run saw at most one epoch."""
+    """Samples in an epoch; None if the run saw at most one epoch, or if sources have weights."""
     epochs = metrics[-1].get("epoch", 0) if metrics else 0
     return round(metrics[-1]["samples_seen"] / epochs) if _is_number(epochs) and epochs > 1 else None
 

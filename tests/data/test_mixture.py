@@ -1,6 +1,7 @@
 """A mixture of real shards, from its config to the batches."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.errors import UserError
+from diptych.training.loop import epochs
 from tests.data.test_loader import picture
 
 BATCH = 10
@@ -78,6 +80,20 @@ def said(batch):
 
 def content(batch):
     return batch.images.tolist(), said(batch), batch.samples.tolist()
+
+
+def test_sources_with_weights_are_gone_through_at_different_rates(config):
+    mixture = open_mixture(config)
+    shares = np.array([mixture.count(batch.samples) for batch in load(config)]).sum(axis=0) / (40 * BATCH)
+    assert mixture.epochs(1200) == pytest.approx(1200 * shares / mixture.sizes)
+    least, most = min(mixture.epochs(1200)), max(mixture.epochs(1200))
+    assert mixture.describe_epochs(1200) == f"{least:.1f} to {most:.1f} epochs of a source"
+    assert epochs(mixture, 1200) == {
+        f"epochs_of_{name}": number for name, number in zip(mixture.labels, mixture.epochs(1200), strict=True)
+    }
+    without = Mixture(mixture.index, [replace(source, weight=None) for source in mixture.configs], [2] * 3)
+    assert epochs(without, 2 * without.index.total_samples) == {"epoch": 2}
+    assert without.describe_epochs(2 * without.index.total_samples) == "2.0 epochs"
 
 
 def test_sources_keep_their_proportions_and_small_ones_repeat(config):

@@ -77,6 +77,7 @@ def impossible(config: RunConfig) -> Iterator[Problem]:
 def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
     """Yield a line for each setting that works but is rarely meant, given the number of samples."""
     training = config.training
+    has_weights = any(source.weight is not None for source in config.data.sources)
     if training.global_batch_size > num_samples:
         yield (
             f"training.global_batch_size {training.global_batch_size} is more than the "
@@ -84,7 +85,8 @@ def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
             f"data.train, so every batch contains some of them several times, each as its own negative; set it to "
             f"{num_samples} or less"
         )
-    if (epochs := training.total_samples / max(num_samples, 1)) > MANY_EPOCHS:
+    # Sources with weights have each their own number of epochs, and a small one may have many on purpose.
+    if (epochs := training.total_samples / max(num_samples, 1)) > MANY_EPOCHS and not has_weights:
         yield (
             f"training.total_samples {training.total_samples} is {epochs:,.0f} epochs of the "
             f"{counted(num_samples, 'sample')} of "

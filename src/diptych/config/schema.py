@@ -128,6 +128,7 @@ class SourceConfig:
 
     Each batch has these proportions. A source that is used up starts again, so a small one is seen more often than
     others, but no sample twice in one pass over the source. Without weights each sample is seen once an epoch.
+    `metrics.jsonl` then has `epoch`; with weights it has `epochs_of_SOURCE` for each source, since they differ.
     """
     captions: dict[str, float] | None = None
     """Where captions come from: field → probability, such as {caption: 0.7, alt: 0.3}. A field is `txt` or a key of a

@@ -61,13 +61,28 @@ class Mixture:
             return self.index.fingerprint
         return hashlib.sha256(f"{self.index.fingerprint} {self.sizes.tolist()}".encode()).hexdigest()
 
+    def epochs(self, num_samples: int) -> list[float]:
+        """How many times so many samples go through each source; one number for all if they have no weights."""
+        if not self.weighted:
+            return [num_samples / max(self.index.total_samples, 1)]
+        total = sum(weight for _, weight in self.weighted)
+        each = zip(self.weighted, self.sizes.tolist(), strict=True)
+        return [num_samples * weight / total / size for (_, weight), size in each]
+
+    def describe_epochs(self, num_samples: int) -> str:
+        """`2.0 epochs`, or with weights the fewest and the most: `0.5 to 12.0 epochs of a source`."""
+        epochs = sorted(self.epochs(num_samples))
+        if not self.weighted:
+            return f"{epochs[0]:.1f} epochs"
+        return f"{epochs[0]:.1f} to {epochs[-1]:.1f} epochs of a source"
+
     def describe(self, num_samples: int) -> list[str]:
         """A line for each source with a weight: its share, and its epochs in a run of so many samples."""
         total = sum(weight for _, weight in self.weighted)
+        each = zip(self.names, self.sizes, self.weighted, self.epochs(num_samples), strict=False)
         return [
-            f"{name}: {weight / total:.2%} of each batch, {num_samples * weight / total / size:.1f} epochs of "
-            f"{counted(int(size), 'sample')}"
-            for name, size, (_, weight) in zip(self.names, self.sizes, self.weighted, strict=False)
+            f"{name}: {weight / total:.2%} of each batch, {epochs:.1f} epochs of {counted(int(size), 'sample')}"
+            for name, size, (_, weight), epochs in each
         ]
 
     def doubtful(self, config: DataConfig, batch_size: int, batch_share: float = 1.0) -> Iterator[str]:

@@ -78,7 +78,7 @@ class Job:
         return (
             f"{self.run.path}: {parameters / 1e6:.1f} M parameters, {counted(self.order.total, 'sample')} in "
             f"{counted(len(self.mixture.index.shards), 'shard')}\n"
-            f"  {config.total_samples / max(self.order.total, 1):.1f} epochs, batch {config.global_batch_size} over "
+            f"  {self.mixture.describe_epochs(config.total_samples)}, batch {config.global_batch_size} over "
             f"{counted(self.world.size, 'rank')} on {self.world.device.type}"
             + (f", going on after {counted(seen, 'sample')}" if seen else "")
         )

@@ -29,7 +29,7 @@ from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.job import Job, prepare
-from diptych.training.metrics import SAMPLES_SEEN, SHARE_OF
+from diptych.training.metrics import EPOCHS_OF, SAMPLES_SEEN, SHARE_OF
 from diptych.training.pace import Pace
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import save
@@ -227,7 +227,7 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
     at_limit = math.exp(job.config.training.max_logit_scale) * (1 - 1e-6)
     values: dict[str, float] = {
         SAMPLES_SEEN: progress.samples_seen,
-        "epoch": progress.samples_seen / job.order.total,
+        **epochs(job.mixture, progress.samples_seen),
         "loss": stats.loss,
         "learning_rate": stats.learning_rate,
         "logit_scale": stats.logit_scale,
@@ -257,6 +257,13 @@ def cache_hits(steps: Sequence[StepStats]) -> dict[str, float]:
     """The share of remote shards that were in the cache when a rank needed them; empty if none was needed."""
     hits, misses = (sum(tally(step, name) for step in steps) for name in ("cache_hits", "cache_misses"))
     return {"cache_hit_fraction": hits / (hits + misses)} if hits + misses else {}
+
+
+def epochs(mixture: Mixture, samples_seen: int) -> dict[str, float]:
+    """How many times the data was gone through: each source by itself if sources have weights, since they differ."""
+    each = mixture.epochs(samples_seen)
+    names = [f"{EPOCHS_OF}{name}" for name in mixture.labels] if mixture.weighted else ["epoch"]
+    return dict(zip(names, each, strict=True))
 
 
 def mix(mixture: Mixture, steps: Sequence[StepStats]) -> dict[str, float]:

@@ -36,7 +36,8 @@ PANELS: dict[str, tuple[str, ...]] = {
 }
 """Section of the dashboard → the metrics that it plots over samples seen."""
 SHARE_OF = "share_of_"
-DATA_PREFIXES = ("rejected_", SHARE_OF)
+EPOCHS_OF = "epochs_of_"
+DATA_PREFIXES = ("rejected_", SHARE_OF, EPOCHS_OF)
 """Beginnings of the names of further metrics of the section `data`: one for each reason, one for each source."""
 
 Values = dict[str, float]

@@ -271,13 +271,12 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
     shares = sorted(set(world.rows_of_ranks(size)))
     each = counted(shares[0], "sample") if shares[1:] == [] else f"{shares[0]:,} or {counted(shares[1], 'sample')}"
-    epochs = total / max(index.total_samples, 1)
     data = f"{counted(index.total_samples, 'sample')} in {counted(len(index.shards), 'shard')}"
     warmup = config.optimizer.warmup_samples // size
     lines += [
         "",
         f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
-        f"data      {data}, {epochs:.1f} epochs",
+        f"data      {data}, {mixture.describe_epochs(total)}",
         *(f"source    {line}" for line in mixture.describe(total)),
         f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}",
         f"ranks     {world.size} on {world.device.type}, {each} each, "
