@@ -7,6 +7,7 @@ strictly. The origin of each value is recorded, so that errors and `diptych trai
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import typing
@@ -180,7 +181,7 @@ def _unknown_keys(schema: Any, values: Any, prefix: str = "") -> Iterator[Proble
             for number, item in _items(hints[key], value):
                 known = typing.get_type_hints(_item_schema(hints[key]))
                 for name in item.keys() - known.keys():
-                    yield dotted, f"unknown key {dotted}[{number}].{name}; known here: {', '.join(known)}"
+                    yield dotted, _unknown_of_item(f"{dotted}[{number}]", name, list(known))
         elif isinstance(value, dict) and value and not _is_section(meant_by(dotted)):
             yield from ((leaf, _unknown(leaf)) for leaf, _ in flatten(value, f"{dotted}."))
         else:
@@ -210,6 +211,12 @@ def _unknown(dotted: str) -> str:
     here = [key.rpartition(".")[2] for key in all_keys() if key.rpartition(".")[0] == section]
     way_out = did_you_mean(dotted) or (f"known here: {', '.join(here)}" if here else "diptych train --keys lists all")
     return f"unknown key {dotted}; {way_out}"
+
+
+def _unknown_of_item(item: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    way_out = f"did you mean {item}.{near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key {item}.{name}; {way_out}"
 
 
 def _without_unknown(schema: Any, values: Any) -> Any:
