@@ -64,12 +64,16 @@ def test_tasks_of_slurm_have_the_losses_of_torchrun_without_a_launcher(warm, rec
     assert losses(tmp_path / "run") == losses(on_two_ranks)
 
 
-def test_ranks_that_start_at_once_index_foreign_shards_once(warm, recipe, alone, tmp_path):
+def test_several_ranks_name_the_command_that_indexes_foreign_shards(warm, recipe, tmp_path):
     shards = shutil.copytree(recipe.parent / "shards", tmp_path / "shards")
-    shutil.rmtree(shards / "_index")
+    (shards / "_index" / "00001.tar.index").unlink()
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={tmp_path / 'run'}", f"data.train={shards}")
-    assert [rank.wait() for rank in ranks] == [0, 0]
-    assert len(losses(tmp_path / "run")) == STEPS
+    assert ranks[0].wait() == 2
+    ranks[1].kill()  # as a launcher does
+    (line,) = (ranks[0].said + ranks[1].said).splitlines()
+    assert f"1 of 3 shards have no index, such as {shards / '00001.tar'}" in line
+    assert f"run `diptych-shards index {shards}` first" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

@@ -123,14 +123,14 @@ class Mixture:
         return self.configs[int(self.numbers_of(np.array(sample)))].captions
 
 
-def open_mixture(config: DataConfig) -> Mixture:
+def open_mixture(config: DataConfig, *, index_missing: bool = True) -> Mixture:
     """Open the shards of all sources as one index.
 
     Raises:
         ShardError: as `open_index` does; a shard belongs to two sources, or a source with a weight has no samples.
     """
     cache = ShardCache.of(config.cache)
-    each = [open_index(source.shards, cache) for source in config.sources]
+    each = [open_index(source.shards, cache, index_missing=index_missing) for source in config.sources]
     if len(each) == 1:
         return Mixture(each[0], config.sources, [len(each[0].shards)])
     index = ShardIndex(ShardList.joined([one.shards for one in each], cache))

@@ -22,7 +22,7 @@ import xxhash
 from diptych.data.shard_index_file import INDEX_FOLDER, Origin, Shard, ShardError, folder_list_path, read_shard
 from diptych.files import commit_file
 from diptych.remote_files import is_elsewhere
-from diptych.terminal import shown
+from diptych.terminal import counted, shown
 
 if TYPE_CHECKING:
     from diptych.data.shard_cache import ShardCache
@@ -155,15 +155,15 @@ def write_folder_list(folder: Path) -> None:
         commit_file(path, data)
 
 
-def read_shards(tars: Sequence[Path], index_shard: Callable[[Path], Shard]) -> ShardList:
+def read_shards(tars: Sequence[Path], index_shard: Callable[[Path], Shard] | None) -> ShardList:
     """The shards of tars, from the lists of their folders as far as these hold, else from the tars' own indexes.
 
     A list holds for a tar that has the size it gives, and still has an index of its own.
 
-    index_shard: is called for a tar that has no index.
+    index_shard: is called for a tar that has no index; None: such a tar is refused.
 
     Raises:
-        ShardError: an index is damaged, or a tar has another size than its index says.
+        ShardError: an index is damaged, a tar has another size than its index says, or a tar without index is refused.
     """
     folders = dict.fromkeys(tar.parent for tar in tars)
     indexed = {folder: _indexed(folder) for folder in folders}
@@ -176,6 +176,12 @@ def read_shards(tars: Sequence[Path], index_shard: Callable[[Path], Shard]) -> S
     ]
     missing = [tar for tar, row in zip(tars, found, strict=True) if row is None]
     read = iter(at_once(read_shard, [tar for tar in missing if tar.name in indexed[tar.parent]]))
+    if index_shard is None and (foreign := [tar for tar in missing if tar.name not in indexed[tar.parent]]):
+        folder = shown(foreign[0].parent)
+        raise ShardError(
+            f"{len(foreign):,} of {counted(len(tars), 'shard')} have no index, such as {shown(foreign[0])}, and all "
+            f"ranks would wait while rank 0 reads them; run `diptych-shards index {folder}` first"
+        )
     made = (next(read) if tar.name in indexed[tar.parent] else index_shard(tar) for tar in missing)
     filled = [row or _row(next(made)) for row in found]
     return ShardList([os.fspath(tar) for tar in tars], np.array(filled, SHARD_ROW))

@@ -157,16 +157,19 @@ class ShardIndex:
 
 
 def open_index(
-    location: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], cache: ShardCache | None = None
+    location: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    cache: ShardCache | None = None,
+    *,
+    index_missing: bool = True,
 ) -> ShardIndex:
     """Open one or several folders, tar files or brace patterns (`shards/{00000..00099}.tar`) as one index.
 
     Shards are in the order of the locations, and by name within one location. A tar without an index is indexed
-    first, if its folder is writable. Locations at `s3://`, `https://` and the like are opened by their index files;
-    their shards are fetched into the cache when they are read.
+    first, if its folder is writable; without `index_missing` it is refused. Locations at `s3://`, `https://` and the
+    like are opened by their index files; their shards are fetched into the cache when they are read.
 
     Raises:
-        ShardError: if something is missing, empty, damaged, or not of the size that its index gives.
+        ShardError: if something is missing, empty, damaged, not of the size that its index gives, or refused.
     """
     locations = [location] if isinstance(location, str | os.PathLike) else list(location)
     cache = cache or ShardCache()
@@ -175,7 +178,9 @@ def open_index(
         if elsewhere:
             parts += [remote_shards(one, cache) for one in some]
         else:
-            parts.append(read_shards([path for one in some for path in tars_at(one)], index_shard))
+            parts.append(
+                read_shards([path for one in some for path in tars_at(one)], index_shard if index_missing else None)
+            )
     shards = ShardList.joined(parts, cache)
     refuse_twice(shards.paths)
     return ShardIndex(shards)

@@ -93,9 +93,9 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         ValueError: a shard, vocabulary or model is missing, or the shards are not those the run was started with.
     """
     tokenizer = load_tokenizer(config.tokenizer.vocabulary)
-    # Only rank 0 lists the shards, and indexes those without an index. It sends 7 MB for 100,000 shards, where hundreds
-    # of ranks would ask a shared disk about each of them.
-    mixture = decide_on_first_rank(world, lambda: open_mixture(config.data))
+    # Only rank 0 lists the shards. It sends 7 MB for 100,000 of them, where hundreds of ranks would ask a shared disk
+    # about each.
+    mixture = decide_on_first_rank(world, lambda: open_mixture(config.data, index_missing=world.size == 1))
     torch.manual_seed(config.training.seed)
     training = config.training
     model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)

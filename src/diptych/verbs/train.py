@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         process_group(world, machine.process_group_timeout_seconds) as world,
         explain_faults(loaded.config, world),
     ):
-        # Rank 0 goes first and alone, since it may have to index shards that have no index.
+        # Rank 0 goes first and alone, since it looks at all shards.
         train(decide_on_first_rank(world, load_checked), world, processes)
 
 
@@ -136,7 +136,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
 
     attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
-        "data.train": lambda: _refuse_empty(config),
+        "data.train": lambda: _refuse_empty(config, world),
         "data.cache.folder": lambda: check_cache(config.data),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: check_picture_size(config.model.image, model().image),
@@ -206,11 +206,11 @@ def refuse_missing_tensorboard(config: RunConfig) -> None:
         )
 
 
-def _refuse_empty(config: RunConfig) -> None:
+def _refuse_empty(config: RunConfig, world: World) -> None:
     from diptych.data.mixture import open_mixture, refuse_unknown_fields
     from diptych.data.proportions import shares
 
-    mixture = open_mixture(config.data)
+    mixture = open_mixture(config.data, index_missing=world.size == 1)
     if not mixture.index.total_samples:
         raise UserError("the shards contain no samples; name shards that do")
     if mixture.weighted:
