@@ -20,6 +20,7 @@ from diptych.files import flush, sha256_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
 MODEL = "model"
 EMA = "ema"
 """Subfolders of a checkpoint, each a model folder: the weights, and their moving averages if the run keeps them."""
@@ -114,8 +115,8 @@ def is_whole(folder: Path, step: int) -> bool:
 def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
     """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves; return how many were removed.
 
-    Only valid checkpoints count towards `keep`, so that damaged ones never push out the last good one. Checkpoints in
-    `known_valid` are not hashed again; those that are found valid are added to it.
+    Only valid checkpoints that were saved while the run was well count towards `keep`, so that others never push out
+    the last good one. Checkpoints in `known_valid` are not hashed again; those that are found valid are added to it.
     """
     removed = 0
     valid = 0
@@ -129,13 +130,19 @@ def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
             if path not in known_valid:
                 verify(path)
                 known_valid.add(path)
-            valid += 1
+            valid += was_well(path)
         except (CheckpointError, OSError):
             pass
     for path in folder.glob("step_*"):
         if path.suffix == ".partial" or not has_manifest(path):
             shutil.rmtree(path, ignore_errors=True)
     return removed
+
+
+def was_well(checkpoint: Path) -> bool:
+    """Whether the run was well when this valid checkpoint was saved: its last step was finite, without a loss spike."""
+    progress = json.loads((checkpoint / PROGRESS).read_bytes())
+    return not progress.get("skipped_in_a_row") and not progress.get("spikes_in_a_row")
 
 
 def remove_checkpoint(path: Path) -> None:

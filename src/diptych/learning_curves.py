@@ -120,6 +120,10 @@ def training_facts(
         facts.append(("of a step", ", ".join(f"{phase} {sum(s) / whole:.0%}" for phase, s in split.items())))
     if skipped := metrics[-1].get("skipped_steps"):
         facts.append(("steps without finite numbers, skipped", f"{skipped:,}"))
+    if spikes := metrics[-1].get("loss_spikes"):
+        facts.append(("spikes of the loss", f"{spikes:,}"))
+    if rolled_back := len(_events(records, "rolled_back")):
+        facts.append(("rolled back", f"{rolled_back} times" if rolled_back > 1 else "once"))
     if any(shares := _numbers(metrics, "logit_scale_at_limit")):
         facts.append(("steps with the logit scale at its limit", percent(sum(shares) / len(shares))))
     if rates := _numbers(metrics, "bytes_read_per_second"):

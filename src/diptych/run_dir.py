@@ -6,6 +6,7 @@ metrics.jsonl     all numbers, one line a logged step; every dashboard is fed fr
 metrics_redone.jsonl   lines of steps that were repeated after a restart
 log/              rank_N.log
 checkpoints/      step_N/
+bad_steps/        step_N.json: the samples of a step whose loss or gradient was not finite, or whose loss jumped
 lock              held by the process that trains here
 samples.png       the first batch as the model sees it, samples.txt its captions, samples.json both for the report
 wandb.json        which wandb run belongs to it, if any
@@ -55,6 +56,7 @@ class RunDir:
         self.log = path / "log"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples.png"
+        self.bad_steps = path / "bad_steps"
         self.wandb = path / "wandb.json"
 
     def check_writable(self) -> None:

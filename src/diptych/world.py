@@ -295,6 +295,13 @@ def on_any_rank(world: World, claim: bool) -> bool:
     return bool(flag)
 
 
+def gather_on_first_rank(world: World, value: Answer) -> list[Answer]:
+    """The picklable values of all ranks, on rank 0, and nothing on the others; every rank must call it."""
+    values: list[Any] = [None] * world.size
+    dist.gather_object(value, values if world.is_first else None, group=world.control)
+    return values if world.is_first else []
+
+
 def decide_on_first_rank(world: World, decide: Callable[[], Answer]) -> Answer:
     """Call `decide` on rank 0 and return its result on every rank; every rank must call this.
 

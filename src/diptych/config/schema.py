@@ -261,6 +261,10 @@ class CheckpointConfig:
     """Number of newest valid checkpoints that are kept; at least 2."""
     max_wait_seconds: int = 3600
     """How long training waits when a checkpoint cannot be written, such as on a full disk, before the run ends."""
+    roll_back_on_loss_spikes: bool = False
+    """After ten steps in a row whose loss lies far above the losses before, go back to the newest good checkpoint and
+    on with later samples. Such spikes are reported in any case; ten steps in a row that are not finite always go back.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

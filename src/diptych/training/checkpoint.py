@@ -28,6 +28,7 @@ from diptych.checkpoint_folder import (
     FORMAT,
     MANIFEST,
     MODEL,
+    PROGRESS,
     describe,
     name_of,
     remove_checkpoint,
@@ -64,6 +65,24 @@ class Progress:
     """Steps without finite numbers, since the start of the run."""
     skipped_in_a_row: int = 0
     """How many of them came since the last good step."""
+    spikes: int = 0
+    """Steps whose loss was a spike (see `trouble`), since the start of the run."""
+    spikes_in_a_row: int = 0
+    losses: list[float] = field(default_factory=list)
+    """The newest finite losses, with which the next one is compared."""
+    roll_backs: list[list[int]] = field(default_factory=list)
+    """For each roll-back, the samples seen of the checkpoint that was loaded, and those before the first batch that was
+    trained on after it. Nothing that was seen between them is in the weights."""
+
+    @property
+    def trains_from(self) -> int:
+        """Batches before this position are passed over; they belong to a roll-back."""
+        return self.roll_backs[-1][1] if self.roll_backs else 0
+
+    @property
+    def weights_after(self) -> int:
+        """The samples seen when the weights took this form; less than `samples_seen` right after a roll-back."""
+        return self.roll_backs[-1][0] if self.samples_seen <= self.trains_from else self.samples_seen
 
 
 @dataclass(frozen=True)
@@ -99,7 +118,7 @@ def save_checkpoint(
         if checkpoint.averages is not None:
             save_model_folder(partial / EMA, checkpoint.averages, config.model, tokenizer)
         _save_optimizer(partial / "optimizer.safetensors", checkpoint.optimizer)
-        _write(partial / "progress.json", _json(asdict(checkpoint.progress)))
+        _write(partial / PROGRESS, _json(asdict(checkpoint.progress)))
         _write(partial / "config.json", _json(config_to_dict(config)))
         manifest = {
             "format": FORMAT,
@@ -122,9 +141,13 @@ def save_checkpoint(
     return final
 
 
+def read_progress(path: Path) -> Progress:
+    return Progress(**json.loads((path / PROGRESS).read_text()))
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that has passed `verify`."""
-    progress = Progress(**json.loads((path / "progress.json").read_text()))
+    progress = read_progress(path)
     tensors = load_file(path / "optimizer.safetensors")
     step = int(tensors.pop("step"))
     moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}

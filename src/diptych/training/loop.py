@@ -31,24 +31,20 @@ from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.job import Job, prepare
 from diptych.training.metrics import EPOCHS_OF, SAMPLES_SEEN, SHARE_OF
 from diptych.training.pace import Pace
+from diptych.training.roll_back import is_given_up, roll_back
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import save
 from diptych.training.signals import stop_on_signals
 from diptych.training.tallies import STOP, TOKENS, source_shares, tallies_of, tally
-from diptych.world import World, decide_on_first_rank
+from diptych.training.trouble import judge, write_bad_step
+from diptych.world import World, decide_on_first_rank, gather_on_first_rank, on_any_rank
 
 logger = logging.getLogger(__name__)
 
 STEPS_IN_FLIGHT = {"cpu": 0, "cuda": 2}
 """How many steps may be queued on a device before the host reads the result of the first one."""
-MAX_SKIPPED_STEPS = 10
-"""A run ends after this many steps in a row without finite numbers: more than one bad batch, the weights are lost."""
 MIN_SAMPLES_FOR_VERDICT = 1_000
 """The share of rejected samples is computed over at least this many, so that the first few do not end a run."""
-
-
-class NonFiniteError(UserError):
-    """Loss or gradient were not finite for MAX_SKIPPED_STEPS steps in a row."""
 
 
 class TooManyRejectsError(UserError):
@@ -73,9 +69,11 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> Non
     first = progress.samples_seen // size
     console = Console(total_samples=last * size, samples_seen=progress.samples_seen, shown=world.is_first)
     pace = Pace(progress.samples_seen, progress.seconds)
-    in_flight: deque[StepInFlight] = deque()
+    in_flight: deque[tuple[StepInFlight, Batch]] = deque()
     steps: list[StepStats] = []
     """Steps whose results were read since the last report."""
+
+    queued = STEPS_IN_FLIGHT[world.device.type]
 
     def is_logged(done: int) -> bool:
         return done % config.tracking.log_every_steps == 0 or done in (1, last)
@@ -92,23 +90,38 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> Non
             log_rejects(batch)
             tallies = tallies_of(batch, job.mixture, is_stop_requested=stop.requested)
             waited = pace.waited_seconds
-            in_flight.append(
-                job.engine.step(
+            if number * size < progress.trains_from:
+                progress = replace(progress, samples_seen=done * size)
+            else:
+                step = job.engine.step(
                     batch, number * size, tallies=tallies, waited_seconds=waited, measures_update=is_logged(done)
                 )
-            )
-            while len(in_flight) > (0 if is_saved or stopping else STEPS_IN_FLIGHT[world.device.type]):
-                steps.append(in_flight.popleft().read())
+                in_flight.append((step, batch))
+            while len(in_flight) > (0 if is_saved or stopping else queued):
+                step, of_step = in_flight.popleft()
+                steps.append(step.read())
                 pace.step_is_done()
                 progress = advance(progress, steps[-1], pace)
                 refuse_bad_data(config, progress)
-                refuse_no_numbers(config, steps[-1], progress)
+                progress, wrong = judge(progress, steps[-1], size)
                 stopping = stopping or tally(steps[-1], STOP) > 0
+                if wrong is not None:
+                    tell(job, steps[-1], of_step, wrong)
                 if is_logged(progress.samples_seen // size):
                     report(job, progress, steps, pace, console)
                     steps.clear()
+                if wrong is not None and is_given_up(config, progress):
+                    # The steps in flight are given up too, and as many wherever the run was stopped and went on.
+                    position = min(progress.samples_seen + queued * size, last * size)
+                    progress = replace(progress, samples_seen=done * size)
+                    progress = roll_back(job, progress, wrong, position, is_lost=progress.skipped_in_a_row > 0)
+                    in_flight.clear()
+                    pace.pause_is_over()
             console.move(done * size)
             if is_saved or stopping:
+                if on_any_rank(world, not job.engine.has_finite_weights()):
+                    wrong = f"weights are not finite after {counted(done * size, 'sample')}"
+                    progress = roll_back(job, progress, wrong, done * size, is_lost=True)
                 save(job, progress, stop)
                 pace.pause_is_over()
             if stopping and not is_last:
@@ -176,8 +189,6 @@ def advance(progress: Progress, stats: StepStats, pace: Pace) -> Progress:
         samples_seen=stats.samples_seen,
         rejected=dict(rejected),
         seconds=pace.seconds,
-        skipped_steps=progress.skipped_steps + stats.is_skipped,
-        skipped_in_a_row=progress.skipped_in_a_row + 1 if stats.is_skipped else 0,
     )
 
 
@@ -191,26 +202,16 @@ def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
         )
 
 
-def refuse_no_numbers(config: RunConfig, stats: StepStats, progress: Progress) -> None:
-    """Log a step without finite numbers, which changed nothing; end the run after too many in a row.
-
-    Raises:
-        NonFiniteError: it was the last of MAX_SKIPPED_STEPS in a row; raised on every rank.
-    """
-    if not stats.is_skipped:
+def tell(job: Job, stats: StepStats, batch: Batch, wrong: str) -> None:
+    """Log what is wrong with a step, and write down its samples; every rank must call it."""
+    samples = gather_on_first_rank(job.world, batch.samples)
+    if not job.world.is_first:
         return
-    what = "loss" if not math.isfinite(stats.loss) else "gradient"
-    before = counted(stats.samples_seen - config.training.global_batch_size, "sample")
-    said = f"the {what} of the step after {before} is not finite (loss {stats.loss:g}, norm {stats.gradient_norm:g})"
-    if progress.skipped_in_a_row < MAX_SKIPPED_STEPS:
-        logger.warning("%s: no rank took that step, and training goes on with the next", said)
-        return
-    raise NonFiniteError(
-        f"{said}, as in the {MAX_SKIPPED_STEPS - 1} steps before, so the weights cannot learn any more. The same "
-        f"command goes on from the newest checkpoint; if it ends here again, start a new run with, for example, "
-        f"optimizer.learning_rate below {config.optimizer.learning_rate:g}: a new run_dir and, to keep what was "
-        f"learned, model.initial_weights={config.run_dir}"
-    )
+    try:
+        where = str(write_bad_step(job.run, job.mixture.index, stats, wrong, samples))
+    except OSError as error:
+        where = f"nowhere ({error})"
+    logger.warning("%s%s; its samples: %s", wrong, ": left out on all ranks" if stats.is_skipped else "", where)
 
 
 def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace, console: Console) -> None:
@@ -236,6 +237,7 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
         **{f"{tower}_gradient_norm": norm for tower, norm in stats.tower_gradient_norms.items()},
         **{f"{tower}_update_ratio": ratio for tower, ratio in stats.update_ratios.items()},
         "skipped_steps": progress.skipped_steps,
+        "loss_spikes": progress.spikes,
         **speed,
         "teraflops_per_rank": flops / 1e12,
         "rejected_samples": sum(progress.rejected.values()),

@@ -28,7 +28,14 @@ SAMPLES_SEEN = "samples_seen"
 PANELS: dict[str, tuple[str, ...]] = {
     "learning": ("loss", "i2t_accuracy", "t2i_accuracy", "positive_similarity", "hardest_negative_similarity"),
     "health": ("learning_rate", "logit_scale", "logit_scale_at_limit", "gradient_norm")
-    + ("image_gradient_norm", "text_gradient_norm", "image_update_ratio", "text_update_ratio", "skipped_steps"),
+    + (
+        "image_gradient_norm",
+        "text_gradient_norm",
+        "image_update_ratio",
+        "text_update_ratio",
+        "skipped_steps",
+        "loss_spikes",
+    ),
     "speed": ("samples_per_second", "teraflops_per_rank", "mfu", "gpu_memory_gib")
     + ("step_seconds_p50", "step_seconds_p95", "forward_seconds", "backward_seconds", "update_seconds")
     + ("data_wait_fraction", "data_wait_fraction_of_mean_rank", "data_wait_slowest_rank"),
