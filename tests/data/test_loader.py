@@ -325,6 +325,28 @@ def test_a_filler_is_the_same_for_any_ranks_and_workers(tmp_path):
         assert batch.samples.tolist() == [*one.samples, *other.samples]
 
 
+def test_a_rejected_sample_is_replaced_by_one_of_its_shard_or_else_of_its_source(tmp_path):
+    for shard in range(4):
+        with ShardWriter(tmp_path, shard) as writer:
+            for number in range(10 * shard, 10 * shard + 10):
+                is_broken = shard == 3 or number % 10 == 0
+                writer.add(f"{number:04d}", {"png": b"" if is_broken else picture(number % 20), "txt": b"a caption"})
+    replaced = 0
+    for batch_number, batch in enumerate(load(tmp_path, stop=5)):
+        planned = SampleOrder(np.full(4, 10), seed=3, global_batch_size=BATCH, shuffle_window=5).rows(batch_number)
+        for before, after in zip(planned.samples // 10, batch.samples // 10, strict=True):
+            assert before == after or before == 3 > after
+            replaced += before == after
+    assert 0 < replaced < 5 * BATCH
+
+
+def test_a_run_of_the_second_order_goes_on_with_its_fillers(shards):
+    order = SampleOrder(np.array(COUNTS), seed=3, global_batch_size=BATCH, shuffle_window=5, fills_from_shard=False)
+    reader = SampleReader(open_index(shards), order, (0, BATCH), 0, 5)
+    fillers = [17, 2, 2, 9, 2, 16, 10, 13, 14, 2, 16, 13]  # of the version that made such runs
+    assert [reader.filler(Picked(sample, 0, 1), sample).sample for sample in range(12)] == fillers
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_shards_without_usable_samples_are_one_line_in_any_process(tmp_path, workers):
     with ShardWriter(tmp_path, 0) as writer:

@@ -85,8 +85,9 @@ def test_a_run_whose_checkpoints_record_no_order_goes_on_in_the_first_one(tmp_pa
     mixture = Mixture(ShardIndex([Shard(Path("00000.tar"), 40, 1, "")]), CONFIG.data.sources, [1])
     assert isinstance(order_of(CONFIG, mixture, progress.order), EarlierSampleOrder)
     assert isinstance(order_of(CONFIG, mixture), SampleOrder)
-    with pytest.raises(ConfigError, match="started with version 3 of the order of samples; this diptych knows 1 and 2"):
-        order_of(CONFIG, mixture, 3)
+    assert [order_of(CONFIG, mixture, version).fills_from_shard for version in (1, 2, 3)] == [False, False, True]
+    with pytest.raises(ConfigError, match="started with version 4 of the order of samples; this diptych knows 1 to 3"):
+        order_of(CONFIG, mixture, 4)
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "grow"])

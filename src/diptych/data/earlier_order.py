@@ -24,6 +24,8 @@ class EarlierSampleOrder:
     shuffle_window: how many consecutive samples of a stream are permuted together.
     """
 
+    fills_from_shard = False
+
     def __init__(self, counts: np.ndarray, *, seed: int, global_batch_size: int, shuffle_window: int):
         self.total = int(np.sum(counts))
         if self.total == 0:

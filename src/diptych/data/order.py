@@ -19,8 +19,9 @@ import numpy as np
 from diptych.data.proportions import shares
 from diptych.data.source_order import Rows, SourceOrder
 
-ORDER_VERSION = 2
-"""Recorded in the checkpoints of a run, which goes on in the order that it was started with."""
+ORDER_VERSION = 3
+"""Recorded in the checkpoints of a run, which goes on in the order that it was started with. 1: `earlier_order`; 2: as
+3, but a rejected sample was replaced by any of its source."""
 
 
 class Order(Protocol):
@@ -28,6 +29,9 @@ class Order(Protocol):
 
     total: int
     """The number of samples."""
+    fills_from_shard: bool
+    """Whether a rejected sample is replaced by one of its shard, not by any of its source: a remote shard that is not
+    planned would be fetched for one sample."""
 
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start, stop) of the global batch that follows batch_number * global_batch_size samples."""
@@ -44,6 +48,7 @@ class SampleOrder:
     streams: the largest number of streams of a source; None: as many as it has rows in a batch.
     sources: the number of shards of each source, in the order of the index, and its weight. By default all shards are
         one source.
+    fills_from_shard: as `Order` has it; False for a run that was started with version 2.
     """
 
     def __init__(
@@ -55,12 +60,14 @@ class SampleOrder:
         shuffle_window: int,
         streams: int | None = None,
         sources: Sequence[tuple[int, float]] = (),
+        fills_from_shard: bool = True,
     ):
         counts = np.asarray(counts, dtype=np.int64)
         self.total = int(counts.sum())
         if self.total == 0:
             raise ValueError("the shards contain no samples; an order needs at least one")
         self.global_batch_size = global_batch_size
+        self.fills_from_shard = fills_from_shard
         sources = sources or [(len(counts), 1)]
         self._shares = shares([weight for _, weight in sources], global_batch_size)
         of_source = np.split(counts, np.cumsum([num_shards for num_shards, _ in sources])[:-1])
@@ -78,6 +85,7 @@ class SampleOrder:
             shuffle_window=shuffle_window,
             streams=streams,
             sources=sources,
+            fills_from_shard=fills_from_shard,
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -25,6 +25,8 @@ MAX_PIECE_ROWS = 512
 ready would take 10 GB of /dev/shm."""
 MAX_FILLERS = 100
 """How many samples are tried in place of a rejected one before the shards are considered unusable."""
+SHARD_FILLERS = 10
+"""How many of them are of the same shard, which is at hand; if they are rejected too, the shard may be damaged."""
 
 
 class SampleReader(IterableDataset[dict[str, Any]]):
@@ -82,14 +84,23 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         return taken
 
     def filler(self, picked: Picked, attempt: int) -> Picked:
-        """Choose a sample of the same source to replace a rejected one: the same on all ranks, outside the batch if
-        possible."""
+        """Choose a sample to replace a rejected one: the same on all ranks, outside the batch if possible.
+
+        It is one of the same shard, then of the same source.
+        """
         batch = self._samples_of(picked.batch_number)
         keys = np.arange(attempt * MAX_FILLERS, (attempt + 1) * MAX_FILLERS)
-        first, stop = self._order.source_of(picked.sample)
-        drawn = hashes(keys, picked.sample, picked.batch_number, 2) % np.uint64(stop - first) + np.uint64(first)
-        outside = [sample for sample in drawn.tolist() if sample not in batch]
-        return Picked(outside[0] if outside else int(drawn[0]), picked.epoch, picked.batch_number)
+        drawn = hashes(keys, picked.sample, picked.batch_number, 2)
+        ranges = [self._order.source_of(picked.sample)]
+        if self._order.fills_from_shard and attempt < SHARD_FILLERS:
+            shard, row = self.index.locate(picked.sample)
+            ranges.insert(0, (picked.sample - row, picked.sample - row + int(self.index.counts[shard])))
+        for first, stop in ranges:
+            samples = (drawn % np.uint64(stop - first) + np.uint64(first)).tolist()
+            chosen = next((sample for sample in samples if sample not in batch), None)
+            if chosen is not None:
+                break
+        return Picked(samples[0] if chosen is None else chosen, picked.epoch, picked.batch_number)
 
     def _samples_of(self, batch_number: int) -> frozenset[int]:
         """The samples of a global batch; those of the last one asked for are kept, since rejects come together."""

@@ -179,9 +179,9 @@ def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) 
     """
     size, window, seed = config.training.global_batch_size, config.data.shuffle_window, config.training.seed
     counts = mixture.index.counts
-    if version not in (1, ORDER_VERSION):
+    if not 1 <= version <= ORDER_VERSION:
         raise ConfigError(
-            f"{config.run_dir} was started with version {version} of the order of samples; this diptych knows 1 and "
+            f"{config.run_dir} was started with version {version} of the order of samples; this diptych knows 1 to "
             f"{ORDER_VERSION}; go on with the version of diptych that started it, or set run_dir to a new directory"
         )
     if version == 1:
@@ -193,6 +193,7 @@ def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) 
         shuffle_window=window,
         streams=config.data.streams,
         sources=mixture.weighted,
+        fills_from_shard=version > 2,
     )
 
 
