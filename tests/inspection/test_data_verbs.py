@@ -38,7 +38,11 @@ MEMBERS = [
     {"jpg": picture(progressive=True), "txt": b"a blue square"},
     {"png": picture("PNG", size=(10, 30)), "txt": LONG.encode()},
     {"jpg": picture(), "txt": b"  "},
-    {"jpg": picture()[:-200], "txt": "<script>alert('one')</script> \u202e🎉".encode()},
+    {
+        "jpg": picture()[:-200],
+        "json": b'{"alt": ["", "one"], "title": "", "width": 40}',
+        "txt": "<script>alert('one')</script> \u202e🎉".encode(),
+    },
     {"txt": b"no picture"},
 ]
 
@@ -77,10 +81,17 @@ def test_statistics_count_what_the_shards_contain(words, capsys):
     assert found["pictures"]["enlarged"] == 2
     captions = found["captions"]
     assert (captions["counted"], captions["cut"], captions["cut_share"]) == (14, 2, 2 / 14)
+    assert captions["fields"] == {"txt": 0.9, "alt": 0.1}
     assert captions["tokens"]["p95"] == len(TOKENIZER.encode(LONG)) + 2
     assert captions["compared"] == captions["repeated"] == 20
     assert captions["most_repeated"][0] == {"caption": "a red square", "times": 10}
     assert found["decoding"]["timed"] == 14 and found["decoding"]["samples_per_core_second"] > 0
+
+
+def test_statistics_name_a_caption_field_of_the_config_that_no_sample_has(words, shards, capsys):
+    source = json.dumps([{"shards": str(shards), "captions": {"txt": 0.5, "title": 0.5}}])
+    main(["data", "stats", *words[1:], "--config", f"data.train={source}"])
+    assert re.search(r"with text +txt 90.0\u202f%, alt 10.0\u202f%, title 0\u202f%\n", capsys.readouterr().out)
 
 
 def test_cores_are_the_appetite_of_a_gpu_over_the_speed_of_a_core(words, capsys):

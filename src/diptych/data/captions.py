@@ -69,6 +69,11 @@ def drawn_caption(members: Mapping[str, bytes], fields: Mapping[str, float], dra
     return chosen[draws.below(len(chosen))]
 
 
+def fields_with_text(members: Mapping[str, bytes]) -> list[str]:
+    """The fields that contain captions, or any other text."""
+    return [field for field, value in caption_fields(members).items() if _texts(value)]
+
+
 def caption_fields(members: Mapping[str, bytes]) -> dict[str, object]:
     """What may contain captions: the keys of a sample's `.json`, and `txt` for its `.txt`."""
     try:

@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 
 from diptych.config.schema import DataConfig, SourceConfig
-from diptych.data.captions import caption_fields
+from diptych.data.captions import fields_with_text
 from diptych.data.shard_cache import ShardCache
 from diptych.data.shard_index_file import ShardError
 from diptych.data.shard_list import ShardList
@@ -157,7 +157,7 @@ def refuse_unknown_fields(mixture: Mixture) -> None:
             with suppress(ShardError):  # damaged samples are counted by the run
                 shard, row = mixture.index.locate(sample)
                 members = mixture.index.read(mixture.index.sample(shard, row), "txt", "json")
-                found |= {name for name, value in caption_fields(members).items() if value}
+                found.update(fields_with_text(members))
         if found and (missing := sorted(set(source.captions) - found)):
             raise UserError(
                 f"data.train[{number}].captions: none of {counted(len(looked_at), 'sample')} of "

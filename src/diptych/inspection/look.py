@@ -45,6 +45,8 @@ def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
     statistics = start_statistics(
         index, samples, image_size=config.model.image.image_size, context_length=config.model.text.context_length
     )
+    for source in mixture.configs:
+        statistics.fields.update(dict.fromkeys(source.captions or (), 0))  # so that those that no sample has are shown
     places = one_of_each_stretch(len(samples), min(num_shown, len(samples)), hash_of(2, config.training.seed, 5))
     found = Look(_folder_of(index.shards[0]), tokenizer, statistics, [], [])
     for number, seen in enumerate(see_samples(mixture, samples, config, tokenizer)):

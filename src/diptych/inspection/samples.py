@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diptych.config.schema import RunConfig
-from diptych.data.captions import caption_of
+from diptych.data.captions import caption_of, fields_with_text
 from diptych.data.decoder import Decoder, Picked, Row
 from diptych.data.draws import Draws, hash_of
 from diptych.data.jpeg_segments import JpegStructureError, read_header
@@ -36,6 +36,8 @@ class SeenSample:
     """Its pixels after crop and augmentation and its caption, or the reason for which it is rejected."""
     caption: str
     """As stored; the first one if there are several."""
+    fields: tuple[str, ...]
+    """Where the sample has text: `txt`, and keys of its `.json`."""
     tokens: tuple[int, ...]
     """Of the whole caption that training uses, without start and end."""
     picture: bytes | None
@@ -91,6 +93,7 @@ def see_samples(mixture: Mixture, samples: list[int], config: RunConfig, tokeniz
         yield SeenSample(
             row,
             row.caption or caption_of(files),
+            tuple(fields_with_text(files)),
             tuple(tokens),
             picture,
             *_header(picture),

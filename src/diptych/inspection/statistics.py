@@ -45,6 +45,8 @@ class Statistics:
     picture_kb: Tally = field(default_factory=lambda: Tally(LARGEST_PICTURE_KB))
     tokens: Tally = field(default_factory=lambda: Tally(LONGEST_CAPTION))
     """Lengths of whole captions with start and end."""
+    fields: Counter[str] = field(default_factory=Counter)
+    """Where a caption can come from: `txt`, or a key of the `.json` → samples that have text there."""
     captions: Counter[str] = field(default_factory=Counter)
     num_compared: int = 0
     num_repeated: int = 0
@@ -66,6 +68,7 @@ class Statistics:
                 (self.picture_kb, round(len(seen.picture) / 1000)),
             ):
                 tally.add(np.array([value]))
+        self.fields.update(seen.fields)
         if seen.caption:
             self.captions[seen.caption] += 1
         if seen.row.reason is not None:
@@ -140,6 +143,7 @@ class Statistics:
             },
             "captions": {
                 "counted": self.tokens.total,
+                "fields": {name: times / self.num_drawn for name, times in self.fields.most_common()},
                 "tokens": {**quantiles(self.tokens), "mean_after_cut": round(self.mean_tokens, 2)},
                 "context_length": self.context_length,
                 "cut": self.num_cut,

@@ -71,6 +71,14 @@ def _facts(statistics: Statistics) -> Iterator[tuple[str, str]]:
         f"({percent(statistics.num_enlarged, pictures)}) are smaller than the model's {statistics.image_size} px",
     )
     yield (
+        "with text",
+        ", ".join(
+            f"{fit(printable(name), 40)} {percent(times, statistics.num_drawn)}"
+            for name, times in statistics.fields.most_common()
+        )
+        or "no field",
+    )
+    yield (
         "cut off",
         f"{statistics.num_cut:,} of {counted(captions, 'caption')} ({percent(statistics.num_cut, captions)}) are "
         f"longer than the model's {statistics.context_length} tokens",
