@@ -62,8 +62,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """The processes are forked too: torch is imported once for all."""
-    warm.address()
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """The processes are forked too: torch and the test files are imported once for all."""
+    warm.address(config.args)
     for spec in specs:
         spec.python = shlex.join([sys.executable, "-I", str(Path(warm.__file__))])

@@ -4,6 +4,8 @@ Each is a process like any other, the leader of its own session: a `diptych` com
 of `pytest -n` (`conftest.py`). Who first needs the server starts it, and it ends with them; the environment variable
 ADDRESS names its socket to the processes below. A request is a line of JSON with three open files, which become the
 process's standard input, output and error. The answers are its process id and, when it has ended, its exit status.
+
+For `pytest -n` the server imports the test files too, whose asserts pytest takes seconds to rewrite.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import ModuleType
@@ -86,12 +89,15 @@ class Warm:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def address() -> str:
-    """The socket of the server, which is started if there is none."""
+def address(test_files: Iterable[str] = ()) -> str:
+    """The socket of the server, which is started if there is none.
+
+    test_files: what the server imports before it forks, as arguments of pytest.
+    """
     if ADDRESS not in os.environ:
         folder = tempfile.mkdtemp()
         server = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm"],
+            [sys.executable, "-m", "tests.warm", "serve", *test_files],
             cwd=ROOT,
             env=os.environ | ENVIRONMENT | {ADDRESS: f"{folder}/socket"},
             stdin=subprocess.PIPE,  # closed when we end, which ends the server
@@ -104,11 +110,13 @@ def address() -> str:
     return os.environ[ADDRESS]
 
 
-def serve() -> None:
+def serve(test_files: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for module in MODULES:
             importlib.import_module(module)
+    if test_files:
+        import_tests(test_files)
     gc.freeze()
     running: dict[ForkProcess, socket.socket] = {}
     woken, wake = socket.socketpair()
@@ -131,6 +139,14 @@ def serve() -> None:
     os.unlink(os.environ[ADDRESS])
     os.rmdir(os.path.dirname(os.environ[ADDRESS]))
     os._exit(0)  # whoever still runs is not waited for
+
+
+def import_tests(files: list[str]) -> None:
+    """Import test files as pytest does; what is wrong with one is reported by the process that runs its tests."""
+    import pytest
+
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        pytest.main(["--collect-only", "-p", "no:cacheprovider", *files])
 
 
 def start(connection: socket.socket, others: list[socket.socket]) -> ForkProcess:
@@ -184,4 +200,4 @@ def stand_in(code: str) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(stand_in(sys.argv[-1]) if sys.argv[1:] else serve())
+    sys.exit(serve(sys.argv[2:]) if sys.argv[1] == "serve" else stand_in(sys.argv[-1]))
