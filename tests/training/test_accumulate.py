@@ -1,5 +1,6 @@
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,10 +8,10 @@ import torch
 from torch import nn
 
 from diptych.config.load import ConfigError
-from diptych.config.schema import ImageTowerConfig
+from diptych.config.schema import ImageTowerConfig, RunConfig
 from diptych.config.values import dump_config
 from diptych.errors import UserError
-from diptych.model.dual_encoder import DualEncoder
+from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.image_tower import ImageTower
 from diptych.run_dir import RunDir
 from diptych.training.accumulate import random_layer
@@ -158,10 +159,13 @@ def test_another_number_of_pairs_at_once_is_another_run_if_layers_draw_masks(tmp
 
 
 def test_batch_statistics_over_a_part_are_refused():
+    def check(config: RunConfig) -> None:
+        refuse_parts_with_batch_statistics(config, partial(without_memory, config.model, 100))
+
     config = tiny_config()
     machine = replace(config.machine, pairs_per_forward=4)
-    refuse_parts_with_batch_statistics(replace(config, machine=machine))
+    check(replace(config, machine=machine))
     resnet = replace(config.model, image=ImageTowerConfig(name="resnet18", image_size=64))
     with pytest.raises(UserError, match="machine.pairs_per_forward 4: resnet18 has batch normalisation"):
-        refuse_parts_with_batch_statistics(replace(config, machine=machine, model=resnet))
-    refuse_parts_with_batch_statistics(replace(config, model=resnet))
+        check(replace(config, machine=machine, model=resnet))
+    check(replace(config, model=resnet))

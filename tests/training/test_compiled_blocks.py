@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def test_blocks_are_found_in_towers_of_any_kind(name, number):
 
 def test_zero_3_is_refused_and_may_be_set_for_a_rank_alone():
     config = config_of(True, stage=3)
+    model = partial(without_memory, config.model, 100)
     with pytest.raises(UserError, match=r"machine.compile_blocks: at ZeRO stage 3 .* set machine.zero_stage to 2"):
-        refuse_blocks_that_cannot_be_compiled(config, World(0, 0, 2))
-    refuse_blocks_that_cannot_be_compiled(config, World(0, 0, 1))
-    refuse_blocks_that_cannot_be_compiled(config_of(False, stage=3), World(0, 0, 2))
+        refuse_blocks_that_cannot_be_compiled(config, World(0, 0, 2), model)
+    refuse_blocks_that_cannot_be_compiled(config, World(0, 0, 1), model)
+    refuse_blocks_that_cannot_be_compiled(config_of(False, stage=3), World(0, 0, 2), model)
