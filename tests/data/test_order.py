@@ -65,6 +65,23 @@ def test_a_batch_is_the_same_however_ranks_cut_it_and_wherever_one_starts(order,
     assert np.array_equal(np.concatenate([s.epochs for s in slices]), whole.epochs)
 
 
+ONE_LARGE_SOURCE = SampleOrder(
+    np.full(8, 50), seed=0, global_batch_size=100, shuffle_window=9, sources=[(1, weight) for weight in [93] + [1] * 7]
+)
+
+
+@given(order=orders(most_sources=8) | st.just(ONE_LARGE_SOURCE), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_pieces_that_are_planned_together_are_those_of_their_batches(order, data):
+    size = order.global_batch_size
+    edges = st.tuples(st.integers(0, size), st.integers(0, size)).map(sorted)
+    pieces = data.draw(st.lists(st.tuples(st.integers(0, 99), edges).map(lambda p: (p[0], *p[1])), min_size=1))
+    for (batch_number, start, stop), rows in zip(pieces, order.plan(pieces), strict=True):
+        whole = order.rows(batch_number)
+        assert np.array_equal(rows.samples, whole.samples[start:stop])
+        assert np.array_equal(rows.epochs, whole.epochs[start:stop])
+
+
 def test_sources_have_their_proportions_of_each_batch_and_small_ones_repeat():
     counts = np.array([90, 110, 50, 4])
     order = SampleOrder(

@@ -39,14 +39,14 @@ def test_proportions_of_any_weights_are_within_a_few_rows_of_exact(weights, batc
 @settings(max_examples=30, deadline=None)
 def test_the_batch_of_a_row_contains_it(weights, batch, row):
     for share in shares(weights, batch):
-        found = share.batch_of(row)
+        found = share.batches_of(row)
         assert share.before(found) <= row < share.before(found + 1)
 
 
 def test_additional_rows_are_spread_over_the_batches():
     few, _ = shares([0.1, 99.9], 100)  # a row in every tenth batch
     assert few.fewest == 0
-    batches = [few.batch_of(row) for row in range(100)]
+    batches = [few.batches_of(row) for row in range(100)]
     assert {after - before for before, after in zip(batches, batches[1:], strict=False)} == {10}
 
 

@@ -7,11 +7,13 @@ every batch's rows, and permutes its samples within windows of consecutive ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
 
 from diptych.data.draws import permutation
+from diptych.data.order import Piece
 from diptych.data.source_order import Rows
 
 MAX_STREAMS = 64
@@ -61,6 +63,9 @@ class EarlierSampleOrder:
             chosen = epochs == epoch
             samples[chosen] = self._samples_of(int(epoch), attempts[chosen])
         return Rows(epochs, samples)
+
+    def plan(self, pieces: Sequence[Piece]) -> list[Rows]:
+        return [self.rows(*piece) for piece in pieces]
 
     def source_of(self, sample: int) -> tuple[int, int]:
         """All samples: there are no sources in this order."""

@@ -18,6 +18,7 @@ class Share:
     """The rows that one source has in each batch: `fewest`, or one more.
 
     Its rows are numbered from 0 through all batches, so that everything is a function of the batch's number.
+    All methods take and give arrays.
     """
 
     def __init__(self, rows: np.ndarray):
@@ -25,18 +26,21 @@ class Share:
         self.fewest = int(rows.min())
         self._before = np.concatenate([[0], np.cumsum(rows)])
 
-    def before(self, batch_number: int) -> int:
-        """The number of its rows in all batches before this one."""
-        periods, batch = divmod(batch_number, len(self._before) - 1)
-        return periods * int(self._before[-1]) + int(self._before[batch])
+    def before(self, batch_numbers: np.ndarray) -> np.ndarray:
+        """i64: the number of its rows in all batches before each of these."""
+        periods, batches = np.divmod(batch_numbers, len(self._before) - 1)
+        before: np.ndarray = periods * self._before[-1] + self._before[batches]
+        return before
 
-    def rows_in(self, batch_number: int) -> int:
-        return self.before(batch_number + 1) - self.before(batch_number)
+    def rows_in(self, batch_numbers: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self.before(batch_numbers + 1) - self.before(batch_numbers)
+        return rows
 
-    def batch_of(self, row: int) -> int:
-        """The batch that contains its row of this number."""
-        periods, row = divmod(row, int(self._before[-1]))
-        return periods * (len(self._before) - 1) + int(np.searchsorted(self._before, row, side="right")) - 1
+    def batches_of(self, rows: np.ndarray) -> np.ndarray:
+        """i64: the batch that contains its row of each of these numbers."""
+        periods, rows = np.divmod(rows, self._before[-1])
+        batches: np.ndarray = periods * (len(self._before) - 1) + np.searchsorted(self._before, rows, side="right") - 1
+        return batches
 
 
 def shares(weights: Sequence[float], batch_size: int) -> list[Share]:

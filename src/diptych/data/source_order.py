@@ -60,39 +60,43 @@ class SourceOrder:
         self._window = shuffle_window
         self._epoch = lru_cache(maxsize=4)(self._make_epoch)
 
-    def rows(self, batch_number: int, places: np.ndarray) -> Rows:
-        """The samples in some of the source's rows of a batch.
+    def rows(self, batch_numbers: np.ndarray, places: np.ndarray) -> Rows:
+        """The samples in some of the source's rows of some batches.
 
-        places: i64, counted among the rows that the source has in this batch.
+        batch_numbers: i64[rows], the batch of each row.
+        places: i64[rows], counted among the rows that the source has in that batch.
         """
-        first, num_rows = self._share.before(batch_number), self._share.rows_in(batch_number)
+        firsts, num_rows = self._share.before(batch_numbers), self._share.rows_in(batch_numbers)
         streams = places * self.num_streams // num_rows
-        turns = self._turns_before(first)[streams] + places - self._edges(num_rows)[streams]
-        epochs = (first + places) // self.total
+        turns = self._turns_before(firsts, streams) + places - self._stretches(streams, num_rows)[0]
+        epochs = (firsts + places) // self.total
         samples = np.empty(len(places), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
             samples[chosen] = self._samples(epoch, streams[chosen], turns[chosen])
         return Rows(epochs, samples)
 
-    def _edges(self, num_rows: int) -> np.ndarray:
-        """i64[streams + 1]: the first row of each stream, among `num_rows` of the source in a batch."""
-        return -(-np.arange(self.num_streams + 1) * num_rows // self.num_streams)
+    def _stretches(self, streams: np.ndarray, num_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """i64: where the rows of each stream begin among the `num_rows` of the source in a batch, and their number."""
+        firsts = -(-streams * num_rows // self.num_streams)
+        return firsts, -(-(streams + 1) * num_rows // self.num_streams) - firsts
 
-    def _turns_before(self, row: int) -> np.ndarray:
-        """i64[streams]: how many of the source's rows before this one belong to each stream."""
+    def _turns_before(self, rows: np.ndarray, streams: np.ndarray) -> np.ndarray:
+        """i64: how many of the source's rows before each of these belong to the stream."""
         share = self._share
-        batch = share.batch_of(row)
-        large = share.before(batch) - batch * share.fewest  # batches with one row more than the fewest
-        small = np.diff(self._edges(share.fewest)) * (batch - large)
-        edges = self._edges(share.rows_in(batch))
-        of_this_batch = np.clip(row - share.before(batch) - edges[:-1], 0, np.diff(edges))
-        turns: np.ndarray = small + np.diff(self._edges(share.fewest + 1)) * large + of_this_batch
+        batches = share.batches_of(rows)
+        before = share.before(batches)
+        large = before - batches * share.fewest  # batches with one row more than the fewest
+        firsts, counts = self._stretches(streams, share.rows_in(batches))
+        _, of_small = self._stretches(streams, np.array(share.fewest))
+        _, of_large = self._stretches(streams, np.array(share.fewest + 1))
+        turns: np.ndarray = of_small * (batches - large) + of_large * large + np.clip(rows - before - firsts, 0, counts)
         return turns
 
     def _make_epoch(self, epoch: int) -> _Epoch:
-        starts = self._turns_before(epoch * self.total)
-        lengths = self._turns_before((epoch + 1) * self.total) - starts
+        streams = np.arange(self.num_streams)
+        starts = self._turns_before(np.array(epoch * self.total), streams)
+        lengths = self._turns_before(np.array((epoch + 1) * self.total), streams) - starts
         shards = permutation(len(self._counts), *self._key, epoch)
         return _Epoch(starts, lengths, np.cumsum(lengths) - lengths, shards, np.cumsum(self._counts[shards]))
 
