@@ -124,24 +124,36 @@ def start(folder: Path, *words: object, environment: dict[str, str] | None = Non
     return Command(process, output)
 
 
-STAND_IN = """#!{python}
+STAND_IN = """
 import os, signal, sys
 sys.path.append({root!r})
 from tests.warm import Warm
 forked = Warm({target!r}, sys.argv[1:], environment=os.environ)
-for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, _: os.kill(forked.pid, number))
-sys.exit(forked.wait())
+with open({started!r}, "a") as file:
+    print(forked.pid, file=file)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, lambda number, _: os.kill(forked.pid, number))
+status = forked.wait()
+sys.exit(status if status >= 0 else 128 - status)
 """
 
 
 def forked_launcher(folder: Path) -> dict[str, str]:
-    """The environment in which `torchrun`, and `python -m diptych` of any launcher, are forked and import nothing."""
-    for name, target in (("torchrun", "torch.distributed.run:main"), ("diptych.py", "diptych.cli:main")):
-        (folder / name).write_text(STAND_IN.format(python=sys.executable, root=str(ROOT), target=target))
-        (folder / name).chmod(0o755)
-    path = os.pathsep.join(map(str, (folder, Path(sys.executable).parent, os.environ.get("PATH", ""))))
-    return {"PATH": path, "PYTHONPATH": str(folder), ADDRESS: address()}
+    """The environment in which `python -m diptych` and `python -m diptych.torchrun` are forked and import nothing.
+
+    The process ids of a launcher and of its ranks are appended to `folder/started_{launcher,rank}`.
+    """
+    package = folder / "diptych"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name, target, whose in (
+        ("torchrun", "diptych.torchrun:main", "launcher"),
+        ("__main__", "diptych.cli:main", "rank"),
+    ):
+        text = STAND_IN.format(root=str(ROOT), target=target, started=f"{folder}/started_{whose}")
+        (package / f"{name}.py").write_text(text)
+    return {"PYTHONPATH": str(folder), ADDRESS: address()}
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ SOURCES = {
     "diptych_shards": ROOT / "data_prep" / "diptych_shards",
 }
 LAYERS = [
-    ("verbs", "cli", "__main__"),
+    ("verbs", "cli", "torchrun", "__main__"),
     ("training", "inspection", "plan"),
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),

@@ -9,17 +9,27 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
+import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
 from diptych_shards.commands import build
 from tests.commands import ROOT, Command, forked_launcher, free_port, start
-from tests.end_to_end.conftest import STEPS, losses
+from tests.end_to_end.conftest import STEPS, losses, outcome
+from tests.end_to_end.test_resume import after_some_steps
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+def listens(endpoint: str) -> bool:
+    host, _, port = endpoint.partition(":")
+    with socket.socket() as connection:
+        return connection.connect_ex((host, int(port))) == 0
 
 
 def finish(*nodes: Command) -> None:
@@ -33,6 +43,61 @@ def test_two_nodes_of_one_rank_have_the_losses_of_one_node_of_two(recipe, on_two
     run = (LAUNCH / "many_nodes.sh", recipe, f"run_dir={tmp_path / 'run'}")
     finish(*(start(tmp_path, *run, environment=environment) for _ in range(2)))
     assert losses(tmp_path / "run") == losses(on_two_ranks)
+
+
+class Node:
+    """A machine that runs many_nodes.sh with one rank; all nodes are this machine."""
+
+    def __init__(self, folder: Path, endpoint: str, *words: object):
+        folder.mkdir()
+        self._folder = folder
+        self._run = (LAUNCH / "many_nodes.sh", *words)
+        self._environment = {"NNODES": "2", "RANKS": "1", "RDZV_ENDPOINT": endpoint} | forked_launcher(folder)
+        self.start()
+
+    def start(self) -> None:
+        self.command = start(self._folder, *self._run, environment=self._environment)
+
+    def pid_of(self, process: str) -> int:
+        return int((self._folder / f"started_{process}").read_text().split()[-1])
+
+    def kill(self) -> None:
+        """Kill the launcher and its rank at once, as a power failure does."""
+        for process in ("launcher", "rank"):
+            os.kill(self.pid_of(process), signal.SIGKILL)
+        self.command.kill()
+        self.command.wait()
+
+
+def test_a_killed_rank_and_a_lost_node_cost_only_the_steps_since_the_last_checkpoint(recipe, on_two_ranks, tmp_path):
+    endpoint, run_dir = f"127.0.0.1:{free_port()}", tmp_path / "run"
+    meeting, other = (Node(tmp_path / name, endpoint, recipe, f"run_dir={run_dir}") for name in ("meeting", "other"))
+    after_some_steps(meeting.command, run_dir, 6)
+    os.kill(other.pid_of("rank"), signal.SIGKILL)  # the launchers start both ranks again
+    after_some_steps(meeting.command, run_dir, 6)
+    other.kill()
+    assert len(losses(run_dir)) < STEPS, "the run ended before it lost the node"
+    other.start()  # as a scheduler does, or a person
+    finish(meeting.command, other.command)
+    assert outcome(run_dir) == outcome(on_two_ranks)
+
+
+def test_without_the_node_where_they_meet_launchers_end_with_a_line_and_the_same_commands_go_on(
+    recipe, on_two_ranks, tmp_path
+):
+    endpoint, run_dir = f"127.0.0.1:{free_port()}", tmp_path / "run"
+    meeting = Node(tmp_path / "meeting", endpoint, recipe, f"run_dir={run_dir}")
+    meeting.command.wait_until(lambda: listens(endpoint))
+    other = Node(tmp_path / "other", endpoint, recipe, f"run_dir={run_dir}")
+    after_some_steps(meeting.command, run_dir, 6)
+    meeting.kill()
+    assert other.command.wait() == 1
+    last = other.command.said.splitlines()[-1]
+    assert "lost the other machines" in last and last.endswith("the same command goes on from the last checkpoint")
+    for node in (meeting, other):
+        node.start()
+    finish(meeting.command, other.command)
+    assert outcome(run_dir) == outcome(on_two_ranks)
 
 
 def test_deepspeed_with_a_hostfile_has_the_losses_of_torchrun(recipe, on_two_ranks, tmp_path):
@@ -87,7 +152,9 @@ def test_a_script_without_its_arguments_prints_its_usage(script):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_a_script_holds_no_logic_and_ends_in_the_launcher(script):
     *before, last = script.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
-    assert last.startswith(("exec torchrun ", "exec deepspeed ")) and last.endswith('diptych train "$@"')
+    assert last.startswith(("exec python -m diptych.torchrun ", "exec deepspeed ")) and last.endswith(
+        'diptych train "$@"'
+    )
     assert "set -eu" in before and os.access(script, os.X_OK)
     assert len(before) <= 10
 
@@ -107,7 +174,6 @@ def test_the_kubernetes_job_runs_a_command_that_exists():
     ("script", "last"),
     [
         ("build_on_slurm.sbatch", 'diptych-shards build --engine ray --ray-address "$head" "$@"'),
-        ("train_on_slurm.sbatch", 'python -m diptych train "$@"'),
     ],
 )
 def test_a_slurm_job_is_valid_shell_and_prints_its_usage(script, last):

@@ -1,0 +1,53 @@
+"""torchrun, with the same options, for the scripts in launch/: it ends with one line and the exit status of a rank.
+
+python -m diptych.torchrun --standalone --nproc-per-node 8 -m diptych train CONFIG
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.run import main as torchrun
+
+GOES_ON = "the same command goes on from the last checkpoint"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run torchrun with its own options (by default the command line's); print a line where it prints a traceback.
+
+    The exit status is that of the first rank that failed, and 128 + N if that rank or torchrun got signal N.
+    """
+    # torchrun keeps its store through all restarts, and restarted ranks would find addresses of dead ones in it.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    try:
+        torchrun(words)
+    except SignalException as stop:
+        _end(f"stopped by {stop.sigval.name}; {GOES_ON}", 128 + stop.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        status = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
+        _end(f"rank {rank} {_how_it_ended(failure)}, and no restart is left; {GOES_ON}", status)
+    except RendezvousError as error:
+        _end(f"lost the other machines ({str(error).partition('. ')[0]}); on all of them {GOES_ON}", 1)
+
+
+def _how_it_ended(failure: ProcessFailure) -> str:
+    if failure.exitcode < 0:
+        return f"was killed by {signal.Signals(-failure.exitcode).name}"
+    return f"ended with exit status {failure.exitcode}"
+
+
+def _end(message: str, status: int) -> None:
+    print(f"diptych.torchrun on {socket.gethostname()}: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
