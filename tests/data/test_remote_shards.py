@@ -1,6 +1,7 @@
 """Shards at addresses give the same samples as those on a disk, whatever the store and the network do."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from diptych.data.shards import ShardError, open_index
 from diptych.data.shards_ahead import shards_ahead
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_captioned
+from diptych_shards.cli import main as shards_main
 from tests.commands import PATIENCE_SECONDS
 from tests.data import test_loader
 from tests.data.remote_store import (
@@ -243,6 +245,23 @@ def test_a_cache_that_cannot_be_written_is_no_fault_of_the_samples(store, cache)
     cache.folder.touch()
     with pytest.raises(RemoteShardError, match="cannot be made: Not a directory; .* set data.cache.folder"):
         content(open_index("s3://bucket/shards", cache))
+
+
+@pytest.mark.parametrize("is_member", [True, False])
+def test_shards_of_a_store_are_verified_byte_for_byte(shards, store, monkeypatch, capsys, tmp_path, is_member):
+    monkeypatch.setattr(shard_download, "PART_BYTES", 2000)
+    assert shards_main(["verify", "s3://bucket/shards"]) == 0
+    assert capsys.readouterr().out == "4 shards, 20 samples, all as indexed: s3://bucket/shards\n"
+    offset = open_index(shards).sample(2, 3).members[0].offset
+    shutil.copytree(shards, tmp_path / "spoiled")
+    data = bytearray((shards / "00002.tar").read_bytes())
+    data[offset + 10 if is_member else offset - 512] ^= 1
+    (tmp_path / "spoiled" / "00002.tar").write_bytes(data)
+    upload(store.behind, tmp_path / "spoiled", f"spoiled_{is_member}")
+    assert shards_main(["verify", f"s3://bucket/spoiled_{is_member}"]) == 2
+    what = f"2-3.jpg: at byte {offset}: the 1500 bytes are not" if is_member else "the members are whole, but bytes"
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line.startswith(f"diptych-shards: s3://bucket/spoiled_{is_member}/00002.tar: {what}")
 
 
 def test_other_files_in_the_folder_of_the_cache_are_left_alone(store, cache):

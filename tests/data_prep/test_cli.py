@@ -311,7 +311,6 @@ REMOTE_OUTPUTS = [
     ["dedup", "REMOTE"],
     ["filter", "REMOTE", "--where", "width > 1"],
     ["index", "REMOTE"],
-    ["verify", "REMOTE"],
 ]
 REMOTE_INPUTS = [
     ["pack", "REMOTE", "out"],

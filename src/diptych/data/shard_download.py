@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,6 +86,18 @@ def download(url: str, num_bytes: int, partial: Path) -> None:
         RemoteShardError: the file does not exist, or cannot be read.
         OSError: `partial` cannot be written.
     """
+    with open(partial, "ab", buffering=0) as file:
+        for part in parts_of(url, num_bytes, file.tell()):
+            while part:
+                part = part[file.write(part) :]
+
+
+def parts_of(url: str, num_bytes: int, start: int = 0) -> Iterator[bytes]:
+    """Yield the bytes of a file of `num_bytes` from `start` on, in parts of at most PART_BYTES if the server can.
+
+    Raises:
+        RemoteShardError: the file does not exist, or cannot be read.
+    """
     files, path = file_system(url)
     part_bytes = PART_BYTES
 
@@ -104,10 +116,10 @@ def download(url: str, num_bytes: int, partial: Path) -> None:
         part_bytes = min(part_bytes * 2, PART_BYTES)
         return data
 
-    with open(partial, "ab", buffering=0) as file:
-        start = file.tell()
-        while start < num_bytes:
-            start += file.write(with_retries(url, read))
+    while start < num_bytes:
+        part = with_retries(url, read)
+        start += len(part)
+        yield part
 
 
 def _limited(files: Any) -> dict[str, Any]:
