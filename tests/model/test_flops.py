@@ -1,16 +1,19 @@
 """Counted operations, compared with torch's count of a forward and a backward, and with published numbers."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from diptych.config.load import load_config
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
-from diptych.model.dual_encoder import DualEncoder
+from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.flops import TrainingFlops
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ModelConfig(
     embed_dim=64,
     image=ImageTowerConfig(
@@ -51,3 +54,15 @@ def test_flops_of_the_papers_models_are_three_times_open_clips_table(name, embed
     )
     # open_clip's docs/model_profile.csv: a forward with 77 tokens.
     assert TrainingFlops(model, 49408).of_pair(77) / 1e9 == pytest.approx(3 * gigaflops, rel=0.01)
+
+
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_flops_of_every_recipe_are_those_that_torch_counts(recipe):
+    config = load_config([recipe]).config.model
+    model, size, length = without_memory(config, 49_408).train(), config.image.image_size, config.text.context_length
+    with FlopCounterMode(display=False) as counter:
+        picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
+        image = model.image(picture, torch.empty(1, dtype=torch.int64, device="meta"))
+        text = model.text(torch.empty(1, length, dtype=torch.int32, device="meta"), torch.tensor([length]))
+        (image.sum() + text.sum()).backward()
+    assert TrainingFlops(config, 49_408).of_pair(length) == pytest.approx(counter.get_total_flops(), rel=0.01)

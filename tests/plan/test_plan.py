@@ -1,5 +1,6 @@
 """Plans of known models and runs, compared with published numbers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,27 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_a_plan_fits_80_columns_and_has_a_column_for_each_number_of_gpus(capsys):
-    main(["plan", str(CONFIGS / "vit_b_32.yaml"), "--gpus", "8,64", "--gpu", "H100"])
+    main(["plan", str(CONFIGS / "vit_b_32.yaml"), "--gpus", "8,64,512,1024", "--gpu", "H100", "--price", "2.5"])
     said = capsys.readouterr().out
     assert max(len(line) for line in said.splitlines()) <= 80
     assert "151.28 M parameters" in said and "44.33 GFLOPs" in said
-    assert "set machine.checkpoint_blocks=true" in " ".join(said.split())
+    rows = {line[:25].strip(): line[25:].split() for line in said.splitlines()}
+    assert rows["pairs a GPU"] == ["32"], "of the last table"
+    assert "8 GPUs: computed with machine.checkpoint_blocks=true" in " ".join(said.split())
+
+
+def test_runs_one_after_another_are_planned_together(capsys):
+    # The paper's L/14 and one more epoch on larger pictures.
+    words = [str(CONFIGS / "vit_l_14.yaml"), "--then", str(CONFIGS / "vit_l_14_336.yaml"), "--gpus", "64,256"]
+    main(["plan", *words, "--json", "--price", "2.5"])
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["total_samples"] == 12.8e9 and second["total_samples"] == 0.4e9
+    assert second["flops_of_sample"] / first["flops_of_sample"] == pytest.approx(1_186 / 526, rel=0.01)
+    assert first["accuracies"] and not second["accuracies"], "no fit is of runs that start from weights"
+    for plan in (first, second):
+        for number, on in zip((64, 256), plan["on_gpus"], strict=True):
+            assert on["num_gpus"] == number
+            assert on["cost"]["typical"] == pytest.approx(2.5 * 24 * number * on["days"]["typical"])
 
 
 @pytest.mark.parametrize(

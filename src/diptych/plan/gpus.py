@@ -18,7 +18,6 @@ class Gpu:
     """As PEAK_TERAFLOPS names it."""
     memory_gib: float
     """What torch reports as total memory; less than the name says."""
-    memory_gb_per_second: float
     link_gb_per_second: float
     """To the other GPUs of its machine, in one direction."""
     network_gbit_per_second: float
@@ -32,23 +31,23 @@ class Gpu:
 
 
 GPUS: Mapping[str, Gpu] = {
-    "b200": Gpu("B200", 178.4, 8000, 900, 3200),
-    "gb200": Gpu("GB200", 184.0, 8000, 900, 1600, per_machine=4),
-    "h200": Gpu("H200", 139.8, 4800, 450, 3200),
-    "gh200": Gpu("GH200", 94.5, 4000, 450, 400, per_machine=1),
-    "h100": Gpu("H100", 79.1, 3350, 450, 3200),
-    "h100-nvl": Gpu("H100 NVL", 93.1, 3900, 300, 1600),
-    "h100-pcie": Gpu("H100 PCIe", 79.1, 2000, 64, 400),
-    "a100-80": Gpu("A100", 79.1, 2039, 300, 1600),
-    "a100-40": Gpu("A100", 39.4, 1555, 300, 1600),
-    "l40s": Gpu("L40S", 44.4, 864, 32, 400),
-    "a40": Gpu("A40", 44.4, 696, 32, 200),
-    "l4": Gpu("L4", 22.0, 300, 16, 100),
-    "a10g": Gpu("A10G", 22.0, 600, 32, 100),
-    "4090": Gpu("4090", 23.5, 1008, 32, 100),
-    "3090": Gpu("3090", 23.5, 936, 32, 100),
+    "b200": Gpu("B200", 178.4, 900, 3200),
+    "gb200": Gpu("GB200", 184.0, 900, 1600, per_machine=4),
+    "h200": Gpu("H200", 139.8, 450, 3200),
+    "gh200": Gpu("GH200", 94.5, 450, 400, per_machine=1),
+    "h100": Gpu("H100", 79.1, 450, 3200),
+    "h100-nvl": Gpu("H100 NVL", 93.1, 300, 1600),
+    "h100-pcie": Gpu("H100 PCIe", 79.1, 64, 400),
+    "a100-80": Gpu("A100", 79.1, 300, 1600),
+    "a100-40": Gpu("A100", 39.4, 300, 1600),
+    "l40s": Gpu("L40S", 44.4, 32, 400),
+    "a40": Gpu("A40", 44.4, 32, 200),
+    "l4": Gpu("L4", 22.0, 16, 100),
+    "a10g": Gpu("A10G", 22.0, 32, 100),
+    "4090": Gpu("4090", 23.5, 32, 100),
+    "3090": Gpu("3090", 23.5, 32, 100),
 }
-"""Name on the command line → GPU. Memory, bandwidth and links are from NVIDIA's data sheets; networks are those of the
+"""Name on the command line → GPU. Links are from NVIDIA's data sheets; networks are those of the
 usual machines: DGX and HGX with a card of 400 Gbit/s for each GPU (A100: 200), others with one card."""
 
 

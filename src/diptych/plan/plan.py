@@ -1,88 +1,249 @@
-"""Compute on paper what a run needs: operations, memory, time and money."""
+"""Compute on paper what a run needs: operations, memory, time, cores and money."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from diptych.config.schema import RunConfig
-from diptych.model.activations import activations
-from diptych.model.dual_encoder import expected_shapes
+from diptych.model.activations import Activations, activations
+from diptych.model.dual_encoder import without_memory
 from diptych.model.flops import TrainingFlops
+from diptych.model.image_tower import blocks_of
+from diptych.plan.accuracy import Expected, expected_accuracy
+from diptych.plan.communication import Communication, communication
+from diptych.plan.failures import Saving, saving
 from diptych.plan.gpus import Gpu
-from diptych.plan.speed import RECOMPUTED, UTILISATIONS, Speed, speed
-from diptych.training.memory import GIB, memory_of, what_would_fit
+from diptych.plan.loading import Loading, loading
+from diptych.plan.speed import LAUNCH_SECONDS_OF_BLOCK, UTILISATIONS, Speed, speed
+from diptych.plan.start import Start, start
+from diptych.training.accumulate import num_parts
+from diptych.training.deepspeed_config import zero_stage
+from diptych.training.memory import GIB, RESERVED_GIB, Memory, memory_of, ways_to_fit
 from diptych.world import World
 
 SECONDS_OF_DAY = 86_400
+STAGES = (0, 1, 2, 3)
+
+ByCase = Mapping[str, float]
+"""A number for each of UTILISATIONS."""
 
 
 @dataclass(frozen=True)
-class PlanOfGpus:
+class Fitting:
+    """What fits a GPU at a ZeRO stage."""
+
+    stage: int
+    memory_gib: float
+    """Of a rank with the config's other settings, and RESERVED_GIB for CUDA itself."""
+    most_pairs: int
+    """Most pairs that fit the towers at once, a power of two or all of a rank; 0 if not even one does."""
+    most_pairs_checkpointed: int
+    """The same with checkpointed blocks."""
+
+
+@dataclass(frozen=True)
+class OnGpus:
     """A run on a number of GPUs."""
 
     num_gpus: int
     pairs: int
-    """Of the largest rank."""
-    memory_gib: float
-    """Of a rank, without what CUDA itself takes."""
-    too_large: str | None
-    """What to change if a rank does not fit its GPU; None if it does."""
+    """Of a rank with most."""
+    memory: Memory
+    """With the config's settings."""
+    settings: Mapping[str, Any] | None
+    """Settings of `machine` to change so that a rank fits, which the rest is computed with; empty if it fits as it is;
+    None if no setting suffices."""
+    fittings: tuple[Fitting, ...]
+    communication: Communication
+    saving: Saving
+    start: Start
     speeds: Mapping[str, Speed]
-    """For each of UTILISATIONS."""
-    days: Mapping[str, float]
+    """For each of UTILISATIONS; empty if the run does not fit."""
+    loading: Mapping[str, Loading]
+    """Of a machine."""
+    days: ByCase
+    """With the time that saves and failures take."""
+    gpu_hours: ByCase
+    cost: ByCase | None
+    """None without a price."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A run on paper."""
 
-    name: str
+    model: str
     gpu: Gpu
     num_parameters: int
-    flops_of_sample: int
-    """Floating point operations of a forward and backward of a pair whose caption fills the context."""
+    flops_of_sample: float
+    """Floating point operations of the forward and backward of a pair."""
+    num_tokens: float
+    """Of its caption."""
     total_samples: int
     global_batch_size: int
-    by_gpus: tuple[PlanOfGpus, ...]
+    zero_stage: int
+    on_gpus: tuple[OnGpus, ...]
+    accuracies: tuple[Expected, ...]
+    """Empty if published runs say nothing about such a run."""
 
 
-def make_plan(config: RunConfig, vocab_size: int, gpu: Gpu, numbers_of_gpus: Sequence[int]) -> Plan:
+@dataclass(frozen=True)
+class Assumptions:
+    """What the user knows better than we do."""
+
+    price: float | None = None
+    """Of a GPU for an hour."""
+    mean_tokens: float | None = None
+    """Of a caption, with start and end; None: it fills the context, as in published numbers."""
+    samples_per_core_second: float | None = None
+    """Of the loader, as `diptych data stats` measures it."""
+
+
+def make_plan(
+    config: RunConfig, vocab_size: int, gpu: Gpu, numbers_of_gpus: Sequence[int], assumptions: Assumptions
+) -> Plan:
     """Plan a run on each of these numbers of GPUs.
 
     Raises:
         UserError: there are more GPUs than pairs in a batch.
     """
     model, training = config.model, config.training
-    config = replace(config, machine=replace(config.machine, gpu_memory_gib=gpu.memory_gib))
-    num_parameters = sum(math.prod(shape) for shape in expected_shapes(model, vocab_size).values())
-    flops = TrainingFlops(model, vocab_size).of_pair(model.text.context_length)
-    towers = activations(model, 1024, "cuda", "fp32" if training.precision == "fp32" else "bf16")
-    plans = []
     for number in numbers_of_gpus:
-        world = World(size=number, device=torch.device("cuda"), spans_machines=number > gpu.per_machine)
-        memory = memory_of(config, world, num_parameters, towers)
-        repeats = RECOMPUTED if config.machine.checkpoint_blocks else 1.0
-        speeds = {
-            name: speed(gpu, number, training.global_batch_size, flops, repeats, share)
-            for name, share in UTILISATIONS.items()
-        }
-        plans.append(
-            PlanOfGpus(
-                number,
-                max(world.rows_of_ranks(training.global_batch_size)),
-                memory.total / GIB,
-                what_would_fit(memory, gpu.memory_gib, config, world, num_parameters, towers),
-                speeds,
-                {
-                    name: training.total_samples / each.samples_per_second / SECONDS_OF_DAY
-                    for name, each in speeds.items()
-                },
-            )
-        )
+        World(size=number).rows_of_ranks(training.global_batch_size)
+    config = replace(config, machine=replace(config.machine, gpu_memory_gib=gpu.memory_gib))
+    shapes = without_memory(model, vocab_size)
+    num_parameters = sum(parameter.numel() for parameter in shapes.parameters())
+    num_blocks = len(blocks_of(shapes.image.trunk)) + len(shapes.text.transformer.resblocks)
+    flops = TrainingFlops(model, vocab_size)
+    context_length = model.text.context_length
+    num_tokens = assumptions.mean_tokens or context_length
+    towers = activations(model, vocab_size, "cuda", "fp32" if training.precision == "fp32" else "bf16")
+    paper = _Paper(config, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), towers, assumptions)
     return Plan(
-        model.image.name, gpu, num_parameters, flops, training.total_samples, training.global_batch_size, tuple(plans)
+        model.image.name,
+        gpu,
+        num_parameters,
+        paper.flops_of_sample,
+        num_tokens,
+        training.total_samples,
+        training.global_batch_size,
+        config.machine.zero_stage,
+        tuple(paper.on(number) for number in numbers_of_gpus),
+        expected_accuracy(flops.of_pair(context_length), training.total_samples) if _is_plain(config) else (),
     )
+
+
+def sum_of_cases(cases: Sequence[ByCase]) -> dict[str, float]:
+    """The sums of runs that follow one another, for each of UTILISATIONS; empty if one of them does not fit."""
+    return {name: sum(case[name] for case in cases) for name in UTILISATIONS} if all(cases) else {}
+
+
+@dataclass(frozen=True)
+class _Paper:
+    """A run whose number of GPUs is open."""
+
+    config: RunConfig
+    gpu: Gpu
+    num_parameters: int
+    num_blocks: int
+    flops_of_sample: int
+    towers: Activations
+    assumptions: Assumptions
+
+    def on(self, num_gpus: int) -> OnGpus:
+        config, gpu = self.config, self.gpu
+        batch = config.training.global_batch_size
+        world = World(size=num_gpus, device=torch.device("cuda"), spans_machines=num_gpus > gpu.per_machine)
+        memory = self._memory(world)
+        ways = ways_to_fit(memory, gpu.memory_gib, config, world, self.num_parameters, self.towers)
+        settings = ways[0] if ways else None
+        config = replace(config, machine=replace(config.machine, **(settings or {})))
+        sent = communication(config, world, self.num_parameters, gpu)
+        rows = world.rows_of_ranks(batch)
+        saved = saving(self.num_parameters, _bytes_saved(config), num_gpus)
+        parts = num_parts(rows, config.machine.pairs_per_forward)
+        repeats = int(config.machine.checkpoint_blocks) + (parts > 1)
+        launches = LAUNCH_SECONDS_OF_BLOCK[zero_stage(config, num_gpus)] * self.num_blocks * parts
+
+        def speed_at(utilisation: float) -> Speed:
+            return speed(
+                gpu,
+                num_gpus,
+                pairs_of_rank=max(rows),
+                global_batch_size=batch,
+                flops_of_sample=self.flops_of_sample,
+                repeats=repeats,
+                launch_seconds=launches * (1 + (parts > 1) / 3),
+                communication_seconds=sent.seconds,
+                utilisation=utilisation,
+            )
+
+        speeds = {name: speed_at(share) for name, share in UTILISATIONS.items()} if settings is not None else {}
+        days = {
+            name: config.training.total_samples / each.samples_per_second / SECONDS_OF_DAY / (1 - saved.lost_fraction)
+            for name, each in speeds.items()
+        }
+        gpu_hours = {name: 24 * num_gpus * each for name, each in days.items()}
+        of_machine = min(num_gpus, gpu.per_machine) / num_gpus
+        price = self.assumptions.price
+        return OnGpus(
+            num_gpus,
+            max(rows),
+            memory,
+            settings,
+            tuple(self._fitting(world, stage) for stage in STAGES),
+            sent,
+            saved,
+            start(self.num_parameters, saved.bytes_of_checkpoint, gpu, num_gpus),
+            speeds,
+            {
+                name: loading(
+                    each.samples_per_second * of_machine,
+                    config.model.image.image_size,
+                    self.assumptions.samples_per_core_second,
+                )
+                for name, each in speeds.items()
+            },
+            days,
+            gpu_hours,
+            None if price is None else {name: price * hours for name, hours in gpu_hours.items()},
+        )
+
+    def _memory(self, world: World, **machine: Any) -> Memory:
+        config = replace(self.config, machine=replace(self.config.machine, **machine))
+        return memory_of(config, world, self.num_parameters, self.towers)
+
+    def _fitting(self, world: World, stage: int) -> Fitting:
+        limit = (self.gpu.memory_gib - RESERVED_GIB) * GIB
+        rows = max(world.rows_of_ranks(self.config.training.global_batch_size))
+
+        def most(checkpoints: bool) -> int:
+            def fits(pairs: int) -> bool:
+                of_pairs = self._memory(world, zero_stage=stage, pairs_per_forward=pairs, checkpoint_blocks=checkpoints)
+                return of_pairs.total <= limit
+
+            return largest_that(fits, rows)
+
+        memory = self._memory(world, zero_stage=stage)
+        return Fitting(stage, memory.total / GIB + RESERVED_GIB, most(False), most(True))
+
+
+def largest_that(fits: Callable[[int], bool], most: int) -> int:
+    """The largest of `most` and the powers of two below it that fits; 0 if not even 1 does."""
+    sizes = [most, *(2**power for power in range(most.bit_length() - 1, -1, -1) if 2**power < most)]
+    return next((size for size in sizes if fits(size)), 0)
+
+
+def _bytes_saved(config: RunConfig) -> int:
+    """Bytes of a checkpoint for each parameter: its weight, two moments, perhaps its average."""
+    moments = 8 if config.optimizer.moments == "fp32" else 4
+    return 4 + moments + (0 if config.training.ema_decay is None else 4)
+
+
+def _is_plain(config: RunConfig) -> bool:
+    """Whether the run is like those that were fitted: it starts from random weights and sees whole pictures."""
+    return config.model.initial_weights is None and not config.model.image.overrides.get("patch_drop_rate")

@@ -7,6 +7,7 @@ bf16), divided over ranks as the ZeRO stage determines. A pair takes what the to
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -97,25 +98,39 @@ def what_would_fit(
     memory: Memory, limit_gib: float, config: RunConfig, world: World, num_parameters: int, of_towers: Activations
 ) -> str | None:
     """The message that it does not fit a GPU with this much memory, and which settings would; None if it fits."""
+    ways = ways_to_fit(memory, limit_gib, config, world, num_parameters, of_towers)
+    if {} in ways:
+        return None
+    written = [f"machine.{key}={json.dumps(value)}" for way in ways for key, value in way.items()]
+    way_out = " or ".join(written) or "more ranks, a smaller model or machine.offload_optimizer=true"
+    return (
+        f"a rank needs {memory.total / GIB:.1f} GiB and {RESERVED_GIB:g} for CUDA itself, and its GPU has "
+        f"{limit_gib:g} (machine.gpu_memory_gib): set {way_out}"
+    )
+
+
+def ways_to_fit(
+    memory: Memory, limit_gib: float, config: RunConfig, world: World, num_parameters: int, of_towers: Activations
+) -> list[dict[str, Any]]:
+    """Settings of `machine`, each of which lets a rank fit a GPU with this much memory.
+
+    Only {} if it fits as it is; empty if no setting suffices.
+    """
     limit = (limit_gib - RESERVED_GIB) * GIB
     if memory.total <= limit:
-        return None
+        return [{}]
 
     def fits(**machine: Any) -> bool:
         tried = replace(config, machine=replace(config.machine, **machine))
         return memory_of(tried, world, num_parameters, of_towers).total <= limit
 
-    ways = []
+    ways: list[dict[str, Any]] = []
     if not config.machine.checkpoint_blocks and fits(checkpoint_blocks=True):
-        ways.append("machine.checkpoint_blocks=true")
+        ways.append({"checkpoint_blocks": True})
     sizes = [2**power for power in range(memory.pairs.bit_length() - 1, -1, -1) if 2**power < memory.pairs]
     if pairs := next((size for size in sizes if fits(pairs_per_forward=size)), None):
-        ways.append(f"machine.pairs_per_forward={pairs}")
-    way_out = " or ".join(ways) or "more ranks, a smaller model or machine.offload_optimizer=true"
-    return (
-        f"a rank needs {memory.total / GIB:.1f} GiB and {RESERVED_GIB:g} for CUDA itself, and its GPU has "
-        f"{limit_gib:g} (machine.gpu_memory_gib): set {way_out}"
-    )
+        ways.append({"pairs_per_forward": pairs})
+    return ways
 
 
 def _size(num_bytes: int) -> str:

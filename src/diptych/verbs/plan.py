@@ -6,7 +6,9 @@ Nothing is trained and no data is read, so a laptop can plan for a thousand GPUs
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from diptych.config.load import is_override, load_config
@@ -27,17 +29,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu", default="h100", metavar="NAME", help=f"their kind: {', '.join(GPUS)} (default: %(default)s)"
     )
+    parser.add_argument(
+        "--then",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="CONFIG|key=value",
+        help="a run that goes on from the one before, such as on larger pictures; may be given several times",
+    )
+    parser.add_argument("--price", type=float, metavar="AMOUNT", help="of a GPU for an hour, to compute the cost")
+    parser.add_argument(
+        "--mean-tokens",
+        type=float,
+        metavar="N",
+        help="of a caption, since padding is not computed (default: all of the context, as in published numbers)",
+    )
+    parser.add_argument(
+        "--samples-per-core",
+        type=float,
+        metavar="N",
+        help="that a core loads a second, as `diptych data stats` measures it (default: 1290 at 224 pixels)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the plan."""
     gpu = gpu_named(arguments.gpu)
-    config = _read_config(arguments.config)
+    configs = [_read_config(words) for words in (arguments.config, *arguments.then)]
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from diptych.plan.plan import make_plan
+    from diptych.plan.plan import Assumptions, make_plan
     from diptych.plan.text import describe
 
-    print(describe(make_plan(config, _vocab_size(config), gpu, arguments.gpus)))
+    assumptions = Assumptions(arguments.price, arguments.mean_tokens, arguments.samples_per_core)
+    plans = [make_plan(config, _vocab_size(config), gpu, arguments.gpus, assumptions) for config in configs]
+    print(json.dumps([asdict(plan) for plan in plans]) if arguments.json else describe(plans))
 
 
 def _read_config(words: list[str]) -> RunConfig:
