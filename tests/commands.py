@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.warm import ADDRESS, ENVIRONMENT, ROOT, Warm, address
 
@@ -122,6 +124,14 @@ def start(folder: Path, *words: object, environment: dict[str, str] | None = Non
             | (environment or {}),
         )
     return Command(process, output)
+
+
+def lint(program: str, *files: Path) -> None:
+    """Fail with what a linter says about the files; skip the test where its wheel does not exist."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    linter = shutil.which(program, path=path) or pytest.skip(f"{program} is not installed")
+    linted = subprocess.run([linter, *files], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
 STAND_IN = """

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diptych import cli
+from tests.commands import lint
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +46,10 @@ def ignored(path: str) -> bool:
     rules = [pattern for pattern in patterns if pattern and not pattern.startswith("#")]
     above = [path[: match.start()] for match in re.finditer("/", f"{path}/")]
     return any(fnmatch.fnmatchcase(f"/{part}", f"/{rule}".replace("/**/", "*/")) for part in above for rule in rules)
+
+
+def test_hadolint_finds_no_fault():
+    lint("hadolint", ROOT / "Dockerfile")
 
 
 def test_the_base_image_is_the_builders_choice():
