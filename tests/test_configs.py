@@ -119,8 +119,8 @@ def test_a_dry_run_of_a_mixture_gives_the_share_and_the_epochs_of_each_source(sh
     mixture = f"data.train=[{{shards: {shards}, weight: 3}}, {{shards: {other}, weight: 1}}]"
     words = (mixture, f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}", "training.total_samples=8000")
     said = dry_run(capsys, "demo", *words)
-    assert f"source    {shards}: 75.00% of each batch, 6000.0 epochs of 1 sample" in said
-    assert f"source    {other}: 25.00% of each batch, 2000.0 epochs of 1 sample" in said
+    assert f"source    {shards}: 75.0 % of each batch, 6000.0 epochs of 1 sample" in said
+    assert f"source    {other}: 25.0 % of each batch, 2000.0 epochs of 1 sample" in said
     with pytest.raises(SystemExit, match="2"):
         dry_run(capsys, "demo", mixture.replace("weight: 1", "weight: 1e-9"), *words[1:])
     assert "data.train: a source of weight 1e-09 would have no sample in 4,096 batches" in capsys.readouterr().err

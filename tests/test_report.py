@@ -177,7 +177,7 @@ def test_facts_of_the_training_are_those_that_the_record_has():
         "samples per second, median": "90",
         "waiting for data": "16.7\u202f%",
         "rank that waited longest": "3",
-        "of a step": "forward 25%, backward 62%, update 12%",
+        "of a step": "forward 25.0\u202f%, backward 62.5\u202f%, update 12.5\u202f%",
     }
     of_a_gpu = {"mfu": 0.4, "teraflops_per_rank": 400.0, "logit_scale_at_limit": 0.5, "skipped_steps": 2}
     read = {"bytes_read_per_second": 2.5e6, "rejected_samples": 5, "rejected_no_caption": 2, "rejected_truncated": 3}

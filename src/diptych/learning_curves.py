@@ -117,7 +117,7 @@ def training_facts(
     split = {phase: _numbers(metrics, f"{phase}_seconds") for phase in PHASES}
     if all(split.values()):
         whole = sum(sum(seconds) for seconds in split.values())
-        facts.append(("of a step", ", ".join(f"{phase} {sum(s) / whole:.0%}" for phase, s in split.items())))
+        facts.append(("of a step", ", ".join(f"{phase} {percent(sum(s), whole)}" for phase, s in split.items())))
     if skipped := metrics[-1].get("skipped_steps"):
         facts.append(("steps without finite numbers, skipped", f"{skipped:,}"))
     if spikes := metrics[-1].get("loss_spikes"):

@@ -103,6 +103,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
+def percent(part: float | None, whole: float = 1) -> str:
+    """A share, rounded so that only nothing is shown as 0 and only everything as 100; `-` if `part` is None."""
+    if part is None:
+        return "-"
+    share = 100 * part / (whole or 1)
+    if part == 0 or part == whole:
+        return f"{share:.0f} %"
+    if share < 0.01:
+        return "< 0.01 %"
+    return f"{share:.2f} %" if share < 1 or share > 99 else f"{share:.1f} %"
+
+
 def is_or_are(number: int) -> str:
     """The verb that agrees with the number."""
     return "is" if number == 1 else "are"

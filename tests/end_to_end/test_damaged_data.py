@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diptych.terminal import percent
 from tests.end_to_end.conftest import STEPS, losses
 
 BATCH, SAMPLES = 32, 300
@@ -34,7 +35,9 @@ def test_a_damaged_sample_is_counted_by_reason_and_replaced(warm, recipe, harmed
     assert EPOCHS_BEGUN - 1 <= named <= EPOCHS_BEGUN  # once in every epoch; the last one is not finished
     progress = json.loads(max((run_dir / "checkpoints").glob("step_*/progress.json")).read_text())
     assert progress["rejected"] == {"damaged_shard": named}
-    assert f"{named} of {TOTAL:,} samples ({named / TOTAL:.1%}) were rejected: damaged_shard {named};" in command.said
+    assert (
+        f"{named} of {TOTAL:,} samples ({percent(named, TOTAL)}) were rejected: damaged_shard {named};" in command.said
+    )
     end, next_step = command.said.splitlines()[-2:]
     assert end.startswith(f"finished {TOTAL:,} samples in ") and end.endswith(f"{run_dir}/checkpoints/step_{STEPS:08d}")
     assert next_step.startswith(f"next: diptych evaluate {run_dir} ")

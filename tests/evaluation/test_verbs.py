@@ -391,7 +391,7 @@ def test_what_the_run_was_trained_on_is_marked(run_dir, tmp_path, capsys):
     assert shares == {"train": 1.0, "files": 6 / 8}
     assert results["retrieval"]["train"]["seen_in_training"] is True
     assert results["zero_shot"]["unseen"]["seen_in_training"] is False
-    assert "retrieval, train (*):" in said and "train (*): 100.0 % of the pictures were seen in training" in said
+    assert "retrieval, train (*):" in said and "train (*): 100 % of the pictures were seen in training" in said
     assert "files (*): 75.0 %" in said and "unseen (*)" not in said
     assert "chance, text → image" in said
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from diptych.command_line import path_argument
 from diptych.errors import UserError
 from diptych.files import read_text
-from diptych.terminal import counted, shown
+from diptych.terminal import counted, percent, shown
 from diptych_shards.arguments import add_engine, engine_of, positive
 
 if TYPE_CHECKING:
@@ -287,5 +287,5 @@ def _way_out(outcomes: Counter[str]) -> str:
 
 
 def _table(outcomes: Counter[str]) -> str:
-    total = max(outcomes.total(), 1)
-    return "\n".join(f"  {n:>11,}  {100 * n / total:5.1f} %  {reason}" for reason, n in outcomes.most_common())
+    total = outcomes.total()
+    return "\n".join(f"  {n:>11,}  {percent(n, total):>7}  {reason}" for reason, n in outcomes.most_common())

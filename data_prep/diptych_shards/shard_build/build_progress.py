@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diptych.errors import UserError
-from diptych.terminal import counted, printable
+from diptych.terminal import counted, percent, printable
 from diptych.wandb_run import find_mode, is_silent, location, open_run, reason, refuse_unknown_mode, user_command
 from diptych_shards.shard_build.shard import News, ShardReport
 from diptych_shards.shard_build.shard_files import SUCCESS
@@ -75,14 +75,14 @@ class BuildProgress:
         num_rows, numbers = self._outcomes.total(), self.numbers
         parts = [
             f"{num_rows:,}{self._of_all()} rows",
-            f"{100 * numbers['success_rate']:.1f} % stored",
+            f"{percent(numbers['success_rate'])} stored",
             f"{numbers['pictures_per_second']:.0f} pictures/s",
             f"{numbers['bytes_per_second'] / 1e6:.1f} MB/s",
         ]
         if (seconds := self._seconds_left()) is not None:
             parts.append(f"{_hours_minutes_seconds(seconds)} left")
         failures = [(reason, n) for reason, n in self._outcomes.most_common() if reason != SUCCESS]
-        shares = ", ".join(f"{reason} {100 * n / num_rows:.1f} %" for reason, n in failures[:NUM_SHOWN_FAILURES])
+        shares = ", ".join(f"{reason} {percent(n, num_rows)}" for reason, n in failures[:NUM_SHOWN_FAILURES])
         return ", ".join(parts) + (f"; {shares}" if shares else "")
 
     @property

@@ -15,7 +15,7 @@ from diptych.data.shard_index_file import ShardError
 from diptych.data.shard_list import ShardList
 from diptych.data.shards import ShardIndex, open_index, refuse_twice
 from diptych.errors import UserError
-from diptych.terminal import counted
+from diptych.terminal import counted, percent
 
 FIELD_SAMPLES = 100
 """Samples of a source that are looked at for the fields of its captions."""
@@ -81,7 +81,7 @@ class Mixture:
         total = sum(weight for _, weight in self.weighted)
         each = zip(self.names, self.sizes, self.weighted, self.epochs(num_samples), strict=False)
         return [
-            f"{name}: {weight / total:.2%} of each batch, {epochs:.1f} epochs of {counted(int(size), 'sample')}"
+            f"{name}: {percent(weight, total)} of each batch, {epochs:.1f} epochs of {counted(int(size), 'sample')}"
             for name, size, (_, weight), epochs in each
         ]
 

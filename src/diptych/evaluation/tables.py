@@ -8,7 +8,7 @@ from typing import Any
 from diptych.evaluation import METHODS
 from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
-from diptych.terminal import counted, printable, table
+from diptych.terminal import counted, percent, printable, table
 
 USUAL_FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -43,7 +43,7 @@ def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
         if result["share_of_known_classes"] < 1:
             known = result["share_of_known_classes"]
             yield (
-                f"{printable(name, 30)}: {known:.0%} of the pictures belong to a class that logistic\n"
+                f"{printable(name, 30)}: {percent(known)} of the pictures belong to a class that logistic\n"
                 "regression was trained on; it cannot name the others, zero-shot can."
             )
 
@@ -53,7 +53,7 @@ def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
         rows = [["", *(f"R@{k}" for k in RECALL_AT)]]
         for title, shares in (("", result["metrics"]), ("chance, ", result["chance"])):
             for way, arrow in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
-                rows.append([title + arrow, *(_percent(shares[f"{way}_r{k}"]) for k in RECALL_AT)])
+                rows.append([title + arrow, *(percent(shares[f"{way}_r{k}"]) for k in RECALL_AT)])
         about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
         if result["distinct_captions"] != result["captions"]:
             about += f" ({result['distinct_captions']:,} distinct)"
@@ -66,7 +66,7 @@ def _seen(evaluation: Mapping[str, Any]) -> Iterator[str]:
     for evaluator in ("zero_shot", "retrieval"):
         for name, result in evaluation.get(evaluator, {}).items():
             if share := result.get("share_seen_in_training"):
-                yield f"{printable(name, 24)}{_mark(result)}: {_percent(share)} of the pictures were seen in training"
+                yield f"{printable(name, 24)}{_mark(result)}: {percent(share)} of the pictures were seen in training"
 
 
 def _mark(result: Mapping[str, Any]) -> str:
@@ -95,10 +95,4 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _percentages(metrics: Mapping[str, float | None]) -> list[str]:
-    return [_percent(metrics.get(key)) for key in ("top1", "top5", "mean_per_class_recall")]
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "-"
-    return f"{share * 100:.1f} %" if share >= 0.01 or share == 0 else f"{share * 100:.2f} %"
+    return [percent(metrics.get(key)) for key in ("top1", "top5", "mean_per_class_recall")]

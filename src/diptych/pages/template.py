@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 import jinja2
 
+from diptych import terminal
 from diptych.terminal import counted
 
 _PICTURES = {"\n": "↵", "\t": "⇥"}
@@ -44,15 +45,8 @@ def visible(text: object, length: int | None = None) -> str:
 
 
 def percent(part: float | None, whole: float = 1) -> str:
-    """A share, rounded so that only nothing is shown as 0 and only everything as 100; `-` if `part` is None."""
-    if part is None:
-        return "-"
-    share = 100 * part / (whole or 1)
-    if part == 0 or part == whole:
-        return f"{share:.0f}\u202f%"
-    if share < 0.01:
-        return "<\u202f0.01\u202f%"
-    return f"{share:.2f}\u202f%" if share < 1 or share > 99 else f"{share:.1f}\u202f%"
+    """A share as `terminal.percent` writes it, with narrow spaces at which no line breaks."""
+    return terminal.percent(part, whole).replace(" ", "\u202f")
 
 
 def day(seconds: float) -> str:

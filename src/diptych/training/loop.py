@@ -24,7 +24,7 @@ from diptych.data.mixture import Mixture
 from diptych.errors import UserError
 from diptych.machine import peak_teraflops
 from diptych.run_dir import RunDir, log_to
-from diptych.terminal import counted
+from diptych.terminal import counted, percent
 from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import StepInFlight, StepStats
@@ -139,9 +139,9 @@ def describe_rejects(progress: Progress) -> str:
     rejected = sum(progress.rejected.values())
     if not rejected:
         return ""
-    share = rejected / max(progress.samples_seen, 1)
+    seen = progress.samples_seen
     return (
-        f"{rejected:,} of {counted(progress.samples_seen, 'sample')} ({share:.1%}) were rejected: "
+        f"{rejected:,} of {counted(seen, 'sample')} ({percent(rejected, seen)}) were rejected: "
         f"{_reasons(progress)}; log/ names each"
     )
 

@@ -18,7 +18,7 @@ from diptych.evaluation.pictures import in_words, left_out_by_reason
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 from diptych.files import read_lines
-from diptych.terminal import bar, counted, printable, table
+from diptych.terminal import bar, counted, percent, printable, table
 
 BAR_COLUMNS = 30
 
@@ -125,5 +125,5 @@ def _best(shares: Array, number: int) -> Array:
 
 
 def _shown(name: str, best: Sequence[tuple[str, float]]) -> str:
-    rows = [[label, bar(share, BAR_COLUMNS), f"{share * 100:.1f} %"] for label, share in best]
+    rows = [[label, bar(share, BAR_COLUMNS), percent(share)] for label, share in best]
     return f"{printable(name)}\n{table(rows, align='<<>')}"
