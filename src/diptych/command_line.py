@@ -1,9 +1,9 @@
 """Run a command made of verbs: find the verb, parse its arguments, run it, and report mistakes on one line.
 
-A verb is a module with a docstring, `add_arguments(parser)` and `run(arguments)`. It may also have
-`explain_option(option)`, which says what the user may have meant by an unknown option. A package is a verb with
-verbs of its own, such as `diptych data preview`. A verb is imported only when it is called; the list of verbs is made
-from their source, so that help appears at once.
+A verb is a module with a docstring, `add_arguments(parser)` and `run(arguments)`, which may return an exit status. It
+may also have `explain_option(option)`, which says what the user may have meant by an unknown option. A package is a
+verb with verbs of its own, such as `diptych data preview`. A verb is imported only when it is called; the list of verbs
+is made from their source, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Program:
 def run(program: Program, words: Sequence[str]) -> int:
     """Run the verb that the words name, and return the exit status.
 
-    The status is 0 on success, 2 after a user's mistake, 1 if another rank ended, and 130 after Ctrl-C. Any other
-    exception is a bug and is raised.
+    The status is 0 on success, or what the verb returns; 2 after a user's mistake, 1 if another rank ended, and 130
+    after Ctrl-C. Any other exception is a bug and is raised.
 
     Raises:
         SystemExit: help or the version was printed, as argparse does.
@@ -87,7 +87,7 @@ def run(program: Program, words: Sequence[str]) -> int:
     try:
         if (inner := _program_of(program, verb)) is not None:
             return run(inner, words)
-        _run_verb(program, verb, words)
+        return _run_verb(program, verb, words)
     except KeyboardInterrupt:
         print(program.if_interrupted, end="\n" * bool(program.if_interrupted), file=sys.stderr)
         return 130
@@ -109,7 +109,6 @@ def run(program: Program, words: Sequence[str]) -> int:
         if isinstance(error, LostRankError):
             time.sleep(0 if _rank() else LAST_WORDS_SECONDS)
         return exit_status(error)
-    return 0
 
 
 def exit_status(error: Exception) -> int:
@@ -181,7 +180,7 @@ def _program_of(program: Program, verb: str) -> Program | None:
     return replace(program, name=f"{program.name} {verb}", description=(verbs.__doc__ or "").strip(), verbs=verbs)
 
 
-def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
+def _run_verb(program: Program, verb: str, words: Sequence[str]) -> int:
     module = importlib.import_module(f"{program.verbs.__name__}.{verb}")
     parser = OneLineParser(
         prog=f"{program.name} {verb}",
@@ -191,7 +190,7 @@ def _run_verb(program: Program, verb: str, words: Sequence[str]) -> None:
     )
     module.add_arguments(parser)
     # Intermixed, so that options may come between files: `extract A B --first 2 OUT`, `train my.yaml --dry-run seed=1`.
-    module.run(parser.parse_intermixed_args([_with_dashes(word) for word in words]))
+    return module.run(parser.parse_intermixed_args([_with_dashes(word) for word in words])) or 0
 
 
 def _user_message(error: Exception) -> str | None:

@@ -7,6 +7,7 @@ metrics_redone.jsonl   lines of steps that were repeated after a restart
 log/              rank_N.log
 checkpoints/      step_N/
 bad_steps/        step_N.json: the samples of a step whose loss or gradient was not finite, or whose loss jumped
+end.json          whether the last command finished the run or was stopped, and by what; missing if it was interrupted
 lock              held by the process that trains here
 samples.png       the first batch as the model sees it, samples.txt its captions, samples.json both for the report
 wandb.json        which wandb run belongs to it, if any
@@ -58,6 +59,7 @@ class RunDir:
         self.samples = path / "samples.png"
         self.bad_steps = path / "bad_steps"
         self.wandb = path / "wandb.json"
+        self.end = path / "end.json"
 
     def check_writable(self) -> None:
         """Check that a run can be written here, without leaving any file.
@@ -95,9 +97,18 @@ class RunDir:
 
     def record_start(self, config: RunConfig) -> None:
         """Write config and environment once all checks have passed; only rank 0 calls it."""
+        self.end.unlink(missing_ok=True)
         commit_file(self.config_file, dump_config(config).encode())
         with (self.path / "environment.txt").open("a", encoding="utf-8") as file:
             file.write(describe_environment())
+
+    def record_end(self, samples_seen: int, stopped_by: str) -> None:
+        """Write whether the run has finished or was stopped, for launchers; if that fails, log a warning."""
+        how = {"reason": "stopped", "by": stopped_by} if stopped_by else {"reason": "finished"}
+        try:
+            commit_file(self.end, json.dumps({**how, "samples_seen": samples_seen}).encode() + b"\n")
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self.end, error)
 
     def read_config(self) -> RunConfig:
         """The configuration of the run.

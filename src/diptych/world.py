@@ -211,6 +211,8 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
         refuse_shared_gpu(world)
         with _explain_lost_ranks():
             yield world
+            # A launcher may end all ranks as soon as one has ended, and rank 0 closes the trackers.
+            on_any_rank(world, False)
     finally:
         dist.destroy_process_group()
 

@@ -175,6 +175,8 @@ def test_the_key_that_was_meant_is_named(write, key, meant):
         ("training.seed=18446744073709551617", "must be 0 or more and below 2^63"),
         ("training.seed=-1", "must be 0 or more and below 2^63"),
         ("training.initial_logit_bias=-10", "training.initial_logit_bias is -10.0; the softmax loss has no bias"),
+        ("machine.stop_after=3:50h", "machine.stop_after '3:50h' is no duration; expected one such as 3h50m"),
+        ("machine.stop_after=5", "machine.stop_after is 5; it should be a valid string"),
         ("machine.zero_stage=4", "machine.zero_stage is 4"),
         ("data.train=3", "data.train is 3"),
         ("data.train=[a, {shards: b}]", "data.train[0] is 'a'; expected a mapping of its settings"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diptych.checkpoint_folder import checkpoints
+from diptych.verbs.train import STOPPED
 from tests.commands import Command, gone, start
 from tests.end_to_end.conftest import STEPS, losses, outcome, verify_whole
 
@@ -36,23 +37,30 @@ def stopped_step(run_dir: Path) -> int:
     return step
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def end_of(run_dir: Path) -> dict:
+    return json.loads((run_dir / "end.json").read_text())
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGUSR1), (signal.SIGINT, signal.SIGUSR2)])
 def test_a_run_stopped_at_any_step_and_started_with_other_workers_ends_bit_identical(
-    number, warm, recipe, alone, tmp_path, draw
+    numbers, warm, recipe, alone, tmp_path, draw
 ):
     run_dir = tmp_path / "run"
-    for workers in (0, 2):
+    for workers, number in zip((0, 2), numbers, strict=True):
         command = warm.start("train", recipe, f"run_dir={run_dir}", f"machine.loader_workers={workers}")
         after_some_steps(command, run_dir, draw.randint(1, 6))
         family = command.family()
         command.signal_group(number)
-        assert command.wait() == 0
+        assert command.wait() == STOPPED
         assert gone(family)
-        assert command.said.endswith(f"stopped after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}\n")
+        samples = stopped_step(run_dir) * 32
+        assert command.said.endswith(f"stopped by {number.name} after {samples:,} samples; {GOES_ON}\n")
+        assert end_of(run_dir) == {"reason": "stopped", "by": number.name, "samples_seen": samples}
 
     command = warm.start("train", recipe, f"run_dir={run_dir}")
     assert command.wait() == 0
     assert outcome(run_dir) == outcome(alone)
+    assert end_of(run_dir) == {"reason": "finished", "samples_seen": STEPS * 32}
 
 
 def test_a_run_killed_in_the_middle_of_saves_ends_bit_identical(warm, recipe, alone, tmp_path):
@@ -172,9 +180,15 @@ def test_two_ranks_stop_at_the_same_step_when_one_gets_a_signal(warm, recipe, on
     after_some_steps(ranks[0], run_dir, draw.randint(1, 6))
     family = [process for rank in ranks for process in rank.family()]
     ranks[1].signal(signal.SIGTERM)
-    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert [rank.wait() for rank in ranks] == [STOPPED] * 2
     assert gone(family)
-    assert f"stopped after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}" in ranks[0].said
+    step = stopped_step(run_dir)
+    assert f"stopped by SIGTERM to rank 1 after {step * 32:,} samples; {GOES_ON}" in ranks[0].said
+
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}", "machine.stop_after=0s")
+    assert [rank.wait() for rank in ranks] == [STOPPED] * 2
+    assert f"stopped by machine.stop_after=0s after {(step + 1) * 32:,} samples; {GOES_ON}" in ranks[0].said
+    assert stopped_step(run_dir) == step + 1
 
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
     assert [rank.wait() for rank in ranks] == [0, 0]
@@ -240,9 +254,9 @@ def test_after_ctrl_c_in_a_terminal_the_same_command_resumes(launcher, warm, rec
     command.signal_group(signal.SIGINT)
     ended = command.wait()
     assert gone(family)
-    assert f"stopped after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}" in command.said
+    assert f"stopped by SIGINT after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}" in command.said
     # torchrun reports the signal, whatever its ranks do.
-    assert ended == (0 if launcher == "alone" else 1)
+    assert ended == (STOPPED if launcher == "alone" else 1)
 
     ranks = [warm.start(*words)] if launcher == "alone" else warm.start_ranks(2, *words)
     assert {rank.wait() for rank in ranks} == {0}

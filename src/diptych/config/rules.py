@@ -12,7 +12,7 @@ from diptych.config.schema import (
     RandomResizedCropConfig,
     RunConfig,
 )
-from diptych.config.values import config_to_dict, flatten
+from diptych.config.values import config_to_dict, flatten, seconds_of
 from diptych.terminal import counted
 
 Keys = str | tuple[str, ...]
@@ -136,6 +136,10 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
             "model.text.context_length",
             f"model.text.context_length is {length}; it must be at least 3, for start, one token and end",
         )
+    try:
+        seconds_of(config.machine.stop_after or "1s")
+    except ValueError as error:
+        yield "machine.stop_after", f"machine.stop_after {error}"
     if config.checkpoint.keep < 2:
         yield (
             "checkpoint.keep",

@@ -317,6 +317,10 @@ class MachineConfig:
     offload_optimizer: bool = False
     """Keep the optimizer's state (moments, and another copy of the weights) in host memory and update it on the CPU,
     for runs on too few GPUs: saves 8 bytes a parameter, divided by the number of ranks, and makes steps slower."""
+    stop_after: str | None = None
+    """Save a checkpoint and stop after this time, such as 3h50m, so that a scheduler's limit interrupts nothing; null:
+    never. It counts from the start of the process, or of torchrun if that starts it. Leave time for the start of the
+    job, a step and a checkpoint."""
     process_group_timeout_seconds: int = 600
     """How long ranks wait for one another before the run ends."""
     deepspeed: dict[str, Any] = field(default_factory=dict)

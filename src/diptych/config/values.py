@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,18 @@ def differing_keys(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any
     left, right = dict(flatten(config_to_dict(one))), dict(flatten(config_to_dict(other)))
     keys = list(dict.fromkeys([*left, *right]))
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+
+
+def seconds_of(duration: str) -> float:
+    """The seconds of a duration such as `3h50m`, of days, hours, minutes and seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = re.fullmatch(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", duration, re.ASCII)
+    if parts is None:
+        raise ValueError(f"{duration!r} is no duration; expected one such as 3h50m, 90m or 2d")
+    return sum(int(part or 0) * size for part, size in zip(parts.groups(), (86400, 3600, 60, 1), strict=True))
 
 
 def _lists(values: Any) -> Any:

@@ -131,9 +131,9 @@ def _expect_process_ends() -> Iterator[None]:
 
 
 def _prepare_process(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the rank decides when its workers end."""
+    """Ignore what asks a run to stop and may reach the whole process group: the rank decides when its workers end."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _except_lost_rank
 

@@ -182,7 +182,8 @@ def read_shards(tars: Sequence[Path], index_shard: Callable[[Path], Shard] | Non
             f"{len(foreign):,} of {counted(len(tars), 'shard')} have no index, such as {shown(foreign[0])}, and all "
             f"ranks would wait while rank 0 reads them; run `diptych-shards index {folder}` first"
         )
-    made = (next(read) if tar.name in indexed[tar.parent] else index_shard(tar) for tar in missing)
+    index = index_shard or read_shard
+    made = (next(read) if tar.name in indexed[tar.parent] else index(tar) for tar in missing)
     filled = [row or _row(next(made)) for row in found]
     return ShardList([os.fspath(tar) for tar in tars], np.array(filled, SHARD_ROW))
 

@@ -63,8 +63,9 @@ class Job:
         if self.metrics is not None:
             self.metrics.event("samples", samples_seen=self.progress.samples_seen, path=self.run.samples.name)
 
-    def record_end(self, progress: Progress) -> None:
+    def record_end(self, progress: Progress, *, stopped_by: str = "") -> None:
         if self.metrics is not None:
+            self.run.record_end(progress.samples_seen, stopped_by)
             self.metrics.event("end", samples_seen=progress.samples_seen, seconds=round(progress.seconds, 1))
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ from diptych.training.pace import Pace
 from diptych.training.roll_back import is_given_up, roll_back
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import save
-from diptych.training.signals import stop_on_signals
+from diptych.training.signals import stop_on_request
 from diptych.training.tallies import STOP, TOKENS, source_shares, tallies_of, tally
 from diptych.training.trouble import judge, write_bad_step
 from diptych.world import World, decide_on_first_rank, gather_on_first_rank, on_any_rank
@@ -51,8 +51,10 @@ class TooManyRejectsError(UserError):
     """More samples were rejected than the config allows."""
 
 
-def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> None:
-    """Train until the end of the run or a stop signal, starting from the newest valid checkpoint if there is one.
+def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> bool:
+    """Train from the newest valid checkpoint, if there is one, and return whether the run has reached its end.
+
+    A signal or `machine.stop_after` stops it before, with a checkpoint.
 
     Every rank must call it, inside a process group, with processes that it started before.
     """
@@ -63,7 +65,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> Non
     last = config.training.total_samples // size
     if decide_on_first_rank(world, lambda: is_whole(run.checkpoints, last)):
         say_finished(run, last * size, world)
-        return
+        return True
     job = prepare(config, run, world, processes)
     progress = job.progress
     first = progress.samples_seen // size
@@ -80,7 +82,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> Non
 
     # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
     # before it reports the loss.
-    with stop_on_signals() as stop, closing(job), closing(console):
+    with stop_on_request(config.machine.stop_after) as stop, closing(job), closing(console):
         console.say(str(job))
         for number, batch in enumerate(pace.timed(job.batches), start=first):
             if number == 0 and world.is_first:
@@ -126,12 +128,15 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> Non
                 pace.pause_is_over()
             if stopping and not is_last:
                 console.say(describe_rejects(progress))
-                console.say(f"stopped after {counted(done * size, 'sample')}; the same command goes on from there")
-                break
+                reasons = gather_on_first_rank(world, stop.reason)
+                job.record_end(progress, stopped_by=next(filter(None, reasons), ""))
+                console.say(describe_stop(reasons, progress))
+                return False
             if is_last:
+                job.record_end(progress)
                 console.say(describe_rejects(progress))
                 console.say(describe_end(run, progress, done))
-        job.record_end(progress)
+    return True
 
 
 def describe_rejects(progress: Progress) -> str:
@@ -148,6 +153,13 @@ def describe_rejects(progress: Progress) -> str:
 
 def _reasons(progress: Progress) -> str:
     return ", ".join(f"{reason} {number}" for reason, number in sorted(progress.rejected.items()))
+
+
+def describe_stop(reasons: Sequence[str], progress: Progress) -> str:
+    """The last line of a run that was stopped, from what asked each rank to stop."""
+    rank, reason = next(((rank, reason) for rank, reason in enumerate(reasons) if reason), (0, ""))
+    by = f"{reason} to rank {rank}" if rank else reason
+    return f"stopped by {by} after {counted(progress.samples_seen, 'sample')}; the same command goes on from there"
 
 
 def describe_end(run: RunDir, progress: Progress, steps: int) -> str:

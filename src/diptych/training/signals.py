@@ -1,26 +1,47 @@
-"""Stop a run on SIGTERM or Ctrl-C: the step in progress is finished and a checkpoint saved first."""
+"""Stop a run on a signal or after a time: the step in progress is finished and a checkpoint saved first."""
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
+from diptych.config.values import seconds_of
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""Launchers and schedulers send any of them, and a terminal's Ctrl-C the second."""
 IMPATIENCE_SECONDS = 1.0
 """A launcher repeats the terminal's Ctrl-C at once; a second one after this long comes from a person."""
 
 
 class StopRequest:
-    """Whether this rank was asked to stop; the ranks agree on it during a step, never inside a handler."""
+    """Whether this rank was asked to stop; the ranks agree on it during a step, never inside a handler.
 
-    def __init__(self) -> None:
-        self.times = 0
-        """Number of requests; a signal soon after another counts as the same request."""
+    stop_after: `machine.stop_after`.
+    """
+
+    def __init__(self, stop_after: str | None = None) -> None:
+        self.reason = ""
+        """What asked first, such as SIGTERM; empty if nothing did."""
         self.ends_a_wait = False
         """Whether a second Ctrl-C only ends a wait; otherwise it ends the process."""
+        self._signals = 0
         self._since = 0.0
+        self._stop_after = stop_after
+        left = float("inf") if stop_after is None else seconds_of(stop_after) - _running_seconds()
+        self._deadline = time.monotonic() + left
+
+    @property
+    def times(self) -> int:
+        """Number of requests; a signal soon after another counts as the same request."""
+        is_late = time.monotonic() >= self._deadline
+        if is_late:
+            self.reason = self.reason or f"machine.stop_after={self._stop_after}"
+        return self._signals + is_late
 
     @property
     def requested(self) -> bool:
@@ -36,21 +57,33 @@ class StopRequest:
             self.ends_a_wait = False
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and time.monotonic() - self._since <= IMPATIENCE_SECONDS:
+        if self._signals and time.monotonic() - self._since <= IMPATIENCE_SECONDS:
             return
-        if self.requested and number == signal.SIGINT and not self.ends_a_wait:
+        if self._signals and number == signal.SIGINT and not self.ends_a_wait:
             raise KeyboardInterrupt
+        self.reason = self.reason or signal.Signals(number).name
         self._since = time.monotonic()
-        self.times += 1
+        self._signals += 1
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    request = StopRequest()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, request.ask) for number in numbers]
+def stop_on_request(stop_after: str | None) -> Iterator[StopRequest]:
+    request = StopRequest(stop_after)
+    before = [signal.signal(number, request.ask) for number in SIGNALS]
     try:
         yield request
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
+
+
+def _running_seconds() -> float:
+    """How long this process has been running, or torchrun if it started the process, which restarts it after an error.
+
+    0 where the system does not tell.
+    """
+    process = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    with suppress(OSError):
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return 0.0

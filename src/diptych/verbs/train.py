@@ -57,7 +57,15 @@ class _PrintKeys(argparse.Action):
         parser.exit()
 
 
-def run(arguments: argparse.Namespace) -> None:
+STOPPED = 75
+"""The exit status of a run that was stopped and can go on: sysexits.h's EX_TEMPFAIL."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and return the exit status: 0 at the end of the run, STOPPED if it was stopped before.
+
+    Under torchrun it is 0 for both, since torchrun takes any other status for a failure and may restart the ranks.
+    """
     from diptych.world import decide_on_first_rank, process_group, read_world
 
     world = read_world()
@@ -74,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         if world.is_first:
             print(describe(load_checked(), world))
-        return
+        return 0
     try:
         loaded = load_config(files, overrides)
     except ConfigError:
@@ -93,7 +101,8 @@ def run(arguments: argparse.Namespace) -> None:
         explain_faults(loaded.config, world),
     ):
         # Rank 0 goes first and alone, since it looks at all shards.
-        train(decide_on_first_rank(world, load_checked), world, processes)
+        is_finished = train(decide_on_first_rank(world, load_checked), world, processes)
+    return 0 if is_finished or "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
 
 
 def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
