@@ -33,9 +33,14 @@ ROOT = Path(__file__).parents[1]
 ADDRESS = "DIPTYCH_TESTS_WARM"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 MODULES = (
+    "diptych.cli",
+    "diptych.training.faults",
     "diptych.training.loop",
     "diptych.verbs.train",
-    "deepspeed.runtime.zero.muon.muon_optimizer",  # by `initialize`, and with it torch's compiler
+    # By `initialize`; with the first comes torch's compiler.
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
     "diptych_shards.cli",
     "open_clip",
     "pytest",
@@ -115,6 +120,7 @@ def serve(test_files: list[str]) -> None:
         warnings.simplefilter("error")
         for module in MODULES:
             importlib.import_module(module)
+    use_once()
     if test_files:
         import_tests(test_files)
     gc.freeze()
@@ -139,6 +145,17 @@ def serve(test_files: list[str]) -> None:
     os.unlink(os.environ[ADDRESS])
     os.rmdir(os.path.dirname(os.environ[ADDRESS]))
     os._exit(0)  # whoever still runs is not waited for
+
+
+def use_once() -> None:
+    """Do what a process does slowly the first time: checks of a run, and DeepSpeed's, which call the compiler."""
+    from diptych.config.load import load_config
+    from diptych.verbs.train import check_run
+    from diptych.world import World
+
+    importlib.import_module("deepspeed.ops").__compatible_ops__  # noqa: B018
+    words = ("data.train=nowhere", "training.total_samples=2", "training.global_batch_size=2", "run_dir=/nowhere")
+    list(check_run(load_config([], words).config, World()))
 
 
 def import_tests(files: list[str]) -> None:
