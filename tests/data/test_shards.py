@@ -270,10 +270,17 @@ def test_a_location_without_shards_is_an_error_that_says_why(tmp_path, monkeypat
         open_index(location)
 
 
-def test_a_shard_named_twice_is_refused(tmp_path):
-    write(tmp_path, 0)
+@pytest.mark.parametrize(
+    "other", ["{0}/a/00000.tar", "a/00000.tar", "00000.tar", "{0}/a/../a", "{0}/folder", "{0}/tars"]
+)
+def test_a_shard_named_twice_is_refused(tmp_path, monkeypatch, other):
+    folder = write(tmp_path / "a", 0).parent
+    (tmp_path / "folder").symlink_to(folder)
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "b.tar").symlink_to(folder / "00000.tar")
+    monkeypatch.chdir(folder if other == "00000.tar" else tmp_path)
     with pytest.raises(ShardError, match="more than once"):
-        open_index([tmp_path, f"{tmp_path}/00000.tar"])
+        open_index([folder, other.format(tmp_path)])
 
 
 @pytest.mark.parametrize("change, told", [(lambda data: data[:-1], "truncated"), (lambda data: data + b"\0", "longer")])

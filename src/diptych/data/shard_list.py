@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, TypeVar, overload
 import numpy as np
 import xxhash
 
-from diptych.data.shard_index_file import INDEX_FOLDER, Origin, Shard, ShardError, folder_list_path, read_shard
+from diptych.data.shard_index_file import Origin, Shard, ShardError, folder_list_path, read_shard
+from diptych.data.shard_locations import indexed_tars
 from diptych.files import commit_file
 from diptych.remote_files import is_elsewhere
 from diptych.terminal import counted, shown
@@ -146,7 +147,7 @@ def read_folder_list(folder: Path) -> ShardList | None:
 
 def write_folder_list(folder: Path) -> None:
     """Write the `all.index` of a folder from the indexes of its tars, if the tars' list is not what it contains."""
-    names = sorted(name for name in _indexed(folder) if (folder / name).exists())
+    names = sorted(name for name in indexed_tars(folder) if (folder / name).exists())
     data = ShardList.of(at_once(read_shard, [folder / name for name in names])).to_bytes()
     path = folder_list_path(folder)
     if not names:
@@ -165,49 +166,43 @@ def read_shards(tars: Sequence[Path], index_shard: Callable[[Path], Shard] | Non
     Raises:
         ShardError: an index is damaged, a tar has another size than its index says, or a tar without index is refused.
     """
-    folders = dict.fromkeys(tar.parent for tar in tars)
-    indexed = {folder: _indexed(folder) for folder in folders}
+    paths = list(map(os.fspath, tars))
+    places = list(map(os.path.split, paths))
+    folders = {folder for folder, _ in places}
+    indexed = {folder: indexed_tars(Path(folder)) for folder in folders}
     # Of a single tar, its own index is the shorter file.
-    lists = {folder: read_folder_list(folder) if len(tars) > 1 else None for folder in folders}
+    lists = {folder: read_folder_list(Path(folder)) if len(tars) > 1 else None for folder in folders}
     rows = {folder: dict(shards.rows()) if shards else {} for folder, shards in lists.items()}
+    has_index = [name in indexed[folder] for folder, name in places]
     found = [
-        row if (row := rows[tar.parent].get(tar.name)) and row[1] == size and tar.name in indexed[tar.parent] else None
-        for tar, size in zip(tars, at_once(_size, tars), strict=True)
+        row if (row := rows[folder].get(name)) and row[1] == size and has else None
+        for (folder, name), size, has in zip(places, at_once(_size, paths), has_index, strict=True)
     ]
-    missing = [tar for tar, row in zip(tars, found, strict=True) if row is None]
-    read = iter(at_once(read_shard, [tar for tar in missing if tar.name in indexed[tar.parent]]))
-    if index_shard is None and (foreign := [tar for tar in missing if tar.name not in indexed[tar.parent]]):
+    missing = [(tar, has) for tar, has, row in zip(tars, has_index, found, strict=True) if row is None]
+    read = iter(at_once(read_shard, [tar for tar, has in missing if has]))
+    foreign = [tar for tar, has in missing if not has]
+    if foreign and index_shard is None:
         folder = shown(foreign[0].parent)
         raise ShardError(
             f"{len(foreign):,} of {counted(len(tars), 'shard')} have no index, such as {shown(foreign[0])}, and all "
             f"ranks would wait while rank 0 reads them; run `diptych-shards index {folder}` first"
         )
-    index = index_shard or read_shard
-    made = (next(read) if tar.name in indexed[tar.parent] else index(tar) for tar in missing)
+    indexed_now = map(index_shard, foreign) if index_shard else iter(())
+    made = (next(read if has else indexed_now) for _, has in missing)
     filled = [row or _row(next(made)) for row in found]
-    return ShardList([os.fspath(tar) for tar in tars], np.array(filled, SHARD_ROW))
+    return ShardList(paths, np.array(filled, SHARD_ROW))
 
 
 def _row(shard: Shard) -> ShardRow:
     return shard.samples, shard.num_bytes, bytes.fromhex(shard.sha256)
 
 
-def _size(tar: Path) -> int:
+def _size(tar: str) -> int:
     """The size of a tar; -1 if it cannot be looked at, which is reported when it is opened."""
     try:
         return os.stat(tar).st_size
     except OSError:
         return -1
-
-
-def _indexed(folder: Path) -> set[str]:
-    """The names of the tars that have an index."""
-    try:
-        return {
-            name.removesuffix(".index") for name in os.listdir(folder / INDEX_FOLDER) if name.endswith(".tar.index")
-        }
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
 
 
 def at_once(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

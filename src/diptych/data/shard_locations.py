@@ -73,15 +73,22 @@ def _existing_tar(path: str) -> Path:
 
 def _tars_in(folder: Path) -> list[Path]:
     names = sorted(name for name in os.listdir(folder) if name.endswith(".tar") and not name.startswith("."))
-    index_folder = folder / INDEX_FOLDER
-    indexed = {path.name.removesuffix(".index") for path in index_folder.glob("*.tar.index")}
-    if missing := sorted(indexed - set(names)):
+    if missing := sorted(indexed_tars(folder) - set(names)):
         raise ShardError(f"{shown(folder)}: {missing[0]!r} is indexed but not there ({len(missing)} such). "
                          f"Bring it back, or delete {INDEX_FOLDER}/{missing[0]}.index")  # fmt: skip
     if not names:
         raise ShardError(f"{shown(folder)} holds no .tar file{_way_from_folder(folder)}")
-    _warn_if_unfinished(index_folder)
+    _warn_if_unfinished(folder / INDEX_FOLDER)
     return [folder / name for name in names]
+
+
+def indexed_tars(folder: Path) -> set[str]:
+    """The names of the tars of a folder that have an index."""
+    try:
+        names = os.listdir(folder / INDEX_FOLDER)
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    return {name.removesuffix(".index") for name in names if name.endswith(".tar.index")}
 
 
 def _way_from_folder(folder: Path) -> str:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -39,7 +38,7 @@ from diptych.data.shard_index_file import (
     Shard,
     ShardError,
 )
-from diptych.data.shard_list import ShardList, at_once, read_shards
+from diptych.data.shard_list import ShardList, read_shards
 from diptych.data.shard_locations import tars_at
 from diptych.data.shard_table import Layout, Table, unreadable
 from diptych.files import OpenFile
@@ -187,18 +186,27 @@ def open_index(
 
 
 def refuse_twice(tars: Sequence[str]) -> None:
-    places = [tar if is_elsewhere(tar) else Path(tar) for tar in tars]
-    folders = dict.fromkeys(place.parent for place in places if isinstance(place, Path))
+    """Raise ShardError if a tar is given twice, also by another path or a symbolic link."""
+    local = [tar for tar in tars if not is_elsewhere(tar)]
+    folders = set(map(os.path.dirname, local)) if len(tars) > 1 else ()
     real_folders = {folder: os.path.realpath(folder) for folder in folders}
+    links = {folder: _links_in(folder) for folder in folders}
 
-    def real(place: Path | str) -> str:
-        if isinstance(place, str):
-            return place
-        return os.path.realpath(place) if place.is_symlink() else os.path.join(real_folders[place.parent], place.name)
+    def real(tar: str) -> str:
+        folder, name = os.path.split(tar)
+        if folder not in real_folders:
+            return tar
+        return os.path.realpath(tar) if name in links[folder] else f"{real_folders[folder]}/{name}"
 
-    twice = [place for place, times in Counter(at_once(real, places)).items() if times > 1]
+    twice = [place for place, times in Counter(map(real, tars)).items() if times > 1]
     if twice:
         raise ShardError(f"shard {twice[0]!r} is given more than once; name every shard once")
+
+
+def _links_in(folder: str) -> set[str]:
+    """The names of a folder's symbolic links, by its listing: no request for each file."""
+    with os.scandir(folder or ".") as entries:
+        return {entry.name for entry in entries if entry.is_symlink()}
 
 
 def _open_tar(counts: Counter[str], shard: Shard) -> _OpenTar:
