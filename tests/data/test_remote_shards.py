@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 
 import pytest
 
+from diptych.config.schema import CacheConfig, DataConfig
 from diptych.data import remote_shards, shard_download
+from diptych.data.mixture import open_mixture
 from diptych.data.shard_cache import FullCacheError, ShardCache
 from diptych.data.shard_download import RemoteShardError
 from diptych.data.shard_index_file import index_path
@@ -262,6 +265,16 @@ def test_shards_of_a_store_are_verified_byte_for_byte(shards, store, monkeypatch
     what = f"2-3.jpg: at byte {offset}: the 1500 bytes are not" if is_member else "the members are whole, but bytes"
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert last_line.startswith(f"diptych-shards: s3://bucket/spoiled_{is_member}/00002.tar: {what}")
+
+
+def test_a_cache_with_less_room_than_the_shards_of_a_batch_is_doubtful(store, tmp_path):
+    folder = str(tmp_path / "not made yet")
+    config = DataConfig(train="s3://bucket/shards", cache=CacheConfig(folder=folder))
+    mixture = open_mixture(config)
+    assert list(mixture.doubtful(config, 8)) == []
+    (doubt,) = mixture.doubtful(replace(config, cache=CacheConfig(folder=folder, bytes=50_000)), 8)
+    assert doubt.startswith("batches are read from 4 shards at a time, about 8.19e-05 GB, and the cache may take 5e-05")
+    assert not os.path.exists(folder)
 
 
 def test_other_files_in_the_folder_of_the_cache_are_left_alone(store, cache):

@@ -105,8 +105,8 @@ class Mixture:
             room = ShardCache.of(config.cache).limit()
             if needed > room:
                 yield (
-                    f"batches are read from {at_once:,} shards at a time, about {needed / 1e9:,.0f} GB, and the cache "
-                    f"may take {room / 1e9:,.0f} GB, so shards will be fetched again and again; set data.streams to a "
+                    f"batches are read from {at_once:,} shards at a time, about {needed / 1e9:,.3g} GB, and the cache "
+                    f"may take {room / 1e9:,.3g} GB, so shards will be fetched again and again; set data.streams to a "
                     f"smaller number, or data.cache.bytes to a larger one"
                 )
 

@@ -277,7 +277,8 @@ def _missing_bytes(shard: Shard) -> int:
 def _limit(cache: ShardCache, used: int) -> int:
     if cache.max_bytes is not None:
         return cache.max_bytes
-    return (shutil.disk_usage(cache.folder).free + used) // 2
+    disk = next(folder for folder in (cache.folder, *cache.folder.parents) if folder.exists())  # it may not be made yet
+    return (shutil.disk_usage(disk).free + used) // 2
 
 
 def _mark_used(descriptor: int) -> None:
