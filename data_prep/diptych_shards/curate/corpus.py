@@ -28,7 +28,7 @@ from diptych_shards.curate.pairs import is_text, wanted_column
 from diptych_shards.curate.state import committed_in_its_folder
 from diptych_shards.run.engine import Engine
 from diptych_shards.run.progress import map_with_progress
-from diptych_shards.tables.columns import CAPTION_COLUMNS
+from diptych_shards.tables.columns import CAPTION_COLUMNS, not_parquet
 
 # Words with one of these between them are no pair; quotation marks count only at the start or end of a word.
 _BREAKS = re.compile(r"""[,.;:?!`\t\r\n"“”„«»()\[\]{}<>|*=]+|  +|(?<!\w)['‘’]+|['‘’]+(?!\w)""")
@@ -173,4 +173,4 @@ def _column(path: Path, given: str | None) -> Iterator[str]:
                     if value is not None:
                         yield value.decode("utf-8", "replace")
     except (pyarrow.ArrowException, OSError) as error:
-        raise CurateError(f"{shown(path)} is not a readable parquet file ({shown(error)})") from error
+        raise CurateError(not_parquet(path, error)) from error

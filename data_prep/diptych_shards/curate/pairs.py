@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from diptych.terminal import shown, unknown_word
 from diptych_shards.curate.options import CurateError
-from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS, find_column
+from diptych_shards.tables.columns import CAPTION_COLUMNS, URL_COLUMNS, find_column, not_parquet
 
 ROWS_PER_UNIT = 131_072
 ROWS_AT_ONCE = 8_192
@@ -180,7 +180,7 @@ def _open(path: Path) -> parquet.ParquetFile:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         is_another = path.suffix != ".parquet"
         way_out = "curate reads parquet, such as extract writes" if is_another else _WAY_OUT
-        raise CurateError(f"{shown(path)} is not a readable parquet file ({shown(error)}); {way_out}") from error
+        raise CurateError(not_parquet(path, error, way_out)) from error
 
 
 def _units(path: Path, metadata: Any, first_number: int) -> list[Unit]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from diptych.data.picture_safety import PictureError, PictureReason
+from diptych.terminal import printable
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, as fractions of the picture's width and height."""
@@ -30,10 +31,11 @@ def read_boxes(rows: Sequence[Sequence[Any]]) -> list[Box]:
     for row in rows:
         try:
             left, top, right, bottom = (float(number) for number in row)
+            if not np.isfinite([left, top, right, bottom]).all():
+                raise ValueError
         except (TypeError, ValueError):
-            raise PictureError(PictureReason.BAD_BOX, f"{str(row)[:80]} is not a box of four numbers") from None
-        if not np.isfinite([left, top, right, bottom]).all():
-            raise PictureError(PictureReason.BAD_BOX, f"{str(row)[:80]} is not a box of four numbers")
+            said = f"{printable(str(row), 80)} is not a box of four numbers"
+            raise PictureError(PictureReason.BAD_BOX, said) from None
         left, top, right, bottom = (min(max(number, 0.0), 1.0) for number in (left, top, right, bottom))
         if left < right and top < bottom:
             boxes.append((left, top, right, bottom))

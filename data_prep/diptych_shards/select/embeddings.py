@@ -19,7 +19,7 @@ import xxhash
 
 from diptych.errors import UserError
 from diptych.files import local_path
-from diptych.terminal import shown
+from diptych.terminal import printable, shown
 
 if TYPE_CHECKING:
     import pyarrow
@@ -86,7 +86,7 @@ def gather_embeddings(
                 is_open[owners[-1]] = False
             if not found:
                 raise UserError(f"{shown(location)} has no embedding for any of the keys; the first it has is "
-                                  f"{_first_key(location, column)!r}")  # fmt: skip
+                                  f"{printable(_first_key(location, column), 80)!r}")  # fmt: skip
         file.flush()
         owned = np.concatenate(owners)
         if not len(owned):  # an empty file cannot be mapped
@@ -181,4 +181,4 @@ def _batch(keys: pyarrow.Array, vectors: pyarrow.Array, path: Path) -> Batch:
 
 
 def _first_key(location: str, column: str | None) -> str:
-    return next((names[0] for names, _ in _read(location, column) if names), "")[:80]
+    return next((names[0] for names, _ in _read(location, column) if names), "")

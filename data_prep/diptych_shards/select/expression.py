@@ -103,12 +103,16 @@ class Expression:
         try:
             found = connection.sql(f"{_BEFORE}{self.source}{_AFTER} from samples").to_arrow_table().column(0)
         except duckdb.Error as error:
-            raise UserError(f"{self.source[:200]!r}: {_one_line(error)}") from error
+            raise UserError(f"{_quoted(self.source)}: {_one_line(error)}") from error
         finally:
             connection.unregister("samples")
         if found.null_count < len(found) and not is_wanted(found.type):
-            raise UserError(f"{self.source[:200]!r} gives values of type {found.type}, not {wanted}")
+            raise UserError(f"{_quoted(self.source)} gives values of type {found.type}, not {wanted}")
         return pyarrow.concat_arrays(found.chunks) if found.num_chunks else pyarrow.array([], found.type)
+
+
+def _quoted(source: str) -> str:
+    return repr(printable(source, 200))
 
 
 def parse(source: str) -> Expression:
@@ -125,23 +129,23 @@ def parse(source: str) -> Expression:
     try:
         tree = _tree(statement)
     except (duckdb.Error, RecursionError, UnicodeEncodeError) as error:
-        raise UserError(f"{source[:200]!r}: {_one_line(error)}") from error
+        raise UserError(f"{_quoted(source)}: {_one_line(error)}") from error
     if tree["error"]:
         before = statement.encode()[: int(tree.get("position", 0))].decode(errors="ignore")
         place = len(before) - len(_BEFORE) + 1
         if place > len(source):  # at our own bracket, which the user does not see
-            raise UserError(f"{source[:200]!r}: syntax error at its end")
+            raise UserError(f"{_quoted(source)}: syntax error at its end")
         at = f", at character {place}" if before else ""
-        raise UserError(f"{source[:200]!r}: {_one_line(tree['error_message'])}{at}")
+        raise UserError(f"{_quoted(source)}: {_one_line(tree['error_message'])}{at}")
     select = [statement["node"].pop("select_list", []) for statement in tree["statements"]]
     if len(select) != 1 or len(select[0]) != 1 or tree != _empty_tree():
-        raise UserError(f"{source[:200]!r} is more than one expression")
+        raise UserError(f"{_quoted(source)} is more than one expression")
     (outermost,) = select[0]
     columns: list[str] = []
     for node in _nodes(outermost):
         if node["class"] not in _KINDS:
             kind = node["class"].lower().replace("_", " ")
-            raise UserError(f"{source[:200]!r}: a {kind} has no place in an expression about one sample")
+            raise UserError(f"{_quoted(source)}: a {kind} has no place in an expression about one sample")
         if node["class"] == "FUNCTION":
             _check_function(node["function_name"].lower())
         if node["class"] == "COLUMN_REF":

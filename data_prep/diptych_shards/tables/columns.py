@@ -32,6 +32,11 @@ class TableError(UserError):
     """The table, or an option about it, cannot be used; the message is one line for the user."""
 
 
+def not_parquet(file: object, error: Exception, way_out: str = "") -> str:
+    """The line about a file that should be parquet and cannot be read as such."""
+    return f"{shown(file)} is not a readable parquet file ({shown(error)}){way_out and f'; {way_out}'}"
+
+
 @dataclass(frozen=True)
 class Columns:
     """The names of the columns with a meaning; every other column is stored as it is."""

@@ -21,7 +21,7 @@ from diptych_shards.tables.column_types import (
     type_of_texts,
     type_of_values,
 )
-from diptych_shards.tables.columns import TableError
+from diptych_shards.tables.columns import TableError, not_parquet
 from diptych_shards.tables.delimited import Malformed, find_layout, read_rows
 from diptych_shards.tables.json_rows import read_objects
 from diptych_shards.tables.locations import TableFile
@@ -86,7 +86,7 @@ class ParquetReader:
                 metadata = opened.metadata
                 self.schema = opened.schema_arrow.remove_metadata()
             except file.errors as error:
-                raise TableError(f"{file.shown} is not a readable parquet file ({shown(error)})") from error
+                raise TableError(not_parquet(file.shown, error)) from error
             stream.seek(-(metadata.serialized_size + _FOOTER_END), 2)
             footer = xxhash.xxh3_128_hexdigest(stream.read())
         repeated = next((name for name in self.schema.names if self.schema.names.count(name) > 1), None)

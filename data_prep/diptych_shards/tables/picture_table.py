@@ -12,7 +12,7 @@ import pyarrow.types as kinds
 
 from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.remote_files import is_remote
-from diptych.terminal import shown
+from diptych.terminal import printable, shown
 from diptych_shards.tables.column_types import is_text, stored_type
 from diptych_shards.tables.columns import PATH_COLUMNS, TableError, find_caption, find_column, list_columns
 from diptych_shards.tables.delimited import Malformed
@@ -124,5 +124,7 @@ def _rows(file: TableFile, reader: FileReader, path: str, value: str) -> Iterato
         if isinstance(name, str) and name.strip() and "\0" not in name:
             yield PictureRow(place, name, row.pop(value, None), row)
         else:
-            yield BadRow(place, "no path" if name is None or name == "" else f"its path is {shown(name)[:80]!r}")
+            yield BadRow(
+                place, "no path" if name is None or name == "" else f"its path is {printable(str(name), 80)!r}"
+            )
     yield from bad.rows
