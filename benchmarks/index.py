@@ -3,7 +3,7 @@
 The shards are synthetic: sparse files of the size of a tar, each with the first line of an index. Each way to open them
 runs in a process of its own, since its memory is measured: from the list of the folder (`all.index`), and from the
 indexes of all shards, as without that list. Then: the bytes that rank 0 sends to each other rank, and the time in which
-a rank plans its rows of a batch.
+a loader process plans its rank's rows of some batches.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.order import SampleOrder
+from diptych.data.sample_reader import PLANNED_ROWS
 from diptych.data.shard_index_file import TableBuilder, folder_list_path, index_path, write_index
 from diptych.data.shard_list import write_folder_list
 from diptych.data.shards import ShardIndex, open_index
@@ -101,13 +102,19 @@ def measure(folder: str) -> dict[str, Any]:
 
 
 def plan(index: ShardIndex) -> dict[str, float]:
-    """Seconds to plan rows of batches in mid-epoch: a rank's of the first batch and of later ones, and all of one."""
+    """Seconds to plan rows of batches in mid-epoch: a rank's of the first batches, of later ones, and all of one."""
     order = SampleOrder(index.counts, seed=0, global_batch_size=GLOBAL_BATCH, shuffle_window=10_000)
     middle, rows = index.total_samples // GLOBAL_BATCH // 2, GLOBAL_BATCH // RANKS
-    first, _ = timed(order.rows, middle, 0, rows)
-    later = [timed(order.rows, middle + batch, 0, rows)[0] for batch in range(1, 101)]
-    whole, _ = timed(order.rows, middle + 1)
-    return {"plan_first_seconds": first, "plan_later_seconds": sorted(later)[50], "plan_global_batch_seconds": whole}
+    together = PLANNED_ROWS // rows
+    pieces = [[(middle + turn * together + batch, 0, rows) for batch in range(together)] for turn in range(21)]
+    first, *later = [timed(order.plan, some)[0] for some in pieces]
+    whole, _ = timed(order.rows, middle)
+    return {
+        "plan_first_seconds": first,
+        "plan_later_seconds": sorted(later)[10],
+        "plan_rows": PLANNED_ROWS,
+        "plan_global_batch_seconds": whole,
+    }
 
 
 def timed(function: Any, *arguments: Any) -> tuple[float, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import sklearn
+from benchmarks import reading
 from benchmarks.loader.shards import KINDS, write_shard
 from benchmarks.shards.measure import measure
 from benchmarks.shards.pictures import make_pictures
@@ -49,6 +50,16 @@ def test_shards_of_each_kind_are_made_from_photographs_for_the_loader(tmp_path):
         sides = [min(open_picture(each["jpg"]).size) for each in members]
         assert len(members) == 4 and all(kind.shorter_sides[0] <= side <= kind.shorter_sides[1] for side in sides)
         assert all(each["txt"] for each in members)
+
+
+def test_samples_of_sparse_shards_are_read_as_a_loader_process_reads_them(tmp_path, monkeypatch):
+    for name, value in {"BATCH": 64, "SAMPLES_PER_SHARD": 40, "ROUNDS": 1}.items():
+        monkeypatch.setattr(reading, name, value)
+    reading.make_shards(tmp_path, 3)
+    index = open_index(tmp_path)
+    sizes = [{suffix: len(data) for suffix, data in index.read(sample).items()} for sample in index.samples()]
+    assert sizes == [reading.MEMBER_BYTES] * 120
+    assert reading.measure(str(tmp_path), 2)["later"] > 0
 
 
 def gpu_benchmark(folder, *words):
