@@ -22,7 +22,7 @@ from tests.ranks import run_ranks
 from tests.training.test_engine import largest_difference, make_engine, take_steps
 from tests.training.tiny import VOCABULARY, tiny_config
 
-STEPS = 6
+STEPS = 3
 
 
 def engine_in_parts(rank: int, size: int, pairs_per_forward: int | None, **options: Any) -> Engine:

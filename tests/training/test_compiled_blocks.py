@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ def train(rank: int, half: Half | None = None) -> dict[str, Any]:
     return {"losses": [s.loss for s in stats], "weights": engine.weights(), "half": half_way, "later": compiled_later}
 
 
+@lru_cache
+def uncompiled() -> dict[str, Any]:
+    return run_ranks(2, train_uncompiled)[0]
+
+
 def train_uncompiled(rank: int) -> dict[str, Any]:
     engine = make_engine(rank, 2, config_of(False))
     stats = take_steps(engine, rank, 2, 0, STEPS)
@@ -66,7 +71,7 @@ def train_uncompiled(rank: int) -> dict[str, Any]:
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler")
 def test_compiled_blocks_compute_the_same_and_go_on_bit_identical_in_new_processes():
-    whole, plain = run_ranks(2, train)[0], run_ranks(2, train_uncompiled)[0]
+    whole, plain = run_ranks(2, train)[0], uncompiled()
     assert whole["later"] == 0, "captions of any number of tokens are taken by what was compiled at the start"
     # fp32 sums in another order differ a little, and Adam enlarges the difference if a gradient is near epsilon. So the
     # masks of dropout are the same.
@@ -94,7 +99,7 @@ def train_without_compiler(rank: int, folder: Path) -> dict[str, Any]:
 
 
 def test_without_a_compiler_the_blocks_run_as_they_are_and_one_line_says_so(tmp_path):
-    result, plain = run_ranks(2, train_without_compiler, tmp_path)[0], run_ranks(2, train_uncompiled)[0]
+    result, plain = run_ranks(2, train_without_compiler, tmp_path)[0], uncompiled()
     (line,) = result["said"]
     assert line.startswith("machine.compile_blocks: the blocks run uncompiled, since torch.compile failed (")
     assert "\n" not in line and "compiler" in line.lower()

@@ -23,7 +23,7 @@ from tests.ranks import run_ranks
 from tests.training.tiny import PAIRS, VOCABULARY, global_batches, rows_of, tiny_config
 
 STAGES = (0, 1, 2, 3)
-STEPS, HALF = 6, 3
+STEPS, HALF = 4, 2
 STAGES_OF = {1: (0, 3), 2: STAGES, 4: (2,)}
 """By the number of ranks. One alone shares nothing, whatever its stage."""
 
@@ -38,9 +38,9 @@ class Trained:
     first_moments: OptimizerState
     """After the first step, or as loaded."""
     half: tuple[dict[str, torch.Tensor], OptimizerState] | None = None
-    """Weights and state after three steps."""
+    """Weights and state after half of the steps."""
     after_roll_back: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Weights after the last three steps were taken again, by the engine that had taken all six."""
+    """Weights after the second half was taken again, by the engine that had taken all steps."""
 
 
 def start_weights() -> dict[str, torch.Tensor]:
@@ -73,7 +73,7 @@ def take_steps(engine: Engine, rank: int, size: int, first: int, stop: int) -> l
 
 
 def train(rank: int, size: int, stages: tuple[int, ...]) -> dict[int, tuple[Trained, Trained]]:
-    """ZeRO stage → six steps, and the last three again in another engine that loaded the state after three."""
+    """ZeRO stage → all steps, and the second half again in another engine that loaded the state after the first."""
     return {stage: train_at_stage(rank, size, stage) for stage in stages}
 
 
@@ -453,7 +453,7 @@ SIGMOID = {"loss": "sigmoid", "initial_logit_scale": math.log(10), "initial_logi
 def train_by_the_sigmoid_loss(
     rank: int, size: int, ways: list[tuple[int, int | None]]
 ) -> dict[tuple[int, int | None], Trained]:
-    """(ZeRO stage, pairs at once) → six steps."""
+    """(ZeRO stage, pairs at once) → all steps."""
     result = {}
     for stage, pairs in ways:
         config = tiny_config(stage=stage, **SIGMOID)

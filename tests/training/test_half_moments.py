@@ -89,7 +89,7 @@ def half(stage: int) -> RunConfig:
 
 
 def train(rank: int, size: int) -> dict[int, Any]:
-    """ZeRO stage → six steps, and the last three after a resume; and the bytes of this rank's moments."""
+    """ZeRO stage → all steps, and the second half after a resume; and the bytes of this rank's moments."""
     result: dict[int, Any] = {}
     for stage in STAGES_OF[size]:
         engine = make_engine(rank, size, half(stage))

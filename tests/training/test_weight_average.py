@@ -80,7 +80,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(size):
         for step, weights in enumerate(run["weights"]):
             kept = min(DECAY, (1 + step) / (10 + step))
             expected = {name: kept * mean + (1 - kept) * weights[name].double() for name, mean in expected.items()}
-        # Six roundings in fp32, of weights around 1.
+        # Four roundings in fp32, of weights around 1.
         assert largest_difference(run["averages"], expected) < 5e-7, stage
         assert largest_difference(run["averages"], run["weights"][-1]) > 1e-5, "it is another model"
 
