@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -96,6 +98,7 @@ def modules(package: str) -> Iterator[tuple[str, Path]]:
         yield str(path.relative_to(SOURCES[package])), path
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """The dotted name of every module that the file imports, also inside functions."""
     found = set()
@@ -157,33 +160,26 @@ def test_of_shard_building_evaluation_uses_the_reader_of_tables_and_nothing_else
     assert used == {("evaluation", "diptych_shards.tables")}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "diptych",
-        "diptych.cli",
-        "diptych.documents",
-        "diptych.pages.charts",
-        "diptych.pages.thumbnail",
-        "diptych_shards.cli",
-        "diptych_shards.tables.picture_table",
-        *(f"diptych.data.{n}" for n in TORCH_FREE),
-    ],
-)
-def test_importing_loads_neither_torch_nor_webdataset(module):
-    code = f"import sys, {module}; print({{'torch', 'webdataset', 'wandb'}} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+HEAVY = {"torch", "webdataset", "wandb"}
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "data stats", "data preview"])
-def test_help_loads_neither_torch_nor_webdataset(verb):
-    code = (
-        "import sys, diptych.cli\n"
-        "try: diptych.cli.main([*sys.argv[1:], '--help'])\n"
-        "except SystemExit: print({'torch', 'webdataset', 'wandb'} & set(sys.modules))"
-    )
-    said = subprocess.run([sys.executable, "-c", code, *verb.split()], capture_output=True, text=True).stdout
-    assert said.splitlines()[-1] == "set()"
+def assert_loads_nothing_heavy(each: str, words: list[str]) -> None:
+    """Run code in a new process with `word` set to each of the words, and look after each what was loaded."""
+    report = f"print('@', word, {HEAVY} & set(sys.modules))"
+    code = "import sys\nfor word in sys.argv[1:]:\n" + indent(f"{each}\n{report}", "  ")
+    said = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True).stdout
+    assert [line for line in said.splitlines() if line.startswith("@")] == [f"@ {word} set()" for word in words]
+
+
+def test_importing_loads_neither_torch_nor_webdataset():
+    top = ("diptych", "diptych.cli", "diptych.documents", "diptych.pages.charts", "diptych.pages.thumbnail")
+    of_shards = ("diptych_shards.cli", "diptych_shards.tables.picture_table")
+    assert_loads_nothing_heavy("__import__(word)", [*top, *of_shards, *(f"diptych.data.{name}" for name in TORCH_FREE)])
+
+
+def test_help_loads_neither_torch_nor_webdataset():
+    ask = "import diptych.cli\ntry: diptych.cli.main([*word.split(), '--help'])\nexcept SystemExit: pass"
+    assert_loads_nothing_heavy(ask, [*VERBS, "data stats", "data preview"])
 
 
 def test_nothing_is_unpickled():
