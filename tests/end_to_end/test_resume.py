@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from diptych.checkpoint_folder import checkpoints
 from diptych.verbs.train import STOPPED
-from tests.commands import Command, gone, start
+from tests.commands import Command, forked_launcher, gone, start
 from tests.end_to_end.conftest import STEPS, losses, outcome, verify_whole
 
 GOES_ON = "the same command goes on from there"
@@ -248,7 +249,10 @@ def test_after_ctrl_c_in_a_terminal_the_same_command_resumes(launcher, warm, rec
     if launcher == "alone":
         command = warm.start(*words)
     else:
-        command = start(tmp_path, "torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych", *words)
+        # Every night, everything is started as a person starts it.
+        environment = {} if os.environ.get("NIGHTLY") else forked_launcher(tmp_path)
+        launcher_words = ("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych")
+        command = start(tmp_path, *launcher_words, *words, environment=environment)
     after_some_steps(command, run_dir, 2)
     family = command.family()
     command.signal_group(signal.SIGINT)

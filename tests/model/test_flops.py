@@ -25,8 +25,7 @@ SMALL = ModelConfig(
 )
 
 
-@pytest.mark.parametrize("patch_drop_rate", [0.0, 0.5])
-@pytest.mark.parametrize("num_tokens", [2, 9, 16])
+@pytest.mark.parametrize(("num_tokens", "patch_drop_rate"), [(2, 0.5), (9, 0.0), (16, 0.5)])
 def test_flops_of_a_pair_are_those_of_its_forward_and_backward(num_tokens, patch_drop_rate):
     overrides = {**SMALL.image.overrides, "patch_drop_rate": patch_drop_rate}
     config = replace(SMALL, image=replace(SMALL.image, overrides=overrides))

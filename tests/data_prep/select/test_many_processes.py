@@ -40,18 +40,23 @@ def made(tmp_path_factory):
     return folder
 
 
-def whole(made, folder, monkeypatch, processes):
+@pytest.fixture(scope="module")
+def by_one_process(made, tmp_path_factory):
+    return whole(made, tmp_path_factory.mktemp("one") / "one", 1)
+
+
+def whole(made, folder, processes):
     """All commands, in a folder of their own, so that verdicts name the same paths."""
     shutil.copytree(made, folder)
-    monkeypatch.chdir(folder)
-    for command in COMMANDS:
-        assert main([*command, "--processes", str(processes)]) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        for command in COMMANDS:
+            assert main([*command, "--processes", str(processes)]) == 0
     return {name: data for name, data in tree(folder).items() if "against-" not in name}  # named for the time of files
 
 
-def test_any_number_of_processes_writes_the_same_bytes(made, tmp_path, monkeypatch):
-    one = whole(made, tmp_path / "one", monkeypatch, 1)
-    assert one == whole(made, tmp_path / "three", monkeypatch, 3)
+def test_any_number_of_processes_writes_the_same_bytes(made, by_one_process, tmp_path):
+    assert by_one_process == whole(made, tmp_path / "three", 3)
     assert len(open_index(tmp_path / "three" / "out")) == 59
 
 
@@ -96,11 +101,10 @@ def test_a_process_whose_decoder_hangs_is_ended():
     assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == -signal.SIGALRM
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2] if os.environ.get("NIGHTLY") else [2])
 def test_killed_again_and_again_every_command_resumes_and_ends_with_the_same_bytes(
-    made, tmp_path, monkeypatch, warm, processes
+    made, by_one_process, tmp_path, monkeypatch, warm, processes
 ):
-    expected = whole(made, tmp_path / "whole", monkeypatch, 1)
     shutil.copytree(made, tmp_path / "killed")
     monkeypatch.chdir(tmp_path / "killed")
     kills = 0
@@ -119,7 +123,7 @@ def test_killed_again_and_again_every_command_resumes_and_ends_with_the_same_byt
         assert status == 0
     assert kills > 3
     now = tree(tmp_path / "killed")
-    assert {name: data for name, data in now.items() if "against-" not in name} == expected
+    assert {name: data for name, data in now.items() if "against-" not in name} == by_one_process
 
 
 def test_processes_that_write_shards_end_with_a_command_that_is_killed(made, tmp_path):
@@ -167,7 +171,8 @@ def test_what_is_done_for_a_shard_is_not_done_again(made, tmp_path, monkeypatch,
 
 
 def test_a_new_shard_that_was_damaged_is_written_again(made, tmp_path, monkeypatch):
-    expected = whole(made, tmp_path / "w", monkeypatch, 1)
+    expected = whole(made, tmp_path / "w", 1)
+    monkeypatch.chdir(tmp_path / "w")
     out = tmp_path / "w" / "out"
     (out / "00001.tar").write_bytes((out / "00001.tar").read_bytes()[:-512])
     (out / "00002.parquet").unlink()

@@ -1,6 +1,7 @@
 """One of several always stays, in any order of the verdicts, or `select` prints what to run again."""
 
 import itertools
+import os
 import shlex
 import shutil
 
@@ -140,7 +141,7 @@ DEDUPS = st.tuples(st.just("dedup"), st.sampled_from(["exact", "look"]), st.samp
 DELETIONS = st.tuples(st.just("delete"), st.sampled_from(["f", "g", "exact", "look"]), st.none())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25 if os.environ.get("NIGHTLY") else 8, deadline=None)
 @given(
     st.lists(st.sampled_from(sorted(POOL)), min_size=8, max_size=8),
     st.lists(FILTERS | DEDUPS | DEDUPS | DELETIONS, min_size=1, max_size=8),
