@@ -2,11 +2,8 @@
 
 import io
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from diptych.errors import UserError
 from diptych.model.dual_encoder import expected_shapes
 from diptych.verbs.train import check_cache, check_run
 from diptych.world import World
+from tests.warm import Warm
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = {"vit_b_32": 151.28, "vit_b_16": 149.62, "vit_l_14": 427.62, "vit_l_14_336": 427.94}
@@ -70,20 +68,21 @@ def test_a_dry_run_has_its_sources_in_one_column(shards, tmp_path, capsys):
 
 
 def test_a_file_that_may_not_be_read_is_reported_as_such(shards, tmp_path):
-    """By the system's permissions, which root has to give up for it."""
+    """By the system's permissions, for which root has to give up its capabilities."""
     vocabulary, run, tar = tmp_path / "vocabulary.json", tmp_path / "run", next(shards.glob("*.tar"))
     train_vocabulary(["a black square"], 520).save(vocabulary)
     (run / "checkpoints" / "step_1").mkdir(parents=True)
     (run / "config.yaml").touch()
-    words = [CONFIGS / "demo.yaml", f"data.train={shards}", f"tokenizer.vocabulary={vocabulary}", f"run_dir={run}"]
-    without = "-dac_override,-dac_read_search"
-    permitted = ["setpriv", "--inh-caps", without, "--bounding-set", without] if os.geteuid() == 0 else []
+    words = [f"{CONFIGS}/demo.yaml", f"data.train={shards}", f"tokenizer.vocabulary={vocabulary}", f"run_dir={run}"]
     for file in (vocabulary, tar, run / "config.yaml"):
         file.chmod(0)
-    code = """
-import os, sys
+    code = f"""
+import ctypes, os, sys
 from diptych.cli import main
-vocabulary, tar, *words = sys.argv[1:]
+vocabulary, tar, words = {str(vocabulary)!r}, {str(tar)!r}, {words}
+if os.geteuid() == 0:
+    version_3_of_this_process, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(version_3_of_this_process, none) == 0
 try:
     main(["train", *words, "--dry-run"])
 except SystemExit:
@@ -92,8 +91,9 @@ os.chmod(vocabulary, 0o644)
 os.chmod(tar, 0o644)
 main(["train", *words])
 """
-    command = [*permitted, sys.executable, "-c", code, vocabulary, tar, *words]
-    first, _, told = subprocess.run(command, capture_output=True, text=True).stderr.partition("again\n")
+    with (tmp_path / "output").open("wb") as output:
+        assert Warm("tests.warm:interpret", code, files=(0, output.fileno(), output.fileno())).wait() == 2
+    first, _, told = (tmp_path / "output").read_text().partition("again\n")
     assert f"{vocabulary}: Permission denied; make it readable" in first
     assert f"{tar}: Permission denied; make it readable" in first and "Errno" not in first
     assert f"{run / 'config.yaml'}: cannot be read (Permission denied)" in told

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 ADDRESS = "DIPTYCH_TESTS_WARM"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 MODULES = (
+    "setuptools.command.build_ext",  # by the first `torch.compile`; before DeepSpeed imports distutils
     "diptych.cli",
     "diptych.training.faults",
     "diptych.training.loop",

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -523,7 +522,7 @@ def test_nothing_to_pack_is_an_error(tmp_path, capsys):
 # -- stopped and started again ------------------------------------------------------------------------
 
 
-def test_killed_anywhere_and_started_again_the_bytes_are_those_of_one_run(tmp_path):
+def test_killed_anywhere_and_started_again_the_bytes_are_those_of_one_run(warm, tmp_path):
     here = fill(tmp_path / "in", 240, side=160)
     (here / "bad.png").write_bytes(b"x")
     (here / "bad.txt").write_bytes(b"x")
@@ -538,10 +537,9 @@ def test_killed_anywhere_and_started_again_the_bytes_are_those_of_one_run(tmp_pa
         "_index/00010.tar.index",
     ]
     for moment in moments:
-        running = subprocess.Popen([*COMMAND, "pack", here, out, *options], stderr=subprocess.DEVNULL)
-        while not (out / moment).exists() and running.poll() is None:
-            time.sleep(0.001)
-        running.send_signal(signal.SIGKILL)
+        running = warm.start("pack", here, out, *options, program="diptych_shards")
+        running.wait_until((out / moment).exists)
+        running.signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
         kept = {path.name: path.stat().st_mtime_ns for path in (out / "_index").glob("*.index")}
     assert main(["pack", str(here), str(out), *options]) == 0
@@ -614,16 +612,18 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes_later(folder, pack
     assert tree(out) == tree(packed)
 
 
-def test_ctrl_c_prints_how_to_resume(tmp_path):
-    here, out = fill(tmp_path / "in", 600, side=200), tmp_path / "out"  # the signal must come before the end
-    command = [*COMMAND, "pack", str(here), str(out), "--samples-per-shard", "5"]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (out / "00000.tar").exists():
-        time.sleep(0.001)
-    running.send_signal(signal.SIGINT)
-    _, printed = running.communicate()
-    assert running.returncode == 130 and printed.splitlines()[-1].startswith("interrupted")
-    assert "Traceback" not in printed
+def test_ctrl_c_prints_how_to_resume(warm, tmp_path):
+    here, out = tmp_path / "in", tmp_path / "out"
+    here.mkdir()
+    png = picture(side=200)
+    for number in range(600):  # the signal must come before the end
+        (here / f"{number}.png").write_bytes(png)
+        (here / f"{number}.txt").write_bytes(b"x")
+    running = warm.start("pack", here, out, "--samples-per-shard", 5, program="diptych_shards")
+    running.wait_until((out / "00000.tar").exists)
+    running.signal(signal.SIGINT)
+    assert running.wait() == 130 and running.said.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in running.said
 
 
 def test_a_second_pack_into_the_same_folder_waits_its_turn(folder, tmp_path, capsys):

@@ -4,7 +4,6 @@ import gzip
 import http.server
 import io
 import json
-import os
 import resource
 import signal
 import socket
@@ -103,7 +102,7 @@ def test_any_number_of_processes_gives_the_same_bytes(crawl, tmp_path):
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
-def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(tmp_path):
+def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(warm, tmp_path):
     folder = tmp_path / "crawl"
     folder.mkdir()
     for number in range(6):
@@ -111,15 +110,13 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(tmp_path):
         write(folder, f"part-{number}.warc.gz", warc_gz(*pages))
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert extract(folder, whole) == 0
-    command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "1", folder, out]
     for files_before_kill in (0, 1, 3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-        while process.poll() is None and len(list(out.glob("*.parquet"))) < files_before_kill:
-            time.sleep(0.01)
+        command = warm.start("extract", "--processes", 1, folder, out, program="diptych_shards")
+        command.wait_until(lambda wanted=files_before_kill: len(list(out.glob("*.parquet"))) >= wanted)
         time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            command.signal_group(signal.SIGKILL)
+        command.wait()
     assert extract(folder, out) == 0
     assert files_of(out) == files_of(whole)
 
