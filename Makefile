@@ -10,8 +10,9 @@ WORKERS ?= 3
 demo: $(VENV)/demo
 	$(VENV)/bin/diptych demo $(RUN)
 
+# Bytecode is kept, whatever the environment says: hundreds of processes of the tests would compile the tree again.
 test: $(VENV)/test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS)
 
 check: $(VENV)/test
 	$(VENV)/bin/ruff check .
