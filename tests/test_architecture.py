@@ -192,8 +192,9 @@ def test_nothing_is_unpickled():
 
 def test_files_are_hashed_in_one_place():
     hashing = {name for name, path in modules("diptych") if "hashlib.sha256()" in path.read_text(encoding="utf-8")}
-    # Shards are hashed while they are written; shards of other tools are hashed while they are indexed.
-    assert hashing == {"files.py", "data/shard_writer.py", "data/foreign_shards.py"}
+    # Shards and checkpoints are hashed while they are written; shards of other tools while they are indexed.
+    writers = {"data/shard_writer.py", "training/checkpoint_writer.py"}
+    assert hashing == {"files.py", "data/foreign_shards.py", *writers}
 
 
 def test_a_table_is_written_once():

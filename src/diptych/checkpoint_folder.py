@@ -18,7 +18,10 @@ from typing import Any
 from diptych.errors import UserError
 from diptych.files import flush, sha256_of
 
-FORMAT = 1
+FORMAT = 2
+"""Version of the layout that is written; README describes it."""
+READABLE = (1, 2)
+"""Version 1 kept the optimizer's state in one file, `optimizer.safetensors`."""
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 MODEL = "model"
@@ -113,7 +116,7 @@ def is_whole(folder: Path, step: int) -> bool:
 
 
 def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
-    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves; return how many were removed.
+    """Remove all but the newest `keep` checkpoints, and what is left of removed ones; return how many were removed.
 
     Only valid checkpoints that were saved while the run was well count towards `keep`, so that others never push out
     the last good one. Checkpoints in `known_valid` are not hashed again; those that are found valid are added to it.
@@ -133,8 +136,8 @@ def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
             valid += was_well(path)
         except (CheckpointError, OSError):
             pass
-    for path in folder.glob("step_*"):
-        if path.suffix == ".partial" or not has_manifest(path):
+    for path in step_folders(folder):
+        if not has_manifest(path):
             shutil.rmtree(path, ignore_errors=True)
     return removed
 
@@ -143,6 +146,13 @@ def was_well(checkpoint: Path) -> bool:
     """Whether the run was well when this valid checkpoint was saved: its last step was finite, without a loss spike."""
     progress = json.loads((checkpoint / PROGRESS).read_bytes())
     return not progress.get("skipped_in_a_row") and not progress.get("spikes_in_a_row")
+
+
+def remove_unfinished(folder: Path, *, but: Path | None = None) -> None:
+    """Remove the folders of saves that were interrupted or given up."""
+    for path in folder.glob("step_*.partial"):
+        if path != but:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -175,8 +185,9 @@ def _read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
         raise _unreadable(error, checkpoint / MANIFEST) from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error})") from None
-    if version != FORMAT:
-        raise CheckpointError(f"{checkpoint}: has format {version}; this version reads {FORMAT}")
+    if version not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise CheckpointError(f"{checkpoint}: has format {version}; this version reads {readable}")
     if not isinstance(files, dict):
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read (it lists no files)")
     return files

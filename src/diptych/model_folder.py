@@ -82,7 +82,14 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_tensors(weights, folder / WEIGHTS_FILE)
+    for name, text in describing_files(config, tokenizer).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE, "."):
+        flush(folder / name)
 
+
+def describing_files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:
+    """Name → content of the files of a model folder that describe its weights."""
     # The path of a run's initial weights is of no use to others who read the model, and lies on another machine.
     described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
     document = {
@@ -91,10 +98,7 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
         "vocab_size": tokenizer.vocab_size,
         "model": described,
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save(folder / VOCABULARY_FILE)
-    for name in (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE, "."):
-        flush(folder / name)
+    return {CONFIG_FILE: json.dumps(document, indent=2) + "\n", VOCABULARY_FILE: tokenizer.as_json()}
 
 
 def is_model_folder(path: Path) -> bool:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -288,6 +288,13 @@ def explain_full_memory(device: torch.device, way_out: str) -> Iterator[None]:
             free, total = torch.cuda.mem_get_info(device)
             where += f", of whose {total / 2**30:.1f} GiB {free / 2**30:.1f} are free"
         raise OneRankError(f"out of memory on {where}: {way_out}") from error
+
+
+def sums_over_ranks(world: World, numbers: Sequence[int]) -> list[int]:
+    """Each number summed over ranks; every rank must call it."""
+    sums = torch.tensor(numbers, device="cpu" if world.control else world.device)
+    dist.all_reduce(sums, group=world.control)
+    return sums.tolist()
 
 
 def on_any_rank(world: World, claim: bool) -> bool:

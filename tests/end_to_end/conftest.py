@@ -51,8 +51,9 @@ def outcome(run_dir: Path) -> Outcome:
     last = checkpoints(run_dir / "checkpoints")[0]
     assert last.name == f"step_{STEPS:08d}"
     manifest = verify_whole(last)
-    names = ("model/model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
-    return Outcome({name: manifest[name] for name in names}, losses(run_dir))
+    tensors = {name: each for name, each in manifest.items() if name.endswith(".safetensors")}
+    assert {name.partition("/")[0] for name in tensors} == {"model", "ema", "optimizer"}
+    return Outcome(tensors, losses(run_dir))
 
 
 def verify_whole(checkpoint: Path) -> dict[str, dict]:

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from diptych.training.job import Job
 from diptych.training.loop import report, save_is_due
 from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics
 from diptych.training.pace import Pace
-from diptych.training.save import save
+from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
 from diptych.training.tallies import tallies_of
 from diptych.world import World
@@ -45,10 +46,11 @@ def test_a_checkpoint_is_due_whenever_a_multiple_of_its_interval_was_passed(ever
     assert [after for after in range(200, 1001, 200) if save_is_due(config, after - 200, after)] == due
 
 
-def limit_files_to(num_bytes: int) -> None:
-    """Limit the size of files in this process, so that a larger one raises OSError as on a full disk."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+def limit_files(saves: Saves, num_bytes: int) -> None:
+    """Limit the size of files of the process that writes, so that a larger one raises OSError as on a full disk."""
+    process = saves._writer._process.pid
+    _, hard = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (num_bytes, hard))
 
 
 def once_a_save_failed(run: RunDir, times: int, then: Callable[[], None]) -> threading.Thread:
@@ -79,37 +81,50 @@ def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
     no_limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     stop = StopRequest()
 
+    saves = Saves(job, stop)
+    progress = Progress(samples_seen=PAIRS, rejected={"no_caption": 2, "truncated": 1})
+    saves.start(progress)
+    saves.finish()
+
     batch = rows_of(global_batches(1)[0], world.rows(PAIRS))
     batch.reads.update(cache_hits=3, cache_misses=rank)
     steps = [
-        engine.step(batch, 0, tallies=tallies_of(batch, mixture, is_stop_requested=False), measures_update=True).read()
+        engine.step(
+            batch,
+            0,
+            tallies=tallies_of(batch, mixture, is_stop_requested=False, save_states=saves.states()),
+            measures_update=True,
+        ).read()
     ]
     pace = Pace(0, 0.0)
     pace.step_is_done()
-    progress = Progress(samples_seen=PAIRS, rejected={"no_caption": 2, "truncated": 1})
-    report(job, progress, steps, pace, Console(total_samples=40, samples_seen=0, shown=False))
-    save(job, progress, stop)
+    console = Console(total_samples=40, samples_seen=0, shown=False)
+    report(job, progress, steps, pace, console, saves.take_numbers())
 
-    limit_files_to(20_000)
-    makes_room = once_a_save_failed(run, 1, lambda: limit_files_to(no_limit))
-    save(job, replace(progress, samples_seen=2 * PAIRS), stop)
+    limit_files(saves, 20_000)
+    makes_room = once_a_save_failed(run, 1, lambda: limit_files(saves, no_limit))
+    saves.start(replace(progress, samples_seen=2 * PAIRS))
+    saves.finish()
     makes_room.join()
 
-    limit_files_to(20_000)
     asks = once_a_save_failed(run, 2, lambda: stop.ask(signal.SIGTERM, None) if rank == 1 else None)
-    said = [how_it_ends(job, replace(progress, samples_seen=3 * PAIRS), stop)]
+    said = [how_it_ends(saves, replace(progress, samples_seen=3 * PAIRS))]
     asks.join()
     job.config = replace(config, checkpoint=replace(config.checkpoint, max_wait_seconds=0))
-    said.append(how_it_ends(job, replace(progress, samples_seen=4 * PAIRS), stop))
+    said.append(how_it_ends(Saves(job, stop), replace(progress, samples_seen=4 * PAIRS)))
     job.close()
     return said
 
 
-def how_it_ends(job: Job, progress: Progress, stop: StopRequest) -> str:
-    try:
-        save(job, progress, stop)
-    except (CheckpointError, SystemExit) as error:
-        return str(error)
+def how_it_ends(saves: Saves, progress: Progress) -> str:
+    """The error of a save for which there is no room."""
+    limit_files(saves, 20_000)
+    with closing(saves):
+        saves.start(progress)
+        try:
+            saves.finish()
+        except (CheckpointError, SystemExit) as error:
+            return str(error)
     return "saved"
 
 
@@ -120,7 +135,7 @@ def full_disk(tmp_path_factory):
 
 
 def test_a_logged_step_holds_every_metric_of_the_panels(full_disk):
-    line = read_metrics(full_disk[0] / "metrics.jsonl")[0]
+    line = next(line for line in read_metrics(full_disk[0] / "metrics.jsonl") if "loss" in line)
     on_a_cpu = {name for names in PANELS.values() for name in names} - {"gpu_memory_gib", "mfu"}
     assert line.keys() == {
         SAMPLES_SEEN,

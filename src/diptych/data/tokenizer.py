@@ -143,13 +143,17 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the vocabulary as one JSON file, completely or not at all."""
+        commit_file(Path(path), self.as_json().encode())
+
+    def as_json(self) -> str:
+        """The content of the file that `save` writes."""
         document = {
             "format": _FORMAT,
             "version": _FORMAT_VERSION,
             "vocab_size": self.vocab_size,
             "merges": [f"{left} {right}" for left, right in self.merges],
         }
-        commit_file(Path(path), json.dumps(document, ensure_ascii=False, indent=1).encode())
+        return json.dumps(document, ensure_ascii=False, indent=1)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokenizer:

@@ -1,48 +1,30 @@
-"""Write and read checkpoints, each of which is complete or does not exist.
+"""What a checkpoint holds, and how it is read again.
 
-A checkpoint is written to `step_N.partial/` and hashed; the manifest is written last, everything is fsynced, and the
-directory is renamed. A folder without a valid manifest is not a checkpoint. Weights and moments are safetensors by
-parameter name, so nothing is unpickled, and a run can resume on any number of ranks and at any ZeRO stage. `model/` in
-a checkpoint is a model folder that can be used by itself, and so is `ema/`, with the averaged weights of a run that
-keeps them.
+A checkpoint is written to `step_N.partial/`; the manifest, which lists size and hash of every file, is written last,
+everything is fsynced, and the directory is renamed. A folder without a valid manifest is not a checkpoint. Tensors are
+in safetensors files by parameter name, so nothing is unpickled, and a run can resume on any number of ranks and at any
+ZeRO stage. `model/` in a checkpoint is a model folder that can be used by itself, and so is `ema/`, with the averaged
+weights of a run that keeps them. `optimizer/` has a file of each rank with its parts of the moments: each part is flat
+and begins at the element that `starts` in the file's metadata gives for its parameter. In format 1 the file
+`optimizer.safetensors` has the whole moments.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.checkpoint_folder import (
-    EMA,
-    FORMAT,
-    MANIFEST,
-    MODEL,
-    PROGRESS,
-    describe,
-    name_of,
-    remove_checkpoint,
-)
-from diptych.config.schema import RunConfig
-from diptych.config.values import config_to_dict
-from diptych.data.tokenizer import Tokenizer
-from diptych.files import flush
-from diptych.model_folder import WEIGHTS_FILE, save_model_folder
-from diptych.tensor_files import save_tensors
-from diptych.training.deepspeed_config import zero_stage
+from diptych.checkpoint_folder import EMA, MODEL, PROGRESS, CheckpointError
+from diptych.model_folder import WEIGHTS_FILE
 from diptych.training.engine import MOMENTS, OptimizerState
-
-RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -93,53 +75,6 @@ class Checkpoint:
     averages: dict[str, Tensor] | None = None
     """Moving averages of the weights (EMA); None if the run keeps none."""
 
-    @property
-    def num_bytes(self) -> int:
-        """The size of its tensors on the disk, which is nearly all of the checkpoint."""
-        tensors = [self.weights, *self.optimizer.moments.values(), self.averages or {}]
-        return sum(tensor.nbytes for named in tensors for tensor in named.values())
-
-
-def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint, config: RunConfig, tokenizer: Tokenizer, *, num_ranks: int
-) -> Path:
-    """Write a checkpoint under `folder` and return its path; only rank 0 calls it.
-
-    Raises:
-        OSError: it cannot be written (full disk, no permission); nothing has changed under `folder`.
-    """
-    samples_seen = checkpoint.progress.samples_seen
-    final = folder / name_of(samples_seen // config.training.global_batch_size)
-    partial = final.with_name(f"{final.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_model_folder(partial / MODEL, checkpoint.weights, config.model, tokenizer)
-        if checkpoint.averages is not None:
-            save_model_folder(partial / EMA, checkpoint.averages, config.model, tokenizer)
-        _save_optimizer(partial / "optimizer.safetensors", checkpoint.optimizer)
-        _write(partial / PROGRESS, _json(asdict(checkpoint.progress)))
-        _write(partial / "config.json", _json(config_to_dict(config)))
-        manifest = {
-            "format": FORMAT,
-            "samples_seen": samples_seen,
-            "num_ranks": num_ranks,
-            "zero_stage": zero_stage(config, num_ranks),
-            "versions": {"python": platform.python_version(), **{n: version(n) for n in RECORDED_VERSIONS}},
-            "files": {str(path.relative_to(partial)): describe(path) for path in _files(partial)},
-        }
-        _write(partial / MANIFEST, _json(manifest))
-        flush(partial)
-        # A step that is saved again after a resume has the same bytes; the newer replaces the older.
-        if final.exists():
-            remove_checkpoint(final)
-        partial.rename(final)
-        flush(folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return final
-
 
 def read_progress(path: Path) -> Progress:
     return Progress(**json.loads((path / PROGRESS).read_text()))
@@ -148,33 +83,49 @@ def read_progress(path: Path) -> Progress:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that has passed `verify`."""
     progress = read_progress(path)
-    tensors = load_file(path / "optimizer.safetensors")
+    weights = load_file(path / MODEL / WEIGHTS_FILE)
+    averages = load_file(path / EMA / WEIGHTS_FILE) if (path / EMA).is_dir() else None
+    if (path / "optimizer").is_dir():
+        optimizer = _join_shares(sorted((path / "optimizer").glob("*.safetensors")), weights)
+    else:
+        optimizer = _optimizer_in_one_file(path / "optimizer.safetensors")
+    return Checkpoint(progress, weights, optimizer, averages)
+
+
+def _join_shares(files: Sequence[Path], weights: Mapping[str, Tensor]) -> OptimizerState:
+    """Put whole moments together from the parts that the ranks have saved; a moment has the shape of its weight.
+
+    Raises:
+        CheckpointError: a part is missing.
+    """
+    step = 0
+    moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+    num_found: Counter[str] = Counter()
+    for file in files:
+        with safe_open(file, "pt") as share:
+            starts = json.loads(share.metadata()["starts"])
+            for key in share.keys():
+                part = share.get_tensor(key)
+                if key == "step":
+                    step = int(part)
+                    continue
+                kind, _, name = key.partition(".")
+                whole = moments[kind].setdefault(name, torch.empty(weights[name].shape, dtype=part.dtype))
+                whole.view(-1)[starts[name] : starts[name] + part.numel()] = part
+                num_found[key] += part.numel()
+    for kind, tensors in moments.items():
+        for name, whole in tensors.items():
+            if num_found[f"{kind}.{name}"] != whole.numel():
+                raise CheckpointError(f"{files[0].parent}: parts of {kind}.{name} are missing")
+    return OptimizerState(step, moments)
+
+
+def _optimizer_in_one_file(file: Path) -> OptimizerState:
+    """Read the state from a checkpoint of format 1."""
+    tensors = load_file(file)
     step = int(tensors.pop("step"))
     moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         moments[kind][name] = tensor
-    averages = load_file(path / EMA / WEIGHTS_FILE) if (path / EMA).is_dir() else None
-    return Checkpoint(progress, load_file(path / MODEL / WEIGHTS_FILE), OptimizerState(step, moments), averages)
-
-
-def _save_optimizer(path: Path, state: OptimizerState) -> None:
-    tensors = {f"{kind}.{name}": tensor for kind in MOMENTS for name, tensor in state.moments[kind].items()}
-    save_tensors({**tensors, "step": torch.tensor(state.step)}, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return OptimizerState(step, moments)

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from diptych.checkpoint_folder import EMA, MODEL
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.draws import hashes
@@ -36,6 +37,7 @@ from diptych.training.deepspeed_config import clips_on_device, deepspeed_config,
 from diptych.training.fragments import CompanionOf, collect, fragments_of, hand_out
 from diptych.training.in_flight import Readout, StopWatch, to_device
 from diptych.training.optimizer import SCALE_GROUP, TOWERS, learning_rate_at, make_optimizer, start_state, tower_of
+from diptych.training.snapshot import Share, SharePart
 from diptych.training.weight_average import WeightAverage
 from diptych.world import World
 
@@ -135,6 +137,7 @@ class Engine:
         self._offloads = offloads_optimizer(config)
         self._fragments = dict(fragments_of(self.model, self._engine.optimizer, self._stage, world.rank))
         self._start_optimizer_state()
+        self._update_after: torch.cuda.Event | None = None
         decay = config.training.ema_decay
         self._average = WeightAverage(self.model, self._fragments, world, decay) if decay is not None else None
 
@@ -168,6 +171,9 @@ class Engine:
         agreed = self._agree(loss, statistics, tallies, waited_seconds, is_bad)
         used = scale.detach().exp().double()
         before = [master.detach().clone() for master in self._masters()] if measures_update else None
+        if self._update_after is not None:
+            torch.cuda.current_stream().wait_event(self._update_after)
+            self._update_after = None
         norm, skips = self._step_optimizer(agreed)
         for buffer, unchanged in zip(self._running_statistics, running, strict=True):
             buffer.copy_(torch.where(skips > 0, unchanged, buffer))
@@ -296,6 +302,44 @@ class Engine:
         """Load the averages that rank 0 passes, if averages are kept. Every rank must call it."""
         if self._average is not None:
             self._average.restore(averages)
+
+    def share(self) -> Share:
+        """What this rank saves: its parts of moments and averages; rank 0 also what it has whole of the weights.
+
+        At ZeRO stage 0, where all ranks have everything, each saves as many elements as the others. The tensors are
+        those in use, apart from running statistics, which are copies: a forward changes them before the next update.
+        """
+        fragments = self._fragments
+        if self._stage == 0:
+            rank, size = self._world.rank, self._world.size
+            fragments = {name: each.divided(rank, size) for name, each in fragments.items()}
+
+        def parts(companion_of: CompanionOf) -> dict[str, SharePart]:
+            return {
+                name: SharePart(each.start, each.of(companion_of(each.flat)), each.shape)
+                for name, each in fragments.items()
+            }
+
+        divided, whole = {}, {}
+        if self._world.is_first:
+            buffers = dict(self.model.named_buffers())
+            whole[MODEL] = {
+                name: tensor.clone() if name in buffers else tensor
+                for name, tensor in self.model.state_dict().items()
+                if name in buffers or self._stage < 3
+            }
+        if self._stage == 3:
+            divided[MODEL] = parts(lambda flat: flat)
+        if self._average is not None:
+            divided[EMA] = parts(self._average.companion_of)
+            if self._world.is_first:
+                whole[EMA] = dict(self._average.buffers)
+        step = next(iter(self._torch_optimizer().state.values()))["step"]
+        return Share(step, {kind: parts(self._moment(kind)) for kind in MOMENTS}, divided, whole)
+
+    def update_after(self, event: torch.cuda.Event | None) -> None:
+        """Have the next update of the weights wait on the device for an event, such as the end of a copy of them."""
+        self._update_after = event
 
     def optimizer_state(self) -> OptimizerState:
         """Collect the optimizer's state on rank 0, one tensor at a time. Every rank must call it."""

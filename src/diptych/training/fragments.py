@@ -34,6 +34,12 @@ class Fragment:
     def numel(self) -> int:
         return self.shape.numel()
 
+    def divided(self, rank: int, size: int) -> Fragment:
+        """The part of this fragment that this one of `size` ranks saves, if all of them have the same."""
+        length = self.stop - self.start
+        first, last = length * rank // size, length * (rank + 1) // size
+        return Fragment(self.shape, self.start + first, self.start + last, self.flat, self.offset + first)
+
     def of(self, values: Tensor) -> Tensor:
         """The elements of this fragment in a tensor of the shape of `flat`."""
         return values.view(-1)[self.offset : self.offset + self.stop - self.start]

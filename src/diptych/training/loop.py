@@ -6,7 +6,7 @@ import logging
 import math
 import shlex
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +33,9 @@ from diptych.training.metrics import EPOCHS_OF, SAMPLES_SEEN, SHARE_OF
 from diptych.training.pace import Pace
 from diptych.training.roll_back import is_given_up, roll_back
 from diptych.training.samples_picture import draw_samples
-from diptych.training.save import save
+from diptych.training.save import Saves
 from diptych.training.signals import stop_on_request
-from diptych.training.tallies import STOP, TOKENS, source_shares, tallies_of, tally
+from diptych.training.tallies import SAVE_STATES, STOP, TOKENS, source_shares, tallies_of, tally
 from diptych.training.trouble import judge, write_bad_step
 from diptych.world import World, decide_on_first_rank, gather_on_first_rank, on_any_rank
 
@@ -82,7 +82,12 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
 
     # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
     # before it reports the loss.
-    with stop_on_request(config.machine.stop_after) as stop, closing(job), closing(console):
+    with (
+        stop_on_request(config.machine.stop_after) as stop,
+        closing(job),
+        closing(Saves(job, stop)) as saves,
+        closing(console),
+    ):
         console.say(str(job))
         for number, batch in enumerate(pace.timed(job.batches), start=first):
             if number == 0 and world.is_first:
@@ -90,7 +95,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
             done, is_last, stopping = number + 1, number + 1 == last, False
             is_saved = is_last or save_is_due(config, number * size, done * size)
             log_rejects(batch)
-            tallies = tallies_of(batch, job.mixture, is_stop_requested=stop.requested)
+            tallies = tallies_of(batch, job.mixture, is_stop_requested=stop.requested, save_states=saves.states())
             waited = pace.waited_seconds
             if number * size < progress.trains_from:
                 progress = replace(progress, samples_seen=done * size)
@@ -103,6 +108,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
                 step, of_step = in_flight.popleft()
                 steps.append(step.read())
                 pace.step_is_done()
+                saves.advance({name: tally(steps[-1], name) for name in SAVE_STATES})
                 progress = advance(progress, steps[-1], pace)
                 refuse_bad_data(config, progress)
                 progress, wrong = judge(progress, steps[-1], size)
@@ -110,12 +116,13 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
                 if wrong is not None:
                     tell(job, steps[-1], of_step, wrong)
                 if is_logged(progress.samples_seen // size):
-                    report(job, progress, steps, pace, console)
+                    report(job, progress, steps, pace, console, saves.take_numbers())
                     steps.clear()
                 if wrong is not None and is_given_up(config, progress):
                     # The steps in flight are given up too, and as many wherever the run was stopped and went on.
                     position = min(progress.samples_seen + queued * size, last * size)
                     progress = replace(progress, samples_seen=done * size)
+                    saves.wait()
                     progress = roll_back(job, progress, wrong, position, is_lost=progress.skipped_in_a_row > 0)
                     in_flight.clear()
                     pace.pause_is_over()
@@ -123,8 +130,11 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
             if is_saved or stopping:
                 if on_any_rank(world, not job.engine.has_finite_weights()):
                     wrong = f"weights are not finite after {counted(done * size, 'sample')}"
+                    saves.wait()
                     progress = roll_back(job, progress, wrong, done * size, is_lost=True)
-                save(job, progress, stop)
+                saves.start(progress)
+                if stopping or is_last:
+                    saves.finish()
                 pace.pause_is_over()
             if stopping and not is_last:
                 console.say(describe_rejects(progress))
@@ -226,10 +236,18 @@ def tell(job: Job, stats: StepStats, batch: Batch, wrong: str) -> None:
     logger.warning("%s%s; its samples: %s", wrong, ": left out on all ranks" if stats.is_skipped else "", where)
 
 
-def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace, console: Console) -> None:
+def report(
+    job: Job,
+    progress: Progress,
+    steps: Sequence[StepStats],
+    pace: Pace,
+    console: Console,
+    last_save: Mapping[str, float],
+) -> None:
     """Show the numbers on the console and write them to the record, on rank 0.
 
     steps: all steps since the last report.
+    last_save: the numbers of a checkpoint that was completed since then.
     """
     speed, stats = pace.measure(steps), steps[-1]
     console.show(stats.loss, speed["samples_per_second"], speed["data_wait_fraction"])
@@ -256,6 +274,7 @@ def report(job: Job, progress: Progress, steps: Sequence[StepStats], pace: Pace,
         **{f"rejected_{reason}": number for reason, number in progress.rejected.items()},
         **cache_hits(steps),
         **mix(job.mixture, steps),
+        **last_save,
         **stats.similarities,
     }
     if job.world.device.type == "cuda":

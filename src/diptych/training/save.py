@@ -1,130 +1,369 @@
-"""Save a checkpoint of all ranks; if the disk cannot take it, training waits and tries again."""
+"""Save checkpoints while training goes on: each rank copies its share, and a process of its own writes it.
+
+The ranks agree on how far a save is by the numbers that every step sums over ranks, so no step waits for it. At most
+one save is in flight; the next one, a stop and the end of the run wait for it.
+"""
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import shutil
+import platform
+import signal
+import socket
+import subprocess
+import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from typing import Any
 
-from diptych.checkpoint_folder import CheckpointError, keep_newest
-from diptych.files import lacks_room
+from diptych.checkpoint_folder import FORMAT, PROGRESS, CheckpointError, name_of, remove_unfinished
+from diptych.config.values import config_to_dict
+from diptych.model_folder import describing_files
 from diptych.terminal import counted
-from diptych.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from diptych.training.checkpoint import Progress
+from diptych.training.checkpoint_writer import (
+    Commit,
+    Committed,
+    Failed,
+    MakeRoom,
+    Plan,
+    Task,
+    Warned,
+    Written,
+    as_json,
+)
+from diptych.training.deepspeed_config import zero_stage
 from diptych.training.job import Job
 from diptych.training.signals import StopRequest
-from diptych.world import decide_on_first_rank, on_any_rank
+from diptych.training.snapshot import Snapshot
+from diptych.training.tallies import COMMITTED, FAILING, LOST, SAVE_STATES, WRITTEN
+from diptych.world import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
 
 logger = logging.getLogger(__name__)
 
+RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
 ROUND_SECONDS = 0.5
-"""How often the ranks agree whether the wait is over; far below the timeout of a process group."""
-LONGEST_PAUSE = 120
-"""Largest number of these rounds between two attempts."""
+"""Largest time between two looks of the ranks at a save that they wait for."""
+ATTEMPTS = 2
+"""Processes that may end while they write the same share, until the checkpoint is given up."""
 
 
-def save(job: Job, progress: Progress, stop: StopRequest) -> None:
-    """Write a checkpoint; every rank must call it.
+@dataclass
+class _InFlight:
+    """A save that is not over yet, as this rank knows it."""
 
-    If the disk is full, older checkpoints are removed. If it still cannot be written, all ranks wait and try again.
+    progress: Progress
+    task: Task
+    began: float
+    stall_seconds: float = 0.0
+    attempts: int = 1
+    is_sent: bool = False
+    written: Written | None = None
+    fault: Failed | None = None
+    commit: Commit | None = None
+    """What rank 0's process was asked to complete."""
+    committed: Committed | None = None
+    is_lost: bool = False
+    is_committing: bool = False
+    """Whether all ranks have written their shares; the same on all ranks."""
+    is_announced: bool = False
+    """Whether the record says that it failed; the same on all ranks."""
+    why: str = ""
+    """The reason that the record gives; rank 0 knows it."""
 
-    Raises:
-        CheckpointError: it could not be written within `checkpoint.max_wait_seconds`, or a signal ended the wait.
-    """
-    weights = job.engine.weights()
-    averages = job.engine.averaged_weights(weights)
-    checkpoint = Checkpoint(progress, weights, job.engine.optimizer_state(), averages)
-    fault = decide_on_first_rank(job.world, lambda: _try(job, checkpoint))
-    if fault is None:
-        return
-    seconds = job.config.checkpoint.max_wait_seconds
-    if job.metrics is not None:
-        job.metrics.event("save_failed", samples_seen=progress.samples_seen, error=fault)
-        logger.warning(
-            "no checkpoint after %d samples: %s. Training waits up to %s and tries again; Ctrl-C or SIGTERM ends the "
-            "wait, and loses what came after %s",
-            progress.samples_seen,
-            fault,
-            f"{seconds / 60:g} min",
-            _newest(job),
+
+class Saves:
+    """The saves of a run; every rank must construct it, and call `start`, `advance`, `wait` and `finish` together."""
+
+    def __init__(self, job: Job, stop: StopRequest):
+        self._job = job
+        self._stop = stop
+        share = job.engine.share()
+        self._snapshot = Snapshot(share, job.world.rank)
+        is_first = job.world.is_first
+        texts = {"config.json": as_json(config_to_dict(job.config))} if is_first else {}
+        for folder in share.whole:
+            described = describing_files(job.config.model, job.tokenizer)
+            texts |= {f"{folder}/{name}": text for name, text in described.items()}
+        self._plan = Plan(
+            folder=job.run.checkpoints,
+            rank=job.world.rank,
+            files=self._snapshot.files,
+            texts=texts,
+            checkpoint_bytes=share.checkpoint_bytes,
+            keep=job.config.checkpoint.keep,
+            known_valid=frozenset(job.known_valid),
         )
-    with stop.ending_a_wait():
-        before, deadline = stop.times, time.monotonic() + seconds
-        pause, is_over = 2, False
-        while fault is not None and not is_over:
-            for _ in range(pause):
-                time.sleep(ROUND_SECONDS)
-                late = job.world.is_first and time.monotonic() >= deadline
-                if is_over := on_any_rank(job.world, late or stop.times > before):
+        if is_first:
+            remove_unfinished(job.run.checkpoints)
+        self._writer = _WritingProcess(self._snapshot.descriptor)
+        self._save: _InFlight | None = None
+        self._numbers: dict[str, float] = {}
+
+    def start(self, progress: Progress) -> None:
+        """Copy what is to be saved, and have it written while training goes on; first wait for the save in flight.
+
+        Raises:
+            CheckpointError: the save before could not be written within `checkpoint.max_wait_seconds`, or a signal
+                ended the wait.
+        """
+        began = time.monotonic()
+        self.wait()
+        step = progress.samples_seen // self._job.config.training.global_batch_size
+        texts = {PROGRESS: as_json(asdict(progress))} if self._job.world.is_first else {}
+        self._job.engine.update_after(self._snapshot.take(self._job.engine.share()))
+        self._save = _InFlight(progress, Task(name_of(step), texts), time.monotonic())
+        self._look()
+        self._save.stall_seconds = time.monotonic() - began
+
+    def wait(self) -> None:
+        """Wait until no save is in flight.
+
+        Raises:
+            CheckpointError: a full disk kept it from being written within `checkpoint.max_wait_seconds`, or until a
+                signal ended the wait.
+        """
+        pause, began = 0.001, time.monotonic()
+        while self._save is not None:
+            save, before = self._save, time.monotonic()
+            states = self._states_of_all()
+            save.stall_seconds += time.monotonic() - began
+            self.advance(states)
+            began = before
+            if self._save is not None and states[FAILING]:
+                self._wait_for_room(save)
+            elif self._save is not None:
+                time.sleep(pause)
+                pause = min(2 * pause, ROUND_SECONDS)
+
+    def finish(self) -> None:
+        """Wait until the save in flight is a checkpoint; raises CheckpointError as `wait` does, or if it was lost."""
+        save = self._save
+        self.wait()
+        if save is not None and save.is_lost:
+            self._end(save, "the processes that wrote it were killed")
+
+    def states(self) -> dict[str, int]:
+        """How far this rank is with the save in flight; the step sums it over ranks, for `advance`."""
+        save = self._save
+        if save is None:
+            return {}
+        self._look()
+        return {
+            WRITTEN: int(save.written is not None),
+            FAILING: int(save.fault is not None),
+            LOST: int(save.is_lost),
+            COMMITTED: int(save.committed is not None),
+        }
+
+    def advance(self, states: Mapping[str, int]) -> None:
+        """Take the save in flight as far as it can go; every rank must pass the same sums of `states`."""
+        save, world = self._save, self._job.world
+        if save is None:
+            return
+        if states[COMMITTED]:
+            self._record(save)
+            self._save = None
+        elif states[LOST]:
+            save.is_lost = True
+            self._announce(save, "the process that writes it was killed twice", "the next save is tried as usual")
+            self._give_up()
+            self._writer = _WritingProcess(self._snapshot.descriptor)
+        elif states[FAILING] and not save.is_announced:
+            faults = [each for each in gather_on_first_rank(world, save.fault) if each is not None]
+            way_on = "it is tried again while training goes on; the next save waits for it"
+            self._announce(save, faults[0].why if faults else "", way_on)
+            if any(fault.lacks_room for fault in faults):
+                self._writer.send(MakeRoom())
+        elif states[WRITTEN] == world.size and not save.is_committing:
+            save.is_committing = True
+            reports = gather_on_first_rank(world, save.written)
+            if world.is_first:
+                files = {name: each for each_rank in reports if each_rank for name, each in each_rank.files.items()}
+                save.commit = Commit(files, self._manifest(save.progress))
+                self._writer.send(save.commit)
+
+    def take_numbers(self) -> dict[str, float]:
+        """Stall, duration and size of the newest checkpoint, for the dashboards; empty if it was taken before."""
+        numbers, self._numbers = self._numbers, {}
+        return numbers
+
+    def close(self) -> None:
+        """End the writing process; a save in flight is lost."""
+        self._writer.close()
+        self._snapshot.close()
+
+    def _look(self, *, waits: bool = False) -> None:
+        """Read what the writing process says; if it was killed, start another, once."""
+        save = self._save
+        assert save is not None
+        if not save.is_sent and self._snapshot.is_taken(waits=waits):
+            self._writer.send(self._plan, once=True)
+            self._writer.send(save.task)
+            save.is_sent = True
+        for said in self._writer.said():
+            match said:
+                case Written():
+                    save.written, save.fault = said, None
+                    if save.commit is not None:
+                        self._writer.send(save.commit)
+                case Committed():
+                    save.committed, save.fault = said, None
+                case Failed():
+                    save.fault = said
+                case Warned(line):
+                    logger.warning("%s", line)
+        if self._writer.is_lost and not save.is_lost:
+            how = self._writer.close()
+            logger.warning("the process that writes checkpoints ended (%s); another one is started", how)
+            self._writer = _WritingProcess(self._snapshot.descriptor)
+            save.attempts += 1
+            save.is_lost = save.attempts > ATTEMPTS
+            save.is_sent = save.is_lost
+            save.written = None
+
+    def _wait_for_room(self, save: _InFlight) -> None:
+        """Wait until no rank's writing fails.
+
+        Raises:
+            CheckpointError: the wait took too long, or a signal ended it.
+        """
+        seconds = self._job.config.checkpoint.max_wait_seconds
+        if self._job.world.is_first:
+            logger.warning(
+                "Training waits up to %s for the checkpoint after %d samples; Ctrl-C or SIGTERM ends the wait, and "
+                "loses what came after %s",
+                f"{seconds / 60:g} min",
+                save.progress.samples_seen,
+                self._newest(),
+            )
+        with self._stop.ending_a_wait():
+            before, deadline = self._stop.times, time.monotonic() + seconds
+            while True:
+                states = self._states_of_all()
+                self.advance(states)
+                if self._save is None or not states[FAILING]:
                     break
-            pause = min(2 * pause, LONGEST_PAUSE)
-            fault = decide_on_first_rank(job.world, lambda: _try(job, checkpoint))
-    decide_on_first_rank(job.world, lambda: _report(job, progress, fault))
+                late = self._job.world.is_first and time.monotonic() >= deadline
+                if on_any_rank(self._job.world, late or self._stop.times > before):
+                    self._end(save, save.why)
+                time.sleep(ROUND_SECONDS)
+
+    def _states_of_all(self) -> dict[str, int]:
+        self._look(waits=True)
+        states = self.states()
+        sums = sums_over_ranks(self._job.world, [states[name] for name in SAVE_STATES])
+        return dict(zip(SAVE_STATES, sums, strict=True))
+
+    def _record(self, save: _InFlight) -> None:
+        """Record a checkpoint; on rank 0."""
+        if save.committed is None:
+            return
+        job, seconds = self._job, round(time.monotonic() - save.began, 3)
+        assert job.metrics is not None
+        job.known_valid.add(job.run.checkpoints / save.committed.name)
+        stall, num_bytes = round(save.stall_seconds, 4), save.committed.num_bytes
+        job.metrics.event(
+            "save",
+            samples_seen=save.progress.samples_seen,
+            seconds=seconds,
+            stall_seconds=stall,
+            bytes=num_bytes,
+            path=save.committed.name,
+        )
+        if save.is_announced:
+            logger.warning("the checkpoint after %d samples is written; training goes on", save.progress.samples_seen)
+        self._numbers = {"save_seconds": seconds, "save_stall_seconds": stall, "save_bytes": num_bytes}
+
+    def _announce(self, save: _InFlight, fault: str, way_on: str) -> None:
+        save.is_announced, save.why = True, fault
+        if self._job.metrics is not None:
+            samples = save.progress.samples_seen
+            self._job.metrics.event("save_failed", samples_seen=samples, error=fault)
+            logger.warning("no checkpoint after %d samples: %s; %s", samples, fault, way_on)
+
+    def _give_up(self) -> None:
+        """End the writing processes of all ranks, and remove what they have written of the save in flight."""
+        self._writer.close()
+        self._save = None
+        gather_on_first_rank(self._job.world, None)
+        if self._job.world.is_first:
+            remove_unfinished(self._job.run.checkpoints)
+
+    def _end(self, save: _InFlight, fault: str) -> None:
+        """End the run on every rank."""
+
+        def refuse() -> None:
+            raise CheckpointError(
+                f"stopped after {counted(save.progress.samples_seen, 'sample')} without a checkpoint of them: {fault}; "
+                f"then the same command goes on from {self._newest()}"
+            )
+
+        self._give_up()
+        decide_on_first_rank(self._job.world, refuse)
+
+    def _newest(self) -> str:
+        valid = self._job.known_valid
+        newest = max(valid, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+        return f"the newest checkpoint, {newest.name}" if newest else "the start, for there is no checkpoint"
+
+    def _manifest(self, progress: Progress) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "samples_seen": progress.samples_seen,
+            "num_ranks": self._job.world.size,
+            "zero_stage": zero_stage(self._job.config, self._job.world.size),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
+        }
 
 
-def _try(job: Job, checkpoint: Checkpoint) -> str | None:
-    """Write the checkpoint; on failure return the reason and the way out, else None."""
-    began = time.monotonic()
-    try:
-        path = _write(job, checkpoint)
-    except OSError as error:
-        return _describe(error, job.run.checkpoints, checkpoint.num_bytes)
-    job.known_valid.add(path)
-    try:
-        keep_newest(job.run.checkpoints, job.config.checkpoint.keep, job.known_valid)
-    except OSError as error:
-        logger.warning("older checkpoints cannot be removed: %s", error)
-    assert job.metrics is not None
-    seconds = round(time.monotonic() - began, 3)
-    job.metrics.event("save", samples_seen=checkpoint.progress.samples_seen, seconds=seconds, path=path.name)
-    return None
+class _WritingProcess:
+    """The process that runs `checkpoint_writer`, and the connection to it."""
 
+    def __init__(self, memory: int):
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-c", "from diptych.training.checkpoint_writer import main; main()"]
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(memory)],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # the same code as in this process
+                pass_fds=(theirs.fileno(), memory),
+                start_new_session=True,  # so that the terminal's Ctrl-C reaches only the training process
+            )
+        self._connection = Connection(ours.detach())
+        self._has_plan = False
+        self.is_lost = False
 
-def _write(job: Job, checkpoint: Checkpoint) -> Path:
-    def write() -> Path:
-        return save_checkpoint(job.run.checkpoints, checkpoint, job.config, job.tokenizer, num_ranks=job.world.size)
+    def send(self, order: Any, *, once: bool = False) -> None:
+        if once and self._has_plan:
+            return
+        self._has_plan = True
+        try:
+            self._connection.send(order)
+        except OSError:
+            self.is_lost = True
 
-    try:
-        return write()
-    except OSError as error:
-        if not lacks_room(error):
-            raise
-        removed = keep_newest(job.run.checkpoints, 1, job.known_valid)
-        if not removed:
-            raise
-        why = os.strerror(error.errno or 0)
-        logger.warning("%s: %s; removed all checkpoints but the newest", job.run.checkpoints, why)
-    return write()
+    def said(self) -> list[Any]:
+        """What the process has sent since the last call."""
+        said: list[Any] = []
+        try:
+            while self._connection.poll():
+                said.append(self._connection.recv())
+        except (EOFError, OSError):
+            self.is_lost = True
+        return said
 
-
-def _describe(error: OSError, folder: Path, num_bytes: int) -> str:
-    free = shutil.disk_usage(folder).free
-    needs = f"a checkpoint takes {_megabytes(num_bytes)}"
-    way_out = {
-        errno.ENOSPC: f"{needs} and {_megabytes(free)} are free: free at least {_megabytes(num_bytes - free)} there",
-        errno.EDQUOT: f"{needs}: delete files that count against the quota, or raise it",
-        errno.EFBIG: f"{needs}: raise the limit on the size of files (ulimit -f)",
-    }
-    return f"{os.strerror(error.errno or errno.EIO)} ({folder}); {way_out.get(error.errno or 0, 'make it writable')}"
-
-
-def _report(job: Job, progress: Progress, fault: str | None) -> None:
-    if fault is None:
-        logger.warning("the checkpoint after %d samples is written; training goes on", progress.samples_seen)
-        return
-    raise CheckpointError(
-        f"stopped after {counted(progress.samples_seen, 'sample')} without a checkpoint of them: {fault}; then "
-        "the same command "
-        f"goes on from {_newest(job)}"
-    )
-
-
-def _newest(job: Job) -> str:
-    newest = max(job.known_valid, key=lambda path: int(path.name.removeprefix("step_")), default=None)
-    return f"the newest checkpoint, {newest.name}" if newest else "the start, for there is no checkpoint"
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{max(num_bytes, 0) / 1e6:,.1f} MB"
+    def close(self) -> str:
+        """End the process; how it ended."""
+        self._connection.close()
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,12 +14,25 @@ from diptych.data.shards import COUNTS
 from diptych.training.engine import StepStats
 
 STOP, TOKENS = "stop_requests", "tokens"
-NAMES = (STOP, TOKENS, *REASONS, *COUNTS)
+SAVE_STATES = WRITTEN, FAILING, LOST, COMMITTED = (
+    "shares_written",
+    "shares_failing",
+    "shares_lost",
+    "checkpoints_committed",
+)
+"""Of the save in flight: ranks whose share is written, cannot be written, was lost, is part of a checkpoint."""
+NAMES = (STOP, TOKENS, *SAVE_STATES, *REASONS, *COUNTS)
 
 
-def tallies_of(batch: Batch, mixture: Mixture, *, is_stop_requested: bool) -> tuple[int, ...]:
-    """This rank's numbers: those of NAMES, then the rows of each source."""
+def tallies_of(
+    batch: Batch, mixture: Mixture, *, is_stop_requested: bool, save_states: Mapping[str, int]
+) -> tuple[int, ...]:
+    """This rank's numbers: those of NAMES, then the rows of each source.
+
+    save_states: 1 for those of SAVE_STATES that this rank's save in flight has reached.
+    """
     counts = Counter(reject.reason for reject in batch.rejects) + batch.reads
+    counts.update(save_states)
     counts[STOP], counts[TOKENS] = is_stop_requested, int(batch.lengths.sum())
     return (*(counts[name] for name in NAMES), *mixture.count(batch.samples).tolist())
 

@@ -27,8 +27,9 @@ class WeightAverage:
         # Leave out integer buffers, which are counters, and buffers outside the state dict, which never change.
         names = model.state_dict().keys()
         buffers = {n: b for n, b in model.named_buffers() if n in names and b.is_floating_point()}
-        self._buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-        self._averages = [*self._of.values(), *self._buffers.values()]
+        self.buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        """The averages of the running statistics."""
+        self._averages = [*self._of.values(), *self.buffers.values()]
         self._values = [*flats.values(), *buffers.values()]
 
     @torch.no_grad()
@@ -38,19 +39,20 @@ class WeightAverage:
 
     def collect(self, weights: Mapping[str, Tensor], *, is_shared: bool) -> dict[str, Tensor]:
         """A state dict with the averages in place of the weights; complete on rank 0. Every rank must call it."""
-        averages = collect(self._fragments, self._companion_of, self._world, is_shared=is_shared)
+        averages = collect(self._fragments, self.companion_of, self._world, is_shared=is_shared)
         if not self._world.is_first:
             return {}
-        return {**weights, **averages, **{name: buffer.cpu().clone() for name, buffer in self._buffers.items()}}
+        return {**weights, **averages, **{name: buffer.cpu().clone() for name, buffer in self.buffers.items()}}
 
     def restore(self, averages: Mapping[str, Tensor] | None) -> None:
         """Load the averages that rank 0 passes; the other ranks may pass None. Every rank must call it."""
-        hand_out(self._fragments, self._companion_of, averages, self._world)
+        hand_out(self._fragments, self.companion_of, averages, self._world)
         if averages is not None:  # only rank 0 needs the running statistics, since it saves them
-            for name, buffer in self._buffers.items():
+            for name, buffer in self.buffers.items():
                 buffer.copy_(averages[name])
 
-    def _companion_of(self, flat: Tensor) -> Tensor:
+    def companion_of(self, flat: Tensor) -> Tensor:
+        """The average of a flat tensor."""
         return self._of[id(flat)]
 
 

@@ -1,0 +1,448 @@
+"""Write a rank's share of each checkpoint in a process of its own, while the rank goes on training.
+
+The rank copies its share to memory that both processes see, and sends a `Task`; this process writes and hashes the
+files that this memory fills. Once every rank's files are written, rank 0 sends a `Commit`: its process writes the files
+of whose tensors each rank had a part, then the manifest, and renames the folder. If the disk is full, older
+checkpoints are removed, and the write is tried again until it succeeds or the rank ends this process.
+
+`main` takes two open file descriptors as arguments: of the connection to the rank, and of the memory. The process ends
+as soon as the rank has ended, whatever it is doing. It does not import torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import mmap
+import os
+import queue
+import shutil
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from diptych.checkpoint_folder import (
+    MANIFEST,
+    PROGRESS,
+    CheckpointError,
+    describe,
+    keep_newest,
+    remove_checkpoint,
+    remove_unfinished,
+)
+from diptych.files import flush, lacks_room
+
+PARTS = "parts"
+"""Folder of an unfinished checkpoint in which ranks leave parts of tensors that rank 0 puts together."""
+CHUNK_BYTES = 8 << 20
+PAUSES = (1, 2, 4, 8, 16, 32, 60)
+"""Seconds between attempts to write to a full disk; the last one repeats."""
+PRIORITY = 10
+"""How far this process stands back from the training process, where both want the same core."""
+
+BYTES_OF = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes of an element, by the name that safetensors gives to its type."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive elements of a tensor, from element `start` on, and where their bytes are."""
+
+    start: int
+    offset: int
+    num_bytes: int
+    file: Path | None = None
+    """None: in the memory that the rank shares."""
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """A tensor of a file that is to be written, and the parts of it that this rank has."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        size = BYTES_OF[self.dtype]
+        for length in self.shape:
+            size *= length
+        return size
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A safetensors file that is to be written."""
+
+    tensors: Mapping[str, TensorPlan]
+    kind: str = ""
+    """How the parts that are missing are named in the files of the other ranks: `KIND.NAME`."""
+    metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
+
+    @property
+    def is_complete(self) -> bool:
+        return all(sum(part.num_bytes for part in each.parts) == each.num_bytes for each in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What this rank writes of every checkpoint; the same for the whole run."""
+
+    folder: Path
+    """The folder of all checkpoints."""
+    rank: int
+    files: Mapping[str, FilePlan]
+    """By their paths in a checkpoint."""
+    texts: Mapping[str, str]
+    """Further files of every checkpoint; rank 0 has them."""
+    checkpoint_bytes: int
+    """The size of all tensors of a checkpoint, which is nearly all of it."""
+    keep: int
+    known_valid: frozenset[Path]
+    """Checkpoints that need not be hashed again."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Write this rank's files of a checkpoint."""
+
+    name: str
+    texts: Mapping[str, str]
+    """Files of this checkpoint alone; rank 0 has them."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Complete the checkpoint; only rank 0's process gets it."""
+
+    files: Mapping[str, Mapping[str, Any]]
+    """Size and hash of each file that the other ranks have written."""
+    manifest: Mapping[str, Any]
+    """The manifest without its files."""
+
+
+@dataclass(frozen=True)
+class MakeRoom:
+    """Remove all checkpoints but the newest valid one; only rank 0's process gets it."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """This rank's files of the checkpoint are on the disk."""
+
+    files: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The files could not be written; it will be tried again."""
+
+    why: str
+    lacks_room: bool
+
+
+@dataclass(frozen=True)
+class Committed:
+    name: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Warned:
+    line: str
+
+
+class Writer:
+    """Writes the files of a plan from `memory`, and completes checkpoints."""
+
+    def __init__(self, plan: Plan, memory: memoryview):
+        self.plan = plan
+        self._memory = memory
+        self._known_valid = set(plan.known_valid)
+
+    def write(self, task: Task) -> Written:
+        """Write what needs nothing of other ranks.
+
+        Raises:
+            OSError: it cannot be written; this rank's files are removed again.
+        """
+        unfinished = self._unfinished(task)
+        files = {}
+        try:
+            for name, file in self.plan.files.items():
+                if file.is_complete:
+                    files[name] = self._write_tensors(unfinished / name, file)
+            for name, text in {**self.plan.texts, **task.texts}.items():
+                files[name] = _write_text(unfinished / name, text)
+        except OSError:
+            self._remove_ours(unfinished)
+            raise
+        return Written({name: each for name, each in files.items() if not name.startswith(f"{PARTS}/")})
+
+    def commit(self, task: Task, ours: Written, commit: Commit) -> Committed:
+        """Complete the checkpoint, and remove those that are not to be kept.
+
+        Raises:
+            OSError: it cannot be written; what this rank has written before stays.
+            CheckpointError: a file of another rank is not in the folder.
+        """
+        unfinished, final = self._unfinished(task), self.plan.folder / task.name
+        files = {**commit.files, **ours.files}
+        _refuse_missing(unfinished, commit.files)
+        incomplete = {name: file for name, file in self.plan.files.items() if not file.is_complete}
+        if incomplete:
+            theirs = _parts_of_others(unfinished / PARTS)
+            for name, file in incomplete.items():
+                files[name] = self._write_tensors(unfinished / name, _completed(file, theirs))
+        shutil.rmtree(unfinished / PARTS, ignore_errors=True)
+        manifest = {**commit.manifest, "files": dict(sorted(files.items()))}
+        _write_text(unfinished / MANIFEST, as_json(manifest))
+        for folder in {(unfinished / name).parent for name in files} | {unfinished}:
+            flush(folder)
+        remove_unfinished(self.plan.folder, but=unfinished)
+        # A step that is saved again after a resume has the same bytes; the newer replaces the older.
+        if final.exists():
+            remove_checkpoint(final)
+        unfinished.rename(final)
+        flush(self.plan.folder)
+        self._known_valid.add(final)
+        return Committed(task.name, sum(int(each["bytes"]) for each in files.values()))
+
+    def keep_newest(self, keep: int) -> int:
+        """Remove all but the newest `keep` valid checkpoints; return how many were removed."""
+        return keep_newest(self.plan.folder, keep, self._known_valid)
+
+    def describe(self, error: OSError) -> str:
+        """The reason for which a checkpoint cannot be written, and the way out."""
+        folder, needed = self.plan.folder, self.plan.checkpoint_bytes
+        free = shutil.disk_usage(folder).free
+        needs = f"a checkpoint takes {_megabytes(needed)}"
+        way_out = {
+            errno.ENOSPC: f"{needs} and {_megabytes(free)} are free: free at least {_megabytes(needed - free)} there",
+            errno.EDQUOT: f"{needs}: delete files that count against the quota, or raise it",
+            errno.EFBIG: f"{needs}: raise the limit on the size of files (ulimit -f)",
+        }
+        return (
+            f"{os.strerror(error.errno or errno.EIO)} ({folder}); {way_out.get(error.errno or 0, 'make it writable')}"
+        )
+
+    def _unfinished(self, task: Task) -> Path:
+        return self.plan.folder / f"{task.name}.partial"
+
+    def _write_tensors(self, path: Path, file: FilePlan) -> dict[str, Any]:
+        """Write a safetensors file durably, and hash it meanwhile; its size and hash."""
+        names = in_file_order(file.tensors)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest, size = hashlib.sha256(), 0
+        with path.open("wb") as out:
+            for chunk in self._chunks(header_of(file), [file.tensors[name] for name in names]):
+                digest.update(chunk)
+                out.write(chunk)
+                size += len(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        return {"bytes": size, "sha256": digest.hexdigest()}
+
+    def _chunks(self, header: bytes, tensors: list[TensorPlan]) -> Iterator[bytes | memoryview]:
+        yield header
+        for tensor in tensors:
+            for part in sorted(tensor.parts, key=lambda part: part.start):
+                if part.file is not None:
+                    yield from _read(part)
+                    continue
+                stop = part.offset + part.num_bytes
+                for first in range(part.offset, stop, CHUNK_BYTES):
+                    yield self._memory[first : min(first + CHUNK_BYTES, stop)]
+
+    def _remove_ours(self, unfinished: Path) -> None:
+        """Remove this rank's files, and the folders if they are empty then: they take room on a full disk."""
+        for name in (*self.plan.files, *self.plan.texts, PROGRESS, MANIFEST):
+            with suppress(OSError):
+                (unfinished / name).unlink()
+        for folder in (*(path for path in unfinished.glob("*") if path.is_dir()), unfinished):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def header_of(file: FilePlan) -> bytes:
+    """The header of a safetensors file, as its library writes it."""
+    described: dict[str, Any] = {"__metadata__": dict(file.metadata)}
+    first = 0
+    for name in in_file_order(file.tensors):
+        tensor = file.tensors[name]
+        described[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [first, first + tensor.num_bytes],
+        }
+        first += tensor.num_bytes
+    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def in_file_order(tensors: Mapping[str, TensorPlan]) -> list[str]:
+    """Names in the order that keeps each tensor aligned: largest elements first."""
+    return sorted(tensors, key=lambda name: (-BYTES_OF[tensors[name].dtype], name))
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _parts_of_others(folder: Path) -> dict[str, list[Part]]:
+    """`KIND.NAME` → the parts of this tensor that the other ranks have left in the folder."""
+    found: dict[str, list[Part]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size))
+        starts = json.loads(header.pop("__metadata__")["starts"])
+        for key, described in header.items():
+            first, stop = described["data_offsets"]
+            part = Part(starts[key.partition(".")[2]], 8 + size + first, stop - first, path)
+            found.setdefault(key, []).append(part)
+    return found
+
+
+def _completed(file: FilePlan, theirs: Mapping[str, list[Part]]) -> FilePlan:
+    tensors = {}
+    for name, tensor in file.tensors.items():
+        parts = (*tensor.parts, *(theirs.get(f"{file.kind}.{name}", ())))
+        tensors[name] = TensorPlan(
+            tensor.dtype, tensor.shape, parts if len(tensor.parts) < len(parts) else tensor.parts
+        )
+    completed = FilePlan(tensors, file.kind, file.metadata)
+    if not completed.is_complete:
+        raise CheckpointError(f"parts of {file.kind} are missing: the ranks' run_dir is not on the same disk")
+    return completed
+
+
+def _refuse_missing(unfinished: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise CheckpointError if this machine does not see what the other ranks have written."""
+    for name, described in files.items():
+        try:
+            found = (unfinished / name).stat().st_size
+        except FileNotFoundError:
+            found = None
+        if found != described["bytes"]:
+            raise CheckpointError(
+                f"{unfinished / name}: has {found} bytes here, its rank has written {described['bytes']}; put run_dir "
+                f"on a disk that all machines share"
+            )
+
+
+def _read(part: Part) -> Iterator[bytes]:
+    assert part.file is not None
+    with part.file.open("rb", buffering=0) as file:
+        file.seek(part.offset)
+        left = part.num_bytes
+        while left:
+            chunk = file.read(min(left, CHUNK_BYTES))
+            if not chunk:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(part.file))
+            left -= len(chunk)
+            yield chunk
+
+
+def _write_text(path: Path, text: str) -> dict[str, Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return describe(path)
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{max(num_bytes, 0) / 1e6:,.1f} MB"
+
+
+class _Orders:
+    """What the rank sends; the process ends as soon as the rank has ended, in whatever it is doing."""
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def next(self, timeout_seconds: float | None = None) -> Any:
+        """The next order; None after `timeout_seconds`."""
+        with suppress(queue.Empty):
+            return self._queue.get(timeout=timeout_seconds)
+        return None
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._queue.put(self._connection.recv())
+        except (EOFError, OSError):
+            os._exit(1)
+
+
+def serve(connection: Connection, memory: memoryview) -> None:
+    """Do what the rank asks for until it ends."""
+    orders = _Orders(connection)
+    writer = Writer(orders.next(), memory)
+    task, written = Task("", {}), Written({})
+    while True:
+        order = orders.next()
+        if isinstance(order, Task):
+            task = order
+            written = _until_it_works(writer, partial(writer.write, task), orders, connection)
+            connection.send(written)
+        elif isinstance(order, MakeRoom):
+            _make_room(writer, connection)
+        else:
+            connection.send(_until_it_works(writer, partial(writer.commit, task, written, order), orders, connection))
+            try:
+                writer.keep_newest(writer.plan.keep)
+            except OSError as error:
+                connection.send(Warned(f"older checkpoints cannot be removed: {error}"))
+
+
+def _until_it_works(writer: Writer, attempt: Callable[[], Any], orders: _Orders, connection: Connection) -> Any:
+    """Repeat an attempt until it succeeds, with pauses that grow; older checkpoints make room for it."""
+    pauses = itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))
+    while True:
+        try:
+            return attempt()
+        except OSError as error:
+            if lacks_room(error) and writer.plan.rank == 0 and _make_room(writer, connection):
+                continue
+            connection.send(Failed(writer.describe(error), lacks_room(error)))
+        except CheckpointError as error:
+            connection.send(Failed(str(error), False))
+        if isinstance(orders.next(next(pauses)), MakeRoom):
+            _make_room(writer, connection)
+
+
+def _make_room(writer: Writer, connection: Connection) -> bool:
+    """Remove all checkpoints but the newest valid one; whether there were others."""
+    try:
+        removed = writer.keep_newest(1)
+    except OSError:
+        return False
+    if removed:
+        connection.send(
+            Warned(f"{writer.plan.folder}: {os.strerror(errno.ENOSPC)}; removed all checkpoints but the newest")
+        )
+    return bool(removed)
+
+
+def main() -> None:
+    handle, descriptor = map(int, sys.argv[1:])
+    os.nice(PRIORITY)
+    memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+    with suppress(BrokenPipeError):
+        serve(Connection(handle), memoryview(memory))
