@@ -1,7 +1,7 @@
 """The launch scripts, on this machine only: a run is the same, whichever launcher starts its ranks.
 
-The launchers' code is real. They and all ranks are forked from a process that has torch; with NIGHTLY=1, in one test
-of `test_resume.py` everything is started as a person starts it.
+The launchers' code is real. Most of them and all ranks are forked from a process that has torch; with NIGHTLY=1, one
+test of `test_resume.py` starts everything as a person starts it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -242,30 +243,26 @@ def test_two_ranks_killed_in_a_save_that_lose_the_newest_checkpoint_end_bit_iden
     assert outcome(run_dir) == outcome(on_two_ranks)
 
 
-@pytest.mark.parametrize("launcher", ["alone", "torchrun"])
-def test_after_ctrl_c_in_a_terminal_the_same_command_resumes(launcher, warm, recipe, request, tmp_path):
+def test_after_ctrl_c_in_the_terminal_of_a_launcher_the_same_command_resumes(warm, recipe, on_two_ranks, tmp_path):
     run_dir = tmp_path / "run"
     words = ["train", recipe, f"run_dir={run_dir}"]
-    if launcher == "alone":
-        command = warm.start(*words)
-    else:
-        # Every night, everything is started as a person starts it.
-        environment = {} if os.environ.get("NIGHTLY") else forked_launcher(tmp_path)
-        launcher_words = ("torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych")
-        command = start(tmp_path, *launcher_words, *words, environment=environment)
+    # Every night, everything is started as a person starts it.
+    is_nightly = bool(os.environ.get("NIGHTLY"))
+    launcher = ["torchrun"] if is_nightly else [sys.executable, "-m", "diptych.torchrun"]
+    environment = {} if is_nightly else forked_launcher(tmp_path)
+    ranks = ("--standalone", "--nproc-per-node", 2, "-m", "diptych", *words)
+    command = start(tmp_path, *launcher, *ranks, environment=environment)
     after_some_steps(command, run_dir, 2)
     family = command.family()
     command.signal_group(signal.SIGINT)
     ended = command.wait()
     assert gone(family)
     assert f"stopped by SIGINT after {stopped_step(run_dir) * 32:,} samples; {GOES_ON}" in command.said
-    # torchrun reports the signal, whatever its ranks do.
-    assert ended == (STOPPED if launcher == "alone" else 1)
+    # The launchers report the signal, whatever their ranks do.
+    assert ended == (1 if is_nightly else 128 + signal.SIGINT)
 
-    ranks = [warm.start(*words)] if launcher == "alone" else warm.start_ranks(2, *words)
-    assert {rank.wait() for rank in ranks} == {0}
-    uninterrupted = request.getfixturevalue("alone" if launcher == "alone" else "on_two_ranks")
-    assert outcome(run_dir) == outcome(uninterrupted)
+    assert {rank.wait() for rank in warm.start_ranks(2, *words)} == {0}
+    assert outcome(run_dir) == outcome(on_two_ranks)
 
 
 def test_a_run_without_a_valid_checkpoint_is_refused_and_its_record_kept(warm, recipe, alone, tmp_path):
