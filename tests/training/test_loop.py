@@ -9,31 +9,24 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from diptych.checkpoint_folder import CheckpointError, newest_valid
-from diptych.config.schema import CheckpointConfig, SourceConfig, TrackingConfig
-from diptych.data.mixture import Mixture
-from diptych.data.order import SampleOrder
-from diptych.data.shard_index_file import Shard
-from diptych.data.shards import ShardIndex
-from diptych.data.tokenizer import train_vocabulary
+from diptych.config.schema import CheckpointConfig
 from diptych.model.dual_encoder import DualEncoder
 from diptych.run_dir import RunDir, read_metrics
 from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import Engine
-from diptych.training.job import Job
 from diptych.training.loop import report, save_is_due
-from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics
+from diptych.training.metrics import PANELS, SAMPLES_SEEN
 from diptych.training.pace import Pace
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
 from diptych.training.tallies import tallies_of
 from diptych.world import World
 from tests.ranks import run_ranks
-from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
+from tests.training.tiny import PAIRS, VOCABULARY, global_batches, rows_of, tiny_config, tiny_job
 
 
 @pytest.mark.parametrize(
@@ -68,16 +61,9 @@ def once_a_save_failed(run: RunDir, times: int, then: Callable[[], None]) -> thr
 
 def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
     """A logged step, then saves: one that works, one that waits for room, one that a signal ends, one with no wait."""
-    config = replace(tiny_config(), tracking=TrackingConfig(wandb="off"))
-    run, tokenizer = RunDir(folder), train_vocabulary(["a caption"], 520)
-    world = World(rank=rank, size=2)
-    run.checkpoints.mkdir(exist_ok=True)
-    engine = Engine(DualEncoder(config.model, tokenizer.vocab_size, 2.6), config, world)
-    order = SampleOrder(np.array([40]), seed=0, global_batch_size=PAIRS, shuffle_window=10)
-    metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x") if world.is_first else None
-    shards = [Shard(Path(f"{name}/0.tar"), size, 1, "00" * 32) for name, size in (("web", 9), ("books", 31))]
-    mixture = Mixture(ShardIndex(shards), [SourceConfig(shards=str(shard.path)) for shard in shards], [1, 1])
-    job = Job(config, run, world, mixture, order, tokenizer, engine, Progress(), metrics, (_ for _ in ()))
+    config, run, world = tiny_config(), RunDir(folder), World(rank=rank, size=2)
+    engine = Engine(DualEncoder(config.model, VOCABULARY, 2.6), config, world)
+    job = tiny_job(folder, config, world, engine)
     no_limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     stop = StopRequest()
 
@@ -92,7 +78,7 @@ def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
         engine.step(
             batch,
             0,
-            tallies=tallies_of(batch, mixture, is_stop_requested=False, save_states=saves.states()),
+            tallies=tallies_of(batch, job.mixture, is_stop_requested=False, save_states=saves.states()),
             measures_update=True,
         ).read()
     ]

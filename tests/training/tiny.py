@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,23 @@ from diptych.config.schema import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
+    SourceConfig,
     TextTowerConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from diptych.data.batch import Batch
+from diptych.data.mixture import Mixture
+from diptych.data.order import SampleOrder
+from diptych.data.shard_index_file import Shard
+from diptych.data.shards import ShardIndex
+from diptych.data.tokenizer import train_vocabulary
+from diptych.run_dir import RunDir
+from diptych.training.checkpoint import Progress
+from diptych.training.engine import Engine
+from diptych.training.job import Job
+from diptych.training.metrics import Metrics
+from diptych.world import World
 
 PAIRS, CONTEXT, VOCABULARY, PIXELS = 12, 8, 100, 16
 """12 pairs can be divided over 1, 2, 3 and 4 ranks."""
@@ -62,6 +76,18 @@ def global_batches(steps: int) -> list[Batch]:
         )
         for _ in range(steps)
     ]
+
+
+def tiny_job(folder: Path, config: RunConfig, world: World, engine: Engine) -> Job:
+    """What a run works with, without data to load."""
+    config, run = replace(config, tracking=TrackingConfig(wandb="off")), RunDir(folder)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    shards = [Shard(Path(f"{name}/0.tar"), size, 1, "00" * 32) for name, size in (("web", 9), ("books", 31))]
+    mixture = Mixture(ShardIndex(shards), [SourceConfig(shards=str(shard.path)) for shard in shards], [1, 1])
+    order = SampleOrder(np.array([40]), seed=0, global_batch_size=PAIRS, shuffle_window=10)
+    tokenizer = train_vocabulary(["a caption"], 520)
+    metrics = Metrics(run.metrics, config, samples_seen=0, tracker_id="x") if world.is_first else None
+    return Job(config, run, world, mixture, order, tokenizer, engine, Progress(), metrics, (_ for _ in ()))
 
 
 def rows_of(batch: Batch, rows: tuple[int, int]) -> Batch:

@@ -145,7 +145,7 @@ class Saves:
         save = self._save
         self.wait()
         if save is not None and save.is_lost:
-            self._end(save, "the processes that wrote it were killed")
+            self._end(save, "the process that writes it ended twice")
 
     def states(self) -> dict[str, int]:
         """How far this rank is with the save in flight; the step sums it over ranks, for `advance`."""
@@ -170,7 +170,7 @@ class Saves:
             self._save = None
         elif states[LOST]:
             save.is_lost = True
-            self._announce(save, "the process that writes it was killed twice", "the next save is tried as usual")
+            self._announce(save, "the process that writes it ended twice", "training goes on to the next one")
             self._give_up()
             self._writer = _WritingProcess(self._snapshot.descriptor)
         elif states[FAILING] and not save.is_announced:
@@ -198,7 +198,7 @@ class Saves:
         self._snapshot.close()
 
     def _look(self, *, waits: bool = False) -> None:
-        """Read what the writing process says; if it was killed, start another, once."""
+        """Read what the writing process says; if it has ended, start another, once."""
         save = self._save
         assert save is not None
         if not save.is_sent and self._snapshot.is_taken(waits=waits):
@@ -219,12 +219,13 @@ class Saves:
                     logger.warning("%s", line)
         if self._writer.is_lost and not save.is_lost:
             how = self._writer.close()
-            logger.warning("the process that writes checkpoints ended (%s); another one is started", how)
-            self._writer = _WritingProcess(self._snapshot.descriptor)
+            save.written = None
             save.attempts += 1
             save.is_lost = save.attempts > ATTEMPTS
-            save.is_sent = save.is_lost
-            save.written = None
+            if not save.is_lost:
+                logger.warning("the process that writes checkpoints ended (%s); another one starts", how)
+                self._writer = _WritingProcess(self._snapshot.descriptor)
+                save.is_sent = False
 
     def _wait_for_room(self, save: _InFlight) -> None:
         """Wait until no rank's writing fails.

@@ -1,0 +1,128 @@
+"""Checkpoints that real ranks save while they go on training."""
+
+import os
+import shutil
+import signal
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diptych.checkpoint_folder import CheckpointError, checkpoints, newest_valid
+from diptych.config.schema import RunConfig
+from diptych.run_dir import read_metrics
+from diptych.training.checkpoint import Progress, load_checkpoint
+from diptych.training.engine import Engine
+from diptych.training.save import Saves
+from diptych.training.signals import StopRequest
+from diptych.world import World
+from tests.ranks import run_ranks
+from tests.training.test_engine import make_engine, new_model, take_steps, with_batch_statistics
+from tests.training.tiny import PAIRS, tiny_job
+
+STAGES_OF = {1: (0, 1), 2: (0, 1, 2, 3), 3: (2,)}
+FIRST, SECOND = Progress(samples_seen=PAIRS), Progress(samples_seen=2 * PAIRS)
+
+
+def config_at(stage: int) -> RunConfig:
+    """A model with running statistics, averages, and at stage 2 moments in bf16."""
+    config = with_batch_statistics(stage)
+    return replace(config, optimizer=replace(config.optimizer, moments="bf16" if stage == 2 else "fp32"))
+
+
+def start_saves(folder: Path, config: RunConfig, rank: int, size: int) -> tuple[Engine, Saves]:
+    engine = make_engine(rank, size, config, new_model(config).state_dict())
+    return engine, Saves(tiny_job(folder, config, World(rank, rank, size), engine), StopRequest())
+
+
+def save_and_train_on(rank: int, size: int, folder: Path) -> dict[int, Any]:
+    """ZeRO stage → what the engine had when it was saved, and what the checkpoint has that was written afterwards."""
+    result = {}
+    for stage in STAGES_OF[size]:
+        engine, saves = start_saves(folder / f"{size}_{stage}", config_at(stage), rank, size)
+        with closing(saves):
+            take_steps(engine, rank, size, 0, 1)
+            writer = saves._writer._process.pid
+            os.kill(writer, signal.SIGSTOP)
+            saves.start(FIRST)
+            weights = engine.weights()
+            had = weights, engine.optimizer_state(), engine.averaged_weights(weights)
+            take_steps(engine, rank, size, 1, 2)
+            os.kill(writer, signal.SIGCONT)
+            saves.finish()
+        path, faults = newest_valid(folder / f"{size}_{stage}" / "checkpoints")
+        assert path is not None and not faults
+        result[stage] = had, load_checkpoint(path), sorted(each.name for each in (path / "optimizer").iterdir())
+    return result
+
+
+@pytest.mark.parametrize("size", STAGES_OF)
+def test_a_checkpoint_holds_what_the_ranks_had_when_it_was_started(size, tmp_path):
+    for stage, (had, saved, files) in run_ranks(size, save_and_train_on, size, tmp_path)[0].items():
+        weights, optimizer, averages = had
+        assert saved.progress == FIRST
+        for ours, theirs in (
+            (saved.weights, weights),
+            (saved.averages, averages),
+            *((saved.optimizer.moments[kind], moments) for kind, moments in optimizer.moments.items()),
+        ):
+            assert ours.keys() == theirs.keys(), stage
+            for name, tensor in theirs.items():
+                assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), (stage, name)
+        assert saved.optimizer.step == optimizer.step == 1
+        assert files == [f"rank_{rank:05d}.safetensors" for rank in range(size)]
+
+
+def lose_writers(rank: int, folder: Path) -> list[str]:
+    """Saves during which rank 1's writer is killed: once, twice, never, and twice at the end of the run."""
+    config = config_at(1)
+    _, saves = start_saves(folder, config, rank, 2)
+
+    def kill() -> None:
+        if rank == 1:
+            saves._writer._process.kill()
+            saves._writer._process.wait()
+
+    python, fails = sys.executable, shutil.which("false")
+    assert fails is not None
+    with closing(saves):
+        kill()
+        saves.start(FIRST)
+        saves.finish()
+
+        kill()
+        sys.executable = fails if rank == 1 else python
+        saves.start(SECOND)
+        saves.wait()
+        sys.executable = python
+        left = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        saves.start(replace(SECOND, samples_seen=3 * PAIRS))
+        saves.finish()
+
+        kill()
+        sys.executable = fails if rank == 1 else python
+        saves.start(replace(SECOND, samples_seen=4 * PAIRS))
+        try:
+            saves.finish()
+        except (CheckpointError, SystemExit) as error:
+            return [*left, str(error)]
+    return left
+
+
+def test_a_killed_writer_costs_at_most_the_checkpoint_that_it_wrote(tmp_path):
+    (first, other) = run_ranks(2, lose_writers, tmp_path)
+    assert first[:-1] == ["step_00000001"]
+    assert first[-1].startswith(f"stopped after {4 * PAIRS} samples without a checkpoint of them") and other[-1] == "2"
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step_00000003", "step_00000001"]
+    events = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "event" in line]
+    assert [(line["event"], line["samples_seen"] // PAIRS) for line in events] == [
+        ("save", 1),
+        ("save_failed", 2),
+        ("save", 3),
+        ("save_failed", 4),
+    ]
+    assert {"seconds", "stall_seconds", "bytes", "path"} <= events[0].keys()
