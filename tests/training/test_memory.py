@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -112,15 +113,20 @@ def measured(rank: int, size: int) -> list[int]:
     return [most_allocated(config_of(**setting), World(rank, rank, size)) for setting in SETTINGS[size]]
 
 
-def most_allocated(config: RunConfig, world: World) -> int:
-    rows = BATCH // world.size
+def most_allocated(config: RunConfig, world: World, watched: AbstractContextManager[Any] | None = None) -> int:
+    """The most bytes that torch has allocated at once while an engine is made and two steps are taken.
+
+    watched: entered during the second step.
+    """
+    rows = config.training.global_batch_size // world.size
     images = torch.zeros(rows, 3, PIXELS, PIXELS, dtype=torch.uint8)
     tokens, lengths = torch.ones(rows, 16, dtype=torch.int32), torch.full((rows,), 16, dtype=torch.int32)
     batch = Batch(images, tokens, lengths, np.arange(rows))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         engine = Engine(DualEncoder(config.model, VOCABULARY, 2.6), config, world)
-        for step in range(2):
-            engine.step(batch, step * BATCH, measures_update=step == 1).read()
+        engine.step(batch, 0).read()
+        with watched or nullcontext():
+            engine.step(batch, rows * world.size, measures_update=True).read()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     most = int(np.cumsum([event.nbytes() for event in events]).max())

@@ -9,6 +9,7 @@ from diptych.config.schema import RunConfig
 from diptych.plan.gpus import Gpu
 from diptych.training.accumulate import num_parts
 from diptych.training.deepspeed_config import zero_stage
+from diptych.training.memory import LIVE_PARAMETERS
 from diptych.world import World
 
 REACHED = 0.85
@@ -37,14 +38,14 @@ def communication(config: RunConfig, world: World, num_parameters: int, gpu: Gpu
 
     In a ring each of n ranks sends (n - 1) / n of a tensor to gather or to reduce and scatter it, and twice as much to
     reduce it for all (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009, section 3). ZeRO 1 and 2
-    gather the weights after the update, and ZeRO 3 in each forward and backward (arXiv 1910.02054, section 7). The loss
-    sends texts and their gradients, never logits.
+    gather the weights after the update, and ZeRO 3 in each forward (arXiv 1910.02054, section 7). The loss sends texts
+    and their gradients, never logits.
     """
     stage, ranks = zero_stage(config, world.size), world.size
     parts = num_parts(world.rows_of_ranks(config.training.global_batch_size), config.machine.pairs_per_forward)
     pairs = ranks * max(world.rows_of_ranks(config.training.global_batch_size))
     weights = FLOAT * num_parameters
-    gathers_of_weights = (0, 1, 1, _passes(parts) * parts)[stage]
+    gathers_of_weights = (0, 1, 1, _gathers(parts, num_parameters))[stage]
     texts = FLOAT * pairs * config.model.embed_dim
     gathered = texts + (DOUBLE * pairs if config.loss.duplicates == "positives" else 0)
     # The softmax needs the largest logit and the sum of each column, and statistics the hardest negative.
@@ -72,6 +73,11 @@ def bytes_per_second(gpu: Gpu, num_gpus: int) -> float:
     return REACHED * link * 1e9
 
 
-def _passes(parts: int) -> int:
-    """How often a step computes each part: forward and backward, and with several parts another forward before."""
-    return 2 if parts == 1 else 3
+def _gathers(parts: int, num_parameters: int) -> int:
+    """How often ZeRO 3 gathers the weights in a step.
+
+    With several parts each goes through the towers twice. The backward uses what its forward has gathered, unless
+    DeepSpeed has freed it, which it does with more than LIVE_PARAMETERS.
+    """
+    forwards = parts if parts == 1 else 2 * parts
+    return forwards + (parts if num_parameters > LIVE_PARAMETERS else 0)

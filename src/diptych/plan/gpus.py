@@ -47,8 +47,8 @@ GPUS: Mapping[str, Gpu] = {
     "4090": Gpu("4090", 23.5, 32, 100),
     "3090": Gpu("3090", 23.5, 32, 100),
 }
-"""Name on the command line → GPU. Links are from NVIDIA's data sheets; networks are those of the
-usual machines: DGX and HGX with a card of 400 Gbit/s for each GPU (A100: 200), others with one card."""
+"""Name on the command line → GPU. Links are from NVIDIA's data sheets; networks are those of the usual machines: DGX
+and HGX with a card of 400 Gbit/s for each GPU (A100: 200), others with one card."""
 
 
 def gpu_named(name: str) -> Gpu:

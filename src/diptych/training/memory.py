@@ -84,8 +84,9 @@ def memory_of(config: RunConfig, world: World, num_parameters: int, of_towers: A
         "pictures": _pictures(config, max(rows), pairs),
         "features and tiles": _loss(config, world, max(rows)),
     }
-    # Gradients are allocated while activations are freed; gradients of earlier parts exist already.
-    backward = {"gradients": gradients if parts > 1 else max(0, gradients - forward["activations"]), **forward}
+    # Gradients are allocated while activations are freed; those of earlier parts exist already, whole at every stage,
+    # since they are reduced only once.
+    backward = {"gradients": whole if parts > 1 else max(0, gradients - forward["activations"]), **forward}
     # Copies: stage 0 reduces a copy of this many gradients; measuring the update keeps a copy of the weights.
     reduced = min(whole, 4 * REDUCED_AT_ONCE) if not stage and ranks > 1 else 0
     update = {"gradients": gradients, "copies": max(reduced, share if stage else whole)}

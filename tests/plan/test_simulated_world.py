@@ -1,0 +1,36 @@
+"""What a rank of 512 sends and allocates, compared with the plan."""
+
+import json
+
+import pytest
+
+from diptych.model.dual_encoder import without_memory
+from diptych.plan.communication import communication
+from diptych.plan.gpus import GPUS
+from diptych.world import World
+from tests.plan.simulated_world import ROWS, config_of_simulation
+from tests.training.test_memory import VOCABULARY, expected
+from tests.warm import Warm
+
+SENT = {"allreduce_": 2, "_allgather_base_": 1, "_reduce_scatter_base_": 1}
+"""Collective → how often a rank of a large ring sends all of the tensor."""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage", "pairs_per_forward"),
+    # At stage 3 DeepSpeed spends 13 s of a processor on 512 ranks.
+    [(512, 0, None), (512, 1, None), (512, 1, 2), (512, 2, 2), (8, 3, None)],
+)
+def test_a_rank_sends_and_allocates_what_the_plan_says(ranks, stage, pairs_per_forward, tmp_path):
+    file = tmp_path / "report.json"
+    assert Warm("tests.plan.simulated_world:main", ranks, stage, pairs_per_forward, str(file)).wait() == 0
+    report = json.loads(file.read_text())
+    config, world = config_of_simulation(ranks, stage, pairs_per_forward), World(size=ranks)
+    parameters = sum(parameter.numel() for parameter in without_memory(config.model, VOCABULARY).parameters())
+
+    sent = sum(SENT.get(name, 0) * size * (ranks - 1) / ranks for name, size in report["collectives"])
+    assert communication(config, world, parameters, GPUS["h100"]).total == pytest.approx(sent, rel=0.01)
+    texts = 4 * ranks * ROWS * config.model.embed_dim
+    assert report["collectives"].count(["_reduce_scatter_base_", texts]) == 1, "the texts, and never logits"
+    # The computed number leaves out memory that exists only during an operation.
+    assert expected(config, world).total == pytest.approx(report["most_allocated"], rel=0.1)
