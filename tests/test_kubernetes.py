@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from diptych.config.load import load_config
+from diptych.verbs.train import STOPPED
 from diptych_shards.commands import build
 
 ROOT = Path(__file__).parents[1]
@@ -99,11 +100,14 @@ def test_a_pod_has_the_time_to_save_that_its_launcher_gives_the_ranks():
     assert training_job()["template"]["spec"]["terminationGracePeriodSeconds"] > given
 
 
-def test_a_lost_pod_is_replaced_and_a_users_mistake_ends_the_job():
-    replaced, ended = training_job()["podFailurePolicy"]["rules"]
+def test_a_lost_or_stopped_pod_is_replaced_and_a_users_mistake_ends_the_job():
+    replaced, stopped, ended = training_job()["podFailurePolicy"]["rules"]
     assert replaced == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    assert ended["action"] == "FailJob"
-    assert ended["onExitCodes"] == {"containerName": container()["name"], "operator": "In", "values": [2]}
+    assert [(rule["action"], rule["onExitCodes"]["values"]) for rule in (stopped, ended)] == [
+        ("Ignore", [STOPPED]),
+        ("FailJob", [2]),
+    ]
+    assert {rule["onExitCodes"]["containerName"] for rule in (stopped, ended)} == {container()["name"]}
 
 
 def test_no_pod_is_root_and_the_user_is_that_of_the_image():

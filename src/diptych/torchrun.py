@@ -9,12 +9,16 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main as torchrun
+
+from diptych.verbs.train import STATUS_FILE
 
 GOES_ON = "the same command goes on from the last checkpoint"
 
@@ -22,12 +26,18 @@ GOES_ON = "the same command goes on from the last checkpoint"
 def main(words: Sequence[str] | None = None) -> None:
     """Run torchrun with its own options (by default the command line's); print a line where it prints a traceback.
 
-    The exit status is that of the first rank that failed, and 128 + N if that rank or torchrun got signal N.
+    The exit status is that of the first rank that failed, and 128 + N if that rank or torchrun got signal N; if none
+    failed, what the ranks wrote into STATUS_FILE.
     """
     # torchrun keeps its store through all restarts, and restarted ranks would find addresses of dead ones in it.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     try:
-        torchrun(words)
+        with tempfile.TemporaryDirectory() as folder:
+            told = Path(folder) / "status"
+            os.environ[STATUS_FILE] = str(told)
+            torchrun(words)
+            if told.exists():
+                sys.exit(int(told.read_text()))
     except SignalException as stop:
         _end(f"stopped by {stop.sigval.name}; {GOES_ON}", 128 + stop.sigval)
     except ChildFailedError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from diptych.verbs.train import STOPPED
 from tests.commands import ROOT, Command, forked_launcher, free_port, start
 from tests.end_to_end.conftest import outcome
 from tests.end_to_end.test_resume import after_some_steps, stopped_step
@@ -96,7 +97,7 @@ def test_a_signalled_job_saves_a_checkpoint_and_its_next_start_ends_bit_identica
     batch = job.start()
     after_some_steps(batch, run_dir, 4)
     batch.signal(number)
-    assert batch.wait() == (0 if requeued else 128 + number)
+    assert batch.wait() == (STOPPED if requeued else 128 + number)
     assert f"stopped by {signal.Signals(number).name} after {stopped_step(run_dir) * 32:,} samples" in batch.said
     assert "Traceback" not in batch.said
     assert job.commands_to_slurm == [f"requeue {os.getpid()}"] * requeued

@@ -59,6 +59,8 @@ class _PrintKeys(argparse.Action):
 
 STOPPED = 75
 """The exit status of a run that was stopped and can go on: sysexits.h's EX_TEMPFAIL."""
+STATUS_FILE = "DIPTYCH_STATUS_FILE"
+"""The variable that names the file into which a rank of `diptych.torchrun` writes its status, since it ends with 0."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,7 +104,14 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         # Rank 0 goes first and alone, since it looks at all shards.
         is_finished = train(decide_on_first_rank(world, load_checked), world, processes)
-    return 0 if is_finished or "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
+    return _end(0 if is_finished else STOPPED)
+
+
+def _end(status: int) -> int:
+    """The exit status of this rank, so that the command which started the ranks can end with `status`."""
+    if STATUS_FILE in os.environ:
+        Path(os.environ[STATUS_FILE]).write_text(str(status))
+    return 0 if "TORCHELASTIC_RUN_ID" in os.environ else status
 
 
 def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
