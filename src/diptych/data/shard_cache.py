@@ -175,10 +175,7 @@ class ShardCache:
         if shard.path.exists():
             return
         if not self._make_room(shard, _missing_bytes(shard)):
-            _warn_once(
-                f"the shard cache {self.folder} takes more than its {self.limit():,} bytes, since all that is in it is "
-                f"needed at once; set data.cache.bytes to more, or data.streams to less"
-            )
+            _warn_once(self)
         partial = _partial_of(shard)
         for _ in range(2):
             try:
@@ -320,5 +317,11 @@ def index_url(tar_url: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def _warn_once(text: str) -> None:
-    logger.warning("%s", text)
+def _warn_once(cache: ShardCache) -> None:
+    """Say that the cache is too small; its limit, which may change, is not part of what is said once."""
+    logger.warning(
+        "the shard cache %s takes more than its %s bytes, since all that is in it is needed at once; set "
+        "data.cache.bytes to more, or data.streams to less",
+        cache.folder,
+        f"{cache.limit():,}",
+    )
