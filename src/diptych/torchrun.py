@@ -42,6 +42,8 @@ def main(words: Sequence[str] | None = None) -> None:
         _end(f"stopped by {stop.sigval.name}; {GOES_ON}", 128 + stop.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == 2:  # a user's mistake, which the rank has printed
+            sys.exit(2)
         status = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
         _end(f"rank {rank} {_how_it_ended(failure)}, and no restart is left; {GOES_ON}", status)
     except RendezvousError as error:
