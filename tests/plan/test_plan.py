@@ -20,6 +20,15 @@ def test_a_plan_fits_80_columns_and_has_a_column_for_each_number_of_gpus(capsys)
     assert "8 GPUs: computed with machine.checkpoint_blocks=true" in " ".join(said.split())
 
 
+def test_the_page_has_plots_and_how_numbers_are_computed(tmp_path, capsys):
+    page = tmp_path / "plan.html"
+    main(["plan", str(CONFIGS / "vit_b_32.yaml"), "--gpus", "8,64,512", "--page", str(page)])
+    text = page.read_text(encoding="utf-8")
+    for title in ("Days", "GPU-hours", "Samples a second", "GiB of one of 8 GPUs", "ImageNet top-1, %"):
+        assert f"<figcaption><span>{title}</span>" in text
+    assert "Patarasuk and Yuan" in text and "http://" not in text and "<script" not in text
+
+
 def test_runs_one_after_another_are_planned_together(capsys):
     # The paper's L/14 and one more epoch on larger pictures.
     words = [str(CONFIGS / "vit_l_14.yaml"), "--then", str(CONFIGS / "vit_l_14_336.yaml"), "--gpus", "64,256"]
@@ -39,6 +48,7 @@ def test_runs_one_after_another_are_planned_together(capsys):
     [
         (["--gpu", "h1000"], "--gpu h1000: not known; name one of b200, "),
         (["--gpus", "8,x"], "argument --gpus: '8,x'; expected whole numbers with commas, such as 8,64,512"),
+        (["--page", "/proc/nowhere/plan.html"], "name another file with --page"),
         (["--gpus", "40000"], "training.global_batch_size 32768 cannot be split over 40000 ranks"),
     ],
 )

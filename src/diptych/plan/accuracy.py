@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 FLOPS_OF_MAC = 6
-"""Floating point operations of training for each multiply-add of a forward: two each, and a backward takes twice a
-forward."""
+"""Floating point operations of training for each multiply-add of a forward: each counts as two, and a backward takes
+twice a forward."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,17 @@ class Expected:
     uncertainty: float | None
 
 
-def expected_accuracy(flops_of_sample: float, samples_seen: float) -> tuple[Expected, ...]:
+def gmac_of(flops_of_sample: float) -> float:
+    """Billions of multiply-adds of a forward, of which a forward and backward has so many operations."""
+    return flops_of_sample / FLOPS_OF_MAC / 1e9
+
+
+def expected_accuracy(gmac: float, samples_seen: float) -> tuple[Expected, ...]:
     """What the fits predict; empty for a run outside of their range, where they mean nothing.
 
-    flops_of_sample: of a forward and backward with whole pictures and 77 tokens, as the runs were trained.
+    gmac: billions of multiply-adds of a forward of a whole picture and a caption that fills the context, since the runs
+        were trained with both. A fit that its authors made has one variable, gmac x samples seen; ours have two.
     """
-    gmac = flops_of_sample / FLOPS_OF_MAC / 1e9
     if not (_within(gmac, FITTED_GMAC) and _within(samples_seen, FITTED_SAMPLES)):
         return ()
     tasks = {"ImageNet zero-shot top-1": IMAGENET, "MS COCO recall of pictures at 5": RETRIEVAL}

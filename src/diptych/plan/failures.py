@@ -10,9 +10,11 @@ GPU_HOURS_OF_FAILURE = 54 * 24 * 16_384 / 419
 2407.21783, section 3.3.4), which is 50,700."""
 RESTART_SECONDS = 300.0
 """From a failure until training goes on: noticing it, starting the ranks and reading the checkpoint."""
-SAVE_SECONDS_OF_GB = 2.0
-"""How long saving a GB of state stalls training: copying from the GPU, writing, hashing and syncing, one after another
-on rank 0 (measured: 5.1 GB in 10 s)."""
+COPY_BYTES_PER_SECOND = 3e9
+"""From a GPU to host memory; training stalls meanwhile."""
+WRITE_BYTES_PER_SECOND = 0.5e9
+"""For a process that writes, hashes and syncs while training goes on (measured: 5.1 GB in 10 s)."""
+BYTES_OF_WEIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class Saving:
 
     bytes_of_checkpoint: int
     stall_seconds: float
+    """How long a save stalls training."""
+    write_seconds: float
+    """How long it takes until the checkpoint is complete."""
     hours_between_failures: float
     interval_seconds: float
     lost_fraction: float
@@ -28,22 +33,25 @@ class Saving:
 
 
 def saving(num_parameters: int, bytes_of_parameter: int, num_gpus: int) -> Saving:
-    """The interval between checkpoints after Young: the square root of 2 x stall x time between failures.
+    """The best interval between checkpoints, and the time lost with it.
 
-    Young, A first order approximation to the optimum checkpoint interval (1974); Daly (2006), equation 13, gives the
-    time lost: stall / interval for saves, and for each failure half an interval of work and the restart. Failures of
-    single GPUs add up, so that n GPUs fail n times as often.
+    Failures of single GPUs add up, so that n GPUs fail n times as often. Each failure costs half an interval of work,
+    the checkpoint that was being written, and the restart; saves cost stall / interval (Daly, A higher order estimate
+    of the optimum checkpoint interval, 2006, section 2). Each rank saves its share of moments and averages, and rank 0
+    also the weights, so that its share is the largest.
 
     bytes_of_parameter: that a checkpoint contains for each parameter.
     """
-    num_bytes = num_parameters * bytes_of_parameter
-    stall = num_bytes / 1e9 * SAVE_SECONDS_OF_GB
+    others = bytes_of_parameter - BYTES_OF_WEIGHT
+    of_first_rank = num_parameters * (BYTES_OF_WEIGHT + others / num_gpus)
+    stall, write = of_first_rank / COPY_BYTES_PER_SECOND, of_first_rank / WRITE_BYTES_PER_SECOND
     between_failures = 3600 * GPU_HOURS_OF_FAILURE / num_gpus
-    interval = young(stall, between_failures)
-    lost = stall / interval + (interval / 2 + RESTART_SECONDS) / between_failures
-    return Saving(num_bytes, stall, between_failures / 3600, interval, min(lost, 1.0))
+    interval = max(young(stall, between_failures), write)
+    lost = stall / interval + (interval / 2 + write + RESTART_SECONDS) / between_failures
+    return Saving(num_parameters * bytes_of_parameter, stall, write, between_failures / 3600, interval, min(lost, 0.99))
 
 
 def young(stall_seconds: float, seconds_between_failures: float) -> float:
-    """The interval between checkpoints with which least time is lost."""
+    """The interval between checkpoints with which least time is lost: the square root of 2 x stall x time between
+    failures (Young, A first order approximation to the optimum checkpoint interval, 1974)."""
     return math.sqrt(2 * stall_seconds * seconds_between_failures)

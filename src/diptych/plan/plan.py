@@ -13,7 +13,7 @@ from diptych.model.activations import Activations, activations
 from diptych.model.dual_encoder import without_memory
 from diptych.model.flops import TrainingFlops
 from diptych.model.image_tower import blocks_of
-from diptych.plan.accuracy import Expected, expected_accuracy
+from diptych.plan.accuracy import Expected, expected_accuracy, gmac_of
 from diptych.plan.communication import Communication, communication
 from diptych.plan.failures import Saving, saving
 from diptych.plan.gpus import Gpu
@@ -46,6 +46,15 @@ class Fitting:
 
 
 @dataclass(frozen=True)
+class MemoryOfPairs:
+    """The memory of a rank that processes so many pairs at once, in GiB, without and with checkpointed blocks."""
+
+    pairs: int
+    gib: float
+    gib_checkpointed: float
+
+
+@dataclass(frozen=True)
 class OnGpus:
     """A run on a number of GPUs."""
 
@@ -58,6 +67,8 @@ class OnGpus:
     """Settings of `machine` to change so that a rank fits, which the rest is computed with; empty if it fits as it is;
     None if no setting suffices."""
     fittings: tuple[Fitting, ...]
+    by_pairs: tuple[MemoryOfPairs, ...]
+    """For powers of two up to `pairs`, at the config's ZeRO stage."""
     communication: Communication
     saving: Saving
     start: Start
@@ -83,6 +94,8 @@ class Plan:
     """Floating point operations of the forward and backward of a pair."""
     num_tokens: float
     """Of its caption."""
+    gmac: float
+    """Billions of multiply-adds of a forward of a pair whose caption fills the context, which accuracies depend on."""
     total_samples: int
     global_batch_size: int
     zero_stage: int
@@ -120,6 +133,7 @@ def make_plan(
     num_blocks = len(blocks_of(shapes.image.trunk)) + len(shapes.text.transformer.resblocks)
     flops = TrainingFlops(model, vocab_size)
     context_length = model.text.context_length
+    gmac = gmac_of(flops.of_pair(context_length))
     num_tokens = assumptions.mean_tokens or context_length
     towers = activations(model, vocab_size, "cuda", "fp32" if training.precision == "fp32" else "bf16")
     paper = _Paper(config, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), towers, assumptions)
@@ -129,11 +143,12 @@ def make_plan(
         num_parameters,
         paper.flops_of_sample,
         num_tokens,
+        gmac,
         training.total_samples,
         training.global_batch_size,
         config.machine.zero_stage,
         tuple(paper.on(number) for number in numbers_of_gpus),
-        expected_accuracy(flops.of_pair(context_length), training.total_samples) if _is_plain(config) else (),
+        expected_accuracy(gmac, training.total_samples) if _is_plain(config) else (),
     )
 
 
@@ -196,6 +211,7 @@ class _Paper:
             memory,
             settings,
             tuple(self._fitting(world, stage) for stage in STAGES),
+            tuple(self._memory_of_pairs(world, 2**power) for power in range(max(rows).bit_length())),
             sent,
             saved,
             start(self.num_parameters, saved.bytes_of_checkpoint, gpu, num_gpus),
@@ -217,19 +233,27 @@ class _Paper:
         config = replace(self.config, machine=replace(self.config.machine, **machine))
         return memory_of(config, world, self.num_parameters, self.towers)
 
+    def _gib(self, world: World, **machine: Any) -> float:
+        """The memory of a rank, with what CUDA itself takes."""
+        return self._memory(world, **machine).total / GIB + RESERVED_GIB
+
+    def _memory_of_pairs(self, world: World, pairs: int) -> MemoryOfPairs:
+        plain, checkpointed = (
+            self._gib(world, pairs_per_forward=pairs, checkpoint_blocks=checkpoints) for checkpoints in (False, True)
+        )
+        return MemoryOfPairs(pairs, plain, checkpointed)
+
     def _fitting(self, world: World, stage: int) -> Fitting:
-        limit = (self.gpu.memory_gib - RESERVED_GIB) * GIB
         rows = max(world.rows_of_ranks(self.config.training.global_batch_size))
 
         def most(checkpoints: bool) -> int:
             def fits(pairs: int) -> bool:
-                of_pairs = self._memory(world, zero_stage=stage, pairs_per_forward=pairs, checkpoint_blocks=checkpoints)
-                return of_pairs.total <= limit
+                gib = self._gib(world, zero_stage=stage, pairs_per_forward=pairs, checkpoint_blocks=checkpoints)
+                return gib <= self.gpu.memory_gib
 
             return largest_that(fits, rows)
 
-        memory = self._memory(world, zero_stage=stage)
-        return Fitting(stage, memory.total / GIB + RESERVED_GIB, most(False), most(True))
+        return Fitting(stage, self._gib(world, zero_stage=stage), most(False), most(True))
 
 
 def largest_that(fits: Callable[[int], bool], most: int) -> int:

@@ -11,12 +11,15 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+from diptych.command_line import path_argument
 from diptych.config.load import is_override, load_config
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
+from diptych.files import check_writable, commit_file
 from diptych.plan.gpus import GPUS, gpu_named
 
 CLIP_VOCABULARY = 49_408
+WAY_OUT = "name another file with --page"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="that a core loads a second, as `diptych data stats` measures it (default: 1290 at 224 pixels)",
     )
+    parser.add_argument("--page", type=path_argument, metavar="FILE.html", help="write a page with plots as well")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the plan."""
+    """Print the plan, and write its page if one is asked for."""
+    if arguments.page is not None:
+        check_writable(arguments.page, WAY_OUT)
     gpu = gpu_named(arguments.gpu)
     configs = [_read_config(words) for words in (arguments.config, *arguments.then)]
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -63,6 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     assumptions = Assumptions(arguments.price, arguments.mean_tokens, arguments.samples_per_core)
     plans = [make_plan(config, _vocab_size(config), gpu, arguments.gpus, assumptions) for config in configs]
+    if arguments.page is not None:
+        from diptych.plan.page import render_plan
+
+        commit_file(arguments.page, render_plan(plans))
     print(json.dumps([asdict(plan) for plan in plans]) if arguments.json else describe(plans))
 
 
