@@ -101,6 +101,8 @@ def run(program: Program, words: Sequence[str]) -> int:
             raise
         if program.has_ranks and not isinstance(error, OneRankError):
             _wait_for_rank_0(LAST_WORDS_SECONDS if isinstance(error, LostRankError) else PATIENCE_SECONDS)
+        if isinstance(error, LostRankError) and not _is_one_of_few():
+            return exit_status(error)
         # A rank that is still running now is the only one with this mistake, such as a disk missing on its machine.
         rank = f"rank {_rank()}: " if program.has_ranks and _rank() else ""
         prefix = program.prefix.format(name=program.name, verb=verb)
@@ -212,6 +214,15 @@ def _rank() -> int:
     """This process's rank, as launchers set it; read here, since `diptych.world` would load torch."""
     rank = os.environ.get("RANK", "")
     return int(rank) if rank.isdecimal() else 0
+
+
+def _is_one_of_few() -> bool:
+    """Whether this is rank 0, 1, 2, 4, 8, 16 and so on: ten of 512.
+
+    All ranks learn that one is lost, and if each reported it, the reason would drown. Whichever machine is lost, some
+    of these are on others.
+    """
+    return _rank() & (_rank() - 1) == 0
 
 
 def _wait_for_rank_0(seconds: float) -> None:
