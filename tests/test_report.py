@@ -189,7 +189,10 @@ def test_facts_of_the_training_are_those_that_the_record_has():
     assert facts["mix of sources"] == "web 75.0\u202f%, books 25.0\u202f%"
     assert facts["epochs of each source"] == "web 12.0, books 0.5"
     assert facts["samples rejected"] == "5 (truncated 3, no_caption 2)"
-    facts = dict(training_facts([first, {**last, **of_a_gpu}]))
+    saves = [{"event": "save", "stall_seconds": s, "seconds": 10 * s, "bytes": 2_000_000} for s in (0.1, 0.3, 0.2)]
+    facts = dict(training_facts([first, {**last, **of_a_gpu}], [{"event": "save", "seconds": 9.0}, *saves]))
+    assert facts["a checkpoint"] == "2 MB, complete after 2 s (median)"
+    assert facts["training stopped for a save, median"] == "0.2 s"
     assert facts["model FLOPs utilisation"] == "40.0\u202f%" and not any("teraFLOPs" in name for name in facts)
     assert facts["steps with the logit scale at its limit"] == "50.0\u202f%"
     assert facts["steps without finite numbers, skipped"] == "2"

@@ -118,6 +118,7 @@ def training_facts(
     if all(split.values()):
         whole = sum(sum(seconds) for seconds in split.values())
         facts.append(("of a step", ", ".join(f"{phase} {percent(sum(s), whole)}" for phase, s in split.items())))
+    facts += _saves(records)
     if skipped := metrics[-1].get("skipped_steps"):
         facts.append(("steps without finite numbers, skipped", f"{skipped:,}"))
     if spikes := metrics[-1].get("loss_spikes"):
@@ -141,6 +142,19 @@ def training_facts(
     if restarts := sum(bool(samples) for samples in _events(records, "start")):
         facts.append(("resumed", f"{restarts} times" if restarts > 1 else "once"))
     return facts
+
+
+def _saves(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """How large a checkpoint is, and how long saves took and stopped training; empty if the record does not say."""
+    # Earlier versions wrote in line, and recorded one time for both.
+    saves = [record for record in records if _is_event(record, "save") and _is_number(record.get("stall_seconds"))]
+    if not saves:
+        return []
+    stalls, seconds, sizes = (_numbers(saves, name) for name in ("stall_seconds", "seconds", "bytes"))
+    return [
+        ("a checkpoint", f"{short_size(sizes[-1])}, complete after {short_number(median(seconds))} s (median)"),
+        ("training stopped for a save, median", f"{short_number(median(stalls))} s"),
+    ]
 
 
 def _mix(metrics: Sequence[Mapping[str, Any]]) -> str:

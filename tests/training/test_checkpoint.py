@@ -15,6 +15,7 @@ from diptych.checkpoint_folder import (
     FORMAT,
     CheckpointError,
     checkpoints,
+    describe,
     keep_newest,
     name_of,
     newest_valid,
@@ -30,6 +31,7 @@ from diptych.data.shard_index_file import Shard
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.model_folder import describing_files
+from diptych.tensor_files import save_tensors
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.checkpoint_writer import Commit, Plan, Task, Writer
 from diptych.training.engine import OptimizerState
@@ -117,6 +119,41 @@ def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
     assert same(load_checkpoint(path), checkpoint(3))
     manifest = json.loads((path / "manifest.json").read_text())
     assert {str(f.relative_to(path)) for f in files_of(path)} == {*manifest["files"], "manifest.json"}
+
+
+def test_a_checkpoint_of_format_1_is_read(tmp_path):
+    path, was = save(tmp_path, 3), checkpoint(3)
+    shutil.rmtree(path / "optimizer")
+    moments = {f"{kind}.{name}": each for kind, named in was.optimizer.moments.items() for name, each in named.items()}
+    save_tensors({**moments, "step": torch.tensor(3)}, path / "optimizer.safetensors")
+    files = {str(file.relative_to(path)): describe(file) for file in files_of(path) if file.name != "manifest.json"}
+    (path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
+    assert newest_valid(tmp_path) == (path, [])
+    assert same(load_checkpoint(path), was)
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
+    path = save(tmp_path, 3)
+    (path / "manifest.json").write_text(json.dumps({"format": 3, "files": {}}))
+    with pytest.raises(CheckpointError, match="has format 3; this version reads 1 and 2"):
+        verify(path)
+
+
+def test_weights_are_written_as_safetensors_writes_them(tmp_path):
+    path = save(tmp_path, 3)
+    save_tensors(checkpoint(3).weights, tmp_path / "expected.safetensors")
+    assert (path / "model" / "model.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("lost", ["optimizer/rank_00001.safetensors", "parts/rank_00001.safetensors"])
+def test_a_share_that_rank_0_does_not_see_is_reported(tmp_path, lost):
+    first, other = (writer_of(tmp_path, checkpoint(3), rank, 2) for rank in (0, 1))
+    task = Task(name_of(3), {})
+    ours, theirs = first.write(task), other.write(task)
+    (tmp_path / "step_00000003.partial" / lost).unlink()
+    with pytest.raises(CheckpointError, match="put run_dir on a disk that all machines share"):
+        first.commit(task, ours, Commit(theirs.files, {"format": FORMAT}))
+    assert checkpoints(tmp_path) == []
 
 
 def test_a_run_whose_checkpoints_record_no_order_goes_on_in_the_first_one(tmp_path):

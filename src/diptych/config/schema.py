@@ -253,14 +253,19 @@ predicts that from the first step."""
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the run is saved."""
+    """When the run is saved.
+
+    Training stops only while each rank copies its share to host memory, which takes as much memory as the share: the
+    rank's part of moments and averages, and on rank 0 the weights. A process of each rank writes the copy meanwhile.
+    """
 
     every_samples: int | None = None
     """Samples between two checkpoints; null: a tenth of the run."""
     keep: int = 3
     """Number of newest valid checkpoints that are kept; at least 2."""
     max_wait_seconds: int = 3600
-    """How long training waits when a checkpoint cannot be written, such as on a full disk, before the run ends."""
+    """How long training waits when a checkpoint cannot be written, such as on a full disk, before the run ends. It
+    waits when the next one is due, or a stop; until then it goes on while the write is tried again."""
     roll_back_on_loss_spikes: bool = False
     """After ten steps in a row whose loss lies far above the losses before, go back to the newest good checkpoint and
     on with later samples. Such spikes are reported in any case; ten steps in a row that are not finite always go back.

@@ -158,6 +158,11 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Older checkpoints are removed."""
+
+
+@dataclass(frozen=True)
 class Warned:
     line: str
 
@@ -324,7 +329,7 @@ def _completed(file: FilePlan, theirs: Mapping[str, list[Part]]) -> FilePlan:
         )
     completed = FilePlan(tensors, file.kind, file.metadata)
     if not completed.is_complete:
-        raise CheckpointError(f"parts of {file.kind} are missing: the ranks' run_dir is not on the same disk")
+        raise CheckpointError(f"parts of {file.kind}/ are missing; put run_dir on a disk that all machines share")
     return completed
 
 
@@ -409,6 +414,7 @@ def serve(connection: Connection, memory: memoryview) -> None:
                 writer.keep_newest(writer.plan.keep)
             except OSError as error:
                 connection.send(Warned(f"older checkpoints cannot be removed: {error}"))
+            connection.send(Kept())
 
 
 def _until_it_works(writer: Writer, attempt: Callable[[], Any], orders: _Orders, connection: Connection) -> Any:

@@ -110,7 +110,11 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
                 pace.step_is_done()
                 saves.advance({name: tally(steps[-1], name) for name in SAVE_STATES})
                 progress = advance(progress, steps[-1], pace)
-                refuse_bad_data(config, progress)
+                try:
+                    refuse_bad_data(config, progress)
+                except TooManyRejectsError:
+                    saves.wait()
+                    raise
                 progress, wrong = judge(progress, steps[-1], size)
                 stopping = stopping or tally(steps[-1], STOP) > 0
                 if wrong is not None:

@@ -29,6 +29,7 @@ from diptych.training.checkpoint_writer import (
     Commit,
     Committed,
     Failed,
+    Kept,
     MakeRoom,
     Plan,
     Task,
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
 ROUND_SECONDS = 0.5
 """Largest time between two looks of the ranks at a save that they wait for."""
+KEEP_SECONDS = 20
+"""How long the end of a run waits for the removal of older checkpoints."""
 ATTEMPTS = 2
 """Processes that may end while they write the same share, until the checkpoint is given up."""
 
@@ -60,6 +63,9 @@ class _InFlight:
     task: Task
     began: float
     stall_seconds: float = 0.0
+    """How long training stood still for the copy."""
+    waited_for_since: float | None = None
+    """When training began to wait until it is over, if it does."""
     attempts: int = 1
     is_sent: bool = False
     written: Written | None = None
@@ -103,6 +109,8 @@ class Saves:
         self._writer = _WritingProcess(self._snapshot.descriptor)
         self._save: _InFlight | None = None
         self._numbers: dict[str, float] = {}
+        self._is_removing = False
+        """Whether the writing process removes older checkpoints now."""
 
     def start(self, progress: Progress) -> None:
         """Copy what is to be saved, and have it written while training goes on; first wait for the save in flight.
@@ -111,8 +119,8 @@ class Saves:
             CheckpointError: the save before could not be written within `checkpoint.max_wait_seconds`, or a signal
                 ended the wait.
         """
-        began = time.monotonic()
         self.wait()
+        began = time.monotonic()
         step = progress.samples_seen // self._job.config.training.global_batch_size
         texts = {PROGRESS: as_json(asdict(progress))} if self._job.world.is_first else {}
         self._job.engine.update_after(self._snapshot.take(self._job.engine.share()))
@@ -127,16 +135,17 @@ class Saves:
             CheckpointError: a full disk kept it from being written within `checkpoint.max_wait_seconds`, or until a
                 signal ended the wait.
         """
-        pause, began = 0.001, time.monotonic()
-        while self._save is not None:
-            save, before = self._save, time.monotonic()
+        if (save := self._save) is None:
+            return
+        pause, save.waited_for_since = 0.001, time.monotonic()
+        while True:
             states = self._states_of_all()
-            save.stall_seconds += time.monotonic() - began
             self.advance(states)
-            began = before
-            if self._save is not None and states[FAILING]:
+            if self._save is None:
+                return
+            if states[FAILING]:
                 self._wait_for_room(save)
-            elif self._save is not None:
+            else:
                 time.sleep(pause)
                 pause = min(2 * pause, ROUND_SECONDS)
 
@@ -146,13 +155,17 @@ class Saves:
         self.wait()
         if save is not None and save.is_lost:
             self._end(save, "the process that writes it ended twice")
+        # Older checkpoints are removed after the save; a run that has ended should not leave more than it was told to.
+        deadline = time.monotonic() + KEEP_SECONDS
+        while self._is_removing and not self._writer.is_lost and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self._look()
 
     def states(self) -> dict[str, int]:
         """How far this rank is with the save in flight; the step sums it over ranks, for `advance`."""
-        save = self._save
-        if save is None:
-            return {}
         self._look()
+        if (save := self._save) is None:
+            return {}
         return {
             WRITTEN: int(save.written is not None),
             FAILING: int(save.fault is not None),
@@ -200,24 +213,18 @@ class Saves:
     def _look(self, *, waits: bool = False) -> None:
         """Read what the writing process says; if it has ended, start another, once."""
         save = self._save
-        assert save is not None
-        if not save.is_sent and self._snapshot.is_taken(waits=waits):
+        if save is not None and not save.is_sent and self._snapshot.is_taken(waits=waits):
             self._writer.send(self._plan, once=True)
             self._writer.send(save.task)
             save.is_sent = True
         for said in self._writer.said():
-            match said:
-                case Written():
-                    save.written, save.fault = said, None
-                    if save.commit is not None:
-                        self._writer.send(save.commit)
-                case Committed():
-                    save.committed, save.fault = said, None
-                case Failed():
-                    save.fault = said
-                case Warned(line):
-                    logger.warning("%s", line)
-        if self._writer.is_lost and not save.is_lost:
+            if isinstance(said, Warned):
+                logger.warning("%s", said.line)
+            elif isinstance(said, Kept):
+                self._is_removing = False
+            elif save is not None:
+                self._hear(save, said)
+        if save is not None and self._writer.is_lost and not save.is_lost:
             how = self._writer.close()
             save.written = None
             save.attempts += 1
@@ -226,6 +233,18 @@ class Saves:
                 logger.warning("the process that writes checkpoints ended (%s); another one starts", how)
                 self._writer = _WritingProcess(self._snapshot.descriptor)
                 save.is_sent = False
+
+    def _hear(self, save: _InFlight, said: Written | Committed | Failed) -> None:
+        if isinstance(said, Failed):
+            save.fault = said
+            return
+        save.fault = None
+        if isinstance(said, Committed):
+            save.committed, self._is_removing = said, True
+            return
+        save.written = said
+        if save.commit is not None:  # the process that was to complete the checkpoint has ended; this is another
+            self._writer.send(save.commit)
 
     def _wait_for_room(self, save: _InFlight) -> None:
         """Wait until no rank's writing fails.
@@ -267,7 +286,8 @@ class Saves:
         job, seconds = self._job, round(time.monotonic() - save.began, 3)
         assert job.metrics is not None
         job.known_valid.add(job.run.checkpoints / save.committed.name)
-        stall, num_bytes = round(save.stall_seconds, 4), save.committed.num_bytes
+        waited = time.monotonic() - save.waited_for_since if save.waited_for_since is not None else 0.0
+        stall, num_bytes = round(save.stall_seconds + waited, 4), save.committed.num_bytes
         job.metrics.event(
             "save",
             samples_seen=save.progress.samples_seen,
