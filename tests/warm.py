@@ -149,12 +149,11 @@ def serve(test_files: list[str]) -> None:
 
 
 def use_once() -> None:
-    """Do what a process does slowly the first time: checks of a run, and DeepSpeed's, which call the compiler."""
+    """Do what a process does slowly the first time: the checks of a run."""
     from diptych.config.load import load_config
     from diptych.verbs.train import check_run
     from diptych.world import World
 
-    importlib.import_module("deepspeed.ops").__compatible_ops__  # noqa: B018
     words = ("data.train=nowhere", "training.total_samples=2", "training.global_batch_size=2", "run_dir=/nowhere")
     list(check_run(load_config([], words).config, World()))
 
