@@ -96,7 +96,7 @@ def run(program: Program, words: Sequence[str]) -> int:
             _wait_for_rank_0(PATIENCE_SECONDS)
         raise
     except Exception as error:
-        message = _user_message(error)
+        message = user_message(error)
         if message is None:
             raise
         if program.has_ranks and not isinstance(error, OneRankError):
@@ -115,7 +115,7 @@ def run(program: Program, words: Sequence[str]) -> int:
 
 def exit_status(error: Exception) -> int:
     """The exit status after this error: 2 for a user's mistake, 1 for a bug or a lost rank."""
-    return 1 if isinstance(error, LostRankError) or _user_message(error) is None else 2
+    return 1 if isinstance(error, LostRankError) or user_message(error) is None else 2
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -195,7 +195,7 @@ def _run_verb(program: Program, verb: str, words: Sequence[str]) -> int:
     return module.run(parser.parse_intermixed_args([_with_dashes(word) for word in words])) or 0
 
 
-def _user_message(error: Exception) -> str | None:
+def user_message(error: Exception) -> str | None:
     """The text to print for a user's mistake, one line for each; None for a bug."""
     if isinstance(error, UserError):
         return str(error)

@@ -9,6 +9,9 @@ import logging
 import os
 import re
 import socket
+import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 
-from diptych.command_line import exit_status
+from diptych.command_line import exit_status, user_message
 from diptych.device import refuse_unusable_gpu, unusable_gpu
 from diptych.errors import LostRankError, OneRankError, UserError
 from diptych.machine import usable_cpus
@@ -34,8 +37,17 @@ MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MAX_LOADER_WORKERS = 12
 """Loader processes of a rank unless the user asks for more: each holds two batches in shared memory."""
 
-CONTROL_TIMEOUT = timedelta(hours=12)
+CONTROL_TIMEOUT = timedelta(hours=3)
 """How long ranks wait for a decision of rank 0, which may read all checkpoints of a run from a slow disk."""
+
+ABORT_SECONDS = 5
+"""How long a rank with an error tries to abort its operations on tensors before it ends anyway."""
+
+SAME_ERROR_SECONDS = 5
+"""How long another rank with an error waits for rank 0 to have the same, which rank 0 then prints for all."""
+
+ENDED, FIRST_ERROR = "ended", "error of rank 0"
+"""The notes in the store of a rank that ends with an error, and of rank 0."""
 
 FULL_MEMORY = re.compile(r"out of memory|can't allocate memory|_STATUS_ALLOC_FAILED")
 """The words with which CUDA, its libraries and the CPU's allocator report full memory in a RuntimeError."""
@@ -55,6 +67,8 @@ class World:
     """Whether some ranks run on other machines, over a slower network."""
     control: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
     """The group over which ranks agree and wait for one another; None: torch's default group, which carries tensors."""
+    store: dist.Store | None = field(default=None, compare=False, repr=False)
+    """Where ranks leave notes for one another at any time. Each thread needs a clone, since a call blocks others."""
 
     @property
     def is_first(self) -> bool:
@@ -177,11 +191,13 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
     """Open the groups of a run during the block, and yield the world with them.
 
     Tensors travel over torch's default group: NCCL on CUDA, gloo on the CPU. What ranks agree on travels over a gloo
-    group of its own, `World.control`, where they may wait for hours. A single process needs no launcher and no port:
-    its group exists in memory.
+    group of its own, `World.control`, where they may wait for hours. If the block raises, operations on tensors are
+    aborted, since other ranks may never finish them. A single process needs no launcher and no port: its group exists
+    in memory.
 
     Raises:
         UserError: the ranks cannot meet, or not in time.
+        OneRankError: the block has raised a mistake that rank 0 has not made, so that this rank prints it.
     """
     if world.size > 1 and (why := leftover_variables()):
         raise UserError(why)
@@ -195,8 +211,11 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
         if world.size > 1:
             control = dist.new_group(backend="gloo", timeout=timeout)
             assert isinstance(control, dist.ProcessGroup)
-            set_timeout(CONTROL_TIMEOUT, control)
+            control.set_timeout(CONTROL_TIMEOUT)
             world = replace(world, control=control)
+        # A launcher may use one store for all starts of the ranks.
+        this_start = decide_on_first_rank(world, lambda: uuid.uuid4().hex)
+        world = replace(world, store=dist.PrefixStore(this_start, dist.distributed_c10d._get_default_store()).clone())
     except RuntimeError as error:
         if not _is_of_communication(error):
             raise
@@ -213,14 +232,58 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
             yield world
             # A launcher may end all ranks as soon as one has ended, and rank 0 closes the trackers.
             on_any_rank(world, False)
+    except Exception as error:
+        if world.size > 1:
+            _leave(world, error)
+        raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def set_timeout(timeout: timedelta, group: dist.ProcessGroup | None = None) -> None:
-    """Set how long ranks wait for one another in each operation of a group; None: of torch's default group."""
-    change = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # its name before torch 2.14
-    change(timeout, group)
+def set_timeout_of_tensors(world: World, timeout: timedelta) -> None:
+    """Set how long an operation on tensors may wait for other ranks, in torch's default group and DeepSpeed's."""
+    for group in dist.distributed_c10d._world.pg_map:
+        if group is not world.control:
+            group.set_timeout(timeout)
+
+
+def _leave(world: World, error: Exception) -> None:
+    """Leave a note for the other ranks that this one ends with an error, and abort what its device does with them.
+
+    Raises:
+        OneRankError: the error is a mistake, and rank 0 has another one or none.
+    """
+    store, said = world.store, f"{type(error).__name__}: {error}"
+    may_be_shared = not isinstance(error, OneRankError | LostRankError) and exit_status(error) == 2
+    assert store is not None
+    is_shared = threading.Event()
+
+    def leave() -> None:
+        if world.is_first:
+            store.set(FIRST_ERROR, said)
+        elif may_be_shared and _get(store, FIRST_ERROR, SAME_ERROR_SECONDS) == said.encode():
+            is_shared.set()
+        store.set(ENDED, str(world.rank))
+        if world.device.type == "cuda":
+            dist.distributed_c10d._abort_process_group()
+
+    # Each of these may wait for ever for what is broken.
+    leaving = threading.Thread(target=leave, daemon=True)
+    leaving.start()
+    leaving.join(SAME_ERROR_SECONDS + ABORT_SECONDS)
+    if may_be_shared and not world.is_first and not is_shared.is_set():
+        raise OneRankError(user_message(error)) from error
+
+
+def _get(store: dist.Store, key: str, seconds: float) -> bytes:
+    """The value of a key as soon as it has one; empty if it has none after this time."""
+    deadline = time.monotonic() + seconds
+    while not store.check([key]):
+        if time.monotonic() >= deadline:
+            return b""
+        time.sleep(0.05)
+    return store.get(key)
 
 
 def _use_the_network_of_nccl() -> None:
