@@ -7,7 +7,9 @@ metrics_redone.jsonl   lines of steps that were repeated after a restart
 log/              rank_N.log
 checkpoints/      step_N/
 bad_steps/        step_N.json: the samples of a step whose loss or gradient was not finite, or whose loss jumped
-end.json          whether the last command finished the run or was stopped, and by what; missing if it was interrupted
+end.json          how the last command ended: finished, stopped or hung, and the reason; missing otherwise
+heartbeats/       rank_N.json: process, phase and samples of each rank, written every five seconds
+stacks/           rank_N.txt: the stacks of each rank when one hung
 lock              held by the process that trains here
 samples.png       the first batch as the model sees it, samples.txt its captions, samples.json both for the report
 wandb.json        which wandb run belongs to it, if any
@@ -60,6 +62,8 @@ class RunDir:
         self.bad_steps = path / "bad_steps"
         self.wandb = path / "wandb.json"
         self.end = path / "end.json"
+        self.heartbeats = path / "heartbeats"
+        self.stacks = path / "stacks"
 
     def check_writable(self) -> None:
         """Check that a run can be written here, without leaving any file.
@@ -102,11 +106,13 @@ class RunDir:
         with (self.path / "environment.txt").open("a", encoding="utf-8") as file:
             file.write(describe_environment())
 
-    def record_end(self, samples_seen: int, stopped_by: str) -> None:
-        """Write whether the run has finished or was stopped, for launchers; if that fails, log a warning."""
-        how = {"reason": "stopped", "by": stopped_by} if stopped_by else {"reason": "finished"}
+    def heartbeat_of(self, rank: int) -> Path:
+        return self.heartbeats / f"rank_{rank}.json"
+
+    def record_end(self, reason: str, **details: Any) -> None:
+        """Write for launchers how the run ended; if that fails, log a warning."""
         try:
-            commit_file(self.end, json.dumps({**how, "samples_seen": samples_seen}).encode() + b"\n")
+            commit_file(self.end, json.dumps({"reason": reason, **details}).encode() + b"\n")
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.end, error)
 

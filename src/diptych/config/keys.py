@@ -35,6 +35,7 @@ OTHER_WORDS = {
     "machine.loader_workers": "dataloader_num_workers loader_threads num_workers workers",
     "machine.offload_optimizer": "cpu_offload offload optimizer_offload",
     "machine.process_group_timeout_seconds": "ddp_timeout dist_timeout timeout",
+    "machine.step_timeout_seconds": "hang_timeout heartbeat_timeout watchdog_timeout",
     "machine.stop_after": "max_hours max_runtime max_time time_limit walltime",
     "machine.zero_stage": "stage zero",
     "model.embed_dim": "dim embedding_dim embedding_size projection_dim",

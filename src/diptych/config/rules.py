@@ -39,6 +39,7 @@ ABOVE_0 = (
     "machine.gpu_memory_gib",
     "machine.pairs_per_forward",
     "machine.process_group_timeout_seconds",
+    "machine.step_timeout_seconds",
 )
 AT_LEAST_0 = (
     "optimizer.weight_decay",

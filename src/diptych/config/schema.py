@@ -327,7 +327,11 @@ class MachineConfig:
     never. It counts from the start of the process, or of torchrun if that starts it. Leave time for the start of the
     job, a step and a checkpoint."""
     process_group_timeout_seconds: int = 600
-    """How long ranks wait for one another before the run ends."""
+    """How long ranks wait for one another at the start, and how long each of the first two steps may take."""
+    step_timeout_seconds: int = 90
+    """How long a later step, or the wait for its batch, may take, if that is more than three times the shortest step.
+    After that the stacks of all ranks are written to `stacks/` in run_dir, and the run ends with one line that names
+    the ranks that hang. Set it higher if a shared disk stalls for minutes."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Merged last into the generated DeepSpeed configuration; keys that other settings decide are refused."""
 

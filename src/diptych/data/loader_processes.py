@@ -6,13 +6,18 @@ NCCL and gloo have many. So a rank starts its loader processes before it meets t
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
+import os
 import re
 import signal
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
@@ -26,6 +31,8 @@ from diptych.machine import allow_open_files
 
 PREFETCHED_PIECES = 2
 """Finished pieces that a worker holds ready."""
+STACKS_SECONDS = 0.3
+"""How long loader processes have for writing their stacks."""
 
 
 class _Later(IterableDataset[Any]):
@@ -56,6 +63,7 @@ class LoaderProcesses:
         self._processes: set[Any] = set()
         if not number:
             return
+        self._stacks = tempfile.TemporaryFile()
         receivers, self._senders = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(number)), strict=True)
         others = set(multiprocessing.active_children())
         # wds.WebLoader, which is this DataLoader in a pipeline, would start its processes with the first batch.
@@ -65,7 +73,7 @@ class LoaderProcesses:
                 batch_size=None,
                 num_workers=number,
                 prefetch_factor=PREFETCHED_PIECES,
-                worker_init_fn=_prepare_process,
+                worker_init_fn=partial(_prepare_process, self._stacks.fileno()),
             )
         )
         self._processes = set(multiprocessing.active_children()) - others
@@ -77,6 +85,17 @@ class LoaderProcesses:
         for sender in self._senders:
             sender.send(pipeline)
         return self._built
+
+    def stacks(self) -> str:
+        """What the processes are doing now, for a person to read; those that are stopped have nothing to say."""
+        if not self._processes:
+            return ""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(STACKS_SECONDS)
+        self._stacks.seek(0)
+        return f"Loader processes:\n{self._stacks.read().decode(errors='replace')}"
 
     def close(self) -> None:
         """End the processes, whatever they do. They ignore SIGTERM, so that they live until a stop has saved."""
@@ -130,11 +149,15 @@ def _expect_process_ends() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, handler)
 
 
-def _prepare_process(worker: int) -> None:
-    """Ignore what asks a run to stop and may reach the whole process group: the rank decides when its workers end."""
+def _prepare_process(stacks: int, worker: int) -> None:
+    """Ignore what asks a run to stop and may reach the whole process group: the rank decides when its workers end.
+
+    stacks: the open file to which the process writes its stacks on SIGUSR2.
+    """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR2, file=stacks)
     sys.excepthook = _except_lost_rank
 
 

@@ -65,7 +65,8 @@ class Job:
 
     def record_end(self, progress: Progress, *, stopped_by: str = "") -> None:
         if self.metrics is not None:
-            self.run.record_end(progress.samples_seen, stopped_by)
+            how = {"reason": "stopped", "by": stopped_by} if stopped_by else {"reason": "finished"}
+            self.run.record_end(**how, samples_seen=progress.samples_seen)
             self.metrics.event("end", samples_seen=progress.samples_seen, seconds=round(progress.seconds, 1))
 
     def close(self) -> None:

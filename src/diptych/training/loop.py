@@ -37,6 +37,7 @@ from diptych.training.save import Saves
 from diptych.training.signals import stop_on_request
 from diptych.training.tallies import SAVE_STATES, STOP, TOKENS, source_shares, tallies_of, tally
 from diptych.training.trouble import judge, write_bad_step
+from diptych.training.watch import Watch
 from diptych.world import World, decide_on_first_rank, gather_on_first_rank, on_any_rank
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,14 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
     if decide_on_first_rank(world, lambda: is_whole(run.checkpoints, last)):
         say_finished(run, last * size, world)
         return True
+    with Watch(run, world, config.machine, processes) as watch:
+        return train_watched(config, run, world, processes, watch)
+
+
+def train_watched(config: RunConfig, run: RunDir, world: World, processes: LoaderProcesses, watch: Watch) -> bool:
+    """Train as `train` does, and keep the watch informed."""
+    size = config.training.global_batch_size
+    last = config.training.total_samples // size
     job = prepare(config, run, world, processes)
     progress = job.progress
     first = progress.samples_seen // size
@@ -87,6 +96,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
         closing(job),
         closing(Saves(job, stop)) as saves,
         closing(console),
+        watch.training(progress.samples_seen),
     ):
         console.say(str(job))
         for number, batch in enumerate(pace.timed(job.batches), start=first):
@@ -100,6 +110,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
             if number * size < progress.trains_from:
                 progress = replace(progress, samples_seen=done * size)
             else:
+                watch.enter("step", number * size)
                 step = job.engine.step(
                     batch, number * size, tallies=tallies, waited_seconds=waited, measures_update=is_logged(done)
                 )
@@ -126,12 +137,14 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
                     # The steps in flight are given up too, and as many wherever the run was stopped and went on.
                     position = min(progress.samples_seen + queued * size, last * size)
                     progress = replace(progress, samples_seen=done * size)
+                    watch.enter("checkpoint", done * size)
                     saves.wait()
                     progress = roll_back(job, progress, wrong, position, is_lost=progress.skipped_in_a_row > 0)
                     in_flight.clear()
                     pace.pause_is_over()
             console.move(done * size)
             if is_saved or stopping:
+                watch.enter("checkpoint", done * size)
                 if on_any_rank(world, not job.engine.has_finite_weights()):
                     wrong = f"weights are not finite after {counted(done * size, 'sample')}"
                     saves.wait()
@@ -150,6 +163,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
                 job.record_end(progress)
                 console.say(describe_rejects(progress))
                 console.say(describe_end(run, progress, done))
+            watch.enter("batch", done * size)
     return True
 
 

@@ -1,0 +1,285 @@
+"""Notice that a rank hangs: write the stacks of all ranks, name it in one line, and end all, so that they start again.
+
+Two threads of each rank work however long its main thread is stuck in C code. One compares how long the main thread has
+been in its phase with a limit. The other exchanges heartbeats through the store where the ranks met, each rank looking
+at the next one's, which stop if that process is stopped or its machine is lost. If the threads themselves are stuck,
+since C code holds Python's lock or the disk hangs, faulthandler's own thread writes the stacks and ends the process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from types import FrameType
+from typing import Literal
+
+import torch.distributed as dist
+
+from diptych.config.schema import MachineConfig
+from diptych.data.loader_processes import LoaderProcesses
+from diptych.run_dir import RunDir
+from diptych.terminal import counted
+from diptych.world import ENDED, World, first_to_claim, set_timeout_of_tensors
+
+Phase = Literal["start", "checkpoint", "batch", "step", "end"]
+PHASES = {
+    "start": "is starting",
+    "checkpoint": "saves or loads a checkpoint",
+    "batch": "waits for its batch",
+    "step": "is in the step",
+    "end": "is ending",
+}
+"""What the main thread can be doing at a number of samples, in the order of time."""
+LIMITED = ("batch", "step")
+"""Phases that have a limit. The others may take as long as their disk does."""
+LONGEST_STEP = 3
+"""A step may take this many times the shortest one so far, if that is more than `machine.step_timeout_seconds`."""
+MARGIN_SECONDS = 30
+"""How much longer an operation on tensors may take than a step, so that the watch comes first and names the rank."""
+LOOK_SECONDS, EXCHANGE_SECONDS, HEARTBEAT_SECONDS = 1, 2, 5
+ANSWER_SECONDS = 6
+"""How long a rank may take to report what it does after another has noticed a hang."""
+LAST_WORDS_SECONDS = 5
+"""How long a rank may take to end by itself after another has ended with an error."""
+HANG, REPORTED = "hang", "hang reported"
+"""Notes in the store."""
+OVER = "over"
+"""The last heartbeat of a rank that ends the run."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the main thread of a rank is."""
+
+    phase: Phase
+    samples_seen: int
+    seconds: float
+    """How long it has been there."""
+    waits: bool
+    """Whether it waits for other ranks, as far as Python can see."""
+    host: str
+
+
+class Watch:
+    """Watches a run from its start to its end; every rank must open it, inside the process group."""
+
+    def __init__(self, run: RunDir, world: World, machine: MachineConfig, processes: LoaderProcesses):
+        self._run, self._world, self._machine, self._processes = run, world, machine, processes
+        self._phase: Phase = "start"
+        self._samples_seen = 0
+        self._since = time.monotonic()
+        self._num_steps = 0
+        self._shortest_step = float("inf")
+        store = world.store or dist.HashStore()
+        self._exchanging, self._reporting = store.clone(), store.clone()
+        self._heard = time.monotonic()
+        """When the store answered last."""
+        self._neighbour: tuple[bytes, float] = b"", time.monotonic()
+        """The newest heartbeat of the next rank, and when it came."""
+        self._alarm = False
+        self._over = threading.Event()
+        self._others_ended: float | None = None
+        """When another rank was found to have ended with an error."""
+        self._message = ""
+
+    def enter(self, phase: Phase, samples_seen: int) -> None:
+        """Record what the main thread does from now on."""
+        now = time.monotonic()
+        if self._phase == "step":
+            self._num_steps += 1
+            self._shortest_step = min(self._shortest_step, now - self._since)
+            if self._num_steps == 2:
+                set_timeout_of_tensors(self._world, timedelta(seconds=self._limit() + MARGIN_SECONDS))
+        self._phase, self._samples_seen, self._since = phase, samples_seen, now
+
+    @contextmanager
+    def training(self, samples_seen: int) -> Iterator[None]:
+        """Record that the main thread takes steps during the block, and afterwards ends the run."""
+        self.enter("batch", samples_seen)
+        try:
+            yield
+        finally:
+            self.enter("end", self._samples_seen)
+
+    def __enter__(self) -> Watch:
+        rank = self._world.rank
+        for folder in (self._run.heartbeats, self._run.stacks):
+            folder.mkdir(exist_ok=True)
+        self._heartbeat = os.open(self._run.heartbeat_of(rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._stacks = open(self._run.stacks / f"rank_{rank}.txt", "a", encoding="utf-8")
+        self._beat()
+        self._postpone_the_end()
+        set_timeout_of_tensors(self._world, timedelta(seconds=self._limit() + MARGIN_SECONDS))
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._look, self._exchange)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(LOOK_SECONDS)
+        faulthandler.cancel_dump_traceback_later()
+        self._beat()
+
+    def _limit(self) -> float:
+        """Seconds that the rank may be in its phase; the first two steps may compile, and read their first shards."""
+        if self._num_steps < 2:
+            return self._machine.process_group_timeout_seconds
+        return max(self._machine.step_timeout_seconds, LONGEST_STEP * self._shortest_step)
+
+    def _place(self) -> Place:
+        waits = any(_is_of_communication(thread) for thread in sys._current_frames().values())
+        seconds = time.monotonic() - self._since
+        return Place(self._phase, self._samples_seen, round(seconds, 1), waits, socket.gethostname())
+
+    def _look(self) -> None:
+        looks, looked = 0, time.monotonic()
+        while not self._over.wait(LOOK_SECONDS):
+            now, limit = time.monotonic(), self._limit()
+            stopped, looked = now - looked, now
+            self._postpone_the_end()
+            if looks % HEARTBEAT_SECONDS == 0:
+                self._beat()
+            looks += 1
+            if stopped > limit and self._world.size == 1:  # by Ctrl-Z, for example
+                self._since += stopped
+                self._heard = now
+                continue
+            is_store_lost = now - self._heard > limit
+            is_neighbour_lost = self._neighbour[0] != OVER.encode() and self._heard - self._neighbour[1] > limit
+            is_late = self._phase in LIMITED and now - self._since > limit
+            if stopped > limit:
+                self._write_stacks()
+                os._exit(1)  # the others have reported it
+            if self._alarm or is_late or is_store_lost or is_neighbour_lost:
+                self._end(is_store_lost=is_store_lost)
+            is_left_alone = self._others_ended is not None and now - self._others_ended > LAST_WORDS_SECONDS
+            if is_left_alone and self._phase != "end":
+                os._exit(1)
+
+    def _postpone_the_end(self) -> None:
+        """Have faulthandler's thread write the stacks and end this process unless this is called again in time."""
+        # A process without others may have been stopped by Ctrl-Z and then go on.
+        seconds, ends = self._limit() + MARGIN_SECONDS / 2, self._world.size > 1
+        faulthandler.dump_traceback_later(seconds, file=self._stacks, exit=ends)
+
+    def _beat(self) -> None:
+        place = asdict(self._place())
+        line = json.dumps({"rank": self._world.rank, "pid": os.getpid(), "time": round(time.time(), 1), **place})
+        with suppress(OSError):  # such as a full disk
+            os.pwrite(self._heartbeat, f"{line:<255}\n".encode(), 0)  # at once, so that no reader sees a part
+
+    def _exchange(self) -> None:
+        rank, beat, store = self._world.rank, 0, self._exchanging
+        neighbour = f"heartbeat {(rank + 1) % self._world.size}"
+        while not self._over.is_set():
+            beat += 1
+            with suppress(RuntimeError):  # the store is lost with its process; `_look` notices if that lasts
+                store.set(f"heartbeat {rank}", str(beat))
+                newest = store.get(neighbour) if store.check([neighbour]) else b""
+                if newest != self._neighbour[0]:
+                    self._neighbour = newest, time.monotonic()
+                self._alarm = self._alarm or store.check([HANG])
+                if self._others_ended is None and store.check([ENDED]):
+                    self._others_ended = time.monotonic()
+                self._heard = time.monotonic()
+            self._over.wait(EXCHANGE_SECONDS)
+        with suppress(RuntimeError):
+            store.set(f"heartbeat {rank}", OVER)
+
+    def _end(self, *, is_store_lost: bool) -> None:
+        """Write the stacks, report, and end this process."""
+        place, rank = self._write_stacks(), self._world.rank
+        reporting = threading.Thread(target=self._report, args=(place,), daemon=True)
+        reporting.start()
+        reporting.join(0 if is_store_lost else 2 * ANSWER_SECONDS)
+        if is_store_lost and rank <= 1:
+            self._say("the process that holds the store of the ranks, rank 0 or its launcher, does not answer", [0])
+        os._exit(1)
+
+    def _write_stacks(self) -> Place:
+        """Write the stacks of this process and its loader processes; return where this one is."""
+        place = self._place()
+        said = f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self._world.rank} on {place.host} {_describe(place)}"
+        print(f"{said}, process {os.getpid()}", file=self._stacks, flush=True)
+        faulthandler.dump_traceback(self._stacks)
+        print(self._processes.stacks(), file=self._stacks, flush=True)
+        return place
+
+    def _report(self, place: Place) -> None:
+        """Answer the call of the first rank that noticed; that one waits for the others' answers and prints a line."""
+        rank, size, store = self._world.rank, self._world.size, self._reporting
+        store.set(f"place {rank}", json.dumps(asdict(place)))
+        store.set(HANG, "")
+        deadline = time.monotonic() + ANSWER_SECONDS
+        is_reporter = first_to_claim(store, "the report of a hang", rank) == rank
+        expected = [f"place {each}" for each in range(size)] if is_reporter else [REPORTED]
+        while not store.check(expected) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if is_reporter:
+            answered = [each for each in range(size) if store.check([expected[each]])]
+            places = {each: Place(**json.loads(store.get(expected[each]))) for each in answered}
+            self._say(*blame(places, size))
+            store.set(REPORTED, "")
+            time.sleep(0.5)  # so that no rank has time to report the end of this one
+
+    def _say(self, message: str, ranks: list[int]) -> None:
+        line = f"hung: {message}; stacks are in {self._run.stacks}; the same command goes on from the last checkpoint"
+        print("\n" * sys.stderr.isatty() + f"diptych train: {line}", file=sys.stderr, flush=True)
+        self._run.record_end("hung", ranks=ranks)
+        for rank in ranks:
+            self._wake(rank)
+
+    def _wake(self, rank: int) -> None:
+        """Let a process of this machine that was stopped go on: faulthandler then writes its stacks and ends it."""
+        with suppress(OSError, ValueError):
+            beat = json.loads(self._run.heartbeat_of(rank).read_text())
+            if beat["host"] == socket.gethostname():
+                os.kill(beat["pid"], signal.SIGCONT)
+
+
+def blame(places: Mapping[int, Place], size: int) -> tuple[str, list[int]]:
+    """What hangs, in words, and the ranks that did not arrive where the others wait.
+
+    places: of the ranks that answered.
+    """
+    mute = [rank for rank in range(size) if rank not in places]
+    if mute:
+        return f"{_named(mute)} not answer: stopped, or on a machine that is lost", mute
+    at = {rank: (place.samples_seen, list(PHASES).index(place.phase)) for rank, place in places.items()}
+    behind = [rank for rank in at if at[rank] == min(at.values())]
+    if len(behind) == size and size > 1:
+        behind = [rank for rank in places if not places[rank].waits] or behind
+    place = places[behind[0]]
+    if len(behind) == size:
+        who = "every rank" if size > 1 else "the run"
+        return f"{who} {_describe(place)}", behind
+    return f"rank {', '.join(map(str, behind))} of {size} (on {place.host}) {_describe(place)}", behind
+
+
+def _named(ranks: list[int]) -> str:
+    return f"rank {ranks[0]} does" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} do"
+
+
+def _describe(place: Place) -> str:
+    return f"{PHASES[place.phase]} after {counted(place.samples_seen, 'sample')}, for {place.seconds:.0f} s"
+
+
+def _is_of_communication(frame: FrameType | None) -> bool:
+    """Whether a thread is inside torch's collectives, called through Python."""
+    while frame is not None:
+        if "/torch/distributed/" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False

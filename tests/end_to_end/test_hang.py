@@ -1,0 +1,154 @@
+"""A rank that hangs ends the run with one line that names it, and the stacks of all ranks on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from diptych.training.watch import Place, blame
+from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, start
+from tests.end_to_end.conftest import STEPS, outcome
+from tests.end_to_end.test_resume import after_some_steps
+from tests.warm import ENVIRONMENT, Warm
+
+SECONDS = 4
+"""`machine.step_timeout_seconds`, many times the duration of a step even on a busy machine."""
+
+
+@pytest.mark.parametrize("whose", ["rank 0", "rank 1", "a loader process of rank 1"])
+def test_a_stopped_process_is_named_by_its_rank_and_the_run_goes_on(whose, warm, recipe, on_two_ranks, tmp_path):
+    run_dir = tmp_path / "run"
+    words = ("train", recipe, f"run_dir={run_dir}", f"machine.step_timeout_seconds={SECONDS}")
+    ranks = warm.start_ranks(2, *words)
+    try:
+        after_some_steps(ranks[0], run_dir, 4)
+        victim = ranks[int(whose[-1])]
+        stopped = victim.family()[1] if "loader" in whose else victim.family()[0]
+        stopped.suspend()
+        others = [rank for rank in ranks if rank.pid != stopped.pid]
+        assert {rank.wait() for rank in others} == {1}
+        victim.wait()  # it was woken to write its stacks
+        said = "".join(rank.said for rank in ranks)
+        (line,) = [line for line in said.splitlines() if "hung: " in line]
+        assert "Traceback" not in said and "lost the other" not in said
+        expected = {
+            "rank 0": "the process that holds the store of the ranks, rank 0 or its launcher, does not answer",
+            "rank 1": "rank 1 does not answer: stopped, or on a machine that is lost",
+            "a loader process of rank 1": "rank 1 of 2 (on ",
+        }
+        assert expected[whose] in line
+        for rank in range(2):
+            stacks = (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
+            assert "most recent call first" in stacks and "in train_watched" in stacks
+        end = json.loads((run_dir / "end.json").read_text())
+        assert end == {"reason": "hung", "ranks": [int(whose[-1])]}
+    finally:
+        for rank in ranks:
+            rank.kill()
+    again = warm.start_ranks(2, *words)
+    assert [rank.wait() for rank in again] == [0, 0]
+    assert outcome(run_dir) == outcome(on_two_ranks)
+    assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32
+
+
+STUCK = """
+import ctypes, sys
+from datetime import timedelta
+from pathlib import Path
+from diptych.config.schema import MachineConfig
+from diptych.data.loader_processes import LoaderProcesses
+from diptych.run_dir import RunDir
+from diptych.training import watch
+from diptych.world import process_group, read_world
+
+watch.ANSWER_SECONDS, watch.MARGIN_SECONDS = 1, 8
+with process_group(read_world(), 60) as world:
+    machine = MachineConfig(process_group_timeout_seconds=3)
+    with watch.Watch(RunDir(Path({folder!r})), world, machine, LoaderProcesses(0)) as watched:
+        watched.enter("step", 64)
+        if world.rank == 1:
+            ctypes.PyDLL(None).sleep(60)  # with Python's lock, so that no other thread runs
+        import torch, torch.distributed
+        torch.distributed.all_reduce(torch.ones(1))
+"""
+
+
+def test_c_code_that_keeps_pythons_lock_does_not_keep_the_watch_from_ending_the_rank(tmp_path):
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    environment = os.environ | ENVIRONMENT | meeting
+    with (tmp_path / "said").open("w") as said, open(os.devnull) as nothing:
+        ranks = [
+            Warm(
+                "tests.warm:interpret",
+                STUCK.format(folder=str(tmp_path)),
+                files=(nothing.fileno(), said.fileno(), said.fileno()),
+                environment=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(2)
+        ]
+        assert [rank.wait(PATIENCE_SECONDS) for rank in ranks] == [1, 1]
+    (line,) = (tmp_path / "said").read_text().splitlines()
+    assert "hung: rank 1 does not answer" in line
+    assert "most recent call first" in (tmp_path / "stacks" / "rank_1.txt").read_text()
+
+
+def place(phase, samples_seen, waits=False):
+    return Place(phase, samples_seen, 91.4, waits, "node7")
+
+
+@pytest.mark.parametrize(
+    ("places", "said", "blamed"),
+    [
+        ({0: place("step", 64)}, "ranks 1, 2 do not answer: stopped, or on a machine that is lost", [1, 2]),
+        (
+            {0: place("step", 64), 1: place("batch", 64), 2: place("step", 64)},
+            "rank 1 of 3 (on node7) waits for its batch after 64 samples, for 91 s",
+            [1],
+        ),
+        (
+            {0: place("step", 96), 1: place("batch", 96), 2: place("step", 64)},
+            "rank 2 of 3 (on node7) is in the step after 64 samples, for 91 s",
+            [2],
+        ),
+        (
+            {0: place("step", 64, True), 1: place("step", 64, True), 2: place("step", 64)},
+            "rank 2 of 3 (on node7) is in the step after 64 samples, for 91 s",
+            [2],
+        ),
+        (
+            {rank: place("step", 64, True) for rank in range(3)},
+            "every rank is in the step after 64 samples, for 91 s",
+            [0, 1, 2],
+        ),
+    ],
+)
+def test_the_ranks_that_did_not_arrive_are_blamed(places, said, blamed):
+    assert blame(places, 3) == (said, blamed)
+
+
+def test_a_run_of_one_process_that_is_stopped_and_continued_goes_on(warm, recipe, alone, tmp_path):
+    run_dir = tmp_path / "run"
+    command = warm.start("train", recipe, f"run_dir={run_dir}", "machine.step_timeout_seconds=1")
+    after_some_steps(command, run_dir, 4)
+    process = command.family()[0]
+    process.suspend()  # as Ctrl-Z does
+    time.sleep(4)
+    process.resume()
+    assert command.wait() == 0, command.said
+    assert outcome(run_dir) == outcome(alone)
+
+
+def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp_path):
+    run_dir = tmp_path / "run"
+    environment = {"RANKS": "2", "RESTARTS": "1", **forked_launcher(tmp_path)}
+    words = (recipe, f"run_dir={run_dir}", f"machine.step_timeout_seconds={SECONDS}")
+    command = start(tmp_path, ROOT / "launch" / "one_node.sh", *words, environment=environment)
+    after_some_steps(command, run_dir, 6)
+    os.kill(json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["pid"], signal.SIGSTOP)
+    assert command.wait() == 0, command.said
+    assert command.said.count("hung: rank 1 does not answer") == 1
+    assert outcome(run_dir) == outcome(on_two_ranks)
