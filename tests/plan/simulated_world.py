@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diptych.config.schema import RunConfig
-from diptych.world import World
+from diptych.data.shard_list import SHARD_ROW, ShardList
+from diptych.world import World, decide_on_first_rank
 from tests.training.test_memory import config_of, most_allocated
 
 ROWS = 4
@@ -46,6 +48,17 @@ def config_of_simulation(ranks: int, stage: int, pairs_per_forward: int | None) 
     training = replace(config.training, global_batch_size=ranks * ROWS, total_samples=20 * ranks * ROWS)
     bucket = {"zero_optimization": {"reduce_bucket_size": 100_000 if stage < 3 else 1_000_000}}
     return replace(config, training=training, machine=replace(config.machine, deepspeed=bucket))
+
+
+def pass_on(ranks: int, num_shards: int, report: str) -> None:
+    """Let rank 0 list shards, and write what it passes on to a JSON file."""
+    os.environ.update(RANK="0", WORLD_SIZE=str(ranks), LOCAL_RANK="0")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    paths = [f"/shared/shards/{number:05d}.tar" for number in range(num_shards)]
+    listed = ShardList(paths, np.zeros(num_shards, SHARD_ROW))
+    with Sent() as sent:
+        decide_on_first_rank(World(0, 0, ranks), lambda: listed)
+    Path(report).write_text(json.dumps(sent.collectives))
 
 
 def main(ranks: int, stage: int, pairs_per_forward: int | None, report: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from diptych.model.dual_encoder import without_memory
 from diptych.plan.communication import communication
 from diptych.plan.gpus import GPUS
+from diptych.plan.start import BYTES_OF_SHARD, start
 from diptych.world import World
 from tests.plan.simulated_world import ROWS, config_of_simulation
 from tests.training.test_memory import VOCABULARY, expected
@@ -14,6 +15,26 @@ from tests.warm import Warm
 
 SENT = {"allreduce_": 2, "_allgather_base_": 1, "_reduce_scatter_base_": 1}
 """Collective → how often a rank of a large ring sends all of the tensor."""
+
+
+def test_what_the_first_rank_passes_on_at_the_start_does_not_grow_with_the_ranks(tmp_path):
+    sent = {}
+    for ranks in (8, 512):
+        file = tmp_path / f"{ranks}.json"
+        assert Warm("tests.plan.simulated_world:pass_on", ranks, 10_000, str(file)).wait() == 0
+        sent[ranks] = json.loads(file.read_text())
+    assert sent[8] == sent[512]
+    assert 44 * 10_000 < sum(size for _, size in sent[512]) < BYTES_OF_SHARD * 10_000
+
+
+def test_only_meeting_and_passing_on_take_longer_with_more_ranks():
+    few, many = (start(400_000_000, 12 * 400_000_000, GPUS["h100"], number).seconds for number in (8, 512))
+    assert {part for part in many if many[part] > few[part]} == {
+        "meeting",
+        "passing the list on",
+        "passing weights and moments on",
+    }
+    assert sum(many.values()) < 60
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from diptych.pages.template import template
 from diptych.plan import accuracy, communication, failures, loading, speed, start
 from diptych.plan.plan import OnGpus, Plan
 from diptych.plan.speed import UTILISATIONS
-from diptych.plan.summary import accuracies, legend, notes, range_text, rows, totals
+from diptych.plan.summary import accuracies, days_text, legend, notes, rows, totals, unit_of
 
 Series = dict[str, Sequence[tuple[float, float]]]
 """Label of a line → its points."""
@@ -28,6 +28,7 @@ FORMULAS = {
 
 def render_plan(plans: Sequence[Plan]) -> bytes:
     """Render the page; equal plans give equal pages."""
+    unit = unit_of([each.days for each in plans[0].on_gpus])
     page = template("diptych", "plan/page.html.jinja").render(
         title=f"Plan for {', '.join(f'{each.num_gpus:,}' for each in plans[0].on_gpus)} {plans[0].gpu.name}",
         plans=[
@@ -41,7 +42,8 @@ def render_plan(plans: Sequence[Plan]) -> bytes:
             for plan in plans
         ],
         totals=list(totals(plans)) if len(plans) > 1 else [],
-        days=[(each.num_gpus, range_text(each.days)) for each in plans[0].on_gpus] if len(plans) == 1 else [],
+        times=[(each.num_gpus, days_text(each.days, unit)) for each in plans[0].on_gpus],
+        unit=unit,
         legend=legend(),
         formulas={topic: inspect.getdoc(function) for topic, function in FORMULAS.items()},
     )

@@ -13,6 +13,10 @@ from diptych.plan.speed import UTILISATIONS
 from diptych.plan.start import SHARDS
 from diptych.terminal import counted
 
+_LIMITS = {"communication": "what a rank sends", "launches": "Python, which launches the kernels,"}
+"""What may limit the speed instead of computing → how it is described."""
+_UNITS = {"days": 1.0, "hours": 24.0, "minutes": 24.0 * 60}
+
 
 def rows(plan: Plan) -> Iterator[list[str]]:
     """The table's rows: a label, and a value for each number of GPUs."""
@@ -31,7 +35,8 @@ def rows(plan: Plan) -> Iterator[list[str]]:
     yield row("sent a step", lambda each: short_size(each.communication.total))
     yield row("samples/s", lambda each: range_text({n: s.samples_per_second for n, s in each.speeds.items()}))
     yield row("MFU, %", lambda each: range_text({n: 100 * s.model_flops_utilisation for n, s in each.speeds.items()}))
-    yield row("days", lambda each: range_text(each.days))
+    unit = unit_of([each.days for each in plan.on_gpus])
+    yield row(unit, lambda each: days_text(each.days, unit))
     yield row("GPU-hours", lambda each: range_text(each.gpu_hours))
     if any(each.cost for each in plan.on_gpus):
         yield row("cost", lambda each: range_text(each.cost or {}))
@@ -65,7 +70,9 @@ def totals(plans: Sequence[Plan]) -> Iterator[list[str]]:
     """The rows of all runs together."""
     columns = list(zip(*(plan.on_gpus for plan in plans), strict=True))
     yield ["GPUs", *(f"{column[0].num_gpus:,}" for column in columns)]
-    yield ["days", *(range_text(sum_of_cases([each.days for each in column])) for column in columns)]
+    days = [sum_of_cases([each.days for each in column]) for column in columns]
+    unit = unit_of(days)
+    yield [unit, *(days_text(each, unit) for each in days)]
     yield ["GPU-hours", *(range_text(sum_of_cases([each.gpu_hours for each in column])) for column in columns)]
     if columns[0][0].cost is not None:
         yield ["cost", *(range_text(sum_of_cases([each.cost or {} for each in column])) for column in columns)]
@@ -79,10 +86,11 @@ def notes(each: OnGpus) -> Iterator[str]:
     elif each.settings:
         written = " ".join(f"machine.{key}={str(value).lower()}" for key, value in each.settings.items())
         yield f"{gpus}: computed with {written}, without which a rank does not fit"
-    slow = {name: speed.limit for name, speed in each.speeds.items() if speed.limit != "computing"}
-    if slow:
-        cases = " and ".join(f"{name} by {limit}" for name, limit in slow.items())
-        yield f"{gpus}: the speed is limited, {cases}; larger batches use the GPUs better"
+    for limit, reason in _LIMITS.items():
+        slow = [name for name, speed in each.speeds.items() if speed.limit == limit]
+        cases = f" ({', '.join(slow)})" if len(slow) < len(each.speeds) else ""
+        if slow:
+            yield f"{gpus}: {reason} limits the speed{cases}; larger batches use the GPUs better"
 
 
 def accuracies(plan: Plan) -> Iterator[str]:
@@ -108,12 +116,23 @@ def legend() -> str:
     )
 
 
+def unit_of(days: Sequence[ByCase]) -> str:
+    """The unit in which the longest of these times is at least 1, or else minutes."""
+    longest = max((each["typical"] for each in days if each), default=1.0)
+    return next((unit for unit, of_day in _UNITS.items() if longest * of_day >= 1), "minutes")
+
+
+def days_text(days: ByCase, unit: str) -> str:
+    return range_text({name: value * _UNITS[unit] for name, value in days.items()})
+
+
 def range_text(values: ByCase) -> str:
-    """`typical (low-high)`; `-` if there are none."""
+    """`typical (low-high)`; one number if they are equal, `-` if there are none."""
     if not values:
         return "-"
-    low, high = sorted((values["low"], values["high"]))
-    return f"{_short(values['typical'])} ({_short(low)}-{_short(high)})"
+    typical = _short(values["typical"])
+    low, high = (_short(value) for value in sorted((values["low"], values["high"])))
+    return typical if low == high else f"{typical} ({low}-{high})"
 
 
 def _short(value: float) -> str:

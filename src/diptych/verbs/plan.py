@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from diptych.config.schema import RunConfig
 from diptych.errors import UserError
 from diptych.files import check_writable, commit_file
 from diptych.plan.gpus import GPUS, gpu_named
+from diptych.terminal import printable
 
 CLIP_VOCABULARY = 49_408
+USUAL_NUMBERS = (8, 64, 512)
 WAY_OUT = "name another file with --page"
 
 
@@ -27,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config", nargs="+", metavar="CONFIG|key=value", help="YAML files, merged left to right, and overrides"
     )
     parser.add_argument(
-        "--gpus", type=_numbers, default=(8, 64, 512), metavar="N,N", help="numbers of GPUs (default: 8,64,512)"
+        "--gpus",
+        type=_numbers,
+        metavar="N,N",
+        help=f"numbers of GPUs (default: {','.join(map(str, USUAL_NUMBERS))}, as far as a batch has as many pairs)",
     )
     parser.add_argument(
         "--gpu", default="h100", metavar="NAME", help=f"their kind: {', '.join(GPUS)} (default: %(default)s)"
@@ -67,8 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
     from diptych.plan.plan import Assumptions, make_plan
     from diptych.plan.text import describe
 
+    numbers = arguments.gpus or _numbers_that_fit([config.training.global_batch_size for config in configs])
     assumptions = Assumptions(arguments.price, arguments.mean_tokens, arguments.samples_per_core)
-    plans = [make_plan(config, _vocab_size(config), gpu, arguments.gpus, assumptions) for config in configs]
+    plans = [make_plan(config, _vocab_size(config), gpu, numbers, assumptions) for config in configs]
     if arguments.page is not None:
         from diptych.plan.page import render_plan
 
@@ -87,7 +95,8 @@ def _read_config(words: list[str]) -> RunConfig:
 
     try:
         return load_config(files, overrides, defaults=defaults_from_initial_weights(loaded)).config
-    except (UserError, OSError):
+    except (UserError, OSError) as error:
+        _note(f"{error}; the towers are those of the config")
         return loaded.config
 
 
@@ -97,8 +106,19 @@ def _vocab_size(config: RunConfig) -> int:
 
     try:
         return load_tokenizer(config.tokenizer.vocabulary).vocab_size
-    except (UserError, OSError):
+    except (UserError, OSError) as error:
+        _note(f"{error}; the plan is of CLIP's {CLIP_VOCABULARY:,} tokens")
         return CLIP_VOCABULARY
+
+
+def _note(line: str) -> None:
+    print(f"note: {printable(line)}", file=sys.stderr)
+
+
+def _numbers_that_fit(batch_sizes: Sequence[int]) -> list[int]:
+    """The usual numbers of GPUs that have a pair each in every batch."""
+    smallest = min(batch_sizes)
+    return [number for number in USUAL_NUMBERS if number <= smallest] or [smallest]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
