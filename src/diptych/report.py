@@ -25,7 +25,7 @@ from diptych.learning_curves import by_samples, curves, epoch_samples, training_
 from diptych.pages.axes import short_number
 from diptych.pages.template import day, percent, template
 from diptych.run_dir import read_metrics
-from diptych.terminal import counted, printable
+from diptych.terminal import counted, percent_range, printable
 
 PICTURE_URI = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 MOST_EXAMPLES = 12
@@ -182,6 +182,7 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "over": f"zero-shot · {name}",
                 "value": result["metrics"]["top1"],
+                "interval": interval(result, "top1"),
                 "about": about + _other_model(result, evaluation),
                 "beside": beside,
                 "seen_in_training": result.get("seen_in_training"),
@@ -196,8 +197,15 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             about += _other_model(result, evaluation)
             over = f"{label} R@1" if len(evaluation["retrieval"]) == 1 else f"{label} R@1 · {name}"
             card = {"over": over, "value": result["metrics"][key], "about": about, "beside": beside}
+            card["interval"] = interval(result, key)
             cards.append({**card, "seen_in_training": result.get("seen_in_training")})
     return cards
+
+
+def interval(result: Mapping[str, Any], metric: str) -> str:
+    """The 95 % interval of a metric in words; empty for a result of an earlier version, which has none."""
+    known = result.get("intervals", {}).get(metric)
+    return f"{percent_range(*known)} % (95 % interval)" if known else ""
 
 
 def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

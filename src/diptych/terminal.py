@@ -115,6 +115,11 @@ def percent(part: float | None, whole: float = 1) -> str:
     return f"{share:.2f} %" if share < 1 or share > 99 else f"{share:.1f} %"
 
 
+def percent_range(low: float, high: float) -> str:
+    """The interval of a share, such as `71.3–74.9`."""
+    return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
 def is_or_are(number: int) -> str:
     """The verb that agrees with the number."""
     return "is" if number == 1 else "are"

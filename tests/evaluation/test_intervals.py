@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diptych.evaluation.intervals import bootstrap, mean_interval, per_class_interval, wilson
+from diptych.evaluation.intervals import bootstrap, grouped_share, per_class_interval, wilson
 from diptych.evaluation.paired import mcnemar, paired_bootstrap
 
 
@@ -44,16 +44,18 @@ def test_intervals_cover_the_truth_as_often_as_they_claim():
 
 
 def test_captions_of_one_picture_are_not_taken_for_independent():
-    values = np.random.default_rng(0).random(300) < 0.4
-    one_each = mean_interval(values.astype(float), np.ones(300))
-    five_each = mean_interval(values.astype(float), np.full(300, 5))
-    assert five_each == pytest.approx(one_each)
-    narrow = wilson(5 * values.sum(), 5 * 300)
-    assert (five_each[1] - five_each[0]) > 1.8 * (narrow[1] - narrow[0])
+    right = np.random.default_rng(0).random(300) < 0.4
+    low, high = grouped_share(right, np.arange(300)).interval
+    # Five captions of a picture that are all found or all missed say no more than one does.
+    share, (low_of_five, high_of_five) = grouped_share(np.repeat(right, 5), np.repeat(np.arange(300), 5))
+    assert share == pytest.approx(right.mean())
+    assert high_of_five - low_of_five == pytest.approx(high - low, rel=0.1)
+    independent = wilson(5 * right.sum(), 5 * 300)
+    assert high_of_five - low_of_five > 1.8 * (independent[1] - independent[0])
 
 
 def test_a_perfect_score_is_not_taken_for_certainty():
-    assert mean_interval(np.ones(30))[0] < 0.95
+    assert grouped_share(np.ones(60, bool), np.repeat(np.arange(30), 2)).interval[0] < 0.95
     low, high = per_class_interval(np.array([2, 2]), np.array([2, 2]))
     assert low < 0.6 and high == 1
 

@@ -93,6 +93,14 @@ def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run
     assert evaluation["linear_probe"]["seen"]["train_classes"] == 6
     page = (run_dir / "report.html").read_text()
     assert "Drawn by &lt;someone&gt;." in page
+    # Each number has an interval that contains it, in the file, in the tables and on the page.
+    for result in (evaluation["zero_shot"]["seen"], evaluation["retrieval"]["pairs"]):
+        assert result["intervals"].keys() == result["metrics"].keys()
+        assert all(low <= result["metrics"][name] <= high for name, (low, high) in result["intervals"].items())
+    low, high = evaluation["zero_shot"]["seen"]["intervals"]["top1"]
+    shown = f"{100 * low:.1f}–{100 * high:.1f}"
+    assert shown in printed
+    assert f"{shown} % (95 % interval)" in page
 
 
 def test_the_same_pictures_are_embedded_once_for_all_that_is_measured(model, tmp_path, monkeypatch):

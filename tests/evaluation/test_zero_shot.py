@@ -28,9 +28,9 @@ def test_accuracy_equals_the_naive_formula():
     judged = judge(images, classifier, labels, logit_scale=30.0)
     numbers = accuracy(judged, labels, len(classifier))
 
-    assert numbers["top1"] == np.mean(order[:, 0] == labels)
-    assert numbers["top5"] == np.mean([label in row[:5] for row, label in zip(order, labels, strict=True)])
-    assert numbers["mean_per_class_recall"] == pytest.approx(np.mean(recalls), abs=1e-12)
+    assert numbers["top1"].value == np.mean(order[:, 0] == labels)
+    assert numbers["top5"].value == np.mean([label in row[:5] for row, label in zip(order, labels, strict=True)])
+    assert numbers["mean_per_class_recall"].value == pytest.approx(np.mean(recalls), abs=1e-12)
     np.testing.assert_array_equal(judged.guesses, order[:, :3])
     np.testing.assert_array_equal(judged.predicted, order[:, 0])
     softmax = np.exp(30 * logits) / np.exp(30 * logits).sum(axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def test_a_model_with_constant_output_is_never_right(num_classes):
     assert not (judged.above == 0).any()
     assert not (judged.predicted == labels).any()
     if num_classes > 5:
-        assert accuracy(judged, labels, num_classes)["top5"] == 0
+        assert accuracy(judged, labels, num_classes)["top5"].value == 0
 
 
 def test_features_that_are_not_finite_are_wrong_and_not_right():

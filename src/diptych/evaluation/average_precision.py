@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.evaluation.intervals import RESAMPLES, Measured, bootstrap
 from diptych.evaluation.similarity import Array
 
 RECALL_LEVELS = np.linspace(0, 1, 11)
+MOST_WORK = 2_000_000_000
+"""resamples x labels x pictures: 2e9 take about half a minute; large data have fewer resamples."""
+FEWEST_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,26 @@ def roc_auc(ranked: Ranking, counts: Array) -> Array:
     more_wrong = np.diff(wrong, axis=1, prepend=0)
     above = (right - np.diff(right, axis=1, prepend=0) / 2) * more_wrong
     return _divided(above.sum(axis=1), right[:, -1] * wrong[:, -1])
+
+
+def measured_by(measure: Callable[[Ranking, Array], Array], ranked: Sequence[Ranking]) -> Measured | None:
+    """The mean of a measure over the rankings by several labels, of the same pictures; None if it is never defined.
+
+    Labels for which it is not defined, such as those that no picture has, are left out of the mean.
+    """
+
+    def mean(counts: Array) -> Array:
+        values = np.stack([measure(each, counts) for each in defined])
+        known = ~np.isnan(values)
+        return _divided(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))
+
+    pictures = len(ranked[0].order)
+    whole = np.ones((1, pictures), dtype=np.int64)
+    defined = [each for each in ranked if not np.isnan(measure(each, whole)[0])]
+    if not defined:
+        return None
+    resamples = max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_WORK // (len(defined) * pictures)))
+    return Measured(float(mean(whole)[0]), bootstrap(mean, pictures, resamples))
 
 
 def _steps(ranked: Ranking, counts: Array) -> tuple[Array, Array]:

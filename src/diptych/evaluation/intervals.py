@@ -8,7 +8,8 @@ other number has a percentile bootstrap over the pictures, with a fixed seed, so
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,34 @@ RESAMPLES_AT_ONCE = 50
 SEED = 0
 
 Interval = tuple[float, float]
+
+
+class Measured(NamedTuple):
+    """A number and its interval."""
+
+    value: float
+    interval: Interval
+
+
+def as_result(measured: Mapping[str, Measured | None]) -> dict[str, Any]:
+    """The `metrics` and `intervals` of an evaluator's result; a number that means nothing is None in both."""
+    return {
+        "metrics": {name: each.value if each else None for name, each in measured.items()},
+        "intervals": {name: list(each.interval) if each else None for name, each in measured.items()},
+    }
+
+
+def share_of(right: Array) -> Measured:
+    """The share of right answers, bool[pictures]."""
+    hits = int(np.count_nonzero(right))
+    return Measured(hits / len(right), wilson(hits, len(right)))
+
+
+def per_class_share(hits: Array, totals: Array) -> Measured:
+    """The mean of the shares `hits / totals` of the classes that have pictures."""
+    present = totals > 0
+    hits, totals = hits[present], totals[present]
+    return Measured(float((hits / totals).mean()), per_class_interval(hits, totals))
 
 
 def wilson(hits: float, total: float) -> Interval:
@@ -55,17 +84,21 @@ def bootstrap_values(statistic: Callable[[Array], Array], pictures: int, resampl
     return np.concatenate(values)
 
 
-def mean_interval(values: Array, weights: Array | None = None) -> Interval:
-    """The interval of the mean over pictures of values from 0 to 1, such as the shares of their captions found.
+def grouped_share(right: Array, group: Array) -> Measured:
+    """The share of right answers, bool[answers], that come in groups such as the captions of one picture.
 
-    weights: how much each picture counts, such as its number of captions. The captions of a picture are resampled
-        together: they are not independent.
+    group: i64[answers]. The answers of a group are resampled together: they are not independent.
     """
-    weights = np.ones(len(values)) if weights is None else weights
-    mean = float(np.average(values, weights=weights))
-    if mean in (0.0, 1.0):  # every resample would be the same, and the interval claim certainty
-        return wilson(mean * len(values), len(values))
-    return bootstrap(lambda counts: (counts @ (weights * values)) / (counts @ weights), len(values))
+    totals = np.bincount(group)
+    hits = np.bincount(group[right], minlength=len(totals))
+    hits, totals = hits[totals > 0], totals[totals > 0]
+    share = hits.sum() / totals.sum()
+    if (totals == 1).all() or share in (
+        0,
+        1,
+    ):  # each resample of 100 % would be 100 %, and the interval claim certainty
+        return Measured(float(share), wilson(float(share) * len(totals), len(totals)))
+    return Measured(float(share), bootstrap(lambda counts: (counts @ hits) / (counts @ totals), len(totals)))
 
 
 def per_class_interval(hits: Array, totals: Array) -> Interval:

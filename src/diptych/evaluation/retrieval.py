@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.data.captions import clean_caption
+from diptych.evaluation.intervals import as_result, grouped_share, share_of
 from diptych.evaluation.pictures import Embedded, Pictures, by_reason, embed, subset
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.evaluation.zero_shot import thumbnail
@@ -43,6 +44,9 @@ class Pairing:
     texts: tuple[str, ...]
     weights: Array
     """How many captions are this text."""
+    text_of_caption: Array
+    picture_of_caption: Array
+    """i64[captions]: the numbers of each caption's text and picture, in the order of the pictures."""
     texts_of_picture: Positives
     pictures_of_text: Positives
 
@@ -68,10 +72,11 @@ def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None
     num_captions = int(pairing.weights.sum())
     right_texts = np.diff(pairing.texts_of_picture.starts)
     right_images = np.diff(pairing.pictures_of_text.starts)
-    metrics, chance = {}, {}
+    measured, chance = {}, {}
     for k in RECALL_AT:
-        metrics[f"image_to_text_r{k}"] = float((to_text < k).mean())
-        metrics[f"text_to_image_r{k}"] = float(np.average(to_image < k, weights=pairing.weights))
+        measured[f"image_to_text_r{k}"] = share_of(to_text < k)
+        found = to_image[pairing.text_of_caption] < k
+        measured[f"text_to_image_r{k}"] = grouped_share(found, pairing.picture_of_caption)
         chance[f"image_to_text_r{k}"] = float(chance_at(k, len(texts), right_texts).mean())
         chance[f"text_to_image_r{k}"] = float(
             np.average(chance_at(k, len(kept), right_images), weights=pairing.weights)
@@ -82,8 +87,14 @@ def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None
         "distinct_captions": len(pairing.texts),
         "rejected": embedded.rejected,
         "refused": by_reason(pictures.refused),
-        "metrics": metrics,
+        **as_result(measured),
         "chance": chance,
+        "ranks": {
+            "pictures": list(kept.names),
+            "image_to_text": to_text.tolist(),
+            "picture_of_caption": pairing.picture_of_caption.tolist(),
+            "text_to_image": to_image[pairing.text_of_caption].tolist(),
+        },
         "examples": _examples(kept, images, texts, pairing),
     }
 
@@ -109,6 +120,8 @@ def pair(captions: Sequence[Sequence[str]]) -> Pairing:
     return Pairing(
         tuple(texts),
         np.array(counts),
+        np.array(columns),
+        np.array(rows),
         Positives(links[:, 1], np.searchsorted(links[:, 0], np.arange(len(captions) + 1))),
         Positives(backwards[:, 0], np.searchsorted(backwards[:, 1], np.arange(len(texts) + 1))),
     )

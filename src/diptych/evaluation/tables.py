@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diptych.evaluation import METHODS
 from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
-from diptych.terminal import counted, percent, printable, table
+from diptych.terminal import counted, percent, percent_range, printable, table
 
+METRICS = ("top1", "top5", "mean_per_class_recall")
+INTERVAL = "  95 % interval"
 USUAL_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
@@ -35,6 +37,7 @@ def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
                         *_percentages(result["metrics"]),
                     ]
                 )
+                rows += _interval_row(result, METRICS, ["", INTERVAL, ""])
     rows.append(["", "chance", "", *_percentages(first["chance"])])
     templates = evaluation["templates"]
     title = f"zero-shot over {counted(len(first['classes']), 'class')}, {counted(len(templates), 'prompt template')}"
@@ -54,6 +57,8 @@ def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
         for title, shares in (("", result["metrics"]), ("chance, ", result["chance"])):
             for way, arrow in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
                 rows.append([title + arrow, *(percent(shares[f"{way}_r{k}"]) for k in RECALL_AT)])
+                if shares is result["metrics"]:
+                    rows += _interval_row(result, [f"{way}_r{k}" for k in RECALL_AT], [INTERVAL])
         about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
         if result["distinct_captions"] != result["captions"]:
             about += f" ({result['distinct_captions']:,} distinct)"
@@ -95,4 +100,10 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _percentages(metrics: Mapping[str, float | None]) -> list[str]:
-    return [percent(metrics.get(key)) for key in ("top1", "top5", "mean_per_class_recall")]
+    return [percent(metrics.get(key)) for key in METRICS]
+
+
+def _interval_row(result: Mapping[str, Any], metrics: Sequence[str], first: Sequence[str]) -> list[list[str]]:
+    """A row with the intervals of the metrics; none for a result that has no intervals, of an earlier version."""
+    intervals = [result.get("intervals", {}).get(metric) for metric in metrics]
+    return [[*first, *(percent_range(*each) if each else "" for each in intervals)]] if any(intervals) else []

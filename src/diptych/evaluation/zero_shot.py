@@ -11,6 +11,8 @@ import numpy as np
 
 from diptych.data.picture_safety import open_picture
 from diptych.errors import UserError
+from diptych.evaluation.average_precision import measured_by, ranking, roc_auc
+from diptych.evaluation.intervals import Measured, as_result, per_class_share, share_of
 from diptych.evaluation.pictures import Embedded, Pictures, embed
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.pages.thumbnail import thumbnail_uri
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 GUESSES = 3
 MOST_CONFUSIONS = 10_000
-MOST_PREDICTIONS = 5_000
 EXAMPLES = 12
 SAMPLE = 6
 """Number of evenly spaced pictures, right or wrong, in the result."""
@@ -32,6 +33,8 @@ THUMBNAIL_PIXELS = 112
 class Judged:
     """A classifier's answers for each picture."""
 
+    scores: Array
+    """f32[pictures]: how much nearer the second class is than the first; NaN with fewer than two."""
     predicted: Array
     """i64[pictures]: the true class if it is nearer than every other one, else the nearest of the others."""
     above: Array
@@ -52,6 +55,8 @@ def zero_shot(
 ) -> dict[str, Any]:
     """Measure top-1, top-5 (null below six classes) and mean per-class recall, with confusions and examples.
 
+    Between two classes the area under the ROC curve is measured too, for the second class.
+
     classifier: f32[classes dim], from `build_classifier`.
     embedded: the embeddings of the pictures, if they were computed before.
 
@@ -66,11 +71,12 @@ def zero_shot(
     return {
         "pictures": len(labels),
         "rejected": embedded.rejected,
-        "metrics": accuracy(judged, labels, len(class_names)),
+        **as_result(accuracy(judged, labels, len(class_names))),
         "chance": {
             "top1": 1 / len(class_names),
             "top5": 5 / len(class_names) if len(class_names) > 5 else None,
             "mean_per_class_recall": 1 / len(class_names),
+            **({"roc_auc": 0.5} if len(class_names) == 2 else {}),
         },
         "classes": list(class_names),
         "per_class": _per_class(labels, judged.above == 0),
@@ -80,6 +86,7 @@ def zero_shot(
             [pictures.names[place], int(label), int(guess)]
             for place, label, guess in zip(embedded.kept, labels, judged.predicted, strict=True)
         ],
+        "ranks": judged.above.tolist(),
         "sample": _examples(pictures, embedded.kept, labels, judged, _spread(np.arange(len(labels)), SAMPLE)),
         "right": _examples(pictures, embedded.kept, labels, judged, _least_certain_right(labels, judged)),
         "wrong": _examples(pictures, embedded.kept, labels, judged, _most_confident_errors(labels, judged)),
@@ -104,21 +111,25 @@ def judge(embeddings: Array, classifier: Array, labels: Array, logit_scale: floa
         logits = logit_scale * cosines.astype(np.float64)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = np.take_along_axis(weights, guesses, axis=1) / weights.sum(axis=1, keepdims=True)
-        parts.append((predicted, above, guesses, probabilities))
+        scores = cosines[:, 1] - cosines[:, 0] if len(classifier) > 1 else np.full(len(cosines), np.nan)
+        parts.append((scores, predicted, above, guesses, probabilities))
     return Judged(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def accuracy(judged: Judged, labels: Array, num_classes: int) -> dict[str, float | None]:
+def accuracy(judged: Judged, labels: Array, num_classes: int) -> dict[str, Measured | None]:
     """The metrics; recall is averaged over the classes that have pictures."""
     right = judged.above == 0
     counts = np.bincount(labels, minlength=num_classes)
     hits = np.bincount(labels[right], minlength=num_classes)
-    present = counts > 0
-    return {
-        "top1": float(right.mean()),
-        "top5": float((judged.above < 5).mean()) if num_classes > 5 else None,
-        "mean_per_class_recall": float((hits[present] / counts[present]).mean()),
+    measured = {
+        "top1": share_of(right),
+        "top5": share_of(judged.above < 5) if num_classes > 5 else None,
+        "mean_per_class_recall": per_class_share(hits, counts),
     }
+    if num_classes == 2:
+        ranked = ranking(judged.scores, labels == 1)
+        measured["roc_auc"] = measured_by(roc_auc, [ranked])
+    return measured
 
 
 def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
