@@ -24,14 +24,17 @@ from tests.ranks import run_ranks
 from tests.training.test_engine import make_engine, new_model, take_steps, with_batch_statistics
 from tests.training.tiny import PAIRS, tiny_job
 
-STAGES_OF = {1: (0, 1), 2: (0, 1, 2, 3), 3: (2,)}
+STAGES_OF = {1: (0,), 2: (0, 1, 2, 3), 3: (1, 3)}
 FIRST, SECOND = Progress(samples_seen=PAIRS), Progress(samples_seen=2 * PAIRS)
 
 
-def config_at(stage: int) -> RunConfig:
-    """A model with running statistics, averages, and at stage 2 moments in bf16."""
+def config_at(stage: int, size: int) -> RunConfig:
+    """A model with running statistics and averages; at stage 2 with moments in bf16, on 3 ranks offloaded."""
     config = with_batch_statistics(stage)
-    return replace(config, optimizer=replace(config.optimizer, moments="bf16" if stage == 2 else "fp32"))
+    machine = replace(config.machine, offload_optimizer=size == 3)
+    return replace(
+        config, machine=machine, optimizer=replace(config.optimizer, moments="bf16" if stage == 2 else "fp32")
+    )
 
 
 def start_saves(folder: Path, config: RunConfig, rank: int, size: int) -> tuple[Engine, Saves]:
@@ -43,8 +46,10 @@ def save_and_train_on(rank: int, size: int, folder: Path) -> dict[int, Any]:
     """ZeRO stage → what the engine had when it was saved, and what the checkpoint has that was written afterwards."""
     result = {}
     for stage in STAGES_OF[size]:
-        engine, saves = start_saves(folder / f"{size}_{stage}", config_at(stage), rank, size)
+        engine, saves = start_saves(folder / f"{size}_{stage}", config_at(stage, size), rank, size)
         with closing(saves):
+            saves.start(Progress())
+            saves.finish()
             take_steps(engine, rank, size, 0, 1)
             writer = saves._writer._process.pid
             os.kill(writer, signal.SIGSTOP)
@@ -53,7 +58,10 @@ def save_and_train_on(rank: int, size: int, folder: Path) -> dict[int, Any]:
             had = weights, engine.optimizer_state(), engine.averaged_weights(weights)
             take_steps(engine, rank, size, 1, 2)
             os.kill(writer, signal.SIGCONT)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # as a scheduler sends to all processes
+                os.kill(writer, number)
             saves.finish()
+            assert saves._writer._process.pid == writer
         path, faults = newest_valid(folder / f"{size}_{stage}" / "checkpoints")
         assert path is not None and not faults
         result[stage] = had, load_checkpoint(path), sorted(each.name for each in (path / "optimizer").iterdir())
@@ -79,7 +87,7 @@ def test_a_checkpoint_holds_what_the_ranks_had_when_it_was_started(size, tmp_pat
 
 def lose_writers(rank: int, folder: Path) -> list[str]:
     """Saves during which rank 1's writer is killed: once, twice, never, and twice at the end of the run."""
-    config = config_at(1)
+    config = config_at(1, 2)
     _, saves = start_saves(folder, config, rank, 2)
 
     def kill() -> None:

@@ -19,6 +19,7 @@ import mmap
 import os
 import queue
 import shutil
+import signal
 import struct
 import sys
 import threading
@@ -448,6 +449,9 @@ def _make_room(writer: Writer, connection: Connection) -> bool:
 
 def main() -> None:
     handle, descriptor = map(int, sys.argv[1:])
+    # A scheduler sends these to all processes of a job; the rank decides what they mean, and this process serves it.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(PRIORITY)
     memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
     with suppress(BrokenPipeError):
