@@ -10,7 +10,7 @@ import diptych
 from diptych import command_line
 from diptych.cli import VERBS, main
 from diptych.config.load import load_config
-from diptych.errors import LostRankError, UserError
+from diptych.errors import LostRankError, NoMeetingError, UserError
 from diptych.terminal import counted
 from diptych.verbs import vocab
 from diptych.verbs.train import refuse_pretrained_tag
@@ -216,18 +216,20 @@ def test_a_mistake_of_another_rank_alone_is_printed_by_that_rank(tmp_path, capsy
     assert caught.value.code == 2 and line.startswith("diptych train: rank 3: ") and "no.yaml" in line
 
 
-def test_few_of_many_ranks_report_that_another_is_lost(capsys, monkeypatch):
+@pytest.mark.parametrize(("error", "status"), [(LostRankError, 1), (NoMeetingError, 2)])
+def test_few_of_many_ranks_report_that_another_is_lost(error, status, capsys, monkeypatch):
     def lose(arguments):
-        raise LostRankError("lost the other ranks")
+        raise error("lost the other ranks")
 
     monkeypatch.setattr(command_line, "LAST_WORDS_SECONDS", 0.0)
+    monkeypatch.setattr(command_line, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(vocab, "run", lose)
     told = []
     for rank in range(512):
         monkeypatch.setenv("RANK", str(rank))
         with pytest.raises(SystemExit) as caught:
             main(["vocab", "captions.txt"])
-        assert caught.value.code == 1
+        assert caught.value.code == status
         told += capsys.readouterr().err.splitlines()
     assert told[0] == "diptych vocab: lost the other ranks" and told[-1].startswith("diptych vocab: rank 256: ")
     assert len(told) == 10

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from diptych import __version__, extras
-from diptych.errors import LostRankError, OneRankError, UserError
+from diptych.errors import LostRankError, NoMeetingError, OneRankError, UserError
 from diptych.files import NO_ROOM, PARTIAL, local_path
 from diptych.terminal import exit_on_broken_pipe, printable, replace_unencodable_letters, unknown_word
 
@@ -101,7 +101,7 @@ def run(program: Program, words: Sequence[str]) -> int:
             raise
         if program.has_ranks and not isinstance(error, OneRankError):
             _wait_for_rank_0(LAST_WORDS_SECONDS if isinstance(error, LostRankError) else PATIENCE_SECONDS)
-        if isinstance(error, LostRankError) and not _is_one_of_few():
+        if isinstance(error, LostRankError | NoMeetingError) and not _is_one_of_few():
             return exit_status(error)
         # A rank that is still running now is the only one with this mistake, such as a disk missing on its machine.
         rank = f"rank {_rank()}: " if program.has_ranks and _rank() else ""
@@ -219,8 +219,8 @@ def _rank() -> int:
 def _is_one_of_few() -> bool:
     """Whether this is rank 0, 1, 2, 4, 8, 16 and so on: ten of 512.
 
-    All ranks learn that one is lost, and if each reported it, the reason would drown. Whichever machine is lost, some
-    of these are on others.
+    All ranks learn that one is lost or does not come, and if each reported it, the reason would drown. Whichever
+    machine is lost, some of these are on others.
     """
     return _rank() & (_rank() - 1) == 0
 

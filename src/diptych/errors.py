@@ -17,3 +17,7 @@ class OneRankError(UserError):
 
 class LostRankError(UserError):
     """Another rank ended or does not answer, and reports the reason itself; this rank exits with status 1, not 2."""
+
+
+class NoMeetingError(UserError):
+    """The ranks do not meet: those that wait all know it, so that only few of them report it."""

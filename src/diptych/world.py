@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from diptych.command_line import exit_status, user_message
 from diptych.device import refuse_unusable_gpu, unusable_gpu
-from diptych.errors import LostRankError, OneRankError, UserError
+from diptych.errors import LostRankError, NoMeetingError, OneRankError, UserError
 from diptych.machine import usable_cpus
 from diptych.slurm import launcher_variables
 
@@ -196,7 +196,8 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
     in memory.
 
     Raises:
-        UserError: the ranks cannot meet, or not in time.
+        UserError: the environment is that of ranks that cannot meet.
+        NoMeetingError: the ranks do not meet in time.
         OneRankError: the block has raised a mistake that rank 0 has not made, so that this rank prints it.
     """
     if world.size > 1 and (why := leftover_variables()):
@@ -220,7 +221,7 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
         if not _is_of_communication(error):
             raise
         place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        raise UserError(
+        raise NoMeetingError(
             f"rank {world.rank} of {world.size} does not meet the others at {place} (MASTER_ADDR:MASTER_PORT) within "
             f"machine.process_group_timeout_seconds={timeout_seconds}: {str(error).partition(chr(10))[0]}; start "
             f"all ranks together with torchrun or deepspeed, and if machines have several networks, name the one that "

@@ -11,8 +11,9 @@ from diptych.config.schema import ModelConfig
 from diptych.errors import UserError
 from diptych.machine import PEAK_TERAFLOPS, peak_teraflops
 from diptych.model.flops import TrainingFlops
+from diptych.plan.speed import UTILISATIONS
 
-MODEL_FLOPS_UTILISATION = 0.4
+MODEL_FLOPS_UTILISATION = UTILISATIONS["high"]
 """The share of a GPU's peak that a good run reaches. A run that reaches less needs fewer cores."""
 USUAL_GPUS = ("A100", "H100", "B200")
 
