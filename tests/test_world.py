@@ -48,6 +48,19 @@ def test_a_batch_of_fewer_pairs_than_ranks_is_refused():
         World(size=3).rows(2)
 
 
+def places_of_two() -> list[dict[str, str]]:
+    """The variables that a launcher sets for each of two ranks."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    return [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+
+
+def meet(place):
+    """Leave the group of `run_ranks`, so that the rank can open its own."""
+    dist.barrier()
+    dist.destroy_process_group()
+    os.environ.update(place)
+
+
 def decisions(rank, faults):
     world = World(rank=rank, size=2)
 
@@ -72,8 +85,7 @@ def test_the_first_rank_decides_and_any_error_there_stops_all_with_its_status():
 
 def agreement_while_tensors_are_stuck(rank, places):
     """Rank 1 agrees with rank 0 while rank 0 waits for it in an operation on tensors."""
-    dist.destroy_process_group()
-    os.environ.update(places[rank])
+    meet(places[rank])
     with process_group(read_world(), timeout_seconds=30) as world:
         held = dist.all_reduce(torch.ones(1), async_op=True) if rank == 0 else None
         agreed = decide_on_first_rank(world, lambda: "yes"), on_any_rank(world, rank == 1)
@@ -85,9 +97,35 @@ def agreement_while_tensors_are_stuck(rank, places):
 
 
 def test_ranks_agree_on_a_group_of_their_own():
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    places = [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    assert run_ranks(2, agreement_while_tensors_are_stuck, places) == [("yes", True)] * 2
+    assert run_ranks(2, agreement_while_tensors_are_stuck, places_of_two()) == [("yes", True)] * 2
+
+
+def end_after_errors(rank, places, errors):
+    """The type of the error with which a rank ends that has one of its own, or loses another."""
+    meet(places[rank])
+    try:
+        with process_group(read_world(), timeout_seconds=30) as world:
+            if errors[rank]:
+                raise errors[rank]
+            on_any_rank(world, True)
+    except Exception as error:
+        return type(error).__name__, str(error).partition(" (")[0]
+
+
+@pytest.mark.parametrize(
+    ("errors", "ends"),
+    [
+        (
+            [None, UserError("no such file")],
+            [("LostRankError", "lost the other ranks"), ("OneRankError", "no such file")],
+        ),
+        ([UserError("too high")] * 2, [("UserError", "too high")] * 2),
+        ([None, KeyError("a bug")], [("LostRankError", "lost the other ranks"), ("KeyError", "'a bug'")]),
+    ],
+    ids=["a mistake of one", "a mistake of all", "a bug"],
+)
+def test_an_error_is_for_the_rank_to_print_that_has_it_alone(errors, ends):
+    assert run_ranks(2, end_after_errors, places_of_two(), errors) == ends
 
 
 def test_the_launchers_environment_is_the_world(launched):

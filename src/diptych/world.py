@@ -212,7 +212,7 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
         if world.size > 1:
             control = dist.new_group(backend="gloo", timeout=timeout)
             assert isinstance(control, dist.ProcessGroup)
-            control.set_timeout(CONTROL_TIMEOUT)
+            _set_timeout(CONTROL_TIMEOUT, control)
             world = replace(world, control=control)
         # A launcher may use one store for all starts of the ranks.
         this_start = decide_on_first_rank(world, lambda: uuid.uuid4().hex)
@@ -246,7 +246,12 @@ def set_timeout_of_tensors(world: World, timeout: timedelta) -> None:
     """Set how long an operation on tensors may wait for other ranks, in torch's default group and DeepSpeed's."""
     for group in dist.distributed_c10d._world.pg_map:
         if group is not world.control:
-            group.set_timeout(timeout)
+            _set_timeout(timeout, group)
+
+
+def _set_timeout(timeout: timedelta, group: dist.ProcessGroup) -> None:
+    change = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # its name before torch 2.14
+    change(timeout, group)
 
 
 def _leave(world: World, error: Exception) -> None:

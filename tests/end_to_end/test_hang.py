@@ -20,7 +20,7 @@ SECONDS = 4
 
 
 @pytest.mark.parametrize("whose", ["rank 0", "rank 1", "a loader process of rank 1"])
-def test_a_stopped_process_is_named_by_its_rank_and_the_run_goes_on(whose, warm, recipe, on_two_ranks, tmp_path):
+def test_a_stopped_process_is_named_by_its_rank(whose, warm, recipe, tmp_path):
     run_dir = tmp_path / "run"
     words = ("train", recipe, f"run_dir={run_dir}", f"machine.step_timeout_seconds={SECONDS}")
     ranks = warm.start_ranks(2, *words)
@@ -49,10 +49,6 @@ def test_a_stopped_process_is_named_by_its_rank_and_the_run_goes_on(whose, warm,
     finally:
         for rank in ranks:
             rank.kill()
-    again = warm.start_ranks(2, *words)
-    assert [rank.wait() for rank in again] == [0, 0]
-    assert outcome(run_dir) == outcome(on_two_ranks)
-    assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32
 
 
 STUCK = """
@@ -152,3 +148,4 @@ def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp
     assert command.wait() == 0, command.said
     assert command.said.count("hung: rank 1 does not answer") == 1
     assert outcome(run_dir) == outcome(on_two_ranks)
+    assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32
