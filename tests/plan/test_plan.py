@@ -59,6 +59,7 @@ def test_what_cannot_be_read_is_replaced_and_said(tmp_path, capsys):
     [
         (["--gpu", "h1000"], "--gpu h1000: not known; name one of b200, "),
         (["--gpus", "8,x"], "argument --gpus: '8,x'; expected whole numbers with commas, such as 8,64,512"),
+        (["--price", "-2"], "argument --price: '-2'; expected a number above zero"),
         (["--page", "/proc/nowhere/plan.html"], "name another file with --page"),
         (["--gpus", "40000"], "training.global_batch_size 32768 cannot be split over 40000 ranks"),
     ],

@@ -18,7 +18,7 @@ from diptych.plan.communication import Communication, communication
 from diptych.plan.failures import Saving, saving
 from diptych.plan.gpus import Gpu
 from diptych.plan.loading import Loading, loading
-from diptych.plan.speed import LAUNCH_SECONDS_OF_BLOCK, UTILISATIONS, Speed, speed
+from diptych.plan.speed import LAUNCH_SECONDS_OF_BLOCK, REPEATED, UTILISATIONS, Speed, speed
 from diptych.plan.start import Start, start
 from diptych.training.accumulate import num_parts
 from diptych.training.deepspeed_config import zero_stage
@@ -134,7 +134,7 @@ def make_plan(
     flops = TrainingFlops(model, vocab_size)
     context_length = model.text.context_length
     gmac = gmac_of(flops.of_pair(context_length))
-    num_tokens = assumptions.mean_tokens or context_length
+    num_tokens = min(assumptions.mean_tokens or context_length, context_length)
     towers = activations(model, vocab_size, "cuda", "fp32" if training.precision == "fp32" else "bf16")
     paper = _Paper(config, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), towers, assumptions)
     return Plan(
@@ -171,63 +171,63 @@ class _Paper:
 
     def on(self, num_gpus: int) -> OnGpus:
         config, gpu = self.config, self.gpu
-        batch = config.training.global_batch_size
         world = World(size=num_gpus, device=torch.device("cuda"), spans_machines=num_gpus > gpu.per_machine)
+        rows = max(world.rows_of_ranks(config.training.global_batch_size))
         memory = self._memory(world)
         ways = ways_to_fit(memory, gpu.memory_gib, config, world, self.num_parameters, self.towers)
         settings = ways[0] if ways else None
         config = replace(config, machine=replace(config.machine, **(settings or {})))
         sent = communication(config, world, self.num_parameters, gpu)
-        rows = world.rows_of_ranks(batch)
         saved = saving(self.num_parameters, _bytes_saved(config), num_gpus)
-        parts = num_parts(rows, config.machine.pairs_per_forward)
-        repeats = int(config.machine.checkpoint_blocks) + (parts > 1)
-        launches = LAUNCH_SECONDS_OF_BLOCK[zero_stage(config, num_gpus)] * self.num_blocks * parts
-
-        def speed_at(utilisation: float) -> Speed:
-            return speed(
-                gpu,
-                num_gpus,
-                pairs_of_rank=max(rows),
-                global_batch_size=batch,
-                flops_of_sample=self.flops_of_sample,
-                repeats=repeats,
-                launch_seconds=launches * (1 + (parts > 1) / 3),
-                communication_seconds=sent.seconds,
-                utilisation=utilisation,
-            )
-
-        speeds = {name: speed_at(share) for name, share in UTILISATIONS.items()} if settings is not None else {}
+        speeds = {} if settings is None else self._speeds(config, world, sent)
         days = {
             name: config.training.total_samples / each.samples_per_second / SECONDS_OF_DAY / (1 - saved.lost_fraction)
             for name, each in speeds.items()
         }
         gpu_hours = {name: 24 * num_gpus * each for name, each in days.items()}
-        of_machine = min(num_gpus, gpu.per_machine) / num_gpus
         price = self.assumptions.price
         return OnGpus(
             num_gpus,
-            max(rows),
+            rows,
             memory,
             settings,
             tuple(self._fitting(world, stage) for stage in STAGES),
-            tuple(self._memory_of_pairs(world, 2**power) for power in range(max(rows).bit_length())),
+            tuple(self._memory_of_pairs(world, 2**power) for power in range(rows.bit_length())),
             sent,
             saved,
             start(self.num_parameters, saved.bytes_of_checkpoint, gpu, num_gpus),
             speeds,
-            {
-                name: loading(
-                    each.samples_per_second * of_machine,
-                    config.model.image.image_size,
-                    self.assumptions.samples_per_core_second,
-                )
-                for name, each in speeds.items()
-            },
+            {name: self._loading(each.samples_per_second, num_gpus) for name, each in speeds.items()},
             days,
             gpu_hours,
             None if price is None else {name: price * hours for name, hours in gpu_hours.items()},
         )
+
+    def _speeds(self, config: RunConfig, world: World, sent: Communication) -> dict[str, Speed]:
+        """The speed for each of UTILISATIONS."""
+        rows = world.rows_of_ranks(config.training.global_batch_size)
+        parts = num_parts(rows, config.machine.pairs_per_forward)
+        launches = LAUNCH_SECONDS_OF_BLOCK[zero_stage(config, world.size)] * self.num_blocks
+        return {
+            name: speed(
+                self.gpu,
+                world.size,
+                pairs_of_rank=max(rows),
+                global_batch_size=config.training.global_batch_size,
+                flops_of_sample=self.flops_of_sample,
+                repeats=int(config.machine.checkpoint_blocks) + (parts > 1),
+                launch_seconds=launches * parts * (1 if parts == 1 else 1 + REPEATED),
+                communication_seconds=sent.seconds,
+                utilisation=utilisation,
+            )
+            for name, utilisation in UTILISATIONS.items()
+        }
+
+    def _loading(self, samples_per_second: float, num_gpus: int) -> Loading:
+        """What a machine's share of the samples needs."""
+        share = min(num_gpus, self.gpu.per_machine) / num_gpus
+        size, per_core = self.config.model.image.image_size, self.assumptions.samples_per_core_second
+        return loading(samples_per_second * share, size, per_core)
 
     def _memory(self, world: World, **machine: Any) -> Memory:
         config = replace(self.config, machine=replace(self.config.machine, **machine))

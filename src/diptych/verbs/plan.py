@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -47,16 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG|key=value",
         help="a run that goes on from the one before, such as on larger pictures; may be given several times",
     )
-    parser.add_argument("--price", type=float, metavar="AMOUNT", help="of a GPU for an hour, to compute the cost")
+    parser.add_argument("--price", type=_positive, metavar="AMOUNT", help="of a GPU for an hour, to compute the cost")
     parser.add_argument(
         "--mean-tokens",
-        type=float,
+        type=_positive,
         metavar="N",
         help="of a caption, since padding is not computed (default: all of the context, as in published numbers)",
     )
     parser.add_argument(
         "--samples-per-core",
-        type=float,
+        type=_positive,
         metavar="N",
         help="that a core loads a second, as `diptych data stats` measures it (default: 1290 at 224 pixels)",
     )
@@ -119,6 +120,17 @@ def _numbers_that_fit(batch_sizes: Sequence[int]) -> list[int]:
     """The usual numbers of GPUs that have a pair each in every batch."""
     smallest = min(batch_sizes)
     return [number for number in USUAL_NUMBERS if number <= smallest] or [smallest]
+
+
+def _positive(text: str) -> float:
+    """A number above zero, as an argparse type."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number above zero")
+    return number
 
 
 def _numbers(text: str) -> tuple[int, ...]:
