@@ -20,7 +20,7 @@ SOURCES = {
 }
 LAYERS = [
     ("verbs", "cli", "torchrun", "__main__"),
-    ("training", "inspection", "plan"),
+    ("training", "inspection", "plan", "drill"),
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
     ("config", "world", "run_dir", "checkpoint_folder")

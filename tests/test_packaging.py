@@ -92,7 +92,7 @@ def test_the_two_distributions_require_the_same_versions():
 
 
 def test_training_needs_its_extra_and_no_other():
-    used = libraries(["diptych.verbs.train"])
+    used = libraries(["diptych.verbs.train", "diptych.verbs.drill"])
     assert set(extra("train")) <= used <= set(base()) | set(extra("train")) | GUARDED
 
 

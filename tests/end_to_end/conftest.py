@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+import yaml
 
 from diptych.checkpoint_folder import checkpoints, verify
-from diptych.data.shard_writer import ShardWriter
-from diptych.data.tokenizer import train_vocabulary
+from diptych.drill.small_run import write_small_run
 from diptych.run_dir import read_metrics
 from tests.commands import ROOT, forked_launcher, start
 
 STEPS = 25
 """Two epochs and a part of the third, and a checkpoint at each fifth step."""
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
-RECIPE = """
-data: {{train: {folder}/shards}}
-tokenizer: {{vocabulary: {folder}/vocabulary.json}}
-model:
-  embed_dim: 32
-  image:
-    name: vit_base_patch32_clip_quickgelu_224
-    image_size: 32
-    overrides: {{patch_size: 8, embed_dim: 32, depth: 1, num_heads: 2}}
-  text: {{context_length: 16, width: 32, heads: 2, layers: 1}}
-training: {{total_samples: {samples}, global_batch_size: 32, ema_decay: 0.9}}
-optimizer: {{learning_rate: 1e-3, warmup_samples: 160}}
-checkpoint: {{every_samples: 160}}
-tracking: {{log_every_steps: 1, wandb: "off"}}
-"""
 
 
 @dataclass(frozen=True)
@@ -68,29 +48,14 @@ def losses(run_dir: Path) -> list[tuple[int, float]]:
     return [(line["samples_seen"], line["loss"]) for line in read_metrics(run_dir / "metrics.jsonl") if "loss" in line]
 
 
-def write_shards(folder: Path) -> None:
-    """Write three shards of 100 pictures of one colour each, made different by noise."""
-    draw = np.random.default_rng(0)
-    names = itertools.cycle(COLOURS)
-    for shard in range(3):
-        with ShardWriter(folder, shard) as writer:
-            for row in range(100):
-                name = next(names)
-                pixels = np.array(COLOURS[name]) + draw.integers(-15, 15, (32, 32, 3))
-                picture = io.BytesIO()
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(picture, "PNG")
-                caption = f"a {name} picture, number {row}"
-                writer.add(f"{shard}_{row:03d}", {"png": picture.getvalue(), "txt": caption.encode()})
-
-
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    write_shards(folder / "shards")
-    captions = [f"a {name} picture, number {number}" for name in COLOURS for number in range(100)]
-    train_vocabulary(captions, 560).save(folder / "vocabulary.json")
-    file = folder / "recipe.yaml"
-    file.write_text(RECIPE.format(folder=folder, samples=32 * STEPS))
+    """The small run of `diptych drill`, shorter, with a logged line for every step."""
+    file = write_small_run(tmp_path_factory.mktemp("recipe"))
+    values = yaml.safe_load(file.read_text())
+    values["training"]["total_samples"] = 32 * STEPS
+    values["tracking"] = {"log_every_steps": 1, "wandb": "off"}
+    file.write_text(yaml.safe_dump(values))
     return file
 
 

@@ -13,13 +13,13 @@ import torch
 from diptych.config.load import ConfigError, load_config
 from diptych.config.schema import ImageTowerConfig, ModelConfig
 from diptych.data.tokenizer import Tokenizer
+from diptych.drill.small_run import write_shards
 from diptych.errors import UserError
 from diptych.model.interop import to_open_clip
 from diptych.model_folder import save_model_folder
 from diptych.training.initial_weights import start_from
 from diptych.verbs.train import _defaults_from_weights, check_run
 from diptych.world import World
-from tests.end_to_end.conftest import write_shards
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
 from tests.warm import Warm
 
