@@ -1,0 +1,94 @@
+"""Compare the results of two models on the same pictures, with a paired test for each number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diptych.evaluation.paired import Difference, mcnemar, paired_bootstrap
+from diptych.evaluation.similarity import Array
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A number of two models on the same pictures."""
+
+    evaluator: str
+    data: str
+    metric: str
+    first: float
+    second: float
+    difference: Difference
+    """Second minus first."""
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Compared]:
+    """Yield each number that two evaluations have of the same pictures.
+
+    first, second: what `diptych evaluate` writes as JSON. A data set is left out if its pictures or their labels differ
+    between the two, or if the results of one are of an earlier version, which does not record the rank of each answer.
+    """
+    for evaluator, differences in (("zero_shot", _zero_shot), ("retrieval", _retrieval)):
+        for name, result in second.get(evaluator, {}).items():
+            other = first.get(evaluator, {}).get(name)
+            if other and "ranks" in other and "ranks" in result:
+                for metric, difference in differences(other, result).items():
+                    yield Compared(
+                        evaluator, name, metric, other["metrics"][metric], result["metrics"][metric], difference
+                    )
+
+
+def _zero_shot(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:
+    shown = [[(name, label) for name, label, _ in each["predictions"]] for each in (first, second)]
+    if shown[0] != shown[1] or first["classes"] != second["classes"]:
+        return {}
+    ranks = [np.array(each["ranks"]) for each in (first, second)]
+    found = {"top1": mcnemar(ranks[0] == 0, ranks[1] == 0)}
+    if first["metrics"].get("top5") is not None and second["metrics"].get("top5") is not None:
+        found["top5"] = mcnemar(ranks[0] < 5, ranks[1] < 5)
+    labels = np.array([label for _, label in shown[0]])
+    recall = [_mean_per_class(each == 0, labels) for each in ranks]
+    return {**found, "mean_per_class_recall": paired_bootstrap(recall[0], recall[1], len(labels))}
+
+
+def _retrieval(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:
+    one, other = first["ranks"], second["ranks"]
+    if any(one[key] != other[key] for key in ("pictures", "picture_of_caption")):
+        return {}
+    pictures, group = len(one["pictures"]), np.array(one["picture_of_caption"])
+    found = {}
+    for k in _recalls(first, second):
+        to_text = [np.array(each["image_to_text"]) < k for each in (one, other)]
+        found[f"image_to_text_r{k}"] = mcnemar(*to_text)
+        to_image = [_share(np.array(each["text_to_image"]) < k, group, pictures) for each in (one, other)]
+        found[f"text_to_image_r{k}"] = paired_bootstrap(to_image[0], to_image[1], pictures)
+    return found
+
+
+def _recalls(first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[int]:
+    both = first["metrics"].keys() & second["metrics"].keys()
+    return sorted(int(name.removeprefix("image_to_text_r")) for name in both if name.startswith("image_to_text_r"))
+
+
+def _mean_per_class(right: Array, labels: Array) -> Callable[[Array], Array]:
+    """The mean of the recalls of the classes that a resample has, as `bootstrap` takes it."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+
+    def measure(counts: Array) -> Array:
+        counts = counts[:, order]
+        totals = np.add.reduceat(counts, starts, axis=1)
+        hits = np.add.reduceat(counts * right[order], starts, axis=1)
+        return (hits / np.maximum(totals, 1)).sum(axis=1) / (totals > 0).sum(axis=1)
+
+    return measure
+
+
+def _share(right: Array, group: Array, groups: int) -> Callable[[Array], Array]:
+    """The share of right answers when groups of them are resampled, as `bootstrap` takes it."""
+    totals = np.bincount(group, minlength=groups)
+    hits = np.bincount(group[right], minlength=groups)
+    return lambda counts: (counts @ hits) / (counts @ totals)

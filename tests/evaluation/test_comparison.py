@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diptych.evaluation.comparison import compare
+from diptych.evaluation.intervals import as_result, grouped_share, per_class_share, share_of
+
+
+def zero_shot(ranks, labels):
+    right = ranks == 0
+    measured = {
+        "top1": share_of(right),
+        "top5": share_of(ranks < 5),
+        "mean_per_class_recall": per_class_share(np.bincount(labels[right], minlength=4), np.bincount(labels)),
+    }
+    predictions = [[f"{place}.png", int(label), 0] for place, label in enumerate(labels)]
+    return {**as_result(measured), "classes": list("abcd"), "predictions": predictions, "ranks": ranks.tolist()}
+
+
+def retrieval(to_text, to_image, picture_of_caption):
+    measured = {}
+    for k in (1, 5):
+        measured[f"image_to_text_r{k}"] = share_of(to_text < k)
+        measured[f"text_to_image_r{k}"] = grouped_share(to_image < k, picture_of_caption)
+    ranks = {
+        "pictures": [f"{place}.png" for place in range(len(to_text))],
+        "image_to_text": to_text.tolist(),
+        "picture_of_caption": picture_of_caption.tolist(),
+        "text_to_image": to_image.tolist(),
+    }
+    return {**as_result(measured), "ranks": ranks}
+
+
+def evaluations():
+    """Two models, of which the second ranks a tenth of the right answers better and none worse."""
+    random = np.random.default_rng(2)
+    labels, ranks = random.integers(4, size=600), random.integers(8, size=600)
+    better = np.where(random.random(600) < 0.1, 0, ranks)
+    picture_of_caption = np.repeat(np.arange(200), 3)
+    return [
+        {
+            "zero_shot": {"photos": zero_shot(each, labels)},
+            "retrieval": {"pairs": retrieval(each[:200], each, picture_of_caption)},
+        }
+        for each in (ranks, better)
+    ]
+
+
+def test_every_number_that_two_models_have_of_the_same_pictures_is_compared():
+    first, second = evaluations()
+    compared = list(compare(first, second))
+    assert {(each.evaluator, each.metric) for each in compared} == {
+        *(("zero_shot", metric) for metric in ("top1", "top5", "mean_per_class_recall")),
+        *(("retrieval", f"{way}_r{k}") for way in ("image_to_text", "text_to_image") for k in (1, 5)),
+    }
+    for each in compared:
+        assert each.difference.value == pytest.approx(each.second - each.first)
+        low, high = each.difference.interval
+        assert low < each.difference.value < high
+        if each.evaluator == "zero_shot":
+            assert low > 0 and each.difference.p_value < 0.02
+    assert {each.difference.test for each in compared if each.metric == "top1"} == {"McNemar, exact"}
+
+
+def test_a_model_compared_with_itself_differs_by_nothing():
+    first, _ = evaluations()
+    for each in compare(first, first):
+        assert each.difference.value == 0 and each.difference.p_value == 1
+
+
+def test_results_on_other_pictures_are_not_compared():
+    first, second = evaluations()
+    second["zero_shot"]["photos"]["predictions"][7][0] = "another.png"
+    second["retrieval"]["pairs"]["ranks"]["pictures"][0] = "another.png"
+    assert list(compare(first, second)) == []
+
+
+def test_results_of_earlier_versions_are_not_compared():
+    first, second = evaluations()
+    for evaluation in (first, second):
+        del evaluation["zero_shot"]["photos"]["ranks"]
+    assert {each.evaluator for each in compare(first, second)} == {"retrieval"}
