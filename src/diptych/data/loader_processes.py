@@ -103,6 +103,8 @@ class LoaderProcesses:
             for process in self._processes:
                 process.kill()
                 process.join()
+        if self._processes:
+            self._stacks.close()
         self._processes = set()
 
     def __enter__(self) -> LoaderProcesses:
