@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from diptych.checkpoint_folder import checkpoints
@@ -210,6 +212,28 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_identical(warm, re
 
     ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
     assert [rank.wait() for rank in ranks] == [0, 0]
+    assert outcome(run_dir) == outcome(on_two_ranks)
+
+
+def test_a_run_whose_writing_processes_are_killed_goes_on_and_ends_bit_identical(warm, recipe, on_two_ranks, tmp_path):
+    run_dir = tmp_path / "run"
+    saves = run_dir / "checkpoints"
+    ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}")
+    num_killed = 0
+    for victim in (0, 1, 0):
+        newest = checkpoints(saves)[:1]
+        ranks[0].wait_until(
+            lambda newest=newest: list(saves.glob("step_*.partial")) or checkpoints(saves)[:1] != newest
+        )
+        for process in ranks[victim].family():
+            with suppress(psutil.Error):
+                if "checkpoint_writer" in " ".join(process.cmdline()):
+                    process.kill()
+                    num_killed += 1
+        ranks[0].wait_until(lambda newest=newest: checkpoints(saves)[:1] != newest)
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert num_killed, "no process was killed"
+    assert not list(saves.glob("*.partial"))
     assert outcome(run_dir) == outcome(on_two_ranks)
 
 

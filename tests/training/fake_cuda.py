@@ -242,6 +242,7 @@ def main(stage: int, precision: str, num_parts: int, report: str) -> None:
         state = engine.optimizer_state()
         weights = engine.weights()
         averages = engine.averaged_weights(weights)
+        share = list(engine.share().tensors())
         engine.restore_optimizer(state)
         engine.restore_average(averages)
         engine.step(batch, PAIRS)
@@ -253,6 +254,7 @@ def main(stage: int, precision: str, num_parts: int, report: str) -> None:
             {
                 "parameters": sorted({str(parameter.device) for parameter in model.parameters()}),
                 "moments": sorted({str(tensor.device) for tensor in moments}),
+                "share": sorted({str(tensor.device) for tensor in share}),
                 "saved": sorted({str(tensor.device) for tensor in saved}),
                 "has_all_weights": sorted(weights) == sorted(model.state_dict()),
                 "collectives": seen.collectives,

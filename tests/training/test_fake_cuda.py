@@ -15,7 +15,7 @@ def test_a_step_save_and_restore_keep_everything_on_cuda(stage, precision, num_p
     file = tmp_path / "report.json"
     assert Warm("tests.training.fake_cuda:main", stage, precision, num_parts, str(file)).wait() == 0
     report = json.loads(file.read_text())
-    assert report["parameters"] == report["moments"] == ["cuda:0"]
+    assert report["parameters"] == report["moments"] == report["share"] == ["cuda:0"]
     assert report["saved"] == ["cpu"] and report["has_all_weights"]
     collectives = report["collectives"]
     assert collectives["_allgather_base_"] >= 2, "the texts of two steps"
