@@ -12,6 +12,7 @@ from typing import Any
 
 from diptych.documents import parse_json
 from diptych.errors import UserError
+from diptych.evaluation import EVALUATORS
 from diptych.evaluation.confusion import (
     Matrix,
     Part,
@@ -20,6 +21,8 @@ from diptych.evaluation.confusion import (
     most_confused,
     whole,
 )
+from diptych.evaluation.evaluator import numbers
+from diptych.evaluation.tables import others
 from diptych.files import commit_file
 from diptych.learning_curves import by_samples, curves, epoch_samples, training_facts
 from diptych.pages.axes import short_number
@@ -73,7 +76,8 @@ def write_report(
             name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}
             for name, result in evaluation.get("retrieval", {}).items()
         },
-        baselines=[evaluation[method] for method in ("linear_probe", "pixel_baseline") if method in evaluation],
+        baselines=[evaluation[name] for name, each in EVALUATORS.items() if each.fits and name in evaluation],
+        others=list(other_numbers(evaluation)),
         tiles=_tiles(run_dir / "samples.json"),
         samples=_inlined_png(run_dir / "samples.png"),
         config=_read_text(run_dir / "config.yaml"),
@@ -208,6 +212,20 @@ def interval(result: Mapping[str, Any], metric: str) -> str:
     return f"{percent_range(*known)} % (95 % interval)" if known else ""
 
 
+def other_numbers(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The numbers of each evaluator that has no part of the page of its own, by data set."""
+    for evaluator in others(evaluation):
+        for name, result in evaluation[evaluator].items():
+            facts = []
+            for number in numbers(result):
+                about = [f"95 % interval {_interval(number.interval)}"] if number.interval else []
+                if (chance := result["chance"].get(number.name)) is not None:
+                    about.append(f"chance {short_number(chance)}")
+                facts.append((number.name, f"{number.value:.4g}", ", ".join(about)))
+            title = f"{EVALUATORS[evaluator].title} · {name}{_other_model(result, evaluation)}"
+            yield {"title": title, "facts": facts}
+
+
 def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Accuracy by both parts of the class names, if each class combines two parts; None otherwise.
 
@@ -262,6 +280,10 @@ def _other_model(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
     """`; of MODEL` for a result of another model than the newest results; else empty."""
     model = result.get("model", evaluation.get("model"))
     return "" if model == evaluation.get("model") else f"; of {printable(str(model))}"
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return " to ".join(f"{bound:.4g}" for bound in interval)
 
 
 def _errors_by_part(results: Sequence[Mapping[str, Any]], parts: tuple[Part, Part]) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from diptych.evaluation.linear_probe import evenly, fit_linear_probe, fit_pixel_baseline, linear_probe
+from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.features import Features
+from diptych.evaluation.linear_probe import evenly, fit_linear_probe, fit_pixel_baseline, linear_probe, pixel_baseline
 from diptych.evaluation.picture_sources import open_labelled
 from tests.evaluation.colours import ColourEncoder, write_tree
 
@@ -14,8 +16,8 @@ def test_a_probe_on_colours_names_colours_and_says_which_it_never_saw(tmp_path):
     train = write_tree(tmp_path / "train", ["red", "green", "blue"], copies=6)
     test = write_tree(tmp_path / "test", ["red", "green", "cyan"], copies=4)
 
-    probe = fit_linear_probe(ColourEncoder(), open_labelled(str(train)))
-    result = linear_probe(ColourEncoder(), open_labelled(str(test)), probe)
+    data = DataSet(open_labelled(str(test)), train=open_labelled(str(train)))
+    result = linear_probe(Features(ColourEncoder()), data)
 
     assert result["metrics"]["top1"] == pytest.approx(8 / 12)
     assert result["share_of_known_classes"] == pytest.approx(8 / 12)
@@ -27,8 +29,8 @@ def test_a_probe_on_colours_names_colours_and_says_which_it_never_saw(tmp_path):
 
 def test_the_pixel_baseline_sees_pixels_and_says_how_many(tmp_path):
     train = write_tree(tmp_path / "train", ["red", "green", "blue", "yellow"], copies=5)
-    encoder, probe = fit_pixel_baseline(open_labelled(str(train)))
-    result = linear_probe(encoder, open_labelled(str(train)), probe)
+    pictures = open_labelled(str(train))
+    result = pixel_baseline(Features(ColourEncoder()), DataSet(pictures, train=pictures))
     assert result["metrics"]["top1"] == 1
     assert result["pixels"] == "32x32x3"
     assert result["features"] == 3072
@@ -37,7 +39,7 @@ def test_the_pixel_baseline_sees_pixels_and_says_how_many(tmp_path):
 def test_the_pixel_baseline_shrinks_pictures_and_leaves_some_out_when_there_are_many(tmp_path, monkeypatch):
     monkeypatch.setattr("diptych.evaluation.linear_probe.MOST_PIXEL_WORK", 3 * 6 * 8 * 8 * 3)
     train = write_tree(tmp_path / "train", ["red", "green", "blue"], copies=9)
-    _, probe = fit_pixel_baseline(open_labelled(str(train)))
+    _, probe = fit_pixel_baseline(Features(ColourEncoder()), open_labelled(str(train)))
     assert probe.facts["pixels"] == "8x8x3"
     assert (probe.facts["train_pictures"], probe.facts["train_pictures_available"]) == (6, 27)
     assert probe.model.classes_.tolist() == ["blue", "green", "red"]
@@ -56,4 +58,4 @@ def test_a_limit_takes_equally_many_of_each_class():
 def test_one_class_cannot_be_fitted(tmp_path):
     train = write_tree(tmp_path / "train", ["red"])
     with pytest.raises(ValueError, match="at least two"):
-        fit_linear_probe(ColourEncoder(), open_labelled(str(train)))
+        fit_linear_probe(Features(ColourEncoder()), open_labelled(str(train)))

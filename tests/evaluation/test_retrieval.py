@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.features import Features
 from diptych.evaluation.picture_sources import open_captioned
 from diptych.evaluation.retrieval import chance_at, pair, ranks, retrieval
 from diptych.evaluation.similarity import unit_norm
@@ -74,7 +76,7 @@ def test_retrieval_of_real_pictures_reads_a_folder_and_shows_the_nearest_caption
         (tmp_path / f"{colour}.txt").write_text(f"a {colour} wall\n")
     (tmp_path / "red.txt").write_text("a cyan sky")
 
-    result = retrieval(ColourEncoder(), open_captioned(str(tmp_path)))
+    result = retrieval(Features(ColourEncoder()), DataSet(open_captioned(str(tmp_path))))
 
     assert result["metrics"]["image_to_text_r1"] == pytest.approx(4 / 6)  # the cyan picture's two captions tie
     assert result["metrics"]["text_to_image_r1"] == pytest.approx(5 / 6)

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from diptych.evaluation.data_sets import DataSet, data_set
+from diptych.evaluation.features import Features
 from diptych.evaluation.picture_sources import open_labelled
-from diptych.evaluation.prompts import build_classifier, make_prompts
+from diptych.evaluation.prompts import make_prompts
 from diptych.evaluation.similarity import similarities, unit_norm
 from diptych.evaluation.zero_shot import accuracy, judge, zero_shot
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
@@ -81,15 +83,9 @@ def test_real_pictures_are_named_by_their_colour_and_the_rest_is_reported(tmp_pa
     write_tree(tmp_path, names, copies=3)
     (tmp_path / "red card" / "blue one.png").write_bytes(picture(COLOURS["blue"]))
     (tmp_path / "red card" / "broken.png").write_bytes(picture(COLOURS["red"])[:40])
-    encoder = ColourEncoder()
     prompts = make_prompts(names, ["a {}", "{} on a table"])
 
-    result = zero_shot(
-        encoder,
-        open_labelled(str(tmp_path)),
-        names,
-        build_classifier(encoder, prompts.classes, prompts.templates),
-    )
+    result = zero_shot(Features(ColourEncoder()), DataSet(open_labelled(str(tmp_path)), prompts))
 
     assert result["pictures"] == 19
     assert list(result["rejected"]) == ["red card/broken.png"]
@@ -109,17 +105,13 @@ def test_real_pictures_are_named_by_their_colour_and_the_rest_is_reported(tmp_pa
 
 def test_a_label_that_is_not_a_class_is_an_error_that_names_the_nearest(tmp_path):
     write_tree(tmp_path, ["red card", "blue crad"])
-    encoder = ColourEncoder()
-    classifier = build_classifier(encoder, make_prompts(["red card", "blue card"]).classes, ["{}"])
     with pytest.raises(ValueError, match=r"'blue crad' is none of the 2 classes .* did you mean 'blue card'"):
-        zero_shot(encoder, open_labelled(str(tmp_path)), ["red card", "blue card"], classifier)
+        data_set(open_labelled(str(tmp_path)), make_prompts(["red card", "blue card"], ["{}"]))
 
 
 def test_a_model_without_errors_has_no_confusions_and_no_wrong_examples(tmp_path):
     write_tree(tmp_path, list(COLOURS), copies=1)
-    encoder = ColourEncoder()
-    prompts = make_prompts(list(COLOURS))
-    classifier = build_classifier(encoder, prompts.classes, prompts.templates)
-    result = zero_shot(encoder, open_labelled(str(tmp_path)), prompts.class_names, classifier)
+    data = DataSet(open_labelled(str(tmp_path)), make_prompts(list(COLOURS)))
+    result = zero_shot(Features(ColourEncoder()), data)
     assert result["metrics"] == {"top1": 1.0, "top5": 1.0, "mean_per_class_recall": 1.0}
     assert (result["confusions"], result["wrong"]) == ([], [])

@@ -1,19 +1,37 @@
-"""The evaluators by name; each returns its metrics, what chance would reach, and examples."""
-
-from collections.abc import Callable
-from typing import Any
+"""The evaluators by name. The command, the trainer, the report and the results file all use this table."""
 
 from diptych.evaluation import linear_probe, retrieval, zero_shot
+from diptych.evaluation.evaluator import Evaluator
 
-EVALUATORS: dict[str, Callable[..., dict[str, Any]]] = {
-    "zero_shot": zero_shot.zero_shot,
-    "retrieval": retrieval.retrieval,
-    "linear_probe": linear_probe.linear_probe,
+EVALUATORS = {
+    "zero_shot": Evaluator(
+        "zero-shot",
+        zero_shot.zero_shot,
+        "labels",
+        "folder with a subfolder for each class, .csv/.parquet table of path and label, or shards (json or cls labels)",
+    ),
+    "retrieval": Evaluator(
+        "retrieval",
+        retrieval.retrieval,
+        "captions",
+        "pictures with captions: folder with a .txt or .json for each, table of path and caption, or shards",
+    ),
+    "linear_probe": Evaluator(
+        "linear probe",
+        linear_probe.linear_probe,
+        "labels",
+        "labelled pictures to fit on embeddings, for comparison",
+        fits=True,
+    ),
+    "pixel_baseline": Evaluator(
+        "pixels, log. regression",
+        linear_probe.pixel_baseline,
+        "labels",
+        "labelled pictures to fit on raw pixels instead",
+        fits=True,
+    ),
 }
+"""Key of a section of evaluation.json → evaluator. Its option is the key: `--zero-shot`."""
 
-METHODS = {
-    "zero_shot": "zero-shot",
-    "linear_probe": "linear probe",
-    "pixel_baseline": "pixels, log. regression",
-}
-"""Key of a classification method in an evaluation → its title in tables."""
+METHODS = {name: each.title for name, each in EVALUATORS.items() if each.reads == "labels"}
+"""The methods of classification, which are compared in one table: key → title."""

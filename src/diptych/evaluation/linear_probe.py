@@ -15,7 +15,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from diptych.errors import UserError
-from diptych.evaluation.pictures import Embedded, PictureEncoder, Pictures, embed, subset
+from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.evaluator import Result
+from diptych.evaluation.features import Features
+from diptych.evaluation.pictures import Pictures, subset
 from diptych.evaluation.similarity import Array
 
 if TYPE_CHECKING:
@@ -61,30 +64,48 @@ class Probe:
         return classes
 
 
-def fit_linear_probe(
-    encoder: PictureEncoder, train: Pictures, most_work: int = MOST_WORK, *, embedded: Embedded | None = None
-) -> Probe:
+def linear_probe(features: Features, data: DataSet) -> Result:
+    """Fit a linear probe on the training pictures' embeddings, and measure it.
+
+    Raises:
+        ValueError: the training pictures are of fewer than two classes, or no picture can be decoded.
+    """
+    train = _train_of(data)
+    probe = features.once(("linear_probe", train.location), lambda: fit_linear_probe(features, train))
+    return measure_probe(features, data.pictures, probe)
+
+
+def pixel_baseline(features: Features, data: DataSet) -> Result:
+    """Fit a logistic regression on pixels, as a baseline without a model, and measure it.
+
+    Raises:
+        ValueError: as `linear_probe`.
+    """
+    train = _train_of(data)
+    of_pixels, probe = features.once(("pixel_baseline", train.location), lambda: fit_pixel_baseline(features, train))
+    return measure_probe(of_pixels, data.pictures, probe)
+
+
+def fit_linear_probe(features: Features, train: Pictures, most_work: int = MOST_WORK) -> Probe:
     """Fit a logistic regression on the encoder's features (for CLIP the embedding, after the projection).
 
     The strength of the penalty is chosen on a held-out fifth of the training pictures; then all are used for the fit.
 
-    embedded: the embeddings of the training pictures, if they were computed before.
-
     Raises:
         ValueError: there are fewer than two classes, or no picture can be decoded.
     """
-    embedded = embedded or embed(encoder, train)
-    features, labels = embedded.embeddings, np.array(train.labels)[embedded.kept]
+    embedded = features.pictures(train)
+    rows, labels = embedded.embeddings, np.array(train.labels)[embedded.kept]
     classes = len(set(labels.tolist()))
     if classes < 2:
         raise UserError(f"{train.location} has pictures of {classes} class; a classifier needs at least two")
-    chosen = evenly(labels, max(classes, most_work // (classes * features.shape[1])))
-    features, labels = features[chosen], labels[chosen]
-    centre, scale = features.mean(axis=0), float(features.std()) or 1.0
-    features = (features - centre) / scale
+    chosen = evenly(labels, max(classes, most_work // (classes * rows.shape[1])))
+    rows, labels = rows[chosen], labels[chosen]
+    centre, scale = rows.mean(axis=0), float(rows.std()) or 1.0
+    rows = (rows - centre) / scale
 
-    inverse_penalty, validated = _search(features, labels)
-    model = _fit(features, labels, inverse_penalty, MOST_ITERATIONS)
+    inverse_penalty, validated = _search(rows, labels)
+    model = _fit(rows, labels, inverse_penalty, MOST_ITERATIONS)
     iterations = int(np.max(model.n_iter_))
     return Probe(
         model,
@@ -95,7 +116,7 @@ def fit_linear_probe(
             "train_pictures": len(labels),
             "train_pictures_available": len(train),
             "train_classes": classes,
-            "features": features.shape[1],
+            "features": rows.shape[1],
             "inverse_penalty": inverse_penalty,
             "validation_top1": validated,
             "iterations": iterations,
@@ -104,14 +125,9 @@ def fit_linear_probe(
     )
 
 
-def linear_probe(
-    encoder: PictureEncoder, pictures: Pictures, probe: Probe, *, embedded: Embedded | None = None
-) -> dict[str, Any]:
-    """Measure the probe's accuracy, and the share of pictures whose class it was trained on.
-
-    embedded: the embeddings of the pictures, if they were computed before.
-    """
-    embedded = embedded or embed(encoder, pictures)
+def measure_probe(features: Features, pictures: Pictures, probe: Probe) -> Result:
+    """Measure the probe's accuracy, and the share of pictures whose class it was trained on."""
+    embedded = features.pictures(pictures)
     labels = np.array(pictures.labels)[embedded.kept]
     right = probe.predict(embedded.embeddings) == labels
     per_class = [float(right[labels == each].mean()) for each in sorted(set(labels.tolist()))]
@@ -126,16 +142,18 @@ def linear_probe(
     }
 
 
-def fit_pixel_baseline(train: Pictures) -> tuple[PixelEncoder, Probe]:
-    """Fit a logistic regression on pixels, a baseline without a model, on the largest pictures that take seconds."""
+def fit_pixel_baseline(features: Features, train: Pictures) -> tuple[Features, Probe]:
+    """Fit a logistic regression on the largest pictures that take seconds; also return the features that it reads."""
     classes = len(set(train.labels))
     allowed = [side for side in PIXEL_SIDES if len(train) * classes * side * side * 3 <= MOST_PIXEL_WORK]
     encoder = PixelEncoder(allowed[0] if allowed else PIXEL_SIDES[-1])
     most_pictures = max(classes, MOST_PIXEL_WORK // (classes * encoder.side**2 * 3))
+    of_pixels = features.of(encoder)
     # Choose before decoding: reading 100,000 pictures to use 5,000 would take longer than the fit.
-    probe = fit_linear_probe(encoder, subset(train, evenly(np.array(train.labels), most_pictures)), MOST_PIXEL_WORK)
+    chosen = subset(train, evenly(np.array(train.labels), most_pictures))
+    probe = fit_linear_probe(of_pixels, chosen, MOST_PIXEL_WORK)
     probe.facts.update(train_pictures_available=len(train), pixels=f"{encoder.side}x{encoder.side}x3")
-    return encoder, probe
+    return of_pixels, probe
 
 
 def evenly(labels: Array, most: int) -> Array:
@@ -145,6 +163,11 @@ def evenly(labels: Array, most: int) -> Array:
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     turn = np.arange(len(order)) - np.repeat(starts, counts)
     return np.sort(order[np.argsort(turn, kind="stable")][:most])
+
+
+def _train_of(data: DataSet) -> Pictures:
+    assert data.train is not None, "evaluators that fit get pictures to fit on"
+    return data.train
 
 
 def _search(features: Array, labels: Array) -> tuple[float, float | None]:

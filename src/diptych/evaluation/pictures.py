@@ -199,49 +199,58 @@ def embed(encoder: PictureEncoder, pictures: Pictures) -> Embedded:
     Raises:
         ValueError: none can be decoded, or a file cannot be read.
     """
+    return joined_parts(pictures, [embed_part(encoder, pictures, range(len(pictures)))])
+
+
+def embed_part(encoder: PictureEncoder, pictures: Pictures, places: range) -> Embedded:
+    """Embed the pictures at these places, of which the first is a multiple of PICTURES_AT_ONCE; none may be kept.
+
+    Pictures go through the encoder in groups that depend on their places alone: matrix products round differently with
+    other numbers of rows, and the embeddings must not depend on how pictures are divided among ranks.
+    """
     parts: list[Array] = []
     kept: list[int] = []
     rejected: dict[str, str] = {}
     held: list[Image.Image] = []
     with (
-        closing(_decoded(pictures)) as decoded,
-        tqdm(total=len(pictures), desc="embedding", unit="picture", disable=None, leave=False) as progress,
+        closing(_decoded(pictures, places)) as decoded,
+        tqdm(total=len(places), desc="embedding", unit="picture", disable=None, leave=False) as progress,
     ):
-        for place, outcome in enumerate(decoded):
+        for place, outcome in zip(places, decoded, strict=True):
             if isinstance(outcome, PictureError):
                 rejected[pictures.names[place]] = str(outcome)
             else:
                 kept.append(place)
                 held.append(outcome)
             pixels = sum(picture.width * picture.height for picture in held)
-            if len(held) == PICTURES_AT_ONCE or pixels >= PIXELS_AT_ONCE or held and place == len(pictures) - 1:
+            ends_group = (place + 1) % PICTURES_AT_ONCE == 0 or place == places[-1]
+            if held and (ends_group or pixels >= PIXELS_AT_ONCE):
                 parts.append(np.asarray(encoder.embed_pictures(held)))
                 held = []
             progress.update()
-    if not kept:
+    return Embedded(np.concatenate(parts) if parts else np.empty((0, 0)), np.array(kept, dtype=np.int64), rejected)
+
+
+def joined_parts(pictures: Pictures, parts: Sequence[Embedded]) -> Embedded:
+    """The embeddings of all pictures, from those of consecutive parts.
+
+    Raises:
+        ValueError: no picture could be decoded.
+    """
+    rejected = {name: reason for part in parts for name, reason in part.rejected.items()}
+    full = [part for part in parts if len(part.kept)]
+    if not full:
         name, reason = next(iter(rejected.items()))
         raise UserError(
             f"none of the {counted(len(pictures), 'picture')} of {pictures.location} can be decoded; {name}: {reason}"
         )
-    return Embedded(np.concatenate(parts), np.array(kept), rejected)
+    return Embedded(
+        np.concatenate([part.embeddings for part in full]), np.concatenate([part.kept for part in full]), rejected
+    )
 
 
-class Embedder:
-    """Embeds pictures with one encoder, and remembers the results, so that a data set is embedded only once."""
-
-    def __init__(self, encoder: PictureEncoder):
-        self._encoder = encoder
-        self._known: dict[tuple[str, tuple[str, ...]], Embedded] = {}
-
-    def __call__(self, pictures: Pictures) -> Embedded:
-        key = pictures.location, pictures.names
-        if key not in self._known:
-            self._known[key] = embed(self._encoder, pictures)
-        return self._known[key]
-
-
-def _decoded(pictures: Pictures) -> Generator[Image.Image | PictureError, None, None]:
-    """Yield every picture in order, read and decoded a few pictures ahead by threads."""
+def _decoded(pictures: Pictures, places: range) -> Generator[Image.Image | PictureError, None, None]:
+    """Yield the pictures at these places in order, read and decoded a few pictures ahead by threads."""
 
     def decode(place: int) -> Image.Image | PictureError:
         try:
@@ -253,7 +262,7 @@ def _decoded(pictures: Pictures) -> Generator[Image.Image | PictureError, None, 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     ahead: deque[Future[Image.Image | PictureError]] = deque()
     try:
-        for place in range(len(pictures)):
+        for place in places:
             ahead.append(pool.submit(decode, place))
             if len(ahead) > threads:
                 yield ahead.popleft().result()

@@ -19,6 +19,7 @@ from diptych.yaml_documents import parse_yaml
 
 if TYPE_CHECKING:
     from diptych.encoder import Encoder
+    from diptych.evaluation.features import Features
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PROMPTS_AT_ONCE = 8_192
@@ -88,7 +89,7 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
     return Prompts(entries, tuple(templates))
 
 
-def build_classifier(encoder: Encoder, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Array:
+def build_classifier(encoder: Encoder | Features, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Array:
     """f32[classes dim]: for each class the mean of its prompts' unit-norm embeddings, scaled to unit norm.
 
     The average is taken over embeddings, not over probabilities, so that any number of templates makes one classifier.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.errors import UserError
-from diptych.evaluation import METHODS
+from diptych.evaluation import EVALUATORS
 from diptych.files import cannot, commit_file, read_text
 
 FORMAT = 1
@@ -70,4 +70,4 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def _evaluators(results: Mapping[str, Any]) -> list[str]:
-    return [evaluator for evaluator in (*METHODS, "retrieval") if evaluator in results]
+    return [evaluator for evaluator in EVALUATORS if evaluator in results]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from diptych.data.captions import clean_caption
+from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.evaluator import Result
+from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import as_result, grouped_share, share_of
-from diptych.evaluation.pictures import Embedded, Pictures, by_reason, embed, subset
+from diptych.evaluation.pictures import Pictures, by_reason, subset
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.evaluation.zero_shot import thumbnail
-
-if TYPE_CHECKING:
-    from diptych.encoder import Encoder
 
 RECALL_AT = (1, 5, 10)
 EXAMPLES = 8
@@ -51,19 +51,18 @@ class Pairing:
     pictures_of_text: Positives
 
 
-def retrieval(encoder: Encoder, pictures: Pictures, *, embedded: Embedded | None = None) -> dict[str, Any]:
+def retrieval(features: Features, data: DataSet) -> Result:
     """Measure recall at 1, 5 and 10 in both directions, with chance, and find the captions nearest to some pictures.
-
-    embedded: the embeddings of the pictures, if they were computed before.
 
     Raises:
         ValueError: no picture can be decoded.
     """
-    embedded = embedded or embed(encoder, pictures)
+    pictures = data.pictures
+    embedded = features.pictures(pictures)
     kept = subset(pictures, embedded.kept)
     pairing = pair(kept.captions)
     images = unit_norm(embedded.embeddings)
-    texts = unit_norm(encoder.embed_texts(list(pairing.texts)))
+    texts = unit_norm(features.embed_texts(pairing.texts))
     one_each = np.ones(len(kept), dtype=np.int64)
     # Each distinct text counts once; otherwise copies of one text could fill the first five places.
     to_text = ranks(images, texts, pairing.texts_of_picture, np.ones(len(texts), dtype=np.int64))

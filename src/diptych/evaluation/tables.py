@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diptych.evaluation import METHODS
+from diptych.evaluation import EVALUATORS, METHODS
+from diptych.evaluation.evaluator import numbers
 from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
 from diptych.terminal import counted, percent, percent_range, printable, table
@@ -17,8 +18,19 @@ USUAL_FORMATS = ("JPEG", "PNG", "WEBP")
 
 def readable(evaluation: Mapping[str, Any]) -> str:
     """The metrics, with chance, as tables 80 columns wide."""
-    parts = [*_accuracy_tables(evaluation), *_retrieval_tables(evaluation), *_seen(evaluation), *_refused(evaluation)]
+    parts = [
+        *_accuracy_tables(evaluation),
+        *_retrieval_tables(evaluation),
+        *_other_tables(evaluation),
+        *_seen(evaluation),
+        *_refused(evaluation),
+    ]
     return "\n\n".join(parts)
+
+
+def others(evaluation: Mapping[str, Any]) -> list[str]:
+    """The evaluators that have results, and neither classify nor retrieve: those have tables of their own."""
+    return [name for name in EVALUATORS if name in evaluation and name not in (*METHODS, "retrieval")]
 
 
 def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -67,8 +79,27 @@ def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield f"{heading}: {about}\n" + table(rows, align="<>>>")
 
 
+def _other_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """A table of each evaluator that has none of its own."""
+    for name in others(evaluation):
+        rows = [["data", "", "value", "95 % interval", "chance"]]
+        for data, result in evaluation[name].items():
+            for number in numbers(result):
+                chance = result["chance"].get(number.name)
+                rows.append(
+                    [
+                        data + _mark(result),
+                        number.name,
+                        f"{number.value:.4g}",
+                        " to ".join(f"{bound:.4g}" for bound in number.interval or ()),
+                        "" if chance is None else f"{chance:.4g}",
+                    ]
+                )
+        yield f"{EVALUATORS[name].title}\n" + table(rows, align="<<>>>")
+
+
 def _seen(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    for evaluator in ("zero_shot", "retrieval"):
+    for evaluator in (name for name, each in EVALUATORS.items() if not each.fits):
         for name, result in evaluation.get(evaluator, {}).items():
             if share := result.get("share_seen_in_training"):
                 yield f"{printable(name, 24)}{_mark(result)}: {percent(share)} of the pictures were seen in training"
@@ -79,7 +110,7 @@ def _mark(result: Mapping[str, Any]) -> str:
 
 
 def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    for evaluator in ("zero_shot", "retrieval"):
+    for evaluator in (name for name, each in EVALUATORS.items() if not each.fits):
         for name, result in evaluation.get(evaluator, {}).items():
             if result["rejected"]:
                 picture, reason = next(iter(result["rejected"].items()))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from diptych.data.picture_safety import open_picture
-from diptych.errors import UserError
 from diptych.evaluation.average_precision import measured_by, ranking, roc_auc
+from diptych.evaluation.data_sets import DataSet, label_numbers
+from diptych.evaluation.evaluator import Result
+from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import Measured, as_result, per_class_share, share_of
-from diptych.evaluation.pictures import Embedded, Pictures, embed
+from diptych.evaluation.pictures import Pictures
+from diptych.evaluation.prompts import build_classifier
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.pages.thumbnail import thumbnail_uri
-from diptych.terminal import counted
-
-if TYPE_CHECKING:
-    from diptych.encoder import Encoder
 
 GUESSES = 3
 MOST_CONFUSIONS = 10_000
@@ -45,28 +42,20 @@ class Judged:
     """f64[pictures guesses]: their softmax over all classes."""
 
 
-def zero_shot(
-    encoder: Encoder,
-    pictures: Pictures,
-    class_names: Sequence[str],
-    classifier: Array,
-    *,
-    embedded: Embedded | None = None,
-) -> dict[str, Any]:
+def zero_shot(features: Features, data: DataSet) -> Result:
     """Measure top-1, top-5 (null below six classes) and mean per-class recall, with confusions and examples.
 
     Between two classes the area under the ROC curve is measured too, for the second class.
 
-    classifier: f32[classes dim], from `build_classifier`.
-    embedded: the embeddings of the pictures, if they were computed before.
-
     Raises:
         ValueError: a label is not a class, or no picture can be decoded.
     """
+    pictures, prompts, class_names = data.pictures, data.prompts, data.prompts.class_names
     labels = label_numbers(pictures, class_names)
-    embedded = embedded or embed(encoder, pictures)
+    classifier = features.once(prompts, lambda: build_classifier(features, prompts.classes, prompts.templates))
+    embedded = features.pictures(pictures)
     labels = labels[embedded.kept]
-    judged = judge(unit_norm(embedded.embeddings), classifier, labels, encoder.logit_scale)
+    judged = judge(unit_norm(embedded.embeddings), classifier, labels, features.logit_scale)
     confusions, left_out = _confusions(labels, judged.predicted)
     return {
         "pictures": len(labels),
@@ -130,24 +119,6 @@ def accuracy(judged: Judged, labels: Array, num_classes: int) -> dict[str, Measu
         ranked = ranking(judged.scores, labels == 1)
         measured["roc_auc"] = measured_by(roc_auc, [ranked])
     return measured
-
-
-def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
-    """i64[pictures]: the place of each label among the classes.
-
-    Raises:
-        ValueError: a label is not one of the classes.
-    """
-    places = {name: place for place, name in enumerate(class_names)}
-    if unknown := sorted(set(pictures.labels) - places.keys()):
-        near = difflib.get_close_matches(unknown[0], class_names, n=1)
-        raise UserError(
-            f"{pictures.location}: label {unknown[0]!r} is none of the {counted(len(class_names), 'class')} "
-            f"({counted(len(unknown), 'such label')}); "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + "Labels must equal the class names, or the `name` of a class that has several `names`"
-        )
-    return np.array([places[label] for label in pictures.labels], dtype=np.int64)
 
 
 def thumbnail(encoded: bytes) -> str:

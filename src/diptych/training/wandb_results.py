@@ -16,7 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from diptych.evaluation import METHODS
+from diptych.evaluation import EVALUATORS
+from diptych.evaluation.evaluator import numbers
 from diptych.run_dir import RunDir
 from diptych.terminal import printable
 from diptych.training.console import say
@@ -100,13 +101,12 @@ def _log_in_another_process(run: TrackedRun, results: Mapping[str, Any]) -> int:
 
 
 def _numbers(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """(name, value) of every metric of every data set, with names such as `evaluation/unseen/top1`."""
-    for method in (*METHODS, "retrieval"):
-        section = "" if method in ("zero_shot", "retrieval") else f"{method}/"
-        for name, result in evaluation.get(method, {}).items():
-            for metric, value in result["metrics"].items():
-                if value is not None:
-                    yield f"evaluation/{_titled(name, result)}/{section}{metric}", value
+    """(name, value) of every number of every data set, with names such as `evaluation/unseen/top1`."""
+    for evaluator in EVALUATORS:
+        section = "" if evaluator in ("zero_shot", "retrieval") else f"{evaluator}/"
+        for name, result in evaluation.get(evaluator, {}).items():
+            for number in numbers(result):
+                yield f"evaluation/{_titled(name, result)}/{section}{number.name}", number.value
 
 
 def _titled(name: str, result: Mapping[str, Any]) -> str:

@@ -1,0 +1,89 @@
+"""What a model is measured on: pictures with labels or captions, and the prompts of their classes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from diptych.errors import UserError
+from diptych.evaluation.picture_sources import open_captioned, open_labelled
+from diptych.evaluation.pictures import Pictures, in_utf8, named
+from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, load_prompts, make_prompts
+from diptych.evaluation.similarity import Array
+from diptych.terminal import counted
+
+Reads = Literal["labels", "captions"]
+"""What an evaluator needs with each picture."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What an evaluator measures a model on."""
+
+    pictures: Pictures
+    prompts: Prompts = Prompts((), ())
+    """The classes and their templates; none for pictures with captions."""
+    train: Pictures | None = None
+    """The pictures to fit a classifier on, for evaluators that fit one."""
+
+
+def open_data(location: str, reads: Reads, *, label_key: str = "label", caption_key: str | None = None) -> Pictures:
+    """Open pictures with labels or captions; see `open_labelled` and `open_captioned`.
+
+    Raises:
+        ValueError: the location is missing or empty, or its pictures do not have what is read.
+    """
+    opened = open_labelled(location, label_key) if reads == "labels" else open_captioned(location, caption_key)
+    return in_utf8(opened)
+
+
+def prompts_for(labelled: Sequence[Pictures], classes: str | None) -> Prompts:
+    """The classes and templates of the YAML file `classes`; without one, the labels of all pictures are the classes.
+
+    Raises:
+        UserError: the file cannot be used, or the labels are numbers that only such a file can name.
+    """
+    if classes is not None:
+        return load_prompts(classes)
+    if numbered := [pictures.location for pictures in labelled if pictures.labels_are_numbers]:
+        raise UserError(
+            f"{numbered[0]} gives the numbers of its classes and no names; name them in the order of the "
+            "numbers with --classes YAML, or name a json key that has the names with --label-key"
+        )
+    labels = sorted({label for pictures in labelled for label in pictures.labels})
+    return make_prompts(labels, [DEFAULT_TEMPLATE]) if labels else Prompts((), ())
+
+
+def data_set(pictures: Pictures, prompts: Prompts) -> DataSet:
+    """The pictures, and with labelled ones the prompts of their classes.
+
+    Raises:
+        UserError: a label is not one of the classes.
+    """
+    if not pictures.labels:
+        return DataSet(pictures)
+    pictures = named(pictures, prompts.class_names)
+    label_numbers(pictures, prompts.class_names)
+    return DataSet(pictures, prompts)
+
+
+def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
+    """i64[pictures]: the place of each label among the classes.
+
+    Raises:
+        ValueError: a label is not one of the classes.
+    """
+    places = {name: place for place, name in enumerate(class_names)}
+    if unknown := sorted(set(pictures.labels) - places.keys()):
+        near = difflib.get_close_matches(unknown[0], class_names, n=1)
+        raise UserError(
+            f"{pictures.location}: label {unknown[0]!r} is none of the {counted(len(class_names), 'class')} "
+            f"({counted(len(unknown), 'such label')}); "
+            + (f"did you mean {near[0]!r}? " if near else "")
+            + "Labels must equal the class names, or the `name` of a class that has several `names`"
+        )
+    return np.array([places[label] for label in pictures.labels], dtype=np.int64)

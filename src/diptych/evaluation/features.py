@@ -1,0 +1,104 @@
+"""The embeddings of all that is evaluated: each computed once, and the work divided among ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+
+from diptych.evaluation.pictures import PICTURES_AT_ONCE, Embedded, PictureEncoder, Pictures, embed_part, joined_parts
+from diptych.evaluation.similarity import Array
+
+TEXTS_AT_ONCE = 256
+
+Made = TypeVar("Made")
+
+
+class Ranks(Protocol):
+    """The processes that share the work of an evaluation."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def together(self, make: Callable[[], Made], /) -> list[Made]:
+        """Call `make` on every rank, and return what it returned on each of them, on every rank.
+
+        If it raises on one of them, an error is raised on all of them.
+        """
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A single process."""
+
+    rank: int = 0
+    size: int = 1
+
+    def together(self, make: Callable[[], Made], /) -> list[Made]:
+        return [make()]
+
+
+class Features:
+    """What an encoder makes of pictures and texts.
+
+    Pictures are embedded once, however many evaluators ask for them. Each rank embeds a share, and all get the whole.
+    Batches are the same for any number of ranks, so the numbers are the same too.
+    """
+
+    def __init__(self, encoder: PictureEncoder, ranks: Ranks | None = None):
+        self.encoder = encoder
+        self._ranks = ranks or Alone()
+        self._known: dict[Hashable, Any] = {}
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor on cosine similarities before a softmax (1 / temperature)."""
+        return float(cast(Any, self.encoder).logit_scale)
+
+    def pictures(self, pictures: Pictures) -> Embedded:
+        """Embed all pictures that can be decoded; every rank must call it.
+
+        Raises:
+            ValueError: none can be decoded, or a file cannot be read.
+        """
+
+        def compute() -> Embedded:
+            share = self._share(len(pictures), PICTURES_AT_ONCE)
+            return joined_parts(pictures, self._ranks.together(lambda: embed_part(self.encoder, pictures, share)))
+
+        return self.once((pictures.location, pictures.names), compute)
+
+    def embed_texts(self, texts: Sequence[str]) -> Array:
+        """Embed texts as f32[texts dim]; every rank must call it."""
+        share = self._share(len(texts), TEXTS_AT_ONCE)
+        parts = self._ranks.together(lambda: self._embed_share(texts[share.start : share.stop]))
+        return np.concatenate([part for part in parts if len(part)])
+
+    def of(self, encoder: PictureEncoder) -> Features:
+        """The features of another encoder, computed by the same ranks."""
+        return self.once(cast(Hashable, encoder), lambda: Features(encoder, self._ranks))
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` returned when it was first called with this key; for what several evaluations need."""
+        if key not in self._known:
+            self._known[key] = make()
+        return cast(Made, self._known[key])
+
+    def _share(self, number: int, at_once: int) -> range:
+        """This rank's places of so many, in whole batches."""
+        batches = -(-number // at_once)
+        first, stop = (batches * each // self._ranks.size for each in (self._ranks.rank, self._ranks.rank + 1))
+        return range(min(first * at_once, number), min(stop * at_once, number))
+
+    def _embed_share(self, texts: Sequence[str]) -> Array:
+        encoder = cast(Any, self.encoder)
+        parts = [
+            np.asarray(encoder.embed_texts(list(texts[first : first + TEXTS_AT_ONCE])))
+            for first in range(0, len(texts), TEXTS_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, 0))

@@ -1,0 +1,82 @@
+"""The contract of evaluators, tested for each in the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from diptych import cli
+from diptych.evaluation import EVALUATORS
+from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
+from diptych.evaluation.evaluator import Evaluator, numbers
+from diptych.evaluation.features import Features
+from diptych.evaluation.results_file import FORMAT, merged
+from diptych.evaluation.tables import readable
+from diptych.report import write_report
+from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
+
+
+def data_for(evaluator, folder):
+    """Pictures of six colours, with what the evaluator reads: labels or captions."""
+    if evaluator.reads == "labels":
+        pictures = open_data(str(write_tree(folder / "tree", list(COLOURS), copies=4)), "labels")
+        data = data_set(pictures, prompts_for([pictures], None))
+        return replace(data, train=pictures) if evaluator.fits else data
+    (folder / "pairs").mkdir()
+    for colour, pixels in COLOURS.items():
+        (folder / "pairs" / f"{colour}.png").write_bytes(picture(pixels))
+        (folder / "pairs" / f"{colour}.txt").write_text(f"a {colour} wall")
+    return DataSet(open_data(str(folder / "pairs"), "captions"))
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_an_evaluator_yields_numbers_with_chance_and_intervals_around_them(name, tmp_path):
+    data = data_for(EVALUATORS[name], tmp_path)
+    result = EVALUATORS[name].measure(Features(ColourEncoder()), data)
+
+    assert result["pictures"] == len(data.pictures)
+    assert result["rejected"] == {}
+    measured = list(numbers(result))
+    assert measured
+    for number in measured:
+        assert result["chance"].get(number.name, 0) is not None
+        if number.interval:
+            assert number.interval[0] <= number.value <= number.interval[1]
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_the_results_file_the_tables_and_the_page_show_every_number(name, tmp_path):
+    evaluator = EVALUATORS[name]
+    result = evaluator.measure(Features(ColourEncoder()), data_for(evaluator, tmp_path))
+    evaluation = {"format": FORMAT, "model": "m", "templates": ["{}"], name: {"colours": result}}
+    if evaluator.fits:
+        zero_shot = EVALUATORS["zero_shot"]
+        (tmp_path / "other").mkdir()
+        measured = zero_shot.measure(Features(ColourEncoder()), data_for(zero_shot, tmp_path / "other"))
+        evaluation["zero_shot"] = {"colours": measured}
+    assert merged({"format": FORMAT, name: {"before": result}}, evaluation)[name].keys() == {"colours", "before"}
+    assert evaluator.title in readable(evaluation).lower().replace("r@1", "retrieval")
+    assert "colours" in write_report(tmp_path, evaluation).read_text()
+
+
+def test_an_evaluator_added_to_the_table_is_an_option_and_is_shown(tmp_path, monkeypatch, capsys):
+    def brightness(features, data):
+        return {
+            "pictures": len(data.pictures),
+            "rejected": {},
+            "metrics": {"mean_brightness": 0.25},
+            "chance": {"mean_brightness": 0.5},
+            "intervals": {"mean_brightness": [0.125, 0.375]},
+        }
+
+    monkeypatch.setitem(EVALUATORS, "brightness", Evaluator("how bright", brightness, "captions", "pictures"))
+    evaluation = {"brightness": {"mine": brightness(None, data_for(EVALUATORS["brightness"], tmp_path))}}
+    assert "how bright" in readable(evaluation) and "0.125 to 0.375" in readable(evaluation)
+    page = write_report(tmp_path, evaluation).read_text()
+    assert "how bright · mine" in page and "0.125 to 0.375" in page
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    assert "--brightness [NAME=]DATA" in capsys.readouterr().out
