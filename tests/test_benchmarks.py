@@ -79,6 +79,7 @@ def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine(tmp_p
     measured = {name: value for line in lines for name, value in line["measured"].items()}
     assert not {name: value for name, value in measured.items() if "error" in str(value)}
     assert measured["deterministic"]["identical"] and measured["deterministic"]["largest_change_by_training"] > 0
+    assert measured["copy_of_a_save"]["identical"] and measured["copy_of_a_save"]["changed_by_training"]
     for kind in ("softmax_8k", "sigmoid_64k"):
         assert abs(measured[kind]["ours_value"] - measured[kind]["peer_value"]) < 1e-4
     for side in ("ours", "peer", "ours_compiled", "peer_compiled"):

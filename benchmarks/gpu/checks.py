@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from benchmarks.gpu.setting import CPU, Scale, make_batch, our_engine, recipe, synchronize, take_steps
 
+from diptych.training.snapshot import Snapshot
 from diptych.world import World
 
 if TYPE_CHECKING:
@@ -113,4 +115,37 @@ def resumed_run_differs_by(scale: Scale, place: World, deterministic: bool) -> d
         "identical": all(torch.equal(whole[name], resumed[name]) for name in whole),
         "largest_difference": max(float((whole[name] - resumed[name]).abs().max()) for name in whole),
         "largest_change_by_training": changed,
+    }
+
+
+def copy_of_a_save(scale: Scale, place: World) -> dict[str, Any]:
+    """Copy what a rank saves while steps go on, and compare the copy with the weights before them."""
+    config = recipe(RECIPE, scale, scale.pairs_of_checks)
+    engine = our_engine(config, place, CPU)
+    batches = [make_batch(config, place, seed) for seed in range(4)]
+    take_steps(engine, batches[:2])[-1].read()
+    snapshot = Snapshot(engine.share(), rank=0)
+    snapshot.take(engine.share())  # allocates and pins the memory
+    snapshot.is_taken(waits=True)
+    weights = engine.weights()
+    began = time.perf_counter()
+    engine.update_after(snapshot.take(engine.share()))
+    stopped = time.perf_counter() - began
+    take_steps(engine, batches[2:], first=2)
+    snapshot.is_taken(waits=True)
+    seconds = time.perf_counter() - began
+    differing = []
+    for name, plan in snapshot.files["model/model.safetensors"].tensors.items():
+        [part] = plan.parts
+        copied = torch.frombuffer(snapshot.memory, dtype=torch.uint8, count=part.num_bytes, offset=part.offset)
+        if not torch.equal(copied, weights[name].contiguous().reshape(-1).view(torch.uint8)):
+            differing.append(name)
+    snapshot.close()
+    return {
+        "identical": not differing,
+        "differing": differing[:3],
+        "changed_by_training": not torch.equal(engine.weights()["logit_scale"], weights["logit_scale"]),
+        "megabytes": len(snapshot.memory) / 1e6,
+        "host_stopped_seconds": stopped,
+        "seconds_with_two_steps": seconds,
     }

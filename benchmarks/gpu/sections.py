@@ -81,8 +81,9 @@ def losses_on_cpu(section: Section) -> None:
 
 
 def resume(section: Section) -> None:
-    from benchmarks.gpu.checks import resumed_run_differs_by
+    from benchmarks.gpu.checks import copy_of_a_save, resumed_run_differs_by
 
+    section.record("copy_of_a_save", lambda: copy_of_a_save(section.scale, section.place))
     # The default comes first, since deterministic kernels, once chosen, stay for the whole process.
     section.record("by_default", lambda: resumed_run_differs_by(section.scale, section.place, deterministic=False))
     section.record("deterministic", lambda: resumed_run_differs_by(section.scale, section.place, deterministic=True))
