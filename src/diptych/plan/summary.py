@@ -13,7 +13,7 @@ from diptych.plan.speed import UTILISATIONS
 from diptych.plan.start import SHARDS
 from diptych.terminal import counted
 
-_LIMITS = {"communication": "what a rank sends", "launches": "launching kernels from uncompiled blocks"}
+_LIMITS = {"communication": "what a rank sends", "launches": "launching kernels from Python"}
 """What may limit the speed instead of computing → how it is described."""
 _UNITS = {"days": 1.0, "hours": 24.0, "minutes": 24.0 * 60}
 
