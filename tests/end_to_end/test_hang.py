@@ -41,6 +41,7 @@ def test_a_stopped_process_is_named_by_its_rank(whose, warm, recipe, tmp_path):
             "a loader process of rank 1": "rank 1 of 2 (on ",
         }
         assert expected[whose] in line
+        assert line.endswith(f"if it was only slow, set machine.step_timeout_seconds above {SECONDS}")
         for rank in range(2):
             stacks = (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
             assert "most recent call first" in stacks and "in train_watched" in stacks

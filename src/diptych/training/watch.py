@@ -235,7 +235,11 @@ class Watch:
             time.sleep(0.5)  # so that no rank has time to report the end of this one
 
     def _say(self, message: str, ranks: list[int]) -> None:
-        line = f"hung: {message}; stacks are in {self._run.stacks}; the same command goes on from the last checkpoint"
+        key = "process_group" if self._num_steps < 2 else "step"
+        line = (
+            f"hung: {message}; stacks are in {self._run.stacks}; the same command goes on from the last checkpoint; if "
+            f"it was only slow, set machine.{key}_timeout_seconds above {self._limit():.0f}"
+        )
         print("\n" * sys.stderr.isatty() + f"diptych train: {line}", file=sys.stderr, flush=True)
         self._run.record_end("hung", ranks=ranks)
         for rank in ranks:
