@@ -50,6 +50,7 @@ from diptych.data.tokenizer import train_vocabulary
 from diptych.files import flush
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model_folder import save_model_folder
+from diptych.process_group import process_group
 from diptych.run_dir import RunDir, read_metrics
 from diptych.tensor_files import save_tensors
 from diptych.training.checkpoint import Progress
@@ -59,7 +60,7 @@ from diptych.training.metrics import Metrics
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
 from diptych.training.tallies import SAVE_STATES
-from diptych.world import process_group, read_world
+from diptych.world import read_world
 
 PAIRS = 2
 """Pairs of a batch, whose steps fill the time until a checkpoint is complete."""

@@ -34,9 +34,10 @@ from diptych.config.schema import DataConfig, MachineConfig, OptimizerConfig, Ru
 from diptych.data.batch import Batch
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model.interop import from_open_clip
+from diptych.process_group import process_group
 from diptych.training.engine import Engine
 from diptych.training.optimizer import learning_rate_at, parameter_groups
-from diptych.world import World, process_group
+from diptych.world import World
 
 PEER = "ViT-B-32-quickgelu"
 PAIRS = 16

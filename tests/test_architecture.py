@@ -23,7 +23,7 @@ LAYERS = [
     ("training", "inspection", "plan", "drill"),
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
     ("data", "model", "loss"),
-    ("config", "world", "run_dir", "checkpoint_folder")
+    ("config", "world", "process_group", "agreement", "run_dir", "checkpoint_folder")
     + (
         "command_line",
         "terminal",

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from diptych.process_group import first_to_claim
 from diptych.slurm import first_host, launcher_variables
-from diptych.world import first_to_claim, read_world
+from diptych.world import read_world
 
 STEP = {
     "SLURM_JOB_ID": "4711",

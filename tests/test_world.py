@@ -4,17 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from diptych.agreement import decide_on_first_rank, on_any_rank
 from diptych.errors import OneRankError, UserError
-from diptych.world import (
-    MEETING,
-    World,
-    choose_device,
-    decide_on_first_rank,
-    explain_full_memory,
-    on_any_rank,
-    process_group,
-    read_world,
-)
+from diptych.process_group import process_group
+from diptych.world import MEETING, World, choose_device, explain_full_memory, read_world
 from tests.commands import free_port
 from tests.ranks import run_ranks
 

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.gpu.sections import SECTIONS, Section
 from benchmarks.gpu.setting import FULL, TINY, Scale, world
 
-from diptych.world import process_group
+from diptych.process_group import process_group
 
 TOTAL_SECONDS = 480
 SECONDS = {

@@ -60,7 +60,8 @@ from diptych.config.schema import MachineConfig
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.run_dir import RunDir
 from diptych.training import watch
-from diptych.world import process_group, read_world
+from diptych.process_group import process_group
+from diptych.world import read_world
 
 watch.ANSWER_SECONDS, watch.MARGIN_SECONDS = 1, 8
 with process_group(read_world(), 60) as world:

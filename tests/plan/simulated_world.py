@@ -20,9 +20,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from diptych.agreement import decide_on_first_rank
 from diptych.config.schema import RunConfig
 from diptych.data.shard_list import SHARD_ROW, ShardList
-from diptych.world import World, decide_on_first_rank
+from diptych.world import World
 from tests.training.test_memory import config_of, most_allocated
 
 ROWS = 4

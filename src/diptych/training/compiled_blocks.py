@@ -11,12 +11,13 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from diptych.agreement import on_any_rank
 from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model.image_tower import blocks_of
 from diptych.model.packed_captions import PackedCaptions
 from diptych.model.text_tower import CausalAttention
-from diptych.world import World, on_any_rank
+from diptych.world import World
 
 logger = logging.getLogger(__name__)
 

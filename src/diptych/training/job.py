@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from diptych.agreement import decide_on_first_rank
 from diptych.checkpoint_folder import CheckpointError, newest_valid
 from diptych.config.load import ConfigError
 from diptych.config.rules import doubtful
@@ -32,7 +33,7 @@ from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.initial_weights import start_from
 from diptych.training.metrics import Metrics
-from diptych.world import World, decide_on_first_rank
+from diptych.world import World
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank
 from diptych.checkpoint_folder import is_whole, name_of
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
@@ -38,7 +39,7 @@ from diptych.training.signals import stop_on_request
 from diptych.training.tallies import SAVE_STATES, STOP, TOKENS, source_shares, tallies_of, tally
 from diptych.training.trouble import judge, write_bad_step
 from diptych.training.watch import Watch
-from diptych.world import World, decide_on_first_rank, gather_on_first_rank, on_any_rank
+from diptych.world import World
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from diptych.agreement import decide_on_first_rank
 from diptych.checkpoint_folder import CheckpointError, checkpoints, verify, was_well
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
@@ -19,7 +20,6 @@ from diptych.terminal import counted
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint, read_progress
 from diptych.training.job import Job
 from diptych.training.trouble import MAX_IN_A_ROW
-from diptych.world import decide_on_first_rank
 
 logger = logging.getLogger(__name__)
 

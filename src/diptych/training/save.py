@@ -20,6 +20,7 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Any
 
+from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
 from diptych.checkpoint_folder import FORMAT, PROGRESS, CheckpointError, name_of, remove_unfinished
 from diptych.config.values import config_to_dict
 from diptych.model_folder import describing_files
@@ -42,7 +43,6 @@ from diptych.training.job import Job
 from diptych.training.signals import StopRequest
 from diptych.training.snapshot import Snapshot
 from diptych.training.tallies import COMMITTED, FAILING, LOST, SAVE_STATES, WRITTEN
-from diptych.world import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
 
 logger = logging.getLogger(__name__)
 

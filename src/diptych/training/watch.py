@@ -27,9 +27,10 @@ import torch.distributed as dist
 
 from diptych.config.schema import MachineConfig
 from diptych.data.loader_processes import LoaderProcesses
+from diptych.process_group import ENDED, first_to_claim, set_timeout_of_tensors
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
-from diptych.world import ENDED, World, first_to_claim, set_timeout_of_tensors
+from diptych.world import World
 
 Phase = Literal["start", "checkpoint", "batch", "step", "end"]
 PHASES = {

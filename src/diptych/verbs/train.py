@@ -68,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     Under torchrun it is 0 for both, since torchrun takes any other status for a failure and may restart the ranks.
     """
-    from diptych.world import decide_on_first_rank, process_group, read_world
+    from diptych.agreement import decide_on_first_rank
+    from diptych.process_group import process_group
+    from diptych.world import read_world
 
     world = read_world()
     # DeepSpeed chooses its accelerator when it is imported, and prints a warning if it has to guess.
