@@ -105,10 +105,13 @@ class Snapshot:
         ]
         self.files = _plan_files(share, rank, offsets)
         self._copied: torch.cuda.Event | None = None
-        self._held: Share | None = None
+        self._held: list[tuple[Tensor, Tensor]] | None = None
+        self._stream: torch.cuda.Stream | None = None
+        self._is_pinned = False
         self._allocation = threading.Thread(target=self._allocate, daemon=True)
         self._allocation.start()
 
+    @torch.no_grad()
     def take(self, share: Share) -> torch.cuda.Event | None:
         """Start to copy the share; on CUDA return an event that the next update has to wait for."""
         self._allocation.join()
@@ -117,14 +120,15 @@ class Snapshot:
             for copy, tensor in pairs:
                 copy.copy_(tensor)
             return None
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
             for copy, tensor in pairs:
                 copy.copy_(tensor, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()
-        self._held = share  # its memory must not be used for anything else before the copy is done
+        self._held = pairs  # their memory must not be used for anything else before the copy is done
         return self._copied
 
     def is_taken(self, *, waits: bool = False) -> bool:
@@ -140,6 +144,8 @@ class Snapshot:
     def close(self) -> None:
         """Close the file; the memory is freed with the last object that uses it."""
         self._allocation.join()
+        if self._is_pinned:
+            torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())
         os.close(self.descriptor)
 
     def _allocate(self) -> None:
@@ -151,6 +157,7 @@ class Snapshot:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
             failure = int(torch.cuda.cudart().cudaHostRegister(self._bytes.data_ptr(), size, 0))
+            self._is_pinned = not failure
             if failure:
                 logger.warning("the memory for saves cannot be pinned (CUDA error %d): copies to it are slow", failure)
 
