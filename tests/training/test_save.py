@@ -1,6 +1,7 @@
 """Checkpoints that real ranks save while they go on training."""
 
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -19,10 +20,11 @@ from diptych.training.checkpoint import Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
+from diptych.training.tallies import FAILING, SAVE_STATES
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import make_engine, new_model, take_steps, with_batch_statistics
-from tests.training.tiny import PAIRS, tiny_job
+from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_job
 
 STAGES_OF = {1: (0,), 2: (0, 1, 2, 3), 3: (1, 3)}
 FIRST, SECOND = Progress(samples_seen=PAIRS), Progress(samples_seen=2 * PAIRS)
@@ -83,6 +85,33 @@ def test_a_checkpoint_holds_what_the_ranks_had_when_it_was_started(size, tmp_pat
                 assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), (stage, name)
         assert saved.optimizer.step == optimizer.step == 1
         assert files == [f"rank_{rank:05d}.safetensors" for rank in range(size)]
+
+
+def find_room_while_training(rank: int, folder: Path) -> list[str]:
+    """The events of a save that fails at first and succeeds while the ranks take steps."""
+    config = config_at(1, 2)
+    engine, saves = start_saves(folder, config, rank, 2)
+    writer = saves._writer._process.pid
+    before = resource.prlimit(writer, resource.RLIMIT_FSIZE)
+    resource.prlimit(writer, resource.RLIMIT_FSIZE, (1000, before[1]))
+    with closing(saves):
+        saves.start(FIRST)
+        number = 0
+        while saves.states():
+            tallies = tuple(saves.states()[name] for name in SAVE_STATES)
+            batch = rows_of(global_batches(1)[0], World(rank, rank, 2).rows(PAIRS))
+            sums = engine.step(batch, number * PAIRS, tallies=tallies).read().tallies
+            saves.advance(dict(zip(SAVE_STATES, sums, strict=True)))
+            if sums[SAVE_STATES.index(FAILING)] == 2:  # only now is there room
+                resource.prlimit(writer, resource.RLIMIT_FSIZE, before)
+            number += 1
+    return [line["event"] for line in read_metrics(folder / "metrics.jsonl") if "event" in line]
+
+
+def test_a_save_that_finds_room_later_needs_no_wait(tmp_path):
+    assert run_ranks(2, find_room_while_training, tmp_path)[0] == ["save_failed", "save"]
+    path, faults = newest_valid(tmp_path / "checkpoints")
+    assert path is not None and path.name == "step_00000001" and not faults
 
 
 def lose_writers(rank: int, folder: Path) -> list[str]:

@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
 ROUND_SECONDS = 0.5
 """Largest time between two looks of the ranks at a save that they wait for."""
+TOLD_AFTER_SECONDS = 60
+"""A wait for a checkpoint that is longer than this is reported: its disk is slow, or does not answer."""
 KEEP_SECONDS = 20
 """How long the end of a run waits for the removal of older checkpoints."""
 ATTEMPTS = 2
@@ -138,6 +140,7 @@ class Saves:
         if (save := self._save) is None:
             return
         pause, save.waited_for_since = 0.001, time.monotonic()
+        is_told = not self._job.world.is_first
         while True:
             states = self._states_of_all()
             self.advance(states)
@@ -148,6 +151,9 @@ class Saves:
             else:
                 time.sleep(pause)
                 pause = min(2 * pause, ROUND_SECONDS)
+                if not is_told and time.monotonic() - save.waited_for_since > TOLD_AFTER_SECONDS:
+                    samples, is_told = save.progress.samples_seen, True
+                    logger.warning("training waits until the checkpoint after %d samples is written", samples)
 
     def finish(self) -> None:
         """Wait until the save in flight is a checkpoint; raises CheckpointError as `wait` does, or if it was lost."""
