@@ -78,8 +78,11 @@ def gmac_of(flops_of_sample: float) -> float:
 def expected_accuracy(gmac: float, samples_seen: float) -> tuple[Expected, ...]:
     """What the fits predict; empty for a run outside of their range, where they mean nothing.
 
+    The runs are those of Cherti et al. (arXiv 2212.07143, figure 1) and OpenAI's. The paper's fits have one variable,
+    GMAC a sample x samples seen; ours of ImageNet on LAION's data have both as variables of their own.
+
     gmac: billions of multiply-adds of a forward of a whole picture and a caption that fills the context, since the runs
-        were trained with both. A fit that its authors made has one variable, gmac x samples seen; ours have two.
+        were trained with both.
     """
     if not (_within(gmac, FITTED_GMAC) and _within(samples_seen, FITTED_SAMPLES)):
         return ()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 
+from diptych.model.flops import TrainingFlops
 from diptych.pages.charts import LineChart, line_chart
 from diptych.pages.template import template
 from diptych.plan import accuracy, communication, failures, loading, speed, start
 from diptych.plan.plan import OnGpus, Plan
 from diptych.plan.speed import UTILISATIONS
 from diptych.plan.summary import accuracies, days_text, legend, notes, rows, totals, unit_of
+from diptych.training import memory
 
 Series = dict[str, Sequence[tuple[float, float]]]
 """Label of a line → its points."""
 
 FORMULAS = {
+    "operations": TrainingFlops,
+    "memory": memory,
     "speed": speed.speed,
     "communication": communication.communication,
     "saves and failures": failures.saving,
@@ -23,7 +27,7 @@ FORMULAS = {
     "start": start.start,
     "accuracy": accuracy.expected_accuracy,
 }
-"""Topic → the function that computes it; the page shows its docstring."""
+"""Topic → what computes it; the page shows its docstring."""
 
 
 def render_plan(plans: Sequence[Plan]) -> bytes:
@@ -61,14 +65,14 @@ def charts(plan: Plan) -> Iterator[LineChart]:
     first, most_gib = plan.on_gpus[0], 2 * plan.gpu.memory_gib
     plain = [(each.pairs, each.gib) for each in first.by_pairs]
     checkpointed = [(each.pairs, each.gib_checkpointed) for each in first.by_pairs]
-    memory: Series = {"plain": plain, "checkpointed": checkpointed}
+    of_pairs: Series = {"plain": plain, "checkpointed": checkpointed}
     drawn = [
         by_gpus("Days", lambda each, case: each.days[case]),
         by_gpus("GPU-hours", lambda each, case: each.gpu_hours[case]),
         by_gpus("Samples a second", lambda each, case: each.speeds[case].samples_per_second),
         line_chart(
             f"GiB of one of {first.num_gpus:,} GPUs",
-            {name: [point for point in points if point[1] < most_gib] for name, points in memory.items()},
+            {name: [point for point in points if point[1] < most_gib] for name, points in of_pairs.items()},
             x_label="pairs through the towers at once",
             about="",
             logarithmic_x=True,

@@ -29,7 +29,7 @@ def _describe(plan: Plan) -> str:
     tokens = f"captions of {plan.num_tokens:g} tokens"
     lines = [
         *_entry("model", f"{plan.model}, {plan.num_parameters / 1e6:.2f} M parameters"),
-        *_entry("sample", f"{short_number(plan.flops_of_sample / 1e9, 4)} GFLOPs, forward and backward, {tokens}"),
+        *_entry("sample", f"{plan.flops_of_sample / 1e9:,.4g} GFLOPs, forward and backward, {tokens}"),
         *_entry("run", f"{short_number(plan.total_samples)} samples, batches of {plan.global_batch_size:,}"),
         *_entry(
             "GPU",
