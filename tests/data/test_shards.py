@@ -104,7 +104,7 @@ def test_a_key_that_is_no_safe_name_is_refused(tmp_path, key):
         writer.add(key, {"txt": b"x"})
 
 
-@pytest.mark.parametrize("suffix", ["pyd", "pkl", "pth", "npy", "jpg.txt", "JPG", ""])
+@pytest.mark.parametrize("suffix", ["pyd", "pkl", "pth", "npz", "jpg.txt", "JPG", ""])
 def test_a_suffix_that_could_carry_code_is_refused(tmp_path, suffix):
     with pytest.raises(ShardError, match="suffix"), ShardWriter(tmp_path, 0) as writer:
         writer.add("a", {suffix: b"x"})

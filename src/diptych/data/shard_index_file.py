@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = tuple(ending[1:] for ending in PICTURE_ENDINGS)
 ALLOWED_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp", "txt", "json", "cls", "avif"),
-    *("jpe", "jfif", "gif", "bmp", "tif", "tiff", "heic", "heif"),
+    *("jpe", "jfif", "gif", "bmp", "tif", "tiff", "heic", "heif", "npy"),
 )
-"""Members with another suffix are never read: some formats execute code when decoded. cls is the number of a class.
+"""Members with another suffix are never read: some formats execute code when decoded. cls is the number of a class, npy
+an array that says for each class whether it is in the picture; it is read without pickle.
 
 The order is part of the format: new suffixes go to the end.
 """

@@ -82,7 +82,8 @@ def _mean_per_class(right: Array, labels: Array) -> Callable[[Array], Array]:
         counts = counts[:, order]
         totals = np.add.reduceat(counts, starts, axis=1)
         hits = np.add.reduceat(counts * right[order], starts, axis=1)
-        return (hits / np.maximum(totals, 1)).sum(axis=1) / (totals > 0).sum(axis=1)
+        recalls: Array = (hits / np.maximum(totals, 1)).sum(axis=1) / (totals > 0).sum(axis=1)
+        return recalls
 
     return measure
 

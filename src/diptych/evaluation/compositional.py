@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from diptych.data.caption_files import CaptionError, CaptionReason, check_caption
 from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.errors import UserError
@@ -62,8 +64,8 @@ def compositional_scores(cosines: Array) -> dict[str, Measured]:
     cosines: f32[examples 2 2], of pictures (rows) and captions (columns). A tie is an error.
     """
     own = cosines[:, [0, 1], [0, 1]]
-    text = (own > cosines[:, [0, 1], [1, 0]]).all(axis=1)
-    image = (own > cosines[:, [1, 0], [0, 1]]).all(axis=1)
+    text: Array = np.all(own > cosines[:, [0, 1], [1, 0]], axis=1)
+    image: Array = np.all(own > cosines[:, [1, 0], [0, 1]], axis=1)
     return {"text_score": share_of(text), "image_score": share_of(image), "group_score": share_of(text & image)}
 
 

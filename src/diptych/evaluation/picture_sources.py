@@ -8,10 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from diptych.errors import UserError
+from diptych.evaluation.compositional import matched_table
 from diptych.evaluation.folder_pictures import captioned_folder, labelled_folder, plain_folder
 from diptych.evaluation.pictures import UNREADABLE, Pictures, joined
-from diptych.evaluation.shard_pictures import captioned_shards, is_shards, keyed_shards, labelled_shards
-from diptych.evaluation.table_pictures import captioned_table, labelled_table
+from diptych.evaluation.shard_pictures import (
+    captioned_shards,
+    is_shards,
+    keyed_shards,
+    labelled_shards,
+    multi_labelled_shards,
+)
+from diptych.evaluation.table_pictures import captioned_table, labelled_table, multi_labelled_table
 from diptych.files import local_path, read_file
 from diptych.remote_files import is_elsewhere
 from diptych_shards.tables.locations import is_picture_table
@@ -37,6 +44,44 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
         return labelled_shards(location, label_key)
     _check_folder(path, "a folder with one subfolder for each class, a table, or shards")
     return labelled_folder(location)
+
+
+def open_multi_labelled(location: str, label_key: str = "label") -> Pictures:
+    """Open pictures with any number of labels each: a table or shards.
+
+    In a table and in json members, `label_key` is a list, or a text such as `cat|dog`; in a table a picture may also
+    have several rows. In a shard the labels may be an npy member instead, an array with 0 or 1 for each class.
+
+    Raises:
+        ValueError: the location is missing or empty, or a picture has no labels, not even none.
+    """
+    if is_elsewhere(location):
+        return multi_labelled_shards(location, label_key)
+    path = local_path(location)
+    location = os.fspath(path)
+    if is_picture_table(location):
+        return multi_labelled_table(location, label_key)
+    if is_shards(location):
+        return multi_labelled_shards(location, label_key)
+    _check_folder(path, "a table of paths and labels, or shards")
+    raise UserError(
+        f"{location} is a folder, which gives each picture one label; expected a table with the columns path and "
+        f"{label_key} (labels such as cat|dog), or shards"
+    )
+
+
+def open_matched(location: str) -> Pictures:
+    """Open examples of two pictures and two captions, as `matched_table` does.
+
+    Raises:
+        ValueError: the table is missing, has other columns, or no row can be used.
+    """
+    if is_elsewhere(location):
+        raise UserError(f"{location}: a table and its pictures must be on this machine; download both")
+    location = os.fspath(local_path(location))
+    if os.path.isdir(location):
+        raise UserError(f"{location} is a folder; expected a table in it, such as Winoground's examples.jsonl")
+    return matched_table(location)
 
 
 def open_captioned(location: str, caption_key: str | None = None) -> Pictures:

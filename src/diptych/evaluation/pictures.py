@@ -47,6 +47,10 @@ class Pictures:
     """One for each picture; empty if the pictures have no labels."""
     captions: tuple[tuple[str, ...], ...] = ()
     """One or more for each picture; empty if the pictures have no captions."""
+    label_sets: tuple[tuple[str, ...], ...] = ()
+    """Any number of labels for each picture; empty if the pictures have one label each or none."""
+    label_width: int = 0
+    """Number of classes that the label sets are chosen from, where the data say it; else 0."""
     labels_are_numbers: bool = False
     """Whether each label is a place in the list of classes, from 0; `named` replaces these by names."""
     refused: Mapping[str, CaptionError] = field(default_factory=dict)
@@ -118,6 +122,7 @@ def in_utf8(pictures: Pictures) -> Pictures:
         names=tuple(map(writable, pictures.names)),
         labels=tuple(map(writable, pictures.labels)),
         captions=tuple(tuple(map(writable, each)) for each in pictures.captions),
+        label_sets=tuple(tuple(map(writable, each)) for each in pictures.label_sets),
         refused={writable(name): error for name, error in pictures.refused.items()},
         left_out=tuple(Refusal(writable(each.path), each.reason, each.detail) for each in pictures.left_out),
     )
@@ -136,16 +141,31 @@ def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
     """
     if not pictures.labels_are_numbers:
         return pictures
-    if set(pictures.labels) <= set(class_names):  # the classes are called by numbers, as in MNIST
+    labels = labels_in(pictures)
+    if pictures.label_width not in (0, len(class_names)):
+        raise UserError(
+            f"{pictures.location} has arrays of {pictures.label_width} labels, and there are "
+            f"{counted(len(class_names), 'class')}; give --classes with all of them, in the order of the arrays"
+        )
+    if labels <= set(class_names):  # the classes are called by numbers, as in MNIST
         return replace(pictures, labels_are_numbers=False)
-    highest = max(map(int, pictures.labels))
+    highest = max(map(int, labels))
     if highest >= len(class_names):
         raise UserError(
             f"{pictures.location} has class number {highest}, beyond the {counted(len(class_names), 'class')}, "
             "numbered from 0; give --classes with all of them, in the order of the numbers"
         )
-    labels = tuple(class_names[int(label)] for label in pictures.labels)
-    return replace(pictures, labels=labels, labels_are_numbers=False)
+    return replace(
+        pictures,
+        labels=tuple(class_names[int(label)] for label in pictures.labels),
+        label_sets=tuple(tuple(class_names[int(label)] for label in each) for each in pictures.label_sets),
+        labels_are_numbers=False,
+    )
+
+
+def labels_in(pictures: Pictures) -> set[str]:
+    """The different labels of all pictures, of which each has one or any number."""
+    return {*pictures.labels, *(label for each in pictures.label_sets for label in each)}
 
 
 def formats_by_name(pictures: Pictures) -> dict[str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diptych.data.caption_files import CaptionError, captions_in, captions_of, check_caption, fields_of, text_lines
 from diptych.data.captions import all_captions, caption_of
@@ -16,6 +19,8 @@ from diptych.data.shard_index_file import Sample
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures, check_some_are_captioned
+from diptych.evaluation.similarity import Array
+from diptych.evaluation.table_pictures import are_numbers, label_set
 from diptych.files import cannot
 
 
@@ -50,6 +55,37 @@ def labelled_shards(location: str, label_key: str) -> Pictures:
         labels.append(_class_number(index, sample) if is_numbered else _json_label(index, sample, label_key))
     return Pictures(
         location, tuple(names), _picture_reader(index), labels=tuple(labels), labels_are_numbers=is_numbered
+    )
+
+
+def multi_labelled_shards(location: str, label_key: str) -> Pictures:
+    """Open pictures with any number of labels: `label_key` of the json member, or the npy member of CLIP_benchmark.
+
+    The json has a list, or a text with `|` between the labels. The npy member has for each class 1 if it is in the
+    picture, else 0; it is used if the first sample has one and no `label_key`.
+    """
+    index = _open(location)
+    names, labels, widths = [], [], set()
+    first = next(index.samples())
+    has_arrays = "npy" in first.suffixes and label_key not in _json_fields(index, first)
+    for sample in index.samples():
+        names.append(sample.name)
+        if has_arrays:
+            array = _label_array(index, sample)
+            widths.add(len(array))
+            labels.append(tuple(str(place) for place in np.flatnonzero(array)))
+        else:
+            labels.append(_json_label_set(index, sample, label_key))
+    if len(widths) > 1:
+        raise UserError(f"{location}: the npy members have arrays of {min(widths)} to {max(widths)} labels; "
+                        "expected one length, the number of classes")  # fmt: skip
+    return Pictures(
+        location,
+        tuple(names),
+        _picture_reader(index),
+        label_sets=tuple(labels),
+        label_width=max(widths, default=0),
+        labels_are_numbers=has_arrays or are_numbers(label for each in labels for label in each),
     )
 
 
@@ -107,6 +143,41 @@ def _json_label(index: ShardIndex, sample: Sample, key: str) -> str:
             "Name another json key with --label-key"
         )
     return str(label).strip()
+
+
+def _json_label_set(index: ShardIndex, sample: Sample, key: str) -> tuple[str, ...]:
+    fields = _json_fields(index, sample)
+    if key not in fields:
+        has = f"its json member has {', '.join(fields)}" if fields else f"it has {', '.join(sample.suffixes)}"
+        raise UserError(
+            f"{sample.name} has no labels: no {key!r} in a json member and no npy member; {has}. "
+            "Name the json key with --label-key"
+        )
+    try:
+        return label_set(fields[key])
+    except CaptionError as error:
+        raise UserError(
+            f"{sample.name}: {key} is {fields[key]!r} in its json member ({error}); expected a list of classes, "
+            'such as ["cat", "dog"]. Name another json key with --label-key'
+        ) from error
+
+
+def _label_array(index: ShardIndex, sample: Sample) -> Array:
+    """bool[classes]: which classes the npy member says are in the picture."""
+    expected = "expected an array with 0 or 1 for each class"
+    if "npy" not in sample.suffixes:
+        raise UserError(
+            f"{sample.name} has no npy member, unlike the first sample; it has {', '.join(sample.suffixes)}"
+        )
+    try:
+        array = np.lib.format.read_array(io.BytesIO(index.read(sample, "npy")["npy"]), allow_pickle=False)
+    except (ValueError, MemoryError) as error:
+        raise UserError(f"{sample.name}: its npy member cannot be read ({error}); {expected}") from error
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise UserError(f"{sample.name}: its npy member is no array of numbers in one dimension; {expected}")
+    if not np.isin(array, (0, 1)).all():
+        raise UserError(f"{sample.name}: its npy member has {array[~np.isin(array, (0, 1))][0]}; {expected}")
+    return array.astype(bool)
 
 
 def _class_number(index: ShardIndex, sample: Sample) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from diptych.evaluation.pictures import Pictures, by_reason, check_some_are_capt
 if TYPE_CHECKING:
     from diptych_shards.tables.picture_table import PictureRow
 
+LABEL_SEPARATOR = "|"
 EXPECTED = "the path of a picture, relative to the table's folder, and its {} in each row"
 
 
@@ -34,13 +35,43 @@ def labelled_table(location: str, label_key: str) -> Pictures:
             paths.append(file)
         except CaptionError as error:
             refused[row.place] = error
-    expected = EXPECTED.format(label_key)
-    if refused:
-        rows = "one row" if len(refused) == 1 else f"{len(refused):,} rows"
-        raise UserError(f"{location}: {rows} cannot be used: {in_words(by_reason(refused))}; expected {expected}")
-    if not labels:
-        raise UserError(f"{location} has no rows; expected {expected}")
+    _check_all_are_labelled(location, label_key, len(labels), refused)
     return Pictures(location, *files_of(paths, folder), labels=tuple(labels), labels_are_numbers=are_numbers(labels))
+
+
+def multi_labelled_table(location: str, label_key: str) -> Pictures:
+    """Open pictures with any number of labels: a list, a text like `cat|dog`, or several rows; an empty cell is none.
+
+    Raises:
+        ValueError: a row cannot be used.
+    """
+    folder = Path(location).parent
+    labels: dict[Path, tuple[str, ...]] = {}
+    refused: dict[str, CaptionError] = {}
+    for file, row in _rows(location, refused, label=label_key):
+        try:
+            labels[file] = tuple(dict.fromkeys([*labels.get(file, ()), *label_set(row.value)]))
+        except CaptionError as error:
+            refused[row.place] = error
+    _check_all_are_labelled(location, label_key, len(labels), refused)
+    return Pictures(
+        location,
+        *files_of(list(labels), folder),
+        label_sets=tuple(labels.values()),
+        labels_are_numbers=are_numbers(label for each in labels.values() for label in each),
+    )
+
+
+def label_set(value: Any) -> tuple[str, ...]:
+    """The labels in a list or in a text with `|` between them; none for an empty one.
+
+    Raises:
+        CaptionError: the value or a label in the list is something else.
+    """
+    if value is None or value != value or isinstance(value, str) and not value.strip():
+        return ()
+    values = value.split(LABEL_SEPARATOR) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    return tuple(_label(each) for each in values)
 
 
 def captioned_table(location: str, caption_key: str | None) -> Pictures:
@@ -79,6 +110,15 @@ def _rows(
             yield folder / row.path, row
         else:
             refused[row.place] = CaptionError(CaptionReason.MISSING_FILE, row.path)
+
+
+def _check_all_are_labelled(location: str, label_key: str, labelled: int, refused: Mapping[str, CaptionError]) -> None:
+    expected = EXPECTED.format(label_key)
+    if refused:
+        rows = "one row" if len(refused) == 1 else f"{len(refused):,} rows"
+        raise UserError(f"{location}: {rows} cannot be used: {in_words(by_reason(refused))}; expected {expected}")
+    if not labelled:
+        raise UserError(f"{location} has no rows; expected {expected}")
 
 
 def _label(value: Any) -> str:
