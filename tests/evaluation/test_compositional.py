@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from diptych.evaluation.compositional import CHANCE, compositional_scores, matched_table
-from tests.evaluation.colours import COLOURS, picture
+from diptych.evaluation.compositional import CHANCE, compositional, compositional_scores
+from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.features import Features
+from diptych.evaluation.matched_pictures import matched_table
+from tests.evaluation.colours import COLOURS, ColourEncoder, picture
 
 
 def winoground(cosines):
@@ -68,3 +71,15 @@ def test_a_table_with_other_columns_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="image_0"):
         (tmp_path / "other.csv").write_text("path,caption\nred.png,red\n")
         matched_table(str(tmp_path / "other.csv"))
+
+
+def test_real_pictures_are_matched_and_broken_ones_leave_their_example_out(tmp_path):
+    rows = [example("red", "blue"), example("cyan", "yellow"), example("green", "red")]
+    rows.append(example("red", "blue") | {"caption_0": "a blue wall", "caption_1": "a red wall"})
+    table = write_examples(tmp_path, rows)
+    (tmp_path / "images" / "cyan.png").write_bytes(b"broken")
+
+    result = compositional(Features(ColourEncoder()), DataSet(matched_table(table)))
+
+    assert (result["examples"], list(result["rejected"])) == (3, ["images/cyan.png"])
+    assert set(result["metrics"].values()) == {2 / 3}  # the last example's captions are swapped

@@ -12,6 +12,7 @@ from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
 from diptych.evaluation.evaluator import Evaluator, numbers
 from diptych.evaluation.features import Features
+from diptych.evaluation.prompts import Prompts
 from diptych.evaluation.results_file import FORMAT, merged
 from diptych.evaluation.tables import readable
 from diptych.report import write_report
@@ -19,7 +20,9 @@ from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 
 
 def data_for(evaluator, folder):
-    """Pictures of six colours, with what the evaluator reads: labels or captions."""
+    """Pictures of six colours, with what the evaluator reads."""
+    if evaluator.reads in ("label_sets", "matched"):
+        return data_in_a_table(evaluator.reads, folder)
     if evaluator.reads == "labels":
         pictures = open_data(str(write_tree(folder / "tree", list(COLOURS), copies=4)), "labels")
         data = data_set(pictures, prompts_for([pictures], None))
@@ -29,6 +32,25 @@ def data_for(evaluator, folder):
         (folder / "pairs" / f"{colour}.png").write_bytes(picture(pixels))
         (folder / "pairs" / f"{colour}.txt").write_text(f"a {colour} wall")
     return DataSet(open_data(str(folder / "pairs"), "captions"))
+
+
+def data_in_a_table(reads, folder):
+    """The six colours in a table, each with several labels, or two at a time."""
+    for colour, pixels in COLOURS.items():
+        (folder / f"{colour}.png").write_bytes(picture(pixels))
+    if reads == "label_sets":
+        table = "path,label\n" + "".join(f"{each}.png,{each}|{other}\n" for each, other in pairs())
+    else:
+        table = "image_0,image_1,caption_0,caption_1\n" + "".join(
+            f"{each}.png,{other}.png,a {each} wall,a {other} wall\n" for each, other in pairs()
+        )
+    (folder / f"{reads}.csv").write_text(table)
+    pictures = open_data(str(folder / f"{reads}.csv"), reads)
+    return data_set(pictures, prompts_for([pictures], None) if reads == "label_sets" else Prompts((), ()))
+
+
+def pairs():
+    return zip(COLOURS, [*list(COLOURS)[1:], "red"], strict=True)
 
 
 @pytest.mark.parametrize("name", EVALUATORS)

@@ -1,6 +1,6 @@
 """The evaluators by name. The command, the trainer, the report and the results file all use this table."""
 
-from diptych.evaluation import linear_probe, retrieval, zero_shot
+from diptych.evaluation import compositional, linear_probe, multi_label, retrieval, zero_shot
 from diptych.evaluation.evaluator import Evaluator
 
 EVALUATORS = {
@@ -15,6 +15,19 @@ EVALUATORS = {
         retrieval.retrieval,
         "captions",
         "pictures with captions: folder with a .txt or .json for each, table of path and caption, or shards",
+    ),
+    "multi_label": Evaluator(
+        "several labels",
+        multi_label.multi_label,
+        "label_sets",
+        "pictures with any number of labels: table of path and label (cat|dog, a list, or several rows), or shards "
+        "(json, or CLIP_benchmark's npy arrays)",
+    ),
+    "compositional": Evaluator(
+        "compositional",
+        compositional.compositional,
+        "matched",
+        "table of image_0, image_1, caption_0 and caption_1, such as Winoground's examples.jsonl",
     ),
     "linear_probe": Evaluator(
         "linear probe",

@@ -2,60 +2,47 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
-from diptych.data.caption_files import CaptionError, CaptionReason, check_caption
-from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.errors import UserError
-from diptych.evaluation.intervals import Measured, share_of
-from diptych.evaluation.pictures import Pictures, check_some_are_captioned, files_of
-from diptych.evaluation.similarity import Array
+from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.evaluator import Result
+from diptych.evaluation.features import Features
+from diptych.evaluation.intervals import Measured, as_result, share_of
+from diptych.evaluation.pictures import by_reason
+from diptych.evaluation.similarity import Array, unit_norm
 
-if TYPE_CHECKING:
-    from diptych_shards.tables.picture_table import PictureRow
-
-COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
-FOLDER = "images"
 CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
 
 
-def matched_table(location: str) -> Pictures:
-    """Open a table with the columns image_0, image_1, caption_0 and caption_1, as Winoground's examples.jsonl.
+def compositional(features: Features, data: DataSet) -> Result:
+    """Measure the text, image and group score of examples of two pictures and two captions.
 
-    A picture is a path relative to the table's folder; its ending, and a folder `images`, may be left out. Example i
-    has the pictures 2i and 2i + 1, with one caption each. Rows that cannot be used are left out, with their reasons in
-    `refused`.
+    An example is left out if one of its pictures cannot be decoded.
 
     Raises:
-        UserError: the table cannot be read, has other columns, or no row can be used.
+        ValueError: no example has two pictures that can be decoded.
     """
-    from diptych_shards.tables.picture_table import BadRow, Wanted, read_picture_table  # here: loads pyarrow
-
-    folder = Path(location).parent
-    files: list[Path] = []
-    captions: list[tuple[str, ...]] = []
-    refused: dict[str, CaptionError] = {}
-    wanted = Wanted(path=COLUMNS[0], caption=COLUMNS[2], option="a column of that name")
-    for row in read_picture_table(location, wanted):
-        if isinstance(row, BadRow):
-            refused[row.place] = CaptionError(CaptionReason.MALFORMED_ROW, row.why)
-            continue
-        if missing := [column for column in (COLUMNS[1], COLUMNS[3]) if column not in row.extra]:
-            raise UserError(f"{location} has no column {missing[0]}; expected the columns {', '.join(COLUMNS)}")
-        try:
-            matched = list(_matched(row, folder))
-        except CaptionError as error:
-            refused[row.place] = error
-        else:
-            files += [file for file, _ in matched]
-            captions += [(caption,) for _, caption in matched]
-    check_some_are_captioned(location, len(files), refused, f"{', '.join(COLUMNS)} in each row")
-    return Pictures(location, *files_of(files, folder), captions=tuple(captions), refused=refused)
+    pictures = data.pictures
+    embedded = features.pictures(pictures)
+    row_of_picture = {int(place): row for row, place in enumerate(embedded.kept)}
+    examples = [each for each in range(len(pictures) // 2) if {2 * each, 2 * each + 1} <= row_of_picture.keys()]
+    if not examples:
+        raise UserError(f"{pictures.location}: no example has two pictures that can be decoded")
+    rows = [row_of_picture[place] for each in examples for place in (2 * each, 2 * each + 1)]
+    captions = [pictures.captions[place][0] for each in examples for place in (2 * each, 2 * each + 1)]
+    images = unit_norm(embedded.embeddings[rows]).reshape(len(examples), 2, -1)
+    texts = unit_norm(features.embed_texts(captions)).reshape(len(examples), 2, -1)
+    # In float64, rounded once, as all similarities: equal embeddings must tie.
+    cosines = (images.astype(np.float64) @ texts.astype(np.float64).transpose(0, 2, 1)).astype(np.float32)
+    return {
+        "pictures": len(rows),
+        "examples": len(examples),
+        "rejected": embedded.rejected,
+        "refused": by_reason(pictures.refused),
+        **as_result(compositional_scores(cosines)),
+        "chance": CHANCE,
+    }
 
 
 def compositional_scores(cosines: Array) -> dict[str, Measured]:
@@ -67,17 +54,3 @@ def compositional_scores(cosines: Array) -> dict[str, Measured]:
     text: Array = np.all(own > cosines[:, [0, 1], [1, 0]], axis=1)
     image: Array = np.all(own > cosines[:, [1, 0], [0, 1]], axis=1)
     return {"text_score": share_of(text), "image_score": share_of(image), "group_score": share_of(text & image)}
-
-
-def _matched(row: PictureRow, folder: Path) -> Iterator[tuple[Path, str]]:
-    for name, caption in ((row.path, row.value), (row.extra[COLUMNS[1]], row.extra[COLUMNS[3]])):
-        yield _picture_file(name, folder), check_caption(caption)
-
-
-def _picture_file(name: Any, folder: Path) -> Path:
-    if isinstance(name, str) and name.strip() and "\0" not in name:
-        for place in (folder / name, folder / FOLDER / name):
-            for ending in ("", *PICTURE_ENDINGS):
-                if os.path.isfile(f"{place}{ending}"):
-                    return Path(f"{place}{ending}")
-    raise CaptionError(CaptionReason.MISSING_FILE, str(name)[:80])

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from diptych.errors import UserError
-from diptych.evaluation.picture_sources import open_captioned, open_labelled
-from diptych.evaluation.pictures import Pictures, in_utf8, named
+from diptych.evaluation.picture_sources import open_captioned, open_labelled, open_matched, open_multi_labelled
+from diptych.evaluation.pictures import Pictures, in_utf8, labels_in, named
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array
 from diptych.terminal import counted
 
-Reads = Literal["labels", "captions"]
-"""What an evaluator needs with each picture."""
+Reads = Literal["labels", "label_sets", "captions", "matched"]
+"""What an evaluator needs with each picture: a label, any number of labels, or captions; matched are two pictures and
+two captions at a time."""
+NEED_CLASSES = ("labels", "label_sets")
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,18 @@ class DataSet:
 
 
 def open_data(location: str, reads: Reads, *, label_key: str = "label", caption_key: str | None = None) -> Pictures:
-    """Open pictures with labels or captions; see `open_labelled` and `open_captioned`.
+    """Open pictures with what is read; see `open_labelled` and its neighbours.
 
     Raises:
         ValueError: the location is missing or empty, or its pictures do not have what is read.
     """
-    opened = open_labelled(location, label_key) if reads == "labels" else open_captioned(location, caption_key)
-    return in_utf8(opened)
+    openers: dict[Reads, Callable[[], Pictures]] = {
+        "labels": lambda: open_labelled(location, label_key),
+        "label_sets": lambda: open_multi_labelled(location, label_key),
+        "captions": lambda: open_captioned(location, caption_key),
+        "matched": lambda: open_matched(location),
+    }
+    return in_utf8(openers[reads]())
 
 
 def prompts_for(labelled: Sequence[Pictures], classes: str | None) -> Prompts:
@@ -54,7 +61,7 @@ def prompts_for(labelled: Sequence[Pictures], classes: str | None) -> Prompts:
             f"{numbered[0]} gives the numbers of its classes and no names; name them in the order of the "
             "numbers with --classes YAML, or name a json key that has the names with --label-key"
         )
-    labels = sorted({label for pictures in labelled for label in pictures.labels})
+    labels = sorted({label for pictures in labelled for label in labels_in(pictures)})
     return make_prompts(labels, [DEFAULT_TEMPLATE]) if labels else Prompts((), ())
 
 
@@ -64,7 +71,7 @@ def data_set(pictures: Pictures, prompts: Prompts) -> DataSet:
     Raises:
         UserError: a label is not one of the classes.
     """
-    if not pictures.labels:
+    if not pictures.labels and not pictures.label_sets:
         return DataSet(pictures)
     pictures = named(pictures, prompts.class_names)
     label_numbers(pictures, prompts.class_names)
@@ -78,7 +85,7 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
         ValueError: a label is not one of the classes.
     """
     places = {name: place for place, name in enumerate(class_names)}
-    if unknown := sorted(set(pictures.labels) - places.keys()):
+    if unknown := sorted(labels_in(pictures) - places.keys()):
         near = difflib.get_close_matches(unknown[0], class_names, n=1)
         raise UserError(
             f"{pictures.location}: label {unknown[0]!r} is none of the {counted(len(class_names), 'class')} "

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from diptych.errors import UserError
-from diptych.evaluation.compositional import matched_table
 from diptych.evaluation.folder_pictures import captioned_folder, labelled_folder, plain_folder
+from diptych.evaluation.matched_pictures import matched_table
 from diptych.evaluation.pictures import UNREADABLE, Pictures, joined
 from diptych.evaluation.shard_pictures import (
     captioned_shards,

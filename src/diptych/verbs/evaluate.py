@@ -16,7 +16,7 @@ from diptych.command_line import add_ema_argument, path_argument
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
-from diptych.evaluation.data_sets import DataSet, Reads, data_set, open_data, prompts_for
+from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, Reads, data_set, open_data, prompts_for
 from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named, writable
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
@@ -119,7 +119,9 @@ def _data_sets(arguments: argparse.Namespace, suffix: str) -> dict[str, dict[str
     if fitted and "zero_shot" not in opened:
         raise UserError(f"{' and '.join(map(_option, fitted))}: measured on --zero-shot DATA; give that too")
 
-    labelled = [each for name, sets in opened.items() if EVALUATORS[name].reads == "labels" for each in sets.values()]
+    labelled = [
+        each for name, sets in opened.items() if EVALUATORS[name].reads in NEED_CLASSES for each in sets.values()
+    ]
     prompts = prompts_for(labelled, arguments.classes)
     asked = {name: {each: data_set(sets[each], prompts) for each in sets} for name, sets in opened.items()}
     for name, location in fitted.items():

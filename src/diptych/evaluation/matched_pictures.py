@@ -1,0 +1,67 @@
+"""Open tables of two pictures and two captions a row, which are to be matched, in Winoground's layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.data.caption_files import CaptionError, CaptionReason, check_caption
+from diptych.data.picture_formats import PICTURE_ENDINGS
+from diptych.errors import UserError
+from diptych.evaluation.pictures import Pictures, check_some_are_captioned, files_of
+
+if TYPE_CHECKING:
+    from diptych_shards.tables.picture_table import PictureRow
+
+COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
+FOLDER = "images"
+
+
+def matched_table(location: str) -> Pictures:
+    """Open a table with the columns image_0, image_1, caption_0 and caption_1, as Winoground's examples.jsonl.
+
+    A picture is a path relative to the table's folder; its ending, and a folder `images`, may be left out. Example i
+    has the pictures 2i and 2i + 1, with one caption each. Rows that cannot be used are left out, with their reasons in
+    `refused`.
+
+    Raises:
+        UserError: the table cannot be read, has other columns, or no row can be used.
+    """
+    from diptych_shards.tables.picture_table import BadRow, Wanted, read_picture_table  # here: loads pyarrow
+
+    folder = Path(location).parent
+    files: list[Path] = []
+    captions: list[tuple[str, ...]] = []
+    refused: dict[str, CaptionError] = {}
+    wanted = Wanted(path=COLUMNS[0], caption=COLUMNS[2], option="a column of that name")
+    for row in read_picture_table(location, wanted):
+        if isinstance(row, BadRow):
+            refused[row.place] = CaptionError(CaptionReason.MALFORMED_ROW, row.why)
+            continue
+        if missing := [column for column in (COLUMNS[1], COLUMNS[3]) if column not in row.extra]:
+            raise UserError(f"{location} has no column {missing[0]}; expected the columns {', '.join(COLUMNS)}")
+        try:
+            matched = list(_matched(row, folder))
+        except CaptionError as error:
+            refused[row.place] = error
+        else:
+            files += [file for file, _ in matched]
+            captions += [(caption,) for _, caption in matched]
+    check_some_are_captioned(location, len(files), refused, f"{', '.join(COLUMNS)} in each row")
+    return Pictures(location, *files_of(files, folder), captions=tuple(captions), refused=refused)
+
+
+def _matched(row: PictureRow, folder: Path) -> Iterator[tuple[Path, str]]:
+    for name, caption in ((row.path, row.value), (row.extra[COLUMNS[1]], row.extra[COLUMNS[3]])):
+        yield _picture_file(name, folder), check_caption(caption)
+
+
+def _picture_file(name: Any, folder: Path) -> Path:
+    if isinstance(name, str) and name.strip() and "\0" not in name:
+        for place in (folder / name, folder / FOLDER / name):
+            for ending in ("", *PICTURE_ENDINGS):
+                if os.path.isfile(f"{place}{ending}"):
+                    return Path(f"{place}{ending}")
+    raise CaptionError(CaptionReason.MISSING_FILE, str(name)[:80])
