@@ -15,7 +15,7 @@ from diptych.terminal import counted
 from diptych.verbs import vocab
 from diptych.verbs.train import refuse_pretrained_tag
 from diptych_shards.cli import main as main_of_shards
-from tests.commands import forked_launcher, start
+from tests.commands import ROOT, forked_launcher, start
 
 
 def test_the_help_names_every_verb_with_what_it_does(capsys):
@@ -194,16 +194,17 @@ def test_mistakes_are_lines_on_stderr_and_status_2(tmp_path, capsys):
     assert all(line.startswith("diptych train: ") for line in lines)
 
 
-def test_under_torchrun_the_first_rank_prints_all_mistakes_before_any_rank_ends(tmp_path):
+def test_under_the_launch_scripts_the_first_rank_prints_all_mistakes_and_no_rank_is_started_again(tmp_path):
     config = tmp_path / "my.yaml"
     config.write_text(f"data: {{train: {tmp_path}/nothing}}\ntraning: {{}}\ntokenizer: {{vocabulary: clip}}")
-    words = ("-m", "diptych.torchrun", "--standalone", "--nproc-per-node", 2, "-m", "diptych", "train", config)
-    command = start(tmp_path, sys.executable, *words, environment=forked_launcher(tmp_path))
+    environment = {"RANKS": "2", **forked_launcher(tmp_path)}
+    command = start(tmp_path, ROOT / "launch" / "one_node.sh", config, environment=environment)
     assert command.wait() == 2
-    told = [line for line in command.said.splitlines() if line.startswith("diptych train: ")]
+    lines = command.said.splitlines()
+    assert all(line.startswith("diptych train: ") for line in lines), command.said
     for word in ("did you mean training", "nothing"):
-        assert sum(word in line for line in told) == 1, command.said
-    assert "Traceback" not in command.said and "no restart is left" not in command.said
+        assert sum(word in line for line in lines) == 1, command.said
+    assert len((tmp_path / "started_rank").read_text().splitlines()) == 2
 
 
 def test_a_mistake_of_another_rank_alone_is_printed_by_that_rank(tmp_path, capsys, monkeypatch):

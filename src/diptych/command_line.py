@@ -34,6 +34,8 @@ PATIENCE_SECONDS = 30.0
 """How long other ranks wait for rank 0 to print its error before they exit."""
 LAST_WORDS_SECONDS = 2.0
 """How long a rank that lost another waits for that one to print why, before the launcher ends them all."""
+STATUS_FILE = "DIPTYCH_STATUS_FILE"
+"""The variable that names the file into which a rank of `diptych.torchrun` writes the exit status of all."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,22 @@ def run(program: Program, words: Sequence[str]) -> int:
             print(f"{prefix}{rank}{printable(line)}", file=sys.stderr, flush=True)
         if isinstance(error, LostRankError):
             time.sleep(0 if _rank() else LAST_WORDS_SECONDS)
+        elif not isinstance(error, OneRankError) and leave_status(exit_status(error)):
+            time.sleep(LAST_WORDS_SECONDS)  # the launcher ends this process sooner, since a restart would be no use
         return exit_status(error)
 
 
 def exit_status(error: Exception) -> int:
     """The exit status after this error: 2 for a user's mistake, 1 for a bug or a lost rank."""
     return 1 if isinstance(error, LostRankError) or user_message(error) is None else 2
+
+
+def leave_status(status: int) -> bool:
+    """Let `diptych.torchrun` end with this status; False if it has not started this process."""
+    if STATUS_FILE not in os.environ:
+        return False
+    Path(os.environ[STATUS_FILE]).write_text(str(status))
+    return True
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diptych.command_line import leave_status
 from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
 from diptych.config.rules import Problem, doubtful
@@ -59,8 +60,6 @@ class _PrintKeys(argparse.Action):
 
 STOPPED = 75
 """The exit status of a run that was stopped and can go on: sysexits.h's EX_TEMPFAIL."""
-STATUS_FILE = "DIPTYCH_STATUS_FILE"
-"""The variable that names the file into which a rank of `diptych.torchrun` writes its status, since it ends with 0."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,8 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _end(status: int) -> int:
     """The exit status of this rank, so that the command which started the ranks can end with `status`."""
-    if STATUS_FILE in os.environ:
-        Path(os.environ[STATUS_FILE]).write_text(str(status))
+    leave_status(status)
     return 0 if "TORCHELASTIC_RUN_ID" in os.environ else status
 
 
