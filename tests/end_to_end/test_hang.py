@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -37,10 +38,10 @@ def test_a_stopped_process_is_named_by_its_rank(whose, warm, recipe, tmp_path):
         assert "Traceback" not in said and "lost the other" not in said
         expected = {
             "rank 0": "the process that holds the store of the ranks, rank 0 or its launcher, does not answer",
-            "rank 1": "rank 1 does not answer: stopped, or on a machine that is lost",
-            "a loader process of rank 1": "rank 1 of 2 (on ",
+            "rank 1": "rank 1 of 2 (on {host}) does not answer: stopped, or its machine is lost",
+            "a loader process of rank 1": "rank 1 of 2 (on {host}) waits for its batch after ",
         }
-        assert expected[whose] in line
+        assert expected[whose].format(host=socket.gethostname()) in line
         assert line.endswith(f"if it was only slow, set machine.step_timeout_seconds above {SECONDS}")
         for rank in range(2):
             stacks = (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
@@ -90,7 +91,7 @@ def test_c_code_that_keeps_pythons_lock_does_not_keep_the_watch_from_ending_the_
         ]
         assert [rank.wait(PATIENCE_SECONDS) for rank in ranks] == [1, 1]
     (line,) = (tmp_path / "said").read_text().splitlines()
-    assert "hung: rank 1 does not answer" in line
+    assert "hung: rank 1 of 2 (on " in line and "does not answer" in line
     assert "most recent call first" in (tmp_path / "stacks" / "rank_1.txt").read_text()
 
 
@@ -101,7 +102,11 @@ def place(phase, samples_seen, waits=False):
 @pytest.mark.parametrize(
     ("places", "said", "blamed"),
     [
-        ({0: place("step", 64)}, "ranks 1, 2 do not answer: stopped, or on a machine that is lost", [1, 2]),
+        (
+            {0: place("step", 64)},
+            "ranks 1, 2 of 3 (the first on node1) do not answer: stopped, or its machine is lost",
+            [1, 2],
+        ),
         (
             {0: place("step", 64), 1: place("batch", 64), 2: place("step", 64)},
             "rank 1 of 3 (on node7) waits for its batch after 64 samples, for 91 s",
@@ -125,7 +130,7 @@ def place(phase, samples_seen, waits=False):
     ],
 )
 def test_the_ranks_that_did_not_arrive_are_blamed(places, said, blamed):
-    assert blame(places, 3) == (said, blamed)
+    assert blame(places, 3, lambda rank: f"node{rank}") == (said, blamed)
 
 
 def test_a_run_of_one_process_that_is_stopped_and_continued_goes_on(warm, recipe, alone, tmp_path):
@@ -140,6 +145,10 @@ def test_a_run_of_one_process_that_is_stopped_and_continued_goes_on(warm, recipe
     assert outcome(run_dir) == outcome(alone)
 
 
+def test_a_run_in_which_nothing_hung_leaves_no_stacks(alone):
+    assert not (alone / "stacks").exists()
+
+
 def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp_path):
     run_dir = tmp_path / "run"
     environment = {"RANKS": "2", "RESTARTS": "1", **forked_launcher(tmp_path)}
@@ -148,6 +157,6 @@ def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp
     after_some_steps(command, run_dir, 6)
     os.kill(json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["pid"], signal.SIGSTOP)
     assert command.wait() == 0, command.said
-    assert command.said.count("hung: rank 1 does not answer") == 1
+    assert command.said.count("hung: rank 1 of 2") == 1
     assert outcome(run_dir) == outcome(on_two_ranks)
     assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32

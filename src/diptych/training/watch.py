@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -48,6 +48,8 @@ LONGEST_STEP = 3
 MARGIN_SECONDS = 30
 """How much longer an operation on tensors may take than a step, so that the watch comes first and names the rank."""
 LOOK_SECONDS, EXCHANGE_SECONDS, HEARTBEAT_SECONDS = 1, 2, 5
+MOST_NAMED = 16
+"""A line names at most so many ranks; the others are in end.json."""
 ANSWER_SECONDS = 6
 """How long a rank may take to report what it does after another has noticed a hang."""
 LAST_WORDS_SECONDS = 5
@@ -91,7 +93,6 @@ class Watch:
         self._over = threading.Event()
         self._others_ended: float | None = None
         """When another rank was found to have ended with an error."""
-        self._message = ""
 
     def enter(self, phase: Phase, samples_seen: int) -> None:
         """Record what the main thread does from now on."""
@@ -118,10 +119,11 @@ class Watch:
             folder.mkdir(exist_ok=True)
         self._heartbeat = os.open(self._run.heartbeat_of(rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         self._stacks = open(self._run.stacks / f"rank_{rank}.txt", "a", encoding="utf-8")
-        self._beat()
         self._postpone_the_end()
         set_timeout_of_tensors(self._world, timedelta(seconds=self._limit() + MARGIN_SECONDS))
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._look, self._exchange)]
+        self._threads = [
+            threading.Thread(target=each, daemon=True) for each in (self._look, self._exchange, self._beat)
+        ]
         for thread in self._threads:
             thread.start()
         return self
@@ -131,7 +133,10 @@ class Watch:
         for thread in self._threads:
             thread.join(LOOK_SECONDS)
         faulthandler.cancel_dump_traceback_later()
-        self._beat()
+        with suppress(OSError):
+            if not os.path.getsize(self._stacks.name):
+                os.unlink(self._stacks.name)
+                self._run.stacks.rmdir()  # if it is empty now
 
     def _limit(self) -> float:
         """Seconds that the rank may be in its phase; the first two steps may compile, and read their first shards."""
@@ -145,14 +150,11 @@ class Watch:
         return Place(self._phase, self._samples_seen, round(seconds, 1), waits, socket.gethostname())
 
     def _look(self) -> None:
-        looks, looked = 0, time.monotonic()
+        looked = time.monotonic()
         while not self._over.wait(LOOK_SECONDS):
             now, limit = time.monotonic(), self._limit()
             stopped, looked = now - looked, now
             self._postpone_the_end()
-            if looks % HEARTBEAT_SECONDS == 0:
-                self._beat()
-            looks += 1
             if stopped > limit and self._world.size == 1:  # by Ctrl-Z, for example
                 self._since += stopped
                 self._heard = now
@@ -176,17 +178,23 @@ class Watch:
         faulthandler.dump_traceback_later(seconds, file=self._stacks, exit=ends)
 
     def _beat(self) -> None:
-        place = asdict(self._place())
-        line = json.dumps({"rank": self._world.rank, "pid": os.getpid(), "time": round(time.time(), 1), **place})
-        with suppress(OSError):  # such as a full disk
-            os.pwrite(self._heartbeat, f"{line:<255}\n".encode(), 0)  # at once, so that no reader sees a part
+        """Write the heartbeat file, in a thread of its own, since a disk may hang for minutes."""
+        while True:
+            is_last = self._over.is_set()
+            place = asdict(self._place())
+            line = json.dumps({"rank": self._world.rank, "pid": os.getpid(), "time": round(time.time(), 1), **place})
+            with suppress(OSError):  # such as a full disk
+                os.pwrite(self._heartbeat, f"{line:<255}\n".encode(), 0)  # at once, so that no reader sees a part
+            if is_last:
+                return
+            self._over.wait(HEARTBEAT_SECONDS)
 
     def _exchange(self) -> None:
         rank, beat, store = self._world.rank, 0, self._exchanging
         neighbour = f"heartbeat {(rank + 1) % self._world.size}"
         while not self._over.is_set():
             beat += 1
-            with suppress(RuntimeError):  # the store is lost with its process; `_look` notices if that lasts
+            try:
                 store.set(f"heartbeat {rank}", str(beat))
                 newest = store.get(neighbour) if store.check([neighbour]) else b""
                 if newest != self._neighbour[0]:
@@ -195,6 +203,9 @@ class Watch:
                 if self._others_ended is None and store.check([ENDED]):
                     self._others_ended = time.monotonic()
                 self._heard = time.monotonic()
+            except RuntimeError:  # the process that holds the store has ended
+                self._others_ended = self._others_ended or time.monotonic()
+                return
             self._over.wait(EXCHANGE_SECONDS)
         with suppress(RuntimeError):
             store.set(f"heartbeat {rank}", OVER)
@@ -231,7 +242,7 @@ class Watch:
         if is_reporter:
             answered = [each for each in range(size) if store.check([expected[each]])]
             places = {each: Place(**json.loads(store.get(expected[each]))) for each in answered}
-            self._say(*blame(places, size))
+            self._say(*blame(places, size, self._host_of))
             store.set(REPORTED, "")
             time.sleep(0.5)  # so that no rank has time to report the end of this one
 
@@ -253,15 +264,22 @@ class Watch:
             if beat["host"] == socket.gethostname():
                 os.kill(beat["pid"], signal.SIGCONT)
 
+    def _host_of(self, rank: int) -> str:
+        with suppress(OSError, ValueError):
+            return str(json.loads(self._run.heartbeat_of(rank).read_text())["host"])
+        return "an unknown machine"
 
-def blame(places: Mapping[int, Place], size: int) -> tuple[str, list[int]]:
+
+def blame(places: Mapping[int, Place], size: int, host_of: Callable[[int], str]) -> tuple[str, list[int]]:
     """What hangs, in words, and the ranks that did not arrive where the others wait.
 
     places: of the ranks that answered.
+    host_of: the machine of a rank that did not.
     """
     mute = [rank for rank in range(size) if rank not in places]
     if mute:
-        return f"{_named(mute)} not answer: stopped, or on a machine that is lost", mute
+        does = "do" if mute[1:] else "does"
+        return f"{_named(mute, size, host_of(mute[0]))} {does} not answer: stopped, or its machine is lost", mute
     at = {rank: (place.samples_seen, list(PHASES).index(place.phase)) for rank, place in places.items()}
     behind = [rank for rank in at if at[rank] == min(at.values())]
     if len(behind) == size and size > 1:
@@ -270,11 +288,15 @@ def blame(places: Mapping[int, Place], size: int) -> tuple[str, list[int]]:
     if len(behind) == size:
         who = "every rank" if size > 1 else "the run"
         return f"{who} {_describe(place)}", behind
-    return f"rank {', '.join(map(str, behind))} of {size} (on {place.host}) {_describe(place)}", behind
+    return f"{_named(behind, size, place.host)} {_describe(place)}", behind
 
 
-def _named(ranks: list[int]) -> str:
-    return f"rank {ranks[0]} does" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} do"
+def _named(ranks: list[int], size: int, host: str) -> str:
+    """`rank 1 of 4 (on node7)`; of several ranks it is the first that is on this host."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} of {size} (on {host})"
+    more = f" and {len(ranks) - MOST_NAMED} more" if len(ranks) > MOST_NAMED else ""
+    return f"ranks {', '.join(map(str, ranks[:MOST_NAMED]))}{more} of {size} (the first on {host})"
 
 
 def _describe(place: Place) -> str:
