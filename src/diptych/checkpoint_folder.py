@@ -24,6 +24,8 @@ READABLE = (1, 2)
 """Version 1 kept the optimizer's state in one file, `optimizer.safetensors`."""
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+PARTS = "parts"
+"""Folder in which ranks leave parts of tensors that rank 0 puts together; removed once the checkpoint is complete."""
 MODEL = "model"
 EMA = "ema"
 """Subfolders of a checkpoint, each a model folder: the weights, and their moving averages if the run keeps them."""
@@ -148,10 +150,10 @@ def was_well(checkpoint: Path) -> bool:
     return not progress.get("skipped_in_a_row") and not progress.get("spikes_in_a_row")
 
 
-def remove_unfinished(folder: Path, *, but: Path | None = None) -> None:
-    """Remove the folders of saves that were interrupted or given up."""
-    for path in folder.glob("step_*.partial"):
-        if path != but:
+def remove_unfinished(folder: Path) -> None:
+    """Remove what saves have left that were interrupted or given up."""
+    for pattern in ("step_*.partial", f"step_*/{PARTS}"):
+        for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 

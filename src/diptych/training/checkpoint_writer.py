@@ -33,6 +33,7 @@ from typing import Any
 
 from diptych.checkpoint_folder import (
     MANIFEST,
+    PARTS,
     PROGRESS,
     CheckpointError,
     describe,
@@ -42,8 +43,6 @@ from diptych.checkpoint_folder import (
 )
 from diptych.files import flush, lacks_room
 
-PARTS = "parts"
-"""Folder of an unfinished checkpoint in which ranks leave parts of tensors that rank 0 puts together."""
 CHUNK_BYTES = 8 << 20
 PAUSES = (1, 2, 4, 8, 16, 32, 60)
 """Seconds between attempts to write to a full disk; the last one repeats."""
@@ -196,33 +195,32 @@ class Writer:
         return Written({name: each for name, each in files.items() if not name.startswith(f"{PARTS}/")})
 
     def commit(self, task: Task, ours: Written, commit: Commit) -> Committed:
-        """Complete the checkpoint, and remove those that are not to be kept.
+        """Complete the checkpoint. It can be repeated, also by another process if this one was killed in between.
 
         Raises:
-            OSError: it cannot be written; what this rank has written before stays.
+            OSError: it cannot be written; what the ranks have written before stays.
             CheckpointError: a file of another rank is not in the folder.
         """
         unfinished, final = self._unfinished(task), self.plan.folder / task.name
         files = {**commit.files, **ours.files}
+        if _lists(final, files):
+            return self._committed(task, files)
         _refuse_missing(unfinished, commit.files)
         incomplete = {name: file for name, file in self.plan.files.items() if not file.is_complete}
         if incomplete:
             theirs = _parts_of_others(unfinished / PARTS)
             for name, file in incomplete.items():
                 files[name] = self._write_tensors(unfinished / name, _completed(file, theirs))
-        shutil.rmtree(unfinished / PARTS, ignore_errors=True)
         manifest = {**commit.manifest, "files": dict(sorted(files.items()))}
         _write_text(unfinished / MANIFEST, as_json(manifest))
         for folder in {(unfinished / name).parent for name in files} | {unfinished}:
             flush(folder)
-        remove_unfinished(self.plan.folder, but=unfinished)
         # A step that is saved again after a resume has the same bytes; the newer replaces the older.
         if final.exists():
             remove_checkpoint(final)
         unfinished.rename(final)
         flush(self.plan.folder)
-        self._known_valid.add(final)
-        return Committed(task.name, sum(int(each["bytes"]) for each in files.values()))
+        return self._committed(task, files)
 
     def keep_newest(self, keep: int) -> int:
         """Remove all but the newest `keep` valid checkpoints; return how many were removed."""
@@ -241,6 +239,13 @@ class Writer:
         return (
             f"{os.strerror(error.errno or errno.EIO)} ({folder}); {way_out.get(error.errno or 0, 'make it writable')}"
         )
+
+    def _committed(self, task: Task, files: Mapping[str, Mapping[str, Any]]) -> Committed:
+        """Remove what is needed no more once the checkpoint has its name."""
+        final = self.plan.folder / task.name
+        remove_unfinished(self.plan.folder)
+        self._known_valid.add(final)
+        return Committed(task.name, sum(int(each["bytes"]) for each in files.values()))
 
     def _unfinished(self, task: Task) -> Path:
         return self.plan.folder / f"{task.name}.partial"
@@ -332,6 +337,15 @@ def _completed(file: FilePlan, theirs: Mapping[str, list[Part]]) -> FilePlan:
     if not completed.is_complete:
         raise CheckpointError(f"parts of {file.kind}/ are missing; put run_dir on a disk that all machines share")
     return completed
+
+
+def _lists(checkpoint: Path, files: Mapping[str, Any]) -> bool:
+    """Whether a folder is a checkpoint that was completed with these files; False if that cannot be read."""
+    try:
+        listed = json.loads((checkpoint / MANIFEST).read_bytes())["files"]
+        return all(listed.get(name) == described for name, described in files.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
 
 
 def _refuse_missing(unfinished: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

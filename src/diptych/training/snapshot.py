@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diptych.checkpoint_folder import EMA, MODEL
-from diptych.training.checkpoint_writer import PARTS, FilePlan, Part, TensorPlan
+from diptych.checkpoint_folder import EMA, MODEL, PARTS
+from diptych.training.checkpoint_writer import FilePlan, Part, TensorPlan
 
 logger = logging.getLogger(__name__)
 
