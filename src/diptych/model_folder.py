@@ -76,6 +76,14 @@ def _part_of(checkpoint: Path, part: str) -> Path:
     return checkpoint / part
 
 
+def run_directory(model: Path) -> Path | None:
+    """The run directory that the user named directly or by one of its checkpoints; None for a model folder."""
+    if (model / MANIFEST).is_file():
+        run = model.absolute().parent.parent
+        return run if (run / "config.yaml").is_file() else None
+    return model if model_folder(model) != model else None
+
+
 def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Write weights, config and vocabulary into a folder and wait until they are on the disk; create the folder."""
     folder = Path(folder)

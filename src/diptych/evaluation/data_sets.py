@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_captioned, open_labelled, open_matched, open_multi_labelled
-from diptych.evaluation.pictures import Pictures, in_utf8, labels_in, named
+from diptych.evaluation.pictures import Pictures, in_utf8, labels_in, named, writable
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array
 from diptych.terminal import counted
@@ -46,6 +48,20 @@ def open_data(location: str, reads: Reads, *, label_key: str = "label", caption_
         "matched": lambda: open_matched(location),
     }
     return in_utf8(openers[reads]())
+
+
+def open_each(given: Sequence[str], opened: Callable[[str], Pictures], suffix: str) -> dict[str, Pictures]:
+    """Open each `[NAME=]DATA`, by name; `suffix` is added to a name that the user did not give."""
+    found: dict[str, Pictures] = {}
+    for argument in given:
+        name, equals, location = argument.partition("=")
+        if not equals or os.sep in name or os.path.exists(argument):
+            name, location = Path(argument).stem + suffix, argument
+        name = writable(name)
+        if name in found:
+            raise UserError(f"two data sets are called {name!r}; name one differently: {name}2={location}")
+        found[name] = opened(location)
+    return found
 
 
 def prompts_for(labelled: Sequence[Pictures], classes: str | None) -> Prompts:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -16,9 +15,9 @@ from diptych.command_line import add_ema_argument, path_argument
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
-from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, Reads, data_set, open_data, prompts_for
+from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, Reads, data_set, open_data, open_each, prompts_for
 from diptych.evaluation.features import Features
-from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named, writable
+from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
 from diptych.evaluation.tables import readable
 from diptych.evaluation.training_data import seen_in_training, training_index
@@ -64,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    run_dir = _run_dir(arguments.model)
+    from diptych.model_folder import run_directory
+
+    run_dir = run_directory(arguments.model)
     if arguments.report and run_dir is None:
         raise UserError(f"--report needs a run directory, and {arguments.model} is a model folder")
     way_out = "name a readable text file with --credits, or leave it out"
@@ -108,7 +109,7 @@ def _data_sets(arguments: argparse.Namespace, suffix: str) -> dict[str, dict[str
     """
     given = {name: getattr(arguments, name) for name in EVALUATORS}
     opened = {
-        name: _open(given[name], partial(_opened, evaluator.reads, arguments), suffix)
+        name: open_each(given[name], partial(_opened, evaluator.reads, arguments), suffix)
         for name, evaluator in EVALUATORS.items()
         if given[name] and not evaluator.fits
     }
@@ -136,14 +137,14 @@ def _opened(reads: Reads, arguments: argparse.Namespace, location: str) -> Pictu
 
 def _evaluate(arguments: argparse.Namespace, asked: Mapping[str, Mapping[str, DataSet]]) -> dict[str, Any]:
     from diptych.encoder import load
-    from diptych.model_folder import model_folder
+    from diptych.model_folder import model_folder, run_directory
 
     features = Features(load(arguments.model, arguments.device, ema=arguments.ema))
     about = {
         "model": str(model_folder(arguments.model, ema=arguments.ema)),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    run_dir = _run_dir(arguments.model)
+    run_dir = run_directory(arguments.model)
     training = training_index(run_dir) if run_dir else None
     evaluation: dict[str, Any] = {"format": FORMAT, **about, "versions": dict(_versions())}
     for name, evaluator in EVALUATORS.items():
@@ -165,17 +166,6 @@ def _facts(pictures: Pictures, embedded: Embedded, training: ShardIndex | None) 
     }
 
 
-def _run_dir(model: Path) -> Path | None:
-    """The run directory that the user named directly or by one of its checkpoints; None for a model folder."""
-    from diptych.checkpoint_folder import MANIFEST
-    from diptych.model_folder import model_folder
-
-    if (model / MANIFEST).is_file():
-        run = model.absolute().parent.parent
-        return run if (run / "config.yaml").is_file() else None
-    return model if model_folder(model) != model else None
-
-
 def _older_checkpoint(model: Path) -> str | None:
     """The name of the checkpoint that the user gave, if it is not its run's newest; else None."""
     from diptych.checkpoint_folder import checkpoints
@@ -183,20 +173,6 @@ def _older_checkpoint(model: Path) -> str | None:
     model = model.absolute()
     newer = [each.name for each in checkpoints(model.parent)]
     return model.name if model.name in newer[1:] else None
-
-
-def _open(given: Sequence[str], opened: Callable[[str], Pictures], suffix: str) -> dict[str, Pictures]:
-    """Open each `[NAME=]DATA`, by name; `suffix` is added to a name that the user did not give."""
-    found: dict[str, Pictures] = {}
-    for argument in given:
-        name, equals, location = argument.partition("=")
-        if not equals or os.sep in name or os.path.exists(argument):
-            name, location = Path(argument).stem + suffix, argument
-        name = writable(name)
-        if name in found:
-            raise UserError(f"two data sets are called {name!r}; name one differently: {name}2={location}")
-        found[name] = opened(location)
-    return found
 
 
 def _versions() -> Iterator[tuple[str, str]]:
