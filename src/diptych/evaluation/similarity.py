@@ -36,3 +36,10 @@ def blocks(num_queries: int, num_columns: int) -> Iterator[slice]:
     rows = max(1, MOST_NUMBERS // max(1, num_columns))
     for start in range(0, num_queries, rows):
         yield slice(start, min(start + rows, num_queries))
+
+
+def softmax(logits: Array) -> Array:
+    """The softmax of each row, as probabilities over its columns."""
+    weights: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
