@@ -13,6 +13,7 @@ from typing import Any
 from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
+from diptych.evaluation.calibration_shown import independent_facts, reliability_chart, temperature_facts
 from diptych.evaluation.confusion import (
     Matrix,
     Part,
@@ -71,6 +72,7 @@ def write_report(
         training=training_facts(metrics, records),
         grid=grid(of_the_model),
         confusion=confusion(of_the_model),
+        calibration=_calibration(evaluation.get("calibration", {}), evaluation),
         zero_shot={name: _limited(result) for name, result in zero_shot.items()},
         retrieval={
             name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}
@@ -274,6 +276,22 @@ def confusion(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | No
         return {"matrices": _drawn(matrices), "pairs": pairs, "errors": None}
     matrices = [confusion_matrix(results, part, MOST_VALUES) for part in parts]
     return {"matrices": _drawn(matrices), "pairs": pairs, "errors": _errors_by_part(results, parts)}
+
+
+def _calibration(parts: Mapping[str, Mapping[str, Any]], evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a calibration that there are, with their pictures, numbers and charts."""
+    facts = {"temperature": temperature_facts, "independent": independent_facts}
+    return [
+        {
+            **parts[part],
+            "part": part,
+            "facts": facts_of(parts[part]),
+            "chart": reliability_chart(parts[part]) if part == "temperature" else None,
+            "other_model": _other_model(parts[part], evaluation),
+        }
+        for part, facts_of in facts.items()
+        if part in parts
+    ]
 
 
 def _other_model(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:

@@ -24,8 +24,9 @@ class ColourEncoder:
 
     logit_scale = 20.0
 
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        return np.stack([np.asarray(each, dtype=np.float32).mean(axis=(0, 1)) for each in pictures])
+    def embed_pictures(self, pictures: Sequence[Image.Image | bytes]) -> np.ndarray:
+        opened = [Image.open(io.BytesIO(each)) if isinstance(each, bytes) else each for each in pictures]
+        return np.stack([np.asarray(each, dtype=np.float32).mean(axis=(0, 1)) for each in opened])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         named = [[COLOURS[word] for word in COLOURS if word in text] for text in texts]

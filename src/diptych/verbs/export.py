@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from diptych.data.tokenizer_files import TOKENIZER_SETTINGS, save_tokenizer_files
+    from diptych.evaluation.calibration_file import copy_calibration
     from diptych.files import check_writable, flush
     from diptych.model.interop import save_open_clip
     from diptych.model_folder import VOCABULARY_FILE, model_folder, read_model_folder, save_model_folder
@@ -47,8 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
             if not tokenizer.is_clips:
                 save_tokenizer_files(partial, tokenizer)
             tokenizer.save(partial / VOCABULARY_FILE)
-            for file in (*partial.iterdir(), partial):
-                flush(file)
+        copy_calibration(source, partial)
+        for file in (*partial.iterdir(), partial):
+            flush(file)
         partial.rename(out)
         flush(out.parent)
     finally:
