@@ -79,7 +79,7 @@ def write_report(
             for name, result in evaluation.get("retrieval", {}).items()
         },
         baselines=[evaluation[name] for name, each in EVALUATORS.items() if each.fits and name in evaluation],
-        others=list(other_numbers(evaluation)),
+        others=[*other_numbers(evaluation), *robustness_numbers(evaluation)],
         tiles=_tiles(run_dir / "samples.json"),
         samples=_inlined_png(run_dir / "samples.png"),
         config=_read_text(run_dir / "config.yaml"),
@@ -226,6 +226,18 @@ def other_numbers(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 facts.append((number.name, f"{number.value:.4g}", ", ".join(about)))
             title = f"{EVALUATORS[evaluator].title} · {name}{_other_model(result, evaluation)}"
             yield {"title": title, "facts": facts}
+
+
+def robustness_numbers(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """How much accuracy is kept on shifted versions of a data set, and how much of that is robustness."""
+    for reference, result in evaluation.get("robustness", {}).items():
+        facts = []
+        for name, shifted in result["shifted"].items():
+            for key, title in (("gap", "gap"), ("effective_robustness", "effective robustness")):
+                if measured := shifted[key]:
+                    about = f"95 % interval {_interval(measured['interval'])}"
+                    facts.append((f"{name}: {title}", f"{measured['value']:+.4g}", about))
+        yield {"title": f"robustness · shifted from {reference}", "facts": facts}
 
 
 def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -103,6 +103,56 @@ def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run
     assert f"{shown} % (95 % interval)" in page
 
 
+def test_evaluate_compares_shifted_versions_with_each_other_and_with_a_baseline(run_dir, tmp_path, capsys):
+    photos = write_tree(tmp_path / "photos", list(COLOURS), copies=3)
+    sketches = write_tree(tmp_path / "sketches", ["red", "cyan"], copies=2)
+    (tmp_path / "models.csv").write_text("model,photos,sketches\na,0.3,0.2\nb,0.5,0.4\nc,0.8,0.6\n")
+    words = f"evaluate {run_dir} --zero-shot {photos} --zero-shot {sketches} --device cpu".split()
+
+    cli.main([*words, "--shifted-from", "photos", "--baseline", f"{tmp_path}/models.csv", "--report"])
+
+    printed = capsys.readouterr().out
+    assert "robustness: the others as shifted versions of photos\nexpected of 3 models in" in printed
+    assert max(map(len, printed.split("numbers:")[0].splitlines())) <= 80
+    shifted = json.loads((run_dir / "evaluation.json").read_text())["robustness"]["photos"]["shifted"]["sketches"]
+    assert shifted["effective_robustness"]["value"] == shifted["top1"]["value"] - shifted["expected_top1"]
+    assert "sketches: effective robustness" in (run_dir / "report.html").read_text()
+
+    cli.main([*words])  # without them, the earlier comparison stays in the file
+    assert "photos" in json.loads((run_dir / "evaluation.json").read_text())["robustness"]
+
+
+def test_evaluate_compares_with_the_results_of_another_model(run_dir, model, tmp_path, capsys):
+    photos = write_tree(tmp_path / "photos", list(COLOURS), copies=3)
+    data = f"--zero-shot {photos} --retrieval pairs={captioned(tmp_path / 'pairs')} --device cpu"
+    cli.main(f"evaluate {model} {data} --json {tmp_path}/other.json".split())
+    capsys.readouterr()
+
+    cli.main(f"evaluate {run_dir} {data} --against {tmp_path}/other.json".split())
+
+    table = capsys.readouterr().out.split("compared with ")[1].split("\n\nnumbers")[0].splitlines()
+    rows = {line.split()[1]: line.split() for line in table[2:]}
+    assert {"top1", "top5", "mean_per_class_recall", "image_to_text_r1", "text_to_image_r10"} <= rows.keys()
+    assert max(map(len, table)) <= 80
+    _, _, other, this, change, *_ = rows["top1"]
+    assert float(this) - float(other) == pytest.approx(float(change), abs=0.11)  # each is rounded
+
+
+def test_a_comparison_that_cannot_be_made_is_one_line_before_anything_is_measured(run_dir, tmp_path, capsys):
+    photos = write_tree(tmp_path / "photos", list(COLOURS))
+    words = ["evaluate", run_dir, "--zero-shot", photos]
+    (tmp_path / "models.csv").write_text("model,a,b\nx,0.3,0.2\ny,0.5,0.4\nz,0.8,0.6\n")
+    assert "at least one other that is a shifted version" in fails(capsys, *words, "--shifted-from", "photos")
+    sketches = write_tree(tmp_path / "sketches", ["red"])
+    words += ["--zero-shot", sketches]
+    assert "the data sets of --zero-shot are photos, sketches" in fails(capsys, *words, "--shifted-from", "cats")
+    baseline = ("--baseline", tmp_path / "models.csv")
+    assert "has the columns a, b; expected photos" in fails(capsys, *words, "--shifted-from", "photos", *baseline)
+    assert "--baseline needs --shifted-from NAME" in fails(capsys, *words, *baseline)
+    assert "does not exist" in fails(capsys, *words, "--against", tmp_path / "none.json")
+    assert not (run_dir / "evaluation.json").exists()
+
+
 def test_the_same_pictures_are_embedded_once_for_all_that_is_measured(model, tmp_path, monkeypatch):
     seen = write_tree(tmp_path / "seen", list(COLOURS), copies=4)
     counts = []

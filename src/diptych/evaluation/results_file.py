@@ -70,4 +70,4 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def _evaluators(results: Mapping[str, Any]) -> list[str]:
-    return [evaluator for evaluator in EVALUATORS if evaluator in results]
+    return [section for section in (*EVALUATORS, "robustness") if section in results]

@@ -82,6 +82,28 @@ def read_baseline(path: Path) -> Baseline:
     return Baseline(str(path), accuracies)
 
 
+def check_names(reference: str, baseline: Baseline | None, data_sets: Sequence[str]) -> None:
+    """Check that there are shifted versions of the reference, and that the baseline knows at least one of them.
+
+    Raises:
+        UserError: there is no such data set, no other one, or the baseline has none of the columns that are needed.
+    """
+    if reference not in data_sets or len(data_sets) < 2:
+        raise UserError(
+            f"--shifted-from {reference}: the data sets of --zero-shot are {', '.join(data_sets) or 'none'}; expected "
+            "the name of one of them, and at least one other that is a shifted version of it"
+        )
+    if baseline is None:
+        return
+    shifted = [name for name in data_sets if name != reference and name in baseline.accuracies]
+    if reference not in baseline.accuracies or not shifted:
+        others = ", ".join(name for name in data_sets if name != reference)
+        raise UserError(
+            f"{baseline.source} has the columns {', '.join(baseline.accuracies)}; "
+            f"expected {reference} and one of {others}"
+        )
+
+
 def robustness(
     zero_shot: Mapping[str, Mapping[str, Any]], reference: str, baseline: Baseline | None = None
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diptych.evaluation import EVALUATORS, METHODS
+from diptych.evaluation.comparison import compare
 from diptych.evaluation.evaluator import numbers
 from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
@@ -22,6 +23,7 @@ def readable(evaluation: Mapping[str, Any]) -> str:
         *_accuracy_tables(evaluation),
         *_retrieval_tables(evaluation),
         *_other_tables(evaluation),
+        *_robustness_tables(evaluation),
         *_seen(evaluation),
         *_refused(evaluation),
     ]
@@ -96,6 +98,51 @@ def _other_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
                     ]
                 )
         yield f"{EVALUATORS[name].title}\n" + table(rows, align="<<>>>")
+
+
+def _robustness_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    for reference, result in evaluation.get("robustness", {}).items():
+        rows = [["data", "top-1", "reference", "gap", "expected", "effective"]]
+        for name, shifted in result["shifted"].items():
+            kept = [shifted[key] for key in ("top1", "reference_top1")]
+            changes = [shifted[key] for key in ("gap", "effective_robustness")]
+            shares = [percent(each["value"]) if each else "-" for each in kept]
+            points = [f"{100 * each['value']:+.1f}" if each else "-" for each in changes]
+            rows.append([name, *shares, points[0], percent(shifted["expected_top1"]), points[1]])
+            between = [percent_range(*each["interval"]) if each else "" for each in kept]
+            signed = [_signed_range(each["interval"]) if each else "" for each in changes]
+            rows.append([INTERVAL, *between, signed[0], "", signed[1]])
+        title = f"robustness: the others as shifted versions of {printable(reference, 30)}"
+        if result["baseline"]:
+            models = max(shifted["baseline_models"] for shifted in result["shifted"].values())
+            title += f"\nexpected of {counted(models, 'model')} in {printable(result['baseline'], 50)}"
+        yield f"{title}\n" + table(rows, align="<>>>>>")
+
+
+def comparison_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """The numbers that two evaluations have of the same pictures, their differences, and how likely these are luck."""
+    rows = [["data", "", "other", "this", "change", "95 % interval", "p"]]
+    for each in compare(first, second):
+        low, high = each.difference.interval
+        rows.append(
+            [
+                each.data,
+                each.metric,
+                *(f"{100 * value:.1f}" for value in (each.first, each.second)),
+                f"{100 * each.difference.value:+.1f}",
+                _signed_range((low, high)),
+                f"{each.difference.p_value:.2g}",
+            ]
+        )
+    other = printable(str(first.get("model", "")), 60)
+    if len(rows) == 1:
+        return f"{other}: no results on the same pictures and classes, under the same names, to compare with"
+    return f"compared with {other}, in per cent\n" + table(rows, align="<<>>>>>")
+
+
+def _signed_range(interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def _seen(evaluation: Mapping[str, Any]) -> Iterator[str]:

@@ -19,7 +19,8 @@ from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, Reads, data_set,
 from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
-from diptych.evaluation.tables import readable
+from diptych.evaluation.robustness import check_names, read_baseline, robustness
+from diptych.evaluation.tables import comparison_table, readable
 from diptych.evaluation.training_data import seen_in_training, training_index
 from diptych.files import check_writable, read_lines, read_text
 from diptych.report import parse_funnel, write_report
@@ -48,6 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="YAML", help="class names and prompt templates; default: the labels found")
     parser.add_argument("--label-key", metavar="KEY", default="label", help="column or json key of the label (label)")
     parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
+    parser.add_argument(
+        "--shifted-from",
+        metavar="NAME",
+        help="the data set of --zero-shot of which the others are shifted versions; shows how much accuracy is kept",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="CSV",
+        type=path_argument,
+        help="accuracies of other models, for effective robustness: a line for each model, a column for each data set",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="JSON",
+        type=path_argument,
+        help="evaluation.json of another model, to be compared on the same data sets by paired tests",
+    )
     parser.add_argument("--json", metavar="FILE", type=path_argument, help="where the numbers go (RUN/evaluation.json)")
     parser.add_argument("--report", action="store_true", help="write RUN/report.html")
     parser.add_argument("--credits", metavar="FILE", type=path_argument, help="text file of credits for the report")
@@ -74,6 +92,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     # All data sets are opened first, so that a mistake in the last one does not cost the time of the others.
     asked = _data_sets(arguments, " (EMA)" if arguments.ema else "")
+    baseline = read_baseline(arguments.baseline) if arguments.baseline else None
+    if arguments.shifted_from:
+        check_names(arguments.shifted_from, baseline, list(asked.get("zero_shot", ())))
+    elif baseline:
+        raise UserError("--baseline needs --shifted-from NAME, the data set of which the others are shifted versions")
+    other = _other_results(arguments.against) if arguments.against else None
     destination = arguments.json or (run_dir / "evaluation.json" if run_dir else None)
     if destination is not None:
         read_results(destination)
@@ -81,7 +105,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.report and run_dir:
         check_writable(run_dir / "report.html", "make room there, or leave out --report")
     measured = evaluation = _evaluate(arguments, asked)
+    if arguments.shifted_from:
+        shifts = robustness(evaluation["zero_shot"], arguments.shifted_from, baseline)
+        evaluation["robustness"] = {arguments.shifted_from: shifts}
     print(readable(evaluation))
+    if other is not None:
+        print(f"\n{comparison_table(other, evaluation)}")
     if destination is not None:
         if arguments.json is None and (older := _older_checkpoint(arguments.model)):
             evaluation = named_after(older, evaluation)
@@ -96,6 +125,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"report:  {printable(str(page))}")
     if run_dir is not None:
         log_results(RunDir(run_dir), measured, page)
+
+
+def _other_results(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected the evaluation.json of another model")
+    return read_results(path)
 
 
 def _option(evaluator: str) -> str:
