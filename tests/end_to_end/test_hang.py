@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from diptych.training.watch import Place, blame
+from diptych.training.places import Place, blame
 from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, start
 from tests.end_to_end.conftest import STEPS, outcome
 from tests.end_to_end.test_resume import after_some_steps

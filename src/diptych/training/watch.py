@@ -16,12 +16,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from types import FrameType
-from typing import Literal
 
 import torch.distributed as dist
 
@@ -29,27 +28,14 @@ from diptych.config.schema import MachineConfig
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.process_group import ENDED, first_to_claim, set_timeout_of_tensors
 from diptych.run_dir import RunDir
-from diptych.terminal import counted
+from diptych.training.places import LIMITED, Phase, Place, blame, describe
 from diptych.world import World
 
-Phase = Literal["start", "checkpoint", "batch", "step", "end"]
-PHASES = {
-    "start": "is starting",
-    "checkpoint": "saves or loads a checkpoint",
-    "batch": "waits for its batch",
-    "step": "is in the step",
-    "end": "is ending",
-}
-"""What the main thread can be doing at a number of samples, in the order of time."""
-LIMITED = ("batch", "step")
-"""Phases that have a limit. The others may take as long as their disk does."""
 LONGEST_STEP = 3
 """A step may take this many times the shortest one so far, if that is more than `machine.step_timeout_seconds`."""
 MARGIN_SECONDS = 30
 """How much longer an operation on tensors may take than a step, so that the watch comes first and names the rank."""
 LOOK_SECONDS, EXCHANGE_SECONDS, HEARTBEAT_SECONDS = 1, 2, 5
-MOST_NAMED = 16
-"""A line names at most so many ranks; the others are in end.json."""
 ANSWER_SECONDS = 6
 """How long a rank may take to report what it does after another has noticed a hang."""
 LAST_WORDS_SECONDS = 5
@@ -58,19 +44,6 @@ HANG, REPORTED = "hang", "hang reported"
 """Notes in the store."""
 OVER = "over"
 """The last heartbeat of a rank that ends the run."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the main thread of a rank is."""
-
-    phase: Phase
-    samples_seen: int
-    seconds: float
-    """How long it has been there."""
-    waits: bool
-    """Whether it waits for other ranks, as far as Python can see."""
-    host: str
 
 
 class Watch:
@@ -223,7 +196,7 @@ class Watch:
     def _write_stacks(self) -> Place:
         """Write the stacks of this process and its loader processes; return where this one is."""
         place = self._place()
-        said = f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self._world.rank} on {place.host} {_describe(place)}"
+        said = f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self._world.rank} on {place.host} {describe(place)}"
         print(f"{said}, process {os.getpid()}", file=self._stacks, flush=True)
         faulthandler.dump_traceback(self._stacks)
         print(self._processes.stacks(), file=self._stacks, flush=True)
@@ -268,39 +241,6 @@ class Watch:
         with suppress(OSError, ValueError):
             return str(json.loads(self._run.heartbeat_of(rank).read_text())["host"])
         return "an unknown machine"
-
-
-def blame(places: Mapping[int, Place], size: int, host_of: Callable[[int], str]) -> tuple[str, list[int]]:
-    """What hangs, in words, and the ranks that did not arrive where the others wait.
-
-    places: of the ranks that answered.
-    host_of: the machine of a rank that did not.
-    """
-    mute = [rank for rank in range(size) if rank not in places]
-    if mute:
-        does = "do" if mute[1:] else "does"
-        return f"{_named(mute, size, host_of(mute[0]))} {does} not answer: stopped, or its machine is lost", mute
-    at = {rank: (place.samples_seen, list(PHASES).index(place.phase)) for rank, place in places.items()}
-    behind = [rank for rank in at if at[rank] == min(at.values())]
-    if len(behind) == size and size > 1:
-        behind = [rank for rank in places if not places[rank].waits] or behind
-    place = places[behind[0]]
-    if len(behind) == size:
-        who = "every rank" if size > 1 else "the run"
-        return f"{who} {_describe(place)}", behind
-    return f"{_named(behind, size, place.host)} {_describe(place)}", behind
-
-
-def _named(ranks: list[int], size: int, host: str) -> str:
-    """`rank 1 of 4 (on node7)`; of several ranks it is the first that is on this host."""
-    if len(ranks) == 1:
-        return f"rank {ranks[0]} of {size} (on {host})"
-    more = f" and {len(ranks) - MOST_NAMED} more" if len(ranks) > MOST_NAMED else ""
-    return f"ranks {', '.join(map(str, ranks[:MOST_NAMED]))}{more} of {size} (the first on {host})"
-
-
-def _describe(place: Place) -> str:
-    return f"{PHASES[place.phase]} after {counted(place.samples_seen, 'sample')}, for {place.seconds:.0f} s"
 
 
 def _is_of_communication(frame: FrameType | None) -> bool:
