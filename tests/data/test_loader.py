@@ -197,7 +197,7 @@ def test_shared_memory_holds_a_few_pieces_and_no_batch(shards, monkeypatch):
 
 def test_a_loader_process_says_nothing_of_the_rank_that_died_while_it_took_a_batch(capsys):
     """`multiprocessing.resource_sharer` prints what its thread meets, from a process whose rank is gone."""
-    for error in (ConnectionResetError("by peer"), ValueError("a bug")):
+    for error in (ConnectionResetError("by peer"), EOFError(), ValueError("a bug")):
         loader_processes._except_lost_rank(type(error), error, None)
     assert capsys.readouterr().err == "ValueError: a bug\n"
 

@@ -168,5 +168,5 @@ def _except_lost_rank(kind: type[BaseException], error: BaseException, trace: Tr
 
     The thread of multiprocessing that hands batches over reports its errors here.
     """
-    if not isinstance(error, ConnectionError):
+    if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)
