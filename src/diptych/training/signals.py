@@ -1,4 +1,4 @@
-"""Stop a run on a signal or after a time: the step in progress is finished and a checkpoint saved first."""
+"""Stop a run on a signal, after a time, or without its launcher: finish the step and save a checkpoint first."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from diptych.config.values import seconds_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Launchers and schedulers send any of them, and a terminal's Ctrl-C the second."""
+KILLED_LAUNCHER = "the death of its launcher"
 IMPATIENCE_SECONDS = 1.0
 """A launcher repeats the terminal's Ctrl-C at once; a second one after this long comes from a person."""
 
@@ -34,6 +35,7 @@ class StopRequest:
         self._stop_after = stop_after
         left = float("inf") if stop_after is None else seconds_of(stop_after) - _running_seconds()
         self._deadline = time.monotonic() + left
+        self._parent = os.getppid()
 
     @property
     def times(self) -> int:
@@ -41,7 +43,11 @@ class StopRequest:
         is_late = time.monotonic() >= self._deadline
         if is_late:
             self.reason = self.reason or f"machine.stop_after={self._stop_after}"
-        return self._signals + is_late
+        # torchrun ends its ranks; if it was killed, they would train on, and the same command could not.
+        is_orphan = _has_torchrun() and os.getppid() != self._parent
+        if is_orphan:
+            self.reason = self.reason or KILLED_LAUNCHER
+        return self._signals + is_late + is_orphan
 
     @property
     def requested(self) -> bool:
@@ -82,8 +88,13 @@ def _running_seconds() -> float:
 
     0 where the system does not tell.
     """
-    process = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    process = os.getppid() if _has_torchrun() else os.getpid()
     with suppress(OSError):
         after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(after_name[19]) / os.sysconf("SC_CLK_TCK")
     return 0.0
+
+
+def _has_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
