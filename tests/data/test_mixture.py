@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diptych.config.schema import DataConfig, ImageTowerConfig, SourceConfig
+from diptych.config.schema import CacheConfig, DataConfig, ImageTowerConfig, SourceConfig
 from diptych.data.decoder import Decoder
 from diptych.data.loader import batches
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.mixture import Mixture, open_mixture, refuse_unknown_fields
 from diptych.data.order import SampleOrder
+from diptych.data.shard_cache import ShardCache
 from diptych.data.shard_index_file import ShardError
+from diptych.data.shard_list import SHARD_ROW, ShardList
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
@@ -160,6 +162,24 @@ def test_a_source_with_fewer_samples_than_its_rows_of_a_batch_is_doubtful(config
     assert list(mixture.doubtful(config, 20)) == []
     (doubt,) = mixture.doubtful(config, 30)
     assert doubt.startswith(f"{config.train[2].shards} gives 4 rows of each batch and has 3 samples")
+
+
+def test_a_cache_smaller_than_the_shards_of_a_batch_of_all_sources_is_doubtful(tmp_path):
+    rows = np.zeros(400, SHARD_ROW)
+    rows["samples"], rows["num_bytes"] = 1000, 10**8
+    names = [f"https://store/{number // 100}/{number:05d}.tar" for number in range(len(rows))]
+    sources = tuple(SourceConfig(shards=f"https://store/{number}", weight=1 + number) for number in range(4))
+    mixture = Mixture(ShardIndex(ShardList(names, rows, ShardCache(tmp_path))), sources, [100] * 4)
+    config = DataConfig(train=sources, streams=16, shuffle_window=1000)
+    order = SampleOrder(
+        mixture.index.counts, seed=0, global_batch_size=1000, shuffle_window=1000, streams=16, sources=mixture.weighted
+    )
+    of_a_batch = len(set(mixture.index.locate_many(order.rows(7).samples)[0].tolist()))
+    assert 4 * 16 < of_a_batch <= 4 * 16 * 2
+    too_small, enough = (CacheConfig(folder=str(tmp_path), bytes=number * 10**8) for number in (of_a_batch, 130))
+    (doubt,) = mixture.doubtful(replace(config, cache=too_small), 1000)
+    assert doubt.startswith("batches are read from 128 shards at a time, about 12.8 GB, and the cache may take")
+    assert list(mixture.doubtful(replace(config, cache=enough), 1000)) == []
 
 
 def test_sources_without_weights_are_the_same_data_as_a_list_of_locations(config):

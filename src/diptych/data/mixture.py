@@ -99,9 +99,7 @@ class Mixture:
                     f"contains some of them several times, each as its own negative; give it a smaller weight"
                 )
         if self.index.shards.is_elsewhere:
-            shards = self.index.shards
-            at_once = min(len(shards), int((config.streams or batch_size) * batch_share) + 1)
-            needed = at_once * sum(num_bytes for _, (_, num_bytes, _) in shards.rows()) // len(shards)
+            at_once, needed = self._read_at_once(config, batch_size, batch_share)
             room = ShardCache.of(config.cache).limit()
             if needed > room:
                 yield (
@@ -109,6 +107,20 @@ class Mixture:
                     f"may take {room / 1e9:,.3g} GB, so shards will be fetched again and again; set data.streams to a "
                     f"smaller number, or data.cache.bytes to a larger one"
                 )
+
+    def _read_at_once(self, config: DataConfig, batch_size: int, batch_share: float) -> tuple[int, int]:
+        """About how many shards this machine reads at a time, and their bytes."""
+        weights = np.array([weight for _, weight in self.weighted] or [1.0])
+        num_shards = [number for number, _ in self.weighted] or [len(self.index.shards)]
+        ends, at_once, needed = np.cumsum(num_shards), 0.0, 0.0
+        for end, number, share in zip(ends, num_shards, weights / weights.sum(), strict=True):
+            streams = min(config.streams or batch_size, batch_size * share) * batch_share
+            samples = self.index.counts[end - number : end].mean()
+            # A window may begin anywhere in a shard, so it touches one shard more than it is long.
+            shards = min(number, np.ceil(streams) * (1 + config.shuffle_window / max(samples, 1)))
+            at_once += shards
+            needed += shards * self.index.shards.num_bytes[end - number : end].mean()
+        return round(at_once), round(needed)
 
     def count(self, samples: np.ndarray) -> np.ndarray:
         """i64[sources]: how many of these samples, such as those of a batch, each source has given."""
