@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -115,21 +116,59 @@ def test_a_list_of_the_folder_saves_a_request_for_each_shard(shards, store, cach
     assert content(index) == content(open_index(shards))
 
 
-def test_a_web_server_that_knows_no_ranges_is_read(shards, cache, monkeypatch):
+@contextmanager
+def plain_web_server(folder):
+    """Serve a folder without ranges during the block; the value is its address, and the paths asked for."""
+    asked = []
+
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_):
-            pass
+            asked.append(self.path)
 
-    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(shards)))
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    monkeypatch.setattr(shard_download, "PART_BYTES", 5000)
     try:
-        assert content(open_index(f"http://127.0.0.1:{web.server_port}/", cache)) == content(open_index(shards))
+        yield f"http://127.0.0.1:{web.server_port}/", asked
     finally:
         web.shutdown()
         web.server_close()
         thread.join()
+
+
+def test_a_web_server_that_knows_no_ranges_is_read(shards, cache, monkeypatch):
+    monkeypatch.setattr(shard_download, "PART_BYTES", 5000)
+    with plain_web_server(shards) as (url, _):
+        assert content(open_index(url, cache)) == content(open_index(shards))
+
+
+@pytest.mark.parametrize("part_bytes", [5000, 16 << 20])
+@pytest.mark.parametrize("kept", [0.3, 0.7])
+def test_a_truncated_shard_of_a_server_without_ranges_is_not_waited_for(
+    shards, store, cache, monkeypatch, tmp_path, kept, part_bytes
+):
+    monkeypatch.setattr(shard_download, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(shard_download, "PATIENCE_SECONDS", 0.5)
+    shutil.copytree(shards, tmp_path / "shards")
+    size = (shards / "00000.tar").stat().st_size
+    os.truncate(tmp_path / "shards" / "00000.tar", int(size * kept))
+    with plain_web_server(tmp_path / "shards") as (url, asked):
+        expected = f"^{url}00000.tar has {int(size * kept)} bytes, its index says {size}; copy both there again$"
+        with pytest.raises(RemoteShardError, match=expected):
+            content(open_index(url, cache))
+        assert asked.count("/00000.tar") == 2
+
+
+def test_a_damaged_index_file_of_a_store_is_not_waited_for(shards, store, cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(shard_download, "PATIENCE_SECONDS", 0.5)
+    shutil.copytree(shards, tmp_path / "shards")
+    data = bytearray(index_path(tmp_path / "shards" / "00000.tar").read_bytes())
+    data[-3] ^= 1
+    index_path(tmp_path / "shards" / "00000.tar").write_bytes(data)
+    upload(store.behind, tmp_path / "shards", "damaged_index")
+    index = open_index("s3://bucket/damaged_index", cache)
+    with pytest.raises(RemoteShardError, match=r"^s3://.*/_index/00000.tar.index is damaged; copy it there again$"):
+        index.sample(0, 0)
 
 
 @pytest.mark.parametrize("fault", [busy, reset, truncate, drip, other_bytes])

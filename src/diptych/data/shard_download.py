@@ -66,15 +66,20 @@ def read_whole(url: str, is_whole: Callable[[bytes], bool]) -> bytes:
     """The bytes of a small file; read again if they are not whole.
 
     Raises:
-        RemoteShardError: it does not exist, or cannot be read.
+        RemoteShardError: it does not exist, cannot be read, or is damaged: the same bytes come twice.
     """
     files, path = file_system(url)
+    before: bytes | None = None
 
     def read() -> bytes:
+        nonlocal before
         data: bytes = files.cat_file(path, **_limited(files))
-        if not is_whole(data):
-            raise OSError(f"{len(data)} bytes came, which are not whole")
-        return data
+        if is_whole(data):
+            return data
+        if data == before:
+            raise RemoteShardError(f"{shown(url)} is damaged; copy it there again")
+        before = data
+        raise OSError(f"{len(data)} bytes came, which are not whole")
 
     return with_retries(url, read)
 
@@ -96,18 +101,26 @@ def parts_of(url: str, num_bytes: int, start: int = 0) -> Iterator[bytes]:
     """Yield the bytes of a file of `num_bytes` from `start` on, in parts of at most PART_BYTES if the server can.
 
     Raises:
-        RemoteShardError: the file does not exist, or cannot be read.
+        RemoteShardError: the file does not exist, cannot be read, or has another size.
     """
     files, path = file_system(url)
     part_bytes = PART_BYTES
+    unexpected = b""
 
     def read() -> bytes:
-        nonlocal part_bytes
+        nonlocal part_bytes, unexpected
         stop = min(start + part_bytes, num_bytes)
         try:
             data: bytes = files.cat_file(path, start=start, end=stop, **_limited(files))
             if len(data) == num_bytes > stop - start:  # the server knows no ranges
                 data = data[start:]
+            elif len(data) != stop - start:
+                # Twice the same, mostly at another place: the whole file, from a server that knows no ranges.
+                if data and data == unexpected:
+                    raise RemoteShardError(
+                        f"{shown(url)} has {len(data)} bytes, its index says {num_bytes}; copy both there again"
+                    )
+                unexpected = data
             if not 0 < len(data) <= num_bytes - start:
                 raise OSError(f"{len(data)} bytes came of the {stop - start} at byte {start}")
         except Exception:
