@@ -19,7 +19,7 @@ from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
 from diptych.errors import UserError
-from diptych.training.loop import epochs
+from diptych.training.step_report import epochs
 from tests.data.test_loader import picture
 
 BATCH = 10

@@ -45,7 +45,7 @@ def test_a_stopped_process_is_named_by_its_rank(whose, warm, recipe, tmp_path):
         assert line.endswith(f"if it was only slow, set machine.step_timeout_seconds above {SECONDS}")
         for rank in range(2):
             stacks = (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
-            assert "most recent call first" in stacks and "in train_watched" in stacks
+            assert "most recent call first" in stacks and "in go_on" in stacks
         end = json.loads((run_dir / "end.json").read_text())
         assert end == {"reason": "hung", "ranks": [int(whose[-1])]}
     finally:

@@ -18,11 +18,12 @@ from diptych.run_dir import RunDir, read_metrics
 from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import Engine
-from diptych.training.loop import report, save_is_due
+from diptych.training.loop import save_is_due
 from diptych.training.metrics import PANELS, SAMPLES_SEEN
 from diptych.training.pace import Pace
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
+from diptych.training.step_report import report
 from diptych.training.tallies import tallies_of
 from diptych.world import World
 from tests.ranks import run_ranks

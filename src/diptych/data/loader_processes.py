@@ -94,8 +94,11 @@ class LoaderProcesses:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGUSR2)
         time.sleep(STACKS_SECONDS)
-        self._stacks.seek(0)
-        return f"Loader processes:\n{self._stacks.read().decode(errors='replace')}"
+        try:
+            self._stacks.seek(0)
+            return f"Loader processes:\n{self._stacks.read().decode(errors='replace')}"
+        except ValueError:  # another thread has closed it with the processes
+            return ""
 
     def close(self) -> None:
         """End the processes, whatever they do. They ignore SIGTERM, so that they live until a stop has saved."""

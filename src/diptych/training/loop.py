@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import logging
-import math
-import shlex
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank
-from diptych.checkpoint_folder import is_whole, name_of
+from diptych.checkpoint_folder import is_whole
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.decoder import REASONS
 from diptych.data.loader_processes import LoaderProcesses
-from diptych.data.mixture import Mixture
 from diptych.errors import UserError
-from diptych.machine import peak_teraflops
 from diptych.run_dir import RunDir, log_to
-from diptych.terminal import counted, percent
+from diptych.terminal import counted
 from diptych.training.checkpoint import Progress
-from diptych.training.console import Console
+from diptych.training.console import (
+    Console,
+    describe_end,
+    describe_reasons,
+    describe_rejects,
+    describe_stop,
+    say_finished,
+)
 from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.job import Job, prepare
-from diptych.training.metrics import EPOCHS_OF, SAMPLES_SEEN, SHARE_OF
 from diptych.training.pace import Pace
 from diptych.training.roll_back import is_given_up, roll_back
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import Saves
-from diptych.training.signals import stop_on_request
-from diptych.training.tallies import SAVE_STATES, STOP, TOKENS, source_shares, tallies_of, tally
+from diptych.training.signals import StopRequest, stop_on_request
+from diptych.training.step_report import report
+from diptych.training.tallies import SAVE_STATES, STOP, tallies_of, tally
 from diptych.training.trouble import judge, write_bad_step
 from diptych.training.watch import Watch
 from diptych.world import World
@@ -69,143 +68,138 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
         say_finished(run, last * size, world)
         return True
     with Watch(run, world, config.machine, processes) as watch:
-        return train_watched(config, run, world, processes, watch)
+        job = prepare(config, run, world, processes)
+        # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
+        # before it reports the loss.
+        with (
+            stop_on_request(config.machine.stop_after) as stop,
+            closing(job),
+            closing(Saves(job, stop)) as saves,
+            closing(console_of(job)) as console,
+            watch.training(job.progress.samples_seen),
+        ):
+            console.say(str(job))
+            return Training(job, stop, saves, console, watch).go_on()
 
 
-def train_watched(config: RunConfig, run: RunDir, world: World, processes: LoaderProcesses, watch: Watch) -> bool:
-    """Train as `train` does, and keep the watch informed."""
-    size = config.training.global_batch_size
-    last = config.training.total_samples // size
-    job = prepare(config, run, world, processes)
-    progress = job.progress
-    first = progress.samples_seen // size
-    console = Console(total_samples=last * size, samples_seen=progress.samples_seen, shown=world.is_first)
-    pace = Pace(progress.samples_seen, progress.seconds)
-    in_flight: deque[tuple[StepInFlight, Batch]] = deque()
-    steps: list[StepStats] = []
-    """Steps whose results were read since the last report."""
+class Training:
+    """A run between two steps; every rank has one, and all ranks do the same with it."""
 
-    queued = STEPS_IN_FLIGHT[world.device.type]
+    def __init__(self, job: Job, stop: StopRequest, saves: Saves, console: Console, watch: Watch):
+        self._job, self._stop, self._saves, self._console, self._watch = job, stop, saves, console, watch
+        config = job.config
+        self._size = config.training.global_batch_size
+        self._last = config.training.total_samples // self._size
+        self._queued = STEPS_IN_FLIGHT[job.world.device.type]
+        self._progress = job.progress
+        self._pace = Pace(job.progress.samples_seen, job.progress.seconds)
+        self._in_flight: deque[tuple[StepInFlight, Batch]] = deque()
+        self._steps: list[StepStats] = []
+        """Steps whose results were read since the last report."""
+        self._is_stopping = False
 
-    def is_logged(done: int) -> bool:
-        return done % config.tracking.log_every_steps == 0 or done in (1, last)
-
-    # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
-    # before it reports the loss.
-    with (
-        stop_on_request(config.machine.stop_after) as stop,
-        closing(job),
-        closing(Saves(job, stop)) as saves,
-        closing(console),
-        watch.training(progress.samples_seen),
-    ):
-        console.say(str(job))
-        for number, batch in enumerate(pace.timed(job.batches), start=first):
-            if number == 0 and world.is_first:
-                draw(batch, job)
-            done, is_last, stopping = number + 1, number + 1 == last, False
-            is_saved = is_last or save_is_due(config, number * size, done * size)
-            log_rejects(batch)
-            tallies = tallies_of(batch, job.mixture, is_stop_requested=stop.requested, save_states=saves.states())
-            waited = pace.waited_seconds
-            if number * size < progress.trains_from:
-                progress = replace(progress, samples_seen=done * size)
-            else:
-                watch.enter("step", number * size)
-                step = job.engine.step(
-                    batch, number * size, tallies=tallies, waited_seconds=waited, measures_update=is_logged(done)
-                )
-                in_flight.append((step, batch))
-            while len(in_flight) > (0 if is_saved or stopping else queued):
-                step, of_step = in_flight.popleft()
-                steps.append(step.read())
-                pace.step_is_done()
-                saves.advance({name: tally(steps[-1], name) for name in SAVE_STATES})
-                progress = advance(progress, steps[-1], pace)
-                try:
-                    refuse_bad_data(config, progress)
-                except TooManyRejectsError:
-                    saves.wait()
-                    raise
-                progress, wrong = judge(progress, steps[-1], size)
-                stopping = stopping or tally(steps[-1], STOP) > 0
-                if wrong is not None:
-                    tell(job, steps[-1], of_step, wrong)
-                if is_logged(progress.samples_seen // size):
-                    report(job, progress, steps, pace, console, saves.take_numbers())
-                    steps.clear()
-                if wrong is not None and is_given_up(config, progress):
-                    # The steps in flight are given up too, and as many wherever the run was stopped and went on.
-                    position = min(progress.samples_seen + queued * size, last * size)
-                    progress = replace(progress, samples_seen=done * size)
-                    watch.enter("checkpoint", done * size)
-                    saves.wait()
-                    progress = roll_back(job, progress, wrong, position, is_lost=progress.skipped_in_a_row > 0)
-                    in_flight.clear()
-                    pace.pause_is_over()
-            console.move(done * size)
-            if is_saved or stopping:
-                watch.enter("checkpoint", done * size)
-                if on_any_rank(world, not job.engine.has_finite_weights()):
-                    wrong = f"weights are not finite after {counted(done * size, 'sample')}"
-                    saves.wait()
-                    progress = roll_back(job, progress, wrong, done * size, is_lost=True)
-                saves.start(progress)
-                if stopping or is_last:
-                    saves.finish()
-                pace.pause_is_over()
-            if stopping and not is_last:
-                console.say(describe_rejects(progress))
-                reasons = gather_on_first_rank(world, stop.reason)
-                job.record_end(progress, stopped_by=next(filter(None, reasons), ""))
-                console.say(describe_stop(reasons, progress))
-                return False
+    def go_on(self) -> bool:
+        """Train until the end of the run or a stop; return whether it was the end."""
+        first = self._progress.samples_seen // self._size
+        for number, batch in enumerate(self._pace.timed(self._job.batches), start=first):
+            if number == 0 and self._job.world.is_first:
+                draw(batch, self._job)
+            done = number + 1
+            is_last = done == self._last
+            is_saved = is_last or save_is_due(self._job.config, number * self._size, done * self._size)
+            self._start_step(number, batch)
+            self._read_steps(done, leaves=0 if is_saved else self._queued)
+            self._console.move(done * self._size)
+            if is_saved or self._is_stopping:
+                self._save(done, waits=is_last or self._is_stopping)
             if is_last:
-                job.record_end(progress)
-                console.say(describe_rejects(progress))
-                console.say(describe_end(run, progress, done))
-            watch.enter("batch", done * size)
-    return True
+                self._end(done)
+            elif self._is_stopping:
+                self._end_early()
+                return False
+            self._watch.enter("batch", done * self._size)
+        return True
 
-
-def describe_rejects(progress: Progress) -> str:
-    """How many samples of the whole run were rejected and why; empty if none were."""
-    rejected = sum(progress.rejected.values())
-    if not rejected:
-        return ""
-    seen = progress.samples_seen
-    return (
-        f"{rejected:,} of {counted(seen, 'sample')} ({percent(rejected, seen)}) were rejected: "
-        f"{_reasons(progress)}; log/ names each"
-    )
-
-
-def _reasons(progress: Progress) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in sorted(progress.rejected.items()))
-
-
-def describe_stop(reasons: Sequence[str], progress: Progress) -> str:
-    """The last line of a run that was stopped, from what asked each rank to stop."""
-    rank, reason = next(((rank, reason) for rank, reason in enumerate(reasons) if reason), (0, ""))
-    by = f"{reason} to rank {rank}" if rank else reason
-    return f"stopped by {by} after {counted(progress.samples_seen, 'sample')}; the same command goes on from there"
-
-
-def describe_end(run: RunDir, progress: Progress, steps: int) -> str:
-    """The last lines of a run: how long it took, where its checkpoint is, and which commands use it."""
-    return (
-        f"finished {counted(progress.samples_seen, 'sample')} in {tqdm.format_interval(progress.seconds)}: "
-        f"{run.checkpoints / name_of(steps)}\n"
-        f"next: diptych evaluate {shlex.quote(str(run.path))} --zero-shot FOLDER --report, or diptych classify or embed"
-    )
-
-
-def say_finished(run: RunDir, num_samples: int, world: World) -> None:
-    with closing(Console(total_samples=num_samples, samples_seen=num_samples, shown=world.is_first)) as console:
-        console.say(
-            f"{run.path}: finished: all {counted(num_samples, 'sample')} were seen; for another run set run_dir "
-            "to a new one"
+    def _start_step(self, number: int, batch: Batch) -> None:
+        """Start to train on a batch, unless a roll-back passes over it."""
+        log_rejects(batch)
+        seen, states = number * self._size, self._saves.states()
+        if seen < self._progress.trains_from:
+            self._progress = replace(self._progress, samples_seen=seen + self._size)
+            return
+        self._watch.enter("step", seen)
+        step = self._job.engine.step(
+            batch,
+            seen,
+            tallies=tallies_of(batch, self._job.mixture, is_stop_requested=self._stop.requested, save_states=states),
+            waited_seconds=self._pace.waited_seconds,
+            measures_update=self._is_logged(number + 1),
         )
+        self._in_flight.append((step, batch))
+
+    def _read_steps(self, done: int, *, leaves: int) -> None:
+        """Read what the oldest steps in flight did, until `leaves` are left, or none once a stop is asked for."""
+        while len(self._in_flight) > (0 if self._is_stopping else leaves):
+            step, batch = self._in_flight.popleft()
+            stats = step.read()
+            self._pace.step_is_done()
+            self._steps.append(stats)
+            self._saves.advance({name: tally(stats, name) for name in SAVE_STATES})
+            self._progress, wrong = judge(advance(self._progress, stats, self._pace), stats, self._size)
+            try:
+                refuse_bad_data(self._job.config, self._progress)
+            except TooManyRejectsError:
+                self._saves.wait()
+                raise
+            self._is_stopping = self._is_stopping or tally(stats, STOP) > 0
+            if wrong is not None:
+                tell(self._job, stats, batch, wrong)
+            if self._is_logged(self._progress.samples_seen // self._size):
+                report(self._job, self._progress, self._steps, self._pace, self._console, self._saves.take_numbers())
+                self._steps.clear()
+            if wrong is not None and is_given_up(self._job.config, self._progress):
+                # The steps in flight are given up too, and as many wherever the run was stopped and went on.
+                position = min(self._progress.samples_seen + self._queued * self._size, self._last * self._size)
+                self._in_flight.clear()
+                self._go_back(done, wrong, position, is_lost=self._progress.skipped_in_a_row > 0)
+
+    def _go_back(self, done: int, why: str, position: int, *, is_lost: bool) -> None:
+        self._watch.enter("checkpoint", done * self._size)
+        self._saves.wait()
+        progress = replace(self._progress, samples_seen=done * self._size)
+        self._progress = roll_back(self._job, progress, why, position, is_lost=is_lost)
+        self._pace.pause_is_over()
+
+    def _save(self, done: int, *, waits: bool) -> None:
+        """Start to save; with `waits`, return once the checkpoint is complete. Weights that are not finite go back."""
+        seen = done * self._size
+        self._watch.enter("checkpoint", seen)
+        if on_any_rank(self._job.world, not self._job.engine.has_finite_weights()):
+            self._go_back(done, f"weights are not finite after {counted(seen, 'sample')}", seen, is_lost=True)
+        self._saves.start(self._progress)
+        if waits:
+            self._saves.finish()
+        self._pace.pause_is_over()
+
+    def _end_early(self) -> None:
+        reasons = gather_on_first_rank(self._job.world, self._stop.reason)
+        self._console.say(describe_rejects(self._progress))
+        self._job.record_end(self._progress, stopped_by=next(filter(None, reasons), ""))
+        self._console.say(describe_stop(reasons, self._progress))
+
+    def _end(self, steps: int) -> None:
+        self._job.record_end(self._progress)
+        self._console.say(describe_rejects(self._progress))
+        self._console.say(describe_end(self._job.run, self._progress, steps))
+
+    def _is_logged(self, done: int) -> bool:
+        return done % self._job.config.tracking.log_every_steps == 0 or done in (1, self._last)
+
+
+def console_of(job: Job) -> Console:
+    training = job.config.training
+    whole = training.total_samples // training.global_batch_size * training.global_batch_size
+    return Console(total_samples=whole, samples_seen=job.progress.samples_seen, shown=job.world.is_first)
 
 
 def draw(batch: Batch, job: Job) -> None:
@@ -238,7 +232,7 @@ def refuse_bad_data(config: RunConfig, progress: Progress) -> None:
     allowed = config.data.max_rejected_fraction
     if rejected > allowed * max(progress.samples_seen, MIN_SAMPLES_FOR_VERDICT):
         raise TooManyRejectsError(
-            f"{rejected} of {counted(progress.samples_seen, 'sample')} were rejected ({_reasons(progress)}); "
+            f"{rejected} of {counted(progress.samples_seen, 'sample')} were rejected ({describe_reasons(progress)}); "
             f"data.max_rejected_fraction allows {allowed:g}. The log names each; repair the shards or allow more"
         )
 
@@ -253,76 +247,6 @@ def tell(job: Job, stats: StepStats, batch: Batch, wrong: str) -> None:
     except OSError as error:
         where = f"nowhere ({error})"
     logger.warning("%s%s; its samples: %s", wrong, ": left out on all ranks" if stats.is_skipped else "", where)
-
-
-def report(
-    job: Job,
-    progress: Progress,
-    steps: Sequence[StepStats],
-    pace: Pace,
-    console: Console,
-    last_save: Mapping[str, float],
-) -> None:
-    """Show the numbers on the console and write them to the record, on rank 0.
-
-    steps: all steps since the last report.
-    last_save: the numbers of a checkpoint that was completed since then.
-    """
-    speed, stats = pace.measure(steps), steps[-1]
-    console.show(stats.loss, speed["samples_per_second"], speed["data_wait_fraction"])
-    if job.metrics is None:
-        return
-    num_pairs = job.config.training.global_batch_size
-    flops = job.flops.of_pair(tally(stats, TOKENS) / num_pairs) * speed["samples_per_second"] / job.world.size
-    at_limit = math.exp(job.config.training.max_logit_scale) * (1 - 1e-6)
-    values: dict[str, float] = {
-        SAMPLES_SEEN: progress.samples_seen,
-        **epochs(job.mixture, progress.samples_seen),
-        "loss": stats.loss,
-        "learning_rate": stats.learning_rate,
-        "logit_scale": stats.logit_scale,
-        "logit_scale_at_limit": sum(step.logit_scale >= at_limit for step in steps) / len(steps),
-        "gradient_norm": stats.gradient_norm,
-        **{f"{tower}_gradient_norm": norm for tower, norm in stats.tower_gradient_norms.items()},
-        **{f"{tower}_update_ratio": ratio for tower, ratio in stats.update_ratios.items()},
-        "skipped_steps": progress.skipped_steps,
-        "loss_spikes": progress.spikes,
-        **speed,
-        "teraflops_per_rank": flops / 1e12,
-        "rejected_samples": sum(progress.rejected.values()),
-        **{f"rejected_{reason}": number for reason, number in progress.rejected.items()},
-        **cache_hits(steps),
-        **mix(job.mixture, steps),
-        **last_save,
-        **stats.similarities,
-    }
-    if job.world.device.type == "cuda":
-        values["gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
-        peak = peak_teraflops(torch.cuda.get_device_name(job.world.device))
-        if peak is not None:
-            values["mfu"] = round(flops / 1e12 / peak, 4)
-    # A skipped step may have no finite loss, and JSON has no NaN.
-    job.metrics.log({name: value for name, value in values.items() if math.isfinite(value)})
-
-
-def cache_hits(steps: Sequence[StepStats]) -> dict[str, float]:
-    """The share of remote shards that were in the cache when a rank needed them; empty if none was needed."""
-    hits, misses = (sum(tally(step, name) for step in steps) for name in ("cache_hits", "cache_misses"))
-    return {"cache_hit_fraction": hits / (hits + misses)} if hits + misses else {}
-
-
-def epochs(mixture: Mixture, samples_seen: int) -> dict[str, float]:
-    """How many times the data was gone through: each source by itself if sources have weights, since they differ."""
-    each = mixture.epochs(samples_seen)
-    names = [f"{EPOCHS_OF}{name}" for name in mixture.labels] if mixture.weighted else ["epoch"]
-    return dict(zip(names, each, strict=True))
-
-
-def mix(mixture: Mixture, steps: Sequence[StepStats]) -> dict[str, float]:
-    """The share of the rows that each source has given, after fillers took their places; empty for a single source."""
-    if len(mixture.configs) == 1:
-        return {}
-    return {f"{SHARE_OF}{name}": share for name, share in zip(mixture.labels, source_shares(steps), strict=True)}
 
 
 def save_is_due(config: RunConfig, before: int, after: int) -> bool:
