@@ -11,7 +11,7 @@ import time
 import pytest
 
 from diptych.training.places import Place, blame
-from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, start
+from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, gone, start
 from tests.end_to_end.conftest import STEPS, outcome
 from tests.end_to_end.test_resume import after_some_steps
 from tests.warm import ENVIRONMENT, Warm
@@ -29,10 +29,12 @@ def test_a_stopped_process_is_named_by_its_rank(whose, warm, recipe, tmp_path):
         after_some_steps(ranks[0], run_dir, 4)
         victim = ranks[int(whose[-1])]
         stopped = victim.family()[1] if "loader" in whose else victim.family()[0]
+        family = [process for rank in ranks for process in rank.family()]
         stopped.suspend()
         others = [rank for rank in ranks if rank.pid != stopped.pid]
         assert {rank.wait() for rank in others} == {1}
         victim.wait()  # it was woken to write its stacks
+        assert gone(family)
         said = "".join(rank.said for rank in ranks)
         (line,) = [line for line in said.splitlines() if "hung: " in line]
         assert "Traceback" not in said and "lost the other" not in said

@@ -100,6 +100,12 @@ class LoaderProcesses:
         except ValueError:  # another thread has closed it with the processes
             return ""
 
+    def kill(self) -> None:
+        """Kill the processes, for a rank that ends at once; one that is stopped would outlive it."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the processes, whatever they do. They ignore SIGTERM, so that they live until a stop has saved."""
         with _expect_process_ends():

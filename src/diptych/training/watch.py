@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from types import FrameType
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -136,13 +137,13 @@ class Watch:
             is_neighbour_lost = self._neighbour[0] != OVER.encode() and self._heard - self._neighbour[1] > limit
             is_late = self._phase in LIMITED and now - self._since > limit
             if stopped > limit:
-                self._write_stacks()
-                os._exit(1)  # the others have reported it
+                faulthandler.dump_traceback(self._stacks)
+                self._exit()  # the others have reported it
             if self._alarm or is_late or is_store_lost or is_neighbour_lost:
                 self._end(is_store_lost=is_store_lost)
             is_left_alone = self._others_ended is not None and now - self._others_ended > LAST_WORDS_SECONDS
             if is_left_alone and self._phase != "end":
-                os._exit(1)
+                self._exit()
 
     def _postpone_the_end(self) -> None:
         """Have faulthandler's thread write the stacks and end this process unless this is called again in time."""
@@ -191,6 +192,11 @@ class Watch:
         reporting.join(0 if is_store_lost else 2 * ANSWER_SECONDS)
         if is_store_lost and rank <= 1:
             self._say("the process that holds the store of the ranks, rank 0 or its launcher, does not answer", [0])
+        self._exit()
+
+    def _exit(self) -> NoReturn:
+        """End this process although its main thread may be stuck; launchers start ranks again that end with 1."""
+        self._processes.kill()
         os._exit(1)
 
     def _write_stacks(self) -> Place:
@@ -199,7 +205,8 @@ class Watch:
         said = f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self._world.rank} on {place.host} {describe(place)}"
         print(f"{said}, process {os.getpid()}", file=self._stacks, flush=True)
         faulthandler.dump_traceback(self._stacks)
-        print(self._processes.stacks(), file=self._stacks, flush=True)
+        with suppress(ValueError):  # the main thread has closed them by now
+            print(self._processes.stacks(), file=self._stacks, flush=True)
         return place
 
     def _report(self, place: Place) -> None:
