@@ -23,6 +23,7 @@ from diptych.evaluation.confusion import (
     whole,
 )
 from diptych.evaluation.evaluator import numbers
+from diptych.evaluation.reliability import NUM_BINS
 from diptych.evaluation.tables import others
 from diptych.files import commit_file
 from diptych.learning_curves import by_samples, curves, epoch_samples, training_facts
@@ -73,6 +74,7 @@ def write_report(
         grid=grid(of_the_model),
         confusion=confusion(of_the_model),
         calibration=_calibration(evaluation.get("calibration", {}), evaluation),
+        num_bins=NUM_BINS,
         zero_shot={name: _limited(result) for name, result in zero_shot.items()},
         retrieval={
             name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}

@@ -57,7 +57,8 @@ def test_the_calibrated_temperature_is_kept_with_the_weights_and_used_by_classif
     cli.main(f"evaluate {run_dir} --zero-shot {labelled} --report --device cpu".split())
     page = (run_dir / "report.html").read_text()
     assert "How sure it is" in page
-    assert "expected calibration error" in page
+    assert page.count('<circle class="after"') == len(temperature["after"]["bins"])
+    assert "false alarm" in page
 
     cli.main(f"export {run_dir} {tmp_path}/exported".split())
     assert probabilities(classify(capsys, tmp_path / "exported", picture, "--labels", "red, cyan")) == after
@@ -78,6 +79,7 @@ def test_labels_are_judged_by_themselves_with_a_null_distribution_from_captions(
     assert probabilities(alone)["red"] == probabilities(among)["red"]  # not divided among the labels
     assert alone["none_of_these"] == (not alone["labels"][0]["holds"])
     assert alone["stated_rate"] == pytest.approx(1 / 61)
+    assert alone["none_of_these"] == (alone["lowest_rate_of_list"] > alone["stated_rate"])
     every = classify(capsys, *words, "--labels", "red, blue, cyan", "--false-alarm-rate", "0.999")
     assert sum(each["holds"] for each in every["labels"]) >= sum(each["holds"] for each in among["labels"])
 

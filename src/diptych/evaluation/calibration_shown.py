@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from diptych.evaluation.reliability import NUM_BINS
-from diptych.pages.charts import LineChart, line_chart
+from diptych.pages.axes import Frame
 from diptych.terminal import counted, percent, table
+
+FRAME = Frame(width=400, height=380, left=48, right=384, top=12, bottom=336)
+LARGEST_DOT = 14.0
+"""Radius in pixels of the dot of a bin that has all pictures. Areas are in proportion."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A bin of a reliability diagram."""
+
+    x: float
+    y: float
+    radius: float
+    when: str
+    title: str
+
+
+@dataclass(frozen=True)
+class ReliabilityChart:
+    dots: tuple[Dot, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    frame: Frame = FRAME
 
 
 def readable(document: Mapping[str, Any]) -> str:
@@ -46,20 +70,25 @@ def independent_facts(independent: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def reliability_chart(temperature: Mapping[str, Any]) -> LineChart | None:
-    """The reliability diagram before and after; None if all pictures are in one bin."""
-    lines: dict[str, Sequence[tuple[float, float]]] = {
-        when: [(each["confidence"], each["accuracy"]) for each in temperature[when]["bins"]]
-        for when in ("after", "before")
-    }
-    return line_chart(
-        "Share of right answers",
-        lines,
-        x_label="stated probability",
-        about=f"in {NUM_BINS} bins of probability",
-        diagonal=True,
-        width=420,
-        height=320,
+def reliability_chart(temperature: Mapping[str, Any]) -> ReliabilityChart:
+    """The reliability diagram before and after, in a square from 0 to 1."""
+    ticks = [number / 5 for number in range(6)]
+    dots = tuple(
+        Dot(
+            FRAME.x(each["confidence"]),
+            FRAME.y(each["accuracy"]),
+            round(max(2.0, LARGEST_DOT * (each["pictures"] / temperature["pictures_measured"]) ** 0.5), 1),
+            when,
+            f"{when}: of {counted(each['pictures'], 'answer')} given with {percent(each['confidence'])}, "
+            f"{percent(each['accuracy'])} right",
+        )
+        for when in ("before", "after")
+        for each in temperature[when]["bins"]
+    )
+    return ReliabilityChart(
+        dots,
+        tuple((FRAME.x(each), f"{each:.0%}") for each in ticks),
+        tuple((FRAME.y(each), f"{each:.0%}") for each in ticks),
     )
 
 

@@ -42,8 +42,6 @@ class LineChart:
     checkpoints: tuple[float, ...]
     epochs: tuple[float, ...]
     """Where along the axis the run resumed, where it was saved, and where an epoch ended."""
-    diagonal: tuple[float, float, float, float] | None = None
-    """x1, y1, x2 and y2 of the line on which both values are equal."""
     logarithmic: LineChart | None = None
     """The same lines on a logarithmic axis, for a reader who asks for them."""
 
@@ -84,7 +82,6 @@ def line_chart(
     restarts: Sequence[float] = (),
     checkpoints: Sequence[float] = (),
     epochs: Sequence[float] = (),
-    diagonal: bool = False,
 ) -> LineChart | None:
     """A chart of (x, y) points by label, those that are not finite left out; None where no line has two.
 
@@ -92,7 +89,6 @@ def line_chart(
     logarithmic_x, logarithmic_y: this axis is logarithmic, and points at or below zero on it are left out as well.
     level: a y that is marked all along, with its label, if it is within the lines.
     restarts, checkpoints, epochs: xs that are marked, if they are within the lines.
-    diagonal: both axes are shares from 0 to 1, and the line on which they are equal is marked.
     """
     of_x, of_y = (math.log10 if is_logarithmic else float for is_logarithmic in (logarithmic_x, logarithmic_y))
     above_x, above_y = (0.0 if is_logarithmic else -math.inf for is_logarithmic in (logarithmic_x, logarithmic_y))
@@ -107,10 +103,8 @@ def line_chart(
     ys = [of_y(y) for points in drawn.values() for _, y in points]
     x_low, x_high = (min(xs) if logarithmic_x else min(0.0, *xs)), max(xs)
     y_low, y_high = (0.0 if y_from_zero else min(ys)), max(ys)
-    if percent or diagonal:
+    if percent:
         y_low, y_high = 0.0, 1.0
-    if diagonal:
-        x_low, x_high = 0.0, 1.0
     if y_high - y_low <= 1e-12 * max(1.0, abs(y_high)):
         y_low, y_high = y_low - (abs(y_low) or 1) / 2, y_high + (abs(y_high) or 1) / 2
     x_high = x_high if x_high > x_low else x_low + 1
@@ -127,8 +121,7 @@ def line_chart(
 
     x_numbers = logarithmic_ticks(10**x_low, 10**x_high) if logarithmic_x else ticks(x_low, x_high, width // 80)
     y_numbers = logarithmic_ticks(10**y_low, 10**y_high) if logarithmic_y else ticks(y_low, y_high, 4)
-    y_labels = _shares(y_numbers) if percent or diagonal else different_numbers(y_numbers)
-    x_labels = _shares(x_numbers) if diagonal else different_numbers(x_numbers)
+    y_labels = [f"{100 * y:.0f}\u202f%" for y in y_numbers] if percent else different_numbers(y_numbers)
     if about is None:
         last = [points[-1][1] for points in drawn.values()]
         about = " · ".join(shown_percent(value) if percent else short_number(value) for value in last)
@@ -144,14 +137,13 @@ def line_chart(
             )
             for label, points in drawn.items()
         ),
-        tuple((across(x), label) for x, label in zip(x_numbers, x_labels, strict=True)),
+        tuple((across(x), label) for x, label in zip(x_numbers, different_numbers(x_numbers), strict=True)),
         tuple((down(y), label) for y, label in zip(y_numbers, y_labels, strict=True)),
         frame,
         (down(level[0]), level[1]) if level and y_low <= of_y(level[0]) <= y_high else None,
         marked(restarts),
         marked(checkpoints),
         marked(epochs),
-        (across(0), down(0), across(1), down(1)) if diagonal else None,
     )
 
 
@@ -200,10 +192,6 @@ def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     means = [(_mean([x for x, _ in group]), _mean([y for _, y in group])) for group in groups]
     return [*means[:-1], points[-1]]
-
-
-def _shares(numbers: Sequence[float]) -> list[str]:
-    return [f"{100 * number:.0f}\u202f%" for number in numbers]
 
 
 def _spaced(marks: Sequence[tuple[float, str]], frame: Frame) -> Ticks:

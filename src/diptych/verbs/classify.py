@@ -187,7 +187,12 @@ def _independently(calibration: Calibration, prompts: Prompts, classifier: Array
             }
             for each in np.argsort(-judged.scores[0], kind="stable")[:top]
         ]
-        return {"labels": labels, "none_of_these": not holds.any(), "stated_rate": rate}
+        return {
+            "labels": labels,
+            "none_of_these": not holds.any(),
+            "lowest_rate_of_list": float(judged.rates_of_list[0].min()),
+            "stated_rate": rate,
+        }
 
     return answer
 
