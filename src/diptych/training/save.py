@@ -20,6 +20,7 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Any
 
+import diptych
 from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
 from diptych.checkpoint_folder import FORMAT, PROGRESS, CheckpointError, name_of, remove_unfinished
 from diptych.config.values import config_to_dict
@@ -46,7 +47,7 @@ from diptych.training.tallies import COMMITTED, FAILING, LOST, SAVE_STATES, WRIT
 
 logger = logging.getLogger(__name__)
 
-RECORDED_VERSIONS = ("diptych", "torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
+RECORDED_VERSIONS = ("torch", "deepspeed", "timm", "webdataset", "numpy", "safetensors")
 ROUND_SECONDS = 0.5
 """Largest time between two looks of the ranks at a save that they wait for."""
 TOLD_AFTER_SECONDS = 60
@@ -344,7 +345,11 @@ class Saves:
             "samples_seen": progress.samples_seen,
             "num_ranks": self._job.world.size,
             "zero_stage": zero_stage(self._job.config, self._job.world.size),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in RECORDED_VERSIONS}},
+            "versions": {
+                "python": platform.python_version(),
+                "diptych": diptych.__version__,
+                **{name: version(name) for name in RECORDED_VERSIONS},
+            },
         }
 
 
