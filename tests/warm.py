@@ -145,7 +145,9 @@ def serve(test_files: list[str]) -> None:
                     running.pop(process).close()
     os.unlink(os.environ[ADDRESS])
     os.rmdir(os.path.dirname(os.environ[ADDRESS]))
-    os._exit(0)  # whoever still runs is not waited for
+    for process in running:  # such as a launcher that waits for another, which a failed test has left behind
+        process.kill()
+    os._exit(0)
 
 
 def use_once() -> None:
