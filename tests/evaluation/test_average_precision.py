@@ -5,7 +5,13 @@ import warnings
 import numpy as np
 import pytest
 
-from diptych.evaluation.average_precision import average_precision, eleven_point_precision, ranking, roc_auc
+from diptych.evaluation.average_precision import (
+    average_precision,
+    eleven_point_precision,
+    measured_by,
+    ranking,
+    roc_auc,
+)
 
 ONE = np.ones((1, 300), dtype=np.int64)
 
@@ -83,3 +89,15 @@ def test_scores_that_are_not_finite_come_last():
     has_label = np.arange(4) == 0
     ranked = ranking(np.array([np.nan, 0.1, 0.2, 0.3], np.float32), has_label)
     assert average_precision(ranked, np.ones((1, 4)))[0] == 0.25
+
+
+def test_the_interval_surrounds_the_value_also_over_many_rare_labels():
+    # A resample finds a picture that it draws twice twice, so that its average precision is too high on average.
+    random = np.random.default_rng(4)
+    rankings = []
+    for _ in range(400):
+        has_label = random.permutation(100) < 2
+        rankings.append(ranking((random.normal(size=100) + has_label).astype(np.float32), has_label))
+    measured = measured_by(average_precision, rankings)
+    assert measured.interval[0] < measured.value < measured.interval[1]
+    assert measured_by(average_precision, [ranking(np.zeros(9), np.zeros(9, bool))]) is None

@@ -63,13 +63,17 @@ def wilson(hits: float, total: float) -> Interval:
     return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == total else min(1.0, centre + half))
 
 
-def bootstrap(statistic: Callable[[Array], Array], pictures: int, resamples: int = RESAMPLES) -> Interval:
-    """The interval of a statistic under resampling of the pictures.
+def bootstrap(statistic: Callable[[Array], Array], pictures: int, resamples: int = RESAMPLES) -> Measured:
+    """A statistic from 0 to 1 of all pictures, and its interval under resampling of the pictures.
 
     statistic: i64[resamples pictures], how often each resample draws each picture → f64[resamples]; NaN where the
         resample does not define it, such as one without any picture of a class.
     """
-    return percentiles(bootstrap_values(statistic, pictures, resamples))
+    value = float(statistic(np.ones((1, pictures), dtype=np.int64))[0])
+    values = bootstrap_values(statistic, pictures, resamples)
+    # Average precision of a resample is too high on average, since a picture drawn twice is found twice.
+    low, high = percentiles(values - np.nanmean(values) + value)
+    return Measured(value, (max(0.0, low), min(1.0, high)))
 
 
 def bootstrap_values(statistic: Callable[[Array], Array], pictures: int, resamples: int = RESAMPLES) -> Array:
@@ -93,12 +97,9 @@ def grouped_share(right: Array, group: Array) -> Measured:
     hits = np.bincount(group[right], minlength=len(totals))
     hits, totals = hits[totals > 0], totals[totals > 0]
     share = hits.sum() / totals.sum()
-    if (totals == 1).all() or share in (
-        0,
-        1,
-    ):  # each resample of 100 % would be 100 %, and the interval claim certainty
+    if (totals == 1).all() or share in (0, 1):  # where all are found, each resample would claim certainty
         return Measured(float(share), wilson(float(share) * len(totals), len(totals)))
-    return Measured(float(share), bootstrap(lambda counts: (counts @ hits) / (counts @ totals), len(totals)))
+    return bootstrap(lambda counts: (counts @ hits) / (counts @ totals), len(totals))
 
 
 def per_class_interval(hits: Array, totals: Array) -> Interval:
