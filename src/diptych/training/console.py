@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from diptych.checkpoint_folder import name_of
 from diptych.run_dir import RunDir
 from diptych.terminal import counted, percent
-from diptych.training.checkpoint import Progress
-from diptych.world import World
+
+if TYPE_CHECKING:  # both load torch, and `diptych evaluate --help` needs only `say`
+    from diptych.training.checkpoint import Progress
+    from diptych.world import World
 
 LINE_EVERY_SECONDS = 5.0
 
