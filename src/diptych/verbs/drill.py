@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from diptych.config.schema import RunConfig
     from diptych.drill.attempt import Kill
 
-WHATS = ("rank", "save", "writer")
+VICTIMS = ("rank", "save", "writer")
 CONDITIONS = (
     "machine.deterministic=true",
     "tracking.log_every_steps=1",
@@ -139,7 +139,7 @@ def disturb(
             while len(done) < kills:
                 # Spread the kills that are left evenly, on average, over what is left of the run.
                 moment = seen + int(draw.uniform(0, 2 * (total - seen) / (kills - len(done) + 1)))
-                kill = attempt.kill_at(moment, draw.choice(WHATS), draw)
+                kill = attempt.kill_at(moment, draw.choice(VICTIMS), draw)
                 if kill is None:
                     break
                 done.append(kill)
