@@ -1,6 +1,6 @@
 """The evaluators by name. The command, the trainer, the report and the results file all use this table."""
 
-from diptych.evaluation import compositional, linear_probe, multi_label, retrieval, zero_shot
+from diptych.evaluation import compositional, linear_probe, multi_label, retrieval, validation, zero_shot
 from diptych.evaluation.evaluator import Evaluator
 
 EVALUATORS = {
@@ -9,12 +9,22 @@ EVALUATORS = {
         zero_shot.zero_shot,
         "labels",
         "folder with a subfolder for each class, .csv/.parquet table of path and label, or shards (json or cls labels)",
+        headline=("top1",),
     ),
     "retrieval": Evaluator(
         "retrieval",
         retrieval.retrieval,
         "captions",
         "pictures with captions: folder with a .txt or .json for each, table of path and caption, or shards",
+        headline=("image_to_text_r1", "text_to_image_r1"),
+    ),
+    "validation": Evaluator(
+        "validation",
+        validation.validation,
+        "captions",
+        "held-out pictures with captions, as for --retrieval, whose loss is measured",
+        fewest_pictures=validation.GROUP,
+        headline=("loss",),
     ),
     "multi_label": Evaluator(
         "several labels",

@@ -35,11 +35,13 @@ class DataSet:
     """The pictures to fit a classifier on, for evaluators that fit one."""
 
 
-def open_data(location: str, reads: Reads, *, label_key: str = "label", caption_key: str | None = None) -> Pictures:
+def open_data(
+    location: str, reads: Reads, *, label_key: str = "label", caption_key: str | None = None, fewest: int = 1
+) -> Pictures:
     """Open pictures with what is read; see `open_labelled` and its neighbours.
 
     Raises:
-        ValueError: the location is missing or empty, or its pictures do not have what is read.
+        ValueError: the location is missing or empty, its pictures do not have what is read, or are fewer than `fewest`.
     """
     openers: dict[Reads, Callable[[], Pictures]] = {
         "labels": lambda: open_labelled(location, label_key),
@@ -47,7 +49,10 @@ def open_data(location: str, reads: Reads, *, label_key: str = "label", caption_
         "captions": lambda: open_captioned(location, caption_key),
         "matched": lambda: open_matched(location),
     }
-    return in_utf8(openers[reads]())
+    opened = openers[reads]()
+    if len(opened) < fewest:
+        raise UserError(f"{location} has {counted(len(opened), 'picture')}; at least {fewest} are needed")
+    return in_utf8(opened)
 
 
 def open_each(given: Sequence[str], opened: Callable[[str], Pictures], suffix: str) -> dict[str, Pictures]:

@@ -34,6 +34,10 @@ class Evaluator:
     """What its option of `diptych evaluate` takes."""
     fits: bool = False
     """Whether it fits a classifier: then its option names the pictures to fit on, and the data are --zero-shot's."""
+    fewest_pictures: int = 1
+    """It needs at least so many."""
+    headline: tuple[str, ...] = ()
+    """The numbers that stand for the others in curves; empty: all."""
 
 
 class Number(NamedTuple):
@@ -43,6 +47,11 @@ class Number(NamedTuple):
     value: float
     interval: tuple[float, float] | None
     """Lowest and highest value of the 95 % confidence interval, if known."""
+
+
+def number_name(evaluator: str, data: str, number: str, *, fits: bool) -> str:
+    """The name of a number among all of a model: `unseen/top1`; of a fitted classifier: `unseen/linear_probe/top1`."""
+    return f"{data}/{evaluator}/{number}" if fits else f"{data}/{number}"
 
 
 def numbers(result: Mapping[str, Any]) -> Iterator[Number]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.evaluation import EVALUATORS
-from diptych.evaluation.evaluator import numbers
+from diptych.evaluation.evaluator import number_name, numbers
 from diptych.run_dir import RunDir
 from diptych.terminal import printable
 from diptych.training.console import say
@@ -103,10 +103,11 @@ def _log_in_another_process(run: TrackedRun, results: Mapping[str, Any]) -> int:
 def _numbers(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """(name, value) of every number of every data set, with names such as `evaluation/unseen/top1`."""
     for evaluator in EVALUATORS:
-        section = "" if evaluator in ("zero_shot", "retrieval") else f"{evaluator}/"
         for name, result in evaluation.get(evaluator, {}).items():
             for number in numbers(result):
-                yield f"evaluation/{_titled(name, result)}/{section}{number.name}", number.value
+                fits = EVALUATORS[evaluator].fits
+                full_name = number_name(evaluator, _titled(name, result), number.name, fits=fits)
+                yield f"evaluation/{full_name}", number.value
 
 
 def _titled(name: str, result: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from diptych.command_line import add_ema_argument, path_argument
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
-from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, Reads, data_set, open_data, open_each, prompts_for
+from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, open_each, prompts_for
+from diptych.evaluation.evaluator import Evaluator
 from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
@@ -144,7 +145,7 @@ def _data_sets(arguments: argparse.Namespace, suffix: str) -> dict[str, dict[str
     """
     given = {name: getattr(arguments, name) for name in EVALUATORS}
     opened = {
-        name: open_each(given[name], partial(_opened, evaluator.reads, arguments), suffix)
+        name: open_each(given[name], partial(_opened, evaluator, arguments), suffix)
         for name, evaluator in EVALUATORS.items()
         if given[name] and not evaluator.fits
     }
@@ -161,13 +162,19 @@ def _data_sets(arguments: argparse.Namespace, suffix: str) -> dict[str, dict[str
     prompts = prompts_for(labelled, arguments.classes)
     asked = {name: {each: data_set(sets[each], prompts) for each in sets} for name, sets in opened.items()}
     for name, location in fitted.items():
-        train = named(_opened("labels", arguments, location), prompts.class_names)
+        train = named(_opened(EVALUATORS[name], arguments, location), prompts.class_names)
         asked[name] = {each: replace(data, train=train) for each, data in asked["zero_shot"].items()}
     return asked
 
 
-def _opened(reads: Reads, arguments: argparse.Namespace, location: str) -> Pictures:
-    return open_data(location, reads, label_key=arguments.label_key, caption_key=arguments.caption_key)
+def _opened(evaluator: Evaluator, arguments: argparse.Namespace, location: str) -> Pictures:
+    return open_data(
+        location,
+        evaluator.reads,
+        label_key=arguments.label_key,
+        caption_key=arguments.caption_key,
+        fewest=evaluator.fewest_pictures,
+    )
 
 
 def _evaluate(arguments: argparse.Namespace, asked: Mapping[str, Mapping[str, DataSet]]) -> dict[str, Any]:
