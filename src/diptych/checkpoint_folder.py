@@ -26,6 +26,8 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 PARTS = "parts"
 """Folder in which ranks leave parts of tensors that rank 0 puts together; removed once the checkpoint is complete."""
+EVALUATION = "evaluation.json"
+"""In checkpoints that were measured during training: `values`, and the `score` by which the best one is kept."""
 MODEL = "model"
 EMA = "ema"
 """Subfolders of a checkpoint, each a model folder: the weights, and their moving averages if the run keeps them."""
@@ -118,15 +120,18 @@ def is_whole(folder: Path, step: int) -> bool:
 
 
 def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
-    """Remove all but the newest `keep` checkpoints, and what is left of removed ones; return how many were removed.
+    """Remove all but the best and the newest `keep` checkpoints, and what is left of removed ones; return how many.
 
     Only valid checkpoints that were saved while the run was well count towards `keep`, so that others never push out
     the last good one. Checkpoints in `known_valid` are not hashed again; those that are found valid are added to it.
     """
     removed = 0
     valid = 0
+    best = best_of(folder)
     for path in checkpoints(folder):
         if valid >= keep:
+            if path == best:
+                continue
             remove_checkpoint(path)
             known_valid.discard(path)
             removed += 1
@@ -142,6 +147,25 @@ def keep_newest(folder: Path, keep: int, known_valid: set[Path]) -> int:
         if not has_manifest(path):
             shutil.rmtree(path, ignore_errors=True)
     return removed
+
+
+def best_of(folder: Path) -> Path | None:
+    """The checkpoint with the highest score among those measured by the same number as the newest; None if none was.
+
+    Of equal ones it is the newest. Its files are not verified.
+    """
+    scores = {path: score for path in checkpoints(folder) if (score := _score(path)) is not None}
+    by = next(iter(scores.values()), ("", 0.0))[0]
+    return max((path for path in scores if scores[path][0] == by), key=lambda path: scores[path][1], default=None)
+
+
+def _score(checkpoint: Path) -> tuple[str, float] | None:
+    """The name of the number that decides which checkpoint is best, and its score; None if it was not measured."""
+    try:
+        evaluation = json.loads((checkpoint / EVALUATION).read_bytes())
+        return str(evaluation["best"]), float(evaluation["score"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def was_well(checkpoint: Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +62,20 @@ def precision_on(device: torch.device, asked: Literal["auto", "fp32", "bf16"]) -
         return asked
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if has_bf16 else "fp32"
+
+
+@contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Use torch's own choice of kernels during the block, as in a process that never called `set_arithmetic`."""
+    cuda = torch.backends.cuda
+    fused, tf32 = cuda.flash_sdp_enabled(), cuda.matmul.allow_tf32
+    cuda.enable_flash_sdp(True)
+    cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cuda.enable_flash_sdp(fused)
+        cuda.matmul.allow_tf32 = tf32
 
 
 def set_arithmetic(device: torch.device, precision: Literal["fp32", "bf16"], *, deterministic: bool) -> None:

@@ -40,7 +40,7 @@ from diptych.yaml_documents import parse_yaml
 logger = logging.getLogger(__name__)
 
 FREE_KEYS = (
-    *("run_dir", "machine", "tracking", "checkpoint"),
+    *("run_dir", "machine", "tracking", "checkpoint", "evaluation"),
     *("data.train", "data.cache.folder", "data.cache.bytes", "tokenizer.vocabulary"),
 )
 """Keys and sections that may change from one start to the next: how the run is executed and watched, and where its

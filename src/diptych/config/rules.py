@@ -35,6 +35,7 @@ ABOVE_0 = (
     "optimizer.epsilon",
     "optimizer.gradient_clip_norm",
     "checkpoint.every_samples",
+    "evaluation.every_samples",
     "tracking.log_every_steps",
     "machine.gpu_memory_gib",
     "machine.pairs_per_forward",

@@ -273,6 +273,33 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What the model is measured on while it trains; nothing unless data are named.
+
+    The ranks share the work, while training stands still. The numbers are those that `diptych evaluate` gives for the
+    checkpoint of the same step. They go to metrics.jsonl and the dashboards. If one cannot be measured, a line says why
+    and training goes on. The training itself is the same as without. Each rank needs room on its device for another
+    copy of the weights.
+    """
+
+    every_samples: int | None = None
+    """Samples between two evaluations; null: as between two checkpoints, so that each checkpoint is measured."""
+    zero_shot: dict[str, str] = field(default_factory=dict)
+    """Name → pictures with labels, as for `diptych evaluate --zero-shot`: `{unseen: data/unseen}`."""
+    classes: str | None = None
+    """YAML file of class names and prompt templates for `zero_shot`; null: the labels of the pictures."""
+    retrieval: dict[str, str] = field(default_factory=dict)
+    """Name → pictures with captions, as for `diptych evaluate --retrieval`."""
+    validation: str | None = None
+    """Held-out pictures with captions, 256 or more, whose loss is measured with 255 negatives for each pair, so that
+    runs with different batch sizes compare."""
+    best: str | None = None
+    """The number whose best checkpoint is kept in addition to the newest ones, such as `unseen/top1` or
+    `validation/loss`; of checkpoints that were measured. null: the first of the first data set: of `zero_shot`, else of
+    `retrieval`, else the validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     """Where the numbers of the run can be watched, in addition to its metrics.jsonl."""
 
@@ -347,5 +374,10 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+
+    @property
+    def samples_between_checkpoints(self) -> int:
+        return self.checkpoint.every_samples or max(1, self.training.total_samples // 10)

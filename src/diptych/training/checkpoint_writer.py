@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.checkpoint_folder import (
+    EVALUATION,
     MANIFEST,
     PARTS,
     PROGRESS,
@@ -277,7 +278,7 @@ class Writer:
 
     def _remove_ours(self, unfinished: Path) -> None:
         """Remove this rank's files, and the folders if they are empty then: they take room on a full disk."""
-        for name in (*self.plan.files, *self.plan.texts, PROGRESS, MANIFEST):
+        for name in (*self.plan.files, *self.plan.texts, PROGRESS, EVALUATION, MANIFEST):
             with suppress(OSError):
                 (unfinished / name).unlink()
         for folder in (*(path for path in unfinished.glob("*") if path.is_dir()), unfinished):

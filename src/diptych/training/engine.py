@@ -273,6 +273,15 @@ class Engine:
                 return {}
             return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
 
+    def copy_of_weights(self) -> dict[str, Tensor]:
+        """A copy of the model's state dict on each rank's device, equal on all of them. Every rank must call it."""
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self._stage == 3):
+            weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        for name, _ in self.model.named_buffers():
+            if name in weights:  # each rank has its own running statistics, and checkpoints those of rank 0
+                dist.broadcast(weights[name], src=0)
+        return weights
+
     def restore_weights(self, weights: dict[str, Tensor] | None) -> None:
         """Load a state dict that rank 0 passes, also between two steps. Every rank must call it."""
         with deepspeed.zero.GatheredParameters(

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank
 from diptych.checkpoint_folder import is_whole
@@ -28,6 +29,7 @@ from diptych.training.console import (
     say_finished,
 )
 from diptych.training.engine import StepInFlight, StepStats
+from diptych.training.evaluating import Evaluations
 from diptych.training.job import Job, prepare
 from diptych.training.pace import Pace
 from diptych.training.roll_back import is_given_up, roll_back
@@ -79,14 +81,24 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
             watch.training(job.progress.samples_seen),
         ):
             console.say(str(job))
-            return Training(job, stop, saves, console, watch).go_on()
+            evaluations = Evaluations(job, stop)
+            return Training(job, stop, saves, evaluations, console, watch).go_on()
 
 
 class Training:
     """A run between two steps; every rank has one, and all ranks do the same with it."""
 
-    def __init__(self, job: Job, stop: StopRequest, saves: Saves, console: Console, watch: Watch):
-        self._job, self._stop, self._saves, self._console, self._watch = job, stop, saves, console, watch
+    def __init__(
+        self,
+        job: Job,
+        stop: StopRequest,
+        saves: Saves,
+        evaluations: Evaluations,
+        console: Console,
+        watch: Watch,
+    ):
+        self._job, self._stop, self._saves, self._evaluations = job, stop, saves, evaluations
+        self._console, self._watch = console, watch
         config = job.config
         self._size = config.training.global_batch_size
         self._last = config.training.total_samples // self._size
@@ -107,11 +119,13 @@ class Training:
             done = number + 1
             is_last = done == self._last
             is_saved = is_last or save_is_due(self._job.config, number * self._size, done * self._size)
+            is_measured = self._evaluations.is_due(number * self._size, done * self._size)
             self._start_step(number, batch)
-            self._read_steps(done, leaves=0 if is_saved else self._queued)
+            self._read_steps(done, leaves=0 if is_saved or is_measured else self._queued)
             self._console.move(done * self._size)
+            evaluation = self._measure(done) if is_measured and not self._is_stopping else None
             if is_saved or self._is_stopping:
-                self._save(done, waits=is_last or self._is_stopping)
+                self._save(done, evaluation, waits=is_last or self._is_stopping)
             if is_last:
                 self._end(done)
             elif self._is_stopping:
@@ -119,6 +133,13 @@ class Training:
                 return False
             self._watch.enter("batch", done * self._size)
         return True
+
+    def _measure(self, done: int) -> dict[str, Any]:
+        """Measure the weights; what their checkpoint says about them."""
+        self._watch.enter("evaluation", done * self._size)
+        evaluation = self._evaluations.measure(done * self._size)
+        self._pace.pause_is_over()
+        return evaluation
 
     def _start_step(self, number: int, batch: Batch) -> None:
         """Start to train on a batch, unless a roll-back passes over it."""
@@ -170,13 +191,17 @@ class Training:
         self._progress = roll_back(self._job, progress, why, position, is_lost=is_lost)
         self._pace.pause_is_over()
 
-    def _save(self, done: int, *, waits: bool) -> None:
-        """Start to save; with `waits`, return once the checkpoint is complete. Weights that are not finite go back."""
+    def _save(self, done: int, evaluation: dict[str, Any] | None, *, waits: bool) -> None:
+        """Start to save; with `waits`, return once the checkpoint is complete. Weights that are not finite go back.
+
+        evaluation: what was measured of the weights, if it was.
+        """
         seen = done * self._size
         self._watch.enter("checkpoint", seen)
         if on_any_rank(self._job.world, not self._job.engine.has_finite_weights()):
             self._go_back(done, f"weights are not finite after {counted(seen, 'sample')}", seen, is_lost=True)
-        self._saves.start(self._progress)
+            evaluation = None
+        self._saves.start(self._progress, evaluation)
         if waits:
             self._saves.finish()
         self._pace.pause_is_over()
@@ -251,5 +276,5 @@ def tell(job: Job, stats: StepStats, batch: Batch, wrong: str) -> None:
 
 def save_is_due(config: RunConfig, before: int, after: int) -> bool:
     """Whether a multiple of the interval between checkpoints lies between two counts of samples seen."""
-    every = config.checkpoint.every_samples or max(1, config.training.total_samples // 10)
+    every = config.samples_between_checkpoints
     return after // every > before // every

@@ -78,6 +78,14 @@ class Metrics:
     def log(self, values: Values) -> None:
         """Record a logged step; `values` must contain SAMPLES_SEEN."""
         self._write({**values, "time": round(time.time(), 3)})
+        self._sink(values)
+
+    def evaluation(self, samples_seen: int, values: Values, **details: Any) -> None:
+        """Record the numbers of an evaluation; the names in `values` are such as `unseen/top1`."""
+        self.event("evaluation", samples_seen=samples_seen, values=values, **details)
+        self._sink(evaluated(samples_seen, values))
+
+    def _sink(self, values: Values) -> None:
         for name, sink in list(self._sinks.items()):
             try:
                 sink(values)
@@ -145,6 +153,11 @@ class Metrics:
                 writer.add_scalar(name, value, int(values[SAMPLES_SEEN]))
 
         return sink
+
+
+def evaluated(samples_seen: int, values: Values) -> Values:
+    """The numbers of an evaluation as dashboards show them, with the names that `diptych evaluate` gives them there."""
+    return {SAMPLES_SEEN: samples_seen, **{f"evaluation/{name}": value for name, value in values.items()}}
 
 
 def in_panels(values: Values) -> Values:

@@ -8,9 +8,10 @@ from typing import Literal
 
 from diptych.terminal import counted
 
-Phase = Literal["start", "checkpoint", "batch", "step", "end"]
+Phase = Literal["start", "evaluation", "checkpoint", "batch", "step", "end"]
 PHASES = {
     "start": "is starting",
+    "evaluation": "measures the model",
     "checkpoint": "saves or loads a checkpoint",
     "batch": "waits for its batch",
     "step": "is in the step",

@@ -22,7 +22,7 @@ from typing import Any
 
 import diptych
 from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
-from diptych.checkpoint_folder import FORMAT, PROGRESS, CheckpointError, name_of, remove_unfinished
+from diptych.checkpoint_folder import EVALUATION, FORMAT, PROGRESS, CheckpointError, name_of, remove_unfinished
 from diptych.config.values import config_to_dict
 from diptych.model_folder import describing_files
 from diptych.terminal import counted
@@ -115,8 +115,10 @@ class Saves:
         self._is_removing = False
         """Whether the writing process removes older checkpoints now."""
 
-    def start(self, progress: Progress) -> None:
+    def start(self, progress: Progress, evaluation: Mapping[str, Any] | None = None) -> None:
         """Copy what is to be saved, and have it written while training goes on; first wait for the save in flight.
+
+        evaluation: what was measured of these weights, if it was.
 
         Raises:
             CheckpointError: the save before could not be written within `checkpoint.max_wait_seconds`, or a signal
@@ -126,6 +128,8 @@ class Saves:
         began = time.monotonic()
         step = progress.samples_seen // self._job.config.training.global_batch_size
         texts = {PROGRESS: as_json(asdict(progress))} if self._job.world.is_first else {}
+        if texts and evaluation is not None:
+            texts[EVALUATION] = as_json(evaluation)
         self._job.engine.update_after(self._snapshot.take(self._job.engine.share()))
         self._save = _InFlight(progress, Task(name_of(step), texts), time.monotonic())
         self._look()

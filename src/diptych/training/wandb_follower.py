@@ -17,7 +17,7 @@ from typing import Any
 
 from diptych.files import commit_file
 from diptych.run_dir import RunDir
-from diptych.training.metrics import PANELS, SAMPLES_SEEN, in_panels
+from diptych.training.metrics import PANELS, SAMPLES_SEEN, evaluated, in_panels
 from diptych.training.tracker import FINISH_SECONDS, OUT_OF_REACH, WHERE, TrackedRun
 from diptych.wandb_run import find_mode, is_offline, location, open_run, reason
 
@@ -51,6 +51,8 @@ def main() -> None:
         for line in follow(Path(run.record), run.offset, is_over):
             if line.get("event") == "samples":
                 _log_samples(tracked, Path(run.folder) / line["path"])
+            elif line.get("event") == "evaluation":
+                tracked.log(evaluated(line[SAMPLES_SEEN], line["values"]))
             elif "event" not in line:
                 tracked.log(in_panels(line))
         tracked.finish()

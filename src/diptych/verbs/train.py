@@ -146,6 +146,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.model.dual_encoder import without_memory
     from diptych.model.image_tower import check_picture_size
     from diptych.training.deepspeed_config import deepspeed_config
+    from diptych.training.evaluating import open_asked
     from diptych.training.initial_weights import check_initial_weights
 
     @cache
@@ -165,6 +166,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config, model),
         "machine.compile_blocks": lambda: refuse_blocks_that_cannot_be_compiled(config, world, model),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
+        "evaluation": lambda: open_asked(config.evaluation),
         "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
         "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
     }

@@ -1,0 +1,200 @@
+"""Measure the model while it trains, on all ranks, without changing anything of the training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from diptych.agreement import decide_on_first_rank
+from diptych.config.schema import EvaluationConfig
+from diptych.device import plain_arithmetic
+from diptych.encoder import Encoder
+from diptych.errors import UserError
+from diptych.evaluation import EVALUATORS
+from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
+from diptych.evaluation.evaluator import Number, number_name, numbers
+from diptych.evaluation.features import Features
+from diptych.evaluation.pictures import Pictures
+from diptych.model.dual_encoder import DualEncoder, load_weights
+from diptych.training.job import Job
+from diptych.training.signals import StopRequest
+from diptych.world import World
+
+logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+Asked = dict[str, dict[str, DataSet]]
+"""Evaluator → name → data set."""
+
+
+class FailedOnARankError(Exception):
+    """Work that ranks do together failed on one of them; every rank raises it, with the reason."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """The ranks of a run, as an evaluator shares its work among them."""
+
+    world: World
+    is_stopped: Callable[[], bool]
+    """Whether this rank was asked to stop; the evaluation then ends, since a signal leaves little time."""
+
+    @property
+    def rank(self) -> int:
+        return self.world.rank
+
+    @property
+    def size(self) -> int:
+        return self.world.size
+
+    def together(self, make: Callable[[], Made], /) -> list[Made]:
+        """What `make` returns on each rank, on every rank.
+
+        Calls may be nested, and ranks may fail at different places: whichever call a failed rank comes to next is
+        answered by the calls that the others are in.
+
+        Raises:
+            FailedOnARankError: it raised on a rank, or a rank was asked to stop.
+        """
+        fault, value = "", None
+        try:
+            value = make()
+            fault = "the run was asked to stop" if self.is_stopped() else ""
+        except FailedOnARankError:
+            raise
+        except Exception as error:  # whatever fails costs a line, and the run goes on
+            logger.info("an evaluation failed on this rank", exc_info=True)
+            fault = str(error).partition("\n")[0] or type(error).__name__
+        outcomes: list[Any] = [None] * self.size
+        dist.all_gather_object(outcomes, (fault, value), group=self.world.control)
+        for rank, (why, _) in enumerate(outcomes):
+            if why:
+                raise FailedOnARankError(f"{why} (rank {rank})" if rank else why)
+        return [value for _, value in outcomes]
+
+
+class Evaluations:
+    """What is measured during a run; every rank must construct it, and call `measure` together."""
+
+    def __init__(self, job: Job, stop: StopRequest):
+        self._job = job
+        self._ranks = Together(job.world, lambda: stop.requested)
+        config = job.config.evaluation
+        opened: list[Asked] = []
+        # First on rank 0, whose mistakes end all ranks with one line.
+        decide_on_first_rank(job.world, lambda: opened.append(open_asked(config)))
+        self._asked = opened[0] if opened else open_asked(config)
+
+    def is_due(self, before: int, after: int) -> bool:
+        """Whether an evaluation is due between two counts of samples seen."""
+        config = self._job.config
+        every = config.evaluation.every_samples or config.samples_between_checkpoints
+        return bool(self._asked) and after // every > before // every
+
+    def measure(self, samples_seen: int) -> dict[str, Any]:
+        """Measure the model as it is now, and record the numbers on rank 0; return what a checkpoint says of them."""
+        began = time.monotonic()
+        found: dict[str, Number] = {}
+        faults: dict[str, str] = {}
+        with plain_arithmetic():
+            features = Features(_encoder(self._job), self._ranks)
+            for evaluator, name, data in _each(self._asked):
+                try:
+                    found |= self._ranks.together(partial(_numbers, evaluator, name, data, features))[0]
+                except FailedOnARankError as error:
+                    faults[f"{evaluator} of {name}"] = str(error)
+        values = {name: number.value for name, number in found.items()}
+        if self._job.metrics is not None:
+            for what, why in faults.items():
+                logger.warning("%s was not measured after %d samples: %s", what, samples_seen, why)
+            self._job.metrics.evaluation(
+                samples_seen,
+                values,
+                intervals={name: number.interval for name, number in found.items() if number.interval},
+                failed=faults,
+                seconds=round(time.monotonic() - began, 3),
+            )
+        return {"values": values, **self._score(values)}
+
+    def _score(self, values: Mapping[str, float]) -> dict[str, Any]:
+        """The number by which the best checkpoint is chosen, as a score of which more is better; empty if unknown."""
+        best = self._job.config.evaluation.best or next(_headlines(self._asked))
+        if best not in values:
+            return {}
+        return {"best": best, "score": -values[best] if best.endswith("/loss") else values[best]}
+
+
+def open_asked(config: EvaluationConfig) -> Asked:
+    """Open all data that the config names.
+
+    Raises:
+        UserError: some cannot be used, or `best` names no number that is measured.
+    """
+    locations = {
+        "zero_shot": config.zero_shot,
+        "retrieval": config.retrieval,
+        "validation": {"validation": config.validation} if config.validation is not None else {},
+    }
+    opened = {
+        evaluator: {name: _open(evaluator, name, location) for name, location in each.items()}
+        for evaluator, each in locations.items()
+        if each
+    }
+    prompts = prompts_for(list(opened.get("zero_shot", {}).values()), config.classes)
+    asked = {
+        evaluator: {name: data_set(pictures, prompts) for name, pictures in each.items()}
+        for evaluator, each in opened.items()
+    }
+    if config.best is not None and config.best not in (known := list(_headlines(asked))):
+        raise UserError(
+            f"evaluation.best is {config.best!r}; it must be one of {', '.join(known) or 'none, without data'}"
+        )
+    return asked
+
+
+def _open(evaluator: str, name: str, location: str) -> Pictures:
+    key = f"evaluation.{evaluator}" + ("" if evaluator == name else f".{name}")
+    try:
+        return open_data(location, EVALUATORS[evaluator].reads, fewest=EVALUATORS[evaluator].fewest_pictures)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def _each(asked: Asked) -> Iterator[tuple[str, str, DataSet]]:
+    for evaluator, each in asked.items():
+        for name, data in each.items():
+            yield evaluator, name, data
+
+
+def _headlines(asked: Asked) -> Iterator[str]:
+    """The names of the numbers that stand for the others, in the order in which they are measured."""
+    for evaluator, name, _ in _each(asked):
+        for number in EVALUATORS[evaluator].headline:
+            yield f"{name}/{number}"
+
+
+def _numbers(evaluator: str, name: str, data: DataSet, features: Features) -> dict[str, Number]:
+    """The numbers of an evaluator by their names among all of the model; those that are not finite are left out."""
+    return {
+        number_name(evaluator, name, number.name, fits=False): number
+        for number in numbers(EVALUATORS[evaluator].measure(features, data))
+        if math.isfinite(number.value)
+    }
+
+
+def _encoder(job: Job) -> Encoder:
+    """An encoder with a copy of the weights, so that nothing of the model that trains is touched."""
+    weights = job.engine.copy_of_weights()
+    with torch.random.fork_rng(devices=[]):  # its initial values are drawn, and replaced
+        bias = 0.0 if "logit_bias" in weights else None
+        model = DualEncoder(job.config.model, job.tokenizer.vocab_size, 0.0, bias)
+    load_weights(model, weights)
+    return Encoder(model, job.tokenizer, job.config.model, job.world.device)

@@ -1,0 +1,197 @@
+"""What is measured while a model trains: the numbers of `diptych evaluate`, at no cost to the training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych.checkpoint_folder import EVALUATION, MANIFEST, checkpoints
+from diptych.config.load import LoadedConfig, load_config
+from diptych.data.loader_processes import LoaderProcesses
+from diptych.drill.small_run import COLOURS, write_small_run
+from diptych.encoder import load
+from diptych.errors import UserError
+from diptych.evaluation import EVALUATORS
+from diptych.evaluation.evaluator import Evaluator, numbers
+from diptych.evaluation.features import Features
+from diptych.evaluation.similarity import unit_norm
+from diptych.evaluation.validation import GROUP, pair_losses
+from diptych.run_dir import RunDir, read_metrics
+from diptych.training.evaluating import FailedOnARankError, Together, open_asked
+from diptych.training.loop import train
+from diptych.world import World
+from tests.ranks import run_ranks
+
+STEPS, BATCH = 6, 36
+"""36 pairs can be divided over 1, 2 and 3 ranks."""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    draw = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / "tree" / name).mkdir(parents=True)
+        for number in range(40):
+            noisy = np.array(colour) + draw.integers(-150, 150, (32, 32, 3))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / "tree" / name / f"{number}.png")
+    (folder / "tree" / "red" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")  # cannot be decoded
+    return write_small_run(folder)
+
+
+def config_of(recipe: Path, run_dir: Path, *words: str, stage: int = 1, measured: bool = True) -> LoadedConfig:
+    folder = recipe.parent
+    data = [
+        f"evaluation.zero_shot.tree={folder}/tree",
+        f"evaluation.retrieval.pairs={folder}/shards",
+        f"evaluation.validation={folder}/shards",
+    ]
+    return load_config(
+        [recipe],
+        [
+            f"run_dir={run_dir}",
+            f"training.total_samples={STEPS * BATCH}",
+            f"training.global_batch_size={BATCH}",
+            "training.precision=fp32",
+            f"checkpoint.every_samples={2 * BATCH}",
+            f"machine.zero_stage={stage}",
+            "tracking.wandb=off",
+            *(data if measured else []),
+            *words,
+        ],
+    )
+
+
+def train_on(rank: int, size: int, runs: list[LoadedConfig]) -> None:
+    for loaded in runs:
+        with LoaderProcesses(0) as processes:
+            train(loaded, World(rank=rank, size=size), processes)
+
+
+def evaluations(run_dir: Path) -> list[dict]:
+    return [line for line in read_metrics(run_dir / "metrics.jsonl") if line.get("event") == "evaluation"]
+
+
+def by_command(loaded: LoadedConfig, checkpoint: Path) -> dict[str, float]:
+    """The numbers that one process gives for a checkpoint."""
+    features = Features(load(checkpoint, "cpu"))
+    return {
+        f"{name}/{number.name}": number.value
+        for evaluator, each in open_asked(loaded.config.evaluation).items()
+        for name, data in each.items()
+        for number in numbers(EVALUATORS[evaluator].measure(features, data))
+    }
+
+
+def tensors_in(run_dir: Path) -> dict[str, dict]:
+    """Size and hash of each file of tensors of the newest checkpoint."""
+    manifest = json.loads((checkpoints(run_dir / "checkpoints")[0] / MANIFEST).read_text())
+    return {name: each for name, each in manifest["files"].items() if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize(("size", "stages"), [(1, [0]), (2, [1, 3]), (3, [2])])
+def test_ranks_measure_what_one_process_measures_of_the_checkpoint_and_train_as_without(size, stages, recipe, tmp_path):
+    runs = [config_of(recipe, tmp_path / f"stage_{stage}", stage=stage) for stage in stages]
+    without = [config_of(recipe, tmp_path / f"plain_{stage}", stage=stage, measured=False) for stage in stages]
+    run_ranks(size, train_on, size, [*runs, *without])
+
+    for loaded, plain in zip(runs, without, strict=True):
+        run = RunDir(Path(loaded.config.run_dir))
+        measured = evaluations(run.path)
+        assert [line["samples_seen"] for line in measured] == [2 * BATCH, 4 * BATCH, 6 * BATCH]
+        for line, checkpoint in zip(measured, reversed(checkpoints(run.checkpoints)), strict=True):
+            assert line["failed"] == {}
+            assert {"tree/top1", "pairs/text_to_image_r5", "validation/loss"} <= line["values"].keys()
+            assert line["values"] == by_command(loaded, checkpoint)
+            assert json.loads((checkpoint / EVALUATION).read_text())["values"] == line["values"]
+        assert tensors_in(run.path) == tensors_in(Path(plain.config.run_dir))
+
+
+def break_one(rank: int, size: int, loaded: LoadedConfig) -> None:
+    """Train with an evaluator that fails on the last rank alone, after its pictures were embedded by all."""
+
+    def fails(features, data):
+        features.pictures(data.pictures)
+        if rank == size - 1:
+            raise OSError("the disk hangs")
+        features.embed_texts(["a"])
+        raise AssertionError("the other rank has failed before")
+
+    EVALUATORS["retrieval"] = Evaluator("retrieval", fails, "captions", "", headline=("image_to_text_r1",))
+    train_on(rank, size, [loaded])
+
+
+def test_an_evaluator_that_fails_on_one_rank_costs_a_line_and_not_the_run(recipe, tmp_path):
+    run_ranks(2, break_one, 2, config_of(recipe, tmp_path / "run"))
+    measured = evaluations(tmp_path / "run")
+    assert len(measured) == 3
+    for line in measured:
+        assert line["failed"] == {"retrieval of pairs": "the disk hangs (rank 1)"}
+        assert {"tree/top1", "validation/loss"} <= line["values"].keys()
+    assert "retrieval of pairs was not measured after 72 samples" in (tmp_path / "run/log/rank_0.log").read_text()
+    assert json.loads((tmp_path / "run/end.json").read_text())["reason"] == "finished"
+
+
+def stop_one(rank: int) -> str:
+    together = Together(World(rank=rank, size=2), is_stopped=lambda: rank == 1)
+    try:
+        together.together(lambda: together.together(lambda: rank))
+    except FailedOnARankError as error:
+        return str(error)
+    return ""
+
+
+def test_a_request_to_stop_ends_an_evaluation_on_all_ranks():
+    assert run_ranks(2, stop_one) == ["the run was asked to stop (rank 1)"] * 2
+
+
+def test_the_best_checkpoint_is_kept_with_the_newest_ones(recipe, tmp_path):
+    loaded = config_of(recipe, tmp_path / "run", f"checkpoint.every_samples={BATCH}", "evaluation.best=tree/top1")
+    run_ranks(1, train_with_scores, loaded)
+    kept = sorted(int(path.name.removeprefix("step_")) for path in checkpoints(tmp_path / "run" / "checkpoints"))
+    assert kept == [1, 4, 5, 6]
+
+
+def train_with_scores(rank: int, loaded: LoadedConfig) -> None:
+    scores = iter([0.75, 0.5, 0.25, 0.5, 0.25, 0.5])
+
+    def measure(features, data):
+        return {"pictures": 1, "rejected": {}, "metrics": {"top1": next(scores)}, "chance": {}}
+
+    EVALUATORS["zero_shot"] = Evaluator("zero-shot", measure, "labels", "", headline=("top1",))
+    train_on(rank, 1, [loaded])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("evaluation.zero_shot.tree=nowhere", "evaluation.zero_shot.tree: nowhere does not exist"),
+        ("evaluation.validation={folder}/tree/red", "evaluation.validation: "),
+        (
+            "evaluation.best=tree/top2",
+            "evaluation.best is 'tree/top2'; it must be one of tree/top1, pairs/",
+        ),
+    ],
+)
+def test_data_that_cannot_be_measured_are_refused_before_the_run(word, said, recipe, tmp_path):
+    loaded = config_of(recipe, tmp_path / "run", word.format(folder=recipe.parent))
+    with pytest.raises(UserError) as refused:
+        open_asked(loaded.config.evaluation)
+    assert str(refused.value).startswith(said)
+
+
+def test_the_loss_of_every_pair_has_as_many_negatives_for_any_number_of_pairs():
+    draw = np.random.default_rng(0)
+    images, texts = (unit_norm(draw.normal(size=(GROUP + 40, 8))) for _ in range(2))
+    losses = pair_losses(images, texts, 10.0)
+    assert np.isfinite(losses).all() and len(losses) == GROUP + 40
+    # With a scale of 0 the loss of a pair is the logarithm of the size of its group.
+    assert pair_losses(images, texts, 0.0) == pytest.approx(np.full(GROUP + 40, np.log(GROUP)))
+    logits = torch.from_numpy(10.0 * (images[:GROUP].astype(np.float64) @ texts[:GROUP].astype(np.float64).T))
+    expected = [torch.nn.functional.cross_entropy(each, torch.arange(GROUP)) for each in (logits, logits.T)]
+    assert pair_losses(images[:GROUP], texts[:GROUP], 10.0).mean() == pytest.approx(float(sum(expected)) / 2)
