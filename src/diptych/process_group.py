@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -46,6 +47,7 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
     Raises:
         UserError: the environment is that of ranks that cannot meet.
         NoMeetingError: the ranks do not meet in time.
+        LostRankError: another rank ended while they met, or in the block.
         OneRankError: the block has raised a mistake that rank 0 has not made, so that this rank prints it.
     """
     if world.size > 1 and (why := leftover_variables()):
@@ -68,6 +70,8 @@ def process_group(world: World, timeout_seconds: int) -> Iterator[World]:
     except RuntimeError as error:
         if not _is_of_communication(error):
             raise
+        if re.search("Broken pipe|by peer", str(error)):
+            raise _lost_ranks(error) from error
         place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise NoMeetingError(
             f"rank {world.rank} of {world.size} does not meet the others at {place} (MASTER_ADDR:MASTER_PORT) within "
@@ -177,11 +181,15 @@ def _explain_lost_ranks() -> Iterator[None]:
     except RuntimeError as error:
         if not _is_of_communication(error):
             raise
-        why = str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0] or type(error).__name__
-        raise LostRankError(
-            f"lost the other ranks ({why}): one has ended or hangs, and it or the launcher says why; "
-            "the same command goes on from the last checkpoint"
-        ) from error
+        raise _lost_ranks(error) from error
+
+
+def _lost_ranks(error: RuntimeError) -> LostRankError:
+    why = str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0] or type(error).__name__
+    return LostRankError(
+        f"lost the other ranks ({why}): one has ended or hangs, and it or the launcher says why; "
+        "the same command goes on from the last checkpoint"
+    )
 
 
 def _is_of_communication(error: RuntimeError) -> bool:

@@ -22,7 +22,7 @@ from diptych.cli import main
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.training import job
 from diptych.world import World
-from tests.commands import gone
+from tests.commands import free_port, gone
 from tests.warm import Warm
 
 WORKERS = 2
@@ -88,3 +88,25 @@ def test_loader_processes_end_with_a_rank_that_is_killed_before_they_know_their_
     assert len(loaders) == WORKERS
     os.kill(rank.pid, number)
     assert gone([process, *loaders])
+
+
+def test_a_loader_process_that_is_killed_while_the_ranks_meet_is_one_line(recipe, warm, tmp_path):
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    words = ("train", recipe, f"run_dir={tmp_path / 'run'}", "machine.loader_workers=1")
+    ranks = [warm.start(*words, environment={**meeting, "RANK": "0", "LOCAL_RANK": "0"})]
+    try:
+        rank = psutil.Process(ranks[0].pid)
+        ranks[0].wait_until(lambda: rank.num_threads() > 1)  # of the store at which ranks meet
+        (loader,) = rank.children()
+        loader.kill()
+        ranks.append(warm.start(*words, environment={**meeting, "RANK": "1", "LOCAL_RANK": "1"}))
+        assert [command.wait() for command in ranks] == [2, 1]
+        first, second = [
+            [line for line in command.said.splitlines() if line.startswith("diptych train: ")] for command in ranks
+        ]
+        assert len(first) == 1 and first[0].startswith(f"diptych train: loader process {loader.pid} was killed or died")
+        assert len(second) == 1 and "lost the other ranks (" in second[0]
+        assert "Traceback" not in ranks[0].said + ranks[1].said
+    finally:
+        for command in ranks:
+            command.kill()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diptych.config.schema import RunConfig
-from diptych.data.loader_processes import explain_killed_loaders
 from diptych.data.shard_index_file import ShardError
 from diptych.errors import OneRankError
 from diptych.world import World, explain_full_memory
@@ -17,13 +16,10 @@ def explain_faults(config: RunConfig, world: World) -> Iterator[None]:
     """Turn a fault of this rank during the block into a OneRankError.
 
     Raises:
-        OneRankError: the memory is full, a loader process was killed, or a shard is missing or has changed.
+        OneRankError: the memory is full, or a shard is missing or has changed.
     """
     try:
-        with (
-            explain_killed_loaders(world.loader_workers(config.machine.loader_workers)),
-            explain_full_memory(world.device, _way_out(config, world)),
-        ):
+        with explain_full_memory(world.device, _way_out(config, world)):
             yield
     except ShardError as error:
         raise OneRankError(str(error)) from error

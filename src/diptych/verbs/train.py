@@ -92,14 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
         if world.is_first:
             load_checked()  # raises these mistakes together with all others
         raise
-    from diptych.data.loader_processes import LoaderProcesses
+    from diptych.data.loader_processes import LoaderProcesses, explain_killed_loaders
     from diptych.training.faults import explain_faults
     from diptych.training.loop import train
 
     machine = loaded.config.machine
+    workers = world.loader_workers(machine.loader_workers)
     with (
         # First, so that no process is forked from one with the threads of CUDA, NCCL or gloo.
-        LoaderProcesses(world.loader_workers(machine.loader_workers)) as processes,
+        LoaderProcesses(workers) as processes,
+        explain_killed_loaders(workers),  # which may happen while the ranks meet
         process_group(world, machine.process_group_timeout_seconds) as world,
         explain_faults(loaded.config, world),
     ):
