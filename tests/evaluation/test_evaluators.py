@@ -64,8 +64,8 @@ def test_an_evaluator_yields_numbers_with_chance_and_intervals_around_them(name,
     assert measured
     for number in measured:
         assert result["chance"].get(number.name, 0) is not None
-        if number.interval:
-            assert number.interval[0] <= number.value <= number.interval[1]
+        assert number.interval is not None
+        assert number.interval[0] <= number.value <= number.interval[1]
     json.dumps(result, allow_nan=False)
 
 

@@ -46,10 +46,11 @@ def share_of(right: Array) -> Measured:
     return Measured(hits / len(right), wilson(hits, len(right)))
 
 
-def per_class_share(hits: Array, totals: Array) -> Measured:
-    """The mean of the shares `hits / totals` of the classes that have pictures."""
-    present = totals > 0
-    hits, totals = hits[present], totals[present]
+def per_class_share(right: Array, labels: Array) -> Measured:
+    """The mean of the shares of right answers, bool[pictures], over the classes that occur in i64[pictures]."""
+    totals = np.bincount(labels)
+    hits = np.bincount(labels[right], minlength=len(totals))
+    hits, totals = hits[totals > 0], totals[totals > 0]
     return Measured(float((hits / totals).mean()), per_class_interval(hits, totals))
 
 

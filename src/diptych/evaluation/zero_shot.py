@@ -108,12 +108,10 @@ def judge(embeddings: Array, classifier: Array, labels: Array, logit_scale: floa
 def accuracy(judged: Judged, labels: Array, num_classes: int) -> dict[str, Measured | None]:
     """The metrics; recall is averaged over the classes that have pictures."""
     right = judged.above == 0
-    counts = np.bincount(labels, minlength=num_classes)
-    hits = np.bincount(labels[right], minlength=num_classes)
     measured = {
         "top1": share_of(right),
         "top5": share_of(judged.above < 5) if num_classes > 5 else None,
-        "mean_per_class_recall": per_class_share(hits, counts),
+        "mean_per_class_recall": per_class_share(right, labels),
     }
     if num_classes == 2:
         ranked = ranking(judged.scores, labels == 1)
