@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.evaluation.intervals import RESAMPLES, Measured, bootstrap
+from diptych.evaluation.intervals import RESAMPLES, Measured, bootstrapped_share
 from diptych.evaluation.similarity import Array
 
 RECALL_LEVELS = np.linspace(0, 1, 11)
@@ -97,7 +97,7 @@ def measured_by(measure: Callable[[Ranking, Array], Array], ranked: Sequence[Ran
     if not defined:
         return None
     resamples = max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_WORK // (len(defined) * pictures)))
-    return bootstrap(mean, pictures, resamples)
+    return bootstrapped_share(mean, pictures, resamples)
 
 
 def _steps(ranked: Ranking, counts: Array) -> tuple[Array, Array]:

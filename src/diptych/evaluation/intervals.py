@@ -65,7 +65,7 @@ def wilson(hits: float, total: float) -> Interval:
 
 
 def bootstrap(statistic: Callable[[Array], Array], pictures: int, resamples: int = RESAMPLES) -> Measured:
-    """A statistic from 0 to 1 of all pictures, and its interval under resampling of the pictures.
+    """A statistic of all pictures, and its interval under resampling of the pictures.
 
     statistic: i64[resamples pictures], how often each resample draws each picture → f64[resamples]; NaN where the
         resample does not define it, such as one without any picture of a class.
@@ -74,6 +74,12 @@ def bootstrap(statistic: Callable[[Array], Array], pictures: int, resamples: int
     values = bootstrap_values(statistic, pictures, resamples)
     # Average precision of a resample is too high on average, since a picture drawn twice is found twice.
     low, high = percentiles(values - np.nanmean(values) + value)
+    return Measured(value, (low, high))
+
+
+def bootstrapped_share(statistic: Callable[[Array], Array], pictures: int, resamples: int = RESAMPLES) -> Measured:
+    """As `bootstrap`, for a statistic from 0 to 1."""
+    value, (low, high) = bootstrap(statistic, pictures, resamples)
     return Measured(value, (max(0.0, low), min(1.0, high)))
 
 
@@ -100,7 +106,7 @@ def grouped_share(right: Array, group: Array) -> Measured:
     share = hits.sum() / totals.sum()
     if (totals == 1).all() or share in (0, 1):  # where all are found, each resample would claim certainty
         return Measured(float(share), wilson(float(share) * len(totals), len(totals)))
-    return bootstrap(lambda counts: (counts @ hits) / (counts @ totals), len(totals))
+    return bootstrapped_share(lambda counts: (counts @ hits) / (counts @ totals), len(totals))
 
 
 def per_class_interval(hits: Array, totals: Array) -> Interval:

@@ -10,7 +10,7 @@ from diptych.data.captions import clean_caption
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
-from diptych.evaluation.intervals import Measured, as_result, bootstrap
+from diptych.evaluation.intervals import as_result, bootstrap
 from diptych.evaluation.pictures import by_reason, subset
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 
@@ -32,7 +32,7 @@ def validation(features: Features, data: DataSet) -> Result:
     kept = subset(data.pictures, embedded.kept)
     texts = unit_norm(features.embed_texts([clean_caption(captions[0]) for captions in kept.captions]))
     losses = pair_losses(unit_norm(embedded.embeddings), texts, features.logit_scale)
-    mean = Measured(float(losses.mean()), bootstrap(lambda counts: counts @ losses / len(losses), len(losses)))
+    mean = bootstrap(lambda counts: counts @ losses / len(losses), len(losses))
     return {
         "pictures": len(kept),
         "rejected": embedded.rejected,
