@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from diptych.errors import UserError
+from diptych.evaluation.calibration import calibrate
 from diptych.evaluation.captions_that_name import Captions
+from diptych.evaluation.intervals import wilson
 from diptych.evaluation.null_distribution import (
     IndependentLabels,
     NullDistribution,
@@ -16,9 +20,12 @@ from diptych.evaluation.null_distribution import (
     fit_logistic,
     fit_probability_curve,
 )
+from diptych.evaluation.picture_sources import open_labelled
+from diptych.evaluation.prompts import build_classifier, make_prompts
 from diptych.evaluation.reliability import expected_calibration_error, reliability_diagram
-from diptych.evaluation.similarity import softmax, unit_norm
+from diptych.evaluation.similarity import similarities, softmax, unit_norm
 from diptych.evaluation.temperature_scaling import fit_logit_scale, measure_agreement
+from tests.evaluation.colours import COLOURS, ColourEncoder, write_tree
 
 
 def drawn_from(cosines, logit_scale, seed):
@@ -151,6 +158,47 @@ def test_a_label_that_is_near_to_every_picture_does_not_win():
     assert (of_kind @ classifier.T).argmax(axis=1).mean() < 0.5
     judged = IndependentLabels(NullDistribution(pictures, tuple(captions)), names, classifier).judge(of_kind)
     assert judged.scores.argmax(axis=1).mean() > 0.9
+
+
+def test_where_all_pictures_look_alike_no_label_holds():
+    pictures = unit_norm(np.ones((50, 4)))
+    null = NullDistribution(pictures, tuple(["cat", "dog"] * 25))
+    judged = IndependentLabels(null, [["cat"], ["dog"]], pictures[:2]).judge(pictures[:1])
+
+    assert judged.rates.tolist() == [[1, 1]]
+    assert judged.rates_of_list.tolist() == [[1, 1]]
+
+
+def coloured(tmp_path):
+    return open_labelled(str(write_tree(tmp_path / "data", list(COLOURS), copies=20)))
+
+
+def test_one_half_is_fitted_and_the_other_measured(tmp_path):
+    data = coloured(tmp_path)
+    # Some wrong labels: the model is not always right, so that the best temperature is finite.
+    random = np.random.default_rng(0)
+    labels = tuple(random.choice(list(COLOURS)) if random.random() < 0.3 else label for label in data.labels)
+    prompts, encoder = make_prompts(list(COLOURS)), ColourEncoder()
+    found = calibrate(encoder, [replace(data, labels=labels)], prompts)
+    temperature = found.document["temperature"]
+
+    # The null distribution is the fitted half, with the names of its classes as captions.
+    fitted = np.array([list(COLOURS).index(caption) for caption in found.null.captions])
+    classifier = build_classifier(encoder, prompts.classes, prompts.templates)
+    assert temperature["logit_scale"] == fit_logit_scale(similarities(found.null.pictures, classifier), fitted)
+    assert temperature["logit_scale"] < 100
+    assert len(fitted) == temperature["pictures_measured"] == 60
+
+
+def test_labels_of_a_perfect_model_are_found_and_none_of_these_is_told_apart(tmp_path):
+    found = calibrate(ColourEncoder(), [coloured(tmp_path)], make_prompts(list(COLOURS)))
+    independent = found.document["independent"]
+
+    assert independent["labels_found"] == 1
+    assert independent["none_of_these_roc_auc"] == 1
+    low, high = independent["false_alarm_interval"]
+    assert low <= independent["false_alarm_rate"] < 0.2
+    assert high > wilson(independent["false_alarm_rate"] * 60, 60)[1]  # the other half varies too
 
 
 def test_a_label_that_nearly_all_captions_name_is_refused():

@@ -12,7 +12,7 @@ from diptych.errors import UserError
 from diptych.evaluation.average_precision import ranking, roc_auc
 from diptych.evaluation.captions_that_name import Captions
 from diptych.evaluation.data_sets import label_numbers
-from diptych.evaluation.intervals import wilson
+from diptych.evaluation.intervals import Interval, wilson
 from diptych.evaluation.null_distribution import (
     IndependentLabels,
     NullDistribution,
@@ -147,10 +147,19 @@ def _false_alarms(null: NullDistribution, labels: Labels, measured: Half) -> dic
         "pictures_measured": len(given),
         "stated_rate": rate,
         "false_alarm_rate": false_alarms / len(given),
-        "false_alarm_interval": list(wilson(false_alarms, len(given))),
+        "false_alarm_interval": list(_interval(false_alarms / len(given), len(given), len(null.pictures))),
         "labels_found": float(given[holds].mean()) if holds.any() else None,
         "none_of_these_roc_auc": _area(judged.scores.max(axis=1), best_wrong, np.any(holds, axis=1)),
     }
+
+
+def _interval(share: float, measured: int, fitted: int) -> Interval:
+    """The interval of a false-alarm rate whose threshold comes from one half and whose share comes from the other.
+
+    Both vary. It is Wilson's for as many pictures as would vary by themselves as much as the two together.
+    """
+    pictures = measured * fitted / (measured + fitted)
+    return wilson(share * pictures, pictures)
 
 
 def _area(best: Array, best_wrong: Array, named: Array) -> float | None:
