@@ -119,7 +119,9 @@ def test_mistakes_of_calibrate_are_one_line(run_dir, tmp_path, capsys):
             capsys, "classify", run_dir, picture, "--labels", "red, blue"
         )
     (folder / "calibration.json").unlink()
-    (folder / "null_distribution.npz").write_bytes(b"PK")
     words = ("classify", run_dir, picture, "--labels", "red")
+    (folder / "null_distribution.npz").write_bytes(b"PK\x03\x04")
+    assert "has no null distribution" in fails(capsys, *words, "--independent")
+    (folder / "calibration.json").write_text('{"format": "diptych-calibration", "version": 1, "independent": {}}')
     assert "null_distribution.npz cannot be read" in fails(capsys, *words, "--independent")
     assert "belongs to --independent" in fails(capsys, *words, "--labels", "blue", "--false-alarm-rate", "0.1")

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -43,7 +44,14 @@ def read_calibration(folder: Path, *, with_null: bool = False) -> Calibration:
         UserError: a file is damaged, or the null distribution is missing.
     """
     document = _read_document(folder / CALIBRATION_FILE)
-    return Calibration(document, _unpacked(folder / NULL_FILE) if with_null else None)
+    if not with_null:
+        return Calibration(document)
+    if "independent" not in document or not (folder / NULL_FILE).is_file():
+        raise UserError(
+            f"{folder} has no null distribution, which independent labels need; make it once with "
+            "`diptych calibrate RUN --retrieval DATA` (pictures with captions) or --zero-shot DATA (with labels)"
+        )
+    return Calibration(document, _unpacked(folder / NULL_FILE))
 
 
 def copy_calibration(source: Path, folder: Path) -> None:
@@ -77,15 +85,10 @@ def _packed(null: NullDistribution) -> bytes:
 
 def _unpacked(path: Path) -> NullDistribution:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             captions = tuple(arrays["captions"].tobytes().decode().split("\n"))
             pictures = unit_norm(arrays["pictures"])
-    except FileNotFoundError:
-        raise UserError(
-            f"{path.parent} has no null distribution, which independent labels need; make it once with "
-            "`diptych calibrate RUN --retrieval DATA` (pictures with captions) or --zero-shot DATA (with labels)"
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); {WAY_OUT}") from error
     if len(captions) != len(pictures):
         raise UserError(f"{path} has {len(pictures)} pictures and {len(captions)} captions; {WAY_OUT}")
