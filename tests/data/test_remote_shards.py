@@ -362,8 +362,11 @@ def test_shards_are_fetched_before_the_batches_that_need_them(store, cache, pict
         assert [name for name, _ in store.tars] == ["00004.tar", "00001.tar", "00000.tar"]
         begin_piece()
         begin_piece()
-        wait_until(lambda: len(store.tars) == 5)
+        wait_until(lambda: len(store.tars) == 5 and index_path(index.shards[2].path).exists())
     assert [name for name, _ in store.tars[3:]] == ["00005.tar", "00002.tar"]
+    store.forget()
+    keys = [index.sample(shard, 0).key for shard in (4, 1, 0, 5, 2)]
+    assert len(set(keys)) == 5 and store.others == []
 
 
 def test_a_full_cache_keeps_what_is_needed_next_until_it_was_read(store, cache, pictures, monkeypatch):

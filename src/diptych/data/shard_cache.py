@@ -105,7 +105,7 @@ class ShardCache:
             time.sleep(POLL_SECONDS)
 
     def hold(self, shard: Shard) -> int | None:
-        """Fetch the shard if need be and hold it; None if another process is fetching it.
+        """Fetch the shard and its index file if need be and hold it; None if another process is fetching it.
 
         The result is a descriptor. The shard is not deleted until it is closed.
 
@@ -120,6 +120,8 @@ class ShardCache:
                 if not self._make_room(shard, _missing_bytes(shard)):
                     raise FullCacheError(f"{self.folder} is full of shards that are needed")
                 self._fetch(shard)
+            if not index_path(shard.path).exists():
+                self._fetch_index(shard)
             descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
             # Nobody deletes the shard before it is held, since that takes the lock of its folder.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -137,9 +139,7 @@ class ShardCache:
             with self._fetching(shard) as is_mine:
                 if is_mine:
                     if not path.exists() or not _is_whole_index(path.read_bytes(), shard):
-                        data = read_whole(index_url(shard.location), lambda data: _is_whole_index(data, shard))
-                        path.parent.mkdir(exist_ok=True)
-                        commit_file(path, data)
+                        self._fetch_index(shard)
                     return
             time.sleep(POLL_SECONDS)
 
@@ -191,6 +191,13 @@ class ShardCache:
             f"{shown(shard.location)}: its {shard.num_bytes:,} bytes are not those that its index describes; "
             f"copy shards together with their {INDEX_FOLDER} folder"
         )
+
+    def _fetch_index(self, shard: Shard) -> None:
+        """Download the index file of the shard, whose folder is locked, and check it."""
+        data = read_whole(index_url(shard.location), lambda data: _is_whole_index(data, shard))
+        path = index_path(shard.path)
+        path.parent.mkdir(exist_ok=True)
+        commit_file(path, data)
 
     def limit(self) -> int:
         """How many bytes the cache may take now."""
