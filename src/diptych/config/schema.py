@@ -155,8 +155,8 @@ class DataConfig:
     streams: int | None = None
     """From how many places of the data the rows of a batch are read at a time; null: as many as it has rows, which
     mixes shards as a uniform shuffle does. A rank reads about as many shards at a time as it has streams, each an open
-    file and about 1 MB of memory in each loader process, and for shards that are elsewhere a place in data.cache. With
-    few ranks, a slow disk or a cache smaller than the data, a number such as 256 lets each rank read fewer."""
+    tar and an open index file in each loader process, and for shards that are elsewhere a place in data.cache. With few
+    ranks, a slow disk or a cache smaller than the data, a number such as 256 lets each rank read fewer."""
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
     """Which part of a picture is trained on. random_square_crop: a square as large as the shorter side, the paper's
     only augmentation (section 2.3); random_resized_crop: a rectangle, open_clip's; none: what evaluation takes, by
