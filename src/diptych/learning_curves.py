@@ -8,12 +8,15 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+from diptych.evaluation import EVALUATORS
 from diptych.pages.axes import short_number, short_size
 from diptych.pages.charts import LineChart, line_chart
 from diptych.pages.template import percent
 
 DOUBLE_WIDTH = 514
 """Width of a chart that takes half of the page; others take a third."""
+NUMBERS = {"top1": "top-1", "image_to_text_r1": "image → text R@1", "text_to_image_r1": "text → image R@1"}
+"""Number of an evaluator → its name in the title of a chart."""
 PHASES = ("forward", "backward", "update")
 MOST_EPOCHS = 12
 """Epochs are marked in the charts only up to this number: more lines would fill the chart."""
@@ -55,6 +58,17 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
     def loss_chart(**keywords: Any) -> LineChart | None:
         return chart("Loss", {"loss": "loss"}, width=DOUBLE_WIDTH, **keywords)
 
+    def measured_chart(title: str, number: str) -> LineChart | None:
+        """The chart of one number of an evaluator during the run, with a line for each data set."""
+        points: dict[str, list[tuple[float, float]]] = {}
+        for record in records:
+            if _is_event(record, "evaluation") and isinstance(record.get("values"), dict):
+                for name, value in record["values"].items():
+                    data, _, of_data = name.rpartition("/")
+                    if of_data == number and _is_number(value):
+                        points.setdefault(data, []).append((record["samples_seen"], value))
+        return line_chart(title, {**points}, x_label="samples seen", percent=number != "loss") if points else None
+
     loss = loss_chart(y_from_zero=True)
     charts = [
         loss and replace(loss, logarithmic=loss_chart(logarithmic_y=True)),
@@ -86,6 +100,11 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
         chart("Learning rate", {"learning rate": "learning_rate"}, y_from_zero=True),
         chart("Samples per second", {"samples per second": "samples_per_second"}, y_from_zero=True),
         chart("Seconds of a step", {"median": "step_seconds_p50", "95 of 100": "step_seconds_p95"}, y_from_zero=True),
+        *(
+            measured_chart(f"{each.title[0].upper()}{each.title[1:]}, {NUMBERS.get(number, number)}", number)
+            for each in EVALUATORS.values()
+            for number in each.headline
+        ),
     ]
     return [chart for chart in charts if chart is not None]
 

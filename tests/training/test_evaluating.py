@@ -21,9 +21,13 @@ from diptych.evaluation.evaluator import Evaluator, numbers
 from diptych.evaluation.features import Features
 from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.validation import GROUP, pair_losses
+from diptych.learning_curves import curves
+from diptych.report import write_report
 from diptych.run_dir import RunDir, read_metrics
 from diptych.training.evaluating import FailedOnARankError, Together, open_asked
 from diptych.training.loop import train
+from diptych.training.metrics import evaluated
+from diptych.training.wandb_results import _numbers
 from diptych.world import World
 from tests.ranks import run_ranks
 
@@ -107,6 +111,8 @@ def test_ranks_measure_what_one_process_measures_of_the_checkpoint_and_train_as_
         for line, checkpoint in zip(measured, reversed(checkpoints(run.checkpoints)), strict=True):
             assert line["failed"] == {}
             assert {"tree/top1", "pairs/text_to_image_r5", "validation/loss"} <= line["values"].keys()
+            for number, (low, high) in line["intervals"].items():
+                assert low <= line["values"][number] <= high
             assert line["values"] == by_command(loaded, checkpoint)
             assert json.loads((checkpoint / EVALUATION).read_text())["values"] == line["values"]
         assert tensors_in(run.path) == tensors_in(Path(plain.config.run_dir))
@@ -195,3 +201,22 @@ def test_the_loss_of_every_pair_has_as_many_negatives_for_any_number_of_pairs():
     logits = torch.from_numpy(10.0 * (images[:GROUP].astype(np.float64) @ texts[:GROUP].astype(np.float64).T))
     expected = [torch.nn.functional.cross_entropy(each, torch.arange(GROUP)) for each in (logits, logits.T)]
     assert pair_losses(images[:GROUP], texts[:GROUP], 10.0).mean() == pytest.approx(float(sum(expected)) / 2)
+
+
+def test_the_report_draws_a_line_for_each_data_set_that_was_measured_during_the_run(tmp_path):
+    lines = [
+        {"event": "evaluation", "samples_seen": seen, "values": {"a/top1": 0.1, "b/top1": 0.2, "validation/loss": 5.0}}
+        for seen in (100, 200, 300)
+    ]
+    drawn = {chart.title: chart for chart in curves([], lines)}
+    assert drawn.keys() == {"Zero-shot, top-1", "Validation, loss"}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(tmp_path, {}).read_text()
+    assert "Zero-shot, top-1" in page and "Validation, loss" in page
+
+
+def test_wandb_gets_the_names_that_evaluate_gives_its_numbers():
+    values = {"unseen/top1": 0.5, "validation/loss": 4.0}
+    result = {"metrics": {"top1": 0.5}}, {"metrics": {"loss": 4.0}}
+    of_command = dict(_numbers({"zero_shot": {"unseen": result[0]}, "validation": {"validation": result[1]}}))
+    assert evaluated(300, values) == {"samples_seen": 300, **of_command}
