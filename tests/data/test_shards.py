@@ -1,4 +1,5 @@
 import io
+import math
 import os
 import pickle
 import tarfile
@@ -337,6 +338,12 @@ def test_open_files_are_bounded_and_come_back_when_needed(tmp_path, monkeypatch)
         sample = index.sample(number, 7)
         assert sample.key == f"{number}-7" and index.read(sample) == {"txt": b"7"}
         assert len(os.listdir("/dev/fd")) <= before + 4
+
+
+@pytest.mark.parametrize(("allowed", "number"), [(math.inf, 4096), (100_000, 4096), (1024, 256)])
+def test_a_process_keeps_a_quarter_of_the_files_that_it_may_open(monkeypatch, allowed, number):
+    monkeypatch.setattr(shards, "open_files_limit", lambda: allowed)
+    assert shards.max_open_shards() == number
 
 
 def test_an_index_travels_to_other_processes(tmp_path):

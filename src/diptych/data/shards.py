@@ -47,8 +47,8 @@ from diptych.remote_files import is_elsewhere
 from diptych.terminal import shown
 
 MAX_OPEN_SHARDS = OPEN_FILES // 4
-"""How many tars and how many index files a process keeps open. A rank that reads 128 rows of each batch reads about 200
-shards at a time, one that reads 4,096 rows up to 5,000."""
+"""How many tars a process keeps open at most; likewise index files, and shards held for batches to come. A rank that
+reads 128 rows of each batch reads about 200 shards at a time, one that reads 4,096 rows up to 5,000."""
 COUNTS = ("bytes_read", "cache_hits", "cache_misses")
 """What a ShardIndex counts as it reads: bytes of members; remote shards that were in the cache when they were needed,
 and those that were not."""
@@ -272,8 +272,13 @@ class _OpenTar:
             os.posix_fadvise(self._file.descriptor, start, num_bytes, os.POSIX_FADV_WILLNEED)
 
 
+def max_open_shards() -> int:
+    """MAX_OPEN_SHARDS, or fewer if this process may open few files."""
+    return int(min(MAX_OPEN_SHARDS, open_files_limit() / 4))
+
+
 class _KeptOpen(Generic[Key, File]):
-    """The files used last, which are kept open: MAX_OPEN_SHARDS, or fewer if this process may open few files.
+    """The files used last, which are kept open, as many as `max_open_shards` says.
 
     Threads may share it.
     """
@@ -291,6 +296,6 @@ class _KeptOpen(Generic[Key, File]):
         file = self._open_file(key)  # may take long, if a remote shard must be fetched
         with self._lock:
             self._files[key] = file
-            while len(self._files) > min(MAX_OPEN_SHARDS, open_files_limit() // 4):
+            while len(self._files) > max_open_shards():
                 self._files.popitem(last=False)
         return file

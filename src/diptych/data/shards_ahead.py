@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from diptych.data.shard_cache import FullCacheError
-from diptych.data.shards import ShardIndex
+from diptych.data.shards import ShardIndex, max_open_shards
 from diptych.errors import UserError
 
 SAMPLES_AHEAD = 32_768
 """How far a process looks ahead in its part of the plan: half a minute of its work, in which a shard is fetched."""
-MAX_HELD_SHARDS = 256
-"""Each is an open file; systems allow a process 1,024 of them."""
 BUSY_SECONDS, FULL_SECONDS = 0.2, 5.0
 """Pauses when other processes fetch all that is wanted, and when the cache has no room."""
 
@@ -79,7 +77,7 @@ class _ShardsAhead:
         while not self._is_over:
             piece = self._piece
             self._let_go(piece)
-            room = MAX_HELD_SHARDS - len(self._held)
+            room = max_open_shards() - len(self._held)
             wanted = [shard for shard in self._last_piece if shard not in self._held][:room]
             pause = BUSY_SECONDS if wanted else None
             try:
@@ -111,7 +109,7 @@ class _ShardsAhead:
 
     def _look_further(self, piece: int) -> bool:
         """Look at one more piece of the plan; False if enough is known, or nothing more is planned."""
-        if self._looked_at > piece + self._pieces_ahead or len(self._held) >= MAX_HELD_SHARDS:
+        if self._looked_at > piece + self._pieces_ahead or len(self._held) >= max_open_shards():
             return False
         shards = next(self._plan, None)
         if shards is None:
