@@ -12,7 +12,11 @@ from diptych.terminal import counted, shown
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", type=_path_or_address, metavar="FOLDER", help="or an address such as s3://bucket/shards"
+        "folder",
+        type=_path_or_address,
+        metavar="FOLDER",
+        help="a folder of shards; or an address, such as s3://bucket/shards, of one, of a tar or of a brace pattern, "
+        "where shards are compared with their index, and not with what build or pack recorded",
     )
 
 
