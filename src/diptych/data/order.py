@@ -134,7 +134,9 @@ def _layout(num_rows: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np
 
     num_rows: i64[sources], of each source in the batch.
     """
-    # A part of the batch contains that part of each source's rows, give or take one; only these can be among the rows.
+    # Before a row with (p + 0.5) / n = x come x times the rows of each source, give or take a half. So it is row x * N
+    # of the batch's N, give or take half a row for each source, and only rows with x between (start - margin) / N and
+    # (stop + margin) / N can be among those asked for. - 1 and + 2 make up for the 0.5 and for rounding down.
     margin = len(num_rows)
     firsts = np.maximum(0, num_rows * (start - margin) // num_rows.sum() - 1)
     lasts = np.minimum(num_rows, num_rows * (stop + margin) // num_rows.sum() + 2)
