@@ -12,6 +12,7 @@ from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
 from diptych.evaluation.evaluator import Evaluator, numbers
 from diptych.evaluation.features import Features
+from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.prompts import Prompts
 from diptych.evaluation.results_file import FORMAT, merged
 from diptych.evaluation.tables import readable
@@ -102,3 +103,34 @@ def test_an_evaluator_added_to_the_table_is_an_option_and_is_shown(tmp_path, mon
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     assert "--brightness [NAME=]DATA" in capsys.readouterr().out
+
+
+class OneOf:
+    """A rank of several that sees only its own share."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+    def together(self, make):
+        return [make()]
+
+
+def test_pictures_go_through_the_encoder_in_the_same_batches_for_any_number_of_ranks():
+    whole = picture(COLOURS["red"])
+    encoded = [whole[:40] if number % 9 == 0 else whole for number in range(300)]
+    pictures = Pictures("here", tuple(map(str, range(300))), lambda place: encoded[place])
+
+    class Recording(ColourEncoder):
+        def embed_pictures(self, held):
+            batches.append(len(held))
+            return super().embed_pictures(held)
+
+    batches = []
+    kept = Features(Recording()).pictures(pictures).kept
+    alone = list(batches)
+    assert len(alone) == 5 and sum(alone) == len(kept) == 266
+    for size in (2, 3, 5):
+        batches, found = [], []
+        for rank in range(size):
+            found += Features(Recording(), OneOf(rank, size)).pictures(pictures).kept.tolist()
+        assert batches == alone and found == kept.tolist()

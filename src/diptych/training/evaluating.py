@@ -73,8 +73,9 @@ class Together:
         except Exception as error:  # whatever fails costs a line, and the run goes on
             logger.info("an evaluation failed on this rank", exc_info=True)
             fault = str(error).partition("\n")[0] or type(error).__name__
-        outcomes: list[Any] = [None] * self.size
-        dist.all_gather_object(outcomes, (fault, value), group=self.world.control)
+        outcomes: list[Any] = [(fault, value)] * self.size
+        if self.size > 1:
+            dist.all_gather_object(outcomes, (fault, value), group=self.world.control)
         for rank, (why, _) in enumerate(outcomes):
             if why:
                 raise FailedOnARankError(f"{why} (rank {rank})" if rank else why)
@@ -104,10 +105,12 @@ class Evaluations:
         began = time.monotonic()
         found: dict[str, Number] = {}
         faults: dict[str, str] = {}
+        features: Features | None = None
         with plain_arithmetic():
-            features = Features(_encoder(self._job), self._ranks)
             for evaluator, name, data in _each(self._asked):
                 try:
+                    if features is None:
+                        features = self._features()
                     found |= self._ranks.together(partial(_numbers, evaluator, name, data, features))[0]
                 except FailedOnARankError as error:
                     faults[f"{evaluator} of {name}"] = str(error)
@@ -123,6 +126,16 @@ class Evaluations:
                 seconds=round(time.monotonic() - began, 3),
             )
         return {"values": values, **self._score(values)}
+
+    def _features(self) -> Features:
+        """The features of the weights as they are now.
+
+        Raises:
+            FailedOnARankError: the device of a rank has no room for another copy of the weights.
+        """
+        encoders: list[Encoder] = []
+        self._ranks.together(lambda: encoders.append(_encoder(self._job)))
+        return Features(encoders[0], self._ranks)
 
     def _score(self, values: Mapping[str, float]) -> dict[str, Any]:
         """The number by which the best checkpoint is chosen, as a score of which more is better; empty if unknown."""
