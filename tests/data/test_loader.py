@@ -108,6 +108,13 @@ def test_row_i_of_everything_is_one_pair(shards):
             assert said.split() == ["picture", "number", *str(sample)] or said == f"picture number {sample}"
 
 
+def test_loader_processes_take_one_pipeline():
+    with LoaderProcesses(1) as processes:
+        assert list(processes.run(["piece"])) == ["piece"]
+        with pytest.raises(RuntimeError, match="one pipeline"):
+            processes.run(["another"])
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_gives_the_same_batches(shards, workers):

@@ -64,7 +64,8 @@ class LoaderProcesses:
         if not number:
             return
         self._stacks = tempfile.TemporaryFile()
-        receivers, self._senders = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(number)), strict=True)
+        receivers, senders = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(number)), strict=True)
+        self._senders: tuple[Connection, ...] = senders
         others = set(multiprocessing.active_children())
         # wds.WebLoader, which is this DataLoader in a pipeline, would start its processes with the first batch.
         self._built = iter(
@@ -79,11 +80,18 @@ class LoaderProcesses:
         self._processes = set(multiprocessing.active_children()) - others
 
     def run(self, pipeline: Iterable[Any]) -> Iterator[Any]:
-        """What the pipeline yields, in turn from each process, where `get_worker_info` says which it is; only once."""
+        """What the pipeline yields, in turn from each process, where `get_worker_info` says which it is.
+
+        Raises:
+            RuntimeError: the processes were given a pipeline before.
+        """
         if not self.number:
             return iter(pipeline)
+        if not self._senders:
+            raise RuntimeError("loader processes take one pipeline; start others for another")
         for sender in self._senders:
             sender.send(pipeline)
+        self._senders = ()
         return self._built
 
     def stacks(self) -> str:
