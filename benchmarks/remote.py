@@ -3,8 +3,8 @@
 The store is an HTTP server on this machine that sends at most `--megabytes` a second in all, each answer after 30 ms.
 One loader process decodes. The consumer takes a batch every `--step-milliseconds`, as a GPU would; what it waits beyond
 that is the wait for data, as a share of the time. The first three batches are left out, since they wait for the first
-shards of all streams. Run in turn: shards of the disk, of the store fetched ahead,
-and of the store fetched when they are read.
+shards of all streams; `first_seconds` is the time to the first one. Run in turn: shards of the disk, of the store
+fetched ahead, and of the store fetched when they are read.
 """
 
 from __future__ import annotations
