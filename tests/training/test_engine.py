@@ -472,3 +472,23 @@ def test_the_sigmoid_loss_learns_its_bias_alike_on_any_number_of_ranks_and_at_an
     for how, trained in run_ranks(2, train_by_the_sigmoid_loss, 2, ways)[0].items():
         assert [s.loss for s in trained.stats] == pytest.approx([s.loss for s in expected.stats], rel=1e-5), how
         assert largest_difference(trained.weights, expected.weights) < 1e-5, how
+
+
+def pad_with_garbage(rank: int) -> tuple[int, bool, bool]:
+    """The size of this rank's padding, and whether weights are finite with garbage there, and with a bad weight."""
+    engine = make_engine(rank, 3, tiny_config(stage=3))
+    flats = {id(fragment.flat): fragment.flat.detach() for fragment in engine._fragments.values()}
+    kept = {key: torch.zeros(flat.numel(), dtype=torch.bool) for key, flat in flats.items()}
+    for fragment in engine._fragments.values():
+        fragment.of(kept[id(fragment.flat)]).fill_(True)
+    for key, flat in flats.items():
+        flat.view(-1)[~kept[key]] = torch.inf
+    with_garbage = engine.has_finite_weights()
+    next(each.of(each.flat.detach()) for each in engine._fragments.values() if each.stop > each.start)[0] = torch.nan
+    return sum(int((~each).sum()) for each in kept.values()), with_garbage, engine.has_finite_weights()
+
+
+def test_what_pads_the_shares_of_ranks_is_not_taken_for_weights():
+    padding, with_garbage, with_a_bad_weight = zip(*run_ranks(3, pad_with_garbage), strict=True)
+    assert sum(padding) > 0
+    assert all(with_garbage) and not any(with_a_bad_weight)

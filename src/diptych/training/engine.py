@@ -297,7 +297,8 @@ class Engine:
 
     def has_finite_weights(self) -> bool:
         """Whether this rank's share of the weights is finite; the step after the one that broke them would tell."""
-        norms = torch._foreach_norm([master.detach() for master in self._masters()])
+        # Not the flat tensors: at stage 3 the last rank's are padded, with whatever the memory held.
+        norms = torch._foreach_norm([each.of(each.flat.detach()) for each in self._fragments.values()])
         return bool(torch.stack(norms).sum().isfinite())
 
     def averaged_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
