@@ -139,6 +139,14 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
         verify(path)
 
 
+def test_a_field_of_a_later_version_is_named(tmp_path):
+    path = save(tmp_path, 3)
+    progress = json.loads((path / "progress.json").read_text())
+    (path / "progress.json").write_text(json.dumps({**progress, "tokens_seen": 1}))
+    with pytest.raises(CheckpointError, match=f"^{path}/progress.json has tokens_seen, which this version .* not know"):
+        load_checkpoint(path)
+
+
 def test_weights_are_written_as_safetensors_writes_them(tmp_path):
     path = save(tmp_path, 3)
     save_tensors(checkpoint(3).weights, tmp_path / "expected.safetensors")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -77,7 +77,18 @@ class Checkpoint:
 
 
 def read_progress(path: Path) -> Progress:
-    return Progress(**json.loads((path / PROGRESS).read_text()))
+    """Read how far the run had come at this checkpoint.
+
+    Raises:
+        CheckpointError: a later version of diptych has written a field that this one does not know.
+    """
+    values = json.loads((path / PROGRESS).read_text())
+    if unknown := sorted(values.keys() - {each.name for each in fields(Progress)}):
+        raise CheckpointError(
+            f"{path / PROGRESS} has {', '.join(unknown)}, which this version of diptych does not know; "
+            "resume with the version that wrote it"
+        )
+    return Progress(**values)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
