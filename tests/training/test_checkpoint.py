@@ -429,6 +429,12 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_half(tmp_path, pages_free):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
+def test_a_folder_that_cannot_be_reached_is_reported_in_one_line(tmp_path, number):
+    said = writer_of(tmp_path / "moved", checkpoint(1), 0, 1).describe(OSError(number, ""))
+    assert said.startswith(f"{os.strerror(number)} ({tmp_path / 'moved'}); ") and "\n" not in said
+
+
 def test_the_first_difference_of_a_changed_file_is_reported_briefly(tmp_path):
     path = save(tmp_path, 1)
     file = path / "progress.json"

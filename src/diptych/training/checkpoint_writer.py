@@ -230,10 +230,13 @@ class Writer:
     def describe(self, error: OSError) -> str:
         """The reason for which a checkpoint cannot be written, and the way out."""
         folder, needed = self.plan.folder, self.plan.checkpoint_bytes
-        free = shutil.disk_usage(folder).free
         needs = f"a checkpoint takes {_megabytes(needed)}"
+        room = f"{needs}: free as much there"
+        with suppress(OSError):  # the folder may be what cannot be reached
+            free = shutil.disk_usage(folder).free
+            room = f"{needs} and {_megabytes(free)} are free: free at least {_megabytes(needed - free)} there"
         way_out = {
-            errno.ENOSPC: f"{needs} and {_megabytes(free)} are free: free at least {_megabytes(needed - free)} there",
+            errno.ENOSPC: room,
             errno.EDQUOT: f"{needs}: delete files that count against the quota, or raise it",
             errno.EFBIG: f"{needs}: raise the limit on the size of files (ulimit -f)",
         }
