@@ -36,17 +36,23 @@ def test_a_killed_run_ends_as_the_undisturbed_one(drilled):
     assert len(starts) == 1 + sum(kill["ends_run"] for kill in result["kills"])
 
 
-def test_another_end_is_found(drilled, tmp_path):
+def test_another_end_and_a_damaged_file_are_found(drilled):
     whole, disturbed = RunDir(drilled / "undisturbed"), RunDir(drilled / "disturbed")
-    file = checkpoints(disturbed.checkpoints)[0] / MANIFEST
-    was = file.read_text()
-    manifest = json.loads(was)
-    manifest["files"]["model/model.safetensors"]["sha256"] = "0" * 64
-    file.write_text(json.dumps(manifest))
+    checkpoint = checkpoints(disturbed.checkpoints)[0]
+    manifest, optimizer = checkpoint / MANIFEST, checkpoint / "optimizer" / "rank_00000.safetensors"
+    was = manifest.read_text(), optimizer.read_bytes()
+    listed = json.loads(was[0])
+    listed["files"]["model/model.safetensors"]["sha256"] = "0" * 64
     try:
-        assert drill.differences(whole, disturbed) == ["model/model.safetensors: differs"]
+        manifest.write_text(json.dumps(listed))
+        assert drill.differences(whole, disturbed)[-1] == "model/model.safetensors: differs"
+        manifest.write_text(was[0])
+        optimizer.write_bytes(was[1][:-1])
+        [line] = drill.differences(whole, disturbed)
+        assert line.startswith(f"{optimizer}: has changed")
     finally:
-        file.write_text(was)
+        manifest.write_text(was[0])
+        optimizer.write_bytes(was[1])
 
 
 def test_a_run_that_fails_by_itself_and_a_folder_with_files_are_one_line(tmp_path, monkeypatch):

@@ -5,14 +5,17 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 import torch
 
+from diptych.agreement import on_any_rank
 from diptych.checkpoint_folder import CheckpointError, checkpoints, newest_valid
 from diptych.config.schema import RunConfig
 from diptych.run_dir import read_metrics
@@ -20,7 +23,7 @@ from diptych.training.checkpoint import Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
-from diptych.training.tallies import FAILING, SAVE_STATES
+from diptych.training.tallies import FAILING, SAVE_STATES, WRITTEN
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import make_engine, new_model, take_steps, with_batch_statistics
@@ -161,5 +164,63 @@ def test_a_killed_writer_costs_at_most_the_checkpoint_that_it_wrote(tmp_path):
         ("save_failed", 2),
         ("save", 3),
         ("save_failed", 4),
+        ("save_failed", 4),
     ]
     assert {"seconds", "stall_seconds", "bytes", "path"} <= events[0].keys()
+
+
+def until_written(saves: Saves) -> None:
+    while not saves.states()[WRITTEN]:
+        time.sleep(0.01)
+
+
+def lose_a_writer_whose_share_is_done(rank: int, folder: Path) -> bool:
+    """Kill rank 1's writer while rank 0's completes the checkpoint; whether rank 1's file is left as it was."""
+    _, saves = start_saves(folder, config_at(1, 2), rank, 2)
+    with closing(saves):
+        saves.start(FIRST)
+        until_written(saves)
+        writer = saves._writer._process
+        if rank == 0:
+            writer.send_signal(signal.SIGSTOP)
+        while not saves._save.is_committing:
+            saves.advance(saves._states_of_all())
+        [share] = (folder / "checkpoints").glob("*.partial/optimizer/rank_00001.safetensors")
+        written = share.stat().st_mtime_ns
+        if rank == 1:
+            writer.kill()
+            writer.wait()
+            for _ in range(30):
+                saves.states()
+                time.sleep(0.05)
+        is_untouched = share.stat().st_mtime_ns == written
+        on_any_rank(World(rank, rank, 2), False)
+        if rank == 0:
+            writer.send_signal(signal.SIGCONT)
+        saves.finish()
+    return is_untouched
+
+
+def test_a_writer_whose_share_is_done_may_be_killed_while_the_checkpoint_is_completed(tmp_path):
+    assert run_ranks(2, lose_a_writer_whose_share_is_done, tmp_path) == [True, True]
+    path, faults = newest_valid(tmp_path / "checkpoints")
+    assert path is not None and not faults
+
+
+def find_room_for_the_manifest(rank: int, folder: Path) -> list[str]:
+    """Wait for a save that all ranks have written but whose completion has no room at first; the events."""
+    _, saves = start_saves(folder, config_at(1, 2), rank, 2)
+    writer = saves._writer._process.pid
+    before = resource.prlimit(writer, resource.RLIMIT_FSIZE)
+    with closing(saves):
+        saves.start(FIRST)
+        until_written(saves)
+        if rank == 0:
+            resource.prlimit(writer, resource.RLIMIT_FSIZE, (10, before[1]))
+            Timer(1.5, resource.prlimit, (writer, resource.RLIMIT_FSIZE, before)).start()
+        saves.wait()
+    return [line["event"] for line in read_metrics(folder / "metrics.jsonl") if "event" in line]
+
+
+def test_a_save_whose_completion_finds_room_later_goes_on(tmp_path):
+    assert run_ranks(2, find_room_for_the_manifest, tmp_path)[0] == ["save_failed", "save"]

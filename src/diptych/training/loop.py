@@ -170,6 +170,7 @@ class Training:
             try:
                 refuse_bad_data(self._job.config, self._progress)
             except TooManyRejectsError:
+                self._watch.enter("checkpoint", done * self._size)
                 self._saves.wait()
                 raise
             self._is_stopping = self._is_stopping or tally(stats, STOP) > 0
@@ -181,14 +182,18 @@ class Training:
             if wrong is not None and is_given_up(self._job.config, self._progress):
                 # The steps in flight are given up too, and as many wherever the run was stopped and went on.
                 position = min(self._progress.samples_seen + self._queued * self._size, self._last * self._size)
-                self._in_flight.clear()
                 self._go_back(done, wrong, position, is_lost=self._progress.skipped_in_a_row > 0)
 
     def _go_back(self, done: int, why: str, position: int, *, is_lost: bool) -> None:
         self._watch.enter("checkpoint", done * self._size)
         self._saves.wait()
         progress = replace(self._progress, samples_seen=done * self._size)
-        self._progress = roll_back(self._job, progress, why, position, is_lost=is_lost)
+        gone_back = roll_back(self._job, progress, why, position, is_lost=is_lost)
+        if len(gone_back.roll_backs) > len(self._progress.roll_backs):
+            self._progress = gone_back
+            self._in_flight.clear()
+        else:  # the loss jumped, and there is nothing to go back to
+            self._progress = replace(self._progress, spikes_in_a_row=0)
         self._pace.pause_is_over()
 
     def _save(self, done: int, evaluation: dict[str, Any] | None, *, waits: bool) -> None:

@@ -146,7 +146,7 @@ class Saves:
             return
         pause, save.waited_for_since = 0.001, time.monotonic()
         is_told = not self._job.world.is_first
-        while True:
+        while self._save is not None:
             states = self._states_of_all()
             self.advance(states)
             if self._save is None:
@@ -164,8 +164,11 @@ class Saves:
         """Wait until the save in flight is a checkpoint; raises CheckpointError as `wait` does, or if it was lost."""
         save = self._save
         self.wait()
-        if save is not None and save.is_lost:
-            self._end(save, "the process that writes it ended twice")
+        if save is not None and save.is_lost:  # no later save makes up for this one, so it is tried again
+            save = self._save = _InFlight(save.progress, save.task, time.monotonic())
+            self.wait()
+            if save.is_lost:
+                self._end(save, "the processes that wrote it were killed")
         # Older checkpoints are removed after the save; a run that has ended should not leave more than it was told to.
         deadline = time.monotonic() + KEEP_SECONDS
         while self._is_removing and not self._writer.is_lost and time.monotonic() < deadline:
@@ -237,13 +240,16 @@ class Saves:
                 self._hear(save, said)
         if save is not None and self._writer.is_lost and not save.is_lost:
             how = self._writer.close()
-            save.written = None
-            save.attempts += 1
+            # Rank 0's process completes the checkpoint after it has written its share; the others are done then, and
+            # must leave their files alone, which belong to a checkpoint soon.
+            is_done = save.committed is not None or (save.written is not None and not self._job.world.is_first)
+            save.attempts += not is_done
             save.is_lost = save.attempts > ATTEMPTS
             if not save.is_lost:
                 logger.warning("the process that writes checkpoints ended (%s); another one starts", how)
                 self._writer = _WritingProcess(self._snapshot.descriptor)
-                save.is_sent = False
+            if not is_done:
+                save.written, save.is_sent = None, False
 
     def _hear(self, save: _InFlight, said: Written | Committed | Failed) -> None:
         if isinstance(said, Failed):

@@ -171,17 +171,21 @@ def saved_samples(run: RunDir, size: int) -> int:
 
 
 def differences(whole: RunDir, disturbed: RunDir) -> list[str]:
-    """What differs between the last checkpoints of two runs: tensors, by the hashes of their files, and the losses."""
-    from diptych.checkpoint_folder import MANIFEST, checkpoints
+    """What differs between the last checkpoints of two runs, and which of their files are damaged."""
+    from diptych.checkpoint_folder import MANIFEST, CheckpointError, checkpoints, verify
 
     last = [checkpoints(run.checkpoints)[:1] for run in (whole, disturbed)]
     if not all(last):
         return ["one of the runs has no checkpoint"]
-    files = []
+    files, lines = [], []
     for [checkpoint] in last:
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            lines.append(str(error))
         listed = json.loads((checkpoint / MANIFEST).read_bytes())["files"]
         files.append({name: each["sha256"] for name, each in listed.items() if name.endswith(".safetensors")})
-    lines = [f"{name}: differs" for name in files[0] if files[0][name] != files[1].get(name)]
+    lines += [f"{name}: differs" for name in files[0] if files[0][name] != files[1].get(name)]
     losses = [
         {line["samples_seen"]: line["loss"] for line in read_metrics(run.metrics) if "loss" in line}
         for run in (whole, disturbed)
