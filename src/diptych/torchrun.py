@@ -35,6 +35,9 @@ def main(words: Sequence[str] | None = None) -> None:
     The exit status is that of the first rank that failed, and 128 + N if that rank or torchrun got signal N; if none
     failed, what the ranks wrote into STATUS_FILE. After a user's mistake no rank is started again.
     """
+    # Slurm sends them to every process of a job step; the ranks, which handle them, save and end, and this one waits.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     # torchrun keeps its store through all restarts, and restarted ranks would find addresses of dead ones in it.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     mistake = threading.Event()

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT, Command, forked_launcher, free_port, lint, start
+from tests.commands import PATIENCE_SECONDS, ROOT, Command, forked_launcher, free_port, lint, start
 from tests.end_to_end.conftest import STEPS, losses, outcome
 from tests.end_to_end.test_resume import after_some_steps
+from tests.warm import Warm
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -149,6 +150,15 @@ def test_several_ranks_name_the_command_that_indexes_foreign_shards(warm, recipe
     assert f"1 of 3 shards have no index, such as {shards / '00001.tar'}" in line
     assert f"run `diptych-shards index {shards}` first" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["USR1", "USR2"])
+def test_the_launcher_waits_through_a_signal_that_its_ranks_answer(name, tmp_path):
+    rank = ("--no-python", "sh", "-c", f"kill -{name} $PPID; sleep 0.2; exit 3")
+    with (tmp_path / "said").open("w") as said, open(os.devnull) as nothing:
+        words = ["--standalone", "--nproc-per-node", "1", *rank]
+        launcher = Warm("diptych.torchrun:main", words, files=(nothing.fileno(), said.fileno(), said.fileno()))
+        assert launcher.wait(PATIENCE_SECONDS) == 3, (tmp_path / "said").read_text()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
