@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +18,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 KILLED_LAUNCHER = "the death of its launcher"
 IMPATIENCE_SECONDS = 1.0
 """A launcher repeats the terminal's Ctrl-C at once; a second one after this long comes from a person."""
+
+
+@cache
+def parent() -> int:
+    """The id of the process that started this one.
+
+    It must be called before the seconds in which a run starts: once that process is dead, the system names another.
+    """
+    return os.getppid()
 
 
 class StopRequest:
@@ -35,7 +45,6 @@ class StopRequest:
         self._stop_after = stop_after
         left = float("inf") if stop_after is None else seconds_of(stop_after) - _running_seconds()
         self._deadline = time.monotonic() + left
-        self._parent = os.getppid()
 
     @property
     def times(self) -> int:
@@ -44,7 +53,7 @@ class StopRequest:
         if is_late:
             self.reason = self.reason or f"machine.stop_after={self._stop_after}"
         # torchrun ends its ranks; if it was killed, they would train on, and the same command could not.
-        is_orphan = _has_torchrun() and os.getppid() != self._parent
+        is_orphan = _has_torchrun() and os.getppid() != parent()
         if is_orphan:
             self.reason = self.reason or KILLED_LAUNCHER
         return self._signals + is_late + is_orphan
@@ -88,7 +97,7 @@ def _running_seconds() -> float:
 
     0 where the system does not tell.
     """
-    process = os.getppid() if _has_torchrun() else os.getpid()
+    process = parent() if _has_torchrun() else os.getpid()
     with suppress(OSError):
         after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(after_name[19]) / os.sysconf("SC_CLK_TCK")
