@@ -48,3 +48,22 @@ def test_training_waits_for_room_where_no_checkpoint_can_make_any(warm, recipe, 
     assert outcome(run_dir) == outcome(alone)
     events = [json.loads(line).get("event") for line in (run_dir / "metrics.jsonl").read_bytes().splitlines()]
     assert "save_failed" in events and len(events) >= STEPS
+
+
+def test_training_waits_while_the_folder_of_checkpoints_can_only_be_read(warm, recipe, alone, tmp_path):
+    run_dir = tmp_path / "run"
+    folder = run_dir / "checkpoints"
+    command = warm.start("train", recipe, f"run_dir={run_dir}")
+    command.wait_until(lambda: checkpoints(folder))
+    mount = ["mount", "--bind", str(folder), str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        command.kill()
+        pytest.skip("no right to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        command.wait_until(lambda: "Training waits up to 60 min" in command.said)
+        assert f"Read-only file system ({folder}); make it writable" in command.said
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert command.wait() == 0, command.said
+    assert outcome(run_dir) == outcome(alone)

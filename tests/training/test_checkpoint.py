@@ -30,6 +30,7 @@ from diptych.data.order import SampleOrder
 from diptych.data.shard_index_file import Shard
 from diptych.data.shards import ShardIndex
 from diptych.data.tokenizer import train_vocabulary
+from diptych.files import lacks_room
 from diptych.model_folder import describing_files
 from diptych.tensor_files import save_tensors
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
@@ -427,6 +428,12 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_half(tmp_path, pages_free):
         assert newest_valid(disk)[0] == disk / "step_00000002" and not list(disk.glob("*.partial"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_quota_that_is_used_up_lacks_room_and_says_what_to_do(tmp_path):
+    error = OSError(errno.EDQUOT, "")
+    assert lacks_room(error)
+    assert "count against the quota, or raise it" in writer_of(tmp_path, checkpoint(1), 0, 1).describe(error)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
