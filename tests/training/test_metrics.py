@@ -7,12 +7,14 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+import diptych.training.metrics as metrics_module
 from diptych.config.schema import DataConfig, RunConfig, TrackingConfig, TrainingConfig
 from diptych.run_dir import RunDir, log_to, read_metrics
 from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, in_panels
@@ -197,6 +199,24 @@ def test_the_tracker_of_a_killed_run_still_gets_its_last_numbers_and_ends(tmp_pa
     run.wait()
     assert family and psutil.wait_procs(family, timeout=60)[1] == []
     assert wandb_history(tmp_path) == [64, 128]
+
+
+def test_a_disk_that_does_not_answer_stops_no_step_and_all_lines_become_durable(tmp_path, monkeypatch):
+    answers, flushed = threading.Event(), []
+
+    def fsync(descriptor: int) -> None:
+        lines = (tmp_path / "metrics.jsonl").read_bytes().count(b"\n")
+        answers.wait(60)
+        flushed.append(lines)
+
+    monkeypatch.setattr(metrics_module.os, "fsync", fsync)
+    record = Metrics(tmp_path / "metrics.jsonl", config(wandb="off"), samples_seen=0, tracker_id="x")
+    for seen in (64, 128, 192):
+        record.log({"samples_seen": seen})  # while the disk is silent
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3 and not flushed
+    answers.set()
+    record.close()
+    assert flushed[-1] == 3
 
 
 def test_lines_that_find_no_room_are_written_once_there_is_some(tmp_path):

@@ -64,6 +64,10 @@ class Metrics:
         self._path = file
         self._file = file.open("ab", buffering=0)
         self._unwritten = b""
+        # A disk may take minutes to make lines durable, and no step waits for it.
+        self._is_written, self._is_over = threading.Event(), False
+        self._flusher = threading.Thread(target=self._flush_lines, daemon=True)
+        self._flusher.start()
         self._sinks: dict[str, Sink] = {}
         self._finishers: list[Callable[[], None]] = []
         if not is_disabled(config.tracking.wandb):
@@ -102,7 +106,13 @@ class Metrics:
         if self._unwritten:
             num_lines = self._unwritten.count(b"\n")
             logger.warning("%s lacks its last %s: the disk has no room", self._path, counted(num_lines, "line"))
-        self._file.close()
+        self._is_over = True
+        self._is_written.set()
+        self._flusher.join(FINISH_SECONDS)
+        if self._flusher.is_alive():
+            logger.warning("%s may lack its last lines: the disk does not answer", self._path)
+        else:
+            self._file.close()
         threads = [threading.Thread(target=finish, daemon=True) for finish in self._finishers]
         for thread in threads:
             thread.start()
@@ -121,14 +131,28 @@ class Metrics:
             )
 
     def _write_what_is_left(self) -> OSError | None:
-        """Write to the record, durably; bytes for which the disk has no room stay in memory."""
+        """Write to the record; bytes for which the disk has no room stay in memory."""
         try:
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
-                os.fsync(self._file.fileno())
+                self._is_written.set()
         except OSError as error:
             return error
         return None
+
+    def _flush_lines(self) -> None:
+        """Make what was written durable, in a thread of its own, until the record is closed."""
+        is_last = False
+        while not is_last:
+            self._is_written.wait()
+            self._is_written.clear()
+            is_last = self._is_over  # read before the flush, which then covers all lines
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                line = "%s cannot be made durable (%s); if the machine fails, its lines from here on may be lost"
+                logger.warning(line, self._path, error.strerror)
+                return
 
     def _start(self, name: str, start: Callable[[], Sink]) -> None:
         try:
