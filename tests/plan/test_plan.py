@@ -44,10 +44,16 @@ def test_runs_one_after_another_are_planned_together(capsys):
 
 
 def test_what_cannot_be_read_is_replaced_and_said(tmp_path, capsys):
-    words = ["tokenizer.vocabulary=nowhere.json", "model.initial_weights=nowhere", "training.global_batch_size=16"]
+    nowhere = tmp_path / "nowhere"
+    words = [
+        f"tokenizer.vocabulary={nowhere}.json",
+        f"model.initial_weights={nowhere}",
+        "training.global_batch_size=16",
+    ]
     main(["plan", str(CONFIGS / "demo.yaml"), *words, "--json"])
     said = capsys.readouterr()
     (plan,) = json.loads(said.out)
+    assert len(said.err.splitlines()) == 2, said.err
     weights, vocabulary = said.err.splitlines()
     assert "model.initial_weights" in weights and "nowhere.json" in vocabulary and "49,408" in vocabulary
     assert [on["num_gpus"] for on in plan["on_gpus"]] == [8], "64 ranks would have no pair each"

@@ -1,25 +1,13 @@
-"""Show the progress of a run, in a progress bar on a terminal and plain lines elsewhere, and how it ended."""
+"""Show the progress of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import os
-import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
-
-from diptych.checkpoint_folder import name_of
-from diptych.run_dir import RunDir
-from diptych.terminal import counted, percent
-
-if TYPE_CHECKING:  # both load torch, and `diptych evaluate --help` needs only `say`
-    from diptych.training.checkpoint import Progress
-    from diptych.world import World
 
 LINE_EVERY_SECONDS = 5.0
 
@@ -93,43 +81,3 @@ class Console:
         first, since = self._start
         seconds = (time.monotonic() - since) / max(samples_seen - first, 1) * (self._total - samples_seen)
         return str(tqdm.format_interval(seconds))
-
-
-def describe_rejects(progress: Progress) -> str:
-    """How many samples of the whole run were rejected and why; empty if none were."""
-    rejected = sum(progress.rejected.values())
-    if not rejected:
-        return ""
-    seen = progress.samples_seen
-    return (
-        f"{rejected:,} of {counted(seen, 'sample')} ({percent(rejected, seen)}) were rejected: "
-        f"{describe_reasons(progress)}; log/ names each"
-    )
-
-
-def describe_reasons(progress: Progress) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in sorted(progress.rejected.items()))
-
-
-def describe_stop(reasons: Sequence[str], progress: Progress) -> str:
-    """The last line of a run that was stopped, from what asked each rank to stop."""
-    rank, reason = next(((rank, reason) for rank, reason in enumerate(reasons) if reason), (0, ""))
-    by = f"{reason} to rank {rank}" if rank else reason
-    return f"stopped by {by} after {counted(progress.samples_seen, 'sample')}; the same command goes on from there"
-
-
-def describe_end(run: RunDir, progress: Progress, steps: int) -> str:
-    """The last lines of a run: how long it took, where its checkpoint is, and which commands use it."""
-    return (
-        f"finished {counted(progress.samples_seen, 'sample')} in {tqdm.format_interval(progress.seconds)}: "
-        f"{run.checkpoints / name_of(steps)}\n"
-        f"next: diptych evaluate {shlex.quote(str(run.path))} --zero-shot FOLDER --report, or diptych classify or embed"
-    )
-
-
-def say_finished(run: RunDir, num_samples: int, world: World) -> None:
-    with closing(Console(total_samples=num_samples, samples_seen=num_samples, shown=world.is_first)) as console:
-        console.say(
-            f"{run.path}: finished: all {counted(num_samples, 'sample')} were seen; for another run set run_dir "
-            "to a new one"
-        )

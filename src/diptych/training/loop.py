@@ -20,17 +20,11 @@ from diptych.errors import UserError
 from diptych.run_dir import RunDir, log_to
 from diptych.terminal import counted
 from diptych.training.checkpoint import Progress
-from diptych.training.console import (
-    Console,
-    describe_end,
-    describe_reasons,
-    describe_rejects,
-    describe_stop,
-    say_finished,
-)
+from diptych.training.console import Console
 from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.evaluating import Evaluations
 from diptych.training.job import Job, prepare
+from diptych.training.last_words import describe_end, describe_reasons, describe_rejects, describe_stop, say_finished
 from diptych.training.pace import Pace
 from diptych.training.roll_back import is_given_up, roll_back
 from diptych.training.samples_picture import draw_samples
