@@ -100,12 +100,13 @@ def test_a_loader_process_that_is_killed_while_the_ranks_meet_is_one_line(recipe
         (loader,) = rank.children()
         loader.kill()
         ranks.append(warm.start(*words, environment={**meeting, "RANK": "1", "LOCAL_RANK": "1"}))
-        assert [command.wait() for command in ranks] == [2, 1]
+        first, second = (command.wait() for command in ranks)
+        assert first == 2 and second in (1, 2)  # rank 1 loses rank 0, or comes when it has ended
         first, second = [
             [line for line in command.said.splitlines() if line.startswith("diptych train: ")] for command in ranks
         ]
         assert len(first) == 1 and first[0].startswith(f"diptych train: loader process {loader.pid} was killed or died")
-        assert len(second) == 1 and "lost the other ranks (" in second[0]
+        assert len(second) == 1 and ("lost the other ranks (" in second[0] or "does not meet" in second[0])
         assert "Traceback" not in ranks[0].said + ranks[1].said
     finally:
         for command in ranks:

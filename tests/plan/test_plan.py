@@ -48,6 +48,7 @@ def test_what_cannot_be_read_is_replaced_and_said(tmp_path, capsys):
     words = [
         f"tokenizer.vocabulary={nowhere}.json",
         f"model.initial_weights={nowhere}",
+        f"run_dir={tmp_path / 'run'}",
         "training.global_batch_size=16",
     ]
     main(["plan", str(CONFIGS / "demo.yaml"), *words, "--json"])
