@@ -36,8 +36,10 @@ def main(words: Sequence[str] | None = None) -> None:
     failed, what the ranks wrote into STATUS_FILE. After a user's mistake no rank is started again.
     """
     # Slurm sends them to every process of a job step; the ranks, which handle them, save and end, and this one waits.
+    # A handler that does nothing, since ranks would inherit that a signal is ignored.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_: None)
     # torchrun keeps its store through all restarts, and restarted ranks would find addresses of dead ones in it.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     mistake = threading.Event()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from diptych.verbs.train import STOPPED
@@ -86,6 +90,28 @@ def signal_before_the_time_limit() -> signal.Signals:
     return signal.Signals[f"SIG{name}"]
 
 
+@contextmanager
+def held(run_dir: Path) -> Iterator[list[psutil.Process]]:
+    """Stop the processes of both ranks during the block."""
+    beats = [json.loads(file.read_bytes()) for file in (run_dir / "heartbeats").iterdir()]
+    ranks = [psutil.Process(beat["pid"]) for beat in beats]
+    assert len(ranks) == 2
+    for rank in ranks:
+        rank.suspend()
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.resume()
+
+
+def is_pending(number: int, process: psutil.Process) -> bool:
+    """Whether a signal waits for a stopped process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    masks = re.findall(r"^(?:Sig|Shd)Pnd:\t(\w+)$", status, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
 @pytest.mark.parametrize(
     ("number", "requeued"), [(signal_before_the_time_limit(), True), (signal.SIGTERM, False)], ids=["limit", "scancel"]
 )
@@ -96,11 +122,10 @@ def test_a_signalled_job_saves_a_checkpoint_and_its_next_start_ends_bit_identica
     job = SlurmJob(tmp_path, recipe, f"run_dir={run_dir}")
     batch = job.start()
     after_some_steps(batch, run_dir, 4)
-    batch.signal(number)
-    status = batch.wait()
-    if status == 0:
-        pytest.skip("the run was over before the signal reached its ranks")
-    assert status == (STOPPED if requeued else 128 + number)
+    with held(run_dir) as ranks:  # else the run could be over before the signal has come to them
+        batch.signal(number)
+        batch.wait_until(lambda: all(is_pending(number, rank) for rank in ranks))
+    assert batch.wait() == (STOPPED if requeued else 128 + number)
     assert f"stopped by {signal.Signals(number).name} after {stopped_step(run_dir) * 32:,} samples" in batch.said
     assert "Traceback" not in batch.said
     assert job.commands_to_slurm == [f"requeue {os.getpid()}"] * requeued
