@@ -6,12 +6,18 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 
+from diptych.run_dir import read_metrics
 from diptych.training.places import Place, blame
 from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, gone, start
+from tests.data.remote_store import Proxy
 from tests.end_to_end.conftest import STEPS, outcome
 from tests.end_to_end.test_resume import after_some_steps
 from tests.warm import ENVIRONMENT, Warm
@@ -165,3 +171,34 @@ def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp
     assert command.said.count("hung: rank 1 of 2") == 1
     assert outcome(run_dir) == outcome(on_two_ranks)
     assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32
+
+
+def late(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    """Answer, but only after several times the longest step."""
+    time.sleep(4 * SECONDS)
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def test_a_store_that_is_away_for_longer_than_a_step_may_take_is_waited_for(warm, recipe, tmp_path):
+    folder = yaml.safe_load(recipe.read_text())["data"]["train"]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    proxy = Proxy(server.server_port)
+    proxy.faults[:] = [None, None, late]
+    try:
+        command = warm.start(
+            *("train", recipe, f"run_dir={tmp_path / 'run'}"),
+            f"data.train=http://127.0.0.1:{proxy.port}/{{00000..00002}}.tar",
+            *("data.streams=1", "data.shuffle_window=32", f"data.cache.folder={tmp_path / 'cache'}"),
+            *(f"machine.step_timeout_seconds={SECONDS}", "machine.process_group_timeout_seconds=600"),
+        )
+        assert command.wait() == 0, command.said
+        waits = [line["data_wait_fraction"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in line]
+        assert max(waits[2:]) > 0.9, "the shard was late within the run"
+    finally:
+        proxy.close()
+        server.shutdown()
+        server.server_close()

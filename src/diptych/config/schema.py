@@ -358,8 +358,8 @@ class MachineConfig:
     step_timeout_seconds: int = 90
     """How long a later step, or the wait for its batch, may take, if that is more than three times the shortest step.
     After that the stacks of all ranks are written to `stacks/` in run_dir, and the run ends with one line that names
-    the ranks that hang. While one starts, measures the model, saves or ends, the others wait up to three hours. Set
-    it higher if a shared disk stalls for minutes."""
+    the ranks that hang. Shards at an address are waited for up to four minutes. While a rank starts, measures the
+    model, saves or ends, the others wait up to three hours. Set it higher if a shared disk stalls for minutes."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Merged last into the generated DeepSpeed configuration; keys that other settings decide are refused."""
 

@@ -102,11 +102,8 @@ class LoaderProcesses:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGUSR2)
         time.sleep(STACKS_SECONDS)
-        try:
-            self._stacks.seek(0)
-            return f"Loader processes:\n{self._stacks.read().decode(errors='replace')}"
-        except ValueError:  # another thread has closed it with the processes
-            return ""
+        self._stacks.seek(0)
+        return f"Loader processes:\n{self._stacks.read().decode(errors='replace')}"
 
     def kill(self) -> None:
         """Kill the processes, for a rank that ends at once; one that is stopped would outlive it."""

@@ -16,6 +16,7 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.decoder import REASONS
 from diptych.data.loader_processes import LoaderProcesses
+from diptych.data.shard_download import PATIENCE_SECONDS
 from diptych.errors import UserError
 from diptych.run_dir import RunDir, log_to
 from diptych.terminal import counted
@@ -72,7 +73,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> boo
             closing(job),
             closing(Saves(job, stop)) as saves,
             closing(console_of(job)) as console,
-            watch.training(job.progress.samples_seen),
+            watch.training(job.progress.samples_seen, PATIENCE_SECONDS if job.mixture.index.shards.is_elsewhere else 0),
         ):
             console.say(str(job))
             evaluations = Evaluations(job, stop)

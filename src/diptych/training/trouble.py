@@ -52,7 +52,7 @@ def spike_score(loss: float, before: Sequence[float]) -> float:
 def judge(progress: Progress, stats: StepStats, global_batch_size: int) -> tuple[Progress, str | None]:
     """Count a step that was just read as good or bad; return what is wrong with it, or None.
 
-    Of a loss that stays high, only the first step is called wrong, and the one that makes it MAX_IN_A_ROW.
+    If the loss stays high, only two steps are called wrong: the first, and the one that makes it MAX_IN_A_ROW.
     """
     where = f"the step after {counted(stats.samples_seen - global_batch_size, 'sample')}"
     if stats.is_skipped:

@@ -57,6 +57,7 @@ class Watch:
         self._since = time.monotonic()
         self._num_steps = 0
         self._shortest_step = float("inf")
+        self._patience_seconds = 0.0
         store = world.store or dist.HashStore()
         self._exchanging, self._reporting = store.clone(), store.clone()
         self._heard = time.monotonic()
@@ -79,8 +80,12 @@ class Watch:
         self._phase, self._samples_seen, self._since = phase, samples_seen, now
 
     @contextmanager
-    def training(self, samples_seen: int) -> Iterator[None]:
-        """Record that the main thread takes steps during the block, and afterwards ends the run."""
+    def training(self, samples_seen: int, patience_seconds: float = 0.0) -> Iterator[None]:
+        """Record that the main thread takes steps during the block, and afterwards ends the run.
+
+        patience_seconds: how long the loaders wait for shards before they report a fault themselves.
+        """
+        self._patience_seconds = patience_seconds
         self.enter("batch", samples_seen)
         try:
             yield
@@ -116,7 +121,8 @@ class Watch:
         """Seconds that the rank may be in its phase; the first two steps may compile, and read their first shards."""
         if self._num_steps < 2:
             return self._machine.process_group_timeout_seconds
-        return max(self._machine.step_timeout_seconds, LONGEST_STEP * self._shortest_step)
+        waits_for_shards = self._patience_seconds + MARGIN_SECONDS if self._patience_seconds else 0.0
+        return max(self._machine.step_timeout_seconds, LONGEST_STEP * self._shortest_step, waits_for_shards)
 
     def _place(self) -> Place:
         waits = any(_is_of_communication(thread) for thread in sys._current_frames().values())
