@@ -33,6 +33,7 @@ from diptych_shards.select.duplicates import (
 from diptych_shards.select.embeddings import KeyTable, gather_embeddings
 from diptych_shards.select.hashes import (
     FLAT,
+    HASH_FOLDER,
     HASHED,
     NO_PICTURE,
     NOT_DECODED,
@@ -45,8 +46,6 @@ from diptych_shards.select.select_folder import alone_in, select_folder
 from diptych_shards.select.similar_embeddings import approximate_pairs, similar_pairs
 from diptych_shards.select.staleness import verdicts_to_consider
 from diptych_shards.select.verdicts import Verdict, VerdictWriter, kept_by_all
-
-HASH_FOLDER = "hashes"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from diptych.errors import UserError
 from diptych.terminal import shown
 from diptych_shards.metadata import columns_of_shard
 from diptych_shards.select.expression import parse
-from diptych_shards.select.near_hashes import MAX_DISTANCE
+from diptych_shards.select.near_hashes import MAX_DISTANCE, USUAL_DISTANCE
 from diptych_shards.select.select_folder import checked_name
 from diptych_shards.select.verdicts import verdict_to_replace
 
@@ -27,7 +27,7 @@ class DedupOptions:
     """What is a duplicate, and which one of several stays."""
 
     name: str = "dedup"
-    distance: int = 4
+    distance: int = USUAL_DISTANCE
     """Bits of the perceptual hash."""
     exact_only: bool = False
     """Only equal pixels are duplicates."""

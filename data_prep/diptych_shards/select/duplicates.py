@@ -176,18 +176,10 @@ class _Stayed:
         places = places[np.argsort(rank[looks.positions[places]])]
         for start in range(0, len(places), _FEW):
             some = places[start : start + _FEW]
-            is_like = _look_the_same(self._thumbnails[own], self._thumbnails[some])
+            is_like = look_the_same(self._thumbnails[own], self._thumbnails[some])
             if is_like.any():
                 return int(looks.positions[some[is_like.argmax()]])
         return NOTHING
-
-
-def _look_the_same(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether each of the others looks the same as the one, as bool."""
-    differences = np.abs(others.astype(np.int32) - one)
-    is_like: np.ndarray = differences.max(axis=1) <= MOST_DIFFERENCE
-    is_like &= (differences**2).sum(axis=1) <= MEAN_DIFFERENCE**2 * len(one)
-    return is_like
 
 
 def _neighbours(total: int, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,6 +187,14 @@ def _neighbours(total: int, one: np.ndarray, other: np.ndarray) -> tuple[np.ndar
     from_, to = np.append(one, other), np.append(other, one)
     starts = np.concatenate([[0], np.cumsum(np.bincount(from_, minlength=total))])
     return starts, to[np.argsort(from_, kind="stable")]
+
+
+def look_the_same(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each of these thumbnails, u8[n numbers], shows the same as the one, or as that in its row; as bool."""
+    differences = np.abs(others.astype(np.int32) - one)
+    is_like: np.ndarray = differences.max(axis=1) <= MOST_DIFFERENCE
+    is_like &= (differences**2).sum(axis=1) <= MEAN_DIFFERENCE**2 * others.shape[1]
+    return is_like
 
 
 def repeated(prefixes: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from diptych_shards.run.progress import Progress
 from diptych_shards.select.picture_places import Place, Unit
 from diptych_shards.select.select_folder import read_rows, write_rows
 
+HASH_FOLDER = "hashes"
 THUMBNAIL_SIDE = 16
 THUMBNAIL_NUMBERS = THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3
 HASHES = np.dtype([("pixels", "<u8", 4), ("look", "<u8"), ("state", "u1"), ("thumbnail", "u1", THUMBNAIL_NUMBERS)])
@@ -43,6 +44,7 @@ SECONDS_PER_PICTURE = 120.0
 PICTURES_AT_ONCE = 128
 
 _FORMAT = "diptych-picture-hashes-2"
+Hashed = tuple[np.ndarray, int, int, np.ndarray]
 _Task = tuple[Place | None, ...]
 
 
@@ -104,19 +106,25 @@ def _hash_task(command: int, task: _Task) -> np.ndarray:
     for row, place in enumerate(task):
         if place is not None:
             with nullcontext() if os.getpid() == command else _deadline():
-                rows[row] = _hash_picture(place)
+                rows[row] = _hash_place(place)
     return rows
 
 
-def _hash_picture(place: Place) -> tuple[np.ndarray, int, int, np.ndarray]:
+def _hash_place(place: Place) -> Hashed:
     try:
-        picture = open_picture(place.read())
-    except PictureError:
-        return _NOT_DECODED
+        return hash_picture(place.read())
     except ShardError as error:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"{shown(place.path)}: {error.strerror}") from error
+
+
+def hash_picture(encoded: bytes) -> Hashed:
+    """The values of a HASHES row."""
+    try:
+        picture = open_picture(encoded)
+    except PictureError:
+        return _NOT_DECODED
     digest = hashlib.sha256(f"{picture.width}x{picture.height}:".encode())
     digest.update(picture.tobytes())
     look = perceptual_hash(picture, margin=STEADY)

@@ -18,12 +18,14 @@ from itertools import combinations
 import numpy as np
 
 MAX_DISTANCE = 8
+USUAL_DISTANCE = 4
 
 _NANOSECONDS_PER_SORTED = 150
 _NANOSECONDS_PER_COMPARED = 30
 _MOST_MORE_BLOCKS = 7
 _SORTS_TRIED = 3
 _SAMPLED = 100_000
+_PAIRS_AT_ONCE = 1_000_000
 
 
 def near_pairs(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -53,6 +55,41 @@ def near_pairs(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarr
                 is_new &= differing & block != 0
             if is_new.any():
                 yield one[is_new], other[is_new]
+
+
+class NearHashes:
+    """Finds which of some hashes are near to others, which come part by part and need not all fit in memory."""
+
+    def __init__(self, hashes: np.ndarray, max_distance: int):
+        """hashes: u64; equal ones are allowed."""
+        blocks = cut(hashes, num_blocks(np.unique(hashes), max_distance))
+        self._hashes = hashes
+        self._max_distance = max_distance
+        self._sorted = []
+        for chosen in _choices(len(blocks), max_distance):
+            mask = _union(blocks, chosen)
+            order = np.argsort(hashes & mask, kind="stable")
+            self._sorted.append((mask, order, (hashes & mask)[order]))
+
+    def pairs(self, others: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions (i64, i64) in the hashes and in the others of pairs that are near; a pair may come repeatedly."""
+        for mask, order, keys in self._sorted:
+            masked = others & mask
+            starts = np.searchsorted(keys, masked)
+            sizes = np.searchsorted(keys, masked, "right") - starts
+            ends = np.cumsum(sizes)
+            first = 0
+            while first < len(others):
+                # At least one of the others at a time, and not many more pairs than fit comfortably in memory.
+                before = ends[first] - sizes[first]
+                stop = max(first + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, "right")))
+                other = np.repeat(np.arange(first, stop), sizes[first:stop])
+                places = np.arange(before, ends[stop - 1]) - (ends - sizes - starts)[other]
+                own = order[places]
+                near = np.bitwise_count(self._hashes[own] ^ others[other]) <= self._max_distance
+                if near.any():
+                    yield own[near], other[near]
+                first = stop
 
 
 def num_blocks(hashes: np.ndarray, max_distance: int) -> int:

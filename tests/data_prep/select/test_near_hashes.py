@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych_shards.select import near_hashes
-from diptych_shards.select.near_hashes import cut, near_pairs, num_blocks
+from diptych_shards.select.near_hashes import NearHashes, cut, near_pairs, num_blocks
 
 
 @st.composite
@@ -83,3 +83,14 @@ def test_bits_that_all_hashes_share_are_dealt_evenly_to_the_blocks():
 def test_neighbours_are_found_among_hashes_that_share_most_of_their_bits():
     hashes = random_hashes(1_500, 20)
     assert found(hashes, 4) == brute_force(hashes, 4) != set()
+
+
+@settings(max_examples=100, deadline=None)
+@given(crowds(), crowds(), st.integers(0, 5), st.integers(1, 9))
+def test_hashes_near_to_others_are_found_and_no_others_however_few_pairs_fit_in_memory(own, others, distance, at_once):
+    others = np.append(others, own[:3] ^ np.uint64(5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_hashes, "_PAIRS_AT_ONCE", at_once)
+        near = {tuple(pair) for part in NearHashes(own, distance).pairs(others) for pair in np.stack(part, 1).tolist()}
+    expected = np.bitwise_count(own[:, None] ^ others[None]) <= distance
+    assert near == set(map(tuple, np.argwhere(expected).tolist()))
