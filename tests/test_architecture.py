@@ -150,14 +150,15 @@ def test_shard_building_uses_only_the_torch_free_part_of_data():
     assert {".".join(i.split(".")[:3]) for i in used - in_flat} <= allowed
 
 
-def test_of_shard_building_evaluation_uses_the_reader_of_tables_and_nothing_else_does_anything():
+def test_of_shard_building_evaluation_uses_tables_and_the_search_for_copies_and_nothing_else_does_anything():
     used = {
         (name.split("/")[0], ".".join(imported.split(".")[:2]))
         for name, path in modules("diptych")
         for imported in imports(path)
         if imported.split(".")[0] == "diptych_shards"
     }
-    assert used == {("evaluation", "diptych_shards.tables")}
+    parts = ("tables", "select", "run")
+    assert used == {("evaluation", f"diptych_shards.{part}") for part in parts}
 
 
 HEAVY = {"torch", "webdataset", "wandb"}

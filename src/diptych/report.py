@@ -24,7 +24,7 @@ from diptych.evaluation.confusion import (
 )
 from diptych.evaluation.evaluator import numbers
 from diptych.evaluation.reliability import NUM_BINS
-from diptych.evaluation.tables import others
+from diptych.evaluation.tables import others, overlaps
 from diptych.files import commit_file
 from diptych.learning_curves import by_samples, curves, epoch_samples, training_facts
 from diptych.pages.axes import short_number
@@ -80,6 +80,7 @@ def write_report(
             name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}
             for name, result in evaluation.get("retrieval", {}).items()
         },
+        overlaps=overlap_parts(evaluation),
         baselines=[evaluation[name] for name, each in EVALUATORS.items() if each.fits and name in evaluation],
         others=[*other_numbers(evaluation), *robustness_numbers(evaluation)],
         tiles=_tiles(run_dir / "samples.json"),
@@ -240,6 +241,26 @@ def robustness_numbers(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]
                     about = f"95 % interval {_interval(measured['interval'])}"
                     facts.append((f"{name}: {title}", f"{measured['value']:+.4g}", about))
         yield {"title": f"robustness · shifted from {reference}", "facts": facts}
+
+
+def overlap_parts(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each data set that was searched for training pictures: the numbers, and some pairs of copies."""
+    parts = []
+    for evaluator, name, found in overlaps(evaluation):
+        facts = []
+        if "metric" in found:
+            facts.append(("overlap", percent(found["share"]), counted(found["pictures"], "picture")))
+            facts += [(key, percent(found[key]), "") for key in ("all", "clean")]
+            bounds = found["overlap_interval"]
+            about = f"95 % interval {percent_range(*bounds)} %" if bounds else ""
+            facts.append(("on the overlap", percent(found["overlap"]), about))
+            if found["difference"] is not None:
+                low, high = (100 * bound for bound in found["interval"])
+                about = f"95 % interval {low:+.1f} to {high:+.1f}; p = {found['p_value']:.2g}"
+                facts.append(("all minus clean", f"{100 * found['difference']:+.1f}", about))
+        title = f"{EVALUATORS[evaluator].title} · {name}"
+        parts.append({"title": title, "facts": facts, "pairs": found["pairs"]})
+    return parts
 
 
 def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ def readable(evaluation: Mapping[str, Any]) -> str:
         *_other_tables(evaluation),
         *_robustness_tables(evaluation),
         *_seen(evaluation),
+        *_overlap_table(evaluation),
         *_refused(evaluation),
     ]
     return "\n\n".join(parts)
@@ -150,6 +151,38 @@ def _seen(evaluation: Mapping[str, Any]) -> Iterator[str]:
         for name, result in evaluation.get(evaluator, {}).items():
             if share := result.get("share_seen_in_training"):
                 yield f"{printable(name, 24)}{_mark(result)}: {percent(share)} of the pictures were seen in training"
+
+
+def overlaps(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the evaluator, the data set and what is known of its overlap with the training data."""
+    for evaluator in EVALUATORS:
+        for name, result in evaluation.get(evaluator, {}).items():
+            if "overlap" in result:
+                yield evaluator, name, result["overlap"]
+
+
+def _overlap_table(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    rows = [["data", "overlap", "all", "clean", "overlap", "all - clean", "p"]]
+    for _, name, found in overlaps(evaluation):
+        if "metric" not in found:
+            continue
+        shares = [percent(found[key]) for key in ("share", "all", "clean", "overlap")]
+        known = found["difference"] is not None
+        rows.append(
+            [
+                name,
+                *shares,
+                f"{100 * found['difference']:+.1f}" if known else "-",
+                f"{found['p_value']:.2g}" if known else "-",
+            ]
+        )
+        if found["overlap_interval"]:
+            change = _signed_range(found["interval"]) if known else ""
+            rows.append([INTERVAL, "", "", "", percent_range(*found["overlap_interval"]), change, ""])
+    if len(rows) > 1:
+        yield "overlap with the training data: right answers on all pictures, without copies, on copies\n" + table(
+            rows, align="<>>>>>>"
+        )
 
 
 def _mark(result: Mapping[str, Any]) -> str:
