@@ -21,6 +21,7 @@ from diptych.data.picture_safety import PictureError, open_picture
 from diptych.data.picture_values import rgb_image
 from diptych.data.preprocessing import preprocess
 from diptych.data.tokenizer import Tokenizer
+from diptych.encoder import Encoder
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model_folder import (
     CONFIG_FILE,
@@ -30,6 +31,7 @@ from diptych.model_folder import (
     save_model_folder,
 )
 from tests.data.test_colour_profile import ALL_INK_IS_GREY, EXCHANGED, LINEAR_GREY
+from tests.model.test_image_tower import SMALL_CLIP_RESNET
 
 TOKENIZER = Tokenizer([("a", "t</w>"), ("c", "at</w>")])
 FILES = (WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE)
@@ -101,6 +103,28 @@ def test_what_is_loaded_computes_what_was_saved(folder):
     with torch.no_grad():
         assert torch.equal(encoder.embed_images(images), model.encode_image(images))
         assert torch.equal(encoder.embed_texts(["cat", "a cat sat", ""]), model.encode_text(tokens, lengths))
+
+
+@pytest.mark.parametrize(
+    "name, overrides, projects",
+    [
+        (model_config().image.name, model_config().image.overrides, True),
+        ("resnet50_clip", SMALL_CLIP_RESNET, False),
+        ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}, True),
+    ],
+)
+def test_features_are_before_the_projection_and_come_with_the_same_embeddings(name, overrides, projects):
+    config = dataclasses.replace(model_config(), image=ImageTowerConfig(name=name, image_size=64, overrides=overrides))
+    encoder = Encoder(dual_encoder(config), TOKENIZER, config, torch.device("cpu"))
+    pictures = [picture(seed=seed) for seed in range(3)]
+
+    embeddings, features = encoder.embed_with_features(pictures, batch_size=2)
+
+    assert torch.equal(embeddings, encoder.embed_pictures(pictures, batch_size=2))
+    projection = encoder.model.image.proj
+    assert (projection is not None) == projects
+    projected = features if projection is None else features @ projection.detach()
+    torch.testing.assert_close(torch.nn.functional.normalize(projected, dim=1), embeddings)
 
 
 EXIF_TURNED = Image.Exif()

@@ -16,7 +16,7 @@ from diptych.data.picture_safety import PictureError
 from diptych.data.picture_values import Picture, pictures_in, rgb_image
 from diptych.data.preprocessing import preprocess
 from diptych.data.tokenizer import Tokenizer
-from diptych.model.dual_encoder import DualEncoder, load_weights
+from diptych.model.dual_encoder import DualEncoder, load_weights, unit_norm
 from diptych.model_folder import model_folder, read_model_folder
 from diptych.world import choose_device, explain_full_memory
 
@@ -76,6 +76,24 @@ class Encoder:
         for batch in _batches(pictures_in(pictures), batch_size, self._pixels):
             embeddings.append(self.embed_images(torch.stack(batch)))
         return torch.cat(embeddings)
+
+    @torch.inference_mode()
+    def embed_with_features(self, pictures: Iterable[Picture], batch_size: int = 64) -> tuple[Tensor, Tensor]:
+        """Embed one or more pictures as `embed_pictures` does, and return their features f32[n width] as well.
+
+        The features are what the image tower's trunk gives: before the projection, and not normalised. The attention
+        pooling of a CLIP-ResNet ends with the projection, so its features are the embeddings before the normalisation.
+
+        Raises:
+            PictureError, OSError, TypeError, ValueError: as `embed_pictures`.
+        """
+        embeddings, features = [], []
+        for batch in _batches(pictures_in(pictures), batch_size, self._pixels):
+            with explain_full_memory(self.device, FEWER):
+                rows = self.model.image.features(torch.stack(batch).to(self.device))
+                embeddings.append(unit_norm(self.model.image.project(rows)).cpu())
+                features.append(rows.float().cpu())
+        return torch.cat(embeddings), torch.cat(features)
 
     @torch.inference_mode()
     def embed_texts(self, texts: str | Iterable[str], batch_size: int = 256) -> Tensor:

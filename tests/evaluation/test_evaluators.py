@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from diptych import cli
+from diptych.encoder import Encoder
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
 from diptych.evaluation.evaluator import Evaluator, numbers
@@ -15,9 +18,11 @@ from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.prompts import Prompts
 from diptych.evaluation.results_file import FORMAT, merged
+from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.tables import readable
 from diptych.report import write_report
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
+from tests.test_encoder import TOKENIZER, dual_encoder, model_config
 
 
 def data_for(evaluator, folder):
@@ -134,3 +139,20 @@ def test_pictures_go_through_the_encoder_in_the_same_batches_for_any_number_of_r
         for rank in range(size):
             found += Features(Recording(), OneOf(rank, size)).pictures(pictures).kept.tolist()
         assert batches == alone and found == kept.tolist()
+
+
+def test_one_pass_gives_features_before_the_projection_and_the_usual_embeddings():
+    config = model_config()
+    encoder = Encoder(dual_encoder(config), TOKENIZER, config, torch.device("cpu"))
+    encoded = [picture(pixels) for pixels in COLOURS.values()] * 20
+    pictures = Pictures("here", tuple(map(str, range(120))), lambda place: encoded[place])
+    usual = Features(encoder).pictures(pictures).embeddings
+
+    features = Features(encoder)
+    before = features.before_projection(pictures).embeddings
+    encoder.embed_pictures = None  # a second pass would fail
+
+    assert np.array_equal(features.pictures(pictures).embeddings, usual)
+    projected = before @ encoder.model.image.proj.detach().numpy()
+    np.testing.assert_allclose(unit_norm(projected), usual, atol=1e-6)
+    assert features.of_tower == "image tower, before the projection"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
+from PIL import Image
 
 from diptych.evaluation.pictures import PICTURES_AT_ONCE, Embedded, PictureEncoder, Pictures, embed_part, joined_parts
 from diptych.evaluation.similarity import Array
@@ -43,6 +44,16 @@ class Alone:
         return [make()]
 
 
+@dataclass(frozen=True)
+class _EmbeddingThenFeatures:
+    """Embeds a picture as one row: its embedding, followed by the features of the image tower."""
+
+    encoder: Any
+
+    def embed_pictures(self, pictures: Sequence[Image.Image]) -> Array:
+        return np.concatenate(self.encoder.embed_with_features(pictures), axis=1)
+
+
 class Features:
     """What an encoder makes of pictures and texts.
 
@@ -67,11 +78,34 @@ class Features:
             ValueError: none can be decoded, or a file cannot be read.
         """
 
-        def compute() -> Embedded:
-            share = self._share(len(pictures), PICTURES_AT_ONCE)
-            return joined_parts(pictures, self._ranks.together(lambda: embed_part(self.encoder, pictures, share)))
+        return self.once(_key(pictures), lambda: self._embedded(self.encoder, pictures))
 
-        return self.once((pictures.location, pictures.names), compute)
+    @property
+    def of_tower(self) -> str:
+        """What `before_projection` gives, in a few words for a result."""
+        if not hasattr(self.encoder, "embed_with_features"):
+            return "embeddings"
+        projects = cast(Any, self.encoder).model.image.proj is not None
+        return f"image tower, {'before the projection' if projects else 'whose pooling includes the projection'}"
+
+    def before_projection(self, pictures: Pictures) -> Embedded:
+        """The features of the image tower before the projection; the embeddings of an encoder that has no such tower.
+
+        The same pass embeds the pictures. So they are embedded once if this is called before `pictures`.
+
+        Raises:
+            ValueError: as `pictures`.
+        """
+        if not hasattr(self.encoder, "embed_with_features"):
+            return self.pictures(pictures)
+
+        def compute() -> Embedded:
+            both = self._embedded(_EmbeddingThenFeatures(self.encoder), pictures)
+            width = cast(Any, self.encoder).config.embed_dim
+            self.once(_key(pictures), lambda: replace(both, embeddings=both.embeddings[:, :width].copy()))
+            return replace(both, embeddings=both.embeddings[:, width:].copy())
+
+        return self.once(("before_projection", *_key(pictures)), compute)
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
         """Embed texts as f32[texts dim]; every rank must call it."""
@@ -89,6 +123,10 @@ class Features:
             self._known[key] = make()
         return cast(Made, self._known[key])
 
+    def _embedded(self, encoder: PictureEncoder, pictures: Pictures) -> Embedded:
+        share = self._share(len(pictures), PICTURES_AT_ONCE)
+        return joined_parts(pictures, self._ranks.together(lambda: embed_part(encoder, pictures, share)))
+
     def _share(self, number: int, at_once: int) -> range:
         """This rank's places of so many, in whole batches."""
         batches = -(-number // at_once)
@@ -102,3 +140,7 @@ class Features:
             for first in range(0, len(texts), TEXTS_AT_ONCE)
         ]
         return np.concatenate(parts) if parts else np.empty((0, 0))
+
+
+def _key(pictures: Pictures) -> tuple[Hashable, ...]:
+    return pictures.location, pictures.names

@@ -77,14 +77,22 @@ class ImageTower(nn.Module):
 
         row_keys: i64[batch], from which patch dropout computes each picture's mask; only needed in training with it.
         """
+        return self.project(self.features(images, row_keys))
+
+    def features(self, images: Tensor, row_keys: Tensor | None = None) -> Tensor:
+        """What the trunk gives, f[batch width], before the projection; for CLIP-ResNets it includes the projection."""
         self.key_rows(row_keys)
         if images.dtype != torch.uint8:
             raise UserError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
         pixels = images.float().sub_(self.mean).div_(self.std)
         features: Tensor = self.trunk(pixels.contiguous(memory_format=self._layout(pixels.device)))
+        return features
+
+    def project(self, features: Tensor) -> Tensor:
+        """Project features f[batch width] of the trunk as f[batch embed_dim]."""
         if self.proj is None:
             return features
-        with full_precision(images.device):
+        with full_precision(features.device):
             return features.float() @ self.proj
 
     def key_rows(self, row_keys: Tensor | None) -> None:
