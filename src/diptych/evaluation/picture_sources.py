@@ -17,6 +17,7 @@ from diptych.evaluation.shard_pictures import (
     keyed_shards,
     labelled_shards,
     multi_labelled_shards,
+    shard_picture,
 )
 from diptych.evaluation.table_pictures import captioned_table, labelled_table, multi_labelled_table
 from diptych.files import local_path, read_file
@@ -118,6 +119,25 @@ def open_pictures(locations: Sequence[str], *, with_captions: bool = False) -> P
         ValueError: a location does not exist or contains no picture.
     """
     return joined([_opened(location, with_captions) for location in locations])
+
+
+def absolute(location: str) -> str:
+    """The location as it can be opened from any working directory."""
+    return location if is_elsewhere(location) else os.path.abspath(location)
+
+
+def picture_named(location: str, name: str) -> bytes:
+    """Read one picture of a data set again, by the name that it had there.
+
+    Raises:
+        UserError: it is not there any more, or on another machine.
+    """
+    if is_elsewhere(location):
+        raise UserError(f"{location} is not on this machine")
+    if is_shards(location):
+        return shard_picture(location, name)
+    folder = location if os.path.isdir(location) else os.path.dirname(location)
+    return read_file(os.path.join(folder, name), UNREADABLE)
 
 
 def _opened(location: str, with_captions: bool) -> Pictures:

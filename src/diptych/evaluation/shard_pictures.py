@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,26 @@ def captioned_shards(location: str, caption_key: str | None) -> Pictures:
     check_some_are_captioned(location, len(names), refused, wanted)
     read = _picture_reader(index)
     return Pictures(location, tuple(names), lambda place: read(rows[place]), captions=tuple(captions), refused=refused)
+
+
+def shard_picture(location: str, name: str) -> bytes:
+    """Read the picture of the sample with this name.
+
+    Raises:
+        UserError: there is no such sample, or it has no picture.
+    """
+    index = _reopened(location)
+    shard, _, key = name.partition("/")
+    for number in (number for number, each in enumerate(index.shards) if each.name == shard):
+        for sample in index.samples(number):
+            if sample.key == key and sample.picture_suffix is not None:
+                return index.read(sample, sample.picture_suffix)[sample.picture_suffix]
+    raise UserError(f"{location} has no picture {name} any more")
+
+
+@lru_cache(maxsize=4)
+def _reopened(location: str) -> ShardIndex:
+    return _open(location)
 
 
 def _open(location: str) -> ShardIndex:

@@ -18,6 +18,7 @@ from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_d
 from diptych.evaluation.evaluator import Evaluator, Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.overlap import matched_pairs, overlap
+from diptych.evaluation.picture_sources import absolute
 from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
 from diptych.evaluation.robustness import check_names, read_baseline, robustness
@@ -221,8 +222,12 @@ def _training(overlap: bool, run_dir: Path | None) -> TrainingData | None:
 
 
 def _facts(pictures: Pictures) -> dict[str, Any]:
-    """Facts about the pictures: their formats and what was left out."""
-    return {"formats": formats_by_name(pictures), "left_out": left_out_by_reason(pictures.left_out)}
+    """Facts about the pictures: where they are, their formats and what was left out."""
+    return {
+        "location": absolute(pictures.location),
+        "formats": formats_by_name(pictures),
+        "left_out": left_out_by_reason(pictures.left_out),
+    }
 
 
 def _seen(
