@@ -203,8 +203,12 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and the cosine schedule with linear warm-up (paper, section 2.5 and table 18)."""
+    """AdamW and the cosine schedule with linear warm-up (paper, section 2.5 and table 18), or Muon."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw: the paper's; muon: the matrices inside the blocks of both towers are updated by their orthogonalised
+    momentum (Muon, momentum 0.95), at twice `learning_rate` and scaled as AdamW's updates are (arXiv 2502.16982); AdamW
+    updates embeddings, gains, biases, projections and logit_scale. It needs half of AdamW's memory for the matrices."""
     learning_rate: float = 5e-4
     """The highest learning rate, at the end of the warm-up."""
     weight_decay: float = 0.2

@@ -42,6 +42,11 @@ def deepspeed_config(config: RunConfig, num_ranks: int, *, spans_machines: bool 
         raise UserError(f"machine.deepspeed.zero_optimization is {zero!r}; expected a mapping of its settings")
     if "stage" in zero:
         raise UserError("machine.deepspeed sets zero_optimization.stage; set machine.zero_stage instead")
+    if offloads_optimizer(config) and config.optimizer.name == "muon":
+        raise UserError(
+            "machine.offload_optimizer: optimizer.name muon orthogonalises matrices, which takes the GPU; leave "
+            "offload_optimizer out, or set optimizer.name to adamw"
+        )
     generated: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": max(1, -(-config.training.global_batch_size // num_ranks)),
         "gradient_accumulation_steps": 1,

@@ -34,15 +34,25 @@ from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
 from diptych.training.compiled_blocks import compile_blocks
 from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
-from diptych.training.fragments import CompanionOf, collect, fragments_of, hand_out
+from diptych.training.fragments import CompanionOf, Fragment, collect, fragments_of, hand_out
+from diptych.training.half_moments import ADAMW_MOMENTS
 from diptych.training.in_flight import Readout, StopWatch, to_device
-from diptych.training.optimizer import SCALE_GROUP, TOWERS, learning_rate_at, make_optimizer, start_state, tower_of
+from diptych.training.muon import MUON_MOMENTS, Muon
+from diptych.training.optimizer import (
+    SCALE_GROUP,
+    TOWERS,
+    hidden_matrices,
+    learning_rate_at,
+    make_optimizer,
+    start_state,
+    tower_of,
+)
 from diptych.training.snapshot import Share, SharePart
 from diptych.training.weight_average import WeightAverage
 from diptych.world import World
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
+MOMENTS = (*ADAMW_MOMENTS, *MUON_MOMENTS)
+"""AdamW's two, and Muon's for the parameters that it updates."""
 
 PARTS = (*TOWERS, None)
 """The parts of the model whose norms are measured: each tower, and (None) the parameters outside of both."""
@@ -88,11 +98,11 @@ class StepInFlight:
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """AdamW's state as whole tensors by parameter name, so that any number of ranks and any ZeRO stage can load it."""
+    """The state as whole tensors by parameter name, so that any number of ranks and any ZeRO stage can load it."""
 
     step: int
     moments: dict[str, dict[str, Tensor]]
-    """`exp_avg` and `exp_avg_sq`, each: parameter name → f32 or bf16 of its shape, on the CPU; only on rank 0."""
+    """Each of MOMENTS: parameter name → f32 or bf16 of its shape, on the CPU; only on rank 0."""
 
 
 class Engine:
@@ -120,12 +130,15 @@ class Engine:
         names = self.model.state_dict().keys()
         self._running_statistics = [buffer for name, buffer in self.model.named_buffers() if name in names]
         """The running statistics of batch normalisation, which a forward changes."""
+        self._matrices = hidden_matrices(self.model) if config.optimizer.name == "muon" else []
+        """The names of the parameters that Muon updates, in the same order on all ranks."""
         towers = _Towers(self.model, precision)
         if config.machine.compile_blocks:
             compile_blocks(self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), world)
+        optimizer = make_optimizer(self.model, config.optimizer, precision)
         self._engine, *_ = deepspeed.initialize(
             model=towers,
-            optimizer=make_optimizer(self.model, config.optimizer),
+            optimizer=optimizer,
             config=deepspeed_config(config, world.size, spans_machines=world.spans_machines),
             dist_init_required=False,
         )
@@ -136,6 +149,8 @@ class Engine:
         self._clips_itself = clips_on_device(config, world.size)
         self._offloads = offloads_optimizer(config)
         self._fragments = dict(fragments_of(self.model, self._engine.optimizer, self._stage, world.rank))
+        if isinstance(optimizer, Muon):
+            optimizer.place([self._fragments[name] for name in self._matrices])
         self._start_optimizer_state()
         self._update_after: torch.cuda.Event | None = None
         decay = config.training.ema_decay
@@ -319,12 +334,11 @@ class Engine:
         At ZeRO stage 0, where all ranks have everything, each saves as many elements as the others. The tensors are
         those in use, apart from running statistics, which are copies: a forward changes them before the next update.
         """
-        fragments = self._fragments
-        if self._stage == 0:
-            rank, size = self._world.rank, self._world.size
-            fragments = {name: each.divided(rank, size) for name, each in fragments.items()}
+        rank, size = self._world.rank, self._world.size
 
-        def parts(companion_of: CompanionOf) -> dict[str, SharePart]:
+        def parts(companion_of: CompanionOf, fragments: dict[str, Fragment]) -> dict[str, SharePart]:
+            if self._stage == 0:
+                fragments = {name: each.divided(rank, size) for name, each in fragments.items()}
             return {
                 name: SharePart(each.start, each.of(companion_of(each.flat)), each.shape)
                 for name, each in fragments.items()
@@ -339,13 +353,14 @@ class Engine:
                 if name in buffers or self._stage < 3
             }
         if self._stage == 3:
-            divided[MODEL] = parts(lambda flat: flat)
+            divided[MODEL] = parts(lambda flat: flat, self._fragments)
         if self._average is not None:
-            divided[EMA] = parts(self._average.companion_of)
+            divided[EMA] = parts(self._average.companion_of, self._fragments)
             if self._world.is_first:
                 whole[EMA] = dict(self._average.buffers)
         step = next(iter(self._torch_optimizer().state.values()))["step"]
-        return Share(step, {kind: parts(self._moment(kind)) for kind in MOMENTS}, divided, whole)
+        moments = {kind: parts(self._moment(kind), self._fragments_with(kind)) for kind in MOMENTS}
+        return Share(step, moments, divided, whole)
 
     def update_after(self, event: torch.cuda.Event | None) -> None:
         """Have the next update of the weights wait on the device for an event, such as the end of a copy of them."""
@@ -354,7 +369,7 @@ class Engine:
     def optimizer_state(self) -> OptimizerState:
         """Collect the optimizer's state on rank 0, one tensor at a time. Every rank must call it."""
         moments = {
-            kind: collect(self._fragments, self._moment(kind), self._world, is_shared=self._stage > 0)
+            kind: collect(self._fragments_with(kind), self._moment(kind), self._world, is_shared=self._stage > 0)
             for kind in MOMENTS
         }
         return OptimizerState(self._steps_taken(), moments)
@@ -364,7 +379,8 @@ class Engine:
         step = torch.tensor([state.step if state else 0], device=self._world.device)
         dist.broadcast(step, src=0)
         for kind in MOMENTS:
-            hand_out(self._fragments, self._moment(kind), state.moments[kind] if state else None, self._world)
+            moments = state.moments[kind] if state else None
+            hand_out(self._fragments_with(kind), self._moment(kind), moments, self._world)
         for entry in self._torch_optimizer().state.values():
             entry["step"].fill_(int(step))
 
@@ -422,7 +438,7 @@ class Engine:
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._torch_optimizer().param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["learning_rate_scale"]
 
     def _step_optimizer(self, agreed: Tensor) -> tuple[Tensor, Tensor]:
         """Clip the gradient and step; return the gradient's norm and whether the step was skipped, f64[] each.
@@ -478,9 +494,15 @@ class Engine:
     def _start_optimizer_state(self) -> None:
         """Create zero moments before the first step, so that resuming can fill them; torch creates them in the step."""
         state = self._torch_optimizer().state
-        for fragment in self._fragments.values():
+        for name, fragment in self._fragments.items():
             if fragment.flat not in state:
-                state[fragment.flat] = start_state(fragment.flat, self._config.optimizer)
+                is_muon = name in self._matrices
+                state[fragment.flat] = start_state(fragment.flat, self._config.optimizer, is_muon=is_muon)
+
+    def _fragments_with(self, kind: str) -> dict[str, Fragment]:
+        """The fragments of the parameters that have this moment."""
+        state = self._torch_optimizer().state
+        return {name: each for name, each in self._fragments.items() if kind in state[each.flat]}
 
     def _moment(self, kind: str) -> CompanionOf:
         state = self._torch_optimizer().state

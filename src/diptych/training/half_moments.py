@@ -17,6 +17,8 @@ from torch.optim.adamw import adamw
 ELEMENTS_AT_ONCE = 2**24
 """Elements that are updated at once; their two moments take another 128 MB in fp32 meanwhile."""
 
+ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
+
 Piece = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Part of a parameter: its values, gradients and two moments, and the parameter's count of steps."""
 
@@ -80,12 +82,11 @@ class HalfMomentsAdamW(torch.optim.AdamW):
             torch._foreach_sub_(counts, [found_inf.to(counts[0].device)] * len(counts))
 
 
-def zero_state(parameter: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """AdamW's state for a parameter before its first step."""
+def zero_state(parameter: Tensor, dtype: torch.dtype, moments: tuple[str, ...] = ADAMW_MOMENTS) -> dict[str, Tensor]:
+    """An optimizer's state for a parameter before its first step."""
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-        "exp_avg": torch.zeros_like(parameter, dtype=dtype),
-        "exp_avg_sq": torch.zeros_like(parameter, dtype=dtype),
+        **{moment: torch.zeros_like(parameter, dtype=dtype) for moment in moments},
     }
 
 

@@ -1,4 +1,4 @@
-"""AdamW and the learning-rate schedule of the paper (section 2.5, table 18), in samples instead of steps."""
+"""The optimizer with its parameter groups, and the learning-rate schedule, in samples instead of steps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from diptych.config.schema import OptimizerConfig
-from diptych.training.half_moments import HalfMomentsAdamW, zero_state
+from diptych.model.dual_encoder import DualEncoder
+from diptych.model.image_tower import blocks_of
+from diptych.training.half_moments import ADAMW_MOMENTS, HalfMomentsAdamW, zero_state
+from diptych.training.muon import MUON_MOMENTS, Muon
 
 TOWERS = ("image", "text")
 SCALE_GROUP = "logit_scale"
 """The name of the parameter group with only logit_scale, so that its fp32 master can be clamped at every ZeRO stage."""
+
+
+MUON_RATE = 2.0
+"""Muon's learning rate divided by AdamW's. At equal rates both move the weights equally far (`muon.RMS_OF_ADAMW`), and
+Muon learns as stably at twice that."""
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -23,16 +31,43 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     Decoupled decay acts on "all weights that are not gains or biases" (section 2.5): on parameters with at least two
     dimensions, embeddings included. A dimension of size one does not count: timm's class token is [1, 1, width].
     """
+    matrices = set(hidden_matrices(model)) if config.name == "muon" else set()
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_decayed = sum(size > 1 for size in parameter.shape) >= 2
+        is_muon = name in matrices
         tower = name.partition(".")[0]
-        group = f"{tower} {'decayed' if is_decayed else 'others'}" if tower in TOWERS else name
-        decay = config.weight_decay if is_decayed else 0.0
-        groups.setdefault(group, {"name": group, "params": [], "weight_decay": decay})["params"].append(parameter)
+        kind = "matrices" if is_muon else "decayed" if is_decayed else "others"
+        label = f"{tower} {kind}" if tower in TOWERS else name
+        group = {
+            "name": label,
+            "params": [],
+            "weight_decay": config.weight_decay if is_decayed else 0.0,
+            "learning_rate_scale": MUON_RATE if is_muon else 1.0,
+            "is_muon": is_muon,
+        }
+        groups.setdefault(label, group)["params"].append(parameter)
     return list(groups.values())
+
+
+def hidden_matrices(model: nn.Module) -> list[str]:
+    """The names of the weights that `optimizer.name: muon` updates by Muon: matrices inside the blocks of both towers.
+
+    They are the weights of linear layers, attention's fused projections included, and of convolutions that mix
+    channels, each as a matrix [out, in x height x width]. Embeddings, the patch embedding included, gains, biases,
+    tables of relative positions, depthwise convolutions, and what comes after the blocks stay with AdamW.
+    """
+    assert isinstance(model, DualEncoder)
+    found = set()
+    for block in (*blocks_of(model.image.trunk), *model.text.transformer.resblocks):
+        for module in block.modules():
+            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+                found.add(id(module.weight))
+            if isinstance(fused := getattr(module, "in_proj_weight", None), nn.Parameter):
+                found.add(id(fused))
+    return [name for name, parameter in model.named_parameters() if id(parameter) in found]
 
 
 def tower_of(group: Mapping[str, Any]) -> str | None:
@@ -41,20 +76,31 @@ def tower_of(group: Mapping[str, Any]) -> str | None:
     return tower if tower in TOWERS else None
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: OptimizerConfig, precision: str) -> torch.optim.Optimizer:
+    """The optimizer for all parameters of the model.
+
+    precision: fp32 or bf16, in which Muon orthogonalises matrices.
+    """
+    groups = parameter_groups(model, config)
     kind = HalfMomentsAdamW if config.moments == "bf16" else torch.optim.AdamW
-    return kind(
-        parameter_groups(model, config),
+    adamw = kind(
+        [group for group in groups if not group["is_muon"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
     )
+    return (
+        Muon(groups, adamw, torch.bfloat16 if precision == "bf16" else torch.float32)
+        if config.name == "muon"
+        else adamw
+    )
 
 
-def start_state(parameter: Tensor, config: OptimizerConfig) -> dict[str, Tensor]:
-    """AdamW's state for a parameter before its first step."""
-    return zero_state(parameter, torch.bfloat16 if config.moments == "bf16" else torch.float32)
+def start_state(parameter: Tensor, config: OptimizerConfig, *, is_muon: bool) -> dict[str, Tensor]:
+    """The optimizer's state for a parameter before its first step."""
+    dtype = torch.bfloat16 if config.moments == "bf16" else torch.float32
+    return zero_state(parameter, dtype, MUON_MOMENTS if is_muon else ADAMW_MOMENTS)
 
 
 def learning_rate_at(samples_seen: int, batch: int, total_samples: int, config: OptimizerConfig) -> float:
