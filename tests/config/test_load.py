@@ -160,6 +160,9 @@ def test_the_key_that_was_meant_is_named(write, key, meant):
     ("override", "complaint"),
     [
         ("optimizer.warmup_samples=1000", "the run would end while warming up"),
+        ("optimizer.cooldown_samples=9", "has no effect with optimizer.schedule cosine, which reaches 0 at the end"),
+        ("optimizer.schedule=rsqrt", "and optimizer.warmup_samples is 0; set it above 0"),
+        ("optimizer={schedule: wsd, warmup_samples: 5, cooldown_samples: 996}", "must begin after the warm-up"),
         ("training.global_batch_size=2000", "less than one global batch"),
         ("training.global_batch_size=0", "must be above 0"),
         ("optimizer.beta2=1", "must be between 0 and 1"),

@@ -53,6 +53,8 @@ OTHER_WORDS = {
     "optimizer.gradient_clip_norm": "clip_grad clip_grad_norm clip_norm grad_clip grad_clip_norm max_grad_norm",
     "optimizer.learning_rate": "base_lr lr max_lr peak_lr",
     "optimizer.warmup_samples": "warmup warmup_epochs warmup_ratio warmup_steps",
+    "optimizer.schedule": "lr_schedule lr_scheduler scheduler",
+    "optimizer.cooldown_samples": "cooldown cooldown_epochs cooldown_steps decay_steps epochs_cooldown",
     "optimizer.name": "opt optimizer_type opt_name",
     "optimizer.moments": "moment_dtype optimizer_dtype optimizer_state_dtype state_dtype",
     "optimizer.weight_decay": "decay wd",

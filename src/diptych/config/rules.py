@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from diptych.config.schema import (
     ColourJitterConfig,
     DataConfig,
+    OptimizerConfig,
     RandomErasingConfig,
     RandomResizedCropConfig,
     RunConfig,
@@ -45,6 +46,7 @@ ABOVE_0 = (
 AT_LEAST_0 = (
     "optimizer.weight_decay",
     "optimizer.warmup_samples",
+    "optimizer.cooldown_samples",
     "checkpoint.max_wait_seconds",
     "machine.loader_workers",
     "data.colour_jitter.brightness",
@@ -210,6 +212,29 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
             ("optimizer.warmup_samples", "training.total_samples"),
             f"optimizer.warmup_samples {warmup} is not below training.total_samples {training.total_samples}: the run "
             f"would end while warming up",
+        )
+    yield from _bad_schedule(optimizer, training.total_samples)
+
+
+def _bad_schedule(optimizer: OptimizerConfig, total_samples: int) -> Iterator[Problem]:
+    schedule, warmup, cooldown = optimizer.schedule, optimizer.warmup_samples, optimizer.cooldown_samples
+    if schedule == "cosine" and cooldown > 0:
+        yield (
+            ("optimizer.cooldown_samples", "optimizer.schedule"),
+            f"optimizer.cooldown_samples {cooldown} has no effect with optimizer.schedule cosine, which reaches 0 at "
+            f"the end by itself; leave it out, or set optimizer.schedule to wsd or rsqrt",
+        )
+    if schedule == "rsqrt" and warmup == 0:
+        yield (
+            ("optimizer.warmup_samples", "optimizer.schedule"),
+            "optimizer.schedule rsqrt falls as sqrt(warmup_samples / samples_seen), and optimizer.warmup_samples is 0; "
+            "set it above 0",
+        )
+    if schedule != "cosine" and warmup < total_samples < warmup + cooldown:
+        yield (
+            ("optimizer.cooldown_samples", "optimizer.warmup_samples", "training.total_samples"),
+            f"optimizer.cooldown_samples {cooldown} and optimizer.warmup_samples {warmup} are more than "
+            f"training.total_samples {total_samples}; the cool-down must begin after the warm-up",
         )
 
 

@@ -203,7 +203,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and the cosine schedule with linear warm-up (paper, section 2.5 and table 18), or Muon."""
+    """AdamW and the cosine schedule with linear warm-up (paper, section 2.5 and table 18), or others."""
 
     name: Literal["adamw", "muon"] = "adamw"
     """adamw: the paper's; muon: the matrices inside the blocks of both towers are updated by their orthogonalised
@@ -218,6 +218,14 @@ class OptimizerConfig:
     epsilon: float = 1e-6
     warmup_samples: int = 0
     """Number of samples over which the learning rate rises from 0."""
+    schedule: Literal["cosine", "wsd", "rsqrt"] = "cosine"
+    """How the learning rate falls after the warm-up. cosine: along half a cosine to 0; wsd (warmup, stable, decay): it
+    stays, and falls to 0 in the cool-down; rsqrt: as sqrt(warmup_samples / samples_seen), as ViTs were trained (arXiv
+    2106.04560), and to 0 in the cool-down. With wsd and rsqrt nothing before the cool-down depends on the length of the
+    run, so one long run without a cool-down can end in several lengths: see `initial_checkpoint`."""
+    cooldown_samples: int = 0
+    """Number of samples at the end of the run over which wsd and rsqrt let the learning rate fall to 0, as 1 - sqrt(the
+    share of the cool-down that has passed), which ends better than a straight line (arXiv 2405.18392)."""
     gradient_clip_norm: float | None = 1.0
     """Gradients with a larger norm are scaled down to this norm; null: no clipping."""
     moments: Literal["fp32", "bf16"] = "fp32"

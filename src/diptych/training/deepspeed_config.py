@@ -17,7 +17,7 @@ OWNED_DEEPSPEED_KEYS = {
     "gradient_accumulation_steps": "training.global_batch_size and the number of ranks",
     "gradient_clipping": "optimizer.gradient_clip_norm",
     "optimizer": "optimizer",
-    "scheduler": "optimizer.warmup_samples and training.total_samples",
+    "scheduler": "optimizer.schedule",
     "fp16": "training.precision",
     "bf16": "training.precision",
     "torch_autocast": "training.precision",

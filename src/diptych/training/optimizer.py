@@ -106,10 +106,15 @@ def start_state(parameter: Tensor, config: OptimizerConfig, *, is_muon: bool) ->
 def learning_rate_at(samples_seen: int, batch: int, total_samples: int, config: OptimizerConfig) -> float:
     """The learning rate of the step that starts after `samples_seen` samples and processes `batch` more.
 
-    A linear warm-up that counts the step's own batch, then a half cosine that would reach 0 at `total_samples`. It
-    equals open_clip's schedule if warm-up and total are multiples of the batch.
+    A linear warm-up that counts the step's own batch, then `config.schedule`. The cosine and a cool-down would reach 0
+    at `total_samples`. The cosine equals open_clip's if warm-up and total are multiples of the batch.
     """
-    if samples_seen < config.warmup_samples:
-        return config.learning_rate * min(1.0, (samples_seen + batch) / config.warmup_samples)
-    passed = (samples_seen - config.warmup_samples) / (total_samples - config.warmup_samples)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * passed))
+    highest, warmup = config.learning_rate, config.warmup_samples
+    if samples_seen < warmup:
+        return highest * min(1.0, (samples_seen + batch) / warmup)
+    if config.schedule == "cosine":
+        passed = (samples_seen - warmup) / (total_samples - warmup)
+        return highest * 0.5 * (1 + math.cos(math.pi * passed))
+    rate = highest if config.schedule == "wsd" else highest * math.sqrt(warmup / samples_seen)
+    cooled = samples_seen - (total_samples - config.cooldown_samples)
+    return rate * (1 - math.sqrt(cooled / config.cooldown_samples)) if cooled > 0 else rate

@@ -296,13 +296,14 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     shares = sorted(set(world.rows_of_ranks(size)))
     each = counted(shares[0], "sample") if shares[1:] == [] else f"{shares[0]:,} or {counted(shares[1], 'sample')}"
     data = f"{counted(index.total_samples, 'sample')} in {counted(len(index.shards), 'shard')}"
-    warmup = config.optimizer.warmup_samples // size
+    warmup, cooldown = config.optimizer.warmup_samples // size, config.optimizer.cooldown_samples // size
     lines += [
         "",
         f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
         f"data      {data}, {mixture.describe_epochs(total)}",
         *(f"source    {line}" for line in mixture.describe(total)),
-        f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}",
+        f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}"
+        + (f", cool-down {counted(cooldown, 'step')}" if cooldown else ""),
         f"ranks     {world.size} on {world.device.type}, {each} each, "
         f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(world.loader_workers(machine.loader_workers), 'loader worker')} each",
