@@ -36,7 +36,8 @@ from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model.interop import from_open_clip
 from diptych.process_group import process_group
 from diptych.training.engine import Engine
-from diptych.training.optimizer import learning_rate_at, parameter_groups
+from diptych.training.optimizer import learning_rate_at
+from diptych.training.parameter_groups import parameter_groups
 from diptych.world import World
 
 PEER = "ViT-B-32-quickgelu"

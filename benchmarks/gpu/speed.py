@@ -30,7 +30,7 @@ from diptych.loss import LOSSES
 from diptych.machine import peak_teraflops
 from diptych.model.flops import TrainingFlops
 from diptych.training.engine import Engine
-from diptych.training.optimizer import parameter_groups
+from diptych.training.parameter_groups import parameter_groups
 from diptych.world import World
 
 if TYPE_CHECKING:

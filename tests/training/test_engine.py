@@ -17,7 +17,8 @@ from diptych.loss.softmax import softmax_loss
 from diptych.model.dual_encoder import DualEncoder
 from diptych.training.deepspeed_config import OWNED_DEEPSPEED_KEYS, deepspeed_config, zero_stage
 from diptych.training.engine import Engine, OptimizerState, StepStats
-from diptych.training.optimizer import SCALE_GROUP, learning_rate_at
+from diptych.training.optimizer import learning_rate_at
+from diptych.training.parameter_groups import SCALE_GROUP
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.tiny import PAIRS, VOCABULARY, global_batches, rows_of, tiny_config

@@ -38,15 +38,8 @@ from diptych.training.fragments import CompanionOf, Fragment, collect, fragments
 from diptych.training.half_moments import ADAMW_MOMENTS
 from diptych.training.in_flight import Readout, StopWatch, to_device
 from diptych.training.muon import MUON_MOMENTS, Muon
-from diptych.training.optimizer import (
-    SCALE_GROUP,
-    TOWERS,
-    hidden_matrices,
-    learning_rate_at,
-    make_optimizer,
-    start_state,
-    tower_of,
-)
+from diptych.training.optimizer import learning_rate_at, make_optimizer, start_state
+from diptych.training.parameter_groups import SCALE_GROUP, TOWERS, hidden_matrices, tower_of
 from diptych.training.snapshot import Share, SharePart
 from diptych.training.weight_average import WeightAverage
 from diptych.world import World
