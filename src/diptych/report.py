@@ -81,7 +81,11 @@ def write_report(
             for name, result in evaluation.get("retrieval", {}).items()
         },
         overlaps=overlap_parts(evaluation),
-        baselines=[evaluation[name] for name, each in EVALUATORS.items() if each.fits and name in evaluation],
+        baselines={
+            f"{each.title[0].upper()}{each.title[1:]}": evaluation[name]
+            for name, each in EVALUATORS.items()
+            if each.fits and name in evaluation
+        },
         others=[*other_numbers(evaluation), *robustness_numbers(evaluation)],
         tiles=_tiles(run_dir / "samples.json"),
         samples=_inlined_png(run_dir / "samples.png"),
@@ -179,6 +183,7 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         beside = []
         for method, label in (
             ("linear_probe", "linear probe"),
+            ("embedding_probe", "linear probe on embeddings"),
             ("pixel_baseline", "logistic regression on pixels"),
         ):
             other = evaluation.get(method, {}).get(name)

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from diptych.encoder import Encoder
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.features import Features
-from diptych.evaluation.linear_probe import evenly, fit_linear_probe, fit_pixel_baseline, linear_probe, pixel_baseline
+from diptych.evaluation.linear_probe import embedding_probe, evenly, fit_pixel_baseline, linear_probe, pixel_baseline
 from diptych.evaluation.picture_sources import open_labelled
 from tests.evaluation.colours import ColourEncoder, write_tree
+from tests.test_encoder import TOKENIZER, dual_encoder, model_config
 
 
 def test_a_probe_on_colours_names_colours_and_says_which_it_never_saw(tmp_path):
@@ -39,10 +42,10 @@ def test_the_pixel_baseline_sees_pixels_and_says_how_many(tmp_path):
 def test_the_pixel_baseline_shrinks_pictures_and_leaves_some_out_when_there_are_many(tmp_path, monkeypatch):
     monkeypatch.setattr("diptych.evaluation.linear_probe.MOST_PIXEL_WORK", 3 * 6 * 8 * 8 * 3)
     train = write_tree(tmp_path / "train", ["red", "green", "blue"], copies=9)
-    _, probe = fit_pixel_baseline(Features(ColourEncoder()), open_labelled(str(train)))
+    probe = fit_pixel_baseline(Features(ColourEncoder()), open_labelled(str(train)))
     assert probe.facts["pixels"] == "8x8x3"
     assert (probe.facts["train_pictures"], probe.facts["train_pictures_available"]) == (6, 27)
-    assert probe.model.classes_.tolist() == ["blue", "green", "red"]
+    assert probe.fitted.model.classes_.tolist() == ["blue", "green", "red"]
 
 
 def test_a_limit_takes_equally_many_of_each_class():
@@ -58,4 +61,18 @@ def test_a_limit_takes_equally_many_of_each_class():
 def test_one_class_cannot_be_fitted(tmp_path):
     train = write_tree(tmp_path / "train", ["red"])
     with pytest.raises(ValueError, match="at least two"):
-        fit_linear_probe(Features(ColourEncoder()), open_labelled(str(train)))
+        linear_probe(Features(ColourEncoder()), DataSet(open_labelled(str(train)), train=open_labelled(str(train))))
+
+
+def test_a_probe_reads_what_the_image_tower_gives_or_the_embeddings(tmp_path):
+    pictures = open_labelled(str(write_tree(tmp_path / "train", ["red", "green", "blue"], copies=4)))
+    config = model_config()
+    features = Features(Encoder(dual_encoder(config), TOKENIZER, config, torch.device("cpu")))
+    data = DataSet(pictures, train=pictures)
+
+    of_tower, of_embeddings = linear_probe(features, data), embedding_probe(features, data)
+
+    assert (of_tower["features"], of_embeddings["features"]) == (32, config.embed_dim)
+    assert of_tower["of"] == "image tower, before the projection"
+    assert of_embeddings["of"] == "embeddings"
+    assert of_tower["search_iterations"] == 1000

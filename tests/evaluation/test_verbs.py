@@ -12,9 +12,10 @@ from PIL import Image
 
 from diptych import cli
 from diptych.data.shard_writer import ShardWriter
-from diptych.encoder import Encoder, load
+from diptych.encoder import load
 from diptych.evaluation.picture_sources import open_labelled
 from diptych.evaluation.text_arrays import text_arrays
+from diptych.model.image_tower import ImageTower
 from diptych.model_folder import save_model_folder
 from diptych_shards.cli import main as dedup_main
 from diptych_shards.select.embeddings import _names as names_in
@@ -156,14 +157,17 @@ def test_a_comparison_that_cannot_be_made_is_one_line_before_anything_is_measure
 def test_the_same_pictures_are_embedded_once_for_all_that_is_measured(model, tmp_path, monkeypatch):
     seen = write_tree(tmp_path / "seen", list(COLOURS), copies=4)
     counts = []
-    embed_pictures = Encoder.embed_pictures
+    features = ImageTower.features
 
-    def counted(self, pictures, *rest):
-        counts.append(len(pictures))
-        return embed_pictures(self, pictures, *rest)
+    def counted(self, images, *rest):
+        counts.append(len(images))
+        return features(self, images, *rest)
 
-    monkeypatch.setattr(Encoder, "embed_pictures", counted)
-    cli.main(f"evaluate {model} --zero-shot {seen} --linear-probe {seen} --json {tmp_path}/out.json".split())
+    monkeypatch.setattr(ImageTower, "features", counted)
+    cli.main(
+        f"evaluate {model} --zero-shot {seen} --linear-probe {seen} --embedding-probe {seen} "
+        f"--json {tmp_path}/out.json".split()
+    )
 
     assert sum(counts) == 24
     assert json.loads((tmp_path / "out.json").read_text())["linear_probe"]["seen"]["train_pictures"] == 24

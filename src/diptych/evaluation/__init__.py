@@ -43,7 +43,14 @@ EVALUATORS = {
         "linear probe",
         linear_probe.linear_probe,
         "labels",
-        "labelled pictures to fit on embeddings, for comparison",
+        "labelled pictures to fit on what the image tower gives before its projection, as in the CLIP paper",
+        fits=True,
+    ),
+    "embedding_probe": Evaluator(
+        "probe of embeddings",
+        linear_probe.embedding_probe,
+        "labels",
+        "labelled pictures to fit on embeddings, as OpenAI's example and CLIP_benchmark do",
         fits=True,
     ),
     "pixel_baseline": Evaluator(

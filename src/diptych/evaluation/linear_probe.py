@@ -1,15 +1,17 @@
-"""Fit and measure a linear probe: logistic regression on embeddings, or on pixels as a baseline (paper, appendix A.3).
+"""Measure a linear probe: logistic regression on a model's features, or on pixels as a baseline (paper, appendix A.3).
 
-The paper searches 96 values of λ; we search fewer, and limit the number of training pictures and, for pixels, their
-size, so that it takes seconds. The result records what was used.
+The paper uses the features of a vision transformer before the projection, and of a ResNet after its attention pooling:
+both are what the trunk of the image tower gives. OpenAI's example and CLIP_benchmark use the embeddings, after the
+projection.
+
+The work is limited by leaving out training pictures, so that a fit takes minutes. The result records what was used.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,22 +21,20 @@ from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import as_result, per_class_share, share_of
-from diptych.evaluation.pictures import Pictures, subset
+from diptych.evaluation.logistic_regression import MOST_ITERATIONS, Fitted, best_inverse_penalty, fit
+from diptych.evaluation.pictures import Embedded, Pictures, subset
 from diptych.evaluation.similarity import Array
 
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
-
-MOST_ITERATIONS = 1_000
-SEARCH_ITERATIONS = 40
-SEARCH = (1e-2, 1.0, 1e2)
-"""Inverse strengths of the L2 penalty (scikit-learn's C) to try first; then ten times and a tenth of the best."""
 VALIDATION_SHARE = 0.2
 
 MOST_WORK = 4_000_000_000
 """pictures x features x classes: one iteration on 4e9 takes about 0.4 s on one core."""
 MOST_PIXEL_WORK = 300_000_000
+PIXEL_SEARCH_ITERATIONS = 40
+"""Pixels need hundreds of iterations, and are only compared with; after 40 the search finds nearly the same penalty."""
 PIXEL_SIDES = (32, 24, 16, 12, 10, 8)
+
+Embed = Callable[[Pictures], Embedded]
 
 
 @dataclass(frozen=True)
@@ -53,27 +53,33 @@ class PixelEncoder:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted logistic regression, the normalisation of its features, and facts about the fit."""
+    """A fitted logistic regression, what gives its features, and facts about the fit."""
 
-    model: LogisticRegression
-    centre: Array
-    scale: float
+    fitted: Fitted
+    embed: Embed
     facts: dict[str, Any]
-
-    def predict(self, features: Array) -> Array:
-        classes: Array = self.model.predict((features - self.centre) / self.scale)
-        return classes
 
 
 def linear_probe(features: Features, data: DataSet) -> Result:
-    """Fit a linear probe on the training pictures' embeddings, and measure it.
+    """Fit a linear probe on what the image tower gives for the training pictures, and measure it.
 
     Raises:
         ValueError: the training pictures are of fewer than two classes, or no picture can be decoded.
     """
-    train = _train_of(data)
-    probe = features.once(("linear_probe", train.location), lambda: fit_linear_probe(features, train))
-    return measure_probe(features, data.pictures, probe)
+    return measure_probe(data.pictures, probe_of_tower(features, train_of(data)))
+
+
+def embedding_probe(features: Features, data: DataSet) -> Result:
+    """Fit a linear probe on the training pictures' embeddings, which are of unit norm, and measure it.
+
+    Raises:
+        ValueError: as `linear_probe`.
+    """
+    train = train_of(data)
+    probe = features.once(
+        ("embedding_probe", train.location), lambda: fit_probe(features.pictures, train, facts={"of": "embeddings"})
+    )
+    return measure_probe(data.pictures, probe)
 
 
 def pixel_baseline(features: Features, data: DataSet) -> Result:
@@ -82,37 +88,47 @@ def pixel_baseline(features: Features, data: DataSet) -> Result:
     Raises:
         ValueError: as `linear_probe`.
     """
-    train = _train_of(data)
-    of_pixels, probe = features.once(("pixel_baseline", train.location), lambda: fit_pixel_baseline(features, train))
-    return measure_probe(of_pixels, data.pictures, probe)
+    train = train_of(data)
+    probe = features.once(("pixel_baseline", train.location), lambda: fit_pixel_baseline(features, train))
+    return measure_probe(data.pictures, probe)
 
 
-def fit_linear_probe(features: Features, train: Pictures, most_work: int = MOST_WORK) -> Probe:
-    """Fit a logistic regression on the encoder's features (for CLIP the embedding, after the projection).
+def probe_of_tower(features: Features, train: Pictures) -> Probe:
+    """The linear probe on what the image tower gives; it is fitted once for all evaluators."""
+    return features.once(
+        ("linear_probe", train.location),
+        lambda: fit_probe(features.before_projection, train, facts={"of": features.of_tower}),
+    )
 
-    The strength of the penalty is chosen on a held-out fifth of the training pictures; then all are used for the fit.
+
+def fit_probe(
+    embed: Embed,
+    train: Pictures,
+    most_work: int = MOST_WORK,
+    search_iterations: int = MOST_ITERATIONS,
+    facts: dict[str, Any] | None = None,
+) -> Probe:
+    """Fit a logistic regression on embedded pictures.
+
+    The penalty is chosen on a held-out fifth of the training pictures; then all are used for the fit.
+
+    facts: what else the result records.
 
     Raises:
         ValueError: there are fewer than two classes, or no picture can be decoded.
     """
-    embedded = features.pictures(train)
-    rows, labels = embedded.embeddings, np.array(train.labels)[embedded.kept]
+    rows, labels = labelled_rows(embed, train)
     classes = len(set(labels.tolist()))
-    if classes < 2:
-        raise UserError(f"{train.location} has pictures of {classes} class; a classifier needs at least two")
     chosen = evenly(labels, max(classes, most_work // (classes * rows.shape[1])))
     rows, labels = rows[chosen], labels[chosen]
-    centre, scale = rows.mean(axis=0), float(rows.std()) or 1.0
-    rows = (rows - centre) / scale
 
-    inverse_penalty, validated = _search(rows, labels)
-    model = _fit(rows, labels, inverse_penalty, MOST_ITERATIONS)
-    iterations = int(np.max(model.n_iter_))
+    inverse_penalty, validated = _search(rows, labels, search_iterations)
+    fitted = fit(rows, labels, inverse_penalty)
     return Probe(
-        model,
-        centre,
-        scale,
+        fitted,
+        embed,
         {
+            **(facts or {}),
             "train_location": train.location,
             "train_pictures": len(labels),
             "train_pictures_available": len(train),
@@ -120,17 +136,32 @@ def fit_linear_probe(features: Features, train: Pictures, most_work: int = MOST_
             "features": rows.shape[1],
             "inverse_penalty": inverse_penalty,
             "validation_top1": validated,
-            "iterations": iterations,
-            "converged": iterations < MOST_ITERATIONS,
+            "search_iterations": search_iterations,
+            "iterations": fitted.iterations,
+            "converged": fitted.iterations < MOST_ITERATIONS,
         },
     )
 
 
-def measure_probe(features: Features, pictures: Pictures, probe: Probe) -> Result:
+def labelled_rows(embed: Embed, train: Pictures) -> tuple[Array, Array]:
+    """The rows f32[pictures width] and the labels of the pictures that can be decoded.
+
+    Raises:
+        ValueError: there are fewer than two classes, or no picture can be decoded.
+    """
+    embedded = embed(train)
+    labels = np.array(train.labels)[embedded.kept]
+    classes = len(set(labels.tolist()))
+    if classes < 2:
+        raise UserError(f"{train.location} has pictures of {classes} class; a classifier needs at least two")
+    return embedded.embeddings, labels
+
+
+def measure_probe(pictures: Pictures, probe: Probe) -> Result:
     """Measure the probe's accuracy, and the share of pictures whose class it was trained on."""
-    embedded = features.pictures(pictures)
+    embedded = probe.embed(pictures)
     labels = np.array(pictures.labels)[embedded.kept]
-    right = probe.predict(embedded.embeddings) == labels
+    right = probe.fitted.predict(embedded.embeddings) == labels
     _, numbers = np.unique(labels, return_inverse=True)
     measured = {"top1": share_of(right), "mean_per_class_recall": per_class_share(right, numbers)}
     chance = 1 / probe.facts["train_classes"]
@@ -139,23 +170,23 @@ def measure_probe(features: Features, pictures: Pictures, probe: Probe) -> Resul
         "rejected": embedded.rejected,
         **as_result(measured),
         "chance": {"top1": chance, "mean_per_class_recall": chance},
-        "share_of_known_classes": float(np.isin(labels, probe.model.classes_).mean()),
+        "share_of_known_classes": float(np.isin(labels, probe.fitted.model.classes_).mean()),
         **probe.facts,
     }
 
 
-def fit_pixel_baseline(features: Features, train: Pictures) -> tuple[Features, Probe]:
-    """Fit a logistic regression on the largest pictures that take seconds; also return the features that it reads."""
+def fit_pixel_baseline(features: Features, train: Pictures) -> Probe:
+    """Fit a logistic regression on the largest pictures that take seconds."""
     classes = len(set(train.labels))
     allowed = [side for side in PIXEL_SIDES if len(train) * classes * side * side * 3 <= MOST_PIXEL_WORK]
     encoder = PixelEncoder(allowed[0] if allowed else PIXEL_SIDES[-1])
     most_pictures = max(classes, MOST_PIXEL_WORK // (classes * encoder.side**2 * 3))
-    of_pixels = features.of(encoder)
     # Choose before decoding: reading 100,000 pictures to use 5,000 would take longer than the fit.
     chosen = subset(train, evenly(np.array(train.labels), most_pictures))
-    probe = fit_linear_probe(of_pixels, chosen, MOST_PIXEL_WORK)
-    probe.facts.update(train_pictures_available=len(train), pixels=f"{encoder.side}x{encoder.side}x3")
-    return of_pixels, probe
+    pixels = {"pixels": f"{encoder.side}x{encoder.side}x3"}
+    probe = fit_probe(features.of(encoder).pictures, chosen, MOST_PIXEL_WORK, PIXEL_SEARCH_ITERATIONS, pixels)
+    probe.facts["train_pictures_available"] = len(train)
+    return probe
 
 
 def evenly(labels: Array, most: int) -> Array:
@@ -167,29 +198,19 @@ def evenly(labels: Array, most: int) -> Array:
     return np.sort(order[np.argsort(turn, kind="stable")][:most])
 
 
-def _train_of(data: DataSet) -> Pictures:
+def train_of(data: DataSet) -> Pictures:
     assert data.train is not None, "evaluators that fit get pictures to fit on"
     return data.train
 
 
-def _search(features: Array, labels: Array) -> tuple[float, float | None]:
-    """The inverse penalty that is best on held-out pictures, and its accuracy; (1, None) if none can be held out."""
+def _search(features: Array, labels: Array, most_iterations: int) -> tuple[float, float | None]:
+    """The C that is best on held-out pictures, and its accuracy there; (1, None) if none can be held out."""
     held_out = _validation(labels)
     if not held_out.any() or len(set(labels[~held_out].tolist())) < 2:
         return 1.0, None
-    scores: dict[float, float] = {}
-
-    def score(inverse_penalty: float) -> float:
-        model = _fit(features[~held_out], labels[~held_out], inverse_penalty, SEARCH_ITERATIONS)
-        return float((model.predict(features[held_out]) == labels[held_out]).mean())
-
-    for candidate in SEARCH:
-        scores[candidate] = score(candidate)
-    best = max(scores, key=lambda each: scores[each])
-    for candidate in (best / 10, best * 10):
-        scores[candidate] = score(candidate)
-    best = max(scores, key=lambda each: scores[each])
-    return best, scores[best]
+    return best_inverse_penalty(
+        features[~held_out], labels[~held_out], features[held_out], labels[held_out], most_iterations
+    )
 
 
 def _validation(labels: Array) -> Array:
@@ -200,14 +221,3 @@ def _validation(labels: Array) -> Array:
         places = random.permutation(np.flatnonzero(labels == each))
         held_out[places[: min(len(places) - 1, round(len(places) * VALIDATION_SHARE + 0.3))]] = True
     return held_out
-
-
-def _fit(features: Array, labels: Array, inverse_penalty: float, most_iterations: int) -> LogisticRegression:
-    # Imported here: scikit-learn takes a second to load, which would slow down every other verb.
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        # Not converging is reported in the result (`converged`), and is expected during the search.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=inverse_penalty, max_iter=most_iterations).fit(features, labels)

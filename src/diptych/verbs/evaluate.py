@@ -202,7 +202,8 @@ def _evaluate(arguments: argparse.Namespace, asked: Mapping[str, Mapping[str, Da
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     evaluation: dict[str, Any] = {"format": FORMAT, **about, "versions": dict(_versions())}
-    for name, evaluator in EVALUATORS.items():
+    # Those that fit come first: a pass that gives features before the projection gives the embeddings too.
+    for name, evaluator in sorted(EVALUATORS.items(), key=lambda item: not item[1].fits):
         for data_name, data in asked.get(name, {}).items():
             if data.prompts.templates:
                 evaluation["templates"] = list(data.prompts.templates)
