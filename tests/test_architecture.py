@@ -21,7 +21,7 @@ SOURCES = {
 LAYERS = [
     ("verbs", "cli", "torchrun", "__main__"),
     ("training", "inspection", "plan", "drill"),
-    ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo"),
+    ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo") + ("clustering",),
     ("data", "model", "loss"),
     ("config", "world", "process_group", "agreement", "run_dir", "checkpoint_folder")
     + (
@@ -57,6 +57,7 @@ HOMES = {
     "sklearn": {"evaluation/logistic_regression.py"},
     "jinja2": {"pages/template.py"},
     "resvg_py": {"demo/cards.py"},
+    "faiss": {"clustering.py"},
 }
 TORCH_FREE = [
     "shards",
@@ -75,6 +76,8 @@ TORCH_FREE = [
     "earlier_order",
     "mixture",
     "source_order",
+    "groups",
+    "unique_captions",
     "proportions",
     "captions",
     "caption_files",

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 FREE_KEYS = (
     *("run_dir", "machine", "tracking", "checkpoint", "evaluation"),
-    *("data.train", "data.cache.folder", "data.cache.bytes", "tokenizer.vocabulary"),
+    *("data.train", "data.cache.folder", "data.cache.bytes", "data.groups.file", "tokenizer.vocabulary"),
 )
 """Keys and sections that may change from one start to the next: how the run is executed and watched, and where its
 input is stored. What it computes may not change. (The content of the input is compared with the checkpoint.)"""

@@ -278,6 +278,24 @@ def test_augmentations_that_cannot_work_or_do_nothing_are_refused(write, setting
     assert complaint in line
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ("train: a, groups: {power: 0.5}", "data.groups has no effect without data.groups.file"),
+        ("train: a, streams: 3, groups: {file: g.npz}", "data.streams 3 has no effect with data.groups.file"),
+        ("train: [{shards: a, weight: 1}], groups: {file: g.npz}", "both say how often samples come"),
+        (
+            "train: [{shards: a, captions: {alt: 1}}], unique_captions_in_batch: true",
+            "a source of data.train has other",
+        ),
+        ("train: a, grouping: {file: g.npz}", "did you mean data.groups?"),
+    ],
+)
+def test_groups_and_unique_captions_that_cannot_work_are_refused(write, settings, complaint):
+    (line,) = mistakes([write(f"data: {{{settings}}}\ntraining: {{total_samples: 100, global_batch_size: 10}}\n")])
+    assert complaint in line
+
+
 def test_differing_keys_are_named_with_both_values(write):
     one = load_config([write(MINIMAL)]).config
     other = load_config([write(MINIMAL)], ["training.seed=1", "model.image.overrides.depth=3"]).config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image
 
 from diptych import cli
+from diptych.data.groups import read_groups
 from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import open_index
 from diptych.encoder import load
 from diptych.evaluation.picture_sources import open_labelled
 from diptych.evaluation.text_arrays import text_arrays
@@ -627,6 +630,24 @@ def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_
     assert len(written["pictures"]) == 6
     assert "broken.jpg" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_cluster_puts_pictures_that_look_alike_into_one_group(model, tmp_path, capsys):
+    with ShardWriter(tmp_path / "shards", 0) as writer:
+        for row in range(12):
+            colour = list(COLOURS.values())[row % 3]
+            writer.add(f"{row:09d}", {"png": b"no" if row == 9 else picture(colour), "txt": b"a wall"})
+    cli.main(f"cluster {model} {tmp_path}/shards --groups 3 --output {tmp_path}/groups.npz".split())
+    groups = read_groups(tmp_path / "groups.npz", open_index(tmp_path / "shards"))
+    assert [len(set(groups[[*range(colour, 9, 3)]].tolist())) for colour in range(3)] == [1, 1, 1]
+    assert (groups[9] > np.delete(groups, 9)).all() and sorted(set(groups.tolist())) == [*range(groups[9] + 1)]
+    assert "12 samples in" in (said := capsys.readouterr().out) and "1 picture that cannot be decoded" in said
+    for words, expected in (
+        (["--groups", "7"], "--groups 7: .* has 12 samples; expected 2 to 6 groups"),
+        (["--output", "groups.txt"], "--output groups.txt must end in .npz"),
+    ):
+        assert re.search(expected, fails(capsys, "cluster", model, tmp_path / "shards", *words))
+    assert "shrds does not exist" in fails(capsys, "cluster", model, tmp_path / "shrds")
 
 
 def test_embed_reads_shards_and_dedup_reads_what_it_writes(model, tmp_path, capsys):

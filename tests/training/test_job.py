@@ -1,16 +1,24 @@
 """What the ranks of a run do before the first step."""
 
 import sys
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.config.schema import DataConfig, RunConfig, TokenizerConfig, TrackingConfig
+import numpy as np
+import pytest
+
+from diptych.config.load import ConfigError
+from diptych.config.schema import DataConfig, GroupsConfig, RunConfig, TokenizerConfig, TrackingConfig
+from diptych.data.groups import write_groups
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.shard_writer import ShardWriter
+from diptych.data.shards import open_index
 from diptych.data.tokenizer import train_vocabulary
 from diptych.run_dir import RunDir
 from diptych.training import job
+from diptych.training.checkpoint import Progress
 from diptych.training.job import prepare
 from diptych.world import World
 from tests.ranks import run_ranks
@@ -54,3 +62,36 @@ def test_only_the_first_rank_looks_at_the_shards_before_they_are_read(tmp_path):
     (by_first, *known), (by_second, *known_to_second) = run_ranks(2, look_at_shards, config)
     assert by_first and not by_second
     assert known == known_to_second and known[1] == "00001.tar/1"
+
+
+def order_and_progress(rank: int, config: RunConfig) -> tuple[list[list[int]], Progress]:
+    job.Engine = lambda *_: None
+    world = World(rank=rank, size=2)
+    with closing(prepare(config, RunDir(Path(config.run_dir)), world, LoaderProcesses(1))) as prepared:
+        return [prepared.order.rows(batch).samples.tolist() for batch in range(2)], prepared.progress
+
+
+def test_ranks_agree_on_an_order_of_groups_with_unique_captions(tmp_path):
+    config = run_config(tmp_path)
+    write_groups(tmp_path / "groups.npz", np.array([0, 1]), open_index(config.data.train).fingerprint)
+    data = replace(
+        config.data, unique_captions_in_batch=True, groups=GroupsConfig(file=str(tmp_path / "groups.npz"), power=0.5)
+    )
+    (order, progress), (order_of_second, _) = run_ranks(2, order_and_progress, replace(config, data=data))
+    assert order == order_of_second
+    assert [Counter(batch) for batch in order] == [{0: 6, 1: 6}] * 2
+    # Other groups would be another run.
+    fingerprint = open_index(config.data.train).fingerprint
+    assert progress.data != fingerprint
+    with pytest.raises(ConfigError, match=r"with data.groups.file .*groups.npz: is not the data that"):
+        job._refuse_other_input(
+            replace(progress, vocabulary="x"),
+            replace(config, data=data),
+            fingerprint,
+            SameVocabulary(),
+            RunDir(tmp_path),
+        )
+
+
+class SameVocabulary:
+    fingerprint = "x"

@@ -41,7 +41,14 @@ STAND_INS = {
     "training.global_batch_size": 2,
 }
 
-PATHS = ("run_dir", "data.train", "data.cache.folder", "tokenizer.vocabulary", "model.initial_weights")
+PATHS = (
+    "run_dir",
+    "data.train",
+    "data.cache.folder",
+    "data.groups.file",
+    "tokenizer.vocabulary",
+    "model.initial_weights",
+)
 """Keys whose values are paths, or lists of them."""
 MAY_BE_ELSEWHERE = ("data.train",)
 """Of these, the keys whose values may also be addresses such as `s3://bucket/shards`."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from diptych.config.schema import (
     ColourJitterConfig,
     DataConfig,
+    GroupsConfig,
     OptimizerConfig,
     RandomErasingConfig,
     RandomResizedCropConfig,
@@ -25,6 +26,7 @@ ABOVE_0 = (
     "training.global_batch_size",
     "data.shuffle_window",
     "data.streams",
+    "data.groups.neighbours",
     "data.random_erasing.max_rectangles",
     "data.cache.bytes",
     "model.embed_dim",
@@ -59,6 +61,7 @@ FROM_0_TO_1 = (
     "data.horizontal_flip_probability",
     "data.colour_jitter.probability",
     "data.grey_probability",
+    "data.groups.power",
     "data.random_erasing.probability",
 )
 SHARES_OF_THE_AREA = ("data.random_resized_crop.scale", "data.random_erasing.scale")
@@ -76,6 +79,7 @@ def impossible(config: RunConfig) -> Iterator[Problem]:
     yield from _contradictions(config)
     yield from _without_effect(config.data)
     yield from _bad_mixture(config.data)
+    yield from _bad_groups(config.data)
 
 
 def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
@@ -235,6 +239,34 @@ def _bad_schedule(optimizer: OptimizerConfig, total_samples: int) -> Iterator[Pr
             ("optimizer.cooldown_samples", "optimizer.warmup_samples", "training.total_samples"),
             f"optimizer.cooldown_samples {cooldown} and optimizer.warmup_samples {warmup} are more than "
             f"training.total_samples {total_samples}; the cool-down must begin after the warm-up",
+        )
+
+
+def _bad_groups(data: DataConfig) -> Iterator[Problem]:
+    """Yield what cannot go together with groups, or with a batch of different captions."""
+    groups, sources = data.groups, data.sources
+    is_in_range = 0 <= groups.power <= 1 and groups.neighbours > 0
+    if groups.file is None and is_in_range and groups != GroupsConfig():
+        yield (
+            "data.groups",
+            "data.groups has no effect without data.groups.file; set it to what `diptych cluster` wrote",
+        )
+    if groups.file is not None and any(source.weight is not None for source in sources):
+        yield (
+            ("data.groups.file", "data.train"),
+            "data.groups.file and the weights of data.train both say how often samples come; leave one of them out",
+        )
+    if groups.file is not None and data.streams is not None:
+        yield (
+            ("data.streams", "data.groups.file"),
+            f"data.streams {data.streams} has no effect with data.groups.file, which draws samples from anywhere; "
+            f"leave one of them out",
+        )
+    if data.unique_captions_in_batch and any(source.captions is not None for source in sources):
+        yield (
+            ("data.unique_captions_in_batch", "data.train"),
+            "data.unique_captions_in_batch compares the .txt of samples, and a source of data.train has other "
+            "captions; leave one of them out",
         )
 
 

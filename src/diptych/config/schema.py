@@ -137,6 +137,24 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupsConfig:
+    """Batches drawn from groups of samples that are alike, which `diptych cluster` writes.
+
+    They replace shuffle_window and streams. A batch then reads samples from anywhere in the shards, so these should lie
+    on a disk of the machine, or fit into data.cache.
+    """
+
+    file: str | None = None
+    """The group of each sample, as `diptych cluster` writes it; null: no groups."""
+    power: float = 1.0
+    """From 0 to 1: a group of n samples comes as often as n ** power says. 1: each sample once an epoch; 0: all groups
+    equally often, with as many samples in an epoch; 0.5 lies between."""
+    neighbours: int = 1
+    """How many samples of one group, or of groups that are alike, stand together in a batch as hard negatives of one
+    another; 1: they are shuffled like others."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data to train on, and how samples are shuffled, augmented and rejected."""
 
@@ -157,6 +175,11 @@ class DataConfig:
     mixes shards as a uniform shuffle does. A rank reads about as many shards at a time as it has streams, each an open
     tar and an open index file in each loader process, and for shards that are elsewhere a place in data.cache. With few
     ranks, a slow disk or a cache smaller than the data, a number such as 256 lets each rank read fewer."""
+    unique_captions_in_batch: bool = False
+    """Exchange samples among 16 neighbouring batches until no batch has a caption twice, as far as that is possible:
+    pairs with one caption are negatives of one another by mistake. Captions are the .txt of samples, compared byte by
+    byte. Each sample is still seen once an epoch."""
+    groups: GroupsConfig = field(default_factory=GroupsConfig)
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
     """Which part of a picture is trained on. random_square_crop: a square as large as the shorter side, the paper's
     only augmentation (section 2.3); random_resized_crop: a rectangle, open_clip's; none: what evaluation takes, by

@@ -104,12 +104,15 @@ class Mixture:
             if needed > room:
                 yield (
                     f"batches are read from {at_once:,} shards at a time, about {needed / 1e9:,.3g} GB, and the cache "
-                    f"may take {room / 1e9:,.3g} GB, so shards will be fetched again and again; set data.streams to a "
-                    f"smaller number, or data.cache.bytes to a larger one"
+                    f"may take {room / 1e9:,.3g} GB, so shards will be fetched again and again; "
+                    + ("leave data.groups out" if config.groups.file else "set data.streams to a smaller number")
+                    + ", or data.cache.bytes to a larger one"
                 )
 
     def _read_at_once(self, config: DataConfig, batch_size: int, batch_share: float) -> tuple[int, int]:
         """About how many shards this machine reads at a time, and their bytes."""
+        if config.groups.file is not None:
+            return len(self.index.shards), int(self.index.shards.num_bytes.sum())
         weights = np.array([weight for _, weight in self.weighted] or [1.0])
         num_shards = [number for number, _ in self.weighted] or [len(self.index.shards)]
         ends, at_once, needed = np.cumsum(num_shards), 0.0, 0.0

@@ -86,6 +86,16 @@ class Table:
         members = np.frombuffer(self._read_all()[at.members_at : at.keys_at], MEMBER_ROW)
         return members["xxh3"][np.isin(members["suffix"], [ALLOWED_SUFFIXES.index(suffix) for suffix in suffixes])]
 
+    def sample_hashes(self, suffix: str) -> np.ndarray:
+        """u64[samples]: the xxh3-64 of each sample's member with the suffix; 0 where it has none."""
+        at, table = self.layout, self._read_all()
+        members = np.frombuffer(table[at.members_at : at.keys_at], MEMBER_ROW)
+        ends = np.frombuffer(table[at.samples_at : at.members_at], SAMPLE_ROW)["member_end"]
+        places = np.flatnonzero(members["suffix"] == ALLOWED_SUFFIXES.index(suffix))
+        found = np.zeros(len(ends), dtype=np.uint64)
+        found[np.searchsorted(ends, places, side="right")] = members["xxh3"][places]
+        return found
+
     def keys(self) -> list[str]:
         at, table = self.layout, self._read_all()
         ends = np.frombuffer(table[at.samples_at : at.members_at], SAMPLE_ROW)["key_end"].tolist()

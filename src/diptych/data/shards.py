@@ -102,6 +102,10 @@ class ShardIndex:
         """u64: the xxh3-64 of all members of a shard that have one of the suffixes."""
         return self._tables[shard_number].hashes(suffixes)
 
+    def sample_hashes(self, shard_number: int, suffix: str) -> np.ndarray:
+        """u64: of each sample of a shard the xxh3-64 of its member with the suffix; 0 where it has none."""
+        return self._tables[shard_number].sample_hashes(suffix)
+
     def keys(self, shard_number: int) -> list[str]:
         """The keys of a shard's samples, in their order."""
         return self._tables[shard_number].keys()

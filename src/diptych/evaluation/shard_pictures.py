@@ -37,7 +37,11 @@ def keyed_shards(location: str, *, with_captions: bool = False) -> Pictures:
     if with_captions:
         captioned = captioned_shards(location, None)
         return replace(captioned, names=tuple(name.partition("/")[2] for name in captioned.names))
-    index = _open(location)
+    return indexed_pictures(_open(location), location)
+
+
+def indexed_pictures(index: ShardIndex, location: str = "the shards") -> Pictures:
+    """The pictures of an index in its order, named by the keys of their samples."""
     keys = [key for number in range(len(index.shards)) for key in index.keys(number)]
     return Pictures(location, tuple(keys), _picture_reader(index))
 

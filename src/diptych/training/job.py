@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from diptych.agreement import decide_on_first_rank
@@ -19,11 +20,13 @@ from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.decoder import Decoder
 from diptych.data.earlier_order import EarlierSampleOrder
+from diptych.data.groups import GroupedOrder, fingerprint_with, read_groups
 from diptych.data.loader import batches
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.mixture import Mixture, open_mixture
 from diptych.data.order import ORDER_VERSION, Order, SampleOrder
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
+from diptych.data.unique_captions import UniqueCaptions, caption_hashes
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
 from diptych.model.flops import TrainingFlops
 from diptych.run_dir import RunDir
@@ -99,6 +102,10 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
     # Only rank 0 lists the shards. It sends 7 MB for 100,000 of them, where hundreds of ranks would ask a shared disk
     # about each.
     mixture = decide_on_first_rank(world, lambda: open_mixture(config.data, index_missing=world.size == 1))
+    data, groups = mixture.fingerprint, None
+    if config.data.groups.file is not None:
+        groups = read_groups(config.data.groups.file, mixture.index)
+        data = fingerprint_with(groups, data)
     torch.manual_seed(config.training.seed)
     training = config.training
     model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)
@@ -116,12 +123,12 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
                 start_from(model, config.model)
             return Progress(
                 tracker_id=uuid.uuid4().hex[:8],
-                data=mixture.fingerprint,
+                data=data,
                 vocabulary=tokenizer.fingerprint,
                 order=ORDER_VERSION,
             )
         checkpoint = load_checkpoint(path)
-        _refuse_other_input(checkpoint.progress, config, mixture, tokenizer, run)
+        _refuse_other_input(checkpoint.progress, config, data, tokenizer, run)
         _refuse_other_masks(config, run, model)
         load_weights(model, checkpoint.weights)
         known_valid.add(path)
@@ -129,7 +136,11 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         return checkpoint.progress
 
     progress = decide_on_first_rank(world, take_up)
-    order = order_of(config, mixture, progress.order)
+    order = order_of(config, mixture, progress.order, groups)
+    if config.data.unique_captions_in_batch:
+        # Rank 0 writes the file that all read.
+        decide_on_first_rank(world, lambda: caption_hashes(mixture.index, run.path).size)
+        order = with_unique_captions(order, config, mixture, run)
     if world.is_first:
         notes = [*doubtful(config, mixture.index.total_samples), rank_dependence(model.state_dict(), world.size)]
         notes += mixture.doubtful(config.data, config.training.global_batch_size, world.share_of_machine)
@@ -174,8 +185,12 @@ def start_loading(
     )
 
 
-def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) -> Order:
+def order_of(
+    config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION, groups: np.ndarray | None = None
+) -> Order:
     """The order of a run's samples; `version` is that of the run's checkpoints.
+
+    groups: the group of each sample, if the config names a file of them.
 
     Raises:
         ConfigError: a later version of diptych started the run.
@@ -187,6 +202,9 @@ def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) 
             f"{config.run_dir} was started with version {version} of the order of samples; this diptych knows 1 to "
             f"{ORDER_VERSION}; go on with the version of diptych that started it, or set run_dir to a new directory"
         )
+    if groups is not None:
+        how = config.data.groups
+        return GroupedOrder(groups, seed=seed, global_batch_size=size, power=how.power, neighbours=how.neighbours)
     if version == 1:
         return EarlierSampleOrder(counts, seed=seed, global_batch_size=size, shuffle_window=window)
     return SampleOrder(
@@ -198,6 +216,12 @@ def order_of(config: RunConfig, mixture: Mixture, version: int = ORDER_VERSION) 
         sources=mixture.weighted,
         fills_from_shard=version > 2,
     )
+
+
+def with_unique_captions(order: Order, config: RunConfig, mixture: Mixture, run: RunDir) -> UniqueCaptions:
+    """The order with each caption once in a batch."""
+    captions = caption_hashes(mixture.index, run.path)
+    return UniqueCaptions(order, config.training.global_batch_size, captions, mixture.numbers_of)
 
 
 def _refuse_other_masks(config: RunConfig, run: RunDir, model: DualEncoder) -> None:
@@ -222,18 +246,19 @@ def _no_checkpoint_is_whole(run: RunDir) -> str:
     )
 
 
-def _refuse_other_input(
-    progress: Progress, config: RunConfig, mixture: Mixture, tokenizer: Tokenizer, run: RunDir
-) -> None:
-    """Refuse shards or a vocabulary whose content has changed since the run was started; their paths may change.
+def _refuse_other_input(progress: Progress, config: RunConfig, data: str, tokenizer: Tokenizer, run: RunDir) -> None:
+    """Refuse shards, groups or a vocabulary whose content has changed since the start; their paths may change.
 
     Raises:
         ConfigError: one line for each of the two that has changed.
     """
     way_out = "put it back, or set run_dir to a new directory"
     differing = []
-    if progress.data != mixture.fingerprint:
-        differing.append(f"data.train {config.data.train}: is not the data that {run.path} was started with; {way_out}")
+    if progress.data != data:
+        keys = f"data.train {config.data.train}"
+        if config.data.groups.file is not None:
+            keys += f" with data.groups.file {config.data.groups.file}"
+        differing.append(f"{keys}: is not the data that {run.path} was started with; {way_out}")
     if progress.vocabulary != tokenizer.fingerprint:
         differing.append(
             f"tokenizer.vocabulary {config.tokenizer.vocabulary}: is not the vocabulary that {run.path} was started "

@@ -161,6 +161,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
         "data.train": lambda: _refuse_empty(config, world),
         "data.cache.folder": lambda: check_cache(config.data),
+        "data.groups.file": lambda: _check_groups(config, world),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: check_picture_size(config.model.image, model().image),
         "model.image.name": lambda: refuse_pretrained_tag(config),
@@ -240,6 +241,14 @@ def _refuse_empty(config: RunConfig, world: World) -> None:
     if mixture.weighted:
         shares([weight for _, weight in mixture.weighted], config.training.global_batch_size)
     refuse_unknown_fields(mixture)
+
+
+def _check_groups(config: RunConfig, world: World) -> None:
+    from diptych.data.groups import read_groups
+    from diptych.data.mixture import open_mixture
+
+    if config.data.groups.file is not None:
+        read_groups(config.data.groups.file, open_mixture(config.data, index_missing=world.size == 1).index)
 
 
 def check_cache(config: DataConfig) -> None:
