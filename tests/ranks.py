@@ -10,9 +10,15 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from diptych.run_dir import RunDir
 from tests.warm import Warm
+
+if TYPE_CHECKING:
+    from diptych.config.load import LoadedConfig
+    from diptych.data.loader_processes import LoaderProcesses
+    from diptych.world import World
 
 TIMEOUT_SECONDS = 60
 
@@ -38,6 +44,15 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[
                 raise AssertionError(f"rank {rank} of {size} failed:\n{reason}")
             results.append(pickle.loads((Path(folder) / f"result_{rank}").read_bytes()))
         return results
+
+
+def train_on_ranks(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> bool:
+    """Train as `diptych train` does on ranks that have met."""
+    from diptych.training.loop import train
+    from diptych.training.watch import Watch
+
+    with Watch(RunDir(Path(loaded.config.run_dir)), world, loaded.config.machine, processes) as watch:
+        return train(loaded, world, processes, watch)
 
 
 def rank_of(rank: int, size: int, folder: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from diptych.run_dir import read_metrics
-from diptych.training.places import Place, blame
+from diptych.training.places import PHASES, Place, blame
 from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, gone, start
 from tests.data.remote_store import Proxy
 from tests.end_to_end.conftest import STEPS, outcome
@@ -65,9 +66,10 @@ def test_a_stopped_process_is_named_by_its_rank(whose, warm, recipe, tmp_path):
 
 
 STUCK = """
-import ctypes, sys
+import ctypes, time, torch, torch.distributed
 from datetime import timedelta
 from pathlib import Path
+from diptych.agreement import on_any_rank
 from diptych.config.schema import MachineConfig
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.run_dir import RunDir
@@ -75,35 +77,74 @@ from diptych.training import watch
 from diptych.process_group import process_group
 from diptych.world import read_world
 
-watch.ANSWER_SECONDS, watch.MARGIN_SECONDS = 1, 8
+watch.ANSWER_SECONDS, watch.MARGIN_SECONDS, watch.EXCHANGE_SECONDS = 1, 8, 0.2
 with process_group(read_world(), 60) as world:
     machine = MachineConfig(process_group_timeout_seconds=3)
     with watch.Watch(RunDir(Path({folder!r})), world, machine, LoaderProcesses(0)) as watched:
+        {work}
+"""
+"""Two ranks of which the second hangs; work: what they do."""
+IN_C = """
         watched.enter("step", 64)
         if world.rank == 1:
             ctypes.PyDLL(None).sleep(60)  # with Python's lock, so that no other thread runs
-        import torch, torch.distributed
         torch.distributed.all_reduce(torch.ones(1))
+"""
+AFTER_WORK = """
+        watched.enter({phase!r}, 64)
+        if world.rank == 1:
+            for _ in range(60):
+                time.sleep(0.1)  # it works twice as long as ranks may take that do nothing
+            print("worked", flush=True)
+            time.sleep(60)
+        on_any_rank(world, False)
 """
 
 
-def test_c_code_that_keeps_pythons_lock_does_not_keep_the_watch_from_ending_the_rank(tmp_path):
+def end_of_stuck_ranks(folder, work):
+    """What two ranks print that do this work, of which the second hangs."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     environment = os.environ | ENVIRONMENT | meeting
-    with (tmp_path / "said").open("w") as said, open(os.devnull) as nothing:
+    with (folder / "said").open("w") as said, open(os.devnull) as nothing:
         ranks = [
             Warm(
                 "tests.warm:interpret",
-                STUCK.format(folder=str(tmp_path)),
+                STUCK.format(folder=str(folder), work=work),
                 files=(nothing.fileno(), said.fileno(), said.fileno()),
                 environment=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             )
             for rank in range(2)
         ]
         assert [rank.wait(PATIENCE_SECONDS) for rank in ranks] == [1, 1]
-    (line,) = (tmp_path / "said").read_text().splitlines()
+    return (folder / "said").read_text().splitlines()
+
+
+def test_c_code_that_keeps_pythons_lock_does_not_keep_the_watch_from_ending_the_rank(tmp_path):
+    (line,) = end_of_stuck_ranks(tmp_path, f"watched.open_files(){IN_C}")
     assert "hung: rank 1 of 2 (on " in line and "does not answer" in line
     assert "most recent call first" in (tmp_path / "stacks" / "rank_1.txt").read_text()
+
+
+@pytest.mark.parametrize("phase", ["evaluation", "end"])
+def test_a_rank_may_work_for_hours_outside_of_steps_and_hang_only_for_a_while(phase, tmp_path):
+    said = end_of_stuck_ranks(tmp_path, AFTER_WORK.format(phase=phase).strip())
+    assert len(said) == 2 and said[0] == "worked", said
+    line = said[1]
+    assert f"hung: rank 1 of 2 (on {socket.gethostname()}) {PHASES[phase]} after 64 samples" in line
+    assert line.endswith("set machine.process_group_timeout_seconds above 3")
+    for rank in range(2):
+        assert "most recent call first" in (tmp_path / "stacks" / f"rank_{rank}.txt").read_text()
+
+
+def test_a_disk_that_does_not_answer_ends_the_start(warm, recipe, tmp_path):
+    shards = shutil.copytree(recipe.parent / "shards", tmp_path / "shards")
+    os.mkfifo(shards / "_index" / "all.index")  # which nobody writes
+    words = (f"run_dir={tmp_path / 'run'}", f"data.train={shards}", "machine.process_group_timeout_seconds=4")
+    ranks = warm.start_ranks(2, "train", recipe, *words)
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    (line,) = "".join(rank.said for rank in ranks).splitlines()
+    assert f"hung: rank 0 of 2 (on {socket.gethostname()}) is starting after 0 samples" in line
+    assert "in read_folder_list" in (tmp_path / "run" / "stacks" / "rank_0.txt").read_text()
 
 
 def place(phase, samples_seen, waits=False):

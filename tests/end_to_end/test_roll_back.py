@@ -20,12 +20,11 @@ from diptych.loss import LossOutput
 from diptych.run_dir import read_metrics
 from diptych.training.engine import Engine
 from diptych.training.job import order_of
-from diptych.training.loop import train
 from diptych.training.roll_back import MAX_ROLL_BACKS, NonFiniteError
 from diptych.training.trouble import MAX_IN_A_ROW
 from diptych.world import World
 from tests.end_to_end.conftest import STEPS, outcome
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, train_on_ranks
 
 FIRST_BAD = 7
 """The batch with which the trouble begins; the newest checkpoint is then that of step 5."""
@@ -73,7 +72,7 @@ def train_poisoned(
 
         loop.log_rejects = ask
         try:
-            train(load_config([recipe], settings), World(rank, size=size), LoaderProcesses(1))
+            train_on_ranks(load_config([recipe], settings), World(rank, size=size), LoaderProcesses(1))
         except NonFiniteError as error:
             return str(error)
     return None

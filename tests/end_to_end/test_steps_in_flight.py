@@ -9,10 +9,9 @@ from typing import Any
 import diptych.training.loop as loop
 from diptych.config.load import load_config
 from diptych.data.loader_processes import LoaderProcesses
-from diptych.training.loop import train
 from diptych.world import World
 from tests.end_to_end.conftest import STEPS, losses, outcome
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, train_on_ranks
 
 
 def stop_and_go_on(rank: int, recipe: Path, run_dir: Path) -> list[tuple[int, float]]:
@@ -27,9 +26,9 @@ def stop_and_go_on(rank: int, recipe: Path, run_dir: Path) -> list[tuple[int, fl
             signal.raise_signal(signal.SIGTERM)
 
     loop.report = report_and_ask  # type: ignore[assignment]
-    train(loaded, World(), LoaderProcesses(1))
+    train_on_ranks(loaded, World(), LoaderProcesses(1))
     stopped = losses(run_dir)
-    train(loaded, World(), LoaderProcesses(1))
+    train_on_ranks(loaded, World(), LoaderProcesses(1))
     return stopped
 
 

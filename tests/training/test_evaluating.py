@@ -25,11 +25,10 @@ from diptych.learning_curves import curves
 from diptych.report import write_report
 from diptych.run_dir import RunDir, read_metrics
 from diptych.training.evaluating import FailedOnARankError, Together, open_asked
-from diptych.training.loop import train
 from diptych.training.metrics import evaluated
 from diptych.training.wandb_results import _numbers
 from diptych.world import World
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, train_on_ranks
 
 STEPS, BATCH = 6, 36
 """36 pairs can be divided over 1, 2 and 3 ranks."""
@@ -74,7 +73,7 @@ def config_of(recipe: Path, run_dir: Path, *words: str, stage: int = 1, measured
 def train_on(rank: int, size: int, runs: list[LoadedConfig]) -> None:
     for loaded in runs:
         with LoaderProcesses(0) as processes:
-            train(loaded, World(rank=rank, size=size), processes)
+            train_on_ranks(loaded, World(rank=rank, size=size), processes)
 
 
 def evaluations(run_dir: Path) -> list[dict]:

@@ -389,12 +389,15 @@ class MachineConfig:
     never. It counts from the start of the process, or of torchrun if that starts it. Leave time for the start of the
     job, a step and a checkpoint."""
     process_group_timeout_seconds: int = 600
-    """How long ranks wait for one another at the start, and how long each of the first two steps may take."""
+    """How long ranks wait until all have met, how long each of the first two steps may take, and how long all ranks
+    together may do nothing while they start, measure the model, save or end. Doing nothing means that no rank's main
+    thread uses processor time: it may hash checkpoints or embed pictures for hours, but a disk that does not answer for
+    so long ends the run, as a step does that takes too long."""
     step_timeout_seconds: int = 90
     """How long a later step, or the wait for its batch, may take, if that is more than three times the shortest step.
     After that the stacks of all ranks are written to `stacks/` in run_dir, and the run ends with one line that names
-    the ranks that hang. Shards at an address are waited for up to four minutes. While a rank starts, measures the
-    model, saves or ends, the others wait up to three hours. Set it higher if a shared disk stalls for minutes."""
+    the ranks that hang. Shards at an address are waited for up to four minutes. Set it higher if a shared disk
+    stalls for minutes."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Merged last into the generated DeepSpeed configuration; keys that other settings decide are refused."""
 

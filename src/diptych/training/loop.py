@@ -49,35 +49,35 @@ class TooManyRejectsError(UserError):
     """More samples were rejected than the config allows."""
 
 
-def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses) -> bool:
+def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses, watch: Watch) -> bool:
     """Train from the newest valid checkpoint, if there is one, and return whether the run has reached its end.
 
     A signal or `machine.stop_after` stops it before, with a checkpoint.
 
-    Every rank must call it, inside a process group, with processes that it started before.
+    Every rank must call it, inside a process group and its watch, with processes that it started before.
     """
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
     decide_on_first_rank(world, lambda: run.prepare(loaded))
     log_to(run, world.rank)
+    watch.open_files()
     size = config.training.global_batch_size
     last = config.training.total_samples // size
     if decide_on_first_rank(world, lambda: is_whole(run.checkpoints, last)):
         say_finished(run, last * size, world)
         return True
-    with Watch(run, world, config.machine, processes) as watch:
-        job = prepare(config, run, world, processes)
-        # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
-        # before it reports the loss.
-        with (
-            stop_on_request(config.machine.stop_after) as stop,
-            closing(job),
-            closing(Saves(job, stop)) as saves,
-            closing(console_of(job)) as console,
-            watch.training(job.progress.samples_seen, PATIENCE_SECONDS if job.mixture.index.shards.is_elsewhere else 0),
-        ):
-            console.say(str(job))
-            evaluations = Evaluations(job, stop)
-            return Training(job, stop, saves, evaluations, console, watch).go_on()
+    job = prepare(config, run, world, processes)
+    # Signal handlers come first, so that a launcher's SIGTERM after another rank is lost does not kill this rank
+    # before it reports the loss.
+    with (
+        stop_on_request(config.machine.stop_after) as stop,
+        closing(job),
+        closing(Saves(job, stop)) as saves,
+        closing(console_of(job)) as console,
+        watch.training(job.progress.samples_seen, PATIENCE_SECONDS if job.mixture.index.shards.is_elsewhere else 0),
+    ):
+        console.say(str(job))
+        evaluations = Evaluations(job, stop)
+        return Training(job, stop, saves, evaluations, console, watch).go_on()
 
 
 class Training:

@@ -19,7 +19,7 @@ PHASES = {
 }
 """What the main thread can be doing at a number of samples, in the order of time."""
 LIMITED = ("batch", "step")
-"""Phases that have a limit. The others may take as long as their disk does."""
+"""Phases whose length has a limit. The others may last as long as a rank is at work."""
 MOST_NAMED = 16
 """A line names at most so many ranks; the others are in end.json."""
 

@@ -97,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     from diptych.data.loader_processes import LoaderProcesses, explain_killed_loaders
     from diptych.training.faults import explain_faults
     from diptych.training.loop import train
+    from diptych.training.watch import Watch
 
     machine = loaded.config.machine
     workers = world.loader_workers(machine.loader_workers)
@@ -106,9 +107,10 @@ def run(arguments: argparse.Namespace) -> int:
         explain_killed_loaders(workers),  # which may happen while the ranks meet
         process_group(world, machine.process_group_timeout_seconds) as world,
         explain_faults(loaded.config, world),
+        Watch(RunDir(Path(loaded.config.run_dir)), world, machine, processes) as watch,
     ):
         # Rank 0 goes first and alone, since it looks at all shards.
-        is_finished = train(decide_on_first_rank(world, load_checked), world, processes)
+        is_finished = train(decide_on_first_rank(world, load_checked), world, processes, watch)
     return _end(0 if is_finished else STOPPED)
 
 
