@@ -12,6 +12,7 @@ from diptych.pages.template import percent as shown_percent
 WIDTH, HEIGHT = 325, 186
 BAR_FRAME = Frame(width=420, height=190, left=44, right=414, top=30, bottom=164)
 MOST_POINTS = 360
+COLOURS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 _BAR_GAP = 1.5
 
@@ -25,6 +26,8 @@ class Line:
     points: str
     """As SVG's `polyline` wants them."""
     last: tuple[float, float]
+    colour: str
+    """A class of page.html.jinja, the same for the same place among the series of any chart."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def line_chart(
     drawn = {label: points for label, points in finite.items() if len(points) > 1}
     if not drawn:
         return None
+    colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(series)}
     xs = [of_x(x) for points in drawn.values() for x, _ in points]
     ys = [of_y(y) for points in drawn.values() for _, y in points]
     x_low, x_high = (min(xs) if logarithmic_x else min(0.0, *xs)), max(xs)
@@ -134,6 +138,7 @@ def line_chart(
                 label,
                 " ".join(f"{across(x)},{down(y)}" for x, y in points),
                 (across(points[-1][0]), down(points[-1][1])),
+                colours[label],
             )
             for label, points in drawn.items()
         ),
