@@ -20,7 +20,7 @@ SOURCES = {
 }
 LAYERS = [
     ("verbs", "cli", "torchrun", "__main__"),
-    ("training", "inspection", "plan", "drill"),
+    ("training", "inspection", "plan", "drill", "side_by_side"),
     ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo") + ("clustering",),
     ("data", "model", "loss"),
     ("config", "world", "process_group", "agreement", "run_dir", "checkpoint_folder")

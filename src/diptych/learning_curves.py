@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from statistics import median
 from typing import Any
 
@@ -38,7 +39,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
     """
 
     def series(key: str) -> list[tuple[float, float]]:
-        return [(record["samples_seen"], record[key]) for record in metrics if _is_number(record.get(key))]
+        return [(record["samples_seen"], record[key]) for record in metrics if is_number(record.get(key))]
 
     size = epoch_samples(metrics)
     last = metrics[-1]["samples_seen"] if metrics else 0
@@ -60,13 +61,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
 
     def measured_chart(title: str, number: str) -> LineChart | None:
         """The chart of one number of an evaluator during the run, with a line for each data set."""
-        points: dict[str, list[tuple[float, float]]] = {}
-        for record in records:
-            if _is_event(record, "evaluation") and isinstance(record.get("values"), dict):
-                for name, value in record["values"].items():
-                    data, _, of_data = name.rpartition("/")
-                    if of_data == number and _is_number(value):
-                        points.setdefault(data, []).append((record["samples_seen"], value))
+        points = measured(records, number)
         return line_chart(title, {**points}, x_label="samples seen", percent=number != "loss") if points else None
 
     loss = loss_chart(y_from_zero=True)
@@ -100,13 +95,39 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
         chart("Learning rate", {"learning rate": "learning_rate"}, y_from_zero=True),
         chart("Samples per second", {"samples per second": "samples_per_second"}, y_from_zero=True),
         chart("Seconds of a step", {"median": "step_seconds_p50", "95 of 100": "step_seconds_p95"}, y_from_zero=True),
-        *(
-            measured_chart(f"{each.title[0].upper()}{each.title[1:]}, {NUMBERS.get(number, number)}", number)
-            for each in EVALUATORS.values()
-            for number in each.headline
-        ),
+        *(measured_chart(title, number) for title, number in measured_numbers()),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def measured_numbers() -> Iterator[tuple[str, str]]:
+    """Yield the title of a chart and the number, for each number that stands for an evaluator in curves."""
+    for each in EVALUATORS.values():
+        for number in each.headline:
+            yield f"{each.title[0].upper()}{each.title[1:]}, {NUMBERS.get(number, number)}", number
+
+
+def measured(records: Sequence[Mapping[str, Any]], number: str) -> dict[str, list[tuple[float, float]]]:
+    """Data set → (samples seen, value) of one number of an evaluator, each time it was measured during the run."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        if _is_event(record, "evaluation") and isinstance(record.get("values"), dict):
+            for name, value in record["values"].items():
+                data, _, of_data = name.rpartition("/")
+                if of_data == number and is_number(value):
+                    points.setdefault(data, []).append((record["samples_seen"], value))
+    return points
+
+
+def seconds_at(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(samples seen, seconds of training since the first record), without the pauses between a stop and its resume."""
+    timed = [record for record in metrics if is_number(record.get("time"))]
+    steps = [later["time"] - earlier["time"] for earlier, later in zip(timed, timed[1:], strict=False)]
+    forward = sorted(step for step in steps if step > 0)
+    longest = 20 * forward[len(forward) // 2] if forward else 0.0
+    counted_steps = [step if 0 < step <= longest else 0.0 for step in steps]
+    seconds = accumulate(counted_steps, initial=0.0)
+    return [(record["samples_seen"], float(second)) for record, second in zip(timed, seconds, strict=False)]
 
 
 def training_facts(
@@ -116,8 +137,8 @@ def training_facts(
     if not metrics:
         return []
     facts = [("samples seen", f"{metrics[-1]['samples_seen']:,}")]
-    ends = [record["seconds"] for record in records if _is_event(record, "end") and _is_number(record.get("seconds"))]
-    seconds = ends[-1] if ends else _seconds(metrics)
+    ends = [record["seconds"] for record in records if _is_event(record, "end") and is_number(record.get("seconds"))]
+    seconds = ends[-1] if ends else max((second for _, second in seconds_at(metrics)), default=0.0)
     if seconds > 0:
         facts.append(("training time", _duration(seconds)))
     rates = sorted(_numbers(metrics, "samples_per_second"))
@@ -154,9 +175,9 @@ def training_facts(
         facts.append(("epochs of each source", epochs))
     if hits := _numbers(metrics, "cache_hit_fraction"):
         facts.append(("shards found in the cache", percent(sum(hits) / len(hits))))
-    if _is_number(metrics[-1].get("rejected_samples")):
+    if is_number(metrics[-1].get("rejected_samples")):
         facts.append(("samples rejected", f"{metrics[-1]['rejected_samples']:,}{_by_reason(metrics[-1])}"))
-    if _is_number(metrics[-1].get("loss")):
+    if is_number(metrics[-1].get("loss")):
         facts.append(("final loss", f"{metrics[-1]['loss']:.3f}"))
     if restarts := sum(bool(samples) for samples in _events(records, "start")):
         facts.append(("resumed", f"{restarts} times" if restarts > 1 else "once"))
@@ -166,7 +187,7 @@ def training_facts(
 def _saves(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """How large a checkpoint is, and how long saves took and stopped training; empty if the record does not say."""
     # Earlier versions wrote in line, and recorded one time for both.
-    saves = [record for record in records if _is_event(record, "save") and _is_number(record.get("stall_seconds"))]
+    saves = [record for record in records if _is_event(record, "save") and is_number(record.get("stall_seconds"))]
     if not saves:
         return []
     stalls, seconds, sizes = (_numbers(saves, name) for name in ("stall_seconds", "seconds", "bytes"))
@@ -186,7 +207,7 @@ def _mix(metrics: Sequence[Mapping[str, Any]]) -> str:
         # A record's shares are of all rows since the record before it.
         for name in names:
             share = record.get(name, 0.0)
-            totals[name] += share * (record["samples_seen"] - before) if _is_number(share) else 0.0
+            totals[name] += share * (record["samples_seen"] - before) if is_number(share) else 0.0
         before = record["samples_seen"]
     whole = sum(totals.values())
     return ", ".join(f"{name.removeprefix(prefix)} {percent(total, whole)}" for name, total in totals.items())
@@ -196,7 +217,7 @@ def _epochs(last: Mapping[str, Any]) -> str:
     """`a 0.5, b 12.0`; empty if sources have no weights."""
     prefix = "epochs_of_"
     each = {name.removeprefix(prefix): number for name, number in last.items() if name.startswith(prefix)}
-    return ", ".join(f"{name} {number:,.1f}" for name, number in each.items() if _is_number(number))
+    return ", ".join(f"{name} {number:,.1f}" for name, number in each.items() if is_number(number))
 
 
 def _by_reason(last: Mapping[str, Any]) -> str:
@@ -205,20 +226,20 @@ def _by_reason(last: Mapping[str, Any]) -> str:
     counts = {
         name.removeprefix(prefix): number
         for name, number in last.items()
-        if name.startswith(prefix) and name != "rejected_samples" and _is_number(number)
+        if name.startswith(prefix) and name != "rejected_samples" and is_number(number)
     }
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return f" ({', '.join(f'{reason} {number:,}' for reason, number in ordered)})" if ordered else ""
 
 
 def _numbers(metrics: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    return [record[key] for record in metrics if _is_number(record.get(key))]
+    return [record[key] for record in metrics if is_number(record.get(key))]
 
 
 def epoch_samples(metrics: Sequence[Mapping[str, Any]]) -> int | None:
     """Samples in an epoch; None if the run saw at most one epoch, or if sources have weights."""
     epochs = metrics[-1].get("epoch", 0) if metrics else 0
-    return round(metrics[-1]["samples_seen"] / epochs) if _is_number(epochs) and epochs > 1 else None
+    return round(metrics[-1]["samples_seen"] / epochs) if is_number(epochs) and epochs > 1 else None
 
 
 def _events(records: Sequence[Mapping[str, Any]], name: str) -> list[int]:
@@ -234,14 +255,6 @@ def _is_event(record: Any, name: str) -> bool:
     return isinstance(record, dict) and record.get("event") == name
 
 
-def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
-    """Time between the first and the last record, without the pauses between a stop and its resume."""
-    times = [record["time"] for record in metrics if _is_number(record.get("time"))]
-    steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
-    usual = sorted(steps)[len(steps) // 2] if steps else 0.0
-    return float(sum(step for step in steps if step <= 20 * usual))
-
-
 def _duration(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
     minutes, rest = divmod(rest, 60)
@@ -250,5 +263,5 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -136,8 +136,8 @@ def picture_named(location: str, name: str) -> bytes:
         raise UserError(f"{location} is not on this machine")
     if is_shards(location):
         return shard_picture(location, name)
-    folder = location if os.path.isdir(location) else os.path.dirname(location)
-    return read_file(os.path.join(folder, name), UNREADABLE)
+    folder = os.path.dirname(location) if is_picture_table(location) else location
+    return read_file(os.path.join(folder, name), "put the data back where they were")
 
 
 def _opened(location: str, with_captions: bool) -> Pictures:
