@@ -31,6 +31,8 @@ EVALUATION = "evaluation.json"
 MODEL = "model"
 EMA = "ema"
 """Subfolders of a checkpoint, each a model folder: the weights, and their moving averages if the run keeps them."""
+TOKEN_HEAD = "token_head"
+"""Subfolder of a checkpoint with the weights of the layer of this name, if the run trains it; no part of the model."""
 
 
 class CheckpointError(UserError):

@@ -6,6 +6,7 @@ metrics.jsonl     all numbers, one line a logged step; every dashboard is fed fr
 metrics_redone.jsonl   lines of steps that were repeated after a restart
 log/              rank_N.log
 checkpoints/      step_N/
+caption_counts_HASH.safetensors   in how many captions each token is, for runs whose loss needs it
 bad_steps/        step_N.json: the samples of a step whose loss or gradient was not finite, or whose loss jumped
 end.json          how the last command ended: finished, stopped or hung, and the reason; missing otherwise
 heartbeats/       rank_N.json: process, phase and samples of each rank, written every five seconds

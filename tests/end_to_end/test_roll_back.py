@@ -16,7 +16,6 @@ import diptych.training.trouble as trouble
 from diptych.config.load import load_config
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.mixture import open_mixture
-from diptych.loss import LossOutput
 from diptych.run_dir import read_metrics
 from diptych.training.engine import Engine
 from diptych.training.job import order_of
@@ -35,17 +34,17 @@ def poison(is_bad: Callable[[int], bool], change: Callable[[Any], Any]) -> None:
     step = Engine.step
 
     def poisoned_step(self: Engine, batch: Any, samples_seen: int, **others: Any) -> Any:
-        healthy = self._loss
+        healthy = self._objective
 
-        def loss(*inputs: Any) -> LossOutput:
-            value, statistics = healthy(*inputs)
-            return LossOutput(change(value), statistics)
+        def loss(*inputs: Any) -> Any:
+            value, numbers = healthy(*inputs)
+            return change(value), numbers
 
-        self._loss = loss if is_bad(samples_seen // 32) else healthy
+        self._objective = loss if is_bad(samples_seen // 32) else healthy
         try:
             return step(self, batch, samples_seen, **others)
         finally:
-            self._loss = healthy
+            self._objective = healthy
 
     Engine.step = poisoned_step  # type: ignore[method-assign]
 

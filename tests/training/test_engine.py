@@ -321,10 +321,10 @@ def skipped(rank: int, stages: tuple[int, ...]) -> dict[tuple[str, int], dict[st
         engine = make_engine(rank, 2, tiny_config(stage=stage))
         take_steps(engine, rank, 2, 0, 1)
         before = engine.weights(), engine.optimizer_state()
-        healthy, engine._loss = engine._loss, loss
+        healthy, engine._objective._contrast = engine._objective._contrast, loss
         [bad] = take_steps(engine, rank, 2, 1, 2)
         after = engine.weights(), engine.optimizer_state()
-        engine._loss = healthy
+        engine._objective._contrast = healthy
         [good] = take_steps(engine, rank, 2, 1, 2)
         result[poison, stage] = {"before": before, "after": after, "bad": bad, "good": good}
     return result

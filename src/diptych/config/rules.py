@@ -34,6 +34,7 @@ ABOVE_0 = (
     "model.text.width",
     "model.text.heads",
     "model.text.layers",
+    "loss.counted_captions",
     "optimizer.learning_rate",
     "optimizer.epsilon",
     "optimizer.gradient_clip_norm",
@@ -46,6 +47,7 @@ ABOVE_0 = (
     "machine.step_timeout_seconds",
 )
 AT_LEAST_0 = (
+    "loss.token_head.weight",
     "optimizer.weight_decay",
     "optimizer.warmup_samples",
     "optimizer.cooldown_samples",

@@ -210,6 +210,19 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenHeadConfig:
+    """A second objective next to the contrast (SuperCLIP, arXiv 2512.14480): a linear layer predicts the tokens of the
+    caption from the picture's feature before the projection.
+
+    The loss is the cross-entropy of its softmax over the vocabulary with the set of the caption's tokens, each weighted
+    by its inverse document frequency. Checkpoints have the layer in `token_head/`; the model in them does not have it.
+    """
+
+    weight: float = 0.0
+    """The factor on this loss, which is added to the contrast; SuperCLIP's is 1. 0: there is no such layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """The loss that is minimised."""
 
@@ -222,6 +235,10 @@ class LossConfig:
     It matters in crawls whose captions repeat. It changes what the sigmoid loss learns, and what the accuracies count;
     the softmax loss learns the same either way, since equal captions have equal embeddings.
     """
+    token_head: TokenHeadConfig = field(default_factory=TokenHeadConfig)
+    counted_captions: int = 100_000
+    """In how many captions the document frequencies of tokens are counted, before the first step: those of the first
+    samples of each source of data.train, by its share of all samples. The counts are kept in the run directory."""
 
 
 @dataclass(frozen=True, kw_only=True)

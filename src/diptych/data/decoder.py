@@ -58,7 +58,7 @@ class Decoder:
         row = partial(Row, picked, members["__key__"], members["__url__"])
         if "damaged" in members:
             return row(reason="damaged_shard")
-        caption = self._caption(members, picked)
+        caption = self.caption(members, picked)
         if not caption:
             return row(reason="no_caption")
         suffix = next((suffix for suffix in PICTURE_SUFFIXES if suffix in members), None)
@@ -70,7 +70,7 @@ class Decoder:
             return row(reason=error.reason.value)
         return row(image=self._augmented(pixels, picked), caption=caption)
 
-    def _caption(self, members: dict[str, Any], picked: Picked) -> str:
+    def caption(self, members: dict[str, Any], picked: Picked) -> str:
         """Choose one of a picture's captions by seed, epoch and sample, so that each epoch may use another one."""
         fields = self._mixture.captions_of(picked.sample) if self._mixture is not None else None
         if fields is not None:

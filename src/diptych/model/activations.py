@@ -33,13 +33,15 @@ class Activations:
     """Bytes that do not depend on the number of pairs: autocast's copies of the weights."""
 
 
-def activations(config: ModelConfig, vocab_size: int, device_type: str, precision: str) -> Activations:
+def activations(
+    config: ModelConfig, vocab_size: int, device_type: str, precision: str, *, token_head: bool = False
+) -> Activations:
     """Measure the activations with the operations of a kind of device, which this machine need not have.
 
     Raises:
         RuntimeError and others: the image tower's computation depends on the data of its tensors.
     """
-    model = without_memory(config, vocab_size)
+    model = without_memory(config, vocab_size, token_head=token_head)
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about a device that this machine does not have
         # Not `to_empty`, which first makes a fake tensor of each tensor without data: that takes seven times as long.
@@ -69,7 +71,14 @@ class _Kept:
         captions = _equal_captions(pairs, length, device_type)
         with self._watching(model), _autocast(device_type, precision), _AttentionOf(device_type):
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
-                features = model.encode_image(images, row_keys), model.text.embed_packed(tokens, captions)
+                if model.token_head is None:
+                    features = [model.encode_image(images, row_keys)]
+                else:
+                    before, embeddings = model.image.before_and_after_projection(images, row_keys)
+                    # What the loss keeps of the logits: in fp32, and their exponentials.
+                    logits = model.token_head(before).float()
+                    features = [embeddings, logits.logsumexp(1)]
+                features.append(model.text.embed_packed(tokens, captions))
         self.all = _bytes({key: each for kept in self._by_block.values() for key, each in kept.items()})
         self.outside = _bytes(self._by_block[None])
         self.largest_block = max((_bytes(kept) for block, kept in self._by_block.items() if block), default=0)

@@ -26,12 +26,21 @@ class DualEncoder(nn.Module):
     `logit_scale` is the logarithm of the factor on cosine similarities; its shape is [1], because ZeRO cannot divide
     a 0-dimensional parameter. `logit_bias`, of shape [1], is added to the logits of the sigmoid loss; it is None for
     the softmax loss.
+
+    `token_head`, for runs that train one, gives logits of the vocabulary's tokens from the picture's feature before the
+    projection. Only training uses it: model folders do not have it.
     """
 
     logit_bias: nn.Parameter | None
 
     def __init__(
-        self, config: ModelConfig, vocab_size: int, initial_logit_scale: float, initial_logit_bias: float | None = None
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        initial_logit_scale: float,
+        initial_logit_bias: float | None = None,
+        *,
+        token_head: bool = False,
     ):
         super().__init__()
         self.image = ImageTower(config.image, config.embed_dim)
@@ -39,15 +48,22 @@ class DualEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor([initial_logit_scale], dtype=torch.float32))
         bias = None if initial_logit_bias is None else nn.Parameter(torch.tensor([initial_logit_bias]))
         self.register_parameter("logit_bias", bias)
+        # Last, so that the towers start from the same weights with and without it.
+        self.token_head = nn.Linear(self.image.width, vocab_size) if token_head else None
 
     def forward(
         self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Embed images u8[batch 3 H W] and tokens i[batch context] of lengths i[batch] as two f32[batch dim].
+
+        With a token head, its logits f[batch vocabulary] follow.
 
         row_keys: i64[batch], for the masks of patch dropout.
         """
-        return self.encode_image(images, row_keys), self.encode_text(tokens, lengths)
+        if self.token_head is None:
+            return self.encode_image(images, row_keys), self.encode_text(tokens, lengths)
+        features, embeddings = self.image.before_and_after_projection(images, row_keys)
+        return unit_norm(embeddings), self.encode_text(tokens, lengths), self.token_head(features)
 
     def encode_image(self, images: Tensor, row_keys: Tensor | None = None) -> Tensor:
         """Embed u8[batch 3 H W] as f32[batch dim] of unit norm."""
@@ -100,10 +116,10 @@ def expected_shapes(
     return {**shapes_of(without_memory(config, vocab_size)), **bias}
 
 
-def without_memory(config: ModelConfig, vocab_size: int) -> DualEncoder:
+def without_memory(config: ModelConfig, vocab_size: int, *, token_head: bool = False) -> DualEncoder:
     """The model on torch's meta device: its tensors have shapes but no data."""
     with torch.device("meta"), _NoInitialValues():
-        return DualEncoder(config, vocab_size, 0.0)
+        return DualEncoder(config, vocab_size, 0.0, token_head=token_head)
 
 
 class _NoInitialValues(TorchFunctionMode):

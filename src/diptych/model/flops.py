@@ -16,21 +16,24 @@ those of the weights and those of the inputs."""
 
 
 class TrainingFlops:
-    """Counts the floating point operations of the towers in one forward and backward; a multiply-add counts as two.
+    """Counts the floating point operations of the model in one forward and backward; a multiply-add counts as two.
 
     Operations repeated to save memory are not counted, as usual for model FLOPs utilisation (PaLM, arXiv 2204.02311,
     appendix B); nor are those of the loss.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int):
+    def __init__(self, config: ModelConfig, vocab_size: int, *, token_head: bool = False):
         self._config = config
-        self._model = without_memory(config, vocab_size).eval()
+        self._model = without_memory(config, vocab_size, token_head=token_head).eval()
         for module in self._model.modules():
             if isinstance(module, PatchDropout):
                 module.train()  # so that patches that are left out in training are not counted
         size = config.image.image_size
         picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
         self._of_picture = _counted(self._model.image, picture, torch.empty(1, dtype=torch.int64, device="meta"))
+        if self._model.token_head is not None:
+            features = torch.empty(1, self._model.image.width, device="meta")
+            self._of_picture += _counted(self._model.token_head, features)
         self._of_caption: dict[int, int] = {}
         """Length of a caption in tokens → operations of its forward."""
 

@@ -59,9 +59,10 @@ class ImageTower(nn.Module):
         self.proj = None
         if isinstance(getattr(trunk, "head", None), AttentionPool2d):
             trunk.reset_classifier(embed_dim)
+            self.width = int(trunk.head.embed_dim)
         else:
-            width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
-            self.proj = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
+            self.width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+            self.proj = nn.Parameter(torch.randn(self.width, embed_dim) * self.width**-0.5)
         initialise_as_openai(trunk)
         _key_patch_dropout(trunk)
         self.trunk = trunk
@@ -81,12 +82,18 @@ class ImageTower(nn.Module):
 
     def features(self, images: Tensor, row_keys: Tensor | None = None) -> Tensor:
         """What the trunk gives, f[batch width], before the projection; for CLIP-ResNets it includes the projection."""
-        self.key_rows(row_keys)
-        if images.dtype != torch.uint8:
-            raise UserError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
-        pixels = images.float().sub_(self.mean).div_(self.std)
-        features: Tensor = self.trunk(pixels.contiguous(memory_format=self._layout(pixels.device)))
+        features: Tensor = self.trunk(self._pixels(images, row_keys))
         return features
+
+    def before_and_after_projection(self, images: Tensor, row_keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The features before the projection, f[batch width], also for CLIP-ResNets; and the embeddings."""
+        pixels = self._pixels(images, row_keys)
+        trunk: Any = self.trunk
+        if self.proj is not None:
+            features = trunk(pixels)
+            return features, self.project(features)
+        features = trunk.head(trunk.forward_features(pixels), pre_logits=True)
+        return features, trunk.head.proj(features)
 
     def project(self, features: Tensor) -> Tensor:
         """Project features f[batch width] of the trunk as f[batch embed_dim]."""
@@ -94,6 +101,14 @@ class ImageTower(nn.Module):
             return features
         with full_precision(features.device):
             return features.float() @ self.proj
+
+    def _pixels(self, images: Tensor, row_keys: Tensor | None) -> Tensor:
+        """Normalise pixels for the trunk."""
+        self.key_rows(row_keys)
+        if images.dtype != torch.uint8:
+            raise UserError(f"images are {images.dtype}, expected torch.uint8: the model normalises pixels itself")
+        pixels = images.float().sub_(self.mean).div_(self.std)
+        return pixels.contiguous(memory_format=self._layout(pixels.device))
 
     def key_rows(self, row_keys: Tensor | None) -> None:
         patch_dropout = getattr(self.trunk, "patch_drop", None)

@@ -128,14 +128,16 @@ def make_plan(
     for number in numbers_of_gpus:
         World(size=number).rows_of_ranks(training.global_batch_size)
     config = replace(config, machine=replace(config.machine, gpu_memory_gib=gpu.memory_gib))
-    shapes = without_memory(model, vocab_size)
+    has_head = config.loss.token_head.weight > 0
+    shapes = without_memory(model, vocab_size, token_head=has_head)
     num_parameters = sum(parameter.numel() for parameter in shapes.parameters())
     num_blocks = len(blocks_of(shapes.image.trunk)) + len(shapes.text.transformer.resblocks)
-    flops = TrainingFlops(model, vocab_size)
+    flops = TrainingFlops(model, vocab_size, token_head=has_head)
     context_length = model.text.context_length
     gmac = gmac_of(flops.of_pair(context_length))
     num_tokens = min(assumptions.mean_tokens or context_length, context_length)
-    towers = activations(model, vocab_size, "cuda", "fp32" if training.precision == "fp32" else "bf16")
+    precision = "fp32" if training.precision == "fp32" else "bf16"
+    towers = activations(model, vocab_size, "cuda", precision, token_head=has_head)
     paper = _Paper(config, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), towers, assumptions)
     return Plan(
         model.image.name,

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from diptych.data.batch import Batch
-from diptych.loss.tiles import LossOutput
+from diptych.loss.objective import Outputs
 
-Forward = Callable[[int, Batch], tuple[Tensor, ...]]
-"""(number of the part, part) → image and text features, f32[rows dim]; logit_scale and perhaps logit_bias, f32[1]."""
+Forward = Callable[[int, Batch], Outputs]
+"""(number of the part, part) → what the model computes of its pairs."""
+Loss = Callable[[Outputs], tuple[Tensor, dict[str, Tensor]]]
+"""Outputs of all parts → the loss, and numbers about it."""
 
 
 def num_parts(rows_of_ranks: Sequence[int], pairs_per_forward: int | None) -> int:
@@ -28,39 +30,45 @@ def num_parts(rows_of_ranks: Sequence[int], pairs_per_forward: int | None) -> in
 def backward_in_parts(
     parts: Sequence[Batch],
     forward: Forward,
-    loss: Callable[..., LossOutput],
+    loss: Loss,
     backward: Callable[[Tensor, bool], None],
-) -> tuple[LossOutput, Tensor]:
-    """Compute the loss over all parts together and its gradients in the parameters; return the loss and logit_scale.
+) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+    """Compute the loss over all parts together and its gradients in the parameters.
 
-    First the features of all parts are computed without a graph. Then the loss and the gradients of the features are
-    computed once, over the whole global batch. Last, each part goes through the towers again, and the gradients of its
-    features are propagated to the parameters. This needs memory for one part and for the features of the whole global
-    batch, and costs a second forward.
+    Returns the loss, the numbers about it, and the scalars of the outputs.
 
-    forward: must return the same features for the same part both times.
+    First the rows of all parts (features, and losses of single pairs) are computed without a graph. Then the loss and
+    the gradients of the rows are computed once, over the whole global batch. Last, each part goes through the towers
+    again, and the gradients of its rows are propagated to the parameters. This needs memory for one part and for the
+    features of the whole global batch, and costs a second forward.
+
+    forward: must return the same rows for the same part both times.
     backward: takes a scalar and whether it is the last one; accumulates gradients in the parameters.
     """
     with torch.no_grad():
-        features = [forward(number, part) for number, part in enumerate(parts)]
-    image, text = (torch.cat([each[side] for each in features]).requires_grad_() for side in (0, 1))
-    scalars = [scalar.detach().clone().requires_grad_() for scalar in features[0][2:]]
-    output = loss(image, text, *scalars)
-    output.loss.backward()
-    assert image.grad is not None and text.grad is not None
+        outputs = [forward(number, part) for number, part in enumerate(parts)]
+    rows = [torch.cat(each).requires_grad_() for each in zip(*(each.rows for each in outputs), strict=True)]
+    scalars = [scalar.detach().clone().requires_grad_() for scalar in outputs[0].scalars]
+    total, numbers = loss(Outputs(tuple(rows), tuple(scalars)))
+    total.backward()
     start = 0
     for number, part in enumerate(parts):
-        rows = slice(start, start + len(part))
-        start = rows.stop
-        is_last = start == len(image)
-        image_again, text_again, *scalars_again = forward(number, part)
-        again = (image_again * image.grad[rows]).sum() + (text_again * text.grad[rows]).sum()
+        own = slice(start, start + len(part))
+        start = own.stop
+        is_last = number == len(parts) - 1
+        rows_again, scalars_again = forward(number, part)
+        again = torch.stack([_propagated(new, old, own) for new, old in zip(rows_again, rows, strict=True)]).sum()
         # DeepSpeed expects every backward to reach every parameter; the gradients of scale and bias must count once.
-        for scalar_again, scalar in zip(scalars_again, scalars, strict=True):
-            assert scalar.grad is not None
-            again = again + (scalar_again * scalar.grad).sum() * is_last
+        for new, old in zip(scalars_again, scalars, strict=True):
+            again = again + _propagated(new, old) * is_last
         backward(again, is_last)
-    return output, scalars[0].detach()
+    return total, numbers, tuple(scalar.detach() for scalar in scalars)
+
+
+def _propagated(again: Tensor, before: Tensor, own: slice = slice(None)) -> Tensor:
+    """A scalar whose gradient in `again` is that of the loss in these rows of `before`."""
+    assert before.grad is not None
+    return (again * before.grad[own]).sum()
 
 
 def random_layer(model: nn.Module) -> str | None:

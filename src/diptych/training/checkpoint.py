@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.checkpoint_folder import EMA, MODEL, PROGRESS, CheckpointError
+from diptych.checkpoint_folder import EMA, MODEL, PROGRESS, TOKEN_HEAD, CheckpointError
 from diptych.model_folder import WEIGHTS_FILE
 from diptych.training.engine import MOMENTS, OptimizerState
 
@@ -71,6 +71,7 @@ class Progress:
 class Checkpoint:
     progress: Progress
     weights: dict[str, Tensor]
+    """Those of the model, and of its token head if it has one."""
     optimizer: OptimizerState
     averages: dict[str, Tensor] | None = None
     """Moving averages of the weights (EMA); None if the run keeps none."""
@@ -95,6 +96,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that has passed `verify`."""
     progress = read_progress(path)
     weights = load_file(path / MODEL / WEIGHTS_FILE)
+    if (path / TOKEN_HEAD).is_dir():
+        weights |= load_file(path / TOKEN_HEAD / WEIGHTS_FILE)
     averages = load_file(path / EMA / WEIGHTS_FILE) if (path / EMA).is_dir() else None
     if (path / "optimizer").is_dir():
         optimizer = _join_shares(sorted((path / "optimizer").glob("*.safetensors")), weights)

@@ -10,10 +10,10 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import numpy as np
@@ -21,13 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diptych.checkpoint_folder import EMA, MODEL
+from diptych.checkpoint_folder import EMA, MODEL, TOKEN_HEAD
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
 from diptych.data.draws import hashes
 from diptych.device import precision_on, set_arithmetic
-from diptych.loss import LOSSES
-from diptych.loss.tiles import BatchStatistics, LossOutput
+from diptych.loss.objective import Objective, Outputs
 from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks, load_weights
 from diptych.tensor_hashes import caption_identities
@@ -72,7 +71,7 @@ class StepStats:
     bad_ranks: tuple[int, ...]
     """The ranks whose own pairs gave embeddings that are not finite; with a single bad one, every rank's loss is."""
     similarities: dict[str, float]
-    """The fields of `BatchStatistics`, over the global batch."""
+    """The fields of `BatchStatistics`, over the global batch; with a token head also its loss, `token_loss`."""
     tallies: tuple[int, ...]
     """For each number that the ranks passed in, its sum over ranks."""
     waits: tuple[float, ...]
@@ -102,9 +101,11 @@ class Engine:
     """A dual encoder that is trained by DeepSpeed.
 
     All ranks must construct it, step it, and collect and restore its state together. All start from rank 0's weights.
+
+    pair_loss: computes the loss of each pair from the logits of the model's token head, if it has one.
     """
 
-    def __init__(self, model: DualEncoder, config: RunConfig, world: World):
+    def __init__(self, model: DualEncoder, config: RunConfig, world: World, pair_loss: nn.Module | None = None):
         precision = precision_on(world.device, config.training.precision)
         set_arithmetic(world.device, precision, deterministic=config.machine.deterministic)
         _prepare_deepspeed(world)
@@ -113,8 +114,8 @@ class Engine:
         self.model = model.to(world.device)
         self._config = config
         self._world = world
-        self._loss = LOSSES[config.loss.name]
         self._rows_of_ranks = world.rows_of_ranks(config.training.global_batch_size)
+        self._objective = Objective(config.loss, self._rows_of_ranks)
         self._num_parts = num_parts(self._rows_of_ranks, config.machine.pairs_per_forward)
         if config.machine.checkpoint_blocks:
             checkpoint_blocks(self.model)
@@ -125,7 +126,7 @@ class Engine:
         """The running statistics of batch normalisation, which a forward changes."""
         self._matrices = hidden_matrices(self.model) if config.optimizer.name == "muon" else []
         """The names of the parameters that Muon updates, in the same order on all ranks."""
-        towers = _Towers(self.model, precision)
+        towers = self._towers = _Towers(self.model, precision, pair_loss and pair_loss.to(world.device))
         if config.machine.compile_blocks:
             compile_blocks(self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), world)
         optimizer = make_optimizer(self.model, config.optimizer, precision)
@@ -147,7 +148,9 @@ class Engine:
         self._start_optimizer_state()
         self._update_after: torch.cuda.Event | None = None
         decay = config.training.ema_decay
-        self._average = WeightAverage(self.model, self._fragments, world, decay) if decay is not None else None
+        # A token head is not part of the model that is used in the end, so nobody needs its average.
+        averaged = _by_folder(self._fragments)[MODEL]
+        self._average = WeightAverage(self.model, averaged, world, decay) if decay is not None else None
 
     def step(
         self,
@@ -174,15 +177,15 @@ class Engine:
         )
         self._set_learning_rate(rate)
         running = [buffer.clone() for buffer in self._running_statistics]
-        (loss, statistics), scale, is_bad = self._backward(batch, samples_seen, watch)
+        loss, measured, scale, is_bad = self._backward(batch, samples_seen, watch)
         watch.mark("backward")
-        agreed = self._agree(loss, statistics, tallies, waited_seconds, is_bad)
+        agreed = self._agree(loss, measured, tallies, waited_seconds, is_bad)
         used = scale.detach().exp().double()
         before = [master.detach().clone() for master in self._masters()] if measures_update else None
         if self._update_after is not None:
             torch.cuda.current_stream().wait_event(self._update_after)
             self._update_after = None
-        norm, skips = self._step_optimizer(agreed)
+        norm, skips = self._step_optimizer(agreed, first_square=1 + len(measured))
         for buffer, unchanged in zip(self._running_statistics, running, strict=True):
             buffer.copy_(torch.where(skips > 0, unchanged, buffer))
         self._clamp_logit_scale()
@@ -192,9 +195,12 @@ class Engine:
         watch.mark("update")
         readout = Readout(torch.cat([norm[None], skips[None], used, agreed, updates]))
         seen = samples_seen + training.global_batch_size
-        return StepInFlight(lambda: self._stats(readout.read(), rate, seen, len(tallies), watch))
+        names = tuple(measured)
+        return StepInFlight(lambda: self._stats(readout.read(), names, rate, seen, len(tallies), watch))
 
-    def _stats(self, numbers: list[float], rate: float, seen: int, num_tallies: int, watch: StopWatch) -> StepStats:
+    def _stats(
+        self, numbers: list[float], names: tuple[str, ...], rate: float, seen: int, num_tallies: int, watch: StopWatch
+    ) -> StepStats:
         """Unpack the numbers that `step` packed, in the same order."""
         number = iter(numbers)
 
@@ -202,7 +208,7 @@ class Engine:
             return list(itertools.islice(number, count))
 
         norm, skips, scale, loss = take(4)
-        similarities, squares = take(len(BatchStatistics._fields)), take(len(PARTS))
+        similarities, squares = take(len(names)), take(len(PARTS))
         tallies, waits, bad = take(num_tallies), take(self._world.size), take(self._world.size)
         changes, sizes = take(len(PARTS)), take(len(PARTS))
         return StepStats(
@@ -219,14 +225,19 @@ class Engine:
             },
             is_skipped=skips > 0,
             bad_ranks=tuple(rank for rank, is_bad in enumerate(bad) if is_bad),
-            similarities=dict(zip(BatchStatistics._fields, similarities, strict=True)),
+            similarities=dict(zip(names, similarities, strict=True)),
             tallies=tuple(int(tally) for tally in tallies),
             waits=tuple(waits),
             seconds=watch.seconds(),
         )
 
-    def _backward(self, batch: Batch, samples_seen: int, watch: StopWatch) -> tuple[LossOutput, Tensor, Tensor]:
-        """Run forward, loss and backward; return the loss, logit_scale, and whether an embedding is not finite."""
+    def _backward(
+        self, batch: Batch, samples_seen: int, watch: StopWatch
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        """Run forward, loss and backward.
+
+        Returns the loss, numbers about it, logit_scale, and whether a row of the outputs is not finite.
+        """
         device, seed = self._world.device, self._config.training.seed
         captions = None
         if self._config.loss.duplicates == "positives":
@@ -238,28 +249,28 @@ class Engine:
         masks = int(hashes(np.zeros(1), seed, 4).view(np.int64)[0])
         is_bad = torch.zeros((), dtype=torch.bool, device=device)
 
-        def forward(number: int, part: Batch) -> tuple[Tensor, ...]:
+        def forward(number: int, part: Batch) -> Outputs:
             # Randomness inside the towers depends only on the place in the run, so there is no state to save.
             torch.manual_seed(int(hashes(np.array([self._world.rank]), seed, samples_seen, number)[0] >> 1))
             images, tokens = (each.to(device, non_blocking=True) for each in (part.images, part.tokens))
             # Masks computed from a row's place in the run do not depend on the number of ranks or parts.
             row_keys = torch.arange(firsts[number], firsts[number + 1], device=device) + masks
-            embeddings: tuple[Tensor, ...] = self._engine(images, tokens, part.lengths, row_keys)
-            return embeddings
+            return self._towers.unpacked(self._engine(images, tokens, part.lengths, row_keys))
 
-        def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> LossOutput:
-            is_bad.copy_(~(image.detach().sum() + text.detach().sum()).isfinite())
-            output = self._loss(image, text, scale, bias, captions, self._rows_of_ranks)
+        def loss(outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+            is_bad.copy_(~torch.stack([rows.detach().sum() for rows in outputs.rows]).sum().isfinite())
+            value, measured = self._objective(outputs, captions)
             watch.mark("forward")
-            return output
+            return value, measured
 
         if len(parts) == 1:
             outputs = forward(0, batch)
-            output = loss(*outputs)
-            self._engine.backward(output.loss)
-            return output, outputs[2], is_bad
+            value, measured = loss(outputs)
+            self._engine.backward(value)
+            return value, measured, outputs.scalars[0], is_bad
         with self._one_reduction() as backward:
-            return *backward_in_parts(parts, forward, loss, backward), is_bad
+            value, measured, scalars = backward_in_parts(parts, forward, loss, backward)
+            return value, measured, scalars[0], is_bad
 
     @contextmanager
     def _one_reduction(self) -> Iterator[Callable[[Tensor, bool], None]]:
@@ -337,18 +348,21 @@ class Engine:
                 for name, each in fragments.items()
             }
 
-        divided, whole = {}, {}
+        divided: dict[str, dict[str, SharePart]] = {}
+        whole: dict[str, dict[str, Tensor]] = {}
         if self._world.is_first:
             buffers = dict(self.model.named_buffers())
-            whole[MODEL] = {
-                name: tensor.clone() if name in buffers else tensor
-                for name, tensor in self.model.state_dict().items()
-                if name in buffers or self._stage < 3
-            }
+            whole |= _by_folder(
+                {
+                    name: tensor.clone() if name in buffers else tensor
+                    for name, tensor in self.model.state_dict().items()
+                    if name in buffers or self._stage < 3
+                }
+            )
         if self._stage == 3:
-            divided[MODEL] = parts(lambda flat: flat, self._fragments)
+            divided |= _by_folder(parts(lambda flat: flat, self._fragments))
         if self._average is not None:
-            divided[EMA] = parts(self._average.companion_of, self._fragments)
+            divided[EMA] = parts(self._average.companion_of, _by_folder(self._fragments)[MODEL])
             if self._world.is_first:
                 whole[EMA] = dict(self._average.buffers)
         step = next(iter(self._torch_optimizer().state.values()))["step"]
@@ -380,18 +394,18 @@ class Engine:
     def _agree(
         self,
         loss: Tensor,
-        statistics: BatchStatistics,
+        measured: dict[str, Tensor],
         tallies: tuple[int, ...],
         waited_seconds: float,
         is_bad: Tensor,
     ) -> Tensor:
         """Reduce all numbers of a step over ranks in one collective.
 
-        Returns f64: the means of loss and statistics, the squared gradient norms of PARTS, the sums of the tallies, the
-        seconds that each rank waited, and 1 for each rank whose embeddings are not finite.
+        Returns f64: the means of the loss and of the numbers about it, the squared gradient norms of PARTS, the sums of
+        the tallies, the seconds that each rank waited, and 1 for each rank whose outputs are not finite.
         """
         world = self._world
-        means = torch.stack([loss.detach(), *statistics]).double() / world.size
+        means = torch.stack([loss.detach(), *measured.values()]).double() / world.size
         squares = self._squares((tower_of(group), gradients) for group, gradients in self._gradients())
         waits, ours = [0.0] * world.size, [0.0] * world.size
         waits[world.rank], ours[world.rank] = waited_seconds, 1.0
@@ -433,13 +447,14 @@ class Engine:
         for group in self._torch_optimizer().param_groups:
             group["lr"] = rate * group["learning_rate_scale"]
 
-    def _step_optimizer(self, agreed: Tensor) -> tuple[Tensor, Tensor]:
+    def _step_optimizer(self, agreed: Tensor, first_square: int) -> tuple[Tensor, Tensor]:
         """Clip the gradient and step; return the gradient's norm and whether the step was skipped, f64[] each.
 
         AdamW's fused kernel divides by `grad_scale`, and changes nothing if `found_inf` is 1.
+
+        first_square: the place in `agreed` of the first squared gradient norm.
         """
-        first = 1 + len(BatchStatistics._fields)
-        norm = agreed[first : first + len(PARTS)].sum().sqrt()
+        norm = agreed[first_square : first_square + len(PARTS)].sum().sqrt()
         skips = ~(agreed[0].isfinite() & norm.isfinite())
         optimizer: Any = self._torch_optimizer()  # its scaling of gradients is not in torch's stubs
         optimizer.found_inf = skips.float().to(self._masters()[0].device)
@@ -510,25 +525,45 @@ def _root(square: float) -> float:
     return math.sqrt(square) if 0 <= square else math.nan
 
 
+Kept = TypeVar("Kept")
+
+
+def _by_folder(kept: Mapping[str, Kept]) -> dict[str, dict[str, Kept]]:
+    """What is kept for each tensor, by the folder of a checkpoint that has it: the model's, or the token head's."""
+    folders: dict[str, dict[str, Kept]] = {MODEL: {}}
+    for name, each in kept.items():
+        folders.setdefault(TOKEN_HEAD if name.startswith(f"{TOKEN_HEAD}.") else MODEL, {})[name] = each
+    return folders
+
+
 class _Towers(nn.Module):
     """The model with autocast inside its forward, since DeepSpeed switches off autocast that is set outside."""
 
-    def __init__(self, model: DualEncoder, precision: str):
+    def __init__(self, model: DualEncoder, precision: str, pair_loss: nn.Module | None):
         super().__init__()
         self.model = model
+        self._pair_loss = pair_loss
         self._bf16 = precision == "bf16"
         for scalar in self._scalars():
             if hasattr(scalar, "ds_id"):
                 deepspeed.zero.register_external_parameter(self, scalar)
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor) -> tuple[Tensor, ...]:
-        """Both embeddings, then logit_scale and logit_bias (if there is one).
+        """Both embeddings and with a token head the loss of each pair, then logit_scale and logit_bias if there is one.
 
-        The two scalars are copies in the graph, since ZeRO-3 frees the parameters themselves after the forward.
+        The two scalars are copies in the graph, since ZeRO-3 frees the parameters themselves after the forward. Logits
+        of the token head stay inside: they are larger than anything else of the outputs.
         """
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            image, text = self.model(images, tokens, lengths, row_keys)
-        return image, text, *(scalar.clone() for scalar in self._scalars())
+            rows = self.model(images, tokens, lengths, row_keys)
+        if self._pair_loss is not None:
+            rows = *rows[:-1], self._pair_loss(rows[-1], tokens, lengths)
+        return *rows, *(scalar.clone() for scalar in self._scalars())
+
+    def unpacked(self, outputs: tuple[Tensor, ...]) -> Outputs:
+        """What `forward` returned, in its two kinds."""
+        num_rows = len(outputs) - len(self._scalars())
+        return Outputs(outputs[:num_rows], outputs[num_rows:])
 
     def _scalars(self) -> list[nn.Parameter]:
         """Read the scalars as attributes each time: that is how ZeRO-3 notices that one is needed."""

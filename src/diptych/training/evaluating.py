@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from diptych.agreement import decide_on_first_rank
+from diptych.checkpoint_folder import TOKEN_HEAD
 from diptych.config.schema import EvaluationConfig
 from diptych.device import plain_arithmetic
 from diptych.encoder import Encoder
@@ -206,6 +207,7 @@ def _numbers(evaluator: str, name: str, data: DataSet, features: Features) -> di
 def _encoder(job: Job) -> Encoder:
     """An encoder with a copy of the weights, so that nothing of the model that trains is touched."""
     weights = job.engine.copy_of_weights()
+    weights = {name: weights[name] for name in weights if not name.startswith(f"{TOKEN_HEAD}.")}
     with torch.random.fork_rng(devices=[]):  # its initial values are drawn, and replaced
         bias = 0.0 if "logit_bias" in weights else None
         model = DualEncoder(job.config.model, job.tokenizer.vocab_size, 0.0, bias)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.checkpoint_folder import checkpoints
+from diptych.checkpoint_folder import TOKEN_HEAD, checkpoints
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import ModelConfig, RunConfig
 from diptych.config.values import config_to_dict, flatten
@@ -108,7 +108,7 @@ def start_from(model: DualEncoder, config: ModelConfig) -> None:
 
 
 def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
-    """A complete state dict for the model; the model keeps its own logit_bias.
+    """A complete state dict for the model; the model keeps its own logit_bias and token head.
 
     Raises:
         UserError: the weights cannot be read, or a tensor is missing or has another shape.
@@ -116,10 +116,10 @@ def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
     assert config.initial_weights is not None
     place = _place_of(config.initial_weights)
     state = _read_file(place, config) if place.is_file() else read_model_folder(place)[0]
-    # The bias belongs to the loss, not to the towers: another loss starts with its own, or without one.
+    # They belong to the loss, not to the towers: another loss starts with its own, or without.
     state = {name: tensor for name, tensor in state.items() if name != "logit_bias"}
-    if model.logit_bias is not None:
-        state["logit_bias"] = model.logit_bias.data
+    own = {"logit_bias"} | {f"{TOKEN_HEAD}.{name}" for name in ("weight", "bias")}
+    state |= {name: tensor for name, tensor in model.state_dict().items() if name in own}
     try:
         state = interop.resize_image_positions(state, model)
         check_tensors(state, shapes_of(model))

@@ -27,11 +27,13 @@ from diptych.data.mixture import Mixture, open_mixture
 from diptych.data.order import ORDER_VERSION, Order, SampleOrder
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.data.unique_captions import UniqueCaptions, caption_hashes
+from diptych.loss.words import TokenClassification
 from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
 from diptych.model.flops import TrainingFlops
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
+from diptych.training.caption_counts import caption_counts
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.initial_weights import start_from
@@ -61,7 +63,8 @@ class Job:
 
     @cached_property
     def flops(self) -> TrainingFlops:
-        return TrainingFlops(self.config.model, self.tokenizer.vocab_size)
+        has_head = self.config.loss.token_head.weight > 0
+        return TrainingFlops(self.config.model, self.tokenizer.vocab_size, token_head=has_head)
 
     def record_samples(self) -> None:
         if self.metrics is not None:
@@ -108,7 +111,17 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         data = fingerprint_with(groups, data)
     torch.manual_seed(config.training.seed)
     training = config.training
-    model = DualEncoder(config.model, tokenizer.vocab_size, training.initial_logit_scale, training.initial_logit_bias)
+    model = DualEncoder(
+        config.model,
+        tokenizer.vocab_size,
+        training.initial_logit_scale,
+        training.initial_logit_bias,
+        token_head=config.loss.token_head.weight > 0,
+    )
+    pair_loss = None
+    if model.token_head is not None:
+        counts = decide_on_first_rank(world, lambda: caption_counts(config, mixture, tokenizer, run.path))
+        pair_loss = TokenClassification(counts.num_captions, counts.with_token)
     known_valid: set[Path] = set()
     taken_up: list[Checkpoint] = []
 
@@ -148,7 +161,7 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
             logger.warning("%s", note)
     # Before the engine, so that the first batch is loaded in the seconds that the engine takes.
     loading = start_loading(config, world, mixture, order, tokenizer, progress, processes)
-    engine = Engine(model, config, world)
+    engine = Engine(model, config, world, pair_loss)
     if progress.samples_seen:
         engine.restore_optimizer(taken_up[0].optimizer if taken_up else None)
         engine.restore_average(taken_up[0].averages if taken_up else None)

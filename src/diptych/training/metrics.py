@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLES_SEEN = "samples_seen"
 PANELS: dict[str, tuple[str, ...]] = {
-    "learning": ("loss", "i2t_accuracy", "t2i_accuracy", "positive_similarity", "hardest_negative_similarity"),
+    "learning": ("loss", "token_loss", "i2t_accuracy", "t2i_accuracy")
+    + ("positive_similarity", "hardest_negative_similarity"),
     "health": ("learning_rate", "logit_scale", "logit_scale_at_limit", "gradient_norm")
     + (
         "image_gradient_norm",

@@ -22,7 +22,16 @@ from typing import Any
 
 import diptych
 from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
-from diptych.checkpoint_folder import EVALUATION, FORMAT, PROGRESS, CheckpointError, name_of, remove_unfinished
+from diptych.checkpoint_folder import (
+    EMA,
+    EVALUATION,
+    FORMAT,
+    MODEL,
+    PROGRESS,
+    CheckpointError,
+    name_of,
+    remove_unfinished,
+)
 from diptych.config.values import config_to_dict
 from diptych.model_folder import describing_files
 from diptych.terminal import counted
@@ -95,7 +104,7 @@ class Saves:
         self._snapshot = Snapshot(share, job.world.rank)
         is_first = job.world.is_first
         texts = {"config.json": as_json(config_to_dict(job.config))} if is_first else {}
-        for folder in share.whole:
+        for folder in [folder for folder in (MODEL, EMA) if folder in share.whole]:
             described = describing_files(job.config.model, job.tokenizer)
             texts |= {f"{folder}/{name}": text for name, text in described.items()}
         self._plan = Plan(

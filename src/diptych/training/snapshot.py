@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diptych.checkpoint_folder import EMA, MODEL, PARTS
+from diptych.checkpoint_folder import EMA, MODEL, PARTS, TOKEN_HEAD
 from diptych.training.checkpoint_writer import FilePlan, Part, TensorPlan
 
 logger = logging.getLogger(__name__)
@@ -209,13 +209,13 @@ def _plan_files(share: Share, rank: int, offsets: list[int]) -> dict[str, FilePl
         }
         for folder, tensors in share.whole.items()
     }
-    for folder in (MODEL, EMA):
+    for folder in (MODEL, EMA, TOKEN_HEAD):
         joined = {
             name: TensorPlan(NAMES[each.values.dtype], tuple(each.whole), (where,))
             for name, (each, where) in divided.get(folder, {}).items()
         }
-        if folder in whole:
+        if folder in (*whole, *divided):
             # Averages leave out counters, which are those of the weights.
-            tensors = {**whole[MODEL], **whole[folder], **joined}
+            tensors = {**(whole[MODEL] if folder == EMA else {}), **whole.get(folder, {}), **joined}
             files[f"{folder}/model.safetensors"] = FilePlan(tensors, kind=folder)
     return files

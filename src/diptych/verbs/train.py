@@ -287,7 +287,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     """The text of --dry-run: each resolved value with its origin, then the size, length and memory of the run."""
     from diptych.data.mixture import open_mixture
     from diptych.data.tokenizer import load_tokenizer
-    from diptych.model.dual_encoder import expected_shapes, rank_dependence
+    from diptych.model.dual_encoder import rank_dependence, shapes_of, without_memory
     from diptych.model.interop import why_not_in_open_clips_layout
     from diptych.terminal import counted
     from diptych.training.deepspeed_config import zero_stage
@@ -301,7 +301,8 @@ def describe(loaded: LoadedConfig, world: World) -> str:
 
     mixture = open_mixture(config.data)
     index = mixture.index
-    shapes = expected_shapes(config.model, load_tokenizer(config.tokenizer.vocabulary).vocab_size)
+    vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
+    shapes = shapes_of(without_memory(config.model, vocab_size, token_head=config.loss.token_head.weight > 0))
     parameters = sum(math.prod(shape) for shape in shapes.values())
     size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
     shares = sorted(set(world.rows_of_ranks(size)))
@@ -319,7 +320,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(world.loader_workers(machine.loader_workers), 'loader worker')} each",
     ]
-    memory, too_large = describe_memory(config, world, parameters)
+    memory, too_large = describe_memory(config, world, parameters, vocab_size)
     lines.append(f"memory    {memory}")
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
     notes += mixture.doubtful(config.data, size, world.share_of_machine)
@@ -331,7 +332,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     return "\n".join(lines)
 
 
-def describe_memory(config: RunConfig, world: World, num_parameters: int) -> tuple[str, str | None]:
+def describe_memory(config: RunConfig, world: World, num_parameters: int, vocab_size: int) -> tuple[str, str | None]:
     """The memory that a rank needs, and what to change if its GPU has less; None for the second if it fits."""
     import torch
 
@@ -347,7 +348,8 @@ def describe_memory(config: RunConfig, world: World, num_parameters: int) -> tup
     if precision == "auto":
         precision = precision_on(world.device, "auto") if limit is None or is_here else "bf16"
     try:
-        towers = activations(config.model, 1024, "cpu" if limit is None else "cuda", precision)
+        device, has_head = "cpu" if limit is None else "cuda", config.loss.token_head.weight > 0
+        towers = activations(config.model, vocab_size, device, precision, token_head=has_head)
     except BUILD_ERRORS as error:
         return f"not known of this image tower ({(str(error) or type(error).__name__).splitlines()[0]})", None
     memory = memory_of(config, world, num_parameters, towers)
