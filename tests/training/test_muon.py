@@ -179,7 +179,7 @@ def poisoned(rank: int) -> dict[int, tuple[bool, list[Any]]]:
         engine = make_engine(rank, 2, muon_config(stage))
         take_steps(engine, rank, 2, 0, 1)
         before = engine.weights(), engine.optimizer_state()
-        engine._loss = poisoned_gradient(rank)
+        engine._objective._contrast = poisoned_gradient(rank)
         [stats] = take_steps(engine, rank, 2, 1, 2)
         result[stage] = stats.is_skipped, [before, (engine.weights(), engine.optimizer_state())]
     return result
