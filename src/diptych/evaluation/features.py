@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
@@ -106,6 +107,15 @@ class Features:
             return replace(both, embeddings=both.embeddings[:, width:].copy())
 
         return self.once(("before_projection", *_key(pictures)), compute)
+
+    @contextmanager
+    def holding(self, pictures: Pictures, embedded: Embedded) -> Iterator[None]:
+        """Use these embeddings of the pictures during the block, and forget them after it."""
+        self._known[_key(pictures)] = embedded
+        try:
+            yield
+        finally:
+            del self._known[_key(pictures)]
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
         """Embed texts as f32[texts dim]; every rank must call it."""

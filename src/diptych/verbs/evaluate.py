@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,7 @@ from diptych.evaluation.picture_sources import absolute
 from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
 from diptych.evaluation.robustness import check_names, read_baseline, robustness
+from diptych.evaluation.suites.command import SuiteOptions, evaluate_suite
 from diptych.evaluation.tables import comparison_table, readable
 from diptych.evaluation.training_data import UNKNOWN, TrainingData, hashed_training_data, training_data
 from diptych.files import check_writable, read_lines, read_text
@@ -35,7 +36,11 @@ LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
+        "model",
+        type=path_argument,
+        nargs="+",
+        metavar="RUN",
+        help="run directory (its newest checkpoint) or model folder; several with --suite",
     )
     for name, evaluator in EVALUATORS.items():
         if evaluator.fits:
@@ -75,6 +80,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "on the others too; decodes each training picture once, some 5 ms of a core, and keeps the hashes with the "
         "shards, where `diptych-shards dedup` uses them too",
     )
+    parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="measure the models on a list of data sets: clip (the paper's 27), datacomp (38), or your own YAML file",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=path_argument,
+        help="the folder with one folder for each data set of --suite; those that are not there are listed",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=path_argument,
+        help="where the table of --suite goes (suite_NAME), as JSON, CSV, Markdown and a page, with the results so far "
+        "that a stopped run goes on from",
+    )
+    parser.add_argument(
+        "--published",
+        metavar="MODEL",
+        help="which of the models that the suite has published numbers of is shown next to yours (ViT-B/32)",
+    )
     parser.add_argument("--json", metavar="FILE", type=path_argument, help="where the numbers go (RUN/evaluation.json)")
     parser.add_argument("--report", action="store_true", help="write RUN/report.html")
     parser.add_argument("--credits", metavar="FILE", type=path_argument, help="text file of credits for the report")
@@ -89,7 +117,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int | None:
+    if arguments.suite is not None:
+        return _run_suite(arguments)
+    _check_no_suite(arguments)
+    arguments.model = arguments.model[0]
+    _run_one(arguments)
+    return None
+
+
+def _run_suite(arguments: argparse.Namespace) -> int:
+    not_of_suites = [*EVALUATORS, "classes", "caption_key", "shifted_from", "baseline", "against", "json", "credits"]
+    if given := [each for each in (*not_of_suites, "funnel", "overlap", "report") if getattr(arguments, each)]:
+        raise UserError(f"{_option(given[0])} does not go with --suite, which has data sets and measures of its own")
+    options = {each.name: getattr(arguments, each.name) for each in fields(SuiteOptions) if each.name != "models"}
+    return evaluate_suite(SuiteOptions(arguments.model, **options))
+
+
+def _check_no_suite(arguments: argparse.Namespace) -> None:
+    if len(arguments.model) > 1:
+        models = ", ".join(map(str, arguments.model))
+        raise UserError(f"several models ({models}) are compared on a suite; give --suite, or one model at a time")
+    if given := [option for option in ("data", "out", "published") if getattr(arguments, option) is not None]:
+        raise UserError(f"--{given[0]} belongs to --suite; give that too, or leave it out")
+
+
+def _run_one(arguments: argparse.Namespace) -> None:
     from diptych.model_folder import run_directory
 
     run_dir = run_directory(arguments.model)

@@ -1,0 +1,194 @@
+"""Measure several models on the data sets of a suite, and keep each result as soon as it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diptych.evaluation import EVALUATORS
+from diptych.evaluation.features import Features
+from diptych.evaluation.pictures import Embedded, PictureEncoder, Pictures, embed
+from diptych.evaluation.similarity import Array
+from diptych.evaluation.suites.data_folders import OpenedDataSet, open_data_set
+from diptych.evaluation.suites.measures import MEASURES
+from diptych.evaluation.suites.suite import Suite
+from diptych.files import commit_file, read_text
+from diptych.terminal import shown
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+Cell = dict[str, Any]
+"""What is kept of a model on a data set: value, interval, chance, numbers of pictures and classes, all metrics; or, of
+a measurement that failed, only the line `failed`."""
+
+
+@dataclass(frozen=True)
+class SuiteModel:
+    """A model that is measured."""
+
+    title: str
+    """The head of its column."""
+    location: str
+    identity: str
+    """A hash of its weights and settings: results of other weights are not taken for its own."""
+    load: Callable[[], PictureEncoder]
+
+
+@dataclass
+class Results:
+    """The cells of the table, kept in one file for each model and data set, written completely or not at all."""
+
+    folder: Path
+
+    def read(self, key: str) -> Cell | None:
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            return None
+        try:
+            cell = json.loads(read_text(path, "remove it"))
+        except ValueError:
+            return None
+        return cell if isinstance(cell, dict) and cell.get("format") == FORMAT else None
+
+    def write(self, key: str, cell: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        document = json.dumps({"format": FORMAT, **cell}, ensure_ascii=False, indent=1) + "\n"
+        commit_file(self.folder / f"{key}.json", document.encode("utf-8", "backslashreplace"))
+
+
+class _SideBySide:
+    """Several encoders as one that gives their features side by side, so that each picture is decoded once."""
+
+    def __init__(self, encoders: Sequence[PictureEncoder]):
+        self._encoders = encoders
+        self.widths: list[int] = []
+
+    def embed_pictures(self, pictures: Sequence[Image.Image], /) -> Array:
+        parts = [np.asarray(encoder.embed_pictures(pictures)) for encoder in self._encoders]
+        self.widths = [part.shape[1] for part in parts]
+        return np.concatenate(parts, axis=1)
+
+
+def measure_suite(
+    suite: Suite,
+    present: Mapping[str, Path | str],
+    models: Sequence[SuiteModel],
+    results: Results,
+    report: Callable[[str, str, Cell], None],
+) -> dict[str, dict[str, Cell]]:
+    """Measure every model on every data set that is present: data set → model → cell.
+
+    Each model is loaded at most once, and not at all if all its results are there from an earlier call. What fails
+    becomes a cell with the reason.
+
+    report: called with the titles of data set and model, and the cell, as soon as it is there.
+    """
+    loaded: dict[str, Features] = {}
+    cells: dict[str, dict[str, Cell]] = {}
+    for about in suite.data_sets:
+        if about.name not in present or about.not_measured:
+            continue
+        row = cells.setdefault(about.name, {})
+        try:
+            opened = open_data_set(about, present[about.name], suite.folder)
+        except Exception as error:  # whatever fails costs a line, and the others are measured
+            row.update({model.title: _failed(error) for model in models})
+            report(about.title, "", next(iter(row.values())))
+            continue
+        keys = {model.title: _key(model, opened) for model in models}
+        row.update({title: cell for title, key in keys.items() if (cell := results.read(key)) is not None})
+        missing = [model for model in models if model.title not in row]
+        for model, cell in _measured(opened, missing, loaded):
+            row[model.title] = cell
+            if "failed" not in cell:
+                results.write(keys[model.title], {"data_set": about.name, "model": model.location, **cell})
+            report(about.title, model.title, cell)
+    return cells
+
+
+def _measured(opened: OpenedDataSet, models: Sequence[SuiteModel], loaded: dict[str, Features]) -> Any:
+    """Yield each model with its cell."""
+    usable = []
+    for model in models:
+        try:
+            if model.title not in loaded:
+                loaded[model.title] = Features(model.load())
+            usable.append(model)
+        except Exception as error:
+            yield model, _failed(error)
+    features = [loaded[model.title] for model in usable]
+    pictures = opened.data.pictures
+    try:
+        embedded = embed_together([each.encoder for each in features], pictures) if features else []
+    except Exception as error:
+        yield from ((model, _failed(error)) for model in usable)
+        return
+    for model, each, own in zip(usable, features, embedded, strict=True):
+        try:
+            with each.holding(pictures, own):
+                yield model, _cell(opened, each, own)
+        except Exception as error:
+            yield model, _failed(error)
+
+
+def embed_together(encoders: Sequence[PictureEncoder], pictures: Pictures) -> list[Embedded]:
+    """Embed the pictures by each encoder, as `embed` does, but decode them only once."""
+    together = _SideBySide(encoders)
+    embedded = embed(together, pictures)
+    ends = np.cumsum(together.widths)[:-1]
+    return [
+        Embedded(np.ascontiguousarray(part), embedded.kept, embedded.rejected)
+        for part in np.split(embedded.embeddings, ends, axis=1)
+    ]
+
+
+def _cell(opened: OpenedDataSet, features: Features, embedded: Embedded) -> Cell:
+    about = opened.about
+    measure = MEASURES[about.metric]
+    result = EVALUATORS[measure.evaluator].measure(features, opened.data)
+    subgroups = None if opened.subgroups is None else opened.subgroups[embedded.kept]
+    measured = measure.compute(result, subgroups)
+    return {
+        "metric": about.metric,
+        "value": measured.value,
+        "interval": list(measured.interval),
+        "chance": result["chance"].get(about.metric),
+        "pictures": result["pictures"],
+        "classes": len(opened.data.prompts.classes),
+        "rejected": len(result["rejected"]),
+        "prompts_from": opened.prompts_from,
+        "metrics": result["metrics"],
+        "intervals": result["intervals"],
+    }
+
+
+def _failed(error: Exception) -> Cell:
+    logger.debug("a measurement failed", exc_info=error)
+    reason = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+    return {"failed": shown(" ".join(reason.split()))}
+
+
+def _key(model: SuiteModel, opened: OpenedDataSet) -> str:
+    """The name of a result: it changes with the weights, the pictures and their labels, the classes and the measure."""
+    pictures, about = opened.data.pictures, opened.about
+    what = [
+        model.identity,
+        about.metric,
+        pictures.names,
+        pictures.labels,
+        pictures.label_sets,
+        pictures.captions,
+        [(each.name, each.names) for each in opened.data.prompts.classes],
+        opened.data.prompts.templates,
+        [] if opened.subgroups is None else opened.subgroups.tolist(),
+    ]
+    return f"{about.name}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}"

@@ -1,0 +1,253 @@
+"""The table of a suite: data sets × models, with averages and published numbers, in several formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diptych.evaluation.suites.measures import MEASURES
+from diptych.evaluation.suites.suite import DOWNLOAD, Suite, SuiteDataSet
+from diptych.terminal import counted, percent_range, printable, table
+
+MODELS_AT_ONCE = 3
+"""Models next to one another in 80 columns."""
+WIDEST = 10
+"""Columns of the terminal for the name of a model."""
+PUBLISHED = " (published)"
+ALL = "all"
+"""The group of all data sets."""
+FORMAT = 1
+
+Values = Mapping[str, float]
+"""Data set → share."""
+
+
+@dataclass(frozen=True)
+class SuiteTable:
+    """What was measured of a suite, next to what others published."""
+
+    suite: Suite
+    models: tuple[str, ...]
+    cells: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Data set → model → cell; without data sets that are not there."""
+
+    @property
+    def measured(self) -> list[SuiteDataSet]:
+        """The data sets that at least one model was measured on."""
+        return [each for each in self._rows if any(self.value(each.name, model) is not None for model in self.models)]
+
+    @property
+    def failed(self) -> list[tuple[SuiteDataSet, str, str]]:
+        """(data set, models, reason) of each measurement that failed; models is empty if all failed alike."""
+        found = []
+        for each in self._rows:
+            reasons: dict[str, list[str]] = {}
+            for model, cell in self.cells[each.name].items():
+                if "failed" in cell:
+                    reasons.setdefault(cell["failed"], []).append(model)
+            for reason, models in reasons.items():
+                found.append((each, "" if len(models) == len(self.models) else ", ".join(models), reason))
+        return found
+
+    @property
+    def missing(self) -> list[SuiteDataSet]:
+        return [each for each in self.suite.data_sets if each.name not in self.cells and not each.not_measured]
+
+    @property
+    def not_measured(self) -> list[SuiteDataSet]:
+        return [each for each in self.suite.data_sets if each.not_measured]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Group → its data sets that every model was measured on, those of all groups first."""
+        common = [each for each in self.measured if all(self.value(each.name, m) is not None for m in self.models)]
+        groups = {ALL: [each.name for each in common]}
+        for each in common:
+            groups.setdefault(each.group, []).append(each.name)
+        return groups if len(groups) > 2 else {ALL: groups[ALL]}
+
+    def value(self, data_set: str, model: str) -> float | None:
+        value: float | None = self.cells[data_set].get(model, {}).get("value")
+        return value
+
+    def chance(self, data_set: SuiteDataSet) -> float | None:
+        """What guessing reaches: as the suite says, else as it was measured."""
+        if data_set.chance is not None:
+            return data_set.chance
+        known = [cell.get("chance") for cell in self.cells[data_set.name].values()]
+        return next((each for each in known if each is not None), None)
+
+    def average(self, values: Values, group: str) -> float | None:
+        """The mean of a group's values; None if one is not known, since the mean would be of other data sets."""
+        names = self.groups[group]
+        if not names or any(name not in values for name in names):
+            return None
+        return sum(values[name] for name in names) / len(names)
+
+    def columns(self) -> dict[str, Values]:
+        """Model → its values; then those of the published models."""
+        own = {
+            model: {each.name: value for each in self.measured if (value := self.value(each.name, model)) is not None}
+            for model in self.models
+        }
+        return own | {f"{model}{PUBLISHED}": self.suite.published(model) for model in self.suite.published_models}
+
+    @property
+    def _rows(self) -> list[SuiteDataSet]:
+        return [each for each in self.suite.data_sets if each.name in self.cells]
+
+
+def as_text(shown: SuiteTable, beside: str | None) -> str:
+    """The table in 80 columns, a few models at a time, and lists of what is missing, failed or not measured.
+
+    beside: the published model that is shown next to the others.
+    """
+    parts = [printable(shown.suite.title)]
+    columns = shown.columns()
+    published = {f"{beside}{PUBLISHED}": columns[f"{beside}{PUBLISHED}"]} if beside else {}
+    for first in range(0, len(shown.models) if shown.measured else 0, MODELS_AT_ONCE):
+        some = {model: columns[model] for model in shown.models[first : first + MODELS_AT_ONCE]}
+        parts.append(_block(shown, some | published))
+    if beside and shown.measured:
+        parts.append(printable(f"[{beside}]: published, {shown.suite.published_source}"))
+    parts += [part for part in ("\n".join(lines) for lines in _notes(shown)) if part]
+    return "\n\n".join(parts)
+
+
+def _block(shown: SuiteTable, columns: Mapping[str, Values]) -> str:
+    heads = [printable(name.removesuffix(PUBLISHED), WIDEST) for name in columns]
+    heads = [f"[{head}]" if name.endswith(PUBLISHED) else head for head, name in zip(heads, columns, strict=True)]
+    alone = shown.models[0] if len(shown.models) == 1 else None
+    rows = [["data set", "measure", *heads, *(["95 %", "chance"] if alone else [])]]
+    for each in shown.measured:
+        values = [as_percent(values.get(each.name)) for values in columns.values()]
+        if alone:
+            cell = shown.cells[each.name][alone]
+            values += [percent_range(*cell["interval"]), as_percent(shown.chance(each))]
+        rows.append([each.title, MEASURES[each.metric].title, *values])
+    for group, names in shown.groups.items():
+        values = [as_percent(shown.average(values, group)) for values in columns.values()]
+        rows.append(["average" if group == ALL else group, f"of {len(names)}", *values, *([""] * 2 if alone else [])])
+    return table(rows, align="<<" + ">" * (len(rows[0]) - 2))
+
+
+def _notes(shown: SuiteTable) -> Iterator[list[str]]:
+    yield [
+        printable(f"{each.title}: {models + ' ' if models else ''}failed: {reason}")
+        for each, models, reason in shown.failed
+    ]
+    yield [printable(line) for line in counts_that_differ(shown)]
+    yield [printable(f"{each.title}: not measured: {each.not_measured}") for each in shown.not_measured]
+    if shown.missing:
+        download = DOWNLOAD.format(hub="REPOSITORY", name="NAME")
+        on_hub = any(each.hub for each in shown.missing)
+        rows = [[each.name, each.hub or each.get or each.title] for each in shown.missing]
+        width = max(len(name) for name, _ in rows)
+        yield [
+            f"{counted(len(shown.missing), 'data set')} not there" + (f" ({download}):" if on_hub else ":"),
+            *(f"{printable(name):{width}}  {printable(where)}" for name, where in rows),
+        ]
+
+
+def counts_that_differ(shown: SuiteTable) -> Iterator[str]:
+    """A line for each data set that differs from the published test set in size or classes, or lacks pictures."""
+    for each in shown.measured:
+        cell = next(cell for cell in shown.cells[each.name].values() if "value" in cell)
+        found = {"picture": cell["pictures"] + cell["rejected"], "class": cell["classes"]}
+        expected = {"picture": each.pictures, "class": each.classes}
+        differ = [unit for unit in found if expected[unit] and found[unit] not in (0, expected[unit])]
+        if differ:
+            has = ", ".join(counted(found[unit], unit) for unit in differ)
+            yield f"{each.title}: {has}; the usual test set has {', '.join(f'{expected[unit]:,}' for unit in differ)}"
+        if cell["rejected"]:
+            yield f"{each.title}: {counted(cell['rejected'], 'picture')} could not be decoded and are not counted"
+
+
+def as_json(shown: SuiteTable) -> dict[str, Any]:
+    """All that the table has, with intervals, for programs."""
+    columns = shown.columns()
+    return {
+        "format": FORMAT,
+        "suite": shown.suite.name,
+        "title": shown.suite.title,
+        "models": list(shown.models),
+        "data_sets": {
+            each.name: {
+                "title": each.title,
+                "metric": each.metric,
+                "group": each.group,
+                "chance": each.chance,
+                "models": {m: dict(cell) for m, cell in shown.cells.get(each.name, {}).items()},
+                "published": {
+                    m: v for m in shown.suite.published_models if (v := shown.suite.published(m).get(each.name))
+                },
+                **({"get": each.where_to_get} if each in shown.missing else {}),
+                **({"not_measured": each.not_measured} if each.not_measured else {}),
+            }
+            for each in shown.suite.data_sets
+        },
+        "averages": {
+            group: {
+                "data_sets": names,
+                **{name: shown.average(values, group) for name, values in columns.items()},
+            }
+            for group, names in shown.groups.items()
+        },
+        "published_source": shown.suite.published_source,
+    }
+
+
+def as_csv(shown: SuiteTable) -> str:
+    """A line for each data set and each average; values are shares, empty where there is none."""
+    columns = shown.columns()
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["data_set", "title", "group", "metric", *columns])
+    for each in shown.measured:
+        writer.writerow(
+            [each.name, each.title, each.group, each.metric, *(v.get(each.name, "") for v in columns.values())]
+        )
+    for group in shown.groups:
+        averages = [shown.average(values, group) for values in columns.values()]
+        writer.writerow(["average", "", group, "", *("" if each is None else each for each in averages)])
+    return file.getvalue()
+
+
+def as_markdown(shown: SuiteTable, beside: str | None) -> str:
+    """The table for a README, in per cent; the highest value of a row, of those measured here, is bold."""
+    columns = shown.columns()
+    names = [*shown.models, *([f"{beside}{PUBLISHED}"] if beside else [])]
+    lines = [
+        "| " + " | ".join(["data set", "measure", *map(_in_cell, names)]) + " |",
+        "|" + "---|" * 2 + "---:|" * len(names),
+    ]
+    for each in shown.measured:
+        values = [columns[name].get(each.name) for name in names]
+        lines.append(_markdown_row(each.title, MEASURES[each.metric].title, values, len(shown.models)))
+    for group, data_sets in shown.groups.items():
+        values = [shown.average(columns[name], group) for name in names]
+        about = "average" if group == ALL else f"average, {group}"
+        lines.append(_markdown_row(f"*{about}*", f"of {len(data_sets)}", values, len(shown.models)))
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(title: str, measure: str, values: Sequence[float | None], num_models: int) -> str:
+    known = [value for value in values[:num_models] if value is not None]
+    best = max(known, default=None) if num_models > 1 else None
+    cells = [
+        f"**{as_percent(value)}**" if value is not None and value == best and place < num_models else as_percent(value)
+        for place, value in enumerate(values)
+    ]
+    return "| " + " | ".join([_in_cell(title), measure, *cells]) + " |"
+
+
+def _in_cell(text: str) -> str:
+    return printable(text).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def as_percent(share: float | None) -> str:
+    """Per cent without the sign; `-` if it is not known."""
+    return "-" if share is None else f"{100 * share:.1f}"
