@@ -132,6 +132,13 @@ class Watch:
             self._run.stacks.mkdir(parents=True, exist_ok=True)
             self._stacks = open(self._run.stacks / f"rank_{self._world.rank}.txt", "a", encoding="utf-8")
 
+    @property
+    def _file(self) -> TextIO:
+        """Where stacks are written: to the console as long as the run directory is not prepared."""
+        file = self._stacks or sys.__stderr__
+        assert file is not None
+        return file
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             on_any_rank(self._world, False)
@@ -172,7 +179,7 @@ class Watch:
             patience = self._machine.process_group_timeout_seconds
             is_lifeless = self._phase not in LIMITED and now - max(self._since, self._alive) > patience
             if stopped > limit:
-                faulthandler.dump_traceback(self._stacks or sys.__stderr__)
+                faulthandler.dump_traceback(self._file)
                 self._exit()  # the others have reported it
             if self._alarm or is_late or is_lifeless or is_store_lost or is_neighbour_lost:
                 is_long = is_lifeless or self._num_steps < 2
@@ -187,7 +194,7 @@ class Watch:
         """Have faulthandler's thread write the stacks and end this process unless this is called again in time."""
         # A process without others may have been stopped by Ctrl-Z and then go on.
         seconds, ends = self._limit() + MARGIN_SECONDS / 2, self._world.size > 1
-        faulthandler.dump_traceback_later(seconds, file=self._stacks or sys.__stderr__, exit=ends)
+        faulthandler.dump_traceback_later(seconds, file=self._file, exit=ends)
 
     def _beat(self) -> None:
         """Write the heartbeat file, in a thread of its own, since a disk may hang for minutes."""
@@ -252,12 +259,11 @@ class Watch:
         """Write the stacks of this process and its loader processes."""
         with suppress(OSError):
             self._open_stacks()
-        file = self._stacks or sys.__stderr__
         said = f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {self._world.rank} on {place.host} {describe(place)}"
-        print(f"{said}, process {os.getpid()}", file=file, flush=True)
-        faulthandler.dump_traceback(file)
+        print(f"{said}, process {os.getpid()}", file=self._file, flush=True)
+        faulthandler.dump_traceback(self._file)
         with suppress(ValueError):  # the main thread has closed them by now
-            print(self._processes.stacks(), file=file, flush=True)
+            print(self._processes.stacks(), file=self._file, flush=True)
 
     def _report(self, place: Place) -> None:
         """Answer the call of the first rank that noticed; that one waits for the others' answers and prints a line."""
