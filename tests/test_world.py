@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from diptych.agreement import decide_on_first_rank, on_any_rank
-from diptych.errors import OneRankError, UserError
+from diptych.errors import OneRankError, TransientError, UserError
 from diptych.process_group import process_group
 from diptych.world import MEETING, World, choose_device, explain_full_memory, read_world
 from tests.commands import free_port
@@ -70,10 +70,11 @@ def decisions(rank, faults):
 
 
 def test_the_first_rank_decides_and_any_error_there_stops_all_with_its_status():
-    faults = [UserError("no such thing"), KeyError("a bug"), MemoryError()]
+    faults = [UserError("no such thing"), KeyError("a bug"), MemoryError(), TransientError("was killed")]
     first, other = run_ranks(2, decisions, faults)
-    assert first == ("said by 0", [("UserError", "no such thing"), ("KeyError", "'a bug'"), ("MemoryError", "")])
-    assert other == ("said by 0", [("SystemExit", "2"), ("SystemExit", "1"), ("SystemExit", "1")])
+    said = [("UserError", "no such thing"), ("KeyError", "'a bug'"), ("MemoryError", "")]
+    assert first == ("said by 0", [*said, ("TransientError", "was killed")])
+    assert other == ("said by 0", [("SystemExit", status) for status in "2111"])
 
 
 def agreement_while_tensors_are_stuck(rank, places):

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from diptych import __version__, extras
-from diptych.errors import LostRankError, NoMeetingError, OneRankError, UserError
+from diptych.errors import LostRankError, NoMeetingError, OneRankError, TransientError, UserError
 from diptych.files import NO_ROOM, PARTIAL, local_path
 from diptych.terminal import exit_on_broken_pipe, printable, replace_unencodable_letters, unknown_word
 
@@ -65,8 +65,8 @@ class Program:
 def run(program: Program, words: Sequence[str]) -> int:
     """Run the verb that the words name, and return the exit status.
 
-    The status is 0 on success, or what the verb returns; 2 after a user's mistake, 1 if another rank ended, and 130
-    after Ctrl-C. Any other exception is a bug and is raised.
+    The status is 0 on success, or what the verb returns; 2 after a user's mistake, 1 after a fault that may pass, such
+    as the end of another rank, and 130 after Ctrl-C. Any other exception is a bug and is raised.
 
     Raises:
         SystemExit: help or the version was printed, as argparse does.
@@ -112,14 +112,14 @@ def run(program: Program, words: Sequence[str]) -> int:
             print(f"{prefix}{rank}{printable(line)}", file=sys.stderr, flush=True)
         if isinstance(error, LostRankError):
             time.sleep(0 if _rank() else LAST_WORDS_SECONDS)
-        elif not isinstance(error, OneRankError) and leave_status(exit_status(error)):
+        elif not isinstance(error, OneRankError | TransientError) and leave_status(exit_status(error)):
             time.sleep(LAST_WORDS_SECONDS)  # the launcher ends this process sooner, since a restart would be no use
         return exit_status(error)
 
 
 def exit_status(error: Exception) -> int:
-    """The exit status after this error: 2 for a user's mistake, 1 for a bug or a lost rank."""
-    return 1 if isinstance(error, LostRankError) or user_message(error) is None else 2
+    """The exit status after this error: 2 for a user's mistake, 1 for a bug or a fault that may pass."""
+    return 1 if isinstance(error, TransientError) or user_message(error) is None else 2
 
 
 def leave_status(status: int) -> bool:

@@ -15,8 +15,12 @@ class OneRankError(UserError):
     """An error of this rank alone, such as full memory; it prints the message, since the other ranks do not know it."""
 
 
-class LostRankError(UserError):
-    """Another rank ended or does not answer, and reports the reason itself; this rank exits with status 1, not 2."""
+class TransientError(UserError):
+    """A fault that the next start may not meet, such as a killed process: status 1, after which launchers restart."""
+
+
+class LostRankError(TransientError):
+    """Another rank ended or does not answer, and reports the reason itself."""
 
 
 class NoMeetingError(UserError):

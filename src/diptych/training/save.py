@@ -33,6 +33,7 @@ from diptych.checkpoint_folder import (
     remove_unfinished,
 )
 from diptych.config.values import config_to_dict
+from diptych.errors import TransientError, UserError
 from diptych.model_folder import describing_files
 from diptych.terminal import counted
 from diptych.training.checkpoint import Progress
@@ -170,14 +171,19 @@ class Saves:
                     logger.warning("training waits until the checkpoint after %d samples is written", samples)
 
     def finish(self) -> None:
-        """Wait until the save in flight is a checkpoint; raises CheckpointError as `wait` does, or if it was lost."""
+        """Wait until the save in flight is a checkpoint.
+
+        Raises:
+            CheckpointError: as `wait` does.
+            TransientError: the processes that wrote it were killed, again and again.
+        """
         save = self._save
         self.wait()
         if save is not None and save.is_lost:  # no later save makes up for this one, so it is tried again
             save = self._save = _InFlight(save.progress, save.task, time.monotonic())
             self.wait()
             if save.is_lost:
-                self._end(save, "the processes that wrote it were killed")
+                self._end(save, "the processes that wrote it were killed", TransientError)
         # Older checkpoints are removed after the save; a run that has ended should not leave more than it was told to.
         deadline = time.monotonic() + KEEP_SECONDS
         while self._is_removing and not self._writer.is_lost and time.monotonic() < deadline:
@@ -341,11 +347,11 @@ class Saves:
         if self._job.world.is_first:
             remove_unfinished(self._job.run.checkpoints)
 
-    def _end(self, save: _InFlight, fault: str) -> None:
+    def _end(self, save: _InFlight, fault: str, error: type[UserError] = CheckpointError) -> None:
         """End the run on every rank."""
 
         def refuse() -> None:
-            raise CheckpointError(
+            raise error(
                 f"stopped after {counted(save.progress.samples_seen, 'sample')} without a checkpoint of them: {fault}; "
                 f"then the same command goes on from {self._newest()}"
             )
