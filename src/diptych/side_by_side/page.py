@@ -73,7 +73,7 @@ def _cell(cell: Cell, is_share: bool) -> dict[str, Any]:
     return {
         **shown,
         "change": f"{100 * difference.value:+.1f}",
-        "about": f"{low:+.1f} to {high:+.1f}, p {difference.p_value:.2g}",
+        "about": f"{low:+.1f} to {high:+.1f}, p\N{NO-BREAK SPACE}{difference.p_value:.2g}",
         "test": difference.test,
         "class": "" if difference.p_value >= SURE else "better" if difference.value > 0 else "worse",
     }
@@ -89,6 +89,7 @@ def _disagreements(runs: Sequence[ComparedRun]) -> Iterator[dict[str, Any]]:
             ]
             yield {
                 "title": f"{EVALUATORS[found.evaluator].title} · {found.data}",
+                "runs": (runs[0].name, run.name) if len(runs) > 2 else (),
                 "sides": [side for side in sides if side["number"]],
                 "unreadable": found.unreadable,
             }
