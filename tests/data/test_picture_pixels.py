@@ -79,6 +79,24 @@ def test_a_usual_jpeg_is_decoded_without_pillow(data, monkeypatch):
     assert open_pixels(data).shape == (45, 61, 3)
 
 
+@pytest.mark.parametrize(("times", "scale"), [(1.9, 1), (2.0, 2), (3.9, 2), (4.0, 4), (30.0, 8)])
+@pytest.mark.parametrize("data", USUAL.values(), ids=USUAL)
+def test_a_usual_jpeg_larger_than_needed_is_decoded_smaller_as_pillow_does_it(data, times, scale):
+    drafted = Image.open(io.BytesIO(data))
+    drafted.draft("RGB", (61 // scale, 45 // scale))
+    seen = []
+    pixels = open_pixels(data, times_as_large=lambda *size: seen.append(size) or times)
+    assert seen == [(61, 45)]
+    assert pixels.shape == (-(-45 // scale), -(-61 // scale), 3)
+    assert np.array_equal(pixels, drafted.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name.startswith(("turned", "of CMYK", "two EXIF"))])
+def test_a_jpeg_that_needs_pillow_has_its_whole_size_however_large(name):
+    data = OTHERS[name]
+    assert np.array_equal(open_pixels(data, times_as_large=lambda *_: 8), open_picture(data))
+
+
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
