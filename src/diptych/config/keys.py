@@ -67,6 +67,7 @@ OTHER_WORDS = {
     "training.initial_logit_scale": "logit_scale temperature",
     "training.precision": "amp bf16 dtype fp16 mixed_precision",
     "training.seed": "random_seed",
+    "training.stages": "curriculum phases progressive_resizing",
     "training.total_samples": "epochs max_epochs max_steps num_epochs num_samples num_steps samples steps total_steps",
 }
 """Key → what other trainers call it."""

@@ -334,7 +334,8 @@ def _place(loc: tuple[str | int, ...]) -> tuple[str, str]:
     """The key at a location that pydantic gives, and the place in its value: data.train and [0].weight."""
     parts = [(isinstance(part, int), str(part)) for part in loc if isinstance(part, int) or _is_key(part)]
     first = next((n for n, (is_number, _) in enumerate(parts) if is_number), len(parts))
-    inner = parts[first:] if any("Config, ..." in str(part) for part in loc) else []
+    is_item = any("Config, ..." in str(part) for part in loc) or not all(is_number for is_number, _ in parts[first:])
+    inner = parts[first:] if is_item else []
     place = "".join(f"[{part}]" if is_number else f".{part}" for is_number, part in inner)
     return ".".join(part for _, part in parts[:first]), place
 

@@ -274,6 +274,22 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """A part of the run: `training: {stages: [{samples: 9e6, image_size: 112}, {}]}`."""
+
+    samples: int | None = None
+    """How many samples it has; null, in the last stage only: the rest of training.total_samples."""
+    image_size: int | None = None
+    """Height and width of a picture in pixels; null: model.image.image_size."""
+    context_length: int | None = None
+    """Tokens of a caption, with start and end; longer captions are cut. null: model.text.context_length."""
+    patch_dropout: float | None = None
+    """Share of each picture's patches that is left out; null: `patch_drop_rate` of model.image.overrides, or none."""
+    learning_rate_scale: float = 1.0
+    """Factor on the learning rate, whose schedule goes on over all samples of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Length of the run, batch size, precision, and start values."""
 
@@ -281,6 +297,15 @@ class TrainingConfig:
     """Epochs x the samples of data.train; 2000000 may be written as 2e6."""
     global_batch_size: int
     """Pairs in a batch over all ranks together; each is a negative for the others."""
+    stages: tuple[StageConfig, ...] | None = None
+    """Parts of the run, most of which are cheaper than the model that comes out (CLIPA, arXiv 2305.07017): a list such
+    as `[{samples: 9e6, image_size: 112, context_length: 32}, {learning_rate_scale: 0.5}]`.
+
+    Each has, as it needs them, `samples` (in the last stage the rest if left out), `image_size`, `context_length`,
+    `patch_dropout` (share of each picture's patches that is left out) and `learning_rate_scale`; what is left out is as
+    `model` has it, whose sizes are those of the last stage. A batch belongs to the stage that its first sample belongs
+    to. Position embeddings are resampled for pictures of another size, and JPEGs are decoded at 1/2, 1/4 or 1/8 where
+    that is still as large as needed. Checkpoints and evaluations have the model's sizes in every stage. null: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU that supports it, else fp32; a resumed run keeps the precision it was started with. bf16
     means fp32 parameters with autocast."""

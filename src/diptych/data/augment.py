@@ -40,16 +40,23 @@ def augment(pixels: np.ndarray, config: DataConfig, image: ImageTowerConfig, dra
     return square
 
 
+def drawn_box(width: int, height: int, config: DataConfig, image: ImageTowerConfig, draws: Draws) -> Box:
+    """The part of a picture that is trained on.
+
+    With the same random numbers, that of a picture of another size is the same but for rounding.
+    """
+    if config.augmentation == "random_square_crop":
+        return random_square(width, height, draws)
+    if config.augmentation == "random_resized_crop":
+        return random_rectangle(width, height, config.random_resized_crop, draws)
+    return middle_square(width, height) if image.resize_mode == "shortest" else (0, 0, width, height)
+
+
 def _square(pixels: np.ndarray, config: DataConfig, image: ImageTowerConfig, draws: Draws) -> np.ndarray:
     height, width, _ = pixels.shape
-    if config.augmentation == "random_square_crop":
-        box = random_square(width, height, draws)
-    elif config.augmentation == "random_resized_crop":
-        box = random_rectangle(width, height, config.random_resized_crop, draws)
-    elif image.resize_mode == "shortest":
-        box = middle_square(width, height)
-    else:
+    if config.augmentation == "none" and image.resize_mode != "shortest":
         return _whole(pixels, image)
+    box = drawn_box(width, height, config, image, draws)
     return crop_and_resize(pixels, box, (image.image_size, image.image_size), image.interpolation)
 
 

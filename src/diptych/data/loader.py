@@ -46,24 +46,25 @@ class RowsIntoPieces:
         self._decode = decode
         self._tokenizer = tokenizer
         self._context_length = context_length
-        self._image_size = decode.image_size
 
     def __call__(self, rows: Iterator[Row]) -> Iterator[Batch]:
-        for _, start, stop in self._source.pieces():
-            yield self._piece(islice(rows, stop - start), stop - start)
+        for batch_number, start, stop in self._source.pieces():
+            yield self._piece(islice(rows, stop - start), stop - start, batch_number)
 
-    def _piece(self, rows: Iterator[Row], num_rows: int) -> Batch:
+    def _piece(self, rows: Iterator[Row], num_rows: int, batch_number: int) -> Batch:
+        size = self._decode.image_of(batch_number).image_size
+        length = self._decode.context_length_of(batch_number) or self._context_length
         rejects: list[Reject] = []
         captions: list[str] = []
         samples = np.empty(num_rows, dtype=np.int64)
-        images = np.empty((num_rows, 3, self._image_size, self._image_size), dtype=np.uint8)
+        images = np.empty((num_rows, 3, size, size), dtype=np.uint8)
         for place, row in enumerate(rows):
             filled = self._filled(row, rejects)
             assert filled.image is not None
             images[place] = filled.image
             captions.append(filled.caption)
             samples[place] = filled.picked.sample
-        tokens, lengths = self._tokenizer(captions, self._context_length)
+        tokens, lengths = self._tokenizer(captions, length)
         as_tensor = torch.from_numpy
         reads = self._source.take_counts()
         return Batch(as_tensor(images), as_tensor(tokens), as_tensor(lengths), samples, tuple(rejects), reads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diptych.config.schema import ModelConfig
+from diptych.config.stages import Stage
 from diptych.errors import UserError
 from diptych.model.image_tower import ImageTower
 from diptych.model.text_tower import TextTower
@@ -29,6 +30,8 @@ class DualEncoder(nn.Module):
 
     `token_head`, for runs that train one, gives logits of the vocabulary's tokens from the picture's feature before the
     projection. Only training uses it: model folders do not have it.
+
+    stages: those in which the model is trained; no parameter depends on them.
     """
 
     logit_bias: nn.Parameter | None
@@ -41,9 +44,10 @@ class DualEncoder(nn.Module):
         initial_logit_bias: float | None = None,
         *,
         token_head: bool = False,
+        stages: Sequence[Stage] = (),
     ):
         super().__init__()
-        self.image = ImageTower(config.image, config.embed_dim)
+        self.image = ImageTower(config.image, config.embed_dim, stages)
         self.text = TextTower(config.text, vocab_size, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([initial_logit_scale], dtype=torch.float32))
         bias = None if initial_logit_bias is None else nn.Parameter(torch.tensor([initial_logit_bias]))
@@ -116,10 +120,12 @@ def expected_shapes(
     return {**shapes_of(without_memory(config, vocab_size)), **bias}
 
 
-def without_memory(config: ModelConfig, vocab_size: int, *, token_head: bool = False) -> DualEncoder:
+def without_memory(
+    config: ModelConfig, vocab_size: int, *, token_head: bool = False, stages: Sequence[Stage] = ()
+) -> DualEncoder:
     """The model on torch's meta device: its tensors have shapes but no data."""
     with torch.device("meta"), _NoInitialValues():
-        return DualEncoder(config, vocab_size, 0.0, token_head=token_head)
+        return DualEncoder(config, vocab_size, 0.0, token_head=token_head, stages=stages)
 
 
 class _NoInitialValues(TorchFunctionMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from diptych.config.schema import ImageTowerConfig
+from diptych.config.stages import PATCH_DROPOUT, Stage
 from diptych.errors import UserError
 from diptych.model.patch_dropout import PatchDropout
 from diptych.model.precision import full_precision
@@ -27,6 +28,8 @@ OURS = {
     "in_chans": "pictures have three channels",
 }
 """Keyword of timm that is set by other means → what to do instead."""
+
+SIZE_KEY = "model.image.image_size"
 
 REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 """Keywords of timm that download or unpickle weights; they are refused, since a config may come from anyone."""
@@ -47,15 +50,18 @@ class ImageTower(nn.Module):
     """Embeds images u8[batch 3 H W] as f[batch embed_dim], not normalised.
 
     CLIP-ResNets have no `proj`, since their attention pooling ends with the projection (paper, section 2.4).
+
+    stages: those in which it is trained. If pictures have another size in one of them, position embeddings are
+    resampled in the forward.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ImageTowerConfig, embed_dim: int):
+    def __init__(self, config: ImageTowerConfig, embed_dim: int, stages: Sequence[Stage] = ()):
         super().__init__()
         self.image_size = config.image_size
-        trunk: Any = create_trunk(config, num_classes=0)
+        trunk: Any = create_trunk(config, **_keywords_of_stages(config, stages), num_classes=0)
         self.proj = None
         if isinstance(getattr(trunk, "head", None), AttentionPool2d):
             trunk.reset_classifier(embed_dim)
@@ -115,6 +121,12 @@ class ImageTower(nn.Module):
         if isinstance(patch_dropout, PatchDropout):
             patch_dropout.row_keys = row_keys
 
+    def leave_out_patches(self, share: float) -> None:
+        """Set the share of each picture's patches that is left out in training, of a tower with patch dropout."""
+        patch_dropout = getattr(self.trunk, "patch_drop", None)
+        if isinstance(patch_dropout, PatchDropout):
+            patch_dropout.rate = share
+
     def _layout(self, device: torch.device) -> torch.memory_format:
         """The memory layout of the pixels: channels_last, with which convolutions are up to a fifth faster.
 
@@ -123,6 +135,16 @@ class ImageTower(nn.Module):
         """
         is_unsafe = device.type == "cpu" and self._has_grouped_convolutions
         return torch.contiguous_format if is_unsafe else torch.channels_last
+
+
+def _keywords_of_stages(config: ImageTowerConfig, stages: Sequence[Stage]) -> dict[str, Any]:
+    """What timm must know when it creates a tower that is trained in these stages; no parameter depends on it."""
+    keywords: dict[str, Any] = {}
+    if any(stage.model.image.image_size != config.image_size for stage in stages):
+        keywords["dynamic_img_size"] = True
+    if most := max((stage.patch_dropout for stage in stages), default=0.0):
+        keywords[PATCH_DROPOUT] = most
+    return keywords
 
 
 def _key_patch_dropout(trunk: Any) -> None:
@@ -162,6 +184,8 @@ def _nearest(name: str) -> str:
 def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
     """Create the timm model that the config describes, with random weights.
 
+    ours: keywords in addition to the config's overrides, or in their place.
+
     Raises:
         ValueError: there is no such model, or it cannot be built with the overrides.
     """
@@ -169,30 +193,40 @@ def create_trunk(config: ImageTowerConfig, **ours: Any) -> nn.Module:
         nearest = _nearest(config.name)
         raise UserError(f"model.image.name {config.name!r} is not a timm model; the nearest is {nearest!r}")
     check_overrides(config)
-    overrides = dict(config.overrides)
-    if "blocks" in overrides:
-        overrides["blocks"] = byobnet_blocks(overrides["blocks"], config.name)
-    try:
-        trunk = timm.create_model(config.name, img_size=config.image_size, **ours, **overrides)
-    except BUILD_ERRORS as error:
-        if unexpected_keyword(error) != "img_size":
-            raise override_error(config, error) from error
-    else:
-        check_patches(config, trunk)
+    keywords = {"img_size": config.image_size, **config.overrides, **ours}
+    if "blocks" in keywords:
+        keywords["blocks"] = byobnet_blocks(keywords["blocks"], config.name)
+    of_sizes = {"img_size", "dynamic_img_size"} - config.overrides.keys()
+    """Keywords that convolutional families lack, because they accept any size."""
+    while True:
+        try:
+            trunk = timm.create_model(config.name, **keywords)
+        except BUILD_ERRORS as error:
+            unknown = unexpected_keyword(error)
+            if unknown == PATCH_DROPOUT and unknown not in config.overrides:
+                raise UserError(
+                    f"training.stages: {config.name} has no patch dropout; leave out patch_dropout"
+                ) from error
+            if unknown not in of_sizes or unknown not in keywords:
+                raise override_error(config, error) from error
+            del keywords[unknown]
+            continue
+        if "img_size" in keywords:
+            check_patches(config, trunk)
         return trunk
-    try:  # a convolutional family, which has no img_size because it accepts any
-        return timm.create_model(config.name, **ours, **overrides)
-    except BUILD_ERRORS as error:
-        raise override_error(config, error) from error
 
 
-def check_picture_size(config: ImageTowerConfig, tower: ImageTower) -> None:
-    """Pass two pictures without data through a tower on the meta device, to check that it accepts their size.
+def check_picture_size(config: ImageTowerConfig, tower: ImageTower, key: str = SIZE_KEY) -> None:
+    """Pass two pictures without data through a tower on the meta device, to check that it accepts the config's size.
+
+    key: the setting that the size is from.
 
     Raises:
         UserError: the tower cannot take pictures of this size.
     """
     size = config.image_size
+    if size != tower.image_size:  # otherwise it was checked when the tower was created
+        check_patches(config, tower.trunk, key)
     with torch.device("meta"):
         tower.key_rows(torch.arange(2))
         try:
@@ -201,9 +235,10 @@ def check_picture_size(config: ImageTowerConfig, tower: ImageTower) -> None:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             if "meta" in reason:  # the tower's computation depends on data, so it cannot be checked here
                 return
+            designed = f", {tower.image_size}" if size != tower.image_size else _size_of(tower.trunk)
             raise UserError(
-                f"model.image.image_size {size}: {config.name} cannot take pictures of this size ({reason}); set the "
-                f"size that it was designed for{_size_of(tower.trunk)}"
+                f"{key} {size}: {config.name} cannot take pictures of this size ({reason}); set the size that it was "
+                f"designed for{designed}"
             ) from error
 
 
@@ -213,7 +248,7 @@ def _size_of(trunk: nn.Module) -> str:
     return f", {size[-1]}" if size else ""
 
 
-def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
+def check_patches(config: ImageTowerConfig, trunk: nn.Module, key: str = SIZE_KEY) -> None:
     """Refuse a picture size that is not a multiple of the patch size: timm would ignore the right and lower edges."""
     embed = getattr(trunk, "patch_embed", None)
     sides = getattr(embed, "patch_size", 1)
@@ -221,7 +256,7 @@ def check_patches(config: ImageTowerConfig, trunk: nn.Module) -> None:
     size = config.image_size
     if size % patch and not getattr(embed, "dynamic_img_pad", False):
         raise UserError(
-            f"model.image.image_size {size} is not a multiple of the patch size {patch} of {config.name}, so "
+            f"{key} {size} is not a multiple of the patch size {patch} of {config.name}, so "
             f"{size % patch} pixels at two edges would be ignored; set {size - size % patch or patch} or "
             f"{size - size % patch + patch}"
         )

@@ -26,7 +26,7 @@ class PatchDropout(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
         kept = None
-        if self.training:
+        if self.training and self.rate:
             patches = tokens[:, self.num_prefix_tokens :]
             kept = self._kept(patches.shape[1])
             chosen = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))

@@ -7,11 +7,13 @@ one block while the backward of the next runs, equal blocks are compiled once, a
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from diptych.agreement import on_any_rank
+from diptych.config.stages import Stage
 from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model.image_tower import blocks_of
@@ -41,12 +43,14 @@ def image_blocks(model: DualEncoder) -> list[nn.Module]:
     return innermost
 
 
-def compile_blocks(model: DualEncoder, towers: nn.Module, num_pairs: int, world: World) -> None:
+def compile_blocks(
+    model: DualEncoder, towers: nn.Module, num_pairs: int, stages: Sequence[Stage], world: World
+) -> None:
     """Compile the blocks of both towers; if that fails, leave them as they are and log why. Every rank must call it.
 
-    Compilation is tested at once with a forward and a backward of `towers` on as many pairs as a training step uses:
-    training then uses the same compiled code, and a later failure could not be undone. DeepSpeed must not have wrapped
-    the model yet.
+    Compilation is tested at once with a forward and a backward of `towers` on as many pairs as a training step uses, of
+    the sizes of each stage: training then uses the same compiled code, and a later failure could not be undone.
+    DeepSpeed must not have wrapped the model yet.
     """
     # Imported at the top of the file these would cost every command two seconds.
     import torch._dynamo
@@ -60,7 +64,7 @@ def compile_blocks(model: DualEncoder, towers: nn.Module, num_pairs: int, world:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
     images, texts = image_blocks(model), list(model.text.transformer.resblocks)
     for block in images:
-        # Batches of pictures have one size or two. With static shapes the code for a size is the same after a restart.
+        # Batches of a stage have one size or two. With static shapes the code for a size is the same after a restart.
         block.compile(dynamic=False)
     for block in texts:
         # The numbers of tokens and of groups of equally long captions differ from batch to batch.
@@ -70,7 +74,8 @@ def compile_blocks(model: DualEncoder, towers: nn.Module, num_pairs: int, world:
             module.attend = torch.compiler.disable(PackedCaptions.attend)
     fault = None
     try:
-        _try(model, towers, num_pairs)
+        for stage in stages:
+            _try(model, towers, num_pairs, stage)
     except Exception as error:  # a compiler may fail in any way
         fault = f"{type(error).__name__}: " + str(error).strip().partition("\n")[0]
     if on_any_rank(world, fault is not None):
@@ -82,9 +87,10 @@ def compile_blocks(model: DualEncoder, towers: nn.Module, num_pairs: int, world:
         )
 
 
-def _try(model: DualEncoder, towers: nn.Module, num_pairs: int) -> None:
+def _try(model: DualEncoder, towers: nn.Module, num_pairs: int, stage: Stage) -> None:
     """Run one forward and one backward, then remove gradients and restore buffers."""
-    device, size, length = model.logit_scale.device, model.image.image_size, model.text.context_length
+    device, size, length = model.logit_scale.device, stage.model.image.image_size, stage.model.text.context_length
+    model.image.leave_out_patches(stage.patch_dropout)
     images = torch.zeros(num_pairs, 3, size, size, dtype=torch.uint8, device=device)
     tokens = torch.zeros(num_pairs, length, dtype=torch.int32, device=device)
     lengths = torch.arange(num_pairs) % length + 1

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from diptych.checkpoint_folder import EMA, MODEL, TOKEN_HEAD
 from diptych.config.schema import RunConfig
+from diptych.config.stages import stage_at, stages_of
 from diptych.data.batch import Batch
 from diptych.data.draws import hashes
 from diptych.device import precision_on, set_arithmetic
@@ -114,6 +115,7 @@ class Engine:
         self.model = model.to(world.device)
         self._config = config
         self._world = world
+        self._stages = stages_of(config)
         self._rows_of_ranks = world.rows_of_ranks(config.training.global_batch_size)
         self._objective = Objective(config.loss, self._rows_of_ranks)
         self._num_parts = num_parts(self._rows_of_ranks, config.machine.pairs_per_forward)
@@ -128,7 +130,9 @@ class Engine:
         """The names of the parameters that Muon updates, in the same order on all ranks."""
         towers = self._towers = _Towers(self.model, precision, pair_loss and pair_loss.to(world.device))
         if config.machine.compile_blocks:
-            compile_blocks(self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), world)
+            compile_blocks(
+                self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), self._stages, world
+            )
         optimizer = make_optimizer(self.model, config.optimizer, precision)
         self._engine, *_ = deepspeed.initialize(
             model=towers,
@@ -175,7 +179,10 @@ class Engine:
         rate = learning_rate_at(
             samples_seen, training.global_batch_size, training.total_samples, self._config.optimizer
         )
+        stage = stage_at(self._stages, samples_seen // training.global_batch_size)
+        rate *= stage.learning_rate_scale
         self._set_learning_rate(rate)
+        self.model.image.leave_out_patches(stage.patch_dropout)
         running = [buffer.clone() for buffer in self._running_statistics]
         loss, measured, scale, is_bad = self._backward(batch, samples_seen, watch)
         watch.mark("backward")

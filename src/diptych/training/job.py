@@ -17,6 +17,7 @@ from diptych.checkpoint_folder import CheckpointError, newest_valid
 from diptych.config.load import ConfigError
 from diptych.config.rules import doubtful
 from diptych.config.schema import RunConfig
+from diptych.config.stages import Stage, stage_at, stages_of
 from diptych.data.batch import Batch
 from diptych.data.decoder import Decoder
 from diptych.data.earlier_order import EarlierSampleOrder
@@ -35,7 +36,7 @@ from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
 from diptych.training.caption_counts import caption_counts
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
-from diptych.training.engine import Engine
+from diptych.training.engine import Engine, StepStats
 from diptych.training.initial_weights import start_from
 from diptych.training.metrics import Metrics
 from diptych.world import World
@@ -60,11 +61,22 @@ class Job:
     """This rank's rows of the global batches from `progress` to the end of the run."""
     known_valid: set[Path] = field(default_factory=set)
     """Checkpoints that need not be hashed again."""
+    _flops: dict[int, TrainingFlops] = field(default_factory=dict)
 
     @cached_property
-    def flops(self) -> TrainingFlops:
-        has_head = self.config.loss.token_head.weight > 0
-        return TrainingFlops(self.config.model, self.tokenizer.vocab_size, token_head=has_head)
+    def stages(self) -> tuple[Stage, ...]:
+        return stages_of(self.config)
+
+    def stage_of(self, stats: StepStats) -> Stage:
+        size = self.config.training.global_batch_size
+        return stage_at(self.stages, stats.samples_seen // size - 1)
+
+    def flops_of(self, stage: Stage) -> TrainingFlops:
+        """The operations of a pair in this stage."""
+        if stage.number not in self._flops:
+            has_head = self.config.loss.token_head.weight > 0
+            self._flops[stage.number] = TrainingFlops(stage.model, self.tokenizer.vocab_size, token_head=has_head)
+        return self._flops[stage.number]
 
     def record_samples(self) -> None:
         if self.metrics is not None:
@@ -117,6 +129,7 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         training.initial_logit_scale,
         training.initial_logit_bias,
         token_head=config.loss.token_head.weight > 0,
+        stages=stages_of(config),
     )
     pair_loss = None
     if model.token_head is not None:
@@ -187,7 +200,7 @@ def start_loading(
     return batches(
         mixture.index,
         order,
-        Decoder(config.data, config.model.image, config.training.seed, mixture),
+        Decoder(config.data, config.model.image, config.training.seed, mixture, stages_of(config)),
         tokenizer,
         context_length=config.model.text.context_length,
         rows=world.rows(size),

@@ -144,6 +144,8 @@ class Training:
             self._progress = replace(self._progress, samples_seen=seen + self._size)
             return
         self._watch.enter("step", seen)
+        if any(number == stage.batches.start for stage in self._job.stages[1:]):
+            self._watch.expect_other_steps()
         step = self._job.engine.step(
             batch,
             seen,

@@ -41,7 +41,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     + ("step_seconds_p50", "step_seconds_p95", "forward_seconds", "backward_seconds", "update_seconds")
     + ("data_wait_fraction", "data_wait_fraction_of_mean_rank", "data_wait_slowest_rank")
     + ("save_stall_seconds", "save_seconds", "save_bytes"),
-    "data": ("rejected_samples", "epoch", "bytes_read_per_second", "cache_hit_fraction"),
+    "data": ("rejected_samples", "epoch", "stage", "bytes_read_per_second", "cache_hit_fraction"),
 }
 """Section of the dashboard → the metrics that it plots over samples seen."""
 SHARE_OF = "share_of_"

@@ -35,12 +35,12 @@ def report(
     console.show(stats.loss, speed["samples_per_second"], speed["data_wait_fraction"])
     if job.metrics is None:
         return
-    num_pairs = job.config.training.global_batch_size
-    flops = job.flops.of_pair(tally(stats, TOKENS) / num_pairs) * speed["samples_per_second"] / job.world.size
+    flops = flops_of_pair(job, steps) * speed["samples_per_second"] / job.world.size
     at_limit = math.exp(job.config.training.max_logit_scale) * (1 - 1e-6)
     values: dict[str, float] = {
         SAMPLES_SEEN: progress.samples_seen,
         **epochs(job.mixture, progress.samples_seen),
+        **({"stage": job.stage_of(stats).number} if job.config.training.stages else {}),
         "loss": stats.loss,
         "learning_rate": stats.learning_rate,
         "logit_scale": stats.logit_scale,
@@ -66,6 +66,12 @@ def report(
             values["mfu"] = round(flops / 1e12 / peak, 4)
     # A skipped step may have no finite loss, and JSON has no NaN.
     job.metrics.log({name: value for name, value in values.items() if math.isfinite(value)})
+
+
+def flops_of_pair(job: Job, steps: Sequence[StepStats]) -> float:
+    """The mean over the stages of these steps, with captions as long as those of the last step."""
+    num_tokens = tally(steps[-1], TOKENS) / job.config.training.global_batch_size
+    return sum(job.flops_of(job.stage_of(step)).of_pair(num_tokens) for step in steps) / len(steps)
 
 
 def cache_hits(steps: Sequence[StepStats]) -> dict[str, float]:

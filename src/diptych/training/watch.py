@@ -95,6 +95,11 @@ class Watch:
                 set_timeout_of_tensors(self._world, timedelta(seconds=self._limit() + MARGIN_SECONDS))
         self._phase, self._samples_seen, self._since = phase, samples_seen, now
 
+    def expect_other_steps(self) -> None:
+        """Forget how long steps took: those from here on are longer or shorter."""
+        self._num_steps, self._shortest_step = 0, float("inf")
+        set_timeout_of_tensors(self._world, timedelta(seconds=self._limit() + MARGIN_SECONDS))
+
     @contextmanager
     def training(self, samples_seen: int, patience_seconds: float = 0.0) -> Iterator[None]:
         """Record that the main thread takes steps during the block, and afterwards ends the run.

@@ -18,6 +18,7 @@ from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
 from diptych.config.rules import Problem, doubtful
 from diptych.config.schema import DataConfig, RunConfig
+from diptych.config.stages import stages_of
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.run_dir import RunDir
@@ -166,6 +167,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "data.groups.file": lambda: _check_groups(config, world),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: check_picture_size(config.model.image, model().image),
+        "training.stages": lambda: check_stages(config),
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: check_initial_weights(config),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
@@ -190,6 +192,19 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
     if config.loss.name not in LOSSES:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
+
+
+def check_stages(config: RunConfig) -> None:
+    """Raise UserError if the image tower has no patch dropout, or cannot take pictures of a stage's size."""
+    from diptych.model.dual_encoder import without_memory
+    from diptych.model.image_tower import check_picture_size
+
+    if config.training.stages is None:
+        return
+    stages = stages_of(config)
+    tower = without_memory(config.model, 1024, stages=stages).image
+    for number, stage in enumerate(stages):
+        check_picture_size(stage.model.image, tower, f"training.stages[{number}].image_size")
 
 
 def refuse_parts_with_batch_statistics(config: RunConfig, model: Callable[[], DualEncoder]) -> None:
