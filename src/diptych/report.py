@@ -12,7 +12,7 @@ from typing import Any
 
 from diptych.documents import parse_json
 from diptych.errors import UserError
-from diptych.evaluation import EVALUATORS
+from diptych.evaluation import EVALUATORS, METHODS, few_shot_shown
 from diptych.evaluation.calibration_shown import independent_facts, reliability_chart, temperature_facts
 from diptych.evaluation.confusion import (
     Matrix,
@@ -75,6 +75,7 @@ def write_report(
         confusion=confusion(of_the_model),
         calibration=_calibration(evaluation.get("calibration", {}), evaluation),
         num_bins=NUM_BINS,
+        few_shot=list(few_shots(evaluation)),
         zero_shot={name: _limited(result) for name, result in zero_shot.items()},
         retrieval={
             name: {**result, "examples": result.get("examples", [])[:MOST_RETRIEVALS]}
@@ -84,7 +85,7 @@ def write_report(
         baselines={
             f"{each.title[0].upper()}{each.title[1:]}": evaluation[name]
             for name, each in EVALUATORS.items()
-            if each.fits and name in evaluation
+            if each.fits and name in METHODS and name in evaluation
         },
         others=[*other_numbers(evaluation), *robustness_numbers(evaluation)],
         tiles=_tiles(run_dir / "samples.json"),
@@ -266,6 +267,18 @@ def overlap_parts(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         title = f"{EVALUATORS[evaluator].title} · {name}"
         parts.append({"title": title, "facts": facts, "pairs": found["pairs"]})
     return parts
+
+
+def few_shots(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The few-shot results by data set, each with its chart, table and remarks."""
+    for name, result in evaluation.get("few_shot", {}).items():
+        yield {
+            "title": f"{name}{_other_model(result, evaluation)}",
+            "draws": result["draws"],
+            "chart": few_shot_shown.chart(result),
+            "rows": few_shot_shown.rows(result),
+            "remarks": few_shot_shown.remarks(result),
+        }
 
 
 def grid(zero_shot: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -80,7 +80,7 @@ def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run
     cli.main(
         f"evaluate {run_dir} --zero-shot {seen} --zero-shot unseen={unseen} "
         f"--classes {tmp_path}/classes.yaml --retrieval pairs={captioned(tmp_path / 'pairs')} "
-        f"--linear-probe {seen} --pixel-baseline {seen} "
+        f"--linear-probe {seen} --pixel-baseline {seen} --few-shot {seen} "
         f"--report --credits {tmp_path}/credit.txt --device cpu".split()
     )
 
@@ -95,6 +95,7 @@ def test_evaluate_writes_numbers_and_a_report_into_the_run_and_prints_chance(run
     assert evaluation["retrieval"]["pairs"]["captions"] == 6
     assert evaluation["pixel_baseline"]["unseen"]["metrics"]["top1"] == 1
     assert evaluation["linear_probe"]["seen"]["train_classes"] == 6
+    assert evaluation["few_shot"]["seen"]["shots"] == [1, 2, 3.0]
     page = (run_dir / "report.html").read_text()
     assert "Drawn by &lt;someone&gt;." in page
     # Each number has an interval that contains it, in the file, in the tables and on the page.

@@ -1,6 +1,6 @@
 """The evaluators by name. The command, the trainer, the report and the results file all use this table."""
 
-from diptych.evaluation import compositional, linear_probe, multi_label, retrieval, validation, zero_shot
+from diptych.evaluation import compositional, few_shot, linear_probe, multi_label, retrieval, validation, zero_shot
 from diptych.evaluation.evaluator import Evaluator
 
 EVALUATORS = {
@@ -53,6 +53,13 @@ EVALUATORS = {
         "labelled pictures to fit on embeddings, as OpenAI's example and CLIP_benchmark do",
         fits=True,
     ),
+    "few_shot": Evaluator(
+        "few-shot",
+        few_shot.few_shot,
+        "labels",
+        "labelled pictures, of which probes are fitted to 1, 2, 4, 8 and 16 of each class, beside zero-shot",
+        fits=True,
+    ),
     "pixel_baseline": Evaluator(
         "pixels, log. regression",
         linear_probe.pixel_baseline,
@@ -63,5 +70,5 @@ EVALUATORS = {
 }
 """Key of a section of evaluation.json → evaluator. Its option is the key: `--zero-shot`."""
 
-METHODS = {name: each.title for name, each in EVALUATORS.items() if each.reads == "labels"}
-"""The methods of classification, which are compared in one table: key → title."""
+METHODS = {name: each.title for name, each in EVALUATORS.items() if each.reads == "labels" and name != "few_shot"}
+"""The methods of classification, which are compared in one table: key → title. Few-shot is a curve of several."""

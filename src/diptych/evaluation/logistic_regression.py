@@ -80,6 +80,7 @@ def fit(features: Array, labels: Array, inverse_penalty: float, most_iterations:
     with warnings.catch_warnings():
         # Not converging is recorded in the result, and is expected during a search of few iterations.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # with one picture of each
         return Fitted(model.fit((features - centre) / scale, labels), centre, scale)
 
 

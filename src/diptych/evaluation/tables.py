@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diptych.evaluation import EVALUATORS, METHODS
+from diptych.evaluation import EVALUATORS, METHODS, few_shot_shown
 from diptych.evaluation.comparison import compare
 from diptych.evaluation.evaluator import numbers
 from diptych.evaluation.pictures import in_words
@@ -21,6 +21,7 @@ def readable(evaluation: Mapping[str, Any]) -> str:
     """The metrics, with chance, as tables 80 columns wide."""
     parts = [
         *_accuracy_tables(evaluation),
+        *(few_shot_shown.readable(name, result) for name, result in evaluation.get("few_shot", {}).items()),
         *_retrieval_tables(evaluation),
         *_other_tables(evaluation),
         *_robustness_tables(evaluation),
@@ -32,8 +33,8 @@ def readable(evaluation: Mapping[str, Any]) -> str:
 
 
 def others(evaluation: Mapping[str, Any]) -> list[str]:
-    """The evaluators that have results, and neither classify nor retrieve: those have tables of their own."""
-    return [name for name in EVALUATORS if name in evaluation and name not in (*METHODS, "retrieval")]
+    """The evaluators that have results and no table of their own, as those that classify or retrieve do."""
+    return [name for name in EVALUATORS if name in evaluation and name not in (*METHODS, "few_shot", "retrieval")]
 
 
 def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:

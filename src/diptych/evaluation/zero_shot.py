@@ -50,12 +50,9 @@ def zero_shot(features: Features, data: DataSet) -> Result:
     Raises:
         ValueError: a label is not a class, or no picture can be decoded.
     """
-    pictures, prompts, class_names = data.pictures, data.prompts, data.prompts.class_names
-    labels = label_numbers(pictures, class_names)
-    classifier = features.once(prompts, lambda: build_classifier(features, prompts.classes, prompts.templates))
+    pictures, class_names = data.pictures, data.prompts.class_names
+    labels, judged = answers(features, data)
     embedded = features.pictures(pictures)
-    labels = labels[embedded.kept]
-    judged = judge(unit_norm(embedded.embeddings), classifier, labels, features.logit_scale)
     confusions, left_out = _confusions(labels, judged.predicted)
     return {
         "pictures": len(labels),
@@ -80,6 +77,20 @@ def zero_shot(features: Features, data: DataSet) -> Result:
         "right": _examples(pictures, embedded.kept, labels, judged, _least_certain_right(labels, judged)),
         "wrong": _examples(pictures, embedded.kept, labels, judged, _most_confident_errors(labels, judged)),
     }
+
+
+def answers(features: Features, data: DataSet) -> tuple[Array, Judged]:
+    """The class of each picture that can be decoded, i64[pictures], and what zero-shot answers.
+
+    Raises:
+        ValueError: as `zero_shot`.
+    """
+    prompts = data.prompts
+    labels = label_numbers(data.pictures, prompts.class_names)
+    classifier = features.once(prompts, lambda: build_classifier(features, prompts.classes, prompts.templates))
+    embedded = features.pictures(data.pictures)
+    labels = labels[embedded.kept]
+    return labels, judge(unit_norm(embedded.embeddings), classifier, labels, features.logit_scale)
 
 
 def judge(embeddings: Array, classifier: Array, labels: Array, logit_scale: float) -> Judged:

@@ -45,6 +45,8 @@ class LineChart:
     checkpoints: tuple[float, ...]
     epochs: tuple[float, ...]
     """Where along the axis the run resumed, where it was saved, and where an epoch ended."""
+    whiskers: tuple[tuple[float, float, float], ...] = ()
+    """Intervals around points: the place along the axis, and the heights of both ends."""
     logarithmic: LineChart | None = None
     """The same lines on a logarithmic axis, for a reader who asks for them."""
 
@@ -81,6 +83,8 @@ def line_chart(
     logarithmic_y: bool = False,
     width: int = WIDTH,
     height: int = HEIGHT,
+    x_numbers: Sequence[float] | None = None,
+    whiskers: Sequence[tuple[float, float, float]] = (),
     level: tuple[float, str] | None = None,
     restarts: Sequence[float] = (),
     checkpoints: Sequence[float] = (),
@@ -90,6 +94,8 @@ def line_chart(
 
     about: a few words next to the title; the last value of each line if None.
     logarithmic_x, logarithmic_y: this axis is logarithmic, and points at or below zero on it are left out as well.
+    x_numbers: the xs that are labelled along the axis; round numbers if None.
+    whiskers: (x, low, high) of intervals, which may reach above and below the lines.
     level: a y that is marked all along, with its label, if it is within the lines.
     restarts, checkpoints, epochs: xs that are marked, if they are within the lines.
     """
@@ -123,7 +129,8 @@ def line_chart(
     def marked(places: Sequence[float]) -> tuple[float, ...]:
         return tuple(dict.fromkeys(across(x) for x in places if x_low <= of_x(x) <= x_high))
 
-    x_numbers = logarithmic_ticks(10**x_low, 10**x_high) if logarithmic_x else ticks(x_low, x_high, width // 80)
+    if x_numbers is None:
+        x_numbers = logarithmic_ticks(10**x_low, 10**x_high) if logarithmic_x else ticks(x_low, x_high, width // 80)
     y_numbers = logarithmic_ticks(10**y_low, 10**y_high) if logarithmic_y else ticks(y_low, y_high, 4)
     y_labels = [f"{100 * y:.0f}\u202f%" for y in y_numbers] if percent else different_numbers(y_numbers)
     if about is None:
@@ -149,6 +156,7 @@ def line_chart(
         marked(restarts),
         marked(checkpoints),
         marked(epochs),
+        tuple((across(x), down(low), down(high)) for x, low, high in whiskers),
     )
 
 

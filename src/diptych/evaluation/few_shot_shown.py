@@ -1,0 +1,63 @@
+"""Show few-shot results: a table for the terminal, a chart for the report."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from diptych.evaluation.few_shot import metric_of
+from diptych.pages.charts import LineChart, line_chart
+from diptych.terminal import percent, percent_range, printable, table
+
+WIDTH, HEIGHT = 514, 260
+
+
+def readable(name: str, result: Mapping[str, Any]) -> str:
+    """The accuracy after each number of shots as a table 80 columns wide, with what zero-shot equals."""
+    title = f"few-shot, {printable(name, 24)}: probes fitted to some pictures of each class"
+    shown = [["pictures of each class", "top-1", "95 % interval", "chance"], *rows(result)]
+    lines = [line for each in remarks(result) for line in textwrap.wrap(printable(each), 80)]
+    return "\n".join([title, table(shown, align="<>>>"), *lines])
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """[pictures of each class, top-1, its 95 % interval, chance] of zero-shot and of each number of shots."""
+    shown = []
+    for shots in (0, *result["shots"]):
+        metric = metric_of(shots)
+        about = " (zero-shot)" if shots == 0 else " (all)" if metric == "top1_all" else ""
+        numbers = percent(result["metrics"][metric]), percent_range(*result["intervals"][metric])
+        shown.append([f"{shots:.3g}{about}", *numbers, percent(result["chance"][metric])])
+    return shown
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Sentences about the result."""
+    interval = result["intervals"]["zero_shot_equals_shots"]
+    between = f" (95 % interval {interval[0]:.2g} to {interval[1]:.2g})" if interval else ""
+    said = [f"Zero-shot equals {result['zero_shot_equals']} labelled pictures of each class{between}."]
+    if result["share_of_known_classes"] < 1:
+        known = percent(result["share_of_known_classes"])
+        said.append(f"{known} of the pictures belong to a class of the probes, which cannot name the others.")
+    said += [f"No probe of {shots} pictures of each class: {why}." for shots, why in result["shots_left_out"].items()]
+    return said
+
+
+def chart(result: Mapping[str, Any]) -> LineChart | None:
+    """Accuracy over the number of shots, with the level of zero-shot; None with a single number of shots."""
+    metrics, intervals, shots = result["metrics"], result["intervals"], result["shots"]
+    zero_shot = metrics[metric_of(0)]
+    return line_chart(
+        "Top-1",
+        {"few-shot": [(each, metrics[metric_of(each)]) for each in shots]},
+        x_label="labelled pictures of each class",
+        about=f"zero-shot {percent(zero_shot)}, dashed",
+        percent=True,
+        logarithmic_x=True,
+        x_numbers=[each for each in shots if metric_of(each) != "top1_all"],
+        whiskers=[(each, *intervals[metric_of(each)]) for each in shots],
+        level=(zero_shot, ""),
+        width=WIDTH,
+        height=HEIGHT,
+    )

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from diptych.evaluation import few_shot, few_shot_shown
+from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.features import Features
+from diptych.evaluation.pictures import Embedded, Pictures
+from diptych.evaluation.prompts import make_prompts
+
+CLASSES = ("ant", "bee", "cat", "dog")
+CENTRES = np.random.default_rng(0).normal(size=(len(CLASSES), 8)).astype(np.float32)
+
+
+class Known(Features):
+    """Features that are the class's centre with noise; a text's embedding is near the centre of its class."""
+
+    logit_scale = 1.0
+
+    def __init__(self, noise_of_texts=0.0):
+        super().__init__(None)
+        self.noise_of_texts = noise_of_texts
+
+    def pictures(self, pictures):
+        random = np.random.default_rng(len(pictures))
+        places = [CLASSES.index(label) for label in pictures.labels]
+        noise = 1.2 * random.normal(size=(len(places), CENTRES.shape[1]))
+        return Embedded((CENTRES[places] + noise).astype(np.float32), np.arange(len(places)))
+
+    def embed_texts(self, texts):
+        noise = np.random.default_rng(1).normal(size=CENTRES.shape)
+        named = [next(place for place, name in enumerate(CLASSES) if name in text) for text in texts]
+        return (CENTRES + self.noise_of_texts * noise)[named]
+
+
+def labelled(counts):
+    labels = tuple(name for name, count in zip(CLASSES, counts, strict=True) for _ in range(count))
+    return Pictures(f"of {counts}", tuple(map(str, range(len(labels)))), lambda place: b"", labels)
+
+
+def measured(train, noise_of_texts=0.0):
+    data = DataSet(labelled([100] * 4), make_prompts(CLASSES, ["a {}"]), labelled(train))
+    return few_shot.few_shot(Known(noise_of_texts), data)
+
+
+def test_accuracy_rises_with_the_shots_and_zero_shot_equals_some_of_them():
+    result = measured([40] * 4, noise_of_texts=0.7)
+
+    assert result["shots"] == [1, 2, 4, 8, 16, 40]
+    assert result["metrics"]["top1_1_shot"] < result["metrics"]["top1_16_shots"] < 1
+    draws = result["top1_of_draws"]["top1_4_shots"]
+    assert len(set(draws)) > 1
+    assert result["metrics"]["top1_4_shots"] == pytest.approx(np.mean(draws))
+    zero_shot, equal = result["metrics"]["top1_0_shots"], result["metrics"]["zero_shot_equals_shots"]
+    assert result["metrics"]["top1_1_shot"] < zero_shot < result["metrics"]["top1_16_shots"]
+    low, high = result["intervals"]["zero_shot_equals_shots"]
+    assert 1 <= low < equal < high <= 40
+    assert f"Zero-shot equals {equal:.2g} labelled" in few_shot_shown.readable("x", result)
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_chart_has_an_interval_around_each_point_and_names_the_shots():
+    chart = few_shot_shown.chart(measured([20] * 4))
+    points = [tuple(map(float, point.split(","))) for point in chart.lines[0].points.split()]
+    assert len(points) == len(chart.whiskers) == 6
+    for (x, y), (at, low, high) in zip(points, chart.whiskers, strict=True):
+        assert x == at and high <= y <= low  # heights are measured from the top
+    assert [label for _, label in chart.x_ticks] == ["1", "2", "4", "8", "16"]
+
+
+def test_zero_shot_outside_of_the_curve_has_no_number_and_is_said_in_words():
+    better = measured([20] * 4)
+    assert better["metrics"]["zero_shot_equals_shots"] is None
+    assert better["zero_shot_equals"] == "more than 20"
+    worse = measured([20] * 4, noise_of_texts=50)
+    assert worse["zero_shot_equals"] == "fewer than 1"
+
+
+def test_numbers_of_shots_that_a_class_does_not_have_are_left_out_and_said():
+    result = measured([3, 30, 30, 30])
+    assert result["shots"] == [1, 2, 93 / 4]
+    assert list(result["shots_left_out"]) == ["4", "8", "16"]
+    assert "No probe of 4 pictures of each class: ant has only 3." in few_shot_shown.readable("x", result)
+
+
+def test_each_probe_is_fitted_to_as_many_pictures_of_each_class_as_it_says(monkeypatch):
+    fit, fitted_to, held_out = few_shot.fit, [], []
+
+    def recorded(rows, labels, penalty):
+        fitted_to.append(Counter(labels.tolist()))
+        return fit(rows, labels, penalty)
+
+    def chosen(rows, labels, held_rows, held_labels):
+        assert not {row.tobytes() for row in rows} & {row.tobytes() for row in held_rows}
+        held_out.append(Counter(held_labels.tolist()))
+        return 1.0, 0.5
+
+    monkeypatch.setattr(few_shot, "fit", recorded)
+    monkeypatch.setattr(few_shot, "best_inverse_penalty", chosen)
+    measured([18] * 4)
+
+    shots = [count for number in few_shot.SHOTS for count in [number] * few_shot.DRAWS]
+    assert fitted_to == [dict.fromkeys(CLASSES, number) for number in shots]
+    assert held_out == [dict.fromkeys(CLASSES, number) for number in (1, 2, 4, 4, 2)]
+
+
+@pytest.mark.parametrize(
+    "accuracy, shots",
+    [
+        (0.1, 0),
+        (0.2, 1),
+        (0.3, math.sqrt(2)),
+        (0.4, 2),
+        (0.5, 2 * 8 ** (1 / 4)),  # a fourth of the way from 2 to 16, in logarithms
+        (0.8, 16),
+        (0.81, math.inf),
+    ],
+)
+def test_shots_are_interpolated_between_logarithms(accuracy, shots):
+    points = [(1, 0.2), (2, 0.4), (16, 0.8), (50, 0.7)]
+    assert few_shot.shots_that_match(accuracy, points) == pytest.approx(shots)
