@@ -6,17 +6,19 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from diptych import cli
 from diptych.evaluation.data_sets import data_set, open_data, prompts_for
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
+from diptych.evaluation.pictures import fingerprint
 from diptych.evaluation.results_file import FORMAT, write_results
 from diptych.evaluation.zero_shot import zero_shot
 from diptych.side_by_side.curves import curves
 from diptych.side_by_side.runs import differing_settings, read_runs, short_names
-from tests.evaluation.colours import COLOURS, ColourEncoder, write_tree
+from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 from tests.test_report import HOSTILE, Page
 
 
@@ -31,7 +33,7 @@ class Confused(ColourEncoder):
 def result(encoder, data) -> Result:
     pictures = open_data(str(data), "labels")
     measured = zero_shot(Features(encoder), data_set(pictures, prompts_for([pictures], None)))
-    return {**measured, "location": str(data)}
+    return {**measured, "location": str(data), "fingerprint": fingerprint(pictures, np.arange(len(pictures)))}
 
 
 def write_run(folder, encoder=None, data=None, *, batch=128, step_seconds=10):
@@ -167,6 +169,22 @@ def test_different_data_sets_are_shown_and_not_tested(tmp_path, runs):
     (top1,) = [each for each in document["results"] if each["metric"] == "top1"]
     assert top1["runs"].keys() == {"good", "bad"} and top1["runs"]["bad"]["difference"] is None
     assert "Right in one" not in page
+
+
+def test_other_pictures_with_the_same_names_are_not_taken_for_the_same(tmp_path, runs, data):
+    shutil.copytree(data, tmp_path / "moved")
+    (tmp_path / "darker" / "walls").mkdir(parents=True)
+    for file in data.rglob("*.png"):
+        colour = [value // 2 for value in COLOURS[file.parent.name]]
+        path = tmp_path / "darker" / "walls" / file.relative_to(data)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture(colour))
+    for folder, is_tested in ((tmp_path / "moved", True), (tmp_path / "darker" / "walls", False)):
+        shutil.rmtree(runs[1])
+        write_run(runs[1], Confused(), folder)
+        page, document = compare(tmp_path, *runs)
+        (top1,) = [each for each in document["results"] if each["metric"] == "top1"]
+        assert (top1["runs"]["bad"]["difference"] is not None) == ("Right in one" in page) == is_tested
 
 
 def test_hostile_names_stay_text(tmp_path, data):

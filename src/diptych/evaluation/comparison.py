@@ -34,11 +34,20 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Com
     for evaluator, differences in (("zero_shot", _zero_shot), ("retrieval", _retrieval)):
         for name, result in second.get(evaluator, {}).items():
             other = first.get(evaluator, {}).get(name)
-            if other and "ranks" in other and "ranks" in result:
+            if other and "ranks" in other and "ranks" in result and may_be_the_same(other, result):
                 for metric, difference in differences(other, result).items():
                     yield Compared(
                         evaluator, name, metric, other["metrics"][metric], result["metrics"][metric], difference
                     )
+
+
+def may_be_the_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether nothing contradicts that two results are of the same pictures; those of earlier versions have names only.
+
+    Data sets of other pictures often have the same names, such as `0.jpg`.
+    """
+    known = {result["fingerprint"] for result in (first, second) if "fingerprint" in result}
+    return len(known) < 2
 
 
 def _zero_shot(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:

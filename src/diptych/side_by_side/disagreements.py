@@ -10,6 +10,7 @@ import numpy as np
 
 from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
+from diptych.evaluation.comparison import may_be_the_same
 from diptych.evaluation.picture_sources import picture_named
 from diptych.evaluation.similarity import Array
 from diptych.evaluation.zero_shot import thumbnail
@@ -54,7 +55,7 @@ def disagreements(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterat
     for evaluator, answers in (("zero_shot", _zero_shot), ("retrieval", _retrieval)):
         for name, result in second.get(evaluator, {}).items():
             other = first.get(evaluator, {}).get(name)
-            both = answers(other, result) if other else None
+            both = answers(other, result) if other and may_be_the_same(other, result) else None
             if both:
                 locations = [each["location"] for each in (result, other) if "location" in each]
                 yield _disagreement(evaluator, name, *both, locations)

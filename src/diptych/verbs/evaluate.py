@@ -19,7 +19,7 @@ from diptych.evaluation.evaluator import Evaluator, Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.overlap import matched_pairs, overlap
 from diptych.evaluation.picture_sources import absolute
-from diptych.evaluation.pictures import Embedded, Pictures, formats_by_name, left_out_by_reason, named
+from diptych.evaluation.pictures import Embedded, Pictures, fingerprint, formats_by_name, left_out_by_reason, named
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
 from diptych.evaluation.robustness import check_names, read_baseline, robustness
 from diptych.evaluation.suites.command import SuiteOptions, evaluate_suite
@@ -262,7 +262,7 @@ def _evaluate(arguments: argparse.Namespace, asked: Mapping[str, Mapping[str, Da
                 evaluation["templates"] = list(data.prompts.templates)
             result = evaluator.measure(features, data)
             if not evaluator.fits:
-                result.update(_facts(data.pictures))
+                result.update(_facts(data.pictures, features.pictures(data.pictures)))
                 result.update(_seen(name, result, data.pictures, features.pictures(data.pictures), training))
             evaluation.setdefault(name, {})[data_name] = {**about, **result}
     return evaluation
@@ -275,10 +275,11 @@ def _training(overlap: bool, run_dir: Path | None) -> TrainingData | None:
     return hashed_training_data(run_dir) if overlap else training_data(run_dir)
 
 
-def _facts(pictures: Pictures) -> dict[str, Any]:
-    """Facts about the pictures: where they are, their formats and what was left out."""
+def _facts(pictures: Pictures, embedded: Embedded) -> dict[str, Any]:
+    """Facts about the pictures: where they are and which, their formats, and what was left out."""
     return {
         "location": absolute(pictures.location),
+        "fingerprint": fingerprint(pictures, embedded.kept),
         "formats": formats_by_name(pictures),
         "left_out": left_out_by_reason(pictures.left_out),
     }
