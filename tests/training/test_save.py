@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sys
 import time
 from contextlib import closing
@@ -169,6 +170,36 @@ def test_a_killed_writer_costs_at_most_the_checkpoint_that_it_wrote(tmp_path):
         ("save_failed", 4),
     ]
     assert {"seconds", "stall_seconds", "bytes", "path"} <= events[0].keys()
+
+
+def end_without_an_answer(rank: int, folder: Path) -> tuple[str, bool]:
+    """The end of a run in which rank 1's writer does not answer in the second save."""
+    config = config_at(1, 2)
+    config = replace(config, checkpoint=replace(config.checkpoint, max_wait_seconds=1))
+    _, saves = start_saves(folder, config, rank, 2)
+    writer = saves._writer._process
+    with closing(saves):
+        saves.start(FIRST)
+        saves.finish()
+        if rank == 1:
+            writer.send_signal(signal.SIGSTOP)
+        saves.start(SECOND)
+        try:
+            saves.finish()
+        except (TransientError, SystemExit) as error:
+            return str(error), writer.poll() is not None
+    return "saved", False
+
+
+def test_a_writer_that_hangs_ends_the_run_with_a_line(tmp_path):
+    (said, _), (status, is_ended) = run_ranks(2, end_without_an_answer, tmp_path)
+    assert said == (
+        f"stopped after {2 * PAIRS} samples without a checkpoint of them: the process that writes it on "
+        f"{socket.gethostname()} has done nothing for checkpoint.max_wait_seconds=1, as happens when the disk of "
+        f"{tmp_path / 'checkpoints'} does not answer; then the same command goes on from the newest checkpoint, "
+        "step_00000001"
+    )
+    assert status == "1" and is_ended
 
 
 def until_written(saves: Saves) -> None:

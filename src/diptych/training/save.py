@@ -7,6 +7,7 @@ one save is in flight; the next one, a stop and the end of the run wait for it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import signal
@@ -19,6 +20,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Any
+
+import psutil
 
 import diptych
 from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
@@ -64,6 +67,10 @@ TOLD_AFTER_SECONDS = 60
 """A wait for a checkpoint that is longer than this is reported: its disk is slow, or does not answer."""
 KEEP_SECONDS = 20
 """How long the end of a run waits for the removal of older checkpoints."""
+HUNG = "writers_hung"
+"""The number of ranks whose writing process has done nothing for too long."""
+KILL_SECONDS = 5
+"""How long a killed process may take to end; one that waits for a disk which does not answer may never end."""
 ATTEMPTS = 2
 """Processes that may end while they write the same share, until the checkpoint is given up."""
 
@@ -151,17 +158,25 @@ class Saves:
         Raises:
             CheckpointError: a full disk kept it from being written within `checkpoint.max_wait_seconds`, or until a
                 signal ended the wait.
+            TransientError: a process that writes it has done nothing for as long.
         """
         if (save := self._save) is None:
             return
         pause, save.waited_for_since = 0.001, time.monotonic()
         is_told = not self._job.world.is_first
+        work, worked = 0.0, time.monotonic()
         while self._save is not None:
-            states = self._states_of_all()
+            before, work = work, self._writer.work_seconds()
+            if work != before or not self._is_owed(save):
+                worked = time.monotonic()
+            is_hung = time.monotonic() - worked > self._job.config.checkpoint.max_wait_seconds
+            states = self._states_of_all(is_hung)
             self.advance(states)
             if self._save is None:
                 return
-            if states[FAILING]:
+            if states[HUNG]:
+                self._end_hung(save, is_hung)
+            elif states[FAILING]:
                 self._wait_for_room(save)
             else:
                 time.sleep(pause)
@@ -305,11 +320,16 @@ class Saves:
                     self._end(save, save.why)
                 time.sleep(ROUND_SECONDS)
 
-    def _states_of_all(self) -> dict[str, int]:
+    def _states_of_all(self, is_hung: bool = False) -> dict[str, int]:
+        """The sums of `states` over ranks, and the number of ranks whose writing process hangs."""
         self._look(waits=True)
-        states = self.states()
-        sums = sums_over_ranks(self._job.world, [states[name] for name in SAVE_STATES])
-        return dict(zip(SAVE_STATES, sums, strict=True))
+        states = {**self.states(), HUNG: int(is_hung)}
+        names = (*SAVE_STATES, HUNG)
+        return dict(zip(names, sums_over_ranks(self._job.world, [states[name] for name in names]), strict=True))
+
+    def _is_owed(self, save: _InFlight) -> bool:
+        """Whether this rank's writing process has something of the save left to do."""
+        return save.written is None or (save.commit is not None and save.committed is None)
 
     def _record(self, save: _InFlight) -> None:
         """Record a checkpoint; on rank 0."""
@@ -347,16 +367,32 @@ class Saves:
         if self._job.world.is_first:
             remove_unfinished(self._job.run.checkpoints)
 
-    def _end(self, save: _InFlight, fault: str, error: type[UserError] = CheckpointError) -> None:
-        """End the run on every rank."""
+    def _end_hung(self, save: _InFlight, is_hung: bool) -> None:
+        """End the run on every rank, without a touch of the disk, which may hang too."""
+        self._writer.close()
+        self._save = None
+        hung = [each for each in gather_on_first_rank(self._job.world, socket.gethostname() if is_hung else "") if each]
+        seconds = self._job.config.checkpoint.max_wait_seconds
+        where = f"{hung[0]} and {counted(len(hung) - 1, 'other rank')}" if hung[1:] else "".join(hung)
+        self._refuse(
+            save,
+            f"the process that writes it on {where} has done nothing for checkpoint.max_wait_seconds={seconds}, as "
+            f"happens when the disk of {self._job.run.checkpoints} does not answer",
+            TransientError,
+        )
 
+    def _end(self, save: _InFlight, fault: str, error: type[UserError] = CheckpointError) -> None:
+        """End the run on every rank, and leave nothing of the save."""
+        self._give_up()
+        self._refuse(save, fault, error)
+
+    def _refuse(self, save: _InFlight, fault: str, error: type[UserError]) -> None:
         def refuse() -> None:
             raise error(
                 f"stopped after {counted(save.progress.samples_seen, 'sample')} without a checkpoint of them: {fault}; "
                 f"then the same command goes on from {self._newest()}"
             )
 
-        self._give_up()
         decide_on_first_rank(self._job.world, refuse)
 
     def _newest(self) -> str:
@@ -415,6 +451,14 @@ class _WritingProcess:
             self.is_lost = True
         return said
 
+    def work_seconds(self) -> float:
+        """The processor time that the process has used; it stands still while its disk does not answer."""
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+        except psutil.Error:  # it has ended
+            return math.nan
+        return float(times.user + times.system)
+
     def close(self) -> str:
         """End the process; how it ended."""
         self._connection.close()
@@ -422,5 +466,8 @@ class _WritingProcess:
             status = self._process.wait(1)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
+            try:
+                status = self._process.wait(KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                return "it does not end"
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
