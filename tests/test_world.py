@@ -122,6 +122,26 @@ def test_an_error_is_for_the_rank_to_print_that_has_it_alone(errors, ends):
     assert run_ranks(2, end_after_errors, places_of_two(), errors) == ends
 
 
+def end_after_rank_0(rank, places, error):
+    """The type of the error with which rank 1 ends that makes it when rank 0, which holds the store, has ended."""
+    meet(places[rank])
+    try:
+        with process_group(read_world(), timeout_seconds=30) as world:
+            if rank == 1:
+                with pytest.raises(dist.DistError):
+                    while True:
+                        world.store.check(["any"])
+            raise error
+    except Exception as ended:
+        return type(ended).__name__, str(ended)
+
+
+def test_a_mistake_of_all_is_that_also_for_a_rank_that_comes_too_late_for_the_note(capfd):
+    mistake = UserError("too high")
+    assert run_ranks(2, end_after_rank_0, places_of_two(), mistake) == [("UserError", "too high")] * 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_the_launchers_environment_is_the_world(launched):
     launched(**WHOLE)
     assert (read_world().rank, read_world().size) == (1, 2)

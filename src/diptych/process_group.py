@@ -117,12 +117,18 @@ def _leave(world: World, error: Exception) -> None:
     assert store is not None
     is_shared = threading.Event()
 
-    def leave() -> None:
+    def leave_notes() -> None:
         if world.is_first:
             store.set(FIRST_ERROR, said)
         elif may_be_shared and _get(store, FIRST_ERROR, SAME_ERROR_SECONDS) == said.encode():
             is_shared.set()
         store.set(ENDED, str(world.rank))
+
+    def leave() -> None:
+        try:
+            leave_notes()
+        except dist.DistError:  # rank 0, which holds the store, has ended before: with the same error, it is likely
+            is_shared.set()
         if world.device.type == "cuda":
             dist.distributed_c10d._abort_process_group()
 
