@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from diptych.errors import UserError
@@ -16,7 +17,7 @@ from diptych.evaluation.suites.runner import Cell, Results, SuiteModel, measure_
 from diptych.evaluation.suites.suite import Suite, load_suite
 from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text
 from diptych.files import cannot, check_writable, commit_file, sha256_of
-from diptych.terminal import percent, printable, unknown_word
+from diptych.terminal import counted, percent, printable, unknown_word
 
 SHOWN_FIRST = "ViT-B/32"
 """The published model next to the user's, if the suite has it and the user names none."""
@@ -48,7 +49,11 @@ def evaluate_suite(options: SuiteOptions) -> int:
     out = options.out or Path(f"suite_{suite.name}")
     check_writable(out / "table.json", "make room there, or name another folder with --out")
 
-    cells = measure_suite(suite, present, models, Results(out / "results"), _report)
+    reported: list[str] = []
+    cells = measure_suite(suite, present, models, Results(out / "results"), partial(_report, reported))
+    kept = sum(len(row) for row in cells.values()) - len(reported)
+    if kept:
+        print(f"{counted(kept, 'result')} kept from {printable(str(out / 'results'))}")
     shown = SuiteTable(suite, tuple(model.title for model in models), cells)
     print(f"\n{as_text(shown, beside)}")
     for ending, text in {
@@ -108,6 +113,7 @@ def _identity(folder: Path) -> str:
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
-def _report(data_set: str, model: str, cell: Cell) -> None:
+def _report(reported: list[str], data_set: str, model: str, cell: Cell) -> None:
+    reported.append(data_set)
     what = f"failed: {cell['failed']}" if "failed" in cell else percent(cell["value"])
     print(printable(f"{data_set}, {model}: {what}" if model else f"{data_set}: {what}"), flush=True)

@@ -119,7 +119,7 @@ def open_data_set(about: SuiteDataSet, location: Path | str, suite_folder: Path)
 
 def is_clip_benchmarks(folder: Path) -> bool:
     """Whether the folder is laid out as CLIP_benchmark writes one."""
-    return any((folder / name).is_file() for name in (f"test/{NUM_SHARDS}", CLASS_NAMES, TYPE))
+    return any((folder / name).is_file() for name in (f"test/{NUM_SHARDS}", TYPE)) or any(folder.glob("test/*.tar"))
 
 
 def find_prompts(
@@ -138,7 +138,7 @@ def find_prompts(
         return load_prompts(path), path.name
     if folder is not None and (folder / OWN_PROMPTS).is_file():
         return load_prompts(folder / OWN_PROMPTS), OWN_PROMPTS
-    classes, templates, source = installed_prompts(about.class_names) if about.class_names else (None, None, "")
+    classes, templates, source = installed_prompts(about.benchmark_name) if about.benchmark_name else (None, None, "")
     if folder is not None and (folder / CLASS_NAMES).is_file():
         classes, source = _lines(folder / CLASS_NAMES), CLASS_NAMES
     if folder is not None and (folder / TEMPLATES).is_file():
@@ -148,7 +148,7 @@ def find_prompts(
     if not pictures.labels_are_numbers:
         found = prompts_for([pictures], None)
         return make_prompts(found.classes, templates or [DEFAULT_TEMPLATE]), "labels"
-    package = f", or {packages_with(about.class_names)}" if about.class_names else ""
+    package = f", or {packages_with(about.benchmark_name)}" if about.benchmark_name else ""
     where = folder or Path(pictures.location).parent
     raise UserError(
         f"{pictures.location} gives the numbers of its classes and no names; write them into {where / CLASS_NAMES}, "

@@ -43,7 +43,7 @@ def mean_of_top1_and_top5(result: Mapping[str, Any], subgroups: Subgroups | None
     """The mean of both accuracies, which Kinetics-700 is measured by."""
     above = np.asarray(result["ranks"])
     scores = ((above < 1) * 0.5 + (above < 5) * 0.5).astype(np.float64)
-    return bootstrapped_share(lambda counts: counts @ scores / len(scores), len(scores))
+    return _resampled(lambda counts: counts @ scores / len(scores), len(scores))
 
 
 def f1_macro(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
@@ -62,7 +62,7 @@ def f1_macro(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured
             values.append((2 * hits[occurs] / (found + guessed)[occurs]).mean())
         return np.array(values)
 
-    return bootstrapped_share(mean, len(labels))
+    return _resampled(mean, len(labels))
 
 
 def mean_recall_at_1(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
@@ -76,7 +76,15 @@ def mean_recall_at_1(result: Mapping[str, Any], subgroups: Subgroups | None) -> 
     def mean(counts: Array) -> Array:
         return ((counts @ to_text) / len(to_text) + (counts @ found) / (counts @ captions)) / 2
 
-    return bootstrapped_share(mean, len(to_text))
+    return _resampled(mean, len(to_text))
+
+
+def _resampled(statistic: Callable[[Array], Array], pictures: int) -> Measured:
+    """A number with its bootstrap interval; Wilson's at 0 and 1, where each resample would claim certainty."""
+    measured = bootstrapped_share(statistic, pictures)
+    if measured.value in (0, 1):
+        return Measured(measured.value, wilson(measured.value * pictures, pictures))
+    return measured
 
 
 def _worst_subgroup(below: int) -> Callable[[Mapping[str, Any], Subgroups | None], Measured]:

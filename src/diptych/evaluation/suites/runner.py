@@ -101,8 +101,9 @@ def measure_suite(
         try:
             opened = open_data_set(about, present[about.name], suite.folder)
         except Exception as error:  # whatever fails costs a line, and the others are measured
-            row.update({model.title: _failed(error) for model in models})
-            report(about.title, "", next(iter(row.values())))
+            for model in models:
+                row[model.title] = _failed(error)
+                report(about.title, model.title, row[model.title])
             continue
         keys = {model.title: _key(model, opened) for model in models}
         row.update({title: cell for title, key in keys.items() if (cell := results.read(key)) is not None})

@@ -38,7 +38,7 @@ class SuiteDataSet:
     get: str = ""
     data: str = ""
     prompts: str = ""
-    class_names: str = ""
+    benchmark_name: str = ""
     label_key: str = "label"
     caption_key: str = ""
     subgroup_column: int | None = None

@@ -14,8 +14,10 @@ from diptych.terminal import counted, percent_range, printable, table
 
 MODELS_AT_ONCE = 3
 """Models next to one another in 80 columns."""
-WIDEST = 10
-"""Columns of the terminal for the name of a model."""
+FOR_VALUES = 48
+"""Columns of the terminal for the values of all models; the rest is for the data set and its measure."""
+FOR_INTERVAL = 18
+"""Of these, for the interval and chance, which a model alone has."""
 PUBLISHED = " (published)"
 ALL = "all"
 """The group of all data sets."""
@@ -118,9 +120,14 @@ def as_text(shown: SuiteTable, beside: str | None) -> str:
 
 
 def _block(shown: SuiteTable, columns: Mapping[str, Values]) -> str:
-    heads = [printable(name.removesuffix(PUBLISHED), WIDEST) for name in columns]
-    heads = [f"[{head}]" if name.endswith(PUBLISHED) else head for head, name in zip(heads, columns, strict=True)]
     alone = shown.models[0] if len(shown.models) == 1 else None
+    widest = (FOR_VALUES - (FOR_INTERVAL if alone else 0)) // len(columns) - 2
+    heads = [
+        f"[{printable(name.removesuffix(PUBLISHED), widest - 2)}]"
+        if name.endswith(PUBLISHED)
+        else printable(name, widest)
+        for name in columns
+    ]
     rows = [["data set", "measure", *heads, *(["95 %", "chance"] if alone else [])]]
     for each in shown.measured:
         values = [as_percent(values.get(each.name)) for values in columns.values()]
@@ -143,12 +150,12 @@ def _notes(shown: SuiteTable) -> Iterator[list[str]]:
     yield [printable(f"{each.title}: not measured: {each.not_measured}") for each in shown.not_measured]
     if shown.missing:
         download = DOWNLOAD.format(hub="REPOSITORY", name="NAME")
-        on_hub = any(each.hub for each in shown.missing)
         rows = [[each.name, each.hub or each.get or each.title] for each in shown.missing]
         width = max(len(name) for name, _ in rows)
         yield [
-            f"{counted(len(shown.missing), 'data set')} not there" + (f" ({download}):" if on_hub else ":"),
+            f"{counted(len(shown.missing), 'data set')} not there:",
             *(f"{printable(name):{width}}  {printable(where)}" for name, where in rows),
+            *([f"with {download}"] if any(each.hub for each in shown.missing) else []),
         ]
 
 
@@ -156,12 +163,12 @@ def counts_that_differ(shown: SuiteTable) -> Iterator[str]:
     """A line for each data set that differs from the published test set in size or classes, or lacks pictures."""
     for each in shown.measured:
         cell = next(cell for cell in shown.cells[each.name].values() if "value" in cell)
-        found = {"picture": cell["pictures"] + cell["rejected"], "class": cell["classes"]}
-        expected = {"picture": each.pictures, "class": each.classes}
+        found = {"pictures": cell["pictures"] + cell["rejected"], "classes": cell["classes"]}
+        expected = {"pictures": each.pictures, "classes": each.classes}
         differ = [unit for unit in found if expected[unit] and found[unit] not in (0, expected[unit])]
         if differ:
-            has = ", ".join(counted(found[unit], unit) for unit in differ)
-            yield f"{each.title}: {has}; the usual test set has {', '.join(f'{expected[unit]:,}' for unit in differ)}"
+            has = " and ".join(f"{found[unit]:,} {unit} instead of {expected[unit]:,}" for unit in differ)
+            yield f"{each.title}: {has}"
         if cell["rejected"]:
             yield f"{each.title}: {counted(cell['rejected'], 'picture')} could not be decoded and are not counted"
 
