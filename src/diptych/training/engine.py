@@ -188,7 +188,7 @@ class Engine:
         watch.mark("backward")
         agreed = self._agree(loss, measured, tallies, waited_seconds, is_bad)
         used = scale.detach().exp().double()
-        before = [master.detach().clone() for master in self._masters()] if measures_update else None
+        before = [weights.clone() for weights in self._our_weights()] if measures_update else None
         if self._update_after is not None:
             torch.cuda.current_stream().wait_event(self._update_after)
             self._update_after = None
@@ -323,8 +323,7 @@ class Engine:
 
     def has_finite_weights(self) -> bool:
         """Whether this rank's share of the weights is finite; the step after the one that broke them would tell."""
-        # Not the flat tensors: at stage 3 the last rank's are padded, with whatever the memory held.
-        norms = torch._foreach_norm([each.of(each.flat.detach()) for each in self._fragments.values()])
+        norms = torch._foreach_norm(self._our_weights())
         return bool(torch.stack(norms).sum().isfinite())
 
     def averaged_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
@@ -413,7 +412,7 @@ class Engine:
         """
         world = self._world
         means = torch.stack([loss.detach(), *measured.values()]).double() / world.size
-        squares = self._squares((tower_of(group), gradients) for group, gradients in self._gradients())
+        squares = self._squares((tower_of(group["name"]), gradients) for group, gradients in self._gradients())
         waits, ours = [0.0] * world.size, [0.0] * world.size
         waits[world.rank], ours[world.rank] = waited_seconds, 1.0
         numbers = to_device([*map(float, tallies), *waits, *ours], world.device)
@@ -434,8 +433,8 @@ class Engine:
 
     def _squares_of_update(self, before: list[Tensor]) -> Tensor:
         """f64[2 PARTS]: squared norms of the change that the step made, and of the weights before it."""
-        towers = [tower_of(group) for group in self._groups_of_masters()]
-        changes = torch._foreach_sub([master.detach() for master in self._masters()], before)
+        towers = [tower_of(name) for name in self._fragments]
+        changes = torch._foreach_sub(self._our_weights(), before)
         vector = torch.cat([self._squares(zip(towers, ([t] for t in side), strict=True)) for side in (changes, before)])
         dist.all_reduce(vector)
         return vector
@@ -498,6 +497,13 @@ class Engine:
         if self._stage == 3:
             return list(self._engine.optimizer.fp32_partitioned_groups_flat)
         return [tensor for group in self._torch_optimizer().param_groups for tensor in group["params"]]
+
+    def _our_weights(self) -> list[Tensor]:
+        """This rank's elements of each parameter, in fp32.
+
+        At stage 3 the flat tensors contain more: the last rank's are padded, with whatever the memory held.
+        """
+        return [each.of(each.flat.detach()) for each in self._fragments.values()]
 
     def _groups_of_masters(self) -> list[dict[str, Any]]:
         """The parameter group of each of `_masters`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -66,7 +65,7 @@ def hidden_matrices(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) in found]
 
 
-def tower_of(group: Mapping[str, Any]) -> str | None:
-    """The tower whose parameters a group holds; None for logit_scale and logit_bias."""
-    tower = group["name"].partition(" ")[0]
+def tower_of(name: str) -> str | None:
+    """The tower of a parameter, or of a group of them, by its name; None for logit_scale and logit_bias."""
+    tower = name.replace(".", " ").partition(" ")[0]
     return tower if tower in TOWERS else None
