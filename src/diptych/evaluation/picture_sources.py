@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from diptych.errors import UserError
 from diptych.evaluation.folder_pictures import captioned_folder, labelled_folder, plain_folder
@@ -35,16 +34,13 @@ def open_labelled(location: str, label_key: str = "label") -> Pictures:
     Raises:
         ValueError: the location is missing or empty, or a picture has no label.
     """
-    if is_elsewhere(location):
-        return labelled_shards(location, label_key)
-    path = local_path(location)
-    location = os.fspath(path)
-    if is_picture_table(location):
-        return labelled_table(location, label_key)
-    if is_shards(location):
-        return labelled_shards(location, label_key)
-    _check_folder(path, "a folder with one subfolder for each class, a table, or shards")
-    return labelled_folder(location)
+    return _open(
+        location,
+        shards=lambda place: labelled_shards(place, label_key),
+        table=lambda place: labelled_table(place, label_key),
+        folder=labelled_folder,
+        expected="a folder with one subfolder for each class, a table, or shards",
+    )
 
 
 def open_multi_labelled(location: str, label_key: str = "label") -> Pictures:
@@ -56,18 +52,19 @@ def open_multi_labelled(location: str, label_key: str = "label") -> Pictures:
     Raises:
         ValueError: the location is missing or empty, or a picture has no labels, not even none.
     """
-    if is_elsewhere(location):
-        return multi_labelled_shards(location, label_key)
-    path = local_path(location)
-    location = os.fspath(path)
-    if is_picture_table(location):
-        return multi_labelled_table(location, label_key)
-    if is_shards(location):
-        return multi_labelled_shards(location, label_key)
-    _check_folder(path, "a table of paths and labels, or shards")
-    raise UserError(
-        f"{location} is a folder, which gives each picture one label; expected a table with the columns path and "
-        f"{label_key} (labels such as cat|dog), or shards"
+
+    def folder(place: str) -> Pictures:
+        raise UserError(
+            f"{place} is a folder, which gives each picture one label; expected a table with the columns path and "
+            f"{label_key} (labels such as cat|dog), or shards"
+        )
+
+    return _open(
+        location,
+        shards=lambda place: multi_labelled_shards(place, label_key),
+        table=lambda place: multi_labelled_table(place, label_key),
+        folder=folder,
+        expected="a table of paths and labels, or shards",
     )
 
 
@@ -98,16 +95,13 @@ def open_captioned(location: str, caption_key: str | None = None) -> Pictures:
     Raises:
         ValueError: the location is missing or empty, or no picture has a usable caption.
     """
-    if is_elsewhere(location):
-        return captioned_shards(location, caption_key)
-    path = local_path(location)
-    location = os.fspath(path)
-    if is_picture_table(location):
-        return captioned_table(location, caption_key)
-    if is_shards(location):
-        return captioned_shards(location, caption_key)
-    _check_folder(path, "a folder of pictures with a .txt or .json for each, a table, or shards")
-    return captioned_folder(location, caption_key)
+    return _open(
+        location,
+        shards=lambda place: captioned_shards(place, caption_key),
+        table=lambda place: captioned_table(place, caption_key),
+        folder=lambda place: captioned_folder(place, caption_key),
+        expected="a folder of pictures with a .txt or .json for each, a table, or shards",
+    )
 
 
 def open_pictures(locations: Sequence[str], *, with_captions: bool = False) -> Pictures:
@@ -157,8 +151,28 @@ def _opened(location: str, with_captions: bool) -> Pictures:
     return Pictures(location, (location,), lambda place: read_file(location, UNREADABLE))
 
 
-def _check_folder(path: Path, expected: str) -> None:
-    if not os.path.exists(path):
-        raise UserError(f"{path} does not exist; expected {expected}")
-    if not os.path.isdir(path):
-        raise UserError(f"{path} is a file; expected {expected}")
+def _open(
+    location: str,
+    *,
+    shards: Callable[[str], Pictures],
+    table: Callable[[str], Pictures],
+    folder: Callable[[str], Pictures],
+    expected: str,
+) -> Pictures:
+    """Open what is at the location by the function for its kind; what is elsewhere is shards.
+
+    Raises:
+        UserError: there is nothing, or a file of another kind.
+    """
+    if is_elsewhere(location):
+        return shards(location)
+    location = os.fspath(local_path(location))
+    if is_picture_table(location):
+        return table(location)
+    if is_shards(location):
+        return shards(location)
+    if not os.path.exists(location):
+        raise UserError(f"{location} does not exist; expected {expected}")
+    if not os.path.isdir(location):
+        raise UserError(f"{location} is a file; expected {expected}")
+    return folder(location)
