@@ -33,8 +33,9 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 FORMAT = "diptych-model"
 FORMAT_VERSION = 1
 
-LATER_FIELDS = ("resize_mode", "interpolation", "fill_colour")
-"""Fields that folders written before they existed lack; they have the default there."""
+LATER_FIELDS = ("resize_mode", "interpolation", "fill_colour", "freeze")
+"""Fields that folders lack which were written before they existed, or that say nothing about the weights; they have
+the default there."""
 
 
 def model_folder(path: str | Path, *, ema: bool = False) -> Path:
@@ -100,6 +101,7 @@ def describing_files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str
     """Name → content of the files of a model folder that describe its weights."""
     # The path of a run's initial weights is of no use to others who read the model, and lies on another machine.
     described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
+    del described["freeze"]  # what training left as it was says nothing about the model
     document = {
         "format": FORMAT,
         "version": FORMAT_VERSION,

@@ -160,6 +160,14 @@ def test_the_key_that_was_meant_is_named(write, key, meant):
     ("override", "complaint"),
     [
         ("optimizer.warmup_samples=1000", "the run would end while warming up"),
+        ('optimizer.groups={"a.[0-9]*": {weight_decay: x}}', "groups['a.[0-9]*'].weight_decay is 'x'; it should be"),
+        ("optimizer.groups={image: {lr: 3}}", "optimizer.groups 'image': lr is no setting of a pattern; known: learn"),
+        ("optimizer.groups={a: {learning_rate_scale: 0}}", "it must be above 0; model.freeze keeps parameters fixed"),
+        (
+            "optimizer.groups={a: {weight_decay: -1}}",
+            "optimizer.groups 'a': weight_decay is -1.0; it must be 0 or",
+        ),
+        ("optimizer.layer_decay=1.5", "optimizer.layer_decay is 1.5; it must be above 0 and at most 1"),
         ("optimizer.cooldown_samples=9", "has no effect with optimizer.schedule cosine, which reaches 0 at the end"),
         ("optimizer.schedule=rsqrt", "and optimizer.warmup_samples is 0; set it above 0"),
         ("optimizer={schedule: wsd, warmup_samples: 5, cooldown_samples: 996}", "must begin after the warm-up"),

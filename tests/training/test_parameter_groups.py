@@ -1,11 +1,16 @@
-"""Which parameters are decayed."""
+"""Which parameters are decayed, at which rate they learn, and which belong to Muon."""
+
+from dataclasses import replace
 
 import open_clip
+import pytest
 
 from diptych.config.schema import ImageTowerConfig, ModelConfig, OptimizerConfig, TextTowerConfig
+from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder
+from diptych.model.freezing import freeze
 from diptych.model.interop import to_open_clip
-from diptych.training.parameter_groups import SCALE_GROUP, parameter_groups
+from diptych.training.parameter_groups import SCALE_GROUP, hidden_matrices, parameter_groups
 
 TEXT = TextTowerConfig(context_length=8, width=32, heads=2, layers=1, activation="gelu")
 VIT = ImageTowerConfig(
@@ -59,3 +64,68 @@ def test_gains_and_biases_of_a_resnet_are_not_decayed():
     model, found = names_by_decay(RESNET)
     for name, parameter in model.named_parameters():
         assert (found[name] > 0) == (parameter.ndim >= 2), name
+
+
+def rates_and_decays(image=VIT, freeze_patterns=(), **optimizer):
+    """Name → factor on the learning rate, and weight decay."""
+    model = DualEncoder(ModelConfig(embed_dim=16, image=image, text=TEXT), 50, 2.6)
+    freeze(model, freeze_patterns)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, OptimizerConfig(weight_decay=0.2, **optimizer))
+    return {names[id(p)]: (g["learning_rate_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+
+
+def test_a_pattern_changes_rate_and_decay_of_what_it_matches_and_the_last_one_decides():
+    plain = rates_and_decays()
+    found = rates_and_decays(
+        groups={
+            "image.*": {"learning_rate_scale": 0.1, "weight_decay": 0.5},
+            "image.proj": {"learning_rate_scale": 3.0},
+        }
+    )
+    for name, (rate, decay) in found.items():
+        expected = 1.0 if not name.startswith("image.") else 3.0 if name == "image.proj" else 0.1
+        assert rate == expected, name
+        assert decay == (0.5 if name.startswith("image.") and plain[name][1] else plain[name][1]), name
+
+
+def test_the_rate_falls_by_layers_from_the_projection_down_to_the_embeddings():
+    two = replace(VIT, overrides={**VIT.overrides, "depth": 2})
+    found = rates_and_decays(image=two, layer_decay=0.5, groups={"text.ln_final.bias": {"learning_rate_scale": 3.0}})
+    rates = {name: rate for name, (rate, _) in found.items()}
+    assert rates["image.proj"] == rates["image.trunk.norm.weight"] == rates["text.text_projection"] == 1.0
+    assert rates["text.ln_final.bias"] == 3.0, "a pattern's factor is multiplied in"
+    assert rates["logit_scale"] == 1.0
+    assert {rate for name, rate in rates.items() if ".blocks.1." in name} == {0.5}
+    assert {rate for name, rate in rates.items() if ".blocks.0." in name} == {0.25}
+    embeddings = ("image.trunk.cls_token", "image.trunk.pos_embed", "image.trunk.patch_embed.proj.weight")
+    assert {rates[name] for name in embeddings} == {0.125}
+    assert {rate for name, rate in rates.items() if ".resblocks.0." in name} == {0.5}
+    assert rates["text.token_embedding.weight"] == rates["text.positional_embedding"] == 0.25
+
+
+def test_muon_gets_the_matrices_inside_blocks_and_the_kernels_that_mix_channels():
+    model = DualEncoder(ModelConfig(embed_dim=16, image=RESNET, text=TEXT), 50, 2.6)
+    convolutions = [name for name in hidden_matrices(model) if name.startswith("image.")]
+    assert "image.trunk.stages.0.0.conv2_kxk.conv.weight" in convolutions
+    assert not [name for name in convolutions if "stem" in name or "head" in name or "attnpool" in name]
+    depthwise = ImageTowerConfig(name="convnext_atto", image_size=32)
+    model = DualEncoder(ModelConfig(embed_dim=16, image=depthwise, text=TEXT), 50, 2.6)
+    convolutions = [name for name in hidden_matrices(model) if name.startswith("image.")]
+    assert convolutions and all(".mlp." in name for name in convolutions)
+
+
+def test_a_pattern_that_matches_nothing_is_one_line_with_near_names():
+    with pytest.raises(UserError, match=r"^optimizer.groups 'imag\.\*' matches no tensor .* near it are image\.\*"):
+        rates_and_decays(groups={"imag.*": {"weight_decay": 0.0}})
+    with pytest.raises(
+        UserError, match=r"^model.freeze 'text\.projection' matches .* near it are text.text_projection"
+    ):
+        rates_and_decays(freeze_patterns=["text.projection"])
+    with pytest.raises(UserError, match=r"^model.freeze \['\*'\] freezes every parameter"):
+        rates_and_decays(freeze_patterns=["*"])
+
+
+def test_frozen_parameters_are_in_no_group():
+    found = rates_and_decays(freeze_patterns=["image.*"])
+    assert found and not [name for name in found if name.startswith("image.")]

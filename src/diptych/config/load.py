@@ -332,6 +332,9 @@ def _replace(values: dict[str, Any], key: str, stand_in: Any) -> None:
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str, str]:
     """The key at a location that pydantic gives, and the place in its value: data.train and [0].weight."""
+    for number, part in enumerate(loc):
+        if not _is_key(str(part)) and _is_mapping(loc[:number]):  # a name in a mapping, which may have dots
+            return ".".join(map(str, loc[:number])), f"[{part!r}]" + "".join(f".{inner}" for inner in loc[number + 1 :])
     parts = [(isinstance(part, int), str(part)) for part in loc if isinstance(part, int) or _is_key(part)]
     first = next((n for n, (is_number, _) in enumerate(parts) if is_number), len(parts))
     is_item = any("Config, ..." in str(part) for part in loc) or not all(is_number for is_number, _ in parts[first:])
@@ -340,10 +343,18 @@ def _place(loc: tuple[str | int, ...]) -> tuple[str, str]:
     return ".".join(part for _, part in parts[:first]), place
 
 
+def _is_mapping(loc: tuple[str | int, ...]) -> bool:
+    """Whether there is a mapping of freely chosen names at this location of the schema."""
+    hint: Any = RunConfig
+    for part in loc:
+        hint = typing.get_type_hints(hint).get(str(part)) if dataclasses.is_dataclass(hint) else None
+    return typing.get_origin(hint) is dict
+
+
 def _is_in_mapping(problem: Any, values: dict[str, Any]) -> bool:
     """Whether a problem is one of a list of mappings, which is also reported as no text and no list of texts."""
     key, place = _place(problem["loc"])
-    return bool(place) and any(isinstance(item, dict) for item in dict(flatten(values))[key])
+    return bool(place) and any(isinstance(item, dict) for item in dict(flatten(values)).get(key, ()))
 
 
 def _is_key(part: str) -> bool:
@@ -390,8 +401,10 @@ def _coerce(schema: Any, values: Any) -> Any:
         return "off"
     if isinstance(values, list) and (item := _item_schema(schema)) is not None:
         return [_coerce(item, value) for value in values]
-    if isinstance(values, dict) and dict[str, float] in options:
-        return {key: _coerce(float, value) for key, value in values.items()}
+    if isinstance(values, dict):
+        for inner in (float, dict[str, float]):
+            if dict[str, inner] in options:  # type: ignore[valid-type]
+                return {key: _coerce(inner, value) for key, value in values.items()}
     if typing.get_origin(schema) is tuple and isinstance(values, list):
         return [_coerce(typing.get_args(schema)[0], value) for value in values]
     return values

@@ -71,6 +71,7 @@ FROM_0_TO_1 = (
 )
 SHARES_OF_THE_AREA = ("data.random_resized_crop.scale", "data.random_erasing.scale")
 RATIOS_OF_SIDES = ("data.random_resized_crop.ratio", "data.random_erasing.ratio")
+SETTINGS_OF_A_GROUP = ("learning_rate_scale", "weight_decay")
 LARGEST_BF16_BETA = 1 - 2**-8
 """Above this value the share that a moment loses in a step, 1 - beta, can be less than rounding to bf16 adds back,
 which is half the distance between two bf16 numbers."""
@@ -299,9 +300,29 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
             f"would end while warming up",
         )
     yield from _bad_schedule(optimizer, training.total_samples)
+    yield from _bad_parameter_groups(optimizer)
+
+
+def _bad_parameter_groups(optimizer: OptimizerConfig) -> Iterator[Problem]:
+    """Yield each setting of a pattern that does not exist or is out of range."""
+    for pattern, settings in optimizer.groups.items():
+        for name, value in settings.items():
+            said = f"optimizer.groups {pattern!r}: {name}"
+            if name not in SETTINGS_OF_A_GROUP:
+                yield "optimizer.groups", f"{said} is no setting of a pattern; known: {', '.join(SETTINGS_OF_A_GROUP)}"
+            elif name == "learning_rate_scale" and not value > 0:
+                yield "optimizer.groups", f"{said} is {value}; it must be above 0; model.freeze keeps parameters fixed"
+            elif not value >= 0:
+                yield "optimizer.groups", f"{said} is {value}; it must be 0 or more"
+    if optimizer.layer_decay is not None and not 0 < optimizer.layer_decay <= 1:
+        yield (
+            "optimizer.layer_decay",
+            f"optimizer.layer_decay is {optimizer.layer_decay}; it must be above 0 and at most 1",
+        )
 
 
 def _bad_schedule(optimizer: OptimizerConfig, total_samples: int) -> Iterator[Problem]:
+    """Yield each contradiction among the settings of the learning rate's schedule."""
     schedule, warmup, cooldown = optimizer.schedule, optimizer.warmup_samples, optimizer.cooldown_samples
     if schedule == "cosine" and cooldown > 0:
         yield (

@@ -58,6 +58,11 @@ class ModelConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     initial_weights: str | None = None
     """A model folder to start from (the paper's L/14@336 continues L/14); null: random weights, as in the paper."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of names, as a shell's, of tensors that training leaves as they are, bit by bit: `["image.*"]` trains
+    only the text tower (LiT, arXiv 2111.07991). Weight decay does not touch them, and they need no memory for gradients
+    and optimizer. The running statistics of batch normalisation are frozen, and used as in evaluation, if their own
+    names match. A model folder's `model.safetensors` has the names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,11 +271,20 @@ class OptimizerConfig:
     cooldown_samples: int = 0
     """Number of samples at the end of the run over which wsd and rsqrt let the learning rate fall to 0, as 1 - sqrt(the
     share of the cool-down that has passed), which ends better than a straight line (arXiv 2405.18392)."""
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Settings for the parameters whose names match a pattern, as a shell's: `{"image.*": {learning_rate_scale: 0.1},
+    "*.text_projection": {weight_decay: 0.0}}`. `learning_rate_scale` multiplies their learning rate; `weight_decay`
+    replaces the one above, where it applies. If several patterns match a parameter, the last one that sets a value
+    decides."""
+    layer_decay: float | None = None
+    """Multiply the learning rate by this for each layer below the last, as in BEiT and timm, for towers that start from
+    trained weights: 0.75 for example. In each tower the embeddings are layer 0, its blocks layers 1, 2, …, and what
+    comes after the blocks, up to the projection, the last layer, whose rate is whole. null: equal rates."""
     gradient_clip_norm: float | None = 1.0
     """Gradients with a larger norm are scaled down to this norm; null: no clipping."""
     moments: Literal["fp32", "bf16"] = "fp32"
-    """The precision of AdamW's two moments: bf16 takes 4 bytes a parameter instead of 8, as the paper's half-precision
-    moments do, and rounds them at each step."""
+    """The precision of the optimizer's moments: bf16 takes half the memory (AdamW's take 4 bytes a parameter instead of
+    8), as the paper's half-precision moments do, and rounds them at each step."""
 
 
 @dataclass(frozen=True, kw_only=True)

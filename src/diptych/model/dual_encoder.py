@@ -116,16 +116,21 @@ def expected_shapes(
     config: ModelConfig, vocab_size: int, *, has_logit_bias: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of this model, found without allocating memory for it."""
-    bias = {"logit_bias": (1,)} if has_logit_bias else {}
-    return {**shapes_of(without_memory(config, vocab_size)), **bias}
+    return shapes_of(without_memory(config, vocab_size, has_logit_bias=has_logit_bias))
 
 
 def without_memory(
-    config: ModelConfig, vocab_size: int, *, token_head: bool = False, stages: Sequence[Stage] = ()
+    config: ModelConfig,
+    vocab_size: int,
+    *,
+    has_logit_bias: bool = False,
+    token_head: bool = False,
+    stages: Sequence[Stage] = (),
 ) -> DualEncoder:
     """The model on torch's meta device: its tensors have shapes but no data."""
+    bias = 0.0 if has_logit_bias else None
     with torch.device("meta"), _NoInitialValues():
-        return DualEncoder(config, vocab_size, 0.0, token_head=token_head, stages=stages)
+        return DualEncoder(config, vocab_size, 0.0, bias, token_head=token_head, stages=stages)
 
 
 class _NoInitialValues(TorchFunctionMode):

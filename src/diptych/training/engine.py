@@ -30,11 +30,12 @@ from diptych.device import precision_on, set_arithmetic
 from diptych.loss.objective import Objective, Outputs
 from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks, load_weights
+from diptych.model.freezing import freeze
 from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
 from diptych.training.compiled_blocks import compile_blocks
 from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
-from diptych.training.fragments import CompanionOf, Fragment, collect, fragments_of, hand_out
+from diptych.training.fragments import CompanionOf, Fragment, collect, fragments_of, frozen_fragments, hand_out
 from diptych.training.half_moments import ADAMW_MOMENTS
 from diptych.training.in_flight import Readout, StopWatch, to_device
 from diptych.training.muon import MUON_MOMENTS, Muon
@@ -113,6 +114,7 @@ class Engine:
         if world.device.type == "cpu":
             keep_freed_memory()
         self.model = model.to(world.device)
+        freeze(self.model, config.model.freeze)
         self._config = config
         self._world = world
         self._stages = stages_of(config)
@@ -365,10 +367,12 @@ class Engine:
                     if name in buffers or self._stage < 3
                 }
             )
+        frozen = dict(frozen_fragments(self.model, rank)) if self._stage == 3 else {}
         if self._stage == 3:
-            divided |= _by_folder(parts(lambda flat: flat, self._fragments))
+            divided |= _by_folder(parts(lambda flat: flat, {**self._fragments, **frozen}))
         if self._average is not None:
-            divided[EMA] = parts(self._average.companion_of, _by_folder(self._fragments)[MODEL])
+            averages = parts(self._average.companion_of, _by_folder(self._fragments)[MODEL])
+            divided[EMA] = {**averages, **_by_folder(parts(lambda flat: flat, frozen))[MODEL]}
             if self._world.is_first:
                 whole[EMA] = dict(self._average.buffers)
         step = next(iter(self._torch_optimizer().state.values()))["step"]
@@ -475,12 +479,13 @@ class Engine:
 
     def _clamp_logit_scale(self) -> None:
         """Keep logit_scale at its maximum or below, in the model and in the fp32 master, which would otherwise grow."""
-        maximum = self._config.training.max_logit_scale
+        scale, maximum = self.model.logit_scale, self._config.training.max_logit_scale
+        if not scale.requires_grad:
+            return
         with torch.no_grad():
             for group, master in zip(self._groups_of_masters(), self._masters(), strict=True):
                 if group["name"] == SCALE_GROUP:
                     master.clamp_(max=maximum)
-            scale = self.model.logit_scale
             if self._stage == 3:
                 with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
                     scale.data.clamp_(max=maximum)

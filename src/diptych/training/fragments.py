@@ -75,6 +75,15 @@ def fragments_of(model: nn.Module, optimizer: Any, stage: int, rank: int) -> Ite
             yield name, Fragment(parameter.shape, start, stop, flat, mapping.hp_fragment_address.start)
 
 
+def frozen_fragments(model: nn.Module, rank: int) -> Iterator[tuple[str, Fragment]]:
+    """The name and fragment of every parameter that is not trained, at ZeRO stage 3."""
+    named: list[tuple[str, Any]] = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    for name, parameter in named:
+        size = parameter.ds_tensor.numel()
+        start = min(rank * size, parameter.ds_numel)
+        yield name, Fragment(parameter.ds_shape, start, min(start + size, parameter.ds_numel), parameter.ds_tensor, 0)
+
+
 def collect(
     fragments: Mapping[str, Fragment], companion_of: CompanionOf, world: World, *, is_shared: bool
 ) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ from diptych.model_folder import (
 from diptych.run_dir import RunDir
 from diptych.tensor_files import read_tensors
 
-FREE_KEYS = ("model.initial_weights", "model.image.image_size")
+FREE_KEYS = ("model.initial_weights", "model.image.image_size", "model.freeze")
 """Keys of the model that a configuration may set while the rest comes from the folder."""
 
 
@@ -65,7 +65,7 @@ def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if not [key for key in loaded.sources if key.partition(".")[0] == "model" and key not in FREE_KEYS]:
         values["model"] = config_to_dict(dataclasses.replace(config, model=described))["model"]
-        del values["model"]["initial_weights"]
+        del values["model"]["initial_weights"], values["model"]["freeze"]
     if loaded.source_of("tokenizer.vocabulary") == "default":
         values["tokenizer"] = {"vocabulary": vocabulary_of(origin)}
     return values
@@ -90,9 +90,8 @@ def check_initial_weights(config: RunConfig) -> None:
             differing.append(f"tokenizer.vocabulary {config.tokenizer.vocabulary} has other tokens than {there}")
         if differing:
             lines = [f"model.initial_weights {config.model.initial_weights}: {line}" for line in differing]
-            way_out = (
-                "to use what is there, leave out `tokenizer:` and all of `model:` except initial_weights and image_size"
-            )
+            free = ", ".join(key.removeprefix("model.") for key in FREE_KEYS)
+            way_out = f"to use what is there, leave out `tokenizer:` and all of `model:` except {free}"
             raise UserError("\n".join([*lines, way_out]))
     vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
     _weights_for(without_memory(config.model, vocab_size), config.model)
@@ -170,7 +169,7 @@ def _differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
     towers = ("image.name", "image.overrides")
     left, right = (dict(flatten(dataclasses.asdict(config))) for config in (there, here))
     for key in dict.fromkeys([*left, *right]):
-        free = key in ("initial_weights", "image.image_size") or key.startswith(towers)
+        free = key in ("initial_weights", "freeze", "image.image_size") or key.startswith(towers)
         if not free and left.get(key) != right.get(key):
             yield f"model.{key} is {_shown(left.get(key))} there, {_shown(right.get(key))} here"
     yield from _tower_differences(there, here)

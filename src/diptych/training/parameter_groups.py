@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from diptych.config.schema import OptimizerConfig
+from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder
+from diptych.model.freezing import matching
 from diptych.model.image_tower import blocks_of
 
 TOWERS = ("image", "text")
@@ -15,20 +17,33 @@ SCALE_GROUP = "logit_scale"
 """The name of the parameter group with only logit_scale, so that its fp32 master can be clamped at every ZeRO stage."""
 
 
+PROJECTIONS = ("image.proj", "text.text_projection")
+"""The projections to the embedding; they are used after the blocks, and defined before them."""
 MUON_RATE = 2.0
 """Muon's learning rate divided by AdamW's. At equal rates both move the weights equally far (`muon.RMS_OF_ADAMW`), and
 Muon learns as stably at twice that."""
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Groups for the optimizer: of each tower the parameters with and without weight decay, and logit_scale.
+    """Groups of the trained parameters for the optimizer, each with its weight decay and learning rate.
 
     Decoupled decay acts on "all weights that are not gains or biases" (section 2.5): on parameters with at least two
     dimensions, embeddings included. A dimension of size one does not count: timm's class token is [1, 1, width].
+
+    Raises:
+        UserError: a pattern of `optimizer.groups` matches no parameter, or `optimizer.layer_decay` finds no layers.
     """
+    parameters = dict(model.named_parameters())
     matrices = set(hidden_matrices(model)) if config.name == "muon" else set()
-    groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    scales = {} if config.layer_decay is None else layer_scales(model, config.layer_decay)
+    set_by_name: dict[str, dict[str, float]] = {name: {} for name in parameters}
+    matched = matching(config.groups, parameters, "optimizer.groups")
+    for names, settings in zip(matched, config.groups.values(), strict=True):
+        for name in names:
+            set_by_name[name].update(settings)
+
+    groups: dict[tuple[str, float, float], dict[str, Any]] = {}
+    for name, parameter in parameters.items():
         if not parameter.requires_grad:
             continue
         is_decayed = sum(size > 1 for size in parameter.shape) >= 2
@@ -36,21 +51,49 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
         tower = name.partition(".")[0]
         kind = "matrices" if is_muon else "decayed" if is_decayed else "others"
         label = f"{tower} {kind}" if tower in TOWERS else name
+        decay = set_by_name[name].get("weight_decay", config.weight_decay) if is_decayed else 0.0
+        scale = set_by_name[name].get("learning_rate_scale", 1.0) * scales.get(name, 1.0)
         group = {
             "name": label,
             "params": [],
-            "weight_decay": config.weight_decay if is_decayed else 0.0,
-            "learning_rate_scale": MUON_RATE if is_muon else 1.0,
+            "weight_decay": decay,
+            "learning_rate_scale": scale * MUON_RATE if is_muon else scale,
             "is_muon": is_muon,
         }
-        groups.setdefault(label, group)["params"].append(parameter)
+        groups.setdefault((label, decay, scale), group)["params"].append(parameter)
     return list(groups.values())
+
+
+def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
+    """Parameter name → factor on the learning rate: `decay` for each layer below the last of its tower.
+
+    In the order of their definition, parameters before the first block are layer 0, those up to the end of the n-th
+    block layer n, and those after the last block, projections included, the last layer.
+
+    Raises:
+        UserError: the image tower has no blocks.
+    """
+    assert isinstance(model, DualEncoder)
+    scales = {}
+    towers = {"image": blocks_of(model.image.trunk), "text": list(model.text.transformer.resblocks)}
+    for tower, blocks in towers.items():
+        if not blocks:
+            trunk = type(model.image.trunk).__name__
+            raise UserError(
+                f"optimizer.layer_decay: the image tower ({trunk}) has no blocks that are known by name; leave it out"
+            )
+        numbers = {id(parameter): n for n, block in enumerate(blocks, start=1) for parameter in block.parameters()}
+        last, layer = len(blocks) + 1, 0
+        for name, parameter in model.get_submodule(tower).named_parameters(tower):
+            layer = numbers.get(id(parameter), last if layer == len(blocks) else layer)
+            scales[name] = 1.0 if name in PROJECTIONS else decay ** (last - layer)
+    return scales
 
 
 def hidden_matrices(model: nn.Module) -> list[str]:
     """The names of the weights that `optimizer.name: muon` updates by Muon: matrices inside the blocks of both towers.
 
-    They are the weights of linear layers, attention's fused projections included, and of convolutions that mix
+    They are the trained weights of linear layers, attention's fused projections included, and of convolutions that mix
     channels, each as a matrix [out, in x height x width]. Embeddings, the patch embedding included, gains, biases,
     tables of relative positions, depthwise convolutions, and what comes after the blocks stay with AdamW.
     """
@@ -62,7 +105,7 @@ def hidden_matrices(model: nn.Module) -> list[str]:
                 found.add(id(module.weight))
             if isinstance(fused := getattr(module, "in_proj_weight", None), nn.Parameter):
                 found.add(id(fused))
-    return [name for name, parameter in model.named_parameters() if id(parameter) in found]
+    return [name for name, parameter in model.named_parameters() if id(parameter) in found and parameter.requires_grad]
 
 
 def tower_of(name: str) -> str | None:

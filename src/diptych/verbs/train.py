@@ -151,14 +151,21 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.data.tokenizer import load_tokenizer
     from diptych.loss import LOSSES
     from diptych.model.dual_encoder import without_memory
+    from diptych.model.freezing import freeze
     from diptych.model.image_tower import check_picture_size
     from diptych.training.deepspeed_config import deepspeed_config
     from diptych.training.evaluating import open_asked
     from diptych.training.initial_weights import check_initial_weights
+    from diptych.training.parameter_groups import parameter_groups
 
     @cache
     def model() -> DualEncoder:
-        return without_memory(config.model, 1024)
+        return without_memory(
+            config.model,
+            1024,
+            has_logit_bias=config.training.initial_logit_bias is not None,
+            token_head=config.loss.token_head.weight > 0,
+        )
 
     attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
@@ -170,6 +177,8 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "training.stages": lambda: check_stages(config),
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: check_initial_weights(config),
+        "model.freeze": lambda: freeze(model(), config.model.freeze),
+        "optimizer.groups": lambda: parameter_groups(model(), config.optimizer),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config, model),
         "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config, model),
