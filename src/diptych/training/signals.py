@@ -21,12 +21,12 @@ IMPATIENCE_SECONDS = 1.0
 
 
 @cache
-def parent() -> int:
-    """The id of the process that started this one.
+def launchers() -> tuple[int, ...]:
+    """The ids of the launcher's processes that started this one; none without a launcher.
 
-    It must be called before the seconds in which a run starts: once that process is dead, the system names another.
+    It must be called before the seconds in which a run starts: once such a process is dead, the system names another.
     """
-    return os.getppid()
+    return _launchers_now()
 
 
 class StopRequest:
@@ -52,8 +52,8 @@ class StopRequest:
         is_late = time.monotonic() >= self._deadline
         if is_late:
             self.reason = self.reason or f"machine.stop_after={self._stop_after}"
-        # torchrun ends its ranks; if it was killed, they would train on, and the same command could not.
-        is_orphan = _has_torchrun() and os.getppid() != parent()
+        # A launcher ends its ranks; if it was killed, they would train on, and the same command could not.
+        is_orphan = _launchers_now() != launchers()
         if is_orphan:
             self.reason = self.reason or KILLED_LAUNCHER
         return self._signals + is_late + is_orphan
@@ -97,11 +97,26 @@ def _running_seconds() -> float:
 
     0 where the system does not tell.
     """
-    process = parent() if _has_torchrun() else os.getpid()
+    process = launchers()[0] if _has_torchrun() else os.getpid()
     with suppress(OSError):
-        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(_status_of(process)[19]) / os.sysconf("SC_CLK_TCK")
     return 0.0
+
+
+def _launchers_now() -> tuple[int, ...]:
+    parent = os.getppid()
+    if _has_torchrun():
+        return (parent,)
+    if "CROSS_RANK" in os.environ:  # DeepSpeed's process of this machine, and the command that started that one
+        with suppress(OSError):
+            return parent, int(_status_of(parent)[1])
+        return (parent,)
+    return ()
+
+
+def _status_of(process: int) -> list[str]:
+    """The words after the name in `/proc/PID/stat`: the state, the parent's id and so on."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
 def _has_torchrun() -> bool:

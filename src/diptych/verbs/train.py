@@ -22,7 +22,7 @@ from diptych.config.stages import stages_of
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.run_dir import RunDir
-from diptych.training.signals import parent
+from diptych.training.signals import launchers
 from diptych.wandb_run import refuse_unknown_mode
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Under torchrun it is 0 for both, since torchrun takes any other status for a failure and may restart the ranks.
     """
-    parent()  # before the imports: if the launcher is killed while they run, the run stops at its first step
+    launchers()  # before the imports: if the launcher is killed while they run, the run stops at its first step
     from diptych.agreement import decide_on_first_rank
     from diptych.process_group import process_group
     from diptych.world import read_world
