@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from diptych.evaluation.average_precision import ranking, steps_of
+from diptych.evaluation.comparison import compare
 from diptych.evaluation.data_sets import data_set, open_data
 from diptych.evaluation.features import Features
 from diptych.evaluation.multi_label import multi_label
@@ -47,6 +49,41 @@ def test_means_equal_scikit_learn_on_the_same_similarities(tmp_path):
         low, high = result["intervals"][name]
         assert low < value < high
     json.dumps(result, allow_nan=False)
+
+
+class Confused(ColourEncoder):
+    """Mostly takes red for green, and green for red."""
+
+    def embed_texts(self, texts):
+        red, green = super().embed_texts(["red", "green"])
+        mixed = {"red": 0.3 * red + 0.7 * green, "green": 0.7 * red + 0.3 * green}
+        return np.stack([mixed.get(text, super(Confused, self).embed_texts([text])[0]) for text in texts])
+
+
+def test_two_models_are_compared_on_the_same_resamples_of_the_pictures(tmp_path):
+    table, _, _ = write_table(tmp_path)
+    data = data_set(open_data(table, "label_sets"), make_prompts(CLASSES, ["{}"]))
+    good, bad = (json.loads(json.dumps(multi_label(Features(each), data))) for each in (ColourEncoder(), Confused()))
+
+    (found,) = compare({"multi_label": {"a": good}}, {"multi_label": {"a": bad}})
+    assert (found.evaluator, found.metric) == ("multi_label", "mean_average_precision")
+    assert found.difference.value == pytest.approx(found.second - found.first)
+    low, high = found.difference.interval
+    assert low < found.difference.value < high < 0 and found.difference.p_value < 0.05
+    # Narrower than the intervals of the two side by side, since both see the same pictures.
+    assert high - low < np.ptp(good["intervals"]["mean_average_precision"])
+
+    (itself,) = compare({"multi_label": {"a": good}}, {"multi_label": {"a": good}})
+    assert itself.difference.interval == (0, 0) and itself.difference.p_value == 1
+    bad["ranks"]["labels"][0] = []
+    assert list(compare({"multi_label": {"a": good}}, {"multi_label": {"a": bad}})) == []
+
+
+@pytest.mark.parametrize("scores", [[0.3, 0.3, -1, 2, 0.3], [1, 1, 1], [5, 4, 3]])
+def test_the_steps_of_a_ranking_give_it_again(scores):
+    ranked = ranking(np.array(scores, dtype=float), np.arange(len(scores)) % 2 == 0)
+    again = ranking(-steps_of(ranked), ranked.has_label)
+    assert again.order.tolist() == ranked.order.tolist() and again.ends.tolist() == ranked.ends.tolist()
 
 
 def test_a_label_that_is_no_class_is_one_line(tmp_path):

@@ -41,6 +41,13 @@ def ranking(scores: Array, has_label: Array) -> Ranking:
     return Ranking(order, ends, np.asarray(has_label, dtype=bool))
 
 
+def steps_of(ranked: Ranking) -> Array:
+    """i64[pictures]: the number of the step that each picture is in, 0 for the highest; `ranking(-steps)` is equal."""
+    steps = np.empty(len(ranked.order), dtype=np.int64)
+    steps[ranked.order] = np.repeat(np.arange(len(ranked.ends)), np.diff(ranked.ends, prepend=-1))
+    return steps
+
+
 def average_precision(ranked: Ranking, counts: Array) -> Array:
     """f64[resamples]: the mean over all pictures with the label of the precision down to them.
 
@@ -86,18 +93,29 @@ def measured_by(measure: Callable[[Ranking, Array], Array], ranked: Sequence[Ran
     Labels for which it is not defined, such as those that no picture has, are left out of the mean.
     """
 
-    def mean(counts: Array) -> Array:
-        values = np.stack([measure(each, counts) for each in defined])
-        known = ~np.isnan(values)
-        return _divided(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))
-
     pictures = len(ranked[0].order)
     whole = np.ones((1, pictures), dtype=np.int64)
     defined = [each for each in ranked if not np.isnan(measure(each, whole)[0])]
     if not defined:
         return None
-    resamples = max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_WORK // (len(defined) * pictures)))
-    return bootstrapped_share(mean, pictures, resamples)
+    resamples = resamples_of(len(defined), pictures)
+    return bootstrapped_share(mean_of(measure, defined), pictures, resamples)
+
+
+def mean_of(measure: Callable[[Ranking, Array], Array], ranked: Sequence[Ranking]) -> Callable[[Array], Array]:
+    """The mean of a measure over rankings, where it is defined, as `bootstrap` takes it."""
+
+    def mean(counts: Array) -> Array:
+        values = np.stack([measure(each, counts) for each in ranked])
+        known = ~np.isnan(values)
+        return _divided(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))
+
+    return mean
+
+
+def resamples_of(labels: int, pictures: int) -> int:
+    """How many resamples can be measured in seconds."""
+    return max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_WORK // (labels * pictures)))
 
 
 def _steps(ranked: Ranking, counts: Array) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.evaluation.average_precision import average_precision, mean_of, ranking, resamples_of
 from diptych.evaluation.paired import Difference, mcnemar, paired_bootstrap
 from diptych.evaluation.similarity import Array
 
@@ -31,7 +32,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Com
     first, second: what `diptych evaluate` writes as JSON. A data set is left out if its pictures or their labels differ
     between the two, or if the results of one are of an earlier version, which does not record the rank of each answer.
     """
-    for evaluator, differences in (("zero_shot", _zero_shot), ("retrieval", _retrieval)):
+    for evaluator, differences in PAIRED.items():
         for name, result in second.get(evaluator, {}).items():
             other = first.get(evaluator, {}).get(name)
             if other and "ranks" in other and "ranks" in result and may_be_the_same(other, result):
@@ -77,6 +78,20 @@ def _retrieval(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     return found
 
 
+def _multi_label(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:
+    one, other = first["ranks"], second["ranks"]
+    if first["classes"] != second["classes"] or any(one[key] != other[key] for key in ("pictures", "labels")):
+        return {}
+    pictures, classes = len(one["pictures"]), list(one["of_class"])
+    has_label = {label: np.array([int(label) in labels for labels in one["labels"]]) for label in classes}
+    rankings = [
+        [ranking(-np.array(each["of_class"][label]), has_label[label]) for label in classes] for each in (one, other)
+    ]
+    means = [mean_of(average_precision, each) for each in rankings]
+    resamples = resamples_of(2 * len(classes), pictures)
+    return {"mean_average_precision": paired_bootstrap(means[0], means[1], pictures, resamples)}
+
+
 def _recalls(first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[int]:
     both = first["metrics"].keys() & second["metrics"].keys()
     return sorted(int(name.removeprefix("image_to_text_r")) for name in both if name.startswith("image_to_text_r"))
@@ -102,3 +117,7 @@ def _share(right: Array, group: Array, groups: int) -> Callable[[Array], Array]:
     totals = np.bincount(group, minlength=groups)
     hits = np.bincount(group[right], minlength=groups)
     return lambda counts: (counts @ hits) / (counts @ totals)
+
+
+PAIRED = {"zero_shot": _zero_shot, "retrieval": _retrieval, "multi_label": _multi_label}
+"""Evaluator → what tests each number of two of its results."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from diptych.errors import UserError
 from diptych.evaluation.average_precision import (
+    Ranking,
     average_precision,
     eleven_point_precision,
     measured_by,
     ranking,
     roc_auc,
+    steps_of,
 )
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
@@ -19,6 +24,8 @@ from diptych.evaluation.intervals import as_result
 from diptych.evaluation.prompts import build_classifier
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 
+MOST_RANKS = 2_000_000
+"""Pictures x classes of which the results hold a rank each, some 10 bytes; COCO has 400,000."""
 MEASURES = {
     "mean_average_precision": average_precision,
     "mean_average_precision_11_points": eleven_point_precision,
@@ -63,6 +70,24 @@ def multi_label(features: Features, data: DataSet) -> Result:
             [int(each), int(has_label[:, each].sum()), float(average_precision(ranked, whole)[0])]
             for each, ranked in zip(told_apart, rankings, strict=True)
         ],
+        **_for_comparison([pictures.names[place] for place in embedded.kept], has_label, told_apart, rankings),
+    }
+
+
+def _for_comparison(
+    names: Sequence[str], has_label: Array, told_apart: Array, rankings: Sequence[Ranking]
+) -> dict[str, Any]:
+    """What a paired test with another model needs; nothing of data sets for which that would be too much."""
+    if len(names) * len(told_apart) > MOST_RANKS:
+        return {}
+    return {
+        "ranks": {
+            "pictures": list(names),
+            "labels": [np.flatnonzero(each).tolist() for each in has_label],
+            "of_class": {
+                str(each): steps_of(ranked).tolist() for each, ranked in zip(told_apart, rankings, strict=True)
+            },
+        }
     }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.evaluation.intervals import NORMAL_QUANTILE, Interval, bootstrap_values, percentiles
+from diptych.evaluation.intervals import NORMAL_QUANTILE, RESAMPLES, Interval, bootstrap_values, percentiles
 from diptych.evaluation.similarity import Array
 
 
@@ -41,10 +41,12 @@ def mcnemar(first: Array, second: Array) -> Difference:
     return Difference(value, interval, _two_sided_binomial(min(gained, lost), gained + lost), "McNemar, exact")
 
 
-def paired_bootstrap(first: Callable[[Array], Array], second: Callable[[Array], Array], pictures: int) -> Difference:
+def paired_bootstrap(
+    first: Callable[[Array], Array], second: Callable[[Array], Array], pictures: int, resamples: int = RESAMPLES
+) -> Difference:
     """Compare two values of one statistic, each as `bootstrap` takes it, on the same resamples of the pictures."""
     whole = np.ones((1, pictures), dtype=np.int64)
-    drawn = bootstrap_values(lambda counts: second(counts) - first(counts), pictures)
+    drawn = bootstrap_values(lambda counts: second(counts) - first(counts), pictures, resamples)
     drawn = drawn[~np.isnan(drawn)]
     as_low, as_high = (1 + np.count_nonzero(side) for side in (drawn <= 0, drawn >= 0))
     p_value = min(1.0, 2 * min(as_low, as_high) / (1 + len(drawn)))

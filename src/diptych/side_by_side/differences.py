@@ -38,7 +38,7 @@ def differences(runs: Sequence[ComparedRun]) -> list[Row]:
     """The numbers of all runs: evaluator by evaluator, data set by data set."""
     tests = [
         {(each.evaluator, each.data, each.metric): each.difference for each in compare(runs[0].results, run.results)}
-        for run in runs
+        for run in runs[1:]
     ]
     rows = []
     for evaluator in EVALUATORS:
@@ -49,10 +49,8 @@ def differences(runs: Sequence[ComparedRun]) -> list[Row]:
             ]
             for metric in dict.fromkeys(name for each in known for name in each):
                 cells = (
-                    Cell(each[metric], test.get((evaluator, data, metric)) if place else None)
-                    if metric in each
-                    else None
-                    for place, (each, test) in enumerate(zip(known, tests, strict=True))
+                    Cell(each[metric], test.get((evaluator, data, metric))) if metric in each else None
+                    for each, test in zip(known, [{}, *tests], strict=True)
                 )
                 rows.append(Row(evaluator, data, metric, tuple(cells)))
     return rows

@@ -15,8 +15,8 @@ from diptych.side_by_side.disagreements import Example, disagreements
 from diptych.side_by_side.runs import ComparedRun, differing_settings
 from diptych.terminal import percent_range
 
-SHARES = (*METHODS, "retrieval")
-"""Evaluators whose numbers are shares of right answers, shown in per cent."""
+SHARES = (*METHODS, "retrieval", "multi_label")
+"""Evaluators whose numbers are from 0 to 1, shown in per cent."""
 SURE = 0.05
 """Differences with a smaller probability of being luck are marked."""
 
