@@ -10,6 +10,7 @@ import pytest
 from diptych.evaluation import few_shot, few_shot_shown
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.features import Features
+from diptych.evaluation.linear_probe import fit_probe
 from diptych.evaluation.pictures import Embedded, Pictures
 from diptych.evaluation.prompts import make_prompts
 
@@ -86,6 +87,21 @@ def test_numbers_of_shots_that_a_class_does_not_have_are_left_out_and_said():
     assert result["shots"] == [1, 2, 93 / 4]
     assert list(result["shots_left_out"]) == ["4", "8", "16"]
     assert "No probe of 4 pictures of each class: ant has only 3." in few_shot_shown.readable("x", result)
+
+
+def test_too_much_work_leaves_numbers_of_shots_and_pictures_out_and_is_said(monkeypatch):
+    monkeypatch.setattr(few_shot, "MOST_WORK", 4 * 4 * 4 * 8)
+    monkeypatch.setattr(
+        few_shot,
+        "probe_of_tower",
+        lambda features, train: fit_probe(features.before_projection, train, 4 * 4 * 6 * 8, facts={"of": "features"}),
+    )
+    result = measured([20] * 4)
+    assert result["shots"] == [1, 2, 4, 6]
+    said = few_shot_shown.readable("x", result)
+    assert "(all)" not in said
+    assert "The last probe is fitted to 24 of 80 pictures, to limit the work." in said
+    assert "No probe of 8 pictures of each class: too much work for 4 classes." in said
 
 
 def test_each_probe_is_fitted_to_as_many_pictures_of_each_class_as_it_says(monkeypatch):

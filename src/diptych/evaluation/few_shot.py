@@ -82,6 +82,7 @@ def few_shot(features: Features, data: DataSet) -> Result:
         "of": curve.whole.facts["of"],
         "train_location": train.location,
         "train_pictures": curve.whole.facts["train_pictures"],
+        "train_pictures_available": curve.whole.facts["train_pictures_available"],
         "train_classes": curve.whole.facts["train_classes"],
     }
 

@@ -24,9 +24,10 @@ def readable(name: str, result: Mapping[str, Any]) -> str:
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
     """[pictures of each class, top-1, its 95 % interval, chance] of zero-shot and of each number of shots."""
     shown = []
+    is_whole = result["train_pictures"] == result["train_pictures_available"]
     for shots in (0, *result["shots"]):
         metric = metric_of(shots)
-        about = " (zero-shot)" if shots == 0 else " (all)" if metric == "top1_all" else ""
+        about = " (zero-shot)" if shots == 0 else " (all)" if metric == "top1_all" and is_whole else ""
         numbers = percent(result["metrics"][metric]), percent_range(*result["intervals"][metric])
         shown.append([f"{shots:.3g}{about}", *numbers, percent(result["chance"][metric])])
     return shown
@@ -40,6 +41,9 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     if result["share_of_known_classes"] < 1:
         known = percent(result["share_of_known_classes"])
         said.append(f"{known} of the pictures belong to a class of the probes, which cannot name the others.")
+    fitted, available = result["train_pictures"], result["train_pictures_available"]
+    if fitted < available:
+        said.append(f"The last probe is fitted to {fitted:,} of {available:,} pictures, to limit the work.")
     said += [f"No probe of {shots} pictures of each class: {why}." for shots, why in result["shots_left_out"].items()]
     return said
 
