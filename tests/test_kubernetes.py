@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from diptych.config.load import load_config
+from diptych.torchrun import LOST_MACHINES
 from diptych.verbs.train import STOPPED
 from diptych_shards.commands import build
 
@@ -100,14 +101,15 @@ def test_a_pod_has_the_time_to_save_that_its_launcher_gives_the_ranks():
     assert training_job()["template"]["spec"]["terminationGracePeriodSeconds"] > given
 
 
-def test_a_lost_or_stopped_pod_is_replaced_and_a_users_mistake_ends_the_job():
-    replaced, stopped, ended = training_job()["podFailurePolicy"]["rules"]
+def test_a_lost_pod_costs_none_of_the_tries_and_a_users_mistake_ends_the_job():
+    replaced, alone, stopped, ended = training_job()["podFailurePolicy"]["rules"]
     assert replaced == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    assert [(rule["action"], rule["onExitCodes"]["values"]) for rule in (stopped, ended)] == [
+    assert [(rule["action"], rule["onExitCodes"]["values"]) for rule in (alone, stopped, ended)] == [
+        ("Ignore", [LOST_MACHINES]),
         ("Ignore", [STOPPED]),
         ("FailJob", [2]),
     ]
-    assert {rule["onExitCodes"]["containerName"] for rule in (stopped, ended)} == {container()["name"]}
+    assert {rule["onExitCodes"]["containerName"] for rule in (alone, stopped, ended)} == {container()["name"]}
 
 
 def test_no_pod_is_root_and_the_user_is_that_of_the_image():

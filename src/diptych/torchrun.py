@@ -26,6 +26,8 @@ from diptych.command_line import STATUS_FILE
 GOES_ON = "the same command goes on from the last checkpoint"
 MISTAKE = 2
 """The exit status after a user's mistake, which a rank has printed."""
+LOST_MACHINES = 69
+"""The exit status without the other machines: sysexits.h's EX_UNAVAILABLE. This machine may start again at once."""
 LOOK_SECONDS = 0.1
 
 
@@ -33,7 +35,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run torchrun with its own options (by default the command line's); print a line where it prints a traceback.
 
     The exit status is that of the first rank that failed, and 128 + N if that rank or torchrun got signal N; if none
-    failed, what the ranks wrote into STATUS_FILE. After a user's mistake no rank is started again.
+    failed, what the ranks wrote into STATUS_FILE; LOST_MACHINES if the machines do not meet, or the one where they met
+    is lost. After a user's mistake no rank is started again.
     """
     # Slurm sends them to every process of a job step; the ranks, which handle them, save and end, and this one waits.
     # A handler that does nothing, since ranks would inherit that a signal is ignored.
@@ -62,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
         status = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
         _end(f"rank {rank} {_how_it_ended(failure)}, and no restart is left; {GOES_ON}", status)
     except RendezvousError as error:
-        _end(f"lost the other machines ({str(error).partition('. ')[0]}); on all of them {GOES_ON}", 1)
+        _end(f"lost the other machines ({str(error).partition('. ')[0]}); on all of them {GOES_ON}", LOST_MACHINES)
 
 
 def _end_after_a_mistake(told: Path, mistake: threading.Event) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from diptych.torchrun import LOST_MACHINES
 from tests.commands import PATIENCE_SECONDS, ROOT, Command, forked_launcher, free_port, lint, start
 from tests.end_to_end.conftest import STEPS, losses, outcome
 from tests.end_to_end.test_resume import after_some_steps
@@ -102,7 +103,7 @@ def test_without_the_node_where_they_meet_launchers_end_with_a_line_and_the_same
     meeting, other = two_nodes(tmp_path, recipe, f"run_dir={run_dir}")
     after_some_steps(meeting.command, run_dir, 6)
     meeting.kill()
-    assert other.command.wait() == 1
+    assert other.command.wait() == LOST_MACHINES
     last = other.command.said.splitlines()[-1]
     assert "lost the other machines" in last and last.endswith("the same command goes on from the last checkpoint")
     for node in (meeting, other):
