@@ -16,6 +16,7 @@ from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import fingerprint
 from diptych.evaluation.results_file import FORMAT, write_results
 from diptych.evaluation.zero_shot import zero_shot
+from diptych.files import locked
 from diptych.side_by_side.curves import curves
 from diptych.side_by_side.runs import differing_settings, read_runs, short_names
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
@@ -159,6 +160,14 @@ def test_a_run_without_steps_or_results_has_its_place_on_the_page(tmp_path, runs
     assert [each["name"] for each in document["runs"]] == ["good", "young", "bad"]
     assert document["results"][0]["runs"].keys() == {"good", "bad"}
     assert "young: it has no results" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_finished_is_said_to_be_so(tmp_path, runs):
+    lines = (runs[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (runs[0] / "metrics.jsonl").write_text("".join(lines[:6]))
+    assert [run.notes for run in read_runs(runs)] == [("it stopped after 768 of its 1,280 samples",), ()]
+    with locked(runs[0], "training"):
+        assert read_runs(runs)[0].notes == ("it is still training, at 768 of its 1,280 samples",)
 
 
 def test_different_data_sets_are_shown_and_not_tested(tmp_path, runs):

@@ -128,11 +128,22 @@ def _read(folder: Path, name: str) -> ComparedRun:
     except UserError as error:
         notes.append(f"its settings are left out: {str(error).splitlines()[0]}")
     records = read_metrics(run_dir.metrics) if run_dir.metrics.is_file() else []
-    if not by_samples(records):
-        notes.append("it has not logged a step yet")
-    elif run_dir.is_training():
-        notes.append("it is still training")
+    if progress := _progress(run_dir, config, by_samples(records)):
+        notes.append(progress)
     results = read_results(folder / "evaluation.json")
     if not results:
         notes.append(f"it has no results; `diptych evaluate {folder}` measures it")
     return ComparedRun(name, folder, config, records, results, tuple(notes))
+
+
+def _progress(run_dir: RunDir, config: RunConfig | None, steps: Sequence[Mapping[str, Any]]) -> str:
+    """How far a run is that has not finished; empty for one that has."""
+    if not steps:
+        return "it has not logged a step yet"
+    seen = steps[-1]["samples_seen"]
+    # The last step is always logged; what is left of the samples after it is less than a batch.
+    if config is None or seen + config.training.global_batch_size > config.training.total_samples:
+        return ""
+    of_all = f"{seen:,} of its {config.training.total_samples:,} samples"
+    is_training = not run_dir.end.exists() and run_dir.is_training()
+    return f"it is still training, at {of_all}" if is_training else f"it stopped after {of_all}"
