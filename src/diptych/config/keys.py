@@ -29,6 +29,7 @@ OTHER_WORDS = {
     "data.random_resized_crop.ratio": "crop_ratio",
     "data.random_resized_crop.scale": "crop_scale",
     "data.train": "data_dir dataset shards train_data train_dir train_path train_shards",
+    "initial_checkpoint": "branch_from from_checkpoint initial_state resume resume_from_checkpoint",
     "machine.compile_blocks": "compile torch_compile torchcompile",
     "machine.deterministic": "cudnn_deterministic use_deterministic_algorithms",
     "machine.gpu_memory_gib": "gpu_memory gpu_mem vram",

@@ -43,6 +43,7 @@ STAND_INS = {
 
 PATHS = (
     "run_dir",
+    "initial_checkpoint",
     "data.train",
     "data.cache.folder",
     "data.groups.file",

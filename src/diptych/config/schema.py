@@ -463,6 +463,12 @@ class MachineConfig:
 class RunConfig:
     run_dir: str
     """The directory of the run; empty: runs/NAME, where NAME.yaml is the last config file."""
+    initial_checkpoint: str | None = None
+    """A checkpoint of another run to go on from, with its optimizer state and position in the data:
+    `runs/trunk/checkpoints/step_00010000`. `optimizer` (but for its name), training.total_samples, which counts from
+    the start of the other run, and what may change in a resumed run may differ. So one run with `optimizer.schedule`
+    wsd and no cool-down ends in several lengths, each in a run_dir of its own with its own cool-down. Let the other run
+    keep its checkpoints (checkpoint.keep). null: start anew. model.initial_weights takes weights alone."""
     data: DataConfig
     training: TrainingConfig
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from diptych.model.flops import TrainingFlops
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
+from diptych.training.branch import config_of, place_of
 from diptych.training.caption_counts import caption_counts
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine, StepStats
@@ -144,6 +145,9 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
             raise CheckpointError("\n".join([*faults, _no_checkpoint_is_whole(run)]))
         for fault in faults:
             logger.warning("skipped a damaged checkpoint: %s", fault)
+        is_branch = path is None and config.initial_checkpoint is not None
+        if is_branch:
+            path = place_of(config.initial_checkpoint or "")
         if path is None:
             if config.model.initial_weights is not None:
                 start_from(model, config.model)
@@ -154,11 +158,14 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
                 order=ORDER_VERSION,
             )
         checkpoint = load_checkpoint(path)
-        _refuse_other_input(checkpoint.progress, config, data, tokenizer, run)
-        _refuse_other_masks(config, run, model)
+        before, started = (config_of(path), path) if is_branch else (run.read_config(), run.path)
+        _refuse_other_input(checkpoint.progress, config, data, tokenizer, started)
+        _refuse_other_masks(config, before, started, model)
         load_weights(model, checkpoint.weights)
-        known_valid.add(path)
         taken_up.append(checkpoint)
+        if is_branch:
+            return replace(checkpoint.progress, tracker_id=uuid.uuid4().hex[:8])
+        known_valid.add(path)
         return checkpoint.progress
 
     progress = decide_on_first_rank(world, take_up)
@@ -250,16 +257,16 @@ def with_unique_captions(order: Order, config: RunConfig, mixture: Mixture, run:
     return UniqueCaptions(order, config.training.global_batch_size, captions, mixture.numbers_of)
 
 
-def _refuse_other_masks(config: RunConfig, run: RunDir, model: DualEncoder) -> None:
+def _refuse_other_masks(config: RunConfig, was: RunConfig, started: Path, model: DualEncoder) -> None:
     """Refuse a change of machine.pairs_per_forward if layers draw random masks, since they would draw other ones.
 
     Raises:
         ConfigError: the value differs, and the model has such a layer.
     """
-    now, before = config.machine.pairs_per_forward, run.read_config().machine.pairs_per_forward
+    now, before = config.machine.pairs_per_forward, was.machine.pairs_per_forward
     if now != before and (layer := random_layer(model)):
         raise ConfigError(
-            f"machine.pairs_per_forward is {now}, {run.path} was started with {before}: the layer {layer} draws its "
+            f"machine.pairs_per_forward is {now}, {started} was started with {before}: the layer {layer} draws its "
             f"random masks for that many pairs at a time, so another value gives another run; set it back, or set "
             f"run_dir to a new directory"
         )
@@ -272,7 +279,7 @@ def _no_checkpoint_is_whole(run: RunDir) -> str:
     )
 
 
-def _refuse_other_input(progress: Progress, config: RunConfig, data: str, tokenizer: Tokenizer, run: RunDir) -> None:
+def _refuse_other_input(progress: Progress, config: RunConfig, data: str, tokenizer: Tokenizer, started: Path) -> None:
     """Refuse shards, groups or a vocabulary whose content has changed since the start; their paths may change.
 
     Raises:
@@ -284,10 +291,10 @@ def _refuse_other_input(progress: Progress, config: RunConfig, data: str, tokeni
         keys = f"data.train {config.data.train}"
         if config.data.groups.file is not None:
             keys += f" with data.groups.file {config.data.groups.file}"
-        differing.append(f"{keys}: is not the data that {run.path} was started with; {way_out}")
+        differing.append(f"{keys}: is not the data that {started} was started with; {way_out}")
     if progress.vocabulary != tokenizer.fingerprint:
         differing.append(
-            f"tokenizer.vocabulary {config.tokenizer.vocabulary}: is not the vocabulary that {run.path} was started "
+            f"tokenizer.vocabulary {config.tokenizer.vocabulary}: is not the vocabulary that {started} was started "
             f"with; {way_out}"
         )
     if differing:

@@ -122,14 +122,18 @@ def _end(status: int) -> int:
 
 
 def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
-    """Replace training.precision `auto` by what the run was started with, or else by what suits the device."""
+    """Replace training.precision `auto` by what the run, or its trunk, has; or else by what suits the device."""
     from diptych.device import precision_on
+    from diptych.training.branch import config_of, place_of
 
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
     if config.training.precision != "auto":
         return loaded
     if run.has_checkpoints():
         settled, reason = run.read_config().training.precision, f"auto: {run.path} was started with it"
+    elif config.initial_checkpoint is not None:
+        settled = config_of(place_of(config.initial_checkpoint)).training.precision
+        reason = f"auto: {config.initial_checkpoint} has it"
     else:
         settled, reason = precision_on(world.device, "auto"), f"auto: on {world.device.type}"
     config = replace(config, training=replace(config.training, precision=settled))
@@ -153,6 +157,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.model.dual_encoder import without_memory
     from diptych.model.freezing import freeze
     from diptych.model.image_tower import check_picture_size
+    from diptych.training.branch import check_initial_checkpoint
     from diptych.training.deepspeed_config import deepspeed_config
     from diptych.training.evaluating import open_asked
     from diptych.training.initial_weights import check_initial_weights
@@ -177,6 +182,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "training.stages": lambda: check_stages(config),
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: check_initial_weights(config),
+        "initial_checkpoint": lambda: check_initial_checkpoint(config),
         "model.freeze": lambda: freeze(model(), config.model.freeze),
         "optimizer.groups": lambda: parameter_groups(model(), config.optimizer),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
