@@ -7,21 +7,13 @@ one save is in flight; the next one, a stop and the end of the run wait for it.
 from __future__ import annotations
 
 import logging
-import math
-import os
 import platform
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from typing import Any
-
-import psutil
 
 import diptych
 from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank, sums_over_ranks
@@ -57,6 +49,7 @@ from diptych.training.job import Job
 from diptych.training.signals import StopRequest
 from diptych.training.snapshot import Snapshot
 from diptych.training.tallies import COMMITTED, FAILING, LOST, SAVE_STATES, WRITTEN
+from diptych.training.writing_process import WritingProcess
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +62,6 @@ KEEP_SECONDS = 20
 """How long the end of a run waits for the removal of older checkpoints."""
 HUNG = "writers_hung"
 """The number of ranks whose writing process has done nothing for too long."""
-KILL_SECONDS = 5
-"""How long a killed process may take to end; one that waits for a disk which does not answer may never end."""
 ATTEMPTS = 2
 """Processes that may end while they write the same share, until the checkpoint is given up."""
 
@@ -126,7 +117,7 @@ class Saves:
         )
         if is_first:
             remove_unfinished(job.run.checkpoints)
-        self._writer = _WritingProcess(self._snapshot.descriptor)
+        self._writer = WritingProcess(self._snapshot.descriptor)
         self._save: _InFlight | None = None
         self._numbers: dict[str, float] = {}
         self._is_removing = False
@@ -229,7 +220,7 @@ class Saves:
             save.is_lost = True
             self._announce(save, "the process that writes it ended twice", "training goes on to the next one")
             self._give_up()
-            self._writer = _WritingProcess(self._snapshot.descriptor)
+            self._writer = WritingProcess(self._snapshot.descriptor)
         elif states[FAILING] and not save.is_announced:
             faults = [each for each in gather_on_first_rank(world, save.fault) if each is not None]
             way_on = "it is tried again while training goes on; the next save waits for it"
@@ -277,7 +268,7 @@ class Saves:
             save.is_lost = save.attempts > ATTEMPTS
             if not save.is_lost:
                 logger.warning("the process that writes checkpoints ended (%s); another one starts", how)
-                self._writer = _WritingProcess(self._snapshot.descriptor)
+                self._writer = WritingProcess(self._snapshot.descriptor)
             if not is_done:
                 save.written, save.is_sent = None, False
 
@@ -412,62 +403,3 @@ class Saves:
                 **{name: version(name) for name in RECORDED_VERSIONS},
             },
         }
-
-
-class _WritingProcess:
-    """The process that runs `checkpoint_writer`, and the connection to it."""
-
-    def __init__(self, memory: int):
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-c", "from diptych.training.checkpoint_writer import main; main()"]
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(memory)],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # the same code as in this process
-                pass_fds=(theirs.fileno(), memory),
-                start_new_session=True,  # so that the terminal's Ctrl-C reaches only the training process
-            )
-        self._connection = Connection(ours.detach())
-        self._has_plan = False
-        self.is_lost = False
-
-    def send(self, order: Any, *, once: bool = False) -> None:
-        if once and self._has_plan:
-            return
-        self._has_plan = True
-        try:
-            self._connection.send(order)
-        except OSError:
-            self.is_lost = True
-
-    def said(self) -> list[Any]:
-        """What the process has sent since the last call."""
-        said: list[Any] = []
-        try:
-            while self._connection.poll():
-                said.append(self._connection.recv())
-        except (EOFError, OSError):
-            self.is_lost = True
-        return said
-
-    def work_seconds(self) -> float:
-        """The processor time that the process has used; it stands still while its disk does not answer."""
-        try:
-            times = psutil.Process(self._process.pid).cpu_times()
-        except psutil.Error:  # it has ended
-            return math.nan
-        return float(times.user + times.system)
-
-    def close(self) -> str:
-        """End the process; how it ended."""
-        self._connection.close()
-        try:
-            status = self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            try:
-                status = self._process.wait(KILL_SECONDS)
-            except subprocess.TimeoutExpired:
-                return "it does not end"
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
