@@ -25,7 +25,7 @@ from diptych.evaluation.suites.suite import SUITES, SuiteDataSet, load_suite, pa
 from diptych.evaluation.suites.table import SuiteTable, as_csv, as_markdown, as_text
 from diptych.model_folder import save_model_folder
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
-from tests.test_encoder import TOKENIZER, dual_encoder, model_config
+from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
 
 NAMES = list(COLOURS)
 TEMPLATES = ["a photo of a {c}.", "{c} things"]
@@ -131,6 +131,11 @@ def test_classification_in_clip_benchmarks_layout_has_its_numbers(tmp_path):
         assert (cell["pictures"], cell["classes"], cell["prompts_from"]) == (48, 6, "classnames.txt")
 
 
+def test_five_guesses_are_five():
+    compute = MEASURES["mean_of_top1_and_top5"].compute
+    assert compute({"ranks": [0, 4, 5, 9]}, None).value == (0.25 + 0.5) / 2
+
+
 def test_multi_label_and_retrieval_in_clip_benchmarks_layout_have_its_numbers(tmp_path):
     metrics = pytest.importorskip("sklearn.metrics")
     scores, labels = logits()
@@ -215,6 +220,11 @@ def test_a_second_run_measures_only_what_is_new(tmp_path):
     (tmp_path / "data" / "colours" / "classnames.txt").write_text("\n".join([*NAMES[::-1], ""]))
     assert again(model_named("a")) != first
     assert reported == [("colours", "a")]
+    for names in (["red"], ["red", "red wall"]):
+        classes = [*NAMES[1:], {"name": "red", "names": names}]
+        (tmp_path / "data" / "colours" / "classes.yaml").write_text(json.dumps({"classes": classes}))
+        again(model_named("a"))
+        assert reported == [("colours", "a")]
 
 
 def test_a_data_set_that_fails_costs_a_line_and_a_models_failure_its_cell(tmp_path):
@@ -430,6 +440,14 @@ def test_the_command_makes_one_table_of_models_and_data_sets(models, tmp_path, c
     status, said, _ = run(capsys, *words)
     assert status == 1
     assert "STL-10: failed: " in said and "4 results kept from" in said and "Food-101, model-0: " not in said
+
+
+def test_averaged_weights_are_a_model_of_their_own(tmp_path, capsys):
+    save_checkpoint(tmp_path / "run", 7, ema_seed=1)
+    export(tmp_path / "data" / "mnist", classified(num=12))
+    words = (tmp_path / "run", "--suite", "clip", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert "MNIST, run: " in run(capsys, *words)[1]
+    assert "MNIST, run (EMA): " in run(capsys, *words, "--ema")[1]
 
 
 def test_mistakes_of_suites_are_one_line(models, tmp_path, capsys):
