@@ -375,6 +375,7 @@ def test_a_suite_of_ones_own_names_its_data_next_to_itself(tmp_path):
         ("data_sets: {a: {metric: worst_subgroup_top1}}", "data set a: worst_subgroup_top1 needs subgroup_column"),
         ("data_sets: {a/b: {metric: top1}}", "data set a/b: expected a name that a folder can have"),
         ("data_sets: {a: top1}", "data set a is 'top1'; expected a mapping with keys among metric"),
+        ("data_sets: {a: {metric: top1, group: all}}", "data set a: group is 'all'"),
         ("data_sets: []", "data_sets is missing or empty"),
         ("datasets: {a: {metric: top1}}", "the file: no key 'datasets'; did you mean data_sets?"),
         ("published: {models: ViT}\ndata_sets: {a: {metric: top1}}", "published: models is 'ViT'; expected a list"),

@@ -7,10 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from diptych.errors import UserError
+from diptych.evaluation.calibration_file import CALIBRATION_FILE
 from diptych.evaluation.suites.data_folders import find_data
 from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Cell, Results, SuiteModel, measure_suite
@@ -49,10 +49,8 @@ def evaluate_suite(options: SuiteOptions) -> int:
     out = options.out or Path(f"suite_{suite.name}")
     check_writable(out / "table.json", "make room there, or name another folder with --out")
 
-    reported: list[str] = []
-    cells = measure_suite(suite, present, models, Results(out / "results"), partial(_report, reported))
-    kept = sum(len(row) for row in cells.values()) - len(reported)
-    if kept:
+    cells = measure_suite(suite, present, models, Results(out / "results"), _report)
+    if kept := sum("kept" in cell for row in cells.values() for cell in row.values()):
         print(f"{counted(kept, 'result')} kept from {printable(str(out / 'results'))}")
     shown = SuiteTable(suite, tuple(model.title for model in models), cells)
     print(f"\n{as_text(shown, beside)}")
@@ -109,11 +107,10 @@ def _model(path: Path, title: str, options: SuiteOptions) -> SuiteModel:
 def _identity(folder: Path) -> str:
     """A hash of the files that decide what the model computes."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
-    hashes = [[path.name, sha256_of(path)] for path in files if path.name != "calibration.json"]
+    hashes = [[path.name, sha256_of(path)] for path in files if path.name != CALIBRATION_FILE]
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
-def _report(reported: list[str], data_set: str, model: str, cell: Cell) -> None:
-    reported.append(data_set)
+def _report(data_set: str, model: str, cell: Cell) -> None:
     what = f"failed: {cell['failed']}" if "failed" in cell else percent(cell["value"])
     print(printable(f"{data_set}, {model}: {what}" if model else f"{data_set}: {what}"), flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 Cell = dict[str, Any]
 """What is kept of a model on a data set: value, interval, chance, numbers of pictures and classes, all metrics; or, of
-a measurement that failed, only the line `failed`."""
+a measurement that failed, only the line `failed`. `kept` marks one of an earlier call."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def measure_suite(
     Each model is loaded at most once, and not at all if all its results are there from an earlier call. What fails
     becomes a cell with the reason.
 
-    report: called with the titles of data set and model, and the cell, as soon as it is there.
+    report: called with the titles of data set and model, and the cell, as soon as it is there; not for results that are
+        kept from an earlier call. The model is empty if the data set fails for all.
     """
     loaded: dict[str, Features] = {}
     cells: dict[str, dict[str, Cell]] = {}
@@ -101,12 +102,11 @@ def measure_suite(
         try:
             opened = open_data_set(about, present[about.name], suite.folder)
         except Exception as error:  # whatever fails costs a line, and the others are measured
-            for model in models:
-                row[model.title] = _failed(error)
-                report(about.title, model.title, row[model.title])
+            row.update({model.title: _failed(error) for model in models})
+            report(about.title, "", _failed(error))
             continue
         keys = {model.title: _key(model, opened) for model in models}
-        row.update({title: cell for title, key in keys.items() if (cell := results.read(key)) is not None})
+        row.update({title: cell | {"kept": True} for title, key in keys.items() if (cell := results.read(key))})
         missing = [model for model in models if model.title not in row]
         for model, cell in _measured(opened, missing, loaded):
             row[model.title] = cell
@@ -116,7 +116,9 @@ def measure_suite(
     return cells
 
 
-def _measured(opened: OpenedDataSet, models: Sequence[SuiteModel], loaded: dict[str, Features]) -> Any:
+def _measured(
+    opened: OpenedDataSet, models: Sequence[SuiteModel], loaded: dict[str, Features]
+) -> Iterator[tuple[SuiteModel, Cell]]:
     """Yield each model with its cell."""
     usable = []
     for model in models:

@@ -20,6 +20,8 @@ from diptych.yaml_documents import parse_yaml
 SUITES = ("clip", "datacomp")
 """The suites that come with diptych; any other is a YAML file of the user."""
 
+ALL = "all"
+"""The group of all data sets."""
 DOWNLOAD = "hf download --repo-type dataset {hub} --local-dir DIR/{name}"
 
 
@@ -132,6 +134,8 @@ def _data_set(name: str, entry: Any, num_models: int) -> SuiteDataSet:
         raise UserError(f"{where}: {unknown_word('metric', metric, tuple(MEASURES))}")
     if metric in MEASURES and MEASURES[metric].needs_subgroups and entry.get("subgroup_column") is None:
         raise UserError(f"{where}: {metric} needs subgroup_column, the column of the npy members that has the subgroup")
+    if entry.get("group") == ALL:
+        raise UserError(f"{where}: group is {ALL!r}, the name of the average of all; name it otherwise")
     published = entry.get("published", ())
     if published and len(published) != num_models:
         raise UserError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych.evaluation.suites.measures import MEASURES
-from diptych.evaluation.suites.suite import DOWNLOAD, Suite, SuiteDataSet
+from diptych.evaluation.suites.suite import ALL, DOWNLOAD, Suite, SuiteDataSet
 from diptych.terminal import counted, percent_range, printable, table
 
 MODELS_AT_ONCE = 3
@@ -19,8 +19,6 @@ FOR_VALUES = 48
 FOR_INTERVAL = 18
 """Of these, for the interval and chance, which a model alone has."""
 PUBLISHED = " (published)"
-ALL = "all"
-"""The group of all data sets."""
 FORMAT = 1
 
 Values = Mapping[str, float]
@@ -212,14 +210,14 @@ def as_csv(shown: SuiteTable) -> str:
     columns = shown.columns()
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["data_set", "title", "group", "metric", *columns])
+    writer.writerow(["data_set", "title", "group", "metric", "chance", *columns])
     for each in shown.measured:
         writer.writerow(
             [each.name, each.title, each.group, each.metric, *(v.get(each.name, "") for v in columns.values())]
         )
     for group in shown.groups:
         averages = [shown.average(values, group) for values in columns.values()]
-        writer.writerow(["average", "", group, "", *("" if each is None else each for each in averages)])
+        writer.writerow(["average", "", group, "", "", *("" if each is None else each for each in averages)])
     return file.getvalue()
 
 
