@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,10 +57,20 @@ def test_a_training_picture_that_does_not_decode_is_like_nothing(tmp_path):
 
 
 def test_hashes_of_a_folder_that_cannot_be_written_go_elsewhere_and_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(copies, "_can_be_written", lambda folder: False)
     folder = shards(tmp_path / "shards", [jpeg(0)], [jpeg(1)])
     spare = tmp_path / "run" / "training_hashes"
-    assert copies_of(hashed(folder, spare), [jpeg(1, quality=70)]) == [1]
+
+    def find(is_writable, may_hash):
+        with monkeypatch.context() as patch:
+            patch.setattr(copies, "_can_be_written", lambda folder: is_writable)
+            if not may_hash:
+                patch.setattr(copies, "hash_missing", lambda units, *_: pytest.fail("hashed again") if units else None)
+            return copies_of(hashed(folder, spare), [jpeg(1, quality=70)])
+
+    assert find(is_writable=False, may_hash=True) == [1]
     assert not (folder / "_index" / "select").exists()
-    monkeypatch.setattr(copies, "hash_missing", lambda units, *_: pytest.fail("hashed again") if units else None)
-    assert copies_of(hashed(folder, spare), [jpeg(1, quality=70)]) == [1]
+    assert find(is_writable=False, may_hash=False) == [1]
+    # Those in the folder are used even if they cannot be written.
+    assert find(is_writable=True, may_hash=True) == [1]
+    shutil.rmtree(spare)
+    assert find(is_writable=False, may_hash=False) == [1]
