@@ -230,3 +230,18 @@ def test_a_dry_run_says_which_model_open_clip_cannot_read(shards, tmp_path, caps
     words = (f"data.train={shards}", f"run_dir={tmp_path / 'run'}", f"model.image.name={image}")
     said = dry_run(capsys, "vit_b_32", *words)
     assert ("`diptych export --layout open_clip` will refuse this model: model.image vit_small" in said) == refused
+
+
+def test_a_dry_run_prints_the_operations_of_each_stage_and_the_memory_of_the_largest(shards, tmp_path, capsys):
+    words = [f"data.train={shards}", f"run_dir={tmp_path}", "training.global_batch_size=64"]
+    stages = "[{samples: 6.4e8, image_size: 96, context_length: 20, learning_rate_scale: 0.5}, {samples: 64}, {}]"
+    plain, staged = (dry_run(capsys, "vit_b_32", *words, *more) for more in ([], [f"training.stages={stages}"]))
+    said = [line for line in staged.splitlines() if line.startswith("stages")]
+    assert said[0] == (
+        "stages    stage 1: 96 pixels, 20 tokens, learning rate x 0.5; 640,000,000 samples of 9.798 GFLOPs, 6.27 EFLOPs"
+    )
+    assert said[1].startswith("stages    stage 2: 224 pixels, 77 tokens; 64 samples of 44.33 GFLOPs, 2.84 TFLOPs")
+    assert len(said) == 4 and said[3].startswith("stages    all stages: 545 EFLOPs, 96% of a run without stages")
+    assert [line for line in plain.splitlines() if line.startswith("memory")] == [
+        line for line in staged.splitlines() if line.startswith("memory")
+    ]

@@ -77,3 +77,23 @@ def test_a_mistake_is_one_line(options, expected, capsys):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
+
+
+def test_a_run_in_stages_is_planned_as_its_stages_with_the_settings_of_the_largest(capsys):
+    recipe, gpus = str(CONFIGS / "vit_b_16.yaml"), ["--gpus", "8", "--json"]
+    stages = "[{samples: 6.4e9, image_size: 112, context_length: 32, patch_dropout: 0.5}, {}]"
+    main(["plan", recipe, f"training.stages={stages}", *gpus])
+    small, large = json.loads(capsys.readouterr().out)
+    main(["plan", recipe, *gpus])
+    (whole,) = json.loads(capsys.readouterr().out)
+    assert small["stage"] == "stage 1: 112 pixels, 32 tokens, patch dropout 0.5" and whole["stage"] is None
+    assert small["total_samples"] + large["total_samples"] == pytest.approx(12.8e9, abs=32_768)
+    assert small["num_parameters"] == large["num_parameters"] == whole["num_parameters"]
+    assert large["flops_of_sample"] == whole["flops_of_sample"] > 5 * small["flops_of_sample"]
+    (on_small,), (on_large,), (on_whole,) = (each["on_gpus"] for each in (small, large, whole))
+    assert on_small["memory"] == on_large["memory"] == on_whole["memory"]
+    assert on_small["settings"] == on_whole["settings"] == {"checkpoint_blocks": True}
+    assert on_large["days"]["typical"] == pytest.approx(on_whole["days"]["typical"] / 2, rel=0.01)
+    assert not small["accuracies"] and not large["accuracies"] and whole["accuracies"]
+    main(["plan", recipe, f"training.stages={stages}", "--gpus", "8"])
+    assert "all 2 stages, one after another" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from diptych.config.schema import ModelConfig, RunConfig, TrainingConfig
+from diptych.terminal import counted
 
 PATCH_DROPOUT = "patch_drop_rate"
 """timm's name in `model.image.overrides`."""
@@ -28,6 +29,12 @@ class Stage:
     def patch_dropout(self) -> float:
         """Share of a picture's patches that is left out."""
         return float(self.model.image.overrides.get(PATCH_DROPOUT, 0.0))
+
+    def __str__(self) -> str:
+        dropout = f", patch dropout {self.patch_dropout:g}" if self.patch_dropout else ""
+        rate = f", learning rate x {self.learning_rate_scale:g}" if self.learning_rate_scale != 1 else ""
+        sizes = f"{self.model.image.image_size} pixels, {counted(self.model.text.context_length, 'token')}"
+        return f"stage {self.number}: {sizes}{dropout}{rate}"
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
@@ -62,6 +69,8 @@ def stage_at(stages: Sequence[Stage], batch_number: int) -> Stage:
 
 def config_of(config: RunConfig, stage: Stage) -> RunConfig:
     """The configuration of a run that would consist of this stage alone, for computations on paper."""
+    if config.training.stages is None:
+        return config
     samples = len(stage.batches) * config.training.global_batch_size
     return replace(config, model=stage.model, training=replace(config.training, total_samples=samples, stages=None))
 

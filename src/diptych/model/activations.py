@@ -48,12 +48,13 @@ def activations(
         model._apply(  # type: ignore[no-untyped-call]
             lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device_type)
         )
-        one, two = (_Kept(model, pairs, device_type, precision) for pairs in (1, 2))
+        # Not one pair: batch normalisation refuses a single value of a channel, which small pictures may come to.
+        two, three = (_Kept(model, pairs, device_type, precision) for pairs in (2, 3))
     return Activations(
-        of_pair=two.all - one.all,
-        of_pair_checkpointed=two.outside - one.outside,
-        of_pair_in_largest_block=two.largest_block - one.largest_block,
-        of_weights=2 * one.all - two.all,
+        of_pair=three.all - two.all,
+        of_pair_checkpointed=three.outside - two.outside,
+        of_pair_in_largest_block=three.largest_block - two.largest_block,
+        of_weights=3 * two.all - 2 * three.all,
     )
 
 

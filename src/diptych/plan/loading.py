@@ -21,12 +21,20 @@ class Loading:
     """Read from shards."""
 
 
-def loading(samples_per_second: float, image_size: int, samples_per_core_second: float | None = None) -> Loading:
+def loading(
+    samples_per_second: float,
+    image_size: int,
+    samples_per_core_second: float | None = None,
+    *,
+    largest_size: int | None = None,
+) -> Loading:
     """What it takes to load so many samples; time and bytes grow with the area of a picture.
 
     samples_per_core_second: as `diptych data stats` measured it with this config; None: SAMPLES_PER_CORE_SECOND at 224
         pixels, and less for larger pictures.
+    largest_size: that the same shards are read for in another stage; None: image_size.
     """
     area = (image_size / USUAL_SIZE) ** 2
     speed = samples_per_core_second or SAMPLES_PER_CORE_SECOND / area
-    return Loading(samples_per_second / speed, samples_per_second * BYTES_OF_SAMPLE * area)
+    bytes_of_sample = BYTES_OF_SAMPLE * ((largest_size or image_size) / USUAL_SIZE) ** 2
+    return Loading(samples_per_second / speed, samples_per_second * bytes_of_sample)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diptych.config.schema import RunConfig
+from diptych.config.stages import config_of, stages_of
 from diptych.model.activations import Activations, activations
 from diptych.model.dual_encoder import without_memory
 from diptych.model.flops import TrainingFlops
@@ -85,9 +86,11 @@ class OnGpus:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run on paper."""
+    """A run, or one of its stages, on paper."""
 
     model: str
+    stage: str | None
+    """Which stage it is, and its sizes; None if the run has no stages."""
     gpu: Gpu
     num_parameters: int
     flops_of_sample: float
@@ -116,42 +119,51 @@ class Assumptions:
     """Of the loader, as `diptych data stats` measures it."""
 
 
-def make_plan(
+def make_plans(
     config: RunConfig, vocab_size: int, gpu: Gpu, numbers_of_gpus: Sequence[int], assumptions: Assumptions
-) -> Plan:
-    """Plan a run on each of these numbers of GPUs.
+) -> list[Plan]:
+    """Plan a run on each of these numbers of GPUs: each of its stages, with the settings that the largest one needs.
 
     Raises:
         UserError: there are more GPUs than pairs in a batch.
     """
-    model, training = config.model, config.training
     for number in numbers_of_gpus:
-        World(size=number).rows_of_ranks(training.global_batch_size)
+        World(size=number).rows_of_ranks(config.training.global_batch_size)
     config = replace(config, machine=replace(config.machine, gpu_memory_gib=gpu.memory_gib))
-    has_head = config.loss.token_head.weight > 0
-    shapes = without_memory(model, vocab_size, token_head=has_head)
+    precision, has_head = "fp32" if config.training.precision == "fp32" else "bf16", config.loss.token_head.weight > 0
+    shapes = without_memory(config.model, vocab_size, token_head=has_head)
     num_parameters = sum(parameter.numel() for parameter in shapes.parameters())
     num_blocks = len(blocks_of(shapes.image.trunk)) + len(shapes.text.transformer.resblocks)
-    flops = TrainingFlops(model, vocab_size, token_head=has_head)
-    context_length = model.text.context_length
-    gmac = gmac_of(flops.of_pair(context_length))
-    num_tokens = min(assumptions.mean_tokens or context_length, context_length)
-    precision = "fp32" if training.precision == "fp32" else "bf16"
-    towers = activations(model, vocab_size, "cuda", precision, token_head=has_head)
-    paper = _Paper(config, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), towers, assumptions)
-    return Plan(
-        model.image.name,
-        gpu,
-        num_parameters,
-        paper.flops_of_sample,
-        num_tokens,
-        gmac,
-        training.total_samples,
-        training.global_batch_size,
-        config.machine.zero_stage,
-        tuple(paper.on(number) for number in numbers_of_gpus),
-        expected_accuracy(gmac, training.total_samples) if _is_plain(config) else (),
-    )
+    stages = stages_of(config)
+    kept = [activations(stage.model, vocab_size, "cuda", precision, token_head=has_head) for stage in stages]
+    largest = max(range(len(stages)), key=lambda number: kept[number].of_pair)
+    of_memory = config_of(config, stages[largest]), kept[largest]
+    is_plain = config.training.stages is None and _is_plain(config)
+    plans = []
+    for stage in stages:
+        part = config_of(config, stage)
+        flops = TrainingFlops(stage.model, vocab_size, token_head=has_head)
+        context_length = stage.model.text.context_length
+        num_tokens = min(assumptions.mean_tokens or context_length, context_length)
+        paper = _Paper(part, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), *of_memory, assumptions)
+        gmac = gmac_of(flops.of_pair(context_length))
+        plans.append(
+            Plan(
+                part.model.image.name,
+                str(stage) if config.training.stages else None,
+                gpu,
+                num_parameters,
+                paper.flops_of_sample,
+                num_tokens,
+                gmac,
+                part.training.total_samples,
+                part.training.global_batch_size,
+                part.machine.zero_stage,
+                tuple(paper.on(number) for number in numbers_of_gpus),
+                expected_accuracy(gmac, part.training.total_samples) if is_plain else (),
+            )
+        )
+    return plans
 
 
 def sum_of_cases(cases: Sequence[ByCase]) -> dict[str, float]:
@@ -168,7 +180,10 @@ class _Paper:
     num_parameters: int
     num_blocks: int
     flops_of_sample: int
+    largest: RunConfig
+    """The stage that needs most memory, which decides the settings."""
     towers: Activations
+    """Of that stage."""
     assumptions: Assumptions
 
     def on(self, num_gpus: int) -> OnGpus:
@@ -176,7 +191,7 @@ class _Paper:
         world = World(size=num_gpus, device=torch.device("cuda"), spans_machines=num_gpus > gpu.per_machine)
         rows = max(world.rows_of_ranks(config.training.global_batch_size))
         memory = self._memory(world)
-        ways = ways_to_fit(memory, gpu.memory_gib, config, world, self.num_parameters, self.towers)
+        ways = ways_to_fit(memory, gpu.memory_gib, self.largest, world, self.num_parameters, self.towers)
         settings = ways[0] if ways else None
         config = replace(config, machine=replace(config.machine, **(settings or {})))
         sent = communication(config, world, self.num_parameters, gpu)
@@ -229,10 +244,11 @@ class _Paper:
         """What a machine's share of the samples needs."""
         share = min(num_gpus, self.gpu.per_machine) / num_gpus
         size, per_core = self.config.model.image.image_size, self.assumptions.samples_per_core_second
-        return loading(samples_per_second * share, size, per_core)
+        largest_size = self.largest.model.image.image_size
+        return loading(samples_per_second * share, size, per_core, largest_size=largest_size)
 
     def _memory(self, world: World, **machine: Any) -> Memory:
-        config = replace(self.config, machine=replace(self.config.machine, **machine))
+        config = replace(self.largest, machine=replace(self.largest.machine, **machine))
         return memory_of(config, world, self.num_parameters, self.towers)
 
     def _gib(self, world: World, **machine: Any) -> float:

@@ -21,7 +21,8 @@ def describe(plans: Sequence[Plan]) -> str:
     """All numbers as text: of each run, then of all together if there are several."""
     texts = [_describe(plan) for plan in plans]
     if len(plans) > 1:
-        texts.append(f"all {len(plans)} runs, one after another\n{_grid(totals(plans))}")
+        parts = "stages" if all(plan.stage for plan in plans) else "runs"
+        texts.append(f"all {len(plans)} {parts}, one after another\n{_grid(totals(plans))}")
     return "\n\n".join([*texts, textwrap.fill(legend(), WIDTH)])
 
 
@@ -29,6 +30,7 @@ def _describe(plan: Plan) -> str:
     tokens = f"captions of {plan.num_tokens:g} tokens"
     lines = [
         *_entry("model", f"{plan.model}, {plan.num_parameters / 1e6:.2f} M parameters"),
+        *(_entry("part", plan.stage) if plan.stage else ()),
         *_entry("sample", f"{plan.flops_of_sample / 1e9:,.4g} GFLOPs, forward and backward, {tokens}"),
         *_entry("run", f"{short_number(plan.total_samples)} samples, batches of {plan.global_batch_size:,}"),
         *_entry(

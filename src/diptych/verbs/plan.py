@@ -72,12 +72,12 @@ def run(arguments: argparse.Namespace) -> None:
     gpu = gpu_named(arguments.gpu)
     configs = [_read_config(words) for words in (arguments.config, *arguments.then)]
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from diptych.plan.plan import Assumptions, make_plan
+    from diptych.plan.plan import Assumptions, make_plans
     from diptych.plan.text import describe
 
     numbers = arguments.gpus or _numbers_that_fit([config.training.global_batch_size for config in configs])
     assumptions = Assumptions(arguments.price, arguments.mean_tokens, arguments.samples_per_core)
-    plans = [make_plan(config, _vocab_size(config), gpu, numbers, assumptions) for config in configs]
+    plans = [plan for config in configs for plan in make_plans(config, _vocab_size(config), gpu, numbers, assumptions)]
     if arguments.page is not None:
         from diptych.plan.page import render_plan
 

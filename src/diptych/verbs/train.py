@@ -18,7 +18,7 @@ from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
 from diptych.config.rules import Problem, doubtful
 from diptych.config.schema import DataConfig, RunConfig
-from diptych.config.stages import stages_of
+from diptych.config.stages import config_of, stages_of
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.run_dir import RunDir
@@ -319,6 +319,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import rank_dependence, shapes_of, without_memory
     from diptych.model.interop import why_not_in_open_clips_layout
+    from diptych.plan.stages import describe_operations
     from diptych.terminal import counted
     from diptych.training.deepspeed_config import zero_stage
     from diptych.world import leftover_variables
@@ -346,6 +347,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         *(f"source    {line}" for line in mixture.describe(total)),
         f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}"
         + (f", cool-down {counted(cooldown, 'step')}" if cooldown else ""),
+        *(f"stages    {line}" for line in (describe_operations(config, vocab_size) if config.training.stages else ())),
         f"ranks     {world.size} on {world.device.type}, {each} each, "
         f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(world.loader_workers(machine.loader_workers), 'loader worker')} each",
@@ -363,7 +365,8 @@ def describe(loaded: LoadedConfig, world: World) -> str:
 
 
 def describe_memory(config: RunConfig, world: World, num_parameters: int, vocab_size: int) -> tuple[str, str | None]:
-    """The memory that a rank needs, and what to change if its GPU has less; None for the second if it fits."""
+    """The memory that a rank needs, in the stage that needs most, and what to change if its GPU has less; None for the
+    second if it fits."""
     import torch
 
     from diptych.device import precision_on
@@ -379,10 +382,14 @@ def describe_memory(config: RunConfig, world: World, num_parameters: int, vocab_
         precision = precision_on(world.device, "auto") if limit is None or is_here else "bf16"
     try:
         device, has_head = "cpu" if limit is None else "cuda", config.loss.token_head.weight > 0
-        towers = activations(config.model, vocab_size, device, precision, token_head=has_head)
+        each = [
+            (config_of(config, stage), activations(stage.model, vocab_size, device, precision, token_head=has_head))
+            for stage in stages_of(config)
+        ]
     except BUILD_ERRORS as error:
         return f"not known of this image tower ({(str(error) or type(error).__name__).splitlines()[0]})", None
-    memory = memory_of(config, world, num_parameters, towers)
+    of_stages = [(memory_of(part, world, num_parameters, towers), part, towers) for part, towers in each]
+    memory, part, towers = max(of_stages, key=lambda stage: stage[0].total)
     if limit is None:
         return str(memory), None
-    return str(memory), what_would_fit(memory, limit, config, world, num_parameters, towers)
+    return str(memory), what_would_fit(memory, limit, part, world, num_parameters, towers)
