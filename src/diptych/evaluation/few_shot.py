@@ -11,7 +11,7 @@ import numpy as np
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
-from diptych.evaluation.intervals import Measured, as_result, bootstrap_values, percentiles, share_of, wilson
+from diptych.evaluation.intervals import Interval, Measured, as_result, bootstrap_values, percentiles, share_of, wilson
 from diptych.evaluation.linear_probe import MOST_WORK, Probe, labelled_rows, probe_of_tower, train_of
 from diptych.evaluation.logistic_regression import Fitted, best_inverse_penalty, fit
 from diptych.evaluation.pictures import Pictures
@@ -23,6 +23,7 @@ SHOTS = (1, 2, 4, 8, 16)
 DRAWS = 5
 """How many times so many pictures are drawn."""
 MOST_VALIDATION_SHOTS = 4
+"""Largest number of other pictures of each class on which the penalty is chosen."""
 STUDENT_TO_NORMAL = (2.776 / 1.960) ** 2
 """By how much the variance over so few draws is enlarged: the quantiles of Student's t with 4 degrees of freedom, and
 of the normal distribution."""
@@ -62,17 +63,21 @@ def few_shot(features: Features, data: DataSet) -> Result:
     whole = curve.whole.facts["train_pictures"] / curve.whole.facts["train_classes"]
     if whole > max(right, default=0):
         right[whole] = (curve.whole.fitted.predict(embedded.embeddings) == names)[None]
-    measured: dict[str, Measured | None] = {metric_of(0): share_of(zero)}
-    measured |= {metric_of(shots): _share_over_draws(each) for shots, each in right.items()}
-    measured["zero_shot_equals_shots"] = _matched(zero, right)
     points = [(shots, float(each.mean())) for shots, each in right.items()]
+    equal = shots_that_match(float(zero.mean()), points)
+    is_within = 0 < equal < math.inf
+    measured = {
+        metric_of(0): share_of(zero),
+        **{metric_of(shots): _share_over_draws(each) for shots, each in right.items()},
+        "zero_shot_equals_shots": Measured(equal, _interval_of_match(equal, zero, right)) if is_within else None,
+    }
     chance = 1 / curve.whole.facts["train_classes"]
     return {
         "pictures": len(labels),
         "rejected": embedded.rejected,
         **as_result(measured),
         "chance": {metric_of(0): 1 / len(data.prompts.class_names), **{metric_of(shots): chance for shots in right}},
-        "zero_shot_equals": in_words(shots_that_match(float(zero.mean()), points), points),
+        "zero_shot_equals": in_words(equal, points),
         "shots": list(right),
         "draws": DRAWS,
         "top1_of_draws": {metric_of(shots): each.mean(axis=1).tolist() for shots, each in right.items()},
@@ -177,8 +182,8 @@ def _share_over_draws(right: Array) -> Measured:
     return Measured(share, wilson(share * worth, worth))
 
 
-def _matched(zero: Array, right: Mapping[float, Array]) -> Measured | None:
-    """The number of shots that zero-shot equals, with a bootstrap over the pictures and the draws.
+def _interval_of_match(equal: float, zero: Array, right: Mapping[float, Array]) -> Interval:
+    """The interval of the number of shots that zero-shot equals, by a bootstrap over the pictures and the draws.
 
     A bound outside what was measured is the smallest or largest number of shots that was.
     """
@@ -195,8 +200,5 @@ def _matched(zero: Array, right: Mapping[float, Array]) -> Measured | None:
         found = [shots_that_match(level, list(zip(right, curve, strict=True))) for level, curve in resamples]
         return np.clip(found, min(right), max(right))
 
-    value = shots_that_match(float(zero.mean()), [(shots, float(each.mean())) for shots, each in right.items()])
-    if value == 0 or math.isinf(value):
-        return None
     low, high = percentiles(bootstrap_values(matched, len(zero)))
-    return Measured(value, (min(low, value), max(high, value)))
+    return min(low, equal), max(high, equal)
