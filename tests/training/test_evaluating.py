@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from diptych.checkpoint_folder import EVALUATION, MANIFEST, checkpoints
@@ -70,6 +72,16 @@ def config_of(recipe: Path, run_dir: Path, *words: str, stage: int = 1, measured
     )
 
 
+def with_batch_norm(recipe: Path) -> Path:
+    """The recipe with an image tower whose running statistics differ among ranks."""
+    document = yaml.safe_load(recipe.read_text())
+    overrides = {"channels": [8, 8, 8, 16], "stem_width": 8}
+    document["model"]["image"] = {"name": "resnet10t", "image_size": 32, "overrides": overrides}
+    other = recipe.with_name("batch_norm.yaml")
+    other.write_text(yaml.safe_dump(document))
+    return other
+
+
 def train_on(rank: int, size: int, runs: list[LoadedConfig]) -> None:
     for loaded in runs:
         with LoaderProcesses(0) as processes:
@@ -81,11 +93,15 @@ def evaluations(run_dir: Path) -> list[dict]:
 
 
 def by_command(loaded: LoadedConfig, checkpoint: Path) -> dict[str, float]:
-    """The numbers that one process gives for a checkpoint."""
-    features = Features(load(checkpoint, "cpu"))
+    """The numbers that one process gives for a checkpoint, of its weights and of their average."""
+    asked = open_asked(loaded.config)
     return {
-        f"{name}/{number.name}": number.value
-        for evaluator, each in open_asked(loaded.config.evaluation).items()
+        f"{name}{suffix}/{number.name}": number.value
+        for suffix, features in (
+            ("", Features(load(checkpoint, "cpu"))),
+            (" (EMA)", Features(load(checkpoint, "cpu", ema=True))),
+        )
+        for evaluator, each in asked.items()
         for name, data in each.items()
         for number in numbers(EVALUATORS[evaluator].measure(features, data))
     }
@@ -97,8 +113,14 @@ def tensors_in(run_dir: Path) -> dict[str, dict]:
     return {name: each for name, each in manifest["files"].items() if name.endswith(".safetensors")}
 
 
-@pytest.mark.parametrize(("size", "stages"), [(1, [0]), (2, [1, 2]), (3, [3])])
-def test_ranks_measure_what_one_process_measures_of_the_checkpoint_and_train_as_without(size, stages, recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "stages", "tower"), [(1, [0], "vit"), (2, [1, 2], "vit"), (3, [3], "vit"), (2, [1], "resnet")]
+)
+def test_ranks_measure_what_one_process_measures_of_the_checkpoint_and_train_as_without(
+    size, stages, tower, recipe, tmp_path
+):
+    if tower == "resnet":
+        recipe = with_batch_norm(recipe)
     runs = [config_of(recipe, tmp_path / f"stage_{stage}", stage=stage) for stage in stages]
     without = [config_of(recipe, tmp_path / f"plain_{stage}", stage=stage, measured=False) for stage in stages]
     run_ranks(size, train_on, size, [*runs, *without])
@@ -109,7 +131,7 @@ def test_ranks_measure_what_one_process_measures_of_the_checkpoint_and_train_as_
         assert [line["samples_seen"] for line in measured] == [2 * BATCH, 4 * BATCH, 6 * BATCH]
         for line, checkpoint in zip(measured, reversed(checkpoints(run.checkpoints)), strict=True):
             assert line["failed"] == {}
-            assert {"tree/top1", "pairs/text_to_image_r5", "validation/loss"} <= line["values"].keys()
+            assert {"tree/top1", "pairs/text_to_image_r5", "validation (EMA)/loss"} <= line["values"].keys()
             for number, (low, high) in line["intervals"].items():
                 assert low <= line["values"][number] <= high
             assert line["values"] == by_command(loaded, checkpoint)
@@ -136,7 +158,8 @@ def test_an_evaluator_that_fails_on_one_rank_costs_a_line_and_not_the_run(recipe
     measured = evaluations(tmp_path / "run")
     assert len(measured) == 3
     for line in measured:
-        assert line["failed"] == {"retrieval of pairs": "the disk hangs (rank 1)"}
+        why = "the disk hangs (rank 1)"
+        assert line["failed"] == {"retrieval of pairs": why, "retrieval of pairs (EMA)": why}
         assert {"tree/top1", "validation/loss"} <= line["values"].keys()
     assert "retrieval of pairs was not measured after 72 samples" in (tmp_path / "run/log/rank_0.log").read_text()
     assert json.loads((tmp_path / "run/end.json").read_text())["reason"] == "finished"
@@ -156,14 +179,16 @@ def test_a_request_to_stop_ends_an_evaluation_on_all_ranks():
 
 
 def test_the_best_checkpoint_is_kept_with_the_newest_ones(recipe, tmp_path):
-    loaded = config_of(recipe, tmp_path / "run", f"checkpoint.every_samples={BATCH}", "evaluation.best=tree/top1")
+    words = f"checkpoint.every_samples={BATCH}", "evaluation.best=tree (EMA)/top1"
+    loaded = config_of(recipe, tmp_path / "run", *words)
     run_ranks(1, train_with_scores, loaded)
     kept = sorted(int(path.name.removeprefix("step_")) for path in checkpoints(tmp_path / "run" / "checkpoints"))
     assert kept == [1, 4, 5, 6]
 
 
 def train_with_scores(rank: int, loaded: LoadedConfig) -> None:
-    scores = iter([0.75, 0.5, 0.25, 0.5, 0.25, 0.5])
+    of_weights, of_averages = [0.25, 0.75, 0.25, 0.25, 0.25, 0.25], [0.75, 0.5, 0.25, 0.5, 0.25, 0.5]
+    scores = chain.from_iterable(zip(of_weights, of_averages, strict=True))
 
     def measure(features, data):
         return {"pictures": 1, "rejected": {}, "metrics": {"top1": next(scores)}, "chance": {}}
@@ -186,7 +211,7 @@ def train_with_scores(rank: int, loaded: LoadedConfig) -> None:
 def test_data_that_cannot_be_measured_are_refused_before_the_run(word, said, recipe, tmp_path):
     loaded = config_of(recipe, tmp_path / "run", word.format(folder=recipe.parent))
     with pytest.raises(UserError) as refused:
-        open_asked(loaded.config.evaluation)
+        open_asked(loaded.config)
     assert str(refused.value).startswith(said)
 
 

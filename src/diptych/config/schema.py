@@ -369,9 +369,10 @@ class EvaluationConfig:
     """What the model is measured on while it trains; nothing unless data are named.
 
     The ranks share the work, while training stands still. The numbers are those that `diptych evaluate` gives for the
-    checkpoint of the same step. They go to metrics.jsonl and the dashboards. If one cannot be measured, a line says why
-    and training goes on. The training itself is the same as without. Each rank needs room on its device for another
-    copy of the weights.
+    checkpoint of the same step. With `training.ema_decay` the averaged weights are measured too, under the names that
+    `--ema` gives them: `unseen (EMA)/top1`. The numbers go to metrics.jsonl and the dashboards. If one cannot be
+    measured, a line says why and training goes on. The training itself is the same as without. Each rank needs room on
+    its device for another copy of the weights.
     """
 
     every_samples: int | None = None

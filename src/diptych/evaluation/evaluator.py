@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from diptych.evaluation.data_sets import DataSet, Reads
 from diptych.evaluation.features import Features
 
+AVERAGED = " (EMA)"
+"""What is added to the name of data on which averaged weights were measured, to keep the numbers apart."""
+
 Result = dict[str, Any]
 """What an evaluator measured, as evaluation.json contains it. It always has
 

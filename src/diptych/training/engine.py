@@ -310,6 +310,18 @@ class Engine:
                 dist.broadcast(weights[name], src=0)
         return weights
 
+    def copy_of_average(self) -> dict[str, Tensor] | None:
+        """Like `copy_of_weights`, with the moving averages (EMA) in their place; None if none are kept."""
+        if self._average is None:
+            return None
+        weights = self.copy_of_weights()
+        averages = self._average.collect({}, is_shared=self._stage > 0)
+        for name in (*self._fragments, *self._average.buffers):
+            if averages:
+                weights[name].copy_(averages[name])
+            dist.broadcast(weights[name], src=0)
+        return weights
+
     def restore_weights(self, weights: dict[str, Tensor] | None) -> None:
         """Load a state dict that rank 0 passes, also between two steps. Every rank must call it."""
         with deepspeed.zero.GatheredParameters(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -15,13 +15,13 @@ import torch.distributed as dist
 
 from diptych.agreement import decide_on_first_rank
 from diptych.checkpoint_folder import TOKEN_HEAD
-from diptych.config.schema import EvaluationConfig
+from diptych.config.schema import RunConfig
 from diptych.device import plain_arithmetic
 from diptych.encoder import Encoder
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
-from diptych.evaluation.evaluator import Number, number_name, numbers
+from diptych.evaluation.evaluator import AVERAGED, Number, number_name, numbers
 from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import Pictures
 from diptych.model.dual_encoder import DualEncoder, load_weights
@@ -89,11 +89,10 @@ class Evaluations:
     def __init__(self, job: Job, stop: StopRequest):
         self._job = job
         self._ranks = Together(job.world, lambda: stop.requested)
-        config = job.config.evaluation
         opened: list[Asked] = []
         # First on rank 0, whose mistakes end all ranks with one line.
-        decide_on_first_rank(job.world, lambda: opened.append(open_asked(config)))
-        self._asked = opened[0] if opened else open_asked(config)
+        decide_on_first_rank(job.world, lambda: opened.append(open_asked(job.config)))
+        self._asked = opened[0] if opened else open_asked(job.config)
 
     def is_due(self, before: int, after: int) -> bool:
         """Whether an evaluation is due between two counts of samples seen."""
@@ -106,15 +105,17 @@ class Evaluations:
         began = time.monotonic()
         found: dict[str, Number] = {}
         faults: dict[str, str] = {}
-        features: Features | None = None
         with plain_arithmetic():
-            for evaluator, name, data in _each(self._asked):
-                try:
-                    if features is None:
-                        features = self._features()
-                    found |= self._ranks.together(partial(_numbers, evaluator, name, data, features))[0]
-                except FailedOnARankError as error:
-                    faults[f"{evaluator} of {name}"] = str(error)
+            for suffix in _suffixes(self._job.config):
+                features: Features | None = None
+                for evaluator, data_name, data in _each(self._asked):
+                    name = data_name + suffix
+                    try:
+                        if features is None:
+                            features = self._features(averaged=suffix == AVERAGED)
+                        found |= self._ranks.together(partial(_numbers, evaluator, name, data, features))[0]
+                    except FailedOnARankError as error:
+                        faults[f"{evaluator} of {name}"] = str(error)
         values = {name: number.value for name, number in found.items()}
         if self._job.metrics is not None:
             for what, why in faults.items():
@@ -128,30 +129,31 @@ class Evaluations:
             )
         return {"values": values, **self._score(values)}
 
-    def _features(self) -> Features:
-        """The features of the weights as they are now.
+    def _features(self, *, averaged: bool) -> Features:
+        """The features of the weights as they are now, or of their average.
 
         Raises:
             FailedOnARankError: the device of a rank has no room for another copy of the weights.
         """
         encoders: list[Encoder] = []
-        self._ranks.together(lambda: encoders.append(_encoder(self._job)))
+        self._ranks.together(lambda: encoders.append(_encoder(self._job, averaged=averaged)))
         return Features(encoders[0], self._ranks)
 
     def _score(self, values: Mapping[str, float]) -> dict[str, Any]:
         """The number by which the best checkpoint is chosen, as a score of which more is better; empty if unknown."""
-        best = self._job.config.evaluation.best or next(_headlines(self._asked))
+        best = self._job.config.evaluation.best or next(_headlines(self._asked, _suffixes(self._job.config)))
         if best not in values:
             return {}
         return {"best": best, "score": -values[best] if best.endswith("/loss") else values[best]}
 
 
-def open_asked(config: EvaluationConfig) -> Asked:
-    """Open all data that the config names.
+def open_asked(run: RunConfig) -> Asked:
+    """Open all data that the config of a run names.
 
     Raises:
         UserError: some cannot be used, or `best` names no number that is measured.
     """
+    config = run.evaluation
     locations = {
         "zero_shot": config.zero_shot,
         "retrieval": config.retrieval,
@@ -167,7 +169,7 @@ def open_asked(config: EvaluationConfig) -> Asked:
         evaluator: {name: data_set(pictures, prompts) for name, pictures in each.items()}
         for evaluator, each in opened.items()
     }
-    if config.best is not None and config.best not in (known := list(_headlines(asked))):
+    if config.best is not None and config.best not in (known := list(_headlines(asked, _suffixes(run)))):
         raise UserError(
             f"evaluation.best is {config.best!r}; it must be one of {', '.join(known) or 'none, without data'}"
         )
@@ -188,11 +190,17 @@ def _each(asked: Asked) -> Iterator[tuple[str, str, DataSet]]:
             yield evaluator, name, data
 
 
-def _headlines(asked: Asked) -> Iterator[str]:
+def _suffixes(config: RunConfig) -> tuple[str, ...]:
+    """What is added to the names of data, for each set of weights that is measured: the weights, and their average."""
+    return ("",) if config.training.ema_decay is None else ("", AVERAGED)
+
+
+def _headlines(asked: Asked, suffixes: Sequence[str]) -> Iterator[str]:
     """The names of the numbers that stand for the others, in the order in which they are measured."""
-    for evaluator, name, _ in _each(asked):
-        for number in EVALUATORS[evaluator].headline:
-            yield f"{name}/{number}"
+    for suffix in suffixes:
+        for evaluator, name, _ in _each(asked):
+            for number in EVALUATORS[evaluator].headline:
+                yield f"{name}{suffix}/{number}"
 
 
 def _numbers(evaluator: str, name: str, data: DataSet, features: Features) -> dict[str, Number]:
@@ -204,9 +212,9 @@ def _numbers(evaluator: str, name: str, data: DataSet, features: Features) -> di
     }
 
 
-def _encoder(job: Job) -> Encoder:
-    """An encoder with a copy of the weights, so that nothing of the model that trains is touched."""
-    weights = job.engine.copy_of_weights()
+def _encoder(job: Job, *, averaged: bool) -> Encoder:
+    """An encoder with a copy of the weights or of their average; nothing of the model that trains is touched."""
+    weights = job.engine.copy_of_average() if averaged else job.engine.copy_of_weights()
     weights = {name: weights[name] for name in weights if not name.startswith(f"{TOKEN_HEAD}.")}
     with torch.random.fork_rng(devices=[]):  # its initial values are drawn, and replaced
         bias = 0.0 if "logit_bias" in weights else None

@@ -15,7 +15,7 @@ from diptych.command_line import add_ema_argument, path_argument
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, open_each, prompts_for
-from diptych.evaluation.evaluator import Evaluator, Result
+from diptych.evaluation.evaluator import AVERAGED, Evaluator, Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.overlap import matched_pairs, overlap
 from diptych.evaluation.picture_sources import absolute
@@ -158,7 +158,7 @@ def _run_one(arguments: argparse.Namespace) -> None:
     funnel = _funnel(arguments.funnel) if arguments.funnel else []
 
     # All data sets are opened first, so that a mistake in the last one does not cost the time of the others.
-    asked = _data_sets(arguments, " (EMA)" if arguments.ema else "")
+    asked = _data_sets(arguments, AVERAGED if arguments.ema else "")
     baseline = read_baseline(arguments.baseline) if arguments.baseline else None
     if arguments.shifted_from:
         check_names(arguments.shifted_from, baseline, list(asked.get("zero_shot", ())))

@@ -190,7 +190,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config, model),
         "machine.compile_blocks": lambda: refuse_blocks_that_cannot_be_compiled(config, world, model),
         "machine.deepspeed": lambda: deepspeed_config(config, world.size),
-        "evaluation": lambda: open_asked(config.evaluation),
+        "evaluation": lambda: open_asked(config),
         "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
         "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
     }
