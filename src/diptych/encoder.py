@@ -16,7 +16,7 @@ from diptych.data.picture_safety import PictureError
 from diptych.data.picture_values import Picture, pictures_in, rgb_image
 from diptych.data.preprocessing import preprocess
 from diptych.data.tokenizer import Tokenizer
-from diptych.model.dual_encoder import DualEncoder, load_weights, unit_norm
+from diptych.model.dual_encoder import DualEncoder, model_of, unit_norm
 from diptych.model_folder import model_folder, read_model_folder
 from diptych.world import choose_device, explain_full_memory
 
@@ -169,7 +169,6 @@ def load(path: str | Path, device: str | torch.device | None = None, *, ema: boo
     """
     chosen = choose_device(device)
     state, config, tokenizer = read_model_folder(model_folder(path, ema=ema))
-    model = DualEncoder(config, tokenizer.vocab_size, 0.0, 0.0 if "logit_bias" in state else None)
-    load_weights(model, state)
+    model = model_of(config, tokenizer.vocab_size, state)
     with explain_full_memory(chosen, FEWER):
         return Encoder(model, tokenizer, config, chosen)

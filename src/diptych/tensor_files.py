@@ -31,12 +31,20 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file, in memory of their own.
 
     Raises:
         ValueError: it cannot be read, or is not a safetensors file.
     """
+
+    def tensor(name: str) -> Tensor:
+        # Opened for each tensor: the library maps the file, and what was read of it stays in memory until it is closed.
+        with safetensors.safe_open(path, "pt") as file:
+            return file.get_tensor(name).clone()
+
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            names = list(file.keys())
+        return {name: tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from error

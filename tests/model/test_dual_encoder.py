@@ -14,6 +14,7 @@ from diptych.model.dual_encoder import (
     checkpoint_blocks,
     expected_shapes,
     load_weights,
+    model_of,
     rank_dependence,
     without_memory,
 )
@@ -39,6 +40,26 @@ def batch(size=4):
     images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 50, (size, 16), generator=generator, dtype=torch.int32)
     return images, tokens, torch.randint(2, 17, (size,), generator=generator, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", ["vit_base_patch32_clip_quickgelu_224", "resnet10t", "swin_tiny_patch4_window7_224"])
+def test_a_model_made_of_tensors_is_the_one_they_were_copied_into(name, precision):
+    image = CONFIG.image if name == CONFIG.image.name else ImageTowerConfig(name=name, image_size=56)
+    config, draw = replace(CONFIG, image=image), torch.Generator().manual_seed(2)
+    copied = DualEncoder(config, 50, 1.0).eval()
+    tensors = {n: 0.1 * torch.rand(each.shape, generator=draw) + 0.1 for n, each in copied.state_dict().items()}
+    state = {n: each.to(precision) for n, each in tensors.items()}
+    load_weights(copied, state)
+
+    made = model_of(config, 50, state).eval()
+    images = torch.randint(0, 256, (2, 3, image.image_size, image.image_size), dtype=torch.uint8, generator=draw)
+    _, tokens, lengths = batch(2)
+    for one, other in zip(made(images, tokens, lengths), copied(images, tokens, lengths), strict=True):
+        assert one.dtype == torch.float32 and one.equal(other)
+    own = made.state_dict()
+    if precision == torch.float32:
+        assert own["text.token_embedding.weight"].data_ptr() == state["text.token_embedding.weight"].data_ptr()
 
 
 @pytest.mark.parametrize("autocast", [False, True])

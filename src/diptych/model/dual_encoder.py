@@ -112,6 +112,20 @@ def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
+def model_of(config: ModelConfig, vocab_size: int, state: Mapping[str, Tensor]) -> DualEncoder:
+    """The model with these tensors, which become its own, on their device; others need memory for them twice.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape.
+    """
+    with _NoInitialValues():
+        model = DualEncoder(config, vocab_size, 0.0, 0.0 if "logit_bias" in state else None)
+    check_tensors(state, shapes_of(model))
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(types[name]) for name, tensor in state.items()}, assign=True)
+    return model
+
+
 def expected_shapes(
     config: ModelConfig, vocab_size: int, *, has_logit_bias: bool = False
 ) -> dict[str, tuple[int, ...]]:
@@ -134,12 +148,16 @@ def without_memory(
 
 
 class _NoInitialValues(TorchFunctionMode):
-    """Skips the operations that fill tensors with initial values, which on the meta device cost time for nothing."""
+    """Skips methods that fill parameters, and all tensors on the meta device, with initial values nobody reads."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and getattr(function, "__name__", "") in FILLING:
-            return args[0]
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name, module = (getattr(function, key, "") for key in ("__name__", "__module__"))
+        if name in FILLING or (module == nn.init.__name__ and name.endswith("_")):
+            filled = args[0] if args else kwargs.get("tensor")
+            if isinstance(filled, nn.Parameter) or (isinstance(filled, Tensor) and filled.is_meta):
+                return filled
+        return function(*args, **kwargs)
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from diptych.agreement import decide_on_first_rank
@@ -24,7 +23,7 @@ from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_f
 from diptych.evaluation.evaluator import AVERAGED, Number, number_name, numbers
 from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import Pictures
-from diptych.model.dual_encoder import DualEncoder, load_weights
+from diptych.model.dual_encoder import model_of
 from diptych.training.job import Job
 from diptych.training.signals import StopRequest
 from diptych.world import World
@@ -216,8 +215,5 @@ def _encoder(job: Job, *, averaged: bool) -> Encoder:
     """An encoder with a copy of the weights or of their average; nothing of the model that trains is touched."""
     weights = job.engine.copy_of_average() if averaged else job.engine.copy_of_weights()
     weights = {name: weights[name] for name in weights if not name.startswith(f"{TOKEN_HEAD}.")}
-    with torch.random.fork_rng(devices=[]):  # its initial values are drawn, and replaced
-        bias = 0.0 if "logit_bias" in weights else None
-        model = DualEncoder(job.config.model, job.tokenizer.vocab_size, 0.0, bias)
-    load_weights(model, weights)
+    model = model_of(job.config.model, job.tokenizer.vocab_size, weights)
     return Encoder(model, job.tokenizer, job.config.model, job.world.device)
