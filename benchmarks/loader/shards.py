@@ -53,23 +53,23 @@ def write_shard(folder: Path, kind: Kind, number: int, photographs: list[Path]) 
     with ShardWriter(folder, 0) as writer:
         for place in range(number):
             draw = random.Random(f"{kind.name} {place}")
-            caption = _caption(draw)
+            caption = random_caption(draw)
             members = {
-                "jpg": _jpeg(draw, kind, draw.choice(photographs)),
+                "jpg": random_jpeg(draw, kind, draw.choice(photographs)),
                 "txt": caption.encode(),
                 "json": json.dumps({"caption": caption, "key": f"{place:09}", "status": "success"}).encode(),
             }
             writer.add(f"{place:09}", members)
 
 
-def _caption(draw: random.Random) -> str:
+def random_caption(draw: random.Random) -> str:
     words = draw.choices(WORDS, k=draw.randint(*WORDS_A_CAPTION))
     if draw.random() < NUMBERED_SHARE:
         words.append(f"img_{draw.randrange(10**6)}.jpg")
     return " ".join(words)
 
 
-def _jpeg(draw: random.Random, kind: Kind, photograph: Path) -> bytes:
+def random_jpeg(draw: random.Random, kind: Kind, photograph: Path) -> bytes:
     pixels = _photograph(photograph)
     ratio = draw.choice(ASPECT_RATIOS)
     shorter = draw.randint(*kind.shorter_sides)

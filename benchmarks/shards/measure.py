@@ -36,7 +36,9 @@ class Adoption:
             raise OSError(ctypes.get_errno(), "this benchmark needs Linux: no child subreaper")
 
 
-def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Cost:
+def measure(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, *, most_seconds: float = MOST_SECONDS
+) -> Cost:
     """Run the command to its end.
 
     Raises:
@@ -50,7 +52,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -
         )
     watcher = _MemoryWatcher(process.pid)
     try:
-        status = process.wait(MOST_SECONDS)
+        status = process.wait(most_seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         status = process.wait()
