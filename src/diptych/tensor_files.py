@@ -40,7 +40,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     def tensor(name: str) -> Tensor:
         # Opened for each tensor: the library maps the file, and what was read of it stays in memory until it is closed.
         with safetensors.safe_open(path, "pt") as file:
-            return file.get_tensor(name).clone()
+            mapped: Tensor = file.get_tensor(name)
+            return mapped.clone()
 
     try:
         with safetensors.safe_open(path, "pt") as file:

@@ -310,10 +310,9 @@ class Engine:
                 dist.broadcast(weights[name], src=0)
         return weights
 
-    def copy_of_average(self) -> dict[str, Tensor] | None:
-        """Like `copy_of_weights`, with the moving averages (EMA) in their place; None if none are kept."""
-        if self._average is None:
-            return None
+    def copy_of_average(self) -> dict[str, Tensor]:
+        """Like `copy_of_weights`, with the moving averages (EMA), which must be kept, in place of the weights."""
+        assert self._average is not None
         weights = self.copy_of_weights()
         averages = self._average.collect({}, is_shared=self._stage > 0)
         for name in (*self._fragments, *self._average.buffers):
