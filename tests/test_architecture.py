@@ -21,7 +21,7 @@ SOURCES = {
 LAYERS = [
     ("verbs", "cli", "torchrun", "__main__"),
     ("training", "inspection", "plan", "drill", "side_by_side"),
-    ("evaluation", "report", "learning_curves", "encoder", "model_folder", "demo") + ("clustering",),
+    ("evaluation", "report", "learning_curves", "encoder", "model_folder", "mteb", "demo") + ("clustering",),
     ("data", "model", "loss"),
     ("config", "world", "process_group", "agreement", "run_dir", "checkpoint_folder")
     + (
@@ -50,6 +50,7 @@ HOMES = {
     "fsspec": {"remote_files.py"},
     "braceexpand": {"data/shard_locations.py"},
     "ftfy": {"data/captions.py"},
+    "mteb": {"mteb.py"},
     "simplejpeg": {"data/picture_pixels.py"},
     "regex": {"data/tokenizer.py", "data/tokenizer_files.py", "data/captions.py", "training/typeface.py"},
     "tokenizers": {"data/tokenizer.py"},

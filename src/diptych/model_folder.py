@@ -115,6 +115,11 @@ def is_model_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE))
 
 
+def weights_of(folder: Path) -> Path:
+    """The file of a model folder that has its weights."""
+    return folder / (interop.WEIGHTS_FILE if (folder / interop.CONFIG_FILE).is_file() else WEIGHTS_FILE)
+
+
 def vocabulary_of(folder: Path) -> str:
     """The vocabulary of a model folder, as `load_tokenizer` takes it; CLIP's if open_clip's folder contains none."""
     file = folder / VOCABULARY_FILE
@@ -163,8 +168,7 @@ def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfi
         ValueError: a file is missing or damaged, or they do not fit together.
     """
     folder = Path(folder)
-    is_open_clips = (folder / interop.CONFIG_FILE).is_file()
-    weights = folder / (interop.WEIGHTS_FILE if is_open_clips else WEIGHTS_FILE)
+    is_open_clips, weights = (folder / interop.CONFIG_FILE).is_file(), weights_of(folder)
     if is_open_clips and not weights.is_file():
         _refuse_pickled(folder)
     config, tokenizer = read_description(folder)
