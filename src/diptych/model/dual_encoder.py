@@ -113,7 +113,7 @@ def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
 
 
 def model_of(config: ModelConfig, vocab_size: int, state: Mapping[str, Tensor]) -> DualEncoder:
-    """The model with these tensors, which become its own, on their device; others need memory for them twice.
+    """The model with these tensors, on their device. They become its own: a copy would take memory twice.
 
     Raises:
         ValueError: a tensor is missing, unknown or of another shape.
