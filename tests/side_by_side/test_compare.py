@@ -216,7 +216,7 @@ def test_mistakes_are_one_line(tmp_path, runs, data, capsys, monkeypatch):
     (model / "model.safetensors").touch()
     assert "is a model folder" in fails(capsys, runs[0], model)
     (runs[1] / "evaluation.json").write_text("{")
-    assert "is not an evaluation" in fails(capsys, *runs)
+    assert "is not an evaluation of format 1; move it away, and evaluate the run again" in fails(capsys, *runs)
     assert not (tmp_path / "comparison.html").exists()
 
 

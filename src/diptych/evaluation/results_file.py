@@ -13,6 +13,8 @@ from diptych.evaluation import EVALUATORS
 from diptych.files import cannot, commit_file, read_text
 
 FORMAT = 1
+WAY_OUT = "move it away, or name another file with --json"
+"""For a file to which results are added."""
 
 
 def merged(earlier: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,13 +35,12 @@ def named_after(checkpoint: str, evaluation: Mapping[str, Any]) -> dict[str, Any
     return {**evaluation, **named}
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_results(path: Path, way_out: str = WAY_OUT) -> dict[str, Any]:
     """The results of earlier evaluations; empty if the file does not exist yet.
 
     Raises:
         ValueError: the file cannot be read, or is not an evaluation.
     """
-    way_out = "move it away, or name another file with --json"
     if not os.path.lexists(path):
         return {}
     text = read_text(path, way_out)
@@ -50,7 +51,7 @@ def read_results(path: Path) -> dict[str, Any]:
     results: dict[str, Any] = document if isinstance(document, dict) else {}
     are_mappings = (isinstance(results[evaluator], dict) for evaluator in _evaluators(results))
     if results.get("format") != FORMAT or not all(are_mappings):
-        raise UserError(f"{path} is not an evaluation of format {FORMAT}, to which results could be added; {way_out}")
+        raise UserError(f"{path} is not an evaluation of format {FORMAT}; {way_out}")
     return results
 
 

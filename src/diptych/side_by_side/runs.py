@@ -130,7 +130,7 @@ def _read(folder: Path, name: str) -> ComparedRun:
     records = read_metrics(run_dir.metrics) if run_dir.metrics.is_file() else []
     if progress := _progress(run_dir, config, by_samples(records)):
         notes.append(progress)
-    results = read_results(folder / "evaluation.json")
+    results = read_results(folder / "evaluation.json", "move it away, and evaluate the run again")
     if not results:
         notes.append(f"it has no results; `diptych evaluate {folder}` measures it")
     return ComparedRun(name, folder, config, records, results, tuple(notes))

@@ -197,7 +197,7 @@ def _run_one(arguments: argparse.Namespace) -> None:
 def _other_results(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected the evaluation.json of another model")
-    return read_results(path)
+    return read_results(path, "give the evaluation.json of another model with --against")
 
 
 def _option(evaluator: str) -> str:
