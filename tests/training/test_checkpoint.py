@@ -34,10 +34,11 @@ from diptych.files import lacks_room
 from diptych.model_folder import describing_files
 from diptych.tensor_files import save_tensors
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
-from diptych.training.checkpoint_writer import Commit, Plan, Task, Writer
+from diptych.training.checkpoint_writer import Writer
 from diptych.training.engine import OptimizerState
 from diptych.training.job import order_of
 from diptych.training.snapshot import Share, SharePart, Snapshot
+from diptych.training.writing_orders import Commit, Plan, Task
 from tests.ranks import run_ranks
 
 BATCH = 10

@@ -32,23 +32,13 @@ from diptych.errors import TransientError, UserError
 from diptych.model_folder import describing_files
 from diptych.terminal import counted
 from diptych.training.checkpoint import Progress
-from diptych.training.checkpoint_writer import (
-    Commit,
-    Committed,
-    Failed,
-    Kept,
-    MakeRoom,
-    Plan,
-    Task,
-    Warned,
-    Written,
-    as_json,
-)
+from diptych.training.checkpoint_writer import as_json
 from diptych.training.deepspeed_config import zero_stage
 from diptych.training.job import Job
 from diptych.training.signals import StopRequest
 from diptych.training.snapshot import Snapshot
 from diptych.training.tallies import COMMITTED, FAILING, LOST, SAVE_STATES, WRITTEN
+from diptych.training.writing_orders import Commit, Committed, Failed, Kept, MakeRoom, Plan, Task, Warned, Written
 from diptych.training.writing_process import WritingProcess
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoint_folder import EMA, MODEL, PARTS, TOKEN_HEAD
-from diptych.training.checkpoint_writer import FilePlan, Part, TensorPlan
+from diptych.training.writing_orders import FilePlan, Part, TensorPlan
 
 logger = logging.getLogger(__name__)
 
