@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import sklearn
 from benchmarks import reading
+from benchmarks.evaluate.data import Sizes, write_captioned, write_labelled
 from benchmarks.loader.shards import KINDS, write_shard
 from benchmarks.shards.measure import measure
 from benchmarks.shards.pictures import make_pictures
@@ -17,6 +18,7 @@ from benchmarks.shards.server import Host, Web
 
 from diptych.data.picture_safety import open_picture
 from diptych.data.shards import open_index
+from diptych.evaluation.data_sets import data_set, open_data, prompts_for
 from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,21 @@ def test_shards_of_each_kind_are_made_from_photographs_for_the_loader(tmp_path):
         sides = [min(open_picture(each["jpg"]).size) for each in members]
         assert len(members) == 4 and all(kind.shorter_sides[0] <= side <= kind.shorter_sides[1] for side in sides)
         assert all(each["txt"] for each in members)
+
+
+def test_both_sides_of_the_evaluation_get_pictures_with_the_same_classes_and_captions(tmp_path):
+    sizes = Sizes(pictures=6, classes=3, templates=2, captions=10)
+    write_labelled(tmp_path / "labelled", sizes, PHOTOGRAPHS)
+    write_captioned(tmp_path / "captioned", sizes, PHOTOGRAPHS)
+    pictures = open_data(str(tmp_path / "labelled" / "test"), "labels")
+    prompts = prompts_for([pictures], str(tmp_path / "labelled" / "prompts.yaml"))
+    theirs = (tmp_path / "labelled" / "classnames.txt").read_text().splitlines()
+    assert [each.names for each in prompts.classes] == [(name,) for name in theirs] and len(theirs) == 3
+    templates = (tmp_path / "labelled" / "zeroshot_classification_templates.txt").read_text().splitlines()
+    assert [template.format(c="cat") for template in templates] == [t.replace("{}", "cat") for t in prompts.templates]
+    assert len(data_set(pictures, prompts).pictures) == 6
+    captions = open_data(str(tmp_path / "captioned" / "test"), "captions").captions
+    assert [len(own) for own in captions] == [5, 5] and len({caption for own in captions for caption in own}) == 10
 
 
 def test_samples_of_sparse_shards_are_read_as_a_loader_process_reads_them(tmp_path, monkeypatch):
