@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-MOST_NUMBERS = 16_000_000
-"""Largest number of similarities in a block (64 MB), for any number of pictures and texts."""
+MOST_NUMBERS = 2_000_000
+"""Largest number of similarities in a block, for any number of pictures and texts. A block takes up to 100 bytes for
+each, while it is ranked; smaller blocks take longer where a gallery has 25,000 entries."""
 
 
 def unit_norm(embeddings: Any) -> Array:
