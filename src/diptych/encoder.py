@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,11 @@ from diptych.data.picture_safety import PictureError
 from diptych.data.picture_values import Picture, pictures_in, rgb_image
 from diptych.data.preprocessing import preprocess
 from diptych.data.tokenizer import Tokenizer
-from diptych.model.dual_encoder import DualEncoder, model_of, unit_norm
-from diptych.model_folder import model_folder, read_model_folder
+from diptych.errors import UserError
+from diptych.loss import WordLoss
+from diptych.model.dual_encoder import DualEncoder, load_weights, model_of, unit_norm
+from diptych.model.word_predictor import WordPredictor
+from diptych.model_folder import model_folder, predicts_words, read_model_folder, read_word_predictor
 from diptych.world import choose_device, explain_full_memory
 
 Value = TypeVar("Value")
@@ -27,6 +30,7 @@ FEWER = (
     "free some, embed fewer at once (batch_size), or use another device, such as the CPU (device='cpu', --device cpu)"
 )
 """What to do if the device's memory is full."""
+TEXTS_AT_ONCE = 256
 
 
 class Encoder:
@@ -111,7 +115,59 @@ class Encoder:
         return torch.cat(embeddings)
 
     def _pixels(self, picture: Picture) -> Tensor:
-        return preprocess(rgb_image(picture), self.config.image)
+        return pixels_of(picture, self.config)
+
+
+class WordEncoder:
+    """A model in evaluation mode that predicts words: its embedding of a picture is the feature that predicts them."""
+
+    logit_scale = 1.0
+
+    def __init__(
+        self, model: WordPredictor, words: WordLoss, tokenizer: Tokenizer, config: ModelConfig, device: torch.device
+    ):
+        self.model, self.words = model.to(device).eval(), words.to(device)
+        self.tokenizer, self.config, self.device = tokenizer, config, device
+
+    @torch.inference_mode()
+    def embed_pictures(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> Tensor:
+        """The features f32[n width] of pictures, not normalised, on the CPU.
+
+        Raises:
+            PictureError, OSError, TypeError, ValueError: as `Encoder.embed_pictures`.
+        """
+        features = [torch.empty(0, self.model.image.width)]
+        for batch in _batches(pictures_in(pictures), batch_size, lambda each: pixels_of(each, self.config)):
+            with explain_full_memory(self.device, FEWER):
+                features.append(self.model.encode_image(torch.stack(batch).to(self.device)).float().cpu())
+        return torch.cat(features)
+
+    def embed_texts(self, texts: Any) -> Tensor:
+        raise UserError(
+            f"this model predicts words (loss.name {self.words.name}) and gives no embeddings of texts; measure it by "
+            f"--zero-shot or --linear-probe"
+        )
+
+    @torch.inference_mode()
+    def scores(self, features: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """f32[pictures texts]: how probable each text is for each picture, as a logarithm.
+
+        features: f32[pictures width], from `embed_pictures`.
+        """
+        tokens, lengths = (
+            torch.from_numpy(each).to(self.device) for each in self.tokenizer(texts, self.config.text.context_length)
+        )
+        logits = self.model.words(torch.from_numpy(features).to(self.device))
+        parts = [
+            self.words.scores(logits, tokens[first : first + TEXTS_AT_ONCE], lengths[first : first + TEXTS_AT_ONCE])
+            for first in range(0, len(texts), TEXTS_AT_ONCE)
+        ]
+        return torch.cat(parts, dim=1).cpu().numpy()
+
+
+def pixels_of(picture: Picture, config: ModelConfig) -> Tensor:
+    """The pixels u8[3 H W] of a picture as the image tower takes them."""
+    return preprocess(rgb_image(picture), config.image)
 
 
 def _batches(values: Iterable[Value], size: int, made: Callable[[Value], Made]) -> Iterator[list[Made]]:
@@ -167,8 +223,25 @@ def load(path: str | Path, device: str | torch.device | None = None, *, ema: boo
     Raises:
         ValueError: the model is missing or damaged, it has no averaged weights, or there is no such device.
     """
-    chosen = choose_device(device)
-    state, config, tokenizer = read_model_folder(model_folder(path, ema=ema))
+    return _load_encoder(model_folder(path, ema=ema), choose_device(device))
+
+
+def load_to_measure(
+    path: str | Path, device: str | torch.device | None = None, *, ema: bool = False
+) -> Encoder | WordEncoder:
+    """Load as `load` does, also a model that predicts words."""
+    folder, chosen = model_folder(path, ema=ema), choose_device(device)
+    if not predicts_words(folder):
+        return _load_encoder(folder, chosen)
+    state, config, tokenizer, words = read_word_predictor(folder)
+    model = WordPredictor(config, words.num_outputs)
+    load_weights(model, state)
+    with explain_full_memory(chosen, FEWER):
+        return WordEncoder(model, words, tokenizer, config, chosen)
+
+
+def _load_encoder(folder: Path, chosen: torch.device) -> Encoder:
+    state, config, tokenizer = read_model_folder(folder)
     model = model_of(config, tokenizer.vocab_size, state)
     with explain_full_memory(chosen, FEWER):
         return Encoder(model, tokenizer, config, chosen)

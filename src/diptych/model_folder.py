@@ -17,8 +17,11 @@ from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.files import flush, local_path
+from diptych.loss import WordLoss
+from diptych.loss.visual_ngrams import VisualNgrams
+from diptych.loss.words import BagOfWords
 from diptych.model import interop
-from diptych.model.dual_encoder import check_tensors, expected_shapes
+from diptych.model.dual_encoder import check_tensors, expected_shapes, word_predictor_shapes
 from diptych.tensor_files import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "vocabulary.json"
+NGRAMS_FILE = "ngrams.json"
+"""The dictionary of a model that predicts n-grams: for each, the output of its beginning and its last token."""
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 """Suffixes of files that torch pickles. Reading one may run code, so none is read."""
@@ -97,18 +102,27 @@ def save_model_folder(folder: str | Path, state: dict[str, Tensor], config: Mode
         flush(folder / name)
 
 
-def describing_files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:
-    """Name → content of the files of a model folder that describe its weights."""
+def describing_files(config: ModelConfig, tokenizer: Tokenizer, words: WordLoss | None = None) -> dict[str, str]:
+    """Name → content of the files of a model folder that describe its weights.
+
+    words: what the outputs mean, for a model that predicts words.
+    """
     # The path of a run's initial weights is of no use to others who read the model, and lies on another machine.
     described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
     del described["freeze"]  # what training left as it was says nothing about the model
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "vocab_size": tokenizer.vocab_size,
         "model": described,
     }
-    return {CONFIG_FILE: json.dumps(document, indent=2) + "\n", VOCABULARY_FILE: tokenizer.as_json()}
+    files = {VOCABULARY_FILE: tokenizer.as_json()}
+    if words is not None:
+        document["words"] = {"loss": words.name}
+    if isinstance(words, VisualNgrams):
+        document["words"] |= {"longest": words.longest, "smoothing": words.smoothing}
+        files[NGRAMS_FILE] = json.dumps(words.ngrams.tolist()) + "\n"
+    return {CONFIG_FILE: json.dumps(document, indent=2) + "\n", **files}
 
 
 def is_model_folder(path: Path) -> bool:
@@ -141,6 +155,11 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
             if not (folder / name).is_file():
                 raise UserError(f"{folder} is not a complete model folder: {name} is missing")
         config, vocab_size = read_config(folder / CONFIG_FILE)
+        if predicts_words(folder):
+            raise UserError(
+                f"{folder} is a model that predicts words (loss.name {_words(folder)['loss']}): it gives no embeddings "
+                f"of texts, so it can only be measured, by `diptych evaluate --zero-shot` and `--linear-probe`"
+            )
     vocabulary = vocabulary_of(folder)
     tokenizer = load_tokenizer(vocabulary)
     if tokenizer.vocab_size != vocab_size:
@@ -149,6 +168,48 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
             f"put the vocabulary that it was trained with there as {VOCABULARY_FILE}"
         )
     return config, tokenizer
+
+
+def predicts_words(folder: Path) -> bool:
+    """Whether a model folder of ours has a model that predicts words, instead of a dual encoder."""
+    return (folder / CONFIG_FILE).is_file() and bool(_words(folder))
+
+
+def _words(folder: Path) -> dict[str, Any]:
+    """What config.json says about predicted words; empty for a dual encoder, and for a file that cannot be read."""
+    try:
+        document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    words = document.get("words") if isinstance(document, dict) else None
+    return words if isinstance(words, dict) else {}
+
+
+def read_word_predictor(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer, WordLoss]:
+    """Weights, config and tokenizer of a model that predicts words, and what its outputs mean.
+
+    Raises:
+        ValueError: a file is missing or damaged, or they do not fit together.
+    """
+    config, _ = read_config(folder / CONFIG_FILE)
+    for name in (WEIGHTS_FILE, VOCABULARY_FILE):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a complete model folder: {name} is missing")
+    tokenizer = load_tokenizer(str(folder / VOCABULARY_FILE))
+    described = _words(folder)
+    try:
+        words: WordLoss = BagOfWords(tokenizer.vocab_size)
+        if described["loss"] == VisualNgrams.name:
+            ngrams = parse_json((folder / NGRAMS_FILE).read_text(encoding="utf-8"))
+            words = VisualNgrams(tokenizer.vocab_size, ngrams, described["longest"], described["smoothing"])
+    except (ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
+        raise UserError(f"{folder}: {CONFIG_FILE} or {NGRAMS_FILE} is damaged: {error}") from error
+    state = read_tensors(folder / WEIGHTS_FILE)
+    try:
+        check_tensors(state, word_predictor_shapes(config, words.num_outputs))
+    except UserError as error:
+        raise UserError(f"{folder / WEIGHTS_FILE}: {error}") from error
+    return state, config, tokenizer, words
 
 
 def conversion_of(file: Path) -> str:

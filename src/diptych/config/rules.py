@@ -38,6 +38,8 @@ ABOVE_0 = (
     "model.text.heads",
     "model.text.layers",
     "loss.counted_captions",
+    "loss.ngrams.longest",
+    "loss.ngrams.min_count",
     "optimizer.learning_rate",
     "optimizer.epsilon",
     "optimizer.gradient_clip_norm",
@@ -131,6 +133,11 @@ def _out_of_range(config: RunConfig) -> Iterator[Problem]:
         yield (
             "training.global_batch_size",
             "training.global_batch_size is 1; it must be at least 2: a single pair has no negatives and a loss of 0",
+        )
+    if not 0 < config.loss.ngrams.smoothing < 1:
+        yield (
+            "loss.ngrams.smoothing",
+            f"loss.ngrams.smoothing is {config.loss.ngrams.smoothing}; it must be above 0 and below 1",
         )
     fill = config.model.image.fill_colour
     if not all(0 <= value <= 255 for value in fill):
@@ -278,6 +285,7 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
             ("training.initial_logit_bias", "loss.name"),
             f"training.initial_logit_bias is {training.initial_logit_bias}; the {config.loss.name} loss has {has} bias",
         )
+    yield from _objective_contradictions(config)
     optimizer = config.optimizer
     for key, beta in (("optimizer.beta1", optimizer.beta1), ("optimizer.beta2", optimizer.beta2)):
         if optimizer.moments == "bf16" and LARGEST_BF16_BETA < beta < 1:
@@ -370,6 +378,37 @@ def _bad_groups(data: DataConfig) -> Iterator[Problem]:
             "data.unique_captions_in_batch compares the .txt of samples, and a source of data.train has other "
             "captions; leave one of them out",
         )
+
+
+def _objective_contradictions(config: RunConfig) -> Iterator[Problem]:
+    """Yield what cannot go with a loss that predicts words, whose model has no text tower."""
+    loss, name = config.loss, config.loss.name
+    if not loss.predicts_words:
+        return
+    if loss.has_token_head:
+        yield (
+            ("loss.token_head.weight", "loss.name"),
+            f"loss.token_head.weight is {loss.token_head.weight:g}: it adds to a contrast, and loss.name "
+            f"{name} is none; leave it out, or set loss.name to softmax",
+        )
+    if loss.duplicates != "negatives":
+        yield (
+            ("loss.duplicates", "loss.name"),
+            f"loss.duplicates has no effect with loss.name {name}, which compares no pairs; leave it out",
+        )
+    if config.model.initial_weights is not None:
+        yield (
+            ("model.initial_weights", "loss.name"),
+            f"model.initial_weights is a dual encoder, and loss.name {name} trains a model without a "
+            f"text tower; leave it out",
+        )
+    for key in ("retrieval", "validation"):
+        if getattr(config.evaluation, key):
+            yield (
+                (f"evaluation.{key}", "loss.name"),
+                f"evaluation.{key} needs embeddings of texts, which loss.name {name} does not train; "
+                f"measure evaluation.zero_shot instead",
+            )
 
 
 def _without_effect(data: DataConfig) -> Iterator[Problem]:

@@ -228,12 +228,29 @@ class TokenHeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NgramsConfig:
+    """The dictionary of `loss.name: visual_ngrams`, and its smoothing."""
+
+    longest: int = 5
+    """Tokens of the longest n-grams."""
+    min_count: int = 10
+    """How often an n-gram must occur in the counted captions; every single token is in the dictionary."""
+    smoothing: float = 0.2
+    """The share of the longer n-gram when its probability is mixed with that of the shorter one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """The loss that is minimised."""
 
     name: str = "softmax"
     """softmax: each pair of the global batch is classified against all others (paper, section 2.3); sigmoid: each
-    picture with each caption is a yes-or-no question of its own (SigLIP, arXiv 2303.15343)."""
+    picture with each caption is a yes-or-no question of its own (SigLIP, arXiv 2303.15343).
+
+    bag_of_words and visual_ngrams are the baselines that the paper compares with (section 2.3): one linear layer on the
+    picture's feature predicts which tokens the caption has, or its words one after another from a dictionary of n-grams
+    (Li et al. 2017). These models have no text tower, so they can be measured by zero-shot classification and linear
+    probes only. Of `model.text` they use the context length alone."""
     duplicates: Literal["negatives", "positives"] = "negatives"
     """Whether pairs with the same caption in a batch count as negatives of one another, as in the paper, or positives.
 
@@ -242,8 +259,18 @@ class LossConfig:
     """
     token_head: TokenHeadConfig = field(default_factory=TokenHeadConfig)
     counted_captions: int = 100_000
-    """In how many captions the document frequencies of tokens are counted, before the first step: those of the first
-    samples of each source of data.train, by its share of all samples. The counts are kept in the run directory."""
+    """In how many captions tokens and n-grams are counted, before the first step: those of the first samples of each
+    source of data.train, by its share of all samples. The counts are kept in the run directory."""
+    ngrams: NgramsConfig = field(default_factory=NgramsConfig)
+
+    @property
+    def predicts_words(self) -> bool:
+        """Whether a model without a text tower is trained."""
+        return self.name in ("bag_of_words", "visual_ngrams")
+
+    @property
+    def has_token_head(self) -> bool:
+        return self.token_head.weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)

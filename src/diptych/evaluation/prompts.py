@@ -89,17 +89,22 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
     return Prompts(entries, tuple(templates))
 
 
-def build_classifier(encoder: Encoder | Features, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Array:
-    """f32[classes dim]: for each class the mean of its prompts' unit-norm embeddings, scaled to unit norm.
-
-    The average is taken over embeddings, not over probabilities, so that any number of templates makes one classifier.
-    """
-    prompts = [
+def texts_of(classes: Sequence[ClassPrompt], templates: Sequence[str]) -> list[tuple[int, str]]:
+    """The number of a class and a text, for each template with each of the class's names."""
+    return [
         (number, template.replace("{}", name))
         for number, each in enumerate(classes)
         for name in each.names
         for template in templates
     ]
+
+
+def build_classifier(encoder: Encoder | Features, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Array:
+    """f32[classes dim]: for each class the mean of its prompts' unit-norm embeddings, scaled to unit norm.
+
+    The average is taken over embeddings, not over probabilities, so that any number of templates makes one classifier.
+    """
+    prompts = texts_of(classes, templates)
     sums: Array | None = None
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         part = prompts[start : start + PROMPTS_AT_ONCE]

@@ -14,8 +14,9 @@ from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import Measured, as_result, per_class_share, share_of
 from diptych.evaluation.pictures import Pictures
-from diptych.evaluation.prompts import build_classifier
+from diptych.evaluation.prompts import Prompts, build_classifier
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
+from diptych.evaluation.word_classifier import WordClassifier
 from diptych.pages.thumbnail import thumbnail_uri
 
 GUESSES = 3
@@ -87,18 +88,30 @@ def answers(features: Features, data: DataSet) -> tuple[Array, Judged]:
     """
     prompts = data.prompts
     labels = label_numbers(data.pictures, prompts.class_names)
-    classifier = features.once(prompts, lambda: build_classifier(features, prompts.classes, prompts.templates))
+    classifier = features.once(prompts, lambda: classifier_of(features, prompts))
     embedded = features.pictures(data.pictures)
     labels = labels[embedded.kept]
-    return labels, judge(unit_norm(embedded.embeddings), classifier, labels, features.logit_scale)
+    return labels, judge(embedded.embeddings, classifier, labels, features.logit_scale)
 
 
-def judge(embeddings: Array, classifier: Array, labels: Array, logit_scale: float) -> Judged:
-    """Classify pictures from unit-norm embeddings; ties and NaN count against the true class."""
+def classifier_of(features: Features, prompts: Prompts) -> Array | WordClassifier:
+    """What scores the classes for a picture: the embeddings of their prompts, or how probable their words are."""
+    if hasattr(features.encoder, "scores"):
+        return WordClassifier(features.encoder, prompts)
+    return build_classifier(features, prompts.classes, prompts.templates)
+
+
+def judge(embeddings: Array, classifier: Array | WordClassifier, labels: Array, logit_scale: float) -> Judged:
+    """Classify pictures from their embeddings; ties and NaN count against the true class."""
+    if isinstance(classifier, np.ndarray):
+        embeddings = unit_norm(embeddings)
     parts = []
     num_guesses = min(GUESSES, len(classifier))
     for rows in blocks(len(embeddings), len(classifier)):
-        cosines = similarities(embeddings[rows], classifier)
+        if isinstance(classifier, np.ndarray):
+            cosines = similarities(embeddings[rows], classifier)
+        else:
+            cosines = classifier.scores(embeddings[rows])
         place, true = np.arange(len(cosines)), labels[rows]
         beaten = cosines < cosines[place, true][:, None]
         above = np.count_nonzero(~beaten, axis=1) - 1

@@ -16,9 +16,10 @@ class Outputs(NamedTuple):
     """What the model computes of a rank's pairs."""
 
     rows: tuple[Tensor, ...]
-    """Image and text features f32[rows dim]; then, with a token head, the loss of each pair f32[rows]."""
+    """With a contrast the image and text features f32[rows dim]; then, if words are predicted, the loss of each pair,
+    f32[rows]."""
     scalars: tuple[Tensor, ...]
-    """logit_scale and perhaps logit_bias, f32[1]."""
+    """With a contrast logit_scale, and perhaps logit_bias, f32[1]."""
 
 
 class Objective:
@@ -28,7 +29,7 @@ class Objective:
     """
 
     def __init__(self, config: LossConfig, rows_of_ranks: Sequence[int]):
-        self._contrast = LOSSES[config.name]
+        self._contrast = None if config.predicts_words else LOSSES[config.name]
         self._weight = config.token_head.weight
         self._rows_of_ranks = rows_of_ranks
         self._mean_rows = sum(rows_of_ranks) / num_ranks()
@@ -38,6 +39,8 @@ class Objective:
 
         captions: as for the losses in LOSSES. Every rank must call it.
         """
+        if self._contrast is None:
+            return outputs.rows[0].sum() / self._mean_rows, {}
         image, text, *losses = outputs.rows
         scale, *biases = outputs.scalars
         bias = biases[0] if biases else None

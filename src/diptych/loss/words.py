@@ -1,4 +1,4 @@
-"""Losses of each pair by itself: predict the words of a picture's caption from the logits of a linear head.
+"""Losses of each pair by itself: predict the words of a picture's caption from the logits of a linear layer.
 
 Each is a module that takes logits f[rows outputs] of the pictures, and tokens i[rows context] and lengths i[rows] of
 their captions as the tokenizer gives them. It returns f32[rows]: the loss of each pair, which does not depend on the
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, softplus
 
 
 class TokenClassification(nn.Module):
@@ -39,6 +40,31 @@ class TokenClassification(nn.Module):
             whole = shares.sum(1)
             own = (shares * logits.gather(1, words)).sum(1) / whole.clamp(min=torch.finfo().tiny)
             return torch.where(whole > 0, logits.logsumexp(1) - own, 0.0)
+
+
+class BagOfWords(nn.Module):
+    """Whether each token of the vocabulary is in the caption, a yes-or-no question each (CLIP's section 2.3, figure 2).
+
+    The loss of a pair is the sum of the binary cross-entropies over the vocabulary.
+    """
+
+    name = "bag_of_words"
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.num_outputs = vocab_size
+
+    def forward(self, logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.float()
+            words, is_word = distinct_tokens(tokens, lengths)
+            return softplus(logits).sum(1) - (logits.gather(1, words) * is_word).sum(1)
+
+    def scores(self, logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """f32[pictures texts]: the mean log-probability of the distinct tokens of each text, for each picture."""
+        words, is_word = distinct_tokens(tokens, lengths)
+        own = logsigmoid(logits.float())[:, words] * is_word
+        return own.sum(2) / is_word.sum(1).clamp(min=1)
 
 
 def distinct_tokens(tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from diptych.config.schema import ModelConfig
-from diptych.model.dual_encoder import DualEncoder, without_memory
+from diptych.config.schema import LossConfig, ModelConfig
+from diptych.model.dual_encoder import TrainedModel, trained_without_memory
 from diptych.model.image_tower import blocks_of
 from diptych.model.packed_captions import PackedCaptions
+from diptych.model.word_predictor import WordPredictor
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,15 @@ class Activations:
 
 
 def activations(
-    config: ModelConfig, vocab_size: int, device_type: str, precision: str, *, token_head: bool = False
+    config: ModelConfig, vocab_size: int, device_type: str, precision: str, loss: LossConfig | None = None
 ) -> Activations:
     """Measure the activations with the operations of a kind of device, which this machine need not have.
 
     Raises:
         RuntimeError and others: the image tower's computation depends on the data of its tensors.
     """
-    model = without_memory(config, vocab_size, token_head=token_head)
+    model = trained_without_memory(config, vocab_size, loss or LossConfig())
+    context_length = config.text.context_length
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about a device that this machine does not have
         # Not `to_empty`, which first makes a fake tensor of each tensor without data: that takes seven times as long.
@@ -49,7 +51,7 @@ def activations(
             lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device_type)
         )
         # Not one pair: batch normalisation refuses a single value of a channel, which small pictures may come to.
-        two, three = (_Kept(model, pairs, device_type, precision) for pairs in (2, 3))
+        two, three = (_Kept(model, pairs, context_length, device_type, precision) for pairs in (2, 3))
     return Activations(
         of_pair=three.all - two.all,
         of_pair_checkpointed=three.outside - two.outside,
@@ -61,25 +63,27 @@ def activations(
 class _Kept:
     """The storages that are kept for the backward of a number of pairs."""
 
-    def __init__(self, model: DualEncoder, pairs: int, device_type: str, precision: str):
+    def __init__(self, model: TrainedModel, pairs: int, length: int, device_type: str, precision: str):
         self._parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         self._by_block: dict[nn.Module | None, dict[int, Any]] = {None: {}}
         self._block: nn.Module | None = None
-        size, length = model.image.image_size, model.text.context_length
+        size = model.image.image_size
         images = torch.zeros(pairs, 3, size, size, dtype=torch.uint8, device=device_type)
         tokens = torch.zeros(pairs, length, dtype=torch.int32, device=device_type)
         row_keys = torch.zeros(pairs, dtype=torch.long, device=device_type)
         captions = _equal_captions(pairs, length, device_type)
         with self._watching(model), _autocast(device_type, precision), _AttentionOf(device_type):
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
-                if model.token_head is None:
+                # The loss keeps logits of words in fp32, and their exponentials.
+                if isinstance(model, WordPredictor):
+                    features = [model.words(model.encode_image(images, row_keys)).float().logsumexp(1)]
+                elif model.token_head is None:
                     features = [model.encode_image(images, row_keys)]
                 else:
                     before, embeddings = model.image.before_and_after_projection(images, row_keys)
-                    # What the loss keeps of the logits: in fp32, and their exponentials.
-                    logits = model.token_head(before).float()
-                    features = [embeddings, logits.logsumexp(1)]
-                features.append(model.text.embed_packed(tokens, captions))
+                    features = [embeddings, model.token_head(before).float().logsumexp(1)]
+                if model.text is not None:
+                    features.append(model.text.embed_packed(tokens, captions))
         self.all = _bytes({key: each for kept in self._by_block.values() for key, each in kept.items()})
         self.outside = _bytes(self._by_block[None])
         self.largest_block = max((_bytes(kept) for block, kept in self._by_block.items() if block), default=0)
@@ -95,7 +99,7 @@ class _Kept:
             self._by_block.setdefault(block, {})[storage._cdata] = storage
 
     @contextmanager
-    def _watching(self, model: DualEncoder) -> Iterator[None]:
+    def _watching(self, model: TrainedModel) -> Iterator[None]:
         """Track which block runs; its input counts as outside of it, since a checkpointed block keeps its input too."""
 
         def enter(block: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -106,7 +110,8 @@ class _Kept:
             self._block = None
 
         with ExitStack() as hooks:
-            for block in (*blocks_of(model.image.trunk), *model.text.transformer.resblocks):
+            of_text = model.text.transformer.resblocks if model.text is not None else ()
+            for block in (*blocks_of(model.image.trunk), *of_text):
                 hooks.callback(block.register_forward_pre_hook(enter).remove)
                 hooks.callback(block.register_forward_hook(leave).remove)
             yield

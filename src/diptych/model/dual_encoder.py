@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diptych.config.schema import ModelConfig
+from diptych.config.schema import LossConfig, ModelConfig
 from diptych.config.stages import Stage
 from diptych.errors import UserError
 from diptych.model.image_tower import ImageTower
 from diptych.model.text_tower import TextTower
+from diptych.model.word_predictor import WordPredictor
 from diptych.terminal import counted
 
 FILLING = ("add_", "clamp_", "copy_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
@@ -78,7 +79,10 @@ class DualEncoder(nn.Module):
         return unit_norm(self.text(tokens, lengths))
 
 
-def checkpoint_blocks(model: DualEncoder) -> None:
+TrainedModel = DualEncoder | WordPredictor
+
+
+def checkpoint_blocks(model: TrainedModel) -> None:
     """Make the towers keep only the input of each block; the backward computes the rest again.
 
     Raises:
@@ -94,7 +98,8 @@ def checkpoint_blocks(model: DualEncoder) -> None:
         model.image.trunk.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError):
         raise UserError(f"machine.checkpoint_blocks: timm's {name} does not support it; leave it out") from None
-    model.text.transformer.checkpoint_blocks = True
+    if model.text is not None:
+        model.text.transformer.checkpoint_blocks = True
 
 
 def unit_norm(features: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ def unit_norm(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def load_weights(model: DualEncoder, state: Mapping[str, Tensor]) -> None:
+def load_weights(model: TrainedModel, state: Mapping[str, Tensor]) -> None:
     """Copy a state dict into the model.
 
     Raises:
@@ -138,13 +143,34 @@ def without_memory(
     vocab_size: int,
     *,
     has_logit_bias: bool = False,
-    token_head: bool = False,
     stages: Sequence[Stage] = (),
 ) -> DualEncoder:
     """The model on torch's meta device: its tensors have shapes but no data."""
     bias = 0.0 if has_logit_bias else None
     with torch.device("meta"), _NoInitialValues():
-        return DualEncoder(config, vocab_size, 0.0, bias, token_head=token_head, stages=stages)
+        return DualEncoder(config, vocab_size, 0.0, bias, stages=stages)
+
+
+def word_predictor_shapes(config: ModelConfig, num_outputs: int) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of a model that predicts words."""
+    with torch.device("meta"), _NoInitialValues():
+        return shapes_of(WordPredictor(config, num_outputs))
+
+
+def trained_without_memory(
+    config: ModelConfig,
+    vocab_size: int,
+    loss: LossConfig,
+    *,
+    has_logit_bias: bool = False,
+    stages: Sequence[Stage] = (),
+) -> TrainedModel:
+    """What a run with this loss trains, on torch's meta device; the outputs for n-grams are not known yet."""
+    with torch.device("meta"), _NoInitialValues():
+        if loss.predicts_words:
+            return WordPredictor(config, vocab_size, stages=stages)
+        bias = 0.0 if has_logit_bias else None
+        return DualEncoder(config, vocab_size, 0.0, bias, token_head=loss.has_token_head, stages=stages)
 
 
 class _NoInitialValues(TorchFunctionMode):

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.config.schema import ModelConfig
-from diptych.model.dual_encoder import without_memory
+from diptych.config.schema import LossConfig, ModelConfig
+from diptych.model.dual_encoder import trained_without_memory
 from diptych.model.patch_dropout import PatchDropout
+from diptych.model.word_predictor import WordPredictor
 
 BACKWARD_AND_FORWARD = 3
 """Forward and backward together take three times the forward: the backward multiplies once for each of two gradients,
@@ -22,23 +23,25 @@ class TrainingFlops:
     appendix B); nor are those of the loss.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, token_head: bool = False):
+    def __init__(self, config: ModelConfig, vocab_size: int, loss: LossConfig | None = None):
         self._config = config
-        self._model = without_memory(config, vocab_size, token_head=token_head).eval()
+        self._model = trained_without_memory(config, vocab_size, loss or LossConfig()).eval()
         for module in self._model.modules():
             if isinstance(module, PatchDropout):
                 module.train()  # so that patches that are left out in training are not counted
         size = config.image.image_size
         picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
         self._of_picture = _counted(self._model.image, picture, torch.empty(1, dtype=torch.int64, device="meta"))
-        if self._model.token_head is not None:
-            features = torch.empty(1, self._model.image.width, device="meta")
-            self._of_picture += _counted(self._model.token_head, features)
+        head = self._model.words if isinstance(self._model, WordPredictor) else self._model.token_head
+        if head is not None:
+            self._of_picture += _counted(head, torch.empty(1, self._model.image.width, device="meta"))
         self._of_caption: dict[int, int] = {}
         """Length of a caption in tokens → operations of its forward."""
 
     def of_pair(self, num_tokens: float) -> int:
         """Operations for a pair whose caption has `num_tokens` tokens; padding is not computed."""
+        if self._model.text is None:
+            return BACKWARD_AND_FORWARD * self._of_picture
         length = max(2, min(round(num_tokens), self._config.text.context_length))
         if length not in self._of_caption:
             tokens = torch.empty(1, length, dtype=torch.int32, device="meta")

@@ -58,16 +58,18 @@ class ImageTower(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ImageTowerConfig, embed_dim: int, stages: Sequence[Stage] = ()):
+    def __init__(self, config: ImageTowerConfig, embed_dim: int | None, stages: Sequence[Stage] = ()):
         super().__init__()
         self.image_size = config.image_size
         trunk: Any = create_trunk(config, **_keywords_of_stages(config, stages), num_classes=0)
         self.proj = None
         if isinstance(getattr(trunk, "head", None), AttentionPool2d):
-            trunk.reset_classifier(embed_dim)
+            if embed_dim is not None:
+                trunk.reset_classifier(embed_dim)
             self.width = int(trunk.head.embed_dim)
         else:
             self.width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+        if embed_dim is not None and not isinstance(getattr(trunk, "head", None), AttentionPool2d):
             self.proj = nn.Parameter(torch.randn(self.width, embed_dim) * self.width**-0.5)
         initialise_as_openai(trunk)
         _key_patch_dropout(trunk)
@@ -337,7 +339,7 @@ def initialise_clip_resnet(trunk: ByobNet) -> None:
     pool: Any = trunk.head
     std = pool.in_features**-0.5
     nn.init.normal_(pool.pos_embed, std=std)
-    for layer in (pool.q, pool.k, pool.v, pool.proj):
+    for layer in (pool.q, pool.k, pool.v, *([pool.proj] if isinstance(pool.proj, nn.Linear) else [])):
         layer.reset_parameters()
         nn.init.normal_(layer.weight, std=std)
 

@@ -11,7 +11,7 @@ import torch
 from diptych.config.schema import RunConfig
 from diptych.config.stages import config_of, stages_of
 from diptych.model.activations import Activations, activations
-from diptych.model.dual_encoder import without_memory
+from diptych.model.dual_encoder import trained_without_memory
 from diptych.model.flops import TrainingFlops
 from diptych.model.image_tower import blocks_of
 from diptych.plan.accuracy import Expected, expected_accuracy, gmac_of
@@ -130,19 +130,19 @@ def make_plans(
     for number in numbers_of_gpus:
         World(size=number).rows_of_ranks(config.training.global_batch_size)
     config = replace(config, machine=replace(config.machine, gpu_memory_gib=gpu.memory_gib))
-    precision, has_head = "fp32" if config.training.precision == "fp32" else "bf16", config.loss.token_head.weight > 0
-    shapes = without_memory(config.model, vocab_size, token_head=has_head)
+    precision = "fp32" if config.training.precision == "fp32" else "bf16"
+    shapes = trained_without_memory(config.model, vocab_size, config.loss)
     num_parameters = sum(parameter.numel() for parameter in shapes.parameters())
-    num_blocks = len(blocks_of(shapes.image.trunk)) + len(shapes.text.transformer.resblocks)
+    num_blocks = len(blocks_of(shapes.image.trunk)) + (len(shapes.text.transformer.resblocks) if shapes.text else 0)
     stages = stages_of(config)
-    kept = [activations(stage.model, vocab_size, "cuda", precision, token_head=has_head) for stage in stages]
+    kept = [activations(stage.model, vocab_size, "cuda", precision, config.loss) for stage in stages]
     largest = max(range(len(stages)), key=lambda number: kept[number].of_pair)
     of_memory = config_of(config, stages[largest]), kept[largest]
     is_plain = config.training.stages is None and _is_plain(config)
     plans = []
     for stage in stages:
         part = config_of(config, stage)
-        flops = TrainingFlops(stage.model, vocab_size, token_head=has_head)
+        flops = TrainingFlops(stage.model, vocab_size, config.loss)
         context_length = stage.model.text.context_length
         num_tokens = min(assumptions.mean_tokens or context_length, context_length)
         paper = _Paper(part, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), *of_memory, assumptions)
@@ -287,5 +287,9 @@ def _bytes_saved(config: RunConfig) -> int:
 
 
 def _is_plain(config: RunConfig) -> bool:
-    """Whether the run is like those that were fitted: it starts from random weights and sees whole pictures."""
-    return config.model.initial_weights is None and not config.model.image.overrides.get("patch_drop_rate")
+    """Whether the run is like those that were fitted: a contrast from random weights that sees whole pictures."""
+    return (
+        config.model.initial_weights is None
+        and not config.loss.predicts_words
+        and not config.model.image.overrides.get("patch_drop_rate")
+    )

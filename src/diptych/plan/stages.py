@@ -15,11 +15,11 @@ def describe_operations(config: RunConfig, vocab_size: int) -> Iterator[str]:
     has_head, size = config.loss.token_head.weight > 0, config.training.global_batch_size
     whole = 0
     for stage in stages_of(config):
-        flops = TrainingFlops(stage.model, vocab_size, token_head=has_head)
+        flops = TrainingFlops(stage.model, vocab_size, config.loss)
         of_pair, samples = flops.of_pair(stage.model.text.context_length), len(stage.batches) * size
         whole += of_pair * samples
         yield f"{stage}; {counted(samples, 'sample')} of {of_pair / 1e9:,.4g} GFLOPs, {_large(of_pair * samples)}"
-    flops = TrainingFlops(config.model, vocab_size, token_head=has_head)
+    flops = TrainingFlops(config.model, vocab_size, config.loss)
     of_model = flops.of_pair(config.model.text.context_length) * (config.training.total_samples // size * size)
     yield f"all stages: {_large(whole)}, {whole / of_model:.0%} of a run without stages"
 

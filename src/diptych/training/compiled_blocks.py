@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diptych.agreement import on_any_rank
 from diptych.config.stages import Stage
 from diptych.errors import UserError
-from diptych.model.dual_encoder import DualEncoder
+from diptych.model.dual_encoder import TrainedModel
 from diptych.model.image_tower import blocks_of
 from diptych.model.packed_captions import PackedCaptions
 from diptych.model.text_tower import CausalAttention
@@ -28,7 +28,7 @@ MOST_VARIANTS = 64
 example in their drop rates."""
 
 
-def image_blocks(model: DualEncoder) -> list[nn.Module]:
+def image_blocks(model: TrainedModel) -> list[nn.Module]:
     """The blocks of the image tower.
 
     Raises:
@@ -44,7 +44,7 @@ def image_blocks(model: DualEncoder) -> list[nn.Module]:
 
 
 def compile_blocks(
-    model: DualEncoder, towers: nn.Module, num_pairs: int, stages: Sequence[Stage], world: World
+    model: TrainedModel, towers: nn.Module, num_pairs: int, stages: Sequence[Stage], world: World
 ) -> None:
     """Compile the blocks of both towers; if that fails, leave them as they are and log why. Every rank must call it.
 
@@ -62,14 +62,14 @@ def compile_blocks(
         # Without it kernels are chosen by measured speed, and their sums differ in the last bits.
         torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
-    images, texts = image_blocks(model), list(model.text.transformer.resblocks)
+    images, texts = image_blocks(model), list(model.text.transformer.resblocks) if model.text is not None else []
     for block in images:
         # Batches of a stage have one size or two. With static shapes the code for a size is the same after a restart.
         block.compile(dynamic=False)
     for block in texts:
         # The numbers of tokens and of groups of equally long captions differ from batch to batch.
         block.compile(dynamic=True)
-    for module in model.text.modules():
+    for module in model.modules():
         if isinstance(module, CausalAttention):
             module.attend = torch.compiler.disable(PackedCaptions.attend)
     fault = None
@@ -87,9 +87,9 @@ def compile_blocks(
         )
 
 
-def _try(model: DualEncoder, towers: nn.Module, num_pairs: int, stage: Stage) -> None:
+def _try(model: TrainedModel, towers: nn.Module, num_pairs: int, stage: Stage) -> None:
     """Run one forward and one backward, then remove gradients and restore buffers."""
-    device, size, length = model.logit_scale.device, stage.model.image.image_size, stage.model.text.context_length
+    device, size, length = model.image.mean.device, stage.model.image.image_size, stage.model.text.context_length
     model.image.leave_out_patches(stage.patch_dropout)
     images = torch.zeros(num_pairs, 3, size, size, dtype=torch.uint8, device=device)
     tokens = torch.zeros(num_pairs, length, dtype=torch.int32, device=device)

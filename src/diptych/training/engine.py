@@ -29,7 +29,7 @@ from diptych.data.draws import hashes
 from diptych.device import precision_on, set_arithmetic
 from diptych.loss.objective import Objective, Outputs
 from diptych.machine import keep_freed_memory
-from diptych.model.dual_encoder import DualEncoder, checkpoint_blocks, load_weights
+from diptych.model.dual_encoder import TrainedModel, checkpoint_blocks, load_weights
 from diptych.model.freezing import freeze
 from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
@@ -61,7 +61,7 @@ class StepStats:
     loss: float
     learning_rate: float
     logit_scale: float
-    """The factor on the cosines (the exponential of the parameter), before this step's update."""
+    """The factor on the cosines (the exponential of the parameter), before this step's update; NaN without cosines."""
     gradient_norm: float
     """The norm over the whole model, before clipping."""
     tower_gradient_norms: dict[str, float]
@@ -100,14 +100,14 @@ class OptimizerState:
 
 
 class Engine:
-    """A dual encoder that is trained by DeepSpeed.
+    """A model that is trained by DeepSpeed.
 
     All ranks must construct it, step it, and collect and restore its state together. All start from rank 0's weights.
 
-    pair_loss: computes the loss of each pair from the logits of the model's token head, if it has one.
+    pair_loss: computes the loss of each pair from the model's logits of words, if it gives some.
     """
 
-    def __init__(self, model: DualEncoder, config: RunConfig, world: World, pair_loss: nn.Module | None = None):
+    def __init__(self, model: TrainedModel, config: RunConfig, world: World, pair_loss: nn.Module | None = None):
         precision = precision_on(world.device, config.training.precision)
         set_arithmetic(world.device, precision, deterministic=config.machine.deterministic)
         _prepare_deepspeed(world)
@@ -130,7 +130,8 @@ class Engine:
         """The running statistics of batch normalisation, which a forward changes."""
         self._matrices = hidden_matrices(self.model) if config.optimizer.name == "muon" else []
         """The names of the parameters that Muon updates, in the same order on all ranks."""
-        towers = self._towers = _Towers(self.model, precision, pair_loss and pair_loss.to(world.device))
+        self.pair_loss = pair_loss and pair_loss.to(world.device)
+        towers = self._towers = _Towers(self.model, precision, self.pair_loss)
         if config.machine.compile_blocks:
             compile_blocks(
                 self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), self._stages, world
@@ -276,10 +277,14 @@ class Engine:
             outputs = forward(0, batch)
             value, measured = loss(outputs)
             self._engine.backward(value)
-            return value, measured, outputs.scalars[0], is_bad
+            return value, measured, self._scale_of(outputs.scalars), is_bad
         with self._one_reduction() as backward:
             value, measured, scalars = backward_in_parts(parts, forward, loss, backward)
-            return value, measured, scalars[0], is_bad
+            return value, measured, self._scale_of(scalars), is_bad
+
+    def _scale_of(self, scalars: tuple[Tensor, ...]) -> Tensor:
+        """logit_scale, f32[1]; NaN for a model without one."""
+        return scalars[0] if scalars else torch.full((1,), torch.nan, device=self._world.device)
 
     @contextmanager
     def _one_reduction(self) -> Iterator[Callable[[Tensor, bool], None]]:
@@ -491,7 +496,7 @@ class Engine:
     def _clamp_logit_scale(self) -> None:
         """Keep logit_scale at its maximum or below, in the model and in the fp32 master, which would otherwise grow."""
         scale, maximum = self.model.logit_scale, self._config.training.max_logit_scale
-        if not scale.requires_grad:
+        if scale is None or not scale.requires_grad:
             return
         with torch.no_grad():
             for group, master in zip(self._groups_of_masters(), self._masters(), strict=True):
@@ -568,7 +573,7 @@ def _by_folder(kept: Mapping[str, Kept]) -> dict[str, dict[str, Kept]]:
 class _Towers(nn.Module):
     """The model with autocast inside its forward, since DeepSpeed switches off autocast that is set outside."""
 
-    def __init__(self, model: DualEncoder, precision: str, pair_loss: nn.Module | None):
+    def __init__(self, model: TrainedModel, precision: str, pair_loss: nn.Module | None):
         super().__init__()
         self.model = model
         self._pair_loss = pair_loss
@@ -578,10 +583,10 @@ class _Towers(nn.Module):
                 deepspeed.zero.register_external_parameter(self, scalar)
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor) -> tuple[Tensor, ...]:
-        """Both embeddings and with a token head the loss of each pair, then logit_scale and logit_bias if there is one.
+        """The rows of `Outputs`, then its scalars.
 
-        The two scalars are copies in the graph, since ZeRO-3 frees the parameters themselves after the forward. Logits
-        of the token head stay inside: they are larger than anything else of the outputs.
+        The scalars are copies in the graph, since ZeRO-3 frees the parameters themselves after the forward. Logits of
+        words stay inside: they are larger than anything else.
         """
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             rows = self.model(images, tokens, lengths, row_keys)

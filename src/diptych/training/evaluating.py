@@ -10,21 +10,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from diptych.agreement import decide_on_first_rank
 from diptych.checkpoint_folder import TOKEN_HEAD
 from diptych.config.schema import RunConfig
 from diptych.device import plain_arithmetic
-from diptych.encoder import Encoder
+from diptych.encoder import Encoder, WordEncoder
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
 from diptych.evaluation.evaluator import AVERAGED, Number, number_name, numbers
 from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import Pictures
-from diptych.model.dual_encoder import model_of
+from diptych.model.dual_encoder import load_weights, model_of
+from diptych.model.word_predictor import WordPredictor
 from diptych.training.job import Job
+from diptych.training.save import words_of
 from diptych.training.signals import StopRequest
 from diptych.world import World
 
@@ -134,7 +137,7 @@ class Evaluations:
         Raises:
             FailedOnARankError: the device of a rank has no room for another copy of the weights.
         """
-        encoders: list[Encoder] = []
+        encoders: list[Encoder | WordEncoder] = []
         self._ranks.together(lambda: encoders.append(_encoder(self._job, averaged=averaged)))
         return Features(encoders[0], self._ranks)
 
@@ -211,9 +214,14 @@ def _numbers(evaluator: str, name: str, data: DataSet, features: Features) -> di
     }
 
 
-def _encoder(job: Job, *, averaged: bool) -> Encoder:
+def _encoder(job: Job, *, averaged: bool) -> Encoder | WordEncoder:
     """An encoder with a copy of the weights or of their average; nothing of the model that trains is touched."""
     weights = job.engine.copy_of_average() if averaged else job.engine.copy_of_weights()
+    if (words := words_of(job.engine)) is not None:
+        with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced
+            predictor = WordPredictor(job.config.model, words.num_outputs)
+        load_weights(predictor, weights)
+        return WordEncoder(predictor, words, job.tokenizer, job.config.model, job.world.device)
     weights = {name: weights[name] for name in weights if not name.startswith(f"{TOKEN_HEAD}.")}
     model = model_of(job.config.model, job.tokenizer.vocab_size, weights)
     return Encoder(model, job.tokenizer, job.config.model, job.world.device)

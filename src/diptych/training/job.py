@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from diptych.agreement import decide_on_first_rank
 from diptych.checkpoint_folder import CheckpointError, newest_valid
@@ -29,13 +30,14 @@ from diptych.data.order import ORDER_VERSION, Order, SampleOrder
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.data.unique_captions import UniqueCaptions, caption_hashes
 from diptych.loss.words import TokenClassification
-from diptych.model.dual_encoder import DualEncoder, load_weights, rank_dependence
+from diptych.model.dual_encoder import DualEncoder, TrainedModel, load_weights, rank_dependence
 from diptych.model.flops import TrainingFlops
+from diptych.model.word_predictor import WordPredictor
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
 from diptych.training.branch import config_of, place_of
-from diptych.training.caption_counts import caption_counts
+from diptych.training.caption_counts import caption_counts, initial_biases, word_loss
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine, StepStats
 from diptych.training.initial_weights import start_from
@@ -75,8 +77,7 @@ class Job:
     def flops_of(self, stage: Stage) -> TrainingFlops:
         """The operations of a pair in this stage."""
         if stage.number not in self._flops:
-            has_head = self.config.loss.token_head.weight > 0
-            self._flops[stage.number] = TrainingFlops(stage.model, self.tokenizer.vocab_size, token_head=has_head)
+            self._flops[stage.number] = TrainingFlops(stage.model, self.tokenizer.vocab_size, self.config.loss)
         return self._flops[stage.number]
 
     def record_samples(self) -> None:
@@ -123,19 +124,7 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         groups = read_groups(config.data.groups.file, mixture.index)
         data = fingerprint_with(groups, data)
     torch.manual_seed(config.training.seed)
-    training = config.training
-    model = DualEncoder(
-        config.model,
-        tokenizer.vocab_size,
-        training.initial_logit_scale,
-        training.initial_logit_bias,
-        token_head=config.loss.token_head.weight > 0,
-        stages=stages_of(config),
-    )
-    pair_loss = None
-    if model.token_head is not None:
-        counts = decide_on_first_rank(world, lambda: caption_counts(config, mixture, tokenizer, run.path))
-        pair_loss = TokenClassification(counts.num_captions, counts.with_token)
+    model, pair_loss = new_model(config, tokenizer, mixture, world)
     known_valid: set[Path] = set()
     taken_up: list[Checkpoint] = []
 
@@ -149,7 +138,7 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         if is_branch:
             path = place_of(config.initial_checkpoint or "")
         if path is None:
-            if config.model.initial_weights is not None:
+            if config.model.initial_weights is not None and isinstance(model, DualEncoder):
                 start_from(model, config.model)
             return Progress(
                 tracker_id=uuid.uuid4().hex[:8],
@@ -191,6 +180,34 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         metrics = Metrics(run.metrics, config, samples_seen=progress.samples_seen, tracker_id=progress.tracker_id)
         metrics.event("start", samples_seen=progress.samples_seen, ranks=world.size)
     return Job(config, run, world, mixture, order, tokenizer, engine, progress, metrics, loading, known_valid)
+
+
+def new_model(
+    config: RunConfig, tokenizer: Tokenizer, mixture: Mixture, world: World
+) -> tuple[TrainedModel, nn.Module | None]:
+    """The model with random weights, and what computes the loss of each pair from its logits of words, if it has some.
+
+    What the captions must be counted for is counted on rank 0; every rank must call it.
+    """
+    loss, training, counts = config.loss, config.training, None
+    if loss.predicts_words or loss.has_token_head:
+        folder = Path(config.run_dir)
+        counts = decide_on_first_rank(world, lambda: caption_counts(config, mixture, tokenizer, folder))
+    if loss.predicts_words:
+        assert counts is not None
+        words = word_loss(loss, counts)
+        predictor = WordPredictor(config.model, words.num_outputs, stages=stages_of(config))
+        predictor.words.bias.data.copy_(initial_biases(loss, counts))
+        return predictor, words
+    encoder = DualEncoder(
+        config.model,
+        tokenizer.vocab_size,
+        training.initial_logit_scale,
+        training.initial_logit_bias,
+        token_head=loss.has_token_head,
+        stages=stages_of(config),
+    )
+    return encoder, TokenClassification(counts.num_captions, counts.with_token) if counts is not None else None
 
 
 def start_loading(
@@ -257,7 +274,7 @@ def with_unique_captions(order: Order, config: RunConfig, mixture: Mixture, run:
     return UniqueCaptions(order, config.training.global_batch_size, captions, mixture.numbers_of)
 
 
-def _refuse_other_masks(config: RunConfig, was: RunConfig, started: Path, model: DualEncoder) -> None:
+def _refuse_other_masks(config: RunConfig, was: RunConfig, started: Path, model: TrainedModel) -> None:
     """Refuse a change of machine.pairs_per_forward if layers draw random masks, since they would draw other ones.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import nn
 
 from diptych.config.schema import OptimizerConfig
 from diptych.errors import UserError
-from diptych.model.dual_encoder import DualEncoder
+from diptych.model.dual_encoder import TrainedModel
 from diptych.model.freezing import matching
 from diptych.model.image_tower import blocks_of
 
@@ -73,9 +73,11 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
     Raises:
         UserError: the image tower has no blocks.
     """
-    assert isinstance(model, DualEncoder)
+    assert isinstance(model, TrainedModel)
     scales = {}
-    towers = {"image": blocks_of(model.image.trunk), "text": list(model.text.transformer.resblocks)}
+    towers = {"image": blocks_of(model.image.trunk)}
+    if model.text is not None:
+        towers["text"] = list(model.text.transformer.resblocks)
     for tower, blocks in towers.items():
         if not blocks:
             trunk = type(model.image.trunk).__name__
@@ -97,9 +99,10 @@ def hidden_matrices(model: nn.Module) -> list[str]:
     channels, each as a matrix [out, in x height x width]. Embeddings, the patch embedding included, gains, biases,
     tables of relative positions, depthwise convolutions, and what comes after the blocks stay with AdamW.
     """
-    assert isinstance(model, DualEncoder)
+    assert isinstance(model, TrainedModel)
     found = set()
-    for block in (*blocks_of(model.image.trunk), *model.text.transformer.resblocks):
+    of_text = model.text.transformer.resblocks if model.text is not None else ()
+    for block in (*blocks_of(model.image.trunk), *of_text):
         for module in block.modules():
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
                 found.add(id(module.weight))

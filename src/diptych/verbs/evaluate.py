@@ -244,12 +244,12 @@ def _opened(evaluator: Evaluator, arguments: argparse.Namespace, location: str) 
 
 
 def _evaluate(arguments: argparse.Namespace, asked: Mapping[str, Mapping[str, DataSet]]) -> dict[str, Any]:
-    from diptych.encoder import load
+    from diptych.encoder import load_to_measure
     from diptych.model_folder import model_folder, run_directory
 
     run_dir = run_directory(arguments.model)
     training = _training(arguments.overlap, run_dir)
-    features = Features(load(arguments.model, arguments.device, ema=arguments.ema))
+    features = Features(load_to_measure(arguments.model, arguments.device, ema=arguments.ema))
     about = {
         "model": str(model_folder(arguments.model, ema=arguments.ema)),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -26,7 +26,7 @@ from diptych.training.signals import launchers
 from diptych.wandb_run import refuse_unknown_mode
 
 if TYPE_CHECKING:
-    from diptych.model.dual_encoder import DualEncoder
+    from diptych.model.dual_encoder import TrainedModel
     from diptych.world import World
 
 
@@ -153,8 +153,8 @@ def _defaults_from_weights(files: Sequence[Path], overrides: Sequence[str]) -> d
 def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     """Yield every reason why this run cannot start on these ranks: data, vocabulary, model, batch."""
     from diptych.data.tokenizer import load_tokenizer
-    from diptych.loss import LOSSES
-    from diptych.model.dual_encoder import without_memory
+    from diptych.loss import LOSSES, WORD_LOSSES
+    from diptych.model.dual_encoder import trained_without_memory
     from diptych.model.freezing import freeze
     from diptych.model.image_tower import check_picture_size
     from diptych.training.branch import check_initial_checkpoint
@@ -164,13 +164,9 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.training.parameter_groups import parameter_groups
 
     @cache
-    def model() -> DualEncoder:
-        return without_memory(
-            config.model,
-            1024,
-            has_logit_bias=config.training.initial_logit_bias is not None,
-            token_head=config.loss.token_head.weight > 0,
-        )
+    def model() -> TrainedModel:
+        has_bias = config.training.initial_logit_bias is not None
+        return trained_without_memory(config.model, 1024, config.loss, has_logit_bias=has_bias)
 
     attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
@@ -205,8 +201,8 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             subject = said.partition(" ")[0].rstrip(":")
             within = subject == key or subject.startswith(f"{key}.")
             yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
-    if config.loss.name not in LOSSES:
-        yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(LOSSES)}"
+    if config.loss.name not in (names := (*LOSSES, *WORD_LOSSES)):
+        yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(names)}"
 
 
 def check_stages(config: RunConfig) -> None:
@@ -222,7 +218,7 @@ def check_stages(config: RunConfig) -> None:
         check_picture_size(stage.model.image, tower, f"training.stages[{number}].image_size")
 
 
-def refuse_parts_with_batch_statistics(config: RunConfig, model: Callable[[], DualEncoder]) -> None:
+def refuse_parts_with_batch_statistics(config: RunConfig, model: Callable[[], TrainedModel]) -> None:
     from diptych.model.dual_encoder import has_batch_statistics
 
     pairs = config.machine.pairs_per_forward
@@ -233,14 +229,14 @@ def refuse_parts_with_batch_statistics(config: RunConfig, model: Callable[[], Du
         )
 
 
-def refuse_blocks_that_cannot_be_checkpointed(config: RunConfig, model: Callable[[], DualEncoder]) -> None:
+def refuse_blocks_that_cannot_be_checkpointed(config: RunConfig, model: Callable[[], TrainedModel]) -> None:
     from diptych.model.dual_encoder import checkpoint_blocks
 
     if config.machine.checkpoint_blocks:
         checkpoint_blocks(model())
 
 
-def refuse_blocks_that_cannot_be_compiled(config: RunConfig, world: World, model: Callable[[], DualEncoder]) -> None:
+def refuse_blocks_that_cannot_be_compiled(config: RunConfig, world: World, model: Callable[[], TrainedModel]) -> None:
     from diptych.training.compiled_blocks import image_blocks
     from diptych.training.deepspeed_config import zero_stage
 
@@ -317,7 +313,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     """The text of --dry-run: each resolved value with its origin, then the size, length and memory of the run."""
     from diptych.data.mixture import open_mixture
     from diptych.data.tokenizer import load_tokenizer
-    from diptych.model.dual_encoder import rank_dependence, shapes_of, without_memory
+    from diptych.model.dual_encoder import rank_dependence, shapes_of, trained_without_memory
     from diptych.model.interop import why_not_in_open_clips_layout
     from diptych.plan.stages import describe_operations
     from diptych.terminal import counted
@@ -333,7 +329,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     mixture = open_mixture(config.data)
     index = mixture.index
     vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
-    shapes = shapes_of(without_memory(config.model, vocab_size, token_head=config.loss.token_head.weight > 0))
+    shapes = shapes_of(trained_without_memory(config.model, vocab_size, config.loss))
     parameters = sum(math.prod(shape) for shape in shapes.values())
     size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
     shares = sorted(set(world.rows_of_ranks(size)))
@@ -358,7 +354,9 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     notes += mixture.doubtful(config.data, size, world.share_of_machine)
     notes += [too_large] if too_large else []
     notes += [leftover_variables()] if world.size > 1 else []
-    if why := why_not_in_open_clips_layout(config.model):
+    if config.loss.name == "visual_ngrams":
+        notes.append("the n-grams are counted at the start; each of them adds an output, which is not counted here")
+    if not config.loss.predicts_words and (why := why_not_in_open_clips_layout(config.model)):
         notes.append(f"`diptych export --layout open_clip` will refuse this model: {why}")
     lines += [f"note      {note}" for note in notes if note]
     return "\n".join(lines)
@@ -381,9 +379,9 @@ def describe_memory(config: RunConfig, world: World, num_parameters: int, vocab_
     if precision == "auto":
         precision = precision_on(world.device, "auto") if limit is None or is_here else "bf16"
     try:
-        device, has_head = "cpu" if limit is None else "cuda", config.loss.token_head.weight > 0
+        device = "cpu" if limit is None else "cuda"
         each = [
-            (config_of(config, stage), activations(stage.model, vocab_size, device, precision, token_head=has_head))
+            (config_of(config, stage), activations(stage.model, vocab_size, device, precision, config.loss))
             for stage in stages_of(config)
         ]
     except BUILD_ERRORS as error:
