@@ -12,7 +12,7 @@ from diptych.terminal import counted
 
 def describe_operations(config: RunConfig, vocab_size: int) -> Iterator[str]:
     """Yield a line for each stage, and one for the whole run, with captions that fill the context."""
-    has_head, size = config.loss.token_head.weight > 0, config.training.global_batch_size
+    size = config.training.global_batch_size
     whole = 0
     for stage in stages_of(config):
         flops = TrainingFlops(stage.model, vocab_size, config.loss)
