@@ -28,9 +28,11 @@ from diptych.config.schema import (
 )
 from diptych.data.batch import Batch
 from diptych.model.activations import Activations, activations
-from diptych.model.dual_encoder import DualEncoder, expected_shapes
+from diptych.model.dual_encoder import DualEncoder, without_memory
+from diptych.model.freezing import freeze
 from diptych.training.engine import Engine
 from diptych.training.memory import GIB, Memory, memory_of, what_would_fit
+from diptych.training.parameter_groups import ParameterCounts, count_parameters
 from diptych.world import World
 from tests.ranks import run_ranks
 
@@ -78,11 +80,18 @@ SETTINGS: dict[int, list[dict[str, Any]]] = {
         {"zero_stage": 1, "checkpoint_blocks": True},
         {"zero_stage": 2, "moments": "bf16", "ema_decay": 0.9},
         {"zero_stage": 3},
+        {"zero_stage": 1, "freeze": ("image.*",), "name": "muon", "ema_decay": 0.9},
     ],
 }
 
 
-def config_of(moments: Any = "fp32", ema_decay: float | None = None, **machine: Any) -> RunConfig:
+def config_of(
+    moments: Any = "fp32",
+    ema_decay: float | None = None,
+    name: Any = "adamw",
+    freeze: tuple[str, ...] = (),
+    **machine: Any,
+) -> RunConfig:
     """Towers so large that activations take most of the memory, as in real ones."""
     overrides = {"patch_size": 8, "embed_dim": 192, "depth": 4, "num_heads": 4}
     return RunConfig(
@@ -95,17 +104,22 @@ def config_of(moments: Any = "fp32", ema_decay: float | None = None, **machine: 
             embed_dim=64,
             image=ImageTowerConfig(name="vit_base_patch32_clip_224", image_size=PIXELS, overrides=overrides),
             text=TextTowerConfig(context_length=16, width=128, heads=2, layers=3),
+            freeze=freeze,
         ),
-        optimizer=OptimizerConfig(moments=moments),
+        optimizer=OptimizerConfig(moments=moments, name=name),
         # Small buckets, since it depends on chance how many of them gloo holds at a time.
         machine=MachineConfig(deepspeed={"zero_optimization": {"reduce_bucket_size": 1_000_000}}, **machine),
     )
 
 
+def counts(config: RunConfig, vocab_size: int) -> ParameterCounts:
+    model = without_memory(config.model, vocab_size)
+    freeze(model, config.model.freeze)
+    return count_parameters(model, config.optimizer)
+
+
 def expected(config: RunConfig, world: World) -> Memory:
-    shapes = expected_shapes(config.model, VOCABULARY)
-    parameters = sum(int(np.prod(shape)) for shape in shapes.values())
-    return memory_of(config, world, parameters, activations(config.model, VOCABULARY, "cpu", "fp32"))
+    return memory_of(config, world, counts(config, VOCABULARY), activations(config.model, VOCABULARY, "cpu", "fp32"))
 
 
 def measured(rank: int, size: int) -> list[int]:
@@ -146,15 +160,14 @@ def test_the_computed_memory_of_a_rank_is_what_it_allocates(size):
     assert told == pytest.approx(mosts, rel=0.1), SETTINGS[size]
 
 
-def recipe(name: str, **machine: Any) -> tuple[RunConfig, World, int]:
+def recipe(name: str, **machine: Any) -> tuple[RunConfig, World, ParameterCounts]:
     """The recipe, one of the ranks that the command at its top starts, and the number of parameters."""
     file = CONFIGS / f"{name}.yaml"
     config = load_config([file]).config
     nodes, gpus = re.search(r"NNODES=(\d+) RANKS=(\d+)", file.read_text(encoding="utf-8")).groups()  # type: ignore[union-attr]
-    shapes = expected_shapes(config.model, 49_408)
     world = World(0, 0, int(nodes) * int(gpus), torch.device("cuda", 0), spans_machines=True)
     config = replace(config, machine=replace(config.machine, **machine))
-    return config, world, sum(int(np.prod(shape)) for shape in shapes.values())
+    return config, world, counts(config, 49_408)
 
 
 RECIPES = [name for name in PUBLISHED if name != "h"]
@@ -189,5 +202,5 @@ def test_an_offloaded_optimizer_is_on_the_host():
         memory_of(replace(config, machine=replace(config.machine, offload_optimizer=on)), world, parameters, towers)
         for on in (False, True)
     )
-    assert here.on_host == 0 and here.parts["moments"] == 8 * parameters
-    assert "moments" not in there.parts and there.on_host == 16 * parameters
+    assert here.on_host == 0 and here.parts["moments"] == 8 * parameters.whole
+    assert "moments" not in there.parts and there.on_host == 16 * parameters.whole

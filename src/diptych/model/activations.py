@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from diptych.config.schema import LossConfig, ModelConfig
 from diptych.model.dual_encoder import TrainedModel, trained_without_memory
+from diptych.model.freezing import freeze
 from diptych.model.image_tower import blocks_of
 from diptych.model.packed_captions import PackedCaptions
 from diptych.model.word_predictor import WordPredictor
@@ -43,6 +44,7 @@ def activations(
         RuntimeError and others: the image tower's computation depends on the data of its tensors.
     """
     model = trained_without_memory(config, vocab_size, loss or LossConfig())
+    freeze(model, config.freeze)
     context_length = config.text.context_length
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about a device that this machine does not have

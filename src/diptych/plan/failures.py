@@ -14,7 +14,6 @@ COPY_BYTES_PER_SECOND = 3e9
 """From a GPU to host memory; training stalls meanwhile."""
 WRITE_BYTES_PER_SECOND = 0.5e9
 """For a process that writes, hashes and syncs while training goes on (measured: 5.1 GB in 10 s)."""
-BYTES_OF_WEIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Saving:
     """Share of the time that saves, restarts and repeated work take."""
 
 
-def saving(num_parameters: int, bytes_of_parameter: int, num_gpus: int) -> Saving:
+def saving(bytes_of_weights: int, bytes_divided: int, num_gpus: int) -> Saving:
     """The best interval between checkpoints, and the time lost with it.
 
     Failures of single GPUs add up, so that n GPUs fail n times as often. Each failure costs half an interval of work,
@@ -40,15 +39,14 @@ def saving(num_parameters: int, bytes_of_parameter: int, num_gpus: int) -> Savin
     of the optimum checkpoint interval, 2006, section 2). Each rank saves its share of moments and averages, and rank 0
     also the weights, so that its share is the largest.
 
-    bytes_of_parameter: that a checkpoint contains for each parameter.
+    bytes_divided: of what the ranks divide among them.
     """
-    others = bytes_of_parameter - BYTES_OF_WEIGHT
-    of_first_rank = num_parameters * (BYTES_OF_WEIGHT + others / num_gpus)
+    of_first_rank = bytes_of_weights + bytes_divided / num_gpus
     stall, write = of_first_rank / COPY_BYTES_PER_SECOND, of_first_rank / WRITE_BYTES_PER_SECOND
     between_failures = 3600 * GPU_HOURS_OF_FAILURE / num_gpus
     interval = max(young(stall, between_failures), write)
     lost = stall / interval + (interval / 2 + write + RESTART_SECONDS) / between_failures
-    return Saving(num_parameters * bytes_of_parameter, stall, write, between_failures / 3600, interval, min(lost, 0.99))
+    return Saving(bytes_of_weights + bytes_divided, stall, write, between_failures / 3600, interval, min(lost, 0.99))
 
 
 def young(stall_seconds: float, seconds_between_failures: float) -> float:

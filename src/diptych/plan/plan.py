@@ -13,6 +13,7 @@ from diptych.config.stages import config_of, stages_of
 from diptych.model.activations import Activations, activations
 from diptych.model.dual_encoder import trained_without_memory
 from diptych.model.flops import TrainingFlops
+from diptych.model.freezing import freeze
 from diptych.model.image_tower import blocks_of
 from diptych.plan.accuracy import Expected, expected_accuracy, gmac_of
 from diptych.plan.communication import Communication, communication
@@ -23,7 +24,8 @@ from diptych.plan.speed import LAUNCH_SECONDS_OF_BLOCK, REPEATED, UTILISATIONS, 
 from diptych.plan.start import Start, start
 from diptych.training.accumulate import num_parts
 from diptych.training.deepspeed_config import zero_stage
-from diptych.training.memory import GIB, RESERVED_GIB, Memory, memory_of, ways_to_fit
+from diptych.training.memory import GIB, RESERVED_GIB, Memory, bytes_of_moments, memory_of, ways_to_fit
+from diptych.training.parameter_groups import ParameterCounts, count_parameters
 from diptych.world import World
 
 SECONDS_OF_DAY = 86_400
@@ -132,7 +134,8 @@ def make_plans(
     config = replace(config, machine=replace(config.machine, gpu_memory_gib=gpu.memory_gib))
     precision = "fp32" if config.training.precision == "fp32" else "bf16"
     shapes = trained_without_memory(config.model, vocab_size, config.loss)
-    num_parameters = sum(parameter.numel() for parameter in shapes.parameters())
+    freeze(shapes, config.model.freeze)
+    parameters = count_parameters(shapes, config.optimizer)
     num_blocks = len(blocks_of(shapes.image.trunk)) + (len(shapes.text.transformer.resblocks) if shapes.text else 0)
     stages = stages_of(config)
     kept = [activations(stage.model, vocab_size, "cuda", precision, config.loss) for stage in stages]
@@ -145,14 +148,14 @@ def make_plans(
         flops = TrainingFlops(stage.model, vocab_size, config.loss)
         context_length = stage.model.text.context_length
         num_tokens = min(assumptions.mean_tokens or context_length, context_length)
-        paper = _Paper(part, gpu, num_parameters, num_blocks, flops.of_pair(num_tokens), *of_memory, assumptions)
+        paper = _Paper(part, gpu, parameters, num_blocks, flops.of_pair(num_tokens), *of_memory, assumptions)
         gmac = gmac_of(flops.of_pair(context_length))
         plans.append(
             Plan(
                 part.model.image.name,
                 str(stage) if config.training.stages else None,
                 gpu,
-                num_parameters,
+                parameters.whole,
                 paper.flops_of_sample,
                 num_tokens,
                 gmac,
@@ -177,7 +180,7 @@ class _Paper:
 
     config: RunConfig
     gpu: Gpu
-    num_parameters: int
+    parameters: ParameterCounts
     num_blocks: int
     flops_of_sample: int
     largest: RunConfig
@@ -191,11 +194,11 @@ class _Paper:
         world = World(size=num_gpus, device=torch.device("cuda"), spans_machines=num_gpus > gpu.per_machine)
         rows = max(world.rows_of_ranks(config.training.global_batch_size))
         memory = self._memory(world)
-        ways = ways_to_fit(memory, gpu.memory_gib, self.largest, world, self.num_parameters, self.towers)
+        ways = ways_to_fit(memory, gpu.memory_gib, self.largest, world, self.parameters, self.towers)
         settings = ways[0] if ways else None
         config = replace(config, machine=replace(config.machine, **(settings or {})))
-        sent = communication(config, world, self.num_parameters, gpu)
-        saved = saving(self.num_parameters, _bytes_saved(config), num_gpus)
+        sent = communication(config, world, self.parameters.whole, gpu)
+        saved = saving(4 * self.parameters.whole, self._bytes_divided(), num_gpus)
         speeds = {} if settings is None else self._speeds(config, world, sent)
         days = {
             name: config.training.total_samples / each.samples_per_second / SECONDS_OF_DAY / (1 - saved.lost_fraction)
@@ -212,7 +215,7 @@ class _Paper:
             tuple(self._memory_of_pairs(world, 2**power) for power in range(rows.bit_length())),
             sent,
             saved,
-            start(self.num_parameters, saved.bytes_of_checkpoint, gpu, num_gpus),
+            start(self.parameters.whole, saved.bytes_of_checkpoint, gpu, num_gpus),
             speeds,
             {name: self._loading(each.samples_per_second, num_gpus) for name, each in speeds.items()},
             days,
@@ -240,6 +243,11 @@ class _Paper:
             for name, utilisation in UTILISATIONS.items()
         }
 
+    def _bytes_divided(self) -> int:
+        """Bytes of a checkpoint that the ranks divide among them: the moments, and perhaps averages."""
+        averages = 0 if self.config.training.ema_decay is None else 4 * self.parameters.trained
+        return bytes_of_moments(self.config, self.parameters) + averages
+
     def _loading(self, samples_per_second: float, num_gpus: int) -> Loading:
         """What a machine's share of the samples needs."""
         share = min(num_gpus, self.gpu.per_machine) / num_gpus
@@ -249,7 +257,7 @@ class _Paper:
 
     def _memory(self, world: World, **machine: Any) -> Memory:
         config = replace(self.largest, machine=replace(self.largest.machine, **machine))
-        return memory_of(config, world, self.num_parameters, self.towers)
+        return memory_of(config, world, self.parameters, self.towers)
 
     def _gib(self, world: World, **machine: Any) -> float:
         """The memory of a rank, with what CUDA itself takes."""
@@ -278,12 +286,6 @@ def largest_that(fits: Callable[[int], bool], most: int) -> int:
     """The largest of `most` and the powers of two below it that fits; 0 if not even 1 does."""
     sizes = [most, *(2**power for power in range(most.bit_length() - 1, -1, -1) if 2**power < most)]
     return next((size for size in sizes if fits(size)), 0)
-
-
-def _bytes_saved(config: RunConfig) -> int:
-    """Bytes of a checkpoint for each parameter: its weight, two moments, perhaps its average."""
-    moments = 8 if config.optimizer.moments == "fp32" else 4
-    return 4 + moments + (0 if config.training.ema_decay is None else 4)
 
 
 def _is_plain(config: RunConfig) -> bool:

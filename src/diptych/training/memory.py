@@ -1,8 +1,9 @@
 """Compute how much memory a rank's device needs, and whether it has that much.
 
-A parameter takes 4 bytes each for weight, gradient, ZeRO's second copy, average, and each of two moments (2 bytes in
-bf16), divided over ranks as the ZeRO stage determines. A pair takes what the towers keep for the backward
-(`Activations`). The global batch takes its features, and the tiles of the loss.
+A trained parameter takes 4 bytes each for weight, gradient, ZeRO's second copy, average, and each of two moments (2
+bytes in bf16; Muon has one moment), divided over ranks as the ZeRO stage determines. A frozen one only has its weight.
+A pair takes what the towers keep for the backward (`Activations`). The global batch takes its features, and the tiles
+of the loss.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from diptych.model.activations import Activations
 from diptych.terminal import counted
 from diptych.training.accumulate import num_parts
 from diptych.training.deepspeed_config import deepspeed_config, offloads_optimizer, zero_stage
+from diptych.training.parameter_groups import ParameterCounts
 from diptych.world import World
 
 GIB = 2**30
@@ -56,18 +58,19 @@ class Memory:
         )
 
 
-def memory_of(config: RunConfig, world: World, num_parameters: int, of_towers: Activations) -> Memory:
+def memory_of(config: RunConfig, world: World, parameters: ParameterCounts, of_towers: Activations) -> Memory:
     stage, ranks = zero_stage(config, world.size), world.size
     zero = deepspeed_config(config, ranks, spans_machines=world.spans_machines)["zero_optimization"]
-    whole, share = 4 * num_parameters, 4 * num_parameters // ranks
+    weights, whole, share = 4 * parameters.whole, 4 * parameters.trained, 4 * parameters.trained // ranks
+    moments = bytes_of_moments(config, parameters)
     of_optimizer = {
         "ZeRO's copy of the weights": share if stage else 0,
-        "moments": (2 if config.optimizer.moments == "fp32" else 1) * (share if stage else whole),
+        "moments": moments // ranks if stage else moments,
         "average": 0 if config.training.ema_decay is None else share if stage else whole,
     }
     offloads = offloads_optimizer(config)
     standing = {
-        "weights": whole if stage < 3 else share + min(whole, 4 * LIVE_PARAMETERS),
+        "weights": weights if stage < 3 else weights // ranks + min(weights, 4 * LIVE_PARAMETERS),
         **({} if offloads else of_optimizer),
         "buckets": _buckets(whole, zero) if stage else 0,
     }
@@ -95,11 +98,21 @@ def memory_of(config: RunConfig, world: World, num_parameters: int, of_towers: A
     return Memory({**standing, **largest}, on_host, pairs, per_pair)
 
 
+def bytes_of_moments(config: RunConfig, parameters: ParameterCounts) -> int:
+    """Bytes of the optimizer's moments on all ranks: two numbers for each parameter of AdamW, one for each of Muon."""
+    return (4 if config.optimizer.moments == "fp32" else 2) * (2 * parameters.trained - parameters.by_muon)
+
+
 def what_would_fit(
-    memory: Memory, limit_gib: float, config: RunConfig, world: World, num_parameters: int, of_towers: Activations
+    memory: Memory,
+    limit_gib: float,
+    config: RunConfig,
+    world: World,
+    parameters: ParameterCounts,
+    of_towers: Activations,
 ) -> str | None:
     """The message that it does not fit a GPU with this much memory, and which settings would; None if it fits."""
-    ways = ways_to_fit(memory, limit_gib, config, world, num_parameters, of_towers)
+    ways = ways_to_fit(memory, limit_gib, config, world, parameters, of_towers)
     if {} in ways:
         return None
     written = [f"machine.{key}={json.dumps(value)}" for way in ways for key, value in way.items()]
@@ -111,7 +124,12 @@ def what_would_fit(
 
 
 def ways_to_fit(
-    memory: Memory, limit_gib: float, config: RunConfig, world: World, num_parameters: int, of_towers: Activations
+    memory: Memory,
+    limit_gib: float,
+    config: RunConfig,
+    world: World,
+    parameters: ParameterCounts,
+    of_towers: Activations,
 ) -> list[dict[str, Any]]:
     """Settings of `machine`, each of which lets a rank fit a GPU with this much memory.
 
@@ -123,7 +141,7 @@ def ways_to_fit(
 
     def fits(**machine: Any) -> bool:
         tried = replace(config, machine=replace(config.machine, **machine))
-        return memory_of(tried, world, num_parameters, of_towers).total <= limit
+        return memory_of(tried, world, parameters, of_towers).total <= limit
 
     ways: list[dict[str, Any]] = []
     if not config.machine.checkpoint_blocks and fits(checkpoint_blocks=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -15,8 +16,6 @@ from diptych.model.image_tower import blocks_of
 TOWERS = ("image", "text")
 SCALE_GROUP = "logit_scale"
 """The name of the parameter group with only logit_scale, so that its fp32 master can be clamped at every ZeRO stage."""
-
-
 PROJECTIONS = ("image.proj", "text.text_projection")
 """The projections to the embedding; they are used after the blocks, and defined before them."""
 MUON_RATE = 2.0
@@ -62,6 +61,26 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
         }
         groups.setdefault((label, decay, scale), group)["params"].append(parameter)
     return list(groups.values())
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How many parameters a model has, and what happens to them."""
+
+    whole: int
+    trained: int
+    by_muon: int
+    """Of the trained ones those that Muon updates."""
+
+
+def count_parameters(model: nn.Module, config: OptimizerConfig) -> ParameterCounts:
+    matrices = set(hidden_matrices(model)) if config.name == "muon" else set()
+    named = list(model.named_parameters())
+    return ParameterCounts(
+        whole=sum(parameter.numel() for _, parameter in named),
+        trained=sum(parameter.numel() for _, parameter in named if parameter.requires_grad),
+        by_muon=sum(parameter.numel() for name, parameter in named if name in matrices),
+    )
 
 
 def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from diptych.wandb_run import refuse_unknown_mode
 
 if TYPE_CHECKING:
     from diptych.model.dual_encoder import TrainedModel
+    from diptych.training.parameter_groups import ParameterCounts
     from diptych.world import World
 
 
@@ -179,8 +179,6 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: check_initial_weights(config),
         "initial_checkpoint": lambda: check_initial_checkpoint(config),
-        "model.freeze": lambda: freeze(model(), config.model.freeze),
-        "optimizer.groups": lambda: parameter_groups(model(), config.optimizer),
         "training.global_batch_size": lambda: world.rows(config.training.global_batch_size),
         "machine.pairs_per_forward": lambda: refuse_parts_with_batch_statistics(config, model),
         "machine.checkpoint_blocks": lambda: refuse_blocks_that_cannot_be_checkpointed(config, model),
@@ -190,6 +188,10 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "tracking.wandb": lambda: refuse_unknown_mode(config.tracking.wandb),
         "tracking.tensorboard": lambda: refuse_missing_tensorboard(config),
     }
+    if config.model.freeze:
+        attempts["model.freeze"] = lambda: freeze(model(), config.model.freeze)
+    if config.optimizer.groups or config.optimizer.layer_decay is not None:
+        attempts["optimizer.groups"] = lambda: parameter_groups(model(), config.optimizer)
     for key, attempt in attempts.items():
         try:
             attempt()
@@ -314,10 +316,12 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.data.mixture import open_mixture
     from diptych.data.tokenizer import load_tokenizer
     from diptych.model.dual_encoder import rank_dependence, shapes_of, trained_without_memory
+    from diptych.model.freezing import freeze
     from diptych.model.interop import why_not_in_open_clips_layout
     from diptych.plan.stages import describe_operations
     from diptych.terminal import counted
     from diptych.training.deepspeed_config import zero_stage
+    from diptych.training.parameter_groups import count_parameters
     from diptych.world import leftover_variables
 
     config = loaded.config
@@ -329,8 +333,10 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     mixture = open_mixture(config.data)
     index = mixture.index
     vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
-    shapes = shapes_of(trained_without_memory(config.model, vocab_size, config.loss))
-    parameters = sum(math.prod(shape) for shape in shapes.values())
+    model = trained_without_memory(config.model, vocab_size, config.loss)
+    shapes = shapes_of(model)
+    freeze(model, config.model.freeze)
+    parameters = count_parameters(model, config.optimizer)
     size, total, machine = config.training.global_batch_size, config.training.total_samples, config.machine
     shares = sorted(set(world.rows_of_ranks(size)))
     each = counted(shares[0], "sample") if shares[1:] == [] else f"{shares[0]:,} or {counted(shares[1], 'sample')}"
@@ -338,7 +344,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     warmup, cooldown = config.optimizer.warmup_samples // size, config.optimizer.cooldown_samples // size
     lines += [
         "",
-        f"model     {parameters / 1e6:.2f} M parameters, {config.training.precision}",
+        f"model     {_describe_parameters(parameters)}, {config.training.precision}",
         f"data      {data}, {mixture.describe_epochs(total)}",
         *(f"source    {line}" for line in mixture.describe(total)),
         f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}"
@@ -362,7 +368,16 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     return "\n".join(lines)
 
 
-def describe_memory(config: RunConfig, world: World, num_parameters: int, vocab_size: int) -> tuple[str, str | None]:
+def _describe_parameters(parameters: ParameterCounts) -> str:
+    frozen = parameters.whole - parameters.trained
+    parts = {"frozen": frozen, "updated by Muon": parameters.by_muon}
+    said = [f", {number / 1e6:.2f} M of them {what}" for what, number in parts.items() if number]
+    return f"{parameters.whole / 1e6:.2f} M parameters{''.join(said)}"
+
+
+def describe_memory(
+    config: RunConfig, world: World, parameters: ParameterCounts, vocab_size: int
+) -> tuple[str, str | None]:
     """The memory that a rank needs, in the stage that needs most, and what to change if its GPU has less; None for the
     second if it fits."""
     import torch
@@ -386,8 +401,8 @@ def describe_memory(config: RunConfig, world: World, num_parameters: int, vocab_
         ]
     except BUILD_ERRORS as error:
         return f"not known of this image tower ({(str(error) or type(error).__name__).splitlines()[0]})", None
-    of_stages = [(memory_of(part, world, num_parameters, towers), part, towers) for part, towers in each]
+    of_stages = [(memory_of(part, world, parameters, towers), part, towers) for part, towers in each]
     memory, part, towers = max(of_stages, key=lambda stage: stage[0].total)
     if limit is None:
         return str(memory), None
-    return str(memory), what_would_fit(memory, limit, part, world, num_parameters, towers)
+    return str(memory), what_would_fit(memory, limit, part, world, parameters, towers)
