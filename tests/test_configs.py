@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from diptych.cli import main
@@ -245,3 +246,21 @@ def test_a_dry_run_prints_the_operations_of_each_stage_and_the_memory_of_the_lar
     assert [line for line in plain.splitlines() if line.startswith("memory")] == [
         line for line in staged.splitlines() if line.startswith("memory")
     ]
+
+
+@pytest.mark.parametrize(("name", "refuses"), [("vit_b_32", True), ("demo", False)])
+def test_stages_that_torch_cannot_repeat_bit_by_bit_on_a_gpu_are_refused(shards, tmp_path, name, refuses):
+    vocabulary = train_vocabulary(["a black square"], 520)
+    vocabulary.save(tmp_path / "vocabulary.json")
+    words = [
+        f"data.train={shards}",
+        f"run_dir={tmp_path / 'run'}",
+        f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}",
+    ]
+    words += ["training.stages=[{samples: 6.4e4, image_size: 32}, {}]", "machine.deterministic=true"]
+    config = load_config([CONFIGS / f"{name}.yaml"], words).config
+    on_a_gpu, on_a_cpu = (
+        [said for _, said in check_run(config, World(device=torch.device(kind)))] for kind in ("cuda", "cpu")
+    )
+    assert on_a_cpu == []
+    assert [said[:41] for said in on_a_gpu] == ["training.stages[0].image_size 32: torch h"] * refuses

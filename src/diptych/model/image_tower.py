@@ -158,6 +158,10 @@ def _key_patch_dropout(trunk: Any) -> None:
         trunk.patch_drop = PatchDropout(theirs.prob, theirs.num_prefix_tokens, gives_indices=gives_indices)
 
 
+def has_position_embeddings(tower: ImageTower) -> bool:
+    return any(name.endswith("pos_embed") for name, _ in tower.named_parameters())
+
+
 def blocks_of(trunk: nn.Module) -> list[nn.Module]:
     """The innermost blocks of a tower, found by timm's usual names for lists of blocks; empty if it has other names."""
     pattern = re.compile(r"(^|\.)(blocks|stages|layers?\d*)\.\d+$")

@@ -13,6 +13,7 @@ from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any
 from diptych.checkpoint_folder import is_whole
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
+from diptych.config.stages import stage_at
 from diptych.data.batch import Batch
 from diptych.data.decoder import REASONS
 from diptych.data.loader_processes import LoaderProcesses
@@ -99,6 +100,8 @@ class Training:
         self._last = config.training.total_samples // self._size
         self._queued = STEPS_IN_FLIGHT[job.world.device.type]
         self._progress = job.progress
+        self._stage = stage_at(job.stages, job.progress.samples_seen // self._size)
+        """Of the last step that was started."""
         self._pace = Pace(job.progress.samples_seen, job.progress.seconds)
         self._in_flight: deque[tuple[StepInFlight, Batch]] = deque()
         self._steps: list[StepStats] = []
@@ -144,8 +147,9 @@ class Training:
             self._progress = replace(self._progress, samples_seen=seen + self._size)
             return
         self._watch.enter("step", seen)
-        if any(number == stage.batches.start for stage in self._job.stages[1:]):
+        if (stage := stage_at(self._job.stages, number)) is not self._stage:
             self._watch.expect_other_steps()
+            self._stage = stage
         step = self._job.engine.step(
             batch,
             seen,

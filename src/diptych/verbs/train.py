@@ -175,7 +175,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         "data.groups.file": lambda: _check_groups(config, world),
         "tokenizer.vocabulary": lambda: load_tokenizer(config.tokenizer.vocabulary),
         "model": lambda: check_picture_size(config.model.image, model().image),
-        "training.stages": lambda: check_stages(config),
+        "training.stages": lambda: check_stages(config, world),
         "model.image.name": lambda: refuse_pretrained_tag(config),
         "model.initial_weights": lambda: check_initial_weights(config),
         "initial_checkpoint": lambda: check_initial_checkpoint(config),
@@ -207,10 +207,10 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(names)}"
 
 
-def check_stages(config: RunConfig) -> None:
+def check_stages(config: RunConfig, world: World) -> None:
     """Raise UserError if the image tower has no patch dropout, or cannot take pictures of a stage's size."""
     from diptych.model.dual_encoder import without_memory
-    from diptych.model.image_tower import check_picture_size
+    from diptych.model.image_tower import check_picture_size, has_position_embeddings
 
     if config.training.stages is None:
         return
@@ -218,6 +218,13 @@ def check_stages(config: RunConfig) -> None:
     tower = without_memory(config.model, 1024, stages=stages).image
     for number, stage in enumerate(stages):
         check_picture_size(stage.model.image, tower, f"training.stages[{number}].image_size")
+        is_resampled = stage.model.image.image_size != tower.image_size and has_position_embeddings(tower)
+        if is_resampled and config.machine.deterministic and world.device.type == "cuda":
+            raise UserError(
+                f"training.stages[{number}].image_size {stage.model.image.image_size}: torch has no deterministic "
+                f"kernel for GPUs that resamples position embeddings in training; leave out machine.deterministic, or "
+                f"image_size"
+            )
 
 
 def refuse_parts_with_batch_statistics(config: RunConfig, model: Callable[[], TrainedModel]) -> None:
