@@ -151,3 +151,6 @@ def test_larger_pictures_need_more_cores():
     assert loading(71_000, 224).cores == pytest.approx(55, abs=1)
     assert loading(71_000, 448).cores == pytest.approx(220, abs=1)
     assert loading(71_000, 448, samples_per_core_second=710).cores == 100
+    small, large = (loading(71_000, size, largest_size=224) for size in (112, 224))
+    assert small.bytes_per_second == large.bytes_per_second, "of the same shards"
+    assert large.cores / 2 < small.cores < large.cores

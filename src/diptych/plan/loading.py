@@ -9,6 +9,9 @@ SAMPLES_PER_CORE_SECOND = 1_290.0
 BYTES_OF_SAMPLE = 34_000.0
 """A JPEG of 256 px in such a shard, with its caption."""
 USUAL_SIZE = 224
+SMALLER = 1.7
+"""How many times as many samples a core loads at half the size or less: from shards made for the larger size, JPEGs are
+then decoded at a fraction (EXPERIMENTS.md, stages)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ def loading(
         pixels, and less for larger pictures.
     largest_size: that the same shards are read for in another stage; None: image_size.
     """
-    area = (image_size / USUAL_SIZE) ** 2
+    largest_size = max(image_size, largest_size or 0)
+    area = (largest_size / USUAL_SIZE) ** 2
     speed = samples_per_core_second or SAMPLES_PER_CORE_SECOND / area
-    bytes_of_sample = BYTES_OF_SAMPLE * ((largest_size or image_size) / USUAL_SIZE) ** 2
-    return Loading(samples_per_second / speed, samples_per_second * bytes_of_sample)
+    if 2 * image_size <= largest_size:
+        speed *= SMALLER
+    return Loading(samples_per_second / speed, samples_per_second * BYTES_OF_SAMPLE * area)
