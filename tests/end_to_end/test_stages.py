@@ -114,3 +114,9 @@ def test_a_stage_that_cannot_be_trained_is_refused_before_anything_is_written(wa
     (line,) = command.said.splitlines()
     assert line.startswith(f"diptych train: command line: {mistake}")
     assert not run_dir.exists()
+
+
+def test_a_model_that_cannot_be_built_is_one_line_with_stages_too(warm, staged, tmp_path):
+    command = warm.start("train", staged, f"run_dir={tmp_path / 'run'}", "model.image.name=vit_large_patch99")
+    assert command.wait() == 2
+    assert [line[:50] for line in command.said.splitlines()] == ["diptych train: command line: model.image.name 'vit"]

@@ -192,6 +192,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         attempts["model.freeze"] = lambda: freeze(model(), config.model.freeze)
     if config.optimizer.groups or config.optimizer.layer_decay is not None:
         attempts["optimizer.groups"] = lambda: parameter_groups(model(), config.optimizer)
+    reported: set[str] = set()
     for key, attempt in attempts.items():
         try:
             attempt()
@@ -200,6 +201,9 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
             if isinstance(error, OSError) and error.filename is not None:
                 way_out = "; make it readable" if isinstance(error, PermissionError) else ""
                 said = f"{os.fsdecode(error.filename)}: {error.strerror}{way_out}"
+            if said in reported:  # a model that cannot be built fails several attempts
+                continue
+            reported.add(said)
             subject = said.partition(" ")[0].rstrip(":")
             within = subject == key or subject.startswith(f"{key}.")
             yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
