@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.config.load import load_config
-from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
+from diptych.config.schema import ImageTowerConfig, LossConfig, ModelConfig, TextTowerConfig, TokenHeadConfig
 from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.flops import TrainingFlops
 
@@ -65,3 +65,11 @@ def test_flops_of_every_recipe_are_those_that_torch_counts(recipe):
         text = model.text(torch.empty(1, length, dtype=torch.int32, device="meta"), torch.tensor([length]))
         (image.sum() + text.sum()).backward()
     assert TrainingFlops(config, 49_408).of_pair(length) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_layer_that_predicts_words_is_counted_and_no_text_tower_without_a_contrast():
+    plain = TrainingFlops(SMALL, 100)
+    with_head = TrainingFlops(SMALL, 100, LossConfig(token_head=TokenHeadConfig(weight=1)))
+    assert with_head.of_pair(9) - plain.of_pair(9) == 3 * 2 * 64 * 100
+    words = TrainingFlops(SMALL, 100, LossConfig(name="bag_of_words"))
+    assert words.of_pair(2) == words.of_pair(16) < plain.of_pair(2)

@@ -46,6 +46,8 @@ def communication(config: RunConfig, world: World, num_parameters: int, gpu: Gpu
     pairs = ranks * max(world.rows_of_ranks(config.training.global_batch_size))
     weights = FLOAT * num_parameters
     gathers_of_weights = (0, 1, 1, _gathers(parts, num_parameters))[stage]
+    if config.loss.predicts_words:
+        pairs = 0  # none are compared
     texts = FLOAT * pairs * config.model.embed_dim
     gathered = texts + (DOUBLE * pairs if config.loss.duplicates == "positives" else 0)
     # The softmax needs the largest logit and the sum of each column, and statistics the hardest negative.

@@ -170,8 +170,10 @@ def _pictures(config: RunConfig, rows: int, pairs: int) -> int:
 
 
 def _loss(config: RunConfig, world: World, rows: int) -> int:
-    """Bytes of the loss: features of this rank's rows and of all texts with gradients, numbers of each row and column,
-    and tiles."""
+    """Bytes of a contrast: features of this rank's rows and of all texts with gradients, tiles, and numbers of each row
+    and column."""
+    if config.loss.predicts_words:
+        return 0
     everyone, numbers = config.training.global_batch_size, config.model.embed_dim
     height, width = LARGE_TILE if config.machine.gpu_memory_gib else TILES.get(world.device.type, LARGE_TILE)
     tile = min(height, rows) * min(width, everyone)
