@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import sklearn
-from benchmarks import reading
+from benchmarks import objectives, reading
 from benchmarks.evaluate.data import Sizes, write_captioned, write_labelled
 from benchmarks.loader.shards import KINDS, write_shard
 from benchmarks.shards.measure import measure
@@ -112,3 +112,13 @@ def test_a_section_without_time_costs_its_own_numbers_only(tmp_path):
     [result] = gpu_benchmark(tmp_path, "--seconds", "6", "--only", "resume", "loader")
     assert result["resume"]["error"].startswith("ended after")
     assert result["loader"] == {"error": "no time was left for it"}
+
+
+def test_objectives_are_compared_in_a_table_and_a_plot(tmp_path):
+    points = {
+        data: {name: [(100.0, 0.1), (200.0, 0.25)] for name in objectives.OBJECTIVES} for data in ("seen", "unseen")
+    }
+    assert "| contrast | 10.0 / 10.0 | 25.0 / 25.0 |" in objectives.table(points, 0.6)
+    objectives.write_page(tmp_path / "page.html", points, 0.2)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<polyline") == 2 * len(objectives.OBJECTIVES) and "supervised, on pixels" in page
