@@ -165,6 +165,17 @@ def test_runs_resume_bit_identical_with_a_momentum_in_bf16():
         assert {each.dtype for each in state.moments["momentum_buffer"].values()} == {torch.bfloat16}
 
 
+def train_without_matrices(rank: int) -> float:
+    config = muon_config(0)
+    frozen = ("image.trunk.blocks.*", "text.transformer.resblocks.*")
+    engine = make_engine(rank, 1, replace(config, model=replace(config.model, freeze=frozen)))
+    return take_steps(engine, rank, 1, 0, 1)[0].loss
+
+
+def test_a_model_whose_blocks_are_frozen_is_trained_by_adamw_alone():
+    assert run_ranks(1, train_without_matrices)[0] == trained(1)[0][0].stats[0].loss
+
+
 def test_an_offloaded_optimizer_is_refused():
     config = muon_config(1)
     machine = replace(config.machine, offload_optimizer=True)

@@ -52,6 +52,8 @@ class Muon(torch.optim.Optimizer):
     def place(self, fragments: Iterable[Fragment]) -> None:
         """Set which matrices the ranks have; every rank must call it with fragments of the same matrices in order."""
         fragments = list(fragments)
+        if not fragments:
+            return
         is_whole = torch.tensor([float(each.stop - each.start == each.numel) for each in fragments])
         is_whole = is_whole.to(fragments[0].flat.device)
         dist.all_reduce(is_whole)
@@ -75,16 +77,29 @@ class Muon(torch.optim.Optimizer):
                         self._update(flat, group)
 
     def _update(self, flat: Tensor, group: Mapping[str, Any]) -> None:
-        split: list[tuple[Fragment, Tensor]] = []
+        split = []
         for fragment in self._fragments[id(flat)]:
             if id(fragment) in self._split:
-                split.append((fragment, self._direction(fragment)))
+                split.append(fragment)
             elif fragment.stop > fragment.start:
                 self._apply(fragment, self._direction(fragment), group)
-        for fragment, whole in _exchanged(split):
+        for fragment, whole in self._exchanged(split):
             if fragment.stop > fragment.start:
                 self._apply(fragment, whole, group)
         self.state[flat]["step"] += 1 if self.found_inf is None else 1 - self.found_inf
+
+    def _exchanged(self, split: list[Fragment]) -> Iterator[tuple[Fragment, Tensor]]:
+        """Each fragment with the direction of its whole matrix, flat, of which each rank has a part."""
+        while split:
+            ends = list(accumulate(fragment.numel for fragment in split))
+            num_now = max(1, sum(end <= ELEMENTS_AT_ONCE for end in ends))
+            now, split = split[:num_now], split[num_now:]
+            buffer = now[0].flat.new_zeros(ends[num_now - 1])
+            wholes = buffer.split([fragment.numel for fragment in now])
+            for fragment, whole in zip(now, wholes, strict=True):
+                whole[fragment.start : fragment.stop] = self._direction(fragment)
+            dist.all_reduce(buffer)  # exact: of each element all ranks but one have zero
+            yield from zip(now, wholes, strict=True)
 
     def _direction(self, fragment: Fragment) -> Tensor:
         """Add the gradient to the momentum; f32[elements of the fragment]: the direction before orthogonalisation."""
@@ -126,18 +141,3 @@ def orthogonalised(matrix: Tensor, precision: torch.dtype) -> Tensor:
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.T if is_high else x
-
-
-def _exchanged(split: list[tuple[Fragment, Tensor]]) -> Iterator[tuple[Fragment, Tensor]]:
-    """Each fragment with its whole matrix, flat, of which each rank has a part; every rank must call it."""
-    while split:
-        sizes = list(accumulate(fragment.numel for fragment, _ in split))
-        num_now = max(1, sum(size <= ELEMENTS_AT_ONCE for size in sizes))
-        now, split = split[:num_now], split[num_now:]
-        buffer = now[0][1].new_zeros(sizes[num_now - 1])
-        wholes = buffer.split([fragment.numel for fragment, _ in now])
-        for (fragment, part), whole in zip(now, wholes, strict=True):
-            whole[fragment.start : fragment.stop] = part
-        dist.all_reduce(buffer)  # exact: of each element all ranks but one have zero
-        for (fragment, _), whole in zip(now, wholes, strict=True):
-            yield fragment, whole
