@@ -38,7 +38,7 @@ Points = dict[str, list[tuple[float, float]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where cards and runs go")
-    parser.add_argument("--samples", type=int, default=24_576, help="pictures that each run sees (%(default)s)")
+    parser.add_argument("--samples", type=int, default=15_360, help="pictures that each run sees (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     began = time.monotonic()

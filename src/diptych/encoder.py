@@ -154,9 +154,8 @@ class WordEncoder:
 
         features: f32[pictures width], from `embed_pictures`.
         """
-        tokens, lengths = (
-            torch.from_numpy(each).to(self.device) for each in self.tokenizer(texts, self.config.text.context_length)
-        )
+        rows, numbers = self.tokenizer(texts, self.config.text.context_length)
+        tokens, lengths = (torch.from_numpy(each).to(self.device) for each in (rows[:, : numbers.max()], numbers))
         logits = self.model.words(torch.from_numpy(features).to(self.device))
         parts = [
             self.words.scores(logits, tokens[first : first + TEXTS_AT_ONCE], lengths[first : first + TEXTS_AT_ONCE])
