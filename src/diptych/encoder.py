@@ -77,11 +77,22 @@ class Encoder:
             TypeError, ValueError: one is something other than a picture, or the batch size is below 1.
         """
         embeddings = [torch.empty(0, self.config.embed_dim)]
-        for batch in _batches(pictures_in(pictures), batch_size, self._pixels):
-            embeddings.append(self.embed_images(torch.stack(batch)))
+        for batch in _batches(pictures_in(pictures), batch_size, self.prepare):
+            embeddings.append(self.embed_prepared(batch))
         return torch.cat(embeddings)
 
-    @torch.inference_mode()
+    def prepare(self, picture: Picture) -> Tensor:
+        """The pixels u8[3 H W] of a picture at the model's size.
+
+        Raises:
+            PictureError, OSError, TypeError, ValueError: as `embed_pictures`.
+        """
+        return preprocess(rgb_image(picture), self.config.image)
+
+    def embed_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
+        """Embed one or more pictures from `prepare`, all at once, as f32[n dim] of unit norm, on the CPU."""
+        return self.embed_images(torch.stack(tuple(prepared)))
+
     def embed_with_features(self, pictures: Iterable[Picture], batch_size: int = 64) -> tuple[Tensor, Tensor]:
         """Embed one or more pictures as `embed_pictures` does, and return their features f32[n width] as well.
 
@@ -91,13 +102,16 @@ class Encoder:
         Raises:
             PictureError, OSError, TypeError, ValueError: as `embed_pictures`.
         """
-        embeddings, features = [], []
-        for batch in _batches(pictures_in(pictures), batch_size, self._pixels):
-            with explain_full_memory(self.device, FEWER):
-                rows = self.model.image.features(torch.stack(batch).to(self.device))
-                embeddings.append(unit_norm(self.model.image.project(rows)).cpu())
-                features.append(rows.float().cpu())
+        batches = _batches(pictures_in(pictures), batch_size, self.prepare)
+        embeddings, features = zip(*map(self.embed_prepared_with_features, batches), strict=True)
         return torch.cat(embeddings), torch.cat(features)
+
+    @torch.inference_mode()
+    def embed_prepared_with_features(self, prepared: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Embed one or more pictures from `prepare`, all at once, with their features as `embed_with_features` does."""
+        with explain_full_memory(self.device, FEWER):
+            features = self.model.image.features(torch.stack(tuple(prepared)).to(self.device))
+            return unit_norm(self.model.image.project(features)).cpu(), features.float().cpu()
 
     @torch.inference_mode()
     def embed_texts(self, texts: str | Iterable[str], batch_size: int = 256) -> Tensor:
@@ -113,9 +127,6 @@ class Encoder:
                 tokens, lengths = (torch.from_numpy(array).to(self.device) for array in rows)
                 embeddings.append(self.model.encode_text(tokens, lengths).cpu())
         return torch.cat(embeddings)
-
-    def _pixels(self, picture: Picture) -> Tensor:
-        return pixels_of(picture, self.config)
 
 
 class WordEncoder:
@@ -137,10 +148,23 @@ class WordEncoder:
             PictureError, OSError, TypeError, ValueError: as `Encoder.embed_pictures`.
         """
         features = [torch.empty(0, self.model.image.width)]
-        for batch in _batches(pictures_in(pictures), batch_size, lambda each: pixels_of(each, self.config)):
-            with explain_full_memory(self.device, FEWER):
-                features.append(self.model.encode_image(torch.stack(batch).to(self.device)).float().cpu())
+        for batch in _batches(pictures_in(pictures), batch_size, self.prepare):
+            features.append(self.embed_prepared(batch))
         return torch.cat(features)
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """The pixels u8[3 H W] of a picture at the model's size.
+
+        Raises:
+            PictureError, OSError, TypeError, ValueError: as `Encoder.embed_pictures`.
+        """
+        return preprocess(rgb_image(picture), self.config.image)
+
+    @torch.inference_mode()
+    def embed_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
+        """The features of one or more pictures from `prepare`, computed all at once."""
+        with explain_full_memory(self.device, FEWER):
+            return self.model.encode_image(torch.stack(tuple(prepared)).to(self.device)).float().cpu()
 
     def embed_texts(self, texts: Any) -> Tensor:
         raise UserError(
@@ -162,11 +186,6 @@ class WordEncoder:
             for first in range(0, len(texts), TEXTS_AT_ONCE)
         ]
         return torch.cat(parts, dim=1).cpu().numpy()
-
-
-def pixels_of(picture: Picture, config: ModelConfig) -> Tensor:
-    """The pixels u8[3 H W] of a picture as the image tower takes them."""
-    return preprocess(rgb_image(picture), config.image)
 
 
 def _batches(values: Iterable[Value], size: int, made: Callable[[Value], Made]) -> Iterator[list[Made]]:

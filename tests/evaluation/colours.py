@@ -24,9 +24,14 @@ class ColourEncoder:
 
     logit_scale = 20.0
 
-    def embed_pictures(self, pictures: Sequence[Image.Image | bytes]) -> np.ndarray:
-        opened = [Image.open(io.BytesIO(each)) if isinstance(each, bytes) else each for each in pictures]
-        return np.stack([np.asarray(each, dtype=np.float32).mean(axis=(0, 1)) for each in opened])
+    def embed_pictures(self, pictures: Sequence[bytes]) -> np.ndarray:
+        return self.embed_prepared([self.prepare(Image.open(io.BytesIO(each))) for each in pictures])
+
+    def prepare(self, picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture, dtype=np.float32).mean(axis=(0, 1))
+
+    def embed_prepared(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(prepared)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         named = [[COLOURS[word] for word in COLOURS if word in text] for text in texts]

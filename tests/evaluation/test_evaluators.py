@@ -126,9 +126,9 @@ def test_pictures_go_through_the_encoder_in_the_same_batches_for_any_number_of_r
     pictures = Pictures("here", tuple(map(str, range(300))), lambda place: encoded[place])
 
     class Recording(ColourEncoder):
-        def embed_pictures(self, held):
-            batches.append(len(held))
-            return super().embed_pictures(held)
+        def embed_prepared(self, prepared):
+            batches.append(len(prepared))
+            return super().embed_prepared(prepared)
 
     batches = []
     kept = Features(Recording()).pictures(pictures).kept
@@ -150,7 +150,7 @@ def test_one_pass_gives_features_before_the_projection_and_the_usual_embeddings(
 
     features = Features(encoder)
     before = features.before_projection(pictures).embeddings
-    encoder.embed_pictures = None  # a second pass would fail
+    encoder.embed_prepared = None  # a second pass would fail
 
     assert np.array_equal(features.pictures(pictures).embeddings, usual)
     projected = before @ encoder.model.image.proj.detach().numpy()

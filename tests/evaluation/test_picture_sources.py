@@ -6,6 +6,7 @@ import os
 import tarfile
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -183,9 +184,9 @@ def test_pictures_are_decoded_by_threads_a_few_ahead_and_stay_in_order():
         return picture((place, 0, 0), size=3)
 
     class Encoder(ColourEncoder):
-        def embed_pictures(self, pictures):
-            taken.append(len(pictures))
-            return super().embed_pictures(pictures)
+        def embed_prepared(self, prepared):
+            taken.append(len(prepared))
+            return super().embed_prepared(prepared)
 
     embedded = embed(Encoder(), Pictures("here", tuple(map(str, range(200))), slow_when_even))
 
@@ -195,19 +196,20 @@ def test_pictures_are_decoded_by_threads_a_few_ahead_and_stay_in_order():
     assert max(ahead) <= PICTURES_AT_ONCE + MOST_THREADS + 1
 
 
-def test_large_pictures_are_embedded_a_few_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("diptych.evaluation.pictures.PIXELS_AT_ONCE", 3 * 16 * 16)
-    taken = []
+def test_a_decoded_picture_is_held_only_until_the_encoder_has_prepared_it():
+    decoded, held, prepared_by = [], [], set()
 
     class Encoder(ColourEncoder):
-        def embed_pictures(self, pictures):
-            taken.append(len(pictures))
-            return super().embed_pictures(pictures)
+        def prepare(self, picture):
+            decoded.append(weakref.ref(picture))
+            held.append(sum(each() is not None for each in list(decoded)))
+            prepared_by.add(threading.current_thread().name)
+            return super().prepare(picture)
 
-    tree = write_tree(tmp_path, ["red"], copies=8)
-    (tree / "red" / "7.png").write_bytes(b"no picture")
-    assert len(embed(Encoder(), open_labelled(str(tree))).kept) == 7
-    assert taken == [3, 3, 1]
+    red = picture(COLOURS["red"])
+    assert len(embed(Encoder(), Pictures("here", tuple(map(str, range(200))), lambda place: red)).kept) == 200
+    assert len(held) == 200 and max(held) <= MOST_THREADS
+    assert threading.current_thread().name not in prepared_by
 
 
 def test_it_is_an_error_if_no_picture_decodes(tmp_path):

@@ -169,8 +169,8 @@ def eleven_points(scores, has_label):
 class Shifted(ColourEncoder):
     """Another encoder, with features of its own."""
 
-    def embed_pictures(self, pictures):
-        return np.concatenate([super().embed_pictures(pictures)[:, ::-1], np.ones((len(pictures), 1))], axis=1)
+    def prepare(self, picture):
+        return [*super().prepare(picture)[::-1], 1]
 
     def embed_texts(self, texts):
         return np.concatenate([super().embed_texts(texts), np.ones((len(texts), 1))], axis=1)

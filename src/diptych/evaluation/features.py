@@ -51,8 +51,11 @@ class _EmbeddingThenFeatures:
 
     encoder: Any
 
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> Array:
-        return np.concatenate(self.encoder.embed_with_features(pictures), axis=1)
+    def prepare(self, picture: Image.Image) -> Any:
+        return self.encoder.prepare(picture)
+
+    def embed_prepared(self, prepared: Sequence[Any]) -> Array:
+        return np.concatenate(self.encoder.embed_prepared_with_features(prepared), axis=1)
 
 
 class Features:
@@ -84,7 +87,7 @@ class Features:
     @property
     def of_tower(self) -> str:
         """What `before_projection` gives, in a few words for a result."""
-        if not hasattr(self.encoder, "embed_with_features"):
+        if not hasattr(self.encoder, "embed_prepared_with_features"):
             return "embeddings"
         projects = cast(Any, self.encoder).model.image.proj is not None
         return f"image tower, {'before the projection' if projects else 'whose pooling includes the projection'}"
@@ -97,7 +100,7 @@ class Features:
         Raises:
             ValueError: as `pictures`.
         """
-        if not hasattr(self.encoder, "embed_with_features"):
+        if not hasattr(self.encoder, "embed_prepared_with_features"):
             return self.pictures(pictures)
 
         def compute() -> Embedded:

@@ -44,12 +44,12 @@ class PixelEncoder:
 
     side: int
 
-    def embed_pictures(self, pictures: Sequence[Image.Image]) -> Array:
-        return np.stack([self._pixels(picture) for picture in pictures])
-
-    def _pixels(self, picture: Image.Image) -> Array:
+    def prepare(self, picture: Image.Image) -> Array:
         square = ImageOps.fit(picture, (self.side, self.side), Image.Resampling.BICUBIC)
         return np.asarray(square, dtype=np.float32).ravel() / 255
+
+    def embed_prepared(self, prepared: Sequence[Array]) -> Array:
+        return np.stack(prepared)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,8 @@ from diptych.terminal import counted
 PICTURES_AT_ONCE = 64
 FINGERPRINTED = 64
 UNREADABLE = "make it readable, or take it out of the data"
-PIXELS_AT_ONCE = 64_000_000
-"""Largest number of decoded pixels in memory (192 MB): 64 photographs of a camera would take 4 GB."""
 MOST_THREADS = 4
-"""Largest number of threads that decode pictures; they decode at most one picture more than there are threads ahead."""
+"""Largest number of threads that decode and prepare pictures, at most one picture more than there are threads ahead."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,11 @@ class Pictures:
 class PictureEncoder(Protocol):
     """Anything that turns decoded RGB pictures into rows of features, such as an `Encoder`."""
 
-    def embed_pictures(self, pictures: Sequence[Image.Image], /) -> Any: ...
+    def prepare(self, picture: Image.Image, /) -> Any:
+        """What the encoder needs of a picture, such as its pixels at the model's size; several threads call it."""
+
+    def embed_prepared(self, prepared: Sequence[Any], /) -> Any:
+        """The features of pictures that were prepared, a row for each."""
 
 
 @dataclass(frozen=True)
@@ -239,27 +241,27 @@ def embed_part(encoder: PictureEncoder, pictures: Pictures, places: range) -> Em
     """Embed the pictures at these places, of which the first is a multiple of PICTURES_AT_ONCE; none may be kept.
 
     Pictures go through the encoder in groups that depend on their places alone: matrix products round differently with
-    other numbers of rows, and the embeddings must not depend on how pictures are divided among ranks.
+    other numbers of rows, and the embeddings must not depend on how pictures are divided among ranks. They wait for
+    their group as the encoder prepares them: 64 decoded photographs of a camera would take 4 GB.
     """
     parts: list[Array] = []
     kept: list[int] = []
     rejected: dict[str, str] = {}
-    held: list[Image.Image] = []
+    group: list[Any] = []
     with (
-        closing(_decoded(pictures, places)) as decoded,
+        closing(_prepared(encoder, pictures, places)) as prepared,
         tqdm(total=len(places), desc="embedding", unit="picture", disable=None, leave=False) as progress,
     ):
-        for place, outcome in zip(places, decoded, strict=True):
+        for place, outcome in zip(places, prepared, strict=True):
             if isinstance(outcome, PictureError):
                 rejected[pictures.names[place]] = str(outcome)
             else:
                 kept.append(place)
-                held.append(outcome)
-            pixels = sum(picture.width * picture.height for picture in held)
+                group.append(outcome)
             ends_group = (place + 1) % PICTURES_AT_ONCE == 0 or place == places[-1]
-            if held and (ends_group or pixels >= PIXELS_AT_ONCE):
-                parts.append(np.asarray(encoder.embed_pictures(held)))
-                held = []
+            if group and ends_group:
+                parts.append(np.asarray(encoder.embed_prepared(group)))
+                group = []
             progress.update()
     return Embedded(np.concatenate(parts) if parts else np.empty((0, 0)), np.array(kept, dtype=np.int64), rejected)
 
@@ -282,21 +284,25 @@ def joined_parts(pictures: Pictures, parts: Sequence[Embedded]) -> Embedded:
     )
 
 
-def _decoded(pictures: Pictures, places: range) -> Generator[Image.Image | PictureError, None, None]:
-    """Yield the pictures at these places in order, read and decoded a few pictures ahead by threads."""
+def _prepared(encoder: PictureEncoder, pictures: Pictures, places: range) -> Generator[Any, None, None]:
+    """Yield what the encoder needs of each picture, or the PictureError of one that cannot be decoded, in order.
 
-    def decode(place: int) -> Image.Image | PictureError:
+    Threads read, decode and prepare a few pictures ahead.
+    """
+
+    def prepare(place: int) -> Any:
         try:
-            return open_picture(pictures.read(place))
+            picture = open_picture(pictures.read(place))
         except PictureError as error:
             return error
+        return encoder.prepare(picture)
 
     threads = max(1, min(MOST_THREADS, usable_cpus()))
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    ahead: deque[Future[Image.Image | PictureError]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+    ahead: deque[Future[Any]] = deque()
     try:
         for place in places:
-            ahead.append(pool.submit(decode, place))
+            ahead.append(pool.submit(prepare, place))
             if len(ahead) > threads:
                 yield ahead.popleft().result()
         while ahead:

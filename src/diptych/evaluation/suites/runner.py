@@ -72,8 +72,12 @@ class _SideBySide:
         self._encoders = encoders
         self.widths: list[int] = []
 
-    def embed_pictures(self, pictures: Sequence[Image.Image], /) -> Array:
-        parts = [np.asarray(encoder.embed_pictures(pictures)) for encoder in self._encoders]
+    def prepare(self, picture: Image.Image, /) -> tuple[Any, ...]:
+        return tuple(encoder.prepare(picture) for encoder in self._encoders)
+
+    def embed_prepared(self, prepared: Sequence[tuple[Any, ...]], /) -> Array:
+        of_each = zip(self._encoders, zip(*prepared, strict=True), strict=True)
+        parts = [np.asarray(encoder.embed_prepared(own)) for encoder, own in of_each]
         self.widths = [part.shape[1] for part in parts]
         return np.concatenate(parts, axis=1)
 
