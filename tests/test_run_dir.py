@@ -46,6 +46,26 @@ def test_the_directory_says_what_was_run_and_with_what(loaded):
     assert "torch==" in (run.path / "environment.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"data: [", "expected the node content"),
+        (b"\xff\xfe", "can't decode byte 0xff"),
+        (b"- data", "contains a list; expected a mapping"),
+        (
+            b"run_dir: runs/my\ndata: {train: shards}\ntraining: {total_samples: many}",
+            "training.total_samples is 'many'",
+        ),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_one_line(written, said, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(written)
+    with pytest.raises(ConfigError) as refused:
+        RunDir(tmp_path).read_config()
+    assert str(refused.value).startswith(f"{tmp_path}/config.yaml: is damaged: ")
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_an_equal_run_resumes_even_if_it_is_executed_differently(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())

@@ -30,6 +30,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
 from diptych.config.schema import DataConfig, RunConfig
 from diptych.config.values import differing_keys, dump_config
@@ -130,6 +132,9 @@ class RunDir:
             raise ConfigError(f"{self.path}: is not a run directory (no config.yaml)") from None
         except OSError as error:
             raise ConfigError(f"{self.config_file}: cannot be read ({error.strerror}); make it readable") from None
+        except (yaml.YAMLError, UnicodeDecodeError, ConfigError) as error:
+            said = " ".join(str(getattr(error, "problem", None) or error).split())
+            raise ConfigError(f"{self.config_file}: is damaged: {said}; restore it, or name another run") from None
 
     def has_checkpoints(self) -> bool:
         """Whether the run was ever saved, so that it can be resumed."""

@@ -121,8 +121,18 @@ def is_override(word: str) -> bool:
 
 
 def config_from_dict(values: dict[str, Any]) -> RunConfig:
-    """The RunConfig that `config_to_dict` converted."""
-    return _validate(values)
+    """The RunConfig that `config_to_dict` converted.
+
+    Raises:
+        ConfigError: a value is missing or has another type; the error names the first.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"contains a {type(values).__name__}; expected a mapping such as `training: …`")
+    try:
+        return _validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(_explain("".join(_place(problem["loc"])), problem)) from None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
