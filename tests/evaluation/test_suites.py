@@ -467,6 +467,7 @@ def test_mistakes_of_suites_are_one_line(models, tmp_path, capsys):
         ([tmp_path / "none", "--suite", "clip", "--data", data], "contains neither a model"),
         ([one, "--suite", "clip", "--data", data, "--zero-shot", data], "--zero-shot does not go with --suite"),
         ([one, "--suite", "clip", "--data", data, "--report"], "--report does not go with --suite"),
+        ([one, "--suite", "clip", "--data", data, "--overlap"], "--overlap does not go with --suite"),
         ([*models, "--zero-shot", data], "give --suite"),
         ([one, "--zero-shot", data, "--out", tmp_path], "--out belongs to --suite"),
     ]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diptych.errors import UserError
 from diptych.evaluation.calibration_file import CALIBRATION_FILE
+from diptych.evaluation.evaluator import AVERAGED
 from diptych.evaluation.suites.data_folders import find_data
 from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Cell, Results, SuiteModel, measure_suite
@@ -97,7 +98,7 @@ def _model(path: Path, title: str, options: SuiteOptions) -> SuiteModel:
 
     folder = model_folder(path, ema=options.ema)
     return SuiteModel(
-        f"{title} (EMA)" if options.ema else title,
+        f"{title}{AVERAGED}" if options.ema else title,
         str(folder),
         _identity(folder),
         lambda: load(folder, options.device),
