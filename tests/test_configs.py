@@ -19,6 +19,8 @@ from diptych.data.shard_writer import ShardWriter
 from diptych.data.tokenizer import train_vocabulary
 from diptych.errors import UserError
 from diptych.model.dual_encoder import expected_shapes
+from diptych.plan.gpus import gpu_named
+from diptych.plan.plan import Assumptions, make_plans, sum_of_cases
 from diptych.verbs.train import check_cache, check_run
 from diptych.world import World
 from tests.warm import Warm
@@ -26,6 +28,8 @@ from tests.warm import Warm
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = {"vit_b_32": 151.28, "vit_b_16": 149.62, "vit_l_14": 427.62, "vit_l_14_336": 427.94}
 """Millions of parameters."""
+FAST = {"vit_b_32": "B/32", "vit_b_16": "B/16", "vit_l_14": "L/14"}
+"""The paper's recipe → its model in the table of fast recipes."""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,33 @@ def test_a_paper_recipe_has_the_papers_size_and_length(name, shards, tmp_path):
     training, size = config.training, 32_768
     assert (training.global_batch_size, training.total_samples // size) == (size, steps)
     assert config.optimizer.warmup_samples == 2_000 * size
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_fast_recipe_trains_the_papers_model_in_stages_of_whole_batches(name, shards, tmp_path, capsys):
+    said = dry_run(capsys, f"{name}_fast", f"data.train={shards}", f"run_dir={tmp_path}")
+    assert "stages    stage 2: 224 pixels, 77 tokens" in said
+    fast, paper = (load_config([CONFIGS / f"{each}.yaml"]).config for each in (f"{name}_fast", name))
+    assert fast.model == paper.model and fast.training.global_batch_size == paper.training.global_batch_size
+    ends = [stage.samples or 0 for stage in fast.training.stages or ()] + [fast.training.total_samples]
+    assert all(samples % fast.training.global_batch_size == 0 for samples in [*ends, fast.optimizer.warmup_samples])
+
+
+@pytest.mark.parametrize(("name", "model"), FAST.items())
+def test_the_table_of_fast_recipes_has_what_a_plan_computes(name, model):
+    table = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {model} \| .*$", table, re.MULTILINE)
+
+    def computed(file: str, mean_tokens: float | None) -> tuple[int, float]:
+        config = load_config([CONFIGS / f"{file}.yaml"]).config
+        plans = make_plans(config, 49_408, gpu_named("h100"), [64], Assumptions(mean_tokens=mean_tokens))
+        hours = sum_of_cases([plan.on_gpus[0].gpu_hours for plan in plans])["typical"]
+        return sum(plan.flops_of_sample * plan.total_samples for plan in plans), hours
+
+    (fast, fast_hours), (paper, paper_hours) = computed(f"{name}_fast", None), computed(name, None)
+    short = computed(f"{name}_fast", 20)[0] / computed(name, 20)[0]
+    assert f"| {fast / paper:.0%} ({short:.0%}) |".replace("%", " %") in row
+    assert f"| {fast_hours:,.0f}, {paper_hours:,.0f} |" in row
 
 
 def test_a_dry_run_prints_the_size_and_length_of_a_recipe(shards, tmp_path, capsys):
