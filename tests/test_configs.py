@@ -89,7 +89,7 @@ def test_the_table_of_fast_recipes_has_what_a_plan_computes(name, model):
 def test_a_dry_run_prints_the_size_and_length_of_a_recipe(shards, tmp_path, capsys):
     said = dry_run(capsys, "vit_b_32", f"data.train={shards}", f"run_dir={tmp_path}")
     assert f"{PAPER['vit_b_32']} M parameters, bf16" in said
-    assert "390625 of 32,768 samples; warm-up 2,000 steps" in said
+    assert "390,625 of 32,768 samples; warm-up 2,000 steps" in said
 
 
 def test_a_dry_run_has_its_sources_in_one_column(shards, tmp_path, capsys):
@@ -270,10 +270,12 @@ def test_a_dry_run_prints_the_operations_of_each_stage_and_the_memory_of_the_lar
     plain, staged = (dry_run(capsys, "vit_b_32", *words, *more) for more in ([], [f"training.stages={stages}"]))
     said = [line for line in staged.splitlines() if line.startswith("stages")]
     assert said[0] == (
-        "stages    stage 1: 96 pixels, 20 tokens, learning rate x 0.5; 640,000,000 samples of 9.798 GFLOPs, 6.27 EFLOPs"
+        "stages    stage 1: 96 pixels, 20 tokens, learning rate x 0.5; 640,000,000 samples of 9.798 GFLOPs, "
+        "6.27 EFLOPs (1%)"
     )
-    assert said[1].startswith("stages    stage 2: 224 pixels, 77 tokens; 64 samples of 44.33 GFLOPs, 2.84 TFLOPs")
-    assert len(said) == 4 and said[3].startswith("stages    all stages: 545 EFLOPs, 96% of a run without stages")
+    assert said[1].startswith("stages    stage 2: 224 pixels, 77 tokens; 64 samples of 44.33 GFLOPs, 2.84 TFLOPs (0%)")
+    assert "None" not in next(line for line in staged.splitlines() if line.startswith("training.stages "))
+    assert len(said) == 4 and said[3].startswith("stages    all stages: 545 EFLOPs, 96% of those of the same samples")
     assert [line for line in plain.splitlines() if line.startswith("memory")] == [
         line for line in staged.splitlines() if line.startswith("memory")
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diptych.config.schema import RunConfig
+from diptych.config.schema import LossConfig, ModelConfig, RunConfig
 from diptych.config.stages import stages_of
 from diptych.model.flops import TrainingFlops
 from diptych.terminal import counted
@@ -12,16 +12,20 @@ from diptych.terminal import counted
 
 def describe_operations(config: RunConfig, vocab_size: int) -> Iterator[str]:
     """Yield a line for each stage, and one for the whole run, with captions that fill the context."""
-    size = config.training.global_batch_size
-    whole = 0
-    for stage in stages_of(config):
-        flops = TrainingFlops(stage.model, vocab_size, config.loss)
-        of_pair, samples = flops.of_pair(stage.model.text.context_length), len(stage.batches) * size
-        whole += of_pair * samples
-        yield f"{stage}; {counted(samples, 'sample')} of {of_pair / 1e9:,.4g} GFLOPs, {_large(of_pair * samples)}"
-    flops = TrainingFlops(config.model, vocab_size, config.loss)
-    of_model = flops.of_pair(config.model.text.context_length) * (config.training.total_samples // size * size)
-    yield f"all stages: {_large(whole)}, {whole / of_model:.0%} of a run without stages"
+    size, stages = config.training.global_batch_size, stages_of(config)
+    of_pairs = [_of_pair(stage.model, vocab_size, config.loss) for stage in stages]
+    samples = [len(stage.batches) * size for stage in stages]
+    whole = sum(of_pair * number for of_pair, number in zip(of_pairs, samples, strict=True))
+    for stage, of_pair, number in zip(stages, of_pairs, samples, strict=True):
+        of_stage = of_pair * number
+        share = f"{_large(of_stage)} ({of_stage / whole:.0%})"
+        yield f"{stage}; {counted(number, 'sample')} of {of_pair / 1e9:,.4g} GFLOPs, {share}"
+    without = _of_pair(config.model, vocab_size, config.loss) * sum(samples)
+    yield f"all stages: {_large(whole)}, {whole / without:.0%} of those of the same samples without stages"
+
+
+def _of_pair(model: ModelConfig, vocab_size: int, loss: LossConfig) -> int:
+    return TrainingFlops(model, vocab_size, loss).of_pair(model.text.context_length)
 
 
 def _large(flops: float) -> str:

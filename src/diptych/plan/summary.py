@@ -98,7 +98,9 @@ def accuracies(plan: Plan) -> Iterator[str]:
     for task in dict.fromkeys(expected.task for expected in plan.accuracies):
         values = [f"{each.data} {_percent(each)}" for each in plan.accuracies if each.task == task]
         yield f"{task} after training on data such as {', '.join(values)}"
-    if not plan.accuracies:
+    if plan.stage:
+        yield "not known: the published fits are of runs without stages"
+    elif not plan.accuracies:
         yield "not known: the published fits are of runs of 3 to 35 G samples from random weights"
 
 

@@ -336,7 +336,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.world import leftover_variables
 
     config = loaded.config
-    values = list(flatten(config_to_dict(config)))
+    values = [(key, _without_nulls(value)) for key, value in flatten(config_to_dict(config))]
     width = max(len(key) for key, _ in values)
     value_width = max(28, *(len(shown) for _, value in values if len(shown := str(value)) <= 44))  # not a long path
     lines = [f"{key:<{width}}  {value!s:<{value_width}}  {loaded.source_of(key)}" for key, value in values]
@@ -358,7 +358,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"model     {_describe_parameters(parameters)}, {config.training.precision}",
         f"data      {data}, {mixture.describe_epochs(total)}",
         *(f"source    {line}" for line in mixture.describe(total)),
-        f"steps     {total // size} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}"
+        f"steps     {total // size:,} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}"
         + (f", cool-down {counted(cooldown, 'step')}" if cooldown else ""),
         *(f"stages    {line}" for line in (describe_operations(config, vocab_size) if config.training.stages else ())),
         f"ranks     {world.size} on {world.device.type}, {each} each, "
@@ -384,6 +384,13 @@ def _describe_parameters(parameters: ParameterCounts) -> str:
     parts = {"frozen": frozen, "updated by Muon": parameters.by_muon}
     said = [f", {number / 1e6:.2f} M of them {what}" for what, number in parts.items() if number]
     return f"{parameters.whole / 1e6:.2f} M parameters{''.join(said)}"
+
+
+def _without_nulls(value: Any) -> Any:
+    """The value, without what is not set in the entries of a list such as stages or sources."""
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        return value
+    return [{key: each for key, each in entry.items() if each is not None} for entry in value]
 
 
 def describe_memory(
