@@ -21,6 +21,7 @@ from diptych.checkpoint_folder import checkpoints, newest_valid
 from diptych.config.schema import RunConfig
 from diptych.errors import TransientError
 from diptych.run_dir import read_metrics
+from diptych.training import save
 from diptych.training.checkpoint import Progress, load_checkpoint
 from diptych.training.engine import Engine
 from diptych.training.save import Saves
@@ -176,6 +177,7 @@ def end_without_an_answer(rank: int, folder: Path) -> tuple[str, bool]:
     """The end of a run in which rank 1's writer does not answer in the second save."""
     config = config_at(1, 2)
     config = replace(config, checkpoint=replace(config.checkpoint, max_wait_seconds=1))
+    save.SHORTEST_HANG_SECONDS = 2
     _, saves = start_saves(folder, config, rank, 2)
     writer = saves._writer._process
     with closing(saves):
@@ -195,7 +197,7 @@ def test_a_writer_that_hangs_ends_the_run_with_a_line(tmp_path):
     (said, _), (status, is_ended) = run_ranks(2, end_without_an_answer, tmp_path)
     assert said == (
         f"stopped after {2 * PAIRS} samples without a checkpoint of them: the process that writes it on "
-        f"{socket.gethostname()} has done nothing for checkpoint.max_wait_seconds=1, as happens when the disk of "
+        f"{socket.gethostname()} has done nothing for 2 seconds (checkpoint.max_wait_seconds), as happens when the disk of "
         f"{tmp_path / 'checkpoints'} does not answer; then the same command goes on from the newest checkpoint, "
         "step_00000001"
     )

@@ -383,8 +383,8 @@ class CheckpointConfig:
     """Number of newest valid checkpoints that are kept; at least 2."""
     max_wait_seconds: int = 3600
     """How long training waits when a checkpoint cannot be written before the run ends: on a full disk, where the write
-    is tried again, or on one that does not answer. It waits when the next one is due, or a stop; until then it goes
-    on."""
+    is tried again, or on one that does not answer (there 60 seconds at least). It waits when the next one is due, or a
+    stop; until then it goes on."""
     roll_back_on_loss_spikes: bool = False
     """After ten steps in a row whose loss lies far above the losses before, go back to the newest good checkpoint and
     on with later samples. Such spikes are reported in any case; ten steps in a row that are not finite always go back.

@@ -52,6 +52,8 @@ TOLD_AFTER_SECONDS = 60
 """A wait for a checkpoint that is longer than this is reported: its disk is slow, or does not answer."""
 KEEP_SECONDS = 20
 """How long the end of a run waits for the removal of older checkpoints."""
+SHORTEST_HANG_SECONDS = 60
+"""A writing process that does nothing for less is not taken for hung, however small checkpoint.max_wait_seconds is."""
 HUNG = "writers_hung"
 """The number of ranks whose writing process has done nothing for too long."""
 ATTEMPTS = 2
@@ -157,7 +159,7 @@ class Saves:
             before, work = work, self._writer.work_seconds()
             if work != before or not self._is_owed(save):
                 worked = time.monotonic()
-            is_hung = time.monotonic() - worked > self._job.config.checkpoint.max_wait_seconds
+            is_hung = time.monotonic() - worked > self._hang_seconds
             states = self._states_of_all(is_hung)
             self.advance(states)
             if self._save is None:
@@ -355,17 +357,21 @@ class Saves:
         if self._job.world.is_first:
             remove_unfinished(self._job.run.checkpoints)
 
+    @property
+    def _hang_seconds(self) -> int:
+        """How long a writing process may do nothing."""
+        return max(self._job.config.checkpoint.max_wait_seconds, SHORTEST_HANG_SECONDS)
+
     def _end_hung(self, save: _InFlight, is_hung: bool) -> None:
         """End the run on every rank, without a touch of the disk, which may hang too."""
         self._writer.close()
         self._save = None
         hung = [each for each in gather_on_first_rank(self._job.world, socket.gethostname() if is_hung else "") if each]
-        seconds = self._job.config.checkpoint.max_wait_seconds
         where = f"{hung[0]} and {counted(len(hung) - 1, 'other rank')}" if hung[1:] else "".join(hung)
         self._refuse(
             save,
-            f"the process that writes it on {where} has done nothing for checkpoint.max_wait_seconds={seconds}, as "
-            f"happens when the disk of {self._job.run.checkpoints} does not answer",
+            f"the process that writes it on {where} has done nothing for {self._hang_seconds} seconds "
+            f"(checkpoint.max_wait_seconds), as happens when the disk of {self._job.run.checkpoints} does not answer",
             TransientError,
         )
 
