@@ -197,9 +197,9 @@ def test_a_writer_that_hangs_ends_the_run_with_a_line(tmp_path):
     (said, _), (status, is_ended) = run_ranks(2, end_without_an_answer, tmp_path)
     assert said == (
         f"stopped after {2 * PAIRS} samples without a checkpoint of them: the process that writes it on "
-        f"{socket.gethostname()} has done nothing for 2 seconds (checkpoint.max_wait_seconds), as happens when the disk of "
-        f"{tmp_path / 'checkpoints'} does not answer; then the same command goes on from the newest checkpoint, "
-        "step_00000001"
+        f"{socket.gethostname()} has done nothing for 2 seconds (checkpoint.max_wait_seconds), as happens when the "
+        f"disk of {tmp_path / 'checkpoints'} does not answer; then the same command goes on from the newest "
+        "checkpoint, step_00000001"
     )
     assert status == "1" and is_ended
 
