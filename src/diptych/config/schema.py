@@ -152,11 +152,11 @@ class GroupsConfig:
     file: str | None = None
     """The group of each sample, as `diptych cluster` writes it; null: no groups."""
     power: float = 1.0
-    """From 0 to 1: a group of n samples comes as often as n ** power says. 1: each sample once an epoch; 0: all groups
-    equally often, with as many samples in an epoch; 0.5 lies between."""
+    """From 0 to 1: groups are drawn in proportion to n ** power, where n is the number of their samples. 1: each sample
+    once an epoch; 0: all groups equally often; 0.5 lies between. The number of samples in an epoch stays the same."""
     neighbours: int = 1
-    """How many samples of one group, or of groups that are alike, stand together in a batch as hard negatives of one
-    another; 1: they are shuffled like others."""
+    """How many samples of one group, or of groups that are alike, are put together in a batch as hard negatives of
+    one another; 1: they are shuffled like others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +306,7 @@ class OptimizerConfig:
     layer_decay: float | None = None
     """Multiply the learning rate by this for each layer below the last, as in BEiT and timm, for towers that start from
     trained weights: 0.75 for example. In each tower the embeddings are layer 0, its blocks layers 1, 2, …, and what
-    comes after the blocks, up to the projection, the last layer, whose rate is whole. null: equal rates."""
+    comes after the blocks, up to the projection, the last layer, which has the full rate. null: equal rates."""
     gradient_clip_norm: float | None = 1.0
     """Gradients with a larger norm are scaled down to this norm; null: no clipping."""
     moments: Literal["fp32", "bf16"] = "fp32"
@@ -327,7 +327,8 @@ class StageConfig:
     patch_dropout: float | None = None
     """Share of each picture's patches that is left out; null: `patch_drop_rate` of model.image.overrides, or none."""
     learning_rate_scale: float = 1.0
-    """Factor on the learning rate, whose schedule goes on over all samples of the run."""
+    """Factor on the learning rate, whose schedule goes on over all samples of the run. In a short last stage a cosine
+    is nearly 0, and a factor such as 10 lets it learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,10 +344,11 @@ class TrainingConfig:
     as `[{samples: 9e6, image_size: 112, context_length: 32}, {learning_rate_scale: 0.5}]`.
 
     Each has, as it needs them, `samples` (in the last stage the rest if left out), `image_size`, `context_length`,
-    `patch_dropout` (share of each picture's patches that is left out) and `learning_rate_scale`; what is left out is as
-    `model` has it, whose sizes are those of the last stage. A batch belongs to the stage that its first sample belongs
-    to. Position embeddings are resampled for pictures of another size, and JPEGs are decoded at 1/2, 1/4 or 1/8 where
-    that is still as large as needed. Checkpoints and evaluations have the model's sizes in every stage. null: none."""
+    `patch_dropout` (share of each picture's patches that is left out) and `learning_rate_scale`. Sizes that a stage
+    does not set are those of `model`, as those of the last stage must be. A batch belongs to the stage of its first
+    sample. Position embeddings are resampled for pictures of another size, and JPEGs are decoded at 1/2, 1/4 or 1/8
+    where that is still as large as needed. Checkpoints and evaluations have the model's sizes in every stage. null:
+    none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU that supports it, else fp32; a resumed run keeps the precision it was started with. bf16
     means fp32 parameters with autocast."""
@@ -493,10 +495,11 @@ class RunConfig:
     """The directory of the run; empty: runs/NAME, where NAME.yaml is the last config file."""
     initial_checkpoint: str | None = None
     """A checkpoint of another run to go on from, with its optimizer state and position in the data:
-    `runs/trunk/checkpoints/step_00010000`. `optimizer` (but for its name), training.total_samples, which counts from
-    the start of the other run, and what may change in a resumed run may differ. So one run with `optimizer.schedule`
-    wsd and no cool-down ends in several lengths, each in a run_dir of its own with its own cool-down. Let the other run
-    keep its checkpoints (checkpoint.keep). null: start anew. model.initial_weights takes weights alone."""
+    `runs/trunk/checkpoints/step_00010000`. These settings may differ from those of the other run: `optimizer` except
+    its name, training.total_samples (counted from the start of the other run), and what may change in a resumed run. So
+    one long run with `optimizer.schedule: wsd` and no cool-down can end in several lengths, each in a run_dir and with
+    a cool-down of its own; set checkpoint.keep of the long run so high that it keeps its checkpoints. null: start from
+    the beginning. To take weights alone, set model.initial_weights."""
     data: DataConfig
     training: TrainingConfig
     model: ModelConfig = field(default_factory=ModelConfig)
