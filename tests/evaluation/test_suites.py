@@ -22,7 +22,7 @@ from diptych.evaluation.suites.installed_prompts import installed_prompts
 from diptych.evaluation.suites.measures import MEASURES
 from diptych.evaluation.suites.runner import Results, SuiteModel, embed_together, measure_suite
 from diptych.evaluation.suites.suite import SUITES, SuiteDataSet, load_suite, parse_suite
-from diptych.evaluation.suites.table import SuiteTable, as_csv, as_markdown, as_text
+from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text
 from diptych.model_folder import save_model_folder
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
@@ -287,7 +287,14 @@ def test_averages_are_over_what_every_model_was_measured_on(tmp_path):
     }
     table = SuiteTable(suite, ("a", "b"), cells)
     assert table.groups == {"all": ["one", "two", "three"], "easy": ["one", "two"], "hard": ["three"]}
+    lines = list(csv.reader(as_csv(table).splitlines()))
+    assert {len(line) for line in lines} == {len(lines[0])}
     rows = list(csv.DictReader(as_csv(table).splitlines()))
+    assert [(row["chance"], row["a"], row["theirs (published)"]) for row in rows[:2]] == [
+        ("0.1", "0.5", "0.9"),
+        ("0.1", "0.7", "0.705"),
+    ]
+    assert as_json(table)["data_sets"]["one"]["chance"] == 0.1
     averages = {row["group"]: row for row in rows if row["data_set"] == "average"}
     assert float(averages["all"]["a"]) == pytest.approx(0.7) and float(averages["easy"]["b"]) == pytest.approx(0.5)
     assert averages["easy"]["theirs (published)"] == "0.8025"

@@ -77,7 +77,7 @@ class SuiteTable:
         """What guessing reaches: as the suite says, else as it was measured."""
         if data_set.chance is not None:
             return data_set.chance
-        known = [cell.get("chance") for cell in self.cells[data_set.name].values()]
+        known = [cell.get("chance") for cell in self.cells.get(data_set.name, {}).values()]
         return next((each for each in known if each is not None), None)
 
     def average(self, values: Values, group: str) -> float | None:
@@ -184,7 +184,7 @@ def as_json(shown: SuiteTable) -> dict[str, Any]:
                 "title": each.title,
                 "metric": each.metric,
                 "group": each.group,
-                "chance": each.chance,
+                "chance": shown.chance(each),
                 "models": {m: dict(cell) for m, cell in shown.cells.get(each.name, {}).items()},
                 "published": {
                     m: v for m in shown.suite.published_models if (v := shown.suite.published(m).get(each.name))
@@ -212,9 +212,10 @@ def as_csv(shown: SuiteTable) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["data_set", "title", "group", "metric", "chance", *columns])
     for each in shown.measured:
-        writer.writerow(
-            [each.name, each.title, each.group, each.metric, *(v.get(each.name, "") for v in columns.values())]
-        )
+        values = [v.get(each.name, "") for v in columns.values()]
+        chance = shown.chance(each)
+        about = [each.name, each.title, each.group, each.metric, "" if chance is None else chance]
+        writer.writerow([*about, *values])
     for group in shown.groups:
         averages = [shown.average(values, group) for values in columns.values()]
         writer.writerow(["average", "", group, "", "", *("" if each is None else each for each in averages)])
