@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import importlib.util
 import json
+import shutil
 from importlib import resources
 
 import numpy as np
@@ -225,6 +226,27 @@ def test_a_second_run_measures_only_what_is_new(tmp_path):
         (tmp_path / "data" / "colours" / "classes.yaml").write_text(json.dumps({"classes": classes}))
         again(model_named("a"))
         assert reported == [("colours", "a")]
+
+
+def test_results_of_pictures_that_were_replaced_are_not_kept(tmp_path):
+    data = tmp_path / "data"
+    write_tree(data / "folder", NAMES[:2])
+    export(data / "shards", classified(num=12))
+    suite = suite_of(folder={"metric": "top1"}, shards={"metric": "top1"})
+
+    def values():
+        cells = measured(suite, data, out=tmp_path / "out")
+        return {name: (row["m"]["value"], "kept" in row["m"]) for name, row in cells.items()}
+
+    first = values()
+    assert values() == {name: (value, True) for name, (value, _) in first.items()}
+    (data / "folder" / "red" / "0.png").write_bytes(picture(COLOURS["green"]))
+    shutil.rmtree(data / "shards")
+    samples = classified(num=12)
+    samples[0]["png"], samples[1]["png"] = samples[1]["png"], samples[0]["png"]
+    export(data / "shards", samples)
+    assert [kept for _, kept in values().values()] == [False, False]
+    assert values()["folder"] == (0.75, True)
 
 
 def test_a_data_set_that_fails_costs_a_line_and_a_models_failure_its_cell(tmp_path):

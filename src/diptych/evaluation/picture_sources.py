@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from diptych.data.shards import open_index
 from diptych.errors import UserError
 from diptych.evaluation.folder_pictures import captioned_folder, labelled_folder, plain_folder
 from diptych.evaluation.matched_pictures import matched_table
@@ -130,8 +133,25 @@ def picture_named(location: str, name: str) -> bytes:
         raise UserError(f"{location} is not on this machine")
     if is_shards(location):
         return shard_picture(location, name)
-    folder = os.path.dirname(location) if is_picture_table(location) else location
-    return read_file(os.path.join(folder, name), "put the data back where they were")
+    return read_file(os.path.join(_folder_of(location), name), "put the data back where they were")
+
+
+def state_of(pictures: Pictures) -> Any:
+    """Identify what a data set's files contain, without reading pictures: it changes if a picture is replaced.
+
+    That is the hash of shards; of picture files the sizes and the times of the last change, in nanoseconds. A file
+    whose name is not UTF-8 is not found again, and has none.
+    """
+    if is_elsewhere(pictures.location) or is_shards(pictures.location):
+        return open_index(pictures.location).fingerprint
+    files = [Path(_folder_of(pictures.location), name) for name in pictures.names]
+    states = [file.stat() if file.is_file() else None for file in files]
+    return [state and (state.st_size, state.st_mtime_ns) for state in states]
+
+
+def _folder_of(location: str) -> str:
+    """The folder that the names of the pictures in a folder or table are relative to."""
+    return os.path.dirname(location) if is_picture_table(location) else location
 
 
 def _opened(location: str, with_captions: bool) -> Pictures:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.features import Features
+from diptych.evaluation.picture_sources import state_of
 from diptych.evaluation.pictures import Embedded, PictureEncoder, Pictures, embed
 from diptych.evaluation.similarity import Array
 from diptych.evaluation.suites.data_folders import OpenedDataSet, open_data_set
@@ -191,6 +192,7 @@ def _key(model: SuiteModel, opened: OpenedDataSet) -> str:
         model.identity,
         about.metric,
         pictures.names,
+        state_of(pictures),
         pictures.labels,
         pictures.label_sets,
         pictures.captions,
