@@ -12,7 +12,7 @@ from typing import Any
 
 from diptych.documents import parse_json
 from diptych.errors import UserError
-from diptych.evaluation import EVALUATORS, METHODS, few_shot_shown
+from diptych.evaluation import EVALUATORS, METHODS, few_shot_shown, linear_probe
 from diptych.evaluation.calibration_shown import independent_facts, reliability_chart, temperature_facts
 from diptych.evaluation.confusion import (
     Matrix,
@@ -83,7 +83,9 @@ def write_report(
         },
         overlaps=overlap_parts(evaluation),
         baselines={
-            f"{each.title[0].upper()}{each.title[1:]}": evaluation[name]
+            f"{each.title[0].upper()}{each.title[1:]}": {
+                data: {**result, "remarks": linear_probe.remarks(result)} for data, result in evaluation[name].items()
+            }
             for name, each in EVALUATORS.items()
             if each.fits and name in METHODS and name in evaluation
         },

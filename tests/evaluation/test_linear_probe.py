@@ -9,10 +9,21 @@ import torch
 from diptych.encoder import Encoder
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.features import Features
-from diptych.evaluation.linear_probe import embedding_probe, evenly, fit_pixel_baseline, linear_probe, pixel_baseline
+from diptych.evaluation.few_shot import few_shot
+from diptych.evaluation.linear_probe import (
+    embedding_probe,
+    evenly,
+    fit_pixel_baseline,
+    linear_probe,
+    pixel_baseline,
+    remarks,
+)
 from diptych.evaluation.picture_sources import open_labelled
-from tests.evaluation.colours import ColourEncoder, write_tree
+from diptych.evaluation.prompts import make_prompts
+from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config
+
+PROMPTS = make_prompts(["green", "red"], ["{}"])
 
 
 def test_a_probe_on_colours_names_colours_and_says_which_it_never_saw(tmp_path):
@@ -28,6 +39,17 @@ def test_a_probe_on_colours_names_colours_and_says_which_it_never_saw(tmp_path):
     assert result["train_pictures"] == 18
     assert result["converged"]
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("measure", [linear_probe, embedding_probe, pixel_baseline, few_shot])
+def test_a_probe_that_was_fitted_to_the_pictures_it_is_measured_on_says_so(tmp_path, measure):
+    train = open_labelled(str(write_tree(tmp_path / "train", ["red", "green"], copies=6)))
+    folder = write_tree(tmp_path / "test", ["red", "green"], copies=3)
+    for label in ("red", "green"):
+        (folder / label / "0.png").write_bytes(picture([value // 2 for value in COLOURS[label]]))
+    result = measure(Features(ColourEncoder()), DataSet(open_labelled(str(folder)), PROMPTS, train))
+    assert result["share_fitted"] == pytest.approx(4 / 6)
+    assert any("fitted to 66.7 % of these pictures themselves" in each for each in remarks(result))
 
 
 def test_the_pixel_baseline_sees_pixels_and_says_how_many(tmp_path):

@@ -84,6 +84,7 @@ def few_shot(features: Features, data: DataSet) -> Result:
         "shots_left_out": {str(shots): reason for shots, reason in curve.left_out.items()},
         "inverse_penalties": {str(shots): each for shots, each in curve.inverse_penalties.items()},
         "share_of_known_classes": float(np.isin(names, curve.whole.fitted.model.classes_).mean()),
+        "share_fitted": curve.whole.share_fitted(embedded),
         "of": curve.whole.facts["of"],
         "train_location": train.location,
         "train_pictures": curve.whole.facts["train_pictures"],
@@ -107,7 +108,7 @@ def fit_curve(features: Features, train: Pictures) -> Curve:
         ValueError: as `fit_probe`.
     """
     whole = probe_of_tower(features, train)
-    rows, labels = labelled_rows(features.before_projection, train)
+    rows, labels, _ = labelled_rows(features.before_projection, train)
     classes, counts = np.unique(labels, return_counts=True)
     fewest = int(counts.argmin())
     fitted: dict[int, list[Fitted]] = {}

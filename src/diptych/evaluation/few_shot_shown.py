@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from diptych.evaluation import linear_probe
 from diptych.evaluation.few_shot import metric_of
 from diptych.pages.charts import LineChart, line_chart
 from diptych.terminal import percent, percent_range, printable, table
@@ -38,9 +39,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     interval = result["intervals"]["zero_shot_equals_shots"]
     between = f" (95 % interval {interval[0]:.2g} to {interval[1]:.2g})" if interval else ""
     said = [f"Zero-shot equals {result['zero_shot_equals']} labelled pictures of each class{between}."]
-    if result["share_of_known_classes"] < 1:
-        known = percent(result["share_of_known_classes"])
-        said.append(f"{known} of the pictures belong to a class of the probes, which cannot name the others.")
+    said += linear_probe.remarks(result)
     fitted, available = result["train_pictures"], result["train_pictures_available"]
     if fitted < available:
         said.append(f"The last probe is fitted to {fitted:,} of {available:,} pictures, to limit the work.")

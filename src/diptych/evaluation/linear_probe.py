@@ -9,7 +9,7 @@ The work is limited by leaving out training pictures, so that a fit takes minute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from diptych.evaluation.intervals import as_result, per_class_share, share_of
 from diptych.evaluation.logistic_regression import MOST_ITERATIONS, Fitted, best_inverse_penalty, fit
 from diptych.evaluation.pictures import Embedded, Pictures, subset
 from diptych.evaluation.similarity import Array
+from diptych.terminal import percent
 
 VALIDATION_SHARE = 0.2
 
@@ -59,6 +60,12 @@ class Probe:
     fitted: Fitted
     embed: Embed
     facts: dict[str, Any]
+    digests: Array
+    """u64[pictures], of the files of the training pictures; empty if unknown."""
+
+    def share_fitted(self, measured: Embedded) -> float | None:
+        """The share of pictures whose files are among the training pictures; None if unknown."""
+        return float(np.isin(measured.digests, self.digests).mean()) if len(measured.digests) else None
 
 
 def linear_probe(features: Features, data: DataSet) -> Result:
@@ -118,7 +125,7 @@ def fit_probe(
     Raises:
         ValueError: there are fewer than two classes, or no picture can be decoded.
     """
-    rows, labels = labelled_rows(embed, train)
+    rows, labels, digests = labelled_rows(embed, train)
     classes = len(set(labels.tolist()))
     chosen = evenly(labels, max(classes, most_work // (classes * rows.shape[1])))
     rows, labels = rows[chosen], labels[chosen]
@@ -141,11 +148,12 @@ def fit_probe(
             "iterations": fitted.iterations,
             "converged": fitted.iterations < MOST_ITERATIONS,
         },
+        digests,
     )
 
 
-def labelled_rows(embed: Embed, train: Pictures) -> tuple[Array, Array]:
-    """The rows f32[pictures width] and the labels of the pictures that can be decoded.
+def labelled_rows(embed: Embed, train: Pictures) -> tuple[Array, Array, Array]:
+    """The rows f32[pictures width], the labels and the digests of the pictures that can be decoded.
 
     Raises:
         ValueError: there are fewer than two classes, or no picture can be decoded.
@@ -155,11 +163,11 @@ def labelled_rows(embed: Embed, train: Pictures) -> tuple[Array, Array]:
     classes = len(set(labels.tolist()))
     if classes < 2:
         raise UserError(f"{train.location} has pictures of {classes} class; a classifier needs at least two")
-    return embedded.embeddings, labels
+    return embedded.embeddings, labels, embedded.digests
 
 
 def measure_probe(pictures: Pictures, probe: Probe) -> Result:
-    """Measure the probe's accuracy, and the share of pictures whose class it was trained on."""
+    """Measure the probe's accuracy, and the shares of pictures whose class, or which themselves, it was trained on."""
     embedded = probe.embed(pictures)
     labels = np.array(pictures.labels)[embedded.kept]
     right = probe.fitted.predict(embedded.embeddings) == labels
@@ -172,8 +180,20 @@ def measure_probe(pictures: Pictures, probe: Probe) -> Result:
         **as_result(measured),
         "chance": {"top1": chance, "mean_per_class_recall": chance},
         "share_of_known_classes": float(np.isin(labels, probe.fitted.model.classes_).mean()),
+        "share_fitted": probe.share_fitted(embedded),
         **probe.facts,
     }
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Sentences about what a fitted classifier knows of the pictures that it is measured on."""
+    said = []
+    if result["share_of_known_classes"] < 1:
+        known = percent(result["share_of_known_classes"])
+        said.append(f"{known} of the pictures belong to a class that it was fitted to; it cannot name the others.")
+    if fitted := result.get("share_fitted"):
+        said.append(f"It was fitted to {percent(fitted)} of these pictures themselves: its accuracy is too high.")
+    return said
 
 
 def fit_pixel_baseline(features: Features, train: Pictures) -> Probe:

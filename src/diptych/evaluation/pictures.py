@@ -80,6 +80,8 @@ class Embedded:
     kept: Array
     rejected: dict[str, str] = field(default_factory=dict)
     """Name of each picture that could not be decoded → the reason."""
+    digests: Array = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    """u64[kept], a digest of each picture's file; empty if unknown. Equal files have equal digests."""
 
 
 def files_of(paths: Sequence[Path], folder: Path) -> tuple[tuple[str, ...], Callable[[int], bytes]]:
@@ -246,6 +248,7 @@ def embed_part(encoder: PictureEncoder, pictures: Pictures, places: range) -> Em
     """
     parts: list[Array] = []
     kept: list[int] = []
+    digests: list[int] = []
     rejected: dict[str, str] = {}
     group: list[Any] = []
     with (
@@ -257,13 +260,19 @@ def embed_part(encoder: PictureEncoder, pictures: Pictures, places: range) -> Em
                 rejected[pictures.names[place]] = str(outcome)
             else:
                 kept.append(place)
-                group.append(outcome)
+                digests.append(outcome[0])
+                group.append(outcome[1])
             ends_group = (place + 1) % PICTURES_AT_ONCE == 0 or place == places[-1]
             if group and ends_group:
                 parts.append(np.asarray(encoder.embed_prepared(group)))
                 group = []
             progress.update()
-    return Embedded(np.concatenate(parts) if parts else np.empty((0, 0)), np.array(kept, dtype=np.int64), rejected)
+    return Embedded(
+        np.concatenate(parts) if parts else np.empty((0, 0)),
+        np.array(kept, dtype=np.int64),
+        rejected,
+        np.array(digests, dtype=np.uint64),
+    )
 
 
 def joined_parts(pictures: Pictures, parts: Sequence[Embedded]) -> Embedded:
@@ -280,22 +289,26 @@ def joined_parts(pictures: Pictures, parts: Sequence[Embedded]) -> Embedded:
             f"none of the {counted(len(pictures), 'picture')} of {pictures.location} can be decoded; {name}: {reason}"
         )
     return Embedded(
-        np.concatenate([part.embeddings for part in full]), np.concatenate([part.kept for part in full]), rejected
+        np.concatenate([part.embeddings for part in full]),
+        np.concatenate([part.kept for part in full]),
+        rejected,
+        np.concatenate([part.digests for part in full]),
     )
 
 
 def _prepared(encoder: PictureEncoder, pictures: Pictures, places: range) -> Generator[Any, None, None]:
-    """Yield what the encoder needs of each picture, or the PictureError of one that cannot be decoded, in order.
+    """Yield in order a digest of each picture's file and what the encoder needs of it, or why it cannot be decoded.
 
     Threads read, decode and prepare a few pictures ahead.
     """
 
     def prepare(place: int) -> Any:
         try:
-            picture = open_picture(pictures.read(place))
+            encoded = pictures.read(place)
+            picture = open_picture(encoded)
         except PictureError as error:
             return error
-        return encoder.prepare(picture)
+        return xxhash.xxh3_64_intdigest(encoded), encoder.prepare(picture)
 
     threads = max(1, min(MOST_THREADS, usable_cpus()))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")

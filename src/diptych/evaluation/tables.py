@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diptych.evaluation import EVALUATORS, METHODS, few_shot_shown
+from diptych.evaluation import EVALUATORS, METHODS, few_shot_shown, linear_probe
 from diptych.evaluation.comparison import compare
 from diptych.evaluation.evaluator import numbers
 from diptych.evaluation.pictures import in_words
@@ -58,13 +59,10 @@ def _accuracy_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
     templates = evaluation["templates"]
     title = f"zero-shot over {counted(len(first['classes']), 'class')}, {counted(len(templates), 'prompt template')}"
     yield f"{title}\n" + table(rows, align="<<>>>>")
-    for name, result in evaluation.get("pixel_baseline", {}).items():
-        if result["share_of_known_classes"] < 1:
-            known = result["share_of_known_classes"]
-            yield (
-                f"{printable(name, 30)}: {percent(known)} of the pictures belong to a class that logistic\n"
-                "regression was trained on; it cannot name the others, zero-shot can."
-            )
+    for method, title in METHODS.items():
+        for name, result in evaluation.get(method, {}).items():
+            if EVALUATORS[method].fits and (said := " ".join(linear_probe.remarks(result))):
+                yield textwrap.fill(f"{printable(name, 30)}, {title}: {said}", 80)
 
 
 def _retrieval_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:

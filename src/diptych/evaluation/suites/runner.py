@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,7 @@ def embed_together(encoders: Sequence[PictureEncoder], pictures: Pictures) -> li
     embedded = embed(together, pictures)
     ends = np.cumsum(together.widths)[:-1]
     return [
-        Embedded(np.ascontiguousarray(part), embedded.kept, embedded.rejected)
-        for part in np.split(embedded.embeddings, ends, axis=1)
+        replace(embedded, embeddings=np.ascontiguousarray(part)) for part in np.split(embedded.embeddings, ends, axis=1)
     ]
 
 
