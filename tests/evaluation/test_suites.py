@@ -373,6 +373,19 @@ def test_folders_named_by_wordnet_ids_are_imagenets_classes_in_order(tmp_path):
     assert opened.data.pictures.labels == ("green", "red")
 
 
+def test_wordnet_ids_are_no_prompts_and_labels_that_are_class_names_are_reported(tmp_path):
+    for place in ("n02000000/1.png", "n01000000/1.png"):
+        (tmp_path / "data" / "ids" / place).parent.mkdir(parents=True)
+        (tmp_path / "data" / "ids" / place).write_bytes(picture(COLOURS["red"]))
+    write_tree(tmp_path / "data" / "words", NAMES[:2])
+    suite = suite_of(ids={"metric": "top1"}, words={"metric": "top1"})
+    cells = measured(suite, tmp_path / "data", out=tmp_path)
+    said = cells["ids"]["m"]["failed"]
+    assert "gives WordNet ids such as n01000000 and no names; write them into" in said and "classnames.txt" in said
+    text = as_text(SuiteTable(suite, ("m",), cells), None)
+    assert "words: the labels of the pictures are used as class names" in text
+
+
 def test_two_classes_of_one_name_stay_two(tmp_path):
     export(tmp_path / "cranes", classified(num=12), classes=["red", "crane", "blue", "crane", "cyan", "magenta"])
     opened = open_data_set(SuiteDataSet("cranes", "top1"), tmp_path / "cranes", tmp_path)

@@ -22,7 +22,7 @@ from diptych.data.shards import open_index
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, prompts_for
-from diptych.evaluation.pictures import Pictures
+from diptych.evaluation.pictures import Pictures, labels_in
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, ClassPrompt, Prompts, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array
 from diptych.evaluation.suites.installed_prompts import installed_prompts, packages_with
@@ -36,6 +36,8 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 NUM_SHARDS = "nshards.txt"
 TYPE = "dataset_type.txt"
 OWN_PROMPTS = "classes.yaml"
+LABELS = "labels"
+"""Where class names come from that nothing else gives."""
 TYPES = {"labels": "classification", "label_sets": "multilabel", "captions": "retrieval"}
 """What an evaluator reads → what dataset_type.txt says of such data."""
 WORDNET_ID = re.compile(r"n[0-9]{8}")
@@ -131,7 +133,7 @@ def find_prompts(
     folder, or in an installed package. Otherwise the labels of the pictures are the classes.
 
     Raises:
-        UserError: a file cannot be used, or the labels are numbers that nothing names.
+        UserError: a file cannot be used, or the labels are numbers or WordNet ids that nothing names.
     """
     if about.prompts:
         path = suite_folder / local_path(about.prompts)
@@ -145,14 +147,16 @@ def find_prompts(
         templates = [line.replace("{c}", "{}") for line in _lines(folder / TEMPLATES)]
     if classes is not None:
         return make_prompts(distinguished(classes), templates or [DEFAULT_TEMPLATE]), source
-    if not pictures.labels_are_numbers:
+    ids = sorted(filter(WORDNET_ID.fullmatch, labels_in(pictures)))
+    if not pictures.labels_are_numbers and not ids:
         found = prompts_for([pictures], None)
-        return make_prompts(found.classes, templates or [DEFAULT_TEMPLATE]), "labels"
+        return make_prompts(found.classes, templates or [DEFAULT_TEMPLATE]), LABELS
     package = f", or {packages_with(about.benchmark_name)}" if about.benchmark_name else ""
     where = folder or Path(pictures.location).parent
+    gives = f"WordNet ids such as {ids[0]}" if ids else "the numbers of its classes"
     raise UserError(
-        f"{pictures.location} gives the numbers of its classes and no names; write them into {where / CLASS_NAMES}, "
-        f"one a line, or into {where / OWN_PROMPTS} (classes and templates){package}"
+        f"{pictures.location} gives {gives} and no names; write them into {where / CLASS_NAMES}, "
+        f"one a line in that order, or into {where / OWN_PROMPTS} (classes and templates){package}"
     )
 
 

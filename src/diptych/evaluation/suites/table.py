@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diptych.evaluation.suites.data_folders import LABELS
 from diptych.evaluation.suites.measures import MEASURES
 from diptych.evaluation.suites.suite import ALL, DOWNLOAD, Suite, SuiteDataSet
 from diptych.terminal import counted, percent_range, printable, table
@@ -158,7 +159,7 @@ def _notes(shown: SuiteTable) -> Iterator[list[str]]:
 
 
 def counts_that_differ(shown: SuiteTable) -> Iterator[str]:
-    """A line for each data set that differs from the published test set in size or classes, or lacks pictures."""
+    """Lines for each data set that differs from the published test set in size, classes or their names."""
     for each in shown.measured:
         cell = next(cell for cell in shown.cells[each.name].values() if "value" in cell)
         found = {"pictures": cell["pictures"] + cell["rejected"], "classes": cell["classes"]}
@@ -167,6 +168,8 @@ def counts_that_differ(shown: SuiteTable) -> Iterator[str]:
         if differ:
             has = " and ".join(f"{found[unit]:,} {unit} instead of {expected[unit]:,}" for unit in differ)
             yield f"{each.title}: {has}"
+        if cell.get("prompts_from") == LABELS:
+            yield f"{each.title}: the labels of the pictures are used as class names"
         if cell["rejected"]:
             yield f"{each.title}: {counted(cell['rejected'], 'picture')} could not be decoded and are not counted"
 
