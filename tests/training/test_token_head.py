@@ -120,7 +120,10 @@ def test_rank_mean_of_gradients_is_the_gradient_of_one_big_batch_at_every_stage_
 
 
 def save(rank: int, size: int, folder: Path) -> dict[int, Any]:
-    """ZeRO stage → what the engine had when it was saved, and the weights after another step; and again from there."""
+    """ZeRO stage → what the engine had when it was saved, and the weights after another step; and again from there.
+
+    Last the averages, as this rank measures them at the time of the save.
+    """
     results = {}
     for stage in (0, 2, 3):
         config = config_of(stage, ema_decay=0.9)
@@ -129,7 +132,7 @@ def save(rank: int, size: int, folder: Path) -> dict[int, Any]:
         with closing(Saves(tiny_job(folder / str(stage), config, world, engine), StopRequest())) as saves:
             saves.start(Progress(samples_seen=PAIRS))
             saves.finish()
-        had = engine.weights()
+        had, averages = engine.weights(), engine.copy_of_average()
         take_steps(engine, rank, size, 1, 2)
         saved = load_checkpoint(newest_valid(folder / str(stage) / "checkpoints")[0]) if rank == 0 else None
         again = engine_of(rank, size, config)
@@ -137,12 +140,13 @@ def save(rank: int, size: int, folder: Path) -> dict[int, Any]:
         again.restore_optimizer(saved.optimizer if saved else None)
         again.restore_average(saved.averages if saved else None)
         take_steps(again, rank, size, 1, 2)
-        results[stage] = had, saved, engine.weights(), again.weights()
+        results[stage] = had, saved, engine.weights(), again.weights(), averages
     return results
 
 
 def test_a_checkpoint_has_the_head_in_a_folder_of_its_own_and_the_run_goes_on_from_it(tmp_path):
-    for stage, (had, saved, whole, again) in run_ranks(2, save, 2, tmp_path)[0].items():
+    ranks = run_ranks(2, save, 2, tmp_path)
+    for stage, (had, saved, whole, again, _) in ranks[0].items():
         assert saved.weights.keys() == had.keys()
         assert all(torch.equal(saved.weights[name], tensor) for name, tensor in had.items()), stage
         assert "token_head.weight" in saved.weights and "token_head.weight" not in saved.averages
@@ -154,3 +158,6 @@ def test_a_checkpoint_has_the_head_in_a_folder_of_its_own_and_the_run_goes_on_fr
         }
         assert names["token_head"] == {"token_head.weight", "token_head.bias"}
         assert names["model"] == names["ema"] == had.keys() - names["token_head"]
+        for rank in ranks:
+            measured = {name: tensor for name, tensor in rank[stage][4].items() if name not in names["token_head"]}
+            assert largest_difference(measured, saved.averages) == 0, "every rank can measure the averages"

@@ -316,11 +316,11 @@ class Engine:
         return weights
 
     def copy_of_average(self) -> dict[str, Tensor]:
-        """Like `copy_of_weights`, with the moving averages (EMA), which must be kept, in place of the weights."""
+        """Like `copy_of_weights`, with the moving averages (EMA) in place of what has one; they must be kept."""
         assert self._average is not None
         weights = self.copy_of_weights()
         averages = self._average.collect({}, is_shared=self._stage > 0)
-        for name in (*self._fragments, *self._average.buffers):
+        for name in (*_by_folder(self._fragments)[MODEL], *self._average.buffers):
             if averages:
                 weights[name].copy_(averages[name])
             dist.broadcast(weights[name], src=0)
