@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import sklearn
 from benchmarks import objectives, reading
+from benchmarks.efficiency.__main__ import LEVERS, PLAIN, Trial, best_rate, config_of, numbers_of, reached, with_levers
 from benchmarks.evaluate.data import Sizes, write_captioned, write_labelled
 from benchmarks.loader.shards import KINDS, write_shard
 from benchmarks.shards.measure import measure
@@ -16,6 +17,7 @@ from benchmarks.shards.pictures import make_pictures
 from benchmarks.shards.quality import Quality, num_stored
 from benchmarks.shards.server import Host, Web
 
+from diptych.config.load import load_config
 from diptych.data.picture_safety import open_picture
 from diptych.data.shards import open_index
 from diptych.evaluation.data_sets import data_set, open_data, prompts_for
@@ -122,3 +124,34 @@ def test_objectives_are_compared_in_a_table_and_a_plot(tmp_path):
     objectives.write_page(tmp_path / "page.html", points, 0.2)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<polyline") == 2 * len(objectives.OBJECTIVES) and "supervised, on pixels" in page
+
+
+def curve(*tests, seconds=2.0):
+    """An evaluation for every 100 samples, with the same accuracy in both splits."""
+    return [
+        {"samples": 100 * n, "seconds": seconds * n, "dev/top1": accuracy, "test/top1": accuracy}
+        for n, accuracy in enumerate(tests, start=1)
+    ]
+
+
+def test_an_accuracy_is_reached_between_two_evaluations_or_not_at_all():
+    at = reached(curve(0.1, 0.3, 0.2), "test", 0.2)
+    assert at is not None and (round(at.samples, 6), round(at.seconds, 6)) == (150, 3)
+    assert reached(curve(0.1, 0.3), "test", 0.4) is None
+    assert numbers_of([curve(0.2), curve(0.1), curve(0.1, 0.1)], 0.2)["samples"] is None
+    assert numbers_of([curve(0.2), curve(0.1, 0.2), curve(0.1)], 0.2)["samples"] == 200
+    # The first to be there; if none is there, the nearest.
+    assert best_rate({1.0: curve(0.1, 0.5), 2.0: curve(0.4, 0.4)}, 0.4) == 2.0
+    assert best_rate({1.0: curve(0.1, 0.5), 2.0: curve(0.4, 0.4)}, 0.9) == 1.0
+
+
+def test_recipes_of_the_benchmark_of_efficiency_are_configs_and_differ_in_their_levers(tmp_path):
+    recipes = {"open_clip": PLAIN, "ours": with_levers(LEVERS)}
+    recipes |= {lever: with_levers(each for each in LEVERS if each != lever) for lever in LEVERS}
+    configs = []
+    for name, values in recipes.items():
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(json.dumps(config_of(Trial("cards", name, values, 1e-3, 0), tmp_path, tmp_path / "run")))
+        configs.append(load_config([file]).config)
+    assert len({repr(config) for config in configs}) == len(recipes)
+    assert len({repr(config.model) for config in configs}) == 1

