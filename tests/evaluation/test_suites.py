@@ -279,6 +279,18 @@ def test_a_data_set_that_fails_costs_a_line_and_a_models_failure_its_cell(tmp_pa
     assert [line for line in text.splitlines() if line.startswith("cut: failed: ")]
 
 
+def test_a_model_that_cannot_embed_pictures_does_not_take_the_others_with_it(tmp_path):
+    class Broken(ColourEncoder):
+        def embed_prepared(self, prepared):
+            raise RuntimeError("out of memory")
+
+    export(tmp_path / "data" / "colours", classified(num=12))
+    models = model_named("broken", Broken()), model_named("works", None, "other")
+    row = measured(suite_of(colours={"metric": "top1"}), tmp_path / "data", *models, out=tmp_path)["colours"]
+    assert row["broken"] == {"failed": "RuntimeError: out of memory"}
+    assert row["works"]["pictures"] == 12
+
+
 def shares(**values):
     return {name: {"value": value, "interval": [0.0, 1.0], "chance": 0.1, **COUNTS} for name, value in values.items()}
 

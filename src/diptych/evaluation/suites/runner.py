@@ -133,17 +133,19 @@ def _measured(
             usable.append(model)
         except Exception as error:
             yield model, _failed(error)
-    features = [loaded[model.title] for model in usable]
     pictures = opened.data.pictures
-    try:
-        embedded = embed_together([each.encoder for each in features], pictures) if features else []
-    except Exception as error:
-        yield from ((model, _failed(error)) for model in usable)
-        return
-    for model, each, own in zip(usable, features, embedded, strict=True):
+    together: Sequence[Embedded | None] = [None] * len(usable)
+    if len(usable) > 1:
         try:
-            with each.holding(pictures, own):
-                yield model, _cell(opened, each, own)
+            together = embed_together([loaded[model.title].encoder for model in usable], pictures)
+        except Exception as error:  # of one of them perhaps, or for lack of memory for all at once
+            logger.info("%s: the models embed the pictures one after the other: %s", opened.about.title, error)
+    for model, embedded in zip(usable, together, strict=True):
+        features = loaded[model.title]
+        try:
+            own = embed(features.encoder, pictures) if embedded is None else embedded
+            with features.holding(pictures, own):
+                yield model, _cell(opened, features, own)
         except Exception as error:
             yield model, _failed(error)
 
