@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def test_accuracy_rises_with_the_shots_and_zero_shot_equals_some_of_them():
     assert 1 <= low < equal < high <= 40
     assert f"Zero-shot equals {equal:.2g} labelled" in few_shot_shown.readable("x", result)
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("count, taken, said", [(16, {"16": 8}, "is that of 8"), (1, {"1": 0}, "is the variance")])
+def test_a_penalty_that_no_picture_is_left_to_choose_does_not_depend_on_the_scale_of_the_features(count, taken, said):
+    class Larger(Known):
+        def pictures(self, pictures):
+            embedded = super().pictures(pictures)
+            return replace(embedded, embeddings=30 * embedded.embeddings)
+
+    data = DataSet(labelled([100] * 4), make_prompts(CLASSES, ["a {}"]), labelled([count] * 4))
+    result, larger = (few_shot.few_shot(features, data) for features in (Known(), Larger()))
+    assert result["penalties_taken_from"] == taken
+    assert any(said in each for each in few_shot_shown.remarks(result))
+    shots = few_shot.metric_of(count)
+    assert larger["metrics"][shots] == pytest.approx(result["metrics"][shots], abs=0.01)
+    assert larger["inverse_penalties"][str(count)] < result["inverse_penalties"][str(count)] / 100
 
 
 def test_the_chart_has_an_interval_around_each_point_and_names_the_shots():

@@ -35,6 +35,9 @@ class Curve:
 
     fitted: dict[int, list[Fitted]]
     inverse_penalties: dict[int, float]
+    penalties_taken_from: dict[int, int]
+    """Numbers of shots that leave no picture to choose a penalty on → the fewer shots whose penalty they have; 0 if
+    there are none, and the penalty is the variance of the features."""
     left_out: dict[int, str]
     """Numbers of shots without probes → the reason."""
     whole: Probe
@@ -83,6 +86,7 @@ def few_shot(features: Features, data: DataSet) -> Result:
         "top1_of_draws": {metric_of(shots): each.mean(axis=1).tolist() for shots, each in right.items()},
         "shots_left_out": {str(shots): reason for shots, reason in curve.left_out.items()},
         "inverse_penalties": {str(shots): each for shots, each in curve.inverse_penalties.items()},
+        "penalties_taken_from": {str(shots): fewer for shots, fewer in curve.penalties_taken_from.items()},
         "share_of_known_classes": float(np.isin(names, curve.whole.fitted.model.classes_).mean()),
         "share_fitted": curve.whole.share_fitted(embedded),
         "of": curve.whole.facts["of"],
@@ -102,7 +106,8 @@ def fit_curve(features: Features, train: Pictures) -> Curve:
     """Fit the probes of each number of shots, as far as every class has so many pictures.
 
     Draws are nested: the picture of one shot is one of the two of two shots. The penalty of a number of shots is
-    chosen with the first draw, on as many other pictures of each class, at most four.
+    chosen with the first draw, on as many other pictures of each class, at most four; if there are none, it is that of
+    fewer shots.
 
     Raises:
         ValueError: as `fit_probe`.
@@ -113,6 +118,7 @@ def fit_curve(features: Features, train: Pictures) -> Curve:
     fewest = int(counts.argmin())
     fitted: dict[int, list[Fitted]] = {}
     penalties: dict[int, float] = {}
+    taken_from: dict[int, int] = {}
     left_out: dict[int, str] = {}
     for shots in SHOTS:
         if shots > counts[fewest]:
@@ -121,10 +127,14 @@ def fit_curve(features: Features, train: Pictures) -> Curve:
             left_out[shots] = f"too much work for {len(classes):,} classes"
         else:
             draws = [draw(labels, seed) for seed in range(DRAWS)]
-            penalties[shots] = _penalty(rows, labels, draws[0], shots)
+            penalty = _penalty(rows, labels, draws[0], shots)
+            if penalty is None:
+                taken_from[shots] = max(penalties, default=0)
+                penalty = penalties.get(taken_from[shots], 1 / (float(rows.var()) or 1.0))
+            penalties[shots] = penalty
             chosen = [np.concatenate([places[:shots] for places in each]) for each in draws]
             fitted[shots] = [fit(rows[places], labels[places], penalties[shots]) for places in chosen]
-    return Curve(fitted, penalties, left_out, whole)
+    return Curve(fitted, penalties, taken_from, left_out, whole)
 
 
 def draw(labels: Array, seed: int) -> list[Array]:
@@ -158,11 +168,11 @@ def in_words(shots: float, points: Sequence[tuple[float, float]]) -> str:
     return f"more than {points[-1][0]:.3g}" if math.isinf(shots) else f"{shots:.2g}"
 
 
-def _penalty(rows: Array, labels: Array, places: Sequence[Array], shots: int) -> float:
-    """The best C of probes on the first `shots` pictures of each class; 1 if no class has others."""
+def _penalty(rows: Array, labels: Array, places: Sequence[Array], shots: int) -> float | None:
+    """The best C of probes on the first `shots` pictures of each class; None if no class has others."""
     held_out = np.concatenate([each[shots : shots + min(shots, MOST_VALIDATION_SHOTS)] for each in places])
     if not len(held_out):
-        return 1.0
+        return None
     chosen = np.concatenate([each[:shots] for each in places])
     return best_inverse_penalty(rows[chosen], labels[chosen], rows[held_out], labels[held_out])[0]
 

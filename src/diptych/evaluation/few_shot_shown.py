@@ -9,7 +9,7 @@ from typing import Any
 from diptych.evaluation import linear_probe
 from diptych.evaluation.few_shot import metric_of
 from diptych.pages.charts import LineChart, line_chart
-from diptych.terminal import percent, percent_range, printable, table
+from diptych.terminal import counted, percent, percent_range, printable, table
 
 WIDTH, HEIGHT = 514, 260
 
@@ -40,6 +40,10 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     between = f" (95 % interval {interval[0]:.2g} to {interval[1]:.2g})" if interval else ""
     said = [f"Zero-shot equals {result['zero_shot_equals']} labelled pictures of each class{between}."]
     said += linear_probe.remarks(result)
+    for shots, fewer in result.get("penalties_taken_from", {}).items():
+        taken = f"that of {fewer}" if fewer else "the variance of the features"
+        of_shots = f"The penalty of {counted(int(shots), 'picture')} of each class"
+        said.append(f"{of_shots} is {taken}: no others are left to choose it on.")
     fitted, available = result["train_pictures"], result["train_pictures_available"]
     if fitted < available:
         said.append(f"The last probe is fitted to {fitted:,} of {available:,} pictures, to limit the work.")
