@@ -69,6 +69,25 @@ def test_a_model_compared_with_itself_differs_by_nothing():
         assert each.difference.value == 0 and each.difference.p_value == 1
 
 
+@pytest.mark.parametrize("captions", [1, 2])
+def test_few_answers_that_differ_are_no_proof_and_none_is_no_certainty(captions):
+    picture_of_caption = np.repeat(np.arange(400), captions)
+    first = np.arange(400 * captions) % 2
+    second = np.where(np.arange(400 * captions) < 10, 0, first)  # five more are right, and none less
+    result = {}
+    for name, to_image in (("first", first), ("second", second)):
+        found = retrieval(np.zeros(400, dtype=int), to_image, picture_of_caption)
+        result[name] = {"retrieval": {"pairs": found}}
+    itself, other = (
+        next(each.difference for each in compare(result["first"], result[name]) if each.metric == "text_to_image_r1")
+        for name in ("first", "second")
+    )
+    assert itself.interval[0] < 0 < itself.interval[1] and itself.p_value == 1
+    assert other.value == pytest.approx(5 / 400 / captions)
+    assert 0.03 < other.p_value < 0.1  # 0.0625 by McNemar's exact test
+    assert other.interval[0] < other.value < other.interval[1]
+
+
 def test_results_on_other_pictures_are_not_compared():
     first, second = evaluations()
     second["zero_shot"]["photos"]["predictions"][7][0] = "another.png"
