@@ -30,7 +30,7 @@ from diptych.learning_curves import by_samples, curves, epoch_samples, training_
 from diptych.pages.axes import short_number
 from diptych.pages.template import day, percent, template
 from diptych.run_dir import read_metrics
-from diptych.terminal import counted, percent_range, printable
+from diptych.terminal import counted, percent_range, points, points_range, printable
 
 PICTURE_URI = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 MOST_EXAMPLES = 12
@@ -263,9 +263,8 @@ def overlap_parts(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             about = f"95 % interval {percent_range(*bounds)} %" if bounds else ""
             facts.append(("on the overlap", percent(found["overlap"]), about))
             if found["difference"] is not None:
-                low, high = (100 * bound for bound in found["interval"])
-                about = f"95 % interval {low:+.1f} to {high:+.1f}; p = {found['p_value']:.2g}"
-                facts.append(("all minus clean", f"{100 * found['difference']:+.1f}", about))
+                about = f"95 % interval {points_range(*found['interval'])}; p = {found['p_value']:.2g}"
+                facts.append(("all minus clean", points(found["difference"]), about))
         title = f"{EVALUATORS[evaluator].title} · {name}"
         parts.append({"title": title, "facts": facts, "pairs": found["pairs"]})
     return parts

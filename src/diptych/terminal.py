@@ -120,6 +120,16 @@ def percent_range(low: float, high: float) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
+def points(difference: float) -> str:
+    """The difference of two shares in percentage points, such as `+1.3`; one that rounds to nothing is `+0.0`."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def points_range(low: float, high: float) -> str:
+    """The interval of a difference of two shares, such as `-0.4 to +3.1`."""
+    return f"{points(low)} to {points(high)}"
+
+
 def is_or_are(number: int) -> str:
     """The verb that agrees with the number."""
     return "is" if number == 1 else "are"

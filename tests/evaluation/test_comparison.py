@@ -5,6 +5,7 @@ import pytest
 
 from diptych.evaluation.comparison import compare
 from diptych.evaluation.intervals import as_result, grouped_share, per_class_share, share_of
+from diptych.terminal import points, points_range
 
 
 def zero_shot(ranks, labels):
@@ -86,6 +87,11 @@ def test_few_answers_that_differ_are_no_proof_and_none_is_no_certainty(captions)
     assert other.value == pytest.approx(5 / 400 / captions)
     assert 0.03 < other.p_value < 0.1  # 0.0625 by McNemar's exact test
     assert other.interval[0] < other.value < other.interval[1]
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus():
+    assert [points(each) for each in (-1e-16, -0.0004, 0.013, -0.0125)] == ["+0.0", "+0.0", "+1.3", "-1.2"]
+    assert points_range(-0.0001, 0.5) == "+0.0 to +50.0"
 
 
 def test_results_on_other_pictures_are_not_compared():

@@ -11,7 +11,7 @@ from diptych.evaluation.comparison import compare
 from diptych.evaluation.evaluator import numbers
 from diptych.evaluation.pictures import in_words
 from diptych.evaluation.retrieval import RECALL_AT
-from diptych.terminal import counted, percent, percent_range, printable, table
+from diptych.terminal import counted, percent, percent_range, points, points_range, printable, table
 
 METRICS = ("top1", "top5", "mean_per_class_recall")
 INTERVAL = "  95 % interval"
@@ -107,10 +107,10 @@ def _robustness_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
             kept = [shifted[key] for key in ("top1", "reference_top1")]
             changes = [shifted[key] for key in ("gap", "effective_robustness")]
             shares = [percent(each["value"]) if each else "-" for each in kept]
-            points = [f"{100 * each['value']:+.1f}" if each else "-" for each in changes]
-            rows.append([name, *shares, points[0], percent(shifted["expected_top1"]), points[1]])
+            gap, effective = (points(each["value"]) if each else "-" for each in changes)
+            rows.append([name, *shares, gap, percent(shifted["expected_top1"]), effective])
             between = [percent_range(*each["interval"]) if each else "" for each in kept]
-            signed = [_signed_range(each["interval"]) if each else "" for each in changes]
+            signed = [points_range(*each["interval"]) if each else "" for each in changes]
             rows.append([INTERVAL, *between, signed[0], "", signed[1]])
         title = f"robustness: the others as shifted versions of {printable(reference, 30)}"
         if result["baseline"]:
@@ -123,14 +123,13 @@ def comparison_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> str
     """The numbers that two evaluations have of the same pictures, their differences, and how likely these are luck."""
     rows = [["data", "", "other", "this", "change", "95 % interval", "p"]]
     for each in compare(first, second):
-        low, high = each.difference.interval
         rows.append(
             [
                 each.data,
                 each.metric,
                 *(f"{100 * value:.1f}" for value in (each.first, each.second)),
-                f"{100 * each.difference.value:+.1f}",
-                _signed_range((low, high)),
+                points(each.difference.value),
+                points_range(*each.difference.interval),
                 f"{each.difference.p_value:.2g}",
             ]
         )
@@ -138,11 +137,6 @@ def comparison_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> str
     if len(rows) == 1:
         return f"{other}: no results on the same pictures and classes, under the same names, to compare with"
     return f"compared with {other}, in per cent\n" + table(rows, align="<<>>>>>")
-
-
-def _signed_range(interval: Sequence[float]) -> str:
-    low, high = interval
-    return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def _seen(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -171,12 +165,12 @@ def _overlap_table(evaluation: Mapping[str, Any]) -> Iterator[str]:
             [
                 name,
                 *shares,
-                f"{100 * found['difference']:+.1f}" if known else "-",
+                points(found["difference"]) if known else "-",
                 f"{found['p_value']:.2g}" if known else "-",
             ]
         )
         if found["overlap_interval"]:
-            change = _signed_range(found["interval"]) if known else ""
+            change = points_range(*found["interval"]) if known else ""
             rows.append([INTERVAL, "", "", "", percent_range(*found["overlap_interval"]), change, ""])
     if len(rows) > 1:
         yield "overlap with the training data: right answers on all pictures, without copies, on copies\n" + table(

@@ -13,7 +13,7 @@ from diptych.side_by_side.curves import curves
 from diptych.side_by_side.differences import Cell, Row
 from diptych.side_by_side.disagreements import Example, disagreements
 from diptych.side_by_side.runs import ComparedRun, differing_settings
-from diptych.terminal import percent_range
+from diptych.terminal import percent_range, points, points_range
 
 SHARES = (*METHODS, "retrieval", "multi_label")
 """Evaluators whose numbers are from 0 to 1, shown in per cent."""
@@ -69,11 +69,10 @@ def _cell(cell: Cell, is_share: bool) -> dict[str, Any]:
         shown = {"value": f"{value:.4g}", "interval": "–".join(f"{bound:.4g}" for bound in interval or ())}
     if difference is None:
         return {**shown, "change": ""}
-    low, high = (100 * bound for bound in difference.interval)
     return {
         **shown,
-        "change": f"{100 * difference.value:+.1f}",
-        "about": f"{low:+.1f} to {high:+.1f}, p\N{NO-BREAK SPACE}{difference.p_value:.2g}",
+        "change": points(difference.value),
+        "about": f"{points_range(*difference.interval)}, p\N{NO-BREAK SPACE}{difference.p_value:.2g}",
         "test": difference.test,
         "class": "" if difference.p_value >= SURE else "better" if difference.value > 0 else "worse",
     }
