@@ -96,7 +96,24 @@ def test_results_are_tested_in_pairs_and_examples_are_what_only_one_gets_right(t
     wrong = re.findall(r"<figcaption><bdi>(\w+)</bdi><br><em><bdi>(\w+)</bdi>", page)
     assert len(wrong) == 8 and set(wrong) == {("red", "cyan"), ("cyan", "red")}
     printed = capsys.readouterr().out
-    assert "-0.333" in printed and max(map(len, printed.split("page:")[0].splitlines())) <= 80
+    assert "-33.3" in printed and max(map(len, printed.split("page:")[0].splitlines())) <= 80
+
+
+def test_numbers_are_in_per_cent_unless_they_are_no_shares_and_none_is_left_out(tmp_path, runs, capsys):
+    for run in runs:
+        document = json.loads((run / "evaluation.json").read_text())
+        for evaluator, metrics in (
+            ("few_shot", {"top1_2_shots": 0.9776, "zero_shot_equals_shots": 3.25}),
+            ("compositional", {"text_score": 0.625}),
+            ("validation", {"loss": 1.75}),
+        ):
+            document[evaluator] = {"walls": {"pictures": 8, "metrics": metrics}}
+        write_results(run / "evaluation.json", document)
+    page, _ = compare(tmp_path, *runs)
+    printed = capsys.readouterr().out
+    for shown in ("97.8 %", "3.25", "62.5 %", "1.75"):
+        assert printed.count(shown) == 2
+        assert page.count(f"<td>{shown}".replace(" %", "\u202f%")) == 2
 
 
 def test_only_settings_that_differ_are_shown_and_missing_ones_have_their_defaults(tmp_path, runs):

@@ -25,6 +25,7 @@ EVALUATORS = {
         "held-out pictures with captions, as for --retrieval, whose loss is measured",
         fewest_pictures=validation.GROUP,
         headline=("loss",),
+        not_shares=("loss",),
     ),
     "multi_label": Evaluator(
         "several labels",
@@ -59,6 +60,7 @@ EVALUATORS = {
         "labels",
         "labelled pictures, of which probes are fitted to 1, 2, 4, 8 and 16 of each class, beside zero-shot",
         fits=True,
+        not_shares=("zero_shot_equals_shots",),
     ),
     "pixel_baseline": Evaluator(
         "pixels, log. regression",

@@ -40,7 +40,17 @@ class Evaluator:
     fewest_pictures: int = 1
     """It needs at least so many."""
     headline: tuple[str, ...] = ()
-    """The numbers that stand for the others in curves; empty: all."""
+    """The numbers that stand for the others in curves and short tables; empty: all."""
+    not_shares: tuple[str, ...] = ()
+    """The numbers that are not shares."""
+
+    def is_headline(self, number: str) -> bool:
+        """Whether a number stands for the others."""
+        return not self.headline or number in self.headline
+
+    def is_share(self, number: str) -> bool:
+        """Whether a number is from 0 to 1, and is compared in per cent."""
+        return number not in self.not_shares
 
 
 class Number(NamedTuple):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from diptych.evaluation import EVALUATORS, METHODS
+from diptych.evaluation import EVALUATORS
 from diptych.pages.charts import COLOURS
 from diptych.pages.template import day, percent, template
 from diptych.side_by_side.curves import curves
@@ -15,8 +15,6 @@ from diptych.side_by_side.disagreements import Example, disagreements
 from diptych.side_by_side.runs import ComparedRun, differing_settings
 from diptych.terminal import percent_range, points, points_range
 
-SHARES = (*METHODS, "retrieval", "multi_label")
-"""Evaluators whose numbers are from 0 to 1, shown in per cent."""
 SURE = 0.05
 """Differences with a smaller probability of being luck are marked."""
 
@@ -52,7 +50,7 @@ def _results(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     before = None
     for row in rows:
         about = f"{EVALUATORS[row.evaluator].title} · {row.data}"
-        is_share = row.evaluator in SHARES
+        is_share = EVALUATORS[row.evaluator].is_share(row.metric)
         yield {
             "heading": about if about != before else "",
             "metric": row.metric.replace("_", " "),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.command_line import path_argument
 from diptych.files import cannot, check_writable, commit_file
-from diptych.terminal import printable, shown, table
+from diptych.terminal import percent, points, points_range, printable, shown, table
 
 if TYPE_CHECKING:
     from diptych.side_by_side.differences import Row
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _headlines(rows: Sequence[Row]) -> list[Row]:
     from diptych.evaluation import EVALUATORS
 
-    return [row for row in rows if row.metric in EVALUATORS[row.evaluator].headline]
+    return [row for row in rows if EVALUATORS[row.evaluator].is_headline(row.metric)]
 
 
 def _table(runs: Sequence[ComparedRun]) -> str:
@@ -79,21 +79,23 @@ def _table(runs: Sequence[ComparedRun]) -> str:
 
 def _results(runs: Sequence[ComparedRun], rows: Sequence[Row]) -> str:
     """The most important numbers of each run, with the difference from the first; empty if there are none."""
+    from diptych.evaluation import EVALUATORS
+
     lines = [["run", "data", "", "value", "change", "95 % interval", "p"]]
     for row in _headlines(rows):
+        is_share = EVALUATORS[row.evaluator].is_share(row.metric)
         for each, cell in zip(runs, row.cells, strict=True):
             if cell is None:
                 continue
-            change = cell.difference
-            low, high = change.interval if change else (0.0, 0.0)
+            value, change = cell.number.value, cell.difference
             lines.append(
                 [
                     each.name,
                     printable(row.data, 12),
                     row.metric,
-                    f"{cell.number.value:.4g}",
-                    f"{change.value:+.3f}" if change else "",
-                    f"{low:+.3f} to {high:+.3f}" if change else "",
+                    percent(value) if is_share else f"{value:.4g}",
+                    points(change.value) if change else "",
+                    points_range(*change.interval) if change else "",
                     f"{change.p_value:.2g}" if change else "",
                 ]
             )
