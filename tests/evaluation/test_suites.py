@@ -497,6 +497,12 @@ def test_the_command_makes_one_table_of_models_and_data_sets(models, tmp_path, c
     assert "STL-10: failed: " in said and "4 results kept from" in said and "Food-101, model-0: " not in said
 
 
+def test_a_data_set_without_labels_is_said_to_need_a_key_of_the_suite(tmp_path):
+    export(tmp_path / "data" / "walls", [{"png": picture(COLOURS["red"]), "json": {"wall": "red"}}])
+    with pytest.raises(UserError, match="Name the json key with `label_key:` in the suite"):
+        open_data_set(SuiteDataSet("walls", "top1"), tmp_path / "data" / "walls", tmp_path)
+
+
 def test_averaged_weights_are_a_model_of_their_own(tmp_path, capsys):
     save_checkpoint(tmp_path / "run", 7, ema_seed=1)
     export(tmp_path / "data" / "mnist", classified(num=12))
@@ -522,6 +528,7 @@ def test_mistakes_of_suites_are_one_line(models, tmp_path, capsys):
         ([one, "--suite", "clip", "--data", data, "--zero-shot", data], "--zero-shot does not go with --suite"),
         ([one, "--suite", "clip", "--data", data, "--report"], "--report does not go with --suite"),
         ([one, "--suite", "clip", "--data", data, "--overlap"], "--overlap does not go with --suite"),
+        ([one, "--suite", "clip", "--data", data, "--label-key", "class"], "--label-key does not go with --suite"),
         ([*models, "--zero-shot", data], "give --suite"),
         ([one, "--zero-shot", data, "--out", tmp_path], "--out belongs to --suite"),
     ]:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help=f"{evaluator.help}; may be given repeatedly",
             )
     parser.add_argument("--classes", metavar="YAML", help="class names and prompt templates; default: the labels found")
-    parser.add_argument("--label-key", metavar="KEY", default="label", help="column or json key of the label (label)")
+    parser.add_argument("--label-key", metavar="KEY", help="column or json key of the label (label)")
     parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
     parser.add_argument(
         "--shifted-from",
@@ -127,8 +127,9 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def _run_suite(arguments: argparse.Namespace) -> int:
-    not_of_suites = [*EVALUATORS, "classes", "caption_key", "shifted_from", "baseline", "against", "json", "credits"]
-    if given := [each for each in (*not_of_suites, "funnel", "overlap", "report") if getattr(arguments, each)]:
+    of_data_sets = [*EVALUATORS, "classes", "label_key", "caption_key", "shifted_from", "baseline", "against"]
+    of_results = ["json", "credits", "funnel", "overlap", "report"]
+    if given := [each for each in (*of_data_sets, *of_results) if getattr(arguments, each)]:
         raise UserError(f"{_option(given[0])} does not go with --suite, which has data sets and measures of its own")
     options = {each.name: getattr(arguments, each.name) for each in fields(SuiteOptions) if each.name != "models"}
     return evaluate_suite(SuiteOptions(arguments.model, **options))
@@ -237,7 +238,7 @@ def _opened(evaluator: Evaluator, arguments: argparse.Namespace, location: str) 
     return open_data(
         location,
         evaluator.reads,
-        label_key=arguments.label_key,
+        label_key=arguments.label_key or "label",
         caption_key=arguments.caption_key,
         fewest=evaluator.fewest_pictures,
     )

@@ -40,6 +40,8 @@ LABELS = "labels"
 """Where class names come from that nothing else gives."""
 TYPES = {"labels": "classification", "label_sets": "multilabel", "captions": "retrieval"}
 """What an evaluator reads → what dataset_type.txt says of such data."""
+KEY_OF_OPTION = {"--label-key": "label_key", "--caption-key": "caption_key", "--classes": "prompts"}
+"""What messages of the readers tell the user to give → the key of a suite that is to be given instead."""
 WORDNET_ID = re.compile(r"n[0-9]{8}")
 
 
@@ -94,29 +96,13 @@ def open_data_set(about: SuiteDataSet, location: Path | str, suite_folder: Path)
     Raises:
         UserError: the data cannot be used, or nothing names the classes.
     """
-    measure = MEASURES[about.metric]
-    evaluator = EVALUATORS[measure.evaluator]
-    folder = Path(location) if os.path.isdir(location) else None
-    if folder is not None and not any(folder.iterdir()):
-        raise UserError(f"{folder} is empty; {about.where_to_get or 'put the data there'}")
-    if folder is not None and is_clip_benchmarks(folder):
-        location = _test_shards(folder, evaluator.reads)
-    pictures = open_data(
-        str(location),
-        evaluator.reads,
-        label_key=about.label_key,
-        caption_key=about.caption_key or None,
-        fewest=evaluator.fewest_pictures,
-    )
-    prompts, source = Prompts((), ()), ""
-    if evaluator.reads in NEED_CLASSES:
-        prompts, source = find_prompts(about, folder, suite_folder, pictures)
-        pictures = _numbered(pictures, len(prompts.classes))
-    subgroups = None
-    if measure.needs_subgroups:
-        assert about.subgroup_column is not None, "the suite is checked for it"
-        subgroups = read_subgroups(str(location), about.subgroup_column, about.subgroups_left_out)
-    return OpenedDataSet(about, data_set(pictures, prompts), source, subgroups)
+    try:
+        return _open_data_set(about, location, suite_folder)
+    except UserError as error:
+        message = str(error)
+        for option, key in KEY_OF_OPTION.items():
+            message = message.replace(option, f"`{key}:` in the suite")
+        raise UserError(message) from error
 
 
 def is_clip_benchmarks(folder: Path) -> bool:
@@ -191,6 +177,32 @@ def read_subgroups(location: str, column: int, left_out: Sequence[int]) -> Array
     groups = np.array(found, dtype=np.int64)
     groups[np.isin(groups, list(left_out))] = -1
     return groups
+
+
+def _open_data_set(about: SuiteDataSet, location: Path | str, suite_folder: Path) -> OpenedDataSet:
+    measure = MEASURES[about.metric]
+    evaluator = EVALUATORS[measure.evaluator]
+    folder = Path(location) if os.path.isdir(location) else None
+    if folder is not None and not any(folder.iterdir()):
+        raise UserError(f"{folder} is empty; {about.where_to_get or 'put the data there'}")
+    if folder is not None and is_clip_benchmarks(folder):
+        location = _test_shards(folder, evaluator.reads)
+    pictures = open_data(
+        str(location),
+        evaluator.reads,
+        label_key=about.label_key,
+        caption_key=about.caption_key or None,
+        fewest=evaluator.fewest_pictures,
+    )
+    prompts, source = Prompts((), ()), ""
+    if evaluator.reads in NEED_CLASSES:
+        prompts, source = find_prompts(about, folder, suite_folder, pictures)
+        pictures = _numbered(pictures, len(prompts.classes))
+    subgroups = None
+    if measure.needs_subgroups:
+        assert about.subgroup_column is not None, "the suite is checked for it"
+        subgroups = read_subgroups(str(location), about.subgroup_column, about.subgroups_left_out)
+    return OpenedDataSet(about, data_set(pictures, prompts), source, subgroups)
 
 
 def _test_shards(folder: Path, reads: str) -> str:
