@@ -376,6 +376,21 @@ def test_class_names_come_from_installed_packages_without_importing_them(tmp_pat
     assert (opened.data.prompts.templates, opened.prompts_from) == (("the number {}",), "clip_benchmark")
 
 
+def test_a_package_is_offered_only_for_data_sets_that_it_names_the_classes_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("diptych.evaluation.suites.data_folders.installed_prompts", lambda name: (None, None, ""))
+    said = {}
+    for name in ("gtsrb", "food101", "imagenet1k"):
+        folder = export(tmp_path / name, classified(num=6), classes=())
+        with pytest.raises(UserError) as raised:
+            open_data_set(SuiteDataSet(name, "top1", benchmark_name=name), folder, tmp_path)
+        said[name] = str(raised.value).partition("(classes and templates)")[2]
+    assert said == {
+        "gtsrb": ", or `pip install clip_benchmark`",
+        "food101": "",
+        "imagenet1k": ", or `pip install open_clip_torch`",
+    }
+
+
 def test_folders_named_by_wordnet_ids_are_imagenets_classes_in_order(tmp_path):
     for number, name in enumerate(["n02000000", "n01000000"]):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -137,12 +137,13 @@ def find_prompts(
     if not pictures.labels_are_numbers and not ids:
         found = prompts_for([pictures], None)
         return make_prompts(found.classes, templates or [DEFAULT_TEMPLATE]), LABELS
-    package = f", or {packages_with(about.benchmark_name)}" if about.benchmark_name else ""
+    package = packages_with(about.benchmark_name)
     where = folder or Path(pictures.location).parent
     gives = f"WordNet ids such as {ids[0]}" if ids else "the numbers of its classes"
     raise UserError(
         f"{pictures.location} gives {gives} and no names; write them into {where / CLASS_NAMES}, "
-        f"one a line in that order, or into {where / OWN_PROMPTS} (classes and templates){package}"
+        f"one a line in that order, or into {where / OWN_PROMPTS} (classes and templates)"
+        + (f", or {package}" if package else "")
     )
 
 

@@ -14,6 +14,14 @@ from typing import Any
 from diptych.errors import UserError
 
 IMAGENET = "imagenet1k"
+NAMED_BY_CLIP_BENCHMARK = frozenset(
+    {
+        "caltech101", "caltech101_vtab", "clevr_closest_object_distance", "clevr_count_all", "country211",
+        "diabetic_retinopathy", "dmlab", "eurosat", "fer2013", "flowers", "gtsrb", IMAGENET,
+        "kitti_closest_vehicle_distance", "mnist", "pcam", "pets", "svhn",
+    }
+)  # fmt: skip
+"""The data sets of which clip_benchmark 1.6 has class names; of the others it has templates only."""
 
 
 def installed_prompts(name: str) -> tuple[list[str] | None, list[str] | None, str]:
@@ -30,8 +38,10 @@ def installed_prompts(name: str) -> tuple[list[str] | None, list[str] | None, st
 
 
 def packages_with(name: str) -> str:
-    """The command that installs a package with the class names of a data set."""
-    return "`pip install open_clip_torch`" if name == IMAGENET else "`pip install clip_benchmark`"
+    """The command that installs a package with the class names of a data set; empty if no package has them."""
+    if name == IMAGENET:
+        return "`pip install open_clip_torch`"
+    return "`pip install clip_benchmark`" if name in NAMED_BY_CLIP_BENCHMARK else ""
 
 
 def _of_clip_benchmark(name: str) -> tuple[list[str] | None, list[str] | None]:
