@@ -10,7 +10,7 @@ import platform
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
@@ -309,3 +309,15 @@ def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str
     """Turn the system's error into a user's mistake; it names `error.filename` if set, since that is more precise."""
     name = PARTIAL.sub("", os.fsdecode(error.filename or path))
     return UserError(f"{name} cannot be {done}: {error.strerror or error}; {way_out}")
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest end of each path that is no end of another one."""
+    paths = [folder.resolve().parts for folder in folders]
+
+    def name(parts: tuple[str, ...]) -> str:
+        ends = (parts[-depth:] for depth in range(1, len(parts)))
+        alone = (end for end in ends if sum(other[-len(end) :] == end for other in paths) == 1)
+        return os.path.join(*next(alone, parts))
+
+    return [name(parts) for parts in paths]

@@ -17,6 +17,7 @@ from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.evaluation.results_file import read_results
+from diptych.files import short_names
 from diptych.learning_curves import by_samples, training_facts
 from diptych.run_dir import RunDir, read_metrics
 
@@ -65,18 +66,6 @@ def read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
     if twice := [path for path, folder in zip(paths, folders, strict=True) if times[os.path.realpath(folder)] > 1]:
         raise UserError(f"{' and '.join(map(str, twice))} are the same run; give each run once")
     return [_read(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
-
-
-def short_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest end of each path that is no end of another one."""
-    paths = [folder.resolve().parts for folder in folders]
-
-    def name(parts: tuple[str, ...]) -> str:
-        ends = (parts[-depth:] for depth in range(1, len(parts)))
-        alone = (end for end in ends if sum(other[-len(end) :] == end for other in paths) == 1)
-        return os.path.join(*next(alone, parts))
-
-    return [name(parts) for parts in paths]
 
 
 def differing_settings(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
