@@ -107,6 +107,20 @@ def test_without_a_compiler_the_blocks_run_as_they_are_and_one_line_says_so(tmp_
     assert largest_difference(result["weights"], plain["weights"]) == 0
 
 
+def step_with_a_frozen_tower(rank: int, tower: str) -> bool:
+    # Any code serves as the compiled one; what matters is the forward and backward that try it.
+    torch.nn.Module.compile = lambda block, **_: setattr(block, "_compiled_call_impl", block._call_impl)
+    config = config_of(True, stage=0)
+    engine = make_engine(rank, 1, replace(config, model=replace(config.model, freeze=(f"{tower}.*",))))
+    take_steps(engine, rank, 1, 0, 1)
+    return is_compiled(engine)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_frozen_tower_does_not_keep_blocks_from_being_compiled(tower):
+    assert run_ranks(1, step_with_a_frozen_tower, tower)[0]
+
+
 @pytest.mark.parametrize(
     ("name", "number"), [("resnet10t", 4), ("convnext_atto", 12), ("swin_tiny_patch4_window7_224", 12)]
 )

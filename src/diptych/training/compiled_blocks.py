@@ -97,7 +97,7 @@ def _try(model: TrainedModel, towers: nn.Module, num_pairs: int, stage: Stage) -
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         features: tuple[Tensor, ...] = towers(images, tokens, lengths, torch.arange(num_pairs, device=device))
-        torch.autograd.backward([each.sum() for each in features])
+        torch.autograd.backward([each.sum() for each in features if each.requires_grad])
     finally:
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
