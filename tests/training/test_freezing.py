@@ -10,6 +10,7 @@ import torch
 
 from diptych.config.schema import RunConfig
 from diptych.training.engine import OptimizerState
+from diptych.training.parameter_groups import hidden_matrices
 from tests.ranks import run_ranks
 from tests.training.test_engine import (
     HALF,
@@ -133,3 +134,26 @@ def test_a_frozen_tower_goes_through_in_parts_too():
     for stage, weights in run_ranks(2, train_in_parts)[0].items():
         # fp32 sums in another order.
         assert largest_difference(weights, trained(2)[0][stage].weights) < 1e-5, stage
+
+
+def train_matrices_alone(rank: int) -> dict[int, set[str]]:
+    """ZeRO stage → the names of what two steps changed, where all but Muon's matrices is frozen."""
+    result = {}
+    for stage in STAGES_OF[2]:
+        config = locked_config(stage)
+        matrices = set(hidden_matrices(new_model(config)))
+        others = tuple(name for name in new_model(config).state_dict() if name not in matrices)
+        engine = make_engine(rank, 2, replace(config, model=replace(config.model, freeze=others)))
+        start = engine.weights()
+        take_steps(engine, rank, 2, 0, 2)
+        again = make_engine(rank, 2, replace(config, model=replace(config.model, freeze=others)))
+        state = engine.optimizer_state()
+        again.restore_optimizer(state if rank == 0 else None)
+        weights = engine.weights()
+        result[stage] = {name for name, tensor in start.items() if not torch.equal(tensor, weights[name])}
+        assert result[stage] == (matrices if rank == 0 else set()), stage
+    return result
+
+
+def test_muons_matrices_can_be_all_that_is_trained():
+    assert all(run_ranks(2, train_matrices_alone)[0].values())

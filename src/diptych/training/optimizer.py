@@ -21,7 +21,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, precision: str) ->
     groups = parameter_groups(model, config)
     kind = HalfMomentsAdamW if config.moments == "bf16" else torch.optim.AdamW
     adamw = kind(
-        [group for group in groups if not group["is_muon"]],
+        # torch refuses an empty list, and all that is not frozen may be Muon's.
+        [group for group in groups if not group["is_muon"]] or [{"params": []}],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
