@@ -313,7 +313,7 @@ def cannot(error: OSError, path: str | os.PathLike[str], done: str, way_out: str
 
 def short_names(folders: Sequence[Path]) -> list[str]:
     """The shortest end of each path that is no end of another one."""
-    paths = [folder.resolve().parts for folder in folders]
+    paths = [Path(os.path.abspath(folder)).parts for folder in folders]
 
     def name(parts: tuple[str, ...]) -> str:
         ends = (parts[-depth:] for depth in range(1, len(parts)))

@@ -18,6 +18,7 @@ from diptych.errors import UserError
 from diptych.evaluation.pictures import embed
 from diptych.evaluation.prompts import build_classifier, make_prompts
 from diptych.evaluation.similarity import unit_norm
+from diptych.evaluation.suites.command import _titles
 from diptych.evaluation.suites.data_folders import find_data, open_data_set
 from diptych.evaluation.suites.installed_prompts import installed_prompts
 from diptych.evaluation.suites.measures import MEASURES
@@ -516,6 +517,15 @@ def test_a_data_set_without_labels_is_said_to_need_a_key_of_the_suite(tmp_path):
     export(tmp_path / "data" / "walls", [{"png": picture(COLOURS["red"]), "json": {"wall": "red"}}])
     with pytest.raises(UserError, match="Name the json key with `label_key:` in the suite"):
         open_data_set(SuiteDataSet("walls", "top1"), tmp_path / "data" / "walls", tmp_path)
+
+
+def test_models_whose_paths_begin_or_end_alike_have_different_columns(tmp_path):
+    paths = [tmp_path / place for place in ("first/checkpoint-0001", "second/checkpoint-0001", "second/other")]
+    assert _titles(paths) == ["first/checkpoint-0001", "second/checkpoint-0001", "other"]
+    names = [f"{where}/experiment/{what}" for where in ("a", "b") for what in ("small", "large")]
+    table = SuiteTable(suite_of(walls={"metric": "top1"}), tuple(names), {"walls": shares(**dict.fromkeys(names, 0.5))})
+    heads = [word for line in as_text(table, None).splitlines() if "measure" in line for word in line.split()[3:]]
+    assert len(heads) == len(set(heads)) == 4
 
 
 def test_averaged_weights_are_a_model_of_their_own(tmp_path, capsys):

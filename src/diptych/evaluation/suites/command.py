@@ -17,7 +17,7 @@ from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Cell, Results, SuiteModel, measure_suite
 from diptych.evaluation.suites.suite import Suite, load_suite
 from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text
-from diptych.files import cannot, check_writable, commit_file, sha256_of
+from diptych.files import cannot, check_writable, commit_file, sha256_of, short_names
 from diptych.terminal import counted, percent, printable, unknown_word
 
 SHOWN_FIRST = "ViT-B/32"
@@ -83,10 +83,8 @@ def _beside(suite: Suite, wanted: str | None) -> str | None:
 
 
 def _titles(models: Sequence[Path]) -> list[str]:
-    """The last part of each path; the whole path where two models would have one title."""
-    names = [path.absolute().name for path in models]
-    counts = Counter(names)
-    titles = [name if counts[name] == 1 else str(path) for name, path in zip(names, models, strict=True)]
+    """The shortest end of each path that no other model has."""
+    titles = short_names(models)
     if twice := [title for title, count in Counter(titles).items() if count > 1]:
         raise UserError(f"the model {twice[0]} is given twice; give each model once")
     return titles

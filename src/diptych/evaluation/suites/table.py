@@ -11,7 +11,8 @@ from typing import Any
 from diptych.evaluation.suites.data_folders import LABELS
 from diptych.evaluation.suites.measures import MEASURES
 from diptych.evaluation.suites.suite import ALL, DOWNLOAD, Suite, SuiteDataSet
-from diptych.terminal import counted, percent_range, printable, table
+from diptych.terminal import columns as columns_of
+from diptych.terminal import counted, fit, percent_range, printable, table
 
 MODELS_AT_ONCE = 3
 """Models next to one another in 80 columns."""
@@ -122,9 +123,7 @@ def _block(shown: SuiteTable, columns: Mapping[str, Values]) -> str:
     alone = shown.models[0] if len(shown.models) == 1 else None
     widest = (FOR_VALUES - (FOR_INTERVAL if alone else 0)) // len(columns) - 2
     heads = [
-        f"[{printable(name.removesuffix(PUBLISHED), widest - 2)}]"
-        if name.endswith(PUBLISHED)
-        else printable(name, widest)
+        f"[{_head(name.removesuffix(PUBLISHED), widest - 2)}]" if name.endswith(PUBLISHED) else _head(name, widest)
         for name in columns
     ]
     rows = [["data set", "measure", *heads, *(["95 %", "chance"] if alone else [])]]
@@ -138,6 +137,15 @@ def _block(shown: SuiteTable, columns: Mapping[str, Values]) -> str:
         values = [as_percent(shown.average(values, group)) for values in columns.values()]
         rows.append(["average" if group == ALL else group, f"of {len(names)}", *values, *([""] * 2 if alone else [])])
     return table(rows, align="<<" + ">" * (len(rows[0]) - 2))
+
+
+def _head(name: str, width: int) -> str:
+    """The name of a model, cut in the middle: names of one experiment begin alike, those of checkpoints end alike."""
+    name = printable(name)
+    if columns_of(name) <= width:
+        return name
+    end = (width - 1) // 2
+    return fit(name, width - end) + name[-end:]
 
 
 def _notes(shown: SuiteTable) -> Iterator[list[str]]:
