@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from diptych.evaluation import few_shot, few_shot_shown
+from diptych.evaluation.comparison import compare
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.features import Features
-from diptych.evaluation.linear_probe import fit_probe
+from diptych.evaluation.linear_probe import fit_probe, linear_probe
 from diptych.evaluation.pictures import Embedded, Pictures
 from diptych.evaluation.prompts import make_prompts
 
@@ -80,6 +81,34 @@ def test_a_penalty_that_no_picture_is_left_to_choose_does_not_depend_on_the_scal
     shots = few_shot.metric_of(count)
     assert larger["metrics"][shots] == pytest.approx(result["metrics"][shots], abs=0.01)
     assert larger["inverse_penalties"][str(count)] < result["inverse_penalties"][str(count)] / 100
+
+
+def test_two_models_are_compared_on_the_answers_of_their_probes():
+    def of_model(seed):
+        class Model(Known):
+            def pictures(self, pictures):
+                embedded = super().pictures(pictures)
+                noise = np.random.default_rng(seed).normal(size=embedded.embeddings.shape)
+                return replace(embedded, embeddings=(embedded.embeddings + seed * noise).astype(np.float32))
+
+        data = DataSet(labelled([100] * 4), make_prompts(CLASSES, ["a {}"]), labelled([20] * 4))
+        features = Model()
+        evaluators = {"few_shot": few_shot.few_shot, "linear_probe": linear_probe}
+        return json.loads(json.dumps({name: {"x": measure(features, data)} for name, measure in evaluators.items()}))
+
+    first, second = of_model(0), of_model(2)
+    compared = {(each.evaluator, each.metric): each for each in compare(first, second)}
+    shots = {few_shot.metric_of(each) for each in (0, *few_shot.SHOTS, 20)}
+    probe = {("linear_probe", metric) for metric in ("top1", "mean_per_class_recall")}
+    assert compared.keys() == {("few_shot", each) for each in shots} | probe
+    for (_, metric), each in compared.items():
+        assert each.difference.value == pytest.approx(each.second - each.first) and each.difference.value < 0
+        assert each.difference.interval[0] < each.difference.value < each.difference.interval[1]
+        is_one_answer = metric in ("top1", "top1_0_shots", "top1_all")
+        assert each.difference.test == ("McNemar, exact" if is_one_answer else "paired bootstrap")
+
+    second["linear_probe"]["x"]["answers"]["of"] = "others"
+    assert {each.evaluator for each in compare(first, second)} == {"few_shot"}
 
 
 def test_the_chart_has_an_interval_around_each_point_and_names_the_shots():

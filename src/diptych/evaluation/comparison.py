@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.evaluation import EVALUATORS
 from diptych.evaluation.average_precision import average_precision, mean_of, ranking, resamples_of
 from diptych.evaluation.paired import Difference, mcnemar, paired_bootstrap
 from diptych.evaluation.similarity import Array
@@ -30,12 +31,12 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Com
     """Yield each number that two evaluations have of the same pictures.
 
     first, second: what `diptych evaluate` writes as JSON. A data set is left out if its pictures or their labels differ
-    between the two, or if the results of one are of an earlier version, which does not record the rank of each answer.
+    between the two, or if the results of one are of an earlier version, which does not record each answer.
     """
-    for evaluator, differences in PAIRED.items():
+    for evaluator, (record, differences) in PAIRED.items():
         for name, result in second.get(evaluator, {}).items():
             other = first.get(evaluator, {}).get(name)
-            if other and "ranks" in other and "ranks" in result and may_be_the_same(other, result):
+            if other and record in other and record in result and may_be_the_same(other, result):
                 for metric, difference in differences(other, result).items():
                     yield Compared(
                         evaluator, name, metric, other["metrics"][metric], result["metrics"][metric], difference
@@ -74,7 +75,7 @@ def _retrieval(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
         to_text = [np.array(each["image_to_text"]) < k for each in (one, other)]
         found[f"image_to_text_r{k}"] = mcnemar(*to_text)
         to_image = [np.array(each["text_to_image"]) < k for each in (one, other)]
-        found[f"text_to_image_r{k}"] = _grouped(*to_image, group)
+        found[f"text_to_image_r{k}"] = _grouped(to_image[0], to_image[1], group)
     return found
 
 
@@ -90,6 +91,23 @@ def _multi_label(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[st
     means = [mean_of(average_precision, each) for each in rankings]
     resamples = resamples_of(2 * len(classes), pictures)
     return {"mean_average_precision": paired_bootstrap(means[0], means[1], pictures, resamples)}
+
+
+def _fitted(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:
+    one, other = first["answers"], second["answers"]
+    if one["of"] != other["of"]:
+        return {}
+    found = {}
+    for metric, draws in one["draws"].items():
+        if other["draws"].get(metric) == draws:
+            # Of c draws that are right about a picture: c answers that are, and then those that are not.
+            right = [(np.arange(draws) < np.array(each["right"][metric])[:, None]).ravel() for each in (one, other)]
+            found[metric] = _grouped(right[0], right[1], np.repeat(np.arange(len(one["labels"])), draws))
+    if "mean_per_class_recall" in first["metrics"]:
+        labels = np.array(one["labels"])
+        recall = [_mean_per_class(np.array(each["right"]["top1"]) == 1, labels) for each in (one, other)]
+        found["mean_per_class_recall"] = paired_bootstrap(recall[0], recall[1], len(labels))
+    return found
 
 
 def _recalls(first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[int]:
@@ -126,7 +144,7 @@ def _grouped(first: Array, second: Array, group: Array) -> Difference:
         _share(np.append(right, added), more, groups + 2)
         for right, added in ((first, [True, False]), (second, [False, True]))
     ]
-    drawn = paired_bootstrap(*shares, groups + 2)
+    drawn = paired_bootstrap(shares[0], shares[1], groups + 2)
     return replace(drawn, value=float(second.mean() - first.mean()))
 
 
@@ -137,5 +155,10 @@ def _share(right: Array, group: Array, groups: int) -> Callable[[Array], Array]:
     return lambda counts: (counts @ hits) / (counts @ totals)
 
 
-PAIRED = {"zero_shot": _zero_shot, "retrieval": _retrieval, "multi_label": _multi_label}
-"""Evaluator → what tests each number of two of its results."""
+PAIRED = {
+    "zero_shot": ("ranks", _zero_shot),
+    "retrieval": ("ranks", _retrieval),
+    "multi_label": ("ranks", _multi_label),
+    **{name: ("answers", _fitted) for name, each in EVALUATORS.items() if each.fits},
+}
+"""Evaluator → where its results have each answer, and what tests each number of two of them."""

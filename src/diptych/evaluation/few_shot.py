@@ -12,7 +12,7 @@ from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import Interval, Measured, as_result, bootstrap_values, percentiles, share_of, wilson
-from diptych.evaluation.linear_probe import MOST_WORK, Probe, labelled_rows, probe_of_tower, train_of
+from diptych.evaluation.linear_probe import MOST_WORK, Probe, answers_of, labelled_rows, probe_of_tower, train_of
 from diptych.evaluation.logistic_regression import Fitted, best_inverse_penalty, fit
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
@@ -89,6 +89,11 @@ def few_shot(features: Features, data: DataSet) -> Result:
         "penalties_taken_from": {str(shots): fewer for shots, fewer in curve.penalties_taken_from.items()},
         "share_of_known_classes": float(np.isin(names, curve.whole.fitted.model.classes_).mean()),
         "share_fitted": curve.whole.share_fitted(embedded),
+        "answers": answers_of(
+            data.pictures,
+            embedded,
+            {metric_of(0): zero[None], **{metric_of(shots): each for shots, each in right.items()}},
+        ),
         "of": curve.whole.facts["of"],
         "train_location": train.location,
         "train_pictures": curve.whole.facts["train_pictures"],

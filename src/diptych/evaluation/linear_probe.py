@@ -22,7 +22,7 @@ from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import as_result, per_class_share, share_of
 from diptych.evaluation.logistic_regression import MOST_ITERATIONS, Fitted, best_inverse_penalty, fit
-from diptych.evaluation.pictures import Embedded, Pictures, subset
+from diptych.evaluation.pictures import Embedded, Pictures, identity, subset
 from diptych.evaluation.similarity import Array
 from diptych.terminal import percent
 
@@ -181,7 +181,22 @@ def measure_probe(pictures: Pictures, probe: Probe) -> Result:
         "chance": {"top1": chance, "mean_per_class_recall": chance},
         "share_of_known_classes": float(np.isin(labels, probe.fitted.model.classes_).mean()),
         "share_fitted": probe.share_fitted(embedded),
+        "answers": answers_of(pictures, embedded, {"top1": right[None]}),
         **probe.facts,
+    }
+
+
+def answers_of(pictures: Pictures, embedded: Embedded, right: Mapping[str, Array]) -> dict[str, Any]:
+    """What a later comparison with another model needs of each picture.
+
+    right: metric → bool[draws pictures]. Kept is how many of the draws are right about each picture.
+    """
+    labels = np.array(pictures.labels)[embedded.kept]
+    return {
+        "of": identity(pictures, embedded),
+        "labels": np.unique(labels, return_inverse=True)[1].tolist(),
+        "draws": {metric: len(each) for metric, each in right.items()},
+        "right": {metric: each.sum(axis=0).tolist() for metric, each in right.items()},
     }
 
 

@@ -195,6 +195,15 @@ def fingerprint(pictures: Pictures, places: Array) -> str:
     return known.hexdigest()
 
 
+def identity(pictures: Pictures, embedded: Embedded) -> str:
+    """Identify the pictures that were embedded by the names, labels and files of all."""
+    known = xxhash.xxh3_128(embedded.digests.tobytes())
+    for place in embedded.kept:
+        for text in (pictures.names[place], *pictures.labels[place : place + 1]):
+            known.update(xxhash.xxh3_128_digest(text.encode("utf-8", "surrogatepass")))
+    return known.hexdigest()
+
+
 def by_reason(refused: Mapping[str, CaptionError]) -> dict[str, dict[str, Any]]:
     """How many pictures were refused for each reason, most frequent first, with one example each."""
     return _by_reason("pictures", ((error.reason.value, name, error.detail) for name, error in refused.items()))
