@@ -135,7 +135,14 @@ def test_classification_in_clip_benchmarks_layout_has_its_numbers(tmp_path):
 
 def test_five_guesses_are_five():
     compute = MEASURES["mean_of_top1_and_top5"].compute
-    assert compute({"ranks": [0, 4, 5, 9]}, None).value == (0.25 + 0.5) / 2
+    assert compute({"ranks": [0, 4, 5, 9], "metrics": {"top5": 0.5}}, None).value == (0.25 + 0.5) / 2
+
+
+@pytest.mark.parametrize("measure", ["top5", "mean_of_top1_and_top5", "worst_subgroup_top5"])
+def test_five_guesses_of_five_classes_are_no_measure(measure):
+    result = {"ranks": [0, 4], "metrics": {"top5": None}, "intervals": {}, "classes": NAMES[:5]}
+    with pytest.raises(ValueError, match=f"{measure} means nothing for 5 classes"):
+        MEASURES[measure].compute(result, np.zeros(2, dtype=np.int64))
 
 
 def test_multi_label_and_retrieval_in_clip_benchmarks_layout_have_its_numbers(tmp_path):

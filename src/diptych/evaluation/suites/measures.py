@@ -41,6 +41,7 @@ def _number(name: str) -> Callable[[Mapping[str, Any], Subgroups | None], Measur
 
 def mean_of_top1_and_top5(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
     """The mean of both accuracies, which Kinetics-700 is measured by."""
+    _check_five_mean_something(result, "mean_of_top1_and_top5")
     above = np.asarray(result["ranks"])
     scores = ((above < 1) * 0.5 + (above < 5) * 0.5).astype(np.float64)
     return _resampled(lambda counts: counts @ scores / len(scores), len(scores))
@@ -79,6 +80,12 @@ def mean_recall_at_1(result: Mapping[str, Any], subgroups: Subgroups | None) -> 
     return _resampled(mean, len(to_text))
 
 
+def _check_five_mean_something(result: Mapping[str, Any], name: str) -> None:
+    """Refuse a measure of five guesses where the evaluator gives no top-5, since five are all classes."""
+    if result["metrics"].get("top5") is None:
+        raise ValueError(f"{name} means nothing for {len(result.get('classes', ()))} classes")
+
+
 def _resampled(statistic: Callable[[Array], Array], pictures: int) -> Measured:
     """A number with its bootstrap interval; Wilson's at 0 and 1, where each resample would claim certainty."""
     measured = bootstrapped_share(statistic, pictures)
@@ -95,6 +102,8 @@ def _worst_subgroup(below: int) -> Callable[[Mapping[str, Any], Subgroups | None
 
     def compute(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
         assert subgroups is not None, "the suite is checked for subgroup_column"
+        if below == 5:
+            _check_five_mean_something(result, "worst_subgroup_top5")
         right = np.asarray(result["ranks"]) < below
         counted = subgroups >= 0
         if not counted.any():
