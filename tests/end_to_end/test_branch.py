@@ -10,7 +10,8 @@ import pytest
 from diptych.config.load import ConfigError, load_config
 from diptych.errors import UserError
 from diptych.training.branch import check_initial_checkpoint
-from diptych.verbs.train import STOPPED
+from diptych.verbs.train import STOPPED, describe
+from diptych.world import World
 from tests.end_to_end.conftest import losses, outcome
 
 BATCH, AT = 32, 10
@@ -71,6 +72,19 @@ def test_a_branch_that_the_state_does_not_fit_is_refused_in_one_line(recipe, tru
     config = load_config([recipe], [f"run_dir={tmp_path}", *STABLE, initial(trunk), *overrides]).config
     with pytest.raises(ConfigError, match=complaint):
         check_initial_checkpoint(config)
+
+
+def test_a_cool_down_that_begins_before_the_checkpoint_is_noted_in_a_dry_run(recipe, trunk, tmp_path):
+    def noted(cooldown: int) -> str:
+        words = (f"training.total_samples={(AT + 4) * BATCH}", f"optimizer.cooldown_samples={cooldown * BATCH}")
+        config = load_config([recipe], [f"run_dir={tmp_path}", *STABLE, initial(trunk), *words])
+        return describe(config, World(0, 0, 1))
+
+    assert "the cool-down would have begun" not in noted(4)
+    assert (
+        "has seen 320 samples, and the cool-down would have begun after 288, so the learning rate jumps to where it "
+        "would be by now; set optimizer.cooldown_samples to 128 or less, or training.total_samples to 480 or more"
+    ) in noted(5)
 
 
 def test_a_run_directory_is_not_taken_for_a_checkpoint(recipe, trunk, tmp_path):

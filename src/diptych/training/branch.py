@@ -62,6 +62,21 @@ def check_initial_checkpoint(config: RunConfig) -> None:
     verify(place)
 
 
+def begins_in_its_cooldown(config: RunConfig) -> str | None:
+    """A note that the cool-down of this branch would have begun before its checkpoint; None if it does not."""
+    if config.initial_checkpoint is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
+        return None
+    cooldown, total = config.optimizer.cooldown_samples, config.training.total_samples
+    seen = read_progress(place_of(config.initial_checkpoint)).samples_seen
+    if not cooldown or seen <= total - cooldown:
+        return None
+    return (
+        f"initial_checkpoint {config.initial_checkpoint} has seen {counted(seen, 'sample')}, and the cool-down would "
+        f"have begun after {total - cooldown:,}, so the learning rate jumps to where it would be by now; set "
+        f"optimizer.cooldown_samples to {total - seen} or less, or training.total_samples to {seen + cooldown} or more"
+    )
+
+
 def place_of(named: str) -> Path:
     """The folder of the checkpoint.
 

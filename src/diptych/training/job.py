@@ -36,7 +36,7 @@ from diptych.model.word_predictor import WordPredictor
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
-from diptych.training.branch import config_of, place_of
+from diptych.training.branch import begins_in_its_cooldown, config_of, place_of
 from diptych.training.caption_counts import caption_counts, initial_biases, word_loss
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine, StepStats
@@ -166,6 +166,7 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
     if world.is_first:
         notes = [*doubtful(config, mixture.index.total_samples), rank_dependence(model.state_dict(), world.size)]
         notes += mixture.doubtful(config.data, config.training.global_batch_size, world.share_of_machine)
+        notes.append(begins_in_its_cooldown(config))
         for note in filter(None, notes):
             logger.warning("%s", note)
     # Before the engine, so that the first batch is loaded in the seconds that the engine takes.

@@ -331,6 +331,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.model.interop import why_not_in_open_clips_layout
     from diptych.plan.stages import describe_operations
     from diptych.terminal import counted
+    from diptych.training.branch import begins_in_its_cooldown
     from diptych.training.deepspeed_config import zero_stage
     from diptych.training.parameter_groups import count_parameters
     from diptych.world import leftover_variables
@@ -368,6 +369,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     memory, too_large = describe_memory(config, world, parameters, vocab_size)
     lines.append(f"memory    {memory}")
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
+    notes.append(begins_in_its_cooldown(config))
     notes += mixture.doubtful(config.data, size, world.share_of_machine)
     notes += [too_large] if too_large else []
     notes += [leftover_variables()] if world.size > 1 else []
