@@ -447,6 +447,8 @@ def test_a_suite_of_ones_own_names_its_data_next_to_itself(tmp_path):
         ("data_sets: {a: {metric: top_1}}", "data set a: no metric 'top_1'; did you mean top1?"),
         ("data_sets: {a: {}}", "data set a: metric is missing"),
         ("data_sets: {a: {metric: top1, classes: many}}", "data set a: classes is 'many'; expected a number"),
+        ("data_sets: {a: {metric: top1, chance: 25}}", "data set a: chance is 25; expected a share from 0 to 1"),
+        ("data_sets: {a: {metric: top1, pictures: -3}}", "data set a: pictures is -3; expected at least 1"),
         ("data_sets: {a: {metric: top1, title: 7}}", "data set a: title is 7; expected a text"),
         ("data_sets: {a: {metric: top1, published: [1]}}", "data set a: published has 1 numbers; expected 0"),
         ("data_sets: {a: {metric: worst_subgroup_top1}}", "data set a: worst_subgroup_top1 needs subgroup_column"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -23,6 +24,14 @@ SUITES = ("clip", "datacomp")
 ALL = "all"
 """The group of all data sets."""
 DOWNLOAD = "hf download --repo-type dataset {hub} --local-dir DIR/{name}"
+
+RANGES = {
+    "chance": (0, 1, "a share from 0 to 1, such as 0.25 for 25 %"),
+    "classes": (1, math.inf, "at least 1"),
+    "pictures": (1, math.inf, "at least 1"),
+    "subgroup_column": (0, math.inf, "0 or more"),
+}
+"""Key → lowest value, highest value, what is expected."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,9 @@ def _checked(which: dataclasses.Field[Any], value: Any, where: str) -> Any:
     wanted_types = types[kind.split(" ")[0]]
     if not isinstance(value, wanted_types) or isinstance(value, bool):
         raise UserError(f"{where} is {value!r}; expected {'a text' if wanted_types == (str,) else 'a number'}")
+    low, high, expected = RANGES.get(which.name, (-math.inf, math.inf, ""))
+    if not isinstance(value, str) and not low <= value <= high:
+        raise UserError(f"{where} is {value!r}; expected {expected}")
     return value
 
 
