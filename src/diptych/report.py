@@ -258,10 +258,10 @@ def overlap_parts(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         facts = []
         if "metric" in found:
             facts.append(("overlap", percent(found["share"]), counted(found["pictures"], "picture")))
-            facts += [(key, percent(found[key]), "") for key in ("all", "clean")]
-            bounds = found["overlap_interval"]
-            about = f"95 % interval {percent_range(*bounds)} %" if bounds else ""
-            facts.append(("on the overlap", percent(found["overlap"]), about))
+            for key, title in (("all", "all"), ("clean", "clean"), ("overlap", "on the overlap")):
+                bounds = found.get(f"{key}_interval")
+                about = f"95 % interval {percent_range(*bounds)} %" if bounds else ""
+                facts.append((title, percent(found[key]), about))
             if found["difference"] is not None:
                 about = f"95 % interval {points_range(*found['interval'])}; p = {found['p_value']:.2g}"
                 facts.append(("all minus clean", points(found["difference"]), about))

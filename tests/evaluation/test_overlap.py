@@ -10,8 +10,10 @@ import pytest
 from scipy.stats import binom
 
 from diptych import cli
+from diptych.evaluation.intervals import wilson
 from diptych.evaluation.overlap import overlap
 from diptych.evaluation.training_data import Seen
+from diptych.terminal import percent_range
 from diptych_shards.cli import main as shards_main
 from tests.data_prep.made_pictures import encoded
 from tests.data_prep.select.shards import jpeg, photograph, verdict, write_shards
@@ -61,8 +63,11 @@ def test_copies_that_were_recoded_or_resized_are_found_and_the_accuracy_without_
 
     numbers = {(int(pair["name"][-6:-4]), pair["training_name"]) for pair in found["pairs"]}
     assert numbers == {(n, f"00000.tar/00000{n % 4:04d}") for n in range(6)}
-    assert "overlap with the training data" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "overlap with the training data" in printed
     page = (run_dir / "report.html").read_text()
+    for key in ("all", "clean", "overlap"):
+        assert (between := percent_range(*found[f"{key}_interval"])) in printed and f"95 % interval {between} %" in page
     assert "What it had seen before" in page and found["pairs"][0]["training_picture"] in page
 
     # Without the option only equal files count, and there are none.
@@ -123,6 +128,7 @@ def test_the_numbers_are_those_of_the_paper():
     assert (found["clean"], found["overlap"], found["pictures"]) == (0.6, 0.9, 10)
     assert found["difference"] == pytest.approx(69 / 110 - 0.6)
     assert found["p_value"] == pytest.approx(binom.sf(8, 10, 0.6))
+    assert found["all_interval"] == list(wilson(69, 110)) and found["clean_interval"] == list(wilson(60, 100))
     # The bounds of Clopper and Pearson are the shares at which the count is just too high or too low by chance.
     low, high = found["overlap_interval"]
     assert binom.sf(8, 10, low) == pytest.approx(0.025) and binom.cdf(9, 10, high) == pytest.approx(0.025)

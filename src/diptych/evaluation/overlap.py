@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diptych.evaluation.evaluator import Result
-from diptych.evaluation.intervals import CONFIDENCE
+from diptych.evaluation.intervals import CONFIDENCE, share_of
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
 from diptych.evaluation.training_data import Seen, TrainingData
@@ -27,7 +27,7 @@ def overlap(evaluator: str, result: Result, seen: Seen) -> dict[str, Any] | None
 
     As in the paper, the accuracy on clean pictures is the null hypothesis of a one-tailed binomial test of the others,
     whose share has a Clopper-Pearson interval. The difference is that of all pictures minus that of the clean ones,
-    and its interval follows from that of the share.
+    and its interval follows from that of the share. The shares of all and of the clean have Wilson's interval.
 
     None for an evaluator whose results do not say of each picture whether the answer was right.
     """
@@ -42,7 +42,9 @@ def overlap(evaluator: str, result: Result, seen: Seen) -> dict[str, Any] | None
         "pictures": len(of_seen),
         "share": share,
         "all": float(right.mean()),
+        "all_interval": list(share_of(right).interval),
         "clean": float(of_clean.mean()) if len(of_clean) else None,
+        "clean_interval": list(share_of(of_clean).interval) if len(of_clean) else None,
         "overlap": float(of_seen.mean()) if len(of_seen) else None,
         **dict.fromkeys(("overlap_interval", "difference", "interval", "p_value")),
     }

@@ -169,9 +169,10 @@ def _overlap_table(evaluation: Mapping[str, Any]) -> Iterator[str]:
                 f"{found['p_value']:.2g}" if known else "-",
             ]
         )
-        if found["overlap_interval"]:
+        intervals = [found.get(f"{key}_interval") for key in ("all", "clean", "overlap")]
+        if any(intervals):
             change = points_range(*found["interval"]) if known else ""
-            rows.append([INTERVAL, "", "", "", percent_range(*found["overlap_interval"]), change, ""])
+            rows.append([INTERVAL, "", *(percent_range(*each) if each else "" for each in intervals), change, ""])
     if len(rows) > 1:
         yield "overlap with the training data: right answers on all pictures, without copies, on copies\n" + table(
             rows, align="<>>>>>>"
