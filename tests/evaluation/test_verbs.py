@@ -360,6 +360,9 @@ def test_mistakes_of_evaluate_are_one_line(model, tmp_path, capsys):
     assert "give that too" in fails(
         capsys, "evaluate", model, "--retrieval", captioned(tmp_path / "p"), "--pixel-baseline", tree
     )
+    others = write_tree(tmp_path / "others", ["green", "cyan"])
+    disjoint = fails(capsys, "evaluate", model, "--zero-shot", tree, "--few-shot", others)
+    assert "none of its 2 classes, such as 'cyan', is a class of --zero-shot, such as 'blue" in disjoint
     assert "is not a folder" in fails(capsys, "evaluate", tmp_path / "nowhere", "--zero-shot", tree)
 
 

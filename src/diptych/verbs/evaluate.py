@@ -19,7 +19,15 @@ from diptych.evaluation.evaluator import AVERAGED, Evaluator, Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.overlap import matched_pairs, overlap
 from diptych.evaluation.picture_sources import absolute
-from diptych.evaluation.pictures import Embedded, Pictures, fingerprint, formats_by_name, left_out_by_reason, named
+from diptych.evaluation.pictures import (
+    Embedded,
+    Pictures,
+    fingerprint,
+    formats_by_name,
+    labels_in,
+    left_out_by_reason,
+    named,
+)
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
 from diptych.evaluation.robustness import check_names, read_baseline, robustness
 from diptych.evaluation.suites.command import SuiteOptions, evaluate_suite
@@ -28,7 +36,7 @@ from diptych.evaluation.training_data import UNKNOWN, TrainingData, hashed_train
 from diptych.files import check_writable, read_lines, read_text
 from diptych.report import parse_funnel, write_report
 from diptych.run_dir import RunDir
-from diptych.terminal import printable
+from diptych.terminal import counted, printable
 from diptych.training.wandb_results import log_results
 
 LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
@@ -230,6 +238,13 @@ def _data_sets(arguments: argparse.Namespace, suffix: str) -> dict[str, dict[str
     asked = {name: {each: data_set(sets[each], prompts) for each in sets} for name, sets in opened.items()}
     for name, location in fitted.items():
         train = named(_opened(EVALUATORS[name], arguments, location), prompts.class_names)
+        measured = {label for data in asked["zero_shot"].values() for label in labels_in(data.pictures)}
+        if not measured & (fitted_to := labels_in(train)):
+            raise UserError(
+                f"{_option(name)} {location}: none of its {counted(len(fitted_to), 'class')}, such as "
+                f"{min(fitted_to)!r}, is a class of --zero-shot, such as {min(measured)!r}; give pictures of the same "
+                "classes"
+            )
         asked[name] = {each: replace(data, train=train) for each, data in asked["zero_shot"].items()}
     return asked
 
