@@ -648,6 +648,7 @@ def test_cluster_puts_pictures_that_look_alike_into_one_group(model, tmp_path, c
     assert "12 samples in" in (said := capsys.readouterr().out) and "1 picture that cannot be decoded" in said
     for words, expected in (
         (["--groups", "7"], "--groups 7: .* has 12 samples; expected 2 to 6 groups"),
+        (["--groups", "0"], "--groups 0: .* expected 2 to 6 groups"),
         (["--output", "groups.txt"], "--output groups.txt must end in .npz"),
     ):
         assert re.search(expected, fails(capsys, "cluster", model, tmp_path / "shards", *words))

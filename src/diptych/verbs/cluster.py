@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--output {arguments.output} must end in .npz")
     index = open_index(arguments.shards)
     most = index.total_samples // 2
-    number = arguments.groups or max(2, min(index.total_samples // SAMPLES_A_GROUP, 10_000))
+    number = arguments.groups
+    if number is None:
+        number = max(2, min(index.total_samples // SAMPLES_A_GROUP, 10_000))
     if not 2 <= number <= most:
         raise UserError(
             f"--groups {number}: {', '.join(arguments.shards)} has {counted(index.total_samples, 'sample')}; expected "
