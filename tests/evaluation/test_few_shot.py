@@ -83,6 +83,13 @@ def test_a_penalty_that_no_picture_is_left_to_choose_does_not_depend_on_the_scal
     assert larger["inverse_penalties"][str(count)] < result["inverse_penalties"][str(count)] / 100
 
 
+def test_a_bound_at_the_end_of_what_was_measured_is_open():
+    result = measured([40] * 4, noise_of_texts=0.7)
+    for interval, said in (([1, 40], "1 or fewer to 40 or more"), ([2, 8.4], "interval 2 to 8.4)")):
+        result["intervals"]["zero_shot_equals_shots"] = interval
+        assert said in few_shot_shown.remarks(result)[0]
+
+
 def test_two_models_are_compared_on_the_answers_of_their_probes():
     def of_model(seed):
         class Model(Known):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diptych.evaluation import linear_probe
@@ -37,7 +37,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """Sentences about the result."""
     interval = result["intervals"]["zero_shot_equals_shots"]
-    between = f" (95 % interval {interval[0]:.2g} to {interval[1]:.2g})" if interval else ""
+    between = f" (95 % interval {_bounds(result['shots'], *interval)})" if interval else ""
     said = [f"Zero-shot equals {result['zero_shot_equals']} labelled pictures of each class{between}."]
     said += linear_probe.remarks(result)
     for shots, fewer in result.get("penalties_taken_from", {}).items():
@@ -49,6 +49,12 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         said.append(f"The last probe is fitted to {fitted:,} of {available:,} pictures, to limit the work.")
     said += [f"No probe of {shots} pictures of each class: {why}." for shots, why in result["shots_left_out"].items()]
     return said
+
+
+def _bounds(shots: Sequence[float], low: float, high: float) -> str:
+    """The interval as text; a bound at the end of what was measured may be any number beyond it."""
+    lowest = f"{low:.2g}" + (" or fewer" if low <= min(shots) else "")
+    return f"{lowest} to {high:.2g}" + (" or more" if high >= max(shots) else "")
 
 
 def chart(result: Mapping[str, Any]) -> LineChart | None:
