@@ -22,6 +22,7 @@ from diptych.evaluation.suites.command import _titles
 from diptych.evaluation.suites.data_folders import find_data, open_data_set
 from diptych.evaluation.suites.installed_prompts import installed_prompts
 from diptych.evaluation.suites.measures import MEASURES
+from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Results, SuiteModel, embed_together, measure_suite
 from diptych.evaluation.suites.suite import SUITES, SuiteDataSet, load_suite, parse_suite
 from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text
@@ -526,6 +527,12 @@ def test_a_data_set_without_labels_is_said_to_need_a_key_of_the_suite(tmp_path):
     export(tmp_path / "data" / "walls", [{"png": picture(COLOURS["red"]), "json": {"wall": "red"}}])
     with pytest.raises(UserError, match="Name the json key with `label_key:` in the suite"):
         open_data_set(SuiteDataSet("walls", "top1"), tmp_path / "data" / "walls", tmp_path)
+
+
+def test_a_data_set_that_nothing_says_how_to_get_is_looked_for_in_a_folder(tmp_path):
+    table = SuiteTable(suite_of(hidden={"metric": "top1"}), ("m",), {})
+    assert "hidden  give --data DIR with a folder hidden" in as_text(table, None)
+    assert "<code>give --data DIR with a folder hidden</code>" in as_page(table, None)
 
 
 def test_models_whose_paths_begin_or_end_alike_have_different_columns(tmp_path):

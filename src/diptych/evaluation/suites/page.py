@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.evaluation.suites.measures import MEASURES
-from diptych.evaluation.suites.table import PUBLISHED, SuiteTable, counts_that_differ
+from diptych.evaluation.suites.table import PUBLISHED, SuiteTable, counts_that_differ, where_to_get
 from diptych.pages.template import template
 
 
@@ -21,5 +21,6 @@ def as_page(shown: SuiteTable, beside: str | None) -> str:
             each.name: max(value for model in shown.models if (value := shown.value(each.name, model)) is not None)
             for each in shown.measured
         },
+        where_to_get=where_to_get,
         notes=list(counts_that_differ(shown)),
     )

@@ -157,13 +157,18 @@ def _notes(shown: SuiteTable) -> Iterator[list[str]]:
     yield [printable(f"{each.title}: not measured: {each.not_measured}") for each in shown.not_measured]
     if shown.missing:
         download = DOWNLOAD.format(hub="REPOSITORY", name="NAME")
-        rows = [[each.name, each.hub or each.get or each.title] for each in shown.missing]
+        rows = [[each.name, each.hub or where_to_get(each)] for each in shown.missing]
         width = max(len(name) for name, _ in rows)
         yield [
             f"{counted(len(shown.missing), 'data set')} not there:",
             *(f"{printable(name):{width}}  {printable(where)}" for name, where in rows),
             *([f"with {download}"] if any(each.hub for each in shown.missing) else []),
         ]
+
+
+def where_to_get(missing: SuiteDataSet) -> str:
+    """How to get a data set that is not there, or where its folder is looked for if the suite does not say it."""
+    return missing.where_to_get or f"give --data DIR with a folder {missing.name}"
 
 
 def counts_that_differ(shown: SuiteTable) -> Iterator[str]:
