@@ -124,7 +124,9 @@ def test_the_chart_has_an_interval_around_each_point_and_names_the_shots():
     assert len(points) == len(chart.whiskers) == 6
     for (x, y), (at, low, high) in zip(points, chart.whiskers, strict=True):
         assert x == at and high <= y <= low  # heights are measured from the top
-    assert [label for _, label in chart.x_ticks] == ["1", "2", "4", "8", "16"]
+    assert [label for _, label in chart.x_ticks] == ["1", "2", "4", "8", "16", "20"]
+    near = few_shot_shown.chart(measured([18] * 4))
+    assert [label for _, label in near.x_ticks] == ["1", "2", "4", "8", "16"]
 
 
 def test_zero_shot_outside_of_the_curve_has_no_number_and_is_said_in_words():

@@ -68,7 +68,8 @@ def chart(result: Mapping[str, Any]) -> LineChart | None:
         about=f"zero-shot {percent(zero_shot)}, dashed",
         percent=True,
         logarithmic_x=True,
-        x_numbers=[each for each in shots if metric_of(each) != "top1_all"],
+        # The last is labelled where its label does not touch the one before.
+        x_numbers=[each for each in shots if each < shots[-1] or each >= 1.25 * max(shots[:-1], default=0)],
         whiskers=[(each, *intervals[metric_of(each)]) for each in shots],
         level=(zero_shot, ""),
         width=WIDTH,
