@@ -139,6 +139,13 @@ def test_five_guesses_are_five():
     assert compute({"ranks": [0, 4, 5, 9], "metrics": {"top5": 0.5}}, None).value == (0.25 + 0.5) / 2
 
 
+def test_measures_of_several_numbers_have_their_chance():
+    result = {"chance": {"top1": 0.1, "top5": 0.5, "image_to_text_r1": 0.02, "text_to_image_r1": 0.04}}
+    names = ("top1", "mean_of_top1_and_top5", "worst_subgroup_top5", "mean_recall_at_1", "f1_macro")
+    assert [MEASURES[name].chance(result) for name in names] == [0.1, 0.3, 0.5, pytest.approx(0.03), None]
+    assert MEASURES["mean_of_top1_and_top5"].chance({"chance": {"top1": 0.2, "top5": None}}) is None
+
+
 @pytest.mark.parametrize("measure", ["top5", "mean_of_top1_and_top5", "worst_subgroup_top5"])
 def test_five_guesses_of_five_classes_are_no_measure(measure):
     result = {"ranks": [0, 4], "metrics": {"top5": None}, "intervals": {}, "classes": NAMES[:5]}

@@ -25,10 +25,17 @@ class Measure:
     """The evaluator, by its name in EVALUATORS, whose result it is computed from."""
     compute: Callable[[Mapping[str, Any], Subgroups | None], Measured]
     needs_subgroups: bool = False
+    chance_of: tuple[str, ...] = ()
+    """The numbers of the evaluator whose mean chance is that of the measure; none if that is not known."""
+
+    def chance(self, result: Mapping[str, Any]) -> float | None:
+        """What guessing reaches."""
+        known = [each for name in self.chance_of if (each := result["chance"].get(name)) is not None]
+        return sum(known) / len(known) if known and len(known) == len(self.chance_of) else None
 
 
-def _number(name: str) -> Callable[[Mapping[str, Any], Subgroups | None], Measured]:
-    """A number that the evaluator gives."""
+def _number_of(evaluator: str, name: str, title: str) -> Measure:
+    """A number that an evaluator gives."""
 
     def compute(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
         value, interval = result["metrics"].get(name), result["intervals"].get(name)
@@ -36,7 +43,7 @@ def _number(name: str) -> Callable[[Mapping[str, Any], Subgroups | None], Measur
             raise ValueError(f"{name} means nothing for {len(result.get('classes', ()))} classes")
         return Measured(value, (interval[0], interval[1]))
 
-    return compute
+    return Measure(title, evaluator, compute, chance_of=(name,))
 
 
 def mean_of_top1_and_top5(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
@@ -119,20 +126,24 @@ def _worst_subgroup(below: int) -> Callable[[Mapping[str, Any], Subgroups | None
 
 
 MEASURES = {
-    "top1": Measure("top-1", "zero_shot", _number("top1")),
-    "top5": Measure("top-5", "zero_shot", _number("top5")),
-    "mean_per_class_recall": Measure("per class", "zero_shot", _number("mean_per_class_recall")),
-    "mean_of_top1_and_top5": Measure("top-1 and 5", "zero_shot", mean_of_top1_and_top5),
-    "roc_auc": Measure("ROC AUC", "zero_shot", _number("roc_auc")),
+    "top1": _number_of("zero_shot", "top1", "top-1"),
+    "top5": _number_of("zero_shot", "top5", "top-5"),
+    "mean_per_class_recall": _number_of("zero_shot", "mean_per_class_recall", "per class"),
+    "mean_of_top1_and_top5": Measure("top-1 and 5", "zero_shot", mean_of_top1_and_top5, chance_of=("top1", "top5")),
+    "roc_auc": _number_of("zero_shot", "roc_auc", "ROC AUC"),
     "f1_macro": Measure("macro F1", "zero_shot", f1_macro),
-    "worst_subgroup_top1": Measure("worst top-1", "zero_shot", _worst_subgroup(1), needs_subgroups=True),
-    "worst_subgroup_top5": Measure("worst top-5", "zero_shot", _worst_subgroup(5), needs_subgroups=True),
-    "mean_average_precision": Measure("mAP", "multi_label", _number("mean_average_precision")),
-    "mean_average_precision_11_points": Measure(
-        "11-point AP", "multi_label", _number("mean_average_precision_11_points")
+    "worst_subgroup_top1": Measure(
+        "worst top-1", "zero_shot", _worst_subgroup(1), needs_subgroups=True, chance_of=("top1",)
     ),
-    "mean_recall_at_1": Measure("mean R@1", "retrieval", mean_recall_at_1),
-    "image_to_text_r1": Measure("R@1 to text", "retrieval", _number("image_to_text_r1")),
-    "text_to_image_r1": Measure("R@1 to image", "retrieval", _number("text_to_image_r1")),
+    "worst_subgroup_top5": Measure(
+        "worst top-5", "zero_shot", _worst_subgroup(5), needs_subgroups=True, chance_of=("top5",)
+    ),
+    "mean_average_precision": _number_of("multi_label", "mean_average_precision", "mAP"),
+    "mean_average_precision_11_points": _number_of("multi_label", "mean_average_precision_11_points", "11-point AP"),
+    "mean_recall_at_1": Measure(
+        "mean R@1", "retrieval", mean_recall_at_1, chance_of=("image_to_text_r1", "text_to_image_r1")
+    ),
+    "image_to_text_r1": _number_of("retrieval", "image_to_text_r1", "R@1 to text"),
+    "text_to_image_r1": _number_of("retrieval", "text_to_image_r1", "R@1 to image"),
 }
 """What a suite calls a measure → the measure."""

@@ -170,7 +170,7 @@ def _cell(opened: OpenedDataSet, features: Features, embedded: Embedded) -> Cell
         "metric": about.metric,
         "value": measured.value,
         "interval": list(measured.interval),
-        "chance": result["chance"].get(about.metric),
+        "chance": measure.chance(result),
         "pictures": result["pictures"],
         "classes": len(opened.data.prompts.classes),
         "rejected": len(result["rejected"]),

@@ -25,7 +25,7 @@ ALL = "all"
 """The group of all data sets."""
 DOWNLOAD = "hf download --repo-type dataset {hub} --local-dir DIR/{name}"
 
-RANGES = {
+RANGES: Mapping[str, tuple[float, float, str]] = {
     "chance": (0, 1, "a share from 0 to 1, such as 0.25 for 25 %"),
     "classes": (1, math.inf, "at least 1"),
     "pictures": (1, math.inf, "at least 1"),
