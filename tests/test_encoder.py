@@ -394,7 +394,7 @@ def test_weights_cut_short_are_refused(folder):
 def test_a_place_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="contains neither a model"):
         diptych.load(tmp_path)
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="does not exist"):
         diptych.load(tmp_path / "nowhere")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import fcntl
 import hashlib
@@ -140,6 +141,16 @@ def check_folder(path: Path, expected: str) -> None:
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise UserError(f"{shown(path)} {what}; expected a folder of {expected}")
+
+
+def no_such_path(path: Path, expected: str) -> UserError:
+    """The error that a path does not exist: it suggests the nearest name in the same folder, or says what to give."""
+    try:
+        beside = os.listdir(path.parent)
+    except OSError:
+        beside = []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return UserError(f"{path} does not exist; " + (f"did you mean {path.parent / near[0]}?" if near else expected))
 
 
 class OpenFile:

@@ -16,7 +16,7 @@ from diptych.config.schema import ModelConfig
 from diptych.data.tokenizer import Tokenizer, load_tokenizer
 from diptych.documents import parse_json
 from diptych.errors import UserError
-from diptych.files import flush, local_path
+from diptych.files import flush, local_path, no_such_path
 from diptych.loss import WordLoss
 from diptych.loss.visual_ngrams import VisualNgrams
 from diptych.loss.words import BagOfWords
@@ -38,6 +38,7 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 FORMAT = "diptych-model"
 FORMAT_VERSION = 1
 
+EXPECTED = "expected a model folder, a run directory or one of its checkpoints"
 LATER_FIELDS = ("resize_mode", "interpolation", "fill_colour", "freeze")
 """Fields that folders lack which were written before they existed, or that say nothing about the weights; they have
 the default there."""
@@ -54,8 +55,10 @@ def model_folder(path: str | Path, *, ema: bool = False) -> Path:
     """
     path = local_path(path)
     part = EMA if ema else MODEL
+    if not path.exists():
+        raise no_such_path(path, EXPECTED)
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; expected a model folder, a run directory or one of its checkpoints")
+        raise UserError(f"{path} is not a folder; {EXPECTED}")
     if (path / MANIFEST).is_file() and (path / MODEL).is_dir():  # a checkpoint, which has a config.json too
         verify(path, f"{part}/")
         return _part_of(path, part)

@@ -363,7 +363,9 @@ def test_mistakes_of_evaluate_are_one_line(model, tmp_path, capsys):
     others = write_tree(tmp_path / "others", ["green", "cyan"])
     disjoint = fails(capsys, "evaluate", model, "--zero-shot", tree, "--few-shot", others)
     assert "none of its 2 classes, such as 'cyan', is a class of --zero-shot, such as 'blue" in disjoint
-    assert "is not a folder" in fails(capsys, "evaluate", tmp_path / "nowhere", "--zero-shot", tree)
+    assert "does not exist; expected a model" in fails(capsys, "evaluate", tmp_path / "zzz", "--zero-shot", tree)
+    assert "is not a folder; expected a model" in fails(capsys, "evaluate", tmp_path / "c.yaml", "--zero-shot", tree)
+    assert f"did you mean {tmp_path / 'others'}?" in fails(capsys, "evaluate", tmp_path / "ohters", "--zero-shot", tree)
 
 
 def test_folders_are_read_whatever_the_format_and_the_rest_is_counted_and_named(model, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from diptych.config.schema import RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.evaluation.results_file import read_results
-from diptych.files import short_names
+from diptych.files import no_such_path, short_names
 from diptych.learning_curves import by_samples, training_facts
 from diptych.run_dir import RunDir, read_metrics
 
@@ -90,9 +89,7 @@ def _as_yaml(value: Any) -> str:
 
 def _run_folder(path: Path) -> Path:
     if not path.exists():
-        near = difflib.get_close_matches(path.name, _siblings(path), n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else f"; {EXPECTED}"
-        raise UserError(f"{path} does not exist{hint}")
+        raise no_such_path(path, EXPECTED)
     run = path.absolute().parent.parent if (path / MANIFEST).is_file() else path
     if not path.is_dir():
         raise UserError(f"{path} is a file; {EXPECTED}")
@@ -100,13 +97,6 @@ def _run_folder(path: Path) -> Path:
         return run
     what = "a model folder" if (path / "model.safetensors").is_file() else "not a run (no config.yaml)"
     raise UserError(f"{path} is {what}; {EXPECTED}")
-
-
-def _siblings(path: Path) -> list[str]:
-    try:
-        return os.listdir(path.parent)
-    except OSError:
-        return []
 
 
 def _read(folder: Path, name: str) -> ComparedRun:
