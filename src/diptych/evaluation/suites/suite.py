@@ -174,10 +174,15 @@ def _checked(which: dataclasses.Field[Any], value: Any, where: str) -> Any:
     wanted_types = types[kind.split(" ")[0]]
     if not isinstance(value, wanted_types) or isinstance(value, bool):
         raise UserError(f"{where} is {value!r}; expected {'a text' if wanted_types == (str,) else 'a number'}")
-    low, high, expected = RANGES.get(which.name, (-math.inf, math.inf, ""))
-    if not isinstance(value, str) and not low <= value <= high:
-        raise UserError(f"{where} is {value!r}; expected {expected}")
+    if which.name in RANGES:
+        _check_range(value, RANGES[which.name], where)
     return value
+
+
+def _check_range(value: Any, wanted: tuple[float, float, str], where: str) -> None:
+    low, high, expected = wanted
+    if not low <= value <= high:
+        raise UserError(f"{where} is {value!r}; expected {expected}")
 
 
 def _list_of(wanted: type, value: Any, where: str, *, may_be_null: bool = False) -> list[Any]:
