@@ -106,11 +106,12 @@ def measure_suite(
         row = cells.setdefault(about.name, {})
         try:
             opened = open_data_set(about, present[about.name], suite.folder)
+            contents = _contents(opened)
         except Exception as error:  # whatever fails costs a line, and the others are measured
             row.update({model.title: _failed(error) for model in models})
             report(about.title, "", _failed(error))
             continue
-        keys = {model.title: _key(model, opened) for model in models}
+        keys = {model.title: _key(about.name, model, contents) for model in models}
         row.update({title: cell | {"kept": True} for title, key in keys.items() if (cell := results.read(key))})
         missing = [model for model in models if model.title not in row]
         for model, cell in _measured(opened, missing, loaded):
@@ -186,12 +187,16 @@ def _failed(error: Exception) -> Cell:
     return {"failed": shown(" ".join(reason.split()))}
 
 
-def _key(model: SuiteModel, opened: OpenedDataSet) -> str:
-    """The name of a result: it changes with the weights, the pictures and their labels, the classes and the measure."""
-    pictures, about = opened.data.pictures, opened.about
+def _key(data_set: str, model: SuiteModel, contents: str) -> str:
+    """The name of a result: it changes with the weights and with what is measured."""
+    return f"{data_set}-{_hash([model.identity, contents])}"
+
+
+def _contents(opened: OpenedDataSet) -> str:
+    """Identify what is measured: the pictures and their labels, the classes and the measure."""
+    pictures = opened.data.pictures
     what = [
-        model.identity,
-        about.metric,
+        opened.about.metric,
         pictures.names,
         state_of(pictures),
         pictures.labels,
@@ -201,4 +206,8 @@ def _key(model: SuiteModel, opened: OpenedDataSet) -> str:
         opened.data.prompts.templates,
         [] if opened.subgroups is None else opened.subgroups.tolist(),
     ]
-    return f"{about.name}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}"
+    return _hash(what)
+
+
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
