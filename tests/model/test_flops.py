@@ -12,6 +12,7 @@ from diptych.config.load import load_config
 from diptych.config.schema import ImageTowerConfig, LossConfig, ModelConfig, TextTowerConfig, TokenHeadConfig
 from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.flops import TrainingFlops
+from diptych.model.freezing import freeze
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ModelConfig(
@@ -65,6 +66,17 @@ def test_flops_of_every_recipe_are_those_that_torch_counts(recipe):
         text = model.text(torch.empty(1, length, dtype=torch.int32, device="meta"), torch.tensor([length]))
         (image.sum() + text.sum()).backward()
     assert TrainingFlops(config, 49_408).of_pair(length) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_frozen_tower_has_no_backward():
+    frozen = replace(SMALL, freeze=("image.*",))
+    model = DualEncoder(frozen, 100, 2.6)
+    freeze(model, frozen.freeze)
+    images, tokens = torch.zeros(3, 3, 64, 64, dtype=torch.uint8), torch.ones(3, 16, dtype=torch.int32)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        image, text = model(images, tokens, torch.full((3,), 9), torch.arange(3))
+        (image.sum() + text.sum()).backward()
+    assert 3 * TrainingFlops(frozen, 100).of_pair(9) == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
 def test_a_layer_that_predicts_words_is_counted_and_no_text_tower_without_a_contrast():

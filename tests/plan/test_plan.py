@@ -99,3 +99,29 @@ def test_a_run_in_stages_is_planned_as_its_stages_with_the_settings_of_the_large
     said = capsys.readouterr().out
     assert "all 2 stages, one after another" in said
     assert "accuracy  not known: the published fits are of runs without stages" in said
+
+
+def test_a_frozen_tower_costs_no_backward_and_sends_no_gradients(capsys):
+    def planned(*words: str) -> dict:
+        main(["plan", str(CONFIGS / "vit_b_32.yaml"), *words, "--gpus", "8", "--json"])
+        (plan,) = json.loads(capsys.readouterr().out)
+        return plan
+
+    whole, locked = planned(), planned('model.freeze=["image.*"]')
+    assert whole["num_parameters"] == locked["num_parameters"]
+    assert locked["flops_of_sample"] < 0.7 * whole["flops_of_sample"]
+    sent, sent_locked = (plan["on_gpus"][0]["communication"]["bytes_sent"] for plan in (whole, locked))
+    for what in ("gradients", "weights"):
+        # The image tower has 88 M of the 151 M parameters.
+        assert sent_locked[what] / sent[what] == pytest.approx(63.4 / 151.3, abs=0.01)
+    assert whole["accuracies"] and not locked["accuracies"], "no fit is of runs with a frozen tower"
+
+
+def test_outputs_for_ngrams_are_said_not_to_be_counted(capsys):
+    main(["plan", str(CONFIGS / "vit_b_32.yaml"), "loss.name=visual_ngrams", "--gpus", "8"])
+    assert "each of them adds an output, which is not counted here" in capsys.readouterr().err
+
+
+def test_a_frozen_bias_of_the_sigmoid_loss_is_known(capsys):
+    main(["plan", str(CONFIGS / "vit_b_32.yaml"), "loss.name=sigmoid", "model.freeze=[logit_bias]", "--gpus", "8"])
+    assert "151.28 M parameters" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from diptych.model.dual_encoder import without_memory
 from diptych.plan.communication import communication
 from diptych.plan.gpus import GPUS
 from diptych.plan.start import BYTES_OF_SHARD, start
+from diptych.training.parameter_groups import count_parameters
 from diptych.world import World
 from tests.plan.simulated_world import ROWS, config_of_simulation
 from tests.training.test_memory import VOCABULARY, expected
@@ -47,7 +48,7 @@ def test_a_rank_sends_and_allocates_what_the_plan_says(ranks, stage, pairs_per_f
     assert Warm("tests.plan.simulated_world:main", ranks, stage, pairs_per_forward, str(file)).wait() == 0
     report = json.loads(file.read_text())
     config, world = config_of_simulation(ranks, stage, pairs_per_forward), World(size=ranks)
-    parameters = sum(parameter.numel() for parameter in without_memory(config.model, VOCABULARY).parameters())
+    parameters = count_parameters(without_memory(config.model, VOCABULARY), config.optimizer)
 
     sent = sum(SENT.get(name, 0) * size * (ranks - 1) / ranks for name, size in report["collectives"])
     assert communication(config, world, parameters, GPUS["h100"]).total == pytest.approx(sent, rel=0.01)

@@ -162,14 +162,13 @@ def trained_without_memory(
     vocab_size: int,
     loss: LossConfig,
     *,
-    has_logit_bias: bool = False,
     stages: Sequence[Stage] = (),
 ) -> TrainedModel:
     """What a run with this loss trains, on torch's meta device; the outputs for n-grams are not known yet."""
     with torch.device("meta"), _NoInitialValues():
         if loss.predicts_words:
             return WordPredictor(config, vocab_size, stages=stages)
-        bias = 0.0 if has_logit_bias else None
+        bias = 0.0 if loss.name == "sigmoid" else None
         return DualEncoder(config, vocab_size, 0.0, bias, token_head=loss.has_token_head, stages=stages)
 
 

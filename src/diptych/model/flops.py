@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +21,8 @@ those of the weights and those of the inputs."""
 class TrainingFlops:
     """Counts the floating point operations of the model in one forward and backward; a multiply-add counts as two.
 
+    A tower that `model.freeze` freezes whole has no backward; one that is frozen in part counts as a trained one.
+
     Operations repeated to save memory are not counted, as usual for model FLOPs utilisation (PaLM, arXiv 2204.02311,
     appendix B); nor are those of the loss.
     """
@@ -31,22 +35,31 @@ class TrainingFlops:
                 module.train()  # so that patches that are left out in training are not counted
         size = config.image.image_size
         picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
-        self._of_picture = _counted(self._model.image, picture, torch.empty(1, dtype=torch.int64, device="meta"))
+        keys = torch.empty(1, dtype=torch.int64, device="meta")
+        self._of_picture = self._in_training("image", _counted(self._model.image, picture, keys))
         head = self._model.words if isinstance(self._model, WordPredictor) else self._model.token_head
         if head is not None:
-            self._of_picture += _counted(head, torch.empty(1, self._model.image.width, device="meta"))
+            of_head = _counted(head, torch.empty(1, self._model.image.width, device="meta"))
+            self._of_picture += BACKWARD_AND_FORWARD * of_head
         self._of_caption: dict[int, int] = {}
-        """Length of a caption in tokens → operations of its forward."""
+        """Length of a caption in tokens → its operations."""
 
     def of_pair(self, num_tokens: float) -> int:
         """Operations for a pair whose caption has `num_tokens` tokens; padding is not computed."""
         if self._model.text is None:
-            return BACKWARD_AND_FORWARD * self._of_picture
+            return self._of_picture
         length = max(2, min(round(num_tokens), self._config.text.context_length))
         if length not in self._of_caption:
             tokens = torch.empty(1, length, dtype=torch.int32, device="meta")
-            self._of_caption[length] = _counted(self._model.text, tokens, torch.tensor([length]))
-        return BACKWARD_AND_FORWARD * (self._of_picture + self._of_caption[length])
+            of_caption = _counted(self._model.text, tokens, torch.tensor([length]))
+            self._of_caption[length] = self._in_training("text", of_caption)
+        return self._of_picture + self._of_caption[length]
+
+    def _in_training(self, tower: str, of_forward: int) -> int:
+        """The operations of a forward of a tower, and of its backward if anything in it is trained."""
+        names = (name for name, _ in self._model.get_submodule(tower).named_parameters(tower))
+        is_trained = any(not any(fnmatchcase(name, pattern) for pattern in self._config.freeze) for name in names)
+        return of_forward * (BACKWARD_AND_FORWARD if is_trained else 1)
 
 
 def _counted(tower: nn.Module, *inputs: Tensor) -> int:

@@ -10,6 +10,7 @@ from diptych.plan.gpus import Gpu
 from diptych.training.accumulate import num_parts
 from diptych.training.deepspeed_config import zero_stage
 from diptych.training.memory import LIVE_PARAMETERS
+from diptych.training.parameter_groups import ParameterCounts
 from diptych.world import World
 
 REACHED = 0.85
@@ -33,19 +34,19 @@ class Communication:
         return sum(self.bytes_sent.values())
 
 
-def communication(config: RunConfig, world: World, num_parameters: int, gpu: Gpu) -> Communication:
+def communication(config: RunConfig, world: World, parameters: ParameterCounts, gpu: Gpu) -> Communication:
     """What a rank sends for features, gradients and weights; gradients are summed in fp32.
 
     In a ring each of n ranks sends (n - 1) / n of a tensor to gather or to reduce and scatter it, and twice as much to
     reduce it for all (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009, section 3). ZeRO 1 and 2
-    gather the weights after the update, and ZeRO 3 in each forward (arXiv 1910.02054, section 7). The loss sends texts
-    and their gradients, never logits.
+    gather the weights after the update, and ZeRO 3 in each forward (arXiv 1910.02054, section 7), also those that are
+    frozen. The loss sends texts and their gradients, never logits.
     """
     stage, ranks = zero_stage(config, world.size), world.size
     parts = num_parts(world.rows_of_ranks(config.training.global_batch_size), config.machine.pairs_per_forward)
     pairs = ranks * max(world.rows_of_ranks(config.training.global_batch_size))
-    weights = FLOAT * num_parameters
-    gathers_of_weights = (0, 1, 1, _gathers(parts, num_parameters))[stage]
+    weights = FLOAT * (parameters.whole if stage == 3 else parameters.trained)
+    gathers_of_weights = (0, 1, 1, _gathers(parts, parameters.whole))[stage]
     if config.loss.predicts_words:
         pairs = 0  # none are compared
     texts = FLOAT * pairs * config.model.embed_dim
@@ -55,7 +56,7 @@ def communication(config: RunConfig, world: World, num_parameters: int, gpu: Gpu
     numbers = DOUBLE * 2 * ranks  # how long each rank waited, and whether its numbers are finite
     once = (ranks - 1) / ranks
     sent = {
-        "gradients": round(2 * once * weights),
+        "gradients": round(2 * once * FLOAT * parameters.trained),
         "weights": round(once * gathers_of_weights * weights),
         "text features": round(once * gathered),
         "gradients of text features": round(once * texts),

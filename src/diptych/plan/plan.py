@@ -197,7 +197,7 @@ class _Paper:
         ways = ways_to_fit(memory, gpu.memory_gib, self.largest, world, self.parameters, self.towers)
         settings = ways[0] if ways else None
         config = replace(config, machine=replace(config.machine, **(settings or {})))
-        sent = communication(config, world, self.parameters.whole, gpu)
+        sent = communication(config, world, self.parameters, gpu)
         saved = saving(4 * self.parameters.whole, self._bytes_divided(), num_gpus)
         speeds = {} if settings is None else self._speeds(config, world, sent)
         days = {
@@ -292,6 +292,7 @@ def _is_plain(config: RunConfig) -> bool:
     """Whether the run is like those that were fitted: a contrast from random weights that sees whole pictures."""
     return (
         config.model.initial_weights is None
+        and not config.model.freeze
         and not config.loss.predicts_words
         and not config.model.image.overrides.get("patch_drop_rate")
     )

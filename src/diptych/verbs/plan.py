@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_writable(arguments.page, WAY_OUT)
     gpu = gpu_named(arguments.gpu)
     configs = [_read_config(words) for words in (arguments.config, *arguments.then)]
+    if any(config.loss.name == "visual_ngrams" for config in configs):
+        _note("the n-grams are counted at the start of a run; each of them adds an output, which is not counted here")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from diptych.plan.plan import Assumptions, make_plans
     from diptych.plan.text import describe

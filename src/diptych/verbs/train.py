@@ -165,8 +165,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
 
     @cache
     def model() -> TrainedModel:
-        has_bias = config.training.initial_logit_bias is not None
-        return trained_without_memory(config.model, 1024, config.loss, has_logit_bias=has_bias)
+        return trained_without_memory(config.model, 1024, config.loss)
 
     attempts: dict[str, Callable[[], object]] = {
         "run_dir": RunDir(Path(config.run_dir)).check_writable,
