@@ -15,6 +15,7 @@ from diptych.evaluation.features import Features
 from diptych.evaluation.linear_probe import fit_probe, linear_probe
 from diptych.evaluation.pictures import Embedded, Pictures
 from diptych.evaluation.prompts import make_prompts
+from diptych.evaluation.tables import comparison_table
 
 CLASSES = ("ant", "bee", "cat", "dog")
 CENTRES = np.random.default_rng(0).normal(size=(len(CLASSES), 8)).astype(np.float32)
@@ -113,6 +114,9 @@ def test_two_models_are_compared_on_the_answers_of_their_probes():
         assert each.difference.interval[0] < each.difference.value < each.difference.interval[1]
         is_one_answer = metric in ("top1", "top1_0_shots", "top1_all")
         assert each.difference.test == ("McNemar, exact" if is_one_answer else "paired bootstrap")
+
+    shown = comparison_table(first, second)
+    assert 0 < shown.index("linear probe:") < shown.index("few-shot:")
 
     second["linear_probe"]["x"]["answers"]["of"] = "others"
     assert {each.evaluator for each in compare(first, second)} == {"few_shot"}

@@ -111,6 +111,7 @@ def test_numbers_are_in_per_cent_unless_they_are_no_shares_and_none_is_left_out(
         write_results(run / "evaluation.json", document)
     page, _ = compare(tmp_path, *runs)
     printed = capsys.readouterr().out
+    assert "few-shot:" in printed
     for shown in ("97.8 %", "3.25", "62.5 %", "1.75"):
         assert printed.count(shown) == 2
         assert page.count(f"<td>{shown}".replace(" %", "\u202f%")) == 2

@@ -122,7 +122,11 @@ def _robustness_tables(evaluation: Mapping[str, Any]) -> Iterator[str]:
 def comparison_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """The numbers that two evaluations have of the same pictures, their differences, and how likely these are luck."""
     rows = [["data", "", "other", "this", "change", "95 % interval", "p"]]
+    before = None
     for each in compare(first, second):
+        if each.evaluator != before and EVALUATORS[each.evaluator].fits:  # whose numbers are called as zero-shot's
+            rows.append(["", f"{EVALUATORS[each.evaluator].title}:", *[""] * 5])
+        before = each.evaluator
         rows.append(
             [
                 each.data,

@@ -82,7 +82,11 @@ def _results(runs: Sequence[ComparedRun], rows: Sequence[Row]) -> str:
     from diptych.evaluation import EVALUATORS
 
     lines = [["run", "data", "", "value", "change", "95 % interval", "p"]]
+    before = None
     for row in _headlines(rows):
+        if row.evaluator != before and EVALUATORS[row.evaluator].fits:  # whose numbers are called as zero-shot's
+            lines.append(["", "", f"{EVALUATORS[row.evaluator].title}:", *[""] * 4])
+        before = row.evaluator
         is_share = EVALUATORS[row.evaluator].is_share(row.metric)
         for each, cell in zip(runs, row.cells, strict=True):
             if cell is None:
