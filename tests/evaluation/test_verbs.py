@@ -654,6 +654,11 @@ def test_cluster_puts_pictures_that_look_alike_into_one_group(model, tmp_path, c
         (["--output", "groups.txt"], "--output groups.txt must end in .npz"),
     ):
         assert re.search(expected, fails(capsys, "cluster", model, tmp_path / "shards", *words))
+    with ShardWriter(tmp_path / "broken", 0) as writer:
+        for row in range(6):
+            writer.add(f"{row:09d}", {"png": picture(list(COLOURS.values())[row]) if row < 2 else b"no"})
+    said = fails(capsys, "cluster", model, tmp_path / "broken", "--groups", "3")
+    assert "only 2 pictures of 6 can be decoded, too few for 3 groups; 000000002: " in said
     assert "shrds does not exist" in fails(capsys, "cluster", model, tmp_path / "shrds")
 
 

@@ -59,6 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(arguments.output, WAY_OUT)
     encoder = load(arguments.model, arguments.device, ema=arguments.ema)
     embedded = embedded_shards(encoder, index)
+    if len(embedded.kept) < number:
+        name, reason = next(iter(embedded.rejected.items()))
+        raise UserError(
+            f"only {counted(len(embedded.kept), 'picture')} of {index.total_samples:,} can be decoded, too few for "
+            f"{number:,} groups; {name}: {reason}"
+        )
     clustered = cluster(embedded.embeddings, embedded.kept, index.total_samples, number)
     try:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
