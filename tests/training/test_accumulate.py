@@ -152,10 +152,10 @@ def test_another_number_of_pairs_at_once_is_another_run_if_layers_draw_masks(tmp
         run = RunDir(tmp_path / str(dropout))
         run.path.mkdir()
         run.config_file.write_text(dump_config(config), encoding="utf-8")
-        _refuse_other_masks(config, run, model)
+        _refuse_other_masks(config, run.read_config(), run.path, model)
         in_parts = replace(config, machine=replace(config.machine, pairs_per_forward=4))
         with pytest.raises(ConfigError, match="image.trunk") if dropout else nullcontext():
-            _refuse_other_masks(in_parts, run, model)
+            _refuse_other_masks(in_parts, run.read_config(), run.path, model)
 
 
 def test_batch_statistics_over_a_part_are_refused():

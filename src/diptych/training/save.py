@@ -114,8 +114,8 @@ class Saves:
             keep=job.config.checkpoint.keep,
             known_valid=frozenset(job.known_valid),
         )
-        if is_first:
-            remove_unfinished(job.run.checkpoints)
+        # No rank begins to write before what an earlier start has left is removed.
+        decide_on_first_rank(job.world, lambda: remove_unfinished(job.run.checkpoints))
         self._writer = WritingProcess(self._snapshot.descriptor)
         self._save: _InFlight | None = None
         self._numbers: dict[str, float] = {}
