@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -114,8 +115,9 @@ def curve_of(trial: Trial, folder: Path) -> list[dict[str, float]]:
     kept = folder / "trials" / f"{trial.name}.json"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        config = kept.with_suffix(".yaml")
-        config.write_text(yaml.safe_dump(config_of(trial, folder / trial.task, folder / "runs" / trial.name)))
+        config, run_dir = kept.with_suffix(".yaml"), folder / "runs" / trial.name
+        shutil.rmtree(run_dir, ignore_errors=True)  # an interrupted trial starts over, since its seconds are unknown
+        config.write_text(yaml.safe_dump(config_of(trial, folder / trial.task, run_dir)))
         words = [sys.executable, "-m", "benchmarks.efficiency.trial", str(config)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
