@@ -89,9 +89,9 @@ def _has_pixels(rows: np.ndarray) -> np.ndarray:
 
 def _hash_file(tar: Path, unit: ShardUnit, spare: Path) -> Path:
     """The file with a shard's hashes; in the spare folder if it is missing or of another tar, and cannot be written."""
-    beside = select_folder(tar.parent) / HASH_FOLDER / f"{unit.name}.hashes"
-    if _can_be_written(beside.parent) or read_hashes(unit, beside) is not None:
-        return beside
+    next_to_tar = select_folder(tar.parent) / HASH_FOLDER / f"{unit.name}.hashes"
+    if _can_be_written(next_to_tar.parent) or read_hashes(unit, next_to_tar) is not None:
+        return next_to_tar
     return spare / HASH_FOLDER / f"{unit.identity[:32]}.hashes"
 
 

@@ -58,7 +58,7 @@ EVALUATORS = {
         "few-shot",
         few_shot.few_shot,
         "labels",
-        "labelled pictures, of which probes are fitted to 1, 2, 4, 8 and 16 of each class, beside zero-shot",
+        "labelled pictures, of which probes are fitted to 1, 2, 4, 8 and 16 of each class, next to zero-shot",
         fits=True,
         not_shares=("zero_shot_equals_shots",),
     ),

@@ -44,7 +44,7 @@ def evaluate_suite(options: SuiteOptions) -> int:
         UserError: the suite, a model or the folder of the data cannot be used at all.
     """
     suite = load_suite(options.suite)
-    beside = _beside(suite, options.published)
+    reference = _reference(suite, options.published)
     present = find_data(suite, options.data)
     models = [_model(path, title, options) for path, title in zip(options.models, _titles(options.models), strict=True)]
     out = options.out or Path(f"suite_{suite.name}")
@@ -54,12 +54,12 @@ def evaluate_suite(options: SuiteOptions) -> int:
     if kept := sum("kept" in cell for row in cells.values() for cell in row.values()):
         print(f"{counted(kept, 'result')} kept from {printable(str(out / 'results'))}")
     shown = SuiteTable(suite, tuple(model.title for model in models), cells)
-    print(f"\n{as_text(shown, beside)}")
+    print(f"\n{as_text(shown, reference)}")
     for ending, text in {
         "json": json.dumps(as_json(shown), ensure_ascii=False, indent=1) + "\n",
         "csv": as_csv(shown),
-        "md": as_markdown(shown, beside),
-        "html": as_page(shown, beside),
+        "md": as_markdown(shown, reference),
+        "html": as_page(shown, reference),
     }.items():
         path = out / f"table.{ending}"
         try:
@@ -71,7 +71,7 @@ def evaluate_suite(options: SuiteOptions) -> int:
     return 1 if shown.failed else 0
 
 
-def _beside(suite: Suite, wanted: str | None) -> str | None:
+def _reference(suite: Suite, wanted: str | None) -> str | None:
     """The published model that is shown next to the measured ones."""
     known = suite.published_models
     if wanted is None:

@@ -7,7 +7,7 @@ from diptych.evaluation.suites.table import PUBLISHED, SuiteTable, counts_that_d
 from diptych.pages.template import template
 
 
-def as_page(shown: SuiteTable, beside: str | None) -> str:
+def as_page(shown: SuiteTable, reference: str | None) -> str:
     """An HTML page of the table, which loads nothing."""
     columns = shown.columns()
     return template("diptych.evaluation.suites", "suite.html.jinja").render(
@@ -16,7 +16,7 @@ def as_page(shown: SuiteTable, beside: str | None) -> str:
         measures=MEASURES,
         own={name: columns[name] for name in shown.models},
         published={model: columns[f"{model}{PUBLISHED}"] for model in shown.suite.published_models},
-        beside=beside,
+        reference=reference,
         best={
             each.name: max(value for model in shown.models if (value := shown.value(each.name, model)) is not None)
             for each in shown.measured

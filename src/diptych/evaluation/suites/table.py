@@ -102,19 +102,19 @@ class SuiteTable:
         return [each for each in self.suite.data_sets if each.name in self.cells]
 
 
-def as_text(shown: SuiteTable, beside: str | None) -> str:
+def as_text(shown: SuiteTable, reference: str | None) -> str:
     """The table in 80 columns, a few models at a time, and lists of what is missing, failed or not measured.
 
-    beside: the published model that is shown next to the others.
+    reference: the published model that is shown next to the others.
     """
     parts = [printable(shown.suite.title)]
     columns = shown.columns()
-    published = {f"{beside}{PUBLISHED}": columns[f"{beside}{PUBLISHED}"]} if beside else {}
+    published = {f"{reference}{PUBLISHED}": columns[f"{reference}{PUBLISHED}"]} if reference else {}
     for first in range(0, len(shown.models) if shown.measured else 0, MODELS_AT_ONCE):
         some = {model: columns[model] for model in shown.models[first : first + MODELS_AT_ONCE]}
         parts.append(_block(shown, some | published))
-    if beside and shown.measured:
-        parts.append(printable(f"[{beside}]: published, {shown.suite.published_source}"))
+    if reference and shown.measured:
+        parts.append(printable(f"[{reference}]: published, {shown.suite.published_source}"))
     parts += [part for part in ("\n".join(lines) for lines in _notes(shown)) if part]
     return "\n\n".join(parts)
 
@@ -238,10 +238,10 @@ def as_csv(shown: SuiteTable) -> str:
     return file.getvalue()
 
 
-def as_markdown(shown: SuiteTable, beside: str | None) -> str:
+def as_markdown(shown: SuiteTable, reference: str | None) -> str:
     """The table for a README, in per cent; the highest value of a row, of those measured here, is bold."""
     columns = shown.columns()
-    names = [*shown.models, *([f"{beside}{PUBLISHED}"] if beside else [])]
+    names = [*shown.models, *([f"{reference}{PUBLISHED}"] if reference else [])]
     lines = [
         "| " + " | ".join(["data set", "measure", *map(_in_cell, names)]) + " |",
         "|" + "---|" * 2 + "---:|" * len(names),
