@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from diptych.config.load import ConfigError, load_config
 from diptych.config.schema import DataConfig, RunConfig, StageConfig, TrainingConfig
-from diptych.config.stages import config_of, stage_at, stages_of
+from diptych.config.stages import config_of_stage, stage_at, stages_of
 
 RUN = ("run_dir=run", "data.train=shards", "training.total_samples=1000", "training.global_batch_size=10")
 MODEL = ("model.image.image_size=96", "model.text.context_length=20")
@@ -51,7 +51,7 @@ def test_a_run_without_stages_is_one():
     (stage,) = stages_of(config)
     assert config.training.stages is None
     assert stage.model == config.model and stage.batches == range(100)
-    assert config_of(config, stage) == config
+    assert config_of_stage(config, stage) == config
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def stage_at(stages: Sequence[Stage], batch_number: int) -> Stage:
     return next((stage for stage in stages if batch_number < stage.batches.stop), stages[-1])
 
 
-def config_of(config: RunConfig, stage: Stage) -> RunConfig:
+def config_of_stage(config: RunConfig, stage: Stage) -> RunConfig:
     """The configuration of a run that would consist of this stage alone, for computations on paper."""
     if config.training.stages is None:
         return config

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diptych.config.schema import RunConfig
-from diptych.config.stages import config_of, stages_of
+from diptych.config.stages import config_of_stage, stages_of
 from diptych.model.activations import Activations, activations
 from diptych.model.dual_encoder import trained_without_memory
 from diptych.model.flops import TrainingFlops
@@ -140,11 +140,11 @@ def make_plans(
     stages = stages_of(config)
     kept = [activations(stage.model, vocab_size, "cuda", precision, config.loss) for stage in stages]
     largest = max(range(len(stages)), key=lambda number: kept[number].of_pair)
-    of_memory = config_of(config, stages[largest]), kept[largest]
+    of_memory = config_of_stage(config, stages[largest]), kept[largest]
     is_plain = config.training.stages is None and _is_plain(config)
     plans = []
     for stage in stages:
-        part = config_of(config, stage)
+        part = config_of_stage(config, stage)
         flops = TrainingFlops(stage.model, vocab_size, config.loss)
         context_length = stage.model.text.context_length
         num_tokens = min(assumptions.mean_tokens or context_length, context_length)

@@ -39,7 +39,7 @@ def check_initial_checkpoint(config: RunConfig) -> None:
     if config.initial_checkpoint is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
         return
     place = place_of(config.initial_checkpoint)
-    trunk = config_of(place)
+    trunk = config_of_checkpoint(place)
     differing = [
         f"{key} (there {old!r}, here {new!r})"
         for key, old, new in differing_keys(trunk, config)
@@ -92,6 +92,6 @@ def place_of(named: str) -> Path:
     return path
 
 
-def config_of(checkpoint: Path) -> RunConfig:
+def config_of_checkpoint(checkpoint: Path) -> RunConfig:
     """The configuration of the run that saved a checkpoint."""
     return config_from_dict(parse_json((checkpoint / CONFIG_FILE).read_text(encoding="utf-8")))

@@ -36,7 +36,7 @@ from diptych.model.word_predictor import WordPredictor
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
 from diptych.training.accumulate import random_layer
-from diptych.training.branch import begins_in_its_cooldown, config_of, place_of
+from diptych.training.branch import begins_in_its_cooldown, config_of_checkpoint, place_of
 from diptych.training.caption_counts import caption_counts, initial_biases, word_loss
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine, StepStats
@@ -147,7 +147,7 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
                 order=ORDER_VERSION,
             )
         checkpoint = load_checkpoint(path)
-        before, started = (config_of(path), path) if is_branch else (run.read_config(), run.path)
+        before, started = (config_of_checkpoint(path), path) if is_branch else (run.read_config(), run.path)
         _refuse_other_input(checkpoint.progress, config, data, tokenizer, started)
         _refuse_other_masks(config, before, started, model)
         load_weights(model, checkpoint.weights)

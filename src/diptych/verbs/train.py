@@ -17,7 +17,7 @@ from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
 from diptych.config.rules import Problem, doubtful
 from diptych.config.schema import DataConfig, RunConfig
-from diptych.config.stages import config_of, stages_of
+from diptych.config.stages import config_of_stage, stages_of
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
 from diptych.run_dir import RunDir
@@ -124,7 +124,7 @@ def _end(status: int) -> int:
 def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
     """Replace training.precision `auto` by what the run, or its trunk, has; or else by what suits the device."""
     from diptych.device import precision_on
-    from diptych.training.branch import config_of, place_of
+    from diptych.training.branch import config_of_checkpoint, place_of
 
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
     if config.training.precision != "auto":
@@ -132,7 +132,7 @@ def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
     if run.has_checkpoints():
         settled, reason = run.read_config().training.precision, f"auto: {run.path} was started with it"
     elif config.initial_checkpoint is not None:
-        settled = config_of(place_of(config.initial_checkpoint)).training.precision
+        settled = config_of_checkpoint(place_of(config.initial_checkpoint)).training.precision
         reason = f"auto: {config.initial_checkpoint} has it"
     else:
         settled, reason = precision_on(world.device, "auto"), f"auto: on {world.device.type}"
@@ -415,7 +415,7 @@ def describe_memory(
     try:
         device = "cpu" if limit is None else "cuda"
         each = [
-            (config_of(config, stage), activations(stage.model, vocab_size, device, precision, config.loss))
+            (config_of_stage(config, stage), activations(stage.model, vocab_size, device, precision, config.loss))
             for stage in stages_of(config)
         ]
     except BUILD_ERRORS as error:
