@@ -21,6 +21,7 @@ from diptych.errors import UserError
 from diptych.model.dual_encoder import expected_shapes
 from diptych.plan.gpus import gpu_named
 from diptych.plan.plan import Assumptions, make_plans, sum_of_cases
+from diptych.plan.stages import flops_text
 from diptych.verbs.train import check_cache, check_run
 from diptych.world import World
 from tests.warm import Warm
@@ -74,16 +75,19 @@ def test_the_table_of_fast_recipes_has_what_a_plan_computes(name, model):
     table = (CONFIGS / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| {model} \| .*$", table, re.MULTILINE)
 
-    def computed(file: str, mean_tokens: float | None) -> tuple[int, float]:
+    def computed(file: str, mean_tokens: float | None) -> tuple[float, float]:
         config = load_config([CONFIGS / f"{file}.yaml"]).config
         plans = make_plans(config, 49_408, gpu_named("h100"), [64], Assumptions(mean_tokens=mean_tokens))
         hours = sum_of_cases([plan.on_gpus[0].gpu_hours for plan in plans])["typical"]
-        return sum(plan.flops_of_sample * plan.total_samples for plan in plans), hours
+        return sum(plan.flops for plan in plans), hours
 
     (fast, fast_hours), (paper, paper_hours) = computed(f"{name}_fast", None), computed(name, None)
     short = computed(f"{name}_fast", 20)[0] / computed(name, 20)[0]
     assert f"| {fast / paper:.0%} ({short:.0%}) |".replace("%", " %") in row
     assert f"| {fast_hours:,.0f}, {paper_hours:,.0f} |" in row
+    head = (CONFIGS / f"{name}_fast.yaml").read_text(encoding="utf-8")
+    said = f"# Operations: {fast / paper:.0%}".replace("%", " %")
+    assert f"{said} of the paper's, {flops_text(fast)} of {flops_text(paper)}: `diptych plan FILE`" in head
 
 
 def test_a_dry_run_prints_the_size_and_length_of_a_recipe(shards, tmp_path, capsys):

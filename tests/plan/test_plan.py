@@ -14,7 +14,7 @@ def test_a_plan_fits_80_columns_and_has_a_column_for_each_number_of_gpus(capsys)
     main(["plan", str(CONFIGS / "vit_b_32.yaml"), "--gpus", "8,64,512,1024", "--gpu", "H100", "--price", "2.5"])
     said = capsys.readouterr().out
     assert max(len(line) for line in said.splitlines()) <= 80
-    assert "151.28 M parameters" in said and "44.33 GFLOPs" in said
+    assert "151.28 M parameters" in said and "44.33 GFLOPs" in said and "12.8B samples, 567 EFLOPs" in said
     rows = {line[:25].strip(): line[25:].split() for line in said.splitlines()}
     assert rows["pairs a GPU"] == ["32"], "of the last table"
     assert "8 GPUs: computed with machine.checkpoint_blocks=true" in " ".join(said.split())
@@ -26,7 +26,7 @@ def test_the_page_has_plots_and_how_numbers_are_computed(tmp_path, capsys):
     text = page.read_text(encoding="utf-8")
     for title in ("Days", "GPU-hours", "Samples a second", "GiB of one of 8 GPUs", "ImageNet top-1, %"):
         assert f"<figcaption><span>{title}</span>" in text
-    assert "Patarasuk and Yuan" in text and "http://" not in text and "<script" not in text
+    assert "Patarasuk and Yuan" in text and "567 EFLOPs" in text and "http://" not in text and "<script" not in text
 
 
 def test_runs_one_after_another_are_planned_together(capsys):

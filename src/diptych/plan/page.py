@@ -11,6 +11,7 @@ from diptych.pages.template import template
 from diptych.plan import accuracy, communication, failures, loading, speed, start
 from diptych.plan.plan import OnGpus, Plan
 from diptych.plan.speed import UTILISATIONS
+from diptych.plan.stages import flops_text
 from diptych.plan.summary import accuracies, days_text, legend, notes, rows, totals, unit_of
 from diptych.training import memory
 
@@ -33,7 +34,7 @@ FORMULAS = {
 def render_plan(plans: Sequence[Plan]) -> bytes:
     """Render the page; equal plans give equal pages."""
     unit = unit_of([each.days for each in plans[0].on_gpus])
-    page = template("diptych", "plan/page.html.jinja").render(
+    page = template("diptych", "plan/page.html.jinja", flops=flops_text).render(
         title=f"Plan for {', '.join(f'{each.num_gpus:,}' for each in plans[0].on_gpus)} {plans[0].gpu.name}",
         plans=[
             {

@@ -108,6 +108,11 @@ class Plan:
     accuracies: tuple[Expected, ...]
     """Empty if published runs say nothing about such a run."""
 
+    @property
+    def flops(self) -> float:
+        """Floating point operations of all samples."""
+        return self.flops_of_sample * self.total_samples
+
 
 @dataclass(frozen=True)
 class Assumptions:

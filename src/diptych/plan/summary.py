@@ -10,6 +10,7 @@ from diptych.plan.accuracy import Expected
 from diptych.plan.failures import GPU_HOURS_OF_FAILURE
 from diptych.plan.plan import ByCase, OnGpus, Plan, sum_of_cases
 from diptych.plan.speed import UTILISATIONS
+from diptych.plan.stages import flops_text
 from diptych.plan.start import SHARDS
 from diptych.terminal import counted
 
@@ -70,6 +71,7 @@ def totals(plans: Sequence[Plan]) -> Iterator[list[str]]:
     """The rows of all runs together."""
     columns = list(zip(*(plan.on_gpus for plan in plans), strict=True))
     yield ["GPUs", *(f"{column[0].num_gpus:,}" for column in columns)]
+    yield ["operations", *[flops_text(sum(plan.flops for plan in plans))] * len(columns)]
     days = [sum_of_cases([each.days for each in column]) for column in columns]
     unit = unit_of(days)
     yield [unit, *(days_text(each, unit) for each in days)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from diptych.pages.axes import short_number
 from diptych.plan.plan import Plan
+from diptych.plan.stages import flops_text
 from diptych.plan.summary import accuracies, legend, notes, rows, totals
 from diptych.terminal import table
 from diptych.training.memory import RESERVED_GIB
@@ -32,7 +33,11 @@ def _describe(plan: Plan) -> str:
         *_entry("model", f"{plan.model}, {plan.num_parameters / 1e6:.2f} M parameters"),
         *(_entry("part", plan.stage) if plan.stage else ()),
         *_entry("sample", f"{plan.flops_of_sample / 1e9:,.4g} GFLOPs, forward and backward, {tokens}"),
-        *_entry("run", f"{short_number(plan.total_samples)} samples, batches of {plan.global_batch_size:,}"),
+        *_entry(
+            "run",
+            f"{short_number(plan.total_samples)} samples, {flops_text(plan.flops)}, batches of "
+            f"{plan.global_batch_size:,}",
+        ),
         *_entry(
             "GPU",
             f"{plan.gpu.name}: {plan.gpu.peak_flops / 1e12:,.0f} TFLOP/s in bf16, {plan.gpu.memory_gib:g} GiB, of "
