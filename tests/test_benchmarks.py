@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pyarrow
 import pyarrow.parquet
 import sklearn
 from benchmarks import objectives, reading
-from benchmarks.efficiency.__main__ import LEVERS, PLAIN, Trial, best_rate, config_of, numbers_of, reached, with_levers
+from benchmarks.efficiency.__main__ import (
+    LEVERS,
+    PLAIN,
+    Trial,
+    best_rate,
+    config_of,
+    curve_of,
+    numbers_of,
+    reached,
+    with_levers,
+)
 from benchmarks.evaluate.data import Sizes, write_captioned, write_labelled
 from benchmarks.loader.shards import KINDS, write_shard
 from benchmarks.shards.measure import measure
@@ -143,6 +154,19 @@ def test_an_accuracy_is_reached_between_two_evaluations_or_not_at_all():
     # The first to be there; if none is there, the nearest.
     assert best_rate({1.0: curve(0.1, 0.5), 2.0: curve(0.4, 0.4)}, 0.4) == 2.0
     assert best_rate({1.0: curve(0.1, 0.5), 2.0: curve(0.4, 0.4)}, 0.9) == 1.0
+
+
+def test_a_trial_is_kept_until_its_recipe_changes(tmp_path, monkeypatch):
+    trained = []
+
+    def train(words, **_):
+        trained.append(words)
+        return subprocess.CompletedProcess(words, 0, json.dumps(curve(len(trained) / 10)), "")
+
+    monkeypatch.setattr(subprocess, "run", train)
+    for learning_rate, values in ((1e-3, PLAIN), (1e-3, PLAIN), (1e-3, with_levers(["muon"])), (2e-3, PLAIN)):
+        last = curve_of(Trial("cards", "ours", values, learning_rate, 0), tmp_path)
+    assert (last, len(trained)) == (curve(0.3), 3)
 
 
 def test_recipes_of_the_benchmark_of_efficiency_are_configs_and_differ_in_their_levers(tmp_path):

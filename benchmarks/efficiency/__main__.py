@@ -111,13 +111,14 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def curve_of(trial: Trial, folder: Path) -> list[dict[str, float]]:
-    """The curve of a trial, from its file in the folder or by training."""
-    kept = folder / "trials" / f"{trial.name}.json"
-    if not kept.exists():
+    """The curve of a trial, from its file in the folder or, if there is none of the same config, by training."""
+    kept, run_dir = folder / "trials" / f"{trial.name}.json", folder / "runs" / trial.name
+    config, settings = kept.with_suffix(".yaml"), yaml.safe_dump(config_of(trial, folder / trial.task, run_dir))
+    if not kept.exists() or config.read_text() != settings:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        config, run_dir = kept.with_suffix(".yaml"), folder / "runs" / trial.name
+        kept.unlink(missing_ok=True)
         shutil.rmtree(run_dir, ignore_errors=True)  # an interrupted trial starts over, since its seconds are unknown
-        config.write_text(yaml.safe_dump(config_of(trial, folder / trial.task, run_dir)))
+        config.write_text(settings)
         words = [sys.executable, "-m", "benchmarks.efficiency.trial", str(config)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
