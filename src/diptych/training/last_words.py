@@ -39,12 +39,16 @@ def describe_stop(reasons: Sequence[str], progress: Progress) -> str:
     return f"stopped by {by} after {counted(progress.samples_seen, 'sample')}; the same command goes on from there"
 
 
-def describe_end(run: RunDir, progress: Progress, steps: int) -> str:
-    """The last lines of a run: how long it took, where its checkpoint is, and which commands use it."""
+def describe_end(run: RunDir, progress: Progress, steps: int, *, embeds: bool) -> str:
+    """The last lines of a run: how long it took, where its checkpoint is, and which commands use it.
+
+    embeds: whether the model gives embeddings; one that predicts words can only be measured.
+    """
+    others = ", or diptych classify or embed" if embeds else ""
     return (
         f"finished {counted(progress.samples_seen, 'sample')} in {tqdm.format_interval(progress.seconds)}: "
         f"{run.checkpoints / name_of(steps)}\n"
-        f"next: diptych evaluate {shlex.quote(str(run.path))} --zero-shot FOLDER --report, or diptych classify or embed"
+        f"next: diptych evaluate {shlex.quote(str(run.path))} --zero-shot FOLDER --report{others}"
     )
 
 

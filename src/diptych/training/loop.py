@@ -221,7 +221,8 @@ class Training:
     def _end(self, steps: int) -> None:
         self._job.record_end(self._progress)
         self._console.say(describe_rejects(self._progress))
-        self._console.say(describe_end(self._job.run, self._progress, steps))
+        embeds = not self._job.config.loss.predicts_words
+        self._console.say(describe_end(self._job.run, self._progress, steps, embeds=embeds))
 
     def _is_logged(self, done: int) -> bool:
         return done % self._job.config.tracking.log_every_steps == 0 or done in (1, self._last)
