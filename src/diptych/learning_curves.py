@@ -67,6 +67,7 @@ def curves(metrics: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, 
     loss = loss_chart(y_from_zero=True)
     charts = [
         loss and replace(loss, logarithmic=loss_chart(logarithmic_y=True)),
+        chart("Loss of the token head", {"loss": "token_loss"}, y_from_zero=True, width=DOUBLE_WIDTH),
         chart(
             "Accuracy in the batch",
             {"image → text": "i2t_accuracy", "text → image": "t2i_accuracy"},

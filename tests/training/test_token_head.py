@@ -14,6 +14,7 @@ import torch
 
 from diptych.checkpoint_folder import newest_valid
 from diptych.config.schema import RunConfig, TokenHeadConfig
+from diptych.learning_curves import curves
 from diptych.loss.words import TokenClassification
 from diptych.model.dual_encoder import DualEncoder
 from diptych.tensor_files import read_tensors
@@ -161,3 +162,9 @@ def test_a_checkpoint_has_the_head_in_a_folder_of_its_own_and_the_run_goes_on_fr
         for rank in ranks:
             measured = {name: tensor for name, tensor in rank[stage][4].items() if name not in names["token_head"]}
             assert largest_difference(measured, saved.averages) == 0, "every rank can measure the averages"
+
+
+def test_the_report_draws_the_loss_of_the_head():
+    steps = [{"samples_seen": seen, "loss": 6.0, "token_loss": loss} for seen, loss in ((12, 4.0), (24, 3.0))]
+    (drawn,) = [chart for chart in curves(steps) if chart.title == "Loss of the token head"]
+    assert len(drawn.lines) == 1
