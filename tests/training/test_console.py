@@ -44,6 +44,22 @@ def test_the_time_left_is_shown_from_the_second_step_on(monkeypatch, capsys):
     assert [line.rpartition("ETA ")[2] for line in lines] == ["?", "00:30", "00:20"]
 
 
+def test_samples_of_later_stages_count_for_what_they_cost(monkeypatch, capsys):
+    monkeypatch.setattr(console_module, "LINE_EVERY_SECONDS", 0.0)
+    clock = [0.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: clock[0])
+
+    def work_until(samples: int) -> float:  # from the 800th sample on each takes four times as long
+        return samples + 3 * max(0, samples - 800)
+
+    console = Console(total_samples=1000, samples_seen=0, shown=True, work_until=work_until)
+    for seconds, seen in ((60.0, 600), (70.0, 700), (80.0, 800), (120.0, 900)):
+        clock[0] = seconds
+        console.move(seen)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("ETA ")[2] for line in lines] == ["?", "01:30", "01:20", "00:40"]
+
+
 def test_other_ranks_are_silent(capsys):
     console = Console(total_samples=400, samples_seen=0, shown=False)
     console.say("hello")

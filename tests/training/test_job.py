@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diptych.config.load import ConfigError
-from diptych.config.schema import DataConfig, GroupsConfig, RunConfig, TokenizerConfig, TrackingConfig
+from diptych.config.schema import DataConfig, GroupsConfig, RunConfig, StageConfig, TokenizerConfig, TrackingConfig
 from diptych.data.groups import write_groups
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.shard_writer import ShardWriter
@@ -22,7 +22,7 @@ from diptych.training.checkpoint import Progress
 from diptych.training.job import prepare
 from diptych.world import World
 from tests.ranks import run_ranks
-from tests.training.tiny import tiny_config
+from tests.training.tiny import CONTEXT, PAIRS, tiny_config, tiny_job
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -95,3 +95,12 @@ def test_ranks_agree_on_an_order_of_groups_with_unique_captions(tmp_path):
 
 class SameVocabulary:
     fingerprint = "x"
+
+
+def test_the_operations_of_a_run_grow_with_each_batch_as_its_stage_takes(tmp_path):
+    config = tiny_config(stages=(StageConfig(samples=PAIRS + 1, image_size=8), StageConfig()))
+    staged = tiny_job(tmp_path, config, World(rank=1), None)  # type: ignore[arg-type]
+    small, whole = (PAIRS * staged.flops_of(stage).of_pair(CONTEXT) for stage in staged.stages)
+    assert small < whole
+    until = [staged.flops_until(number * PAIRS) for number in range(5)]
+    assert until == [0, small, 2 * small, 2 * small + whole, 2 * small + 2 * whole]

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -21,11 +22,18 @@ def say(line: str) -> None:
 
 
 class Console:
-    """The progress of a run on the console; silent on all ranks but 0."""
+    """The progress of a run on the console; silent on all ranks but 0.
 
-    def __init__(self, *, total_samples: int, samples_seen: int, shown: bool):
+    work_until: how much work the run is up to a number of samples, in any unit; samples that all take the same if
+        left out.
+    """
+
+    def __init__(
+        self, *, total_samples: int, samples_seen: int, shown: bool, work_until: Callable[[int], float] = float
+    ):
         self._shown = shown
         self._total = total_samples
+        self._work_until = work_until
         self._start: tuple[int, float] | None = None
         """Samples and time after the first step, which is slower than all others and so not counted."""
         self._last_line = -math.inf
@@ -43,7 +51,7 @@ class Console:
                 ncols=None if knows_size else 80,
                 nrows=None if knows_size else 24,
                 miniters=1,  # otherwise tqdm adapts to quick steps and stops updating during slow ones
-                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}",
+                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} {desc}{postfix}",
             )
 
     def say(self, line: str) -> None:
@@ -62,6 +70,7 @@ class Console:
         if self._start is None:
             self._start = samples_seen, time.monotonic()
         if self._bar is not None:
+            self._bar.set_description_str(f"ETA {self._remaining(samples_seen)}", refresh=False)
             self._bar.update(samples_seen - self._bar.n)
         elif self._shown and (samples_seen >= self._total or time.monotonic() - self._last_line >= LINE_EVERY_SECONDS):
             self._last_line = time.monotonic()
@@ -79,5 +88,7 @@ class Console:
         if self._start is None or samples_seen == self._start[0] < self._total:
             return "?"
         first, since = self._start
-        seconds = (time.monotonic() - since) / max(samples_seen - first, 1) * (self._total - samples_seen)
+        before, now, whole = (self._work_until(samples) for samples in (first, samples_seen, self._total))
+        done = now - before
+        seconds = (time.monotonic() - since) / done * (whole - now) if done else 0.0
         return str(tqdm.format_interval(seconds))

@@ -80,6 +80,17 @@ class Job:
             self._flops[stage.number] = TrainingFlops(stage.model, self.tokenizer.vocab_size, self.config.loss)
         return self._flops[stage.number]
 
+    def flops_until(self, samples_seen: int) -> float:
+        """The operations of the run up to a number of samples, with captions that fill the context."""
+        size = self.config.training.global_batch_size
+        batches = samples_seen // size
+        return sum(
+            max(0, min(stage.batches.stop, batches) - stage.batches.start)
+            * size
+            * self.flops_of(stage).of_pair(stage.model.text.context_length)
+            for stage in self.stages
+        )
+
     def record_samples(self) -> None:
         if self.metrics is not None:
             self.metrics.event("samples", samples_seen=self.progress.samples_seen, path=self.run.samples.name)

@@ -231,7 +231,12 @@ class Training:
 def console_of(job: Job) -> Console:
     training = job.config.training
     whole = training.total_samples // training.global_batch_size * training.global_batch_size
-    return Console(total_samples=whole, samples_seen=job.progress.samples_seen, shown=job.world.is_first)
+    return Console(
+        total_samples=whole,
+        samples_seen=job.progress.samples_seen,
+        shown=job.world.is_first,
+        work_until=job.flops_until if training.stages else float,
+    )
 
 
 def draw(batch: Batch, job: Job) -> None:
