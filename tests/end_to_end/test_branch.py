@@ -9,7 +9,9 @@ import pytest
 
 from diptych.config.load import ConfigError, load_config
 from diptych.errors import UserError
+from diptych.training import branch
 from diptych.training.branch import check_initial_checkpoint
+from diptych.training.initial_weights import check_initial_weights, defaults_from_initial_weights
 from diptych.verbs.train import STOPPED, describe
 from diptych.world import World
 from tests.end_to_end.conftest import losses, outcome
@@ -66,12 +68,27 @@ def test_a_branch_follows_the_trunk_until_its_cool_down_changes_the_rate(warm, r
             [f"training.total_samples={AT * BATCH + BATCH - 1}"],
             "has seen 320 samples, and .* is 351",
         ),
+        (
+            ["model.initial_weights=other/model"],
+            "initial_checkpoint .* and model.initial_weights other/model both name the weights to start from",
+        ),
     ],
 )
 def test_a_branch_that_the_state_does_not_fit_is_refused_in_one_line(recipe, trunk, tmp_path, overrides, complaint):
     config = load_config([recipe], [f"run_dir={tmp_path}", *STABLE, initial(trunk), *overrides]).config
     with pytest.raises(ConfigError, match=complaint):
         check_initial_checkpoint(config)
+
+
+def test_a_branch_may_repeat_the_initial_weights_of_its_trunk_which_are_not_read(recipe, trunk, tmp_path, monkeypatch):
+    words = (f"run_dir={tmp_path}", *STABLE, initial(trunk), "model.initial_weights=removed")
+    loaded = load_config([recipe], words)
+    monkeypatch.setattr(branch, "config_of_checkpoint", lambda _: loaded.config)
+    check_initial_checkpoint(loaded.config)
+    check_initial_weights(loaded.config)
+    needed = ("data.train=x", "training.total_samples=800", "training.global_batch_size=32")
+    taken = defaults_from_initial_weights(load_config([], [*words, *needed]))
+    assert taken["model"]["embed_dim"] == 32, "the model of the trunk"
 
 
 def test_a_cool_down_that_begins_before_the_checkpoint_is_noted_in_a_dry_run(recipe, trunk, tmp_path):

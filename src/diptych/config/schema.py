@@ -499,7 +499,8 @@ class RunConfig:
     its name, training.total_samples (counted from the start of the other run), and what may change in a resumed run. So
     one long run with `optimizer.schedule: wsd` and no cool-down can end in several lengths, each in a run_dir and with
     a cool-down of its own; set checkpoint.keep of the long run so high that it keeps its checkpoints. null: start from
-    the beginning. To take weights alone, set model.initial_weights."""
+    the beginning. To take weights alone, set model.initial_weights instead; with this key it may only repeat what the
+    other run has."""
     data: DataConfig
     training: TrainingConfig
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -33,13 +33,19 @@ def check_initial_checkpoint(config: RunConfig) -> None:
     """Check that `initial_checkpoint` can be gone on from with this configuration.
 
     Raises:
-        ConfigError, UserError: it is no checkpoint or damaged; a setting that its state depends on differs (one line
-            for all); or the run would end before it.
+        ConfigError, UserError: it is no checkpoint or damaged; other weights to start from are named too; a setting
+            that its state depends on differs (one line for all); or the run would end before it.
     """
     if config.initial_checkpoint is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
         return
     place = place_of(config.initial_checkpoint)
     trunk = config_of_checkpoint(place)
+    others = config.model.initial_weights
+    if others not in (None, trunk.model.initial_weights):
+        raise ConfigError(
+            f"initial_checkpoint {place} and model.initial_weights {others} both name the weights to start from; leave "
+            f"one of them out"
+        )
     differing = [
         f"{key} (there {old!r}, here {new!r})"
         for key, old, new in differing_keys(trunk, config)

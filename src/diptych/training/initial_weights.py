@@ -49,7 +49,8 @@ FREE_KEYS = ("model.initial_weights", "model.image.image_size", "model.freeze")
 def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
     """Settings for model and vocabulary from the folder that the run starts from, unless the configuration has its own.
 
-    A run that has a checkpoint takes them from its newest one, since the folder may have been removed.
+    A run that has a checkpoint takes them from its newest one, and a branch from its trunk's, since the folder may have
+    been removed.
 
     Raises:
         UserError, OSError: the folder does not exist or cannot be read.
@@ -58,7 +59,8 @@ def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
     if config.model.initial_weights is None:
         return {}
     run = RunDir(Path(config.run_dir))
-    origin = _place_of(str(run.path) if checkpoints(run.checkpoints) else config.model.initial_weights)
+    goes_on_from = str(run.path) if checkpoints(run.checkpoints) else config.initial_checkpoint
+    origin = _place_of(goes_on_from or config.model.initial_weights)
     if origin.is_file():
         return {}
     described, _ = read_description(origin)
@@ -79,6 +81,8 @@ def check_initial_weights(config: RunConfig) -> None:
     """
     if config.model.initial_weights is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
         return
+    if config.initial_checkpoint is not None:
+        return  # a branch may repeat those of its trunk, which `check_initial_checkpoint` compares
     place = _place_of(config.model.initial_weights)
     if place.is_file() and config.model == ModelConfig(initial_weights=config.model.initial_weights):
         raise UserError(f"model.initial_weights {place} does not describe its towers; describe them under `model:`")
