@@ -50,14 +50,25 @@ def poison(is_bad: Callable[[int], bool], change: Callable[[Any], Any]) -> None:
 
 
 def train_poisoned(
-    rank: int, size: int, recipe: Path, run_dir: Path, bad: range, kind: str, stops: tuple[int, ...] = ()
+    rank: int,
+    size: int,
+    recipe: Path,
+    run_dir: Path,
+    bad: range,
+    kind: str,
+    stops: tuple[int, ...] = (),
+    words: tuple[str, ...] = (),
 ) -> str | None:
-    """Train two steps ahead of the numbers, stop after some steps and go on; return the error that ended the run."""
+    """Train two steps ahead of the numbers, stop after some steps and go on; return the error that ended the run.
+
+    words: further settings.
+    """
     loop.STEPS_IN_FLIGHT["cpu"] = 2
     trouble.MIN_LOSSES = 6  # type: ignore[misc]
     changes = {"nan": lambda value: value * math.nan, "spike": lambda value: value * 50}
     poison(lambda number: number in bad, changes[kind])
     settings = [f"run_dir={run_dir}", f"training.total_samples={(STEPS if len(bad) < 100 else 100) * 32}"]
+    settings += words
     if kind == "spike":
         settings.append("checkpoint.roll_back_on_loss_spikes=true")
     log_rejects = loop.log_rejects
@@ -124,3 +135,13 @@ def test_a_run_that_never_recovers_ends_with_one_line(recipe, tmp_path):
 def test_a_run_without_a_checkpoint_ends_with_one_line(recipe, tmp_path):
     [error] = run_ranks(1, train_poisoned, 1, recipe, tmp_path, range(2, 1000), "nan")
     assert error is not None and "there is no good checkpoint to go back to" in error
+
+
+def test_a_branch_goes_back_to_the_checkpoint_that_it_began_from(recipe, alone, tmp_path):
+    """Its own first checkpoint was saved among the bad steps."""
+    branches_at, bad = 15, range(15, 15 + MAX_IN_A_ROW)
+    words = (f"initial_checkpoint={alone}/checkpoints/step_{branches_at:08d}", f"training.total_samples={30 * 32}")
+    assert run_ranks(1, train_poisoned, 1, recipe, tmp_path, bad, "nan", (), words) == [None]
+    [event] = events(tmp_path, "rolled_back")
+    assert event["to"] == branches_at * 32
+    assert (tmp_path / "checkpoints" / "step_00000030").exists()

@@ -16,6 +16,7 @@ from diptych.agreement import decide_on_first_rank
 from diptych.checkpoint_folder import CheckpointError, checkpoints, verify, was_well
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
+from diptych.files import local_path
 from diptych.terminal import counted
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint, read_progress
 from diptych.training.job import Job
@@ -83,8 +84,9 @@ def roll_back(job: Job, progress: Progress, why: str, position: int, *, is_lost:
 
 
 def _newest_good(job: Job) -> Path | None:
-    """The newest checkpoint that verifies and was not saved among the bad steps."""
-    for path in checkpoints(job.run.checkpoints):
+    """The newest checkpoint that verifies and was not saved among the bad steps; the last one is that of the trunk."""
+    trunk = [] if job.config.initial_checkpoint is None else [local_path(job.config.initial_checkpoint)]
+    for path in [*checkpoints(job.run.checkpoints), *trunk]:
         try:
             verify(path)
         except CheckpointError as error:
