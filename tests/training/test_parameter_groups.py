@@ -7,10 +7,16 @@ import pytest
 
 from diptych.config.schema import ImageTowerConfig, ModelConfig, OptimizerConfig, TextTowerConfig
 from diptych.errors import UserError
-from diptych.model.dual_encoder import DualEncoder
+from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.freezing import freeze
 from diptych.model.interop import to_open_clip
-from diptych.training.parameter_groups import SCALE_GROUP, hidden_matrices, parameter_groups
+from diptych.training.parameter_groups import (
+    SCALE_GROUP,
+    describe_muon,
+    hidden_matrices,
+    parameter_groups,
+    refuse_idle_muon,
+)
 
 TEXT = TextTowerConfig(context_length=8, width=32, heads=2, layers=1, activation="gelu")
 VIT = ImageTowerConfig(
@@ -113,6 +119,18 @@ def test_muon_gets_the_matrices_inside_blocks_and_the_kernels_that_mix_channels(
     model = DualEncoder(ModelConfig(embed_dim=16, image=depthwise, text=TEXT), 50, 2.6)
     convolutions = [name for name in hidden_matrices(model) if name.startswith("image.")]
     assert convolutions and all(".mlp." in name for name in convolutions)
+
+
+def test_a_line_counts_the_matrices_of_muon_and_a_model_without_any_is_refused():
+    without_blocks = ImageTowerConfig(name="vgg11", image_size=32)
+    model = without_memory(ModelConfig(embed_dim=16, image=without_blocks, text=TEXT), 50)
+    # Attention's two matrices, and the two of the MLP, which is four times as wide.
+    said = f"{12 * 32**2 / 1e6:.2f} M parameters, the matrices in known blocks: image tower (VGG) 0, text tower 4"
+    assert describe_muon(model) == f"Muon updates {said}"
+    refuse_idle_muon(model)
+    freeze(model, ["text.*"])
+    with pytest.raises(UserError, match=r"^optimizer.name muon would update nothing: .* \(VGG\), not known by name"):
+        refuse_idle_muon(model)
 
 
 def test_a_pattern_that_matches_nothing_is_one_line_with_near_names():

@@ -42,6 +42,7 @@ from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
 from diptych.training.engine import Engine, StepStats
 from diptych.training.initial_weights import start_from
 from diptych.training.metrics import Metrics
+from diptych.training.parameter_groups import describe_muon
 from diptych.world import World
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Job:
             f"  {self.mixture.describe_epochs(config.total_samples)}, batch {config.global_batch_size} over "
             f"{counted(self.world.size, 'rank')} on {self.world.device.type}"
             + (f", going on after {counted(seen, 'sample')}" if seen else "")
+            + (f"\n  {describe_muon(self.engine.model)}" if self.config.optimizer.name == "muon" else "")
         )
 
 

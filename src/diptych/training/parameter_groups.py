@@ -130,6 +130,32 @@ def hidden_matrices(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) in found and parameter.requires_grad]
 
 
+def describe_muon(model: nn.Module) -> str:
+    """What Muon updates, in a line: how many parameters, and how many matrices of each tower."""
+    assert isinstance(model, TrainedModel)
+    parameters, names = dict(model.named_parameters()), hidden_matrices(model)
+    # At ZeRO stage 3 a parameter that is not gathered has no elements.
+    num_parameters = sum(getattr(parameters[name], "ds_numel", parameters[name].numel()) for name in names)
+    towers = {f"image tower ({type(model.image.trunk).__name__})": "image", "text tower": "text"}
+    shown = [
+        f"{title} {sum(tower_of(name) == tower for name in names)}"
+        for title, tower in towers.items()
+        if getattr(model, tower) is not None
+    ]
+    return f"Muon updates {num_parameters / 1e6:.2f} M parameters, the matrices in known blocks: {', '.join(shown)}"
+
+
+def refuse_idle_muon(model: nn.Module) -> None:
+    """Raise UserError if `optimizer.name: muon` would update nothing."""
+    assert isinstance(model, TrainedModel)
+    if not hidden_matrices(model):
+        raise UserError(
+            f"optimizer.name muon would update nothing: it takes the matrices in the blocks of towers, and all blocks "
+            f"are frozen or, in the image tower ({type(model.image.trunk).__name__}), not known by name; set "
+            f"optimizer.name to adamw"
+        )
+
+
 def tower_of(name: str) -> str | None:
     """The tower of a parameter, or of a group of them, by its name; None for logit_scale and logit_bias."""
     tower = name.replace(".", " ").partition(" ")[0]

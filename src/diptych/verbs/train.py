@@ -161,7 +161,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
     from diptych.training.deepspeed_config import deepspeed_config
     from diptych.training.evaluating import open_asked
     from diptych.training.initial_weights import check_initial_weights
-    from diptych.training.parameter_groups import parameter_groups
+    from diptych.training.parameter_groups import parameter_groups, refuse_idle_muon
 
     @cache
     def model() -> TrainedModel:
@@ -191,6 +191,8 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         attempts["model.freeze"] = lambda: freeze(model(), config.model.freeze)
     if config.optimizer.groups or config.optimizer.layer_decay is not None:
         attempts["optimizer.groups"] = lambda: parameter_groups(model(), config.optimizer)
+    if config.optimizer.name == "muon" and not _is_started(config):
+        attempts["optimizer.name"] = lambda: refuse_idle_muon(model())
     reported: set[str] = set()
     for key, attempt in attempts.items():
         try:
@@ -332,7 +334,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     from diptych.terminal import counted
     from diptych.training.branch import begins_in_its_cooldown
     from diptych.training.deepspeed_config import zero_stage
-    from diptych.training.parameter_groups import count_parameters
+    from diptych.training.parameter_groups import count_parameters, describe_muon
     from diptych.world import leftover_variables
 
     config = loaded.config
@@ -356,6 +358,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     lines += [
         "",
         f"model     {_describe_parameters(parameters)}, {config.training.precision}",
+        *([f"optimizer {describe_muon(model)}"] if config.optimizer.name == "muon" else ()),
         f"data      {data}, {mixture.describe_epochs(total)}",
         *(f"source    {line}" for line in mixture.describe(total)),
         f"steps     {total // size:,} of {counted(size, 'sample')}; warm-up {counted(warmup, 'step')}"
@@ -382,9 +385,7 @@ def describe(loaded: LoadedConfig, world: World) -> str:
 
 def _describe_parameters(parameters: ParameterCounts) -> str:
     frozen = parameters.whole - parameters.trained
-    parts = {"frozen": frozen, "updated by Muon": parameters.by_muon}
-    said = [f", {number / 1e6:.2f} M of them {what}" for what, number in parts.items() if number]
-    return f"{parameters.whole / 1e6:.2f} M parameters{''.join(said)}"
+    return f"{parameters.whole / 1e6:.2f} M parameters" + (f", {frozen / 1e6:.2f} M of them frozen" if frozen else "")
 
 
 def _without_nulls(value: Any) -> Any:
