@@ -99,6 +99,13 @@ AFTER_WORK = """
             time.sleep(60)
         on_any_rank(world, False)
 """
+ENDLESS = """
+        watch.LONGEST_PHASE = 2
+        watched.enter("evaluation", 64)
+        while world.rank == 1:
+            time.sleep(0.1)
+        on_any_rank(world, False)
+"""
 
 
 def end_of_stuck_ranks(folder, work):
@@ -134,6 +141,12 @@ def test_a_rank_may_work_for_hours_outside_of_steps_and_hang_only_for_a_while(ph
     assert line.endswith("set machine.process_group_timeout_seconds above 3")
     for rank in range(2):
         assert "most recent call first" in (tmp_path / "stacks" / f"rank_{rank}.txt").read_text()
+
+
+def test_a_rank_that_works_for_ever_outside_of_steps_ends_the_run_too(tmp_path):
+    (line,) = end_of_stuck_ranks(tmp_path, ENDLESS.strip())
+    assert f"hung: rank 1 of 2 (on {socket.gethostname()}) measures the model after 64 samples" in line
+    assert line.endswith("set machine.process_group_timeout_seconds above 3")
 
 
 def test_a_disk_that_does_not_answer_ends_the_start(warm, recipe, tmp_path):

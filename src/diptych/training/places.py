@@ -19,7 +19,9 @@ PHASES = {
 }
 """What the main thread can be doing at a number of samples, in the order of time."""
 LIMITED = ("batch", "step")
-"""Phases whose length has a limit. The others may last as long as a rank is at work."""
+"""Phases whose length has a limit. The others may last for hours while a rank is at work."""
+LONG = ("start", "evaluation", "end")
+"""Phases that end sometime. A save may wait for room on the disk as long as the config says."""
 MOST_NAMED = 16
 """A line names at most so many ranks; the others are in end.json."""
 

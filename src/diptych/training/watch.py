@@ -7,7 +7,8 @@ which stop if that process is stopped or its machine is lost. If the threads the
 Python's lock, faulthandler's own thread writes the stacks and ends the process.
 
 The sign of life is that the main thread has used processor time: whatever it works at, a file, a tensor or a batch of
-pictures, moves that clock, and it stands still while the thread waits for a disk, a lock or another rank.
+pictures, moves that clock, and it stands still while the thread waits for a disk, a lock or another rank. A thread that
+turns in circles moves it too, so such a phase has a limit as well, which is far longer than any work.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from diptych.config.schema import MachineConfig
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.process_group import ENDED, first_to_claim, set_timeout_of_tensors
 from diptych.run_dir import RunDir
-from diptych.training.places import LIMITED, Phase, Place, blame, describe
+from diptych.training.places import LIMITED, LONG, Phase, Place, blame, describe
 from diptych.world import World
 
 LONGEST_STEP = 3
 """A step may take this many times the shortest one so far, if that is more than `machine.step_timeout_seconds`."""
+LONGEST_PHASE = 100
+"""Each of the LONG phases may take this many times `machine.process_group_timeout_seconds`."""
 MARGIN_SECONDS = 30
 """How much longer an operation on tensors may take than a step, so that the watch comes first and names the rank."""
 LOOK_SECONDS, EXCHANGE_SECONDS, HEARTBEAT_SECONDS = 1, 2, 5
@@ -183,13 +186,15 @@ class Watch:
             is_late = self._phase in LIMITED and now - self._since > limit
             patience = self._machine.process_group_timeout_seconds
             is_lifeless = self._phase not in LIMITED and now - max(self._since, self._alive) > patience
+            is_endless = self._phase in LONG and now - self._since > LONGEST_PHASE * patience
             if stopped > limit:
                 faulthandler.dump_traceback(self._file)
                 self._exit()  # the others have reported it
-            if self._alarm or is_late or is_lifeless or is_store_lost or is_neighbour_lost:
-                is_long = is_lifeless or self._num_steps < 2
+            if self._alarm or is_late or is_lifeless or is_endless or is_store_lost or is_neighbour_lost:
+                is_outside = is_lifeless or is_endless
+                is_long = is_outside or self._num_steps < 2
                 key = "process_group_timeout_seconds" if is_long else "step_timeout_seconds"
-                self._exceeded = f"machine.{key} above {patience if is_lifeless else limit:.0f}"
+                self._exceeded = f"machine.{key} above {patience if is_outside else limit:.0f}"
                 self._end(is_store_lost=is_store_lost)
             is_left_alone = self._others_ended is not None and now - self._others_ended > LAST_WORDS_SECONDS
             if is_left_alone and self._phase != "end":
