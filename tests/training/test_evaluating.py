@@ -19,6 +19,7 @@ from diptych.drill.small_run import COLOURS, write_small_run
 from diptych.encoder import load
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
+from diptych.evaluation import features as features_module
 from diptych.evaluation.evaluator import Evaluator, numbers
 from diptych.evaluation.features import Features
 from diptych.evaluation.similarity import unit_norm
@@ -26,7 +27,8 @@ from diptych.evaluation.validation import GROUP, pair_losses
 from diptych.learning_curves import curves
 from diptych.report import write_report
 from diptych.run_dir import RunDir, read_metrics
-from diptych.training.evaluating import FailedOnARankError, Together, open_asked
+from diptych.training.engine import Engine
+from diptych.training.evaluating import Evaluations, FailedOnARankError, Together, open_asked
 from diptych.training.metrics import evaluated
 from diptych.training.wandb_results import _numbers
 from diptych.world import World
@@ -140,27 +142,47 @@ def test_ranks_measure_what_one_process_measures_of_the_checkpoint_and_train_as_
 
 
 def break_one(rank: int, size: int, loaded: LoadedConfig) -> None:
-    """Train with an evaluator that fails on the last rank alone, after its pictures were embedded by all."""
+    """Train with an evaluator that fails on the last rank alone, and in the end without room on that rank.
+
+    The rank fails right after the exchange of embeddings, which the others keep for the next evaluator.
+    """
 
     def fails(features, data):
-        features.pictures(data.pictures)
         if rank == size - 1:
-            raise OSError("the disk hangs")
+            features_module.joined_parts = hanging
+        features.pictures(data.pictures)
         features.embed_texts(["a"])
         raise AssertionError("the other rank has failed before")
 
+    def hanging(*_):
+        features_module.joined_parts = joined_parts
+        raise OSError("the disk hangs")
+
+    def room(self):
+        if rank == size - 1 and samples_seen[-1] == 6 * BATCH:
+            raise torch.OutOfMemoryError("no room")
+        return room_for_copy(self)
+
+    def measure_at(self, seen):
+        samples_seen.append(seen)
+        return measure(self, seen)
+
+    joined_parts, room_for_copy, measure = features_module.joined_parts, Engine.room_for_copy, Evaluations.measure
+    samples_seen: list[int] = []
+    Engine.room_for_copy, Evaluations.measure = room, measure_at
     EVALUATORS["retrieval"] = Evaluator("retrieval", fails, "captions", "", headline=("image_to_text_r1",))
     train_on(rank, size, [loaded])
 
 
 def test_an_evaluator_that_fails_on_one_rank_costs_a_line_and_not_the_run(recipe, tmp_path):
     run_ranks(2, break_one, 2, config_of(recipe, tmp_path / "run"))
-    measured = evaluations(tmp_path / "run")
-    assert len(measured) == 3
+    *measured, last = evaluations(tmp_path / "run")
+    assert len(measured) == 2
     for line in measured:
         why = "the disk hangs (rank 1)"
         assert line["failed"] == {"retrieval of pairs": why, "retrieval of pairs (EMA)": why}
         assert {"tree/top1", "validation/loss"} <= line["values"].keys()
+    assert set(last["failed"].values()) == {"no room (rank 1)"} and last["values"] == {}
     assert "retrieval of pairs was not measured after 72 samples" in (tmp_path / "run/log/rank_0.log").read_text()
     assert json.loads((tmp_path / "run/end.json").read_text())["reason"] == "finished"
 

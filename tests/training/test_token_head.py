@@ -133,7 +133,8 @@ def save(rank: int, size: int, folder: Path) -> dict[int, Any]:
         with closing(Saves(tiny_job(folder / str(stage), config, world, engine), StopRequest())) as saves:
             saves.start(Progress(samples_seen=PAIRS))
             saves.finish()
-        had, averages = engine.weights(), engine.copy_of_average()
+        had, averages = engine.weights(), engine.room_for_copy()
+        engine.copy_weights(averages, averaged=True)
         take_steps(engine, rank, size, 1, 2)
         saved = load_checkpoint(newest_valid(folder / str(stage) / "checkpoints")[0]) if rank == 0 else None
         again = engine_of(rank, size, config)

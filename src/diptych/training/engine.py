@@ -35,7 +35,15 @@ from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
 from diptych.training.compiled_blocks import compile_blocks
 from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
-from diptych.training.fragments import CompanionOf, Fragment, collect, fragments_of, frozen_fragments, hand_out
+from diptych.training.fragments import (
+    CompanionOf,
+    Fragment,
+    collect,
+    fragments_of,
+    frozen_fragments,
+    gather_into,
+    hand_out,
+)
 from diptych.training.half_moments import ADAMW_MOMENTS
 from diptych.training.in_flight import Readout, StopWatch, to_device
 from diptych.training.muon import MUON_MOMENTS, Muon
@@ -306,25 +314,38 @@ class Engine:
                 return {}
             return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
 
-    def copy_of_weights(self) -> dict[str, Tensor]:
-        """A copy of the model's state dict on each rank's device, equal on all of them. Every rank must call it."""
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self._stage == 3):
-            weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        for name, _ in self.model.named_buffers():
-            if name in weights:  # each rank has its own running statistics, and checkpoints those of rank 0
-                dist.broadcast(weights[name], src=0)
-        return weights
+    def room_for_copy(self) -> dict[str, Tensor]:
+        """Tensors on this rank's device for a copy of the model's state dict; their values are undefined."""
+        tensors: dict[str, Any] = self.model.state_dict(keep_vars=True)
+        return {
+            name: torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype, device=self._world.device)
+            for name, tensor in tensors.items()
+        }
 
-    def copy_of_average(self) -> dict[str, Tensor]:
-        """Like `copy_of_weights`, with the moving averages (EMA) in place of what has one; they must be kept."""
-        assert self._average is not None
-        weights = self.copy_of_weights()
-        averages = self._average.collect({}, is_shared=self._stage > 0)
-        for name in (*_by_folder(self._fragments)[MODEL], *self._average.buffers):
-            if averages:
-                weights[name].copy_(averages[name])
-            dist.broadcast(weights[name], src=0)
-        return weights
+    @torch.no_grad()
+    def copy_weights(self, room: dict[str, Tensor], *, averaged: bool) -> None:
+        """Copy the weights of the model to `room_for_copy`, equal on all ranks. Every rank must call it.
+
+        It needs no memory in addition, so no rank fails alone while the others wait for it.
+
+        averaged: copy the moving average (EMA) instead of what has one; averages must be kept.
+        """
+        buffers = dict(self.model.named_buffers())
+        for name, tensor in self.model.state_dict().items():
+            if self._stage < 3 or name in buffers:
+                room[name].copy_(tensor)
+            if name in buffers:  # each rank has its own running statistics, and checkpoints those of rank 0
+                dist.broadcast(room[name], src=0)
+        if self._stage == 3:
+            fragments = {**self._fragments, **dict(frozen_fragments(self.model, self._world.rank))}
+            gather_into(room, fragments, lambda flat: flat, is_shared=True)
+        if averaged:
+            assert self._average is not None
+            fragments = _by_folder(self._fragments)[MODEL]
+            gather_into(room, fragments, self._average.companion_of, is_shared=self._stage > 0)
+            for name, buffer in self._average.buffers.items():
+                room[name].copy_(buffer)
+                dist.broadcast(room[name], src=0)
 
     def restore_weights(self, weights: dict[str, Tensor] | None) -> None:
         """Load a state dict that rank 0 passes, also between two steps. Every rank must call it."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from diptych.agreement import decide_on_first_rank
 from diptych.checkpoint_folder import TOKEN_HEAD
@@ -118,6 +119,8 @@ class Evaluations:
                         found |= self._ranks.together(partial(_numbers, evaluator, name, data, features))[0]
                     except FailedOnARankError as error:
                         faults[f"{evaluator} of {name}"] = str(error)
+                        # A rank that failed right after an exchange does not have what the others have kept of it.
+                        features = None
         values = {name: number.value for name, number in found.items()}
         if self._job.metrics is not None:
             for what, why in faults.items():
@@ -137,8 +140,12 @@ class Evaluations:
         Raises:
             FailedOnARankError: the device of a rank has no room for another copy of the weights.
         """
+        copies: list[dict[str, Tensor]] = []
         encoders: list[Encoder | WordEncoder] = []
-        self._ranks.together(lambda: encoders.append(_encoder(self._job, averaged=averaged)))
+        # The ranks copy the weights together, and only once all of them have room.
+        self._ranks.together(lambda: copies.append(self._job.engine.room_for_copy()))
+        self._job.engine.copy_weights(copies[0], averaged=averaged)
+        self._ranks.together(lambda: encoders.append(_encoder(self._job, copies[0])))
         return Features(encoders[0], self._ranks)
 
     def _score(self, values: Mapping[str, float]) -> dict[str, Any]:
@@ -214,9 +221,8 @@ def _numbers(evaluator: str, name: str, data: DataSet, features: Features) -> di
     }
 
 
-def _encoder(job: Job, *, averaged: bool) -> Encoder | WordEncoder:
-    """An encoder with a copy of the weights or of their average; nothing of the model that trains is touched."""
-    weights = job.engine.copy_of_average() if averaged else job.engine.copy_of_weights()
+def _encoder(job: Job, weights: dict[str, Tensor]) -> Encoder | WordEncoder:
+    """An encoder with these weights, which become its own."""
     if (words := words_of(job.engine)) is not None:
         with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced
             predictor = WordPredictor(job.config.model, words.num_outputs)

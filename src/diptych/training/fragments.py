@@ -104,6 +104,25 @@ def collect(
     return wholes
 
 
+@torch.no_grad()
+def gather_into(
+    wholes: Mapping[str, Tensor], fragments: Mapping[str, Fragment], companion_of: CompanionOf, *, is_shared: bool
+) -> None:
+    """Fill whole tensors by name on every rank from the ranks' parts; every rank must call it.
+
+    It needs no memory in addition, so no rank fails alone while the others wait for it.
+
+    is_shared: whether each rank has a different part, rather than all of each tensor.
+    """
+    for name, fragment in fragments.items():
+        whole = wholes[name].view(-1)
+        if is_shared:
+            whole.zero_()
+        whole[fragment.start : fragment.stop] = fragment.of(companion_of(fragment.flat))
+        if is_shared:
+            dist.all_reduce(whole)  # exact: of each element all ranks but one have zero
+
+
 def hand_out(
     fragments: Mapping[str, Fragment], companion_of: CompanionOf, wholes: Mapping[str, Tensor] | None, world: World
 ) -> None:
