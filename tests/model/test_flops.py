@@ -68,8 +68,10 @@ def test_flops_of_every_recipe_are_those_that_torch_counts(recipe):
     assert TrainingFlops(config, 49_408).of_pair(length) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-def test_a_frozen_tower_has_no_backward():
-    frozen = replace(SMALL, freeze=("image.*",))
+@pytest.mark.parametrize("pattern", ["image.*", "image.trunk.*", "image.trunk.blocks.[0-5].*"])
+def test_frozen_parameters_have_no_backward(pattern):
+    """The gradient of an input is not needed below the first parameter that is trained."""
+    frozen = replace(SMALL, freeze=(pattern, "image.trunk.[!bn]*"))
     model = DualEncoder(frozen, 100, 2.6)
     freeze(model, frozen.freeze)
     images, tokens = torch.zeros(3, 3, 64, 64, dtype=torch.uint8), torch.ones(3, 16, dtype=torch.int32)

@@ -21,7 +21,8 @@ those of the weights and those of the inputs."""
 class TrainingFlops:
     """Counts the floating point operations of the model in one forward and backward; a multiply-add counts as two.
 
-    A tower that `model.freeze` freezes whole has no backward; one that is frozen in part counts as a trained one.
+    A tower that `model.freeze` freezes whole has no backward; one that is frozen in part has it down to the first
+    parameter that is trained.
 
     Operations repeated to save memory are not counted, as usual for model FLOPs utilisation (PaLM, arXiv 2204.02311,
     appendix B); nor are those of the loss.
@@ -30,13 +31,15 @@ class TrainingFlops:
     def __init__(self, config: ModelConfig, vocab_size: int, loss: LossConfig | None = None):
         self._config = config
         self._model = trained_without_memory(config, vocab_size, loss or LossConfig()).eval()
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(not any(fnmatchcase(name, pattern) for pattern in config.freeze))
         for module in self._model.modules():
             if isinstance(module, PatchDropout):
                 module.train()  # so that patches that are left out in training are not counted
         size = config.image.image_size
         picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
         keys = torch.empty(1, dtype=torch.int64, device="meta")
-        self._of_picture = self._in_training("image", _counted(self._model.image, picture, keys))
+        self._of_picture = _in_training(self._model.image, picture, keys)
         head = self._model.words if isinstance(self._model, WordPredictor) else self._model.token_head
         if head is not None:
             of_head = _counted(head, torch.empty(1, self._model.image.width, device="meta"))
@@ -51,15 +54,18 @@ class TrainingFlops:
         length = max(2, min(round(num_tokens), self._config.text.context_length))
         if length not in self._of_caption:
             tokens = torch.empty(1, length, dtype=torch.int32, device="meta")
-            of_caption = _counted(self._model.text, tokens, torch.tensor([length]))
-            self._of_caption[length] = self._in_training("text", of_caption)
+            self._of_caption[length] = _in_training(self._model.text, tokens, torch.tensor([length]))
         return self._of_picture + self._of_caption[length]
 
-    def _in_training(self, tower: str, of_forward: int) -> int:
-        """The operations of a forward of a tower, and of its backward if anything in it is trained."""
-        names = (name for name, _ in self._model.get_submodule(tower).named_parameters(tower))
-        is_trained = any(not any(fnmatchcase(name, pattern) for pattern in self._config.freeze) for name in names)
-        return of_forward * (BACKWARD_AND_FORWARD if is_trained else 1)
+
+def _in_training(tower: nn.Module, *inputs: Tensor) -> int:
+    """The operations of a forward of a tower, and of its backward as far as anything in it is trained."""
+    is_trained = [parameter.requires_grad for parameter in tower.parameters()]
+    if any(is_trained) and not all(is_trained):
+        with FlopCounterMode(display=False) as counter:
+            tower(*inputs).sum().backward()
+        return int(counter.get_total_flops())
+    return _counted(tower, *inputs) * (BACKWARD_AND_FORWARD if all(is_trained) else 1)
 
 
 def _counted(tower: nn.Module, *inputs: Tensor) -> int:
