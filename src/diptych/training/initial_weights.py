@@ -8,7 +8,6 @@ size may change.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from diptych.checkpoint_folder import TOKEN_HEAD, checkpoints
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import ModelConfig, RunConfig
-from diptych.config.values import config_to_dict, flatten
+from diptych.config.values import config_to_dict
 from diptych.data.tokenizer import load_tokenizer
 from diptych.errors import UserError
 from diptych.files import local_path
@@ -29,7 +28,6 @@ from diptych.model.dual_encoder import (
     shapes_of,
     without_memory,
 )
-from diptych.model.image_tower import clip_transformer_shape
 from diptych.model_folder import (
     PICKLED,
     conversion_of,
@@ -41,6 +39,7 @@ from diptych.model_folder import (
 )
 from diptych.run_dir import RunDir
 from diptych.tensor_files import read_tensors
+from diptych.training.model_differences import differences
 
 FREE_KEYS = ("model.initial_weights", "model.image.image_size", "model.freeze")
 """Keys of the model that a configuration may set while the rest comes from the folder."""
@@ -88,7 +87,7 @@ def check_initial_weights(config: RunConfig) -> None:
         raise UserError(f"model.initial_weights {place} does not describe its towers; describe them under `model:`")
     if place.is_dir():
         described, tokenizer = read_description(place)
-        differing = list(_differences(described, config.model))
+        differing = list(differences(described, config.model))
         if load_tokenizer(config.tokenizer.vocabulary).fingerprint != tokenizer.fingerprint:
             there = vocabulary_of(place)
             differing.append(f"tokenizer.vocabulary {config.tokenizer.vocabulary} has other tokens than {there}")
@@ -163,42 +162,3 @@ def _read_file(file: Path, config: ModelConfig) -> dict[str, Tensor]:
         except UserError as error:
             raise UserError(f"model.initial_weights {file} does not fit the model: {error}") from error
     return state
-
-
-def _differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
-    """A line for each setting with which the two compute something different.
-
-    Picture sizes, and settings that only matter in training, are not compared.
-    """
-    towers = ("image.name", "image.overrides")
-    left, right = (dict(flatten(dataclasses.asdict(config))) for config in (there, here))
-    for key in dict.fromkeys([*left, *right]):
-        free = key in ("initial_weights", "freeze", "image.image_size") or key.startswith(towers)
-        if not free and left.get(key) != right.get(key):
-            yield f"model.{key} is {_shown(left.get(key))} there, {_shown(right.get(key))} here"
-    yield from _tower_differences(there, here)
-
-
-def _tower_differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
-    ours, theirs = here.image, there.image
-    if ours.name == theirs.name and _computing(ours.overrides) == _computing(theirs.overrides):
-        return
-    # Different names and overrides may describe the same tower; compare it tensor by tensor, at one picture size.
-    same_size = dataclasses.replace(here, image=dataclasses.replace(ours, image_size=theirs.image_size))
-    models = [without_memory(config, 1) for config in (there, same_size)]
-    kinds = [clip_transformer_shape(model.image.trunk) for model in models]
-    if kinds[0] is not None and kinds[0] == kinds[1] and shapes_of(models[0].image) == shapes_of(models[1].image):
-        return
-    if ours.name != theirs.name:
-        yield f"model.image.name is {theirs.name} there, {ours.name} here"
-    if _computing(ours.overrides) != _computing(theirs.overrides):
-        yield f"model.image.overrides is {dict(theirs.overrides)} there, {dict(ours.overrides)} here"
-
-
-def _computing(overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides without dropout and stochastic depth, which do not change what trained weights compute."""
-    return {key: value for key, value in overrides.items() if "drop" not in key}
-
-
-def _shown(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
