@@ -39,7 +39,7 @@ FORMAT = "diptych-model"
 FORMAT_VERSION = 1
 
 EXPECTED = "expected a model folder, a run directory or one of its checkpoints"
-LATER_FIELDS = ("resize_mode", "interpolation", "fill_colour", "freeze")
+LATER_FIELDS = ("resize_mode", "interpolation", "fill_colour", "initial_weights", "freeze")
 """Fields that folders lack which were written before they existed, or that say nothing about the weights; they have
 the default there."""
 
@@ -112,6 +112,7 @@ def describing_files(config: ModelConfig, tokenizer: Tokenizer, words: WordLoss 
     """
     # The path of a run's initial weights is of no use to others who read the model, and lies on another machine.
     described = dataclasses.asdict(dataclasses.replace(config, initial_weights=None))
+    del described["image"]["initial_weights"]
     del described["freeze"]  # what training left as it was says nothing about the model
     document: dict[str, Any] = {
         "format": FORMAT,

@@ -14,6 +14,7 @@ from diptych.config.load import ConfigError, load_config
 from diptych.config.schema import ImageTowerConfig, ModelConfig
 from diptych.data.tokenizer import Tokenizer
 from diptych.drill.small_run import write_shards
+from diptych.encoder import load
 from diptych.errors import UserError
 from diptych.model.interop import to_open_clip
 from diptych.model_folder import save_model_folder
@@ -183,3 +184,89 @@ def test_weights_that_cannot_be_used_are_refused_before_anything_starts(tmp_path
     words = (f"model.initial_weights={file if lone else folder}", f"tokenizer.vocabulary={tmp_path / 'v.json'}")
     with pytest.raises(ConfigError, match=r"model\.initial_weights.*(cannot be read|has shape)"):
         resolved(tmp_path, shards, *words, model=MODEL)
+
+
+TEXT = {"context_length": 12, "width": 48, "heads": 3, "layers": 2, "activation": "gelu"}
+"""A text tower that no image tower of these tests was trained with."""
+
+
+def trained_image(tmp_path, layout):
+    """The words that name an image tower in this layout, its tensors by our names, and the config of its section."""
+    source = dual_encoder(model_config()).state_dict()
+    state = {name: tensor.contiguous() for name, tensor in source.items() if name.startswith("image.")}
+    if layout == "folder":
+        save_model_folder(tmp_path / "m", source, model_config(), TOKENIZER)
+        return tmp_path / "m", state
+    file = tmp_path / "lone.safetensors"
+    if layout == "open_clip":
+        tensors = {name: tensor.contiguous() for name, tensor in to_open_clip(source, model_config()).items()}
+    else:
+        tensors = {name.removeprefix("image.trunk."): tensor for name, tensor in state.items()}
+        del tensors["image.proj"], state["image.proj"]
+        tensors |= {"head.weight": torch.zeros(1000, 32), "head.bias": torch.zeros(1000)}
+    if layout == "hub":
+        file = tmp_path / "hub" / "model.safetensors"
+        file.parent.mkdir()
+        pixels = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+        described = {"architecture": "vit_base_patch32_clip_quickgelu_224", "pretrained_cfg": pixels}
+        (file.parent / "config.json").write_text(json.dumps(described))
+    safetensors.torch.save_file(tensors, file)
+    return file.parent if layout == "hub" else file, state
+
+
+@pytest.mark.parametrize("layout", ["folder", "open_clip", "timm", "hub"])
+def test_an_image_tower_is_taken_alone_with_a_text_tower_of_any_size(tmp_path, shards, layout):
+    place, state = trained_image(tmp_path, layout)
+    TOKENIZER.save(tmp_path / "v.json")
+    words = [f"model.image.initial_weights={place}", f"tokenizer.vocabulary={tmp_path / 'v.json'}"]
+    model = {"text": TEXT} if layout == "folder" else {**MODEL, "text": TEXT}
+    if layout == "hub":
+        with pytest.raises(ConfigError, match=r"model.image.mean is \[0.5, 0.5, 0.5\] there, \[0.48145466, "):
+            resolved(tmp_path, shards, *words, model=model)
+        words += ["model.image.mean=[0.5,0.5,0.5]", "model.image.std=[0.5,0.5,0.5]"]
+    config, _ = resolved(tmp_path, shards, *words, model=model)
+    assert config.image.overrides == model_config().image.overrides and config.text.width == 48
+    fresh, started = dual_encoder(config, seed=3).state_dict(), dual_encoder(config, seed=3)
+    start_from(started, config)
+    for name, tensor in started.state_dict().items():
+        assert torch.equal(tensor, state.get(name, fresh[name])), name
+
+
+def test_a_projection_that_starts_at_random_is_not_frozen_by_mistake(tmp_path, shards):
+    place, _ = trained_image(tmp_path, "timm")
+    TOKENIZER.save(tmp_path / "v.json")
+    words = [f"model.image.initial_weights={place}", f"tokenizer.vocabulary={tmp_path / 'v.json'}"]
+    with pytest.raises(
+        ConfigError, match=r"image.proj starts at random, .*; freeze image.trunk.\* instead of image.\*"
+    ):
+        resolved(tmp_path, shards, *words, 'model.freeze=["image.*"]', model=MODEL)
+    resolved(tmp_path, shards, *words, 'model.freeze=["image.trunk.*"]', model=MODEL)
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("model.initial_weights=there", "both name weights of the image tower; leave one of them out"),
+        ("model.image.overrides.num_heads=4", "'num_heads': 2} there"),
+        ("model.image.overrides.depth=2", "'depth': 1, .* there"),
+    ],
+)
+def test_an_image_tower_that_the_weights_do_not_fit_is_refused(tmp_path, shards, folder, word, complaint):
+    words = (f"model.image.initial_weights={folder}", f"tokenizer.vocabulary={folder / 'vocabulary.json'}", word)
+    with pytest.raises(ConfigError, match=complaint):
+        resolved(tmp_path, shards, *words, model=MODEL)
+
+
+def test_a_locked_image_tower_is_bit_equal_after_training_and_the_text_tower_is_not(tmp_path, shards, warm):
+    place, state = trained_image(tmp_path, "folder")
+    run = tmp_path / "run"
+    command = warm.start(
+        *("train", f"run_dir={run}", f"data.train={shards}", f"tokenizer.vocabulary={place / 'vocabulary.json'}"),
+        *("training.total_samples=64", "training.global_batch_size=32", "tracking.wandb=off"),
+        *(f"model.image.initial_weights={place}", f"model.text={json.dumps(TEXT)}", 'model.freeze=["image.*"]'),
+    )
+    assert command.wait() == 0, command.said
+    first, last = (load(run / "checkpoints" / f"step_{step:08d}").model.state_dict() for step in (1, 2))
+    for name in last:
+        assert torch.equal(first[name], last[name]) == name.startswith("image."), name
+        assert name not in state or torch.equal(last[name], state[name]), name

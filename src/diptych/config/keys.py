@@ -42,6 +42,7 @@ OTHER_WORDS = {
     "model.embed_dim": "dim embedding_dim embedding_size projection_dim",
     "model.image.fill_colour": "fill fill_color",
     "model.image.image_size": "img_size input_size res resolution size",
+    "model.image.initial_weights": "pretrained_backbone pretrained_image",
     "model.image.interpolation": "image_interpolation resample",
     "model.image.name": "arch architecture backbone image_tower model_name vision_tower",
     "model.image.resize_mode": "image_resize_mode resize",

@@ -49,6 +49,7 @@ PATHS = (
     "data.groups.file",
     "tokenizer.vocabulary",
     "model.initial_weights",
+    "model.image.initial_weights",
 )
 """Keys whose values are paths, or lists of them."""
 MAY_BE_ELSEWHERE = ("data.train",)

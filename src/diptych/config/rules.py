@@ -285,6 +285,12 @@ def _contradictions(config: RunConfig) -> Iterator[Problem]:
             ("training.initial_logit_bias", "loss.name"),
             f"training.initial_logit_bias is {training.initial_logit_bias}; the {config.loss.name} loss has {has} bias",
         )
+    if config.model.initial_weights is not None and config.model.image.initial_weights is not None:
+        yield (
+            ("model.initial_weights", "model.image.initial_weights"),
+            "model.initial_weights and model.image.initial_weights both name weights of the image tower; leave one of "
+            "them out",
+        )
     yield from _objective_contradictions(config)
     optimizer = config.optimizer
     for key, beta in (("optimizer.beta1", optimizer.beta1), ("optimizer.beta2", optimizer.beta2)):

@@ -34,6 +34,11 @@ class ImageTowerConfig:
     """How pictures are resized, in evaluation and training; both are antialiased."""
     fill_colour: tuple[int, int, int] = (0, 0, 0)
     """Red, green and blue, 0 to 255, of what is filled with `resize_mode: longest`."""
+    initial_weights: str | None = None
+    """Trained weights that this tower alone starts from, while the text tower starts from random ones (LiT): a model
+    folder or run with any text tower, which also describes this tower; or a safetensors file, or folder of Hugging
+    Face's hub, of the timm model `name`, whose mean and std then belong here. A projection that they do not have, or
+    one to another embed_dim, starts from random values: then freeze `image.trunk.*`, else `image.*`. null: random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,8 @@ class ModelConfig:
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     initial_weights: str | None = None
-    """A model folder to start from (the paper's L/14@336 continues L/14); null: random weights, as in the paper."""
+    """A model folder to start from (the paper's L/14@336 continues L/14); null: random weights, as in the paper. For
+    the image tower alone set model.image.initial_weights."""
     freeze: tuple[str, ...] = ()
     """Patterns of names, as a shell's, of tensors that training leaves as they are, bit by bit: `["image.*"]` trains
     only the text tower (LiT, arXiv 2111.07991). Weight decay does not touch them, and they need no memory for gradients

@@ -53,8 +53,8 @@ def read_config(arguments: argparse.Namespace) -> RunConfig:
     if arguments.seed is not None:
         overrides.append(f"training.seed={arguments.seed}")
     loaded = load_config(files, overrides)
-    if loaded.config.model.initial_weights is not None:
-        loaded = load_config(files, overrides, defaults=defaults_from_initial_weights(loaded))
+    if defaults := defaults_from_initial_weights(loaded):
+        loaded = load_config(files, overrides, defaults=defaults)
     return loaded.config
 
 

@@ -125,6 +125,19 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
     return {our_name(name): state[name].reshape(our_shape(name, shape)) for name, shape in shapes.items()}
 
 
+def image_from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the image tower by our names and shapes, from open_clip's tensors with any text tower.
+
+    Raises:
+        UserError: the image tower is not CLIP's vision transformer.
+    """
+    visual = {name: tensor for name, tensor in state.items() if name.startswith("visual.")}
+    try:
+        return {our_name(name): tensor.reshape(our_shape(name, tensor.shape)) for name, tensor in visual.items()}
+    except (KeyError, ValueError):
+        raise UserError("only CLIP's vision transformer is read in open_clip's layout") from None
+
+
 def save_open_clip(
     folder: str | Path,
     state: Mapping[str, Tensor],

@@ -297,6 +297,7 @@ def _is_plain(config: RunConfig) -> bool:
     """Whether the run is like those that were fitted: a contrast from random weights that sees whole pictures."""
     return (
         config.model.initial_weights is None
+        and config.model.image.initial_weights is None
         and not config.model.freeze
         and not config.loss.predicts_words
         and not config.model.image.overrides.get("patch_drop_rate")

@@ -22,7 +22,8 @@ from diptych.training.checkpoint import read_progress
 CONFIG_FILE = "config.json"
 FREE_IN_A_BRANCH = (
     *FREE_KEYS,
-    *("initial_checkpoint", "model.initial_weights", "optimizer", "training.total_samples", "training.stages"),
+    *("initial_checkpoint", "model.initial_weights", "model.image.initial_weights"),
+    *("optimizer", "training.total_samples", "training.stages"),
 )
 """Keys and sections that a branch may set to other values than its trunk."""
 BOUND = ("optimizer.name",)
@@ -40,12 +41,15 @@ def check_initial_checkpoint(config: RunConfig) -> None:
         return
     place = place_of(config.initial_checkpoint)
     trunk = config_of_checkpoint(place)
-    others = config.model.initial_weights
-    if others not in (None, trunk.model.initial_weights):
-        raise ConfigError(
-            f"initial_checkpoint {place} and model.initial_weights {others} both name the weights to start from; leave "
-            f"one of them out"
-        )
+    for key, others, theirs in (
+        ("model.initial_weights", config.model.initial_weights, trunk.model.initial_weights),
+        ("model.image.initial_weights", config.model.image.initial_weights, trunk.model.image.initial_weights),
+    ):
+        if others not in (None, theirs):
+            raise ConfigError(
+                f"initial_checkpoint {place} and {key} {others} both name the weights to start from; leave one of them "
+                f"out"
+            )
     differing = [
         f"{key} (there {old!r}, here {new!r})"
         for key, old, new in differing_keys(trunk, config)

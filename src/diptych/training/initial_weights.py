@@ -2,7 +2,7 @@
 
 Trained weights are only useful in the same towers, with the same token ids and the same pixel values. So a run takes
 its model and vocabulary from where its weights come from. A configuration that differs is refused; only the picture
-size may change.
+size may change. `image_weights` does the same for the image tower alone.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from diptych.files import local_path
 from diptych.model import interop
 from diptych.model.dual_encoder import (
     DualEncoder,
+    TrainedModel,
     check_tensors,
     load_weights,
     shapes_of,
+    trained_without_memory,
     without_memory,
 )
 from diptych.model_folder import (
     PICKLED,
+    WEIGHTS_FILE,
     conversion_of,
     is_model_folder,
     model_folder,
@@ -39,9 +42,11 @@ from diptych.model_folder import (
 )
 from diptych.run_dir import RunDir
 from diptych.tensor_files import read_tensors
+from diptych.training import image_weights
 from diptych.training.model_differences import differences
 
-FREE_KEYS = ("model.initial_weights", "model.image.image_size", "model.freeze")
+KEY = "model.initial_weights"
+FREE_KEYS = (KEY, "model.image.image_size", "model.freeze")
 """Keys of the model that a configuration may set while the rest comes from the folder."""
 
 
@@ -55,18 +60,24 @@ def defaults_from_initial_weights(loaded: LoadedConfig) -> dict[str, Any]:
         UserError, OSError: the folder does not exist or cannot be read.
     """
     config = loaded.config
-    if config.model.initial_weights is None:
+    of_image = config.model.initial_weights is None
+    named, key = config.model.initial_weights, KEY
+    if of_image:
+        named, key = config.model.image.initial_weights, image_weights.KEY
+    if named is None:
         return {}
     run = RunDir(Path(config.run_dir))
     goes_on_from = str(run.path) if checkpoints(run.checkpoints) else config.initial_checkpoint
-    origin = _place_of(goes_on_from or config.model.initial_weights)
+    origin = _place_of(goes_on_from or named, key)
     if origin.is_file():
         return {}
+    if of_image:
+        return image_weights.image_defaults(loaded, origin)
     described, _ = read_description(origin)
     values: dict[str, Any] = {}
     if not [key for key in loaded.sources if key.partition(".")[0] == "model" and key not in FREE_KEYS]:
         values["model"] = config_to_dict(dataclasses.replace(config, model=described))["model"]
-        del values["model"]["initial_weights"], values["model"]["freeze"]
+        del values["model"]["initial_weights"], values["model"]["freeze"], values["model"]["image"]["initial_weights"]
     if loaded.source_of("tokenizer.vocabulary") == "default":
         values["tokenizer"] = {"vocabulary": vocabulary_of(origin)}
     return values
@@ -78,10 +89,14 @@ def check_initial_weights(config: RunConfig) -> None:
     Raises:
         UserError: they are missing or damaged, or differ from the configuration (one line for each difference).
     """
-    if config.model.initial_weights is None or checkpoints(RunDir(Path(config.run_dir)).checkpoints):
-        return
-    if config.initial_checkpoint is not None:
+    if checkpoints(RunDir(Path(config.run_dir)).checkpoints) or config.initial_checkpoint is not None:
         return  # a branch may repeat those of its trunk, which `check_initial_checkpoint` compares
+    if (of_image := config.model.image.initial_weights) is not None:
+        vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
+        model = trained_without_memory(config.model, vocab_size, config.loss)
+        image_weights.check_image_weights(_place_of(of_image, image_weights.KEY), config.model, model)
+    if config.model.initial_weights is None:
+        return
     place = _place_of(config.model.initial_weights)
     if place.is_file() and config.model == ModelConfig(initial_weights=config.model.initial_weights):
         raise UserError(f"model.initial_weights {place} does not describe its towers; describe them under `model:`")
@@ -100,13 +115,20 @@ def check_initial_weights(config: RunConfig) -> None:
     _weights_for(without_memory(config.model, vocab_size), config.model)
 
 
-def start_from(model: DualEncoder, config: ModelConfig) -> None:
-    """Fill a model with the weights that `config.initial_weights` names, resampled to the model's picture size.
+def start_from(model: TrainedModel, config: ModelConfig) -> None:
+    """Fill a model, or its image tower, with the weights that the config names, if it names some.
+
+    Position embeddings are resampled to the model's picture size.
 
     Raises:
         UserError: the weights are missing or have other shapes.
     """
-    load_weights(model, _weights_for(model, config))
+    if (of_image := config.image.initial_weights) is not None:
+        state = image_weights.image_state(_place_of(of_image, image_weights.KEY), model)
+        load_weights(model, {**model.state_dict(), **state})
+    if config.initial_weights is not None:
+        assert isinstance(model, DualEncoder)
+        load_weights(model, _weights_for(model, config))
 
 
 def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
@@ -130,24 +152,28 @@ def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
     return state
 
 
-def _place_of(named: str) -> Path:
-    """The path of the model folder, or of a safetensors file that is not in a model folder."""
+def _place_of(named: str, key: str = KEY) -> Path:
+    """The path of the model folder, or of a safetensors file that is not in a model folder.
+
+    key: the setting that names it.
+    """
     path = local_path(named)
+    if image_weights.timm_description(path) is not None and (path / WEIGHTS_FILE).is_file():
+        path = path / WEIGHTS_FILE
     if path.suffix in PICKLED and path.is_file():
-        raise UserError(
-            f"model.initial_weights {named} may hold code, which is never run; convert it with `{conversion_of(path)}`"
-        )
+        raise UserError(f"{key} {named} may hold code, which is never run; convert it with `{conversion_of(path)}`")
     if path.suffix == ".safetensors" and path.is_file():
-        return path.parent if is_model_folder(path.parent) else path
+        is_in_model = is_model_folder(path.parent) and image_weights.timm_description(path.parent) is None
+        return path.parent if is_in_model else path
     if not path.is_dir():
         raise UserError(
-            f"model.initial_weights {named} is not a folder; give a model folder or a run directory, "
+            f"{key} {named} is not a folder; give a model folder or a run directory, "
             f"or null to start from random weights"
         )
     try:
         return model_folder(path)
     except UserError as error:
-        raise UserError(f"model.initial_weights {error}") from error
+        raise UserError(f"{key} {error}") from error
 
 
 def _read_file(file: Path, config: ModelConfig) -> dict[str, Tensor]:

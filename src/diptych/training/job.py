@@ -151,8 +151,7 @@ def prepare(config: RunConfig, run: RunDir, world: World, processes: LoaderProce
         if is_branch:
             path = place_of(config.initial_checkpoint or "")
         if path is None:
-            if config.model.initial_weights is not None and isinstance(model, DualEncoder):
-                start_from(model, config.model)
+            start_from(model, config.model)
             return Progress(
                 tracker_id=uuid.uuid4().hex[:8],
                 data=data,

@@ -20,7 +20,9 @@ def differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
     towers = ("image.name", "image.overrides")
     left, right = (dict(flatten(dataclasses.asdict(config))) for config in (there, here))
     for key in dict.fromkeys([*left, *right]):
-        free = key in ("initial_weights", "freeze", "image.image_size") or key.startswith(towers)
+        free = key in ("initial_weights", "image.initial_weights", "freeze", "image.image_size") or key.startswith(
+            towers
+        )
         if not free and left.get(key) != right.get(key):
             yield f"model.{key} is {_shown(left.get(key))} there, {_shown(right.get(key))} here"
     yield from _tower_differences(there, here)

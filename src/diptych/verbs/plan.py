@@ -92,7 +92,8 @@ def _read_config(words: list[str]) -> RunConfig:
     files = [Path(word) for word in words if not is_override(word)]
     overrides = [word for word in words if is_override(word)]
     loaded = load_config(files, overrides)
-    if loaded.config.model.initial_weights is None:
+    model = loaded.config.model
+    if model.initial_weights is None and model.image.initial_weights is None:
         return loaded.config
     from diptych.training.initial_weights import defaults_from_initial_weights
 

@@ -306,16 +306,18 @@ def check_cache(config: DataConfig) -> None:
 def refuse_pretrained_tag(config: RunConfig) -> None:
     """Refuse a tag such as `.openai`, which names pretrained weights, in a run that starts from random weights.
 
-    Nothing is downloaded, so the name would promise too much. With `model.initial_weights` the tag does no harm.
+    Nothing is downloaded, so the name would promise too much. With initial weights the tag does no harm.
 
     Raises:
         ValueError: the tower would start at random although its name has a tag.
     """
     name, _, tag = config.model.image.name.partition(".")
-    if tag and config.model.initial_weights is None and not _is_started(config):
+    named = config.model.initial_weights or config.model.image.initial_weights
+    if tag and named is None and not _is_started(config):
         raise UserError(
             f"model.image.name {config.model.image.name}: no pretrained weights are downloaded, so .{tag} would start "
-            f"at random as any tower does; write {name}, or name a model folder with weights in model.initial_weights"
+            f"at random as any tower does; write {name}, or name a file or folder with its weights in "
+            f"model.image.initial_weights"
         )
 
 
