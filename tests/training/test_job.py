@@ -22,6 +22,7 @@ from diptych.training.checkpoint import Progress
 from diptych.training.job import prepare
 from diptych.world import World
 from tests.ranks import run_ranks
+from tests.training.test_pace import stats
 from tests.training.tiny import CONTEXT, PAIRS, tiny_config, tiny_job
 
 
@@ -97,10 +98,12 @@ class SameVocabulary:
     fingerprint = "x"
 
 
-def test_the_operations_of_a_run_grow_with_each_batch_as_its_stage_takes(tmp_path):
+def test_a_batch_belongs_to_a_stage_and_takes_its_operations(tmp_path):
     config = tiny_config(stages=(StageConfig(samples=PAIRS + 1, image_size=8), StageConfig()))
     staged = tiny_job(tmp_path, config, World(rank=1), None)  # type: ignore[arg-type]
     small, whole = (PAIRS * staged.flops_of(stage).of_pair(CONTEXT) for stage in staged.stages)
     assert small < whole
     until = [staged.flops_until(number * PAIRS) for number in range(5)]
     assert until == [0, small, 2 * small, 2 * small + whole, 2 * small + 2 * whole]
+    begin = [number for number in range(4) if staged.begins_stage(stats((number + 1) * PAIRS, (0.0,)))]
+    assert begin == [2], "the third batch is the first one that begins with a sample of the second stage"

@@ -11,11 +11,15 @@ from diptych.training.trouble import MAX_IN_A_ROW, MIN_LOSSES, SPIKE_SCORE, judg
 from tests.training.test_pace import stats
 
 
-def judged(losses: np.ndarray) -> tuple[Progress, list[int]]:
-    """The progress after steps with these losses, and which of them were called wrong."""
+def judged(losses: np.ndarray, edge: int | None = None) -> tuple[Progress, list[int]]:
+    """The progress after steps with these losses, and which of them were called wrong.
+
+    edge: the step with which another stage begins.
+    """
     progress, called = Progress(), []
     for number, loss in enumerate(losses.tolist()):
-        progress, wrong = judge(progress, replace(stats(number + 1, (0.0,)), loss=loss), 1)
+        step = replace(stats(number + 1, (0.0,)), loss=loss)
+        progress, wrong = judge(progress, step, 1, begins_stage=number == edge)
         if wrong is not None:
             called.append(number)
     return progress, called
@@ -37,6 +41,12 @@ def test_a_loss_that_jumps_is_told_at_its_first_step_and_when_it_stays_high():
     progress, called = judged(losses)
     assert called == [200, 200 + MAX_IN_A_ROW - 1]
     assert progress.spikes == MAX_IN_A_ROW and progress.spikes_in_a_row == 0
+
+
+def test_the_losses_of_a_stage_are_not_compared_with_those_of_the_stage_before():
+    losses = np.concatenate([np.full(200, 2.0), np.full(100, 4.0)])
+    progress, called = judged(losses, edge=200)
+    assert called == [] and progress.spikes == 0 and progress.losses == [4.0] * 100
 
 
 def test_few_losses_and_constant_ones_give_no_alarm():

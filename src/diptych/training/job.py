@@ -71,9 +71,17 @@ class Job:
     def stages(self) -> tuple[Stage, ...]:
         return stages_of(self.config)
 
+    def stage_from(self, samples_seen: int) -> Stage:
+        """The stage of the batch that begins after so many samples."""
+        return stage_at(self.stages, samples_seen // self.config.training.global_batch_size)
+
     def stage_of(self, stats: StepStats) -> Stage:
-        size = self.config.training.global_batch_size
-        return stage_at(self.stages, stats.samples_seen // size - 1)
+        return self.stage_from(stats.samples_seen - self.config.training.global_batch_size)
+
+    def begins_stage(self, stats: StepStats) -> bool:
+        """Whether a step is the first one of a stage that follows another."""
+        before = stats.samples_seen - 2 * self.config.training.global_batch_size
+        return before >= 0 and self.stage_of(stats) is not self.stage_from(before)
 
     def flops_of(self, stage: Stage) -> TrainingFlops:
         """The operations of a pair in this stage."""

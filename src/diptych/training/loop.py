@@ -13,7 +13,6 @@ from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any
 from diptych.checkpoint_folder import is_whole
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
-from diptych.config.stages import stage_at
 from diptych.data.batch import Batch
 from diptych.data.decoder import REASONS
 from diptych.data.loader_processes import LoaderProcesses
@@ -100,7 +99,7 @@ class Training:
         self._last = config.training.total_samples // self._size
         self._queued = STEPS_IN_FLIGHT[job.world.device.type]
         self._progress = job.progress
-        self._stage = stage_at(job.stages, job.progress.samples_seen // self._size)
+        self._stage = job.stage_from(job.progress.samples_seen)
         """Of the last step that was started."""
         self._pace = Pace(job.progress.samples_seen, job.progress.seconds)
         self._in_flight: deque[tuple[StepInFlight, Batch]] = deque()
@@ -147,7 +146,7 @@ class Training:
             self._progress = replace(self._progress, samples_seen=seen + self._size)
             return
         self._watch.enter("step", seen)
-        if (stage := stage_at(self._job.stages, number)) is not self._stage:
+        if (stage := self._job.stage_from(seen)) is not self._stage:
             self._watch.expect_other_steps()
             self._stage = stage
         step = self._job.engine.step(
@@ -167,7 +166,8 @@ class Training:
             self._pace.step_is_done()
             self._steps.append(stats)
             self._saves.advance({name: tally(stats, name) for name in SAVE_STATES})
-            self._progress, wrong = judge(advance(self._progress, stats, self._pace), stats, self._size)
+            advanced, begins_stage = advance(self._progress, stats, self._pace), self._job.begins_stage(stats)
+            self._progress, wrong = judge(advanced, stats, self._size, begins_stage=begins_stage)
             try:
                 refuse_bad_data(self._job.config, self._progress)
             except TooManyRejectsError:

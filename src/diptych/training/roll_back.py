@@ -74,11 +74,13 @@ def roll_back(job: Job, progress: Progress, why: str, position: int, *, is_lost:
         job.metrics.event("rolled_back", samples_seen=progress.samples_seen, to=before.weights_after, why=why)
         back, on = (counted(number, "sample") for number in (before.weights_after, position))
         logger.warning("%s: went back to the weights after %s; training goes on after %s", why, back, on)
+    size = job.config.training.global_batch_size
+    is_same_stage = job.stage_from(before.samples_seen - size) is job.stage_from(position)
     return replace(
         progress,
         skipped_in_a_row=0,
         spikes_in_a_row=0,
-        losses=before.losses,
+        losses=before.losses if is_same_stage else [],
         roll_backs=[*progress.roll_backs, [before.weights_after, position]],
     )
 

@@ -49,11 +49,17 @@ def spike_score(loss: float, before: Sequence[float]) -> float:
     return (loss - median) / max(spread, LEAST_SPREAD * abs(median))
 
 
-def judge(progress: Progress, stats: StepStats, global_batch_size: int) -> tuple[Progress, str | None]:
+def judge(
+    progress: Progress, stats: StepStats, global_batch_size: int, *, begins_stage: bool = False
+) -> tuple[Progress, str | None]:
     """Count a step that was just read as good or bad; return what is wrong with it, or None.
 
     If the loss stays high, only two steps are called wrong: the first, and the one that makes it MAX_IN_A_ROW.
+
+    begins_stage: whether it is the first one with other sizes, whose losses are not those of the steps before.
     """
+    if begins_stage:
+        progress = replace(progress, losses=[], spikes_in_a_row=0)
     where = f"the step after {counted(stats.samples_seen - global_batch_size, 'sample')}"
     if stats.is_skipped:
         progress = replace(
