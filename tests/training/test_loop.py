@@ -83,7 +83,7 @@ def work_on_a_full_disk(rank: int, folder: Path) -> list[str]:
             measures_update=True,
         ).read()
     ]
-    pace = Pace(0, 0.0)
+    pace = Pace(PAIRS, 0.0)
     pace.step_is_done()
     console = Console(total_samples=40, samples_seen=0, shown=False)
     report(job, progress, steps, pace, console, saves.take_numbers())

@@ -101,7 +101,7 @@ class Training:
         self._progress = job.progress
         self._stage = job.stage_from(job.progress.samples_seen)
         """Of the last step that was started."""
-        self._pace = Pace(job.progress.samples_seen, job.progress.seconds)
+        self._pace = Pace(self._size, job.progress.seconds)
         self._in_flight: deque[tuple[StepInFlight, Batch]] = deque()
         self._steps: list[StepStats] = []
         """Steps whose results were read since the last report."""

@@ -21,10 +21,10 @@ class Pace:
     seconds_before: training time of earlier starts of the run.
     """
 
-    def __init__(self, samples_seen: int, seconds_before: float):
+    def __init__(self, global_batch_size: int, seconds_before: float):
+        self._batch = global_batch_size
         self._seconds_before = seconds_before
         self._start = self._last_look = self._last_step = time.monotonic()
-        self._last_samples = samples_seen
         self._durations: deque[float] = deque(maxlen=WINDOW)
         self.waited_seconds = 0.0
         """How long the newest batch was waited for."""
@@ -61,13 +61,12 @@ class Pace:
         """
         now = time.monotonic()
         elapsed = max(now - self._last_look, 1e-9)
-        samples_seen = steps[-1].samples_seen
-        samples_per_second = (samples_seen - self._last_samples) / elapsed
-        self._last_look, self._last_samples = now, samples_seen
+        self._last_look = now
         by_rank = [sum(waits) for waits in zip(*(step.waits for step in steps), strict=True)]
         cuts = quantiles([*self._durations] * 2, n=20)
         return {
-            "samples_per_second": round(samples_per_second, 2),
+            # Samples that a roll-back passed over do not count.
+            "samples_per_second": round(len(steps) * self._batch / elapsed, 2),
             "bytes_read_per_second": round(sum(tally(step, "bytes_read") for step in steps) / elapsed),
             "step_seconds_p50": round(cuts[9], 5),
             "step_seconds_p95": round(cuts[18], 5),
