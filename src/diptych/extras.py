@@ -6,7 +6,6 @@ Two distributions hold the same code and differ in what they require: `diptych` 
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 
 
@@ -29,11 +28,15 @@ def way_out(error: ModuleNotFoundError) -> str | None:
 
 def _distribution() -> str:
     """The name that this code was installed by; `diptych` if it was not installed at all."""
+    import importlib.metadata  # here, since it takes a third of the time in which a command starts
+
     names = ("diptych", "diptych-shards")
     return next((name for name in names if any(importlib.metadata.distributions(name=name))), names[0])
 
 
 def _requirements() -> list[str]:
+    import importlib.metadata
+
     try:
         return importlib.metadata.requires(_distribution()) or []
     except importlib.metadata.PackageNotFoundError:
