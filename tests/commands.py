@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -58,6 +59,15 @@ class Command:
             return [process, *process.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+    def workers(self) -> list[psutil.Process]:
+        """The living processes that `multiprocessing` has spawned for it."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if any("spawn_main" in word for word in process.cmdline()):
+                    found.append(process)
+        return found
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

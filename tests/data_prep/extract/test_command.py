@@ -9,18 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import fsspec
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from diptych_shards import cli
+from diptych_shards.extract import download
 from diptych_shards.extract.crawl_files import expand
 from diptych_shards.extract.results import SCHEMA
+from tests.commands import PATIENCE_SECONDS
 from tests.data_prep.extract.crawls import img, page_record, record, warc_gz, wat_record, write
 
 
@@ -38,11 +40,18 @@ def extract(*arguments: object) -> int:
     return cli.main(["extract", "--processes", "1", *map(str, arguments)])
 
 
-def run(*arguments: object) -> tuple[int, list[str]]:
-    """Run the command in a process of its own; return its exit status and its lines on stderr."""
-    command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "2", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode, done.stderr.splitlines()
+@contextlib.contextmanager
+def started(warm, *arguments: object):
+    """The command in a process of its own, and a function that gives its lines on stderr once it has ended."""
+    with tempfile.TemporaryFile() as errors:
+        command = warm.start("extract", "--processes", 2, *arguments, program="diptych_shards", errors=errors.fileno())
+
+        def said() -> list[str]:
+            command.wait()
+            errors.seek(0)
+            return errors.read().decode().splitlines()
+
+        yield command, said
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -105,12 +114,12 @@ def test_any_number_of_processes_gives_the_same_bytes(crawl, tmp_path):
 def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(warm, tmp_path):
     folder = tmp_path / "crawl"
     folder.mkdir()
-    for number in range(6):
-        pages = [page_record("<p>text</p>" * 400 + img(f"{number}-{page}")) for page in range(300)]
+    for number in range(5):
+        pages = [page_record("<p>text</p>" * 400 + img(f"{number}-{page}")) for page in range(150)]
         write(folder, f"part-{number}.warc.gz", warc_gz(*pages))
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert extract(folder, whole) == 0
-    for files_before_kill in (0, 1, 3):
+    for files_before_kill in (0, 2):
         command = warm.start("extract", "--processes", 1, folder, out, program="diptych_shards")
         command.wait_until(lambda wanted=files_before_kill: len(list(out.glob("*.parquet"))) >= wanted)
         time.sleep(0.02)
@@ -121,22 +130,26 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(warm, tmp_pat
     assert files_of(out) == files_of(whole)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_file_read_again(tmp_path):
-    folder = tmp_path / "crawl"
-    folder.mkdir()
-    for number in range(2):
-        write(folder, f"part-{number}.warc.gz", warc_gz(*[page_record("<p>text</p>" * 9000 + img("x"))] * 150))
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "diptych_shards", "extract", "--processes", "2", folder, out]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        while len(list(out.glob("*.partial"))) < 2:
-            assert process.poll() is None
-            time.sleep(0.01)
-        children = psutil.Process(process.pid).children(recursive=True)
-        next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
-        printed, _ = process.communicate()
-    assert process.returncode == 0, printed
-    assert "of 300 pages from 2 files" in printed
+def test_a_worker_that_dies_is_replaced_and_its_file_read_again(warm, crawl, tmp_path):
+    asked: list[str] = []
+    is_killed = threading.Event()
+
+    class Stalling(QuietHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            is_killed.wait(PATIENCE_SECONDS)
+            with contextlib.suppress(ConnectionError):  # from the process that was killed
+                super().do_GET()
+
+    with served(crawl, functools.partial(Stalling, directory=str(crawl))) as address:
+        files = [f"{address}/part-{number}.warc.gz" for number in range(2)]
+        command = warm.start("extract", "--processes", 2, *files, tmp_path / "out", program="diptych_shards")
+        command.wait_until(lambda: len(asked) == 2)
+        command.workers()[0].kill()
+        is_killed.set()
+        assert command.wait() == 0, command.said
+    assert len(asked) == 3
+    assert "of 80 pages from 2 files" in command.said
 
 
 def test_other_options_in_the_same_folder_are_refused(crawl, tmp_path, capsys):
@@ -341,7 +354,8 @@ def test_lists_and_folders_are_expanded_in_order(crawl, tmp_path):
     assert expand([str(crawl)]) == [str(crawl / f"part-{number}.warc.gz") for number in range(3)]
 
 
-def test_a_download_resumes_where_the_connection_broke(crawl, tmp_path):
+def test_a_download_resumes_where_the_connection_broke(crawl, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSES", (0.1, 0.1))
     content = (crawl / "part-0.warc.gz").read_bytes()
     ranges: list[str | None] = []
 
@@ -364,30 +378,39 @@ def test_a_download_resumes_where_the_connection_broke(crawl, tmp_path):
     assert pq.read_table(out / "part-0.warc.gz.parquet").num_rows == 40
 
 
-def test_a_server_that_is_not_there_is_given_up_soon_and_named_at_once(tmp_path):
+def test_a_server_that_is_not_there_is_given_up_soon_and_named_at_once(warm, tmp_path):
     with socket.socket() as bound:  # and does not listen
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/x.warc.gz"
-        status, (message, error) = run(address, tmp_path / "out")
-    assert status == 2
-    assert message == f"{address}: Connection refused; trying again for 3 s"
-    assert "1 of 1 file could" in error and error.count(address) == 1 and "Connection refused (3 tries)" in error
-    status, (message, error) = run("http://no-such-host.invalid/x.warc.gz", tmp_path / "out")
-    assert status == 2 and "trying again for 3 s" in message
+        unknown = "http://no-such-host.invalid/x.warc.gz"
+        with started(warm, address, tmp_path / "out") as one, started(warm, unknown, tmp_path / "other") as two:
+            message, error = one[1]()
+            assert message == f"{address}: Connection refused; trying again for 3 s"
+            assert "1 of 1 file could" in error and error.count(address) == 1
+            assert "Connection refused (3 tries)" in error
+            message, error = two[1]()
+            assert "trying again for 3 s" in message
+            assert one[0].wait() == two[0].wait() == 2
 
 
-def test_a_busy_server_is_asked_again(crawl, tmp_path):
-    statuses = [503, 429, 200]
+def test_a_busy_server_is_asked_again(warm, crawl, tmp_path):
+    statuses = {"/part-0.warc.gz": [200, 503], "/part-1.warc.gz": [200, 429]}
 
     class Busy(QuietHandler):
         def do_GET(self):
-            status = statuses.pop(0)
+            status = statuses[self.path].pop()
             super().do_GET() if status == 200 else self.send_error(status)
 
     with served(crawl, functools.partial(Busy, directory=str(crawl))) as address:
-        status, (message,) = run(f"{address}/part-0.warc.gz", tmp_path / "out")
-    assert status == 0
-    assert "HTTP Error 503: Service Unavailable; trying again for 141 s" in message and statuses == []
+        files = [f"{address}{path}" for path in statuses]
+        with started(warm, *files, tmp_path / "out") as (command, said):
+            messages = sorted(said())
+            assert command.wait() == 0
+    assert [message.removeprefix(address) for message in messages] == [
+        "/part-0.warc.gz: HTTP Error 503: Service Unavailable; trying again for 141 s",
+        "/part-1.warc.gz: HTTP Error 429: Too Many Requests; trying again for 141 s",
+    ]
+    assert statuses == {path: [] for path in statuses}
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:port/x.warc", "http://a..b/x.warc", "http://127.0.0.1/a b.warc"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diptych_shards.extract.tags import tags
 from tests.data_prep.extract.crawls import extracted, img, page_record, pairs
 
-SIZE = 500_000
+SIZE = 150_000
 PATTERNS = [
     "<div>",
     "<b>",
@@ -99,15 +99,15 @@ def test_no_pattern_repeated_over_a_page_takes_quadratic_time(pattern):
 
 
 @pytest.mark.timeout(60)
-def test_a_page_of_a_hundred_megabytes_is_cut_and_counted():
-    html = b"<img src=first.jpg alt=first>" + b"<p>text</p>" * 9_500_000 + b"<img src=last.jpg alt=last>"
-    found, report = extracted(page_record(html))
+def test_a_page_larger_than_allowed_is_cut_and_counted():
+    html = b"<img src=first.jpg alt=first>" + b"<p>text</p>" * 950_000 + b"<img src=last.jpg alt=last>"
+    found, report = extracted(page_record(html), max_page_bytes=1 << 20)
     assert [caption for _, caption in found] == ["first"]
     assert report.records == {"page cut": 1, "read": 1}
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("length", [1 << 20, 1 << 30])
+@pytest.mark.parametrize("length", [1 << 20, 1 << 28])
 def test_a_page_packed_by_brotli_is_cut_however_much_it_says(length):
     packer = brotli.Compressor(quality=5, lgwin=22)
     packed = packer.process((img("first") + img("second")).encode())
@@ -126,17 +126,15 @@ def test_a_body_that_is_not_brotli_is_counted():
     assert report.records["content encoding unknown or wrong"] == 1
 
 
-def test_a_million_pictures_on_a_page_are_bounded_and_counted():
-    found, report = extracted(
-        page_record("".join(f"<img src={n} alt={n}>" for n in range(500_000)) * 2), max_page_bytes=1 << 26
-    )
+def test_many_pictures_on_a_page_are_bounded_and_counted():
+    found, report = extracted(page_record("".join(f"<img src={n} alt={n}>" for n in range(50_000)) * 2))
     assert len(found) == 10_000
-    assert report.dropped == {"too many pictures on the page": 990_000}
+    assert report.dropped == {"too many pictures on the page": 90_000}
 
 
 @pytest.mark.timeout(30)
 def test_tables_in_tables_are_no_deeper_than_a_page():
-    html = "<table><tr><td>" * 200_000 + "<img src=x.jpg alt=inside>" + "</td></tr></table>" * 200_000
+    html = "<table><tr><td>" * 100_000 + "<img src=x.jpg alt=inside>" + "</td></tr></table>" * 100_000
     assert [caption for _, caption in pairs(html)] == ["inside"]
 
 
