@@ -136,10 +136,7 @@ class HostileWeb:
     def certificate(self) -> Path:
         """A self-signed certificate for `tls_ok`, with its key in the same file."""
         path = Path(self._folder.name) / "certificate.pem"
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
-        names = ["-addext", f"subjectAltName=DNS:{host_of('tls_ok')}"]
-        done = subprocess.run([*command.split(), *names, "-keyout", "-"], capture_output=True, text=True, check=True)
-        path.write_text(done.stdout)
+        path.write_text(_make_certificate())
         return path
 
     def asked_for(self, name: str) -> list[str]:
@@ -590,6 +587,14 @@ async def robots_moved(exchange: Exchange) -> None:
         await exchange.answer(b"", f"Location: {location}", status="301 Moved Permanently")
     else:
         await exchange.answer(b"picture")
+
+
+@cache
+def _make_certificate() -> str:
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+    names = ["-addext", f"subjectAltName=DNS:{host_of('tls_ok')}"]
+    words = [*command.split(), *names, "-keyout", "-"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 @cache

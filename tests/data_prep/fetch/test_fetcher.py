@@ -1,9 +1,13 @@
+import itertools
 import math
 import resource
 import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -90,9 +94,22 @@ class Pictures(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def web():
-    with HostileWeb({"red.jpg": b"red", "blue.jpg": b"blue"}) as web:
-        yield web
+def open_web():
+    """Opens a web, which is closed at the end."""
+    with ExitStack() as webs:
+        yield lambda: webs.enter_context(HostileWeb({"red.jpg": b"red", "blue.jpg": b"blue"}))
+
+
+@pytest.fixture
+def web(open_web):
+    return open_web()
+
+
+def side_by_side(check: Callable, *values: Iterable) -> None:
+    """Check all combinations of the values at once, since each does little but wait."""
+    cases = list(itertools.product(*values))
+    with ThreadPoolExecutor(len(cases)) as threads:
+        list(threads.map(lambda case: check(*case), cases))
 
 
 def open_fetcher(web, resolve=(), **options):
@@ -159,17 +176,20 @@ def test_a_host_that_asks_for_a_long_pause_is_not_asked_again(web):
     assert len(web.asked_for("retry_next_hour")) <= 3  # robots.txt, and two at once
 
 
-@pytest.mark.parametrize("respect_robots_txt", [True, False])
-def test_a_dead_host_is_given_up_after_a_few_connections(web, respect_robots_txt):
-    with open_fetcher(web, respect_robots_txt=respect_robots_txt, patience_seconds=2.0) as fetcher:
-        urls = [(number, web.url("dead", f"/{number}")) for number in range(2000)]
-        outcomes = list(fetcher.fetch([*urls, (2000, web.url("red.jpg"))]))
-        assert outcomes[0][0] == 2000  # it does not wait for the dead host
-        assert {outcome for _, outcome in outcomes[1:]} == {
-            FetchFailure("host_given_up", "host given up: connection failed")
-        }
-        assert fetcher.counters.connections <= 10
-        assert [outcome.reason for _, outcome in fetcher.fetch([urls[0]])] == ["host_given_up"]
+def test_a_dead_host_is_given_up_after_a_few_connections(open_web):
+    def check(respect_robots_txt):
+        web = open_web()
+        with open_fetcher(web, respect_robots_txt=respect_robots_txt, patience_seconds=2.0) as fetcher:
+            urls = [(number, web.url("dead", f"/{number}")) for number in range(500)]
+            outcomes = list(fetcher.fetch([*urls, (500, web.url("red.jpg"))]))
+            assert outcomes[0][0] == 500  # it does not wait for the dead host
+            assert {outcome for _, outcome in outcomes[1:]} == {
+                FetchFailure("host_given_up", "host given up: connection failed")
+            }
+            assert fetcher.counters.connections <= 10
+            assert [outcome.reason for _, outcome in fetcher.fetch([urls[0]])] == ["host_given_up"]
+
+    side_by_side(check, [True, False])
 
 
 def test_a_host_whose_answers_all_break_off_is_given_up(web):
@@ -184,24 +204,28 @@ def test_a_host_that_answers_only_errors_is_asked_for_each_url(web):
     assert set(web.asked_for("unavailable")) == {"/robots.txt", *(f"/{number}" for number in range(30))}
 
 
-@pytest.mark.parametrize("kind", ["truncated", "reset", "lying_length", "no_answer", "reset_at_once", "unavailable"])
-@pytest.mark.parametrize("num_bad", [2, 5])
-def test_neighbouring_bad_urls_fail_alone(web, kind, num_bad):
-    bad = [f"/{number}" for number in range(10, 10 + num_bad)]
-    web.trouble = lambda path: kind if path in bad else None
-    outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(30)], per_host=1)
-    wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(30)]
-    assert shown(outcomes) == wanted
+def test_neighbouring_bad_urls_fail_alone(open_web):
+    def check(kind, num_bad):
+        web = open_web()
+        bad = [f"/{number}" for number in range(10, 10 + num_bad)]
+        web.trouble = lambda path: kind if path in bad else None
+        outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(30)], per_host=1)
+        wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(30)]
+        assert shown(outcomes) == wanted, (kind, num_bad)
+
+    side_by_side(check, ["truncated", "reset", "lying_length", "no_answer", "reset_at_once", "unavailable"], [2, 5])
 
 
-@pytest.mark.parametrize("kind", ["reset_at_once", "unavailable"])
-@pytest.mark.parametrize("per_host", [1, 8])
-def test_many_neighbouring_bad_urls_fail_alone(web, kind, per_host):
-    bad = [f"/{number}" for number in range(10, 40)]
-    web.trouble = lambda path: kind if path in bad else None
-    outcomes = fetch(web, [web.url("troubled", f"/{n}") for n in range(200)], per_host=per_host, patience_seconds=4.0)
-    wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(200)]
-    assert shown(outcomes) == wanted
+def test_many_neighbouring_bad_urls_fail_alone(open_web):
+    def check(kind, per_host):
+        web = open_web()
+        bad = [f"/{number}" for number in range(10, 40)]
+        web.trouble = lambda path: kind if path in bad else None
+        urls = [web.url("troubled", f"/{n}") for n in range(200)]
+        wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(200)]
+        assert shown(fetch(web, urls, per_host=per_host, patience_seconds=4.0)) == wanted, (kind, per_host)
+
+    side_by_side(check, ["reset_at_once", "unavailable"], [1, 8])
 
 
 def test_a_few_urls_of_a_dead_host_all_have_its_reason(web):
@@ -209,38 +233,43 @@ def test_a_few_urls_of_a_dead_host_all_have_its_reason(web):
     assert set(shown(fetch(web, urls, patience_seconds=1.0))) == {"connect_failed"}
 
 
-@pytest.mark.parametrize("kind", ["reset_at_once", "no_answer", "unavailable"])
-@pytest.mark.parametrize("per_host", [1, 8])
-def test_a_host_that_is_down_for_a_while_costs_no_url(web, kind, per_host):
-    began = []
+def test_a_host_that_is_down_for_a_while_costs_no_url(open_web):
+    def check(kind, per_host):
+        web = open_web()
+        began = []
 
-    def trouble(path):
-        if path == "/50" and not began:
-            began.append(time.monotonic())
-        return kind if began and time.monotonic() - began[0] < 2.5 else None
+        def trouble(path):
+            if path == "/50" and not began:
+                began.append(time.monotonic())
+            return kind if began and time.monotonic() - began[0] < 2.5 else None
 
-    web.trouble = trouble
-    outcomes = fetch(web, [web.url("troubled", f"/{number}") for number in range(100)], per_host=per_host, retries=2)
-    assert shown(outcomes) == [f"picture at /{number}".encode() for number in range(100)]
-    assert len(web.asked_for("troubled")) < 150  # a few probes, and what curl repeats when a kept connection ends
+        web.trouble = trouble
+        outcomes = fetch(
+            web, [web.url("troubled", f"/{number}") for number in range(100)], per_host=per_host, retries=2
+        )
+        assert shown(outcomes) == [f"picture at /{number}".encode() for number in range(100)], (kind, per_host)
+        assert len(web.asked_for("troubled")) < 150  # a few probes, and what curl repeats when a kept connection ends
+
+    side_by_side(check, ["reset_at_once", "no_answer", "unavailable"], [1, 8])
 
 
-@pytest.mark.parametrize("respect_robots_txt", [True, False])
-@pytest.mark.parametrize("num_urls", [1, 50])
-def test_a_host_where_nobody_listens_for_a_while_costs_no_url(num_urls, respect_robots_txt):
-    with socket.socket() as late:
-        late.bind(("127.0.0.1", 0))
-        server = ThreadingHTTPServer(late.getsockname(), Pictures, bind_and_activate=False)
-        server.socket.close()
-        server.socket = late
-        begin = threading.Timer(2.5, lambda: (late.listen(64), server.serve_forever(0.05)))
-        begin.start()
-        options = FetchOptions(allow_networks=("127.0.0.1/32",), respect_robots_txt=respect_robots_txt)
-        urls = [f"http://127.0.0.1:{late.getsockname()[1]}/{number}" for number in range(num_urls)]
-        with Fetcher(options) as fetcher:
-            assert {shown([outcome])[0] for _, outcome in fetcher.fetch(enumerate(urls))} == {b"picture"}
-        server.shutdown()
-        begin.join()
+def test_a_host_where_nobody_listens_for_a_while_costs_no_url():
+    def check(num_urls, respect_robots_txt):
+        with socket.socket() as late:
+            late.bind(("127.0.0.1", 0))
+            server = ThreadingHTTPServer(late.getsockname(), Pictures, bind_and_activate=False)
+            server.socket.close()
+            server.socket = late
+            begin = threading.Timer(2.5, lambda: (late.listen(64), server.serve_forever(0.05)))
+            begin.start()
+            options = FetchOptions(allow_networks=("127.0.0.1/32",), respect_robots_txt=respect_robots_txt)
+            urls = [f"http://127.0.0.1:{late.getsockname()[1]}/{number}" for number in range(num_urls)]
+            with Fetcher(options) as fetcher:
+                assert {shown([outcome])[0] for _, outcome in fetcher.fetch(enumerate(urls))} == {b"picture"}
+            server.shutdown()
+            begin.join()
+
+    side_by_side(check, [1, 50], [True, False])
 
 
 def test_late_lookups_neither_spin_the_loop_nor_hold_up_other_urls(web, monkeypatch):
