@@ -1,15 +1,17 @@
-"""One small build for all tests of the files of a build; a test that damages it copies it first."""
+"""For all tests of the data side: few processes, and one small build; a test that damages it copies it first."""
 
 from __future__ import annotations
 
 import csv
+import pickle
 import random
-import subprocess
-import sys
+from multiprocessing.context import ForkContext
 from pathlib import Path
 
 import pytest
 
+from diptych_shards.cli import main
+from diptych_shards.run import worker_pool
 from tests.data_prep.hostile_web import HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
 
@@ -28,6 +30,33 @@ HOSTILE_URLS = (
 ROWS_PER_SHARD = 10
 
 
+@pytest.fixture(scope="package", autouse=True)
+def one_process_by_default():
+    """Let commands start one process, as on a machine with one CPU, unless the test says how many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diptych_shards.arguments.usable_cpus", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def forked_workers():
+    """Fork workers, in a tenth of the time that it takes to start Python and import what they need.
+
+    Use it where a process does not know more than a new one would, by threads, open connections or what was patched.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_pool, "PROCESSES", Forks())
+        yield
+
+
+class Forks(ForkContext):
+    """Pickles the work of each process, as starting Python would."""
+
+    def Process(self, *, target, args, daemon):
+        connection, work = args
+        return super().Process(target=target, args=(connection, pickle.loads(pickle.dumps(work))), daemon=daemon)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     """Three shards of 24 rows: 18 stored, 4 answered with 404, 2 not requested."""
@@ -43,8 +72,6 @@ def built(tmp_path_factory) -> Path:
         with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("url", "caption"), *rows])
         allowed = [f"--allow-network={web.network}", *(f"--resolve={entry}" for entry in web.resolve)]
-        command = [sys.executable, "-m", "diptych_shards", "build", str(folder / "table.csv"), str(folder / "out")]
         how = [f"--rows-per-shard={ROWS_PER_SHARD}", "--image-size=64", "--processes=1", "--keep-order"]
-        done = subprocess.run([*command, *allowed, *how], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+        assert main(["build", str(folder / "table.csv"), str(folder / "out"), *allowed, *how]) == 0
     return folder / "out"

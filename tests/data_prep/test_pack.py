@@ -19,6 +19,7 @@ from diptych.data.shards import open_index
 from diptych.files import locked
 from diptych_shards.cli import main
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
 COMMAND = [sys.executable, "-m", "diptych_shards"]
 
 
@@ -476,7 +477,7 @@ def test_every_bad_file_is_refused_with_its_reason_and_counted(tmp_path, monkeyp
     assert state["packed"] == 3 and sum(state["refused"].values()) == len(expected)
 
 
-def test_hostile_names_are_packed_and_shown_escaped(tmp_path):
+def test_hostile_names_are_packed_and_shown_escaped(warm, tmp_path):
     here = tmp_path / "in"
     here.mkdir()
     stems = [
@@ -493,10 +494,9 @@ def test_hostile_names_are_packed_and_shown_escaped(tmp_path):
         (Path(os.fsdecode(bytes(here) + b"/" + stem + b".txt"))).write_bytes(b"x")
         (Path(os.fsdecode(bytes(here) + b"/" + stem + b"-bad.png"))).write_bytes(b"x")
         (Path(os.fsdecode(bytes(here) + b"/" + stem + b"-bad.txt"))).write_bytes(b"x")
-    done = subprocess.run([*COMMAND, "pack", here, tmp_path / "out"], capture_output=True)
-    assert done.returncode == 0 and len(samples(tmp_path / "out")) == len(stems) == len(rejected(tmp_path / "out"))
-    printed = done.stdout.decode() + done.stderr.decode()
-    assert all(line.isprintable() for line in printed.splitlines())
+    done = warm.start("pack", here, tmp_path / "out", "--processes", 1, program="diptych_shards")
+    assert done.wait() == 0 and len(samples(tmp_path / "out")) == len(stems) == len(rejected(tmp_path / "out"))
+    assert all(line.isprintable() for line in done.said.splitlines())
     assert all(path.isprintable() for path in samples(tmp_path / "out"))
     assert os.fsdecode(b"not\xffutf8-bad.png") in rejected(tmp_path / "out")
 
@@ -523,20 +523,13 @@ def test_nothing_to_pack_is_an_error(tmp_path, capsys):
 
 
 def test_killed_anywhere_and_started_again_the_bytes_are_those_of_one_run(warm, tmp_path):
-    here = fill(tmp_path / "in", 240, side=160)
+    here = fill(tmp_path / "in", 180, side=160)
     (here / "bad.png").write_bytes(b"x")
     (here / "bad.txt").write_bytes(b"x")
-    options = ["--samples-per-shard", "20", "--processes", "2"]
+    options = ["--samples-per-shard", "15", "--processes", "2"]
     assert main(["pack", str(here), str(tmp_path / "whole"), *options]) == 0
     out = tmp_path / "out"
-    moments = [
-        "_index/pack.json",
-        "00002.tar.partial",
-        "00005.tar",
-        "_index/00008.tar.index",
-        "_index/00010.tar.index",
-    ]
-    for moment in moments:
+    for moment in ("_index/pack.json", "00003.tar.partial", "_index/00008.tar.index"):
         running = warm.start("pack", here, out, *options, program="diptych_shards")
         running.wait_until((out / moment).exists)
         running.signal(signal.SIGKILL)
@@ -597,7 +590,7 @@ def test_another_input_or_other_options_are_refused_and_nothing_is_lost(tmp_path
 
 def test_a_full_disk_is_one_line_and_the_same_command_resumes_later(folder, packed, tmp_path):
     out = tmp_path / "out"
-    command = [*COMMAND, "pack", str(folder), str(out), "--samples-per-shard", "4"]
+    command = [*COMMAND, "pack", str(folder), str(out), "--samples-per-shard", "4", "--processes", "1"]
     limited = subprocess.run(
         command,
         capture_output=True,
@@ -608,7 +601,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes_later(folder, pack
     assert f"at {out}/00000.tar: make room" in limited.stderr.splitlines()[-1]
     assert "Traceback" not in limited.stderr
     assert not list(out.glob("*.tar*"))
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert pack(folder, out, "--samples-per-shard", "4") == 0
     assert tree(out) == tree(packed)
 
 
@@ -616,10 +609,10 @@ def test_ctrl_c_prints_how_to_resume(warm, tmp_path):
     here, out = tmp_path / "in", tmp_path / "out"
     here.mkdir()
     png = picture(side=200)
-    for number in range(600):  # the signal must come before the end
+    for number in range(300):  # the signal must come before the end
         (here / f"{number}.png").write_bytes(png)
         (here / f"{number}.txt").write_bytes(b"x")
-    running = warm.start("pack", here, out, "--samples-per-shard", 5, program="diptych_shards")
+    running = warm.start("pack", here, out, "--samples-per-shard", 5, "--processes", 1, program="diptych_shards")
     running.wait_until((out / "00000.tar").exists)
     running.signal(signal.SIGINT)
     assert running.wait() == 130 and running.said.splitlines()[-1].startswith("interrupted")

@@ -45,6 +45,8 @@ CANNOT_START = (
     "worker processes end before they have started: the reason is printed above, or memory runs out; "
     "a script must call this under `if __name__ == '__main__':`"
 )
+PROCESSES = multiprocessing.get_context("spawn")
+"""A fork would inherit locks that other threads hold, and open connections."""
 LOST = object()
 """Received in place of a message from a process that died or fell silent."""
 
@@ -96,8 +98,7 @@ class WorkerPool:
         self._work = work
         self._silence_seconds = silence_seconds
         self._failed_starts = 0
-        self._context = multiprocessing.get_context("spawn")
-        self._workers = [_Process(self._context, work) for _ in range(size)]
+        self._workers = [_Process(work) for _ in range(size)]
 
     def asking(self) -> list[_Process]:
         return [worker for worker in self._workers if worker.is_asking]
@@ -135,15 +136,15 @@ class WorkerPool:
             self._failed_starts += 1
         if self._failed_starts > MAX_FAILED_STARTS:
             raise UserError(CANNOT_START)
-        self._workers[self._workers.index(worker)] = _Process(self._context, self._work)
+        self._workers[self._workers.index(worker)] = _Process(self._work)
 
 
 class _Process:
     """A process, and our end of the pipe to it."""
 
-    def __init__(self, context: Any, work: Work):
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_live, args=(theirs, work), daemon=True)
+    def __init__(self, work: Work):
+        self.connection, theirs = PROCESSES.Pipe()
+        self._process = PROCESSES.Process(target=_live, args=(theirs, work), daemon=True)
         self._process.start()
         theirs.close()
         self.is_asking = False

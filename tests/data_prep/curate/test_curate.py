@@ -1,6 +1,5 @@
 """The command on small tables."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ from diptych_shards.curate.balance import uniforms
 from diptych_shards.curate.duplicates import pair_hash
 from diptych_shards.curate.matching import spaced
 from tests.data_prep.curate.pairs import curate, files, kept, report, write_lines, write_pairs
+from tests.warm import Warm
 
 QUERIES = ["red", "apple", "red apple", "on a table", "dog", "zebra", "of", "nowhere to be found"]
 WORDS = ["red", "apple", "dog", "of", "on a table", "blue,", "garden", "running"]
@@ -273,8 +273,8 @@ def test_stopped_at_any_file_it_ends_with_the_same_bytes(made, tmp_path, monkeyp
         assert curate(table, tmp_path / "whole", *options) == 0
     whole = files(tmp_path / "whole")
     assert named[0] > 10
-    # By day before every third file gets its name, and after every third.
-    for moment in range(2, 2 * named[0] + 2, 1 if os.environ.get("NIGHTLY") else 3):
+    # By day before every fifth file gets its name, and after every fifth.
+    for moment in range(2, 2 * named[0] + 2, 1 if os.environ.get("NIGHTLY") else 5):
         out = tmp_path / str(moment)
         with monkeypatch.context() as patched, pytest.raises(Stopped):
             stop_at(patched, moment)
@@ -301,14 +301,10 @@ def curate_until_killed(seed, arguments):
 def test_killed_again_and_again_it_ends_with_the_same_bytes(made, tmp_path, small):
     options = ["--queries", made / "queries.txt", "--pairs-per-query", 100, "--dropped"]
     assert curate(made / "pairs", tmp_path / "whole", *options) == 0
-    context = multiprocessing.get_context("spawn")
     statuses = []
     while not statuses or statuses[-1] != 0:
-        arguments = [made / "pairs", tmp_path / "killed", *options]
-        process = context.Process(target=curate_until_killed, args=(len(statuses) + 1, arguments))
-        process.start()
-        process.join()
-        statuses.append(process.exitcode)
+        arguments = [str(word) for word in (made / "pairs", tmp_path / "killed", *options)]
+        statuses.append(Warm(f"{__name__}:curate_until_killed", len(statuses) + 1, arguments).wait())
     assert set(statuses[:-1]) == {-signal.SIGKILL}
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 

@@ -1,6 +1,7 @@
 """Any bytes become a picture, or are refused with a reason."""
 
 import io
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ changed_bytes = st.lists(st.tuples(st.integers(0, 100_000), st.integers(0, 255))
 
 @pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
 @given(changes=changed_bytes, cut=st.integers(0, 20_000), repeated=st.integers(0, 200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 if os.environ.get("NIGHTLY") else 30, deadline=None)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_changed_cut_and_stretched_bytes_end_as_a_picture_or_a_reason(whole, changes, cut, repeated):
     changed = bytearray(whole)

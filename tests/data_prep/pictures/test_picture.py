@@ -225,8 +225,9 @@ def test_a_picture_that_would_be_enlarged_over_the_limit_is_refused_before_it_is
     assert reason_of(strip, resize_mode=mode, image_size=image_size) is PictureReason.TOO_MANY_PIXELS
 
 
-def test_a_stored_file_that_no_shard_holds_is_refused():
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5000, 5000, 3), dtype=np.uint8))
+def test_a_stored_file_that_no_shard_holds_is_refused(monkeypatch):
+    monkeypatch.setattr("diptych_shards.pictures.picture.MAX_MEMBER_BYTES", 3 * 100 * 100)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8))
     options = {"resize_mode": "no", "encode_format": "png", "encode_quality": 0}
     assert reason_of(encoded(noise, "BMP"), **options) is PictureReason.ENCODE_ERROR
 

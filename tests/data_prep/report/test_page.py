@@ -22,6 +22,8 @@ from diptych_shards.report.rows import open_results
 from tests.data_prep.conftest import HOSTILE_CAPTIONS, HOSTILE_URLS
 from tests.data_prep.made_pictures import encoded, scene
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 VOID = {"meta", "img", "br"}
 
 

@@ -12,20 +12,28 @@ from tests.data_prep.extract.crawls import img, page_record, warc_gz, write
 from tests.data_prep.select.shards import jpeg, write_shards
 from tests.data_prep.test_pack import fill
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 DAMAGED = {"cut": b'{\n "options', "list": b"[]", "number": b'{"options": 5}', "bytes": b"\xff\xfe\xfd", "empty": b""}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "table.csv").write_text("url,caption\nhttp://127.0.0.1:1/1.jpg,one\n")
+    fill(folder / "pictures", 2)
+    write_pairs(folder / "pairs.parquet", [("http://a/1.jpg", "a brown dog")])
+    (folder / "crawl").mkdir()
+    write(folder / "crawl", "a.warc.gz", warc_gz(page_record(img("a"))))
+    write_shards(folder / "shards", [[(jpeg(1), "one", {"width": 64})]])
+    assert main(["filter", str(folder / "shards"), "--where", "width > 1"]) == 0
+    return folder
+
+
 @pytest.fixture
-def inputs(tmp_path, monkeypatch):
+def inputs(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.csv").write_text("url,caption\nhttp://127.0.0.1:1/1.jpg,one\n")
-    fill(tmp_path / "pictures", 2)
-    write_pairs(tmp_path / "pairs.parquet", [("http://a/1.jpg", "a brown dog")])
-    (tmp_path / "crawl").mkdir()
-    write(tmp_path / "crawl", "a.warc.gz", warc_gz(page_record(img("a"))))
-    write_shards(tmp_path / "shards", [[(jpeg(1), "one", {"width": 64})]])
-    assert main(["filter", "shards", "--where", "width > 1"]) == 0
-    return tmp_path
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)

@@ -17,6 +17,8 @@ from tests.data_prep.made_pictures import encoded
 from tests.data_prep.select.shards import jpeg, write_shards
 from tests.data_prep.select.test_dedup import changed, drawings
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 COLOUR = encoded(Image.new("RGB", (40, 30), (10, 200, 30)), "PNG")
 
 

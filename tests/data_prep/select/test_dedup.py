@@ -4,10 +4,6 @@ import io
 import itertools
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from importlib.metadata import distribution
 
 import numpy as np
@@ -21,6 +17,8 @@ from diptych_shards.cli import main
 from diptych_shards.pictures.perceptual_hash import STEADY, distance, perceptual_hash
 from tests.data_prep.made_pictures import encoded, opened, scene
 from tests.data_prep.select.shards import jpeg, photograph, tree, verdict, write_shards
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 def dedup(folder, *options):
@@ -291,16 +289,13 @@ def test_embeddings_that_do_not_fit_are_refused_in_one_line(folder, tmp_path, ca
 # -- stopping and resuming ----------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment_the_same_command_resumes_and_hashes_nothing_twice(tmp_path):
+def test_killed_at_any_moment_the_same_command_resumes_and_hashes_nothing_twice(warm, tmp_path):
     shards = [[sample(jpeg(number % 7, 256)) for number in range(start, start + 12)] for start in range(0, 72, 12)]
     folder, other = (write_shards(tmp_path / name, shards) for name in ("killed", "whole"))
     hashes = folder / "_index" / "select" / "hashes"
-    command = [sys.executable, "-m", "diptych_shards", "dedup", str(folder), "--processes", "1"]
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not len(list(hashes.glob("*.hashes"))) >= 2 and time.monotonic() < deadline and first.poll() is None:
-        time.sleep(0.001)
-    os.killpg(first.pid, signal.SIGKILL)
+    first = warm.start("dedup", folder, "--processes", 1, program="diptych_shards")
+    first.wait_until(lambda: len(list(hashes.glob("*.hashes"))) >= 2)
+    first.kill()
     first.wait()
     made = {path.name: path.stat().st_mtime_ns for path in hashes.glob("*.hashes")}
     assert len(made) >= 2

@@ -3,23 +3,25 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from diptych.data.shards import open_index
 from diptych_shards.cli import main
 from diptych_shards.run.engine import LocalEngine
 from diptych_shards.run.progress import Progress
+from diptych_shards.select import hashes
 from diptych_shards.select.hashes import HASHED, NOT_DECODED, PICTURES_AT_ONCE, hash_missing, read_hashes
 from diptych_shards.select.picture_places import FilesUnit, Place
+from tests.commands import gone
 from tests.data_prep.select.shards import jpeg, tree, write_shards
+from tests.warm import Warm
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 COMMANDS = (
     ["filter", "shards", "--where", "number <> 3 and length(caption) > 1"],
@@ -88,17 +90,16 @@ def test_a_picture_that_crashes_its_decoder_counts_as_one_that_does_not_decode_a
     assert (np.delete(states, 150) == HASHED).all()
 
 
+def decode_for_too_long():
+    hashes.SECONDS_PER_PICTURE = 0.2
+    with hashes._deadline():
+        pass
+    with hashes._deadline():
+        time.sleep(60)
+
+
 def test_a_process_whose_decoder_hangs_is_ended():
-    code = """if True:
-        import time
-        from diptych_shards.select import hashes
-        hashes.SECONDS_PER_PICTURE = 0.2
-        with hashes._deadline():
-            pass
-        with hashes._deadline():
-            time.sleep(60)
-    """
-    assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == -signal.SIGALRM
+    assert Warm(f"{__name__}:decode_for_too_long").wait() == -signal.SIGALRM
 
 
 @pytest.mark.parametrize("processes", [1, 2] if os.environ.get("NIGHTLY") else [2])
@@ -126,7 +127,7 @@ def test_killed_again_and_again_every_command_resumes_and_ends_with_the_same_byt
     assert {name: data for name, data in now.items() if "against-" not in name} == by_one_process
 
 
-def test_processes_that_write_shards_end_with_a_command_that_is_killed(made, tmp_path):
+def test_processes_that_write_shards_end_with_a_command_that_is_killed(made, warm, tmp_path):
     """Otherwise they would write to the same files as the processes of the next start."""
     shards = tmp_path / "shards"
     shutil.copytree(made / "shards", shards)
@@ -134,17 +135,19 @@ def test_processes_that_write_shards_end_with_a_command_that_is_killed(made, tmp
     for table in shards.glob("*.parquet"):
         table.unlink()
         os.mkfifo(table)  # a reader of it waits
-    command = [sys.executable, "-m", "diptych_shards", "select", str(shards), str(tmp_path / "out"), "--processes", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    workers, deadline = [], time.monotonic() + 30
-    while len(workers) < 2 and time.monotonic() < deadline:
-        children = psutil.Process(process.pid).children()
-        workers = [child for child in children if "wait_for_partner" in Path(f"/proc/{child.pid}/wchan").read_text()]
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    command = warm.start("select", shards, tmp_path / "out", "--processes", 2, program="diptych_shards")
+    workers = []
+
+    def all_wait():
+        places = {each: Path(f"/proc/{each.pid}/wchan") for each in command.family()}
+        workers[:] = [each for each, place in places.items() if "wait_for_partner" in place.read_text()]
+        return len(workers) == 2
+
+    command.wait_until(all_wait)
+    command.signal(signal.SIGKILL)
+    command.wait()
     assert len(workers) == 2
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert gone(workers)
 
 
 def count_files(folder):

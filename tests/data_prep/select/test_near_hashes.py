@@ -31,7 +31,7 @@ def found(hashes, distance):
     return set(pairs)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(crowds(), st.integers(0, 6), st.integers(1, 5))
 def test_all_near_pairs_are_found_and_no_others_however_many_blocks(hashes, distance, more):
     with pytest.MonkeyPatch.context() as patch:
@@ -41,14 +41,14 @@ def test_all_near_pairs_are_found_and_no_others_however_many_blocks(hashes, dist
 
 def test_a_large_crowd_with_planted_neighbours():
     rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, 5_000, dtype=np.uint64)
-    for place in range(0, 2_000, 2):
+    hashes = rng.integers(0, 2**64, 2_000, dtype=np.uint64)
+    for place in range(0, 1_500, 2):
         bits = rng.choice(64, size=rng.integers(1, 7), replace=False)
         hashes[place + 1] = hashes[place] ^ np.uint64(sum(1 << int(bit) for bit in bits))
     hashes = np.unique(hashes)
     differing = hashes[:, None] ^ hashes[None]
     expected = set(map(tuple, np.argwhere(np.triu(np.bitwise_count(differing) <= 4, 1)).tolist()))
-    assert len(expected) > 500
+    assert len(expected) > 300
     assert found(hashes, 4) == expected
 
 
@@ -85,7 +85,7 @@ def test_neighbours_are_found_among_hashes_that_share_most_of_their_bits():
     assert found(hashes, 4) == brute_force(hashes, 4) != set()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(crowds(), crowds(), st.integers(0, 5), st.integers(1, 9))
 def test_hashes_near_to_others_are_found_and_no_others_however_few_pairs_fit_in_memory(own, others, distance, at_once):
     others = np.append(others, own[:3] ^ np.uint64(5))

@@ -13,6 +13,8 @@ from diptych_shards.cli import main
 from tests.data_prep.made_pictures import encoded
 from tests.data_prep.select.shards import jpeg, photograph, write_shards
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 HOSTILE = [
     "<script>document.title = 'owned'</script>",
     '"><img src=x onerror="document.title=\'owned\'">',

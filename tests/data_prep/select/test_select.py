@@ -1,8 +1,7 @@
 """New shards contain what all verdicts keep, also after a stop at any point."""
 
+import os
 import signal
-import subprocess
-import sys
 
 import pyarrow.parquet
 import pytest
@@ -12,6 +11,7 @@ from diptych.data.shards import open_index
 from diptych.files import locked
 from diptych_shards.cli import main
 from tests.data_prep.select.shards import jpeg, tree, write_shards
+from tests.warm import Warm
 
 
 def facts(number):
@@ -89,33 +89,34 @@ def test_bare_tars_get_no_parquet(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.tar", "_index"]
 
 
+def select_until_killed(left, words):
+    """In a process of its own: SIGKILL before the system call of this number that makes something durable."""
+
+    def counted(call):
+        def instead(*arguments):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments)
+
+        return instead
+
+    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+    return main(words)
+
+
 def test_killed_anywhere_and_started_again_the_bytes_are_the_same(shards, tmp_path):
-    """SIGKILL before each of the system calls that make something durable, in turn."""
     assert select(shards, tmp_path / "whole", "--samples-per-shard", "5") == 0
-    code = """if True:
-        import os, signal, sys
-        left = int(sys.argv.pop(1))
-        def counted(call):
-            def instead(*arguments):
-                global left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*arguments)
-            return instead
-        os.replace, os.fsync = counted(os.replace), counted(os.fsync)
-        from diptych_shards.cli import main
-        sys.exit(main(sys.argv[1:]))
-    """
     out = tmp_path / "killed"
-    command = ["select", str(shards), str(out), "--samples-per-shard", "5", "--processes", "1"]
+    words = ["select", str(shards), str(out), "--samples-per-shard", "5", "--processes", "1"]
     kills = 0
     for left in (0, 1, 2, 4, 6, 8, 10, 50):
-        done = subprocess.run([sys.executable, "-c", code, str(left), *command], capture_output=True, timeout=60)
-        kills += done.returncode == -signal.SIGKILL
-        if done.returncode == 0:
+        status = Warm(f"{__name__}:select_until_killed", left, words).wait()
+        kills += status == -signal.SIGKILL
+        if status == 0:
             break
-    assert done.returncode == 0 and kills >= 6, done.stderr
+    assert status == 0 and kills >= 6
     assert tree(out) == tree(tmp_path / "whole")
 
 

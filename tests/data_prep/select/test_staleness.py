@@ -15,6 +15,8 @@ from diptych.data.shards import open_index
 from diptych_shards.cli import main
 from tests.data_prep.select.shards import jpeg, verdict, write_shards
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 SIZES = (48, 64)
 POOL = {(look, size): jpeg(look, size) for look in range(3) for size in SIZES}
 

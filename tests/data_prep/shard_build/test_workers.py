@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import socket
 import time
 from collections import Counter
@@ -15,12 +14,14 @@ import pytest
 from diptych_shards.fetch.options import FetchOptions
 from diptych_shards.run.engine import LocalEngine
 from diptych_shards.shard_build.options import BuildOptions
-from diptych_shards.shard_build.shard import ShardTask
+from diptych_shards.shard_build.shard import Journal, ShardOutput, ShardTask
 from diptych_shards.shard_build.workers import build_shards
 from diptych_shards.tables.columns import Columns
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 ROWS = 20
-SILENCE_SECONDS = 3.0
+SILENCE_SECONDS = 2.0
 """In place of five minutes; a waiting worker sends news each second."""
 
 
@@ -38,7 +39,7 @@ def sites():
 def options(tmp_path):
     (tmp_path / "_index").mkdir()
     fetch = FetchOptions(
-        allow_networks=("127.0.0.0/8",), retries=0, patience_seconds=1, timeout_seconds=5, respect_robots_txt=False
+        allow_networks=("127.0.0.0/8",), retries=0, patience_seconds=0.5, timeout_seconds=4, respect_robots_txt=False
     )
     return BuildOptions(fetch=fetch)
 
@@ -87,29 +88,26 @@ def test_a_worker_is_kept_while_the_command_is_busy_elsewhere(sites, options, tm
     assert len(reports) == 3 and len(workers) == 1
 
 
-SLOW_DISK = """
-import time
-from diptych_shards.shard_build.shard import Journal, ShardOutput
-write, read_records = ShardOutput.write, Journal._read_records
-def write_slowly(*arguments, **others):
-    time.sleep({seconds})
-    return write(*arguments, **others)
-def read_records_slowly(*arguments):
-    time.sleep({seconds})
-    read_records(*arguments)
-ShardOutput.write, Journal._read_records = write_slowly, read_records_slowly
-"""
+def test_shards_are_finished_on_a_slow_disk(sites, options, tmp_path, monkeypatch):
+    """One is slow to write, the other slow to read, each in a worker of its own."""
+    write, read_records = ShardOutput.write, Journal._read_records
 
+    def write_slowly(output, *arguments, **others):
+        time.sleep((SILENCE_SECONDS + 1) * (output.name == "00000"))
+        return write(output, *arguments, **others)
 
-def test_a_shard_is_finished_on_a_slow_disk(sites, options, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(SLOW_DISK.format(seconds=SILENCE_SECONDS + 2))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    def read_records_slowly(journal, *arguments):
+        time.sleep((SILENCE_SECONDS + 1) * journal.path.name.startswith("00001"))
+        read_records(journal, *arguments)
+
+    monkeypatch.setattr(ShardOutput, "write", write_slowly)
+    monkeypatch.setattr(Journal, "_read_records", read_records_slowly)
     closed, _ = sites
     workers = set()
 
     def on_news(news):
         workers.update(workers_now())
 
-    task = shard(0, [f"{closed}/"])
-    (report,) = build_shards([task], tmp_path, options, LocalEngine(1), on_news, silence_seconds=SILENCE_SECONDS)
-    assert report.rows == 1 and len(workers) == 1
+    tasks = [shard(number, [f"{closed}/"]) for number in range(2)]
+    reports = list(build_shards(tasks, tmp_path, options, LocalEngine(2), on_news, silence_seconds=SILENCE_SECONDS))
+    assert [report.rows for report in reports] == [1, 1] and len(workers) == 2
