@@ -1,10 +1,11 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
 from diptych.config.keys import all_keys, describe_keys, did_you_mean
-from diptych.config.load import ConfigError, config_from_dict, is_override, load_config
+from diptych.config.load import ConfigError, config_from_dict, files_and_overrides, load_config
 from diptych.config.rules import ABOVE_0, AT_LEAST_0, FROM_0_BELOW_1, FROM_0_TO_1, doubtful
 from diptych.config.values import config_to_dict, differing_keys, dump_config
 
@@ -403,7 +404,7 @@ def test_a_word_with_an_equals_sign_may_be_a_file(tmp_path, monkeypatch):
         "optimizer.learning_rate=1/my.yaml",
     ]
     overrides = ["training.seed=4", "tokenizer.vocabulary=v.yaml", "run_dir=a/b.yaml", "lr=3", "data.train=a=b"]
-    assert [word for word in [*files, *overrides] if is_override(word)] == overrides
+    assert files_and_overrides([*files, *overrides]) == ([Path(file) for file in files], overrides)
 
 
 @pytest.mark.parametrize(

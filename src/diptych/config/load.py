@@ -113,7 +113,12 @@ def load_config(
     return LoadedConfig(config, sources)
 
 
-def is_override(word: str) -> bool:
+def files_and_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Sort the words of a command line as `load_config` takes them: files, and settings such as `training.seed=3`."""
+    return [Path(word) for word in words if not _is_override(word)], [word for word in words if _is_override(word)]
+
+
+def _is_override(word: str) -> bool:
     """Whether a word of the command line sets a key; else it names a file, such as `lr=1e-3.yaml`."""
     key, equals, _ = word.partition("=")
     if not equals or "/" in key or os.path.isfile(os.path.expanduser(word)):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from diptych.config.load import is_override, load_config
+from diptych.config.load import files_and_overrides, load_config
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
 
@@ -42,8 +41,7 @@ def read_config(arguments: argparse.Namespace) -> RunConfig:
     """
     from diptych.training.initial_weights import defaults_from_initial_weights
 
-    files = [Path(word) for word in arguments.config if not is_override(word)]
-    overrides = [word for word in arguments.config if is_override(word)]
+    files, overrides = files_and_overrides(arguments.config)
     if not files:
         overrides = [*_WITHOUT_A_FILE, *overrides]
         if not arguments.shards and not any(word.startswith("data.train=") for word in overrides):

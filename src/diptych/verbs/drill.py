@@ -83,10 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def settings(words: Sequence[str], folder: Path) -> list[str]:
     """The words for `diptych train`: those of the user, else the small run; then what a drill needs."""
-    from diptych.config.load import is_override
+    from diptych.config.load import files_and_overrides
 
     given = list(words)
-    if not any(not is_override(word) for word in given):
+    files, _ = files_and_overrides(given)
+    if not files:
         from diptych.drill.small_run import write_small_run
 
         given = [str(write_small_run(folder / "data")), *given]
@@ -97,10 +98,9 @@ def settings(words: Sequence[str], folder: Path) -> list[str]:
 
 
 def loaded(words: Sequence[str], folder: Path) -> RunConfig:
-    from diptych.config.load import is_override, load_config
+    from diptych.config.load import files_and_overrides, load_config
 
-    files = [Path(word) for word in words if not is_override(word)]
-    overrides = [word for word in words if is_override(word)]
+    files, overrides = files_and_overrides(words)
     return load_config(files, [*overrides, f"run_dir={folder / 'undisturbed'}"]).config
 
 

@@ -12,10 +12,9 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from diptych.command_line import path_argument
-from diptych.config.load import is_override, load_config
+from diptych.config.load import files_and_overrides, load_config
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
 from diptych.files import check_writable, commit_file
@@ -89,8 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _read_config(words: list[str]) -> RunConfig:
     """The config; settings that initial weights imply are read from them if they are there."""
-    files = [Path(word) for word in words if not is_override(word)]
-    overrides = [word for word in words if is_override(word)]
+    files, overrides = files_and_overrides(words)
     loaded = load_config(files, overrides)
     model = loaded.config.model
     if model.initial_weights is None and model.image.initial_weights is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.command_line import leave_status
 from diptych.config.keys import describe_keys, meant_by
-from diptych.config.load import ConfigError, LoadedConfig, is_override, load_config
+from diptych.config.load import ConfigError, LoadedConfig, files_and_overrides, load_config
 from diptych.config.rules import Problem, doubtful
 from diptych.config.schema import DataConfig, RunConfig
 from diptych.config.stages import config_of_stage, stages_of
@@ -77,8 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     world = read_world()
     # DeepSpeed chooses its accelerator when it is imported, and prints a warning if it has to guess.
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
-    overrides = [word for word in arguments.config if is_override(word)]
-    files = [Path(word) for word in arguments.config if not is_override(word)]
+    files, overrides = files_and_overrides(arguments.config)
 
     def load_checked() -> LoadedConfig:
         checks = (lambda config: check_run(config, world),)
