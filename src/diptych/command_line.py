@@ -160,6 +160,18 @@ def path_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add RUN, of the commands that read one model."""
+    parser.add_argument(
+        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
+    )
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, of the commands that compute with a model."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+
+
 def add_ema_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--ema`, which every command that reads a model has."""
     parser.add_argument(

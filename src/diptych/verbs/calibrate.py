@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 
-from diptych.command_line import add_ema_argument, path_argument
+from diptych.command_line import add_device_argument, add_ema_argument, add_model_argument
 from diptych.errors import UserError
 from diptych.evaluation.calibration import calibrate
 from diptych.evaluation.calibration_file import CALIBRATION_FILE, write_calibration
@@ -19,9 +19,7 @@ from diptych.terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "--zero-shot",
         metavar="[NAME=]DATA",
@@ -40,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
     add_ema_argument(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

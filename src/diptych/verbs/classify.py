@@ -11,7 +11,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from diptych.command_line import add_ema_argument, decode_argument, path_argument
+from diptych.command_line import (
+    add_device_argument,
+    add_ema_argument,
+    add_model_argument,
+    decode_argument,
+    path_argument,
+)
 from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
 from diptych.evaluation.calibration import FALSE_ALARM_RATE, Calibration
@@ -31,9 +37,7 @@ Answer: TypeAlias = Callable[[Array, int], dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "pictures", metavar="PICTURE", nargs="+", type=path_argument, help="picture files and folders of pictures"
     )
@@ -68,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", metavar="N", type=int, default=5, help="labels to show (5)")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each picture")
     add_ema_argument(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diptych.command_line import add_ema_argument, path_argument
+from diptych.command_line import add_device_argument, add_ema_argument, add_model_argument, path_argument
 from diptych.errors import UserError
 from diptych.files import cannot, check_writable
 from diptych.terminal import counted, printable
@@ -15,9 +15,7 @@ SAMPLES_A_GROUP = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "shards", nargs="+", metavar="SHARDS", help="the shards of data.train, in its order: folders, tars or patterns"
     )
@@ -35,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to write them, for data.groups.file (default: %(default)s)",
     )
     add_ema_argument(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

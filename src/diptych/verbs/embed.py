@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.command_line import add_ema_argument, path_argument
+from diptych.command_line import add_device_argument, add_ema_argument, add_model_argument, path_argument
 from diptych.data.caption_files import MAX_CAPTION_BYTES
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_pictures
@@ -22,9 +22,7 @@ WAY_OUT = "make room there, or name another file with --output"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", type=path_argument, metavar="RUN", help="run directory (its newest checkpoint) or model folder"
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "--pictures",
         metavar="PATH",
@@ -44,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "text_embeddings, logit_scale. `diptych-shards dedup --embeddings` reads it",
     )
     add_ema_argument(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from diptych.command_line import add_ema_argument, path_argument
+from diptych.command_line import add_device_argument, add_ema_argument, path_argument
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, open_each, prompts_for
@@ -122,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '{"stage": NAME, "kept": N, "dropped": {REASON: N}}',
     )
     add_ema_argument(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (the GPU where there is one)")
+    add_device_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int | None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import shutil
 
-from diptych.command_line import add_ema_argument, path_argument
+from diptych.command_line import add_ema_argument, add_model_argument, path_argument
 from diptych.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run", type=path_argument, metavar="RUN", help="a run directory (its newest checkpoint) or a model folder"
-    )
+    add_model_argument(parser)
     parser.add_argument("out", type=path_argument, metavar="OUT", help="the folder to write; new or empty")
     add_ema_argument(parser)
     parser.add_argument(
@@ -34,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{arguments.out} is not empty; give the name of a folder that does not exist yet")
     check_writable(out / "config.json", "name a folder that can be")
-    source = model_folder(arguments.run, ema=arguments.ema)
+    source = model_folder(arguments.model, ema=arguments.ema)
     state, config, tokenizer = read_model_folder(source)
 
     # OUT appears only when it is complete: the folder is renamed once its files are on the disk.
