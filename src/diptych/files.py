@@ -96,6 +96,20 @@ def commit_file(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+@contextmanager
+def writing(path: Path, way_out: str) -> Iterator[None]:
+    """Create the folder of a file that the user named, which the block then writes.
+
+    Raises:
+        UserError: it cannot be written; the message names the file, the reason and the way out.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise cannot(error, path, "written", way_out) from error
+
+
 def name_full_disk(error: BaseException, path: Path) -> None:
     """Add the path to an error about a full disk, since the system does not give the path of a failed write."""
     if isinstance(error, OSError) and error.errno in NO_ROOM and not error.filename:

@@ -21,7 +21,7 @@ def test_a_plan_fits_80_columns_and_has_a_column_for_each_number_of_gpus(capsys)
 
 
 def test_the_page_has_plots_and_how_numbers_are_computed(tmp_path, capsys):
-    page = tmp_path / "plan.html"
+    page = tmp_path / "new folder" / "plan.html"
     main(["plan", str(CONFIGS / "vit_b_32.yaml"), "--gpus", "8,64,512", "--page", str(page)])
     text = page.read_text(encoding="utf-8")
     for title in ("Days", "GPU-hours", "Samples a second", "GiB of one of 8 GPUs", "ImageNet top-1, %"):

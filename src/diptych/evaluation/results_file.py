@@ -10,7 +10,7 @@ from typing import Any
 
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
-from diptych.files import cannot, commit_file, read_text
+from diptych.files import commit_file, read_text, writing
 
 FORMAT = 1
 WAY_OUT = "move it away, or name another file with --json"
@@ -61,13 +61,10 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the file cannot be written.
     """
-    try:
-        # A lone surrogate, as in a file name that is not UTF-8, becomes its JSON escape.
-        document = (json.dumps(results, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    # A lone surrogate, as in a file name that is not UTF-8, becomes its JSON escape.
+    document = (json.dumps(results, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
+    with writing(path, "make room there, or name another file with --json"):
         commit_file(path, document)
-    except OSError as error:
-        raise cannot(error, path, "written", "make room there, or name another file with --json") from error
 
 
 def _evaluators(results: Mapping[str, Any]) -> list[str]:

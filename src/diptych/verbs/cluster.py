@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diptych.command_line import add_device_argument, add_ema_argument, add_model_argument, path_argument
 from diptych.errors import UserError
-from diptych.files import cannot, check_writable
+from diptych.files import check_writable, writing
 from diptych.terminal import counted, printable
 
 WAY_OUT = "make room there, or name another file with --output"
@@ -64,11 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"{number:,} groups; {name}: {reason}"
         )
     clustered = cluster(embedded.embeddings, embedded.kept, index.total_samples, number)
-    try:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with writing(arguments.output, WAY_OUT):
         write_groups(arguments.output, clustered.groups, index.fingerprint)
-    except OSError as error:
-        raise cannot(error, arguments.output, "written", WAY_OUT) from error
     smallest, median, largest = clustered.sizes()
     print(
         f"{printable(str(arguments.output))}: {counted(index.total_samples, 'sample')} in "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.command_line import path_argument
-from diptych.files import cannot, check_writable, commit_file
+from diptych.files import check_writable, commit_file, writing
 from diptych.terminal import percent, points, points_range, printable, shown, table
 
 if TYPE_CHECKING:
@@ -56,11 +56,14 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{printable(each.name)}: {printable(note)}")
     if results := _results(runs, rows):
         print(f"\n{results}")
-    _write(arguments.page, render(runs, rows), WAY_OUT)
+    page = render(runs, rows)
+    with writing(arguments.page, WAY_OUT):
+        commit_file(arguments.page, page)
     print(f"\npage: {shown(arguments.page)}")
     if arguments.json is not None:
         document = json.dumps(_document(runs, rows), indent=1, default=str)
-        _write(arguments.json, document.encode("utf-8", "backslashreplace"), WAY_OUT_JSON)
+        with writing(arguments.json, WAY_OUT_JSON):
+            commit_file(arguments.json, document.encode("utf-8", "backslashreplace"))
         print(f"json: {shown(arguments.json)}")
 
 
@@ -133,11 +136,3 @@ def _document(runs: Sequence[ComparedRun], rows: Sequence[Row]) -> dict[str, Any
             for row in rows
         ],
     }
-
-
-def _write(path: Path, content: bytes, way_out: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        commit_file(path, content)
-    except OSError as error:
-        raise cannot(error, path, "written", way_out) from error

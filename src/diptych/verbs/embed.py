@@ -15,7 +15,7 @@ from diptych.evaluation.picture_sources import open_pictures
 from diptych.evaluation.pictures import by_reason, embed, in_words, left_out_by_reason
 from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.text_arrays import text_arrays
-from diptych.files import cannot, check_writable, committed, read_lines
+from diptych.files import check_writable, committed, read_lines, writing
 from diptych.terminal import printable
 
 WAY_OUT = "make room there, or name another file with --output"
@@ -52,11 +52,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("nothing to embed; give --pictures PATH..., --texts FILE or both")
     if arguments.captions and not arguments.pictures:
         raise UserError("--captions embeds the captions of --pictures PATH...; give that too")
-    if arguments.output.suffix != ".npz":
-        raise UserError(f"--output {arguments.output} must end in .npz")
+    output = arguments.output
+    if output.suffix != ".npz":
+        raise UserError(f"--output {output} must end in .npz")
     pictures = open_pictures(arguments.pictures, with_captions=arguments.captions) if arguments.pictures else None
     texts = _texts(arguments.texts) if arguments.texts else None
-    check_writable(arguments.output, WAY_OUT)
+    check_writable(output, WAY_OUT)
 
     encoder = load(arguments.model, arguments.device, ema=arguments.ema)
     arrays: dict[str, np.ndarray] = {}
@@ -78,9 +79,10 @@ def run(arguments: argparse.Namespace) -> None:
         arrays |= text_arrays("texts", texts)
         arrays["text_embeddings"] = unit_norm(encoder.embed_texts(texts))
     arrays["logit_scale"] = np.array(encoder.logit_scale, dtype=np.float32)
-    _write(arguments.output, arrays)
+    with writing(output, WAY_OUT), committed(output) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     described = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array.ndim)
-    print(f"{printable(str(arguments.output))}: {described}")
+    print(f"{printable(str(output))}: {described}")
 
 
 def _texts(path: Path) -> list[str]:
@@ -94,12 +96,3 @@ def _texts(path: Path) -> list[str]:
                 f"{MAX_CAPTION_BYTES:,}"
             )
     return texts
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with committed(path) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise cannot(error, path, "written", WAY_OUT) from error

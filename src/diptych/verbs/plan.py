@@ -17,7 +17,7 @@ from diptych.command_line import path_argument
 from diptych.config.load import files_and_overrides, load_config
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
-from diptych.files import check_writable, commit_file
+from diptych.files import check_writable, commit_file, writing
 from diptych.plan.gpus import GPUS, gpu_named
 from diptych.terminal import printable
 
@@ -82,7 +82,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.page is not None:
         from diptych.plan.page import render_plan
 
-        commit_file(arguments.page, render_plan(plans))
+        page = render_plan(plans)
+        with writing(arguments.page, WAY_OUT):
+            commit_file(arguments.page, page)
     print(json.dumps([asdict(plan) for plan in plans]) if arguments.json else describe(plans))
 
 

@@ -10,8 +10,10 @@ from diptych.command_line import path_argument
 from diptych.data.captions import all_captions, caption_of, clean_caption
 from diptych.data.tokenizer import Tokenizer, train_vocabulary
 from diptych.errors import UserError
-from diptych.files import check_writable
+from diptych.files import check_writable, writing
 from diptych.terminal import counted
+
+WAY_OUT = "name another file with --output"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    check_writable(arguments.output, "name another file with --output")
+    check_writable(arguments.output, WAY_OUT)
     tokenizer = train_vocabulary(_captions(arguments.sources), arguments.size)
     num_captions, num_bytes, num_tokens = _measure(tokenizer, _captions(arguments.sources))
     if not num_tokens:
         raise UserError(f"no captions in {', '.join(arguments.sources)}")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(arguments.output)
+    with writing(arguments.output, WAY_OUT):
+        tokenizer.save(arguments.output)
 
     print(
         f"{arguments.output}: {counted(tokenizer.vocab_size, 'token')} from {counted(num_captions, 'caption')}, "

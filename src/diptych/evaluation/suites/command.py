@@ -17,11 +17,12 @@ from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Cell, Results, SuiteModel, measure_suite
 from diptych.evaluation.suites.suite import Suite, load_suite
 from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text
-from diptych.files import cannot, check_writable, commit_file, sha256_of, short_names
+from diptych.files import check_writable, commit_file, sha256_of, short_names, writing
 from diptych.terminal import counted, percent, printable, unknown_word
 
 SHOWN_FIRST = "ViT-B/32"
 """The published model next to the user's, if the suite has it and the user names none."""
+WAY_OUT = "make room there, or name another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def evaluate_suite(options: SuiteOptions) -> int:
     present = find_data(suite, options.data)
     models = [_model(path, title, options) for path, title in zip(options.models, _titles(options.models), strict=True)]
     out = options.out or Path(f"suite_{suite.name}")
-    check_writable(out / "table.json", "make room there, or name another folder with --out")
+    check_writable(out / "table.json", WAY_OUT)
 
     cells = measure_suite(suite, present, models, Results(out / "results"), _report)
     if kept := sum("kept" in cell for row in cells.values() for cell in row.values()):
@@ -62,11 +63,8 @@ def evaluate_suite(options: SuiteOptions) -> int:
         "html": as_page(shown, reference),
     }.items():
         path = out / f"table.{ending}"
-        try:
-            out.mkdir(parents=True, exist_ok=True)
+        with writing(path, WAY_OUT):
             commit_file(path, text.encode("utf-8", "backslashreplace"))
-        except OSError as error:
-            raise cannot(error, path, "written", "make room there, or name another folder with --out") from error
     print(f"\ntables: {printable(str(out))}/table.json, .csv, .md, .html")
     return 1 if shown.failed else 0
 

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from diptych.command_line import path_argument
-from diptych.files import cannot, check_writable, commit_file
+from diptych.files import check_writable, commit_file, writing
 from diptych.inspection import arguments as shared
 from diptych.terminal import shown
 
@@ -43,9 +43,6 @@ def run(arguments: argparse.Namespace) -> None:
     config = shared.read_config(arguments)
     found = look(config, num_samples=LOOKED_AT, num_shown=arguments.samples)
     page = render_preview(found, config)
-    try:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with writing(arguments.output, WAY_OUT):
         commit_file(arguments.output, page)
-    except OSError as error:
-        raise cannot(error, arguments.output, "written", WAY_OUT) from error
     print(shown(arguments.output))
