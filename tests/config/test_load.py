@@ -6,7 +6,8 @@ import pytest
 
 from diptych.config.keys import all_keys, describe_keys, did_you_mean
 from diptych.config.load import ConfigError, config_from_dict, files_and_overrides, load_config
-from diptych.config.rules import ABOVE_0, AT_LEAST_0, FROM_0_BELOW_1, FROM_0_TO_1, doubtful
+from diptych.config.ranges import RANGES
+from diptych.config.rules import doubtful
 from diptych.config.values import config_to_dict, differing_keys, dump_config
 
 MINIMAL = """
@@ -259,8 +260,8 @@ def test_further_checks_are_reported_unless_their_key_is_mistyped(write):
     assert mistakes([write(MINIMAL)], ["data.train=3"], [check])[1:] == ["no such loss"]
 
 
-@pytest.mark.parametrize("key", [*ABOVE_0, *AT_LEAST_0, *FROM_0_BELOW_1, *FROM_0_TO_1])
-def test_every_rule_is_about_an_existing_key(write, key):
+@pytest.mark.parametrize("key", dict.fromkeys(key for each in RANGES for key in each.keys))
+def test_every_range_is_about_an_existing_key(write, key):
     (line,) = mistakes([write(MINIMAL)], [f"{key}=-1"])
     assert line.startswith(f"command line: {key} is -1")
 

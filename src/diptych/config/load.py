@@ -20,7 +20,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from diptych.config.keys import UNIONS, all_keys, did_you_mean, meant_by
-from diptych.config.rules import Keys, Problem, impossible
+from diptych.config.problem import Keys, Problem, concerns, each_key
+from diptych.config.rules import impossible
 from diptych.config.schema import SIGLIP_START, RunConfig
 from diptych.config.values import config_to_dict, flatten
 from diptych.errors import UserError
@@ -190,7 +191,7 @@ def _merge(into: dict[str, Any], values: dict[str, Any], sources: Sources, sourc
 
 def _origin(sources: Sources, keys: Keys) -> str:
     """The prefix of an error with all places where the keys, or keys inside them, were set; empty for defaults."""
-    by = [source for key in _each(keys) for known, source in sources.items() if f"{known}.".startswith(f"{key}.")]
+    by = [source for key in each_key(keys) for known, source in sources.items() if f"{known}.".startswith(f"{key}.")]
     return f"{' and '.join(dict.fromkeys(by))}: " if by else ""
 
 
@@ -277,8 +278,8 @@ def _check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, 
     config, not_local = _with_local_paths(config)
     problems += [(key, said) for key, said in not_local if key not in mistyped]
     for check in checks:
-        bad = [key for keys, _ in problems for key in _each(keys)]
-        problems += [(keys, said) for keys, said in check(config) if not _concerns(keys, bad)]
+        bad = [key for keys, _ in problems for key in each_key(keys)]
+        problems += [(keys, said) for keys, said in check(config) if not concerns(keys, bad)]
     return config, problems
 
 
@@ -306,15 +307,6 @@ def _with_local_paths(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
         if key in PATHS and value is not None:
             _replace(values, key, paths_of(key, value))
     return _validate(values), problems
-
-
-def _concerns(keys: Keys, bad: Sequence[str]) -> bool:
-    """Whether one of the keys, the mapping that contains it or a key inside it is known to be bad."""
-    return any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for key in _each(keys) for other in bad)
-
-
-def _each(keys: Keys) -> tuple[str, ...]:
-    return (keys,) if isinstance(keys, str) else keys
 
 
 def _is_utf8(value: Any) -> bool:

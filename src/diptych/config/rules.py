@@ -1,10 +1,12 @@
-"""Check a configuration for values that are invalid with any data, on any number of ranks and any machine."""
+"""Check a configuration for settings that cannot work with any data, on any number of ranks and any machine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from diptych.config.problem import Problem
+from diptych.config.ranges import out_of_range
 from diptych.config.schema import (
     ColourJitterConfig,
     DataConfig,
@@ -13,66 +15,10 @@ from diptych.config.schema import (
     RandomErasingConfig,
     RandomResizedCropConfig,
     RunConfig,
-    StageConfig,
-    TrainingConfig,
 )
-from diptych.config.stages import batches_of_stages
-from diptych.config.values import config_to_dict, flatten, seconds_of
+from diptych.config.stage_rules import bad_stages
 from diptych.terminal import counted
 
-Keys = str | tuple[str, ...]
-Problem = tuple[Keys, str]
-"""The key, or all keys that contradict one another, and the message."""
-
-ABOVE_0 = (
-    "training.total_samples",
-    "training.global_batch_size",
-    "data.shuffle_window",
-    "data.streams",
-    "data.groups.neighbours",
-    "data.random_erasing.max_rectangles",
-    "data.cache.bytes",
-    "model.embed_dim",
-    "model.image.image_size",
-    "model.text.width",
-    "model.text.heads",
-    "model.text.layers",
-    "loss.counted_captions",
-    "loss.ngrams.longest",
-    "loss.ngrams.min_count",
-    "optimizer.learning_rate",
-    "optimizer.epsilon",
-    "optimizer.gradient_clip_norm",
-    "checkpoint.every_samples",
-    "evaluation.every_samples",
-    "tracking.log_every_steps",
-    "machine.gpu_memory_gib",
-    "machine.pairs_per_forward",
-    "machine.process_group_timeout_seconds",
-    "machine.step_timeout_seconds",
-)
-AT_LEAST_0 = (
-    "loss.token_head.weight",
-    "optimizer.weight_decay",
-    "optimizer.warmup_samples",
-    "optimizer.cooldown_samples",
-    "checkpoint.max_wait_seconds",
-    "machine.loader_workers",
-    "data.colour_jitter.brightness",
-    "data.colour_jitter.contrast",
-    "data.colour_jitter.saturation",
-)
-FROM_0_BELOW_1 = ("optimizer.beta1", "optimizer.beta2", "training.ema_decay")
-FROM_0_TO_1 = (
-    "data.max_rejected_fraction",
-    "data.horizontal_flip_probability",
-    "data.colour_jitter.probability",
-    "data.grey_probability",
-    "data.groups.power",
-    "data.random_erasing.probability",
-)
-SHARES_OF_THE_AREA = ("data.random_resized_crop.scale", "data.random_erasing.scale")
-RATIOS_OF_SIDES = ("data.random_resized_crop.ratio", "data.random_erasing.ratio")
 SETTINGS_OF_A_GROUP = ("learning_rate_scale", "weight_decay")
 LARGEST_BF16_BETA = 1 - 2**-8
 """Above this value the share that a moment loses in a step, 1 - beta, can be less than rounding to bf16 adds back,
@@ -83,12 +29,12 @@ MANY_EPOCHS = 100
 
 def impossible(config: RunConfig) -> Iterator[Problem]:
     """Yield values that have the right type but cannot work."""
-    yield from _out_of_range(config)
+    yield from out_of_range(config)
     yield from _contradictions(config)
     yield from _without_effect(config.data)
     yield from _bad_mixture(config.data)
     yield from _bad_groups(config.data)
-    yield from _bad_stages(config)
+    yield from bad_stages(config)
 
 
 def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
@@ -111,65 +57,6 @@ def doubtful(config: RunConfig, num_samples: int) -> Iterator[str]:
         )
 
 
-def _out_of_range(config: RunConfig) -> Iterator[Problem]:
-    """Yield each value outside its range; None and auto mean a default and are skipped."""
-    values = dict(flatten(config_to_dict(config)))
-    for key, value in values.items():
-        if value is None or value == "auto":
-            continue
-        if key in ABOVE_0 and not value > 0:
-            yield key, f"{key} is {value}; it must be above 0"
-        if key in AT_LEAST_0 and not value >= 0:
-            yield key, f"{key} is {value}; it must be 0 or more"
-        if (key in FROM_0_BELOW_1 and not 0 <= value < 1) or (key in FROM_0_TO_1 and not 0 <= value <= 1):
-            yield key, f"{key} is {value}; it must be between 0 and 1"
-        if key in SHARES_OF_THE_AREA and not 0 < value[0] <= value[1] <= 1:
-            yield key, f"{key} is {value}; it must be two numbers above 0 and up to 1, the smaller first"
-        if key in RATIOS_OF_SIDES and not 0 < value[0] <= value[1] < math.inf:
-            yield key, f"{key} is {value}; it must be two numbers above 0, the smaller first"
-        if isinstance(value, float) and not math.isfinite(value):
-            yield key, f"{key} is {value}; it must be a finite number"
-    if config.training.global_batch_size == 1:
-        yield (
-            "training.global_batch_size",
-            "training.global_batch_size is 1; it must be at least 2: a single pair has no negatives and a loss of 0",
-        )
-    if not 0 < config.loss.ngrams.smoothing < 1:
-        yield (
-            "loss.ngrams.smoothing",
-            f"loss.ngrams.smoothing is {config.loss.ngrams.smoothing}; it must be above 0 and below 1",
-        )
-    fill = config.model.image.fill_colour
-    if not all(0 <= value <= 255 for value in fill):
-        yield (
-            "model.image.fill_colour",
-            f"model.image.fill_colour is {list(fill)}; it must be three numbers from 0 to 255",
-        )
-    if not 0 <= config.data.colour_jitter.hue <= 0.5:
-        yield (
-            "data.colour_jitter.hue",
-            f"data.colour_jitter.hue is {config.data.colour_jitter.hue}; it must be between 0 and 0.5, half a turn",
-        )
-    if not 0 <= config.training.seed < 2**63:
-        yield "training.seed", f"training.seed is {config.training.seed}; it must be 0 or more and below 2^63"
-    length = config.model.text.context_length
-    if length < 3:
-        yield (
-            "model.text.context_length",
-            f"model.text.context_length is {length}; it must be at least 3, for start, one token and end",
-        )
-    try:
-        seconds_of(config.machine.stop_after or "1s")
-    except ValueError as error:
-        yield "machine.stop_after", f"machine.stop_after {error}"
-    if config.checkpoint.keep < 2:
-        yield (
-            "checkpoint.keep",
-            f"checkpoint.keep is {config.checkpoint.keep}; it must be at least 2, so that the run can resume if the "
-            f"newest checkpoint is damaged",
-        )
-
-
 def _bad_mixture(data: DataConfig) -> Iterator[Problem]:
     """Yield each weight and each probability of a caption that cannot be used."""
     for number, source in enumerate(data.sources):
@@ -188,81 +75,6 @@ def _bad_mixture(data: DataConfig) -> Iterator[Problem]:
     weights = [source.weight for source in data.sources]
     if None in weights and len(set(weights)) > 1:
         yield "data.train", f"data.train[{weights.index(None)}] has no weight, and others have; give all a weight"
-
-
-def _bad_stages(config: RunConfig) -> Iterator[Problem]:
-    """Yield each value of a stage that cannot be used, or else what is wrong with the samples of all."""
-    stages, longest = config.training.stages, config.model.text.context_length
-    if stages is None:
-        return
-    if not stages:
-        yield "training.stages", "training.stages is empty; list at least one stage, or leave it out"
-    faults = [fault for stage in enumerate(stages) for fault in _bad_values_of_stage(*stage, longest)]
-    yield from (("training.stages", fault) for fault in faults)
-    if stages and not faults:
-        yield from _unequal_last_stage(stages[-1], config)
-        yield from _wrong_number_of_samples(stages, config.training)
-
-
-def _bad_values_of_stage(number: int, stage: StageConfig, longest: int) -> Iterator[str]:
-    ranges = {
-        "samples": (0, math.inf, "above 0"),
-        "image_size": (0, math.inf, "above 0"),
-        "context_length": (2, longest + 1, f"at least 3 and at most model.text.context_length, {longest}"),
-        "patch_dropout": (-math.inf, 1, "at least 0 and below 1"),
-        "learning_rate_scale": (0, math.inf, "above 0"),
-    }
-    for name, (above, below, expected) in ranges.items():
-        value = getattr(stage, name)
-        if value is not None and (not above < value < below or (name == "patch_dropout" and value < 0)):
-            yield f"training.stages[{number}].{name} is {value}; it must be {expected}"
-
-
-def _unequal_last_stage(last: StageConfig, config: RunConfig) -> Iterator[Problem]:
-    """Yield each size of the last stage that differs from the model's."""
-    image_size, context_length = config.model.image.image_size, config.model.text.context_length
-    for name, value, of_model, key in (
-        ("image_size", last.image_size, image_size, "model.image.image_size"),
-        ("context_length", last.context_length, context_length, "model.text.context_length"),
-    ):
-        if value not in (None, of_model):
-            yield (
-                ("training.stages", key),
-                f"training.stages: {name} of the last stage is {value}, and {key} is {of_model}; the last stage has "
-                f"the model's sizes, so leave it out there, or set {key} to {value}",
-            )
-
-
-def _wrong_number_of_samples(stages: Sequence[StageConfig], training: TrainingConfig) -> Iterator[Problem]:
-    """Yield what is wrong with the samples of the stages."""
-    *earlier, last = (stage.samples for stage in stages)
-    if None in earlier:
-        yield (
-            "training.stages",
-            f"training.stages[{earlier.index(None)}].samples is not set; only the last stage may leave it out",
-        )
-        return
-    keys, total = ("training.stages", "training.total_samples"), training.total_samples
-    has = sum(samples or 0 for samples in (*earlier, last))
-    if last is None and has >= total:
-        yield (
-            keys,
-            f"training.stages have {has} samples before the last one, which leaves it none of training.total_samples "
-            f"{total}; set that higher, or their samples lower",
-        )
-    elif last is not None and has != total:
-        yield (
-            keys,
-            f"training.stages have {has} samples, and training.total_samples is {total}; set that to {has}, or leave "
-            f"out samples in the last stage, which then has the rest",
-        )
-    elif (empty := next((n for n, batches in enumerate(batches_of_stages(training)) if not batches), None)) is not None:
-        size = training.global_batch_size
-        yield (
-            ("training.stages", "training.global_batch_size"),
-            f"training.stages[{empty}] has no batch: none of the batches of {size} (training.global_batch_size) begins "
-            f"with one of its samples; give each stage {size} or more",
-        )
 
 
 def _contradictions(config: RunConfig) -> Iterator[Problem]:
@@ -328,11 +140,6 @@ def _bad_parameter_groups(optimizer: OptimizerConfig) -> Iterator[Problem]:
                 yield "optimizer.groups", f"{said} is {value}; it must be above 0; model.freeze keeps parameters fixed"
             elif not value >= 0:
                 yield "optimizer.groups", f"{said} is {value}; it must be 0 or more"
-    if optimizer.layer_decay is not None and not 0 < optimizer.layer_decay <= 1:
-        yield (
-            "optimizer.layer_decay",
-            f"optimizer.layer_decay is {optimizer.layer_decay}; it must be above 0 and at most 1",
-        )
 
 
 def _bad_schedule(optimizer: OptimizerConfig, total_samples: int) -> Iterator[Problem]:

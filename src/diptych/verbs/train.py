@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from diptych.command_line import leave_status
 from diptych.config.keys import describe_keys, meant_by
 from diptych.config.load import ConfigError, LoadedConfig, files_and_overrides, load_config
-from diptych.config.rules import Problem, doubtful
+from diptych.config.problem import Problem
+from diptych.config.rules import doubtful
 from diptych.config.schema import DataConfig, RunConfig
 from diptych.config.stages import config_of_stage, stages_of
 from diptych.config.values import config_to_dict, flatten
