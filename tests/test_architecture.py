@@ -54,7 +54,7 @@ HOMES = {
     "simplejpeg": {"data/picture_pixels.py"},
     "regex": {"data/tokenizer.py", "data/tokenizer_files.py", "data/captions.py", "training/typeface.py"},
     "tokenizers": {"data/tokenizer.py"},
-    "pydantic": {"config/load.py", "training/deepspeed_config.py"},
+    "pydantic": {"config/typed.py", "training/deepspeed_config.py"},
     "sklearn": {"evaluation/logistic_regression.py"},
     "jinja2": {"pages/template.py"},
     "resvg_py": {"demo/cards.py"},

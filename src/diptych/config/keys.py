@@ -89,6 +89,13 @@ def all_keys(part: Any = RunConfig, prefix: str = "") -> Iterator[str]:
             yield from all_keys(hint, f"{prefix}{key}.")
 
 
+def item_schema(hint: Any) -> Any:
+    """The dataclass of the items, if a value of this type may be a list of mappings; else None."""
+    lists = [option for option in typing.get_args(hint) if typing.get_origin(option) is tuple]
+    items = [typing.get_args(option)[0] for option in lists]
+    return next((item for item in items if dataclasses.is_dataclass(item)), None)
+
+
 def meant_by(word: str) -> str | None:
     """The key that an unknown one probably means; None if it resembles no key.
 
@@ -177,8 +184,6 @@ def _kind(hint: Any) -> str:
         return " or ".join("null" if option is type(None) else _kind(option) for option in options)
     if typing.get_origin(hint) is tuple:
         return f"list of {_kind(options[0])}" if options[-1] is ... else f"{len(options)} {_kind(options[0])}s"
-    if typing.get_origin(hint) is dict:
-        return "mapping"
-    if dataclasses.is_dataclass(hint):
+    if typing.get_origin(hint) is dict or dataclasses.is_dataclass(hint):
         return "mapping"
     return {str: "text", int: "whole number", float: "number", bool: "true | false"}[hint]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flatten(value, f"{dotted}.")
         else:
             yield dotted, value
+
+
+def is_utf8(value: Any) -> bool:
+    """Whether a value can be written as UTF-8; False for text with lone surrogates, such as undecodable bytes."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def differing_keys(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:
