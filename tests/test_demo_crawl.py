@@ -15,7 +15,7 @@ from diptych.demo.cards import draw_cards
 from diptych.demo.crawl import MAX_CLICKS, crawl, serve, serve_at_remembered_port
 from diptych.demo.funnel import read_funnel
 from diptych.demo.site import DemoSite
-from diptych.report import parse_funnel
+from diptych.report.page import parse_funnel
 from diptych_shards.cli import main as diptych_shards
 from tests.data_prep.extract.crawls import page_record, warc_gz, write
 

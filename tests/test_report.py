@@ -11,7 +11,8 @@ from diptych.evaluation.confusion import confusion_matrix, factorise, whole
 from diptych.learning_curves import by_samples, training_facts
 from diptych.pages.axes import logarithmic_ticks, short_number, ticks
 from diptych.pages.charts import line_chart, thin
-from diptych.report import strip, write_report
+from diptych.report.headlines import strip
+from diptych.report.page import write_report
 from diptych.run_dir import read_metrics
 from diptych.terminal import bar, columns, printable, table
 

@@ -20,7 +20,7 @@ from diptych.evaluation.prompts import Prompts
 from diptych.evaluation.results_file import FORMAT, merged
 from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.tables import readable
-from diptych.report import write_report
+from diptych.report.page import write_report
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config
 

@@ -25,7 +25,7 @@ from diptych.evaluation.features import Features
 from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.validation import GROUP, pair_losses
 from diptych.learning_curves import curves
-from diptych.report import write_report
+from diptych.report.page import write_report
 from diptych.run_dir import RunDir, read_metrics
 from diptych.training.engine import Engine
 from diptych.training.evaluating import Evaluations, FailedOnARankError, Together, open_asked

@@ -34,7 +34,7 @@ from diptych.evaluation.suites.command import SuiteOptions, evaluate_suite
 from diptych.evaluation.tables import comparison_table, readable
 from diptych.evaluation.training_data import UNKNOWN, TrainingData, hashed_training_data, training_data
 from diptych.files import check_writable, read_lines, read_text
-from diptych.report import parse_funnel, write_report
+from diptych.report.page import parse_funnel, write_report
 from diptych.run_dir import RunDir
 from diptych.terminal import counted, printable
 from diptych.training.wandb_results import log_results

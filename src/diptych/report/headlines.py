@@ -1,0 +1,120 @@
+"""The top of a run's page: a sentence, six pictures and the key numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diptych.pages.template import percent
+from diptych.terminal import counted, percent_range, printable
+
+STRIP = 6
+
+
+def summary(evaluation: Mapping[str, Any]) -> str:
+    """One sentence about the first result: how many pictures were shown, how many answers were right, and chance."""
+    if zero_shot := evaluation.get("zero_shot"):
+        name, result = _shown_first(zero_shot)
+        top1, chance = percent(result["metrics"]["top1"]), percent(result["chance"]["top1"])
+        seen = ", which were in the training data" if result.get("seen_in_training") else ""
+        shown = counted(result["pictures"], "picture")
+        return (
+            f"Shown {shown} of “{name}”{seen}, the model gave {top1} of them their right name "
+            f"out of {len(result['classes']):,} (chance {chance})."
+        )
+    if retrieval := evaluation.get("retrieval"):
+        name, result = _shown_first(retrieval)
+        found, chance = (percent(result[key]["image_to_text_r1"]) for key in ("metrics", "chance"))
+        seen = ", which were in the training data" if result.get("seen_in_training") else ""
+        shown = counted(result["pictures"], "picture")
+        return (
+            f"Shown {shown} of “{name}”{seen}, the model found a caption of {found} of them "
+            f"first among {result['captions']:,} (chance {chance})."
+        )
+    return ""
+
+
+def strip(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Six of the pictures that `summary` is about, evenly spaced, each with the model's answer and the truth."""
+    if zero_shot := evaluation.get("zero_shot"):
+        _, result = _shown_first(zero_shot)
+        classes = result["classes"]
+        return [
+            {
+                "picture": each["picture"],
+                "said": classes[each["guesses"][0][0]],
+                "truth": classes[each["label"]],
+                "is_right": each["guesses"][0][0] == each["label"],
+            }
+            for each in result.get("sample", result.get("right", []))[:STRIP]
+        ]
+    if retrieval := evaluation.get("retrieval"):
+        _, result = _shown_first(retrieval)
+        return [
+            {
+                "picture": each["picture"],
+                "said": each["nearest"][0]["caption"],
+                "truth": each["captions"][0],
+                "is_right": each["nearest"][0]["is_right"],
+            }
+            for each in result.get("examples", [])[:STRIP]
+        ]
+    return []
+
+
+def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The key numbers, zero-shot accuracy and recall at 1, each with the numbers to compare it with."""
+    cards = []
+    for name, result in evaluation.get("zero_shot", {}).items():
+        beside = []
+        for method, label in (
+            ("linear_probe", "linear probe"),
+            ("embedding_probe", "linear probe on embeddings"),
+            ("pixel_baseline", "logistic regression on pixels"),
+        ):
+            other = evaluation.get(method, {}).get(name)
+            if other and (method == "pixel_baseline" or other.get("model") == result.get("model")):
+                known = other["share_of_known_classes"] > 0
+                beside.append((label if known else f"{label} (knows no such class)", other["metrics"]["top1"]))
+        beside.append(("chance", result["chance"]["top1"]))
+        about = f"{counted(result['pictures'], 'picture')}, {counted(len(result['classes']), 'class')}"
+        cards.append(
+            {
+                "over": f"zero-shot · {name}",
+                "value": result["metrics"]["top1"],
+                "interval": interval(result, "top1"),
+                "about": about + other_model(result, evaluation),
+                "beside": beside,
+                "seen_in_training": result.get("seen_in_training"),
+            }
+        )
+    for name, result in evaluation.get("retrieval", {}).items():
+        for way, label in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
+            key = f"{way}_r1"
+            beside = [(f"within the first {k}", result["metrics"][f"{way}_r{k}"]) for k in (5, 10)]
+            beside.append(("chance", result["chance"][key]))
+            about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
+            about += other_model(result, evaluation)
+            over = f"{label} R@1" if len(evaluation["retrieval"]) == 1 else f"{label} R@1 · {name}"
+            card = {"over": over, "value": result["metrics"][key], "about": about, "beside": beside}
+            card["interval"] = interval(result, key)
+            cards.append({**card, "seen_in_training": result.get("seen_in_training")})
+    return cards
+
+
+def interval(result: Mapping[str, Any], metric: str) -> str:
+    """The 95 % interval of a metric in words; empty for a result of an earlier version, which has none."""
+    known = result.get("intervals", {}).get(metric)
+    return f"{percent_range(*known)} % (95 % interval)" if known else ""
+
+
+def other_model(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """`; of MODEL` for a result of another model than the newest results; else empty."""
+    model = result.get("model", evaluation.get("model"))
+    return "" if model == evaluation.get("model") else f"; of {printable(str(model))}"
+
+
+def _shown_first(results: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
+    """The data set at the top of the page: the last that the model was not trained on, else the last."""
+    unseen = [item for item in results.items() if not item[1].get("seen_in_training")]
+    return (unseen or list(results.items()))[-1]
