@@ -82,8 +82,10 @@ def test_hostile_captions_class_names_and_titles_are_text_and_nothing_else(tmp_p
         "templates": [f"{HOSTILE[0]} {{}}"],
         "versions": {HOSTILE[0]: HOSTILE[1]},
     }
-    (tmp_path / "config.yaml").write_text("run_dir: " + HOSTILE[2])
-    html = write_report(tmp_path, evaluation, credits=HOSTILE, title=HOSTILE[0]).read_text(encoding="utf-8")
+    run = tmp_path / HOSTILE[1]
+    run.mkdir()
+    (run / "config.yaml").write_text("run_dir: " + HOSTILE[2])
+    html = write_report(run, evaluation, credits=HOSTILE).read_text(encoding="utf-8")
 
     page = Page(html)
     assert not {"script", "iframe", "object", "link", "form"} & set(page.elements)

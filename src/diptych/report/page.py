@@ -35,7 +35,6 @@ def write_report(
     *,
     credits: Sequence[str] = (),
     funnel: Sequence[Mapping[str, Any]] = (),
-    title: str | None = None,
 ) -> Path:
     """Write RUN/report.html, which needs neither network nor scripts, and return its path.
 
@@ -51,7 +50,7 @@ def write_report(
     # The errors of several data sets are added up, so they must come from the same model.
     of_the_model = {name: result for name, result in zero_shot.items() if not other_model(result, evaluation)}
     page = template("diptych", "report/page.html.jinja", number=_number, picture=_picture).render(
-        title=title or run_dir.resolve().name,
+        title=run_dir.resolve().name,
         created=day(time.time()),
         summary=summary(evaluation),
         strip=strip(evaluation),
