@@ -12,8 +12,8 @@ from diptych.cli import VERBS, main
 from diptych.config.load import load_config
 from diptych.errors import LostRankError, NoMeetingError, UserError
 from diptych.terminal import counted
+from diptych.training.checks import refuse_pretrained_tag
 from diptych.verbs import vocab
-from diptych.verbs.train import refuse_pretrained_tag
 from diptych_shards.cli import main as main_of_shards
 from tests.commands import ROOT, forked_launcher, start
 

@@ -22,7 +22,7 @@ from diptych.model.dual_encoder import expected_shapes
 from diptych.plan.gpus import gpu_named
 from diptych.plan.plan import Assumptions, make_plans, sum_of_cases
 from diptych.plan.stages import flops_text
-from diptych.verbs.train import check_cache, check_run
+from diptych.training.checks import check_cache, check_run
 from diptych.world import World
 from tests.warm import Warm
 
@@ -248,7 +248,7 @@ def test_trackers_that_cannot_work_are_refused_before_the_run(
     shards, tmp_path, capsys, monkeypatch, setting, environment, told
 ):
     train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
-    monkeypatch.setattr("diptych.verbs.train.find_spec", lambda name: None)
+    monkeypatch.setattr("diptych.training.checks.find_spec", lambda name: None)
     words = (f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}", f"run_dir={tmp_path}")
     dry_run(capsys, "demo", *words)
     for name, value in environment.items():

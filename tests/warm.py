@@ -153,7 +153,7 @@ def serve(test_files: list[str]) -> None:
 def use_once() -> None:
     """Do what a process does slowly the first time: the checks of a run."""
     from diptych.config.load import load_config
-    from diptych.verbs.train import check_run
+    from diptych.training.checks import check_run
     from diptych.world import World
 
     words = ("data.train=nowhere", "training.total_samples=2", "training.global_batch_size=2", "run_dir=/nowhere")

@@ -9,10 +9,11 @@ import pytest
 
 from diptych.config.load import ConfigError, load_config
 from diptych.errors import UserError
+from diptych.plan.dry_run import describe
 from diptych.training import branch
 from diptych.training.branch import check_initial_checkpoint
 from diptych.training.initial_weights import check_initial_weights, defaults_from_initial_weights
-from diptych.verbs.train import STOPPED, describe
+from diptych.verbs.train import STOPPED
 from diptych.world import World
 from tests.end_to_end.conftest import losses, outcome
 

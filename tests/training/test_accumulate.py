@@ -15,9 +15,9 @@ from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.image_tower import ImageTower
 from diptych.run_dir import RunDir
 from diptych.training.accumulate import random_layer
+from diptych.training.checks import refuse_parts_with_batch_statistics
 from diptych.training.engine import Engine
 from diptych.training.job import _refuse_other_masks
-from diptych.verbs.train import refuse_parts_with_batch_statistics
 from tests.ranks import run_ranks
 from tests.training.test_engine import largest_difference, make_engine, take_steps
 from tests.training.tiny import VOCABULARY, tiny_config

@@ -16,9 +16,9 @@ import torch
 from diptych.config.schema import ImageTowerConfig, RunConfig
 from diptych.errors import UserError
 from diptych.model.dual_encoder import without_memory
+from diptych.training.checks import refuse_blocks_that_cannot_be_compiled
 from diptych.training.compiled_blocks import image_blocks
 from diptych.training.engine import Engine, OptimizerState
-from diptych.verbs.train import refuse_blocks_that_cannot_be_compiled
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import HALF, STEPS, largest_difference, make_engine, take_steps

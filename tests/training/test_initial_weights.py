@@ -18,8 +18,9 @@ from diptych.encoder import load
 from diptych.errors import UserError
 from diptych.model.interop import to_open_clip
 from diptych.model_folder import save_model_folder
+from diptych.training.checks import check_run
 from diptych.training.initial_weights import start_from
-from diptych.verbs.train import _defaults_from_weights, check_run
+from diptych.verbs.train import _defaults_from_weights
 from diptych.world import World
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint
 from tests.warm import Warm
