@@ -31,11 +31,6 @@ from diptych.world import World, leftover_variables
 def describe(loaded: LoadedConfig, world: World) -> str:
     """The text of --dry-run: each resolved value with its origin, then the size, length and memory of the run."""
     config = loaded.config
-    values = [(key, _without_nulls(value)) for key, value in flatten(config_to_dict(config))]
-    width = max(len(key) for key, _ in values)
-    value_width = max(28, *(len(shown) for _, value in values if len(shown := str(value)) <= 44))  # not a long path
-    lines = [f"{key:<{width}}  {value!s:<{value_width}}  {loaded.source_of(key)}" for key, value in values]
-
     mixture = open_mixture(config.data)
     index = mixture.index
     vocab_size = load_tokenizer(config.tokenizer.vocabulary).vocab_size
@@ -48,7 +43,9 @@ def describe(loaded: LoadedConfig, world: World) -> str:
     each = counted(shares[0], "sample") if shares[1:] == [] else f"{shares[0]:,} or {counted(shares[1], 'sample')}"
     data = f"{counted(index.total_samples, 'sample')} in {counted(len(index.shards), 'shard')}"
     warmup, cooldown = config.optimizer.warmup_samples // size, config.optimizer.cooldown_samples // size
-    lines += [
+    memory, too_large = _describe_memory(config, world, parameters, vocab_size)
+    lines = [
+        *_settings(loaded),
         "",
         f"model     {_describe_parameters(parameters)}, {config.training.precision}",
         *([f"optimizer {describe_muon(model)}"] if config.optimizer.name == "muon" else ()),
@@ -60,9 +57,8 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         f"ranks     {world.size} on {world.device.type}, {each} each, "
         f"ZeRO stage {zero_stage(config, world.size)}, "
         f"{counted(world.loader_workers(machine.loader_workers), 'loader worker')} each",
+        f"memory    {memory}",
     ]
-    memory, too_large = describe_memory(config, world, parameters, vocab_size)
-    lines.append(f"memory    {memory}")
     notes = [*doubtful(config, index.total_samples), rank_dependence(shapes, world.size)]
     notes.append(begins_in_its_cooldown(config))
     notes += mixture.doubtful(config.data, size, world.share_of_machine)
@@ -74,6 +70,14 @@ def describe(loaded: LoadedConfig, world: World) -> str:
         notes.append(f"`diptych export --layout open_clip` will refuse this model: {why}")
     lines += [f"note      {note}" for note in notes if note]
     return "\n".join(lines)
+
+
+def _settings(loaded: LoadedConfig) -> list[str]:
+    """A line for each resolved value, with its origin."""
+    values = [(key, _without_nulls(value)) for key, value in flatten(config_to_dict(loaded.config))]
+    width = max(len(key) for key, _ in values)
+    value_width = max(28, *(len(shown) for _, value in values if len(shown := str(value)) <= 44))  # not a long path
+    return [f"{key:<{width}}  {value!s:<{value_width}}  {loaded.source_of(key)}" for key, value in values]
 
 
 def _describe_parameters(parameters: ParameterCounts) -> str:
@@ -88,7 +92,7 @@ def _without_nulls(value: Any) -> Any:
     return [{key: each for key, each in entry.items() if each is not None} for entry in value]
 
 
-def describe_memory(
+def _describe_memory(
     config: RunConfig, world: World, parameters: ParameterCounts, vocab_size: int
 ) -> tuple[str, str | None]:
     """The memory that a rank needs, in the stage that needs most, and what to change if its GPU has less; None for the

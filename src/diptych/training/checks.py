@@ -78,18 +78,27 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         try:
             attempt()
         except (UserError, OSError) as error:
-            said = str(error)
-            if isinstance(error, OSError) and error.filename is not None:
-                way_out = "; make it readable" if isinstance(error, PermissionError) else ""
-                said = f"{os.fsdecode(error.filename)}: {error.strerror}{way_out}"
-            if said in reported:  # a model that cannot be built fails several attempts
-                continue
-            reported.add(said)
-            subject = said.partition(" ")[0].rstrip(":")
-            within = subject == key or subject.startswith(f"{key}.")
-            yield (subject, said) if within else (key, said if key in said else f"{key}: {said}")
+            said = _in_words(error)
+            if said not in reported:  # a model that cannot be built fails several attempts
+                reported.add(said)
+                yield _problem(key, said)
     if config.loss.name not in (names := (*LOSSES, *WORD_LOSSES)):
         yield "loss.name", f"loss.name is {config.loss.name!r}; it must be one of {', '.join(names)}"
+
+
+def _in_words(error: UserError | OSError) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    way_out = "; make it readable" if isinstance(error, PermissionError) else ""
+    return f"{os.fsdecode(error.filename)}: {error.strerror}{way_out}"
+
+
+def _problem(key: str, said: str) -> Problem:
+    """What is said, and the key that it begins with if that is within this one; else this key, which it then names."""
+    subject = said.partition(" ")[0].rstrip(":")
+    if subject == key or subject.startswith(f"{key}."):
+        return subject, said
+    return key, said if key in said else f"{key}: {said}"
 
 
 def check_stages(config: RunConfig, world: World) -> None:
@@ -183,4 +192,4 @@ def refuse_pretrained_tag(config: RunConfig) -> None:
 
 
 def _is_started(config: RunConfig) -> bool:
-    return (Path(config.run_dir) / "config.yaml").exists()
+    return RunDir(Path(config.run_dir)).config_file.exists()
