@@ -7,7 +7,8 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 
 from diptych.config.schema import ImageTowerConfig
-from diptych.model.image_tower import ImageTower, create_trunk
+from diptych.model.image_tower import ImageTower
+from diptych.model.trunk import create_trunk
 
 VIT = "vit_base_patch32_clip_224"
 SMALL_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from diptych.config.schema import LossConfig, ModelConfig
 from diptych.model.dual_encoder import TrainedModel, trained_without_memory
 from diptych.model.freezing import freeze
-from diptych.model.image_tower import blocks_of
 from diptych.model.packed_captions import PackedCaptions
+from diptych.model.trunk import blocks_of
 from diptych.model.word_predictor import WordPredictor
 
 

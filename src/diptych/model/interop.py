@@ -21,8 +21,8 @@ from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.model import preprocessing_settings
 from diptych.model.dual_encoder import DualEncoder, check_tensors, shapes_of, without_memory
-from diptych.model.image_tower import ClipTransformerShape, clip_transformer_shape
 from diptych.model.preprocessing_settings import HUGGING_FACE_FILE, number, read_hugging_face
+from diptych.model.trunk import ClipTransformerShape, clip_transformer_shape
 from diptych.tensor_files import read_tensors, save_tensors
 from diptych.terminal import counted
 

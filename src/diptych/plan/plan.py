@@ -14,7 +14,7 @@ from diptych.model.activations import Activations, activations
 from diptych.model.dual_encoder import trained_without_memory
 from diptych.model.flops import TrainingFlops
 from diptych.model.freezing import freeze
-from diptych.model.image_tower import blocks_of
+from diptych.model.trunk import blocks_of
 from diptych.plan.accuracy import Expected, expected_accuracy, gmac_of
 from diptych.plan.communication import Communication, communication
 from diptych.plan.failures import Saving, saving

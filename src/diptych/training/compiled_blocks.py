@@ -16,9 +16,9 @@ from diptych.agreement import on_any_rank
 from diptych.config.stages import Stage
 from diptych.errors import UserError
 from diptych.model.dual_encoder import TrainedModel
-from diptych.model.image_tower import blocks_of
 from diptych.model.packed_captions import PackedCaptions
 from diptych.model.text_tower import CausalAttention
+from diptych.model.trunk import blocks_of
 from diptych.world import World
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from diptych.config.schema import ModelConfig
 from diptych.config.values import flatten
 from diptych.model.dual_encoder import shapes_of, without_memory
-from diptych.model.image_tower import clip_transformer_shape
+from diptych.model.trunk import clip_transformer_shape
 
 
 def differences(there: ModelConfig, here: ModelConfig) -> Iterator[str]:

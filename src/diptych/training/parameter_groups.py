@@ -11,7 +11,7 @@ from diptych.config.schema import OptimizerConfig
 from diptych.errors import UserError
 from diptych.model.dual_encoder import TrainedModel
 from diptych.model.freezing import matching
-from diptych.model.image_tower import blocks_of
+from diptych.model.trunk import blocks_of
 
 TOWERS = ("image", "text")
 SCALE_GROUP = "logit_scale"
