@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from diptych.config.schema import DataConfig, MachineConfig, OptimizerConfig, RunConfig, TrainingConfig
 from diptych.data.batch import Batch
 from diptych.model.dual_encoder import DualEncoder, load_weights
-from diptych.model.interop import from_open_clip
+from diptych.model.open_clip_layout import from_open_clip
 from diptych.process_group import process_group
 from diptych.training.engine import Engine
 from diptych.training.optimizer import learning_rate_at

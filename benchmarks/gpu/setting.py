@@ -20,7 +20,8 @@ from diptych.config.load import load_config
 from diptych.config.schema import MachineConfig, RunConfig
 from diptych.data.batch import Batch
 from diptych.model.dual_encoder import DualEncoder, load_weights
-from diptych.model.interop import from_open_clip, open_clip_config
+from diptych.model.open_clip_config import open_clip_config
+from diptych.model.open_clip_layout import from_open_clip
 from diptych.training.engine import Engine, StepInFlight
 from diptych.world import World, read_world
 

@@ -20,8 +20,11 @@ from diptych.files import flush, local_path, no_such_path
 from diptych.loss import WordLoss
 from diptych.loss.visual_ngrams import VisualNgrams
 from diptych.loss.words import BagOfWords
-from diptych.model import interop
 from diptych.model.dual_encoder import check_tensors, expected_shapes, word_predictor_shapes
+from diptych.model.open_clip_config import CONFIG_FILE as OPEN_CLIPS_CONFIG_FILE
+from diptych.model.open_clip_config import read_open_clip_config
+from diptych.model.open_clip_layout import WEIGHTS_FILE as OPEN_CLIPS_WEIGHTS_FILE
+from diptych.model.open_clip_layout import load_open_clip
 from diptych.tensor_files import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -130,19 +133,22 @@ def describing_files(config: ModelConfig, tokenizer: Tokenizer, words: WordLoss 
 
 
 def is_model_folder(path: Path) -> bool:
-    return any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, interop.CONFIG_FILE))
+    return any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, OPEN_CLIPS_CONFIG_FILE))
+
+
+def _is_open_clips(folder: Path) -> bool:
+    return (folder / OPEN_CLIPS_CONFIG_FILE).is_file()
 
 
 def weights_of(folder: Path) -> Path:
     """The file of a model folder that has its weights."""
-    return folder / (interop.WEIGHTS_FILE if (folder / interop.CONFIG_FILE).is_file() else WEIGHTS_FILE)
+    return folder / (OPEN_CLIPS_WEIGHTS_FILE if _is_open_clips(folder) else WEIGHTS_FILE)
 
 
 def vocabulary_of(folder: Path) -> str:
     """The vocabulary of a model folder, as `load_tokenizer` takes it; CLIP's if open_clip's folder contains none."""
     file = folder / VOCABULARY_FILE
-    is_clips = (folder / interop.CONFIG_FILE).is_file() and not file.is_file()
-    return "clip" if is_clips else str(file)
+    return "clip" if _is_open_clips(folder) and not file.is_file() else str(file)
 
 
 def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
@@ -151,8 +157,8 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     Raises:
         UserError: a file is missing or damaged, or they do not fit together.
     """
-    if (folder / interop.CONFIG_FILE).is_file():
-        config, vocab_size = interop.read_open_clip_config(folder)
+    if _is_open_clips(folder):
+        config, vocab_size = read_open_clip_config(folder)
     else:
         _refuse_hugging_face(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
@@ -176,17 +182,22 @@ def read_description(folder: Path) -> tuple[ModelConfig, Tokenizer]:
 
 def predicts_words(folder: Path) -> bool:
     """Whether a model folder of ours has a model that predicts words, instead of a dual encoder."""
-    return (folder / CONFIG_FILE).is_file() and bool(_words(folder))
+    return bool(_words(folder))
 
 
 def _words(folder: Path) -> dict[str, Any]:
     """What config.json says about predicted words; empty for a dual encoder, and for a file that cannot be read."""
+    words = _document(folder).get("words")
+    return words if isinstance(words, dict) else {}
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    """config.json; empty if it cannot be read, which `read_config` reports."""
     try:
         document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, OSError):
         return {}
-    words = document.get("words") if isinstance(document, dict) else None
-    return words if isinstance(words, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def read_word_predictor(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer, WordLoss]:
@@ -233,11 +244,11 @@ def read_model_folder(folder: str | Path) -> tuple[dict[str, Tensor], ModelConfi
         ValueError: a file is missing or damaged, or they do not fit together.
     """
     folder = Path(folder)
-    is_open_clips, weights = (folder / interop.CONFIG_FILE).is_file(), weights_of(folder)
-    if is_open_clips and not weights.is_file():
+    weights = weights_of(folder)
+    if _is_open_clips(folder) and not weights.is_file():
         _refuse_pickled(folder)
     config, tokenizer = read_description(folder)
-    state = interop.load_open_clip(folder)[0] if is_open_clips else read_tensors(weights)
+    state = load_open_clip(folder)[0] if _is_open_clips(folder) else read_tensors(weights)
     try:
         check_tensors(state, expected_shapes(config, tokenizer.vocab_size, has_logit_bias="logit_bias" in state))
     except UserError as error:
@@ -250,21 +261,19 @@ def _refuse_pickled(folder: Path) -> None:
     pickled = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLED]
     if pickled:
         raise UserError(
-            f"{folder} has no {interop.WEIGHTS_FILE}, and {pickled[0].name} may hold code, which is never run; convert "
-            f"it with `{conversion_of(pickled[0])}` and name the result {interop.WEIGHTS_FILE}"
+            f"{folder} has no {OPEN_CLIPS_WEIGHTS_FILE}, and {pickled[0].name} may hold code, which is never run; "
+            f"convert it with `{conversion_of(pickled[0])}` and name the result {OPEN_CLIPS_WEIGHTS_FILE}"
         )
 
 
 def _refuse_hugging_face(folder: Path) -> None:
     """Raise UserError, naming the layout to use instead, if transformers saved the model."""
-    try:
-        document = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        return  # `read_config` reports what is wrong
-    if isinstance(document, dict) and {"model_type", "architectures"} & set(document):
+    document = _document(folder)
+    if {"model_type", "architectures"} & set(document):
         raise UserError(
             f"{folder} is a model of Hugging Face's transformers ({document.get('model_type')}), whose layout is not "
-            f"read; take the same model in open_clip's layout, with {interop.CONFIG_FILE} and {interop.WEIGHTS_FILE}"
+            f"read; take the same model in open_clip's layout, with {OPEN_CLIPS_CONFIG_FILE} and "
+            f"{OPEN_CLIPS_WEIGHTS_FILE}"
         )
 
 

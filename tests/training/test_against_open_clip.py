@@ -19,7 +19,7 @@ from diptych.config.schema import (
 )
 from diptych.data.batch import Batch
 from diptych.model.dual_encoder import DualEncoder, load_weights
-from diptych.model.interop import from_open_clip
+from diptych.model.open_clip_layout import from_open_clip
 from diptych.training.engine import Engine
 from diptych.training.optimizer import learning_rate_at
 from diptych.world import World

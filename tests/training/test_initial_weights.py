@@ -16,7 +16,7 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.drill.small_run import write_shards
 from diptych.encoder import load
 from diptych.errors import UserError
-from diptych.model.interop import to_open_clip
+from diptych.model.open_clip_layout import to_open_clip
 from diptych.model_folder import save_model_folder
 from diptych.training.checks import check_run
 from diptych.training.initial_weights import start_from

@@ -9,7 +9,7 @@ from diptych.config.schema import ImageTowerConfig, ModelConfig, OptimizerConfig
 from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.freezing import freeze
-from diptych.model.interop import to_open_clip
+from diptych.model.open_clip_layout import to_open_clip
 from diptych.training.parameter_groups import (
     SCALE_GROUP,
     describe_muon,

@@ -17,7 +17,7 @@ from diptych.device import precision_on
 from diptych.model.activations import activations
 from diptych.model.dual_encoder import rank_dependence, shapes_of, trained_without_memory
 from diptych.model.freezing import freeze
-from diptych.model.interop import why_not_in_open_clips_layout
+from diptych.model.open_clip_layout import why_not_in_open_clips_layout
 from diptych.model.trunk import BUILD_ERRORS
 from diptych.plan.stages import describe_operations
 from diptych.terminal import counted

@@ -6,11 +6,14 @@ They come from a model with any text tower, in our layout or open_clip's, or fro
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.config.load import LoadedConfig
@@ -18,8 +21,8 @@ from diptych.config.schema import ImageTowerConfig, ModelConfig
 from diptych.config.values import config_to_dict
 from diptych.documents import parse_json
 from diptych.errors import UserError
-from diptych.model import interop
 from diptych.model.dual_encoder import TrainedModel, check_tensors, shapes_of
+from diptych.model.open_clip_layout import image_from_open_clip
 from diptych.model_folder import CONFIG_FILE, read_description, read_model_folder
 from diptych.tensor_files import read_tensors
 from diptych.training.model_differences import differences
@@ -79,10 +82,31 @@ def image_state(place: Path, model: TrainedModel) -> dict[str, Tensor]:
         if PROJECTION not in state or tuple(state[PROJECTION].shape) != expected.get(PROJECTION):
             state.pop(PROJECTION, None)
             expected.pop(PROJECTION, None)
-        state = interop.resize_image_positions(state, model)
+        state = resize_image_positions(state, model)
         check_tensors(state, expected)
     except UserError as error:
         raise UserError(f"{KEY} {place} does not fit the image tower: {error}") from error
+    return state
+
+
+def resize_image_positions(state: Mapping[str, Tensor], model: TrainedModel) -> dict[str, Tensor]:
+    """Resample the position grid of a vision transformer to the model's picture size; return a new state.
+
+    The class token's position stays; the grid is resampled bicubically with antialiasing, as open_clip does.
+    This is how the paper's L/14@336 continues L/14 (section 2.5).
+    """
+    name = "image.trunk.pos_embed"
+    state, wanted = dict(state), model.state_dict().get(name)
+    if name not in state or wanted is None or state[name].shape == wanted.shape:
+        return state
+    old, new = math.isqrt(state[name].shape[1]), math.isqrt(wanted.shape[1])
+    prefix = state[name].shape[1] - old**2
+    if prefix not in (0, 1) or wanted.shape[1] - new**2 != prefix:
+        return state  # not a square grid; the check of shapes will report it
+    grid = state[name][:, prefix:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+    grid = grid.permute(0, 2, 3, 1).reshape(1, new * new, -1).to(state[name].dtype)
+    state[name] = torch.cat([state[name][:, :prefix], grid], dim=1)
     return state
 
 
@@ -109,7 +133,7 @@ def _other_pixels(file: Path, config: ImageTowerConfig) -> list[str]:
 def _by_our_names(state: Mapping[str, Tensor], model: TrainedModel) -> dict[str, Tensor]:
     """The tensors of the image tower in a state of our layout, open_clip's or timm's."""
     if any(name.startswith("visual.") for name in state):
-        return interop.image_from_open_clip(state)
+        return image_from_open_clip(state)
     if ours := {name: tensor for name, tensor in state.items() if name.startswith("image.")}:
         return ours
     described: Any = getattr(model.image.trunk, "pretrained_cfg", None) or {}

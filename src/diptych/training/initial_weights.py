@@ -20,7 +20,6 @@ from diptych.config.values import config_to_dict
 from diptych.data.tokenizer import load_tokenizer
 from diptych.errors import UserError
 from diptych.files import local_path
-from diptych.model import interop
 from diptych.model.dual_encoder import (
     DualEncoder,
     TrainedModel,
@@ -30,6 +29,7 @@ from diptych.model.dual_encoder import (
     trained_without_memory,
     without_memory,
 )
+from diptych.model.open_clip_layout import from_open_clip
 from diptych.model_folder import (
     PICKLED,
     WEIGHTS_FILE,
@@ -145,7 +145,7 @@ def _weights_for(model: DualEncoder, config: ModelConfig) -> dict[str, Tensor]:
     own = {"logit_bias"} | {f"{TOKEN_HEAD}.{name}" for name in ("weight", "bias")}
     state |= {name: tensor for name, tensor in model.state_dict().items() if name in own}
     try:
-        state = interop.resize_image_positions(state, model)
+        state = image_weights.resize_image_positions(state, model)
         check_tensors(state, shapes_of(model))
     except UserError as error:
         raise UserError(f"model.initial_weights {place} does not fit the model: {error}") from error
@@ -184,7 +184,7 @@ def _read_file(file: Path, config: ModelConfig) -> dict[str, Tensor]:
     state = read_tensors(file)
     if any(name.startswith("visual.") for name in state):
         try:
-            return interop.from_open_clip(state, config)
+            return from_open_clip(state, config)
         except UserError as error:
             raise UserError(f"model.initial_weights {file} does not fit the model: {error}") from error
     return state

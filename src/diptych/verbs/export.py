@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diptych.data.tokenizer_files import TOKENIZER_SETTINGS, save_tokenizer_files
     from diptych.evaluation.calibration_file import copy_calibration
     from diptych.files import check_writable, flush
-    from diptych.model.interop import save_open_clip
+    from diptych.model.open_clip_layout import save_open_clip
     from diptych.model_folder import VOCABULARY_FILE, model_folder, read_model_folder, save_model_folder
 
     out = arguments.out.resolve()

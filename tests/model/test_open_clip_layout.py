@@ -13,18 +13,16 @@ from PIL import Image
 from diptych.config.schema import CLIP_MEAN, ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.data.preprocessing import preprocess
 from diptych.model.dual_encoder import DualEncoder, load_weights
-from diptych.model.interop import (
+from diptych.model.open_clip_config import config_from_open_clip, open_clip_config, read_open_clip_config
+from diptych.model.open_clip_layout import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    config_from_open_clip,
     from_open_clip,
     load_open_clip,
-    open_clip_config,
-    read_open_clip_config,
-    resize_image_positions,
     save_open_clip,
     to_open_clip,
 )
+from diptych.training.image_weights import resize_image_positions
 
 open_clip = pytest.importorskip("open_clip")
 
