@@ -17,7 +17,8 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.gpu.sections import SECTIONS, Section
+from benchmarks.gpu.section import Section
+from benchmarks.gpu.sections import SECTIONS
 from benchmarks.gpu.setting import FULL, TINY, Scale, world
 
 from diptych.process_group import process_group

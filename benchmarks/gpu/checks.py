@@ -8,16 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from benchmarks.gpu.section import Section
 from benchmarks.gpu.setting import CPU, Scale, make_batch, our_engine, recipe, synchronize, take_steps
 
 from diptych.training.snapshot import Snapshot
 from diptych.world import World
-
-if TYPE_CHECKING:
-    from benchmarks.gpu.sections import Section
 
 RECIPE = "vit_b_32"
 

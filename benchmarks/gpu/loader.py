@@ -10,17 +10,15 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from benchmarks.gpu.section import Section
 from benchmarks.gpu.setting import CONFIGS, Scale
 from PIL import Image
 
 from diptych.data.shard_writer import ShardWriter
 from diptych.machine import usable_cpus
-
-if TYPE_CHECKING:
-    from benchmarks.gpu.sections import Section
 
 PIXELS, QUALITY = 224, 90
 SHARDS = 4

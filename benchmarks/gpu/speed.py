@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import open_clip
 import torch
+from benchmarks.gpu.section import Section
 from benchmarks.gpu.setting import (
     VOCABULARY,
     Scale,
@@ -32,9 +33,6 @@ from diptych.model.flops import TrainingFlops
 from diptych.training.engine import Engine
 from diptych.training.parameter_groups import parameter_groups
 from diptych.world import World
-
-if TYPE_CHECKING:
-    from benchmarks.gpu.sections import Section
 
 DIM = 512
 ROUNDS = 5
