@@ -11,6 +11,7 @@ import pytest
 import diptych.verbs.drill as drill
 from diptych.checkpoint_folder import MANIFEST, checkpoints
 from diptych.cli import main
+from diptych.drill.differences import differences
 from diptych.errors import UserError
 from diptych.run_dir import RunDir
 from tests.commands import forked_launcher
@@ -45,10 +46,10 @@ def test_another_end_and_a_damaged_file_are_found(drilled):
     listed["files"]["model/model.safetensors"]["sha256"] = "0" * 64
     try:
         manifest.write_text(json.dumps(listed))
-        assert drill.differences(whole, disturbed)[-1] == "model/model.safetensors: differs"
+        assert differences(whole, disturbed)[-1] == "model/model.safetensors: differs"
         manifest.write_text(was[0])
         optimizer.write_bytes(was[1][:-1])
-        [line] = drill.differences(whole, disturbed)
+        [line] = differences(whole, disturbed)
         assert line.startswith(f"{optimizer}: has changed")
     finally:
         manifest.write_text(was[0])

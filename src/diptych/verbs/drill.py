@@ -10,7 +10,6 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,14 +17,12 @@ from typing import TYPE_CHECKING
 
 from diptych.command_line import path_argument
 from diptych.errors import UserError
-from diptych.run_dir import RunDir, read_metrics
+from diptych.run_dir import RunDir
 from diptych.terminal import counted
 
 if TYPE_CHECKING:
     from diptych.config.schema import RunConfig
-    from diptych.drill.attempt import Kill
 
-VICTIMS = ("rank", "save", "writer")
 CONDITIONS = (
     "machine.deterministic=true",
     "tracking.log_every_steps=1",
@@ -51,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from diptych.drill.differences import differences
+    from diptych.drill.disturb import disturb, train
+
     folder, kills = arguments.folder, arguments.kills
     if arguments.ranks < 1 or kills < 1:
         raise UserError(f"--ranks {arguments.ranks}, --kills {kills}: both must be 1 or more")
@@ -102,95 +102,3 @@ def loaded(words: Sequence[str], folder: Path) -> RunConfig:
 
     files, overrides = files_and_overrides(words)
     return load_config(files, [*overrides, f"run_dir={folder / 'undisturbed'}"]).config
-
-
-def train(words: Sequence[str], run: RunDir, num_ranks: int, folder: Path) -> float:
-    """Train without disturbing; return the seconds it took.
-
-    Raises:
-        UserError: the run fails by itself.
-    """
-    from diptych.drill.attempt import Attempt
-
-    began = time.monotonic()
-    with Attempt([*words, f"run_dir={run.path}"], run, num_ranks, folder / "undisturbed.log") as attempt:
-        if status := attempt.wait():
-            print(attempt.last_words, file=sys.stderr)
-            raise UserError(f"the undisturbed run ended with status {status}; {folder / 'undisturbed.log'} says why")
-    return time.monotonic() - began
-
-
-def disturb(
-    words: Sequence[str], run: RunDir, num_ranks: int, kills: int, config: RunConfig, draw: random.Random, folder: Path
-) -> list[Kill]:
-    """Kill something `kills` times, start the run again whenever its ranks ended, and let it finish; print each kill.
-
-    Raises:
-        UserError: the run fails although none of its ranks was killed.
-    """
-    from diptych.drill.attempt import Attempt, newest_sample
-
-    size, total = config.training.global_batch_size, config.training.total_samples
-    done: list[Kill] = []
-    print(f"{'kill':>4}  {'what':<18} {'after step':>10}  {'in a save':<9}  {'starts again after step':>23}")
-    while True:
-        kill, seen = None, saved_samples(run, size)
-        with Attempt([*words, f"run_dir={run.path}"], run, num_ranks, folder / "disturbed.log") as attempt:
-            while len(done) < kills:
-                # Spread the kills that are left evenly, on average, over what is left of the run.
-                moment = seen + int(draw.uniform(0, 2 * (total - seen) / (kills - len(done) + 1)))
-                kill = attempt.kill_at(moment, draw.choice(VICTIMS), draw)
-                if kill is None:
-                    break
-                done.append(kill)
-                tell(len(done), kill, size)
-                if kill.ends_run:
-                    break
-                seen = max(newest_sample(run), seen)
-            status = attempt.wait()
-        if status == 0:
-            return done
-        if kill is None or not kill.ends_run:
-            print(attempt.last_words, file=sys.stderr)
-            raise UserError(f"the run ended with status {status} by itself; {folder / 'disturbed.log'} says why")
-        print(f"{saved_samples(run, size) // size:>23}", flush=True)
-
-
-def tell(number: int, kill: Kill, size: int) -> None:
-    in_save = "yes" if kill.in_save else ""
-    end = "" if kill.ends_run else f"{'goes on':>23}\n"
-    print(f"{number:>4}  {kill.victim:<18} {kill.samples_seen // size:>10}  {in_save:<9}  ", end=end, flush=True)
-
-
-def saved_samples(run: RunDir, size: int) -> int:
-    """The samples seen of the newest checkpoint."""
-    from diptych.checkpoint_folder import checkpoints
-
-    found = checkpoints(run.checkpoints) if run.checkpoints.exists() else []
-    return int(found[0].name.removeprefix("step_")) * size if found else 0
-
-
-def differences(whole: RunDir, disturbed: RunDir) -> list[str]:
-    """What differs between the last checkpoints of two runs, and which of their files are damaged."""
-    from diptych.checkpoint_folder import MANIFEST, CheckpointError, checkpoints, verify
-
-    last = [checkpoints(run.checkpoints)[:1] for run in (whole, disturbed)]
-    if not all(last):
-        return ["one of the runs has no checkpoint"]
-    files, lines = [], []
-    for [checkpoint] in last:
-        try:
-            verify(checkpoint)
-        except CheckpointError as error:
-            lines.append(str(error))
-        listed = json.loads((checkpoint / MANIFEST).read_bytes())["files"]
-        files.append({name: each["sha256"] for name, each in listed.items() if name.endswith(".safetensors")})
-    lines += [f"{name}: differs" for name in files[0] if files[0][name] != files[1].get(name)]
-    losses = [
-        {line["samples_seen"]: line["loss"] for line in read_metrics(run.metrics) if "loss" in line}
-        for run in (whole, disturbed)
-    ]
-    wrong = [samples for samples, loss in losses[0].items() if losses[1].get(samples) != loss]
-    if wrong:
-        lines.append(f"the loss after {counted(wrong[0], 'sample')} is the first that differs, of {len(wrong)}")
-    return lines
