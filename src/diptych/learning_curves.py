@@ -105,7 +105,7 @@ def measured_numbers() -> Iterator[tuple[str, str]]:
     """Yield the title of a chart and the number, for each number that stands for an evaluator in curves."""
     for each in EVALUATORS.values():
         for number in each.headline:
-            yield f"{each.title[0].upper()}{each.title[1:]}, {NUMBERS.get(number, number)}", number
+            yield f"{each.heading}, {NUMBERS.get(number, number)}", number
 
 
 def measured(records: Sequence[Mapping[str, Any]], number: str) -> dict[str, list[tuple[float, float]]]:

@@ -44,6 +44,11 @@ class Evaluator:
     not_shares: tuple[str, ...] = ()
     """The numbers that are not shares."""
 
+    @property
+    def heading(self) -> str:
+        """The title, for the beginning of a line."""
+        return f"{self.title[0].upper()}{self.title[1:]}"
+
     def is_headline(self, number: str) -> bool:
         """Whether a number stands for the others."""
         return not self.headline or number in self.headline

@@ -71,7 +71,7 @@ def write_report(
         },
         overlaps=overlap_parts(evaluation),
         baselines={
-            f"{each.title[0].upper()}{each.title[1:]}": {
+            each.heading: {
                 data: {**result, "remarks": linear_probe.remarks(result)} for data, result in evaluation[name].items()
             }
             for name, each in EVALUATORS.items()
