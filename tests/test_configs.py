@@ -20,7 +20,8 @@ from diptych.data.tokenizer import train_vocabulary
 from diptych.errors import UserError
 from diptych.model.dual_encoder import expected_shapes
 from diptych.plan.gpus import gpu_named
-from diptych.plan.plan import Assumptions, make_plans, sum_of_cases
+from diptych.plan.on_gpus import Assumptions, sum_of_cases
+from diptych.plan.plan import make_plans
 from diptych.plan.stages import flops_text
 from diptych.training.checks import check_cache, check_run
 from diptych.world import World

@@ -9,7 +9,8 @@ from diptych.model.flops import TrainingFlops
 from diptych.pages.charts import LineChart, line_chart
 from diptych.pages.template import template
 from diptych.plan import accuracy, communication, failures, loading, speed, start
-from diptych.plan.plan import OnGpus, Plan
+from diptych.plan.on_gpus import OnGpus
+from diptych.plan.plan import Plan
 from diptych.plan.speed import UTILISATIONS
 from diptych.plan.stages import flops_text
 from diptych.plan.summary import accuracies, days_text, legend, notes, rows, totals, unit_of

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from diptych.pages.axes import short_number, short_size
 from diptych.plan.accuracy import Expected
 from diptych.plan.failures import GPU_HOURS_OF_FAILURE
-from diptych.plan.plan import ByCase, OnGpus, Plan, sum_of_cases
+from diptych.plan.on_gpus import ByCase, OnGpus, sum_of_cases
+from diptych.plan.plan import Plan
 from diptych.plan.speed import UTILISATIONS
 from diptych.plan.stages import flops_text
 from diptych.plan.start import SHARDS

@@ -9,7 +9,7 @@ of the loss.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,10 +146,15 @@ def ways_to_fit(
     ways: list[dict[str, Any]] = []
     if not config.machine.checkpoint_blocks and fits(checkpoint_blocks=True):
         ways.append({"checkpoint_blocks": True})
-    sizes = [2**power for power in range(memory.pairs.bit_length() - 1, -1, -1) if 2**power < memory.pairs]
-    if pairs := next((size for size in sizes if fits(pairs_per_forward=size)), None):
+    if pairs := largest_that(lambda size: fits(pairs_per_forward=size), memory.pairs):
         ways.append({"pairs_per_forward": pairs})
     return ways
+
+
+def largest_that(fits: Callable[[int], bool], most: int) -> int:
+    """The largest of `most` and the powers of two below it that fits; 0 if not even 1 does."""
+    sizes = [most, *(2**power for power in range(most.bit_length() - 1, -1, -1) if 2**power < most)]
+    return next((size for size in sizes if fits(size)), 0)
 
 
 def _size(num_bytes: int) -> str:

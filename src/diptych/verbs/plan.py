@@ -73,7 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
     if any(config.loss.name == "visual_ngrams" for config in configs):
         _note("the n-grams are counted at the start of a run; each of them adds an output, which is not counted here")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from diptych.plan.plan import Assumptions, make_plans
+    from diptych.plan.on_gpus import Assumptions
+    from diptych.plan.plan import make_plans
     from diptych.plan.text import describe
 
     numbers = arguments.gpus or _numbers_that_fit([config.training.global_batch_size for config in configs])
