@@ -390,9 +390,9 @@ class CheckpointConfig:
     keep: int = 3
     """Number of newest valid checkpoints that are kept; at least 2."""
     max_wait_seconds: int = 3600
-    """How long training waits when a checkpoint cannot be written before the run ends: on a full disk, where the write
-    is tried again, or on one that does not answer (there 60 seconds at least). It waits when the next one is due, or a
-    stop; until then it goes on."""
+    """How long training waits for a checkpoint that cannot be written, before the run ends. On a full disk the write is
+    tried again meanwhile; on a disk that does not answer the wait is at least 60 seconds. Training goes on until the
+    next checkpoint is due or the run is to stop, and only then waits."""
     roll_back_on_loss_spikes: bool = False
     """After ten steps in a row whose loss lies far above the losses before, go back to the newest good checkpoint and
     on with later samples. Such spikes are reported in any case; ten steps in a row that are not finite always go back.
@@ -485,7 +485,7 @@ class MachineConfig:
     """How long ranks wait until all have met, how long each of the first two steps may take, and how long all ranks
     together may do nothing while they start, measure the model, save or end. Doing nothing means that no rank's main
     thread uses processor time: it may hash checkpoints or embed pictures for hours, but a disk that does not answer for
-    so long ends the run, as a step does that takes too long. So does a start, a measurement or an end that takes a
+    so long ends the run, as does a step that takes too long. So does a start, a measurement or an end that takes a
     hundred times as long, whatever it works at."""
     step_timeout_seconds: int = 90
     """How long a later step, or the wait for its batch, may take, if that is more than three times the shortest step.
