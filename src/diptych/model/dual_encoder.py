@@ -157,19 +157,13 @@ def word_predictor_shapes(config: ModelConfig, num_outputs: int) -> dict[str, tu
         return shapes_of(WordPredictor(config, num_outputs))
 
 
-def trained_without_memory(
-    config: ModelConfig,
-    vocab_size: int,
-    loss: LossConfig,
-    *,
-    stages: Sequence[Stage] = (),
-) -> TrainedModel:
+def trained_without_memory(config: ModelConfig, vocab_size: int, loss: LossConfig) -> TrainedModel:
     """What a run with this loss trains, on torch's meta device; the outputs for n-grams are not known yet."""
     with torch.device("meta"), _NoInitialValues():
         if loss.predicts_words:
-            return WordPredictor(config, vocab_size, stages=stages)
+            return WordPredictor(config, vocab_size)
         bias = 0.0 if loss.name == "sigmoid" else None
-        return DualEncoder(config, vocab_size, 0.0, bias, token_head=loss.has_token_head, stages=stages)
+        return DualEncoder(config, vocab_size, 0.0, bias, token_head=loss.has_token_head)
 
 
 class _NoInitialValues(TorchFunctionMode):
