@@ -195,15 +195,13 @@ def convert_picture(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Im
         raise PictureError(PictureReason.DECODE_ERROR, f"the image of mode {picture.mode}: {error}") from error
 
 
-def check_picture(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, formats: Sequence[str] = PICTURE_FORMATS
-) -> tuple[int, int, str]:
-    """Decode a picture to check it, and return its width and height (upright) and its format, one of `formats`.
+def check_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> tuple[int, int, str]:
+    """Decode a picture to check it, and return its width and height (upright) and its format.
 
     Raises:
         PictureError: as `open_picture`; also if a PNG has a wrong checksum, or a side is below `min_side`.
     """
-    file = PictureFile(data, max_pixels=max_pixels, formats=formats)
+    file = PictureFile(data, max_pixels=max_pixels, formats=PICTURE_FORMATS)
     width, height = file.width, file.height
     if min(width, height) < min_side:
         raise PictureError(PictureReason.TOO_SMALL, f"{width} x {height} pixels; at least {min_side} a side")

@@ -69,10 +69,6 @@ class DemoSite:
             raise UserError(f"{cards} contains no captioned cards; draw them first")
         self._pages = dict(self._lay_out())
 
-    @property
-    def num_cards(self) -> int:
-        return len(self._cards)
-
     def answer(self, path: str) -> Answer:
         """The answer for a path, given without host and query."""
         if path == "/robots.txt":
