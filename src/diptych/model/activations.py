@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from diptych.config.schema import LossConfig, ModelConfig
-from diptych.model.dual_encoder import TrainedModel, trained_without_memory
+from diptych.model.dual_encoder import TrainedModel, blocks_of_towers, trained_without_memory
 from diptych.model.freezing import freeze
 from diptych.model.packed_captions import PackedCaptions
-from diptych.model.trunk import blocks_of
+from diptych.model.repeated_blocks import each_kind_once, tensors_in
 from diptych.model.word_predictor import WordPredictor
 
 
@@ -67,14 +67,15 @@ class _Kept:
 
     def __init__(self, model: TrainedModel, pairs: int, length: int, device_type: str, precision: str):
         self._parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        self._by_block: dict[nn.Module | None, dict[int, Any]] = {None: {}}
+        self._by_block: dict[nn.Module | None, dict[Hashable, Any]] = {None: {}}
         self._block: nn.Module | None = None
         size = model.image.image_size
         images = torch.zeros(pairs, 3, size, size, dtype=torch.uint8, device=device_type)
         tokens = torch.zeros(pairs, length, dtype=torch.int32, device=device_type)
         row_keys = torch.zeros(pairs, dtype=torch.long, device=device_type)
         captions = _equal_captions(pairs, length, device_type)
-        with self._watching(model), _autocast(device_type, precision), _AttentionOf(device_type):
+        blocks = each_kind_once(blocks_of_towers(model), self._compute, self._repeat)
+        with blocks, _autocast(device_type, precision), _AttentionOf(device_type):
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept):
                 # The loss keeps logits of words in fp32, and their exponentials.
                 if isinstance(model, WordPredictor):
@@ -100,23 +101,32 @@ class _Kept:
         if storage._cdata not in self._parameters:
             self._by_block.setdefault(block, {})[storage._cdata] = storage
 
-    @contextmanager
-    def _watching(self, model: TrainedModel) -> Iterator[None]:
-        """Track which block runs; its input counts as outside of it, since a checkpointed block keeps its input too."""
+    def _compute(
+        self, block: nn.Module, compute: Callable[[], Tensor], inputs: tuple[Any, ...]
+    ) -> tuple[Tensor, list[tuple[int | None, Any]]]:
+        """Compute a block, whose first input counts as outside of it, since a checkpointed block keeps that too.
 
-        def enter(block: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._block = block
-            self._add(inputs[0], None)
+        With the output comes each storage that is kept in the block, and its place among those passed in and out.
+        """
+        self._add(inputs[0], None)
+        self._block = block
+        output = compute()
+        self._block = None
+        places = {each.untyped_storage()._cdata: n for n, each in enumerate(tensors_in([*inputs, output]))}
+        kept = self._by_block.get(block, {})
+        return output, [(places.get(address), storage) for address, storage in kept.items()]
 
-        def leave(*_: Any) -> None:
-            self._block = None
-
-        with ExitStack() as hooks:
-            of_text = model.text.transformer.resblocks if model.text is not None else ()
-            for block in (*blocks_of(model.image.trunk), *of_text):
-                hooks.callback(block.register_forward_pre_hook(enter).remove)
-                hooks.callback(block.register_forward_hook(leave).remove)
-            yield
+    def _repeat(
+        self, block: nn.Module, kept: list[tuple[int | None, Any]], inputs: tuple[Any, ...], output: Tensor
+    ) -> None:
+        """Count for a block what one of its kind kept."""
+        self._add(inputs[0], None)
+        passed = tensors_in([*inputs, output])
+        for place, storage in kept:
+            if place is not None:
+                self._add(passed[place], block)
+            else:
+                self._by_block.setdefault(block, {})[id(block), id(storage)] = storage
 
 
 class _AttentionOf(TorchFunctionMode):
@@ -166,5 +176,5 @@ def _equal_captions(number: int, length: int, device_type: str) -> PackedCaption
     )
 
 
-def _bytes(storages: dict[int, Any]) -> int:
+def _bytes(storages: dict[Hashable, Any]) -> int:
     return sum(storage.nbytes() for storage in storages.values())

@@ -15,6 +15,7 @@ from diptych.config.stages import Stage
 from diptych.errors import UserError
 from diptych.model.image_tower import ImageTower
 from diptych.model.text_tower import TextTower
+from diptych.model.trunk import blocks_of
 from diptych.model.word_predictor import WordPredictor
 from diptych.terminal import counted
 
@@ -80,6 +81,11 @@ class DualEncoder(nn.Module):
 
 
 TrainedModel = DualEncoder | WordPredictor
+
+
+def blocks_of_towers(model: TrainedModel) -> list[nn.Module]:
+    """The blocks of the image tower that are known by name, then those of the text tower, if there is one."""
+    return [*blocks_of(model.image.trunk), *(model.text.transformer.resblocks if model.text is not None else ())]
 
 
 def checkpoint_blocks(model: TrainedModel) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.config.schema import LossConfig, ModelConfig
-from diptych.model.dual_encoder import trained_without_memory
+from diptych.model.dual_encoder import blocks_of_towers, trained_without_memory
 from diptych.model.patch_dropout import PatchDropout
+from diptych.model.repeated_blocks import each_kind_once
 from diptych.model.word_predictor import WordPredictor
 
 BACKWARD_AND_FORWARD = 3
@@ -39,10 +42,10 @@ class TrainingFlops:
         size = config.image.image_size
         picture = torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta")
         keys = torch.empty(1, dtype=torch.int64, device="meta")
-        self._of_picture = _in_training(self._model.image, picture, keys)
+        self._of_picture = self._in_training(self._model.image, picture, keys)
         head = self._model.words if isinstance(self._model, WordPredictor) else self._model.token_head
         if head is not None:
-            of_head = _counted(head, torch.empty(1, self._model.image.width, device="meta"))
+            of_head = self._of_forward(head, torch.empty(1, self._model.image.width, device="meta"))
             self._of_picture += BACKWARD_AND_FORWARD * of_head
         self._of_caption: dict[int, int] = {}
         """Length of a caption in tokens → its operations."""
@@ -54,21 +57,32 @@ class TrainingFlops:
         length = max(2, min(round(num_tokens), self._config.text.context_length))
         if length not in self._of_caption:
             tokens = torch.empty(1, length, dtype=torch.int32, device="meta")
-            self._of_caption[length] = _in_training(self._model.text, tokens, torch.tensor([length]))
+            self._of_caption[length] = self._in_training(self._model.text, tokens, torch.tensor([length]))
         return self._of_picture + self._of_caption[length]
 
+    def _in_training(self, tower: nn.Module, *inputs: Tensor) -> int:
+        """The operations of a forward of a tower, and of its backward as far as anything in it is trained."""
+        is_trained = [parameter.requires_grad for parameter in tower.parameters()]
+        if any(is_trained) and not all(is_trained):
+            with FlopCounterMode(display=False) as counter:
+                tower(*inputs).sum().backward()
+            return int(counter.get_total_flops())
+        return self._of_forward(tower, *inputs) * (BACKWARD_AND_FORWARD if all(is_trained) else 1)
 
-def _in_training(tower: nn.Module, *inputs: Tensor) -> int:
-    """The operations of a forward of a tower, and of its backward as far as anything in it is trained."""
-    is_trained = [parameter.requires_grad for parameter in tower.parameters()]
-    if any(is_trained) and not all(is_trained):
-        with FlopCounterMode(display=False) as counter:
-            tower(*inputs).sum().backward()
-        return int(counter.get_total_flops())
-    return _counted(tower, *inputs) * (BACKWARD_AND_FORWARD if all(is_trained) else 1)
+    def _of_forward(self, part: nn.Module, *inputs: Tensor) -> int:
+        """The operations of a forward of a part of the model."""
+        of_repeated = 0
 
+        def measured(_: nn.Module, compute: Callable[[], Tensor], inputs: tuple[Any, ...]) -> tuple[Tensor, int]:
+            before = counter.get_total_flops()
+            output = compute()
+            return output, counter.get_total_flops() - before
 
-def _counted(tower: nn.Module, *inputs: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        tower(*inputs)
-    return int(counter.get_total_flops())
+        def repeated(_: nn.Module, flops: int, inputs: tuple[Any, ...], output: Tensor) -> None:
+            nonlocal of_repeated
+            of_repeated += flops
+
+        blocks = each_kind_once(blocks_of_towers(self._model), measured, repeated)
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), blocks:
+            part(*inputs)
+        return int(counter.get_total_flops()) + of_repeated

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from diptych.config.schema import RunConfig
 from diptych.config.stages import PATCH_DROPOUT, config_of_stage, stages_of
 from diptych.model.activations import activations
-from diptych.model.dual_encoder import trained_without_memory
+from diptych.model.dual_encoder import blocks_of_towers, trained_without_memory
 from diptych.model.flops import TrainingFlops
 from diptych.model.freezing import freeze
-from diptych.model.trunk import blocks_of
 from diptych.plan.accuracy import Expected, expected_accuracy, gmac_of
 from diptych.plan.gpus import Gpu
 from diptych.plan.on_gpus import Assumptions, OnGpus, RunOnPaper
@@ -62,7 +61,7 @@ def make_plans(
     shapes = trained_without_memory(config.model, vocab_size, config.loss)
     freeze(shapes, config.model.freeze)
     parameters = count_parameters(shapes, config.optimizer)
-    num_blocks = len(blocks_of(shapes.image.trunk)) + (len(shapes.text.transformer.resblocks) if shapes.text else 0)
+    num_blocks = len(blocks_of_towers(shapes))
     stages = stages_of(config)
     kept = [activations(stage.model, vocab_size, "cuda", precision, config.loss) for stage in stages]
     largest = max(range(len(stages)), key=lambda number: kept[number].of_pair)

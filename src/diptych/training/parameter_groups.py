@@ -9,7 +9,7 @@ from torch import nn
 
 from diptych.config.schema import OptimizerConfig
 from diptych.errors import UserError
-from diptych.model.dual_encoder import TrainedModel
+from diptych.model.dual_encoder import TrainedModel, blocks_of_towers
 from diptych.model.freezing import matching
 from diptych.model.trunk import blocks_of
 
@@ -120,8 +120,7 @@ def hidden_matrices(model: nn.Module) -> list[str]:
     """
     assert isinstance(model, TrainedModel)
     found = set()
-    of_text = model.text.transformer.resblocks if model.text is not None else ()
-    for block in (*blocks_of(model.image.trunk), *of_text):
+    for block in blocks_of_towers(model):
         for module in block.modules():
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
                 found.add(id(module.weight))
