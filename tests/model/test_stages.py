@@ -135,10 +135,9 @@ def test_flops_of_a_stage_are_those_that_torch_counts(recipe, stage):
     size, length = stages[0].model.image.image_size, stages[0].model.text.context_length
     whole = without_memory(model, 49_408, stages=stages).train()
     whole.image.leave_out_patches(stages[0].patch_dropout)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         images = torch.empty(2, 3, size, size, dtype=torch.uint8, device="meta")
-        image = whole.image(images, torch.empty(2, dtype=torch.int64, device="meta"))
-        text = whole.text(torch.empty(2, length, dtype=torch.int32, device="meta"), torch.tensor([length, length]))
-        (image.sum() + text.sum()).backward()
+        whole.image(images, torch.empty(2, dtype=torch.int64, device="meta"))
+        whole.text(torch.empty(2, length, dtype=torch.int32, device="meta"), torch.tensor([length, length]))
     of_pair = TrainingFlops(stages[0].model, 49_408).of_pair(length)
-    assert 2 * of_pair == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert 2 * of_pair == 3 * counter.get_total_flops(), "the backward takes twice as many as the forward"
