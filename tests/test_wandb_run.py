@@ -1,11 +1,14 @@
 """Which wandb run is opened, and what is sent: real wandb, and a server on this machine that counts requests."""
 
 import http.server
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -20,8 +23,8 @@ from tests.training.test_metrics import NUMBERS, wandb_records
 PAGE = b"<!DOCTYPE html><html><body>not here\n" + b"<p>go away</p>\n" * 100
 
 
-@pytest.fixture
-def server(monkeypatch, tmp_path):
+@contextmanager
+def refusing_server(patch: pytest.MonkeyPatch, home: Path) -> Iterator[list[str]]:
     """A server for which wandb has a key, and which answers every request with a page and error 404."""
     asked = []
 
@@ -39,14 +42,20 @@ def server(monkeypatch, tmp_path):
             pass
 
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        patch.delenv(name)
+    patch.setenv("HOME", str(home))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        patch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
+        patch.setenv("WANDB_API_KEY", "0" * 40)
         yield asked
         listening.shutdown()
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    with refusing_server(monkeypatch, tmp_path / "home") as asked:
+        yield asked
 
 
 def tracked(folder, samples_seen=0, **tracking):
@@ -80,57 +89,54 @@ def records(folder):
 
 
 def history(folder):
+    return history_of(records(folder))
+
+
+def history_of(found):
     return [
         {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
-        for row in records(folder)["history"]
+        for row in found["history"]
     ]
 
 
-def test_a_key_for_another_server_is_no_key_for_this_one(tmp_path, server, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY")
-    logins = tmp_path / "home" / ".netrc"
-    logins.parent.mkdir()
-    key = f"login user password {'0' * 40}"
-    logins.write_text(f"machine api.wandb.ai {key}\ndefault {key}\n")
-    tracked(tmp_path / "run")
-    assert server == [] and len(history(tmp_path)) == 3
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    address = os.environ["WANDB_BASE_URL"].removeprefix("http://")
-    (tmp_path / "netrc").write_text(f"machine {address} {key}\n")
-    tracked(tmp_path / "run2")
-    assert server
+KEY = f"login user password {'0' * 40}"
 
 
-@pytest.mark.parametrize(
-    "environment, leaves_a_run",
-    [
-        ({"WANDB_MODE": "disabled"}, False),
-        ({"WANDB_DISABLED": "true"}, False),
-        ({"WANDB_MODE": "dryrun"}, True),  # wandb's older word for offline
-        ({"WANDB_API_KEY": ""}, True),
-    ],
-    ids=str,
-)
-def test_no_request_is_sent_if_wandb_is_disabled_offline_or_has_no_key(
-    tmp_path, server, monkeypatch, environment, leaves_a_run
-):
+@pytest.mark.parametrize("environment", [{"WANDB_MODE": "disabled"}, {"WANDB_DISABLED": "true"}], ids=str)
+def test_no_request_is_sent_and_nothing_is_kept_if_wandb_is_disabled(tmp_path, server, monkeypatch, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     tracked(tmp_path / "run")
-    assert server == []
-    assert bool(list(tmp_path.glob("run/wandb/*run-*"))) == leaves_a_run
-    assert (tmp_path / "run" / "wandb.json").exists() == leaves_a_run
+    assert server == [] and sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES_OF_A_RUN
+
+
+FILES_OF_A_RUN = ["config.yaml", "metrics.jsonl", "samples.png"]
+
+
+def test_an_empty_key_and_one_for_another_server_are_no_key_for_this_one(tmp_path, server, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    logins = tmp_path / "home" / ".netrc"
+    logins.parent.mkdir()
+    logins.write_text(f"machine api.wandb.ai {KEY}\ndefault {KEY}\n")
+    tracked(tmp_path / "run")
+    assert server == [] and len(history(tmp_path)) == 3
+    (run,) = records(tmp_path)["run"]
+    assert (run.project, run.display_name, run.run_id) == ("diptych", "run", "abc12345")
 
 
 def test_the_settings_file_of_wandb_offline_is_obeyed(tmp_path, server):
     settings = tmp_path / "home" / ".config" / "wandb" / "settings"
     settings.parent.mkdir(parents=True)
-    settings.write_text("[default]\nmode = offline\n")
+    settings.write_text("[default]\nmode = dryrun\n")  # wandb's older word for offline
     tracked(tmp_path / "run")
     assert server == [] and len(records(tmp_path)["history"]) >= 2
+    assert (tmp_path / "run" / "wandb.json").exists()
 
 
-def test_a_server_that_fails_gives_one_short_line_and_the_run_is_kept(tmp_path, server, caplog, capsys):
+def test_a_server_that_fails_gives_one_short_line_and_the_run_is_kept(tmp_path, server, monkeypatch, caplog, capsys):
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text(f"machine {os.environ['WANDB_BASE_URL'].removeprefix('http://')} {KEY}\n")
     with caplog.at_level("WARNING", logger="diptych"):
         tracked(tmp_path / "run")
     (line,) = [record.message for record in caplog.records]
@@ -140,58 +146,22 @@ def test_a_server_that_fails_gives_one_short_line_and_the_run_is_kept(tmp_path, 
     assert [row["learning/loss"] for row in history(tmp_path) if "learning/loss" in row] == [0.25, 0.25]
 
 
-def test_the_environment_wins_over_our_defaults_and_the_config_over_both(tmp_path, server, monkeypatch):
-    said = {
-        "MODE": "offline", "PROJECT": "theirs", "NAME": "named", "ENTITY": "team", "RUN_GROUP": "group",
-        "TAGS": "one,two", "NOTES": "why", "DIR": str(tmp_path / "elsewhere"), "RUN_ID": "chosen1",
-    }  # fmt: skip
-    tracked(tmp_path / "plain", wandb="offline")
-    for name, value in said.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    tracked(tmp_path / "run")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "config"))
-    tracked(tmp_path / "run2", wandb_project="ours", wandb_name="mine", wandb_tags=("three",))
+ENVIRONMENT = {
+    "MODE": "offline", "PROJECT": "theirs", "NAME": "named", "ENTITY": "team", "RUN_GROUP": "group",
+    "TAGS": "one,two", "NOTES": "why", "RUN_ID": "chosen1",
+}  # fmt: skip
 
-    (plain,) = records(tmp_path / "plain")["run"]
-    assert (plain.project, plain.display_name, plain.run_id) == ("diptych", "plain", "abc12345")
+
+def test_the_config_wins_over_the_environment(tmp_path, server, monkeypatch):
+    for name, value in {**ENVIRONMENT, "DIR": str(tmp_path / "elsewhere")}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    tracked(tmp_path / "run", wandb_project="ours", wandb_name="mine", wandb_tags=("three",))
     (run,) = records(tmp_path / "elsewhere")["run"]
-    assert (run.project, run.display_name, run.entity, run.run_group) == ("theirs", "named", "team", "group")
-    assert (list(run.tags), run.notes, run.run_id) == (["one", "two"], "why", "chosen1")
-    (run,) = records(tmp_path / "config")["run"]
     assert (run.project, run.display_name, run.entity) == ("ours", "mine", "team") and list(run.tags) == ["three"]
     assert server == []
 
 
-def test_a_run_holds_its_first_batch_system_metrics_and_the_users_command(tmp_path, server, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB__STATS_SAMPLING_INTERVAL", "0.1")
-    monkeypatch.setattr(sys, "argv", ["/somewhere/diptych/__main__.py", "train", "my.yaml"])
-    tracked(tmp_path / "run")
-    assert any("samples/_type" in row or "samples" in row for row in history(tmp_path))
-    found = records(tmp_path)
-    assert found["stats"]
-    assert ("diptych", ["train", "my.yaml"]) in [(about.program, list(about.args)) for about in found["environment"]]
-    assert server == []
-
-
 DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
-
-
-def test_a_start_without_the_environment_of_the_first_goes_on_with_its_run(tmp_path, server, monkeypatch):
-    for name, value in {"MODE": "offline", "PROJECT": "theirs", "NAME": "named", "RUN_ID": "chosen1"}.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    tracked(tmp_path / "run")
-    for name in ("PROJECT", "NAME", "RUN_ID"):
-        monkeypatch.delenv(f"WANDB_{name}")
-    tracked(tmp_path / "run", samples_seen=64)
-    monkeypatch.setenv("WANDB_PROJECT", "another")
-    monkeypatch.setenv("WANDB_RUN_ID", "another")
-    log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
-    runs = records(tmp_path)["run"]
-    assert {(run.project, run.display_name, run.run_id) for run in runs} == {("theirs", "named", "chosen1")}
-    assert len(runs) == 3 and server == []
-
-
 EVALUATION = {
     "zero_shot": {
         "animals": {
@@ -211,40 +181,82 @@ def results(folder):
     return {**EVALUATION, "model": str(checkpoint / "model")}
 
 
-def test_results_of_an_evaluation_go_into_the_run_of_the_training(tmp_path, server, monkeypatch, capsys):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_RUN_ID", "chosen1")
-    tracked(tmp_path / "run")
-    monkeypatch.delenv("WANDB_RUN_ID")
-    monkeypatch.delenv("WANDB_MODE")  # an evaluation does not send a run that was tracked offline
-    capsys.readouterr()
-    log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
-    assert {run.run_id for run in records(tmp_path)["run"]} == {"chosen1"}
-    row = history(tmp_path)[-1]
+LOCK = """
+import sys
+from pathlib import Path
+from diptych.files import locked
+with locked(Path(sys.argv[1]), "training"):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """A run that is started offline with settings of the environment, goes on without them, and is evaluated twice:
+    while it is trained and afterwards. The records of the first start, of all, and what evaluations printed."""
+    folder = tmp_path_factory.mktemp("story")
+    run = folder / "run"
+    with pytest.MonkeyPatch.context() as patch, refusing_server(patch, folder / "home") as asked:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(f"WANDB_{name}", value)
+        patch.setenv("WANDB__STATS_SAMPLING_INTERVAL", "0.1")
+        patch.setattr(sys, "argv", ["/somewhere/diptych/__main__.py", "train", "my.yaml"])
+        tracked(run)
+        first = records(folder)
+        for name in ("PROJECT", "NAME", "RUN_ID"):
+            patch.delenv(f"WANDB_{name}")
+        tracked(run, samples_seen=64)
+        patch.delenv("WANDB_MODE")  # an evaluation does not send a run that was tracked offline
+        patch.setenv("WANDB_PROJECT", "another")
+        patch.setenv("WANDB_RUN_ID", "another")
+        said = []
+        with subprocess.Popen(
+            [sys.executable, "-c", LOCK, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as training:
+            assert training.stdout is not None and training.stdout.readline()
+            with redirect_stdout(io.StringIO()) as printed:
+                log_results(RunDir(run), results(run), None)
+            said.append(printed.getvalue())
+            assert len(records(folder)["run"]) == 2
+            training.communicate()
+        with redirect_stdout(io.StringIO()) as printed:
+            log_results(RunDir(run), results(run), None)
+        said.append(printed.getvalue())
+        assert asked == []
+        return first, records(folder), said
+
+
+def test_the_environment_wins_over_our_defaults(story):
+    (run,) = story[0]["run"]
+    assert (run.project, run.display_name, run.entity, run.run_group) == ("theirs", "named", "team", "group")
+    assert (list(run.tags), run.notes, run.run_id) == (["one", "two"], "why", "chosen1")
+
+
+def test_a_run_holds_its_first_batch_system_metrics_and_the_users_command(story):
+    found = story[0]
+    assert any("samples/_type" in row or "samples" in row for row in history_of(found))
+    assert found["stats"]
+    assert ("diptych", ["train", "my.yaml"]) in [(about.program, list(about.args)) for about in found["environment"]]
+
+
+def test_a_start_without_the_environment_of_the_first_goes_on_with_its_run(story):
+    runs = story[1]["run"]
+    assert {(run.project, run.display_name, run.run_id) for run in runs} == {("theirs", "named", "chosen1")}
+    assert len(runs) == 3, "two starts and an evaluation"
+
+
+def test_results_of_an_evaluation_go_into_the_run_of_the_training(story):
+    row = history_of(story[1])[-1]
     assert row["samples_seen"] == 128 and row["evaluation/animals/top1"] == 0.5
-    commands = {" ".join(about.args) for about in records(tmp_path)["environment"] if about.program}
-    assert len(commands) == 1  # the training's
     assert row["evaluation/pairs (seen in training)/image_to_text_r1"] == 0.25
-    assert "`wandb sync " in capsys.readouterr().out and server == []
+    commands = {" ".join(about.args) for about in story[1]["environment"] if about.program}
+    assert commands == {"train my.yaml"}
+    assert "`wandb sync " in story[2][1]
 
 
-def test_a_run_that_is_trained_meanwhile_is_left_alone(tmp_path, server, monkeypatch, capsys):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    tracked(tmp_path / "run")
-    runs = len(records(tmp_path)["run"])
-    lock = "import sys; from pathlib import Path; from diptych.files import locked\n"
-    lock += "with locked(Path(sys.argv[1]), 'training'): print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", lock, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as training:
-        assert training.stdout is not None and training.stdout.readline()
-        capsys.readouterr()
-        log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
-        assert "not logged while the run is trained" in capsys.readouterr().out
-        training.communicate()
-    assert len(records(tmp_path)["run"]) == runs
-    log_results(RunDir(tmp_path / "run"), results(tmp_path / "run"), None)
-    assert len(records(tmp_path)["run"]) == runs + 1
+def test_a_run_that_is_trained_meanwhile_is_left_alone(story):
+    assert "not logged while the run is trained" in story[2][0] and "`wandb sync " not in story[2][0]
 
 
 def test_an_untracked_run_stays_untracked_and_a_broken_record_fails_no_evaluation(tmp_path, server, capsys):
