@@ -21,16 +21,18 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as parquet
 import pytest
 
 from diptych.data.shards import open_index
 from diptych_shards.cli import main
+from diptych_shards.shard_build import shard
 from diptych_shards.shard_build.shard_files import OutputOptions, read_failures
 from tests.commands import Command
 from tests.data_prep.hostile_web import BEHAVIOURS, ELSEWHERE, HostileWeb
 from tests.data_prep.made_pictures import encoded, scene
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 ROOT = Path(__file__).parents[3]
 NUM_PICTURES = 60
@@ -154,7 +156,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
     warm, web, table, tmp_path, uninterrupted, draw
 ):
     out = tmp_path / "out"
-    for _ in range(4):
+    for _ in range(3):
         finished = {path.name for path in out.glob("*_stats.json")}
         web.requests.clear()
         process = start(warm, web, table, out)
@@ -173,58 +175,43 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
     assert not list(out.rglob("*.partial")) and not list(out.rglob("*.journal"))
 
 
-def test_a_killed_worker_costs_nothing(web, table, tmp_path, uninterrupted):
+def test_a_killed_worker_costs_nothing(warm, web, table, tmp_path, uninterrupted):
     out = tmp_path / "out"
-    command = words(web, table, out, "--processes=2")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    killed = 0
-    while process.poll() is None and killed < 3:
-        workers = psutil.Process(process.pid).children()
-        if len(workers) >= 3 and list(out.glob("_index/*.journal")):  # one is Python's resource tracker
+    process = start(warm, web, table, out, "--processes=2")
+    killed = set()
+    while process.poll() is None and len(killed) < 2:
+        workers = process.workers()
+        if len(workers) == 2 and list(out.glob("_index/*.journal")):
             workers[-1].kill()
-            killed += 1
+            killed.add(workers[-1].pid)
         time.sleep(0.05)
-    assert process.wait(60) == 0
+    assert process.wait() == 0, process.said
     assert killed
     assert contents(out) == uninterrupted
 
 
-DEADLY = """
-import os, signal
-import diptych_shards.shard_build.shard as shard
-process = shard.process_picture
-def deadly(data, *rest):
-    if b"deadly" in data:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if b"too large" in data:
-        bytearray(1 << 60)
-    return process(data, *rest)
-shard.process_picture = deadly
-"""
+def test_pictures_that_kill_their_decoder_are_refused_and_cost_no_other_row(web, tmp_path, monkeypatch):
+    comments = {"deadly1.jpg": b"deadly", "deadly2.jpg": b"too large", "deadly3.jpg": b"deadly"}
+    pictures = {name: encoded(scene(), comment=comment) for name, comment in comments.items()}
+    process_picture = shard.process_picture
 
+    def deadly(data, *rest):
+        if b"deadly" in data:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if b"too large" in data:
+            bytearray(1 << 60)
+        return process_picture(data, *rest)
 
-@pytest.mark.parametrize("comment", [b"deadly", b"too large"])
-def test_a_picture_that_kills_its_decoder_is_refused_and_the_shard_kept(web, tmp_path, monkeypatch, comment):
-    web.pictures["deadly.jpg"] = encoded(scene(), comment=comment)
-    in_every_worker(monkeypatch, tmp_path, DEADLY)
-    names = [*sorted(web.pictures)[:5], "deadly.jpg", *sorted(web.pictures)[5:8]]
+    monkeypatch.setattr(shard, "process_picture", deadly)
+    one, two, three, four = sorted(web.pictures)[:4]
+    names = [one, "deadly1.jpg", two, "deadly2.jpg", three, "deadly3.jpg", four]
+    web.pictures |= pictures
     table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
     build(web, table, tmp_path / "out")
     rows = rows_of(tmp_path / "out")
-    assert [row["error_message"] for row in rows] == [None] * 5 + ["the decoder crashed"] + [None] * 3
-    del web.pictures["deadly.jpg"]
-
-
-def test_many_pictures_that_kill_their_decoder_cost_no_other_row(web, tmp_path, monkeypatch):
-    for number in range(7):
-        web.pictures[f"deadly{number}.jpg"] = encoded(scene(), comment=b"deadly")
-    in_every_worker(monkeypatch, tmp_path, DEADLY)
-    names = [name for pair in zip(sorted(web.pictures)[:7], sorted(web.pictures)[-7:], strict=True) for name in pair]
-    table = write_table(tmp_path / "table.csv", [(web.url(name), name) for name in names])
-    done = build(web, table, tmp_path / "out", "--rows-per-shard=100")
-    assert "       7   50.0 %  decoder_crashed" in done.stdout
-    for number in range(7):
-        del web.pictures[f"deadly{number}.jpg"]
+    assert [row["error_message"] for row in rows] == [None, "the decoder crashed"] * 3 + [None]
+    for name in pictures:
+        del web.pictures[name]
 
 
 def test_a_start_right_after_a_kill_finds_no_lock(warm, web, table, tmp_path):
@@ -298,10 +285,12 @@ from pathlib import Path
 from diptych_shards.shard_build.build import build
 from diptych_shards.shard_build.options import BuildOptions
 from diptych_shards.shard_build.build_progress import BuildProgress
+from diptych_shards.run import worker_pool
 from diptych_shards.run.engine import LocalEngine
 from diptych_shards.tables.columns import ColumnOptions
 from diptych_shards.tables.table import open_table
 table = open_table([sys.argv[1]], ColumnOptions())
+worker_pool.MAX_FAILED_STARTS = 0
 build(table, Path(sys.argv[2]), BuildOptions(), LocalEngine(1), BuildProgress())
 """
 
@@ -344,7 +333,7 @@ def test_a_second_pass_killed_at_any_moment_loses_no_picture(warm, web, tmp_path
         "append = J.append\nleft = [{}]\n" \
         "def dying(*a, **k):\n    left[0] -= 1\n    if left[0] < 0: os.kill(os.getppid(), 9); os._exit(9)\n" \
         "    append(*a, **k)\nJ.append = dying\n"  # fmt: skip
-    for moment in (0, 1, 17, 30):
+    for moment in (0, 1, 17, 30) if os.environ.get("NIGHTLY") else (0, 17):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(whole, out)
         web.requests.clear()
@@ -395,50 +384,62 @@ def test_a_second_pass_always_takes_what_was_not_asked_for(web, tmp_path):
     assert {host for host, _ in web.requests} == {"retry-next-hour.test"}
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_neighbouring_failures_cost_no_other_row_in_any_number_of_processes(web, tmp_path, processes):
+def test_neighbouring_failures_cost_no_other_row_in_any_number_of_processes(warm, web, tmp_path):
     bad = {"/011.jpg": "truncated", "/012.jpg": "truncated", "/031.jpg": "no_answer", "/032.jpg": "reset_at_once",
            "/049.jpg": "unavailable", "/050.jpg": "unavailable"}  # fmt: skip
     web.trouble = bad.get
     names = sorted(web.pictures)
-    rows = [(web.url("troubled", f"/{name}"), name) for name in names]
-    out = tmp_path / "out"
-    build(web, write_table(tmp_path / "table.csv", rows), out, f"--processes={processes}")
-    failures = {
-        names[ROWS_PER_SHARD * shard + row]: reason
-        for shard in range(NUM_PICTURES // ROWS_PER_SHARD)
-        for reason, failed in read_failures(out, shard, OutputOptions()).items()
-        for row in failed
+    table = write_table(tmp_path / "table.csv", [(web.url("troubled", f"/{name}"), name) for name in names])
+    running = {
+        tmp_path / f"by_{processes}": start(
+            warm, web, table, tmp_path / f"by_{processes}", f"--processes={processes}", "--retries=1"
+        )
+        for processes in (1, 3)
     }
-    assert failures == {
-        "011.jpg": "truncated_body", "012.jpg": "truncated_body", "031.jpg": "no_answer", "032.jpg": "connection_reset",
-        "049.jpg": "http_503", "050.jpg": "http_503",
-    }  # fmt: skip
+    for out, process in running.items():
+        assert process.wait() == 0, process.said
+        failures = {
+            names[ROWS_PER_SHARD * number + row]: reason
+            for number in range(NUM_PICTURES // ROWS_PER_SHARD)
+            for reason, failed in read_failures(out, number, OutputOptions()).items()
+            for row in failed
+        }
+        assert failures == {
+            "011.jpg": "truncated_body", "012.jpg": "truncated_body", "031.jpg": "no_answer",
+            "032.jpg": "connection_reset", "049.jpg": "http_503", "050.jpg": "http_503",
+        }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["reset_at_once", "unavailable"])
-def test_a_host_that_is_down_for_a_while_costs_nothing_killed_or_not(warm, web, tmp_path, kind):
-    asked = []
-    down = []
+def test_hosts_that_are_down_for_a_while_cost_nothing_killed_or_not(warm, web, tmp_path):
+    with HostileWeb(web.pictures) as other:
+        names = sorted(web.pictures)
+        webs = {web: "reset_at_once", other: "unavailable"}
+        rows = [(each.url("troubled", f"/{name}"), name) for each in webs for name in names[::2]]
+        table = write_table(tmp_path / "table.csv", rows)
+        resolve = [f"--resolve={entry}" for entry in other.resolve]
+        web.trouble = lambda path: None
+        build(web, table, tmp_path / "whole", *resolve)
+        down = {}
 
-    def trouble(path):
-        asked.append(path)
-        if len(asked) == 20:
-            down.append(time.monotonic())
-        return kind if down and time.monotonic() - down[0] < 2.5 else None
+        def trouble(each, asked=0):
+            def kind(path):
+                nonlocal asked
+                asked += 1
+                if asked == 10:
+                    down[each] = time.monotonic()
+                return webs[each] if each in down and time.monotonic() - down[each] < 2.5 else None
 
-    rows = [(web.url("troubled", f"/{name}"), name) for name in sorted(web.pictures)]
-    table = write_table(tmp_path / "table.csv", rows)
-    web.trouble = lambda path: None
-    build(web, table, tmp_path / "whole")
-    web.trouble = trouble
-    out = tmp_path / "out"
-    process = start(warm, web, table, out)
-    process.wait_until(lambda: down)
-    time.sleep(1.0)
-    process.signal_group(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    build(web, table, out)
+            return kind
+
+        for each in webs:
+            each.trouble = trouble(each)
+        out = tmp_path / "out"
+        process = start(warm, web, table, out, *resolve)
+        process.wait_until(lambda: len(down) == 2)
+        time.sleep(1.0)
+        process.signal_group(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        build(web, table, out, *resolve)
     assert contents(out) == contents(tmp_path / "whole")
     assert len(open_index(out)) == NUM_PICTURES
 
@@ -478,25 +479,26 @@ def test_pictures_on_a_block_list_are_refused(web, tmp_path):
     assert "line 1 is 'not a digest'" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("hosts", "timeout_seconds"), [(ENDLESS, 4), (set(HOSTILE) - ENDLESS, 60)], ids=["endless", "others"]
-)
-def test_every_hostile_host_has_its_reason_and_the_run_ends(hosts, timeout_seconds, web, tmp_path):
+def test_every_hostile_host_has_its_reason_and_the_run_ends(warm, web, tmp_path):
     name = sorted(web.pictures)[0]
-    rows = [(web.url(name), "good"), *((web.url(host), host) for host in sorted(hosts))]
-    table = write_table(tmp_path / "table.csv", rows)
-    options = (f"--timeout={timeout_seconds}", "--max-bytes=1000000", "--rows-per-shard=1000")
-    done = build(web, table, tmp_path / "out", f"--ca-file={web.certificate}", *options)
-    assert "Traceback" not in done.stderr
-    outcomes = read_failures(tmp_path / "out", 0, OutputOptions())
-    reason = {rows[row][1]: reason for reason, failed in outcomes.items() for row in failed}
-    assert set(reason) == hosts
-    if hosts == ENDLESS:
-        assert {reason[host] for host in hosts} == {"headers_too_slow", "timeout"}
-    else:
-        assert {host for host in hosts if reason[host] in ("not_a_picture", "decode_error", "truncated")} >= ANSWERED
-        assert reason["pixel_bomb"] == "too_many_pixels"
-        for host in ("redirect_to_loopback", "rebinding", "redirect_to_decimal"):
-            assert reason[host] == "address_not_public"
+    others = set(HOSTILE) - ENDLESS
+    running = []
+    for hosts, timeout_seconds in ((ENDLESS, 4), (others, 60)):
+        rows = [(web.url(name), "good"), *((web.url(host), host) for host in sorted(hosts))]
+        table = write_table(tmp_path / f"timeout_{timeout_seconds}.csv", rows)
+        options = (f"--timeout={timeout_seconds}", "--retries=1", "--max-bytes=1000000", "--rows-per-shard=1000")
+        out = tmp_path / f"timeout_{timeout_seconds}"
+        running.append((start(warm, web, table, out, f"--ca-file={web.certificate}", *options), rows, out))
+    reason = {}
+    for process, rows, out in running:
+        assert process.wait() == 0 and "Traceback" not in process.said, process.said
+        for each, failed in read_failures(out, 0, OutputOptions()).items():
+            reason |= {rows[row][1]: each for row in failed}
+    assert set(reason) == set(HOSTILE)
+    assert {reason[host] for host in ENDLESS} == {"headers_too_slow", "timeout"}
+    assert {host for host in others if reason[host] in ("not_a_picture", "decode_error", "truncated")} >= ANSWERED
+    assert reason["pixel_bomb"] == "too_many_pixels"
+    for host in ("redirect_to_loopback", "rebinding", "redirect_to_decimal"):
+        assert reason[host] == "address_not_public"
     assert web.refused_visits == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "out"}
+    assert {path.stem for path in tmp_path.iterdir()} == {"timeout_4", "timeout_60"}
