@@ -66,6 +66,7 @@ TORCH_FREE = [
     "shard_table",
     "shard_list",
     "shard_locations",
+    "cache_room",
     "shard_cache",
     "shards_ahead",
     "shard_download",

@@ -100,7 +100,7 @@ class Mixture:
                 )
         if self.index.shards.is_elsewhere:
             at_once, needed = self._read_at_once(config, batch_size, batch_share)
-            room = ShardCache.of(config.cache).limit()
+            room = ShardCache.of(config.cache).room.limit()
             if needed > room:
                 yield (
                     f"batches are read from {at_once:,} shards at a time, about {needed / 1e9:,.3g} GB, and the cache "

@@ -15,8 +15,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
-import shutil
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diptych.data.cache_room import CacheRoom
 from diptych.data.shard_download import RemoteShardError, download, read_whole
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, check_index, index_path
 from diptych.errors import UserError
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.05
 """How often a process looks whether another has fetched the shard that it waits for."""
-_PARTIAL = re.compile(r"\.(\d+)\.partial$")
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +70,10 @@ class ShardCache:
     @property
     def folder(self) -> Path:
         return self.chosen_folder or default_folder()
+
+    @property
+    def room(self) -> CacheRoom:
+        return CacheRoom(self.folder, self.max_bytes)
 
     def check_writable(self) -> None:
         """Check that shards can be kept here, without leaving any file.
@@ -117,7 +119,7 @@ class ShardCache:
             if not is_mine:
                 return None
             if not shard.path.exists():
-                if not self._make_room(shard, _missing_bytes(shard)):
+                if not self.room.make(shard.path.parent, _missing_bytes(shard)):
                     raise FullCacheError(f"{self.folder} is full of shards that are needed")
                 self._fetch(shard)
             if not index_path(shard.path).exists():
@@ -174,7 +176,7 @@ class ShardCache:
         """Download the shard, whose folder is locked, check it and give it its name."""
         if shard.path.exists():
             return
-        if not self._make_room(shard, _missing_bytes(shard)):
+        if not self.room.make(shard.path.parent, _missing_bytes(shard)):
             _warn_once(self)
         partial = _partial_of(shard)
         for _ in range(2):
@@ -198,50 +200,6 @@ class ShardCache:
         path = index_path(shard.path)
         path.parent.mkdir(exist_ok=True)
         commit_file(path, data)
-
-    def limit(self) -> int:
-        """How many bytes the cache may take now."""
-        return _limit(self, sum(entry.num_bytes for entry in self._entries()))
-
-    def _make_room(self, shard: Shard, needed: int) -> bool:
-        """Delete what nobody holds, the least recently used first, until `needed` bytes fit; False if they do not."""
-        entries = sorted(self._entries(), key=lambda entry: entry.used_at)
-        used = sum(entry.num_bytes for entry in entries)
-        too_many = used + needed - _limit(self, used)
-        for entry in entries:
-            if too_many <= 0:
-                break
-            if entry.folder != shard.path.parent and _delete(entry.folder):
-                too_many -= entry.num_bytes
-        return too_many <= 0
-
-    def _entries(self) -> Iterator[_Entry]:
-        with suppress(FileNotFoundError), os.scandir(self.folder) as folders:
-            for folder in folders:
-                # Other files would be deleted, if the folder that the user named has some.
-                if re.fullmatch("[0-9a-f]{64}", folder.name) and folder.is_dir():
-                    yield _Entry.of(Path(folder.path))
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """The folder of a shard in the cache."""
-
-    folder: Path
-    num_bytes: int
-    """With what is still to be downloaded of a shard."""
-    used_at: float
-
-    @staticmethod
-    def of(folder: Path) -> _Entry:
-        num_bytes, used_at = 0, 0.0
-        for file in (*folder.glob("*"), *(folder / INDEX_FOLDER).glob("*")):
-            with suppress(FileNotFoundError):
-                status = file.stat()
-                expected = _PARTIAL.search(file.name)
-                num_bytes += int(expected[1]) if expected else status.st_size if file.is_file() else 0
-                used_at = max(used_at, status.st_mtime)
-        return _Entry(folder, num_bytes, used_at)
 
 
 def default_folder() -> Path:
@@ -278,34 +236,9 @@ def _missing_bytes(shard: Shard) -> int:
     return 0 if _partial_of(shard).exists() else shard.num_bytes
 
 
-def _limit(cache: ShardCache, used: int) -> int:
-    if cache.max_bytes is not None:
-        return cache.max_bytes
-    disk = next(folder for folder in (cache.folder, *cache.folder.parents) if folder.exists())  # it may not be made yet
-    return (shutil.disk_usage(disk).free + used) // 2
-
-
 def _mark_used(descriptor: int) -> None:
     with suppress(PermissionError):  # another user fetched it: it counts as used when it was fetched
         os.utime(descriptor)
-
-
-def _delete(folder: Path) -> bool:
-    """Delete a shard from the cache; False if it is held or being fetched."""
-    try:
-        with locked(folder, "download"):
-            for tar in folder.glob("*.tar"):
-                descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return False
-                finally:
-                    os.close(descriptor)
-            shutil.rmtree(folder)
-            return True
-    except LockedError:
-        return False
 
 
 def _is_whole_index(data: bytes, shard: Shard) -> bool:
@@ -330,5 +263,5 @@ def _warn_once(cache: ShardCache) -> None:
         "the shard cache %s takes more than its %s bytes, since all that is in it is needed at once; set "
         "data.cache.bytes to more, or data.streams to less",
         cache.folder,
-        f"{cache.limit():,}",
+        f"{cache.room.limit():,}",
     )
