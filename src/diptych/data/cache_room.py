@@ -1,4 +1,9 @@
-"""The room that a shard cache may take: what nobody holds is deleted for what comes, the least recently used first."""
+"""The room that a shard cache may take: what nobody holds is deleted for what comes, the least recently used first.
+
+A file takes its room before it is fetched, when it is still empty: its name, `NAME.<bytes>.partial`, says how many bytes
+it will have. The file `FOLDER/taken` says how many bytes all files together take at most, so that the folder is looked
+through only if that is too many. One process of the machine at a time takes room, and has this file locked meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,32 @@ import fcntl
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from diptych.data.shard_index_file import INDEX_FOLDER
-from diptych.files import LockedError, locked
+from diptych.errors import UserError
+from diptych.files import LOCK_FILE, locked
 
+SPARE_PART = 64
+"""If shards must be deleted, this part of the room is made free, so that the next shards find room at once."""
 _PARTIAL = re.compile(r"\.(\d+)\.partial$")
+
+
+class _Taken(NamedTuple):
+    """What the file `taken` contains."""
+
+    num_bytes: int
+    """What the files take at most, with what is still to be fetched of them."""
+    on_disk: int
+    """How many of these bytes were on the disk when the folder was looked through."""
+
+
+_FORMAT = struct.Struct("<2Q")
 
 
 @dataclass(frozen=True)
@@ -27,22 +49,67 @@ class CacheRoom:
 
     def limit(self) -> int:
         """How many bytes the cache may take now."""
-        return self._limit(sum(entry.num_bytes for entry in self._entries()))
+        return self._limit(sum(entry.on_disk for entry in self._entries()))
 
-    def make(self, kept: Path, needed: int) -> bool:
-        """Delete what nobody holds, the least recently used first, until `needed` bytes fit; False if they do not.
+    def take(self, file: Path, num_bytes: int, *, even_if_full: bool = False) -> Path | None:
+        """The path at which to write `file`, which will have `num_bytes`; None if there is no room for it.
 
-        kept: the folder of a shard that is not deleted.
+        It exists, and contains what an earlier download has left. The lock of the shard's folder must be held.
         """
-        entries = sorted(self._entries(), key=lambda entry: entry.used_at)
-        used = sum(entry.num_bytes for entry in entries)
-        too_many = used + needed - self._limit(used)
-        for entry in entries:
-            if too_many <= 0:
+        partial = file.with_name(f"{file.name}.{num_bytes}.partial")
+        if partial.exists():
+            return partial
+        with self._locked() as descriptor:
+            read = os.pread(descriptor, _FORMAT.size, 0)
+            taken = _Taken(*_FORMAT.unpack(read)) if len(read) == _FORMAT.size else None
+            if taken is None or not self._fits(taken, num_bytes):
+                taken = self._make_room(num_bytes)
+            fits = self._fits(taken, num_bytes)
+            # First the number: a process that is killed between the two leaves it too large, not too small.
+            if fits or even_if_full:
+                taken = _Taken(taken.num_bytes + num_bytes, taken.on_disk)
+            os.pwrite(descriptor, _FORMAT.pack(*taken), 0)
+            if fits or even_if_full:
+                partial.parent.mkdir(exist_ok=True)
+                partial.touch()
+                return partial
+        return None
+
+    def _make_room(self, needed: int) -> _Taken:
+        """Look through the folder, and delete what nobody holds until `needed` bytes fit."""
+        entries = list(self._entries())
+        taken = _Taken(sum(entry.num_bytes for entry in entries), sum(entry.on_disk for entry in entries))
+        if self._fits(taken, needed):
+            return taken
+        needed += self._limit(taken.on_disk) // SPARE_PART
+        for entry in sorted(entries, key=lambda entry: entry.used_at):
+            if self._fits(taken, needed):
                 break
-            if entry.folder != kept and _delete(entry.folder):
-                too_many -= entry.num_bytes
-        return too_many <= 0
+            if _delete(entry.folder):
+                taken = _Taken(taken.num_bytes - entry.num_bytes, taken.on_disk - entry.on_disk)
+        return taken
+
+    def _fits(self, taken: _Taken, needed: int) -> bool:
+        return taken.num_bytes + needed <= self._limit(taken.on_disk)
+
+    def _limit(self, on_disk: int) -> int:
+        if self.max_bytes is not None:
+            return self.max_bytes
+        # The folder may not be made yet.
+        disk = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        return (shutil.disk_usage(disk).free + on_disk) // 2
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Keep other processes and threads from taking room during the block; the value is the open file `taken`."""
+        descriptor = os.open(self.folder / "taken", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with suppress(PermissionError):  # whoever may write to the folder may write this file of its first user
+                os.fchmod(descriptor, self.folder.stat().st_mode & 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _entries(self) -> Iterator[_Entry]:
         with suppress(FileNotFoundError), os.scandir(self.folder) as folders:
@@ -51,13 +118,6 @@ class CacheRoom:
                 if re.fullmatch("[0-9a-f]{64}", folder.name) and folder.is_dir():
                     yield _Entry.of(Path(folder.path))
 
-    def _limit(self, used: int) -> int:
-        if self.max_bytes is not None:
-            return self.max_bytes
-        # The folder may not be made yet.
-        disk = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        return (shutil.disk_usage(disk).free + used) // 2
-
 
 @dataclass(frozen=True)
 class _Entry:
@@ -65,23 +125,34 @@ class _Entry:
 
     folder: Path
     num_bytes: int
-    """With what is still to be downloaded of a shard."""
+    """With what is still to be fetched of it."""
+    on_disk: int
     used_at: float
 
     @staticmethod
     def of(folder: Path) -> _Entry:
-        num_bytes, used_at = 0, 0.0
-        for file in (*folder.glob("*"), *(folder / INDEX_FOLDER).glob("*")):
+        num_bytes, on_disk, used_at = 0, 0, 0.0
+        for file in _files_of(folder):
             with suppress(FileNotFoundError):
                 status = file.stat()
                 expected = _PARTIAL.search(file.name)
-                num_bytes += int(expected[1]) if expected else status.st_size if file.is_file() else 0
+                num_bytes += int(expected[1]) if expected else status.st_size
+                on_disk += status.st_size
                 used_at = max(used_at, status.st_mtime)
-        return _Entry(folder, num_bytes, used_at)
+        return _Entry(folder, num_bytes, on_disk, used_at)
+
+
+def _files_of(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name == INDEX_FOLDER:
+                yield from _files_of(Path(entry.path))
+            elif entry.name != LOCK_FILE:
+                yield entry
 
 
 def _delete(folder: Path) -> bool:
-    """Delete a shard from the cache; False if it is held or being fetched."""
+    """Delete a shard from the cache; False if it is held or being fetched, or belongs to another user."""
     try:
         with locked(folder, "download"):
             for tar in folder.glob("*.tar"):
@@ -94,5 +165,5 @@ def _delete(folder: Path) -> bool:
                     os.close(descriptor)
             shutil.rmtree(folder)
             return True
-    except LockedError:
+    except (UserError, OSError):
         return False

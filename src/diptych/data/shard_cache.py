@@ -33,7 +33,6 @@ from diptych.files import (
     LockedError,
     cannot,
     check_writable,
-    commit_file,
     locked,
     sha256_of,
 )
@@ -119,7 +118,7 @@ class ShardCache:
             if not is_mine:
                 return None
             if not shard.path.exists():
-                if not self.room.make(shard.path.parent, _missing_bytes(shard)):
+                if self.room.take(shard.path, shard.num_bytes) is None:
                     raise FullCacheError(f"{self.folder} is full of shards that are needed")
                 self._fetch(shard)
             if not index_path(shard.path).exists():
@@ -176,14 +175,12 @@ class ShardCache:
         """Download the shard, whose folder is locked, check it and give it its name."""
         if shard.path.exists():
             return
-        if not self.room.make(shard.path.parent, _missing_bytes(shard)):
-            _warn_once(self)
-        partial = _partial_of(shard)
         for _ in range(2):
             try:
+                partial = self._take(shard.path, shard.num_bytes)
                 download(shard.location, shard.num_bytes, partial)
             except OSError as error:
-                raise _unwritable(error, partial) from error
+                raise _unwritable(error, shard.path) from error
             # Not flushed: what a power cut leaves is read with the hashes of its members, and fetched again.
             if partial.stat().st_size == shard.num_bytes and sha256_of(partial) == shard.sha256:
                 os.replace(partial, shard.path)
@@ -198,8 +195,21 @@ class ShardCache:
         """Download the index file of the shard, whose folder is locked, and check it."""
         data = read_whole(index_url(shard.location), lambda data: _is_whole_index(data, shard))
         path = index_path(shard.path)
-        path.parent.mkdir(exist_ok=True)
-        commit_file(path, data)
+        try:
+            partial = self._take(path, len(data))
+            partial.write_bytes(data)
+            os.replace(partial, path)
+        except OSError as error:
+            raise _unwritable(error, path) from error
+
+    def _take(self, file: Path, num_bytes: int) -> Path:
+        """The path at which to write a file that is needed now, even if there is no room for it."""
+        partial = self.room.take(file, num_bytes)
+        if partial is None:
+            _warn_once(self)
+            partial = self.room.take(file, num_bytes, even_if_full=True)
+        assert partial is not None
+        return partial
 
 
 def default_folder() -> Path:
@@ -225,15 +235,6 @@ def _unwritable(error: UserError | OSError, path: Path) -> RemoteShardError:
     return RemoteShardError(
         str(cannot(error, path, "written", _MORE_ROOM if error.errno in NO_ROOM else _OTHER_FOLDER))
     )
-
-
-def _partial_of(shard: Shard) -> Path:
-    return shard.path.with_name(f"{shard.name}.{shard.num_bytes}.partial")
-
-
-def _missing_bytes(shard: Shard) -> int:
-    """What the shard will take more than it does; a partial download has its place already."""
-    return 0 if _partial_of(shard).exists() else shard.num_bytes
 
 
 def _mark_used(descriptor: int) -> None:
