@@ -145,6 +145,14 @@ class Proxy:
         self._thread.join()
 
 
+def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    """Answer as the server did."""
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
 def busy(handler: BaseHTTPRequestHandler, _: bytes) -> None:
     handler.send_response(503)
     handler.send_header("Content-Length", "0")
@@ -177,7 +185,4 @@ def drip(handler: BaseHTTPRequestHandler, body: bytes) -> None:
 
 
 def other_bytes(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-    handler.send_response(206)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(bytes(len(body)))
+    answer(handler, bytes(len(body)))

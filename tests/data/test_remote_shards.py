@@ -32,6 +32,7 @@ from tests.data import test_loader
 from tests.data.remote_store import (
     STORE_SETTINGS,
     Proxy,
+    answer,
     busy,
     drip,
     other_bytes,
@@ -272,13 +273,14 @@ def test_a_held_shard_is_not_deleted_for_another(store, cache, caplog):
     small = ShardCache(cache.folder, 1)
     index = open_index("s3://bucket/shards", small)
     index.read(index.sample(0, 0))
-    held = small.hold(index.shards[0])
-    assert held is not None
+    hold = small.reserve(index.shards[0])
+    assert small.reserve(index.shards[0]) is None
+    held = hold()
     with pytest.raises(FullCacheError):
-        small.hold(index.shards[1])
+        small.reserve(index.shards[1])
     index.read(index.sample(1, 0))
     assert index.shards[0].path.exists() and "set data.cache.bytes to more" in caplog.text
-    os.close(held)
+    del held, hold
     index.read(index.sample(2, 0))
     assert [path.name for path in cache.folder.rglob("*.tar")] == ["00002.tar"]
 
@@ -354,19 +356,41 @@ def pictures(tmp_path_factory, proxy):
     return folder
 
 
-def test_shards_are_fetched_before_the_batches_that_need_them(store, cache, pictures):
+def test_shards_are_fetched_several_at_a_time_in_the_order_of_need(store, cache, pictures, monkeypatch):
+    begun, reserve = [], ShardCache.reserve
+    monkeypatch.setattr(ShardCache, "reserve", lambda cache, shard: begun.append(shard.name) or reserve(cache, shard))
+    all_are_asked_for = threading.Barrier(3, timeout=PATIENCE_SECONDS)
+
+    def answer_together(handler, body):
+        all_are_asked_for.wait()
+        answer(handler, body)
+
+    store.faults += [answer_together] * 3
     index = open_index("s3://bucket/pictures", cache)
     plan = [[4], [4, 1], [0], [5], [2]]
     with shards_ahead(index, iter(plan), 2) as begin_piece:
-        wait_until(lambda: len(store.tars) == 3)
-        assert [name for name, _ in store.tars] == ["00004.tar", "00001.tar", "00000.tar"]
+        wait_until(lambda: all(index.shards[number].path.exists() for number in (4, 1, 0)))
+        assert begun == ["00004.tar", "00001.tar", "00000.tar"]
         begin_piece()
         begin_piece()
-        wait_until(lambda: len(store.tars) == 5 and index_path(index.shards[2].path).exists())
-    assert [name for name, _ in store.tars[3:]] == ["00005.tar", "00002.tar"]
+        wait_until(lambda: all(index.shards[number].path.exists() for number in (5, 2)))
+    assert begun[3:] == ["00005.tar", "00002.tar"] and len(store.tars) == 5
     store.forget()
     keys = [index.sample(shard, 0).key for shard in (4, 1, 0, 5, 2)]
     assert len(set(keys)) == 5 and store.others == []
+
+
+def test_of_shards_that_cannot_be_fetched_the_one_that_is_read_first_is_reported(store, cache, pictures, tmp_path):
+    batch = test_loader.load(pictures)[0]
+    index = open_index(pictures)
+    read = [index.shards[index.locate(sample)[0]].name for sample in batch.samples.tolist()]
+    first, *_, last = dict.fromkeys(read)
+    shutil.copytree(pictures, tmp_path / "spoiled")
+    for name in (first, last):
+        (tmp_path / "spoiled" / name).write_bytes(bytes((pictures / name).stat().st_size))
+    upload(store.behind, tmp_path / "spoiled", "two_spoiled")
+    with pytest.raises(ShardError, match=f"^s3://bucket/two_spoiled/{first}: its [0-9,]+ bytes are not those"):
+        test_loader.load("s3://bucket/two_spoiled")
 
 
 def test_a_full_cache_keeps_what_is_needed_next_until_it_was_read(store, cache, pictures, monkeypatch):

@@ -1,8 +1,8 @@
 """The room that a shard cache may take: what nobody holds is deleted for what comes, the least recently used first.
 
-A file takes its room before it is fetched, when it is still empty: its name, `NAME.<bytes>.partial`, says how many bytes
-it will have. The file `FOLDER/taken` says how many bytes all files together take at most, so that the folder is looked
-through only if that is too many. One process of the machine at a time takes room, and has this file locked meanwhile.
+A file takes its room before it is fetched, when it is still empty: its name `NAME.<bytes>.partial` gives the bytes that
+it will have. The file `FOLDER/taken` records how many bytes all files together take at most, so the folder is looked
+through only if these are too many. It is locked by the one process of the machine that takes room at the moment.
 """
 
 from __future__ import annotations

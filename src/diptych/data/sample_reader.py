@@ -55,7 +55,9 @@ class SampleReader(IterableDataset[dict[str, Any]]):
         """Yield members as webdataset's tar expander would; `{}` ends a sample, since two samples may have one key."""
         first, last = self._rows
         pieces_ahead = SAMPLES_AHEAD // max(1, min(last - first, MAX_PIECE_ROWS))
-        with shards_ahead(self.index, self._shards_of_pieces(), pieces_ahead) as begin_piece:
+        worker = get_worker_info()
+        processes = worker.num_workers if worker else 1
+        with shards_ahead(self.index, self._shards_of_pieces(), pieces_ahead, processes) as begin_piece:
             for batch_number, planned in self._announced():
                 begin_piece()
                 for sample, epoch in zip(planned.samples.tolist(), planned.epochs.tolist(), strict=True):

@@ -16,7 +16,7 @@ import fcntl
 import logging
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from diptych.files import (
     NO_DESCRIPTORS,
     NO_ROOM,
     LockedError,
+    OpenFile,
     cannot,
     check_writable,
     locked,
@@ -39,7 +40,7 @@ from diptych.files import (
 from diptych.terminal import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from diptych.config.schema import CacheConfig
 
@@ -105,29 +106,33 @@ class ShardCache:
                     return os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
             time.sleep(POLL_SECONDS)
 
-    def hold(self, shard: Shard) -> int | None:
-        """Fetch the shard and its index file if need be and hold it; None if another process is fetching it.
+    def reserve(self, shard: Shard) -> Callable[[], OpenFile] | None:
+        """Take the room of a shard that will be needed soon; None if another process is fetching it.
 
-        The result is a descriptor. The shard is not deleted until it is closed.
+        The value must be called: it fetches the shard and its index file if need be, and returns an open file that
+        keeps the shard in the cache. It raises the same errors, and those of `open`.
 
         Raises:
             FullCacheError: there is no room for it, since all shards of the cache are held.
-            RemoteShardError: as `open` does.
         """
-        with self._fetching(shard) as is_mine:
-            if not is_mine:
+        with ExitStack() as stack:
+            if not stack.enter_context(self._fetching(shard)):
                 return None
             if not shard.path.exists():
-                if self.room.take(shard.path, shard.num_bytes) is None:
-                    raise FullCacheError(f"{self.folder} is full of shards that are needed")
-                self._fetch(shard)
+                self._take(shard.path, shard.num_bytes, is_needed_now=False)
+            lock = stack.pop_all()
+        return lambda: self._hold(shard, lock)
+
+    def _hold(self, shard: Shard, lock: ExitStack) -> OpenFile:
+        with lock:
             if not index_path(shard.path).exists():
-                self._fetch_index(shard)
-            descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._fetch_index(shard, is_needed_now=False)
+            self._fetch(shard)
+            file = OpenFile(os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC))
             # Nobody deletes the shard before it is held, since that takes the lock of its folder.
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            _mark_used(descriptor)
-            return descriptor
+            fcntl.flock(file.descriptor, fcntl.LOCK_SH)
+            _mark_used(file.descriptor)
+            return file
 
     def fetch_index(self, shard: Shard) -> None:
         """Fetch the shard's index file, which is missing or damaged.
@@ -140,7 +145,7 @@ class ShardCache:
             with self._fetching(shard) as is_mine:
                 if is_mine:
                     if not path.exists() or not _is_whole_index(path.read_bytes(), shard):
-                        self._fetch_index(shard)
+                        self._fetch_index(shard, is_needed_now=True)
                     return
             time.sleep(POLL_SECONDS)
 
@@ -177,7 +182,7 @@ class ShardCache:
             return
         for _ in range(2):
             try:
-                partial = self._take(shard.path, shard.num_bytes)
+                partial = self._take(shard.path, shard.num_bytes, is_needed_now=True)
                 download(shard.location, shard.num_bytes, partial)
             except OSError as error:
                 raise _unwritable(error, shard.path) from error
@@ -191,24 +196,29 @@ class ShardCache:
             f"copy shards together with their {INDEX_FOLDER} folder"
         )
 
-    def _fetch_index(self, shard: Shard) -> None:
+    def _fetch_index(self, shard: Shard, *, is_needed_now: bool) -> None:
         """Download the index file of the shard, whose folder is locked, and check it."""
         data = read_whole(index_url(shard.location), lambda data: _is_whole_index(data, shard))
         path = index_path(shard.path)
         try:
-            partial = self._take(path, len(data))
+            partial = self._take(path, len(data), is_needed_now=is_needed_now)
             partial.write_bytes(data)
             os.replace(partial, path)
         except OSError as error:
             raise _unwritable(error, path) from error
 
-    def _take(self, file: Path, num_bytes: int) -> Path:
-        """The path at which to write a file that is needed now, even if there is no room for it."""
+    def _take(self, file: Path, num_bytes: int, *, is_needed_now: bool) -> Path:
+        """The path at which to write a file.
+
+        Raises:
+            FullCacheError: there is no room for it, and it is not needed now.
+        """
         partial = self.room.take(file, num_bytes)
-        if partial is None:
+        if partial is None and is_needed_now:
             _warn_once(self)
             partial = self.room.take(file, num_bytes, even_if_full=True)
-        assert partial is not None
+        if partial is None:
+            raise FullCacheError(f"{self.folder} is full of shards that are needed")
         return partial
 
 
