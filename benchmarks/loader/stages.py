@@ -105,8 +105,13 @@ def _pillow(data: bytes) -> Image.Image:
 
 
 def _spdl(data: bytes) -> np.ndarray:
-    """SPDL has no random crop: 0.95 of the area in the middle, and FFmpeg's bicubic resizing."""
-    crop = f"crop=iw*0.975:ih*0.975,scale={PIXELS}:{PIXELS}:flags=bicubic,format=pix_fmts=rgb24"
+    """SPDL has no random crop: the crop of `_torch_resize`, and FFmpeg's bicubic resizing.
+
+    Both give the same picture to a PSNR of 37 dB in the median. It would be 45, and take 1.5 to 2 times as long, if the
+    conversion to RGB came first.
+    """
+    crop = "crop=round(iw*0.975):round(ih*0.975):exact=1"
+    crop = f"{crop},scale={PIXELS}:{PIXELS}:flags=bicubic,format=pix_fmts=rgb24"
     frames = spdl.io.decode_packets(spdl.io.demux_image(data), filter_desc=crop)
     pixels: np.ndarray = spdl.io.to_numpy(spdl.io.convert_frames(frames))
     return pixels
@@ -116,7 +121,7 @@ def _has_ffmpeg() -> bool:
     try:
         spdl.io.demux_image(b"")
     except Exception as error:
-        return "libspdl" not in str(error)
+        return "Failed to import libspdl" not in str(error)
     return True
 
 
