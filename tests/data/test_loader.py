@@ -71,15 +71,16 @@ TOKENIZER = train_vocabulary([f"picture number {number}" for number in range(sum
 
 
 def load(folder, *, rows=(0, BATCH), first=0, stop=6, workers=0, seed=3, pin_memory=False, **augmentations):
+    processes = LoaderProcesses(workers)  # before the index, as in training: a fork upsets open connections to a store
     index = open_index(folder)
     order = SampleOrder(index.counts, seed=seed, global_batch_size=BATCH, shuffle_window=5)
     decode = Decoder(DataConfig(train=str(folder), **augmentations), IMAGE, seed)
     plan = {"rows": rows, "first": first, "stop": stop}
-    return list(loading_of(index, order, decode, **plan, workers=workers, pin_memory=pin_memory))
+    return list(loading_of(index, order, decode, **plan, processes=processes, pin_memory=pin_memory))
 
 
-def loading_of(index, order, decode, *, rows, first=0, stop, workers, pin_memory=False):
-    """Batches of the samples, from so many loader processes."""
+def loading_of(index, order, decode, *, rows, first=0, stop, workers=0, processes=None, pin_memory=False):
+    """Batches of the samples, from these loader processes, or from so many."""
     return batches(
         index,
         order,
@@ -89,7 +90,7 @@ def loading_of(index, order, decode, *, rows, first=0, stop, workers, pin_memory
         rows=rows,
         first=first,
         stop=stop,
-        processes=LoaderProcesses(workers),
+        processes=processes or LoaderProcesses(workers),
         pin_memory=pin_memory,
     )
 
