@@ -23,10 +23,11 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 from contextlib import ExitStack
 from datetime import datetime
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +209,7 @@ def log_to(run_dir: RunDir, rank: int) -> None:
 
 def describe_environment() -> str:
     """A paragraph for environment.txt: when the run was started, on which machine, with which versions."""
-    described = [each.metadata for each in distributions()]  # which reads a file
-    installed = sorted({f"{each['Name']}=={each['Version']}" for each in described}, key=str.lower)
+    installed = sorted({_named(each) for each in distributions()}, key=str.lower)
     lines = [
         f"started {datetime.now().isoformat(timespec='seconds')}",
         f"machine {platform.platform()}, {counted(os.cpu_count() or 1, 'core')}",
@@ -217,6 +217,16 @@ def describe_environment() -> str:
         *installed,
     ]
     return "\n".join(lines) + "\n\n"
+
+
+def _named(package: Distribution) -> str:
+    """NAME==VERSION of an installed package; `package.metadata` would parse its whole description."""
+    text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+    headers = dict(_NAME_OR_VERSION.findall(text.partition("\n\n")[0]))
+    return f"{headers.get('Name')}=={headers.get('Version')}"
+
+
+_NAME_OR_VERSION = re.compile(r"^(Name|Version): (.*)$", re.MULTILINE)
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
