@@ -635,4 +635,5 @@ def _prepare_deepspeed(world: World) -> None:
     # DeepSpeed 0.19 calls collectives by the names that torch 2.14 renames.
     warnings.filterwarnings("ignore", message="`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprec")
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # A table of our own, since DeepSpeed's begins with a probe of all its operations, by compilers and the driver.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
