@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from diptych.config.schema import ImageTowerConfig, RunConfig
 from diptych.errors import UserError
 from diptych.model.dual_encoder import without_memory
+from diptych.training import compiled_blocks
 from diptych.training.checks import refuse_blocks_that_cannot_be_compiled
 from diptych.training.compiled_blocks import image_blocks
 from diptych.training.engine import Engine, OptimizerState
@@ -44,7 +46,17 @@ def train(rank: int, half: Half | None = None) -> dict[str, Any]:
     import torch._inductor.config
     from torch._dynamo.utils import counters
 
-    torch._inductor.config.compile_threads = 1  # other ranks would have to be started first
+    torch._inductor.config.compile_threads = 1  # others would have to be started first
+    try_blocks = compiled_blocks._try
+
+    def try_in_turn(*arguments: Any) -> None:
+        """Let rank 1 find in the cache what rank 0 has compiled."""
+        for turn in range(2):
+            if turn == rank:
+                try_blocks(*arguments)
+            dist.barrier()
+
+    compiled_blocks._try = try_in_turn
     weights, state = half or (None, None)
     engine = make_engine(rank, 2, config_of(True), weights)
     assert is_compiled(engine)
@@ -83,11 +95,14 @@ def test_compiled_blocks_compute_the_same_and_go_on_bit_identical_in_new_process
 
 
 def train_without_compiler(rank: int, folder: Path) -> dict[str, Any]:
+    """All steps with blocks that rank 1 could compile and rank 0 cannot; what is logged."""
     import torch._inductor.config
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / f"cache_{rank}")  # in which nothing is compiled yet
     torch._inductor.config.cpp.cxx = (None, str(folder / "nosuch"))
     torch._inductor.config.compile_threads = 1
+    if rank == 1:
+        compiled_blocks._try = lambda *_: None
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

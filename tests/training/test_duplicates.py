@@ -18,7 +18,7 @@ from diptych.training.engine import StepStats
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import SIGMOID, largest_difference, make_engine, new_model, start_weights
-from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
+from tests.training.tiny import PAIRS, at_night, global_batches, rows_of, tiny_config
 
 CAPTIONS = [0, 1, 2, 3, 1, 11, 2, 2, 0, 3, 1, 11]
 """For each row, the row whose caption it has; every group of equal captions is on several ranks."""
@@ -37,10 +37,14 @@ def config(loss: str, duplicates: str = "positives", **options: Any) -> RunConfi
     return replace(config, loss=replace(config.loss, duplicates=duplicates), optimizer=unclipped)
 
 
+WAYS = {1: [(0, 4)], 2: [(1, 4), (2, None), *at_night((1, None), (2, 4))]}
+"""Number of ranks → ZeRO stage, pairs at once."""
+
+
 def first_steps(rank: int, size: int) -> dict[Any, tuple[StepStats, dict[str, torch.Tensor]]]:
     """(loss, ZeRO stage, pairs at once) → the first step and the gradient that reached Adam."""
     result = {}
-    for loss, stage, pairs in itertools.product(LOSSES, (1, 2), (None, 4)):
+    for loss, (stage, pairs) in itertools.product(LOSSES, WAYS[size]):
         settings = config(loss, stage=stage)
         machine = replace(settings.machine, pairs_per_forward=pairs)
         engine = make_engine(rank, size, replace(settings, machine=machine))

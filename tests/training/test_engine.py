@@ -21,11 +21,11 @@ from diptych.training.optimizer import learning_rate_at
 from diptych.training.parameter_groups import SCALE_GROUP
 from diptych.world import World
 from tests.ranks import run_ranks
-from tests.training.tiny import PAIRS, VOCABULARY, global_batches, rows_of, tiny_config
+from tests.training.tiny import PAIRS, VOCABULARY, at_night, global_batches, rows_of, tiny_config
 
 STAGES = (0, 1, 2, 3)
 STEPS, HALF = 4, 2
-STAGES_OF = {1: (0, 3), 2: STAGES, 4: (2,)}
+STAGES_OF = {1: (0, *at_night(3)), 2: STAGES, **dict.fromkeys(at_night(4), (2,))}
 """By the number of ranks. One alone shares nothing, whatever its stage."""
 
 
@@ -38,8 +38,10 @@ class Trained:
     optimizer: OptimizerState
     first_moments: OptimizerState
     """After the first step, or as loaded."""
+    first_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """After the first step."""
     half: tuple[dict[str, torch.Tensor], OptimizerState] | None = None
-    """Weights and state after half of the steps."""
+    """Weights and state after half of the steps, which are two."""
     after_roll_back: dict[str, torch.Tensor] = field(default_factory=dict)
     """Weights after the second half was taken again, by the engine that had taken all steps."""
 
@@ -67,7 +69,13 @@ def make_engine(rank: int, size: int, config: RunConfig, weights: dict[str, torc
 def take_steps(engine: Engine, rank: int, size: int, first: int, stop: int) -> list[StepStats]:
     rows = World(rank, rank, size).rows(PAIRS)
     return [
-        engine.step(rows_of(batch, rows), number * PAIRS, tallies=(rank + 1,), waited_seconds=rank + 0.5).read()
+        engine.step(
+            rows_of(batch, rows),
+            number * PAIRS,
+            tallies=(rank + 1,),
+            waited_seconds=rank + 0.5,
+            measures_update=number == 1,
+        ).read()
         for number, batch in enumerate(global_batches(stop))
         if number >= first
     ]
@@ -78,15 +86,15 @@ def train(rank: int, size: int, stages: tuple[int, ...]) -> dict[int, tuple[Trai
     return {stage: train_at_stage(rank, size, stage) for stage in stages}
 
 
-def train_at_stage(rank: int, size: int, stage: int, dropout: float = 0.0) -> tuple[Trained, Trained]:
-    config = tiny_config(stage=stage, dropout=dropout)
+def train_at_stage(rank: int, size: int, stage: int) -> tuple[Trained, Trained]:
+    config = tiny_config(stage=stage)
     engine = make_engine(rank, size, config)
     stats = take_steps(engine, rank, size, 0, 1)
-    first_moments = engine.optimizer_state()
+    first_moments, first_weights = engine.optimizer_state(), engine.weights()
     stats += take_steps(engine, rank, size, 1, HALF)
     half = engine.weights(), engine.optimizer_state()
     stats += take_steps(engine, rank, size, HALF, STEPS)
-    whole = Trained(stats, engine.weights(), engine.optimizer_state(), first_moments, half)
+    whole = Trained(stats, engine.weights(), engine.optimizer_state(), first_moments, first_weights, half)
     engine.restore_weights(half[0] if rank == 0 else None)
     engine.restore_optimizer(half[1] if rank == 0 else None)
     take_steps(engine, rank, size, HALF, STEPS)
@@ -192,68 +200,72 @@ def test_resuming_from_collected_state_is_bit_identical_to_never_stopping(size, 
     assert once.optimizer.step == STEPS
 
 
-def fill_padding(engine: Engine) -> int:
-    """Write what memory may hold between the parameters in the flat tensors of ZeRO 3; the number of such elements."""
+@pytest.mark.parametrize(("size", "stage"), SETTINGS)
+def test_an_engine_that_goes_back_to_earlier_weights_repeats_its_steps_bit_by_bit(size, stage):
+    whole = ranks_of(size)[0][stage][0]
+    assert largest_difference(whole.weights, whole.after_roll_back) == 0
+
+
+@pytest.mark.parametrize(("size", "stage"), SETTINGS)
+def test_each_towers_gradient_and_update_are_measured_over_all_ranks(size, stage):
+    whole = ranks_of(size)[0][stage][0]
+    assert whole.half is not None
+    check_measured(whole.stats[1], whole.first_weights, whole.half[0])
+
+
+def check_measured(stats: StepStats, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+    """Check the norms of the second step, by the weights before and after it."""
+    squares = [norm**2 for norm in stats.tower_gradient_norms.values()]
+    # The rest is logit_scale, which is in neither tower.
+    assert 0.9 < sum(squares) / stats.gradient_norm**2 < 1
+    assert stats.gradient_norm == pytest.approx(alone()["norms"][1], rel=1e-4)
+    for tower, ratio in stats.update_ratios.items():
+        names = [name for name in before if name.startswith(f"{tower}.") and before[name].is_floating_point()]
+        flat = [torch.cat([weights[name].flatten() for name in names]) for weights in (before, after)]
+        assert ratio == pytest.approx(float((flat[1] - flat[0]).norm() / flat[0].norm()), rel=1e-3), tower
+    assert len(stats.update_ratios) == len(stats.tower_gradient_norms) == 2
+
+
+def fill_padding(engine: Engine, number: float) -> int:
+    """Write what memory may hold between the parameters in the flat tensors of ZeRO 3; how many elements that are."""
     num_filled = 0
     for flat in engine._masters():
         is_padding = torch.ones(flat.shape, dtype=torch.bool)
         for each in engine._fragments.values():
             if each.flat is flat:
                 each.of(is_padding)[:] = False
-        flat.data[is_padding] = 1e3
+        flat.data[is_padding] = number
         num_filled += int(is_padding.sum())
     return num_filled
 
 
-def measured(
-    rank: int, size: int, stages: tuple[int, ...]
-) -> dict[int, tuple[StepStats, list[dict[str, torch.Tensor]]]]:
-    """ZeRO stage → the second step, and the weights before and after it."""
-    result = {}
-    for stage in stages:
-        engine = make_engine(rank, size, tiny_config(stage=stage))
-        take_steps(engine, rank, size, 0, 1)
-        weights = [engine.weights()]
-        batch = rows_of(global_batches(2)[1], World(rank, rank, size).rows(PAIRS))
-        if stage == 3 and size == 3:
-            assert fill_padding(engine) or rank < 2
-        stats = engine.step(batch, PAIRS, measures_update=True).read()
-        result[stage] = stats, [*weights, engine.weights()]
-    return result
+def pad_with_garbage(rank: int) -> tuple[int, list[bool], StepStats, list[dict[str, torch.Tensor]]]:
+    """Of three ranks: the number of elements of padding, the second step with garbage there and the weights around it.
+
+    And whether weights are finite, with an infinite number in the padding and then with a bad weight.
+    """
+    engine = make_engine(rank, 3, tiny_config(stage=3))
+    take_steps(engine, rank, 3, 0, 1)
+    num_filled = fill_padding(engine, torch.inf)
+    finite = [engine.has_finite_weights()]
+    fill_padding(engine, 1e3)
+    weights = [engine.weights()]
+    [stats] = take_steps(engine, rank, 3, 1, 2)
+    weights.append(engine.weights())
+    next(each.of(each.flat.detach()) for each in engine._fragments.values() if each.stop > each.start)[0] = torch.nan
+    return num_filled, [*finite, engine.has_finite_weights()], stats, weights
 
 
-@pytest.mark.parametrize(("size", "stage"), [(2, stage) for stage in STAGES] + [(1, 0), (4, 2)])
-def test_an_engine_that_goes_back_to_earlier_weights_repeats_its_steps_bit_by_bit(size, stage):
-    whole = ranks_of(size)[0][stage][0]
-    assert largest_difference(whole.weights, whole.after_roll_back) == 0
-
-
-@pytest.mark.parametrize(("size", "stages"), [(2, STAGES), (3, (3,))])
-def test_each_towers_gradient_and_update_are_measured_over_all_ranks(size, stages):
-    for stage, (stats, (before, after)) in run_ranks(size, measured, size, stages)[0].items():
-        squares = [norm**2 for norm in stats.tower_gradient_norms.values()]
-        # The rest is logit_scale, which is in neither tower.
-        assert 0.9 < sum(squares) / stats.gradient_norm**2 < 1, stage
-        assert stats.gradient_norm == pytest.approx(alone()["norms"][1], rel=1e-4), stage
-        for tower, ratio in stats.update_ratios.items():
-            names = [name for name in before if name.startswith(f"{tower}.") and before[name].is_floating_point()]
-            flat = [torch.cat([weights[name].flatten() for name in names]) for weights in (before, after)]
-            assert ratio == pytest.approx(float((flat[1] - flat[0]).norm() / flat[0].norm()), rel=1e-3), (stage, tower)
-
-
-def train_with_dropout(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[Trained, Trained]]:
-    return {stage: train_at_stage(rank, 2, stage, dropout=0.2) for stage in stages}
-
-
-def test_dropout_resumes_where_it_was():
-    for stage, (once, again) in run_ranks(2, train_with_dropout, (1, 3))[0].items():
-        assert once.stats[HALF:] == again.stats, stage
-        assert largest_difference(once.weights, again.weights) == 0, stage
-        assert once.stats[0].loss != ranks_of(2)[0][stage][0].stats[0].loss, "dropout was on"
+def test_what_pads_the_shares_of_ranks_is_not_taken_for_weights():
+    padding, finite, (stats, *_), (weights, *_) = zip(*run_ranks(3, pad_with_garbage), strict=True)
+    assert sum(padding) > 0
+    assert finite == ([True, False],) * 3
+    check_measured(stats, *weights)
 
 
 def go_on_alone(rank: int, halves: dict) -> dict[tuple[int, int], Trained]:
-    return {(old, now): go_on(rank, 1, tiny_config(stage=now), *half) for old, half in halves.items() for now in (0, 3)}
+    ways = itertools.product(halves.items(), (0, *at_night(3)))
+    return {(old, now): go_on(rank, 1, tiny_config(stage=now), *half) for (old, half), now in ways}
 
 
 def test_state_of_two_ranks_is_taken_up_by_one_at_any_stage():
@@ -270,30 +282,33 @@ def push_scale(image: Any, text: Any, logit_scale: torch.Tensor, *others: Any) -
     return LossOutput(loss - 1000 * logit_scale.sum(), statistics)
 
 
-def pushed(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[float], list[float]]]:
-    """ZeRO stage → logit_scale as the steps used it, and as DeepSpeed's fp32 master has it."""
+def pushed(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[float], list[float], float]]:
+    """ZeRO stage → logit_scale as the steps used it, as DeepSpeed's fp32 master has it, and its average."""
     LOSSES["pushing"] = push_scale
     result = {}
     for stage in stages:
-        engine = make_engine(rank, 2, tiny_config(stage=stage, loss="pushing", rate=0.1, initial_logit_scale=4.6))
+        start = {"initial_logit_scale": 4.6, "ema_decay": 0.3}
+        engine = make_engine(rank, 2, tiny_config(stage=stage, loss="pushing", rate=0.1, **start))
         used, masters = [], []
         for number in range(4):
             used += [stats.logit_scale for stats in take_steps(engine, rank, 2, number, number + 1)]
             groups = engine._groups_of_masters()
             scales = [m for group, m in zip(groups, engine._masters(), strict=True) if group["name"] == SCALE_GROUP]
             masters += [float(m.detach().max()) for m in scales if m.numel()]
-        used.append(float(engine.weights().get("logit_scale", torch.zeros(())).exp()))
-        result[stage] = (used, masters)
+        weights = engine.weights()
+        used.append(float(weights.get("logit_scale", torch.zeros(())).exp()))
+        result[stage] = used, masters, float((engine.averaged_weights(weights) or {}).get("logit_scale", 4.605))
     return result
 
 
-def test_logit_scale_never_passes_100_nor_does_the_master_behind_it():
-    for rank in run_ranks(2, pushed, STAGES):
-        for stage, (used, masters) in rank.items():
+def test_logit_scale_never_passes_100_nor_do_the_master_behind_it_and_its_average():
+    for rank in run_ranks(2, pushed, (0, 3, *at_night(1, 2))):
+        for stage, (used, masters, average) in rank.items():
             # 100 in fp32, as the exponential of the nearest logarithm.
             assert max(used) <= 100.0001, stage
             assert used[1:4] == pytest.approx([100] * 3, abs=1e-3), "it was pushed there"
             assert max(masters, default=0.0) <= 4.605171, stage
+            assert 4.6 < average <= math.log(100) + 1e-6, stage
 
 
 def in_bf16(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[StepStats], dict[str, torch.Tensor]]]:
@@ -305,7 +320,7 @@ def in_bf16(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[StepStat
 
 
 def test_bf16_follows_fp32_and_keeps_fp32_parameters():
-    for stage, (stats, weights) in run_ranks(2, in_bf16, STAGES)[0].items():
+    for stage, (stats, weights) in run_ranks(2, in_bf16, (0, 3, *at_night(1, 2)))[0].items():
         losses = [s.loss for s in stats]
         # bf16 has eight bits of mantissa: 1e-2 in the first steps, which later ones enlarge.
         assert losses[:3] == pytest.approx(alone()["losses"][:3], abs=2e-2)
@@ -331,15 +346,15 @@ def poisoned_gradient(rank: int) -> Any:
     return loss
 
 
-def skipped(rank: int, stages: tuple[int, ...]) -> dict[tuple[str, int], dict[str, Any]]:
+def skipped(rank: int, ways: list[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
     """(poison, ZeRO stage) → a good step, a step with poison only on rank 1 and what changed in it, then a good one."""
     result = {}
     poisons = {"nan_loss": poisoned_loss(rank), "nan_gradient": poisoned_gradient(rank)}
-    for (poison, loss), stage in itertools.product(poisons.items(), stages):
+    for poison, stage in ways:
         engine = make_engine(rank, 2, tiny_config(stage=stage))
         take_steps(engine, rank, 2, 0, 1)
         before = engine.weights(), engine.optimizer_state()
-        healthy, engine._objective._contrast = engine._objective._contrast, loss
+        healthy, engine._objective._contrast = engine._objective._contrast, poisons[poison]
         [bad] = take_steps(engine, rank, 2, 1, 2)
         after = engine.weights(), engine.optimizer_state()
         engine._objective._contrast = healthy
@@ -349,7 +364,9 @@ def skipped(rank: int, stages: tuple[int, ...]) -> dict[tuple[str, int], dict[st
 
 
 def test_what_is_not_finite_on_one_rank_changes_nothing_on_any():
-    for rank in run_ranks(2, skipped, STAGES):
+    ways = [("nan_loss", 0), ("nan_gradient", 2), ("nan_loss", 3)]
+    ways += at_night(*itertools.product(("nan_loss", "nan_gradient"), STAGES))
+    for rank in run_ranks(2, skipped, ways):
         for (poison, stage), seen in rank.items():
             assert seen["bad"].is_skipped and not seen["good"].is_skipped, (poison, stage)
             assert math.isnan(seen["bad"].loss) == (poison == "nan_loss")
@@ -370,7 +387,7 @@ def with_batch_statistics(stage: int) -> RunConfig:
 def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]:
     """ZeRO stage → weights and averages after a good step, one whose activations on rank 1 are NaN, and a good one."""
     result = {}
-    for stage in STAGES:
+    for stage in (0, 3, *at_night(1, 2)):
         config = with_batch_statistics(stage)
         engine = make_engine(rank, 2, config, new_model(config).state_dict())
         result[stage] = []
@@ -451,7 +468,7 @@ def test_a_single_rank_uses_no_zero_unless_an_expert_configures_it():
 def with_and_without_checkpointed_blocks(rank: int) -> dict[int, list[dict[str, torch.Tensor]]]:
     """Stage → the weights after three steps, once with whole activations and once with those of one block at a time."""
     result = {}
-    for stage in STAGES:
+    for stage in (0, 3, *at_night(1, 2)):
         config = tiny_config(stage=stage, dropout=0.2)
         machines = (replace(config.machine, checkpoint_blocks=on) for on in (False, True))
         engines = [make_engine(rank, 2, replace(config, machine=machine)) for machine in machines]
@@ -487,27 +504,7 @@ def test_the_sigmoid_loss_learns_its_bias_alike_on_any_number_of_ranks_and_at_an
     expected = run_ranks(1, train_by_the_sigmoid_loss, 1, [(0, None)])[0][0, None]
     bias = expected.weights["logit_bias"]
     assert bias.shape == (1,) and bias != -10 and expected.optimizer.moments["exp_avg"]["logit_bias"] != 0
-    ways = [(0, None), (1, 4), (2, None), (3, 4), (3, None)]
+    ways = [(0, None), (2, 4), (3, None), *at_night((1, 4), (2, None), (3, 4))]
     for how, trained in run_ranks(2, train_by_the_sigmoid_loss, 2, ways)[0].items():
         assert [s.loss for s in trained.stats] == pytest.approx([s.loss for s in expected.stats], rel=1e-5), how
         assert largest_difference(trained.weights, expected.weights) < 1e-5, how
-
-
-def pad_with_garbage(rank: int) -> tuple[int, bool, bool]:
-    """The size of this rank's padding, and whether weights are finite with garbage there, and with a bad weight."""
-    engine = make_engine(rank, 3, tiny_config(stage=3))
-    flats = {id(fragment.flat): fragment.flat.detach() for fragment in engine._fragments.values()}
-    kept = {key: torch.zeros(flat.numel(), dtype=torch.bool) for key, flat in flats.items()}
-    for fragment in engine._fragments.values():
-        fragment.of(kept[id(fragment.flat)]).fill_(True)
-    for key, flat in flats.items():
-        flat.view(-1)[~kept[key]] = torch.inf
-    with_garbage = engine.has_finite_weights()
-    next(each.of(each.flat.detach()) for each in engine._fragments.values() if each.stop > each.start)[0] = torch.nan
-    return sum(int((~each).sum()) for each in kept.values()), with_garbage, engine.has_finite_weights()
-
-
-def test_what_pads_the_shares_of_ranks_is_not_taken_for_weights():
-    padding, with_garbage, with_a_bad_weight = zip(*run_ranks(3, pad_with_garbage), strict=True)
-    assert sum(padding) > 0
-    assert all(with_garbage) and not any(with_a_bad_weight)

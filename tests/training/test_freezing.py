@@ -14,7 +14,6 @@ from diptych.training.parameter_groups import hidden_matrices
 from tests.ranks import run_ranks
 from tests.training.test_engine import (
     HALF,
-    STAGES_OF,
     STEPS,
     largest_difference,
     make_engine,
@@ -22,7 +21,9 @@ from tests.training.test_engine import (
     take_steps,
     with_batch_statistics,
 )
-from tests.training.tiny import tiny_config
+from tests.training.tiny import at_night, tiny_config
+
+STAGES_OF = {1: (0,), 2: (0, 2, 3, *at_night(1))}
 
 LOCKED = ("image.*", "text.token_embedding.*", "logit_scale")
 """A tower, a parameter of the other one, and the parameter of a group of its own."""

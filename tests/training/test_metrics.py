@@ -5,11 +5,8 @@ import resource
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -18,8 +15,9 @@ import diptych.training.metrics as metrics_module
 from diptych.config.schema import DataConfig, RunConfig, TrackingConfig, TrainingConfig
 from diptych.run_dir import RunDir, log_to, read_metrics
 from diptych.training.metrics import PANELS, SAMPLES_SEEN, Metrics, in_panels
+from tests.commands import PATIENCE_SECONDS
+from tests.warm import Warm
 
-ROOT = Path(__file__).parents[2]
 BLOCK = 32 * 1024
 NUMBERS = {"samples_seen": 64, "epoch": 0.5, **{name: 0.25 for names in PANELS.values() for name in names}}
 
@@ -45,7 +43,7 @@ def config(**tracking):
 def start_run(folder, samples_seen, steps):
     """Start a run in a process of its own, as wandb sees it."""
     code = START.format(folder=str(folder), samples_seen=samples_seen, steps=steps) + "m.close()"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
+    assert Warm("tests.warm:interpret", code).wait(PATIENCE_SECONDS) == 0
 
 
 def wandb_records(file):
@@ -190,12 +188,12 @@ def test_a_server_that_does_not_answer_delays_nothing_and_the_run_is_kept_offlin
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_the_tracker_of_a_killed_run_still_gets_its_last_numbers_and_ends(tmp_path, how):
     code = START.format(folder=str(tmp_path), samples_seen=0, steps=[64, 128]) + "import time; time.sleep(600)"
-    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    run = Warm("tests.warm:interpret", code)
     while not (tmp_path / "metrics.jsonl").exists() or len(read_metrics(tmp_path / "metrics.jsonl")) < 2:
         assert run.poll() is None
         time.sleep(0.01)
     family = psutil.Process(run.pid).children(recursive=True)
-    run.send_signal(how)
+    os.kill(run.pid, how)
     run.wait()
     assert family and psutil.wait_procs(family, timeout=60)[1] == []
     assert wandb_history(tmp_path) == [64, 128]

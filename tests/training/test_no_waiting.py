@@ -15,7 +15,7 @@ from diptych.config.schema import RunConfig
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import make_engine
-from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_config
+from tests.training.tiny import PAIRS, at_night, global_batches, rows_of, tiny_config
 
 WAITING = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default", "aten.is_nonzero.default"}
 """Operations that give the host a number or a shape that only the device knows."""
@@ -51,7 +51,7 @@ def waits_of_a_step(rank: int) -> dict[tuple[int, int | None], dict[str, int]]:
     """(ZeRO stage, pairs at once) → what would wait in the third step."""
     found = {}
     for stage in (0, 1, 2, 3):
-        for pairs in (None, 3):
+        for pairs in ((None, 3)[stage % 2], *at_night((3, None)[stage % 2])):
             config = with_hashes(tiny_config(stage=stage)) if pairs else tiny_config(stage=stage)
             world = World(rank, rank, 2)
             engine = make_engine(rank, 2, replace(config, machine=replace(config.machine, pairs_per_forward=pairs)))

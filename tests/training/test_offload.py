@@ -24,11 +24,11 @@ from tests.training.test_engine import (
     push_scale,
     take_steps,
 )
-from tests.training.tiny import tiny_config
+from tests.training.tiny import at_night, tiny_config
 
-OFFLOADED_STAGES = (1, 2, 3)
-WAYS = {1: ((1, None), (2, 2), (3, None)), 2: ((1, 2), (2, None), (3, 2))}
-"""Number of ranks → stages, and pairs at once: each stage with both."""
+OFFLOADED_STAGES = (1, 3, *at_night(2))
+WAYS = {1: ((2, 2), *at_night((1, None), (3, None))), 2: ((1, 2), (3, None), *at_night((2, None), (3, 2)))}
+"""Number of ranks → stages, and pairs at once."""
 
 
 def config_of(

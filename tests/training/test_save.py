@@ -10,7 +10,6 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from diptych.agreement import on_any_rank
 from diptych.checkpoint_folder import checkpoints, newest_valid
 from diptych.config.schema import RunConfig
 from diptych.errors import TransientError
-from diptych.run_dir import read_metrics
+from diptych.run_dir import RunDir, read_metrics
 from diptych.training import save
 from diptych.training.checkpoint import Progress, load_checkpoint
 from diptych.training.engine import Engine
@@ -30,9 +29,10 @@ from diptych.training.tallies import FAILING, SAVE_STATES, WRITTEN
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import make_engine, new_model, take_steps, with_batch_statistics
-from tests.training.tiny import PAIRS, global_batches, rows_of, tiny_job
+from tests.training.test_loop import once_a_save_failed
+from tests.training.tiny import PAIRS, at_night, global_batches, rows_of, tiny_job
 
-STAGES_OF = {1: (0,), 2: (0, 1, 2, 3), 3: (1, 3)}
+STAGES_OF = {1: (0,), 2: (0, 2, 3, *at_night(1)), 3: (1, *at_night(3))}
 FIRST, SECOND = Progress(samples_seen=PAIRS), Progress(samples_seen=2 * PAIRS)
 
 
@@ -225,7 +225,7 @@ def lose_a_writer_whose_share_is_done(rank: int, folder: Path) -> bool:
         if rank == 1:
             writer.kill()
             writer.wait()
-            for _ in range(30):
+            for _ in range(15):
                 saves.states()
                 time.sleep(0.05)
         is_untouched = share.stat().st_mtime_ns == written
@@ -252,7 +252,7 @@ def find_room_for_the_manifest(rank: int, folder: Path) -> list[str]:
         until_written(saves)
         if rank == 0:
             resource.prlimit(writer, resource.RLIMIT_FSIZE, (10, before[1]))
-            Timer(1.5, resource.prlimit, (writer, resource.RLIMIT_FSIZE, before)).start()
+            once_a_save_failed(RunDir(folder), 1, lambda: resource.prlimit(writer, resource.RLIMIT_FSIZE, before))
         saves.wait()
     return [line["event"] for line in read_metrics(folder / "metrics.jsonl") if "event" in line]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -47,6 +48,14 @@ MODEL = ModelConfig(
     ),
     text=TextTowerConfig(context_length=CONTEXT, width=32, heads=2, layers=1),
 )
+
+
+Case = TypeVar("Case")
+
+
+def at_night(*cases: Case) -> tuple[Case, ...]:
+    """More cases of a test with NIGHTLY=1; else none."""
+    return cases if os.environ.get("NIGHTLY") else ()
 
 
 def tiny_config(
