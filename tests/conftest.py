@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 import shlex
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,10 @@ LONGEST = (
 """These begin first, so that no process is left with one of them at the end."""
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+"""The folder of a name, which a function has filled."""
+
+
 @pytest.fixture(scope="session", name="warm")
 def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> WarmCommands:
     return WarmCommands(tmp_path_factory.mktemp("commands"))
@@ -37,9 +44,26 @@ def draw() -> random.Random:
     return random.Random(seed)
 
 
-def group_of(test_id: str) -> str:
-    # The tests end to end share uninterrupted runs.
-    return "end_to_end" if test_id.startswith("tests/end_to_end/") else test_id.partition("::")[0]
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> MadeOnce:
+    """What several test files read and none changes: made by the first process of `pytest -n` that asks for it."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        made = folder / f"shared_{name}"
+        with made.with_suffix(".lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.seek(0)
+            if not lock.read():
+                shutil.rmtree(made, ignore_errors=True)  # what another process failed to make
+                made.mkdir()
+                fill(made)
+                lock.write("made")
+        return made
+
+    return make
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,12 +77,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByGroup(LoadScopeScheduling):
+    class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid)
+            return nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False
-    return ByGroup(config, log)
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

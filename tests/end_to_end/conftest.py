@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import yaml
 from diptych.checkpoint_folder import checkpoints, verify
 from diptych.drill.small_run import write_small_run
 from diptych.run_dir import read_metrics
-from tests.commands import ROOT, forked_launcher, start
+from tests.commands import ROOT, WarmCommands, forked_launcher, start
+from tests.conftest import MadeOnce
 
 STEPS = 25
 """Two epochs and a part of the third, and a checkpoint at each fifth step."""
@@ -38,8 +40,6 @@ def outcome(run_dir: Path) -> Outcome:
 
 def verify_whole(checkpoint: Path) -> dict[str, dict]:
     """The files of a checkpoint that passes verification, as its manifest describes them."""
-    import json
-
     verify(checkpoint)
     return json.loads((checkpoint / "manifest.json").read_text())["files"]
 
@@ -49,31 +49,38 @@ def losses(run_dir: Path) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="session")
-def recipe(tmp_path_factory) -> Path:
+def recipe(made_once: MadeOnce) -> Path:
     """The small run of `diptych drill`, shorter, with a logged line for every step."""
-    file = write_small_run(tmp_path_factory.mktemp("recipe"))
-    values = yaml.safe_load(file.read_text())
-    values["training"]["total_samples"] = 32 * STEPS
-    values["tracking"] = {"log_every_steps": 1, "wandb": "off"}
-    file.write_text(yaml.safe_dump(values))
-    return file
+
+    def write(folder: Path) -> None:
+        file = write_small_run(folder)
+        values = yaml.safe_load(file.read_text())
+        values["training"]["total_samples"] = 32 * STEPS
+        values["tracking"] = {"log_every_steps": 1, "wandb": "off"}
+        file.write_text(yaml.safe_dump(values))
+
+    return made_once("recipe", write) / "recipe.yaml"
 
 
 @pytest.fixture(scope="session")
-def alone(warm, recipe, tmp_path_factory) -> Path:
+def alone(warm: WarmCommands, recipe: Path, made_once: MadeOnce) -> Path:
     """The run directory of an uninterrupted run of one process."""
-    run_dir = tmp_path_factory.mktemp("runs") / "alone"
-    command = warm.start("train", recipe, f"run_dir={run_dir}")
-    assert command.wait() == 0, command.said
-    return run_dir
+
+    def train(folder: Path) -> None:
+        command = warm.start("train", recipe, f"run_dir={folder / 'run'}")
+        assert command.wait() == 0, command.said
+
+    return made_once("alone", train) / "run"
 
 
 @pytest.fixture(scope="session")
-def on_two_ranks(recipe, tmp_path_factory) -> Path:
+def on_two_ranks(recipe: Path, made_once: MadeOnce) -> Path:
     """The run directory of an uninterrupted run of two ranks, started by launch/one_node.sh."""
-    folder = tmp_path_factory.mktemp("runs")
-    script = ROOT / "launch" / "one_node.sh"
-    environment = {"RANKS": "2", **forked_launcher(folder)}
-    command = start(folder, script, recipe, f"run_dir={folder / 'two'}", environment=environment)
-    assert command.wait() == 0, command.said
-    return folder / "two"
+
+    def train(folder: Path) -> None:
+        script = ROOT / "launch" / "one_node.sh"
+        environment = {"RANKS": "2", **forked_launcher(folder)}
+        command = start(folder, script, recipe, f"run_dir={folder / 'run'}", environment=environment)
+        assert command.wait() == 0, command.said
+
+    return made_once("on_two_ranks", train) / "run"
