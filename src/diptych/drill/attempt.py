@@ -47,7 +47,7 @@ class Attempt:
         start = [sys.executable]
         self._num_ranks = num_ranks
         if num_ranks > 1:
-            start = ["torchrun", "--standalone", "--nproc-per-node", str(num_ranks)]
+            start += ["-m", "diptych.torchrun", "--standalone", "--nproc-per-node", str(num_ranks)]
         self._log = log
         programs = os.pathsep.join((os.environ.get("PATH", ""), str(Path(sys.executable).parent)))
         environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PATH": programs}
