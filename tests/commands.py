@@ -159,21 +159,39 @@ sys.exit(status if status >= 0 else 128 - status)
 """
 
 
+FORKED = {
+    "diptych.torchrun": ("diptych.torchrun:main", "launcher"),
+    "deepspeed.launcher.runner": ("deepspeed.launcher.runner:main", "launcher"),
+    "deepspeed.launcher.launch": ("tests.commands:launch_by_deepspeed", "launcher"),
+    "diptych.__main__": ("diptych.cli:main", "rank"),
+}
+
+
 def forked_launcher(folder: Path) -> dict[str, str]:
-    """The environment in which `python -m diptych` and `python -m diptych.torchrun` are forked and import nothing.
+    """The environment in which `deepspeed` and `python -m` with one of FORKED are forked and import nothing.
 
     The process ids of a launcher and of its ranks are appended to `folder/started_{launcher,rank}`.
     """
-    package = folder / "diptych"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    for name, target, whose in (
-        ("torchrun", "diptych.torchrun:main", "launcher"),
-        ("__main__", "diptych.cli:main", "rank"),
-    ):
-        text = STAND_IN.format(root=str(ROOT), target=target, started=f"{folder}/started_{whose}")
-        (package / f"{name}.py").write_text(text)
-    return {"PYTHONPATH": str(folder), ADDRESS: address()}
+    for module, (target, whose) in FORKED.items():
+        file = folder.joinpath(*module.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for package in file.relative_to(folder).parents[:-1]:
+            (folder / package / "__init__.py").touch()
+        file.write_text(STAND_IN.format(root=str(ROOT), target=target, started=f"{folder}/started_{whose}"))
+    program = folder / "programs" / "deepspeed"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m deepspeed.launcher.runner "$@"\n')
+    program.chmod(0o755)
+    path = os.pathsep.join((str(program.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    return {"PATH": path, "PYTHONPATH": str(folder), ADDRESS: address()}
+
+
+def launch_by_deepspeed(words: list[str]) -> None:
+    """What DeepSpeed starts on each machine, which starts the ranks there."""
+    from deepspeed.launcher.launch import main
+
+    sys.argv[1:] = words
+    main()
 
 
 def free_port() -> int:

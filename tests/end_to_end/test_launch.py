@@ -23,8 +23,8 @@ from tests.warm import Warm
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
-LOST_SOONER = {"PET_RDZV_CONF": "keep_alive_interval=1,keep_alive_max_attempt=8"}
-"""Environment of torchrun, which takes a node for lost after 8 seconds then, not 15."""
+LOST_SOONER = {"PET_RDZV_CONF": "keep_alive_interval=1,keep_alive_max_attempt=5"}
+"""Environment of torchrun, which takes a node for lost after 5 seconds then, not 15."""
 
 
 def listens(endpoint: str) -> bool:
