@@ -59,9 +59,3 @@ def test_a_truncated_shard_is_one_line_and_nothing_starts(warm, recipe, harmed, 
     assert command.wait() == 2 and not (tmp_path / "run").exists()
     (line,) = command.said.splitlines()
     assert "00002.tar" in line and "truncated" in line
-
-
-def test_the_number_of_loader_workers_changes_no_loss(warm, recipe, alone, tmp_path):
-    command = warm.start("train", recipe, f"run_dir={tmp_path / 'run'}", "machine.loader_workers=0")
-    assert command.wait() == 0
-    assert losses(tmp_path / "run") == losses(alone)

@@ -11,6 +11,8 @@ import threading
 import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
+from pathlib import Path
 
 import pytest
 import yaml
@@ -25,43 +27,55 @@ from tests.warm import ENVIRONMENT, Warm
 
 SECONDS = 4
 """`machine.step_timeout_seconds`, many times the duration of a step even on a busy machine."""
+FEW_SECONDS = 1
+"""The same, where the watch must let longer steps pass."""
 
 
-@pytest.mark.parametrize("whose", ["rank 0", "rank 1", "a loader process of rank 1"])
-def test_a_stopped_process_is_named_by_its_rank(whose, warm, recipe, tmp_path):
-    run_dir = tmp_path / "run"
-    words = ("train", recipe, f"run_dir={run_dir}", f"machine.step_timeout_seconds={SECONDS}")
-    ranks = warm.start_ranks(2, *words)
+HOST = socket.gethostname()
+LINES = {
+    "rank 0": "hung: the process that holds the store of the ranks, rank 0 or its launcher, does not answer",
+    "rank 1": f"hung: rank 1 of 2 (on {HOST}) does not answer: stopped, or its machine is lost",
+    "a loader process of rank 1": f"hung: rank 1 of 2 (on {HOST}) waits for its batch after ",
+}
+"""Who was stopped → what is printed."""
+
+
+def refuse_other_lines(whose: str, said: str, run_dir: Path) -> None:
+    """Check what two ranks printed and wrote, one of which was stopped."""
+    lines = [line for line in said.splitlines() if "hung: " in line]
+    # Without the store, which rank 0 holds, ranks cannot agree on who prints.
+    assert len(lines) == 1 or (whose == "rank 0" and len(lines) == 2), lines
+    assert LINES[whose] in lines[0]
+    assert lines[0].endswith(f"if it was only slow, set machine.step_timeout_seconds above {SECONDS}")
+    assert "Traceback" not in said and "lost the other" not in said
+    for rank in range(2):
+        stacks = (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
+        assert "most recent call first" in stacks and "in go_on" in stacks
+
+
+def test_a_stopped_process_is_named_by_its_rank(warm, recipe, tmp_path):
+    runs = {"rank 0": tmp_path / "of_rank", "a loader process of rank 1": tmp_path / "of_loader"}
+    started, stopped, families = {}, {}, []
     try:
-        after_some_steps(ranks[0], run_dir, 4)
-        victim = ranks[int(whose[-1])]
-        stopped = victim.family()[1] if "loader" in whose else victim.family()[0]
-        family = [process for rank in ranks for process in rank.family()]
-        stopped.suspend()
-        others = [rank for rank in ranks if rank.pid != stopped.pid]
-        assert {rank.wait() for rank in others} == {1}
-        victim.wait()  # it was woken to write its stacks
-        assert gone(family)
-        said = "".join(rank.said for rank in ranks)
-        lines = [line for line in said.splitlines() if "hung: " in line]
-        # Without the store, which rank 0 holds, ranks cannot agree on who prints.
-        assert len(lines) == 1 or (whose == "rank 0" and len(lines) == 2), lines
-        line = lines[0]
-        assert "Traceback" not in said and "lost the other" not in said
-        expected = {
-            "rank 0": "the process that holds the store of the ranks, rank 0 or its launcher, does not answer",
-            "rank 1": "rank 1 of 2 (on {host}) does not answer: stopped, or its machine is lost",
-            "a loader process of rank 1": "rank 1 of 2 (on {host}) waits for its batch after ",
-        }
-        assert expected[whose].format(host=socket.gethostname()) in line
-        assert line.endswith(f"if it was only slow, set machine.step_timeout_seconds above {SECONDS}")
-        for rank in range(2):
-            stacks = (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
-            assert "most recent call first" in stacks and "in go_on" in stacks
-        end = json.loads((run_dir / "end.json").read_text())
-        assert end == {"reason": "hung", "ranks": [int(whose[-1])]}
+        for whose, run_dir in runs.items():
+            words = ("train", recipe, f"run_dir={run_dir}", f"machine.step_timeout_seconds={SECONDS}")
+            started[whose] = warm.start_ranks(2, *words)
+        for whose, run_dir in runs.items():
+            after_some_steps(started[whose][0], run_dir, 4)
+            victim = started[whose][int(whose[-1])]
+            stopped[whose] = victim.family()[1] if "loader" in whose else victim.family()[0]
+            families += [process for rank in started[whose] for process in rank.family()]
+            stopped[whose].suspend()
+        for whose, run_dir in runs.items():
+            ranks = started[whose]
+            assert {rank.wait() for rank in ranks if rank.pid != stopped[whose].pid} == {1}
+            ranks[int(whose[-1])].wait()  # it was woken to write its stacks
+            refuse_other_lines(whose, "".join(rank.said for rank in ranks), run_dir)
+            end = json.loads((run_dir / "end.json").read_text())
+            assert end == {"reason": "hung", "ranks": [int(whose[-1])]}
+        assert gone(families)
     finally:
-        for rank in ranks:
+        for rank in chain.from_iterable(started.values()):
             rank.kill()
 
 
@@ -84,14 +98,13 @@ with process_group(read_world(), 60) as world:
         {work}
 """
 """Two ranks of which the second hangs; work: what they do."""
-IN_C = """
+IN_C = """watched.open_files()
         watched.enter("step", 64)
         if world.rank == 1:
             ctypes.PyDLL(None).sleep(60)  # with Python's lock, so that no other thread runs
         torch.distributed.all_reduce(torch.ones(1))
 """
-AFTER_WORK = """
-        watched.enter({phase!r}, 64)
+AFTER_WORK = """watched.enter({phase!r}, 64)
         if world.rank == 1:
             for _ in range(60):
                 time.sleep(0.1)  # it works twice as long as ranks may take that do nothing
@@ -99,8 +112,7 @@ AFTER_WORK = """
             time.sleep(60)
         on_any_rank(world, False)
 """
-ENDLESS = """
-        watch.LONGEST_PHASE = 2
+ENDLESS = """watch.LONGEST_PHASE = 2
         watched.enter("evaluation", 64)
         while world.rank == 1:
             time.sleep(0.1)
@@ -108,12 +120,13 @@ ENDLESS = """
 """
 
 
-def end_of_stuck_ranks(folder, work):
-    """What two ranks print that do this work, of which the second hangs."""
+def start_stuck_ranks(folder: Path, work: str) -> list[Warm]:
+    """Two ranks that do this work, of which the second hangs; what they print goes to a file of the folder."""
+    folder.mkdir()
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     environment = os.environ | ENVIRONMENT | meeting
     with (folder / "said").open("w") as said, open(os.devnull) as nothing:
-        ranks = [
+        return [
             Warm(
                 "tests.warm:interpret",
                 STUCK.format(folder=str(folder), work=work),
@@ -122,30 +135,50 @@ def end_of_stuck_ranks(folder, work):
             )
             for rank in range(2)
         ]
+
+
+@pytest.fixture(scope="module")
+def stuck(tmp_path_factory) -> dict[str, tuple[list[str], list[str]]]:
+    """What two ranks printed, the second of which hung, and their stacks: in C code, and outside of steps.
+
+    All wait at the same time.
+    """
+    works = {
+        "C": IN_C,
+        "endless": ENDLESS,
+        **{phase: AFTER_WORK.format(phase=phase) for phase in ("evaluation", "end")},
+    }
+    folder = tmp_path_factory.mktemp("stuck")
+    started = {name: start_stuck_ranks(folder / name, work) for name, work in works.items()}
+    for ranks in started.values():
         assert [rank.wait(PATIENCE_SECONDS) for rank in ranks] == [1, 1]
-    return (folder / "said").read_text().splitlines()
+    return {
+        name: (
+            (folder / name / "said").read_text().splitlines(),
+            [(folder / name / "stacks" / f"rank_{rank}.txt").read_text() for rank in range(2)],
+        )
+        for name in works
+    }
 
 
-def test_c_code_that_keeps_pythons_lock_does_not_keep_the_watch_from_ending_the_rank(tmp_path):
-    (line,) = end_of_stuck_ranks(tmp_path, f"watched.open_files(){IN_C}")
+def test_c_code_that_keeps_pythons_lock_does_not_keep_the_watch_from_ending_the_rank(stuck):
+    (line,), (_, stacks) = stuck["C"]
     assert "hung: rank 1 of 2 (on " in line and "does not answer" in line
-    assert "most recent call first" in (tmp_path / "stacks" / "rank_1.txt").read_text()
+    assert "most recent call first" in stacks
 
 
 @pytest.mark.parametrize("phase", ["evaluation", "end"])
-def test_a_rank_may_work_for_hours_outside_of_steps_and_hang_only_for_a_while(phase, tmp_path):
-    said = end_of_stuck_ranks(tmp_path, AFTER_WORK.format(phase=phase).strip())
-    assert len(said) == 2 and said[0] == "worked", said
-    line = said[1]
-    assert f"hung: rank 1 of 2 (on {socket.gethostname()}) {PHASES[phase]} after 64 samples" in line
+def test_a_rank_may_work_for_hours_outside_of_steps_and_hang_only_for_a_while(phase, stuck):
+    (worked, line), stacks = stuck[phase]
+    assert worked == "worked"
+    assert f"hung: rank 1 of 2 (on {HOST}) {PHASES[phase]} after 64 samples" in line
     assert line.endswith("set machine.process_group_timeout_seconds above 3")
-    for rank in range(2):
-        assert "most recent call first" in (tmp_path / "stacks" / f"rank_{rank}.txt").read_text()
+    assert all("most recent call first" in each for each in stacks)
 
 
-def test_a_rank_that_works_for_ever_outside_of_steps_ends_the_run_too(tmp_path):
-    (line,) = end_of_stuck_ranks(tmp_path, ENDLESS.strip())
-    assert f"hung: rank 1 of 2 (on {socket.gethostname()}) measures the model after 64 samples" in line
+def test_a_rank_that_works_for_ever_outside_of_steps_ends_the_run_too(stuck):
+    (line,), _ = stuck["endless"]
+    assert f"hung: rank 1 of 2 (on {HOST}) measures the model after 64 samples" in line
     assert line.endswith("set machine.process_group_timeout_seconds above 3")
 
 
@@ -156,7 +189,7 @@ def test_a_disk_that_does_not_answer_ends_the_start(warm, recipe, tmp_path):
     ranks = warm.start_ranks(2, "train", recipe, *words)
     assert [rank.wait() for rank in ranks] == [1, 1]
     (line,) = "".join(rank.said for rank in ranks).splitlines()
-    assert f"hung: rank 0 of 2 (on {socket.gethostname()}) is starting after 0 samples" in line
+    assert f"hung: rank 0 of 2 (on {HOST}) is starting after 0 samples" in line
     assert "in read_folder_list" in (tmp_path / "run" / "stacks" / "rank_0.txt").read_text()
 
 
@@ -200,11 +233,11 @@ def test_the_ranks_that_did_not_arrive_are_blamed(places, said, blamed):
 
 def test_a_run_of_one_process_that_is_stopped_and_continued_goes_on(warm, recipe, alone, tmp_path):
     run_dir = tmp_path / "run"
-    command = warm.start("train", recipe, f"run_dir={run_dir}", "machine.step_timeout_seconds=1")
+    command = warm.start("train", recipe, f"run_dir={run_dir}", f"machine.step_timeout_seconds={FEW_SECONDS}")
     after_some_steps(command, run_dir, 4)
     process = command.family()[0]
     process.suspend()  # as Ctrl-Z does
-    time.sleep(4)
+    time.sleep(2.5)
     process.resume()
     assert command.wait() == 0, command.said
     assert outcome(run_dir) == outcome(alone)
@@ -222,14 +255,14 @@ def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp
     after_some_steps(command, run_dir, 6)
     os.kill(json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["pid"], signal.SIGSTOP)
     assert command.wait() == 0, command.said
-    assert command.said.count("hung: rank 1 of 2") == 1
+    refuse_other_lines("rank 1", command.said, run_dir)
     assert outcome(run_dir) == outcome(on_two_ranks)
     assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32
 
 
 def late(handler: BaseHTTPRequestHandler, body: bytes) -> None:
     """Answer, but only after several times the longest step."""
-    time.sleep(4 * SECONDS)
+    time.sleep(4 * FEW_SECONDS)
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
@@ -247,7 +280,7 @@ def test_a_store_that_is_away_for_longer_than_a_step_may_take_is_waited_for(warm
             *("train", recipe, f"run_dir={tmp_path / 'run'}"),
             f"data.train=http://127.0.0.1:{proxy.port}/{{00000..00002}}.tar",
             *("data.streams=1", "data.shuffle_window=32", f"data.cache.folder={tmp_path / 'cache'}"),
-            *(f"machine.step_timeout_seconds={SECONDS}", "machine.process_group_timeout_seconds=600"),
+            *(f"machine.step_timeout_seconds={FEW_SECONDS}", "machine.process_group_timeout_seconds=600"),
         )
         assert command.wait() == 0, command.said
         waits = [line["data_wait_fraction"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in line]
