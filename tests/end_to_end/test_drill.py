@@ -16,7 +16,7 @@ from diptych.errors import UserError
 from diptych.run_dir import RunDir
 from tests.commands import forked_launcher
 
-SHORT = ("training.total_samples=1280",)
+SHORT = ("training.total_samples=960",)
 
 
 @pytest.fixture(scope="module")

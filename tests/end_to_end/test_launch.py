@@ -40,15 +40,6 @@ def finish(*nodes: Command) -> None:
     assert [node.poll() for node in nodes] == [0] * len(nodes), "".join(node.said for node in nodes)
 
 
-def test_two_nodes_of_one_rank_have_the_losses_of_one_node_of_two(recipe, on_two_ranks, tmp_path):
-    assert len(losses(on_two_ranks)) == STEPS
-    meeting = {"NNODES": "2", "RANKS": "1", "RDZV_ENDPOINT": f"127.0.0.1:{free_port()}"}
-    environment = meeting | forked_launcher(tmp_path)
-    run = (LAUNCH / "many_nodes.sh", recipe, f"run_dir={tmp_path / 'run'}")
-    finish(*(start(tmp_path, *run, environment=environment) for _ in range(2)))
-    assert losses(tmp_path / "run") == losses(on_two_ranks)
-
-
 class Node:
     """A machine that runs many_nodes.sh with one rank; all nodes are this machine."""
 
@@ -83,6 +74,7 @@ def two_nodes(folder: Path, *words: object) -> tuple[Node, Node]:
 
 
 def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(recipe, on_two_ranks, tmp_path):
+    """And two nodes compute what one does."""
     run_dir = tmp_path / "run"
     meeting, other = two_nodes(tmp_path, recipe, f"run_dir={run_dir}")
     after_some_steps(meeting.command, run_dir, 6)
