@@ -28,7 +28,9 @@ class MistypedError(ValueError):
 
 
 def typed(values: dict[str, Any]) -> RunConfig:
-    """The configuration with these values. JSON lets pydantic's strict mode take mappings and lists as they are.
+    """The configuration with these values.
+
+    They are passed as JSON, from which pydantic's strict mode takes mappings for dataclasses and lists for tuples.
 
     Raises:
         MistypedError: a value is missing or has another type.

@@ -39,7 +39,7 @@ def _known_item(schema: Any, item: Any, problems: list[Problem], key: str, numbe
 
 
 def _leaves(dotted: str, value: Any) -> Iterator[str]:
-    """The unknown key; or all that a mapping contains, if it seems to be no section of the schema."""
+    """The unknown key; for a mapping that resembles no section of the schema, the keys inside it."""
     if isinstance(value, dict) and value and not _is_section(meant_by(dotted)):
         yield from (leaf for leaf, _ in flatten(value, f"{dotted}."))
     else:

@@ -94,7 +94,7 @@ def _in_words(error: UserError | OSError) -> str:
 
 
 def _problem(key: str, said: str) -> Problem:
-    """What is said, and the key that it begins with if that is within this one; else this key, which it then names."""
+    """The message, with the key that it begins with if that is this key or one inside it, else with this key."""
     subject = said.partition(" ")[0].rstrip(":")
     if subject == key or subject.startswith(f"{key}."):
         return subject, said
