@@ -38,10 +38,10 @@ class Trained:
     optimizer: OptimizerState
     first_moments: OptimizerState
     """After the first step, or as loaded."""
-    first_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    """After the first step."""
     half: tuple[dict[str, torch.Tensor], OptimizerState] | None = None
     """Weights and state after half of the steps, which are two."""
+    first_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """After the first step."""
     after_roll_back: dict[str, torch.Tensor] = field(default_factory=dict)
     """Weights after the second half was taken again, by the engine that had taken all steps."""
 
@@ -94,7 +94,7 @@ def train_at_stage(rank: int, size: int, stage: int) -> tuple[Trained, Trained]:
     stats += take_steps(engine, rank, size, 1, HALF)
     half = engine.weights(), engine.optimizer_state()
     stats += take_steps(engine, rank, size, HALF, STEPS)
-    whole = Trained(stats, engine.weights(), engine.optimizer_state(), first_moments, first_weights, half)
+    whole = Trained(stats, engine.weights(), engine.optimizer_state(), first_moments, half, first_weights)
     engine.restore_weights(half[0] if rank == 0 else None)
     engine.restore_optimizer(half[1] if rank == 0 else None)
     take_steps(engine, rank, size, HALF, STEPS)
