@@ -30,6 +30,7 @@ LAYERS = [
         "wandb_run",
         "pages",
         "files",
+        "locks",
         "remote_files",
         "machine",
         "device",
@@ -147,7 +148,18 @@ def test_a_library_has_one_home(library):
 
 
 def test_shard_building_uses_only_the_torch_free_part_of_data():
-    parts = ("pages", "command_line", "documents", "errors", "extras", "files", "machine", "remote_files", "terminal")
+    parts = (
+        "pages",
+        "command_line",
+        "documents",
+        "errors",
+        "extras",
+        "files",
+        "locks",
+        "machine",
+        "remote_files",
+        "terminal",
+    )
     flat = {f"diptych.{part}" for part in (*parts, "wandb_run")}
     allowed = {"diptych", "diptych.__version__", "diptych.data", *(f"diptych.data.{name}" for name in TORCH_FREE)}
     used = {i for _, path in modules("diptych_shards") for i in imports(path) if i.split(".")[0] == "diptych"}

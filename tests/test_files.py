@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from diptych.errors import UserError
-from diptych.files import LockedError, check_writable, committed, local_path, locked
+from diptych.files import check_writable, committed, local_path
+from diptych.locks import LockedError, locked
 
 
 def test_a_writer_that_outlives_its_run_does_not_spoil_the_file_of_the_next(tmp_path):
@@ -93,7 +94,7 @@ def test_a_path_that_is_not_on_this_machine_is_refused_with_a_way_out(text, way_
 HOLD = (
     "import sys\n"
     "from pathlib import Path\n"
-    "from diptych.files import locked\n"
+    "from diptych.locks import locked\n"
     "with locked(Path(sys.argv[1]), 'pack'):\n"
     "    print('held', flush=True)\n"
     "    sys.stdin.read()\n"
@@ -135,7 +136,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from diptych.files import LockedError, locked
+from diptych.locks import LockedError, locked
 
 def work(_):
     with suppress(LockedError), locked(Path(sys.argv[1]), "pack"):

@@ -184,7 +184,7 @@ def results(folder):
 LOCK = """
 import sys
 from pathlib import Path
-from diptych.files import locked
+from diptych.locks import locked
 with locked(Path(sys.argv[1]), "training"):
     print(flush=True)
     sys.stdin.read()

@@ -37,7 +37,8 @@ from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
 from diptych.config.schema import DataConfig, RunConfig
 from diptych.config.values import differing_keys, dump_config
 from diptych.errors import UserError
-from diptych.files import LockedError, check_writable, commit_file, locked
+from diptych.files import check_writable, commit_file
+from diptych.locks import LockedError, locked
 from diptych.terminal import counted
 from diptych.yaml_documents import parse_yaml
 

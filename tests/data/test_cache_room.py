@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from diptych.data.cache_room import CacheRoom
-from diptych.files import locked
+from diptych.locks import locked
 
 BOUND = 10_000
 THREADS, ROUNDS = 8, 5

@@ -16,7 +16,7 @@ from PIL import Image
 
 from diptych.data.shard_list import read_folder_list
 from diptych.data.shards import open_index
-from diptych.files import locked
+from diptych.locks import locked
 from diptych_shards.cli import main
 
 pytestmark = pytest.mark.usefixtures("forked_workers")

@@ -16,7 +16,8 @@ from diptych.evaluation.features import Features
 from diptych.evaluation.pictures import fingerprint
 from diptych.evaluation.results_file import FORMAT, write_results
 from diptych.evaluation.zero_shot import zero_shot
-from diptych.files import locked, short_names
+from diptych.files import short_names
+from diptych.locks import locked
 from diptych.side_by_side.curves import curves
 from diptych.side_by_side.runs import differing_settings, read_runs
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree

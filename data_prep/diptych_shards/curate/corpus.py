@@ -20,7 +20,8 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from diptych.files import LOCK_FILE, commit_file, locked
+from diptych.files import commit_file
+from diptych.locks import LOCK_FILE, locked
 from diptych.terminal import shown
 from diptych_shards.curate.external_sort import DiskCounter, merge_counts, merge_to_few, read_counts, write_counts
 from diptych_shards.curate.options import CurateError

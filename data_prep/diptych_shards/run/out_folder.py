@@ -10,7 +10,8 @@ from typing import Any
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.errors import UserError
-from diptych.files import LOCK_FILE, commit_file, locked
+from diptych.files import commit_file
+from diptych.locks import LOCK_FILE, locked
 from diptych.terminal import printable, shown
 
 _LONGEST_VALUE = 80

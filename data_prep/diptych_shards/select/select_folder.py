@@ -13,7 +13,8 @@ import xxhash
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.errors import UserError
-from diptych.files import commit_file, locked
+from diptych.files import commit_file
+from diptych.locks import locked
 
 
 def select_folder(shards: Path) -> Path:

@@ -21,7 +21,8 @@ from typing import Any
 
 import xxhash
 
-from diptych.files import flush, lock_file, unlock_file
+from diptych.files import flush
+from diptych.locks import lock_file, unlock_file
 
 _MAGIC = b"diptych journal\0"
 _PAGE_BYTES = mmap.PAGESIZE

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from diptych.data.shard_index_file import INDEX_FOLDER
 from diptych.errors import UserError
-from diptych.files import LOCK_FILE, locked
+from diptych.locks import LOCK_FILE, locked
 
 SPARE_PART = 64
 """If shards must be deleted, this part of the room is made free, so that the next shards find room at once."""

@@ -26,17 +26,8 @@ from diptych.data.cache_room import CacheRoom
 from diptych.data.shard_download import RemoteShardError, download, read_whole
 from diptych.data.shard_index_file import INDEX_FOLDER, Shard, check_index, index_path
 from diptych.errors import UserError
-from diptych.files import (
-    LOCK_FILE,
-    NO_DESCRIPTORS,
-    NO_ROOM,
-    LockedError,
-    OpenFile,
-    cannot,
-    check_writable,
-    locked,
-    sha256_of,
-)
+from diptych.files import NO_DESCRIPTORS, NO_ROOM, OpenFile, cannot, check_writable, sha256_of
+from diptych.locks import LOCK_FILE, LockedError, locked
 from diptych.terminal import shown
 
 if TYPE_CHECKING:

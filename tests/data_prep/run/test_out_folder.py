@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from diptych.files import locked
+from diptych.locks import locked
 from diptych_shards.cli import main
 from tests.data_prep.curate.pairs import write_pairs
 from tests.data_prep.extract.crawls import img, page_record, warc_gz, write

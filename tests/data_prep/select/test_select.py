@@ -8,7 +8,7 @@ import pytest
 
 from diptych.data.shard_list import read_folder_list
 from diptych.data.shards import open_index
-from diptych.files import locked
+from diptych.locks import locked
 from diptych_shards.cli import main
 from tests.data_prep.select.shards import jpeg, tree, write_shards
 from tests.warm import Warm
