@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -92,6 +92,11 @@ def table(rows: Sequence[Sequence[str]], *, align: str, width: int = 80) -> str:
         cells = [_pad(fit(cell, size), size, side) for cell, size, side in zip(row, widths, align, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def count_lines(counts: Iterable[tuple[str, int]]) -> list[str]:
+    """One line for each thing that was counted, after its number; what did not occur is left out."""
+    return [f"  {number:>12,}  {what}" for what, number in counts if number]
 
 
 def counted(number: int, noun: str) -> str:

@@ -10,7 +10,7 @@ import argparse
 from typing import Any
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted, shown
+from diptych.terminal import count_lines, counted, shown
 from diptych_shards.arguments import add_engine, engine_of
 
 
@@ -64,9 +64,8 @@ def run(chosen: argparse.Namespace) -> None:
         raise CurateError("--pairs-per-query balances over --queries FILE; name one, or leave it out")
     report = curate(chosen.pairs, chosen.out, options, engine_of(chosen))
     print(f"kept {report['kept']:,} of {counted(report['pairs'], 'pair')}: {shown(chosen.out)}")
-    for reason, number in report["rules"].items():
-        if number:
-            print(f"  {number:>13,}  {reason}")
+    for line in count_lines(report["rules"].items()):
+        print(line)
     print(f"more in {shown(chosen.out / '_index' / 'report.html')}")
     if not report["kept"]:
         raise CurateError("no pair is left; the reasons are above")

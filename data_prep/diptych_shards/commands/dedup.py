@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted, shown
+from diptych.terminal import count_lines, counted, shown
 from diptych_shards.arguments import add_engine, engine_of
 from diptych_shards.refusals import table_of_reasons
 
@@ -74,15 +74,15 @@ def run(chosen: argparse.Namespace) -> None:
     shards, index = chosen.shards, open_shards(chosen.shards)
     report = dedup(shards, index, options, engine_of(chosen))
     print(verdict_table(shards, chosen.name, report.counts, report.left_out_by_others))
-    for number, what in (
-        (report.left_out_by_others, "not judged: left out by other verdicts"),
-        (report.largest_group - 1, "the most that are left out for one sample"),
-        (report.flat, "too flat for a perceptual hash: only equal pixels count"),
-        (report.not_decoded, "not decoded, and kept; see diptych-shards verify"),
-        (report.without_embedding, "without an embedding"),
-    ):
-        if number:
-            print(f"  {number:>12,}  {what}")
+    remarks = [
+        ("not judged: left out by other verdicts", report.left_out_by_others),
+        ("the most that are left out for one sample", report.largest_group - 1),
+        ("too flat for a perceptual hash: only equal pixels count", report.flat),
+        ("not decoded, and kept; see diptych-shards verify", report.not_decoded),
+        ("without an embedding", report.without_embedding),
+    ]
+    for line in count_lines(remarks):
+        print(line)
     for location in chosen.against:
         print(f"compared with {shown(location)}")
     if report.not_compared:

@@ -8,13 +8,12 @@ Stopped at any moment, the same command resumes where it stopped.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diptych.command_line import path_argument
 from diptych.errors import UserError
-from diptych.terminal import counted, is_or_are, shown
+from diptych.terminal import count_lines, counted, is_or_are, shown
 from diptych_shards.arguments import add_engine, engine_of, positive
 from diptych_shards.fetch.options import OPT_OUT_DIRECTIVES
 from diptych_shards.run.progress import Progress
@@ -94,7 +93,8 @@ def run(chosen: argparse.Namespace) -> None:
         ("records", total.records),
     ):
         if counts:
-            print(f"{title}:\n{_table(counts.items())}")
+            lines = count_lines(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+            print("\n".join([f"{title}:", *lines]))
     if without_record:
         empty = counted(len(without_record), "file")
         print(f"{empty} without a record, the first is {shown(without_record[0])}")
@@ -124,8 +124,3 @@ def _unread(failures: Sequence[Failure], num_files: int) -> str:
         )
         if why
     )
-
-
-def _table(counts: Iterable[tuple[str, int]]) -> str:
-    lines = sorted(Counter(dict(counts)).items(), key=lambda item: (-item[1], item[0]))
-    return "\n".join(f"  {number:>12,}  {what}" for what, number in lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from diptych.command_line import path_argument
-from diptych.terminal import counted, shown
+from diptych.terminal import count_lines, counted, shown
 from diptych_shards.arguments import add_engine, engine_of
 
 
@@ -62,10 +62,9 @@ def run(chosen: argparse.Namespace) -> None:
                               f"({shown(chosen.out)}.counts has what was counted)")  # fmt: skip
         commit_file(chosen.out, "".join(f"{query}\n" for query in found.queries).encode())
     print(f"wrote {counted(len(found.queries), 'query')} from {counted(found.num_words, 'word')}: {shown(chosen.out)}")
-    for number, source in ((found.given, "given"), (found.words, "words"), (found.pairs, "pairs of words"),
-                           (found.titles, "titles")):  # fmt: skip
-        if number:
-            print(f"  {number:>9,}  {source}")
+    sources = ("given", found.given), ("words", found.words), ("pairs of words", found.pairs), ("titles", found.titles)
+    for line in count_lines(sources):
+        print(line)
     reachable = highest_pmi(found.num_words, options)
     if reachable < options.min_pmi:
         print(f"no pair of words can reach --min-pmi {options.min_pmi:g} in {counted(found.num_words, 'word')}; "

@@ -77,15 +77,8 @@ class Examiner:
         options = replace(options, max_pixels=self.max_pixels, min_image_size=self.min_side, read_exif=False)
         made = process_picture(picture, options)
         sizes = {"width": made.width, "height": made.height}
-        return (
-            made.suffix,
-            made.data,
-            sizes
-            | {
-                "original_width": made.original_width,
-                "original_height": made.original_height,
-            },
-        )
+        sizes |= {"original_width": made.original_width, "original_height": made.original_height}
+        return made.suffix, made.data, sizes
 
     def _read(self, path: str) -> bytes:
         try:

@@ -22,7 +22,7 @@ import numpy as np
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
 from diptych.files import check_folder, committed, sha256_of
-from diptych.terminal import counted, is_or_are, shown
+from diptych.terminal import count_lines, counted, is_or_are, shown
 from diptych_shards.select.select_folder import checked_name, select_folder
 
 if TYPE_CHECKING:
@@ -229,8 +229,8 @@ def verdict_table(shards: Path, name: str, counts: Mapping[str, int], left_out_b
     kept = counts.get("", 0) - left_out_by_others
     where = f"{shown(select_folder(shards) / name)}.parquet"
     lines = [f"{name}: {kept:,} of {counted(total, 'sample')} {is_or_are(total)} kept: {where}"]
-    reasons = sorted(((number, reason) for reason, number in counts.items() if reason), key=lambda r: (-r[0], r[1]))
-    return "\n".join([*lines, *(f"  {number:>12,}  {shown(reason)}" for number, reason in reasons)])
+    reasons = sorted((item for item in counts.items() if item[0]), key=lambda item: (-item[1], item[0]))
+    return "\n".join([*lines, *count_lines((shown(reason), number) for reason, number in reasons)])
 
 
 def kept_by_all(verdicts: Sequence[Verdict], index: ShardIndex, shard_number: int) -> np.ndarray:
