@@ -200,7 +200,7 @@ def test_a_host_whose_answers_all_break_off_is_given_up(web):
 
 def test_a_host_that_answers_only_errors_is_asked_for_each_url(web):
     urls = [web.url("unavailable", f"/{number}") for number in range(30)]
-    assert set(shown(fetch(web, urls, patience_seconds=1.0))) == {"http_503"}
+    assert set(shown(fetch(web, urls, patience_seconds=0.5))) == {"http_503"}
     assert set(web.asked_for("unavailable")) == {"/robots.txt", *(f"/{number}" for number in range(30))}
 
 
@@ -223,7 +223,7 @@ def test_many_neighbouring_bad_urls_fail_alone(open_web):
         web.trouble = lambda path: kind if path in bad else None
         urls = [web.url("troubled", f"/{n}") for n in range(200)]
         wanted = [HOSTILE[kind] if f"/{n}" in bad else f"picture at /{n}".encode() for n in range(200)]
-        assert shown(fetch(web, urls, per_host=per_host, patience_seconds=4.0)) == wanted, (kind, per_host)
+        assert shown(fetch(web, urls, per_host=per_host, patience_seconds=2.0)) == wanted, (kind, per_host)
 
     side_by_side(check, ["reset_at_once", "unavailable"], [1, 8])
 
@@ -260,7 +260,7 @@ def test_a_host_where_nobody_listens_for_a_while_costs_no_url():
             server = ThreadingHTTPServer(late.getsockname(), Pictures, bind_and_activate=False)
             server.socket.close()
             server.socket = late
-            begin = threading.Timer(2.5, lambda: (late.listen(64), server.serve_forever(0.05)))
+            begin = threading.Timer(0.8, lambda: (late.listen(64), server.serve_forever(0.05)))
             begin.start()
             options = FetchOptions(allow_networks=("127.0.0.1/32",), respect_robots_txt=respect_robots_txt)
             urls = [f"http://127.0.0.1:{late.getsockname()[1]}/{number}" for number in range(num_urls)]
@@ -404,10 +404,10 @@ def test_a_slow_caller_makes_no_host_late(web):
         started = time.monotonic()
         for ticket, outcome in fetcher.fetch(enumerate(urls)):
             if ticket < 3:
-                time.sleep(0.6)
+                time.sleep(0.4)
             else:
                 assert outcome.reason == "timeout"
-        assert time.monotonic() - started > 3 * 0.6 + 0.5
+        assert time.monotonic() - started > 3 * 0.4 + 0.5
 
 
 def test_bodies_wait_while_memory_is_full_and_none_is_lost(web, monkeypatch):

@@ -6,9 +6,12 @@ import sys
 
 import pyarrow
 import pyarrow.parquet as parquet
+import pytest
 
 from diptych_shards.cli import main
 from diptych_shards.shard_build.options import BuildOptions
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 def test_wandb_without_a_login_is_one_line_before_anything_is_written(tmp_path):
