@@ -40,9 +40,9 @@ def one_process_by_default():
 
 @pytest.fixture(scope="module")
 def forked_workers():
-    """Fork workers, in a tenth of the time that it takes to start Python and import what they need.
+    """Fork worker processes, which takes a tenth of the time in which Python starts and imports what they need.
 
-    Use it where a process does not know more than a new one would, by threads, open connections or what was patched.
+    They inherit what a test has patched, and also its open connections.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_pool, "PROCESSES", Forks())
@@ -50,7 +50,7 @@ def forked_workers():
 
 
 class Forks(ForkContext):
-    """Pickles the work of each process, as starting Python would."""
+    """Forks each process after its work was pickled and read back, as the work of a spawned one is."""
 
     def Process(self, *, target, args, daemon):
         connection, work = args
