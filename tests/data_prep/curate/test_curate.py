@@ -18,6 +18,8 @@ from diptych_shards.curate.matching import spaced
 from tests.data_prep.curate.pairs import curate, files, kept, report, write_lines, write_pairs
 from tests.warm import Warm
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 QUERIES = ["red", "apple", "red apple", "on a table", "dog", "zebra", "of", "nowhere to be found"]
 WORDS = ["red", "apple", "dog", "of", "on a table", "blue,", "garden", "running"]
 
@@ -234,7 +236,7 @@ def test_four_times_the_pairs_open_four_times_the_files(tmp_path, small):
     is_counting = True
     sys.addaudithook(lambda event, about: opened.append(about[0]) if is_counting and event == "open" else None)
     numbers = []
-    for size in (3_000, 12_000):
+    for size in (1_500, 6_000):
         table = write_pairs(tmp_path / f"{size}.parquet", made_pairs(size // 2) * 2, row_group_size=100)
         opened.clear()
         assert curate(table, tmp_path / str(size)) == 0

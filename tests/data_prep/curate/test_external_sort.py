@@ -24,7 +24,7 @@ def small():
 
 
 @given(st.lists(st.lists(KEYS, max_size=20), max_size=30), KEYS, KEYS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_merged_files_hold_the_same_records_and_ranges(tmp_path_factory, files, one, other):
     folder = tmp_path_factory.mktemp("files")
     paths, everything = [], []

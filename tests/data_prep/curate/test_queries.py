@@ -21,6 +21,8 @@ from diptych_shards.curate.queries import QueryOptions, build_queries, title_que
 from diptych_shards.run.engine import LocalEngine
 from tests.data_prep.curate.pairs import write_lines
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 TEXTS = ["new york is new", "New York, new york", "the york of old", "(new york) and the new"]
 
 

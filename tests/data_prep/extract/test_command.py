@@ -25,6 +25,8 @@ from diptych_shards.extract.results import SCHEMA
 from tests.commands import PATIENCE_SECONDS
 from tests.data_prep.extract.crawls import img, page_record, record, warc_gz, wat_record, write
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture
 def crawl(tmp_path) -> Path:

@@ -113,8 +113,10 @@ def test_every_reason_has_a_message_for_the_status_table():
     assert set(IMG2DATASET_MESSAGES) == set(PictureReason)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("size", [(1000, 752), (1001, 753), (1005, 757), (1007, 759)])
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [("RGB", (1000, 752)), ("L", (1001, 753)), ("RGB", (1005, 757)), ("L", (1007, 759)), ("RGB", (1007, 759))],
+)
 def test_a_picture_that_is_decoded_smaller_is_not_shifted(size, mode):
     picture = scene(*size).convert(mode)
     for times in (5.4, 10.7, 21.5):

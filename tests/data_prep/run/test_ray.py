@@ -32,7 +32,8 @@ from tests.data_prep.shard_build.test_build import contents, write_table
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning")
 ]
-NUM_SHARDS, ROWS_PER_SHARD = 12, 8
+NUM_SHARDS, ROWS_PER_SHARD = 10, 4
+HEAD = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False, "include_log_monitor": False}
 
 
 class Quiet(BuildProgress):
@@ -85,7 +86,7 @@ def cluster():
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
     cluster.second = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     yield cluster
     import ray

@@ -67,7 +67,7 @@ def naive(hashes, colours, copy_of, pairs, num_evaluation, preference, distance)
     return [found[sample] for sample in range(num_evaluation, len(hashes))]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(pictures(), st.integers(0, 4))
 def test_samples_are_left_out_as_comparing_each_with_those_that_stay_would(found, distance):
     hashes, colours, copy_of, pairs, num_evaluation, preference = found
