@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diptych.pages.template import percent
@@ -66,40 +66,43 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The key numbers, zero-shot accuracy and recall at 1, each with the numbers to compare it with."""
     cards = []
     for name, result in evaluation.get("zero_shot", {}).items():
-        beside = []
-        for method, label in (
-            ("linear_probe", "linear probe"),
-            ("embedding_probe", "linear probe on embeddings"),
-            ("pixel_baseline", "logistic regression on pixels"),
-        ):
-            other = evaluation.get(method, {}).get(name)
-            if other and (method == "pixel_baseline" or other.get("model") == result.get("model")):
-                known = other["share_of_known_classes"] > 0
-                beside.append((label if known else f"{label} (knows no such class)", other["metrics"]["top1"]))
-        beside.append(("chance", result["chance"]["top1"]))
         about = f"{counted(result['pictures'], 'picture')}, {counted(len(result['classes']), 'class')}"
-        cards.append(
-            {
-                "over": f"zero-shot · {name}",
-                "value": result["metrics"]["top1"],
-                "interval": interval(result, "top1"),
-                "about": about + other_model(result, evaluation),
-                "beside": beside,
-                "seen_in_training": result.get("seen_in_training"),
-            }
-        )
+        beside = list(_classifiers(evaluation, name, result.get("model")))
+        cards.append(_card(f"zero-shot · {name}", result, "top1", about + other_model(result, evaluation), beside))
     for name, result in evaluation.get("retrieval", {}).items():
+        about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
+        of_data = "" if len(evaluation["retrieval"]) == 1 else f" · {name}"
         for way, label in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
-            key = f"{way}_r1"
             beside = [(f"within the first {k}", result["metrics"][f"{way}_r{k}"]) for k in (5, 10)]
-            beside.append(("chance", result["chance"][key]))
-            about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
-            about += other_model(result, evaluation)
-            over = f"{label} R@1" if len(evaluation["retrieval"]) == 1 else f"{label} R@1 · {name}"
-            card = {"over": over, "value": result["metrics"][key], "about": about, "beside": beside}
-            card["interval"] = interval(result, key)
-            cards.append({**card, "seen_in_training": result.get("seen_in_training")})
+            over = f"{label} R@1{of_data}"
+            cards.append(_card(over, result, f"{way}_r1", about + other_model(result, evaluation), beside))
     return cards
+
+
+def _card(
+    over: str, result: Mapping[str, Any], metric: str, about: str, beside: Sequence[tuple[str, float]]
+) -> dict[str, Any]:
+    return {
+        "over": over,
+        "value": result["metrics"][metric],
+        "interval": interval(result, metric),
+        "about": about,
+        "beside": [*beside, ("chance", result["chance"][metric])],
+        "seen_in_training": result.get("seen_in_training"),
+    }
+
+
+def _classifiers(evaluation: Mapping[str, Any], data: str, model: str | None) -> Iterator[tuple[str, float]]:
+    """The accuracy on the same data of each classifier that was fitted to features of this model, or to pixels."""
+    for method, label in (
+        ("linear_probe", "linear probe"),
+        ("embedding_probe", "linear probe on embeddings"),
+        ("pixel_baseline", "logistic regression on pixels"),
+    ):
+        other = evaluation.get(method, {}).get(data)
+        if other and (method == "pixel_baseline" or other.get("model") == model):
+            known = other["share_of_known_classes"] > 0
+            yield label if known else f"{label} (knows no such class)", other["metrics"]["top1"]
 
 
 def interval(result: Mapping[str, Any], metric: str) -> str:
