@@ -11,6 +11,7 @@ For `pytest -n` the server imports the test files too, whose asserts pytest take
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -32,6 +33,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 ADDRESS = "DIPTYCH_TESTS_WARM"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+HUGE_PAGE = 2 << 20
+MADV_COLLAPSE = 25
+"""Of Linux's madvise(2)."""
 MODULES = (
     "setuptools.command.build_ext",  # by the first `torch.compile`; before DeepSpeed imports distutils
     "diptych.cli",
@@ -125,6 +129,7 @@ def serve(test_files: list[str]) -> None:
     if test_files:
         import_tests(test_files)
     gc.freeze()
+    use_huge_pages()
     running: dict[ForkProcess, socket.socket] = {}
     woken, wake = socket.socketpair()
     wake.setblocking(False)
@@ -166,6 +171,20 @@ def import_tests(files: list[str]) -> None:
 
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         pytest.main(["--collect-only", "-p", "no:cacheprovider", *files])
+
+
+def use_huge_pages() -> None:
+    """Put our 600 MB into pages of 2 MB, of which a fork and its end take half the time that they take of 4 kB.
+
+    Linux can since 6.1; elsewhere the pages stay as they are.
+    """
+    maps, libc = Path("/proc/self/maps"), ctypes.CDLL(None)
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        (addresses, permissions, _, _, file, *name) = line.split()
+        if "w" in permissions and file == "0" and name in ([], ["[heap]"]):
+            first, end = (int(address, 16) for address in addresses.split("-"))
+            for page in range(-(-first // HUGE_PAGE) * HUGE_PAGE, end - HUGE_PAGE + 1, HUGE_PAGE):
+                libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(HUGE_PAGE), MADV_COLLAPSE)
 
 
 def start(connection: socket.socket, others: list[socket.socket]) -> ForkProcess:
