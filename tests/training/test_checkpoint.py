@@ -251,7 +251,13 @@ class Killed(BaseException):
     """Ends the process here, without any of Python's clean-up, like a kill."""
 
 
-def operations(monkeypatch, tmp_path, at):
+@pytest.fixture
+def without_fsync(monkeypatch):
+    """A real one takes most of a test's time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def operations(monkeypatch, at):
     """Let the process die at change number `at` of the file system (open for writing, fsync, rename, unlink)."""
     count = 0
 
@@ -265,7 +271,7 @@ def operations(monkeypatch, tmp_path, at):
 
         return call
 
-    monkeypatch.setattr(os, "fsync", counted(lambda descriptor: None))  # a real one takes most of the test's time
+    monkeypatch.setattr(os, "fsync", counted(os.fsync))
     monkeypatch.setattr(Path, "rename", counted(Path.rename))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
@@ -274,19 +280,24 @@ def operations(monkeypatch, tmp_path, at):
     return lambda: count
 
 
-def test_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new(tmp_path, monkeypatch):
+STEP = 1 if os.environ.get("NIGHTLY") else 3
+"""By day a kill comes at each third point, from another one on each time."""
+
+
+@pytest.mark.usefixtures("without_fsync")
+def test_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new(tmp_path, monkeypatch, draw):
     with monkeypatch.context() as patch:
-        counted = operations(patch, tmp_path, None)
+        counted = operations(patch, None)
         save(tmp_path / "all", 1)
         save(tmp_path / "all", 2)
         keep_newest(tmp_path / "all", 1, set())
         total = counted()
     assert total > 20
-    for at in range(total):
+    for at in range(draw.randrange(STEP), total, STEP):
         folder = tmp_path / f"at_{at}"
         done = 0
         with monkeypatch.context() as patch:
-            operations(patch, tmp_path, at)
+            operations(patch, at)
             try:
                 for step in (1, 2):
                     save(folder, step)
@@ -305,20 +316,21 @@ def test_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new(tmp_path, monke
         assert not list(folder.glob("*.partial"))
 
 
-def test_a_checkpoint_whose_writer_is_killed_at_any_point_is_completed_by_another(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("without_fsync")
+def test_a_checkpoint_whose_writer_is_killed_at_any_point_is_completed_by_another(tmp_path, monkeypatch, draw):
     task = Task(name_of(2), {"progress.json": json.dumps(asdict(checkpoint(2).progress))})
 
     def commit(folder, theirs):
         writer = writer_of(folder, checkpoint(2), 0, 2)
         writer.commit(task, writer.write(task), Commit(theirs.files, {"format": FORMAT}))
 
-    at, is_done = 0, False
+    at, is_done = draw.randrange(STEP), False
     while not is_done:
         folder = tmp_path / f"at_{at}"
         save(folder, 1)
         theirs = writer_of(folder, checkpoint(2), 1, 2).write(Task(name_of(2), {}))
         with monkeypatch.context() as patch:
-            operations(patch, tmp_path, at)
+            operations(patch, at)
             try:
                 commit(folder, theirs)
                 is_done = True
@@ -328,7 +340,7 @@ def test_a_checkpoint_whose_writer_is_killed_at_any_point_is_completed_by_anothe
         assert newest_valid(folder) == (folder / name_of(2), []), f"killed after {at} operations"
         assert same(load_checkpoint(folder / name_of(2)), checkpoint(2))
         assert sorted(path.name for path in folder.iterdir()) == [name_of(1), name_of(2)]
-        at += 1
+        at += STEP
     assert at > 15
 
 
