@@ -109,7 +109,7 @@ def our_losses(rank, size, activation):
     return losses
 
 
-@pytest.mark.parametrize(("size", "activation"), [(1, "gelu"), (2, "quick_gelu"), *at_night((1, "quick_gelu"))])
+@pytest.mark.parametrize(("size", "activation"), [(2, "quick_gelu"), *at_night((1, "quick_gelu"), (1, "gelu"))])
 def test_fifty_losses_are_open_clips(size, activation):
     theirs = their_losses(activation)
     ours = run_ranks(size, our_losses, size, activation)[0]

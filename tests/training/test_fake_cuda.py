@@ -10,7 +10,11 @@ from tests.warm import Warm
 
 @pytest.mark.parametrize(
     ("stage", "precision", "num_parts"),
-    [(0, "bf16", 3), (2, "fp32", 1), (3, "bf16", 3), *at_night((1, "fp32", 1), (1, "bf16", 3), (2, "bf16", 1))],
+    [
+        (2, "fp32", 1),
+        (3, "bf16", 3),
+        *at_night((0, "bf16", 3), (0, "bf16", 1), (1, "fp32", 1), (1, "bf16", 3), (2, "bf16", 1)),
+    ],
 )
 def test_a_step_save_and_restore_keep_everything_on_cuda(stage, precision, num_parts, tmp_path):
     file = tmp_path / "report.json"

@@ -185,7 +185,7 @@ def test_a_server_that_does_not_answer_delays_nothing_and_the_run_is_kept_offlin
     assert tracker and psutil.wait_procs(tracker, timeout=60)[1] == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM] if os.environ.get("NIGHTLY") else [signal.SIGKILL])
 def test_the_tracker_of_a_killed_run_still_gets_its_last_numbers_and_ends(tmp_path, how):
     code = START.format(folder=str(tmp_path), samples_seen=0, steps=[64, 128]) + "import time; time.sleep(600)"
     run = Warm("tests.warm:interpret", code)
