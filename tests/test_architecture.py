@@ -44,7 +44,7 @@ LAYERS = [
     ),
 ]
 HOMES = {
-    "deepspeed": {"training/engine.py", "training/deepspeed_config.py"},
+    "deepspeed": {"training/engine.py", "training/towers.py", "training/deepspeed_config.py"},
     "wandb": {"wandb_run.py", "training/wandb_follower.py", "training/wandb_results.py"},
     "timm": {"model/image_tower.py", "model/trunk.py", "model/trunk_initialisation.py"},
     "webdataset": {"data/loader.py"},

@@ -22,7 +22,8 @@ from diptych.data.batch import Batch
 from diptych.model.dual_encoder import DualEncoder, load_weights
 from diptych.model.open_clip_config import open_clip_config
 from diptych.model.open_clip_layout import from_open_clip
-from diptych.training.engine import Engine, StepInFlight
+from diptych.training.engine import Engine
+from diptych.training.step_stats import StepInFlight
 from diptych.world import World, read_world
 
 CPU = torch.device("cpu")

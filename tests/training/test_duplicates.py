@@ -14,7 +14,7 @@ import torch
 
 from diptych.config.schema import RunConfig
 from diptych.data.batch import Batch
-from diptych.training.engine import StepStats
+from diptych.training.step_stats import StepStats
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import SIGMOID, largest_difference, make_engine, new_model, start_weights

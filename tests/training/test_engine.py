@@ -16,9 +16,10 @@ from diptych.loss import LOSSES, LossOutput
 from diptych.loss.softmax import softmax_loss
 from diptych.model.dual_encoder import DualEncoder
 from diptych.training.deepspeed_config import OWNED_DEEPSPEED_KEYS, deepspeed_config, zero_stage
-from diptych.training.engine import Engine, OptimizerState, StepStats
+from diptych.training.engine import Engine, OptimizerState
 from diptych.training.optimizer import learning_rate_at
 from diptych.training.parameter_groups import SCALE_GROUP
+from diptych.training.step_stats import StepStats
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.tiny import PAIRS, VOCABULARY, at_night, global_batches, rows_of, tiny_config

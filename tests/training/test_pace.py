@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from diptych.training import pace as pace_module
-from diptych.training.engine import StepStats
 from diptych.training.pace import Pace
+from diptych.training.step_stats import StepStats
 from diptych.training.tallies import NAMES
 
 

@@ -10,7 +10,7 @@ import torch
 
 from diptych.training.accumulate import num_parts
 from diptych.training.deepspeed_config import deepspeed_config
-from diptych.training.engine import StepStats
+from diptych.training.step_stats import StepStats
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_engine import largest_difference, make_engine

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import os
+import warnings
 from typing import Any
 
+import deepspeed
 from deepspeed.runtime.config import DeepSpeedConfig
 from pydantic import ValidationError
 
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
+from diptych.world import World
 
 OWNED_DEEPSPEED_KEYS = {
     "train_batch_size": "training.global_batch_size",
@@ -100,6 +105,20 @@ def offloads_optimizer(config: RunConfig) -> bool:
     """Whether moments and master weights are kept in host memory."""
     by_expert = "offload_optimizer" in config.machine.deepspeed.get("zero_optimization", {})
     return config.machine.offload_optimizer or by_expert
+
+
+def prepare_deepspeed(world: World) -> None:
+    """Silence DeepSpeed's output, and keep it from compiling its shared-memory collective.
+
+    Compiling takes minutes, and leaves a stale lock when it is killed.
+    """
+    # DeepSpeed needs this variable even without a launcher.
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.14 renames.
+    warnings.filterwarnings("ignore", message="`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprec")
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    # A table of our own, since DeepSpeed's begins with a probe of all its operations, by compilers and the driver.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

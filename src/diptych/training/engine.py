@@ -6,13 +6,10 @@ Parameters are fp32 at every precision (bf16 is autocast), so the weights that a
 from __future__ import annotations
 
 import itertools
-import logging
 import math
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import deepspeed
@@ -34,7 +31,7 @@ from diptych.model.freezing import freeze
 from diptych.tensor_hashes import caption_identities
 from diptych.training.accumulate import backward_in_parts, num_parts
 from diptych.training.compiled_blocks import compile_blocks
-from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer
+from diptych.training.deepspeed_config import clips_on_device, deepspeed_config, offloads_optimizer, prepare_deepspeed
 from diptych.training.fragments import (
     CompanionOf,
     Fragment,
@@ -50,6 +47,8 @@ from diptych.training.muon import MUON_MOMENTS, Muon
 from diptych.training.optimizer import learning_rate_at, make_optimizer, start_state
 from diptych.training.parameter_groups import SCALE_GROUP, TOWERS, hidden_matrices, tower_of
 from diptych.training.snapshot import Share, SharePart
+from diptych.training.step_stats import StepInFlight, StepStats
+from diptych.training.towers import Towers
 from diptych.training.weight_average import WeightAverage
 from diptych.world import World
 
@@ -58,44 +57,6 @@ MOMENTS = (*ADAMW_MOMENTS, *MUON_MOMENTS)
 
 PARTS = (*TOWERS, None)
 """The parts of the model whose norms are measured: each tower, and (None) the parameters outside of both."""
-
-
-@dataclass(frozen=True)
-class StepStats:
-    """What one step did; the same on all ranks except for `seconds`."""
-
-    samples_seen: int
-    """Samples of the run after this step."""
-    loss: float
-    learning_rate: float
-    logit_scale: float
-    """The factor on the cosines (the exponential of the parameter), before this step's update; NaN without cosines."""
-    gradient_norm: float
-    """The norm over the whole model, before clipping."""
-    tower_gradient_norms: dict[str, float]
-    """The norm over each tower, before clipping."""
-    update_ratios: dict[str, float]
-    """How much the step changed each tower: |new - old| / |old| of its weights; empty unless requested."""
-    is_skipped: bool
-    """Whether loss or gradient were not finite on some rank, so that no rank changed weights or moments."""
-    bad_ranks: tuple[int, ...]
-    """The ranks whose own pairs gave embeddings that are not finite; with a single bad one, every rank's loss is."""
-    similarities: dict[str, float]
-    """The fields of `BatchStatistics`, over the global batch; with a token head also its loss, `token_loss`."""
-    tallies: tuple[int, ...]
-    """For each number that the ranks passed in, its sum over ranks."""
-    waits: tuple[float, ...]
-    """Seconds that each rank waited for this batch."""
-    seconds: dict[str, float] = field(compare=False)
-    """Seconds on this rank's device by phase: forward (with the loss), backward, update."""
-
-
-@dataclass(frozen=True)
-class StepInFlight:
-    """A step that the device may still be working on."""
-
-    read: Callable[[], StepStats]
-    """Wait until the step is done and return what it did."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +79,7 @@ class Engine:
     def __init__(self, model: TrainedModel, config: RunConfig, world: World, pair_loss: nn.Module | None = None):
         precision = precision_on(world.device, config.training.precision)
         set_arithmetic(world.device, precision, deterministic=config.machine.deterministic)
-        _prepare_deepspeed(world)
+        prepare_deepspeed(world)
         if world.device.type == "cpu":
             keep_freed_memory()
         self.model = model.to(world.device)
@@ -139,7 +100,7 @@ class Engine:
         self._matrices = hidden_matrices(self.model) if config.optimizer.name == "muon" else []
         """The names of the parameters that Muon updates, in the same order on all ranks."""
         self.pair_loss = pair_loss and pair_loss.to(world.device)
-        towers = self._towers = _Towers(self.model, precision, self.pair_loss)
+        towers = self._towers = Towers(self.model, precision, self.pair_loss)
         if config.machine.compile_blocks:
             compile_blocks(
                 self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), self._stages, world
@@ -589,51 +550,3 @@ def _by_folder(kept: Mapping[str, Kept]) -> dict[str, dict[str, Kept]]:
     for name, each in kept.items():
         folders.setdefault(TOKEN_HEAD if name.startswith(f"{TOKEN_HEAD}.") else MODEL, {})[name] = each
     return folders
-
-
-class _Towers(nn.Module):
-    """The model with autocast inside its forward, since DeepSpeed switches off autocast that is set outside."""
-
-    def __init__(self, model: TrainedModel, precision: str, pair_loss: nn.Module | None):
-        super().__init__()
-        self.model = model
-        self._pair_loss = pair_loss
-        self._bf16 = precision == "bf16"
-        for scalar in self._scalars():
-            if hasattr(scalar, "ds_id"):
-                deepspeed.zero.register_external_parameter(self, scalar)
-
-    def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor, row_keys: Tensor) -> tuple[Tensor, ...]:
-        """The rows of `Outputs`, then its scalars.
-
-        The scalars are copies in the graph, since ZeRO-3 frees the parameters themselves after the forward. Logits of
-        words stay inside: they are larger than anything else.
-        """
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            rows = self.model(images, tokens, lengths, row_keys)
-        if self._pair_loss is not None:
-            rows = *rows[:-1], self._pair_loss(rows[-1], tokens, lengths)
-        return *rows, *(scalar.clone() for scalar in self._scalars())
-
-    def unpacked(self, outputs: tuple[Tensor, ...]) -> Outputs:
-        """What `forward` returned, in its two kinds."""
-        num_rows = len(outputs) - len(self._scalars())
-        return Outputs(outputs[:num_rows], outputs[num_rows:])
-
-    def _scalars(self) -> list[nn.Parameter]:
-        """Read the scalars as attributes each time: that is how ZeRO-3 notices that one is needed."""
-        return [each for each in (self.model.logit_scale, self.model.logit_bias) if each is not None]
-
-
-def _prepare_deepspeed(world: World) -> None:
-    """Silence DeepSpeed's output, and keep it from compiling its shared-memory collective.
-
-    Compiling takes minutes, and leaves a stale lock when it is killed.
-    """
-    # DeepSpeed needs this variable even without a launcher.
-    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
-    # DeepSpeed 0.19 calls collectives by the names that torch 2.14 renames.
-    warnings.filterwarnings("ignore", message="`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprec")
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    # A table of our own, since DeepSpeed's begins with a probe of all its operations, by compilers and the driver.
-    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}

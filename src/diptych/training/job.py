@@ -39,10 +39,11 @@ from diptych.training.accumulate import random_layer
 from diptych.training.branch import begins_in_its_cooldown, config_of_checkpoint, place_of
 from diptych.training.caption_counts import caption_counts, initial_biases, word_loss
 from diptych.training.checkpoint import Checkpoint, Progress, load_checkpoint
-from diptych.training.engine import Engine, StepStats
+from diptych.training.engine import Engine
 from diptych.training.initial_weights import start_from
 from diptych.training.metrics import Metrics
 from diptych.training.parameter_groups import describe_muon
+from diptych.training.step_stats import StepStats
 from diptych.world import World
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from diptych.run_dir import RunDir, log_to
 from diptych.terminal import counted
 from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
-from diptych.training.engine import StepInFlight, StepStats
 from diptych.training.evaluating import Evaluations
 from diptych.training.job import Job, prepare
 from diptych.training.last_words import describe_end, describe_reasons, describe_rejects, describe_stop, say_finished
@@ -32,6 +31,7 @@ from diptych.training.samples_picture import draw_samples
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest, stop_on_request
 from diptych.training.step_report import report
+from diptych.training.step_stats import StepInFlight, StepStats
 from diptych.training.tallies import SAVE_STATES, STOP, tallies_of, tally
 from diptych.training.trouble import judge, write_bad_step
 from diptych.training.watch import Watch

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from statistics import quantiles
 
 from diptych.data.batch import Batch
-from diptych.training.engine import StepStats
+from diptych.training.step_stats import StepStats
 from diptych.training.tallies import tally
 
 WINDOW = 200

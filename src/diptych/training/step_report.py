@@ -11,10 +11,10 @@ from diptych.data.mixture import Mixture
 from diptych.machine import peak_teraflops
 from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
-from diptych.training.engine import StepStats
 from diptych.training.job import Job
 from diptych.training.metrics import EPOCHS_OF, SAMPLES_SEEN, SHARE_OF
 from diptych.training.pace import Pace
+from diptych.training.step_stats import StepStats
 from diptych.training.tallies import TOKENS, source_shares, tally
 
 

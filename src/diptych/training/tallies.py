@@ -11,7 +11,7 @@ from diptych.data.batch import Batch
 from diptych.data.decoder import REASONS
 from diptych.data.mixture import Mixture
 from diptych.data.shards import COUNTS
-from diptych.training.engine import StepStats
+from diptych.training.step_stats import StepStats
 
 STOP, TOKENS = "stop_requests", "tokens"
 SAVE_STATES = WRITTEN, FAILING, LOST, COMMITTED = (

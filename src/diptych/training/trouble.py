@@ -21,7 +21,7 @@ from diptych.files import commit_file
 from diptych.run_dir import RunDir
 from diptych.terminal import counted
 from diptych.training.checkpoint import Progress
-from diptych.training.engine import StepStats
+from diptych.training.step_stats import StepStats
 
 MAX_IN_A_ROW = 10
 """After this many steps in a row without finite numbers, or with a spike of the loss, the weights are given up."""
