@@ -24,6 +24,7 @@ from diptych.config.stages import stage_at, stages_of
 from diptych.data.batch import Batch
 from diptych.data.draws import hashes
 from diptych.device import precision_on, set_arithmetic
+from diptych.loss import WordLoss
 from diptych.loss.objective import Objective, Outputs
 from diptych.machine import keep_freed_memory
 from diptych.model.dual_encoder import TrainedModel, checkpoint_blocks, load_weights
@@ -99,8 +100,10 @@ class Engine:
         """The running statistics of batch normalisation, which a forward changes."""
         self._matrices = hidden_matrices(self.model) if config.optimizer.name == "muon" else []
         """The names of the parameters that Muon updates, in the same order on all ranks."""
-        self.pair_loss = pair_loss and pair_loss.to(world.device)
-        towers = self._towers = Towers(self.model, precision, self.pair_loss)
+        pair_loss = pair_loss and pair_loss.to(world.device)
+        self.words = pair_loss if isinstance(pair_loss, WordLoss) else None
+        """What the outputs of a model mean that predicts words; None for a dual encoder, also with a token head."""
+        towers = self._towers = Towers(self.model, precision, pair_loss)
         if config.machine.compile_blocks:
             compile_blocks(
                 self.model, towers, -(-self._rows_of_ranks[world.rank] // self._num_parts), self._stages, world

@@ -28,7 +28,6 @@ from diptych.evaluation.pictures import Pictures
 from diptych.model.dual_encoder import load_weights, model_of
 from diptych.model.word_predictor import WordPredictor
 from diptych.training.job import Job
-from diptych.training.save import words_of
 from diptych.training.signals import StopRequest
 from diptych.world import World
 
@@ -223,7 +222,7 @@ def _numbers(evaluator: str, name: str, data: DataSet, features: Features) -> di
 
 def _encoder(job: Job, weights: dict[str, Tensor]) -> Encoder | WordEncoder:
     """An encoder with these weights, which become its own."""
-    if (words := words_of(job.engine)) is not None:
+    if (words := job.engine.words) is not None:
         with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced
             predictor = WordPredictor(job.config.model, words.num_outputs)
         load_weights(predictor, weights)

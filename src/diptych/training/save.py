@@ -29,13 +29,11 @@ from diptych.checkpoint_folder import (
 )
 from diptych.config.values import config_to_dict
 from diptych.errors import TransientError, UserError
-from diptych.loss import WordLoss
 from diptych.model_folder import describing_files
 from diptych.terminal import counted
 from diptych.training.checkpoint import Progress
 from diptych.training.checkpoint_writer import as_json
 from diptych.training.deepspeed_config import zero_stage
-from diptych.training.engine import Engine
 from diptych.training.job import Job
 from diptych.training.signals import StopRequest
 from diptych.training.snapshot import Snapshot
@@ -87,11 +85,6 @@ class _InFlight:
     """The reason that the record gives; rank 0 knows it."""
 
 
-def words_of(engine: Engine) -> WordLoss | None:
-    """What the outputs of a model mean that predicts words; None for a dual encoder, with a token head or without."""
-    return engine.pair_loss if isinstance(engine.pair_loss, WordLoss) else None
-
-
 class Saves:
     """The saves of a run; every rank must construct it, and call `start`, `advance`, `wait` and `finish` together."""
 
@@ -103,7 +96,7 @@ class Saves:
         is_first = job.world.is_first
         texts = {"config.json": as_json(config_to_dict(job.config))} if is_first else {}
         for folder in [folder for folder in (MODEL, EMA) if folder in share.whole]:
-            described = describing_files(job.config.model, job.tokenizer, words_of(job.engine))
+            described = describing_files(job.config.model, job.tokenizer, job.engine.words)
             texts |= {f"{folder}/{name}": text for name, text in described.items()}
         self._plan = Plan(
             folder=job.run.checkpoints,
