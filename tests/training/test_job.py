@@ -5,6 +5,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
 from diptych.data.tokenizer import train_vocabulary
+from diptych.loss.visual_ngrams import VisualNgrams
+from diptych.model.flops import TrainingFlops
 from diptych.run_dir import RunDir
 from diptych.training import job
 from diptych.training.checkpoint import Progress
@@ -23,7 +26,7 @@ from diptych.training.job import prepare
 from diptych.world import World
 from tests.ranks import run_ranks
 from tests.training.test_pace import stats
-from tests.training.tiny import CONTEXT, PAIRS, tiny_config, tiny_job
+from tests.training.tiny import CONTEXT, PAIRS, VOCABULARY, tiny_config, tiny_job
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -100,10 +103,18 @@ class SameVocabulary:
 
 def test_a_batch_belongs_to_a_stage_and_takes_its_operations(tmp_path):
     config = tiny_config(stages=(StageConfig(samples=PAIRS + 1, image_size=8), StageConfig()))
-    staged = tiny_job(tmp_path, config, World(rank=1), None)  # type: ignore[arg-type]
+    staged = tiny_job(tmp_path, config, World(rank=1), SimpleNamespace(words=None))  # type: ignore[arg-type]
     small, whole = (PAIRS * staged.flops_of(stage).of_pair(CONTEXT) for stage in staged.stages)
     assert small < whole
     until = [staged.flops_until(number * PAIRS) for number in range(5)]
     assert until == [0, small, 2 * small, 2 * small + whole, 2 * small + 2 * whole]
     begin = [number for number in range(4) if staged.begins_stage(stats((number + 1) * PAIRS, (0.0,)))]
     assert begin == [2], "the third batch is the first one that begins with a sample of the second stage"
+
+
+def test_the_outputs_of_n_grams_count_among_the_operations_of_a_run(tmp_path):
+    words = VisualNgrams(VOCABULARY, [[0, 1], [1, 2]], 3, 0.2)
+    config = tiny_config(loss="visual_ngrams")
+    counted = tiny_job(tmp_path, config, World(rank=1), SimpleNamespace(words=words))  # type: ignore[arg-type]
+    plain = TrainingFlops(config.model, VOCABULARY, config.loss).of_pair(CONTEXT)
+    assert counted.flops_of(counted.stages[0]).of_pair(CONTEXT) == plain + 3 * 2 * 2 * 32, "the trunk is 32 wide"

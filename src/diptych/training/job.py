@@ -87,7 +87,10 @@ class Job:
     def flops_of(self, stage: Stage) -> TrainingFlops:
         """The operations of a pair in this stage."""
         if stage.number not in self._flops:
-            self._flops[stage.number] = TrainingFlops(stage.model, self.tokenizer.vocab_size, self.config.loss)
+            # An n-gram is an output too.
+            words = self.engine.words
+            num_outputs = self.tokenizer.vocab_size if words is None else words.num_outputs
+            self._flops[stage.number] = TrainingFlops(stage.model, num_outputs, self.config.loss)
         return self._flops[stage.number]
 
     def flops_until(self, samples_seen: int) -> float:
