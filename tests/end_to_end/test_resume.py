@@ -46,7 +46,7 @@ def writers_of(rank: Command) -> list[psutil.Process]:
     found = []
     for process in rank.family():
         with suppress(psutil.Error):
-            found += [process] * ("checkpoint_writer" in " ".join(process.cmdline()))
+            found += [process] * ("writing_service" in " ".join(process.cmdline()))
     return found
 
 

@@ -21,7 +21,7 @@ from diptych.run_dir import RunDir
 PATIENCE_SECONDS = 900
 """How long a started run may take to reach the next moment, or to end after a kill, before the drill gives up."""
 LOOKS_SECONDS = 0.004
-WRITER = "checkpoint_writer"
+WRITER = "writing_service"
 """A word in the command line of the process that writes a rank's share of a checkpoint."""
 
 

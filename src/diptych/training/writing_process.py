@@ -1,4 +1,4 @@
-"""Start and end the process that runs `checkpoint_writer` for a rank, and exchange messages with it."""
+"""Start and end the process that runs `writing_service` for a rank, and exchange messages with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WritingProcess:
 
     def __init__(self, memory: int):
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-c", "from diptych.training.checkpoint_writer import main; main()"]
+        command = [sys.executable, "-c", "from diptych.training.writing_service import main; main()"]
         with theirs:
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno()), str(memory)],
