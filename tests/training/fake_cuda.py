@@ -241,12 +241,11 @@ def main(stage: int, precision: str, num_parts: int, report: str) -> None:
         engine.step(batch, 0, tallies=(1, 2), measures_update=True).read()
         state = engine.optimizer_state()
         weights = engine.weights()
-        averages = engine.averaged_weights(weights)
+        averages = engine.weights(averaged=True)
         share = list(engine.share().tensors())
         engine.restore_optimizer(state)
         engine.restore_average(averages)
         engine.step(batch, PAIRS)
-    assert averages is not None
     saved = [*weights.values(), *averages.values(), *state.moments["exp_avg"].values()]
     moments = [tensor for each in engine._torch_optimizer().state.values() for tensor in each.values()]
     Path(report).write_text(

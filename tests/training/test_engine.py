@@ -296,9 +296,8 @@ def pushed(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[float], l
             groups = engine._groups_of_masters()
             scales = [m for group, m in zip(groups, engine._masters(), strict=True) if group["name"] == SCALE_GROUP]
             masters += [float(m.detach().max()) for m in scales if m.numel()]
-        weights = engine.weights()
-        used.append(float(weights.get("logit_scale", torch.zeros(())).exp()))
-        result[stage] = used, masters, float((engine.averaged_weights(weights) or {}).get("logit_scale", 4.605))
+        used.append(float(engine.weights().get("logit_scale", torch.zeros(())).exp()))
+        result[stage] = used, masters, float(engine.weights(averaged=True).get("logit_scale", 4.605))
     return result
 
 
@@ -402,8 +401,7 @@ def skipped_with_batch_statistics(rank: int) -> dict[int, list[tuple[Any, Any]]]
             assert stats.bad_ranks == ((1,) if number == 1 else ())
             if poison:
                 poison.remove()
-            weights = engine.weights()
-            result[stage].append((weights, engine.averaged_weights(weights)))
+            result[stage].append((engine.weights(), engine.weights(averaged=True)))
     return result
 
 

@@ -66,7 +66,7 @@ def train(rank: int, size: int) -> dict[int, Trained]:
         saved = {name: (0, tensor.detach().clone()) for name, tensor in share.whole.get("model", {}).items()}
         parts = share.divided.get("model", {})
         saved |= {name: (part.start, part.values.detach().clone()) for name, part in parts.items()}
-        averages, state = engine.averaged_weights(weights), engine.optimizer_state()
+        averages, state = engine.weights(averaged=True), engine.optimizer_state()
         result[stage] = Trained(start, weights, averages, state, again.weights(), saved)
     return result
 
@@ -110,7 +110,7 @@ def train_with_frozen_statistics(rank: int) -> dict[int, list[dict[str, torch.Te
         start = engine.weights()
         take_steps(engine, rank, 2, 0, HALF)
         weights = engine.weights()
-        result[stage] = [start, weights, engine.averaged_weights(weights) or {}]
+        result[stage] = [start, weights, engine.weights(averaged=True)]
     return result
 
 

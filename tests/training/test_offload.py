@@ -60,8 +60,7 @@ def whole_and_half(rank: int, size: int, config: RunConfig) -> tuple[Any, Any]:
     stats = take_steps(engine, rank, size, 0, HALF)
     half = engine.weights(), engine.optimizer_state()
     stats += take_steps(engine, rank, size, HALF, STEPS)
-    weights = engine.weights()
-    return (stats, weights, engine.optimizer_state(), engine.averaged_weights(weights)), half
+    return (stats, engine.weights(), engine.optimizer_state(), engine.weights(averaged=True)), half
 
 
 @lru_cache

@@ -62,8 +62,7 @@ def save_and_train_on(rank: int, size: int, folder: Path) -> dict[int, Any]:
             writer = saves._writer._process.pid
             os.kill(writer, signal.SIGSTOP)
             saves.start(FIRST)
-            weights = engine.weights()
-            had = weights, engine.optimizer_state(), engine.averaged_weights(weights)
+            had = engine.weights(), engine.optimizer_state(), engine.weights(averaged=True)
             take_steps(engine, rank, size, 1, 2)
             os.kill(writer, signal.SIGCONT)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # as a scheduler sends to all processes

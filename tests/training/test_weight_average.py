@@ -34,9 +34,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def averages_of(engine: Engine) -> Weights:
-    averages = engine.averaged_weights(engine.weights())
-    assert averages is not None
-    return averages
+    return engine.weights(averaged=True)
 
 
 def train(rank: int, size: int) -> dict[int, dict[str, Any]]:
@@ -123,7 +121,8 @@ def test_running_statistics_are_averaged_and_counters_are_taken():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.image.train()(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
     average.update(0)
-    after = average.collect(model.state_dict(), is_shared=False)
+    after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    average.copy_into(after, is_shared=False)
     assert after.keys() == before.keys()
     means = [name for name in after if name.endswith("running_mean")]
     for name in means:

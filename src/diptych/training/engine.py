@@ -36,7 +36,6 @@ from diptych.training.deepspeed_config import clips_on_device, deepspeed_config,
 from diptych.training.fragments import (
     CompanionOf,
     Fragment,
-    collect,
     fragments_of,
     frozen_fragments,
     gather_into,
@@ -271,12 +270,11 @@ class Engine:
         with self._engine.coalesce_grad_reduction() if self._stage >= 2 else nullcontext():
             yield backward
 
-    def weights(self) -> dict[str, Tensor]:
-        """The model's state dict, on the CPU; complete on rank 0. Every rank must call it."""
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self._stage == 3):
-            if not self._world.is_first:
-                return {}
-            return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+    def weights(self, *, averaged: bool = False) -> dict[str, Tensor]:
+        """The model's state dict on the CPU, as `copy_weights` makes it; only on rank 0. Every rank must call it."""
+        room = self.room_for_copy()
+        self.copy_weights(room, averaged=averaged)
+        return {name: tensor.cpu() for name, tensor in room.items()} if self._world.is_first else {}
 
     def room_for_copy(self) -> dict[str, Tensor]:
         """Tensors on this rank's device for a copy of the model's state dict; their values are undefined."""
@@ -305,11 +303,7 @@ class Engine:
             gather_into(room, fragments, lambda flat: flat, is_shared=True)
         if averaged:
             assert self._average is not None
-            fragments = _by_folder(self._fragments)[MODEL]
-            gather_into(room, fragments, self._average.companion_of, is_shared=self._stage > 0)
-            for name, buffer in self._average.buffers.items():
-                room[name].copy_(buffer)
-                dist.broadcast(room[name], src=0)
+            self._average.copy_into(room, is_shared=self._stage > 0)
 
     def restore_weights(self, weights: dict[str, Tensor] | None) -> None:
         """Load a state dict that rank 0 passes, also between two steps. Every rank must call it."""
@@ -328,13 +322,6 @@ class Engine:
         """Whether this rank's share of the weights is finite; the step after the one that broke them would tell."""
         norms = torch._foreach_norm(self._our_weights())
         return bool(torch.stack(norms).sum().isfinite())
-
-    def averaged_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        """The moving averages (EMA) in place of `weights`; None if none are kept.
-
-        Complete on rank 0. Every rank must call it, with what `weights()` returned.
-        """
-        return self._average.collect(weights, is_shared=self._stage > 0) if self._average is not None else None
 
     def restore_average(self, averages: dict[str, Tensor] | None) -> None:
         """Load the averages that rank 0 passes, if averages are kept. Every rank must call it."""
@@ -385,11 +372,16 @@ class Engine:
         self._update_after = event
 
     def optimizer_state(self) -> OptimizerState:
-        """Collect the optimizer's state on rank 0, one tensor at a time. Every rank must call it."""
-        moments = {
-            kind: collect(self._fragments_with(kind), self._moment(kind), self._world, is_shared=self._stage > 0)
-            for kind in MOMENTS
-        }
+        """The optimizer's state; its tensors only on rank 0. Every rank must call it."""
+        moments: dict[str, dict[str, Tensor]] = {}
+        for kind in MOMENTS:
+            fragments, moment, device = self._fragments_with(kind), self._moment(kind), self._world.device
+            wholes = {
+                name: torch.empty(each.shape, dtype=moment(each.flat).dtype, device=device)
+                for name, each in fragments.items()
+            }
+            gather_into(wholes, fragments, moment, is_shared=self._stage > 0)
+            moments[kind] = {name: whole.cpu() for name, whole in wholes.items()} if self._world.is_first else {}
         return OptimizerState(self._steps_taken(), moments)
 
     def restore_optimizer(self, state: OptimizerState | None) -> None:

@@ -84,26 +84,6 @@ def frozen_fragments(model: nn.Module, rank: int) -> Iterator[tuple[str, Fragmen
         yield name, Fragment(parameter.ds_shape, start, min(start + size, parameter.ds_numel), parameter.ds_tensor, 0)
 
 
-def collect(
-    fragments: Mapping[str, Fragment], companion_of: CompanionOf, world: World, *, is_shared: bool
-) -> dict[str, Tensor]:
-    """Gather whole tensors by name on the CPU of rank 0, one at a time; every rank must call it.
-
-    is_shared: whether each rank has a different part, rather than all of each tensor.
-    """
-    wholes = {}
-    for name, fragment in fragments.items():
-        values = companion_of(fragment.flat)
-        whole = torch.zeros(fragment.numel, dtype=torch.float32, device=world.device)
-        whole[fragment.start : fragment.stop] = fragment.of(values)
-        if is_shared:
-            # All other ranks have zeros there, so the sum is exact.
-            dist.reduce(whole, dst=0)
-        if world.is_first:
-            wholes[name] = whole.view(fragment.shape).to("cpu", values.dtype)
-    return wholes
-
-
 @torch.no_grad()
 def gather_into(
     wholes: Mapping[str, Tensor], fragments: Mapping[str, Fragment], companion_of: CompanionOf, *, is_shared: bool

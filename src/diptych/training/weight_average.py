@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from diptych.training.fragments import Fragment, collect, hand_out
+from diptych.training.fragments import Fragment, gather_into, hand_out
 from diptych.world import World
 
 
@@ -37,12 +38,13 @@ class WeightAverage:
         """Add the weights after step number `step` (counted from 0) to the average, without waiting for the device."""
         torch._foreach_lerp_(self._averages, self._values, 1 - decay_of(step, self._decay))
 
-    def collect(self, weights: Mapping[str, Tensor], *, is_shared: bool) -> dict[str, Tensor]:
-        """A state dict with the averages in place of the weights; complete on rank 0. Every rank must call it."""
-        averages = collect(self._fragments, self.companion_of, self._world, is_shared=is_shared)
-        if not self._world.is_first:
-            return {}
-        return {**weights, **averages, **{name: buffer.cpu().clone() for name, buffer in self.buffers.items()}}
+    def copy_into(self, weights: Mapping[str, Tensor], *, is_shared: bool) -> None:
+        """Replace the weights of a whole state dict by their averages, equal on all ranks. Every rank must call it."""
+        gather_into(weights, self._fragments, self.companion_of, is_shared=is_shared)
+        for name, buffer in self.buffers.items():
+            weights[name].copy_(buffer)
+            if self._world.size > 1:
+                dist.broadcast(weights[name], src=0)
 
     def restore(self, averages: Mapping[str, Tensor] | None) -> None:
         """Load the averages that rank 0 passes; the other ranks may pass None. Every rank must call it."""
