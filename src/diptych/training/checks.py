@@ -71,7 +71,7 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         attempts["model.freeze"] = lambda: freeze(model(), config.model.freeze)
     if config.optimizer.groups or config.optimizer.layer_decay is not None:
         attempts["optimizer.groups"] = lambda: parameter_groups(model(), config.optimizer)
-    if config.optimizer.name == "muon" and not _is_started(config):
+    if config.optimizer.name == "muon" and not RunDir(Path(config.run_dir)).has_checkpoints():
         attempts["optimizer.name"] = lambda: refuse_idle_muon(model())
     reported: set[str] = set()
     for key, attempt in attempts.items():
