@@ -135,6 +135,7 @@ def test_a_run_that_never_recovers_ends_with_one_line(recipe, tmp_path):
 def test_a_run_without_a_checkpoint_ends_with_one_line(recipe, tmp_path):
     [error] = run_ranks(1, train_poisoned, 1, recipe, tmp_path, range(2, 1000), "nan")
     assert error is not None and "there is no good checkpoint to go back to" in error
+    assert "model.initial_weights" not in error, "nothing was learned"
 
 
 def test_a_branch_goes_back_to_the_checkpoint_that_it_began_from(recipe, alone, tmp_path):

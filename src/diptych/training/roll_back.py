@@ -58,7 +58,7 @@ def roll_back(job: Job, progress: Progress, why: str, position: int, *, is_lost:
         times = sum(start == before.weights_after for start, _ in progress.roll_backs)
         if path is None or times == MAX_ROLL_BACKS:
             if is_lost:
-                raise NonFiniteError(_cannot_learn(job.config, why, before.weights_after if path else None))
+                raise NonFiniteError(_cannot_learn(job.config, why, path, before))
             return None
         found.append(load_checkpoint(path))
         return before
@@ -99,13 +99,14 @@ def _newest_good(job: Job) -> Path | None:
     return None
 
 
-def _cannot_learn(config: RunConfig, why: str, start: int | None) -> str:
-    """The message when a run is given up; it went back to the weights after `start` samples too often, if to any."""
-    before = "there is no good checkpoint to go back to"
-    if start is not None:
-        before = f"the run has gone back to those after {counted(start, 'sample')} {MAX_ROLL_BACKS} times"
+def _cannot_learn(config: RunConfig, why: str, path: Path | None, before: Progress) -> str:
+    """The message when a run is given up; it went back to the checkpoint at `path` too often, if there is any."""
+    went_back, keep = "there is no good checkpoint to go back to", ""
+    if path is not None:
+        weights = counted(before.weights_after, "sample")
+        went_back = f"the run has gone back to those after {weights} {MAX_ROLL_BACKS} times"
+        keep = f" and, to keep what was learned, model.initial_weights={path}"
     return (
-        f"{why}, so the weights cannot learn any more, and {before}. Start a new run with, for example, "
-        f"optimizer.learning_rate below {config.optimizer.learning_rate:g}: a new run_dir and, to keep what was "
-        f"learned, model.initial_weights={config.run_dir}"
+        f"{why}, so the weights cannot learn any more, and {went_back}. Start a new run with, for example, "
+        f"optimizer.learning_rate below {config.optimizer.learning_rate:g}: a new run_dir{keep}"
     )
