@@ -485,8 +485,8 @@ class MachineConfig:
     """How long ranks wait until all have met, how long each of the first two steps may take, and how long all ranks
     together may do nothing while they start, measure the model, save or end. Doing nothing means that no rank's main
     thread uses processor time: it may hash checkpoints or embed pictures for hours, but a disk that does not answer for
-    so long ends the run, as does a step that takes too long. So does a start, a measurement or an end that takes a
-    hundred times as long, whatever it works at."""
+    so long ends the run, as does a step that takes too long. A start, a measurement or an end that takes a
+    hundred times as long ends the run too, however busy it is."""
     step_timeout_seconds: int = 90
     """How long a later step, or the wait for its batch, may take, if that is more than three times the shortest step.
     After that the stacks of all ranks are written to `stacks/` in run_dir, and the run ends with one line that names

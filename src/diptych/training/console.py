@@ -24,8 +24,7 @@ def say(line: str) -> None:
 class Console:
     """The progress of a run on the console; silent on all ranks but 0.
 
-    work_until: how much work the run is up to a number of samples, in any unit; samples that all take the same if
-        left out.
+    work_until: number of samples → the work of the run up to there, in any unit; default: each sample takes the same.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def check_image_weights(place: Path, config: ModelConfig, model: TrainedModel) -
 def image_state(place: Path, model: TrainedModel) -> dict[str, Tensor]:
     """The tensors of the image tower by our names, resampled to the model's picture size.
 
-    Without the projection if there is none to embeddings as long as the model's.
+    The projection is left out if the weights have none, or one to another embed_dim.
 
     Raises:
         UserError: the weights cannot be read, or a tensor is missing or has another shape.
@@ -121,7 +121,7 @@ def timm_description(folder: Path) -> dict[str, Any] | None:
 
 
 def _other_pixels(file: Path, config: ImageTowerConfig) -> list[str]:
-    """A line for each setting of pixels that a timm model next to its description was trained with, and is another."""
+    """A line for each pixel setting that differs from what a timm model was trained with; none if that is unknown."""
     described = timm_description(file.parent) or {}
     return [
         f"model.image.{key} is {described[key]} there, {list(getattr(config, key))} here"

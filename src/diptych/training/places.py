@@ -21,7 +21,7 @@ PHASES = {
 LIMITED = ("batch", "step")
 """Phases whose length has a limit. The others may last for hours while a rank is at work."""
 LONG = ("start", "evaluation", "end")
-"""Phases that end sometime. A save may wait for room on the disk as long as the config says."""
+"""Of these, the phases that must end at some time. A save may wait for room on the disk as long as the config says."""
 MOST_NAMED = 16
 """A line names at most so many ranks; the others are in end.json."""
 

@@ -7,8 +7,8 @@ which stop if that process is stopped or its machine is lost. If the threads the
 Python's lock, faulthandler's own thread writes the stacks and ends the process.
 
 The sign of life is that the main thread has used processor time: whatever it works at, a file, a tensor or a batch of
-pictures, moves that clock, and it stands still while the thread waits for a disk, a lock or another rank. A thread that
-turns in circles moves it too, so such a phase has a limit as well, which is far longer than any work.
+pictures, moves that clock, and it stands still while the thread waits for a disk, a lock or another rank. An endless
+loop moves it too, so such phases also have a limit, far longer than any work takes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from diptych.world import World
 LONGEST_STEP = 3
 """A step may take this many times the shortest one so far, if that is more than `machine.step_timeout_seconds`."""
 LONGEST_PHASE = 100
-"""Each of the LONG phases may take this many times `machine.process_group_timeout_seconds`."""
+"""A phase of LONG may take this many times `machine.process_group_timeout_seconds`."""
 MARGIN_SECONDS = 30
 """How much longer an operation on tensors may take than a step, so that the watch comes first and names the rank."""
 LOOK_SECONDS, EXCHANGE_SECONDS, HEARTBEAT_SECONDS = 1, 2, 5
