@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -199,6 +200,33 @@ def test_a_store_that_stays_broken_is_one_line(store, cache, monkeypatch):
     line = str(caught.value)
     assert line.startswith("s3://bucket/shards/00000.tar cannot be read: ") and " tries in " in line
     assert "\n" not in line and line.endswith("start the same command again")
+
+
+def test_who_waits_for_a_download_that_fails_does_not_try_again(store, cache, monkeypatch):
+    monkeypatch.setattr(shard_download, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    shard = open_index("s3://bucket/shards", cache).shards[0]
+    may_answer = threading.Event()
+
+    def busy_later(handler, body):
+        may_answer.wait(PATIENCE_SECONDS)
+        busy(handler, body)
+
+    store.faults += [busy_later, *[busy] * 100]
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(cache.reserve(shard))
+        readers = [threads.submit(cache.open, shard) for _ in range(2)]
+        time.sleep(0.1)
+        assert not any(reader.done() for reader in readers)
+        may_answer.set()
+        lines = {str(one.exception()) for one in (first, *readers)}
+    assert len(lines) == 1 and lines.pop().endswith("start the same command again")
+    asked = len(store.tars)
+    with pytest.raises(RemoteShardError):
+        cache.reserve(shard)()
+    assert len(store.tars) == asked
+    store.forget()
+    os.close(cache.open(shard))
 
 
 READ = """

@@ -4,6 +4,7 @@
     FOLDER/<sha256 of the shard>/_index/NAME.tar.index
     FOLDER/<sha256 of the shard>/NAME.tar.<bytes>.partial     a download that runs, or goes on where it was ended
     FOLDER/<sha256 of the shard>/lock                         held while the shard is fetched or deleted
+    FOLDER/<sha256 of the shard>/failed                       why it could not be fetched when that was tried last
 
 Shards are found by what they contain, so one that changes at its address is fetched again, and one at two addresses is
 kept once. A process that will need a shard soon holds it by a shared lock on the tar, which ends with the process;
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.05
 """How often a process looks whether another has fetched the shard that it waits for."""
+FAILURE_SECONDS = 200.0
+"""How long a shard that could not be fetched is not fetched ahead again. Who needs it now tries."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ class ShardCache:
         Raises:
             RemoteShardError: it cannot be fetched, or is not the shard that its index describes.
         """
+        began = time.time()
         while True:
             with suppress(FileNotFoundError):
                 descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -93,7 +97,8 @@ class ShardCache:
                 os.close(descriptor)
             with self._fetching(shard) as is_mine:
                 if is_mine:
-                    self._fetch(shard)
+                    with self._sharing_failure(shard, began):
+                        self._fetch(shard)
                     return os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
             time.sleep(POLL_SECONDS)
 
@@ -116,9 +121,10 @@ class ShardCache:
 
     def _hold(self, shard: Shard, lock: ExitStack) -> OpenFile:
         with lock:
-            if not index_path(shard.path).exists():
-                self._fetch_index(shard, is_needed_now=False)
-            self._fetch(shard)
+            with self._sharing_failure(shard, time.time() - FAILURE_SECONDS):
+                if not index_path(shard.path).exists():
+                    self._fetch_index(shard, is_needed_now=False)
+                self._fetch(shard)
             file = OpenFile(os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC))
             # Nobody deletes the shard before it is held, since that takes the lock of its folder.
             fcntl.flock(file.descriptor, fcntl.LOCK_SH)
@@ -131,12 +137,13 @@ class ShardCache:
         Raises:
             RemoteShardError: it cannot be fetched, or belongs to another tar by now.
         """
-        path = index_path(shard.path)
+        path, began = index_path(shard.path), time.time()
         while True:
             with self._fetching(shard) as is_mine:
                 if is_mine:
                     if not path.exists() or not _is_whole_index(path.read_bytes(), shard):
-                        self._fetch_index(shard, is_needed_now=True)
+                        with self._sharing_failure(shard, began):
+                            self._fetch_index(shard, is_needed_now=True)
                     return
             time.sleep(POLL_SECONDS)
 
@@ -166,6 +173,27 @@ class ShardCache:
             yield True
         finally:
             lock.__exit__(None, None, None)
+
+    @contextmanager
+    def _sharing_failure(self, shard: Shard, since: float) -> Iterator[None]:
+        """Record why the block could not fetch the shard, for those that wait for its lock.
+
+        Each of them would otherwise try as long, one after another, until other ranks give up.
+
+        Raises:
+            RemoteShardError: the block fails, or somebody has failed since then (seconds of the clock).
+        """
+        failed = shard.path.parent / "failed"
+        with suppress(FileNotFoundError):
+            if failed.stat().st_mtime > since:
+                raise RemoteShardError(failed.read_text())
+        try:
+            yield
+        except RemoteShardError as error:
+            with suppress(OSError):  # the disk may be full
+                failed.write_text(str(error))
+            raise
+        failed.unlink(missing_ok=True)
 
     def _fetch(self, shard: Shard) -> None:
         """Download the shard, whose folder is locked, check it and give it its name."""

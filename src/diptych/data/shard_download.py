@@ -15,8 +15,8 @@ from diptych.remote_files import file_system, is_missing, status_of, what_failed
 from diptych.terminal import shown
 
 PATIENCE_SECONDS = 200.0
-"""How long a request is repeated that fails; every part of a shard that comes starts the time again. A thread that
-fetches ahead and then the reader may both wait so long, before other ranks give up (after 600 seconds by default)."""
+"""How long a request is repeated that fails; every part of a shard that comes starts the time again. Those that wait
+for the shard fail with it, well before other ranks give up (after 600 seconds by default)."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 ANSWER_SECONDS = 60.0
 """How long an answer may take; a server that drips bytes is asked again, for less."""
