@@ -18,8 +18,8 @@ from benchmarks.efficiency.__main__ import (
     config_of,
     curve_of,
     numbers_of,
+    our_recipe,
     reached,
-    with_levers,
 )
 from benchmarks.evaluate.data import Sizes, write_captioned, write_labelled
 from benchmarks.loader.shards import KINDS, write_shard
@@ -164,14 +164,13 @@ def test_a_trial_is_kept_until_its_recipe_changes(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(words, 0, json.dumps(curve(len(trained) / 10)), "")
 
     monkeypatch.setattr(subprocess, "run", train)
-    for learning_rate, values in ((1e-3, PLAIN), (1e-3, PLAIN), (1e-3, with_levers(["muon"])), (2e-3, PLAIN)):
+    for learning_rate, values in ((1e-3, PLAIN), (1e-3, PLAIN), (1e-3, our_recipe("cards")), (2e-3, PLAIN)):
         last = curve_of(Trial("cards", "ours", values, learning_rate, 0), tmp_path)
     assert (last, len(trained)) == (curve(0.3), 3)
 
 
 def test_recipes_of_the_benchmark_of_efficiency_are_configs_and_differ_in_their_levers(tmp_path):
-    recipes = {"open_clip": PLAIN, "ours": with_levers(LEVERS)}
-    recipes |= {lever: with_levers(each for each in LEVERS if each != lever) for lever in LEVERS}
+    recipes = {"open_clip": PLAIN, **{str(lever): our_recipe("cards", lever) for lever in (None, *LEVERS)}}
     configs = []
     for name, values in recipes.items():
         file = tmp_path / f"{name}.yaml"
