@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import cache
 
 import jinja2
 
@@ -16,6 +17,7 @@ _JOINERS = "\u200c\u200d"
 """Emoji and several scripts need them; they do not affect other text."""
 
 
+@cache  # Jinja takes a tenth of a second to compile a page
 def template(package: str, path: str, **filters: Callable[..., str]) -> jinja2.Template:
     """A package's template, which may extend `page.html.jinja` of this folder.
 
