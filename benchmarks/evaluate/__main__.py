@@ -1,12 +1,13 @@
 """Compare `diptych evaluate` with CLIP_benchmark, zero-shot and retrieval; prints one line of JSON.
 
-Both evaluate the same open_clip ViT-B/32 with random weights on the same shards, in fp32, by their command lines, in
+Both evaluate the same open_clip model with random weights on the same shards, in fp32, by their command lines, in
 turn, each in one process; its processor seconds, with the start, and its peak memory are measured. Torch has one thread
 on each side. The towers' part of the seconds is the floor: what is left of it is reading, decoding, tokenizing and
 comparing. The numbers, the cosines and the nearest classes and captions of the two sides are compared too.
 
 The default is a fortieth of the full size, in the same proportions: 10,000 pictures, 1,000 classes by 80 templates, and
-25,000 captions of 5,000 pictures, which `--full` takes (hours on a CPU; on a GPU, `--gpu`).
+25,000 captions of 5,000 pictures, which `--full` takes. With ViT-B/32 that is hours on a CPU (on a GPU: `--gpu`), with
+`--model ViT-B-32-narrow`, which has two blocks of width 64 instead of twelve of 768 and 512, minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from benchmarks.evaluate.data import MODEL, Sizes, weights_of, write_captioned, write_labelled, write_model
+from benchmarks.evaluate.data import MODEL, NARROW, Sizes, weights_of, write_captioned, write_labelled, write_model
 from benchmarks.loader.__main__ import PHOTOGRAPHS
 from benchmarks.peer_environment import ensure_environment
 from benchmarks.shards.measure import Cost, measure
@@ -53,6 +54,7 @@ def main() -> None:
     for name, size in asdict(DEFAULT).items():
         parser.add_argument(f"--{name}", type=int, default=size, metavar="N", help="default %(default)s")
     parser.add_argument("--full", action="store_true", help="the full size")
+    parser.add_argument("--model", choices=(MODEL, NARROW), default=MODEL, help="default %(default)s")
     parser.add_argument("--gpu", action="store_true", help="use the GPU, on both sides")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="default %(default)s")
     parser.add_argument("--task", choices=TASKS, nargs="+", default=TASKS, help="default: both")
@@ -65,19 +67,19 @@ def main() -> None:
     result: dict[str, Any] = {"benchmark": "evaluate"}
     with tempfile.TemporaryDirectory(prefix="evaluate-benchmark-") as name:
         folder = Path(name)
-        write_model(folder / "model")
+        write_model(folder / "model", chosen.model)
         write_labelled(folder / "zero_shot", sizes, photographs)
         write_captioned(folder / "retrieval", sizes, photographs)
         for task in chosen.task:
             rounds = [
-                {side: evaluate(side, task, pythons[side], folder, uses_gpu=chosen.gpu) for side in SIDES}
+                {side: evaluate(side, task, pythons[side], folder, chosen.model, uses_gpu=chosen.gpu) for side in SIDES}
                 for _ in range(chosen.rounds)
             ]
             result[task] = {**compared_costs(rounds), **compared_numbers(task, folder)}
     result["settings"] = {
         **asdict(sizes),
         "full_size": asdict(FULL),
-        "model": MODEL,
+        "model": chosen.model,
         "precision": "fp32",
         "device": torch.cuda.get_device_name() if chosen.gpu else "cpu",
         "threads": 1,
@@ -88,13 +90,14 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def evaluate(side: str, task: str, python: Path, folder: Path, *, uses_gpu: bool) -> dict[str, Any]:
+def evaluate(side: str, task: str, python: Path, folder: Path, model: str, *, uses_gpu: bool) -> dict[str, Any]:
     """Run one side's command once."""
     out = folder / f"{task}_{side}"
     out.mkdir(exist_ok=True)
     for file in out.iterdir():
         file.unlink()
-    words = {"ours": our_words, "clip_benchmark": peer_words}[side](task, folder, out / "numbers.json")
+    numbers = out / "numbers.json"
+    words = our_words(task, folder, numbers) if side == "ours" else peer_words(task, folder, numbers, model)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {} if uses_gpu else {"CUDA_VISIBLE_DEVICES": ""}
     command = [str(python), str(Path(__file__).with_name("contestant.py")), side, str(out), *words]
@@ -110,10 +113,10 @@ def our_words(task: str, folder: Path, numbers: Path) -> list[str]:
     return [*words, "--zero-shot", f"data={folder / task / 'test'}", "--classes", str(prompts)]
 
 
-def peer_words(task: str, folder: Path, numbers: Path) -> list[str]:
+def peer_words(task: str, folder: Path, numbers: Path, model: str) -> list[str]:
     kind = {"zero_shot": "zeroshot_classification", "retrieval": "zeroshot_retrieval"}[task]
     words = ["eval", "--dataset", "wds/data", "--dataset_root", str(folder / task), "--task", kind]
-    words += ["--model", MODEL, "--pretrained", str(weights_of(folder / "model")), "--output", str(numbers)]
+    words += ["--model", model, "--pretrained", str(weights_of(folder / "model")), "--output", str(numbers)]
     return [*words, "--no_amp", "--num_workers", "0", "--recall_k", *map(str, RECALL_AT)]
 
 

@@ -52,8 +52,9 @@ def ours(folder: Path, seconds: Counter[str]) -> None:
 def clip_benchmark(folder: Path, seconds: Counter[str]) -> None:
     from clip_benchmark import cli
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
-    from open_clip import CLIP
+    from open_clip import CLIP, add_model_config
 
+    add_model_config(folder.parent / "model")
     time_towers(CLIP, seconds)
     classify, in_batches = zeroshot_classification.run_classification, zeroshot_retrieval.batchify
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -22,6 +23,8 @@ from safetensors.torch import save_file
 from diptych.data.shard_writer import ShardWriter
 
 MODEL = "ViT-B-32"
+NARROW = "ViT-B-32-narrow"
+"""Two blocks of width 64 in each tower; pictures, texts and embeddings have the shapes of ViT-B/32."""
 CAPTIONS_A_PICTURE = 5
 PHOTOGRAPHS = Kind("photographs", (333, 500), (85, 96))
 """About the size of ImageNet's and COCO's pictures."""
@@ -39,14 +42,25 @@ class Sizes:
         return self.captions // CAPTIONS_A_PICTURE
 
 
-def write_model(folder: Path) -> None:
-    """Write open_clip's model with random weights."""
-    torch.manual_seed(0)
-    model = open_clip.create_model(MODEL)
+def write_model(folder: Path, name: str) -> None:
+    """Write open_clip's model with random weights; open_clip finds the configuration of NARROW in the same folder."""
     folder.mkdir()
+    if name == NARROW:
+        (folder / f"{NARROW}.json").write_text(json.dumps(narrowed(open_clip.get_model_config(MODEL))))
+        open_clip.add_model_config(folder)
+    torch.manual_seed(0)
+    model = open_clip.create_model(name)
     save_file({name: each.contiguous() for name, each in model.state_dict().items()}, weights_of(folder))
-    document = {"model_cfg": open_clip.get_model_config(MODEL), "preprocess_cfg": asdict(PreprocessCfg())}
+    document = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": asdict(PreprocessCfg())}
     (folder / "open_clip_config.json").write_text(json.dumps(document))
+
+
+def narrowed(config: dict[str, Any]) -> dict[str, Any]:
+    blocks = {"layers": 2, "width": 64}
+    return config | {
+        "vision_cfg": config["vision_cfg"] | blocks,
+        "text_cfg": config["text_cfg"] | blocks | {"heads": 1},
+    }
 
 
 def weights_of(folder: Path) -> Path:
