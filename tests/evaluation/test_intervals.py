@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from diptych.evaluation.average_precision import average_precision, measured_by, ranking, roc_auc
 from diptych.evaluation.intervals import bootstrap, grouped_share, per_class_interval, wilson
 from diptych.evaluation.paired import mcnemar, paired_bootstrap
 
@@ -58,6 +59,13 @@ def test_a_perfect_score_is_not_taken_for_certainty():
     assert grouped_share(np.ones(60, bool), np.repeat(np.arange(30), 2)).interval[0] < 0.95
     low, high = per_class_interval(np.array([2, 2]), np.array([2, 2]))
     assert low < 0.6 and high == 1
+
+
+def test_a_perfect_ranking_is_not_taken_for_certainty():
+    ranked = [ranking(np.arange(20, dtype=np.float32), np.arange(20) >= 15)]
+    for measure in (average_precision, roc_auc):
+        value, (low, high) = measured_by(measure, ranked)
+        assert value == high == 1 and low == pytest.approx(wilson(20, 20)[0])
 
 
 def test_equal_classes_have_the_interval_of_the_whole():

@@ -78,8 +78,10 @@ def bootstrap(statistic: Callable[[Array], Array], pictures: int, resamples: int
 
 
 def bootstrapped_share(statistic: Callable[[Array], Array], pictures: int, resamples: int = RESAMPLES) -> Measured:
-    """As `bootstrap`, for a statistic from 0 to 1."""
+    """As `bootstrap`, for a statistic from 0 to 1; at 0 and 1, where no resample differs, the interval is Wilson's."""
     value, (low, high) = bootstrap(statistic, pictures, resamples)
+    if value in (0, 1):
+        return Measured(value, wilson(value * pictures, pictures))
     return Measured(value, (max(0.0, low), min(1.0, high)))
 
 
@@ -103,9 +105,8 @@ def grouped_share(right: Array, group: Array) -> Measured:
     totals = np.bincount(group)
     hits = np.bincount(group[right], minlength=len(totals))
     hits, totals = hits[totals > 0], totals[totals > 0]
-    share = hits.sum() / totals.sum()
-    if (totals == 1).all() or share in (0, 1):  # where all are found, each resample would claim certainty
-        return Measured(float(share), wilson(float(share) * len(totals), len(totals)))
+    if (totals == 1).all():
+        return Measured(float(hits.mean()), wilson(int(hits.sum()), len(totals)))
     return bootstrapped_share(lambda counts: (counts @ hits) / (counts @ totals), len(totals))
 
 

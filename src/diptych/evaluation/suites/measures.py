@@ -51,7 +51,7 @@ def mean_of_top1_and_top5(result: Mapping[str, Any], subgroups: Subgroups | None
     _check_five_mean_something(result, "mean_of_top1_and_top5")
     above = np.asarray(result["ranks"])
     scores = ((above < 1) * 0.5 + (above < 5) * 0.5).astype(np.float64)
-    return _resampled(lambda counts: counts @ scores / len(scores), len(scores))
+    return bootstrapped_share(lambda counts: counts @ scores / len(scores), len(scores))
 
 
 def f1_macro(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
@@ -70,7 +70,7 @@ def f1_macro(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured
             values.append((2 * hits[occurs] / (found + guessed)[occurs]).mean())
         return np.array(values)
 
-    return _resampled(mean, len(labels))
+    return bootstrapped_share(mean, len(labels))
 
 
 def mean_recall_at_1(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
@@ -84,21 +84,13 @@ def mean_recall_at_1(result: Mapping[str, Any], subgroups: Subgroups | None) -> 
     def mean(counts: Array) -> Array:
         return ((counts @ to_text) / len(to_text) + (counts @ found) / (counts @ captions)) / 2
 
-    return _resampled(mean, len(to_text))
+    return bootstrapped_share(mean, len(to_text))
 
 
 def _check_five_mean_something(result: Mapping[str, Any], name: str) -> None:
     """Refuse a measure of five guesses where the evaluator gives no top-5, since five are all classes."""
     if result["metrics"].get("top5") is None:
         raise ValueError(f"{name} means nothing for {len(result.get('classes', ()))} classes")
-
-
-def _resampled(statistic: Callable[[Array], Array], pictures: int) -> Measured:
-    """A number with its bootstrap interval; Wilson's at 0 and 1, where each resample would claim certainty."""
-    measured = bootstrapped_share(statistic, pictures)
-    if measured.value in (0, 1):
-        return Measured(measured.value, wilson(measured.value * pictures, pictures))
-    return measured
 
 
 def _worst_subgroup(below: int) -> Callable[[Mapping[str, Any], Subgroups | None], Measured]:
