@@ -236,7 +236,14 @@ def test_mistakes_are_one_line(tmp_path, runs, data, capsys, monkeypatch):
     assert "is a model folder" in fails(capsys, runs[0], model)
     (runs[1] / "evaluation.json").write_text("{")
     assert "is not an evaluation of format 1; move it away, and evaluate the run again" in fails(capsys, *runs)
-    assert not (tmp_path / "comparison.html").exists()
+    assert not list(tmp_path.rglob("comparison.html"))
+
+
+def test_the_page_goes_next_to_the_first_run_and_the_last_line_says_where(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs[0])
+    cli.main(["compare", ".", "../bad"])
+    assert (runs[0].parent / "comparison.html").is_file()
+    assert capsys.readouterr().out.splitlines()[-1] == "page: ../comparison.html"
 
 
 def test_a_checkpoint_stands_for_its_run(tmp_path, runs):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from diptych.command_line import path_argument
 from diptych.files import check_writable, commit_file, writing
 from diptych.terminal import shown
 
+PAGE = "comparison.html"
 WAY_OUT = "name another file with --page"
 WAY_OUT_JSON = "name another file with --json"
 
@@ -23,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--page",
         type=path_argument,
-        default=Path("comparison.html"),
         metavar="FILE.html",
-        help="where the page goes (default: %(default)s)",
+        help="where the page goes (default: comparison.html next to the first run)",
     )
     parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the numbers as JSON too")
 
@@ -38,17 +39,19 @@ def run(arguments: argparse.Namespace) -> None:
     from diptych.side_by_side.text import as_document, describe
 
     runs = read_runs(arguments.runs)
-    check_writable(arguments.page, WAY_OUT)
+    page = arguments.page or Path(os.path.normpath(runs[0].path / ".." / PAGE))
+    check_writable(page, WAY_OUT)
     if arguments.json is not None:
         check_writable(arguments.json, WAY_OUT_JSON)
     rows = differences(runs)
     print(describe(runs, rows))
-    page = render(runs, rows)
-    with writing(arguments.page, WAY_OUT):
-        commit_file(arguments.page, page)
-    print(f"\npage: {shown(arguments.page)}")
+    content = render(runs, rows)
+    with writing(page, WAY_OUT):
+        commit_file(page, content)
+    print()
     if arguments.json is not None:
         document = json.dumps(as_document(runs, rows), indent=1, default=str)
         with writing(arguments.json, WAY_OUT_JSON):
             commit_file(arguments.json, document.encode())
         print(f"json: {shown(arguments.json)}")
+    print(f"page: {shown(page)}")
