@@ -189,7 +189,8 @@ class DataConfig:
     unique_captions_in_batch: bool = False
     """Exchange samples among 16 neighbouring batches until no batch has a caption twice, as far as that is possible:
     pairs with one caption are negatives of one another by mistake. Captions are the .txt of samples, compared byte by
-    byte. Each sample is still seen once an epoch."""
+    byte. Each sample is still seen once an epoch. A sample that replaces a rejected one is not looked at: it may have a
+    caption that its batch has already."""
     groups: GroupsConfig = field(default_factory=GroupsConfig)
     augmentation: Literal["random_square_crop", "random_resized_crop", "none"] = "random_square_crop"
     """Which part of a picture is trained on. random_square_crop: a square as large as the shorter side, the paper's
