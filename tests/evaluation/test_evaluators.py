@@ -27,7 +27,7 @@ from tests.test_encoder import TOKENIZER, dual_encoder, model_config
 
 def data_for(evaluator, folder):
     """Pictures of six colours, with what the evaluator reads."""
-    if evaluator.reads in ("label_sets", "matched"):
+    if evaluator.reads in ("label_sets", "matched", "cues"):
         return data_in_a_table(evaluator.reads, folder)
     if evaluator.reads == "labels":
         pictures = open_data(str(write_tree(folder / "tree", list(COLOURS), copies=4)), "labels")
@@ -46,6 +46,11 @@ def data_in_a_table(reads, folder):
         (folder / f"{colour}.png").write_bytes(picture(pixels))
     if reads == "label_sets":
         table = "path,label\n" + "".join(f"{each}.png,{each}|{other}\n" for each, other in pairs())
+    elif reads == "cues":
+        candidates = json.dumps(list(COLOURS)).replace('"', '""')
+        table = "cue,candidates,associations\n" + "".join(
+            f'{each} {other},"{candidates}","[""{each}"", ""{other}""]"\n' for each, other in pairs()
+        )
     else:
         table = "image_0,image_1,caption_0,caption_1\n" + "".join(
             f"{each}.png,{other}.png,a {each} wall,a {other} wall\n" for each, other in pairs()

@@ -1,6 +1,15 @@
 """The evaluators by name. The command, the trainer, the report and the results file all use this table."""
 
-from diptych.evaluation import compositional, few_shot, linear_probe, multi_label, retrieval, validation, zero_shot
+from diptych.evaluation import (
+    association,
+    compositional,
+    few_shot,
+    linear_probe,
+    multi_label,
+    retrieval,
+    validation,
+    zero_shot,
+)
 from diptych.evaluation.evaluator import Evaluator
 
 EVALUATORS = {
@@ -39,6 +48,12 @@ EVALUATORS = {
         compositional.compositional,
         "matched",
         "table of image_0, image_1, caption_0 and caption_1, such as Winoground's examples.jsonl",
+    ),
+    "association": Evaluator(
+        "association",
+        association.association,
+        "cues",
+        "table of cue, candidates and associations, such as WinoGAViL's winogavil_dataset.csv, or its folder",
     ),
     "linear_probe": Evaluator(
         "linear probe",

@@ -12,15 +12,21 @@ from typing import Literal
 import numpy as np
 
 from diptych.errors import UserError
-from diptych.evaluation.picture_sources import open_captioned, open_labelled, open_matched, open_multi_labelled
+from diptych.evaluation.picture_sources import (
+    open_captioned,
+    open_cues,
+    open_labelled,
+    open_matched,
+    open_multi_labelled,
+)
 from diptych.evaluation.pictures import Pictures, in_utf8, labels_in, named, writable
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array
 from diptych.terminal import counted
 
-Reads = Literal["labels", "label_sets", "captions", "matched"]
+Reads = Literal["labels", "label_sets", "captions", "matched", "cues"]
 """What an evaluator needs with each picture: a label, any number of labels, or captions; matched are two pictures and
-two captions at a time."""
+two captions at a time, and cues are texts that belong to some of several pictures."""
 NEED_CLASSES = ("labels", "label_sets")
 
 
@@ -48,6 +54,7 @@ def open_data(
         "label_sets": lambda: open_multi_labelled(location, label_key),
         "captions": lambda: open_captioned(location, caption_key),
         "matched": lambda: open_matched(location),
+        "cues": lambda: open_cues(location),
     }
     opened = openers[reads]()
     if len(opened) < fewest:

@@ -11,7 +11,7 @@ from typing import Any
 from diptych.data.shards import open_index
 from diptych.errors import UserError
 from diptych.evaluation.folder_pictures import captioned_folder, labelled_folder, plain_folder
-from diptych.evaluation.matched_pictures import matched_table
+from diptych.evaluation.matched_pictures import cue_table, matched_table
 from diptych.evaluation.pictures import UNREADABLE, Pictures, joined
 from diptych.evaluation.shard_pictures import (
     captioned_shards,
@@ -24,6 +24,7 @@ from diptych.evaluation.shard_pictures import (
 from diptych.evaluation.table_pictures import captioned_table, labelled_table, multi_labelled_table
 from diptych.files import local_path, read_file
 from diptych.remote_files import is_elsewhere
+from diptych.terminal import counted
 from diptych_shards.tables.locations import is_picture_table
 
 
@@ -83,6 +84,21 @@ def open_matched(location: str) -> Pictures:
     if os.path.isdir(location):
         raise UserError(f"{location} is a folder; expected a table in it, such as Winoground's examples.jsonl")
     return matched_table(location)
+
+
+def open_cues(location: str) -> Pictures:
+    """Open pictures with cues that belong to some of them, as `cue_table` does; in a folder, its only table.
+
+    Raises:
+        ValueError: there is no such table, it has other columns, or no row can be used.
+    """
+    folder = local_path(location)
+    if folder.is_dir():
+        tables = sorted(str(path) for path in folder.iterdir() if is_picture_table(str(path)))
+        if len(tables) != 1:
+            raise UserError(f"{location} has {counted(len(tables), 'table')}; expected one, with a cue in each row")
+        location = tables[0]
+    return cue_table(location)
 
 
 def open_captioned(location: str, caption_key: str | None = None) -> Pictures:

@@ -36,6 +36,17 @@ MOST_THREADS = 4
 
 
 @dataclass(frozen=True)
+class Cue:
+    """A text that belongs to some of several pictures."""
+
+    text: str
+    candidates: tuple[int, ...]
+    """The places of the pictures."""
+    is_right: tuple[bool, ...]
+    """Whether it belongs to each of them."""
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Names, labels or captions of pictures, and a function that reads one; nothing is decoded before it is needed."""
 
@@ -49,6 +60,8 @@ class Pictures:
     """One or more for each picture; empty if the pictures have no captions."""
     label_sets: tuple[tuple[str, ...], ...] = ()
     """Any number of labels for each picture; empty if the pictures have one label each or none."""
+    cues: tuple[Cue, ...] = ()
+    """Texts that belong to some of the pictures; empty if there are none."""
     label_width: int = 0
     """Number of classes that the label sets are chosen from, where the data say it; else 0."""
     labels_are_numbers: bool = False
@@ -129,6 +142,7 @@ def in_utf8(pictures: Pictures) -> Pictures:
         labels=tuple(map(writable, pictures.labels)),
         captions=tuple(tuple(map(writable, each)) for each in pictures.captions),
         label_sets=tuple(tuple(map(writable, each)) for each in pictures.label_sets),
+        cues=tuple(replace(cue, text=writable(cue.text)) for cue in pictures.cues),
         refused={writable(name): error for name, error in pictures.refused.items()},
         left_out=tuple(Refusal(writable(each.path), each.reason, each.detail) for each in pictures.left_out),
     )

@@ -135,6 +135,9 @@ MEASURES = {
     "mean_recall_at_1": Measure(
         "mean R@1", "retrieval", mean_recall_at_1, chance_of=("image_to_text_r1", "text_to_image_r1")
     ),
+    "jaccard": _number_of("association", "jaccard", "Jaccard"),
+    "jaccard_5_6": _number_of("association", "jaccard_5_6", "Jaccard, 5-6"),
+    "jaccard_10_12": _number_of("association", "jaccard_10_12", "Jaccard, 10-12"),
     "image_to_text_r1": _number_of("retrieval", "image_to_text_r1", "R@1 to text"),
     "text_to_image_r1": _number_of("retrieval", "text_to_image_r1", "R@1 to image"),
 }

@@ -206,6 +206,8 @@ def _contents(opened: OpenedDataSet) -> str:
         opened.data.prompts.templates,
         [] if opened.subgroups is None else opened.subgroups.tolist(),
     ]
+    if pictures.cues:
+        what.append([(cue.text, cue.candidates, cue.is_right) for cue in pictures.cues])
     return _hash(what)
 
 
