@@ -7,7 +7,7 @@ import pytest
 
 from diptych.evaluation.average_precision import average_precision, measured_by, ranking, roc_auc
 from diptych.evaluation.intervals import bootstrap, grouped_share, per_class_interval, wilson
-from diptych.evaluation.paired import mcnemar, paired_bootstrap
+from diptych.evaluation.paired import mcnemar, paired_bootstrap, paired_per_class
 
 
 def test_wilson_gives_the_published_numbers():
@@ -104,6 +104,29 @@ def test_models_with_the_same_answers_differ_by_nothing_and_not_for_sure():
     difference = mcnemar(right, right)
     assert (difference.value, difference.p_value) == (0, 1)
     assert difference.interval[0] < 0 < difference.interval[1]
+
+
+def test_a_mean_of_equal_classes_is_tested_as_mcnemar_does():
+    random, labels = np.random.default_rng(1), np.repeat(np.arange(5), 12)
+    first, second = random.random(60) < 0.5, random.random(60) < 0.7
+    expected, found = mcnemar(first, second), paired_per_class(first, second, labels)
+    assert (found.value, *found.interval) == pytest.approx((expected.value, *expected.interval))
+    # Of 5,000 exchanges, a probability has a standard deviation of at most 0.007, of which this is four.
+    assert found.p_value == pytest.approx(expected.p_value, abs=0.028)
+
+
+@pytest.mark.parametrize("of_class", [1, 2, 20])
+def test_a_mean_of_small_classes_is_not_taken_for_certainty(of_class):
+    labels = np.repeat(np.arange(60 // of_class), of_class)
+    first = labels % 2 == 0
+    itself, better = (paired_per_class(first, second, labels) for second in (first, first | (np.arange(60) < 2)))
+    assert itself.interval[0] < 0 < itself.interval[1] and itself.p_value == 1
+    assert better.interval[0] < better.value < better.interval[1] and better.p_value > 0.4
+
+
+def test_two_statistics_that_never_differ_are_not_equal_for_sure():
+    difference = paired_bootstrap(*[lambda counts: np.ones(len(counts))] * 2, 50)
+    assert difference.interval == mcnemar(np.ones(50, bool), np.ones(50, bool)).interval and difference.p_value == 1
 
 
 def test_a_paired_test_sees_what_two_intervals_do_not():

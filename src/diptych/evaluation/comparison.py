@@ -10,7 +10,7 @@ import numpy as np
 
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.average_precision import average_precision, mean_of, ranking, resamples_of
-from diptych.evaluation.paired import Difference, mcnemar, paired_bootstrap
+from diptych.evaluation.paired import Difference, mcnemar, paired_bootstrap, paired_per_class
 from diptych.evaluation.similarity import Array
 
 
@@ -61,8 +61,7 @@ def _zero_shot(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     if first["metrics"].get("top5") is not None and second["metrics"].get("top5") is not None:
         found["top5"] = mcnemar(ranks[0] < 5, ranks[1] < 5)
     labels = np.array([label for _, label in shown[0]])
-    recall = [_mean_per_class(each == 0, labels) for each in ranks]
-    return {**found, "mean_per_class_recall": paired_bootstrap(recall[0], recall[1], len(labels))}
+    return {**found, "mean_per_class_recall": paired_per_class(ranks[0] == 0, ranks[1] == 0, labels)}
 
 
 def _retrieval(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:
@@ -104,30 +103,14 @@ def _fitted(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Di
             right = [(np.arange(draws) < np.array(each["right"][metric])[:, None]).ravel() for each in (one, other)]
             found[metric] = _grouped(right[0], right[1], np.repeat(np.arange(len(one["labels"])), draws))
     if "mean_per_class_recall" in first["metrics"]:
-        labels = np.array(one["labels"])
-        recall = [_mean_per_class(np.array(each["right"]["top1"]) == 1, labels) for each in (one, other)]
-        found["mean_per_class_recall"] = paired_bootstrap(recall[0], recall[1], len(labels))
+        right = [np.array(each["right"]["top1"]) == 1 for each in (one, other)]
+        found["mean_per_class_recall"] = paired_per_class(right[0], right[1], np.array(one["labels"]))
     return found
 
 
 def _recalls(first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[int]:
     both = first["metrics"].keys() & second["metrics"].keys()
     return sorted(int(name.removeprefix("image_to_text_r")) for name in both if name.startswith("image_to_text_r"))
-
-
-def _mean_per_class(right: Array, labels: Array) -> Callable[[Array], Array]:
-    """The mean of the recalls of the classes that a resample has, as `bootstrap` takes it."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-
-    def measure(counts: Array) -> Array:
-        counts = counts[:, order]
-        totals = np.add.reduceat(counts, starts, axis=1)
-        hits = np.add.reduceat(counts * right[order], starts, axis=1)
-        recalls: Array = (hits / np.maximum(totals, 1)).sum(axis=1) / (totals > 0).sum(axis=1)
-        return recalls
-
-    return measure
 
 
 def _grouped(first: Array, second: Array, group: Array) -> Difference:

@@ -117,9 +117,13 @@ def per_class_interval(hits: Array, totals: Array) -> Interval:
     size that is the number of pictures. In simulations it covers 94-97 % also with few pictures in a class, where
     a bootstrap within classes covers 71-95 %.
     """
-    shares = hits / totals
-    pictures = len(shares) ** 2 / float((1 / totals).sum())
-    return wilson(float(shares.mean()) * pictures, pictures)
+    pictures = equal_pictures(totals)
+    return wilson(float((hits / totals).mean()) * pictures, pictures)
+
+
+def equal_pictures(totals: Array) -> float:
+    """How many pictures in equal classes give a mean over classes the variance that these numbers of pictures do."""
+    return len(totals) ** 2 / float((1 / totals).sum())
 
 
 def percentiles(values: Array) -> Interval:
