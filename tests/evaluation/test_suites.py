@@ -291,7 +291,7 @@ def test_a_data_set_that_fails_costs_a_line_and_a_models_failure_its_cell(tmp_pa
     assert "classnames.txt" in said["nameless"] and "classes.yaml" in said["nameless"]
     text = as_text(SuiteTable(suite, ("works", "broken"), cells), None)
     assert "good: broken failed: RuntimeError: out of memory on the device" in text
-    assert [line for line in text.splitlines() if line.startswith("cut: failed: ")]
+    assert [line for line in text.splitlines() if line.startswith("cut: failed:")]
 
 
 def test_a_model_that_cannot_embed_pictures_does_not_take_the_others_with_it(tmp_path):
@@ -413,6 +413,9 @@ def test_folders_named_by_wordnet_ids_are_imagenets_classes_in_order(tmp_path):
     (tmp_path / "data" / "classnames.txt").write_text("green\nred\n")
     opened = open_data_set(SuiteDataSet("data", "top1"), tmp_path / "data", tmp_path)
     assert opened.data.pictures.labels == ("green", "red")
+    (tmp_path / "data" / "classnames.txt").write_text("green\nblue\nred\n")
+    with pytest.raises(UserError, match="ids of 2 classes, and there are 3 names; .* all must be there; or name"):
+        open_data_set(SuiteDataSet("data", "top1"), tmp_path / "data", tmp_path)
 
 
 def test_wordnet_ids_are_no_prompts_and_labels_that_are_class_names_are_reported(tmp_path):
@@ -526,7 +529,7 @@ def test_the_command_makes_one_table_of_models_and_data_sets(models, tmp_path, c
     (tmp_path / "data" / "stl10").mkdir()
     status, said, _ = run(capsys, *words)
     assert status == 1
-    assert "STL-10: failed: " in said and "4 results kept from" in said and "Food-101, model-0: " not in said
+    assert "STL-10: failed:" in said and "4 results kept from" in said and "Food-101, model-0: " not in said
 
 
 def test_a_data_set_without_labels_is_said_to_need_a_key_of_the_suite(tmp_path):
@@ -539,6 +542,13 @@ def test_a_data_set_that_nothing_says_how_to_get_is_looked_for_in_a_folder(tmp_p
     table = SuiteTable(suite_of(hidden={"metric": "top1"}), ("m",), {})
     assert "hidden  give --data DIR with a folder hidden" in as_text(table, None)
     assert "<code>give --data DIR with a folder hidden</code>" in as_page(table, None)
+
+
+def test_a_long_reason_is_wrapped_and_its_path_stays_whole(tmp_path):
+    path = "/data/" + "-".join(["folder"] * 8)
+    cells = {"walls": {"m": {"failed": f"{path} has no folder test with the shards of the pictures, which it should"}}}
+    lines = as_text(SuiteTable(suite_of(walls={"metric": "top1"}), ("m",), cells), None).splitlines()
+    assert any(path in line for line in lines) and max(map(len, lines)) <= 80
 
 
 def test_models_whose_paths_begin_or_end_alike_have_different_columns(tmp_path):

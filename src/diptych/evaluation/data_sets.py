@@ -117,8 +117,7 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
         near = difflib.get_close_matches(unknown[0], class_names, n=1)
         raise UserError(
             f"{pictures.location}: label {unknown[0]!r} is none of the {counted(len(class_names), 'class')} "
-            f"({counted(len(unknown), 'such label')}); "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + "Labels must equal the class names, or the `name` of a class that has several `names`"
+            f"({counted(len(unknown), 'such label')}); labels must equal the class names, or the `name` of a class "
+            "that has several `names`" + (f"; did you mean {near[0]!r}?" if near else "")
         )
     return np.array([places[label] for label in pictures.labels], dtype=np.int64)

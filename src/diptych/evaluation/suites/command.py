@@ -16,7 +16,7 @@ from diptych.evaluation.suites.data_folders import find_data
 from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Cell, Results, SuiteModel, measure_suite
 from diptych.evaluation.suites.suite import Suite, load_suite
-from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text
+from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text, wrapped
 from diptych.files import check_writable, commit_file, sha256_of, short_names, writing
 from diptych.terminal import counted, percent, printable, unknown_word
 
@@ -110,4 +110,5 @@ def _identity(folder: Path) -> str:
 
 def _report(data_set: str, model: str, cell: Cell) -> None:
     what = f"failed: {cell['failed']}" if "failed" in cell else percent(cell["value"])
-    print(printable(f"{data_set}, {model}: {what}" if model else f"{data_set}: {what}"), flush=True)
+    line = printable(f"{data_set}, {model}: {what}" if model else f"{data_set}: {what}")
+    print(wrapped(line), flush=True)

@@ -198,7 +198,7 @@ def _open_data_set(about: SuiteDataSet, location: Path | str, suite_folder: Path
     prompts, source = Prompts((), ()), ""
     if evaluator.reads in NEED_CLASSES:
         prompts, source = find_prompts(about, folder, suite_folder, pictures)
-        pictures = _numbered(pictures, len(prompts.classes))
+        pictures = _numbered(pictures, prompts.class_names)
     subgroups = None
     if measure.needs_subgroups:
         assert about.subgroup_column is not None, "the suite is checked for it"
@@ -228,11 +228,21 @@ def _test_shards(folder: Path, reads: str) -> str:
     return str(test)
 
 
-def _numbered(pictures: Pictures, num_classes: int) -> Pictures:
-    """Replace WordNet ids by the numbers of their order, which is the order of ImageNet's classes."""
+def _numbered(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
+    """Replace WordNet ids by the numbers of their order, which is the order of ImageNet's classes.
+
+    Raises:
+        UserError: there are ids of only some of the classes, so that their order gives no numbers.
+    """
     names = sorted(set(pictures.labels))
-    if len(names) != num_classes or not all(map(WORDNET_ID.fullmatch, names)):
+    if not names or not all(map(WORDNET_ID.fullmatch, names)) or set(names) <= set(class_names):
         return pictures
+    if len(names) != len(class_names):
+        raise UserError(
+            f"{pictures.location} has the WordNet ids of {counted(len(names), 'class')}, and there are "
+            f"{len(class_names):,} names; ids are matched with names in their order, so all must be there; or name "
+            f"these classes in {OWN_PROMPTS}: {{name: {names[0]}, names: [...]}}"
+        )
     number = {name: str(place) for place, name in enumerate(names)}
     return replace(pictures, labels=tuple(number[label] for label in pictures.labels), labels_are_numbers=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,20 +149,25 @@ def _head(name: str, width: int) -> str:
     return fit(name, width - end) + name[-end:]
 
 
+def wrapped(text: str) -> str:
+    """The text in lines of at most 80 columns, the later ones indented; paths and commands stay whole."""
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _notes(shown: SuiteTable) -> Iterator[list[str]]:
     yield [
-        printable(f"{each.title}: {models + ' ' if models else ''}failed: {reason}")
+        wrapped(printable(f"{each.title}: {models + ' ' if models else ''}failed: {reason}"))
         for each, models, reason in shown.failed
     ]
-    yield [printable(line) for line in counts_that_differ(shown)]
-    yield [printable(f"{each.title}: not measured: {each.not_measured}") for each in shown.not_measured]
+    yield [wrapped(printable(line)) for line in counts_that_differ(shown)]
+    yield [wrapped(printable(f"{each.title}: not measured: {each.not_measured}")) for each in shown.not_measured]
     if shown.missing:
         download = DOWNLOAD.format(hub="REPOSITORY", name="NAME")
         rows = [[each.name, each.hub or where_to_get(each)] for each in shown.missing]
         width = max(len(name) for name, _ in rows)
         yield [
             f"{counted(len(shown.missing), 'data set')} not there:",
-            *(f"{printable(name):{width}}  {printable(where)}" for name, where in rows),
+            *(wrapped(f"{printable(name):{width}}  {printable(where)}") for name, where in rows),
             *([f"with {download}"] if any(each.hub for each in shown.missing) else []),
         ]
 
