@@ -24,14 +24,19 @@ class Measure:
     evaluator: str
     """The evaluator, by its name in EVALUATORS, whose result it is computed from."""
     compute: Callable[[Mapping[str, Any], Subgroups | None], Measured]
+    chance: Callable[[Mapping[str, Any]], float | None]
+    """What guessing reaches; None if that is not known."""
     needs_subgroups: bool = False
-    chance_of: tuple[str, ...] = ()
-    """The numbers of the evaluator whose mean chance is that of the measure; none if that is not known."""
 
-    def chance(self, result: Mapping[str, Any]) -> float | None:
-        """What guessing reaches."""
-        known = [each for name in self.chance_of if (each := result["chance"].get(name)) is not None]
-        return sum(known) / len(known) if known and len(known) == len(self.chance_of) else None
+
+def _chance_of(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
+    """The mean of what guessing reaches in these numbers of the evaluator."""
+
+    def chance(result: Mapping[str, Any]) -> float | None:
+        known = [each for name in names if (each := result["chance"].get(name)) is not None]
+        return sum(known) / len(known) if len(known) == len(names) else None
+
+    return chance
 
 
 def _number_of(evaluator: str, name: str, title: str) -> Measure:
@@ -43,7 +48,7 @@ def _number_of(evaluator: str, name: str, title: str) -> Measure:
             raise ValueError(f"{name} means nothing for {len(result.get('classes', ()))} classes")
         return Measured(value, (interval[0], interval[1]))
 
-    return Measure(title, evaluator, compute, chance_of=(name,))
+    return Measure(title, evaluator, compute, _chance_of(name))
 
 
 def mean_of_top1_and_top5(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
@@ -71,6 +76,16 @@ def f1_macro(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured
         return np.array(values)
 
     return bootstrapped_share(mean, len(labels))
+
+
+def chance_of_f1_macro(result: Mapping[str, Any]) -> float:
+    """The mean F1 score of guesses that are equally often each class.
+
+    A class that is the share p of the pictures and q of the guesses has the recall q and the precision p.
+    """
+    shares = np.array([pictures for _, pictures, _ in result["per_class"]]) / result["pictures"]
+    guessed = 1 / len(result["classes"])
+    return float((2 * shares * guessed / (shares + guessed)).mean())
 
 
 def mean_recall_at_1(result: Mapping[str, Any], subgroups: Subgroups | None) -> Measured:
@@ -121,19 +136,19 @@ MEASURES = {
     "top1": _number_of("zero_shot", "top1", "top-1"),
     "top5": _number_of("zero_shot", "top5", "top-5"),
     "mean_per_class_recall": _number_of("zero_shot", "mean_per_class_recall", "per class"),
-    "mean_of_top1_and_top5": Measure("top-1 and 5", "zero_shot", mean_of_top1_and_top5, chance_of=("top1", "top5")),
+    "mean_of_top1_and_top5": Measure("top-1 and 5", "zero_shot", mean_of_top1_and_top5, _chance_of("top1", "top5")),
     "roc_auc": _number_of("zero_shot", "roc_auc", "ROC AUC"),
-    "f1_macro": Measure("macro F1", "zero_shot", f1_macro),
+    "f1_macro": Measure("macro F1", "zero_shot", f1_macro, chance_of_f1_macro),
     "worst_subgroup_top1": Measure(
-        "worst top-1", "zero_shot", _worst_subgroup(1), needs_subgroups=True, chance_of=("top1",)
+        "worst top-1", "zero_shot", _worst_subgroup(1), _chance_of("top1"), needs_subgroups=True
     ),
     "worst_subgroup_top5": Measure(
-        "worst top-5", "zero_shot", _worst_subgroup(5), needs_subgroups=True, chance_of=("top5",)
+        "worst top-5", "zero_shot", _worst_subgroup(5), _chance_of("top5"), needs_subgroups=True
     ),
     "mean_average_precision": _number_of("multi_label", "mean_average_precision", "mAP"),
     "mean_average_precision_11_points": _number_of("multi_label", "mean_average_precision_11_points", "11-point AP"),
     "mean_recall_at_1": Measure(
-        "mean R@1", "retrieval", mean_recall_at_1, chance_of=("image_to_text_r1", "text_to_image_r1")
+        "mean R@1", "retrieval", mean_recall_at_1, _chance_of("image_to_text_r1", "text_to_image_r1")
     ),
     "jaccard": _number_of("association", "jaccard", "Jaccard"),
     "jaccard_5_6": _number_of("association", "jaccard_5_6", "Jaccard, 5-6"),
