@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diptych.evaluation.prompts import build_classifier, load_prompts, make_prompts
+from diptych.evaluation.prompts import build_classifier, classes_called, load_prompts, make_prompts
 
 
 class LetterEncoder:
@@ -87,3 +87,13 @@ def test_a_mistake_in_the_yaml_is_named_with_its_file(tmp_path, text, expected):
 def test_a_missing_yaml_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.yaml cannot be read: No such file or directory; expected a YAML file"):
         load_prompts(tmp_path / "none.yaml")
+
+
+def test_labels_that_are_all_numbered_lose_their_numbers_in_prompts_alone():
+    cub = ["001.Black_footed_Albatross", "002.Crested_Auklet"]
+    assert [(each.name, each.names) for each in classes_called(cub)] == [
+        (cub[0], ("Black footed Albatross",)),
+        (cub[1], ("Crested Auklet",)),
+    ]
+    for labels in ([*cub, "heron"], ["10.5 mm", "12.5 mm"], ["1.e4", "2.d4"], ["10 euros", "20 euros"], ["a_b"]):
+        assert [each.names for each in classes_called(labels)] == [(label,) for label in labels]

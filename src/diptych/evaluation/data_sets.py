@@ -20,7 +20,7 @@ from diptych.evaluation.picture_sources import (
     open_multi_labelled,
 )
 from diptych.evaluation.pictures import Pictures, in_utf8, labels_in, named, writable
-from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, load_prompts, make_prompts
+from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, classes_called, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array
 from diptych.terminal import counted
 
@@ -90,7 +90,7 @@ def prompts_for(labelled: Sequence[Pictures], classes: str | None) -> Prompts:
             "numbers with --classes YAML, or name a json key that has the names with --label-key"
         )
     labels = sorted({label for pictures in labelled for label in labels_in(pictures)})
-    return make_prompts(labels, [DEFAULT_TEMPLATE]) if labels else Prompts((), ())
+    return make_prompts(classes_called(labels), [DEFAULT_TEMPLATE]) if labels else Prompts((), ())
 
 
 def data_set(pictures: Pictures, prompts: Prompts) -> DataSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PROMPTS_AT_ONCE = 8_192
+NUMBERED = re.compile(r"[0-9]{2,}\.[^\W\d_].*")
+"""A label that begins with its number, as in folders that are to be in the order of the classes."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,14 @@ def make_prompts(classes: Any, templates: Any = (DEFAULT_TEMPLATE,)) -> Prompts:
                 f'template {template!r} must contain {{}} exactly once, in place of the name: "{DEFAULT_TEMPLATE}"'
             )
     return Prompts(entries, tuple(templates))
+
+
+def classes_called(labels: Sequence[str]) -> list[ClassPrompt]:
+    """The classes with these labels; prompts leave out the numbers if all are like `001.Black_footed_Albatross`."""
+    are_numbered = all(map(NUMBERED.fullmatch, labels))
+    return [
+        ClassPrompt(label, (label.partition(".")[2].replace("_", " ") if are_numbered else label,)) for label in labels
+    ]
 
 
 def texts_of(classes: Sequence[ClassPrompt], templates: Sequence[str]) -> list[tuple[int, str]]:
