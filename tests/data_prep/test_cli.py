@@ -267,7 +267,7 @@ def test_a_command_whose_reader_is_gone_ends_as_others_do(packed, words, with_er
     [
         ("raise BrokenPipeError(32, 'Broken pipe')", BrokenPipeError),
         ("int('no number')", ValueError),
-        ("open(99)", OSError),
+        ("open(1 << 20)", OSError),
         ("raise OSError('no name')", OSError),
         ("[][0]", IndexError),
         ("one, two = [1]", ValueError),
