@@ -226,7 +226,7 @@ def test_who_waits_for_a_download_that_fails_does_not_try_again(store, cache, mo
         cache.reserve(shard)()
     assert len(store.tars) == asked
     store.forget()
-    os.close(cache.open(shard))
+    assert os.fstat(cache.open(shard).descriptor).st_size == shard.num_bytes
 
 
 READ = """

@@ -5,6 +5,7 @@
     FOLDER/<sha256 of the shard>/NAME.tar.<bytes>.partial     a download that runs, or goes on where it was ended
     FOLDER/<sha256 of the shard>/lock                         held while the shard is fetched or deleted
     FOLDER/<sha256 of the shard>/failed                       why it could not be fetched when that was tried last
+    FOLDER/taken                                              how many bytes all of them take (`cache_room.py`)
 
 Shards are found by what they contain, so one that changes at its address is fetched again, and one at two addresses is
 kept once. A process that will need a shard soon holds it by a shared lock on the tar, which ends with the process;
@@ -81,8 +82,8 @@ class ShardCache:
         """Where a shard is, once it is fetched."""
         return self.folder / sha256 / name
 
-    def open(self, shard: Shard) -> int:
-        """A descriptor of the shard's tar, which is fetched if it is not there.
+    def open(self, shard: Shard) -> OpenFile:
+        """The shard's tar, which is fetched if it is not there.
 
         Raises:
             RemoteShardError: it cannot be fetched, or is not the shard that its index describes.
@@ -90,16 +91,14 @@ class ShardCache:
         began = time.time()
         while True:
             with suppress(FileNotFoundError):
-                descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-                _mark_used(descriptor)
-                if os.fstat(descriptor).st_size == shard.num_bytes or not self.drop_if_damaged(shard, descriptor):
-                    return descriptor
-                os.close(descriptor)
+                file = _open(shard)
+                if os.fstat(file.descriptor).st_size == shard.num_bytes or not self.drop_if_damaged(shard, file):
+                    return file
             with self._fetching(shard) as is_mine:
                 if is_mine:
                     with self._sharing_failure(shard, began):
                         self._fetch(shard)
-                    return os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+                    return _open(shard)
             time.sleep(POLL_SECONDS)
 
     def reserve(self, shard: Shard) -> Callable[[], OpenFile] | None:
@@ -125,10 +124,9 @@ class ShardCache:
                 if not index_path(shard.path).exists():
                     self._fetch_index(shard, is_needed_now=False)
                 self._fetch(shard)
-            file = OpenFile(os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC))
+            file = _open(shard)
             # Nobody deletes the shard before it is held, since that takes the lock of its folder.
             fcntl.flock(file.descriptor, fcntl.LOCK_SH)
-            _mark_used(file.descriptor)
             return file
 
     def fetch_index(self, shard: Shard) -> None:
@@ -147,10 +145,10 @@ class ShardCache:
                     return
             time.sleep(POLL_SECONDS)
 
-    def drop_if_damaged(self, shard: Shard, descriptor: int) -> bool:
+    def drop_if_damaged(self, shard: Shard, file: OpenFile) -> bool:
         """Delete the open tar if its bytes are not those that were fetched; whether another is to be opened."""
         with self._fetching(shard) as is_mine, suppress(FileNotFoundError):
-            if not is_mine or not os.path.samestat(os.stat(shard.path), os.fstat(descriptor)):
+            if not is_mine or not os.path.samestat(os.stat(shard.path), os.fstat(file.descriptor)):
                 return True  # it is being fetched again, or was meanwhile
             if sha256_of(shard.path) == shard.sha256:
                 return False
@@ -266,9 +264,12 @@ def _unwritable(error: UserError | OSError, path: Path) -> RemoteShardError:
     )
 
 
-def _mark_used(descriptor: int) -> None:
+def _open(shard: Shard) -> OpenFile:
+    """The shard's tar, which counts as used now."""
+    file = OpenFile(os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC))
     with suppress(PermissionError):  # another user fetched it: it counts as used when it was fetched
-        os.utime(descriptor)
+        os.utime(file.descriptor)
+    return file
 
 
 def _is_whole_index(data: bytes, shard: Shard) -> bool:

@@ -233,7 +233,7 @@ class _OpenTar:
             if shard.origin is None:
                 self._file = OpenFile(os.open(shard.path, os.O_RDONLY))
             else:
-                self._file = OpenFile(shard.origin.cache.open(shard))
+                self._file = shard.origin.cache.open(shard)
         except OSError as error:
             raise unreadable(shard.path, error) from error
         size = os.fstat(self._file.descriptor).st_size
@@ -245,9 +245,9 @@ class _OpenTar:
             return self._read(sample, suffixes)
         except ShardError:
             origin = sample.shard.origin
-            if origin is None or not origin.cache.drop_if_damaged(sample.shard, self._file.descriptor):
+            if origin is None or not origin.cache.drop_if_damaged(sample.shard, self._file):
                 raise
-            self._file = OpenFile(origin.cache.open(sample.shard))
+            self._file = origin.cache.open(sample.shard)
             return self._read(sample, suffixes)
 
     def _read(self, sample: Sample, suffixes: Sequence[str]) -> dict[str, bytes]:
