@@ -54,7 +54,6 @@ class SuiteDataSet:
     caption_key: str = ""
     subgroup_column: int | None = None
     subgroups_left_out: tuple[int, ...] = ()
-    not_measured: str = ""
     published: tuple[float | None, ...] = ()
 
     @property
@@ -137,11 +136,11 @@ def _data_set(name: str, entry: Any, num_models: int) -> SuiteDataSet:
     for key, value in entry.items():
         entry[key] = _checked(fields[key], value, f"{where}: {key}")
     metric = entry.get("metric", "")
-    if not metric and not entry.get("not_measured"):
+    if not metric:
         raise UserError(f"{where}: metric is missing; there are {', '.join(MEASURES)}")
-    if metric and metric not in MEASURES and not entry.get("not_measured"):
+    if metric not in MEASURES:
         raise UserError(f"{where}: {unknown_word('metric', metric, tuple(MEASURES))}")
-    if metric in MEASURES and MEASURES[metric].needs_subgroups and entry.get("subgroup_column") is None:
+    if MEASURES[metric].needs_subgroups and entry.get("subgroup_column") is None:
         raise UserError(f"{where}: {metric} needs subgroup_column, the column of the npy members that has the subgroup")
     if entry.get("group") == ALL:
         raise UserError(f"{where}: group is {ALL!r}, the name of the average of all; name it otherwise")

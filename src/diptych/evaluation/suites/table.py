@@ -57,11 +57,7 @@ class SuiteTable:
 
     @property
     def missing(self) -> list[SuiteDataSet]:
-        return [each for each in self.suite.data_sets if each.name not in self.cells and not each.not_measured]
-
-    @property
-    def not_measured(self) -> list[SuiteDataSet]:
-        return [each for each in self.suite.data_sets if each.not_measured]
+        return [each for each in self.suite.data_sets if each.name not in self.cells]
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -104,7 +100,7 @@ class SuiteTable:
 
 
 def as_text(shown: SuiteTable, reference: str | None) -> str:
-    """The table in 80 columns, a few models at a time, and lists of what is missing, failed or not measured.
+    """The table in 80 columns, a few models at a time, and lists of what is missing or failed.
 
     reference: the published model that is shown next to the others.
     """
@@ -160,7 +156,6 @@ def _notes(shown: SuiteTable) -> Iterator[list[str]]:
         for each, models, reason in shown.failed
     ]
     yield [wrapped(printable(line)) for line in counts_that_differ(shown)]
-    yield [wrapped(printable(f"{each.title}: not measured: {each.not_measured}")) for each in shown.not_measured]
     if shown.missing:
         download = DOWNLOAD.format(hub="REPOSITORY", name="NAME")
         rows = [[each.name, each.hub or where_to_get(each)] for each in shown.missing]
@@ -212,7 +207,6 @@ def as_json(shown: SuiteTable) -> dict[str, Any]:
                     m: v for m in shown.suite.published_models if (v := shown.suite.published(m).get(each.name))
                 },
                 **({"get": each.where_to_get} if each in shown.missing else {}),
-                **({"not_measured": each.not_measured} if each.not_measured else {}),
             }
             for each in shown.suite.data_sets
         },
