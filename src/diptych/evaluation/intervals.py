@@ -2,7 +2,8 @@
 
 They are 95 % intervals over the choice of pictures: the model, the classes and the gallery of a retrieval are fixed. A
 share of independent answers has Wilson's score interval (1927), which stays inside 0 and 1 and is never empty. Every
-other number has a percentile bootstrap over the pictures, with a fixed seed, so that it is the same each time.
+other number has a percentile bootstrap over the pictures, with a fixed seed, so that it is the same each time; at 0 and
+1 that would be empty, and is Wilson's.
 """
 
 from __future__ import annotations

