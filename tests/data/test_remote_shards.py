@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
@@ -296,6 +297,14 @@ def test_a_cache_smaller_than_the_data_keeps_the_shards_used_last(shards, store,
         index = open_index("s3://bucket/shards", small)  # with no tar open
     assert [name for name, _ in store.tars] == ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]
     assert sorted(path.name for path in cache.folder.rglob("*.tar")) == ["00000.tar", "00003.tar"]
+
+
+def test_a_reader_does_not_keep_deleted_shards_on_the_disk(store, cache):
+    index = open_index("s3://bucket/shards", ShardCache(cache.folder, 1))
+    for number in range(NUM_SHARDS):
+        index.read(index.sample(number, 0))
+    files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert len([file for file in files if str(cache.folder) in file and file.endswith(".tar (deleted)")]) <= 1
 
 
 def test_a_held_shard_is_not_deleted_for_another(store, cache, caplog):

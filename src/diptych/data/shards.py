@@ -22,7 +22,6 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import groupby
 from typing import Generic, TypeVar
 
@@ -68,7 +67,7 @@ class ShardIndex:
         self._end_list = self._ends.tolist()
         self.counts_of_reads: Counter[str] = Counter()
         """Numbers by the names of COUNTS, of this process."""
-        self._tars = _KeptOpen(partial(_open_tar, self.counts_of_reads))
+        self._tars = _KeptOpen(self._open_tar)
         self._tables = _KeptOpen(self._open_table)
         self._layouts: dict[int, Layout] = {}
         """By the number of the shard: of index files that this process has checked."""
@@ -149,6 +148,14 @@ class ShardIndex:
                     sample = self.sample(number, row)
                     self._tars[sample.shard].announce(*sample.stretch)
 
+    def _open_tar(self, shard: Shard) -> _OpenTar:
+        """Open a tar; count whether a remote one was in the cache."""
+        if shard.origin is not None:
+            self.counts_of_reads["cache_hits" if shard.path.exists() else "cache_misses"] += 1
+            # What was deleted from the cache stays on the disk as long as it is open.
+            self._tars.close_if(lambda tar: tar.is_deleted)
+        return _OpenTar(shard)
+
     def _open_table(self, shard_number: int) -> Table:
         table = Table(self.shards[shard_number], self._layouts.get(shard_number))
         self._layouts[shard_number] = table.layout
@@ -213,13 +220,6 @@ def _links_in(folder: str) -> set[str]:
         return {entry.name for entry in entries if entry.is_symlink()}
 
 
-def _open_tar(counts: Counter[str], shard: Shard) -> _OpenTar:
-    """Open a tar, and count whether a remote one was in the cache."""
-    if shard.origin is not None:
-        counts["cache_hits" if shard.path.exists() else "cache_misses"] += 1
-    return _OpenTar(shard)
-
-
 def read_sample(sample: Sample, *suffixes: str) -> dict[str, bytes]:
     """Read a sample as `ShardIndex.read` does, without the index: for a sample that was sent to another process."""
     return _OpenTar(sample.shard).read(sample, suffixes)
@@ -239,6 +239,10 @@ class _OpenTar:
         size = os.fstat(self._file.descriptor).st_size
         if size != shard.num_bytes:
             raise ShardError(f"{shown(shard.path)}: has {size} bytes, its index says {shard.num_bytes}")
+
+    @property
+    def is_deleted(self) -> bool:
+        return os.fstat(self._file.descriptor).st_nlink == 0
 
     def read(self, sample: Sample, suffixes: Sequence[str]) -> dict[str, bytes]:
         try:
@@ -303,3 +307,9 @@ class _KeptOpen(Generic[Key, File]):
             while len(self._files) > max_open_shards():
                 self._files.popitem(last=False)
         return file
+
+    def close_if(self, is_unwanted: Callable[[File], bool]) -> None:
+        """Close files, each when nobody reads it any more."""
+        with self._lock:
+            for key in [key for key, file in self._files.items() if is_unwanted(file)]:
+                del self._files[key]
