@@ -260,11 +260,14 @@ def test_trackers_that_cannot_work_are_refused_before_the_run(
     assert caught.value.code == 2 and told in line
 
 
+ONE_BLOCK = ("model.image.overrides={depth: 1}", "model.text.layers=1")
+
+
 @pytest.mark.parametrize(
     ("image", "refused"), [("vit_base_patch16_clip_quickgelu_224", False), ("vit_small_patch16_224", True)]
 )
 def test_a_dry_run_says_which_model_open_clip_cannot_read(shards, tmp_path, capsys, image, refused):
-    words = (f"data.train={shards}", f"run_dir={tmp_path / 'run'}", f"model.image.name={image}")
+    words = (f"data.train={shards}", f"run_dir={tmp_path / 'run'}", f"model.image.name={image}", *ONE_BLOCK)
     said = dry_run(capsys, "vit_b_32", *words)
     assert ("`diptych export --layout open_clip` will refuse this model: model.image vit_small" in said) == refused
 

@@ -40,7 +40,7 @@ def attempts(order, num_batches):
 
 
 @given(order=orders())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_sample_of_a_source_is_attempted_exactly_once_in_each_of_its_epochs(order):
     num_batches = 2 * order.total // order.global_batch_size + 1
     epochs, samples = attempts(order, num_batches)
@@ -55,7 +55,7 @@ def test_every_sample_of_a_source_is_attempted_exactly_once_in_each_of_its_epoch
 
 
 @given(order=orders(), batch_number=st.integers(0, 10**9), data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_batch_is_the_same_however_ranks_cut_it_and_wherever_one_starts(order, batch_number, data):
     size = order.global_batch_size
     cuts = sorted({0, size, *data.draw(st.lists(st.integers(0, size), max_size=4))})
@@ -71,7 +71,7 @@ ONE_LARGE_SOURCE = SampleOrder(
 
 
 @given(order=orders(most_sources=8) | st.just(ONE_LARGE_SOURCE), data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_pieces_that_are_planned_together_are_those_of_their_batches(order, data):
     size = order.global_batch_size
     edges = st.tuples(st.integers(0, size), st.integers(0, size)).map(sorted)

@@ -38,7 +38,7 @@ def attempts(order, batches):
 
 
 @given(drawn=orders(), block=st.integers(0, 5))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_block_has_the_samples_that_it_had_and_its_batches_keep_sources_and_epochs(drawn, block):
     unique, order, _, _, numbers = drawn
     batches = range(block * BLOCK_BATCHES, (block + 1) * BLOCK_BATCHES)
@@ -52,7 +52,7 @@ def test_a_block_has_the_samples_that_it_had_and_its_batches_keep_sources_and_ep
 
 
 @given(drawn=orders(), block=st.integers(0, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_no_batch_has_more_repeated_captions_than_before(drawn, block):
     unique, order, captions, size, _ = drawn
     for batch in range(block * BLOCK_BATCHES, (block + 1) * BLOCK_BATCHES):
@@ -61,7 +61,7 @@ def test_no_batch_has_more_repeated_captions_than_before(drawn, block):
 
 
 @given(drawn=orders(), batch=st.integers(0, 10**6), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_batch_is_the_same_however_ranks_cut_it_and_wherever_one_starts(drawn, batch, data):
     unique, _, _, size, _ = drawn
     cut = data.draw(st.integers(0, size))

@@ -192,7 +192,7 @@ def test_a_tower_that_cannot_be_built_is_refused_by_name(name, overrides, compla
 
 def test_a_picture_size_that_patches_do_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"model\.image\.image_size 230 .* patch size 32 .*; set 224 or 256"):
-        create_trunk(ImageTowerConfig(name=VIT, image_size=230))
+        create_trunk(ImageTowerConfig(name=VIT, image_size=230, overrides={**SMALL_VIT, "patch_size": 32}))
     assert create_trunk(ImageTowerConfig(name=VIT, image_size=230, overrides={**SMALL_VIT, "dynamic_img_pad": True}))
 
 

@@ -4,14 +4,19 @@ import torch
 from diptych.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from diptych.model.dual_encoder import DualEncoder
 from diptych.model.word_predictor import WordPredictor
+from tests.model.test_image_tower import SMALL_CLIP_RESNET
 
-SMALL_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+OVERRIDES = {
+    "vit_base_patch32_clip_224": {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
+    "resnet50_clip": SMALL_CLIP_RESNET,
+    "resnet18": {"layers": [1, 1, 1, 1]},
+}
 TEXT = TextTowerConfig(context_length=8, width=32, heads=2, layers=1)
 
 
 def config_of(name: str) -> ModelConfig:
-    overrides = SMALL_VIT if name.startswith("vit") else {"layers": [1, 1, 1, 1]} if name == "resnet18" else {}
-    return ModelConfig(embed_dim=24, image=ImageTowerConfig(name=name, image_size=32, overrides=overrides), text=TEXT)
+    image = ImageTowerConfig(name=name, image_size=32, overrides=OVERRIDES[name])
+    return ModelConfig(embed_dim=24, image=image, text=TEXT)
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch32_clip_224", "resnet50_clip"])
