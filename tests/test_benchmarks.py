@@ -101,18 +101,23 @@ def gpu_benchmark(folder, *words):
 
 
 def test_all_that_is_measured_on_a_gpu_is_measured_in_small_on_any_machine(tmp_path):
-    sections = ["resume", "loss", "towers.vit_b_32", "largest"]
+    sections = ["resume", "loss", "largest"]
     if is_nightly := bool(os.environ.get("NIGHTLY")):
         # The first is what tests/training/test_no_waiting.py counts; each of the others starts a process with torch.
         sections += ["no_waiting", "losses", "loader"]
     lines = gpu_benchmark(tmp_path, "--seconds", "300", "--section", *sections)
+    # By day too little time is left to compile.
+    lines += gpu_benchmark(tmp_path, "--seconds", "300" if is_nightly else "29", "--section", "towers.vit_b_32")
     measured = {name: value for line in lines for name, value in line["measured"].items()}
+    if not is_nightly:
+        assert "but it may take 30" in measured.pop("ours_compiled")["error"]
+        assert "but it may take 45" in measured.pop("peer_compiled")["error"]
     assert not {name: value for name, value in measured.items() if "error" in str(value)}
     assert measured["deterministic"]["identical"] and measured["deterministic"]["largest_change_by_training"] > 0
     assert measured["copy_of_a_save"]["identical"] and measured["copy_of_a_save"]["changed_by_training"]
     for kind in ("softmax_8k", "sigmoid_64k"):
         assert abs(measured[kind]["ours_value"] - measured[kind]["peer_value"]) < 1e-4
-    for side in ("ours", "peer", "ours_compiled", "peer_compiled"):
+    for side in ("ours", "peer", *(("ours_compiled", "peer_compiled") if is_nightly else ())):
         assert measured[side]["samples_per_second"] > 0
     assert measured["whole"]["pairs"] == measured["checkpoint_blocks"]["pairs"] == measured["in_parts"]["pairs"] == 16
     if is_nightly:
