@@ -82,10 +82,12 @@ def nearest_of_two():
 def test_a_cue_without_one_of_its_parts_is_left_out_with_the_reason(tmp_path):
     rows = [("red", SIX, ["red"]), ("red", [*SIX, "grey"], ["red"]), ("red", SIX, ["grey"]), ("red", SIX, [])]
     write(tmp_path, [*rows, ("blue", ["blue", "green"], ["blue"])])
+    with open(tmp_path / "winogavil_dataset.csv", "a") as file:
+        file.write(f'9,"{"[" * 100_000}",red,"[""red""]",9\n')
     (tmp_path / "winogavil_images" / "magenta.jpg").write_bytes(b"broken")
     pictures = open_data(str(tmp_path), "cues")
     reasons = sorted(error.reason.value for error in pictures.refused.values())
-    assert reasons == ["malformed_row", "malformed_row", "missing_file"]
+    assert reasons == ["malformed_row", "malformed_row", "malformed_row", "missing_file"]
     result = association(Features(ColourEncoder()), DataSet(pictures))
     assert (result["cues"], result["metrics"]["jaccard_10_12"]) == (1, None)
     assert list(result["rejected"]) == ["winogavil_images/magenta.jpg"]

@@ -66,8 +66,8 @@ def jaccard(cosines: Array, is_right: Array) -> float:
     """
     worst = np.where(is_right, -np.inf, np.inf)
     order = np.lexsort((is_right, -np.where(np.isnan(cosines), worst, cosines)))
-    k = np.count_nonzero(is_right)
-    hits = np.count_nonzero(is_right[order[:k]])
+    k = int(np.count_nonzero(is_right))
+    hits = int(np.count_nonzero(is_right[order[:k]]))
     return hits / (2 * k - hits)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.data.caption_files import CaptionError, CaptionReason, check_caption
 from diptych.data.picture_formats import PICTURE_ENDINGS
+from diptych.documents import parse_json
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Cue, Pictures, check_some_are_captioned, files_of
 
@@ -98,7 +98,7 @@ def cue_table(location: str) -> Pictures:
 def _names(value: Any) -> list[str]:
     """The names in a list or in its JSON, which are not empty."""
     try:
-        names = json.loads(value) if isinstance(value, str) else value
+        names = parse_json(value) if isinstance(value, str) else value
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
