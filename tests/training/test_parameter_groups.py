@@ -5,11 +5,12 @@ from dataclasses import replace
 import open_clip
 import pytest
 
-from diptych.config.schema import ImageTowerConfig, ModelConfig, OptimizerConfig, TextTowerConfig
+from diptych.config.schema import ImageTowerConfig, ModelConfig, OptimizerConfig, TextTowerConfig, TokenHeadConfig
 from diptych.errors import UserError
 from diptych.model.dual_encoder import DualEncoder, without_memory
 from diptych.model.freezing import freeze
 from diptych.model.open_clip_layout import to_open_clip
+from diptych.training.checks import check_run
 from diptych.training.parameter_groups import (
     SCALE_GROUP,
     describe_muon,
@@ -17,6 +18,8 @@ from diptych.training.parameter_groups import (
     parameter_groups,
     refuse_idle_muon,
 )
+from diptych.world import World
+from tests.training.tiny import tiny_config
 
 TEXT = TextTowerConfig(context_length=8, width=32, heads=2, layers=1, activation="gelu")
 VIT = ImageTowerConfig(
@@ -131,6 +134,23 @@ def test_a_line_counts_the_matrices_of_muon_and_a_model_without_any_is_refused()
     freeze(model, ["text.*"])
     with pytest.raises(UserError, match=r"^optimizer.name muon would update nothing: .* \(VGG\), not known by name"):
         refuse_idle_muon(model)
+
+
+@pytest.mark.parametrize(("pattern", "refused"), [("image.*", True), ("image.trunk.*", True), ("text.*", False)])
+def test_a_token_head_that_trains_only_itself_is_refused_before_a_run(tmp_path, pattern, refused):
+    config = tiny_config()
+    config = replace(
+        config,
+        run_dir=str(tmp_path / "run"),
+        model=replace(config.model, freeze=(pattern,)),
+        loss=replace(config.loss, token_head=TokenHeadConfig(weight=1.0)),
+    )
+    said = [each for key, each in check_run(config, World()) if key == "loss.token_head.weight"]
+    assert [each.partition(":")[0] for each in said] == (
+        ["loss.token_head.weight would train only the token head, which the finished model does not have"]
+        if refused
+        else []
+    )
 
 
 def test_a_pattern_that_matches_nothing_is_one_line_with_near_names():

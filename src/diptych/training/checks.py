@@ -35,7 +35,7 @@ from diptych.training.compiled_blocks import image_blocks
 from diptych.training.deepspeed_config import deepspeed_config, zero_stage
 from diptych.training.evaluating import open_asked
 from diptych.training.initial_weights import check_initial_weights
-from diptych.training.parameter_groups import parameter_groups, refuse_idle_muon
+from diptych.training.parameter_groups import parameter_groups, refuse_idle_muon, refuse_idle_token_head
 from diptych.wandb_run import refuse_unknown_mode
 from diptych.world import World
 
@@ -73,6 +73,8 @@ def check_run(config: RunConfig, world: World) -> Iterator[Problem]:
         attempts["optimizer.groups"] = lambda: parameter_groups(model(), config.optimizer)
     if config.optimizer.name == "muon" and not RunDir(Path(config.run_dir)).has_checkpoints():
         attempts["optimizer.name"] = lambda: refuse_idle_muon(model())
+    if config.loss.has_token_head and config.model.freeze and not RunDir(Path(config.run_dir)).has_checkpoints():
+        attempts["loss.token_head.weight"] = lambda: refuse_idle_token_head(model())
     reported: set[str] = set()
     for key, attempt in attempts.items():
         try:

@@ -155,6 +155,17 @@ def refuse_idle_muon(model: nn.Module) -> None:
         )
 
 
+def refuse_idle_token_head(model: nn.Module) -> None:
+    """Raise UserError if the token head would train nothing but itself."""
+    assert isinstance(model, TrainedModel)
+    if not any(parameter.requires_grad for parameter in model.image.trunk.parameters()):
+        raise UserError(
+            "loss.token_head.weight would train only the token head, which the finished model does not have: it reads "
+            "the picture's feature before the projection, and model.freeze leaves nothing to train up to there; set "
+            "loss.token_head.weight to 0, or freeze less of image.trunk.*"
+        )
+
+
 def tower_of(name: str) -> str | None:
     """The tower of a parameter, or of a group of them, by its name; None for logit_scale and logit_bias."""
     tower = name.replace(".", " ").partition(" ")[0]
