@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.groups import GroupedOrder, fingerprint_with, read_groups, shares_of_groups, write_groups
+from diptych.data.groups import GroupedOrder, fingerprint_with, numbered, read_groups, shares_of_groups, write_groups
 from diptych.data.shard_index_file import Shard
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
@@ -68,6 +68,20 @@ def test_a_batch_is_the_same_however_ranks_cut_it_and_wherever_one_starts(given_
     parts = [pickle.loads(pickle.dumps(order)).rows(batch_number, *ends) for ends in ((0, cut), (cut, size))]
     assert np.array_equal(np.concatenate([part.samples for part in parts]), whole.samples)
     assert np.array_equal(np.concatenate([part.epochs for part in parts]), whole.epochs)
+
+
+@given(groups=st.lists(st.integers(0, 6) | st.integers(0, 2**40), min_size=1, max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_groups_are_numbered_without_gaps_in_their_order(groups):
+    expected = [sorted(set(groups)).index(group) for group in groups]
+    found = numbered(np.array(groups))
+    assert found.tolist() == expected and found.dtype == np.int32
+
+
+def test_an_order_keeps_the_file_s_own_numbers_of_groups_and_four_bytes_a_sample():
+    groups = np.arange(1000, dtype=np.int32) % 7
+    order = GroupedOrder(groups, seed=1, global_batch_size=64, power=1, neighbours=1)
+    assert order._again.args[0] is groups and order._members.itemsize == 4
 
 
 def test_shares_lie_between_those_of_samples_and_equal_ones():

@@ -79,7 +79,7 @@ class GroupedOrder:
     fills_from_shard = False
 
     def __init__(self, groups: np.ndarray, *, seed: int, global_batch_size: int, power: float, neighbours: int):
-        _, groups = np.unique(groups, return_inverse=True)
+        groups = numbered(groups)
         self.total = len(groups)
         self._size = global_batch_size
         self._seed = seed
@@ -130,6 +130,18 @@ class GroupedOrder:
         # Each epoch begins its list elsewhere, so that other samples are at the edges of stretches, and at the end.
         listed: np.ndarray = (numbers * self._stretch + within + key % self.total) % self.total
         return listed
+
+
+def numbered(groups: np.ndarray) -> np.ndarray:
+    """i32[samples]: the groups numbered from 0 without gaps, in their order; the array itself if it has none.
+
+    groups: integers from 0.
+    """
+    if groups.max() >= len(groups):  # so many gaps that counting would take more memory than sorting
+        _, groups = np.unique(groups, return_inverse=True)
+    groups = groups.astype(np.int32, copy=False)
+    exists = np.bincount(groups) > 0
+    return groups if exists.all() else (np.cumsum(exists, dtype=np.int32) - np.int32(1))[groups]
 
 
 def shares_of_groups(sizes: np.ndarray, power: float) -> np.ndarray:
