@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import sklearn
 from benchmarks import objectives, reading
+from benchmarks.efficiency import tasks
 from benchmarks.efficiency.__main__ import (
     LEVERS,
     PLAIN,
@@ -183,3 +185,22 @@ def test_recipes_of_the_benchmark_of_efficiency_are_configs_and_differ_in_their_
         configs.append(load_config([file]).config)
     assert len({repr(config) for config in configs}) == len(recipes)
     assert len({repr(config.model) for config in configs}) == 1
+
+
+def test_colours_of_nouns_in_one_split_of_the_benchmark_of_efficiency_are_in_no_other(tmp_path, monkeypatch):
+    nouns = {noun: tasks.NOUNS[noun] for noun in ("dog", "fox", "key")}
+    monkeypatch.setitem(tasks.TASKS, "small", lambda: tasks.Task(nouns, cards_a_combination=4, held_out_cards=2))
+    folder = tasks.write_task("small", tmp_path)
+    with tarfile.open(folder / "shards" / "00000.tar") as shard:
+        captions = [shard.extractfile(each).read().decode() for each in shard if each.name.endswith(".txt")]
+    names = {split: [each.parent.name for each in (folder / split).rglob("*.png")] for split in ("dev", "test")}
+    dev, test, trained = ({combination(text) for text in texts} - {None} for texts in (*names.values(), captions))
+    assert (len(dev), len(test), len(trained)) == (3, 3, 3 * (len(tasks.COLOURS) - 2))
+    assert not dev & test and not trained & (dev | test)
+
+
+def combination(text):
+    """The noun and colour that a text names; None if it names no colour."""
+    words = text.replace(",", "").split()
+    colours = [word for word in words if word in tasks.COLOURS]
+    return (next(word for word in words if word in tasks.NOUNS), *colours) if colours else None
