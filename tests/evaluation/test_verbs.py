@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych import cli
+from diptych import cli, clustering
 from diptych.data.groups import read_groups
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import open_index
@@ -638,16 +638,23 @@ def test_embed_writes_the_encoders_embeddings_by_name_without_pickle(model, tmp_
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_cluster_puts_pictures_that_look_alike_into_one_group(model, tmp_path, capsys):
+def test_cluster_puts_pictures_that_look_alike_into_one_group(model, tmp_path, capsys, monkeypatch):
     with ShardWriter(tmp_path / "shards", 0) as writer:
         for row in range(12):
             colour = list(COLOURS.values())[row % 3]
             writer.add(f"{row:09d}", {"png": b"no" if row == 9 else picture(colour), "txt": b"a wall"})
-    cli.main(f"cluster {model} {tmp_path}/shards --groups 3 --output {tmp_path}/groups.npz".split())
-    groups = read_groups(tmp_path / "groups.npz", open_index(tmp_path / "shards"))
-    assert [len(set(groups[[*range(colour, 9, 3)]].tolist())) for colour in range(3)] == [1, 1, 1]
-    assert (groups[9] > np.delete(groups, 9)).all() and sorted(set(groups.tolist())) == [*range(groups[9] + 1)]
-    assert "12 samples in" in (said := capsys.readouterr().out) and "1 picture that cannot be decoded" in said
+    assert clustering.drawn_samples(12, 6).sum() == 6 and clustering.drawn_samples(12, 50).all()
+    for samples_a_centre, samples_of_a_part in ((12, 12), (2, 5)):
+        monkeypatch.setattr(clustering, "SAMPLES_A_CENTRE", samples_a_centre)
+        monkeypatch.setattr(clustering, "SAMPLES_OF_A_PART", samples_of_a_part)
+        cli.main(f"cluster {model} {tmp_path}/shards --groups 3 --output {tmp_path}/groups.npz".split())
+        groups = read_groups(tmp_path / "groups.npz", open_index(tmp_path / "shards"))
+        of_colours = [set(groups[[*range(colour, 9, 3)]].tolist()) for colour in range(3)]
+        assert [len(each) for each in of_colours] == [1, 1, 1]
+        assert np.flatnonzero(groups == groups.max()).tolist() == [9]
+        assert sorted(set(groups.tolist())) == [*range(groups[9] + 1)]
+        said = capsys.readouterr().out
+        assert "12 samples in" in said and "1 picture that cannot be decoded" in said
     for words, expected in (
         (["--groups", "7"], "--groups 7: .* has 12 samples; expected 2 to 6 groups"),
         (["--groups", "0"], "--groups 0: .* expected 2 to 6 groups"),

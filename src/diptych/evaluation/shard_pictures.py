@@ -37,13 +37,16 @@ def keyed_shards(location: str, *, with_captions: bool = False) -> Pictures:
     if with_captions:
         captioned = captioned_shards(location, None)
         return replace(captioned, names=tuple(name.partition("/")[2] for name in captioned.names))
-    return indexed_pictures(_open(location), location)
-
-
-def indexed_pictures(index: ShardIndex, location: str = "the shards") -> Pictures:
-    """The pictures of an index in its order, named by the keys of their samples."""
+    index = _open(location)
     keys = [key for number in range(len(index.shards)) for key in index.keys(number)]
     return Pictures(location, tuple(keys), _picture_reader(index))
+
+
+def pictures_at(index: ShardIndex, samples: Array) -> Pictures:
+    """The pictures of some samples of an index in this order, named by the keys of the samples."""
+    read = _picture_reader(index)
+    keys = tuple(index.sample(*index.locate(sample)).key for sample in samples.tolist())
+    return Pictures("the shards", keys, lambda place: read(int(samples[place])))
 
 
 def labelled_shards(location: str, label_key: str) -> Pictures:

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--groups",
         type=int,
         metavar="K",
-        help=f"how many groups (default: one for {SAMPLES_A_GROUP} samples, at most 10000)",
+        help=f"how many groups (default: one for {SAMPLES_A_GROUP} samples, at most 10000); their centres "
+        "are fitted to at most 256 samples a group, drawn at random, whose embeddings are kept in memory: 5 GB for "
+        "10000 groups and a model with embeddings of 512 numbers",
     )
     parser.add_argument(
         "--output",
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from diptych.clustering import cluster, embedded_shards
+    from diptych.clustering import cluster
     from diptych.data.groups import write_groups
     from diptych.data.shards import open_index
     from diptych.encoder import load
@@ -56,14 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     check_writable(arguments.output, WAY_OUT)
     encoder = load(arguments.model, arguments.device, ema=arguments.ema)
-    embedded = embedded_shards(encoder, index)
-    if len(embedded.kept) < number:
-        name, reason = next(iter(embedded.rejected.items()))
-        raise UserError(
-            f"only {counted(len(embedded.kept), 'picture')} of {index.total_samples:,} can be decoded, too few for "
-            f"{number:,} groups; {name}: {reason}"
-        )
-    clustered = cluster(embedded.embeddings, embedded.kept, index.total_samples, number)
+    clustered = cluster(encoder, index, number)
     with writing(arguments.output, WAY_OUT):
         write_groups(arguments.output, clustered.groups, index.fingerprint)
     smallest, median, largest = clustered.sizes()
@@ -73,5 +68,5 @@ def run(arguments: argparse.Namespace) -> None:
         f"{smallest:,} to {largest:,}, half of them up to {median:,}; cosine to the group's centre "
         f"{clustered.cosine:.2f}, to that of the next group {clustered.next_cosine:.2f}"
     )
-    if embedded.rejected:
-        print(f"{counted(len(embedded.rejected), 'picture')} that cannot be decoded: in a group of their own, the last")
+    if clustered.undecodable:
+        print(f"{counted(clustered.undecodable, 'picture')} that cannot be decoded: in a group of their own, the last")
