@@ -76,6 +76,8 @@ def proxy(shards):
 
 @pytest.fixture
 def store(proxy, monkeypatch):
+    # A test that ended at one shard may leave others being fetched.
+    wait_until(lambda: all(thread.name != "shards-ahead" for thread in threading.enumerate()))
     proxy.forget()
     monkeypatch.setattr(shard_download, "FIRST_PAUSE_SECONDS", 0.01)
     return proxy

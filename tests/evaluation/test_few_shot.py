@@ -112,8 +112,9 @@ def test_two_models_are_compared_on_the_answers_of_their_probes():
     for (_, metric), each in compared.items():
         assert each.difference.value == pytest.approx(each.second - each.first) and each.difference.value < 0
         assert each.difference.interval[0] < each.difference.value < each.difference.interval[1]
-        is_one_answer = metric in ("top1", "top1_0_shots", "top1_all")
-        assert each.difference.test == ("McNemar, exact" if is_one_answer else "paired bootstrap")
+        of_one_answer = dict.fromkeys(("top1", "top1_0_shots", "top1_all"), "McNemar, exact")
+        of_one_answer["mean_per_class_recall"] = "random exchanges"
+        assert each.difference.test == of_one_answer.get(metric, "paired bootstrap")
 
     shown = comparison_table(first, second)
     assert 0 < shown.index("linear probe:") < shown.index("few-shot:")

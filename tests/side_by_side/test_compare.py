@@ -97,7 +97,7 @@ def test_results_are_tested_in_pairs_and_examples_are_what_only_one_gets_right(t
     wrong = re.findall(r"<figcaption><bdi>(\w+)</bdi><br><em><bdi>(\w+)</bdi>", page)
     assert len(wrong) == 8 and set(wrong) == {("red", "cyan"), ("cyan", "red")}
     printed = capsys.readouterr().out
-    assert "-33.3" in printed and max(map(len, printed.split("page:")[0].splitlines())) <= 80
+    assert "-33.3" in printed and max(map(len, printed.split("json:")[0].splitlines())) <= 80
 
 
 def test_numbers_are_in_per_cent_unless_they_are_no_shares_and_none_is_left_out(tmp_path, runs, capsys):

@@ -36,7 +36,7 @@ STACKS_SECONDS = 0.3
 
 
 class _Later(IterableDataset[Any]):
-    """What the pipeline yields that this worker receives; nothing if its rank ends before it sends one."""
+    """What the pipeline yields that this worker receives; the worker ends if its rank does before it sends one."""
 
     def __init__(self, receivers: list[Connection]):
         self._receivers = receivers
@@ -47,7 +47,7 @@ class _Later(IterableDataset[Any]):
         receiver = self._receivers[worker.id]
         # If the rank is killed, its end of the pipe stays open in the other workers.
         if receiver not in wait([receiver, rank.sentinel]):
-            return
+            os._exit(1)  # torch would look for the rank each five seconds, in one process after another
         yield from receiver.recv()
 
 
