@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from diptych.config.problem import Problem
 from diptych.config.schema import RunConfig, StageConfig, TrainingConfig
@@ -25,16 +25,19 @@ def bad_stages(config: RunConfig) -> Iterator[Problem]:
 
 
 def _bad_values_of_stage(number: int, stage: StageConfig, longest: int) -> Iterator[str]:
-    ranges = {
-        "samples": (0, math.inf, "above 0"),
-        "image_size": (0, math.inf, "above 0"),
-        "context_length": (2, longest + 1, f"at least 3 and at most model.text.context_length, {longest}"),
-        "patch_dropout": (-math.inf, 1, "at least 0 and below 1"),
-        "learning_rate_scale": (0, math.inf, "above 0"),
+    rules: dict[str, tuple[Callable[[float], bool], str]] = {
+        "samples": (lambda value: 0 < value < math.inf, "above 0"),
+        "image_size": (lambda value: 0 < value < math.inf, "above 0"),
+        "context_length": (
+            lambda value: 3 <= value <= longest,
+            f"at least 3 and at most model.text.context_length, {longest}",
+        ),
+        "patch_dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+        "learning_rate_scale": (lambda value: 0 < value < math.inf, "above 0"),
     }
-    for name, (above, below, expected) in ranges.items():
+    for name, (fits, expected) in rules.items():
         value = getattr(stage, name)
-        if value is not None and (not above < value < below or (name == "patch_dropout" and value < 0)):
+        if value is not None and not fits(value):
             yield f"training.stages[{number}].{name} is {value}; it must be {expected}"
 
 
