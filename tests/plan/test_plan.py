@@ -29,6 +29,15 @@ def test_the_page_has_plots_and_how_numbers_are_computed(tmp_path, capsys):
     assert "Patarasuk and Yuan" in text and "567 EFLOPs" in text and "http://" not in text and "<script" not in text
 
 
+def test_what_muon_computes_besides_the_samples_is_said_and_not_counted(capsys):
+    main(["plan", str(CONFIGS / "vit_b_32.yaml"), "--gpus", "8", "optimizer.name=muon"])
+    said = " ".join(capsys.readouterr().out.split())
+    # Twelve blocks of each tower, each with 768 or 512 columns: attention's two matrices and the MLP's two.
+    flops = 12 * sum(5 * ((3 + 1 + 4 + 4) * 4 + 4 * 2) * width**3 for width in (768, 512))
+    assert f"Muon's orthogonalisation is not counted: {flops / 1e9:,.4g} GFLOPs a step" in said
+    assert "44.33 GFLOPs" in said and "567 EFLOPs" in said
+
+
 def test_runs_one_after_another_are_planned_together(capsys):
     # The paper's L/14 and one more epoch on larger pictures.
     words = [str(CONFIGS / "vit_l_14.yaml"), "--then", str(CONFIGS / "vit_l_14_336.yaml"), "--gpus", "64,256"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.config.schema import RunConfig
 from diptych.errors import UserError
@@ -16,7 +17,7 @@ from diptych.training import muon
 from diptych.training.deepspeed_config import deepspeed_config
 from diptych.training.fragments import Fragment
 from diptych.training.half_moments import zero_state
-from diptych.training.muon import MUON_MOMENTS, Muon
+from diptych.training.muon import MUON_MOMENTS, Muon, orthogonalisation_flops, orthogonalised
 from tests.ranks import run_ranks
 from tests.training.test_engine import (
     HALF,
@@ -157,6 +158,13 @@ def in_bf16(rank: int) -> dict[int, tuple[list[Any], Trained]]:
         stats = take_steps(engine, rank, 2, HALF, STEPS)
         result[stage] = [stats, engine.weights(), engine.optimizer_state()], go_on(rank, 2, half_config(stage), *half)
     return result
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (6, 4, 3, 3)])
+def test_the_operations_of_an_orthogonalisation_are_those_that_torch_counts(shape):
+    with FlopCounterMode(display=False) as counter:
+        orthogonalised(torch.empty(shape, device="meta").flatten(1), torch.float32)
+    assert orthogonalisation_flops([torch.Size(shape)]) == counter.get_total_flops()
 
 
 def test_runs_resume_bit_identical_with_a_momentum_in_bf16():

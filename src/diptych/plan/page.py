@@ -13,7 +13,7 @@ from diptych.plan.on_gpus import OnGpus
 from diptych.plan.plan import Plan
 from diptych.plan.speed import UTILISATIONS
 from diptych.plan.stages import flops_text
-from diptych.plan.summary import accuracies, days_text, legend, notes, rows, totals, unit_of
+from diptych.plan.summary import accuracies, days_text, legend, notes, rows, totals, uncounted, unit_of
 from diptych.training import memory
 
 Series = dict[str, Sequence[tuple[float, float]]]
@@ -44,6 +44,7 @@ def render_plan(plans: Sequence[Plan]) -> bytes:
                 "charts": list(charts(plan)),
                 "notes": [note for each in plan.on_gpus for note in notes(each)],
                 "accuracies": list(accuracies(plan)),
+                "uncounted": list(uncounted(plan)),
             }
             for plan in plans
         ],

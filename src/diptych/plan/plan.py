@@ -14,7 +14,8 @@ from diptych.model.freezing import freeze
 from diptych.plan.accuracy import Expected, expected_accuracy, gmac_of
 from diptych.plan.gpus import Gpu
 from diptych.plan.on_gpus import Assumptions, OnGpus, RunOnPaper
-from diptych.training.parameter_groups import count_parameters
+from diptych.training.muon import orthogonalisation_flops
+from diptych.training.parameter_groups import count_parameters, hidden_matrices
 from diptych.world import World
 
 
@@ -31,6 +32,8 @@ class Plan:
     """Floating point operations of the forward and backward of a pair."""
     num_tokens: float
     """Of its caption."""
+    orthogonalisation_flops: int
+    """Floating point operations of Muon's orthogonalisation in a step, which are not counted elsewhere; 0 for AdamW."""
     gmac: float
     """Billions of multiply-adds of a forward of a pair whose caption fills the context, which accuracies depend on."""
     total_samples: int
@@ -61,6 +64,8 @@ def make_plans(
     shapes = trained_without_memory(config.model, vocab_size, config.loss)
     freeze(shapes, config.model.freeze)
     parameters = count_parameters(shapes, config.optimizer)
+    matrices = set(hidden_matrices(shapes)) if config.optimizer.name == "muon" else set()
+    of_muon = orthogonalisation_flops(each.shape for name, each in shapes.named_parameters() if name in matrices)
     num_blocks = len(blocks_of_towers(shapes))
     stages = stages_of(config)
     kept = [activations(stage.model, vocab_size, "cuda", precision, config.loss) for stage in stages]
@@ -83,6 +88,7 @@ def make_plans(
                 num_parameters=parameters.whole,
                 flops_of_sample=paper.flops_of_sample,
                 num_tokens=num_tokens,
+                orthogonalisation_flops=of_muon,
                 gmac=gmac,
                 total_samples=part.training.total_samples,
                 global_batch_size=part.training.global_batch_size,

@@ -96,6 +96,16 @@ def notes(each: OnGpus) -> Iterator[str]:
             yield f"{gpus}: {reason} limits the speed{cases}; larger batches use the GPUs better"
 
 
+def uncounted(plan: Plan) -> Iterator[str]:
+    """What the optimizer computes besides the operations of samples."""
+    if flops := plan.orthogonalisation_flops:
+        yield (
+            f"Muon's orthogonalisation is not counted: {flops / 1e9:,.4g} GFLOPs a step, as many as of "
+            f"{short_number(flops / plan.flops_of_sample, 3)} samples, on each rank at ZeRO 0 and 3, and divided at 1 "
+            f"and 2; the demo, with batches of 128, takes a third more time a sample"
+        )
+
+
 def accuracies(plan: Plan) -> Iterator[str]:
     """What accuracy to expect, a sentence for each task."""
     for task in dict.fromkeys(expected.task for expected in plan.accuracies):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from diptych.pages.axes import short_number
 from diptych.plan.plan import Plan
 from diptych.plan.stages import flops_text
-from diptych.plan.summary import accuracies, legend, notes, rows, totals
+from diptych.plan.summary import accuracies, legend, notes, rows, totals, uncounted
 from diptych.terminal import table
 from diptych.training.memory import RESERVED_GIB
 
@@ -33,6 +33,7 @@ def _describe(plan: Plan) -> str:
         *_entry("model", f"{plan.model}, {plan.num_parameters / 1e6:.2f} M parameters"),
         *(_entry("part", plan.stage) if plan.stage else ()),
         *_entry("sample", f"{plan.flops_of_sample / 1e9:,.4g} GFLOPs, forward and backward, {tokens}"),
+        *(line for sentence in uncounted(plan) for line in _entry("optimizer", sentence)),
         *_entry(
             "run",
             f"{short_number(plan.total_samples)} samples, {flops_text(plan.flops)}, batches of "

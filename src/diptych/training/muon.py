@@ -131,6 +131,15 @@ class Muon(torch.optim.Optimizer):
             values.mul_(1 - decay * acts).sub_(update * (rate * acts))
 
 
+def orthogonalisation_flops(shapes: Iterable[torch.Size]) -> int:
+    """Floating point operations to orthogonalise parameters of these shapes once; a multiply-add counts as two."""
+    total = 0
+    for shape in shapes:
+        low, high = sorted((shape[0], shape[1:].numel()))
+        total += ITERATIONS * (4 * low * low * high + 2 * low**3)
+    return total
+
+
 def orthogonalised(matrix: Tensor, precision: torch.dtype) -> Tensor:
     """Move the singular values of a matrix to about 1, between 0.7 and 1.2, by Newton and Schulz's iteration."""
     a, b, c = COEFFICIENTS
