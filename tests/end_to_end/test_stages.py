@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from diptych.checkpoint_folder import checkpoints
+from diptych.model_folder import model_folder, read_model_folder
 from diptych.run_dir import read_metrics
 from tests.end_to_end.conftest import STEPS, losses, outcome
 
@@ -88,6 +89,8 @@ def test_two_ranks_that_take_up_the_run_of_one_at_an_edge_compute_the_same(warm,
     assert len(two) == STEPS and two[: EDGES[0]] == one[: EDGES[0]]
     # As for runs without stages: sums over ranks have another order.
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=1e-5)
+    weights, expected = (read_model_folder(model_folder(each))[0] for each in (run_dir, whole))
+    assert max(float((weights[name] - expected[name]).abs().max()) for name in expected) < 1e-5
 
 
 def test_another_stage_in_a_runs_directory_is_refused_by_name(warm, staged, whole):
