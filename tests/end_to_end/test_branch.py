@@ -41,6 +41,7 @@ def test_a_branch_with_the_settings_of_the_trunk_stopped_and_resumed_ends_with_i
     assert command.wait() == STOPPED
     command = warm.start("train", recipe, f"run_dir={run_dir}", *STABLE, initial(trunk))
     assert command.wait() == 0, command.said
+    assert "\n  Muon updates " in command.said
     assert outcome(run_dir).files == outcome(trunk).files
     assert losses(run_dir) == [each for each in losses(trunk) if each[0] > AT * BATCH]
 
@@ -73,6 +74,10 @@ def test_a_branch_follows_the_trunk_until_its_cool_down_changes_the_rate(warm, r
             ["model.initial_weights=other/model"],
             "initial_checkpoint .* and model.initial_weights other/model both name the weights to start from",
         ),
+        (
+            ["model.image.initial_weights=other/model"],
+            "initial_checkpoint .* and model.image.initial_weights other/model both name the weights to start from",
+        ),
     ],
 )
 def test_a_branch_that_the_state_does_not_fit_is_refused_in_one_line(recipe, trunk, tmp_path, overrides, complaint):
@@ -98,7 +103,7 @@ def test_a_cool_down_that_begins_before_the_checkpoint_is_noted_in_a_dry_run(rec
         config = load_config([recipe], [f"run_dir={tmp_path}", *STABLE, initial(trunk), *words])
         return describe(config, World(0, 0, 1))
 
-    assert "the cool-down would have begun" not in noted(4)
+    assert "the cool-down would have begun" not in noted(4) and "\noptimizer Muon updates " in noted(4)
     assert (
         "has seen 320 samples, and the cool-down would have begun after 288, so the learning rate jumps to where it "
         "would be by now; set optimizer.cooldown_samples to 128 or less, or training.total_samples to 480 or more"

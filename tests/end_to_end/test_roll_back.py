@@ -13,6 +13,7 @@ import pytest
 
 import diptych.training.loop as loop
 import diptych.training.trouble as trouble
+from diptych.checkpoint_folder import was_well
 from diptych.config.load import load_config
 from diptych.data.loader_processes import LoaderProcesses
 from diptych.data.mixture import open_mixture
@@ -130,6 +131,8 @@ def test_a_run_that_never_recovers_ends_with_one_line(recipe, tmp_path):
     [error] = run_ranks(1, train_poisoned, 1, recipe, tmp_path, range(FIRST_BAD, 1000), "nan")
     assert error is not None and f"gone back to those after 160 samples {MAX_ROLL_BACKS} times" in error
     assert "optimizer.learning_rate below 0.001" in error and "\n" not in error
+    offered = Path(error.rpartition("model.initial_weights=")[2])
+    assert offered.parent == tmp_path / "checkpoints" and was_well(offered)
 
 
 def test_a_run_without_a_checkpoint_ends_with_one_line(recipe, tmp_path):
@@ -139,10 +142,12 @@ def test_a_run_without_a_checkpoint_ends_with_one_line(recipe, tmp_path):
 
 
 def test_a_branch_goes_back_to_the_checkpoint_that_it_began_from(recipe, alone, tmp_path):
-    """Its own first checkpoint was saved among the bad steps."""
+    """Its own first checkpoint was saved among the bad steps, and it goes on in another stage."""
     branches_at, bad = 15, range(15, 15 + MAX_IN_A_ROW)
     words = (f"initial_checkpoint={alone}/checkpoints/step_{branches_at:08d}", f"training.total_samples={30 * 32}")
+    words += (f"training.stages=[{{samples: {20 * 32}, learning_rate_scale: 0.5}}, {{}}]",)
     assert run_ranks(1, train_poisoned, 1, recipe, tmp_path, bad, "nan", (), words) == [None]
     [event] = events(tmp_path, "rolled_back")
     assert event["to"] == branches_at * 32
-    assert (tmp_path / "checkpoints" / "step_00000030").exists()
+    progress = json.loads((tmp_path / "checkpoints" / "step_00000030" / "progress.json").read_text())
+    assert len(progress["losses"]) == 30 - (bad.stop + 2), "those of the trunk are of another stage"

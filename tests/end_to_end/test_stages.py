@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def test_each_step_has_the_stage_of_its_batch_and_one_schedule(whole):
     rates = [line["learning_rate"] for line in lines]
     assert rates[4] == 0.5e-3, "the end of the warm-up, in a stage of half the learning rate"
     assert rates[9] < 0.55 * rates[10] and 0 < rates[-1] < rates[10]
+    progress = json.loads((whole / "checkpoints" / f"step_{STEPS:08d}" / "progress.json").read_text())
+    assert len(progress["losses"]) == STEPS - EDGES[1], "a loss is compared with those of its own stage"
 
 
 def test_a_run_that_goes_on_at_the_edge_of_a_stage_ends_bit_identical(warm, staged, whole, tmp_path):

@@ -20,7 +20,7 @@ from diptych.data.tokenizer import train_vocabulary
 from diptych.loss.visual_ngrams import VisualNgrams
 from diptych.model.flops import TrainingFlops
 from diptych.run_dir import RunDir
-from diptych.training import job
+from diptych.training import job, loop
 from diptych.training.checkpoint import Progress
 from diptych.training.job import prepare
 from diptych.world import World
@@ -101,13 +101,15 @@ class SameVocabulary:
     fingerprint = "x"
 
 
-def test_a_batch_belongs_to_a_stage_and_takes_its_operations(tmp_path):
+def test_a_batch_belongs_to_a_stage_and_takes_its_operations(tmp_path, monkeypatch):
     config = tiny_config(stages=(StageConfig(samples=PAIRS + 1, image_size=8), StageConfig()))
     staged = tiny_job(tmp_path, config, World(rank=1), SimpleNamespace(words=None))  # type: ignore[arg-type]
     small, whole = (PAIRS * staged.flops_of(stage).of_pair(CONTEXT) for stage in staged.stages)
     assert small < whole
     until = [staged.flops_until(number * PAIRS) for number in range(5)]
     assert until == [0, small, 2 * small, 2 * small + whole, 2 * small + 2 * whole]
+    monkeypatch.setattr(loop, "Console", SimpleNamespace)
+    assert loop.console_of(staged).work_until(3 * PAIRS) == until[3], "the time left is weighed by it"
     begin = [number for number in range(4) if staged.begins_stage(stats((number + 1) * PAIRS, (0.0,)))]
     assert begin == [2], "the third batch is the first one that begins with a sample of the second stage"
 

@@ -153,6 +153,17 @@ def test_a_token_head_that_trains_only_itself_is_refused_before_a_run(tmp_path, 
     )
 
 
+def test_a_run_in_which_muon_would_update_nothing_is_refused_before_it_starts(tmp_path):
+    config = tiny_config()
+    config = replace(
+        config,
+        run_dir=str(tmp_path),
+        model=replace(config.model, freeze=("image.*", "text.*")),
+        optimizer=replace(config.optimizer, name="muon"),
+    )
+    assert "muon would update nothing" in dict(check_run(config, World()))["optimizer.name"]
+
+
 def test_a_pattern_that_matches_nothing_is_one_line_with_near_names():
     with pytest.raises(UserError, match=r"^optimizer.groups 'imag\.\*' matches no tensor .* near it are image\.\*"):
         rates_and_decays(groups={"imag.*": {"weight_decay": 0.0}})

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,9 @@ from diptych.loss import WORD_LOSSES, WordLoss
 from diptych.loss.visual_ngrams import VisualNgrams
 from diptych.loss.words import BagOfWords
 from diptych.model.word_predictor import WordPredictor
-from diptych.run_dir import RunDir
 from diptych.training.checkpoint import Progress, load_checkpoint
 from diptych.training.engine import Engine
-from diptych.training.last_words import describe_end
+from diptych.training.loop import Training
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
 from diptych.world import World
@@ -138,8 +138,10 @@ def test_what_cannot_go_with_predicted_words_is_one_line(setting, complaint):
     assert complaint in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("embeds", [True, False])
-def test_a_run_that_ends_names_only_commands_that_take_its_model(embeds, tmp_path):
-    said = describe_end(RunDir(tmp_path), Progress(samples_seen=100), 10, embeds=embeds)
+@pytest.mark.parametrize(("loss", "embeds"), [("softmax", True), ("bag_of_words", False)])
+def test_a_run_that_ends_names_only_commands_that_take_its_model(loss, embeds, tmp_path):
+    job, lines = tiny_job(tmp_path, tiny_config(loss=loss), World(rank=1), None), []  # type: ignore[arg-type]
+    Training(job, None, None, None, SimpleNamespace(say=lines.append), None)._end(10)  # type: ignore[arg-type]
+    said = lines[-1]
     assert f"diptych evaluate {tmp_path} --zero-shot" in said
     assert ("classify" in said, "embed" in said) == (embeds, embeds)
