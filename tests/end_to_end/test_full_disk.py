@@ -60,10 +60,12 @@ def test_training_waits_while_the_folder_of_checkpoints_can_only_be_read(warm, r
         command.kill()
         pytest.skip("no right to mount")
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        # The folder is busy as long as a file in it is open for writing.
+        remount = ["mount", "-o", "remount,bind,ro", str(folder)]
+        command.wait_until(lambda: not subprocess.run(remount, capture_output=True).returncode)
         command.wait_until(lambda: "Training waits up to 60 min" in command.said)
         assert f"Read-only file system ({folder}); make it writable" in command.said
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
     assert command.wait() == 0, command.said
     assert outcome(run_dir) == outcome(alone)
