@@ -156,10 +156,10 @@ def check_folder(path: Path, expected: str) -> None:
 def no_such_path(path: Path, expected: str) -> UserError:
     """The error that a path does not exist: it suggests the nearest name in the same folder, or says what to give."""
     try:
-        beside = os.listdir(path.parent)
+        names = os.listdir(path.parent)
     except OSError:
-        beside = []
-    near = difflib.get_close_matches(path.name, beside, n=1)
+        names = []
+    near = difflib.get_close_matches(path.name, names, n=1)
     return UserError(f"{path} does not exist; " + (f"did you mean {path.parent / near[0]}?" if near else expected))
 
 

@@ -67,27 +67,27 @@ def headlines(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     cards = []
     for name, result in evaluation.get("zero_shot", {}).items():
         about = f"{counted(result['pictures'], 'picture')}, {counted(len(result['classes']), 'class')}"
-        beside = list(_classifiers(evaluation, name, result.get("model")))
-        cards.append(_card(f"zero-shot · {name}", result, "top1", about + other_model(result, evaluation), beside))
+        others = list(_classifiers(evaluation, name, result.get("model")))
+        cards.append(_card(f"zero-shot · {name}", result, "top1", about + other_model(result, evaluation), others))
     for name, result in evaluation.get("retrieval", {}).items():
         about = f"{counted(result['pictures'], 'picture')}, {counted(result['captions'], 'caption')}"
         of_data = "" if len(evaluation["retrieval"]) == 1 else f" · {name}"
         for way, label in (("image_to_text", "image → text"), ("text_to_image", "text → image")):
-            beside = [(f"within the first {k}", result["metrics"][f"{way}_r{k}"]) for k in (5, 10)]
+            others = [(f"within the first {k}", result["metrics"][f"{way}_r{k}"]) for k in (5, 10)]
             over = f"{label} R@1{of_data}"
-            cards.append(_card(over, result, f"{way}_r1", about + other_model(result, evaluation), beside))
+            cards.append(_card(over, result, f"{way}_r1", about + other_model(result, evaluation), others))
     return cards
 
 
 def _card(
-    over: str, result: Mapping[str, Any], metric: str, about: str, beside: Sequence[tuple[str, float]]
+    over: str, result: Mapping[str, Any], metric: str, about: str, others: Sequence[tuple[str, float]]
 ) -> dict[str, Any]:
     return {
         "over": over,
         "value": result["metrics"][metric],
         "interval": interval(result, metric),
         "about": about,
-        "beside": [*beside, ("chance", result["chance"][metric])],
+        "others": [*others, ("chance", result["chance"][metric])],
         "seen_in_training": result.get("seen_in_training"),
     }
 
