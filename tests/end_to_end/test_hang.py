@@ -22,7 +22,7 @@ from diptych.training.places import PHASES, Place, blame
 from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, gone, start
 from tests.data.remote_store import Proxy
 from tests.end_to_end.conftest import STEPS, outcome
-from tests.end_to_end.test_resume import after_some_steps
+from tests.end_to_end.test_resume import after_some_steps, num_logged
 from tests.warm import ENVIRONMENT, Warm
 
 SECONDS = 4
@@ -91,14 +91,15 @@ from diptych.training import watch
 from diptych.process_group import process_group
 from diptych.world import read_world
 
-watch.ANSWER_SECONDS, watch.MARGIN_SECONDS, watch.EXCHANGE_SECONDS = 1, 8, 0.2
+watch.ANSWER_SECONDS, watch.MARGIN_SECONDS, watch.EXCHANGE_SECONDS = 5, 8, 0.2
 with process_group(read_world(), 60) as world:
     machine = MachineConfig(process_group_timeout_seconds=3)
     with watch.Watch(RunDir(Path({folder!r})), world, machine, LoaderProcesses(0)) as watched:
         {work}
 """
 """Two ranks of which the second hangs; work: what they do."""
-IN_C = """watched.open_files()
+IN_C = """watch.ANSWER_SECONDS = 1  # the second does not answer
+        watched.open_files()
         watched.enter("step", 64)
         if world.rank == 1:
             ctypes.PyDLL(None).sleep(60)  # with Python's lock, so that no other thread runs
@@ -260,8 +261,11 @@ def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp
     assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32
 
 
-def late(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-    """Answer, but only after several times the longest step."""
+def late(handler: BaseHTTPRequestHandler, body: bytes, run_dir: Path) -> None:
+    """Answer, but only after some steps and then several times the longest step."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while num_logged(run_dir) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
     time.sleep(4 * FEW_SECONDS)
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(body)))
@@ -274,7 +278,7 @@ def test_a_store_that_is_away_for_longer_than_a_step_may_take_is_waited_for(warm
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     proxy = Proxy(server.server_port)
-    proxy.faults[:] = [None, None, late]
+    proxy.faults[:] = [None, None, partial(late, run_dir=tmp_path / "run")]  # all are fetched at once
     try:
         command = warm.start(
             *("train", recipe, f"run_dir={tmp_path / 'run'}"),
