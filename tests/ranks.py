@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from diptych.data.loader_processes import LoaderProcesses
     from diptych.world import World
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120
+"""A first `torch.compile` on a machine takes up to a minute."""
 
 
 def run_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -18,7 +18,6 @@ from diptych.model.dual_encoder import DualEncoder
 from diptych.training.deepspeed_config import OWNED_DEEPSPEED_KEYS, deepspeed_config, zero_stage
 from diptych.training.engine import Engine, OptimizerState
 from diptych.training.optimizer import learning_rate_at
-from diptych.training.parameter_groups import SCALE_GROUP
 from diptych.training.step_stats import StepStats
 from diptych.world import World
 from tests.ranks import run_ranks
@@ -293,9 +292,8 @@ def pushed(rank: int, stages: tuple[int, ...]) -> dict[int, tuple[list[float], l
         used, masters = [], []
         for number in range(4):
             used += [stats.logit_scale for stats in take_steps(engine, rank, 2, number, number + 1)]
-            groups = engine._groups_of_masters()
-            scales = [m for group, m in zip(groups, engine._masters(), strict=True) if group["name"] == SCALE_GROUP]
-            masters += [float(m.detach().max()) for m in scales if m.numel()]
+            scale = engine._fragments["logit_scale"]
+            masters += scale.of(scale.flat.detach()).tolist()  # empty where the other rank has it
         used.append(float(engine.weights().get("logit_scale", torch.zeros(())).exp()))
         result[stage] = used, masters, float(engine.weights(averaged=True).get("logit_scale", 4.605))
     return result
