@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diptych.data.groups import numbered
 from diptych.data.shards import ShardIndex
 from diptych.errors import UserError
-from diptych.evaluation.pictures import Embedded, PictureEncoder, embed_part
+from diptych.evaluation.embedding import Embedded, PictureEncoder, embed_part
 from diptych.evaluation.shard_pictures import pictures_at
 from diptych.evaluation.similarity import Array, unit_norm
 from diptych.terminal import counted

@@ -11,9 +11,10 @@ import pytest
 from diptych.evaluation import few_shot, few_shot_shown
 from diptych.evaluation.comparison import compare
 from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.embedding import Embedded
 from diptych.evaluation.features import Features
 from diptych.evaluation.linear_probe import fit_probe, linear_probe
-from diptych.evaluation.pictures import Embedded, Pictures
+from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.prompts import make_prompts
 from diptych.evaluation.tables import comparison_table
 

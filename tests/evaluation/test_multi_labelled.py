@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from diptych.evaluation.labels import named
 from diptych.evaluation.picture_sources import open_multi_labelled
-from diptych.evaluation.pictures import named
 from tests.evaluation.colours import COLOURS, picture
 
 

@@ -15,8 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from diptych.data.shard_writer import ShardWriter
+from diptych.evaluation.embedding import MOST_THREADS, PICTURES_AT_ONCE, embed
+from diptych.evaluation.labels import named
 from diptych.evaluation.picture_sources import open_captioned, open_labelled, open_pictures
-from diptych.evaluation.pictures import MOST_THREADS, PICTURES_AT_ONCE, Pictures, embed, named
+from diptych.evaluation.pictures import Pictures
 from diptych_shards.cli import main
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 

@@ -15,12 +15,12 @@ import webdataset
 
 from diptych import cli
 from diptych.errors import UserError
-from diptych.evaluation.pictures import embed
+from diptych.evaluation.embedding import embed
+from diptych.evaluation.installed_prompts import installed_prompts
 from diptych.evaluation.prompts import build_classifier, make_prompts
 from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.suites.command import _titles
 from diptych.evaluation.suites.data_folders import find_data, open_data_set
-from diptych.evaluation.suites.installed_prompts import installed_prompts
 from diptych.evaluation.suites.measures import MEASURES
 from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Results, SuiteModel, embed_together, measure_suite

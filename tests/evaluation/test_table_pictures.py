@@ -9,8 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from diptych.evaluation.labels import named
+from diptych.evaluation.left_out import by_reason
 from diptych.evaluation.picture_sources import open_captioned, open_labelled
-from diptych.evaluation.pictures import by_reason, named
 from diptych_shards.cli import main
 from tests.evaluation.colours import COLOURS, picture
 

@@ -11,7 +11,8 @@ from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import Measured, as_result, bootstrapped_share
-from diptych.evaluation.pictures import Cue, by_reason
+from diptych.evaluation.left_out import by_reason
+from diptych.evaluation.pictures import Cue
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 
 SMALL, LARGE = 6, 10

@@ -11,15 +11,16 @@ import numpy as np
 from diptych.errors import UserError
 from diptych.evaluation.average_precision import ranking, roc_auc
 from diptych.evaluation.captions_that_name import Captions
-from diptych.evaluation.data_sets import label_numbers
+from diptych.evaluation.embedding import embed
 from diptych.evaluation.intervals import Interval, wilson
+from diptych.evaluation.labels import label_numbers
 from diptych.evaluation.null_distribution import (
     IndependentLabels,
     NullDistribution,
     ProbabilityCurve,
     fit_probability_curve,
 )
-from diptych.evaluation.pictures import Pictures, embed, subset
+from diptych.evaluation.pictures import Pictures, subset
 from diptych.evaluation.prompts import ClassPrompt, Prompts, build_classifier
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 from diptych.evaluation.temperature_scaling import fit_logit_scale, measure_agreement

@@ -9,7 +9,7 @@ from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import Measured, as_result, share_of
-from diptych.evaluation.pictures import by_reason
+from diptych.evaluation.left_out import by_reason
 from diptych.evaluation.similarity import Array, unit_norm
 
 CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}

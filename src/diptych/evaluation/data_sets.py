@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from diptych.errors import UserError
+from diptych.evaluation.labels import label_numbers, labels_in, named
 from diptych.evaluation.picture_sources import (
     open_captioned,
     open_cues,
@@ -19,9 +17,8 @@ from diptych.evaluation.picture_sources import (
     open_matched,
     open_multi_labelled,
 )
-from diptych.evaluation.pictures import Pictures, in_utf8, labels_in, named, writable
+from diptych.evaluation.pictures import Pictures, in_utf8, writable
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, classes_called, load_prompts, make_prompts
-from diptych.evaluation.similarity import Array
 from diptych.terminal import counted
 
 Reads = Literal["labels", "label_sets", "captions", "matched", "cues"]
@@ -104,20 +101,3 @@ def data_set(pictures: Pictures, prompts: Prompts) -> DataSet:
     pictures = named(pictures, prompts.class_names)
     label_numbers(pictures, prompts.class_names)
     return DataSet(pictures, prompts)
-
-
-def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
-    """i64[pictures]: the place of each label among the classes.
-
-    Raises:
-        ValueError: a label is not one of the classes.
-    """
-    places = {name: place for place, name in enumerate(class_names)}
-    if unknown := sorted(labels_in(pictures) - places.keys()):
-        near = difflib.get_close_matches(unknown[0], class_names, n=1)
-        raise UserError(
-            f"{pictures.location}: label {unknown[0]!r} is none of the {counted(len(class_names), 'class')} "
-            f"({counted(len(unknown), 'such label')}); labels must equal the class names, or the `name` of a class "
-            "that has several `names`" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
-    return np.array([places[label] for label in pictures.labels], dtype=np.int64)

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 from PIL import Image
 
-from diptych.evaluation.pictures import PICTURES_AT_ONCE, Embedded, PictureEncoder, Pictures, embed_part, joined_parts
+from diptych.evaluation.embedding import PICTURES_AT_ONCE, Embedded, PictureEncoder, embed_part, joined_parts
+from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
 
 TEXTS_AT_ONCE = 256

@@ -27,14 +27,8 @@ from diptych.data.picture_files import (
 )
 from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.errors import UserError
-from diptych.evaluation.pictures import (
-    UNREADABLE,
-    Pictures,
-    check_some_are_captioned,
-    files_of,
-    in_words,
-    left_out_by_reason,
-)
+from diptych.evaluation.left_out import check_some_are_captioned, in_words, left_out_by_reason
+from diptych.evaluation.pictures import UNREADABLE, Pictures, files_of
 from diptych.evaluation.table_pictures import are_numbers
 from diptych.files import cannot, read_file
 

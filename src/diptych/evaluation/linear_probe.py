@@ -18,11 +18,12 @@ from PIL import Image, ImageOps
 
 from diptych.errors import UserError
 from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.embedding import Embedded, identity
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import as_result, per_class_share, share_of
 from diptych.evaluation.logistic_regression import MOST_ITERATIONS, Fitted, best_inverse_penalty, fit
-from diptych.evaluation.pictures import Embedded, Pictures, identity, subset
+from diptych.evaluation.pictures import Pictures, subset
 from diptych.evaluation.similarity import Array
 from diptych.terminal import percent
 

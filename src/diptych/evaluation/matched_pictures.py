@@ -12,7 +12,8 @@ from diptych.data.caption_files import CaptionError, CaptionReason, check_captio
 from diptych.data.picture_formats import PICTURE_ENDINGS
 from diptych.documents import parse_json
 from diptych.errors import UserError
-from diptych.evaluation.pictures import Cue, Pictures, check_some_are_captioned, files_of
+from diptych.evaluation.left_out import check_some_are_captioned
+from diptych.evaluation.pictures import Cue, Pictures, files_of
 
 if TYPE_CHECKING:
     from diptych_shards.tables.picture_table import PictureRow

@@ -100,6 +100,17 @@ def classes_called(labels: Sequence[str]) -> list[ClassPrompt]:
     ]
 
 
+def distinguished(names: Sequence[str]) -> list[ClassPrompt]:
+    """Classes of a numbered list of names; two with the same name have different labels: `crane`, `crane (517)`."""
+    seen: Counter[str] = Counter()
+    classes = []
+    for number, name in enumerate(names):
+        label = f"{name} ({number})" if seen[name] else name
+        seen[name] += 1
+        classes.append(ClassPrompt(label, (name,)))
+    return classes
+
+
 def texts_of(classes: Sequence[ClassPrompt], templates: Sequence[str]) -> list[tuple[int, str]]:
     """The number of a class and a text, for each template with each of the class's names."""
     return [

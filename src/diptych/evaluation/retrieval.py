@@ -13,7 +13,8 @@ from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import as_result, grouped_share, share_of
-from diptych.evaluation.pictures import Pictures, by_reason, subset
+from diptych.evaluation.left_out import by_reason
+from diptych.evaluation.pictures import Pictures, subset
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm
 from diptych.evaluation.zero_shot import thumbnail
 

@@ -19,7 +19,8 @@ from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_index_file import Sample
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
-from diptych.evaluation.pictures import Pictures, check_some_are_captioned
+from diptych.evaluation.left_out import check_some_are_captioned
+from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
 from diptych.evaluation.table_pictures import are_numbers, label_set
 from diptych.files import cannot

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.data.caption_files import CaptionError, CaptionReason, captions_of, check_caption
 from diptych.errors import UserError
-from diptych.evaluation.pictures import Pictures, by_reason, check_some_are_captioned, files_of, in_words
+from diptych.evaluation.left_out import by_reason, check_some_are_captioned, in_words
+from diptych.evaluation.pictures import Pictures, files_of
 
 if TYPE_CHECKING:
     from diptych_shards.tables.picture_table import PictureRow

@@ -9,7 +9,7 @@ from typing import Any
 from diptych.evaluation import EVALUATORS, METHODS, few_shot_shown, linear_probe
 from diptych.evaluation.comparison import compare
 from diptych.evaluation.evaluator import numbers
-from diptych.evaluation.pictures import in_words
+from diptych.evaluation.left_out import in_words
 from diptych.evaluation.retrieval import RECALL_AT
 from diptych.terminal import counted, percent, percent_range, points, points_range, printable, table
 

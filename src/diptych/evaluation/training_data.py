@@ -18,7 +18,8 @@ from tqdm import tqdm
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
-from diptych.evaluation.pictures import MOST_THREADS, Pictures
+from diptych.evaluation.embedding import MOST_THREADS
+from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
 from diptych.machine import usable_cpus
 from diptych.remote_files import is_elsewhere

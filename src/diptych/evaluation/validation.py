@@ -11,7 +11,8 @@ from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import as_result, bootstrap
-from diptych.evaluation.pictures import by_reason, subset
+from diptych.evaluation.left_out import by_reason
+from diptych.evaluation.pictures import subset
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 
 GROUP = 256

@@ -9,10 +9,11 @@ import numpy as np
 
 from diptych.data.picture_safety import open_picture
 from diptych.evaluation.average_precision import measured_by, ranking, roc_auc
-from diptych.evaluation.data_sets import DataSet, label_numbers
+from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import Measured, as_result, per_class_share, share_of
+from diptych.evaluation.labels import label_numbers
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.prompts import Prompts, build_classifier
 from diptych.evaluation.similarity import Array, blocks, similarities, unit_norm

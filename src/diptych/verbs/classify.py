@@ -22,9 +22,9 @@ from diptych.data.picture_safety import PictureError
 from diptych.errors import UserError
 from diptych.evaluation.calibration import FALSE_ALARM_RATE, Calibration
 from diptych.evaluation.calibration_file import read_calibration
+from diptych.evaluation.left_out import in_words, left_out_by_reason
 from diptych.evaluation.null_distribution import IndependentLabels
 from diptych.evaluation.picture_sources import open_pictures
-from diptych.evaluation.pictures import in_words, left_out_by_reason
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, build_classifier, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array, similarities, softmax, unit_norm
 from diptych.files import read_lines

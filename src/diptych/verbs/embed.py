@@ -11,8 +11,9 @@ import numpy as np
 from diptych.command_line import add_device_argument, add_ema_argument, add_model_argument, path_argument
 from diptych.data.caption_files import MAX_CAPTION_BYTES
 from diptych.errors import UserError
+from diptych.evaluation.embedding import embed
+from diptych.evaluation.left_out import by_reason, in_words, left_out_by_reason
 from diptych.evaluation.picture_sources import open_pictures
-from diptych.evaluation.pictures import by_reason, embed, in_words, left_out_by_reason
 from diptych.evaluation.similarity import unit_norm
 from diptych.evaluation.text_arrays import text_arrays
 from diptych.files import check_writable, committed, read_lines, writing

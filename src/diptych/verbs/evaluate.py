@@ -15,19 +15,14 @@ from diptych.command_line import add_device_argument, add_ema_argument, path_arg
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, open_each, prompts_for
+from diptych.evaluation.embedding import Embedded
 from diptych.evaluation.evaluator import AVERAGED, Evaluator, Result
 from diptych.evaluation.features import Features
+from diptych.evaluation.labels import labels_in, named
+from diptych.evaluation.left_out import left_out_by_reason
 from diptych.evaluation.overlap import matched_pairs, overlap
 from diptych.evaluation.picture_sources import absolute
-from diptych.evaluation.pictures import (
-    Embedded,
-    Pictures,
-    fingerprint,
-    formats_by_name,
-    labels_in,
-    left_out_by_reason,
-    named,
-)
+from diptych.evaluation.pictures import Pictures, fingerprint, formats_by_name
 from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
 from diptych.evaluation.robustness import check_names, read_baseline, robustness
 from diptych.evaluation.suites.command import SuiteOptions, evaluate_suite

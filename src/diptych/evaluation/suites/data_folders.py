@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +21,11 @@ from diptych.data.shards import open_index
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, prompts_for
-from diptych.evaluation.pictures import Pictures, labels_in
-from diptych.evaluation.prompts import DEFAULT_TEMPLATE, ClassPrompt, Prompts, load_prompts, make_prompts
+from diptych.evaluation.installed_prompts import installed_prompts, packages_with
+from diptych.evaluation.labels import labels_in
+from diptych.evaluation.pictures import Pictures
+from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, distinguished, load_prompts, make_prompts
 from diptych.evaluation.similarity import Array
-from diptych.evaluation.suites.installed_prompts import installed_prompts, packages_with
 from diptych.evaluation.suites.measures import MEASURES
 from diptych.evaluation.suites.suite import Suite, SuiteDataSet
 from diptych.files import local_path, read_text
@@ -145,17 +145,6 @@ def find_prompts(
         f"one a line in that order, or into {where / OWN_PROMPTS} (classes and templates)"
         + (f", or {package}" if package else "")
     )
-
-
-def distinguished(names: Sequence[str]) -> list[ClassPrompt]:
-    """Classes of a numbered list of names; two with the same name have different labels: `crane`, `crane (517)`."""
-    seen: Counter[str] = Counter()
-    classes = []
-    for number, name in enumerate(names):
-        label = f"{name} ({number})" if seen[name] else name
-        seen[name] += 1
-        classes.append(ClassPrompt(label, (name,)))
-    return classes
 
 
 def read_subgroups(location: str, column: int, left_out: Sequence[int]) -> Array:

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from diptych.evaluation import EVALUATORS
+from diptych.evaluation.embedding import Embedded, PictureEncoder, embed
 from diptych.evaluation.features import Features
 from diptych.evaluation.picture_sources import state_of
-from diptych.evaluation.pictures import Embedded, PictureEncoder, Pictures, embed
+from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
 from diptych.evaluation.suites.data_folders import OpenedDataSet, open_data_set
 from diptych.evaluation.suites.measures import MEASURES
