@@ -424,6 +424,15 @@ def test_folders_named_by_wordnet_ids_are_imagenets_classes_in_order(tmp_path):
     (tmp_path / "data" / "classnames.txt").write_text("green\nred\n")
     opened = open_data_set(SuiteDataSet("data", "top1"), tmp_path / "data", tmp_path)
     assert opened.data.pictures.labels == ("green", "red")
+    for name, known in (("n02000000", "n04356056"), ("n01000000", "n01440764")):  # two of ImageNet's 1,000
+        (tmp_path / "some" / known).mkdir(parents=True)
+        (tmp_path / "some" / known / "1.png").write_bytes((tmp_path / "data" / name / "1.png").read_bytes())
+    for benchmark_name, classes in (("imagenet1k", 1000), ("", 2)):
+        about = SuiteDataSet("some", "top1", benchmark_name=benchmark_name)
+        opened = open_data_set(about, tmp_path / "some", tmp_path)
+        assert (opened.prompts_from, len(opened.data.prompts.classes)) == ("open_clip_torch", classes)
+        assert opened.data.pictures.labels == ("tench", "sunglasses (837)")
+
     (tmp_path / "data" / "classnames.txt").write_text("green\nblue\nred\n")
     with pytest.raises(UserError, match="ids of 2 classes, and there are 3 names; .* all must be there; or name"):
         open_data_set(SuiteDataSet("data", "top1"), tmp_path / "data", tmp_path)

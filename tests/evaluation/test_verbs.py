@@ -337,6 +337,35 @@ def test_shards_with_class_numbers_are_evaluated_by_the_names_of_the_classes(mod
     assert evaluation["pixel_baseline"]["shards"]["metrics"]["top1"] == 1
 
 
+def test_folders_called_by_wordnet_ids_are_evaluated_by_the_names_of_imagenets_classes(
+    model, tmp_path, capsys, monkeypatch
+):
+    names = {"n01440764": "tench", "n04355933": "sunglasses", "n04356056": "sunglasses (837)"}
+    for folder, ids in (("test", list(names)), ("train", ["n01443537", *names])):
+        for each, colour in zip(ids[::-1], COLOURS.values(), strict=False):
+            (tmp_path / folder / each).mkdir(parents=True)
+            (tmp_path / folder / each / "0.png").write_bytes(picture(colour))
+    words = ["evaluate", str(model), "--zero-shot", str(tmp_path / "test"), "--json", str(tmp_path / "out.json")]
+    cli.main([*words, "--pixel-baseline", str(tmp_path / "train")])
+    evaluation = json.loads((tmp_path / "out.json").read_text())
+    assert evaluation["zero_shot"]["test"]["classes"] == list(names.values())
+    assert evaluation["pixel_baseline"]["test"]["metrics"]["top1"] == 1
+    assert evaluation["pixel_baseline"]["test"]["train_classes"] == 4
+
+    # The ids stay the labels where a file of the user names them.
+    named = ", ".join(f"{{name: {each}, names: [{name}]}}" for each, name in names.items())
+    (tmp_path / "classes.yaml").write_text(f"classes: [{named}]")
+    cli.main([*words, "--classes", str(tmp_path / "classes.yaml")])
+    assert json.loads((tmp_path / "out.json").read_text())["zero_shot"]["test"]["classes"] == list(names)
+
+    monkeypatch.setattr("diptych.evaluation.installed_prompts.installed_prompts", lambda name: (None, None, ""))
+    said = fails(capsys, *words)
+    assert "gives WordNet ids such as n01440764 and no names; name them with --classes YAML (classes: [{name: " in said
+    assert said.endswith(", or `pip install open_clip_torch`\n")
+    (tmp_path / "test" / "n01440764").rename(tmp_path / "test" / "n01000000")
+    assert "WordNet ids such as n01000000 " in (said := fails(capsys, *words)) and "pip install" not in said
+
+
 def test_an_equals_sign_in_the_name_of_a_folder_is_part_of_the_path(model, tmp_path, capsys, monkeypatch):
     write_tree(tmp_path / "set=1", ["red", "blue"])
     monkeypatch.chdir(tmp_path)

@@ -33,6 +33,7 @@ from diptych.training.evaluating import Evaluations, FailedOnARankError, Togethe
 from diptych.training.metrics import evaluated
 from diptych.training.wandb_results import _numbers
 from diptych.world import World
+from tests.evaluation.colours import picture
 from tests.ranks import run_ranks, train_on_ranks
 from tests.training.tiny import at_night
 
@@ -229,16 +230,22 @@ def train_with_scores(rank: int, loaded: LoadedConfig) -> None:
         ("evaluation.zero_shot.tree=nowhere", "evaluation.zero_shot.tree: nowhere does not exist"),
         ("evaluation.validation={folder}/tree/red", "evaluation.validation: "),
         (
+            "evaluation.zero_shot.ids={ids}",
+            "{ids} gives WordNet ids such as n01000000 and no names; name them with evaluation.classes=YAML ",
+        ),
+        (
             "evaluation.best=tree/top2",
             "evaluation.best is 'tree/top2'; it must be one of tree/top1, pairs/",
         ),
     ],
 )
 def test_data_that_cannot_be_measured_are_refused_before_the_run(word, said, recipe, tmp_path):
-    loaded = config_of(recipe, tmp_path / "run", word.format(folder=recipe.parent))
+    (tmp_path / "n01000000").mkdir()
+    (tmp_path / "n01000000" / "0.png").write_bytes(picture((255, 0, 0)))
+    loaded = config_of(recipe, tmp_path / "run", word.format(folder=recipe.parent, ids=tmp_path))
     with pytest.raises(UserError) as refused:
         open_asked(loaded.config)
-    assert str(refused.value).startswith(said)
+    assert str(refused.value).startswith(said.format(ids=tmp_path))
 
 
 def test_the_loss_of_every_pair_has_as_many_negatives_for_any_number_of_pairs():

@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from diptych.errors import UserError
+from diptych.evaluation.installed_prompts import (
+    IMAGENET,
+    WORDNET_ID,
+    imagenet_classes,
+    imagenet_ids,
+    packages_with,
+    unnamed_ids,
+)
 from diptych.evaluation.labels import label_numbers, labels_in, named
 from diptych.evaluation.picture_sources import (
     open_captioned,
@@ -76,8 +84,10 @@ def open_each(given: Sequence[str], opened: Callable[[str], Pictures], suffix: s
 def prompts_for(labelled: Sequence[Pictures], classes: str | None) -> Prompts:
     """The classes and templates of the YAML file `classes`; without one, the labels of all pictures are the classes.
 
+    WordNet ids, as ImageNet's folders are called, stand for the names of ImageNet's classes.
+
     Raises:
-        UserError: the file cannot be used, or the labels are numbers that only such a file can name.
+        UserError: the file cannot be used, or the labels are numbers or WordNet ids that only such a file can name.
     """
     if classes is not None:
         return load_prompts(classes)
@@ -87,7 +97,18 @@ def prompts_for(labelled: Sequence[Pictures], classes: str | None) -> Prompts:
             "numbers with --classes YAML, or name a json key that has the names with --label-key"
         )
     labels = sorted({label for pictures in labelled for label in labels_in(pictures)})
-    return make_prompts(classes_called(labels), [DEFAULT_TEMPLATE]) if labels else Prompts((), ())
+    if not labels:
+        return Prompts((), ())
+    if unnamed := unnamed_ids(labels):
+        where = next(pictures.location for pictures in labelled if unnamed[0] in labels_in(pictures))
+        package = f", or {packages_with(IMAGENET)}" if set(unnamed) <= set(imagenet_ids()) else ""
+        raise UserError(
+            f"{where} gives WordNet ids such as {unnamed[0]} and no names; name them with --classes YAML "
+            f"(classes: [{{name: {unnamed[0]}, names: [what prompts call it]}}, ...]){package}"
+        )
+    known = imagenet_classes() if any(map(WORDNET_ID.fullmatch, labels)) else {}
+    found = dict.fromkeys(known.get(each.name, each) for each in classes_called(labels))
+    return make_prompts(list(found), [DEFAULT_TEMPLATE])
 
 
 def data_set(pictures: Pictures, prompts: Prompts) -> DataSet:

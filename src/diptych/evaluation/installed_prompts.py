@@ -8,12 +8,17 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from diptych.errors import UserError
+from diptych.evaluation.prompts import ClassPrompt, distinguished
 
 IMAGENET = "imagenet1k"
+WORDNET_ID = re.compile(r"n[0-9]{8}")
+"""What the folders of ImageNet's classes are called, such as n01440764 for tench."""
 NAMED_BY_CLIP_BENCHMARK = frozenset(
     {
         "caltech101", "caltech101_vtab", "clevr_closest_object_distance", "clevr_count_all", "country211",
@@ -35,6 +40,25 @@ def installed_prompts(name: str) -> tuple[list[str] | None, list[str] | None, st
         classes, templates = _of_open_clip()
         source = "open_clip_torch"
     return classes, templates, source if classes or templates else ""
+
+
+def imagenet_ids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet's 1,000 classes, in the order of the classes; none if timm does not list them."""
+    path = _file("timm", "imagenet_synsets.txt")
+    return tuple(path.read_text(encoding="utf-8").split()) if path is not None else ()
+
+
+def imagenet_classes() -> dict[str, ClassPrompt]:
+    """WordNet id → class of ImageNet; empty if no installed package has the names."""
+    ids, names = imagenet_ids(), installed_prompts(IMAGENET)[0] or []
+    return dict(zip(ids, distinguished(names), strict=True)) if len(ids) == len(names) else {}
+
+
+def unnamed_ids(labels: Iterable[str]) -> list[str]:
+    """The labels that are WordNet ids and that nothing names, in order."""
+    ids = sorted(filter(WORDNET_ID.fullmatch, labels))
+    known = imagenet_classes() if ids else {}
+    return [each for each in ids if each not in known]
 
 
 def packages_with(name: str) -> str:

@@ -9,19 +9,20 @@ from dataclasses import replace
 import numpy as np
 
 from diptych.errors import UserError
+from diptych.evaluation.installed_prompts import WORDNET_ID, imagenet_classes
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.similarity import Array
 from diptych.terminal import counted
 
 
 def named(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
-    """Replace labels that are numbers of classes by class names.
+    """Replace labels that are numbers of classes, or WordNet ids of ImageNet's classes, by class names.
 
     Raises:
         ValueError: a number is larger than that of the last class.
     """
     if not pictures.labels_are_numbers:
-        return pictures
+        return _without_ids(pictures, class_names)
     labels = labels_in(pictures)
     if pictures.label_width not in (0, len(class_names)):
         raise UserError(
@@ -64,3 +65,15 @@ def label_numbers(pictures: Pictures, class_names: Sequence[str]) -> Array:
             "that has several `names`" + (f"; did you mean {near[0]!r}?" if near else "")
         )
     return np.array([places[label] for label in pictures.labels], dtype=np.int64)
+
+
+def _without_ids(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
+    """Replace each WordNet id that is no class by ImageNet's name for it, if that is one."""
+    ids = {label for label in labels_in(pictures) - {*class_names} if WORDNET_ID.fullmatch(label)}
+    known = imagenet_classes() if ids else {}
+    name_of = {each: known[each].name for each in ids if each in known and known[each].name in class_names}
+    return replace(
+        pictures,
+        labels=tuple(name_of.get(label, label) for label in pictures.labels),
+        label_sets=tuple(tuple(name_of.get(label, label) for label in each) for each in pictures.label_sets),
+    )

@@ -172,7 +172,10 @@ def open_asked(run: RunConfig) -> Asked:
         for evaluator, each in locations.items()
         if each
     }
-    prompts = prompts_for(list(opened.get("zero_shot", {}).values()), config.classes)
+    try:
+        prompts = prompts_for(list(opened.get("zero_shot", {}).values()), config.classes)
+    except UserError as error:
+        raise UserError(str(error).replace("--classes YAML", "evaluation.classes=YAML")) from error
     asked = {
         evaluator: {name: data_set(pictures, prompts) for name, pictures in each.items()}
         for evaluator, each in opened.items()

@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="labelled pictures, as `evaluate` takes them, which the temperature is fitted to; may be given repeatedly",
     )
-    parser.add_argument("--classes", metavar="YAML", help="class names and prompt templates; default: the labels found")
+    parser.add_argument(
+        "--classes",
+        metavar="YAML",
+        help="class names and prompt templates; default: the labels found, or ImageNet's names for its WordNet ids",
+    )
     parser.add_argument("--label-key", metavar="KEY", default="label", help="column or json key of the label (label)")
     parser.add_argument(
         "--retrieval",

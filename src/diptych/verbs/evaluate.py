@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 default=[],
                 help=f"{evaluator.help}; may be given repeatedly",
             )
-    parser.add_argument("--classes", metavar="YAML", help="class names and prompt templates; default: the labels found")
+    parser.add_argument(
+        "--classes",
+        metavar="YAML",
+        help="class names and prompt templates; default: the labels found, or ImageNet's names for its WordNet ids",
+    )
     parser.add_argument("--label-key", metavar="KEY", help="column or json key of the label (label)")
     parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
     parser.add_argument(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,14 @@ from diptych.data.shards import open_index
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, prompts_for
-from diptych.evaluation.installed_prompts import installed_prompts, packages_with
+from diptych.evaluation.installed_prompts import (
+    IMAGENET,
+    WORDNET_ID,
+    imagenet_ids,
+    installed_prompts,
+    packages_with,
+    unnamed_ids,
+)
 from diptych.evaluation.labels import labels_in
 from diptych.evaluation.pictures import Pictures
 from diptych.evaluation.prompts import DEFAULT_TEMPLATE, Prompts, distinguished, load_prompts, make_prompts
@@ -42,7 +48,6 @@ TYPES = {"labels": "classification", "label_sets": "multilabel", "captions": "re
 """What an evaluator reads → what dataset_type.txt says of such data."""
 KEY_OF_OPTION = {"--label-key": "label_key", "--caption-key": "caption_key", "--classes": "prompts"}
 """What messages of the readers tell the user to give → the key of a suite that is to be given instead."""
-WORDNET_ID = re.compile(r"n[0-9]{8}")
 
 
 @dataclass(frozen=True)
@@ -133,10 +138,12 @@ def find_prompts(
         templates = [line.replace("{c}", "{}") for line in _lines(folder / TEMPLATES)]
     if classes is not None:
         return make_prompts(distinguished(classes), templates or [DEFAULT_TEMPLATE]), source
-    ids = sorted(filter(WORDNET_ID.fullmatch, labels_in(pictures)))
+    ids = unnamed_ids(labels_in(pictures))
     if not pictures.labels_are_numbers and not ids:
         found = prompts_for([pictures], None)
-        return make_prompts(found.classes, templates or [DEFAULT_TEMPLATE]), LABELS
+        are_labels = labels_in(pictures) >= set(found.class_names)
+        source = LABELS if are_labels else installed_prompts(IMAGENET)[2]
+        return make_prompts(found.classes, templates or [DEFAULT_TEMPLATE]), source
     package = packages_with(about.benchmark_name)
     where = folder or Path(pictures.location).parent
     gives = f"WordNet ids such as {ids[0]}" if ids else "the numbers of its classes"
@@ -221,11 +228,15 @@ def _numbered(pictures: Pictures, class_names: Sequence[str]) -> Pictures:
     """Replace WordNet ids by the numbers of their order, which is the order of ImageNet's classes.
 
     Raises:
-        UserError: there are ids of only some of the classes, so that their order gives no numbers.
+        UserError: there are ids of only some of the classes, other than ImageNet's, so that their order gives no
+            numbers.
     """
     names = sorted(set(pictures.labels))
     if not names or not all(map(WORDNET_ID.fullmatch, names)) or set(names) <= set(class_names):
         return pictures
+    imagenets = imagenet_ids()
+    if len(imagenets) == len(class_names) and set(names) <= set(imagenets):
+        names = list(imagenets)
     if len(names) != len(class_names):
         raise UserError(
             f"{pictures.location} has the WordNet ids of {counted(len(names), 'class')}, and there are "
