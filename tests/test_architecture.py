@@ -31,6 +31,7 @@ LAYERS = [
         "pages",
         "files",
         "locks",
+        "daemon_threads",
         "remote_files",
         "machine",
         "device",

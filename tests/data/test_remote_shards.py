@@ -27,6 +27,7 @@ from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
 from diptych.data.shards_ahead import shards_ahead
+from diptych.data.unique_captions import caption_hashes
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_captioned
 from diptych_shards.cli import main as shards_main
@@ -120,6 +121,19 @@ def test_a_list_of_the_folder_saves_a_request_for_each_shard(shards, store, cach
     assert index.fingerprint == open_index(shards).fingerprint
     assert [path for path in store.others if path.endswith(".tar.index")] == []
     assert content(index) == content(open_index(shards))
+
+
+def test_index_files_are_fetched_several_at_a_time_for_the_hashes_of_captions(
+    shards, store, cache, monkeypatch, tmp_path
+):
+    together, fetch_index = threading.Barrier(NUM_SHARDS, timeout=PATIENCE_SECONDS), ShardCache.fetch_index
+    monkeypatch.setattr(
+        ShardCache, "fetch_index", lambda cache, shard: together.wait() >= 0 and fetch_index(cache, shard)
+    )
+    (tmp_path / "local").mkdir()
+    found = caption_hashes(open_index("s3://bucket/shards", cache), tmp_path)
+    assert found.tolist() == caption_hashes(open_index(shards), tmp_path / "local").tolist()
+    assert store.tars == []
 
 
 @contextmanager

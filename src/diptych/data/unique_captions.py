@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from diptych.daemon_threads import in_threads
 from diptych.data.draws import hashes
 from diptych.data.order import Order, Piece
+from diptych.data.shard_list import METADATA_THREADS
 from diptych.data.shards import ShardIndex
 from diptych.data.source_order import Rows
 from diptych.errors import UserError
@@ -123,14 +125,16 @@ def caption_hashes(index: ShardIndex, folder: Path) -> np.ndarray:
     """u64[samples]: the hash of each sample's `.txt`; where there is none, a number of its own.
 
     It is read from the index files once, about a millisecond for 10,000 samples, and kept in the folder, which all
-    ranks share: 8 bytes a sample, which each process maps into its memory.
+    ranks share: 8 bytes a sample, which each process maps into its memory. Index files of remote shards are fetched
+    several at a time.
 
     Raises:
         UserError: no sample has a `.txt`.
     """
     path = folder / f"caption_hashes.{index.fingerprint[:16]}.npy"
     if not path.exists():
-        found = np.concatenate([index.sample_hashes(number, "txt") for number in range(len(index.shards))])
+        of_shard = partial(index.sample_hashes, suffix="txt")
+        found = np.concatenate([*in_threads(of_shard, range(len(index.shards)), METADATA_THREADS, "caption-hashes")])
         missing = np.flatnonzero(found == 0)
         if len(missing) == len(found):
             suffixes = next(index.samples()).suffixes
