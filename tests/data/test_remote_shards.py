@@ -26,7 +26,7 @@ from diptych.data.shard_index_file import index_path
 from diptych.data.shard_list import write_folder_list
 from diptych.data.shard_writer import ShardWriter
 from diptych.data.shards import ShardError, open_index
-from diptych.data.shards_ahead import shards_ahead
+from diptych.data.shards_ahead import each_ahead, shards_ahead
 from diptych.data.unique_captions import caption_hashes
 from diptych.errors import UserError
 from diptych.evaluation.picture_sources import open_captioned
@@ -410,16 +410,21 @@ def pictures(tmp_path_factory, proxy):
     return folder
 
 
-def test_shards_are_fetched_several_at_a_time_in_the_order_of_need(store, cache, pictures, monkeypatch):
-    begun, reserve = [], ShardCache.reserve
-    monkeypatch.setattr(ShardCache, "reserve", lambda cache, shard: begun.append(shard.name) or reserve(cache, shard))
-    all_are_asked_for = threading.Barrier(3, timeout=PATIENCE_SECONDS)
+def answered_together(number):
+    """So many answers of which each waits until all have been asked for."""
+    all_are_asked_for = threading.Barrier(number, timeout=PATIENCE_SECONDS)
 
     def answer_together(handler, body):
         all_are_asked_for.wait()
         answer(handler, body)
 
-    store.faults += [answer_together] * 3
+    return [answer_together] * number
+
+
+def test_shards_are_fetched_several_at_a_time_in_the_order_of_need(store, cache, pictures, monkeypatch):
+    begun, reserve = [], ShardCache.reserve
+    monkeypatch.setattr(ShardCache, "reserve", lambda cache, shard: begun.append(shard.name) or reserve(cache, shard))
+    store.faults += answered_together(3)
     index = open_index("s3://bucket/pictures", cache)
     plan = [[4], [4, 1], [0], [5], [2]]
     with shards_ahead(index, iter(plan), 2) as begin_piece:
@@ -464,9 +469,21 @@ def test_a_full_cache_keeps_what_is_needed_next_until_it_was_read(store, cache, 
 
 def test_pictures_of_a_store_are_evaluated_as_those_of_the_folder(pictures, store, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store.faults += answered_together(3)
     local, remote = (open_captioned(location) for location in (str(pictures), "s3://bucket/pictures"))
     assert (remote.names, remote.captions) == (local.names, local.captions)
+    assert len(store.tars) == 6
     assert [remote.read(place) for place in range(5)] == [local.read(place) for place in range(5)]
+
+
+def test_some_samples_are_read_while_the_shards_of_the_next_are_fetched(store, cache, pictures):
+    local, index = open_index(pictures), open_index("s3://bucket/pictures", cache)
+    samples = [20, 19, 0, 1, 4, 12]
+    store.faults += answered_together(3)
+    read = {sample: index.read(index.sample(*index.locate(sample))) for sample in each_ahead(index, samples)}
+    assert list(read) == samples and len(store.tars) == 4
+    assert read == {sample: local.read(local.sample(*local.locate(sample))) for sample in samples}
+    assert list(each_ahead(index, [])) == []
 
 
 @pytest.mark.parametrize("max_bytes", [None, 1])

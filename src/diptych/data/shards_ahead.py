@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
+import numpy as np
+
 from diptych.data.shard_cache import FullCacheError
+from diptych.data.shard_index_file import Sample
 from diptych.data.shards import ShardIndex, max_open_shards
 from diptych.errors import UserError
 from diptych.files import OpenFile
@@ -50,6 +53,32 @@ def shards_ahead(
         yield ahead.begin_piece
     finally:
         ahead.end()
+
+
+def all_samples(index: ShardIndex) -> Iterator[Sample]:
+    """Yield all samples of an index in order; the shards of the next ones are fetched meanwhile."""
+    for number in _one_after_another(index, range(len(index.shards))):
+        yield from index.samples(number)
+
+
+def each_ahead(index: ShardIndex, samples: Sequence[int]) -> Iterator[int]:
+    """Yield these numbers of samples as they are; the shards of the next ones are fetched meanwhile.
+
+    Samples of one shard should follow one another.
+    """
+    shards, _ = index.locate_many(np.asarray(samples))
+    starts = np.flatnonzero(np.diff(shards, prepend=-1))
+    _, *of_shards = np.split(np.asarray(samples), starts)
+    for _, of_shard in zip(_one_after_another(index, shards[starts].tolist()), of_shards, strict=True):
+        yield from of_shard.tolist()
+
+
+def _one_after_another(index: ShardIndex, shards: Sequence[int]) -> Iterator[int]:
+    """Yield these numbers of shards, each of which is read until the next one is asked for."""
+    with shards_ahead(index, ([number] for number in shards), FETCHES_AT_ONCE) as begin_piece:
+        for number in shards:
+            begin_piece()
+            yield number
 
 
 class _ShardsAhead:

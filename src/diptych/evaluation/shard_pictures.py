@@ -18,6 +18,7 @@ from diptych.data.captions import all_captions, caption_of
 from diptych.data.picture_safety import PictureError, PictureReason
 from diptych.data.shard_index_file import Sample
 from diptych.data.shards import ShardIndex, open_index
+from diptych.data.shards_ahead import all_samples
 from diptych.errors import UserError
 from diptych.evaluation.left_out import check_some_are_captioned
 from diptych.evaluation.pictures import Pictures
@@ -59,7 +60,7 @@ def labelled_shards(location: str, label_key: str) -> Pictures:
     names, labels = [], []
     first = next(index.samples())
     is_numbered = "cls" in first.suffixes and label_key not in _json_fields(index, first)
-    for sample in index.samples():
+    for sample in all_samples(index):
         names.append(sample.name)
         labels.append(_class_number(index, sample) if is_numbered else _json_label(index, sample, label_key))
     return Pictures(
@@ -77,7 +78,7 @@ def multi_labelled_shards(location: str, label_key: str) -> Pictures:
     names, labels, widths = [], [], set()
     first = next(index.samples())
     has_arrays = "npy" in first.suffixes and label_key not in _json_fields(index, first)
-    for sample in index.samples():
+    for sample in all_samples(index):
         names.append(sample.name)
         if has_arrays:
             array = _label_array(index, sample)
@@ -102,7 +103,7 @@ def captioned_shards(location: str, caption_key: str | None) -> Pictures:
     """Open pictures with captions: the txt member, else `caption` in the json; or `caption_key` in the json."""
     index = _open(location)
     names, captions, rows, refused = [], [], [], {}
-    for row, sample in enumerate(index.samples()):
+    for row, sample in enumerate(all_samples(index)):
         try:
             captions.append(_captions(index, sample, caption_key))
             names.append(sample.name)

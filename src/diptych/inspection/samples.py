@@ -19,6 +19,7 @@ from diptych.data.mixture import Mixture
 from diptych.data.picture_safety import PictureError, PictureFile
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import ShardIndex
+from diptych.data.shards_ahead import each_ahead
 from diptych.data.tokenizer import Tokenizer
 
 MOST_SHARDS = 64
@@ -79,14 +80,14 @@ def see_samples(mixture: Mixture, samples: list[int], config: RunConfig, tokeniz
     """Read and decode the samples one after another in this thread, through the loader's own stages."""
     torch.set_num_threads(1)
     decode = Decoder(config.data, config.model.image, config.training.seed, mixture)
-    for sample in samples:
-        began = time.process_time()
+    for sample in each_ahead(mixture.index, samples):
+        began = time.thread_time()
         members = read_sample(mixture.index, Picked(sample, epoch=0, batch_number=0))
-        was_read = time.process_time()
+        was_read = time.thread_time()
         row = decode(members)
-        decoded = time.process_time()
+        decoded = time.thread_time()
         tokens = tokenizer.encode(row.caption)
-        tokenized = time.process_time()
+        tokenized = time.thread_time()
         files = {suffix: data for suffix, data in members.items() if isinstance(data, bytes)}
         suffix = next((suffix for suffix in PICTURE_SUFFIXES if suffix in files), None)
         picture = None if suffix is None else files[suffix]

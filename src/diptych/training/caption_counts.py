@@ -18,6 +18,7 @@ from diptych.config.schema import LossConfig, NgramsConfig, RunConfig
 from diptych.data.decoder import Decoder, Picked
 from diptych.data.mixture import Mixture
 from diptych.data.shard_index_file import ShardError
+from diptych.data.shards_ahead import each_ahead
 from diptych.data.tokenizer import Tokenizer
 from diptych.files import committed
 from diptych.loss import WordLoss
@@ -128,7 +129,7 @@ def first_captions(config: RunConfig, mixture: Mixture) -> Iterator[str]:
     share = min(1.0, config.loss.counted_captions / max(1, mixture.index.total_samples))
     starts = np.cumsum([0, *mixture.sizes]).tolist()
     for start, size in zip(starts, mixture.sizes.tolist(), strict=False):
-        for number in range(start, start + round(size * share)):
+        for number in each_ahead(mixture.index, range(start, start + round(size * share))):
             with suppress(ShardError):  # the run counts damaged samples
                 sample = mixture.index.sample(*mixture.index.locate(number))
                 members = mixture.index.read(sample, "txt", "json")

@@ -84,9 +84,10 @@ def _captions_in_text(path: str) -> Iterator[str]:
 
 def _captions_in_shards(location: str) -> Iterator[str]:
     from diptych.data.shards import open_index
+    from diptych.data.shards_ahead import all_samples
 
     index = open_index(location)
-    for sample in index.samples():
+    for sample in all_samples(index):
         texts = index.read(sample, "txt", "json")
         if caption := caption_of(texts):
             yield from all_captions(caption, texts.get("json", b"")) or (caption,)

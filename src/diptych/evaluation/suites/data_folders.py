@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.data.shards import open_index
+from diptych.data.shards_ahead import all_samples
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, prompts_for
@@ -162,7 +163,7 @@ def read_subgroups(location: str, column: int, left_out: Sequence[int]) -> Array
     """
     index = open_index(location)
     found = []
-    for sample in index.samples():
+    for sample in all_samples(index):
         if "npy" not in sample.suffixes:
             raise UserError(f"{sample.name} has no npy member with subgroups; it has {', '.join(sample.suffixes)}")
         try:
