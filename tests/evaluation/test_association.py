@@ -69,6 +69,8 @@ def test_winogavils_own_files_are_measured_as_they_are(tmp_path):
     assert nearest["jaccard"] == pytest.approx((1 + nearest_of_two() + 1) / 3)
     assert result["intervals"]["jaccard_10_12"][0] < 1
     assert (result["pictures"], result["cues"]) == (6, 3)
+    assert np.mean(result["answers"]["jaccard"]) == pytest.approx(nearest["jaccard"])
+    assert result["answers"]["parts"]["jaccard_5_6"] == [0, 1]
 
 
 def nearest_of_two():

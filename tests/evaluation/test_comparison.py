@@ -89,6 +89,54 @@ def test_few_answers_that_differ_are_no_proof_and_none_is_no_certainty(captions)
     assert other.interval[0] < other.value < other.interval[1]
 
 
+def compositional(right, of="these"):
+    """The result of a model with these answers to examples."""
+    metrics = {name: float(np.mean(each)) for name, each in right.items()}
+    return {"compositional": {"winoground": {"metrics": metrics, "answers": {"of": of, "right": right}}}}
+
+
+def test_examples_of_two_pictures_and_captions_are_compared_by_mcnemars_test():
+    first = {"text_score": [1] * 40 + [0] * 60, "group_score": [1, 0] * 50}
+    second = {"text_score": [0] * 2 + [1] * 50 + [0] * 48, "group_score": [1, 0] * 50}
+    compared = {each.metric: each.difference for each in compare(compositional(first), compositional(second))}
+    assert compared["text_score"].value == pytest.approx(0.1)  # twelve gained, two lost
+    assert compared["text_score"].p_value == pytest.approx(2 * (1 + 14 + 91) / 2**14)
+    assert compared["text_score"].test == "McNemar, exact"
+    assert (compared["group_score"].value, compared["group_score"].p_value) == (0, 1)
+    assert not list(compare(compositional(first), compositional(second, of="others")))
+
+
+def associated(scores, of="these"):
+    """The result of a model with these Jaccard indices, of which the first half has few candidates."""
+    parts = {"jaccard": [*range(len(scores))], "jaccard_5_6": [*range(len(scores) // 2)], "jaccard_10_12": []}
+    metrics = {name: float(np.mean(np.array(scores)[part])) if part else None for name, part in parts.items()}
+    answers = {"of": of, "jaccard": [*scores], "parts": parts}
+    return {"association": {"winogavil": {"metrics": metrics, "answers": answers}}}
+
+
+def test_partly_right_answers_to_cues_are_compared_by_a_paired_bootstrap():
+    random = np.random.default_rng(3)
+    first = random.choice([0, 1 / 3, 1], size=400)
+    change = random.choice([-0.25, 0, 0.4], size=400, p=[0.2, 0.5, 0.3])
+    second = np.clip(first + change, 0, 1)
+    compared = {each.metric: each.difference for each in compare(associated(first), associated(second))}
+    assert compared.keys() == {"jaccard", "jaccard_5_6"}
+    for metric, of_part in (("jaccard", slice(400)), ("jaccard_5_6", slice(200))):
+        found, differences = compared[metric], (second - first)[of_part]
+        assert found.value == pytest.approx(differences.mean())
+        # The normal approximation of the mean's error, with two more cues; the bootstrap's own error is a few per cent.
+        half = 1.96 * np.append(differences, [1, -1]).std() / np.sqrt(len(differences))
+        assert np.diff(found.interval)[0] == pytest.approx(2 * half, rel=0.15)
+        assert found.interval[0] < found.value < found.interval[1] and found.test == "paired bootstrap"
+
+    (itself, *_) = compare(associated(first), associated(first))
+    assert itself.difference.value == 0 and itself.difference.p_value == 1
+    # Five that gain and none that loses are no proof, as McNemar's test says of right and wrong answers (0.0625).
+    (few, *_) = compare(associated([0.0] * 400), associated([1.0] * 5 + [0.0] * 395))
+    assert 0.03 < few.difference.p_value < 0.1
+    assert not list(compare(associated(first), associated(second, of="others")))
+
+
 def test_a_difference_that_rounds_to_nothing_has_no_minus():
     assert [points(each) for each in (-1e-16, -0.0004, 0.013, -0.0125)] == ["+0.0", "+0.0", "+1.3", "-1.2"]
     assert points_range(-0.0001, 0.5) == "+0.0 to +50.0"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diptych.evaluation.compositional import CHANCE, compositional, compositional_scores
+from diptych.evaluation.compositional import CHANCE, compositional, right_answers
 from diptych.evaluation.data_sets import DataSet
 from diptych.evaluation.features import Features
 from diptych.evaluation.matched_pictures import matched_table
@@ -26,15 +26,14 @@ def winoground(cosines):
 def test_scores_equal_the_definition_of_winoground():
     cosines = np.random.default_rng(0).normal(size=(10_000, 2, 2)).astype(np.float32)
     expected = np.array([winoground(each) for each in cosines]).mean(axis=0)
-    measured = compositional_scores(cosines)
-    assert [each.value for each in measured.values()] == pytest.approx(expected)
+    measured = [each.mean() for each in right_answers(cosines).values()]
+    assert measured == pytest.approx(expected)
     # Random similarities reach chance; 10,000 examples have a standard deviation of 0.0043, of which these are four.
-    assert [each.value for each in measured.values()] == pytest.approx(list(CHANCE.values()), abs=0.018)
+    assert measured == pytest.approx(list(CHANCE.values()), abs=0.018)
 
 
 def test_ties_are_errors():
-    measured = compositional_scores(np.ones((3, 2, 2), np.float32))
-    assert [each.value for each in measured.values()] == [0, 0, 0]
+    assert not any(each.any() for each in right_answers(np.ones((3, 2, 2), np.float32)).values())
 
 
 def write_examples(folder, rows):
@@ -83,3 +82,8 @@ def test_real_pictures_are_matched_and_broken_ones_leave_their_example_out(tmp_p
 
     assert (result["examples"], list(result["rejected"])) == (3, ["images/cyan.png"])
     assert set(result["metrics"].values()) == {2 / 3}  # the last example's captions are swapped
+    assert result["answers"]["right"]["text_score"] == [1, 1, 0]
+    # What a comparison takes for the same examples has the same captions.
+    (tmp_path / "examples.jsonl").write_text((tmp_path / "examples.jsonl").read_text().replace("green", "yellow"))
+    other = compositional(Features(ColourEncoder()), DataSet(matched_table(table)))
+    assert other["answers"]["of"] != result["answers"]["of"]

@@ -12,6 +12,7 @@ import torch
 from diptych import cli
 from diptych.encoder import Encoder
 from diptych.evaluation import EVALUATORS
+from diptych.evaluation.comparison import compare
 from diptych.evaluation.data_sets import DataSet, data_set, open_data, prompts_for
 from diptych.evaluation.evaluator import Evaluator, numbers
 from diptych.evaluation.features import Features
@@ -77,7 +78,11 @@ def test_an_evaluator_yields_numbers_with_chance_and_intervals_around_them(name,
         assert result["chance"].get(number.name, 0) is not None
         assert number.interval is not None
         assert number.interval[0] <= number.value <= number.interval[1]
-    json.dumps(result, allow_nan=False)
+    written = {name: {"data": json.loads(json.dumps(result, allow_nan=False))}}
+    compared = list(compare(written, written))
+    assert all(each.difference.value == 0 and each.difference.p_value == 1 for each in compared)
+    if name != "validation":
+        assert {each.metric for each in compared} & {number.name for number in measured}
 
 
 @pytest.mark.parametrize("name", EVALUATORS)

@@ -8,6 +8,7 @@ import numpy as np
 
 from diptych.errors import UserError
 from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.embedding import identity
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
 from diptych.evaluation.intervals import Measured, as_result, bootstrapped_share
@@ -51,6 +52,11 @@ def association(features: Features, data: DataSet) -> Result:
         "refused": by_reason(pictures.refused),
         **as_result({name: mean(scores[part]) for name, part in parts.items()}),
         "chance": {name: float(chance[part].mean()) if part.any() else None for name, part in parts.items()},
+        "answers": {
+            "of": identity(pictures, embedded, [f"{cue.text} {cue.candidates} {cue.is_right}" for cue in cues]),
+            "jaccard": scores.tolist(),
+            "parts": {name: np.flatnonzero(part).tolist() for name, part in parts.items()},
+        },
     }
 
 

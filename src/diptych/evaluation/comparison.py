@@ -108,6 +108,28 @@ def _fitted(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Di
     return found
 
 
+def _compositional(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:
+    one, other = first["answers"], second["answers"]
+    if one["of"] != other["of"]:
+        return {}
+    return {
+        metric: mcnemar(np.array(right, dtype=bool), np.array(other["right"][metric], dtype=bool))
+        for metric, right in one["right"].items()
+    }
+
+
+def _association(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Difference]:
+    one, other = first["answers"], second["answers"]
+    if one["of"] != other["of"]:
+        return {}
+    found = {}
+    for metric, part in one["parts"].items():
+        if part:
+            scores = [np.array(each["jaccard"], dtype=np.float64)[part] for each in (one, other)]
+            found[metric] = _grouped(scores[0], scores[1], np.arange(len(part)))
+    return found
+
+
 def _recalls(first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[int]:
     both = first["metrics"].keys() & second["metrics"].keys()
     return sorted(int(name.removeprefix("image_to_text_r")) for name in both if name.startswith("image_to_text_r"))
@@ -116,11 +138,13 @@ def _recalls(first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[in
 def _grouped(first: Array, second: Array, group: Array) -> Difference:
     """Compare the shares of right answers, bool[answers] each, that come in groups such as the captions of a picture.
 
+    Answers may also be partly right, f64[answers] from 0 to 1.
+
     A bootstrap over the groups has an empty interval where no answer differs, and finds too small a probability where
     few do. So it draws from two more answers, of which each model has one right, as Bonett and Price add them.
     """
     groups = len(set(group.tolist()))
-    if groups == len(group):
+    if groups == len(group) and first.dtype == bool:
         return mcnemar(first, second)
     more = np.concatenate([np.unique(group, return_inverse=True)[1], [groups, groups + 1]])
     shares = [
@@ -134,7 +158,7 @@ def _grouped(first: Array, second: Array, group: Array) -> Difference:
 def _share(right: Array, group: Array, groups: int) -> Callable[[Array], Array]:
     """The share of right answers when groups of them are resampled, as `bootstrap` takes it."""
     totals = np.bincount(group, minlength=groups)
-    hits = np.bincount(group[right], minlength=groups)
+    hits = np.bincount(group, weights=right, minlength=groups)
     return lambda counts: (counts @ hits) / (counts @ totals)
 
 
@@ -142,6 +166,8 @@ PAIRED = {
     "zero_shot": ("ranks", _zero_shot),
     "retrieval": ("ranks", _retrieval),
     "multi_label": ("ranks", _multi_label),
+    "compositional": ("answers", _compositional),
+    "association": ("answers", _association),
     **{name: ("answers", _fitted) for name, each in EVALUATORS.items() if each.fits},
 }
 """Evaluator → where its results have each answer, and what tests each number of two of them."""

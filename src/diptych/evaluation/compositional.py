@@ -6,9 +6,10 @@ import numpy as np
 
 from diptych.errors import UserError
 from diptych.evaluation.data_sets import DataSet
+from diptych.evaluation.embedding import identity
 from diptych.evaluation.evaluator import Result
 from diptych.evaluation.features import Features
-from diptych.evaluation.intervals import Measured, as_result, share_of
+from diptych.evaluation.intervals import as_result, share_of
 from diptych.evaluation.left_out import by_reason
 from diptych.evaluation.similarity import Array, unit_norm
 
@@ -35,22 +36,27 @@ def compositional(features: Features, data: DataSet) -> Result:
     texts = unit_norm(features.embed_texts(captions)).reshape(len(examples), 2, -1)
     # In float64, rounded once, as all similarities: equal embeddings must tie.
     cosines = (images.astype(np.float64) @ texts.astype(np.float64).transpose(0, 2, 1)).astype(np.float32)
+    right = right_answers(cosines)
     return {
         "pictures": len(rows),
         "examples": len(examples),
         "rejected": embedded.rejected,
         "refused": by_reason(pictures.refused),
-        **as_result(compositional_scores(cosines)),
+        **as_result({name: share_of(each) for name, each in right.items()}),
         "chance": CHANCE,
+        "answers": {
+            "of": identity(pictures, embedded, captions),
+            "right": {name: each.astype(int).tolist() for name, each in right.items()},
+        },
     }
 
 
-def compositional_scores(cosines: Array) -> dict[str, Measured]:
-    """The shares of examples in which pictures find their captions, captions their pictures, and both (Winoground).
+def right_answers(cosines: Array) -> dict[str, Array]:
+    """bool[examples]: whether pictures find their captions, captions their pictures, and both (Winoground).
 
     cosines: f32[examples 2 2], of pictures (rows) and captions (columns). A tie is an error.
     """
     own = cosines[:, [0, 1], [0, 1]]
     text: Array = np.all(own > cosines[:, [0, 1], [1, 0]], axis=1)
     image: Array = np.all(own > cosines[:, [1, 0], [0, 1]], axis=1)
-    return {"text_score": share_of(text), "image_score": share_of(image), "group_score": share_of(text & image)}
+    return {"text_score": text, "image_score": image, "group_score": text & image}

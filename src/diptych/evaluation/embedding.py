@@ -142,10 +142,12 @@ def _prepared(encoder: PictureEncoder, pictures: Pictures, places: range) -> Gen
         pool.shutdown(cancel_futures=True)
 
 
-def identity(pictures: Pictures, embedded: Embedded) -> str:
-    """Identify the pictures that were embedded by the names, labels and files of all."""
+def identity(pictures: Pictures, embedded: Embedded, texts: Sequence[str] = ()) -> str:
+    """Identify the pictures that were embedded by the names, labels and files of all, and texts about them."""
     known = xxhash.xxh3_128(embedded.digests.tobytes())
-    for place in embedded.kept:
-        for text in (pictures.names[place], *pictures.labels[place : place + 1]):
-            known.update(xxhash.xxh3_128_digest(text.encode("utf-8", "surrogatepass")))
+    of_pictures = (
+        text for place in embedded.kept for text in (pictures.names[place], *pictures.labels[place : place + 1])
+    )
+    for text in (*of_pictures, *texts):
+        known.update(xxhash.xxh3_128_digest(text.encode("utf-8", "surrogatepass")))
     return known.hexdigest()
