@@ -37,11 +37,16 @@ FIRST, SECOND = Progress(samples_seen=PAIRS), Progress(samples_seen=2 * PAIRS)
 
 
 def config_at(stage: int, size: int) -> RunConfig:
-    """A model with running statistics and averages; at stage 2 with moments in bf16, on 3 ranks offloaded."""
+    """A model with running statistics and averages.
+
+    At stage 2 moments are in bf16, at stage 3 a parameter is frozen, on 3 ranks the optimizer is offloaded.
+    """
     config = with_batch_statistics(stage)
-    machine = replace(config.machine, offload_optimizer=size == 3)
     return replace(
-        config, machine=machine, optimizer=replace(config.optimizer, moments="bf16" if stage == 2 else "fp32")
+        config,
+        model=replace(config.model, freeze=("text.token_embedding.*",) if stage == 3 else ()),
+        machine=replace(config.machine, offload_optimizer=size == 3),
+        optimizer=replace(config.optimizer, moments="bf16" if stage == 2 else "fp32"),
     )
 
 

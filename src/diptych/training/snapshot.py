@@ -181,7 +181,8 @@ def _plan_files(share: Share, rank: int, offsets: list[int]) -> dict[str, FilePl
         return Part(each.start, next(place), each.values.nbytes)
 
     optimizer = {"step": TensorPlan("F32", (), (Part(0, next(place), share.step.nbytes),))}
-    starts = {name: each.start for parts in share.moments.values() for name, each in parts.items()}
+    divided_among_ranks = (*share.moments.values(), *share.divided.values())
+    starts = {name: each.start for parts in divided_among_ranks for name, each in parts.items()}
     for kind, parts in share.moments.items():
         optimizer |= {
             f"{kind}.{name}": TensorPlan(NAMES[each.values.dtype], (each.values.numel(),), (part(each),))
