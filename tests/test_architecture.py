@@ -82,6 +82,7 @@ TORCH_FREE = [
     "source_order",
     "groups",
     "unique_captions",
+    "caption_exchange",
     "proportions",
     "captions",
     "caption_files",

@@ -6,13 +6,14 @@ the loss knows one positive for each). Crawls repeat captions, and small data se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from diptych.daemon_threads import in_threads
+from diptych.data.caption_exchange import arranged
 from diptych.data.draws import hashes
 from diptych.data.order import Order, Piece
 from diptych.data.shard_list import METADATA_THREADS
@@ -22,10 +23,8 @@ from diptych.errors import UserError
 from diptych.files import committed
 
 BLOCK_BATCHES = 16
-"""Batches that exchange samples. A caption that this many batches contain together stays once in each, and what is left
-of it stays where it is."""
-DRAWS = 64
-"""Partners that are tried at random for a sample before the whole block is searched."""
+"""Batches that exchange samples. If a caption has more copies in a block than that, each batch has it once, and the
+copies that are left are in any of them."""
 
 
 class UniqueCaptions:
@@ -82,43 +81,6 @@ class UniqueCaptions:
         kinds = self._source_numbers(samples) * (epochs.max() + 1) + epochs
         chosen = arranged(captions, kinds, self._size, number)
         return Rows(epochs[chosen], samples[chosen])
-
-
-def arranged(captions: np.ndarray, kinds: np.ndarray, batch_size: int, key: int) -> np.ndarray:
-    """i64[rows]: which row of a block comes to each place, so that its batches have few captions twice.
-
-    captions: i64[rows], numbers from 0, equal for equal captions.
-    kinds: i64[rows]; only rows of one kind change places.
-    """
-    total = len(captions)
-    order, captions = np.arange(total), captions.copy()
-    batches = order // batch_size
-    in_batches = batches * (captions.max() + 1) + captions
-    times = np.bincount(in_batches, minlength=(batches[-1] + 1) * (captions.max() + 1)).reshape(batches[-1] + 1, -1)
-    in_order = np.argsort(in_batches, kind="stable")
-    is_repeated = np.r_[False, np.diff(in_batches[in_order]) == 0]
-    for row in np.sort(in_order[is_repeated]).tolist():
-        batch, caption = batches[row], captions[row]
-        if times[batch, caption] == 1 or times[:, caption].all():
-            continue
-        for partners in _partners(row, total, key):
-            fits = kinds[partners] == kinds[row]
-            fits &= (times[batches[partners], caption] == 0) & (times[batch, captions[partners]] == 0)
-            if fits.any():
-                other = int(partners[fits.argmax()])
-                for place, change in ((row, -1), (other, -1)):
-                    times[batches[place], captions[place]] += change
-                order[[row, other]], captions[[row, other]] = order[[other, row]], captions[[other, row]]
-                for place in (row, other):
-                    times[batches[place], captions[place]] += 1
-                break
-    return order
-
-
-def _partners(row: int, total: int, key: int) -> Iterator[np.ndarray]:
-    """i64: some rows at random, then all, from the row on."""
-    yield (hashes(np.arange(DRAWS), key, row) % np.uint64(total)).astype(np.int64)
-    yield np.roll(np.arange(total), -row)
 
 
 def caption_hashes(index: ShardIndex, folder: Path) -> np.ndarray:
