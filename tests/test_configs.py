@@ -142,6 +142,19 @@ def test_the_demos_recipe_can_be_run(shards, tmp_path, capsys):
     assert "M parameters, fp32" in said
 
 
+def test_a_dry_run_for_a_gpu_that_is_not_here_counts_its_precision(shards, tmp_path, capsys):
+    train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
+    words = (
+        f"data.train={shards}",
+        f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}",
+        "machine.gpu_memory_gib=79",
+    )
+    said = {asked: dry_run(capsys, "demo", *words, f"training.precision={asked}") for asked in ("auto", "bf16", "fp32")}
+    memory = {asked: re.findall("^memory .*", text, re.MULTILINE) for asked, text in said.items()}
+    assert memory["auto"] == memory["bf16"] != memory["fp32"]
+    assert "M parameters, bf16" in said["auto"] and "auto: on a GPU (machine.gpu_memory_gib)" in said["auto"]
+
+
 def test_a_dry_run_says_if_results_depend_on_the_number_of_ranks(shards, tmp_path, capsys, monkeypatch):
     train_vocabulary(["a black square"], 520).save(tmp_path / "vocabulary.json")
     words = (f"data.train={shards}", f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}")

@@ -109,6 +109,8 @@ def test_the_precision_of_auto_is_recorded_and_kept_when_the_run_resumes_elsewhe
     assert loaded().config.training.precision == "auto"
     settled = settle_precision(loaded(), world)
     assert settled.config.training.precision == "fp32" and "cpu" in settled.source_of("training.precision")
+    for_a_gpu = settle_precision(loaded("machine.gpu_memory_gib=79"), world)
+    assert for_a_gpu.config.training.precision == "fp32", "it starts here"
     run.prepare(loaded("training.precision=bf16"))  # as on a GPU
     assert settle_precision(loaded(), world).config.training.precision == "fp32", "nothing was saved yet"
     (run.checkpoints / "step_00000001").mkdir()

@@ -13,7 +13,6 @@ from diptych.config.stages import config_of_stage, stages_of
 from diptych.config.values import config_to_dict, flatten
 from diptych.data.mixture import open_mixture
 from diptych.data.tokenizer import load_tokenizer
-from diptych.device import precision_on
 from diptych.model.activations import activations
 from diptych.model.dual_encoder import rank_dependence, shapes_of, trained_without_memory
 from diptych.model.freezing import freeze
@@ -29,7 +28,10 @@ from diptych.world import World, leftover_variables
 
 
 def describe(loaded: LoadedConfig, world: World) -> str:
-    """The text of --dry-run: each resolved value with its origin, then the size, length and memory of the run."""
+    """The text of --dry-run: each resolved value with its origin, then the size, length and memory of the run.
+
+    loaded: with a settled training.precision.
+    """
     config = loaded.config
     mixture = open_mixture(config.data)
     index = mixture.index
@@ -97,12 +99,9 @@ def _describe_memory(
 ) -> tuple[str, str | None]:
     """The memory that a rank needs, in the stage that needs most, and what to change if its GPU has less; None for the
     second if it fits."""
-    limit, is_here = config.machine.gpu_memory_gib, world.device.type == "cuda"
-    if limit is None and is_here:
+    limit, precision = config.machine.gpu_memory_gib, config.training.precision
+    if limit is None and world.device.type == "cuda":
         limit = torch.cuda.get_device_properties(world.device).total_memory / GIB
-    precision = config.training.precision
-    if precision == "auto":
-        precision = precision_on(world.device, "auto") if limit is None or is_here else "bf16"
     try:
         device = "cpu" if limit is None else "cuda"
         each = [

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         checks = (lambda config: check_run(config, world),)
         loaded = load_config(files, overrides, checks, defaults=_defaults_from_weights(files, overrides))
-        return settle_precision(loaded, world)
+        return settle_precision(loaded, world, will_start=not arguments.dry_run)
 
     if arguments.dry_run:
         from diptych.plan.dry_run import describe
@@ -114,8 +114,12 @@ def _end(status: int) -> int:
     return 0 if "TORCHELASTIC_RUN_ID" in os.environ else status
 
 
-def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
-    """Replace training.precision `auto` by what the run, or its trunk, has; or else by what suits the device."""
+def settle_precision(loaded: LoadedConfig, world: World, *, will_start: bool = True) -> LoadedConfig:
+    """Replace training.precision `auto` by what the run, or its trunk, has; or else by what suits the device.
+
+    will_start: whether the run is about to start here; one that is only described is meant for the GPUs that its
+        configuration describes, if this machine has none.
+    """
     from diptych.device import precision_on
     from diptych.training.branch import config_of_checkpoint, place_of
 
@@ -127,6 +131,8 @@ def settle_precision(loaded: LoadedConfig, world: World) -> LoadedConfig:
     elif config.initial_checkpoint is not None:
         settled = config_of_checkpoint(place_of(config.initial_checkpoint)).training.precision
         reason = f"auto: {config.initial_checkpoint} has it"
+    elif not will_start and world.device.type != "cuda" and config.machine.gpu_memory_gib is not None:
+        settled, reason = "bf16", "auto: on a GPU (machine.gpu_memory_gib)"
     else:
         settled, reason = precision_on(world.device, "auto"), f"auto: on {world.device.type}"
     config = replace(config, training=replace(config.training, precision=settled))
