@@ -476,7 +476,8 @@ class MachineConfig:
     rank keeps everything."""
     gpu_memory_gib: float | None = None
     """Memory of each GPU that the run is meant for, such as 79 for an H100 of 80 GB, so that `--dry-run` on any machine
-    can check whether a rank fits, with precision `auto` as bf16; null: that of this machine's GPU."""
+    that has the shards can check whether a rank fits, with precision `auto` as bf16; null: that of this machine's
+    GPU."""
     offload_optimizer: bool = False
     """Keep the optimizer's state (moments, and another copy of the weights) in host memory and update it on the CPU,
     for runs on too few GPUs: saves 8 bytes a parameter, divided by the number of ranks, and makes steps slower."""
