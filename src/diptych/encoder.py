@@ -91,7 +91,7 @@ class Encoder:
 
     def embed_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
         """Embed one or more pictures from `prepare`, all at once, as f32[n dim] of unit norm, on the CPU."""
-        return self.embed_images(torch.stack(tuple(prepared)))
+        return self.embed_images(_stacked(prepared))
 
     def embed_with_features(self, pictures: Iterable[Picture], batch_size: int = 64) -> tuple[Tensor, Tensor]:
         """Embed one or more pictures as `embed_pictures` does, and return their features f32[n width] as well.
@@ -110,7 +110,7 @@ class Encoder:
     def embed_prepared_with_features(self, prepared: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Embed one or more pictures from `prepare`, all at once, with their features as `embed_with_features` does."""
         with explain_full_memory(self.device, FEWER):
-            features = self.model.image.features(torch.stack(tuple(prepared)).to(self.device))
+            features = self.model.image.features(_stacked(prepared).to(self.device))
             return unit_norm(self.model.image.project(features)).cpu(), features.float().cpu()
 
     @torch.inference_mode()
@@ -164,7 +164,7 @@ class WordEncoder:
     def embed_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
         """The features of one or more pictures from `prepare`, computed all at once."""
         with explain_full_memory(self.device, FEWER):
-            return self.model.encode_image(torch.stack(tuple(prepared)).to(self.device)).float().cpu()
+            return self.model.encode_image(_stacked(prepared).to(self.device)).float().cpu()
 
     def embed_texts(self, texts: Any) -> Tensor:
         raise UserError(
@@ -186,6 +186,11 @@ class WordEncoder:
             for first in range(0, len(texts), TEXTS_AT_ONCE)
         ]
         return torch.cat(parts, dim=1).cpu().numpy()
+
+
+def _stacked(prepared: Sequence[Tensor]) -> Tensor:
+    """u8[n 3 H W] of pictures u8[3 H W], in channels_last as `prepare` makes them, which is the order in memory."""
+    return torch.stack([each.permute(1, 2, 0) for each in prepared]).permute(0, 3, 1, 2)
 
 
 def _batches(values: Iterable[Value], size: int, made: Callable[[Value], Made]) -> Iterator[list[Made]]:

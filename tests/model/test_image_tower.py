@@ -114,6 +114,14 @@ def test_pixels_are_normalised_by_the_tower():
     images = pictures(32)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
     torch.testing.assert_close(model(images), model.trunk((images / 255 - mean) / std) @ model.proj)
+
+    # Bit by bit one subtraction and one division, whatever the order of the bytes, as a run that goes on must compute.
+    seen = []
+    model.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model(images.contiguous(memory_format=layout))
+        assert seen[-1].equal((images.float() - 255 * mean) / (255 * std))
+        assert seen[-1].is_contiguous(memory_format=torch.channels_last)
     assert not {"mean", "std"} & model.state_dict().keys()
 
 
