@@ -279,7 +279,8 @@ def test_the_tag_of_pretrained_weights_is_refused_unless_weights_are_named(tmp_p
     tagged = load_config([file], [name, f"run_dir={tmp_path}/run"]).config
     with pytest.raises(UserError, match=r"\.openai would start at random.*; write vit_base_patch16_clip_224, or name"):
         refuse_pretrained_tag(tagged)
-    refuse_pretrained_tag(load_config([file], [name, "model.initial_weights=folder"]).config)
+    for weights in ("model.initial_weights=folder", "model.image.initial_weights=tower.safetensors"):
+        refuse_pretrained_tag(load_config([file], [name, weights, f"run_dir={tmp_path}/run"]).config)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     refuse_pretrained_tag(tagged)  # the run has started from random weights, and is not refused again

@@ -303,8 +303,15 @@ def test_batch_size_changes_nothing_and_no_input_gives_no_rows(folder):
     assert encoder.embed_texts([]).shape == encoder.embed_pictures([]).shape == (0, 16)
 
 
-def test_the_folder_does_not_record_where_the_run_started(tmp_path):
-    config = model_config(initial_weights="/home/someone/secret")
+@pytest.mark.parametrize("of_image", [False, True])
+def test_the_folder_does_not_record_where_the_run_started(tmp_path, of_image):
+    secret, config = "/home/someone/secret", model_config()
+    named = (
+        {"image": dataclasses.replace(config.image, initial_weights=secret)}
+        if of_image
+        else {"initial_weights": secret}
+    )
+    config = dataclasses.replace(config, **named)
     save_model_folder(tmp_path, dual_encoder(config).state_dict(), config, TOKENIZER)
     assert "secret" not in (tmp_path / CONFIG_FILE).read_text()
 

@@ -126,6 +126,21 @@ def test_a_frozen_tower_costs_no_backward_and_sends_no_gradients(capsys):
     assert whole["accuracies"] and not locked["accuracies"], "no fit is of runs with a frozen tower"
 
 
+@pytest.mark.parametrize(
+    ("word", "is_known"),
+    [
+        ("optimizer.learning_rate=1e-3", True),
+        ("model.image.initial_weights=tower.safetensors", False),
+        ("loss.name=bag_of_words", False),
+        ("model.image.overrides.patch_drop_rate=0.5", False),
+    ],
+)
+def test_only_runs_like_those_that_were_fitted_have_an_expected_accuracy(capsys, word, is_known):
+    main(["plan", str(CONFIGS / "vit_b_16.yaml"), word, "--gpus", "8", "--json"])
+    (plan,) = json.loads(capsys.readouterr().out)
+    assert bool(plan["accuracies"]) is is_known
+
+
 def test_outputs_for_ngrams_are_said_not_to_be_counted(capsys):
     main(["plan", str(CONFIGS / "vit_b_32.yaml"), "loss.name=visual_ngrams", "--gpus", "8"])
     assert "each of them adds an output, which is not counted here" in capsys.readouterr().err
