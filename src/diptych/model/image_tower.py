@@ -98,8 +98,9 @@ class ImageTower(nn.Module):
             return images.float().sub_(self.mean.view(3, 1, 1)).div_(self.std.view(3, 1, 1)).contiguous()
         columns = images.shape[3]
         rows = images.permute(0, 2, 3, 1).flatten(2)
-        pixels = rows.float().sub_(self.mean.repeat(columns)).div_(self.std.repeat(columns))
-        return pixels.unflatten(2, (columns, 3)).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        rows = rows.float().sub_(self.mean.repeat(columns)).div_(self.std.repeat(columns))
+        pixels: Tensor = rows.unflatten(2, (columns, 3)).permute(0, 3, 1, 2)
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def key_rows(self, row_keys: Tensor | None) -> None:
         patch_dropout = getattr(self.trunk, "patch_drop", None)
