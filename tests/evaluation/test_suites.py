@@ -25,7 +25,9 @@ from diptych.evaluation.suites.measures import MEASURES
 from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Results, SuiteModel, embed_together, measure_suite
 from diptych.evaluation.suites.suite import SUITES, SuiteDataSet, load_suite, parse_suite
-from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text
+from diptych.evaluation.suites.table import SuiteTable
+from diptych.evaluation.suites.table_files import as_csv, as_json, as_markdown
+from diptych.evaluation.suites.text import as_text
 from diptych.model_folder import save_model_folder
 from tests.evaluation.colours import COLOURS, ColourEncoder, picture, write_tree
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config, save_checkpoint

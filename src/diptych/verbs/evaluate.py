@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
-from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +12,19 @@ from diptych.command_line import add_device_argument, add_ema_argument, path_arg
 from diptych.errors import UserError
 from diptych.evaluation import EVALUATORS
 from diptych.evaluation.data_sets import NEED_CLASSES, DataSet, data_set, open_data, open_each, prompts_for
-from diptych.evaluation.embedding import Embedded
-from diptych.evaluation.evaluator import AVERAGED, Evaluator, Result
-from diptych.evaluation.features import Features
+from diptych.evaluation.evaluator import AVERAGED, Evaluator
 from diptych.evaluation.labels import labels_in, named
-from diptych.evaluation.left_out import left_out_by_reason
-from diptych.evaluation.overlap import matched_pairs, overlap
-from diptych.evaluation.picture_sources import absolute
-from diptych.evaluation.pictures import Pictures, fingerprint, formats_by_name
-from diptych.evaluation.results_file import FORMAT, merged, named_after, read_results, write_results
+from diptych.evaluation.measuring import measure
+from diptych.evaluation.pictures import Pictures
+from diptych.evaluation.results_file import merged, named_after, read_results, write_results
 from diptych.evaluation.robustness import check_names, read_baseline, robustness
 from diptych.evaluation.suites.command import SuiteOptions, evaluate_suite
 from diptych.evaluation.tables import comparison_table, readable
-from diptych.evaluation.training_data import UNKNOWN, TrainingData, hashed_training_data, training_data
 from diptych.files import check_writable, read_lines, read_text
 from diptych.report.page import parse_funnel, write_report
 from diptych.run_dir import RunDir
 from diptych.terminal import counted, printable
 from diptych.training.wandb_results import log_results
-
-LIBRARIES = ("diptych", "torch", "timm", "numpy", "pillow", "scikit-learn")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,7 +169,9 @@ def _run_one(arguments: argparse.Namespace) -> None:
         check_writable(destination, "make room there, or name another file with --json")
     if arguments.report and run_dir:
         check_writable(run_dir / "report.html", "make room there, or leave out --report")
-    measured = evaluation = _evaluate(arguments, asked)
+    measured = evaluation = measure(
+        arguments.model, asked, device=arguments.device, ema=arguments.ema, finds_copies=arguments.overlap
+    )
     if arguments.shifted_from:
         shifts = robustness(evaluation["zero_shot"], arguments.shifted_from, baseline)
         evaluation["robustness"] = {arguments.shifted_from: shifts}
@@ -258,61 +250,6 @@ def _opened(evaluator: Evaluator, arguments: argparse.Namespace, location: str) 
     )
 
 
-def _evaluate(arguments: argparse.Namespace, asked: Mapping[str, Mapping[str, DataSet]]) -> dict[str, Any]:
-    from diptych.encoder import load_to_measure
-    from diptych.model_folder import model_folder, run_directory
-
-    run_dir = run_directory(arguments.model)
-    training = _training(arguments.overlap, run_dir)
-    features = Features(load_to_measure(arguments.model, arguments.device, ema=arguments.ema))
-    about = {
-        "model": str(model_folder(arguments.model, ema=arguments.ema)),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    evaluation: dict[str, Any] = {"format": FORMAT, **about, "versions": dict(_versions())}
-    # Those that fit come first: a pass that gives features before the projection gives the embeddings too.
-    for name, evaluator in sorted(EVALUATORS.items(), key=lambda item: not item[1].fits):
-        for data_name, data in asked.get(name, {}).items():
-            if data.prompts.templates:
-                evaluation["templates"] = list(data.prompts.templates)
-            result = evaluator.measure(features, data)
-            if not evaluator.fits:
-                result.update(_facts(data.pictures, features.pictures(data.pictures)))
-                result.update(_seen(name, result, data.pictures, features.pictures(data.pictures), training))
-            evaluation.setdefault(name, {})[data_name] = {**about, **result}
-    return evaluation
-
-
-def _training(overlap: bool, run_dir: Path | None) -> TrainingData | None:
-    """The training data, to be searched for the pictures of the evaluation; None if they cannot be searched."""
-    if run_dir is None:
-        return None
-    return hashed_training_data(run_dir) if overlap else training_data(run_dir)
-
-
-def _facts(pictures: Pictures, embedded: Embedded) -> dict[str, Any]:
-    """Facts about the pictures: where they are and which, their formats, and what was left out."""
-    return {
-        "location": absolute(pictures.location),
-        "fingerprint": fingerprint(pictures, embedded.kept),
-        "formats": formats_by_name(pictures),
-        "left_out": left_out_by_reason(pictures.left_out),
-    }
-
-
-def _seen(
-    evaluator: str, result: Result, pictures: Pictures, embedded: Embedded, training: TrainingData | None
-) -> dict[str, Any]:
-    """Whether the run was trained on the pictures, and with --overlap what it gains from that."""
-    if training is None or not len(embedded.kept):
-        return UNKNOWN
-    seen = training.seen(pictures, embedded.kept)
-    if not training.finds_copies:
-        return seen.facts()
-    measured = overlap(evaluator, result, seen) or {}
-    return {**seen.facts(), "overlap": {**measured, "pairs": matched_pairs(pictures, embedded.kept, seen, training)}}
-
-
 def _older_checkpoint(model: Path) -> str | None:
     """The name of the checkpoint that the user gave, if it is not its run's newest; else None."""
     from diptych.checkpoint_folder import checkpoints
@@ -320,14 +257,6 @@ def _older_checkpoint(model: Path) -> str | None:
     model = model.absolute()
     newer = [each.name for each in checkpoints(model.parent)]
     return model.name if model.name in newer[1:] else None
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for library in LIBRARIES:
-        try:
-            yield library, version(library)
-        except PackageNotFoundError:
-            yield library, "not installed"
 
 
 def _funnel(path: Path) -> list[dict[str, Any]]:

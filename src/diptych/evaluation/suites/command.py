@@ -16,7 +16,9 @@ from diptych.evaluation.suites.data_folders import find_data
 from diptych.evaluation.suites.page import as_page
 from diptych.evaluation.suites.runner import Cell, Results, SuiteModel, measure_suite
 from diptych.evaluation.suites.suite import Suite, load_suite
-from diptych.evaluation.suites.table import SuiteTable, as_csv, as_json, as_markdown, as_text, wrapped
+from diptych.evaluation.suites.table import SuiteTable
+from diptych.evaluation.suites.table_files import as_csv, as_json, as_markdown
+from diptych.evaluation.suites.text import as_text, wrapped
 from diptych.files import check_writable, commit_file, sha256_of, short_names, writing
 from diptych.terminal import counted, percent, printable, unknown_word
 
