@@ -15,6 +15,7 @@ from diptych.terminal import counted
 from diptych.training.checks import refuse_pretrained_tag
 from diptych.verbs import vocab
 from diptych_shards.cli import main as main_of_shards
+from diptych_shards.curate.rules import RULES
 from tests.commands import ROOT, forked_launcher, start
 
 
@@ -28,11 +29,29 @@ def test_the_help_names_every_verb_with_what_it_does(capsys):
         assert len(line.split(maxsplit=1)[1]) > 20
 
 
-def test_the_help_fits_80_columns(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "words", "example"),
+    [
+        (main, [], ""),
+        (main, ["data"], ""),
+        (main_of_shards, ["curate"], ""),
+        (main_of_shards, ["filter"], '    diptych-shards filter SHARDS --where "width >= 256 and length(caption) > 5"'),
+    ],
+)
+def test_the_help_fits_80_columns_and_breaks_no_example(command, words, example, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
-        main(["--help"])
-    assert max(map(len, capsys.readouterr().out.splitlines())) < 80
+        command([*words, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) < 80
+    assert example in lines
+
+
+def test_the_help_of_curate_names_every_rule_to_skip(capsys):
+    with pytest.raises(SystemExit):
+        main_of_shards(["curate", "--help"])
+    shown = capsys.readouterr().out
+    assert all(rule in shown for rule in RULES)
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["-h"]])

@@ -267,9 +267,10 @@ def _with_dashes(word: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """The text with each paragraph wrapped to the terminal's width."""
+    """The text with each paragraph wrapped to the terminal's width; examples and lists, which are indented, stay."""
     width = shutil.get_terminal_size().columns - 2
-    return "\n\n".join(textwrap.fill(paragraph, width) for paragraph in text.strip().split("\n\n"))
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(each if each.startswith("    ") else textwrap.fill(each, width) for each in paragraphs)
 
 
 def _help(program: Program) -> str:
@@ -277,7 +278,7 @@ def _help(program: Program) -> str:
     parser = argparse.ArgumentParser(
         prog=program.name,
         usage=f"{program.name} {metavar} ...",
-        description=program.description,
+        description=_wrapped(program.description),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"{program.noun}s:\n"
         + "\n".join(_summary(program, name) for name in program.verb_names)

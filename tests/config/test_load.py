@@ -244,7 +244,9 @@ def test_an_impossible_value_is_refused(write, override, complaint):
     ],
 )
 def test_a_file_that_is_not_a_config_is_refused(write, text, complaint):
-    assert complaint in mistakes([write(text)])[0]
+    said = mistakes([write(text)])
+    assert complaint in said[0]
+    assert not any("data.train" in line for line in said)  # a stand-in, where data is not set
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -86,7 +86,12 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
         ("boxes", "boxes to blur, [x0, y0, x1, y1] as fractions, as in DataComp's face_bboxes"),
     ):
         group.add_argument(f"--{name}-column", metavar="NAME", help=meaning)
-    group.add_argument("--hash-kind", default="sha256", choices=("sha256", "md5", "sha512"))
+    group.add_argument(
+        "--hash-kind",
+        default="sha256",
+        choices=("sha256", "md5", "sha512"),
+        help="of the hashes in --hash-column (default %(default)s)",
+    )
     group.add_argument("--columns", metavar="A,B", help="carry these into the metadata (default: all)")
     group.add_argument(
         "--subset", type=path_argument, metavar="FILE", help="a DataComp subset (.npy): only rows with these uids"
@@ -100,18 +105,21 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     usual = PictureOptions()
     add = group.add_argument
     add("--for-training", type=positive, metavar="SIZE", help=(
-        "store what training need not resize: shorter side SIZE, JPEG 4:2:0 of quality 90; replaces the next five"
+        "store what training need not resize: shorter side of SIZE pixels, JPEG 4:2:0 of quality 90; replaces the next "
+        "five"
     ))  # fmt: skip
-    add("--image-size", type=int, metavar="N", help=f"pixels (default {usual.image_size})")
+    add("--image-size", type=int, metavar="N", help=f"pixels of a side (default {usual.image_size})")
     add("--resize-mode", choices=RESIZE_MODES, help=f"default {usual.resize_mode}, white; see data_prep/README.md")
     add("--resize-only-if-bigger", action="store_true", help="small pictures stay as they are")
     add("--encode-format", choices=("jpg", "png", "webp", "avif"), help=f"default {usual.encode_format}")
     add("--encode-quality", type=int, metavar="N", help="0 to 100 (default 95); for png compression, 0 to 9")
     add("--skip-reencode", action="store_true", help="keep the file's own bytes where no pixel changes")
-    add("--min-image-size", type=int, default=0, metavar="N", help="refuse pictures whose shorter side is below N")
-    add("--max-image-area", type=float, default=float("inf"), metavar="N", help="refuse pictures of more than N pixels")
+    add("--min-image-size", type=int, default=0, metavar="N",
+        help="refuse pictures whose shorter side is below N pixels (default %(default)s)")  # fmt: skip
+    add("--max-image-area", type=float, default=float("inf"), metavar="N",
+        help="refuse pictures of more than N pixels (default: the 100 million that no picture may exceed)")  # fmt: skip
     add("--max-aspect-ratio", type=float, default=float("inf"), metavar="X",
-        help="refuse pictures whose longer side is more than X times the shorter")  # fmt: skip
+        help="refuse pictures whose longer side is more than X times the shorter (default: no limit)")  # fmt: skip
     add("--block-sha256", type=path_argument, metavar="FILE", help="refuse these files: hex digests, one a line")
 
 
@@ -138,12 +146,13 @@ def _add_fetching(group: argparse._ArgumentGroup) -> None:
     for name, kind, default, meaning in (
         ("--timeout", float, usual.timeout_seconds, "seconds for a URL, redirects and repetitions included"),
         ("--connect-timeout", float, usual.connect_timeout_seconds, "seconds for DNS, connection and TLS"),
-        ("--max-bytes", int, usual.max_bytes, "the largest file, as sent and after unpacking"),
         ("--retries", int, usual.retries, "repetitions after failures that may be temporary"),
         ("--in-flight", int, usual.in_flight, "URLs in transfer in each process"),
         ("--per-host", int, usual.per_host, at_one_host),
     ):
         add(name, type=kind, default=default, metavar="N", help=f"{meaning} (default {default:.9g})")
+    add("--max-bytes", type=int, default=usual.max_bytes, metavar="N",
+        help=f"bytes of the largest file, sent and after unpacking (default {usual.max_bytes >> 20} MiB)")  # fmt: skip
     add("--user-agent", default=usual.user_agent, metavar="TEXT",
         help="who you are and where to reach you: 'mybot/1.0 (+https://…)' (default %(default)s)")  # fmt: skip
     add("--ignore-robots-txt", action="store_true", help="for your own hosts only")

@@ -15,6 +15,8 @@ from diptych_shards.arguments import add_engine, engine_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from diptych_shards.curate.rules import RULES
+
     add = parser.add_argument
     add("pairs", nargs="+", type=path_argument, metavar="PAIRS", help=".parquet files, or folders of them")
     add("out", type=path_argument, metavar="OUT", help="a folder that is new, empty, or started by the same command")
@@ -39,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="drop captions that hold one of its lines")  # fmt: skip
     add("--block-hosts", dest="blocked_hosts", type=path_argument, action="append", metavar="FILE",
         help="drop addresses at one of its lines, or below")  # fmt: skip
-    add("--skip", action="append", metavar="RULE", help="do not apply this caption rule")
+    add("--skip", action="append", metavar="RULE",
+        help=f"do not apply this caption rule, one of {', '.join(RULES)}; may be given several times")  # fmt: skip
     add("--duplicates", metavar="WHICH", help="to drop: near (default; the largest stays), exact, or keep all: keep")
     add("--dropped", dest="writes_dropped", action="store_true", default=None,
         help="also write the dropped pairs, with their reasons, to OUT/_index/dropped")  # fmt: skip

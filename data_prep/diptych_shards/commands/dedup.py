@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--against", action="append", default=[], metavar="PATH",
         help="pictures a model will be evaluated on: a folder, or shards; may be given several times")  # fmt: skip
     add("--embeddings", metavar="PATH",
-        help="a parquet file or a folder of them, with columns key and embedding; all pairs are compared")  # fmt: skip
+        help="a parquet file or a folder of them, with columns key and embedding, or the .npz of `diptych embed`; all "
+             "pairs are compared")  # fmt: skip
     add("--against-embeddings", metavar="PATH",
         help="the same of the pictures of --against, by their paths; or the .npz of `diptych embed`")  # fmt: skip
     add("--embedding-column", metavar="NAME", help="default: the one named embedding, or the only one of lists")

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use the text around a picture as its caption if it has no other",
     )
     add("--icon-side", type=int, default=32, metavar="N",
-        help="drop pictures whose page says they are no larger than N by N (default %(default)s)")  # fmt: skip
+        help="drop pictures whose page says they are no larger than N by N pixels (default %(default)s)")  # fmt: skip
     add("--opt-out", type=_names, default=OPT_OUT_DIRECTIVES, metavar="A,B",
         help="drop pages that say one of these in a robots meta or an X-Robots-Tag header, or by their reservation of "
              f"text and data mining (default {','.join(OPT_OUT_DIRECTIVES)}; '' for none)")  # fmt: skip

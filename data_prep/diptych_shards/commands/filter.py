@@ -6,10 +6,11 @@ EXPRESSION is SQL about one sample, as DuckDB reads it: and or not, = <> < <= > 
 null, like, ilike, + - * / %, case, casts, and these functions (no others, so that none reads files,
 waits, or depends on the day):
 
-    abs ceil exp floor greatest if least ln log10 log2 mod nullif number pow round sign sqrt
-    coalesce contains ends_with left length lower ltrim matches md5 position regexp_extract reverse
-    right rtrim split_part starts_with strip_accents strlen substring trim upper words
-    day hour minute month second year date_part date_diff strptime list_contains json_extract_string
+    abs ceil exp floor greatest if least ln log10 log2 mod nullif number pow
+    round sign sqrt coalesce contains ends_with left length lower ltrim matches
+    md5 position regexp_extract reverse right rtrim split_part starts_with
+    strip_accents strlen substring trim upper words day hour minute month
+    second year date_part date_diff strptime list_contains json_extract_string
 
 matches(text, 'regular expression'), words(text) and number(text) are our own. Columns are those of
 the parquet next to each tar, or what the json members hold, with key and caption. Texts are in

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "also stored as label"
     ))  # fmt: skip
     add("--for-training", type=int, metavar="N", help=(
-        "resize so that the shorter side is N, as build does: photographs take a tenth of the space and of the time"
+        "resize so that the shorter side is N pixels, as build does: photographs take a tenth of the space and of the "
+        "time"
     ))  # fmt: skip
     add("--hold-out", type=float, metavar="SHARE", help=(
         "pack this share of the pictures, such as 0.05, into OUT/held_out to measure on, the others into OUT/train; "
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep-order", action="store_true", help="order the samples by path instead of shuffling them")
     for name, default, meaning in (
         ("--samples-per-shard", usual.samples_per_shard, "pictures that a shard is planned for"),
-        ("--min-side", usual.min_side, "refuse pictures with a shorter side"),
+        ("--min-side", usual.min_side, "refuse pictures whose shorter side is below N pixels"),
     ):
         add(name, type=int, default=default, metavar="N", help=f"{meaning} (default {default})")
     add_processes(parser, "that decode the pictures to check them")

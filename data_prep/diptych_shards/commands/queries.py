@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("out", type=path_argument, metavar="OUT", help="a new file, one query a line")
     add("--min-count", type=int, default=100, metavar="N", help="of a word (default 100)")
     add("--min-pmi", type=float, default=30.0, metavar="X",
-        help="of a pair of words: log2(n_xy N / (n_x n_y)) (default 30, MetaCLIP's, for all of English Wikipedia: no "
-             "pair has it in fewer than 2**31 words)")  # fmt: skip
+        help="of a pair of words, in bits: log2(n_xy N / (n_x n_y)) (default 30, MetaCLIP's, for all of English "
+             "Wikipedia: no pair has it in fewer than 2**31 words)")  # fmt: skip
     add("--min-pair-count", type=int, default=2, metavar="N", help="of a pair of words (default 2)")
     add("--most", type=int, default=500_000, metavar="N", help="queries (default 500,000)")
     add(

@@ -2,7 +2,7 @@
 
 The funnel, reasons with examples, domains, sizes, aspect ratios, caption lengths, pictures. For other shards, such as
 those of select, all but the first two. The page is one file without scripts that loads nothing, so that it can be sent
-around; OUT is only read. Captions and URLs are shown as plain text, whatever they contain.
+around; nothing else in OUT is changed. Captions and URLs are shown as plain text, whatever they contain.
 """
 
 from __future__ import annotations

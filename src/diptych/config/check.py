@@ -61,7 +61,7 @@ def check(values: dict[str, Any], checks: Sequence[Check]) -> tuple[RunConfig, l
         config = typed(values)
     problems += mistyped.items()
     config, not_local = _with_local_paths(config)
-    problems += [(key, said) for key, said in not_local if key not in mistyped]
+    problems += [(key, said) for key, said in not_local if not concerns(key, tuple(mistyped))]
     for further in (impossible, *checks):
         bad = [key for keys, _ in problems for key in each_key(keys)]
         problems += [(keys, said) for keys, said in further(config) if not concerns(keys, bad)]

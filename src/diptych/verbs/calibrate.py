@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="pictures with captions, for `classify --independent` if there are no labels; may be given repeatedly",
     )
-    parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
+    parser.add_argument(
+        "--caption-key",
+        metavar="KEY",
+        help="column or json key of the caption or list of captions (default: the .txt files, or the usual names)",
+    )
     add_ema_argument(parser)
     add_device_argument(parser)
 

@@ -41,7 +41,10 @@ Your own data:   {activate}diptych-shards pack MY_PICTURES shards/    (a .txt ne
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=path_argument, metavar="FOLDER", help="where everything goes, e.g. runs/demo")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the cards, the held-out combinations and the training"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the cards, the held-out combinations and the training (%(default)s)",
     )
     parser.add_argument("--config", type=path_argument, help="the recipe to train with (configs/demo.yaml)")
 

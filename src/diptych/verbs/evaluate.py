@@ -52,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class names and prompt templates; default: the labels found, or ImageNet's names for its WordNet ids",
     )
     parser.add_argument("--label-key", metavar="KEY", help="column or json key of the label (label)")
-    parser.add_argument("--caption-key", metavar="KEY", help="column or json key of the caption or list of captions")
+    parser.add_argument(
+        "--caption-key",
+        metavar="KEY",
+        help="column or json key of the caption or list of captions (default: the .txt files, or the usual names)",
+    )
     parser.add_argument(
         "--shifted-from",
         metavar="NAME",
