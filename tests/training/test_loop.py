@@ -8,13 +8,18 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from diptych.checkpoint_folder import CheckpointError, newest_valid
 from diptych.config.schema import CheckpointConfig
+from diptych.data.batch import Batch
 from diptych.model.dual_encoder import DualEncoder
 from diptych.run_dir import RunDir, read_metrics
+from diptych.training import loop
+from diptych.training import pace as pace_module
 from diptych.training.checkpoint import Progress
 from diptych.training.console import Console
 from diptych.training.engine import Engine
@@ -24,9 +29,11 @@ from diptych.training.pace import Pace
 from diptych.training.save import Saves
 from diptych.training.signals import StopRequest
 from diptych.training.step_report import report
+from diptych.training.step_stats import StepInFlight
 from diptych.training.tallies import tallies_of
 from diptych.world import World
 from tests.ranks import run_ranks
+from tests.training.test_pace import Clock, stats
 from tests.training.tiny import PAIRS, VOCABULARY, global_batches, rows_of, tiny_config, tiny_job
 
 
@@ -38,6 +45,37 @@ def test_a_checkpoint_is_due_whenever_a_multiple_of_its_interval_was_passed(ever
     config = replace(tiny_config(), checkpoint=CheckpointConfig(every_samples=every))
     config = replace(config, training=replace(config.training, total_samples=1000, global_batch_size=200))
     assert [after for after in range(200, 1001, 200) if save_is_due(config, after - 200, after)] == due
+
+
+def test_neither_saves_nor_evaluations_count_as_time_of_steps(tmp_path, monkeypatch):
+    clock, waited, speeds = Clock(), [], []
+    monkeypatch.setattr(pace_module, "time", clock)
+    monkeypatch.setattr(loop, "on_any_rank", lambda _, ours: ours)
+    monkeypatch.setattr(loop, "report", lambda _, __, steps, pace, *___: speeds.append(pace.measure(steps)))
+
+    def takes(seconds: float, result: object = None) -> Callable[..., Any]:
+        def work(*_: object, **__: object) -> Any:
+            clock.now += seconds
+            return result
+
+        return work
+
+    def step(batch: Batch, seen: int, *, waited_seconds: float, **_: object) -> StepInFlight:
+        waited.append(waited_seconds)
+        return StepInFlight(takes(1.0, stats(seen + PAIRS, (waited_seconds,))))
+
+    config = replace(tiny_config(), checkpoint=CheckpointConfig(every_samples=2 * PAIRS))
+    config = replace(config, training=replace(config.training, total_samples=5 * PAIRS))
+    engine = SimpleNamespace(step=step, has_finite_weights=lambda: True)
+    job = tiny_job(tmp_path, config, World(rank=1), engine)  # type: ignore[arg-type]
+    job.batches = (batch for batch in global_batches(5) if takes(0.25, True)())
+    nothing = takes(0.0)
+    saves = SimpleNamespace(states=dict, advance=nothing, take_numbers=dict, start=takes(60.0), finish=takes(7.0))
+    evaluations = SimpleNamespace(is_due=lambda *_: True, measure=takes(30.0))
+    parts = saves, evaluations, SimpleNamespace(move=nothing, say=nothing), SimpleNamespace(enter=nothing)
+    assert loop.Training(job, StopRequest(), *parts).go_on()  # type: ignore[arg-type]
+    assert waited == [0.25] * 5
+    assert {speed[name] for speed in speeds for name in ("step_seconds_p50", "step_seconds_p95")} == {1.25}
 
 
 def limit_files(saves: Saves, num_bytes: int) -> None:
