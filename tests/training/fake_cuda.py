@@ -115,6 +115,9 @@ class NoGpu(CUDA_Accelerator):
     def memory_stats(self, device_index: Any = None) -> Any:
         return defaultdict(int)
 
+    def pin_memory(self, tensor: Any, align_bytes: int = 1) -> Any:
+        return tensor
+
     def reset_peak_memory_stats(self, device_index: Any = None) -> None:
         pass
 
@@ -220,7 +223,7 @@ def leaves(node: Any) -> list[Any]:
     return found
 
 
-def main(stage: int, precision: str, num_parts: int, report: str) -> None:
+def main(stage: int, precision: str, num_parts: int, offloads: bool, report: str) -> None:
     """Take a step, save, restore and take another, then write what is where to a JSON file."""
     os.environ.update(DS_ACCELERATOR="cuda", RANK="0", WORLD_SIZE=str(RANKS), LOCAL_RANK="0")
     warnings.filterwarnings("ignore")
@@ -228,7 +231,12 @@ def main(stage: int, precision: str, num_parts: int, report: str) -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     without_driver()
     config = tiny_config(stage=stage, precision=precision, ema_decay=0.9)
-    machine = replace(config.machine, pairs_per_forward=PAIRS // RANKS // num_parts, checkpoint_blocks=num_parts > 1)
+    machine = replace(
+        config.machine,
+        pairs_per_forward=PAIRS // RANKS // num_parts,
+        checkpoint_blocks=num_parts > 1,
+        offload_optimizer=offloads,
+    )
     config = replace(config, loss=replace(config.loss, duplicates="positives"), machine=machine)
     world = World(0, 0, RANKS, GPU)
     batch = rows_of(global_batches(1)[0], world.rows(PAIRS))

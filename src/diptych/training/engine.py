@@ -419,12 +419,17 @@ class Engine:
         return vector
 
     def _squares(self, tensors: Iterable[tuple[str | None, list[Tensor]]]) -> Tensor:
-        """f64[PARTS]: the squared norm of each part, scaled so that the sum over ranks is that of the whole tensor."""
+        """f64[PARTS]: the squared norm of each part, scaled so that the sum over ranks is that of the whole tensor.
+
+        tensors: on this rank's device, or in host memory if the optimizer is offloaded.
+        """
+        device = self._world.device
         norms: dict[str | None, list[Tensor]] = {part: [] for part in PARTS}
         for part, ours in tensors:
             norms[part] += torch._foreach_norm(ours) if ours else []
-        nothing = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        squares = torch.stack([torch.stack(n).double().square().sum() if n else nothing for n in norms.values()])
+        nothing = torch.zeros((), dtype=torch.float64, device=device)
+        sums = [torch.stack(n).double().square().sum().to(device) if n else nothing for n in norms.values()]
+        squares = torch.stack(sums)
         # At stage 0 every rank has the whole tensors.
         return squares / self._world.size if self._stage == 0 else squares
 
