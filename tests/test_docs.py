@@ -1,15 +1,19 @@
-"""The programs of docs/api.md run as they are written."""
+"""The programs of docs/api.md, and the search of the README, run as they are written."""
 
 import re
+import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from diptych.cli import main
 from diptych.model_folder import save_model_folder
 from tests.test_encoder import TOKENIZER, dual_encoder, model_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
+README = Path(__file__).parents[1] / "README.md"
 COLOURS = {"cat": "orange", "dog": "brown"}
 
 
@@ -37,3 +41,20 @@ def test_the_programs_of_the_api_page_run(folder, capsys):
     assert "00000.tar/cat ('png', 'txt') a cat" in printed
     assert "'top1':" in printed
     assert names["status"] == 0
+
+
+def test_the_search_of_the_readme_runs(folder, capsys):
+    Path("model").rename("clip")
+    Path("captioned").rename("my_photos")
+    Image.open("cat.png").save("cat.jpg")
+    page = README.read_text(encoding="utf-8")
+    commands = re.findall(r"^    diptych ((?:classify|embed) clip .*)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for words in map(shlex.split, commands):
+        main(words)
+    program = re.search(r"^    import diptych, numpy\n.*?(?=^\S)", page, re.MULTILINE | re.DOTALL)
+    assert program
+    capsys.readouterr()
+    exec(compile(textwrap.dedent(program[0]), str(README), "exec"), {})
+    found = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in found} == {f"my_photos/{name}.png" for name in COLOURS}
