@@ -47,7 +47,7 @@ def test_a_checkpoint_is_due_whenever_a_multiple_of_its_interval_was_passed(ever
     assert [after for after in range(200, 1001, 200) if save_is_due(config, after - 200, after)] == due
 
 
-def test_neither_saves_nor_evaluations_count_as_time_of_steps(tmp_path, monkeypatch):
+def test_roll_backs_evaluations_and_saves_do_not_count_as_time_of_steps(tmp_path, monkeypatch):
     clock, waited, speeds = Clock(), [], []
     monkeypatch.setattr(pace_module, "time", clock)
     monkeypatch.setattr(loop, "on_any_rank", lambda _, ours: ours)
@@ -64,14 +64,22 @@ def test_neither_saves_nor_evaluations_count_as_time_of_steps(tmp_path, monkeypa
         waited.append(waited_seconds)
         return StepInFlight(takes(1.0, stats(seen + PAIRS, (waited_seconds,))))
 
-    config = replace(tiny_config(), checkpoint=CheckpointConfig(every_samples=2 * PAIRS))
+    for name, instead in {
+        "judge": lambda progress, stats, _, **__: (progress, "wrong" if stats.samples_seen == PAIRS else None),
+        "tell": takes(0.0),
+        "is_given_up": takes(0.0, True),
+        "roll_back": lambda _, progress, *__, **___: takes(9.0, progress)(),
+    }.items():
+        monkeypatch.setattr(loop, name, instead)
+    config = replace(tiny_config(), checkpoint=CheckpointConfig(every_samples=3 * PAIRS))
     config = replace(config, training=replace(config.training, total_samples=5 * PAIRS))
     engine = SimpleNamespace(step=step, has_finite_weights=lambda: True)
     job = tiny_job(tmp_path, config, World(rank=1), engine)  # type: ignore[arg-type]
     job.batches = (batch for batch in global_batches(5) if takes(0.25, True)())
     nothing = takes(0.0)
-    saves = SimpleNamespace(states=dict, advance=nothing, take_numbers=dict, start=takes(60.0), finish=takes(7.0))
-    evaluations = SimpleNamespace(is_due=lambda *_: True, measure=takes(30.0))
+    saves = SimpleNamespace(states=dict, advance=nothing, take_numbers=dict, wait=nothing)
+    saves.start, saves.finish = takes(60.0), takes(7.0)
+    evaluations = SimpleNamespace(is_due=lambda _, after: after == 2 * PAIRS, measure=takes(30.0))
     parts = saves, evaluations, SimpleNamespace(move=nothing, say=nothing), SimpleNamespace(enter=nothing)
     assert loop.Training(job, StopRequest(), *parts).go_on()  # type: ignore[arg-type]
     assert waited == [0.25] * 5
