@@ -63,6 +63,7 @@ def rank_of(rank: int, size: int, folder: str) -> int:
 
     function, arguments = pickle.loads((Path(folder) / "task").read_bytes())
     torch.set_num_threads(1)
+    torch.nn.Parameter.__repr__ = object.__repr__  # type: ignore[method-assign]  # DeepSpeed writes them all at ZeRO 3
     gc.freeze()  # DeepSpeed collects garbage at every turn: 0.1 s each with the million objects of the imports
     dist.init_process_group(
         "gloo",

@@ -25,6 +25,7 @@ from diptych.plan.plan import make_plans
 from diptych.plan.stages import flops_text
 from diptych.training.checks import check_cache, check_run
 from diptych.world import World
+from tests.training.tiny import at_night
 from tests.warm import Warm
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -32,6 +33,8 @@ PAPER = {"vit_b_32": 151.28, "vit_b_16": 149.62, "vit_l_14": 427.62, "vit_l_14_3
 """Millions of parameters."""
 FAST = {"vit_b_32": "B/32", "vit_b_16": "B/16", "vit_l_14": "L/14"}
 """The paper's recipe → its model in the table of fast recipes."""
+PLANNED = {"vit_b_32": FAST["vit_b_32"], **dict(at_night(*FAST.items()))}
+"""By day the one that is computed soonest."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_a_paper_recipe_has_the_papers_size_and_length(name, shards, tmp_path):
     assert config.optimizer.warmup_samples == 2_000 * size
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", PLANNED)
 def test_a_fast_recipe_trains_the_papers_model_in_stages_of_whole_batches(name, shards, tmp_path, capsys):
     said = dry_run(capsys, f"{name}_fast", f"data.train={shards}", f"run_dir={tmp_path}")
     assert "stages    stage 2: 224 pixels, 77 tokens" in said
@@ -71,7 +74,7 @@ def test_a_fast_recipe_trains_the_papers_model_in_stages_of_whole_batches(name, 
     assert all(samples % fast.training.global_batch_size == 0 for samples in [*ends, fast.optimizer.warmup_samples])
 
 
-@pytest.mark.parametrize(("name", "model"), FAST.items())
+@pytest.mark.parametrize(("name", "model"), PLANNED.items())
 def test_the_table_of_fast_recipes_has_what_a_plan_computes(name, model):
     table = (CONFIGS / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| {model} \| .*$", table, re.MULTILINE)

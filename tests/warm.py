@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import gc
 import importlib
+import importlib.metadata
 import inspect
 import json
 import os
@@ -157,13 +159,14 @@ def serve(test_files: list[str]) -> None:
 
 
 def use_once() -> None:
-    """Do what a process does slowly the first time: the checks of a run, and the search of all modules by `inspect`."""
+    """Do what a process does slowly the first time: the checks of a run, and the search of all modules and packages."""
     from diptych.config.load import load_config
     from diptych.training.checks import check_run
     from diptych.world import World
 
     words = ("data.train=nowhere", "training.total_samples=2", "training.global_batch_size=2", "run_dir=/nowhere")
     list(check_run(load_config([], words).config, World()))
+    importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)  # asked by `init_process_group`
     inspect.getmodule(compile("", "no module's file", "exec"))
 
 

@@ -235,6 +235,7 @@ def test_a_merge_file_that_is_not_clip_s_is_refused(tmp_path, monkeypatch):
     (described / "METADATA").write_text("Name: open_clip_torch\nVersion: 9\n")
     (described / "RECORD").write_text(f"open_clip/{name},,\n")
     monkeypatch.syspath_prepend(tmp_path)
+    tokenizer_module._clip_tokenizer.cache_clear()
     with pytest.raises(ValueError, match=f"{name} is not CLIP's file: its sha256 is"):
         load_tokenizer("clip")
 

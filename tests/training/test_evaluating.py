@@ -123,7 +123,8 @@ def tensors_in(run_dir: Path) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize(
-    ("size", "stages", "tower"), [(2, [1], "resnet"), (3, [3], "vit"), *at_night((1, [0], "vit"), (2, [1, 2], "vit"))]
+    ("size", "stages", "tower"),
+    [(3, [3], "resnet"), *at_night((1, [0], "vit"), (2, [1, 2], "vit"), (2, [1], "resnet"), (3, [3], "vit"))],
 )
 def test_ranks_measure_what_one_process_measures_of_the_checkpoint_and_train_as_without(
     size, stages, tower, recipe, tmp_path

@@ -242,10 +242,15 @@ def load_tokenizer(vocabulary: str) -> Tokenizer:
         ValueError: CLIP's merges are not installed or have been changed, or the vocabulary file does not exist.
     """
     if vocabulary == "clip":
-        return Tokenizer(_clip_merges())
+        return _clip_tokenizer()
     if not Path(vocabulary).is_file():
         raise UserError(f"vocabulary {vocabulary!r} is neither `clip` nor a file; `diptych vocab` makes one")
     return Tokenizer.load(vocabulary)
+
+
+@lru_cache(1)
+def _clip_tokenizer() -> Tokenizer:
+    return Tokenizer(_clip_merges())
 
 
 def train_vocabulary(captions: Iterable[str], size: int) -> Tokenizer:
