@@ -1,9 +1,9 @@
 """The engine with every tensor on CUDA and no GPU, in a process of its own, since much of torch is replaced.
 
 Tensors have a device, a type and a shape, but no data (torch's FakeTensorMode). One process plays rank 0 of
-four: collectives send nothing, but each must get contiguous CUDA tensors, as NCCL requires. Streams,
-events and memory counters, which need a driver, do nothing. Autograd cannot run backward without a device, so
-gradients are put where it would put them.
+four: collectives send nothing, but each must get contiguous CUDA tensors, as NCCL requires. It sees one GPU and is not
+the first process of its machine, as under `srun --gpus-per-task=1`. Streams, events and memory counters, which need a
+driver, do nothing. Autograd cannot run backward without a device, so gradients are put where it would put them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class NoGpu(CUDA_Accelerator):
         return str(GPU)
 
     def set_device(self, device_index: Any) -> None:
-        pass
+        assert device_index == GPU.index, f"this process sees one GPU, not number {device_index}"
 
     def synchronize(self, device_index: Any = None) -> None:
         pass
@@ -225,7 +225,7 @@ def leaves(node: Any) -> list[Any]:
 
 def main(stage: int, precision: str, num_parts: int, offloads: bool, report: str) -> None:
     """Take a step, save, restore and take another, then write what is where to a JSON file."""
-    os.environ.update(DS_ACCELERATOR="cuda", RANK="0", WORLD_SIZE=str(RANKS), LOCAL_RANK="0")
+    os.environ.update(DS_ACCELERATOR="cuda", RANK="0", WORLD_SIZE=str(RANKS), LOCAL_RANK="1")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
@@ -238,7 +238,7 @@ def main(stage: int, precision: str, num_parts: int, offloads: bool, report: str
         offload_optimizer=offloads,
     )
     config = replace(config, loss=replace(config.loss, duplicates="positives"), machine=machine)
-    world = World(0, 0, RANKS, GPU)
+    world = World(0, 1, RANKS, GPU)
     batch = rows_of(global_batches(1)[0], world.rows(PAIRS))
     PackedOnHost.lengths = itertools.cycle([part.lengths for part in batch.parts(num_parts)])
     with FakeTensorMode(allow_non_fake_inputs=True), Observer() as seen, Unpinned():

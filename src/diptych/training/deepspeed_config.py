@@ -108,12 +108,13 @@ def offloads_optimizer(config: RunConfig) -> bool:
 
 
 def prepare_deepspeed(world: World) -> None:
-    """Silence DeepSpeed's output, and keep it from compiling its shared-memory collective.
+    """Give DeepSpeed this rank's GPU, silence its output, and keep it from compiling its shared-memory collective.
 
     Compiling takes minutes, and leaves a stale lock when it is killed.
     """
-    # DeepSpeed needs this variable even without a launcher.
-    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    # DeepSpeed takes the GPU of this number, and needs the variable even without a launcher. A rank that sees only its
+    # own GPU, as under `srun --gpus-per-task=1`, has number 0, wherever it is on its machine.
+    os.environ["LOCAL_RANK"] = str(world.local_rank if world.device.index is None else world.device.index)
     # DeepSpeed 0.19 calls collectives by the names that torch 2.14 renames.
     warnings.filterwarnings("ignore", message="`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprec")
     deepspeed.utils.logger.setLevel(logging.ERROR)
