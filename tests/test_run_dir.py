@@ -92,7 +92,8 @@ def test_a_mixture_may_move_but_not_change_its_weights_or_captions(loaded):
 def test_another_run_is_refused_naming_every_differing_key(loaded):
     run = RunDir(Path(loaded().config.run_dir))
     run.prepare(loaded())
-    run.prepare(loaded("training.seed=5"))  # nothing was saved yet
+    (run.checkpoints / "step_00000001.partial").mkdir()
+    run.prepare(loaded("training.seed=5"))  # nothing was saved yet, for the first save did not end
     (run.checkpoints / "step_00000001").mkdir()
     before = run.config_file.read_bytes()
     with pytest.raises(ConfigError) as caught:

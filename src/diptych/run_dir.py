@@ -33,6 +33,7 @@ from typing import Any
 
 import yaml
 
+from diptych.checkpoint_folder import step_folders
 from diptych.config.load import ConfigError, LoadedConfig, config_from_dict
 from diptych.config.schema import DataConfig, RunConfig
 from diptych.config.values import differing_keys, dump_config
@@ -140,7 +141,7 @@ class RunDir:
 
     def has_checkpoints(self) -> bool:
         """Whether the run was ever saved, so that it can be resumed."""
-        return self.config_file.exists() and any(self.checkpoints.glob("step_*"))
+        return self.config_file.exists() and bool(step_folders(self.checkpoints))
 
     def is_training(self) -> bool:
         """Whether a process is training here now; False also if the directory cannot be locked."""
