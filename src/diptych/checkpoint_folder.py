@@ -70,6 +70,30 @@ def has_manifest(checkpoint: Path) -> bool:
     return True
 
 
+def read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file of a checkpoint, by its path in it.
+
+    Raises:
+        CheckpointError: there is no manifest of a format that this version reads.
+        OSError: the manifest cannot be read.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        version, files = manifest.get("format"), manifest.get("files")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error.strerror})") from None
+    except OSError as error:
+        raise _unreadable(error, checkpoint / MANIFEST) from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error})") from None
+    if version not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise CheckpointError(f"{checkpoint}: has format {version}; this version reads {readable}")
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read (it lists no files)")
+    return files
+
+
 def verify(checkpoint: Path, within: str = "") -> None:
     """Compare every file with the manifest; with `within`, only the files whose path starts with it.
 
@@ -77,7 +101,7 @@ def verify(checkpoint: Path, within: str = "") -> None:
         CheckpointError: a file is missing, has another size, or has changed.
         OSError: a file cannot be read.
     """
-    for name, expected in _read_manifest(checkpoint).items():
+    for name, expected in read_manifest(checkpoint).items():
         if not name.startswith(within):
             continue
         try:
@@ -201,24 +225,6 @@ def _difference(found: Mapping[str, Any], expected: Any) -> str:
         what = next(key for key in found if found[key] != expected[key])
         return f"{what} {str(found[what])[:12]}, expected {str(expected[what])[:12]}"
     return f"{found}, expected {expected}"
-
-
-def _read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-        version, files = manifest.get("format"), manifest.get("files")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error.strerror})") from None
-    except OSError as error:
-        raise _unreadable(error, checkpoint / MANIFEST) from error
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error})") from None
-    if version not in READABLE:
-        readable = " and ".join(map(str, READABLE))
-        raise CheckpointError(f"{checkpoint}: has format {version}; this version reads {readable}")
-    if not isinstance(files, dict):
-        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read (it lists no files)")
-    return files
 
 
 def _unreadable(error: OSError, file: Path) -> OSError:

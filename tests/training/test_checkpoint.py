@@ -123,6 +123,13 @@ def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
     assert {str(f.relative_to(path)) for f in files_of(path)} == {*manifest["files"], "manifest.json"}
 
 
+def test_a_file_that_the_manifest_does_not_list_is_not_read(tmp_path):
+    path = save(tmp_path, 3)
+    shutil.copy(path / "optimizer/rank_00001.safetensors", path / "optimizer/rank_00002.safetensors")
+    verify(path)
+    assert same(load_checkpoint(path), checkpoint(3))
+
+
 def test_a_checkpoint_of_format_1_is_read(tmp_path):
     path, was = save(tmp_path, 3), checkpoint(3)
     shutil.rmtree(path / "optimizer")

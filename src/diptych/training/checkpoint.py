@@ -22,9 +22,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych.checkpoint_folder import EMA, MODEL, PROGRESS, TOKEN_HEAD, CheckpointError
+from diptych.checkpoint_folder import EMA, MODEL, PROGRESS, TOKEN_HEAD, CheckpointError, read_manifest
 from diptych.model_folder import WEIGHTS_FILE
 from diptych.training.engine import MOMENTS, OptimizerState
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+"""The optimizer's state in a checkpoint of format 1."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,15 @@ def read_progress(path: Path) -> Progress:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that has passed `verify`."""
-    progress = read_progress(path)
+    progress, files = read_progress(path), read_manifest(path)
     weights = load_file(path / MODEL / WEIGHTS_FILE)
-    if (path / TOKEN_HEAD).is_dir():
+    if f"{TOKEN_HEAD}/{WEIGHTS_FILE}" in files:
         weights |= load_file(path / TOKEN_HEAD / WEIGHTS_FILE)
-    averages = load_file(path / EMA / WEIGHTS_FILE) if (path / EMA).is_dir() else None
-    if (path / "optimizer").is_dir():
-        optimizer = _join_shares(sorted((path / "optimizer").glob("*.safetensors")), weights)
+    averages = load_file(path / EMA / WEIGHTS_FILE) if f"{EMA}/{WEIGHTS_FILE}" in files else None
+    if OPTIMIZER_FILE in files:
+        optimizer = _optimizer_in_one_file(path / OPTIMIZER_FILE)
     else:
-        optimizer = _optimizer_in_one_file(path / "optimizer.safetensors")
+        optimizer = _join_shares([path / name for name in sorted(files) if name.startswith("optimizer/")], weights)
     return Checkpoint(progress, weights, optimizer, averages)
 
 
