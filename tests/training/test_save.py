@@ -246,6 +246,27 @@ def test_a_writer_whose_share_is_done_may_be_killed_while_the_checkpoint_is_comp
     assert path is not None and not faults
 
 
+def lose_the_writer_that_is_to_complete(rank: int, folder: Path) -> list[str]:
+    """Notice the end of rank 0's writer after the step that counted its share as written; the events."""
+    _, saves = start_saves(folder, config_at(0, 1), rank, 1)
+    with closing(saves):
+        saves.start(FIRST)
+        until_written(saves)
+        counted = saves.states()
+        saves._writer._process.kill()
+        while saves.states()[WRITTEN]:
+            time.sleep(0.01)
+        saves.advance(counted)
+        saves.finish()
+    return [line["event"] for line in read_metrics(folder / "metrics.jsonl") if "event" in line]
+
+
+def test_a_writer_that_follows_a_killed_one_writes_the_share_before_it_completes_the_checkpoint(tmp_path):
+    assert run_ranks(1, lose_the_writer_that_is_to_complete, tmp_path) == [["save"]]
+    path, faults = newest_valid(tmp_path / "checkpoints")
+    assert path is not None and not faults
+
+
 def find_room_for_the_manifest(rank: int, folder: Path) -> list[str]:
     """Wait for a save that all ranks have written but whose completion has no room at first; the events."""
     _, saves = start_saves(folder, config_at(1, 2), rank, 2)

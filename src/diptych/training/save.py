@@ -225,7 +225,8 @@ class Saves:
             if world.is_first:
                 files = {name: each for each_rank in reports if each_rank for name, each in each_rank.files.items()}
                 save.commit = Commit(files, self._manifest(save.progress))
-                self._writer.send(save.commit)
+                if save.written is not None:  # else the process has ended, and another one writes the share first
+                    self._writer.send(save.commit)
 
     def take_numbers(self) -> dict[str, float]:
         """Stall, duration and size of the newest checkpoint, for the dashboards; empty if it was taken before."""

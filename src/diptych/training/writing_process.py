@@ -39,9 +39,11 @@ class WritingProcess:
         self.is_lost = False
 
     def send(self, order: Any, *, once: bool = False) -> None:
-        if once and self._has_plan:
-            return
-        self._has_plan = True
+        """Send an order; with `once` (the plan, which a process needs first) only if none was sent so before."""
+        if once:
+            if self._has_plan:
+                return
+            self._has_plan = True
         try:
             self._connection.send(order)
         except OSError:
