@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +12,7 @@ import xxhash
 from PIL import Image
 from tqdm import tqdm
 
+from diptych.daemon_threads import in_threads
 from diptych.data.picture_safety import PictureError, open_picture
 from diptych.errors import UserError
 from diptych.evaluation.pictures import Pictures
@@ -115,7 +114,7 @@ def joined_parts(pictures: Pictures, parts: Sequence[Embedded]) -> Embedded:
 
 
 def _prepared(encoder: PictureEncoder, pictures: Pictures, places: range) -> Generator[Any, None, None]:
-    """Yield in order a digest of each picture's file and what the encoder needs of it, or why it cannot be decoded.
+    """Give in order a digest of each picture's file and what the encoder needs of it, or why it cannot be decoded.
 
     Threads read, decode and prepare a few pictures ahead.
     """
@@ -128,18 +127,7 @@ def _prepared(encoder: PictureEncoder, pictures: Pictures, places: range) -> Gen
             return error
         return xxhash.xxh3_64_intdigest(encoded), encoder.prepare(picture)
 
-    threads = max(1, min(MOST_THREADS, usable_cpus()))
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
-    ahead: deque[Future[Any]] = deque()
-    try:
-        for place in places:
-            ahead.append(pool.submit(prepare, place))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_threads(prepare, places, max(1, min(MOST_THREADS, usable_cpus())), "prepare")
 
 
 def identity(pictures: Pictures, embedded: Embedded, texts: Sequence[str] = ()) -> str:

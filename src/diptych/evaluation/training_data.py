@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
+from diptych.daemon_threads import in_threads
 from diptych.data.shard_index_file import PICTURE_SUFFIXES
 from diptych.data.shards import ShardIndex, open_index
 from diptych.errors import UserError
@@ -148,11 +149,12 @@ def _hash_rows(pictures: Pictures, places: Array) -> Array:
     from diptych_shards.select.hashes import HASHES, hash_picture
 
     rows = np.zeros(len(places), HASHES)
+    threads = max(1, min(MOST_THREADS, usable_cpus()))
     with (
-        ThreadPoolExecutor(max(1, min(MOST_THREADS, usable_cpus())), thread_name_prefix="hash") as threads,
+        closing(in_threads(lambda place: hash_picture(pictures.read(int(place))), places, threads, "hash")) as hashes,
         tqdm(total=len(places), desc="hashing", unit="picture", disable=None, leave=False) as progress,
     ):
-        for row, hashed in enumerate(threads.map(lambda place: hash_picture(pictures.read(int(place))), places)):
+        for row, hashed in enumerate(hashes):
             rows[row] = hashed
             progress.update()
     return rows
