@@ -9,20 +9,25 @@ import signal
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from diptych.data.order import SampleOrder
+from diptych.data.shards import open_index
 from diptych.run_dir import read_metrics
 from diptych.training.places import PHASES, Place, blame
+from diptych.verbs.train import STOPPED
 from tests.commands import PATIENCE_SECONDS, ROOT, forked_launcher, free_port, gone, start
-from tests.data.remote_store import Proxy
+from tests.data.remote_store import Proxy, answer
 from tests.end_to_end.conftest import STEPS, outcome
-from tests.end_to_end.test_resume import after_some_steps, num_logged
+from tests.end_to_end.test_resume import GOES_ON, after_some_steps, num_logged, stopped_step
 from tests.warm import ENVIRONMENT, Warm
 
 SECONDS = 4
@@ -32,6 +37,8 @@ FEW_SECONDS = 1
 
 
 HOST = socket.gethostname()
+STREAM = ("data.streams=1", "data.shuffle_window=32")
+"""So that a run needs one shard after another."""
 LINES = {
     "rank 0": "hung: the process that holds the store of the ranks, rank 0 or its launcher, does not answer",
     "rank 1": f"hung: rank 1 of 2 (on {HOST}) does not answer: stopped, or its machine is lost",
@@ -261,35 +268,79 @@ def test_torchrun_starts_ranks_again_of_which_one_hung(recipe, on_two_ranks, tmp
     assert json.loads((run_dir / "heartbeats" / "rank_1.json").read_text())["samples_seen"] == STEPS * 32
 
 
-def late(handler: BaseHTTPRequestHandler, body: bytes, run_dir: Path) -> None:
-    """Answer, but only after some steps and then several times the longest step."""
+def last_shard(folder: str) -> tuple[str, int]:
+    """The name of the shard that a run of `recipe` with STREAM needs last, and how many steps come before."""
+    index = open_index(folder)
+    order = SampleOrder(index.counts, seed=0, global_batch_size=32, shuffle_window=32, streams=1)
+    shards, _ = index.locate_many(np.concatenate([order.rows(number).samples for number in range(9)]))
+    numbers, first_rows = np.unique(shards, return_index=True)
+    return index.shards[numbers[first_rows.argmax()]].name, int(first_rows.max() // 32)
+
+
+def late(handler: BaseHTTPRequestHandler, body: bytes, run_dir: Path, name: str) -> None:
+    """Answer, but for this shard only after some steps and then several times the longest step."""
+    if not handler.path.endswith(name):
+        return answer(handler, body)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while num_logged(run_dir) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(4 * FEW_SECONDS)
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
+    answer(handler, body)
+
+
+@contextmanager
+def store_of(folder):
+    """A web server with the files of a folder, behind a proxy, during the block."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    proxy = Proxy(server.server_port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_store_that_is_away_for_longer_than_a_step_may_take_is_waited_for(warm, recipe, tmp_path):
     folder = yaml.safe_load(recipe.read_text())["data"]["train"]
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    proxy = Proxy(server.server_port)
-    proxy.faults[:] = [None, None, partial(late, run_dir=tmp_path / "run")]  # all are fetched at once
-    try:
+    with store_of(folder) as proxy:
+        name, steps = last_shard(folder)
+        assert steps >= 3
+        proxy.faults[:] = [partial(late, run_dir=tmp_path / "run", name=name)] * 3
         command = warm.start(
             *("train", recipe, f"run_dir={tmp_path / 'run'}"),
             f"data.train=http://127.0.0.1:{proxy.port}/{{00000..00002}}.tar",
-            *("data.streams=1", "data.shuffle_window=32", f"data.cache.folder={tmp_path / 'cache'}"),
+            *(*STREAM, f"data.cache.folder={tmp_path / 'cache'}"),
             *(f"machine.step_timeout_seconds={FEW_SECONDS}", "machine.process_group_timeout_seconds=600"),
         )
         assert command.wait() == 0, command.said
         waits = [line["data_wait_fraction"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in line]
         assert max(waits[2:]) > 0.9, "the shard was late within the run"
-    finally:
-        proxy.close()
-        server.shutdown()
-        server.server_close()
+
+
+def test_ctrl_c_does_not_wait_for_a_store_that_keeps_a_shard_back(warm, recipe, tmp_path):
+    may_answer = threading.Event()
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    folder = yaml.safe_load(recipe.read_text())["data"]["train"]
+
+    def keep_back(handler: BaseHTTPRequestHandler, body: bytes, name: str) -> None:
+        if handler.path.endswith(name):
+            may_answer.wait(2 * PATIENCE_SECONDS)
+        answer(handler, body)
+
+    with store_of(folder) as proxy:
+        shards = f"http://127.0.0.1:{proxy.port}/{{00000..00002}}.tar"
+        train = ("train", recipe, f"run_dir={tmp_path / 'run'}", f"data.train={shards}", *STREAM)
+        name, steps = last_shard(folder)
+        proxy.faults[:] = [partial(keep_back, name=name)] * 20  # also when asked again
+        training = warm.start(*train, environment=environment)
+        after_some_steps(training, tmp_path / "run", steps)  # the next one lacks its batch
+        family = training.family()
+        training.signal_group(signal.SIGINT)
+        assert training.wait() == STOPPED
+        assert gone(family)
+        samples = stopped_step(tmp_path / "run") * 32
+        assert training.said.endswith(f"stopped by SIGINT after {samples:,} samples; {GOES_ON}\n")
+        may_answer.set()
+        assert warm.start(*train, environment=environment).wait() == 0

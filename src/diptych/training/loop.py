@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from diptych.training.pace import Pace
 from diptych.training.roll_back import is_given_up, roll_back
 from diptych.training.samples_picture import draw_samples
 from diptych.training.save import Saves
-from diptych.training.signals import StopRequest, stop_on_request
+from diptych.training.signals import StopRequest, StopWaiting, stop_on_request
 from diptych.training.step_report import report
 from diptych.training.step_stats import StepInFlight, StepStats
 from diptych.training.tallies import SAVE_STATES, STOP, tallies_of, tally
@@ -109,8 +110,8 @@ class Training:
 
     def go_on(self) -> bool:
         """Train until the end of the run or a stop; return whether it was the end."""
-        first = self._progress.samples_seen // self._size
-        for number, batch in enumerate(self._pace.timed(self._job.batches), start=first):
+        first = done = saved = self._progress.samples_seen // self._size
+        for number, batch in enumerate(self._batches(), start=first):
             if number == 0 and self._job.world.is_first:
                 draw(batch, self._job)
             done = number + 1
@@ -123,13 +124,39 @@ class Training:
             evaluation = self._measure(done) if is_measured and not self._is_stopping else None
             if is_saved or self._is_stopping:
                 self._save(done, evaluation, waits=is_last or self._is_stopping)
+                saved = done
             if is_last:
                 self._end(done)
             elif self._is_stopping:
                 self._end_early()
                 return False
             self._watch.enter("batch", done * self._size)
-        return True
+        if self._is_stopping:
+            self._read_steps(done, leaves=0)
+            if saved < done:
+                self._save(done, None, waits=True)
+            else:
+                self._saves.finish()
+            self._end_early()
+        return not self._is_stopping
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of this rank until the end of the run, or until a rank that is alone is asked to stop.
+
+        It does not wait for the next batch then, which a store that does not answer may keep back for minutes. Ranks
+        that are several agree on a stop in the next step, for which they need its batch.
+        """
+        is_alone = self._job.world.size == 1
+        timed = self._pace.timed(self._job.batches)
+        try:
+            while True:
+                with self._stop.ending_a_wait_at_once() if is_alone else nullcontext():
+                    batch = next(timed, None)
+                if batch is None:
+                    return
+                yield batch
+        except StopWaiting:
+            self._is_stopping = True
 
     def _measure(self, done: int) -> dict[str, Any]:
         """Measure the weights; what their checkpoint says about them."""

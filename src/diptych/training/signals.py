@@ -29,6 +29,10 @@ def launchers() -> tuple[int, ...]:
     return _launchers_now()
 
 
+class StopWaiting(BaseException):
+    """A stop was asked for in a block that waits. No Exception, so that nobody who tries again catches it."""
+
+
 class StopRequest:
     """Whether this rank was asked to stop; the ranks agree on it during a step, never inside a handler.
 
@@ -40,6 +44,7 @@ class StopRequest:
         """What asked first, such as SIGTERM; empty if nothing did."""
         self.ends_a_wait = False
         """Whether a second Ctrl-C only ends a wait; otherwise it ends the process."""
+        self._ends_a_wait_at_once = False
         self._signals = 0
         self._since = 0.0
         self._stop_after = stop_after
@@ -71,6 +76,17 @@ class StopRequest:
         finally:
             self.ends_a_wait = False
 
+    @contextmanager
+    def ending_a_wait_at_once(self) -> Iterator[None]:
+        """Raise StopWaiting from the block as soon as a stop is asked for, or if that was before."""
+        self._ends_a_wait_at_once = True
+        try:
+            if self.requested:
+                raise StopWaiting
+            yield
+        finally:
+            self._ends_a_wait_at_once = False
+
     def ask(self, number: int, frame: FrameType | None) -> None:
         if self._signals and time.monotonic() - self._since <= IMPATIENCE_SECONDS:
             return
@@ -79,6 +95,8 @@ class StopRequest:
         self.reason = self.reason or signal.Signals(number).name
         self._since = time.monotonic()
         self._signals += 1
+        if self._ends_a_wait_at_once:
+            raise StopWaiting
 
 
 @contextmanager
