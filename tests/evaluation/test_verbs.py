@@ -366,6 +366,17 @@ def test_folders_called_by_wordnet_ids_are_evaluated_by_the_names_of_imagenets_c
     assert "WordNet ids such as n01000000 " in (said := fails(capsys, *words)) and "pip install" not in said
 
 
+def test_one_picture_is_not_several(model, tmp_path, capsys):
+    photos = write_tree(tmp_path / "photos", ["red", "blue"])
+    (photos / "red" / "x.png").write_text("<html>")
+    cli.main(["evaluate", str(model), "--zero-shot", str(photos), "--json", str(tmp_path / "out.json")])
+    assert "photos: 1 picture could not be decoded and is not counted; the first: " in capsys.readouterr().out
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(picture(COLOURS["red"]))
+    (tmp_path / "one" / "a.txt").write_text("a red wall")
+    assert "1 picture is too few to calibrate" in fails(capsys, "calibrate", model, "--retrieval", tmp_path / "one")
+
+
 def test_an_equals_sign_in_the_name_of_a_folder_is_part_of_the_path(model, tmp_path, capsys, monkeypatch):
     write_tree(tmp_path / "set=1", ["red", "blue"])
     monkeypatch.chdir(tmp_path)

@@ -24,6 +24,7 @@ from diptych.evaluation.pictures import Pictures, subset
 from diptych.evaluation.prompts import ClassPrompt, Prompts, build_classifier
 from diptych.evaluation.similarity import Array, similarities, unit_norm
 from diptych.evaluation.temperature_scaling import fit_logit_scale, measure_agreement
+from diptych.terminal import counted, is_or_are
 
 if TYPE_CHECKING:
     from diptych.encoder import Encoder
@@ -199,9 +200,9 @@ def _halves(encoder: Encoder, data: Sequence[Pictures], prompts: Prompts) -> tup
     embeddings, labels = (np.concatenate([part[number] for part in parts]) for number in (0, 1))
     captions = [caption for part in parts for caption in part[2]]
     if len(captions) < FEWEST_PICTURES:
+        few = f"{counted(len(captions), 'picture')} {is_or_are(len(captions))} too few"
         raise UserError(
-            f"{len(captions)} pictures are too few to calibrate with; expected {FEWEST_PICTURES} or more: one half is "
-            "fitted, the other measured"
+            f"{few} to calibrate with; expected {FEWEST_PICTURES} or more: one half is fitted, the other measured"
         )
     order = np.random.default_rng(SEED).permutation(len(captions))
     middle = len(order) // 2

@@ -38,7 +38,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     """Sentences about the result."""
     interval = result["intervals"]["zero_shot_equals_shots"]
     between = f" (95 % interval {_bounds(result['shots'], *interval)})" if interval else ""
-    said = [f"Zero-shot equals {result['zero_shot_equals']} labelled pictures of each class{between}."]
+    pictures = "labelled picture" if result["zero_shot_equals"] == "1" else "labelled pictures"
+    said = [f"Zero-shot equals {result['zero_shot_equals']} {pictures} of each class{between}."]
     said += linear_probe.remarks(result)
     for shots, fewer in result.get("penalties_taken_from", {}).items():
         taken = f"that of {fewer}" if fewer else "the variance of the features"

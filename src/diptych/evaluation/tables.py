@@ -11,7 +11,7 @@ from diptych.evaluation.comparison import compare
 from diptych.evaluation.evaluator import numbers
 from diptych.evaluation.left_out import in_words
 from diptych.evaluation.retrieval import RECALL_AT
-from diptych.terminal import counted, percent, percent_range, points, points_range, printable, table
+from diptych.terminal import counted, is_or_are, percent, percent_range, points, points_range, printable, table
 
 METRICS = ("top1", "top5", "mean_per_class_recall")
 INTERVAL = "  95 % interval"
@@ -192,14 +192,16 @@ def _refused(evaluation: Mapping[str, Any]) -> Iterator[str]:
         for name, result in evaluation.get(evaluator, {}).items():
             if result["rejected"]:
                 picture, reason = next(iter(result["rejected"].items()))
+                number = len(result["rejected"])
                 yield printable(
-                    f"{name}: {counted(len(result['rejected']), 'picture')} could not be decoded and are not counted; "
+                    f"{name}: {counted(number, 'picture')} could not be decoded and {is_or_are(number)} not counted; "
                     f"the first: {picture}: {reason}"
                 )
             if reasons := result.get("refused"):
                 number = sum(each["pictures"] for each in reasons.values())
-                are = "picture has" if number == 1 else "pictures have"
-                yield printable(f"{name}: {number:,} {are} no usable caption and are not counted: {in_words(reasons)}")
+                have = "has" if number == 1 else "have"
+                without = f"{counted(number, 'picture')} {have} no usable caption and {is_or_are(number)} not counted"
+                yield printable(f"{name}: {without}: {in_words(reasons)}")
             others = {kind: n for kind, n in result.get("formats", {}).items() if kind not in USUAL_FORMATS}
             if others:
                 numbers = ", ".join(f"{number:,} {kind}" for kind, number in others.items())

@@ -97,7 +97,7 @@ def load_suite(name: str) -> Suite:
         return parse_suite(text, name, Path(), name)
     path = Path(name)
     if not path.is_file() and path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{unknown_word('suite', name, SUITES)}, or give the path of a YAML file of your own")
+        raise UserError(f"{unknown_word('suite', name, SUITES)}; a suite of your own is the path of a YAML file")
     text = read_text(path, "expected a YAML file that describes a suite")
     return parse_suite(text, path.stem, path.parent, str(path))
 

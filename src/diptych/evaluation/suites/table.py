@@ -8,7 +8,7 @@ from typing import Any
 
 from diptych.evaluation.suites.data_folders import LABELS
 from diptych.evaluation.suites.suite import ALL, Suite, SuiteDataSet
-from diptych.terminal import counted
+from diptych.terminal import counted, is_or_are
 
 PUBLISHED = " (published)"
 
@@ -105,7 +105,8 @@ def counts_that_differ(shown: SuiteTable) -> Iterator[str]:
         if cell.get("prompts_from") == LABELS:
             yield f"{each.title}: the labels of the pictures are used as class names"
         if cell["rejected"]:
-            yield f"{each.title}: {counted(cell['rejected'], 'picture')} could not be decoded and are not counted"
+            rejected = f"{counted(cell['rejected'], 'picture')} could not be decoded"
+            yield f"{each.title}: {rejected} and {is_or_are(cell['rejected'])} not counted"
 
 
 def as_percent(share: float | None) -> str:
