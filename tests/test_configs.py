@@ -314,7 +314,7 @@ def test_stages_that_torch_cannot_repeat_bit_by_bit_on_a_gpu_are_refused(shards,
         f"run_dir={tmp_path / 'run'}",
         f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}",
     ]
-    words += ["training.stages=[{samples: 6.4e4, image_size: 32}, {}]", "machine.deterministic=true"]
+    words += ["training.stages=[{samples: 1.28e4, image_size: 32}, {}]", "machine.deterministic=true"]
     config = load_config([CONFIGS / f"{name}.yaml"], words).config
     on_a_gpu, on_a_cpu = (
         [said for _, said in check_run(config, World(device=torch.device(kind)))] for kind in ("cuda", "cpu")
