@@ -13,6 +13,7 @@ INTERRUPTED = """
 import os, signal, time
 from diptych.daemon_threads import in_threads
 def hang(item):
+    time.sleep(0.5)  # until the main thread waits; a signal just before would not end its wait
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(3600)
 try:

@@ -86,7 +86,7 @@ class NoGpu(CUDA_Accelerator):
         return str(GPU)
 
     def set_device(self, device_index: Any) -> None:
-        assert device_index == GPU.index, f"this process sees one GPU, not number {device_index}"
+        assert torch.device(device_index) == GPU, f"this process sees one GPU, not {device_index}"
 
     def synchronize(self, device_index: Any = None) -> None:
         pass
