@@ -1,4 +1,6 @@
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch.distributed as dist
 
 from diptych.agreement import decide_on_first_rank, on_any_rank
 from diptych.errors import OneRankError, TransientError, UserError
-from diptych.process_group import process_group
+from diptych.process_group import process_group, refuse_shared_gpu
 from diptych.world import MEETING, World, choose_device, explain_full_memory, read_world
 from tests.commands import free_port
 from tests.ranks import run_ranks
@@ -220,3 +222,14 @@ def test_loader_workers_share_the_cpus_of_the_machine_with_the_ranks(monkeypatch
     world = World(device=torch.device(device), num_sharing_cpus=sharing)
     assert world.loader_workers("auto") == workers
     assert world.loader_workers(0) == 0
+
+
+def test_ranks_of_one_start_that_have_one_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a GPU"))
+    launchers = dist.HashStore()
+    first, again = (dist.PrefixStore(start, launchers) for start in ("first start", "second start"))
+    on_gpu = [World(rank=rank, size=2, device=torch.device("cuda", 0), store=first) for rank in range(2)]
+    refuse_shared_gpu(on_gpu[0])
+    with pytest.raises(OneRankError, match="ranks 0 and 1 have the same GPU"):
+        refuse_shared_gpu(on_gpu[1])
+    refuse_shared_gpu(replace(on_gpu[1], store=again))  # ranks may have other numbers after a restart

@@ -162,7 +162,8 @@ def refuse_shared_gpu(world: World) -> None:
     if world.size == 1 or world.device.type != "cuda":
         return
     gpu = str(torch.cuda.get_device_properties(world.device).uuid)
-    owner = first_to_claim(dist.distributed_c10d._get_default_store(), f"{socket.gethostname()} {gpu}", world.rank)
+    assert world.store is not None  # that of this start: the launcher may use another for all starts
+    owner = first_to_claim(world.store, f"{socket.gethostname()} {gpu}", world.rank)
     if owner != world.rank:
         raise OneRankError(
             f"ranks {owner} and {world.rank} have the same GPU ({world.device} of {socket.gethostname()}); start no "
