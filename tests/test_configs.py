@@ -150,6 +150,7 @@ def test_a_dry_run_for_a_gpu_that_is_not_here_counts_its_precision(shards, tmp_p
     words = (
         f"data.train={shards}",
         f"tokenizer.vocabulary={tmp_path / 'vocabulary.json'}",
+        f"run_dir={tmp_path / 'run'}",  # that of the recipe may have a run, in fp32
         "machine.gpu_memory_gib=79",
     )
     said = {asked: dry_run(capsys, "demo", *words, f"training.precision={asked}") for asked in ("auto", "bf16", "fp32")}
