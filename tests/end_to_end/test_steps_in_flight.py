@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -37,3 +38,23 @@ def test_a_run_two_steps_ahead_of_its_numbers_stops_and_ends_bit_identical(recip
     # The signal came with two steps in flight, which also reach the record and the checkpoint.
     assert stopped[-1][0] == 14 * 32 < STEPS * 32
     assert outcome(tmp_path / "run") == outcome(alone)
+
+
+def stop_at_the_end(rank: int, recipe: Path, run_dir: Path) -> bool:
+    """Whether a run came to its end that was asked to stop when its last step was recorded."""
+    loaded = load_config([recipe], [f"run_dir={run_dir}"])
+    reported = loop.report
+
+    def report_and_ask(job: Any, progress: Any, *others: Any) -> None:
+        reported(job, progress, *others)
+        if progress.samples_seen == STEPS * 32:
+            signal.raise_signal(signal.SIGTERM)
+
+    loop.report = report_and_ask  # type: ignore[assignment]
+    return train_on_ranks(loaded, World(), LoaderProcesses(1))
+
+
+def test_a_run_that_is_asked_to_stop_after_its_last_step_has_ended(recipe, alone, tmp_path):
+    assert run_ranks(1, stop_at_the_end, recipe, tmp_path / "run") == [True]
+    assert outcome(tmp_path / "run") == outcome(alone)
+    assert json.loads((tmp_path / "run" / "end.json").read_text()) == json.loads((alone / "end.json").read_text())

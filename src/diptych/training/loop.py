@@ -127,7 +127,8 @@ class Training:
                 saved = done
             if is_last:
                 self._end(done)
-            elif self._is_stopping:
+                return True
+            if self._is_stopping:
                 self._end_early()
                 return False
             self._watch.enter("batch", done * self._size)
