@@ -2,8 +2,9 @@
 
 Both evaluate the same open_clip model with random weights on the same shards, in fp32, by their command lines, in
 turn, each in one process; its processor seconds, with the start, and its peak memory are measured. Torch has one thread
-on each side. The towers' part of the seconds is the floor: what is left of it is reading, decoding, tokenizing and
-comparing. The numbers, the cosines and the nearest classes and captions of the two sides are compared too.
+on each side, unless `--threads` says how many: then the full size ends sooner. The towers' part of the seconds is the
+floor: what is left of it is reading, decoding, tokenizing and comparing. The numbers, the cosines and the nearest
+classes and captions of the two sides are compared too.
 
 The default is a fortieth of the full size, in the same proportions: 10,000 pictures, 1,000 classes by 80 templates, and
 25,000 captions of 5,000 pictures, which `--full` takes. With ViT-B/32 that is hours on a CPU (on a GPU: `--gpu`), with
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--model", choices=(MODEL, NARROW), default=MODEL, help="default %(default)s")
     parser.add_argument("--gpu", action="store_true", help="use the GPU, on both sides")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="default %(default)s")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch, on both sides; default 1")
     parser.add_argument("--task", choices=TASKS, nargs="+", default=TASKS, help="default: both")
     chosen = parser.parse_args()
     sizes = FULL if chosen.full else Sizes(*(getattr(chosen, name) for name in asdict(DEFAULT)))
@@ -72,17 +74,18 @@ def main() -> None:
         write_captioned(folder / "retrieval", sizes, photographs)
         for task in chosen.task:
             rounds = [
-                {side: evaluate(side, task, pythons[side], folder, chosen.model, uses_gpu=chosen.gpu) for side in SIDES}
+                {side: evaluate(side, task, pythons[side], folder, chosen) for side in SIDES}
                 for _ in range(chosen.rounds)
             ]
             result[task] = {**compared_costs(rounds), **compared_numbers(task, folder)}
+            print(json.dumps(result[task]), file=sys.stderr)
     result["settings"] = {
         **asdict(sizes),
         "full_size": asdict(FULL),
         "model": chosen.model,
         "precision": "fp32",
         "device": torch.cuda.get_device_name() if chosen.gpu else "cpu",
-        "threads": 1,
+        "threads": chosen.threads,
         "torch": torch.__version__,
         "open_clip": open_clip.__version__,
         "python": platform.python_version(),
@@ -90,18 +93,19 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def evaluate(side: str, task: str, python: Path, folder: Path, model: str, *, uses_gpu: bool) -> dict[str, Any]:
+def evaluate(side: str, task: str, python: Path, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Run one side's command once."""
     out = folder / f"{task}_{side}"
     out.mkdir(exist_ok=True)
     for file in out.iterdir():
         file.unlink()
     numbers = out / "numbers.json"
-    words = our_words(task, folder, numbers) if side == "ours" else peer_words(task, folder, numbers, model)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment |= {} if uses_gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    words = our_words(task, folder, numbers) if side == "ours" else peer_words(task, folder, numbers, chosen.model)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(chosen.threads), "HF_HUB_OFFLINE": "1"}
+    environment |= {} if chosen.gpu else {"CUDA_VISIBLE_DEVICES": ""}
     command = [str(python), str(Path(__file__).with_name("contestant.py")), side, str(out), *words]
     cost = measure(command, environment, out / "log.txt", most_seconds=MOST_SECONDS)
+    print(f"{task}, {side}: {cost.cpu_seconds:.0f} s of processor, {cost.wall_seconds:.0f} s", file=sys.stderr)
     return {"cost": cost, "towers": json.loads((out / "towers.json").read_text())}
 
 

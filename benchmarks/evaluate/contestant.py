@@ -2,7 +2,7 @@
 
 Usage: contestant.py ours|clip_benchmark FOLDER WORD…, where the words are those of the command. What the comparison
 needs besides the command's own numbers goes to FOLDER: the cosines of pictures and texts as 0.npy, 1.npy, …, and in
-towers.json the processor seconds that the two towers took.
+towers.json the processor seconds that the two towers took, in one thread.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def clip_benchmark(folder: Path, seconds: Counter[str]) -> None:
 
 
 def time_towers(model: type, seconds: Counter[str]) -> None:
-    """Add the processor seconds of this thread, in which a tower runs on the CPU, to `image` and `text`."""
+    """Add to `image` and `text` the processor seconds of this thread; a tower runs in it on the CPU, if it has one."""
     for tower in ("image", "text"):
         encode = getattr(model, f"encode_{tower}")
 
