@@ -158,6 +158,7 @@ def test_a_large_batch_comes_in_pieces_and_is_the_same(tmp_path, monkeypatch, wo
     monkeypatch.setattr(sample_reader, "MAX_PIECE_ROWS", 3)
     in_pieces = load(tmp_path, rows=rows, first=1, workers=workers)
     assert [content(b) for b in in_pieces] == [content(b) for b in whole]
+    assert all(b.images.is_contiguous(memory_format=torch.channels_last) for b in (*whole, *in_pieces))
     assert [b.rejects for b in in_pieces] == [b.rejects for b in whole]
     assert sum(len(b.rejects) for b in whole) > 3
 

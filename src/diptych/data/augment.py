@@ -27,7 +27,10 @@ ATTEMPTS = 10
 
 
 def augment(pixels: np.ndarray, config: DataConfig, image: ImageTowerConfig, draws: Draws) -> np.ndarray:
-    """u8[3, image_size, image_size]: a picture u8[height, width, 3] as it is trained on in one epoch."""
+    """u8[3, image_size, image_size]: a picture u8[height, width, 3] as it is trained on in one epoch.
+
+    In memory the channels of a pixel lie together, as in the batch: the copy into it is then one of whole rows.
+    """
     square = _square(pixels, config, image, draws)
     if draws.happens(config.horizontal_flip_probability):
         square = np.asarray(torch.from_numpy(square).flip(2))  # numpy takes ten times as long
@@ -68,7 +71,7 @@ def _whole(pixels: np.ndarray, image: ImageTowerConfig) -> np.ndarray:
         return np.asarray(preprocess(Image.fromarray(pixels), image))
     columns, rows = whole_in_square(width, height, size) if image.resize_mode == "longest" else (size, size)
     left, top = (size - columns) // 2, (size - rows) // 2
-    square = np.empty((3, size, size), dtype=np.uint8)
+    square: np.ndarray = np.empty((size, size, 3), dtype=np.uint8).transpose(2, 0, 1)
     square[:] = np.reshape(image.fill_colour, (3, 1, 1))
     whole = crop_and_resize(pixels, (0, 0, width, height), (columns, rows), image.interpolation)
     square[:, top : top + rows, left : left + columns] = whole
@@ -108,7 +111,7 @@ def erase(square: np.ndarray, config: RandomErasingConfig, draws: Draws) -> np.n
 
     With several rectangles each gets its part of the area, as in timm, whose random erasing open_clip uses.
     """
-    square = square.copy()
+    square = square.copy(order="K")
     _, height, width = square.shape
     number = 1 + draws.below(config.max_rectangles)
     for _ in range(number):
@@ -129,8 +132,9 @@ def crop_and_resize(
     left, top, width, height = box
     crop: np.ndarray = pixels[top : top + height, left : left + width]
     if (width, height) != resized:
-        # The fast kernel takes a permuted view of height, width, channel. Whole rows are copied faster here than there.
-        channels_first = torch.from_numpy(np.ascontiguousarray(crop)[None]).permute(0, 3, 1, 2)
+        # With these strides, the first of which is a whole picture, the kernel takes and gives pixels as they lie here;
+        # with others it takes planes apart and puts them together again.
+        channels_first = torch.from_numpy(np.ascontiguousarray(crop)).view(1, height, width, 3).permute(0, 3, 1, 2)
         return np.asarray(interpolate(channels_first, size=resized[::-1], mode=interpolation, antialias=True)[0])
     channels_first_view: np.ndarray = crop.transpose(2, 0, 1)
     return channels_first_view

@@ -27,7 +27,7 @@ class Batch:
     """A rank's rows of one global batch; row i of each array belongs to the same pair."""
 
     images: Tensor
-    """u8[rows, 3, height, width]"""
+    """u8[rows, 3, height, width]; in memory as pictures are decoded and the tower takes them (`torch.channels_last`)"""
     tokens: Tensor
     """i32[rows, context_length], zero padded"""
     lengths: Tensor
@@ -51,9 +51,7 @@ class Batch:
         start = 0
         for part in parts:
             given = part.images, part.tokens, part.lengths
-            sides = sides or tuple(
-                torch.empty((num_rows, *side.shape[1:]), dtype=side.dtype, pin_memory=pin_memory) for side in given
-            )
+            sides = sides or tuple(_empty_as(side, num_rows, pin_memory) for side in given)
             rows = slice(start, start + len(part))
             for side, of_part in zip(sides, given, strict=True):
                 side[rows] = of_part
@@ -73,3 +71,9 @@ class Batch:
         edges = [-(-part * len(self) // number) for part in range(number + 1)]
         parts = [slice(*pair) for pair in itertools.pairwise(edges)]
         return [Batch(self.images[p], self.tokens[p], self.lengths[p], self.samples[p]) for p in parts]
+
+
+def _empty_as(side: Tensor, num_rows: int, pin_memory: bool) -> Tensor:
+    layout = torch.channels_last if side.dim() == 4 else torch.contiguous_format
+    shape = (num_rows, *side.shape[1:])
+    return torch.empty(shape, dtype=side.dtype, pin_memory=pin_memory, memory_format=layout)

@@ -29,7 +29,7 @@ def jitter_colours(square: np.ndarray, config: ColourJitterConfig, draws: Draws)
 
 def grey(square: np.ndarray) -> np.ndarray:
     """u8[3, height, width]: the luminance of the picture in all three channels."""
-    return np.stack([np.asarray(_to_pillow(square).convert("L"))] * len(square))
+    return _from_pillow(_to_pillow(square).convert("L").convert("RGB"))
 
 
 def _hue(picture: Image.Image, turns: float) -> Image.Image:
@@ -50,8 +50,9 @@ ENHANCEMENTS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 
 
 def _to_pillow(square: np.ndarray) -> Image.Image:
-    return Image.merge("RGB", [Image.fromarray(plane) for plane in square])
+    return Image.fromarray(np.ascontiguousarray(square.transpose(1, 2, 0)))
 
 
 def _from_pillow(picture: Image.Image) -> np.ndarray:
-    return np.stack([np.asarray(band) for band in picture.split()])
+    channels_first: np.ndarray = np.asarray(picture).transpose(2, 0, 1)
+    return channels_first

@@ -57,7 +57,7 @@ class RowsIntoPieces:
         rejects: list[Reject] = []
         captions: list[str] = []
         samples = np.empty(num_rows, dtype=np.int64)
-        images = np.empty((num_rows, 3, size, size), dtype=np.uint8)
+        images = np.empty((num_rows, size, size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
         for place, row in enumerate(rows):
             filled = self._filled(row, rejects)
             assert filled.image is not None
