@@ -94,7 +94,9 @@ def run(program: Program, words: Sequence[str]) -> int:
         print(program.if_interrupted, end="\n" * bool(program.if_interrupted), file=sys.stderr)
         return 130
     except SystemExit as error:
-        if program.has_ranks and error.code:
+        if program.has_ranks and isinstance(error.code, int) and error.code:
+            if os.environ.get("GROUP_RANK", "0") != "0":  # rank 0 prints the error on another machine
+                leave_status(error.code)
             _wait_for_rank_0(PATIENCE_SECONDS)
         raise
     except Exception as error:

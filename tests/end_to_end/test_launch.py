@@ -104,6 +104,13 @@ def test_without_the_node_where_they_meet_launchers_end_with_a_line_and_the_same
     assert outcome(run_dir) == outcome(on_two_ranks)
 
 
+def test_a_mistake_that_one_machine_prints_ends_the_others_with_its_status(recipe, tmp_path):
+    meeting, other = two_nodes(tmp_path, recipe, "run_dir=run", f"data.train={tmp_path}/nowhere")
+    assert [node.command.wait() for node in (meeting, other)] == [2, 2]
+    said = meeting.command.said + other.command.said
+    assert said.count("nowhere") == 1 and "other machines" not in said, said
+
+
 def test_deepspeed_with_a_hostfile_has_the_losses_of_torchrun(recipe, on_two_ranks, tmp_path):
     (tmp_path / "hosts").write_text("localhost slots=2\n")
     # Each node is started by the test, since there may be no ssh here.
