@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import platform
+import secrets
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from diptych.command_line import exit_status
+from diptych.errors import UserError
+from diptych.files import commit_file
 from diptych.world import World
 
 Answer = TypeVar("Answer")
+
+LATE_FILE_SECONDS = 65.0
+"""How long a file may take to be seen on another machine: NFS remembers for a minute that a folder was not there."""
+LOOK_SECONDS = 0.1
 
 
 def on_any_rank(world: World, claim: bool) -> bool:
@@ -55,3 +65,49 @@ def decide_on_first_rank(world: World, decide: Callable[[], Answer]) -> Answer:
     if verdict[0]:
         raise SystemExit(verdict[0])
     return verdict[1]  # type: ignore[return-value]
+
+
+def check_shared(world: World, folder: Path, key: str) -> None:
+    """Check that every rank sees what rank 0 writes into the folder; every rank must call it.
+
+    key: the setting that names the folder.
+
+    Raises:
+        UserError: on rank 0, if one does not.
+    """
+    if world.size == 1:
+        return
+    file = folder / "seen_by_all_ranks"
+
+    def write_word() -> bytes:
+        commit_file(file, word := secrets.token_bytes(16))
+        return word
+
+    word = decide_on_first_rank(world, write_word)
+    here = f"rank {world.rank} on {platform.node()}"
+    blind = [each for each in gather_on_first_rank(world, here if not _comes(file, word) else "") if each]
+
+    def refuse() -> None:
+        file.unlink()
+        if blind:
+            more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+            raise UserError(
+                f"{key} {folder}: what rank 0 on {platform.node()} writes there is not seen by {blind[0]}{more}; set "
+                f"{key} to a folder on a disk that all machines share, by its full path"
+            )
+
+    decide_on_first_rank(world, refuse)
+
+
+def _comes(file: Path, content: bytes) -> bool:
+    """Whether the file has this content, now or soon."""
+    deadline = time.monotonic() + LATE_FILE_SECONDS
+    while True:
+        try:
+            if file.read_bytes() == content:
+                return True
+        except OSError:
+            pass
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_SECONDS)

@@ -12,6 +12,7 @@ end.json          how the last command ended: finished, stopped or hung, and the
 heartbeats/       rank_N.json: process, phase and samples of each rank, written every five seconds
 stacks/           rank_N.txt: the stacks of each rank when one hung
 lock              held by the process that trains here
+seen_by_all_ranks   for a moment at each start: whether all machines have this directory
 samples.png       the first batch as the model sees it, samples.txt its captions, samples.json both for the report
 wandb.json        which wandb run belongs to it, if any
 report.html

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diptych.agreement import decide_on_first_rank, gather_on_first_rank, on_any_rank
+from diptych.agreement import check_shared, decide_on_first_rank, gather_on_first_rank, on_any_rank
 from diptych.checkpoint_folder import is_whole
 from diptych.config.load import LoadedConfig
 from diptych.config.schema import RunConfig
@@ -59,6 +59,7 @@ def train(loaded: LoadedConfig, world: World, processes: LoaderProcesses, watch:
     """
     config, run = loaded.config, RunDir(Path(loaded.config.run_dir))
     decide_on_first_rank(world, lambda: run.prepare(loaded))
+    check_shared(world, run.path, "run_dir")
     log_to(run, world.rank)
     watch.open_files()
     size = config.training.global_batch_size
