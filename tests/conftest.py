@@ -30,8 +30,6 @@ WAITING = (
     "tests/end_to_end/",
     "tests/data_prep/fetch/",
     "tests/data_prep/shard_build/",
-    "tests/test_wandb_run.py",
-    "tests/test_world.py",
 )
 """These wait for servers, signals and time limits more than they compute. The first process of `pytest -n` takes them
 one after another: when all processes took some at the same time, the cores were idle.

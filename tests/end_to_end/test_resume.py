@@ -189,8 +189,9 @@ def test_two_ranks_stop_at_the_same_step_when_one_gets_a_signal(warm, recipe, on
 
 def test_a_killed_process_of_a_rank_ends_the_other_rank_with_one_line(warm, recipe, tmp_path, draw):
     run_dir = tmp_path / "run"
+    settings = f"run_dir={run_dir}", "machine.loader_workers=1", f"training.total_samples={32 * 40 * STEPS}"
     for whose in ("rank 0", "rank 1", "a loader process of rank 1"):
-        ranks = warm.start_ranks(2, "train", recipe, f"run_dir={run_dir}", "machine.loader_workers=1")
+        ranks = warm.start_ranks(2, "train", recipe, *settings)
         after_some_steps(ranks[0], run_dir, draw.randint(1, 4))
         family = [process for rank in ranks for process in rank.family()]
         victim, other = ranks[int(whose[-1])], ranks[1 - int(whose[-1])]
