@@ -14,8 +14,8 @@ from pathlib import Path
 
 SECONDS_BETWEEN_SAMPLES = 0.2
 SAMPLE_COSTS = 50
-"""A pause is at least so many times as long as the sample before it: of gigabytes one takes 40 ms, and stops the process
-while it walks through its pages."""
+"""A pause is at least so many times as long as the sample before it: of gigabytes a sample takes 40 ms, and slows the
+process whose pages it walks through."""
 MOST_SECONDS = 400.0
 _PR_SET_CHILD_SUBREAPER = 36
 
