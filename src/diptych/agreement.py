@@ -88,7 +88,7 @@ def check_shared(world: World, folder: Path, key: str) -> None:
     blind = [each for each in gather_on_first_rank(world, here if not _comes(file, word) else "") if each]
 
     def refuse() -> None:
-        file.unlink()
+        file.unlink(missing_ok=True)
         if blind:
             more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
             raise UserError(

@@ -98,3 +98,8 @@ def test_fields_that_a_sample_lacks_leave_their_probability_to_the_others(docume
 @pytest.mark.parametrize("members", [{}, {"json": b"nonsense"}, {"json": b"[1]"}, {"txt": b" "}, {"json": b"{}"}])
 def test_a_sample_without_any_of_the_fields_has_no_caption(members):
     assert drawn_caption(members, FIELDS, Draws(0)) == ""
+
+
+def test_a_key_of_the_json_named_txt_counts_where_there_is_no_txt_member():
+    assert drawn_caption({"json": b'{"txt": "a dog"}'}, {"txt": 1.0}, Draws(0)) == "a dog"
+    assert drawn_caption({"json": b'{"txt": "a dog"}', "txt": b"a cat"}, {"txt": 1.0}, Draws(0)) == "a cat"

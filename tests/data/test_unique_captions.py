@@ -67,7 +67,8 @@ def test_a_batch_is_the_same_however_ranks_cut_it_and_wherever_one_starts(drawn,
     unique, _, _, size, _ = drawn
     cut = data.draw(st.integers(0, size))
     whole = unique.rows(batch).samples.tolist()
-    other = UniqueCaptions(*pickle.loads(pickle.dumps(unique._again.args[:3])), unique._source_numbers)
+    again, (*given, source_numbers) = unique.__reduce__()
+    other = again(*pickle.loads(pickle.dumps(given)), source_numbers)
     [first, second] = other.plan([(batch, 0, cut), (batch, cut, size)])
     assert [*first.samples, *second.samples] == whole
 
@@ -132,6 +133,16 @@ def test_equal_captions_have_equal_hashes_and_missing_ones_are_all_different(tmp
     found = caption_hashes(open_index(tmp_path / "shards"), tmp_path)
     assert found[0] == found[4] and len(set(found.tolist())) == 4
     assert found.tolist() == caption_hashes(open_index(tmp_path / "shards"), tmp_path).tolist()
+
+
+def test_hashes_in_a_file_are_mapped_by_a_loader_process_and_not_sent_to_it(tmp_path):
+    np.save(tmp_path / "hashes.npy", np.arange(100_000, dtype=np.uint64))
+    order = SampleOrder(np.full(10, 10_000), seed=1, global_batch_size=128, shuffle_window=1000)
+    mapped = np.load(tmp_path / "hashes.npy", mmap_mode="r")
+    unique = UniqueCaptions(order, 128, mapped, np.zeros_like)
+    sent = pickle.dumps(unique)
+    assert len(sent) < 10_000
+    assert np.array_equal(pickle.loads(sent).rows(3).samples, unique.rows(3).samples)
 
 
 def test_shards_without_any_txt_are_refused_in_one_line(tmp_path):

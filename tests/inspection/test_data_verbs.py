@@ -164,6 +164,17 @@ def test_samples_of_many_shards_come_from_a_bounded_number_of_them(shards, monke
     assert sum(index.counts[number] for number in set(chosen.tolist())) == len(drawn)
 
 
+def test_sources_are_seen_by_their_weights_as_in_training(shards):
+    for number in (2, 3):
+        with ShardWriter(shards, number) as writer:
+            for key in range(400):
+                writer.add(f"{key}", MEMBERS[0])
+    index = open_index(shards)
+    drawn = np.array(draw_samples(index, 100, seed=0, sources=[(3, 1.0), (1, 3.0)]))
+    assert (np.diff(drawn) > 0).all()
+    assert np.count_nonzero(drawn < index.counts[:3].sum()) == 25 and len(drawn) == 100
+
+
 def test_pieces_of_a_caption_are_whole_letters_that_join_to_its_text():
     tokens = tuple(TOKENIZER.encode("a blue 猫 🎉 square"))
     found = list(pieces(tokens, TOKENIZER, 77))

@@ -49,7 +49,7 @@ class CacheRoom:
 
     def limit(self) -> int:
         """How many bytes the cache may take now."""
-        return self._limit(sum(entry.on_disk for entry in self._entries()))
+        return self.max_bytes or self._limit(sum(entry.on_disk for entry in self._entries()))
 
     def take(self, file: Path, num_bytes: int, *, even_if_full: bool = False) -> Path | None:
         """The path at which to write `file`, which will have `num_bytes`; None if there is no room for it.

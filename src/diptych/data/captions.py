@@ -81,7 +81,7 @@ def caption_fields(members: Mapping[str, bytes]) -> dict[str, object]:
     except (ValueError, RecursionError):
         document = {}
     values = document if isinstance(document, dict) else {}
-    return {**values, "txt": members.get("txt", b"").decode("utf-8", errors="replace")}
+    return {**values, "txt": members["txt"].decode("utf-8", errors="replace")} if "txt" in members else values
 
 
 def _texts(value: object) -> list[str]:

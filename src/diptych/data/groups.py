@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +88,6 @@ class GroupedOrder:
         self._firsts = np.cumsum(self._sizes) - self._sizes
         self._shares = shares_of_groups(self._sizes, power)
         self._ends = np.cumsum(self._shares)
-        self._again = partial(
-            GroupedOrder, groups, seed=seed, global_batch_size=global_batch_size, power=power, neighbours=neighbours
-        )
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return self._again, ()
 
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start, stop) of the global batch that follows batch_number * global_batch_size samples."""

@@ -53,11 +53,11 @@ class UniqueCaptions:
         self._captions = captions
         self._source_numbers = source_numbers
         self._block = lru_cache(maxsize=2)(self._make_block)
-        self._again = partial(UniqueCaptions, order, global_batch_size, captions, source_numbers)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Loader processes that are not forked get a fresh one, without caches."""
-        return self._again, ()
+        """Loader processes get a fresh one, without caches; hashes that are mapped from a file are mapped again."""
+        captions = getattr(self._captions, "filename", None) or self._captions
+        return _opened, (self._order, self._size, captions, self._source_numbers)
 
     def rows(self, batch_number: int, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start, stop) of a global batch."""
@@ -81,6 +81,13 @@ class UniqueCaptions:
         kinds = self._source_numbers(samples) * (epochs.max() + 1) + epochs
         chosen = arranged(captions, kinds, self._size, number)
         return Rows(epochs[chosen], samples[chosen])
+
+
+def _opened(
+    order: Order, size: int, captions: np.ndarray | Path, source_numbers: Callable[[np.ndarray], np.ndarray]
+) -> UniqueCaptions:
+    hashes = captions if isinstance(captions, np.ndarray) else np.load(captions, mmap_mode="r")
+    return UniqueCaptions(order, size, hashes, source_numbers)
 
 
 def caption_hashes(index: ShardIndex, folder: Path) -> np.ndarray:

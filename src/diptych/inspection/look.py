@@ -41,7 +41,7 @@ def look(config: RunConfig, *, num_samples: int, num_shown: int = 0) -> Look:
     index = mixture.index
     if not len(index):
         raise UserError(f"{config.data.train}: the shards contain no samples; name shards that do")
-    samples = draw_samples(index, max(num_samples, num_shown), config.training.seed)
+    samples = draw_samples(index, max(num_samples, num_shown), config.training.seed, mixture.weighted)
     statistics = start_statistics(
         index, samples, image_size=config.model.image.image_size, context_length=config.model.text.context_length
     )

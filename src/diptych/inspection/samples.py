@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,17 +53,33 @@ class SeenSample:
     """Stage → processor time."""
 
 
-def draw_samples(index: ShardIndex, number: int, seed: int) -> list[int]:
+def draw_samples(index: ShardIndex, number: int, seed: int, sources: Sequence[tuple[int, float]] = ()) -> list[int]:
     """Draw up to `number` samples of an index, one at random from each of as many equally long stretches.
 
     If there are more shards than MOST_SHARDS, the stretches cover that many of them, drawn in the same way.
+
+    sources: number of shards and weight of each source, if training draws them by weight; then so are these, as far as
+        a source has samples.
     """
-    most = MOST_SHARDS if index.shards[0].origin is None else MOST_REMOTE_SHARDS
-    chosen = one_of_each_stretch(len(index.shards), min(most, len(index.shards)), hash_of(0, seed, 5))
+    sources = sources or [(len(index.shards), 1.0)]
+    total = sum(weight for _, weight in sources)
+    most = MOST_REMOTE_SHARDS if index.shards.is_elsewhere else MOST_SHARDS
+    samples: list[int] = []
+    first = 0
+    for num_shards, weight in sources:
+        shards = range(first, first + num_shards)
+        of_source, shards_of_source = (max(1, round(all_of_them * weight / total)) for all_of_them in (number, most))
+        samples += _drawn_evenly(index, shards, of_source, shards_of_source, seed)
+        first += num_shards
+    return samples
+
+
+def _drawn_evenly(index: ShardIndex, among: range, number: int, most: int, seed: int) -> list[int]:
+    chosen = among.start + np.array(one_of_each_stretch(len(among), min(most, len(among)), hash_of(0, seed, 5)))
     ends = np.cumsum(index.counts[chosen])
-    places = np.array(one_of_each_stretch(int(ends[-1]), min(number, int(ends[-1])), hash_of(1, seed, 5)))
+    places = np.array(one_of_each_stretch(int(ends[-1]), min(number, int(ends[-1])), hash_of(1, seed, 5)), np.int64)
     turns = np.searchsorted(ends, places, side="right")
-    shards = np.array(chosen)[turns]
+    shards = chosen[turns]
     firsts = np.cumsum(index.counts) - index.counts
     samples: list[int] = (firsts[shards] + places - (ends[turns] - index.counts[shards])).tolist()
     return samples
