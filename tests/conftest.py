@@ -1,4 +1,4 @@
-"""How `pytest -n` starts processes and deals the tests to them: by file, those that wait to one of them."""
+"""How `pytest -n` starts processes and deals the tests to them: by file."""
 
 from __future__ import annotations
 
@@ -25,15 +25,6 @@ LONGEST = (
     "tests/data_prep/select/",
 )
 """These begin first, so that no process is left with one of them at the end."""
-
-WAITING = (
-    "tests/end_to_end/",
-    "tests/data_prep/fetch/",
-    "tests/data_prep/shard_build/",
-)
-"""These wait for servers, signals and time limits more than they compute. The first process of `pytest -n` takes them
-one after another: when all processes took some at the same time, the cores were idle.
-"""
 
 
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
@@ -87,13 +78,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
-        def _assign_work_unit(self, node: Any) -> None:
-            may_wait = node.gateway.id == "gw0"
-            fitting = (file for file in self.workqueue if file.startswith(WAITING) == may_wait)
-            if (file := next(fitting, None)) is not None:
-                self.workqueue.move_to_end(file, last=False)
-            super()._assign_work_unit(node)
-
         def _split_scope(self, nodeid: str) -> str:
             return nodeid.partition("::")[0]
 

@@ -154,3 +154,15 @@ def test_results_of_earlier_versions_are_not_compared():
     for evaluation in (first, second):
         del evaluation["zero_shot"]["photos"]["ranks"]
     assert {each.evaluator for each in compare(first, second)} == {"retrieval"}
+
+
+def test_one_text_of_many_pictures_is_one_answer():
+    """Two texts, each the caption of a hundred pictures: the second model finds one of them, the first none."""
+    captions = np.repeat([0, 1], 100)
+    results = []
+    for found in (np.full(200, 9), np.where(captions == 0, 0, 9)):
+        result = retrieval(found, found, np.arange(200))
+        result["ranks"]["group_of_caption"] = captions.tolist()
+        results.append({"retrieval": {"pairs": result}})
+    [difference] = [each.difference for each in compare(*results) if each.metric == "text_to_image_r1"]
+    assert difference.value == 0.5 and difference.p_value > 0.05 and difference.interval[0] <= 0

@@ -55,6 +55,11 @@ def test_captions_with_equal_tokens_are_one_text():
     assert pairing.texts_of_picture.of(2).tolist() == [0, 1]
 
 
+def test_captions_of_one_picture_and_equal_ones_are_one_group():
+    pairing = pair([("a cat", "my cat"), ("my cat",), ("a dog",), ("a Dog", "a pet"), ("alone",)])
+    assert pairing.group_of_caption().tolist() == [0, 0, 0, 2, 2, 2, 4]
+
+
 def test_a_tie_with_a_wrong_answer_is_a_miss():
     texts = unit_norm(np.array([[1, 0], [1, 0], [0, 1]]))
     pairing = pair([["one"], ["two"], ["three"]])

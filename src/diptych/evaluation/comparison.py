@@ -68,7 +68,7 @@ def _retrieval(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     one, other = first["ranks"], second["ranks"]
     if any(one[key] != other[key] for key in ("pictures", "picture_of_caption")):
         return {}
-    group = np.array(one["picture_of_caption"])
+    group = np.array(one.get("group_of_caption", one["picture_of_caption"]))  # earlier results have no groups
     found = {}
     for k in _recalls(first, second):
         to_text = [np.array(each["image_to_text"]) < k for each in (one, other)]

@@ -108,6 +108,8 @@ def grouped_share(right: Array, group: Array) -> Measured:
     hits, totals = hits[totals > 0], totals[totals > 0]
     if (totals == 1).all():
         return Measured(float(hits.mean()), wilson(int(hits.sum()), len(totals)))
+    if len(totals) == 1:  # as good as one answer
+        return Measured(float(hits[0] / totals[0]), (0.0, 1.0))
     return bootstrapped_share(lambda counts: (counts @ hits) / (counts @ totals), len(totals))
 
 

@@ -51,6 +51,21 @@ class Pairing:
     texts_of_picture: Positives
     pictures_of_text: Positives
 
+    def group_of_caption(self) -> Array:
+        """i64[captions]: one number for captions of one picture, for equal ones, and so on from one to the next.
+
+        Answers to captions of a group are not independent: they are about one picture, or are one answer.
+        """
+        group = np.arange(self.picture_of_caption.max() + 1)
+        while True:
+            of_text = np.full(len(self.texts), len(group))
+            np.minimum.at(of_text, self.text_of_caption, group[self.picture_of_caption])
+            smaller = group.copy()
+            np.minimum.at(smaller, self.picture_of_caption, of_text[self.text_of_caption])
+            if np.array_equal(smaller, group):
+                return group[self.picture_of_caption]
+            group = smaller
+
 
 def retrieval(features: Features, data: DataSet) -> Result:
     """Measure recall at 1, 5 and 10 in both directions, with chance, and find the captions nearest to some pictures.
@@ -70,13 +85,14 @@ def retrieval(features: Features, data: DataSet) -> Result:
     to_image = ranks(texts, images, pairing.pictures_of_text, one_each)
 
     num_captions = int(pairing.weights.sum())
+    group = pairing.group_of_caption()
     right_texts = np.diff(pairing.texts_of_picture.starts)
     right_images = np.diff(pairing.pictures_of_text.starts)
     measured, chance = {}, {}
     for k in RECALL_AT:
         measured[f"image_to_text_r{k}"] = share_of(to_text < k)
         found = to_image[pairing.text_of_caption] < k
-        measured[f"text_to_image_r{k}"] = grouped_share(found, pairing.picture_of_caption)
+        measured[f"text_to_image_r{k}"] = grouped_share(found, group)
         chance[f"image_to_text_r{k}"] = float(chance_at(k, len(texts), right_texts).mean())
         chance[f"text_to_image_r{k}"] = float(
             np.average(chance_at(k, len(kept), right_images), weights=pairing.weights)
@@ -93,6 +109,7 @@ def retrieval(features: Features, data: DataSet) -> Result:
             "pictures": list(kept.names),
             "image_to_text": to_text.tolist(),
             "picture_of_caption": pairing.picture_of_caption.tolist(),
+            "group_of_caption": group.tolist(),
             "text_to_image": to_image[pairing.text_of_caption].tolist(),
         },
         "examples": _examples(kept, images, texts, pairing),
