@@ -125,7 +125,7 @@ class BaseUrl:
 
 
 class _Base:
-    """What relative addresses are resolved against; address: None if there is nothing."""
+    """What relative addresses are resolved against; address: None if there is no base."""
 
     def __init__(self, address: str | None):
         self._address = address

@@ -47,6 +47,8 @@ def test_another_end_and_a_damaged_file_are_found(drilled):
     try:
         manifest.write_text(json.dumps(listed))
         assert differences(whole, disturbed)[-1] == "model/model.safetensors: differs"
+        manifest.write_text(was[0][:-9])
+        assert f"{MANIFEST} cannot be read" in differences(whole, disturbed)[0]
         manifest.write_text(was[0])
         optimizer.write_bytes(was[1][:-1])
         [line] = differences(whole, disturbed)

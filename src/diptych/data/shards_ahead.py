@@ -85,7 +85,7 @@ class _ShardsAhead:
     """A thread that plans, and threads that fetch.
 
     The thread that plans takes room in the cache for one shard after another, so that no shard that is needed later
-    gets the room of one that is needed earlier. What is not said to be shared is its own.
+    gets the room of one that is needed earlier. Attributes that are not marked as shared belong to it alone.
     """
 
     def __init__(self, index: ShardIndex, plan: Iterator[Sequence[int]], pieces_ahead: int, fetches: int):
@@ -136,7 +136,7 @@ class _ShardsAhead:
             self._begun.put(None)
 
     def _begin_fetches(self) -> float | None:
-        """Begin as many as may be under way; how many seconds to wait for news then, None for as long as it takes."""
+        """Begin fetches up to the limit; return how many seconds to wait for news, None for no limit."""
         while len(self._under_way) < self._fetches:
             room = max_open_shards() - len(self._held) - len(self._under_way)
             known = self._held.keys() | self._under_way
@@ -179,7 +179,7 @@ class _ShardsAhead:
         return True
 
     def _take_news(self, seconds: float | None) -> None:
-        """Wait for news at most so long, and note all that there is."""
+        """Wait up to `seconds` for fetched shards, and record all that there are."""
         with suppress(Empty):
             news = self._news.get(timeout=seconds)
             while True:
@@ -191,7 +191,7 @@ class _ShardsAhead:
                 news = self._news.get_nowait()
 
     def _let_go(self) -> None:
-        """Let go of the shards that no piece from the one that is read on needs."""
+        """Let go of the shards that neither the piece that is read nor a later one needs."""
         for number in [number for number, last in self._last_piece.items() if last < self._piece]:
             del self._last_piece[number]
             self._held.pop(number, None)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from diptych.checkpoint_folder import MANIFEST, CheckpointError, checkpoints, verify
+from diptych.checkpoint_folder import CheckpointError, checkpoints, read_manifest, verify
 from diptych.run_dir import RunDir, read_metrics
 from diptych.terminal import counted
 
@@ -16,11 +14,12 @@ def differences(whole: RunDir, disturbed: RunDir) -> list[str]:
         return ["one of the runs has no checkpoint"]
     files, lines = [], []
     for [checkpoint] in last:
+        listed = {}
         try:
+            listed = read_manifest(checkpoint)
             verify(checkpoint)
         except CheckpointError as error:
             lines.append(str(error))
-        listed = json.loads((checkpoint / MANIFEST).read_bytes())["files"]
         files.append({name: each["sha256"] for name, each in listed.items() if name.endswith(".safetensors")})
     lines += [f"{name}: differs" for name in files[0] if files[0][name] != files[1].get(name)]
     losses = [

@@ -34,7 +34,7 @@ def readable(evaluation: Mapping[str, Any]) -> str:
 
 
 def others(evaluation: Mapping[str, Any]) -> list[str]:
-    """The evaluators that have results and no table of their own, as those that classify or retrieve do."""
+    """The evaluators with results but without a table of their own; those that classify or retrieve have one."""
     return [name for name in EVALUATORS if name in evaluation and name not in (*METHODS, "few_shot", "retrieval")]
 
 
@@ -124,7 +124,7 @@ def comparison_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> str
     rows = [["data", "", "other", "this", "change", "95 % interval", "p"]]
     before = None
     for each in compare(first, second):
-        if each.evaluator != before and EVALUATORS[each.evaluator].fits:  # whose numbers are called as zero-shot's
+        if each.evaluator != before and EVALUATORS[each.evaluator].fits:  # its numbers have the names of zero-shot's
             rows.append(["", f"{EVALUATORS[each.evaluator].title}:", *[""] * 5])
         before = each.evaluator
         rows.append(

@@ -95,5 +95,5 @@ def _disagreements(runs: Sequence[ComparedRun]) -> Iterator[dict[str, Any]]:
 def _side(
     right: ComparedRun, place: int, wrong: ComparedRun, number: int, examples: Sequence[Example]
 ) -> dict[str, Any]:
-    """What the page shows of the pictures that only one run, the one at this place, gets right."""
+    """What the page shows of the pictures that `right`, at this place, answers correctly and `wrong` does not."""
     return {"right": right.name, "colour": _colour(place), "wrong": wrong.name, "number": number, "examples": examples}

@@ -32,7 +32,7 @@ from diptych.training.writing_orders import Failed, Kept, MakeRoom, Task, Warned
 PAUSES = (1, 2, 4, 8, 16, 32, 60)
 """Seconds between attempts to write to a full disk; the last one repeats."""
 PRIORITY = 10
-"""How far this process stands back from the training process, where both want the same core."""
+"""The niceness of this process: training goes first where both want the same core."""
 
 
 class _Orders:

@@ -106,7 +106,7 @@ def _read_config(words: list[str]) -> RunConfig:
 
 
 def _vocab_size(config: RunConfig) -> int:
-    """That of the config's vocabulary, or of CLIP's if it cannot be read."""
+    """The size of the config's vocabulary; of CLIP's if that one cannot be read."""
     from diptych.data.tokenizer import load_tokenizer
 
     try:
@@ -121,7 +121,7 @@ def _note(line: str) -> None:
 
 
 def _numbers_that_fit(batch_sizes: Sequence[int]) -> list[int]:
-    """The usual numbers of GPUs that have a pair each in every batch."""
+    """The usual numbers of GPUs with which each GPU has at least one pair of every batch."""
     smallest = min(batch_sizes)
     return [number for number in USUAL_NUMBERS if number <= smallest] or [smallest]
 
