@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from diptych.errors import UserError
+from diptych.evaluation import calibration
 from diptych.evaluation.calibration import calibrate
 from diptych.evaluation.captions_that_name import Captions
 from diptych.evaluation.intervals import wilson
@@ -21,6 +22,7 @@ from diptych.evaluation.null_distribution import (
     fit_probability_curve,
 )
 from diptych.evaluation.picture_sources import open_labelled
+from diptych.evaluation.pictures import Pictures, subset
 from diptych.evaluation.prompts import build_classifier, make_prompts
 from diptych.evaluation.reliability import expected_calibration_error, reliability_diagram
 from diptych.evaluation.similarity import similarities, softmax, unit_norm
@@ -188,6 +190,18 @@ def test_one_half_is_fitted_and_the_other_measured(tmp_path):
     assert temperature["logit_scale"] == fit_logit_scale(similarities(found.null.pictures, classifier), fitted)
     assert temperature["logit_scale"] < 100
     assert len(fitted) == temperature["pictures_measured"] == 60
+
+
+def test_many_captions_displace_no_label(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "MOST_PICTURES", 100)
+    data = coloured(tmp_path)
+    many = tuple(f"{number}.png" for number in range(20_000))
+    captions = tuple((data.labels[number % len(data)],) for number in range(len(many)))
+    captioned = Pictures("pairs", many, lambda place: data.read(place % len(data)), captions=captions)
+    temperature = calibrate(ColourEncoder(), [data, captioned], make_prompts(list(COLOURS))).document["temperature"]
+    assert temperature["pictures_fitted"] == temperature["pictures_measured"] == 50
+    with pytest.raises(UserError, match="^30 labelled pictures are too few to calibrate with; expected 40 or more"):
+        calibrate(ColourEncoder(), [subset(data, np.arange(0, 120, 4)), captioned], make_prompts(list(COLOURS)))
 
 
 def test_labels_of_a_perfect_model_are_found_and_none_of_these_is_told_apart(tmp_path):

@@ -169,6 +169,7 @@ def _area(best: Array, best_wrong: Array, named: Array) -> float | None:
 
     The same pictures are both: judged with all labels, and without those that hold.
     """
+    named = named & np.isfinite(best_wrong)  # without a label that does not hold, nothing would be left to find
     if not named.any():
         return None
     scores = np.concatenate([best[named], best_wrong[named]])
@@ -183,10 +184,13 @@ def _holding(captions: Sequence[str], names: Sequence[Sequence[str]]) -> Array:
 
 
 def _halves(encoder: Encoder, data: Sequence[Pictures], prompts: Prompts) -> tuple[Half, Half]:
-    """Embed the pictures, and divide them at random into two halves, the same each time."""
-    total = sum(map(len, data))
+    """Embed the pictures, and divide them at random into two halves, the same each time.
+
+    Those with labels and those with captions are drawn and divided by themselves: a million captions displace no label.
+    """
     parts = []
     for pictures in data:
+        total = sum(len(each) for each in data if bool(each.labels) == bool(pictures.labels))
         most = -(-len(pictures) * min(total, MOST_PICTURES) // total)
         pictures = subset(pictures, np.unique(np.linspace(0, len(pictures) - 1, most).astype(np.int64)))
         embedded = embed(encoder, pictures)
@@ -199,15 +203,22 @@ def _halves(encoder: Encoder, data: Sequence[Pictures], prompts: Prompts) -> tup
         parts.append((unit_norm(embedded.embeddings), labels, captions))
     embeddings, labels = (np.concatenate([part[number] for part in parts]) for number in (0, 1))
     captions = [caption for part in parts for caption in part[2]]
-    if len(captions) < FEWEST_PICTURES:
-        few = f"{counted(len(captions), 'picture')} {is_or_are(len(captions))} too few"
-        raise UserError(
-            f"{few} to calibrate with; expected {FEWEST_PICTURES} or more: one half is fitted, the other measured"
-        )
     order = np.random.default_rng(SEED).permutation(len(captions))
-    middle = len(order) // 2
+    labelled, captioned = order[labels[order] >= 0], order[labels[order] < 0]
+    _refuse_few(len(captions), "picture")
+    if any(pictures.labels for pictures in data):
+        _refuse_few(len(labelled), "labelled picture")
+    halves = [np.split(places, [len(places) // 2]) for places in (labelled, captioned)]
     fitted, measured = (
         Half(embeddings[part], labels[part], tuple(captions[place] for place in part))
-        for part in (order[:middle], order[middle:])
+        for part in map(np.concatenate, zip(*halves, strict=True))
     )
     return fitted, measured
+
+
+def _refuse_few(number: int, noun: str) -> None:
+    if number < FEWEST_PICTURES:
+        raise UserError(
+            f"{counted(number, noun)} {is_or_are(number)} too few to calibrate with; expected {FEWEST_PICTURES} or "
+            f"more: one half is fitted, the other measured"
+        )

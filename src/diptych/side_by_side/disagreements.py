@@ -132,11 +132,13 @@ class _Reader:
         """A thumbnail; None if the picture cannot be read at any of the locations."""
         if not self._locations:
             self.problem = "the results do not say where its pictures are, as those of earlier versions; evaluate again"
+        problem = self.problem
         for location in self._locations:
             try:
                 return thumbnail(picture_named(location, name))
             except (UserError, PictureError, OSError) as error:
-                self.problem = str(error)
+                problem = str(error)
+        self.problem = problem
         return None
 
 
