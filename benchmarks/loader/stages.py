@@ -92,8 +92,9 @@ def _torch_resize(pixels: np.ndarray) -> np.ndarray:
     height, width, _ = pixels.shape
     rows, columns = round(0.975 * height), round(0.975 * width)
     top, left = (height - rows) // 2, (width - columns) // 2
-    crop = torch.from_numpy(pixels[None, top : top + rows, left : left + columns]).permute(0, 3, 1, 2)
-    return np.asarray(interpolate(crop, size=(PIXELS, PIXELS), mode="bicubic", antialias=True)[0])
+    crop = np.ascontiguousarray(pixels[top : top + rows, left : left + columns])
+    channels_first = torch.from_numpy(crop).view(1, rows, columns, 3).permute(0, 3, 1, 2)
+    return np.asarray(interpolate(channels_first, size=(PIXELS, PIXELS), mode="bicubic", antialias=True)[0])
 
 
 def _copy(batch: np.ndarray, crops: list[np.ndarray], place: int) -> None:
