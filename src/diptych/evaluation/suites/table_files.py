@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,19 +50,27 @@ def as_json(shown: SuiteTable) -> dict[str, Any]:
 
 
 def as_csv(shown: SuiteTable) -> str:
-    """A line for each data set and each average; values are shares, empty where there is none."""
+    """A line for each data set and each average; values are shares, empty where there is none.
+
+    The last columns are the ends of the intervals of what was measured here.
+    """
     columns = shown.columns()
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["data_set", "title", "group", "metric", "chance", *columns])
+    ends = [f"{model} {end}" for model in shown.models for end in ("low", "high")]
+    writer.writerow(["data_set", "title", "group", "metric", "chance", *columns, *ends])
     for each in shown.measured:
         values = [v.get(each.name, "") for v in columns.values()]
         chance = shown.chance(each)
         about = [each.name, each.title, each.group, each.metric, "" if chance is None else chance]
-        writer.writerow([*about, *values])
+        cells = shown.cells.get(each.name, {})
+        intervals = (cells[model]["interval"] if model in cells else ("", "") for model in shown.models)
+        writer.writerow([*about, *values, *itertools.chain.from_iterable(intervals)])
     for group in shown.groups:
         averages = [shown.average(values, group) for values in columns.values()]
-        writer.writerow(["average", "", group, "", "", *("" if each is None else each for each in averages)])
+        writer.writerow(
+            ["average", "", group, "", "", *("" if each is None else each for each in averages), *[""] * len(ends)]
+        )
     return file.getvalue()
 
 
