@@ -356,6 +356,7 @@ def test_averages_are_over_what_every_model_was_measured_on(tmp_path):
         ("0.1", "0.5", "0.9"),
         ("0.1", "0.7", "0.705"),
     ]
+    assert [(row["a low"], row["b high"]) for row in rows[:2]] == [("0.0", "1.0")] * 2
     assert as_json(table)["data_sets"]["one"]["chance"] == 0.1
     averages = {row["group"]: row for row in rows if row["data_set"] == "average"}
     assert float(averages["all"]["a"]) == pytest.approx(0.7) and float(averages["easy"]["b"]) == pytest.approx(0.5)
